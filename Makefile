@@ -1,0 +1,47 @@
+# Everything a newcomer runs. Each target prints the commands it runs; nothing else happens.
+PYTHON ?= python3
+# The torch to install first. Plain `torch` takes the newest build, which on Linux brings several GB of CUDA libraries;
+# `make demo TORCH="torch==2.13.0"` takes another one, for example a CPU build that your package index offers.
+TORCH ?= torch
+BIN = .venv/bin
+
+.PHONY: demo test test-slow lint types fix wheel clean
+
+demo: .venv/offline
+	$(BIN)/nlp-transfer adapt
+
+test: .venv/test
+	$(BIN)/pytest
+
+test-slow: .venv/test
+	$(BIN)/pytest -m slow
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/test
+	$(BIN)/mypy
+
+fix: .venv/test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: .venv/test
+	$(BIN)/pip wheel --no-deps --wheel-dir dist .
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/offline: .venv/bin/pip pyproject.toml
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet --editable ".[offline]"
+	touch $@
+
+.venv/test: .venv/bin/pip pyproject.toml
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet --editable ".[test]"
+	touch $@ .venv/offline
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,61 @@
+"""Adapt a pretrained encoder to a text-classification task.
+
+Importing this package imports no torch; the functions below do when they are first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nlp_transfer.predict import Predictor
+    from nlp_transfer.run import Run
+
+__version__ = "0.1.0"
+__all__ = ["adapt", "load"]
+
+
+def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = (), *, data: Any = None) -> Run:
+    """Adapt an encoder to a task, measure it beside floors and save it.
+
+    Args:
+        recipe: name of a shipped recipe, path of a YAML file, or None for the defaults.
+        overrides: what the command line would take, ``["strategy=lora", "seed=1"]`` or ``{"strategy": "lora", "seed": 1}``.
+        data: a pandas DataFrame, a ``datasets`` Dataset or DatasetDict, or a mapping of split names to them (or to lists of
+            dicts), instead of a source named in the configuration.
+
+    Returns:
+        A run with ``.metrics``, ``.predict(texts)`` and ``.folder``.
+
+    Raises:
+        UserError: a ValueError that names the key, value, file or line that cannot be used.
+    """
+    from nlp_transfer.config import compose, from_mapping
+    from nlp_transfer.run import adapt as run_adapt
+
+    words = from_mapping(overrides) if isinstance(overrides, Mapping) else list(overrides)
+    if data is not None:
+        words = ["data=object", *words]
+    return run_adapt(compose(recipe, words), data=data)
+
+
+def load(folder: str | Path) -> Predictor:
+    """Load a saved model: its ``.predict(texts)`` returns labels and probabilities.
+
+    Args:
+        folder: a run folder, or its ``model/`` folder wherever it was moved to.
+
+    Raises:
+        UserError: if the folder holds no model of ours.
+    """
+    from pathlib import Path
+
+    from nlp_transfer.predict import Predictor
+
+    return Predictor(Path(folder))
+

@@ -1,0 +1,251 @@
+"""The command line: ``nlp-transfer VERB [RECIPE | RUN] [key=value ...]``. It parses, calls one function and shows its result.
+
+Nothing heavy is imported before a verb needs it: help and configuration errors answer without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlp_transfer import __version__
+from nlp_transfer.errors import UserError
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
+    from nlp_transfer.settings import Settings
+
+USER_ERROR = 2
+EPILOG = """examples:
+  nlp-transfer adapt                                   the embedded data and encoder: a first look
+  nlp-transfer adapt strategy=lora data=files data.path=tickets.csv
+  nlp-transfer plan intent data.path=tickets.csv       what would happen, nothing trained
+  nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun
+  nlp-transfer predict runs/NAME tickets.csv > labelled.csv
+  accelerate launch -m nlp_transfer adapt RECIPE key=value    on all GPUs
+Any key of conf/ can be set: `nlp-transfer plan --cfg` prints them all."""
+
+# verb -> (help, the positional it takes)
+VERBS: dict[str, tuple[str, str | None]] = {
+    "adapt": ("adapt an encoder to a task, measure it beside floors, save it", "RECIPE"),
+    "plan": ("show everything up to the first step; train nothing", "RECIPE"),
+    "evaluate": ("measure a saved model on data", "RUN"),
+    "predict": ("label the rows of a file or of standard input", "RUN"),
+    "ls": ("list recipes, strategies, encoders and data sets", None),
+    "cp": ("copy a shipped recipe into the working folder to edit it", "RECIPE"),
+    "doctor": ("show versions, devices and how this was launched", None),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit status: 0, or 2 for input that cannot be used."""
+    arguments = _parser().parse_intermixed_args(sys.argv[1:] if argv is None else argv)
+    try:
+        words, overrides = _split(arguments.words)
+        return _COMMANDS[arguments.verb](arguments, words, overrides) or 0
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"nlp-transfer: {error}", file=sys.stderr)  # noqa: T201
+        return USER_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    verbs = "\n".join(f"  {verb:10}{help_}" for verb, (help_, _) in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="nlp-transfer",
+        usage="nlp-transfer VERB [RECIPE | RUN] [key=value ...]",
+        description=f"Adapt a pretrained encoder to a text-classification task.\n\nverbs:\n{verbs}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help=argparse.SUPPRESS)
+    parser.add_argument("words", nargs="*", metavar="key=value", help="a recipe or run first, then Hydra overrides")
+    parser.add_argument("-m", "--multirun", action="store_true", help="one run for every combination of values given with commas")
+    parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell names and paths from overrides (``key=value``, ``+key=value``, ``~key``)."""
+    names = [word for word in words if "=" not in word and not word.startswith("~")]
+    return names, [word for word in words if word not in names]
+
+
+def _one(words: Sequence[str], verb: str, *, most: int = 1) -> str | None:
+    if len(words) > most:
+        raise UserError(f"{verb} takes {VERBS[verb][1]} and key=value words; {words[most]!r} is neither")
+    return words[0] if words else None
+
+
+def _settings(arguments: argparse.Namespace, words: Sequence[str], overrides: Sequence[str]) -> Settings:
+    from nlp_transfer.config import compose
+
+    return compose(_one(words, arguments.verb), overrides)
+
+
+def _screen() -> Screen:
+    from nlp_transfer.console import Screen
+    from nlp_transfer.launch import is_main
+
+    return Screen(speaks=is_main())
+
+
+def _emit(plain: dict[str, Any], screen: Screen) -> None:
+    """Print the machine-readable result where no person reads it."""
+    from nlp_transfer.launch import is_main
+
+    if is_main() and not (screen.shows and sys.stdout.isatty()):
+        print(json.dumps(plain, ensure_ascii=False))  # noqa: T201
+
+
+def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    from nlp_transfer import config
+
+    if arguments.multirun:
+        return _multirun(arguments, words, overrides)
+    settings = _settings(arguments, words, overrides)
+    if arguments.cfg:
+        print(config.to_yaml(settings), end="")  # noqa: T201
+        return 0
+    screen = _screen()
+    with screen.busy("starting"):
+        from nlp_transfer.run import adapt
+    run = adapt(settings, screen=screen)
+    from nlp_transfer.evaluation.report import render
+
+    render(run.report, screen.console)
+    screen.console.print(f"\nThe model lies in [bold]{run.folder / 'model'}[/]. Next:", soft_wrap=True)
+    for command in (
+        f"nlp-transfer predict {run.folder} FILE.csv > labelled.csv",
+        f"nlp-transfer evaluate {run.folder} data=files data.path=FILE.csv",
+        f"nlp-transfer adapt {run.folder / 'config.yaml'} strategy=lora",
+    ):
+        screen.console.print(f"  {command}", soft_wrap=True, markup=False)
+    _emit({"folder": str(run.folder), "model": str(run.folder / "model"), "report": run.report.to_json()}, screen)
+    return 0
+
+
+def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    import subprocess
+
+    from nlp_transfer import config
+    from nlp_transfer.launch import world_size
+
+    recipe = _one(words, arguments.verb)
+    if world_size() > 1:
+        raise UserError("--multirun runs outside the launcher, which it starts once a job: call "
+                        "`nlp-transfer adapt ... --multirun` without accelerate launch or torchrun")  # fmt: skip
+
+    def job(own: list[str]) -> float | None:
+        command = [sys.executable, "-m", "nlp_transfer", "adapt", *([recipe] if recipe else []), *own]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"the job {' '.join(own)} ended with status {done.returncode}")
+        print(done.stdout, end="", flush=True)  # noqa: T201
+        if not done.stdout.strip():
+            return None
+        report = json.loads(done.stdout.splitlines()[-1])["report"]
+        return report["rows"][0]["intervals"][report["metric"]]["value"]
+
+    config.sweep(recipe, overrides, job)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    from nlp_transfer import config
+
+    settings = _settings(arguments, words, overrides)
+    if arguments.cfg:
+        print(config.to_yaml(settings), end="")  # noqa: T201
+        return 0
+    screen = _screen()
+    with screen.busy("reading data and encoder"):
+        from nlp_transfer.data.corpus import load_corpus
+        from nlp_transfer.plan import render
+        from nlp_transfer.preparation import prepare
+        from nlp_transfer.records import RunFolder
+
+        corpus = load_corpus(settings.data, seed=settings.seed)
+        plan = prepare(settings, corpus, RunFolder.of(settings, corpus).path).plan
+    render(plan, screen.console)
+    _emit(plan.to_json(), screen)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    from nlp_transfer import config
+
+    folder = _run_folder(words, "evaluate")
+    trained, settings = (config.compose(str(folder / "config.yaml"), words) for words in ([], overrides))
+    screen = _screen()
+    with screen.busy("loading the model"):
+        from nlp_transfer.evaluation.report import render
+        from nlp_transfer.run import evaluate
+    report = evaluate(folder, trained, settings, screen=screen)
+    render(report, screen.console)
+    _emit({"folder": str(folder), "report": report.to_json()}, screen)
+    return 0
+
+
+def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    import dataclasses
+
+    from nlp_transfer import config
+
+    folder = _run_folder(words[:1], "predict")
+    if len(words) > 2:
+        raise UserError(f"predict takes RUN, one FILE and key=value words; {words[2]!r} is none of them")
+    settings = config.compose(None, overrides)
+    wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
+    from nlp_transfer.predict import Predictor, predict_file
+
+    predictor = Predictor(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
+    data = settings.data
+    count = predict_file(predictor, wanted, data.columns, encoding=data.encoding, delimiter=data.delimiter)
+    _screen().console.print(f"{count:,} rows labelled", style="dim")
+    return 0
+
+
+def _run_folder(words: Sequence[str], verb: str) -> Path:
+    name = _one(words, verb)
+    if name is None:
+        raise UserError(f"{verb} needs the folder of a run: nlp-transfer {verb} runs/NAME-XXXXXXXX")
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
+    return folder
+
+
+def _ls(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    from nlp_transfer import catalogue
+
+    return catalogue.show(_one(words, "ls"))
+
+
+def _cp(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    from nlp_transfer import catalogue
+
+    return catalogue.copy(words)
+
+
+def _doctor(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    from nlp_transfer import doctor
+
+    return doctor.show()
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] = {
+    "adapt": _adapt,
+    "plan": _plan,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "ls": _ls,
+    "cp": _cp,
+    "doctor": _doctor,
+}

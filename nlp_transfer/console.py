@@ -1,0 +1,68 @@
+"""What a person at a terminal sees while a run goes on; silent when piped and on every rank but the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+
+class Screen:
+    """The terminal, or nothing.
+
+    Everything a person reads goes to standard error, so that standard output carries one machine-readable result.
+    """
+
+    def __init__(self, *, speaks: bool) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.shows = speaks and self.console.is_terminal
+        self.console.quiet = not self.shows
+
+    @contextmanager
+    def busy(self, what: str) -> Iterator[Status | None]:
+        """Show that something takes a while."""
+        if not self.shows:
+            yield None
+            return
+        with self.console.status(what) as status:
+            yield status
+
+    @contextmanager
+    def bar(self, what: str) -> Iterator[Bar]:
+        """Show one progress bar for the time of the block."""
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+        )
+        with Progress(*columns, console=self.console, disable=not self.shows, transient=True) as progress:
+            yield Bar(progress, what)
+
+
+class Bar:
+    """One progress bar whose length is known at its first step."""
+
+    def __init__(self, progress: Progress, what: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(what, total=None, detail="")
+        self._detail: dict[str, str] = {}
+
+    def show(self, done: int, total: int, **detail: str) -> None:
+        """Move to `done` of `total` and update the words beside the bar."""
+        self.detail(**detail)
+        self._progress.update(self._task, completed=done, total=total)
+
+    def detail(self, **detail: str) -> None:
+        """Update the words beside the bar."""
+        self._detail |= detail
+        text = "  ".join(f"{name} {value}" for name, value in self._detail.items())
+        self._progress.update(self._task, detail=text)

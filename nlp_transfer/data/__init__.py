@@ -1,0 +1,1 @@
+"""Rows in, token batches out: sources, the task they define, splits, checks, tokens and the order of examples."""

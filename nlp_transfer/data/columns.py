@@ -1,0 +1,104 @@
+"""Which column plays which role: chosen by the user, or found by name when only one column can be meant."""
+
+from __future__ import annotations
+
+from nlp_transfer.data.table import Table
+from nlp_transfer.errors import UserError, did_you_mean
+from nlp_transfer.settings import ColumnSettings
+
+# Names in use in public data sets. A column is found by its name only if no other column's name is in the same row.
+ROLE_NAMES: dict[str, tuple[str, ...]] = {
+    "text": (
+        "text", "text1", "text_a", "sentence", "sentence1", "sentence_a", "content", "document", "review",
+        "review_text", "review_body", "comment", "comment_text", "message", "utterance", "tweet", "query", "question",
+        "question1", "headline", "abstract", "body", "premise",
+    ),
+    "text_pair": (
+        "text_pair", "text2", "text_b", "sentence2", "sentence_b", "question2", "hypothesis",
+    ),
+    "label": (
+        "label", "labels", "class", "classes", "category", "categories", "target", "intent", "sentiment", "emotion",
+        "topic", "tag", "tags",
+    ),
+    "id": ("id", "example_id", "row_id", "uid", "guid", "idx"),
+    "domain": ("domain",),
+    "weight": ("weight", "sample_weight", "example_weight"),
+    "split": ("split", "partition"),
+}  # fmt: skip
+REQUIRED = ("text", "label")
+
+
+def find_roles(table: Table, settings: ColumnSettings, *, labelled: bool = True) -> dict[str, str]:
+    """Return role → column for the roles a table has, except `split`, which reading has used up.
+
+    Args:
+        table: the table that decides; for a corpus the training rows.
+        settings: the user's choices; None: found by name, an empty string: the role is not used.
+        labelled: whether a label column is needed; without, only texts and ids are looked for.
+
+    Raises:
+        UserError: for a chosen column that is not there, and where no column or more than one can be meant.
+    """
+    wanted = ("text", "text_pair", "label", "id", "domain", "weight") if labelled else ("text", "text_pair", "id")
+    found = {role: find_column(table, role, getattr(settings, role)) for role in wanted}
+    for role in REQUIRED:
+        if role in found and found[role] is None:
+            raise UserError(_not_found(table, role, getattr(settings, role)))
+    roles = {role: column for role, column in found.items() if column is not None}
+    for role, column in roles.items():
+        other = next((name for name, used in roles.items() if used == column and name != role), None)
+        if other is not None:
+            raise UserError(
+                f"{table.origin}: column {column!r} cannot be both data.columns.{role} and data.columns.{other}"
+            )
+    return roles
+
+
+def find_column(table: Table, role: str, chosen: str | None) -> str | None:
+    """Return the column of one role, or None where there is none.
+
+    Raises:
+        UserError: for a chosen column that is not there, and where more than one can be meant.
+    """
+    if chosen == "":
+        return None
+    if chosen is not None:
+        if chosen not in table.columns:
+            raise UserError(
+                f"{table.origin} has no column data.columns.{role}={chosen!r}{did_you_mean(chosen, table.columns)}; "
+                f"its columns: {_listed(table)}"
+            )
+        return chosen
+    candidates = [column for column in table.columns if column.strip().casefold() in ROLE_NAMES[role]]
+    if len(candidates) > 1:
+        off = "" if role in REQUIRED else f", or none with data.columns.{role}=''"
+        raise UserError(
+            f"{table.origin}: more than one column can be the {role} ({', '.join(map(repr, candidates))}); choose one "
+            f"with data.columns.{role}={candidates[0]}{off}"
+        )
+    return candidates[0] if candidates else None
+
+
+def _not_found(table: Table, role: str, chosen: str | None) -> str:
+    """Say which role is missing and how to name its column."""
+    if not table.columns:
+        return f"{table.origin} is empty"
+    if chosen == "":
+        return f"data.columns.{role} cannot be empty: every task needs a {role}"
+    known = {name for names in ROLE_NAMES.values() for name in names}
+    if not any(column.strip().casefold() in known for column in table.columns):
+        return (
+            f"{table.origin}: none of its columns ({_listed(table)}) has a known name. If {table.origin}:1 is a "
+            "row of data, the file has no header: add one, for example text,label. Otherwise set data.columns.text and "
+            "data.columns.label"
+        )
+    spare = [column for column in table.columns if column.strip().casefold() not in known]
+    close = next((column for column in spare if did_you_mean(column, ROLE_NAMES[role])), "…")
+    return (
+        f"{table.origin}: no column is known as the {role}; its columns: {_listed(table)}; choose one with "
+        f"data.columns.{role}={close}"
+    )
+
+
+def _listed(table: Table) -> str:
+    return ", ".join(repr(column[:40]) for column in table.columns)

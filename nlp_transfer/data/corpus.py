@@ -1,0 +1,221 @@
+"""From settings to a checked, labelled corpus: the one door of this room; tokens are made elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nlp_transfer.data import splits as dividing
+from nlp_transfer.data.checks import check
+from nlp_transfer.data.columns import find_roles
+from nlp_transfer.data.labels import resolve_problem
+from nlp_transfer.data.rows import Rows, rows_of
+from nlp_transfer.data.sources import SPLIT_NAMES, read_source
+from nlp_transfer.data.table import Table
+from nlp_transfer.data.task import Task, class_weights, label_names, unseen, unseen_message
+from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.settings import DataSettings
+
+
+@dataclass
+class Examples:
+    """One split, ready for tokens.
+
+    Attributes:
+        texts: the texts.
+        pairs: the second texts, or None.
+        targets: see ``Task.encode``.
+        weights: float32 (n,). Training rows: the row's own weight times its class weight (soft labels: the expected
+            one; multi_label: not multiplied in, see ``Task.class_weights``). Other splits: the row's own weight.
+        ids: from the id column, or ``<split>-<row>`` of the table the row was read from.
+        domains: from the domain column, or None.
+    """
+
+    texts: list[str]
+    pairs: list[str] | None
+    targets: np.ndarray
+    weights: np.ndarray
+    ids: list[str]
+    domains: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass
+class Corpus:
+    """What is learned from and measured on.
+
+    Attributes:
+        task: problem type, labels, class weights.
+        splits: train and validation always; test if there is one.
+        roles: role → column.
+        source: where the rows come from, for people.
+        notes: sentences for the plan: what was detected, carved, dropped or looks wrong, with counts.
+        fingerprint: SHA-256 over the rows used (texts, pairs, labels, own weights, splits), whatever file they were in.
+    """
+
+    task: Task
+    splits: dict[str, Examples]
+    roles: dict[str, str]
+    source: str
+    notes: list[str]
+    fingerprint: str
+
+
+def load_corpus(settings: DataSettings, *, seed: int = 0, data: Any = None) -> Corpus:
+    """Read, check, divide and encode a corpus.
+
+    Args:
+        settings: the `data` group.
+        seed: which training rows `train_limit` and `per_class` choose; nothing else depends on it.
+        data: rows from Python instead of a setting, see ``sources.read_source``.
+
+    Raises:
+        UserError: for a setting that makes no sense here, and with file and line for rows that cannot be used.
+    """
+    _check(settings)
+    source = read_source(settings, data=data)
+    notes = list(source.notes)
+    roles = find_roles(source.splits["train"], settings.columns)
+    problem = _problem(source.splits["train"], roles["label"], settings, notes)
+    rows = {
+        split: rows_of(table, roles, settings, split=split, problem=problem, notes=notes)
+        for split, table in source.splits.items()
+    }
+    labels = label_names(rows["train"].labels, problem=problem, order=settings.order)
+    _settle_unseen(rows, labels, settings, notes)
+    _divide(rows, problem, settings, notes)
+    _limit(rows, problem, settings, seed, notes)
+    task, examples = _encoded(rows, Task(problem=problem, labels=labels, pair="text_pair" in roles), settings)
+    return Corpus(
+        task=task,
+        splits={split: examples[split] for split in SPLIT_NAMES if split in examples},
+        roles=roles,
+        source=source.name,
+        notes=notes + check(rows, task),
+        fingerprint=_fingerprint(rows, examples, task),
+    )
+
+
+def read_examples(
+    table: Table, task: Task, settings: DataSettings, *, split: str = "test"
+) -> tuple[Examples, list[str]]:
+    """Turn rows with labels into examples of a task that is known already: a saved model measured on other data.
+
+    Args:
+        table: the rows.
+        task: whose labels they must have.
+        settings: the `data` group: columns, empty texts, unseen labels, the separator of labels.
+        split: for ids and messages.
+
+    Returns:
+        The examples, weighted by their own weights, and a sentence for everything that was dropped.
+
+    Raises:
+        UserError: as `load_corpus`.
+    """
+    notes: list[str] = []
+    roles = find_roles(table, settings.columns)
+    if task.pair != ("text_pair" in roles):
+        expected = (
+            "two texts a row: set data.columns.text_pair" if task.pair else "one text: set data.columns.text_pair=''"
+        )
+        raise UserError(f"{table.origin}: the model takes {expected}")
+    rows = {split: rows_of(table, roles, settings, split=split, problem=task.problem, notes=notes)}
+    _settle_unseen(rows, task.labels, settings, notes)
+    return _examples(rows[split], task, weighted=False), notes
+
+
+def _check(settings: DataSettings) -> None:
+    """Refuse settings that are wrong whatever the rows are."""
+    one_of(settings.unseen, ("error", "ignore"), "data.unseen")
+    if not 0 < settings.validation_share < 1:
+        raise UserError(f"data.validation_share={settings.validation_share} must lie between 0 and 1")
+    if not 0 <= settings.test_share < 1:
+        raise UserError(f"data.test_share={settings.test_share} must lie in [0, 1)")
+
+
+def _problem(train: Table, column: str, settings: DataSettings, notes: list[str]) -> str:
+    problem, note = resolve_problem(
+        train.columns[column],
+        problem=settings.problem,
+        separator=settings.label_separator,
+        where=lambda row: train.where(row, column),
+    )
+    notes += [note] if note else []
+    return problem
+
+
+def _settle_unseen(rows: dict[str, Rows], labels: tuple[str, ...], settings: DataSettings, notes: list[str]) -> None:
+    """Refuse or drop rows outside train that have a label train does not have."""
+    for split, part in rows.items() if labels else ():
+        foreign = unseen(part.labels, labels)
+        if not foreign:
+            continue
+        if settings.unseen == "error":
+            raise UserError(f"{split}: {unseen_message(part.labels, foreign, labels, part.where)}")
+        if len(foreign) == len(part):
+            raise UserError(f"{split}: no row has a label of the training rows")
+        dropped = set(foreign)
+        rows[split] = part.take([row for row in range(len(part)) if row not in dropped])
+        notes.append(f"{split}: {len(foreign):,} of {len(part):,} rows with a label that training lacks were dropped")
+
+
+def _divide(rows: dict[str, Rows], problem: str, settings: DataSettings, notes: list[str]) -> None:
+    """Carve the splits that are missing out of train; a given test split is never touched."""
+    missing = [] if "validation" in rows else ["validation"]
+    if missing and "test" not in rows and settings.test_share > 0:
+        missing.insert(0, "test")
+    for split in missing:
+        share = settings.test_share if split == "test" else settings.validation_share
+        before = len(rows["train"])
+        stay, go = dividing.carve(rows["train"], share, split=split, problem=problem)
+        rows[split], rows["train"] = rows["train"].take(go), rows["train"].take(stay)
+        notes.append(f"{split}: {len(go):,} of {before:,} training rows, stratified, chosen by a hash of the text")
+    if "test" not in rows:
+        notes.append("test: none, so figures are measured on validation, which also selects; expect them to flatter")
+
+
+def _limit(rows: dict[str, Rows], problem: str, settings: DataSettings, seed: int, notes: list[str]) -> None:
+    train = rows["train"]
+    kept = dividing.limit(train, total=settings.train_limit, per_class=settings.per_class, seed=seed, problem=problem)
+    if len(kept) < len(train):
+        rows["train"] = train.take(kept)
+        name = "train_limit" if settings.train_limit is not None else "per_class"
+        notes.append(f"train: {len(kept):,} of {len(train):,} rows used ({name}={getattr(settings, name)})")
+
+
+def _encoded(rows: Mapping[str, Rows], task: Task, settings: DataSettings) -> tuple[Task, dict[str, Examples]]:
+    """Encode all splits, with class weights from the training rows."""
+    plain = {split: _examples(part, task, weighted=False) for split, part in rows.items()}
+    weights = class_weights(settings.class_weights, plain["train"].targets, task)
+    if weights is None:
+        return task, plain
+    task = Task(problem=task.problem, labels=task.labels, pair=task.pair, class_weights=weights)
+    return task, plain | {"train": _examples(rows["train"], task, weighted=True)}
+
+
+def _examples(rows: Rows, task: Task, *, weighted: bool) -> Examples:
+    """Encode one split."""
+    targets = task.encode(rows.labels, rows.where)
+    weights = np.asarray(rows.weights, dtype=np.float32)
+    if weighted and task.problem != "multi_label":
+        by_label = np.asarray(task.class_weights, dtype=np.float32)
+        weights = weights * (by_label[targets] if targets.ndim == 1 else targets @ by_label)
+    return Examples(rows.texts, rows.pairs, targets, weights, rows.ids, rows.domains)
+
+
+def _fingerprint(rows: Mapping[str, Rows], examples: Mapping[str, Examples], task: Task) -> str:
+    """Hash the rows used; class weights are left out, because they are a setting."""
+    digest = hashlib.sha256(json.dumps([task.problem, task.labels]).encode())
+    for split in sorted(rows):
+        part, targets = rows[split], examples[split].targets
+        digest.update(json.dumps([split, part.texts, part.pairs, part.weights, targets.dtype.str]).encode())
+        digest.update(np.ascontiguousarray(targets).astype(targets.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()

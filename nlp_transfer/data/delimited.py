@@ -1,0 +1,101 @@
+"""CSV and TSV, strictly: every cell stays the text it is, every row has the header's width; it knows no role."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+from nlp_transfer.data.table import Table
+from nlp_transfer.errors import UserError
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+
+def read_delimited(
+    lines: Iterator[str], *, delimiter: str, origin: str, chunk_rows: int | None = None
+) -> Iterator[Table]:
+    """Yield the rows below the header in tables of `chunk_rows` rows (None: one table), at least one table.
+
+    A cell that starts with a double quote ends with one, and a double quote inside it is written twice (RFC 4180). A
+    line with nothing on it is no row.
+
+    Raises:
+        UserError: with file and line, for any other row than the header promises.
+    """
+    # The limit of 131,072 characters a cell is global in the csv module; raising it takes nothing from other users.
+    csv.field_size_limit(sys.maxsize)
+    records = _records(lines, _delimiter(delimiter), origin)
+    first = next(records, None)
+    if first is None:
+        raise UserError(f"{origin} is empty; its first line must name the columns, for example text,label")
+    header = _checked_header(*first, delimiter=_delimiter(delimiter), origin=origin)
+    table = Table({name: [] for name in header}, origin, [])
+    yielded = False
+    for line, cells in records:
+        if len(cells) != len(header):
+            raise UserError(_width_error(f"{origin}:{line}", cells, header, _delimiter(delimiter)))
+        if chunk_rows is not None and len(table) == chunk_rows:
+            yield table
+            yielded = True
+            table = Table({name: [] for name in header}, origin, [])
+        table.lines.append(line)
+        for column, cell in zip(table.columns.values(), cells, strict=True):
+            column.append(cell)
+    if len(table) or not yielded:
+        yield table
+
+
+def _delimiter(delimiter: str) -> str:
+    """Return the one character between cells; a backslash and t, as one types it in a shell, is a tab."""
+    character = "\t" if delimiter == "\\t" else delimiter
+    if len(character) != 1 or character in '"\r\n':
+        raise UserError(f"data.delimiter={delimiter!r} must be one character, for example ',' ';' or '\\t'")
+    return character
+
+
+def _records(lines: Iterator[str], delimiter: str, origin: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line the record starts on, its cells)."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield start, cells
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(_quote_error(str(error), origin, start, reader.line_num)) from error
+
+
+def _quote_error(message: str, origin: str, start: int, line: int) -> str:
+    """Say in a user's words what the csv module found."""
+    rule = 'a cell that starts with a double quote must end with one, and quotes inside it are doubled ("")'
+    if "unexpected end" in message:
+        return f"{origin}:{start}: a quote that opens in this row is never closed; {rule}"
+    row = "" if line == start else f" (the row starts on line {start})"
+    return f"{origin}:{line}: text follows a closing quote{row}; {rule}, not escaped by a backslash"
+
+
+def _checked_header(line: int, cells: list[str], *, delimiter: str, origin: str) -> list[str]:
+    """Return the column names."""
+    place = f"{origin}:{line}"
+    if len(cells) == 1:
+        other = next((mark for mark in ";\t|," if mark != delimiter and mark in cells[0]), None)
+        if other is not None:
+            raise UserError(
+                f"{place}: the header is one column, {cells[0]!r}; if the cells are separated by {other!r} "
+                f"set data.delimiter={other!r}"
+            )
+    twice = [name for name, count in Counter(cells).items() if count > 1]
+    if twice:
+        raise UserError(f"{place}: the header names the column {twice[0]!r} more than once; rename one")
+    return cells
+
+
+def _width_error(place: str, cells: list[str], header: list[str], delimiter: str) -> str:
+    """Say how a row differs from the header."""
+    expected = f"{place}: {len(cells)} cells where the header has {len(header)} ({', '.join(header)})"
+    if len(cells) < len(header):
+        return f"{expected}; no cell for column {header[len(cells)]!r}"
+    return f"{expected}; a text that contains {delimiter!r} must stand in double quotes"

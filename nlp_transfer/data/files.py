@@ -1,0 +1,147 @@
+"""One file, from path to tables: what may be opened, which format it is, all of it or in chunks of flat memory.
+
+What a format means is known in ``delimited``, ``jsonl`` and ``typed``; this file knows no splits.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from nlp_transfer.data import delimited, jsonl, typed
+from nlp_transfer.data.table import Table
+from nlp_transfer.data.textfile import decoded_lines
+from nlp_transfer.errors import UserError, did_you_mean, one_of
+from nlp_transfer.settings import DataSettings
+
+FORMATS = {
+    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
+}  # fmt: skip
+STREAM_FORMATS = ("csv", "tsv", "jsonl", "text")
+_PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
+
+
+def read_rows(path: str | Path, settings: DataSettings) -> Table:
+    """Read one file whole.
+
+    Raises:
+        UserError: for a file that is not there, of no known kind, or malformed, with the line.
+    """
+    file = existing_file(path)
+    kind = FORMATS.get(file.suffix.lower())
+    if kind is None:
+        hint = "unpack it first" if file.suffix.lower() in _PACKED else f"known endings: {', '.join(FORMATS)}"
+        raise UserError(f"{file}: files that end in {file.suffix or 'nothing'!r} are not read; {hint}")
+    if kind == "parquet":
+        return typed.from_parquet(file, str(file))
+    with opened(file) as (binary, origin):
+        lines = decoded_lines(binary, encoding=settings.encoding, origin=origin)
+        if kind == "json":
+            return jsonl.read_json(lines, origin=origin)
+        tables = list(_tables(lines, kind, settings.delimiter, origin, None))
+    return tables[0] if tables else Table({}, origin, [])
+
+
+def stream_rows(
+    source: str | Path | BinaryIO,
+    *,
+    format: str,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+    chunk_rows: int = 2048,
+) -> Iterator[Table]:
+    """Yield the rows of a file in reading order, never holding more than one chunk.
+
+    Args:
+        source: a path, ``-`` for standard input, or a file opened in binary mode.
+        format: csv, tsv, jsonl, or text, which is one text a line (a line with nothing on it is an empty text).
+        encoding: of the bytes.
+        delimiter: between cells; None: a comma for csv, a tab for tsv.
+        chunk_rows: the most rows of a table.
+
+    Raises:
+        UserError: as `read_rows`; rows before the malformed one have been yielded if their chunk was full.
+    """
+    one_of(format, STREAM_FORMATS, "predict.format")
+    with opened(source) as (binary, origin):
+        lines = decoded_lines(binary, encoding=encoding, origin=origin)
+        yield from _tables(lines, format, delimiter, origin, chunk_rows)
+
+
+def _tables(
+    lines: Iterator[str], kind: str, delimiter: str | None, origin: str, chunk_rows: int | None
+) -> Iterator[Table]:
+    if kind == "jsonl":
+        return jsonl.read_json_lines(lines, origin=origin, chunk_rows=chunk_rows)
+    if kind == "text":
+        return _text_lines(lines, origin, chunk_rows)
+    return delimited.read_delimited(
+        lines, delimiter=delimiter or delimited.DELIMITERS[kind], origin=origin, chunk_rows=chunk_rows
+    )
+
+
+def _text_lines(lines: Iterator[str], origin: str, chunk_rows: int | None) -> Iterator[Table]:
+    table = Table({"text": []}, origin, [])
+    for number, line in enumerate(lines, 1):
+        if len(table) == chunk_rows:
+            yield table
+            table = Table({"text": []}, origin, [])
+        table.columns["text"].append(line.rstrip("\r\n"))
+        table.lines.append(number)
+    if len(table):
+        yield table
+
+
+@contextmanager
+def opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
+    """Open a path, or take an open binary file as it is; with its name for messages."""
+    if source == "-":
+        yield sys.stdin.buffer, "<stdin>"
+    elif isinstance(source, str | Path):
+        path = existing_file(source)
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise UserError(f"{path} cannot be opened: {error.strerror}") from error
+        with file:
+            yield file, str(path)
+    elif isinstance(source, io.TextIOBase):
+        raise UserError("the rows come from a file opened in text mode; open it in binary mode ('rb')")
+    else:
+        yield source, str(getattr(source, "name", "<stream>"))
+
+
+def existing_file(path: str | Path) -> Path:
+    """Return a path to a regular file, `~` expanded."""
+    found = existing(path)
+    if found.is_dir():
+        raise UserError(f"{found} is a folder where a file is expected")
+    return found
+
+
+def existing(path: str | Path) -> Path:
+    """Return a path to a regular file or a folder, `~` expanded.
+
+    Raises:
+        UserError: for a URL, and for what does not exist, cannot be reached, or is a pipe or a device.
+    """
+    if "://" in str(path):
+        raise UserError(f"{path} is a URL; download the file first, or use data=hub for a data set on the Hub")
+    expanded = Path(path).expanduser()
+    try:
+        mode = expanded.stat().st_mode
+    except FileNotFoundError:
+        if expanded.is_symlink():
+            raise UserError(f"{expanded} is a link to {expanded.readlink()}, which does not exist") from None
+        siblings = [item.name for item in expanded.parent.iterdir()] if expanded.parent.is_dir() else []
+        raise UserError(f"{expanded} does not exist{did_you_mean(expanded.name, siblings)}") from None
+    except OSError as error:
+        raise UserError(f"{expanded} cannot be opened: {error.strerror}") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{expanded} is neither a file nor a folder (a pipe or device); write its rows to a file first")
+    return expanded

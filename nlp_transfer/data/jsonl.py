@@ -1,0 +1,129 @@
+"""JSON objects, one a line or one array of them, strictly: no repeated key, no NaN; it knows no role."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from nlp_transfer.data.table import Table, from_records
+from nlp_transfer.errors import UserError
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def read_json_lines(lines: Iterator[str], *, origin: str, chunk_rows: int | None = None) -> Iterator[Table]:
+    """Yield the objects in tables of `chunk_rows` rows (None: one table); a blank line is no row.
+
+    Raises:
+        UserError: with file and line, for what is not one JSON object a line.
+    """
+    records: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if len(records) == chunk_rows:
+            yield from_records(records, numbers, origin)
+            records, numbers = [], []
+        records.append(_object(line, f"{origin}:{number}"))
+        numbers.append(number)
+    if records:
+        yield from_records(records, numbers, origin)
+
+
+def read_json(lines: Iterator[str], *, origin: str) -> Table:
+    """Return the objects of a .json file: an array of objects, or one object a line.
+
+    Raises:
+        UserError: with file and line, for anything else.
+    """
+    text = "".join(lines)
+    if not text.lstrip().startswith("["):
+        tables = list(read_json_lines(io.StringIO(text, newline=""), origin=origin))
+        return tables[0] if tables else Table({}, origin, [])
+    return _array(text, origin)
+
+
+def _array(text: str, origin: str) -> Table:
+    """Decode an array element by element, so that each row knows its line."""
+    records: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    position, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
+    counted = text.index("[")
+    while True:
+        position = _skip_space(text, position)
+        line, counted = line + text.count("\n", counted, position), position
+        if text.startswith("]", position) and not records:
+            break
+        try:
+            value, position = _DECODER.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            at = error.lineno if isinstance(error, json.JSONDecodeError) else line
+            raise UserError(_broken(f"{origin}:{at}", error)) from error
+        records.append(_checked_object(value, f"{origin}:{line}"))
+        numbers.append(line)
+        position = _skip_space(text, position)
+        if text.startswith("]", position):
+            break
+        if not text.startswith(",", position):
+            at = line + text.count("\n", counted, position)
+            raise UserError(
+                f"{origin}:{at}: after an object comes a comma or the closing bracket; is the file cut off?"
+            )
+        position += 1
+    rest = _skip_space(text, position + 1)
+    if rest != len(text):
+        raise UserError(f"{origin}:{1 + text.count(chr(10), 0, rest)}: text follows the end of the array")
+    return from_records(records, numbers, origin)
+
+
+def _skip_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    assert match is not None  # the pattern matches the empty string
+    return match.end()
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    """Decode one line."""
+    try:
+        value = _DECODER.decode(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(_broken(place, error)) from error
+    if isinstance(value, list):
+        raise UserError(
+            f"{place}: an array where one JSON object a line is expected; a file that is one array ends in .json"
+        )
+    return _checked_object(value, place)
+
+
+def _checked_object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(
+            f'{place}: {json.dumps(value)[:40]} is not a JSON object; a row looks like {{"text": "…", "label": "…"}}'
+        )
+    return value
+
+
+def _broken(place: str, error: Exception) -> str:
+    """Say what the JSON parser found."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{place}: no valid JSON: {error.msg} at character {error.colno}; is the file cut off here?"
+    return f"{place}: no valid JSON: {error}"
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise ValueError(f"the key {twice!r} appears more than once in one object")
+    return keys
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value; write null for a missing one")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)

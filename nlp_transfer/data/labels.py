@@ -1,0 +1,238 @@
+"""From the cells of a label column to labels: names, sets of names, distributions over names, or numbers.
+
+Integers are class names like any other ("5"); a name is never cut or case-folded. This file knows no label set: whether
+a name is allowed is decided in ``task``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from nlp_transfer.data.table import MISSING
+from nlp_transfer.errors import UserError, one_of
+
+Label = str | float | tuple[str, ...] | dict[str, float]
+"""A name (single_label, ordinal), a number (regression), names (multi_label), or name → probability (soft labels)."""
+Where = Callable[[int], str]
+
+PROBLEMS = ("single_label", "multi_label", "ordinal", "regression")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_SHOWN = 5
+_REGRESSION_VALUES = 20  # more distinct fractional numbers than this are a measurement, not classes
+_SUM_TOLERANCE = 1e-3
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a decimal number and nothing else."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def numbers_first(name: str) -> tuple[Decimal, str]:
+    """Sort key for names that are all numbers; exact however long they are."""
+    return Decimal(name), name
+
+
+def name_of(value: Any) -> str | None:
+    """Return the one way a cell is written as a name, or None for what is no name.
+
+    Text is itself, true and false are ``true`` and ``false``, an integer is its digits, a finite float is the shortest
+    text that reads back as the same float (``1.0``, never ``1``).
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return repr(value)
+    return None
+
+
+def number_of(value: Any) -> float | None:
+    """Return a cell as a finite number, or None for what is none."""
+    if isinstance(value, str):
+        value = float(value) if is_number(value) else math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: no key, null, or no visible character."""
+    return value is None or value is MISSING or (isinstance(value, str) and not value.strip())
+
+
+def resolve_problem(
+    values: Sequence[Any], *, problem: str, separator: str | None, where: Where
+) -> tuple[str, str | None]:
+    """Return the problem type and, where it is a guess a user should know of, a sentence about it.
+
+    Args:
+        values: the label cells of the training rows.
+        problem: the setting: a problem type, or auto.
+        separator: the setting `label_separator`.
+        where: row → place, for messages.
+
+    Raises:
+        UserError: for a separator with a problem type that has one label a row.
+    """
+    one_of(problem, ("auto", *PROBLEMS), "data.problem")
+    if separator is not None:
+        if problem not in ("auto", "multi_label"):
+            raise UserError(
+                f"data.label_separator={separator!r} is for several labels a row, but data.problem={problem}"
+            )
+        if not separator:
+            raise UserError("data.label_separator cannot be empty; leave it null for one label a row")
+        return "multi_label", None
+    if problem != "auto":
+        return problem, None
+    present = [value for value in values if not is_missing(value)]
+    if present and isinstance(present[0], list | tuple):
+        return "multi_label", None
+    numbers = [number_of(value) for value in present]
+    if None not in numbers and any(number % 1 for number in numbers if number is not None):
+        distinct = len(set(numbers))
+        if distinct > _REGRESSION_VALUES:
+            return "regression", (
+                f"problem type regression, because the labels are {distinct:,} different numbers with fractions; set "
+                "data.problem if they are classes"
+            )
+    return "single_label", None
+
+
+def read_labels(values: Sequence[Any], *, problem: str, separator: str | None, where: Where) -> list[Label]:
+    """Read label cells for one problem type.
+
+    Raises:
+        UserError: with the place, for a missing label and for a cell that is no label of this problem type.
+    """
+    _refuse_missing(values, separator, where)
+    if problem == "regression":
+        return [_number(value, where, row) for row, value in enumerate(values)]
+    if problem == "multi_label":
+        items = [
+            (row, item)
+            for row, value in enumerate(values)
+            if isinstance(value, list | tuple)
+            for item in value
+            if not is_missing(item)
+        ]
+        _refuse_mixed([item for _, item in items], lambda position: where(items[position][0]))
+        return [_several(value, separator, where, row) for row, value in enumerate(values)]
+    _refuse_mixed(values, where)
+    return [
+        _distribution(value, where, row) if isinstance(value, Mapping) else _name(value, where, row)
+        for row, value in enumerate(values)
+    ]
+
+
+def _refuse_missing(values: Sequence[Any], separator: str | None, where: Where) -> None:
+    missing = [row for row, value in enumerate(values) if is_missing(value) and not (separator and value == "")]
+    if missing:
+        raise UserError(f"{_places(missing, where)}: the label is missing; fill it in or remove the row")
+
+
+def _refuse_mixed(values: Sequence[Any], where: Where) -> None:
+    """Refuse a column in which 1 and "1", or 1 and 1.0, would be told apart or not by accident."""
+    first: dict[str, int] = {}
+    for row, value in enumerate(values):
+        first.setdefault(_kind(value), row)
+    if len(first) > 1:
+        (one, row), (other, at) = list(first.items())[:2]
+        raise UserError(
+            f"{where(at)}: the label is {other} here but {one} in {where(row)}; write all labels of a column in one "
+            "way (measurements: data.problem=regression)"
+        )
+
+
+def _kind(value: Any) -> str:
+    """Name the type of a cell for a message."""
+    kinds: tuple[tuple[Any, str], ...] = (
+        (str, "text"), (bool, "true/false"), (int, "a whole number"), (float, "a decimal number"),
+        ((list, tuple), "a list"), (Mapping, "an object"),
+    )  # fmt: skip
+    return next((name for kind, name in kinds if isinstance(value, kind)), f"a {type(value).__name__}")
+
+
+def _name(value: Any, where: Where, row: int) -> str:
+    name = name_of(value)
+    if name is None:
+        hint = {
+            "a list": "one name a row is expected; for several set data.problem=multi_label",
+            "a decimal number": "it is not finite",
+        }.get(_kind(value), "write it as text")
+        raise UserError(f"{where(row)}: {_kind(value)} ({str(value)[:40]}) cannot be a label; {hint}")
+    return name
+
+
+def _number(value: Any, where: Where, row: int) -> float:
+    number = number_of(value)
+    if number is None:
+        raise UserError(
+            f"{where(row)}: {str(value)[:40]!r} is no finite number, which data.problem=regression needs; decimals are "
+            "written with a point"
+        )
+    return number
+
+
+def _several(value: Any, separator: str | None, where: Where, row: int) -> tuple[str, ...] | dict[str, float]:
+    """Read the labels of a row that may have any number of them."""
+    if isinstance(value, Mapping):
+        return _probabilities(value, where, row)
+    if separator is not None:
+        if not isinstance(value, str):
+            raise UserError(f"{where(row)}: {_kind(value)} cannot be split at data.label_separator; it is for text")
+        parts: Sequence[Any] = [part.strip() for part in value.split(separator)] if value else []
+    elif isinstance(value, list | tuple):
+        parts = value
+    else:
+        raise UserError(
+            f"{where(row)}: {_kind(value)} ({str(value)[:40]!r}) is no list of labels, which data.problem=multi_label "
+            "needs; use lists (JSONL, Parquet) or set data.label_separator"
+        )
+    names = tuple(_name(part, where, row) for part in parts if not is_missing(part))
+    if len(names) != len(parts):
+        raise UserError(f"{where(row)}: an empty name among the labels {value!r}")
+    if len(set(names)) != len(names):
+        raise UserError(f"{where(row)}: a label appears twice in {value!r}")
+    return names
+
+
+def _distribution(value: Mapping[Any, Any], where: Where, row: int) -> dict[str, float]:
+    """Read soft labels of which exactly one is true."""
+    probabilities = _probabilities(value, where, row)
+    total = sum(probabilities.values())
+    if abs(total - 1) > _SUM_TOLERANCE:
+        raise UserError(
+            f"{where(row)}: the probabilities sum to {total:.4g}, not to 1; correct them, or set "
+            "data.problem=multi_label if the labels do not exclude each other"
+        )
+    return probabilities
+
+
+def _probabilities(value: Mapping[Any, Any], where: Where, row: int) -> dict[str, float]:
+    probabilities = {}
+    for key, share in value.items():
+        if share is None:  # Parquet and Arrow give every row the keys of all rows
+            continue
+        number = number_of(share)
+        if is_missing(key) or name_of(key) is None or number is None or not 0 <= number <= 1:
+            raise UserError(f"{where(row)}: {key!r}: {share!r} is no label with a probability between 0 and 1")
+        probabilities[str(name_of(key))] = number
+    return probabilities
+
+
+def _places(rows: Sequence[int], where: Where) -> str:
+    """List the first few places."""
+    more = f" and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else ""
+    return "; ".join(where(row) for row in rows[:_SHOWN]) + more

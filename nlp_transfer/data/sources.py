@@ -1,0 +1,238 @@
+"""Where rows come from: files, folders, the Hub, the embedded sets, Python objects; each read strictly into tables.
+
+This file decides what belongs to which split; one file is read in ``files``, objects with types in ``typed``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nlp_transfer.data import typed
+from nlp_transfer.data.columns import find_column
+from nlp_transfer.data.files import FORMATS, existing, opened, read_rows, stream_rows
+from nlp_transfer.data.labels import is_missing
+from nlp_transfer.data.table import Table
+from nlp_transfer.data.textfile import decoded_lines
+from nlp_transfer.errors import UserError, did_you_mean, one_of
+from nlp_transfer.settings import DataSettings
+
+__all__ = ["Source", "Table", "read_rows", "read_source", "read_splits", "stream_rows"]
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "development"),
+    "test": ("test", "testing"),
+}
+_SHOWN = 10
+
+
+@dataclass
+class Source:
+    """Tables by split, with what a reader of the plan should know of their origin.
+
+    Attributes:
+        name: what was read, for example ``customer_intents (embedded)``.
+        splits: tables by split: train, validation, test; a single table is train.
+        notes: sentences about what was left unread.
+    """
+
+    name: str
+    splits: dict[str, Table]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_splits(settings: DataSettings, *, data: Any = None) -> dict[str, Table]:
+    """Return the tables of `read_source` alone."""
+    return read_source(settings, data=data).splits
+
+
+def read_source(settings: DataSettings, *, data: Any = None) -> Source:
+    """Read the one source the settings name.
+
+    Args:
+        settings: the `data` group.
+        data: from Python instead of a setting: a pandas DataFrame, a Dataset or DatasetDict, a list of dicts, or a
+            dict of split name to one of these.
+
+    Raises:
+        UserError: for none or several sources, and for whatever cannot be read exactly.
+    """
+    named = {key: getattr(settings, key) for key in ("embedded", "path", "train", "hub")}
+    given = [f"data.{key}" for key, value in named.items() if value is not None] + ["data"] * (data is not None)
+    if len(given) != 1:
+        raise UserError(
+            f"{' and '.join(given) + ' are set together' if given else 'no data is named'}; give exactly one source: "
+            "data=files data.path=…, data=files data.train=…, data=hub data.hub=…, or data.embedded=…"
+        )
+    for key in ("validation", "test"):
+        if getattr(settings, key) is not None and settings.train is None:
+            raise UserError(f"data.{key} goes with data.train; with {given[0]} the splits come from the source itself")
+    for key in ("subset", "revision"):
+        if getattr(settings, key) is not None and settings.hub is None:
+            raise UserError(f"data.{key} goes with data.hub only")
+    source = _read(settings, data)
+    if list(source.splits) == ["train"]:
+        source.splits = _by_column(source.splits["train"], settings)
+    elif settings.columns.split:
+        raise UserError(f"data.columns.split={settings.columns.split!r}: {source.name} is divided into splits already")
+    source.splits = {split: source.splits[split] for split in SPLIT_NAMES if split in source.splits}
+    return source
+
+
+def split_of(name: str) -> str | None:
+    """Return the split a name in use means: train, validation, test, or None."""
+    folded = name.strip().casefold()
+    return next((split for split, names in SPLIT_NAMES.items() if folded in names), None)
+
+
+def _read(settings: DataSettings, data: Any) -> Source:
+    """Read the source that is set."""
+    if data is not None:
+        tables = typed.from_object(data)
+        return _renamed(tables, type(data).__name__)
+    if settings.embedded is not None:
+        folder = resources.files("nlp_transfer.data.embedded")
+        known = sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".csv"))
+        one_of(settings.embedded, known, "data.embedded")
+        with resources.as_file(folder / f"{settings.embedded}.csv") as path:
+            # Its encoding and delimiter are ours, whatever is set for the user's files.
+            return Source(f"{settings.embedded} (embedded)", {"train": read_rows(path, DataSettings())})
+    if settings.hub is not None:
+        if settings.revision is None:
+            raise UserError(
+                f"data.hub={settings.hub} needs data.revision, so that the run can be repeated: copy the commit from "
+                f"https://huggingface.co/datasets/{settings.hub}/commits/main"
+            )
+        tables = typed.from_hub(settings.hub, settings.subset, settings.revision)
+        return _labelled_test(_renamed(tables, f"{settings.hub} @ {settings.revision}"), settings)
+    if settings.train is not None:
+        paths = {name: getattr(settings, name) for name in SPLIT_NAMES}
+        tables = {name: read_rows(path, settings) for name, path in paths.items() if path is not None}
+        return Source(", ".join(str(path) for path in paths.values() if path is not None), tables)
+    assert settings.path is not None  # one of the sources is set
+    path = existing(settings.path)
+    return _folder(path, settings) if path.is_dir() else Source(str(path), {"train": read_rows(path, settings)})
+
+
+def _renamed(tables: Mapping[str, Table], name: str) -> Source:
+    """Give tables the split names used here; others stay unread."""
+    splits: dict[str, Table] = {}
+    other = []
+    for given, table in tables.items():
+        split = split_of(given)
+        if split is None:
+            other.append(given)
+        elif split in splits:
+            raise UserError(f"{name} has two {split} splits, one of them called {given!r}; keep one")
+        else:
+            splits[split] = table
+    if "train" not in splits:
+        raise UserError(_no_train(name, list(tables)))
+    return Source(name, splits, [f"splits not used: {_listed(other)}"] if other else [])
+
+
+def _labelled_test(source: Source, settings: DataSettings) -> Source:
+    """Leave out a test split of the Hub whose labels its authors keep to themselves."""
+    test = source.splits.get("test")
+    column = None if test is None else find_column(test, "label", settings.columns.label)
+    if test is not None and column is not None and len(test) and all(map(is_missing, test.columns[column])):
+        del source.splits["test"]
+        source.notes.append(f"test: its {len(test):,} rows have no labels, so it is not used")
+    return source
+
+
+def _by_column(table: Table, settings: DataSettings) -> dict[str, Table]:
+    """Divide a table by its split column, if it has one."""
+    column = find_column(table, "split", settings.columns.split)
+    if column is None:
+        return {"train": table}
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for row, cell in enumerate(table.columns[column]):
+        split = split_of(cell) if isinstance(cell, str) else None
+        if split is None:
+            raise UserError(
+                f"{table.where(row, column)}: {cell!r} is no split{did_you_mean(str(cell), SPLIT_NAMES)}; a row is "
+                "train, validation or test (if the column means something else, set data.columns.split='')"
+            )
+        rows[split].append(row)
+    if "train" not in rows:
+        raise UserError(f"{table.origin}, column {column!r}: no row is train; found {', '.join(rows) or 'no rows'}")
+    return {split: table.take(rows[split]) for split in SPLIT_NAMES if split in rows}
+
+
+def _folder(folder: Path, settings: DataSettings) -> Source:
+    """Read a folder: one file a split, a folder a class, or a folder a split with a folder a class in it."""
+    try:
+        items = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be opened: {error.strerror}") from error
+    files = {item: split_of(item.stem) for item in items if item.is_file() and item.suffix.lower() in FORMATS}
+    named = {item: split for item, split in files.items() if split is not None}
+    if named:
+        twice = [split for split, count in Counter(named.values()).items() if count > 1]
+        if twice:
+            found = ", ".join(item.name for item, split in named.items() if split == twice[0])
+            raise UserError(
+                f"{folder} has several {twice[0]} files ({found}); keep one, or name the files with data.train=…"
+            )
+        if "train" not in named.values():
+            raise UserError(_no_train(str(folder), [item.name for item in items]))
+        other = [item.name for item in items if item not in named]
+        splits = {split: read_rows(item, settings) for item, split in named.items()}
+        return Source(str(folder), splits, [f"not read in {folder}: {_listed(other)}"] if other else [])
+    classes = [item for item in items if item.is_dir()]
+    if not classes:
+        raise UserError(_no_train(str(folder), [item.name for item in items]))
+    other = [item.name for item in items if item not in classes]
+    split_folders = {item: split_of(item.name) for item in classes}
+    if "train" in split_folders.values():
+        tables = {
+            item.name: _class_folders(item, folder, settings, other) for item, split in split_folders.items() if split
+        }
+        source = _renamed(tables, str(folder))
+        other += [item.name for item, split in split_folders.items() if split is None]
+    else:
+        source = Source(str(folder), {"train": _class_folders(folder, folder, settings, other)})
+    return Source(source.name, source.splits, [f"not read in {folder}: {_listed(other)}"] if other else [])
+
+
+def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list[str]) -> Table:
+    """Read a folder of folders of .txt files: the folder is the label, the file the text without its last line end.
+
+    The path from `root` is the id; anything else in there is added to `other`.
+    """
+    columns: dict[str, list[Any]] = {"text": [], "label": [], "id": []}
+    files = []
+    for item in sorted(item for item in folder.glob("*/*") if not item.name.startswith(".")):
+        if not item.is_file() or item.suffix.lower() != ".txt":
+            other.append(str(item.relative_to(root)))
+            continue
+        with opened(item) as (binary, origin):
+            text = "".join(decoded_lines(binary, encoding=settings.encoding, origin=origin))
+        end = next((mark for mark in ("\r\n", "\n", "\r") if text.endswith(mark)), "")
+        columns["text"].append(text.removesuffix(end))
+        columns["label"].append(item.parent.name)
+        columns["id"].append(item.relative_to(root).as_posix())
+        files.append(str(item))
+    if not files:
+        raise UserError(
+            f"{folder} has neither files called train.*, validation.*, test.* ({', '.join(FORMATS)}) nor folders of "
+            ".txt files, one folder a class"
+        )
+    return Table(columns, str(folder), list(range(1, len(files) + 1)), files)
+
+
+def _no_train(name: str, found: list[str]) -> str:
+    """Say that there is no training split, and which name may have been meant for it."""
+    close = next((hint for item in found if (hint := did_you_mean(Path(item).stem, ("train", "training")))), "")
+    return f"{name} has no train split{close}; it has: {_listed(found)}"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return (", ".join(names[:_SHOWN]) or "nothing") + more

@@ -1,0 +1,60 @@
+"""Rows as they were read, by column, each knowing the line it came from; no role and no label is known here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+class _Missing:
+    """The type of MISSING."""
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Final = _Missing()
+"""The cell of a JSON object that has no such key; None is a null that was written."""
+
+
+@dataclass
+class Table:
+    """Rows of one file or object, by column.
+
+    Attributes:
+        columns: cells by column name. CSV, TSV and text files give strings only; JSON, Parquet, `datasets` and pandas
+            give Python values, with the integers of a ClassLabel already replaced by their names.
+        origin: the file or object, for messages.
+        lines: for each row the 1-based line it starts on (text files) or its row number.
+        files: for each row the file it is, where every row is a file of its own.
+    """
+
+    columns: dict[str, list[Any]]
+    origin: str
+    lines: list[int]
+    files: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def where(self, row: int, column: str | None = None) -> str:
+        """Return the place of a row, or of one of its cells: ``train.csv:17, column 'label'``."""
+        place = self.files[row] if self.files is not None else f"{self.origin}:{self.lines[row]}"
+        return place if column is None else f"{place}, column {column!r}"
+
+    def take(self, rows: Sequence[int]) -> Table:
+        """Return some of the rows, in the order given."""
+        return Table(
+            {name: [cells[row] for row in rows] for name, cells in self.columns.items()},
+            self.origin,
+            [self.lines[row] for row in rows],
+            None if self.files is None else [self.files[row] for row in rows],
+        )
+
+
+def from_records(records: Sequence[Mapping[str, Any]], lines: Iterable[int], origin: str) -> Table:
+    """Turn rows given as mappings into a table over all their keys, MISSING where a row lacks one."""
+    names = {str(name): name for record in records for name in record}
+    columns = {shown: [record.get(name, MISSING) for record in records] for shown, name in names.items()}
+    return Table(columns, origin, list(lines))

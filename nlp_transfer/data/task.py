@@ -1,0 +1,247 @@
+"""The task a corpus defines: problem type, label set, class weights; names outside, integers only in the arrays.
+
+The training rows are the authority for the label set. This file knows no files and no texts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from nlp_transfer.data.labels import Label, Where, is_number, name_of, number_of, numbers_first
+from nlp_transfer.errors import UserError, did_you_mean, one_of
+
+_SHOWN = 10
+_EFFECTIVE_BETA = 0.999
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be predicted.
+
+    Attributes:
+        problem: single_label, multi_label, ordinal or regression.
+        labels: label names; the index of a name is its integer inside the package. Ordinal: from low to high. Empty for
+            regression.
+        pair: whether an example is two texts.
+        class_weights: by label index, or None. single_label and ordinal: mean 1 over the training rows, already
+            multiplied into ``Examples.weights``. multi_label: weights of the positive term of each label's loss.
+    """
+
+    problem: str
+    labels: tuple[str, ...]
+    pair: bool
+    class_weights: tuple[float, ...] | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Logits an example: one a label, one for regression."""
+        return 1 if self.problem == "regression" else len(self.labels)
+
+    def encode(self, values: Sequence[Label], where: Where) -> np.ndarray:
+        """Turn labels into targets.
+
+        Args:
+            values: labels as ``labels.read_labels`` returns them for this problem type.
+            where: row → place, for messages.
+
+        Returns:
+            single_label and ordinal: int64 (rows,), or float32 (rows, labels) where they are distributions;
+            multi_label: float32 (rows, labels) in [0, 1]; regression: float32 (rows,).
+
+        Raises:
+            UserError: listing the labels that are not in the label set.
+        """
+        if self.problem == "regression":
+            return np.asarray(values, dtype=np.float32)
+        index = {name: position for position, name in enumerate(self.labels)}
+        foreign = unseen(values, self.labels)
+        if foreign:
+            raise UserError(unseen_message(values, foreign, self.labels, where))
+        if self.problem != "multi_label" and all(isinstance(value, str) for value in values):
+            return np.asarray([index[str(value)] for value in values], dtype=np.int64)
+        targets = np.zeros((len(values), len(self.labels)), dtype=np.float32)
+        for row, value in enumerate(values):
+            for name, share in shares(value).items():
+                if share:
+                    targets[row, index[name]] = share
+        return targets
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self) | {
+            "labels": list(self.labels),
+            "class_weights": None if self.class_weights is None else list(self.class_weights),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Task:
+        """Return the task that `to_json` wrote."""
+        weights = values["class_weights"]
+        return cls(
+            problem=values["problem"],
+            labels=tuple(values["labels"]),
+            pair=values["pair"],
+            class_weights=None if weights is None else tuple(weights),
+        )
+
+
+def shares(value: Label) -> Mapping[str, float]:
+    """Return name → how much of the row's label it is, for every problem type but regression."""
+    if isinstance(value, str):
+        return {value: 1.0}
+    if isinstance(value, tuple):
+        return dict.fromkeys(value, 1.0)
+    assert isinstance(value, dict)
+    return value
+
+
+def label_names(values: Sequence[Label], *, problem: str, order: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the label set of the training rows: numerically sorted where all names are numbers, else by code point.
+
+    Args:
+        values: the labels of the training rows.
+        problem: the problem type.
+        order: the names from low to high, for ordinal only.
+
+    Raises:
+        UserError: for fewer than two classes, or an order that does not list exactly these names.
+    """
+    if order is not None and problem != "ordinal":
+        raise UserError(f"data.order is for data.problem=ordinal, but the problem type is {problem}")
+    if problem == "regression":
+        if len({value for value in values if isinstance(value, float)}) < 2:
+            raise UserError(f"all {len(values):,} training rows have the same target; there is nothing to learn")
+        return ()
+    names = {name for value in values for name in shares(value)}
+    if len(names) < (1 if problem == "multi_label" else 2):
+        found = f"only the label {next(iter(names))!r}" if names else "no label at all"
+        raise UserError(
+            f"the {len(values):,} training rows have {found}; at least two classes are needed to learn anything"
+        )
+    if order is not None:
+        return _checked_order([str(name) for name in order], names)
+    if all(is_number(name) for name in names):
+        return tuple(sorted(names, key=numbers_first))
+    if problem == "ordinal":
+        odd = sorted(name for name in names if not is_number(name))
+        raise UserError(
+            f"data.problem=ordinal needs labels that are numbers, or their order; {odd[0]!r} is no number: set "
+            "data.order=[lowest, …, highest]"
+        )
+    return tuple(sorted(names))
+
+
+def _checked_order(order: list[str], names: set[str]) -> tuple[str, ...]:
+    unknown = [name for name in order if name not in names]
+    absent = sorted(names - set(order))
+    if unknown:
+        raise UserError(f"data.order: {unknown[0]!r} is no label of the training rows{did_you_mean(unknown[0], names)}")
+    if absent:
+        raise UserError(f"data.order lacks {', '.join(map(repr, absent[:_SHOWN]))}, which training rows have")
+    if len(set(order)) != len(order):
+        raise UserError(f"data.order lists a label twice: {order}")
+    return tuple(order)
+
+
+def unseen(values: Sequence[Label], labels: Sequence[str]) -> list[int]:
+    """Return the rows that have a label outside the label set; a probability of zero is not having it."""
+    known = set(labels)
+    return [
+        row
+        for row, value in enumerate(values)
+        if any(share and name not in known for name, share in shares(value).items())
+    ]
+
+
+def unseen_message(values: Sequence[Label], rows: Sequence[int], labels: Sequence[str], where: Where) -> str:
+    """Say which labels are outside the label set, how often and where first."""
+    known = set(labels)
+    counts: Counter[str] = Counter()
+    first: dict[str, int] = {}
+    for row in rows:
+        for name, share in shares(values[row]).items():
+            if share and name not in known:
+                counts[name] += 1
+                first.setdefault(name, row)
+    listed = [
+        f"{name!r}{did_you_mean(name, known)}: {count:,} row{'s' * (count != 1)}, first {where(first[name])}"
+        for name, count in counts.most_common(_SHOWN)
+    ]
+    more = f"; and {len(counts) - _SHOWN:,} more" if len(counts) > _SHOWN else ""
+    return (
+        f"{len(counts):,} label{'s' * (len(counts) != 1)} the training rows do not have: {'; '.join(listed)}{more}. "
+        "Correct them, or drop these rows with data.unseen=ignore"
+    )
+
+
+def class_weights(setting: Any, targets: np.ndarray, task: Task) -> tuple[float, ...] | None:
+    r"""Return the weight of each label.
+
+    With n rows, k labels and :math:`n_c` rows of label c (soft labels: their sum):
+
+    - ``balanced``: :math:`n / (k\,n_c)`; multi_label: negatives / positives of the label.
+    - ``effective``: :math:`1 / E(n_c)` with :math:`E(n) = (1 - \beta^n) / (1 - \beta)`, beta 0.999 (Cui et al. 2019,
+      "Class-Balanced Loss Based on Effective Number of Samples", CVPR); multi_label: E(negatives) / E(positives).
+    - a mapping of every label name to a positive number.
+
+    Except for multi_label they are scaled to mean 1 over the training rows, so a learning rate keeps its meaning.
+
+    Args:
+        setting: none, balanced, effective or a mapping.
+        targets: the training targets.
+        task: the task without weights.
+
+    Raises:
+        UserError: for regression, for names that are unknown or missing, and for a label without training rows.
+    """
+    if setting is None or setting == "none":
+        return None
+    if task.problem == "regression":
+        raise UserError("data.class_weights has no meaning for regression; weigh rows with a weight column")
+    if targets.ndim == 2:
+        positives = targets.sum(axis=0, dtype=np.float64)
+    else:
+        positives = np.bincount(targets, minlength=len(task.labels)).astype(np.float64)
+    if isinstance(setting, Mapping):
+        weights = _named_weights(setting, task.labels)
+    else:
+        one_of(setting, ("none", "balanced", "effective"), "data.class_weights")
+        absent = [name for name, count in zip(task.labels, positives, strict=True) if not count]
+        if absent:
+            raise UserError(f"data.class_weights={setting}: no training row has the label {absent[0]!r}")
+        effective = setting == "effective"
+        rare = _effective_number(positives) if effective else positives
+        rest = len(targets) - positives
+        common = (_effective_number(rest) if effective else rest) if task.problem == "multi_label" else 1.0
+        weights = common / rare
+        if not weights.all():
+            name = task.labels[int(np.argmin(weights))]
+            raise UserError(
+                f"data.class_weights={setting}: every training row has the label {name!r}, so its weight is 0"
+            )
+    if task.problem != "multi_label":
+        weights = weights * len(targets) / (weights * positives).sum()
+    return tuple(float(weight) for weight in weights)
+
+
+def _effective_number(counts: np.ndarray) -> np.ndarray:
+    return (1 - _EFFECTIVE_BETA**counts) / (1 - _EFFECTIVE_BETA)
+
+
+def _named_weights(setting: Mapping[Any, Any], labels: Sequence[str]) -> np.ndarray:
+    given = {name_of(name) or str(name): number_of(weight) for name, weight in setting.items()}
+    unknown = [name for name in given if name not in labels]
+    absent = [name for name in labels if name not in given]
+    if unknown:
+        raise UserError(f"data.class_weights: {unknown[0]!r} is no label{did_you_mean(unknown[0], labels)}")
+    if absent:
+        raise UserError(f"data.class_weights lacks {', '.join(map(repr, absent[:_SHOWN]))}")
+    for name, weight in given.items():
+        if weight is None or weight <= 0:
+            raise UserError(f"data.class_weights: {name!r} needs a positive number, not {setting.get(name, weight)!r}")
+    return np.asarray([given[name] for name in labels], dtype=np.float64)

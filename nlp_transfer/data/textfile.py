@@ -1,0 +1,89 @@
+"""From bytes to decoded lines: the declared encoding, strictly, with exact line numbers; it knows no file format."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+from nlp_transfer.errors import UserError
+
+# surrogateescape turns a byte that cannot be decoded into one of these, which no decoder returns for valid bytes; so
+# the line of a bad byte is known without decoding line by line, which UTF-16 would not allow.
+_UNDECODED = re.compile("[\udc80-\udcff]")
+_FOREIGN = {
+    b"PK\x03\x04": "a zip archive (or a spreadsheet); unpack or export it first",
+    b"\x1f\x8b": "gzip-compressed; unpack it first",
+    b"PAR1\x15": "a Parquet file; give it the ending .parquet",
+}
+_MARKED = (  # byte order mark, the encoding that takes it away, encodings that read the same bytes otherwise
+    (codecs.BOM_UTF8, "utf-8", ("utf-8-sig",)),
+    (codecs.BOM_UTF16_LE, "utf-16", ("utf-32",)),
+    (codecs.BOM_UTF16_BE, "utf-16", ()),
+)
+
+
+def decoded_lines(binary: BinaryIO, *, encoding: str, origin: str) -> Iterator[str]:
+    r"""Yield the lines of a file with their ends (\\n, \\r\\n or \\r), never changing a character.
+
+    A UTF-8 byte order mark is not part of the text.
+
+    Raises:
+        UserError: with file, line and a hint, for bytes that are no text in `encoding`, NUL bytes and compressed files.
+    """
+    codec = _codec(encoding)
+    buffered: Any = binary if hasattr(binary, "peek") else io.BufferedReader(cast(io.RawIOBase, binary))
+    _check_start(buffered.peek(8)[:8], codec, origin)
+    text = io.TextIOWrapper(buffered, "utf-8-sig" if codec == "utf-8" else codec, errors="surrogateescape", newline="")
+    number = 0
+    try:
+        for number, line in enumerate(text, 1):
+            if not line.isascii() and (bad := _UNDECODED.search(line)):
+                raise UserError(_undecodable(f"{origin}:{number}", ord(bad.group()) - 0xDC00, bad.start() + 1, codec))
+            if "\0" in line:
+                raise UserError(
+                    f"{origin}:{number}: character {line.index(chr(0)) + 1} is a NUL byte, so this is no {codec} text; "
+                    "if the file is UTF-16 set data.encoding=utf-16"
+                )
+            yield line
+    except UnicodeError as error:  # UTF-16 and UTF-32 can fail in ways that leave no byte to escape
+        raise UserError(f"{origin}:{number + 1}: this line or a later one is not {codec} text ({error})") from error
+    finally:
+        if not buffered.closed:  # whoever opened the file closes it
+            text.detach()
+            if buffered is not binary:
+                buffered.detach()
+
+
+def _codec(encoding: str) -> str:
+    """Return Python's name of a text encoding."""
+    try:
+        codec = codecs.lookup(encoding).name
+        io.TextIOWrapper(io.BytesIO(), codec)
+    except LookupError:
+        raise UserError(
+            f"data.encoding={encoding!r} is no text encoding Python knows; common ones: utf-8, utf-16, cp1252, latin-1"
+        ) from None
+    return codec
+
+
+def _check_start(start: bytes, codec: str, origin: str) -> None:
+    """Refuse files whose first bytes say that they are something else."""
+    for magic, kind in _FOREIGN.items():
+        if start.startswith(magic):
+            raise UserError(f"{origin} is {kind}")
+    for mark, meant, others in _MARKED:
+        if start.startswith(mark) and codec != meant and codec not in others:
+            raise UserError(f"{origin} starts with the byte order mark of {meant}: set data.encoding={meant}")
+
+
+def _undecodable(place: str, byte: int, character: int, codec: str) -> str:
+    """Say what cannot be decoded and what to try."""
+    hint = (
+        "set data.encoding to what the file was written in, for example data.encoding=cp1252 (Windows) or latin-1"
+        if codec == "utf-8"
+        else "check data.encoding"
+    )
+    return f"{place}: character {character} is not {codec} text (byte 0x{byte:02X}); {hint}"

@@ -1,0 +1,197 @@
+"""From texts to token ids: special tokens, pairs, cutting or windows, and what that costs.
+
+Ids are kept ragged in one flat array, so that nothing is padded before a batch is made. This file knows the tokenizer of
+transformers by its call only; it knows no labels and no batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.settings import TokenSettings
+
+_ROWS_PER_CALL = 4096  # bounds the tokenizer's own Python lists
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """How texts become ids, resolved for one encoder and one training split.
+
+    `max_length` is what training rows are cut to; `limit` what the encoder can take. Rows that are evaluated or
+    predicted are cut at `limit`: a model trained on short texts should still read a long one whole.
+    """
+
+    max_length: int
+    limit: int
+    truncation_side: str
+    pair_truncation: str
+    chunk: bool
+    overlap: int
+    max_windows: int | None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of a list of examples, ragged.
+
+    Sequence s is ``ids[offsets[s]:offsets[s + 1]]``; example e owns the sequences ``first[e]:first[e + 1]`` (one each,
+    more where a long text was cut into windows).
+
+    Attributes:
+        ids: int32, (tokens,).
+        types: int8 token type ids, (tokens,), or None where the encoder takes none.
+        offsets: int64, (sequences + 1,).
+        first: int64, (examples + 1,).
+        cut: int64, (examples,), tokens that did not fit and are not in `ids`.
+    """
+
+    ids: np.ndarray
+    types: np.ndarray | None
+    offsets: np.ndarray
+    first: np.ndarray
+    cut: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    @property
+    def sequence_lengths(self) -> np.ndarray:
+        """Tokens of every sequence, int64 (sequences,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def windows(self) -> np.ndarray:
+        """Sequences of every example, int64 (examples,)."""
+        return np.diff(self.first)
+
+    @property
+    def longest(self) -> np.ndarray:
+        """Tokens of every example's longest sequence, int64 (examples,): what a padded row of it costs."""
+        return np.maximum.reduceat(self.sequence_lengths, self.first[:-1]) if len(self) else np.zeros(0, np.int64)
+
+
+def resolve_spec(settings: TokenSettings, lengths: np.ndarray, *, limit: int, pair: bool) -> TokenSpec:
+    """Choose the length training rows are cut to from their own lengths.
+
+    Args:
+        settings: the `tokens` group.
+        lengths: full lengths of the training rows in tokens, special tokens included.
+        limit: the longest input the encoder takes.
+        pair: whether rows are sentence pairs.
+
+    Raises:
+        UserError: for a length the encoder cannot take, or windows over pairs without saying which text is cut.
+    """
+    one_of(settings.truncation_side, ("right", "left"), "tokens.truncation_side")
+    one_of(settings.pair_truncation, ("longest_first", "only_first", "only_second"), "tokens.pair_truncation")
+    chunk = one_of(settings.long, ("truncate", "chunk"), "tokens.long") == "chunk"
+    if chunk and pair and settings.pair_truncation == "longest_first":
+        raise UserError("tokens.long=chunk over pairs needs to know which text is cut into windows: set "
+                        "tokens.pair_truncation=only_first or only_second")  # fmt: skip
+    if not 0 < settings.percentile <= 100:
+        raise UserError(f"tokens.percentile={settings.percentile} must lie in (0, 100]")
+    if not 0 <= settings.overlap < 0.9:
+        raise UserError(f"tokens.overlap={settings.overlap} must lie in [0, 0.9)")
+    if settings.max_windows is not None and settings.max_windows < 1:
+        raise UserError(f"tokens.max_windows={settings.max_windows} must be at least 1, or null for no bound")
+    if settings.max_length == "auto":
+        wanted = int(np.ceil(np.percentile(lengths, settings.percentile, method="inverted_cdf")))
+        max_length = min(limit, -(-wanted // 8) * 8)  # multiples of 8 keep matrix kernels aligned
+    elif isinstance(settings.max_length, int) and not isinstance(settings.max_length, bool):
+        max_length = settings.max_length
+        if not 8 <= max_length <= limit:
+            raise UserError(f"tokens.max_length={max_length} must lie between 8 and {limit}, which is the most the "
+                            "encoder takes")  # fmt: skip
+    else:
+        raise UserError(f"tokens.max_length={settings.max_length!r} must be auto or a whole number")
+    return TokenSpec(
+        max_length=max_length,
+        limit=max_length if chunk or settings.max_length != "auto" else limit,
+        truncation_side=settings.truncation_side,
+        pair_truncation=settings.pair_truncation,
+        chunk=chunk,
+        overlap=int(max_length * settings.overlap),
+        max_windows=settings.max_windows,
+    )
+
+
+def full_lengths(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
+    """Return every row's length in tokens with nothing cut, int64 (rows,)."""
+    lengths = [len(ids) for call in _calls(tokenizer, texts, pairs) for ids in call["input_ids"]]
+    return np.asarray(lengths, dtype=np.int64)
+
+
+def encode(
+    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, spec: TokenSpec, *, max_length: int
+) -> Tokens:
+    """Encode rows, cutting or windowing only those longer than `max_length` tokens.
+
+    A special token written in a text ("[SEP]", "<s>") is text, not a special token.
+    """
+    sequences: list[list[int]] = []
+    types: list[list[int]] = []
+    windows: list[int] = []
+    cut: list[int] = []
+    typed = "token_type_ids" in tokenizer.model_input_names
+    tokenizer.truncation_side = spec.truncation_side
+    row = 0
+    for call in _calls(tokenizer, texts, pairs):
+        for index, ids in enumerate(call["input_ids"]):
+            if len(ids) <= max_length:
+                kept, kept_types = [ids], [call["token_type_ids"][index]] if typed else []
+            else:
+                kept, kept_types = _shorten(tokenizer, texts[row], None if pairs is None else pairs[row], spec, max_length, typed)
+            sequences += kept
+            types += kept_types
+            windows.append(len(kept))
+            cut.append(0 if spec.chunk and len(kept) < (spec.max_windows or np.inf) else len(ids) - sum(map(len, kept)))
+            row += 1
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in sequences], dtype=np.int64)]).astype(np.int64)
+    return Tokens(
+        ids=np.fromiter((token for ids in sequences for token in ids), dtype=np.int32, count=int(offsets[-1])),
+        types=np.fromiter((t for ids in types for t in ids), dtype=np.int8, count=int(offsets[-1])) if typed else None,
+        offsets=offsets,
+        first=np.concatenate([[0], np.cumsum(windows, dtype=np.int64)]).astype(np.int64),
+        cut=np.maximum(np.asarray(cut, dtype=np.int64), 0),
+    )
+
+
+def _calls(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None) -> Any:
+    """Yield the tokenizer's answer for slices of the rows, nothing cut."""
+    for start in range(0, len(texts), _ROWS_PER_CALL):
+        stop = start + _ROWS_PER_CALL
+        yield tokenizer(
+            list(texts[start:stop]),
+            list(pairs[start:stop]) if pairs is not None else None,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
+            split_special_tokens=True,
+            verbose=False,
+        )
+
+
+def _shorten(
+    tokenizer: Any, text: str, pair: str | None, spec: TokenSpec, max_length: int, typed: bool
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Encode one row that is too long: its head (or tail), or windows over it."""
+    encoded = tokenizer(
+        [text],
+        [pair] if pair is not None else None,
+        truncation=spec.pair_truncation if pair is not None else "only_first",
+        max_length=max_length,
+        stride=spec.overlap if spec.chunk else 0,
+        return_overflowing_tokens=spec.chunk,
+        return_attention_mask=False,
+        return_token_type_ids=typed,
+        split_special_tokens=True,
+        verbose=False,
+    )
+    kept = slice(0, spec.max_windows if spec.chunk else 1)
+    return encoded["input_ids"][kept], encoded["token_type_ids"][kept] if typed else []

@@ -1,0 +1,159 @@
+"""Sources whose cells have types: Parquet, `datasets`, pandas, lists, the Hub; ClassLabel integers become names.
+
+Each library is imported where it is needed. This file knows no role.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlp_transfer.data.table import Table, from_records
+from nlp_transfer.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def from_parquet(path: Path, origin: str) -> Table:
+    """Read a Parquet file; the ClassLabel names that `datasets` writes into its schema are used.
+
+    Raises:
+        UserError: for a file that is no Parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{origin} cannot be read as Parquet: {_first_line(error)}") from error
+    written = json.loads((rows.schema.metadata or {}).get(b"huggingface", b"{}"))
+    return _from_arrow(rows, written.get("info", {}).get("features") or {}, origin)
+
+
+def from_hub(name: str, subset: str | None, revision: str) -> dict[str, Table]:
+    """Load a data set from the Hub, tables by the split names of its author.
+
+    Text files on the Hub are read by `datasets`, which takes "NA" for missing (refused later with its row) and a column
+    of 007 for whole numbers (refused as a text; as a label it is the class 7). Files in ``data.path`` are not changed.
+
+    Raises:
+        UserError: in one sentence for whatever kept `datasets` from loading it.
+    """
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, subset, revision=revision)
+    except Exception as error:  # the library raises a dozen types, its dependencies more
+        wanted = f"data.hub={name}" + (f" data.subset={subset}" if subset else "")
+        raise UserError(
+            f"{wanted} at revision {revision} cannot be loaded ({type(error).__name__}: {_first_line(error)}); without "
+            "network, download its files and set data.path"
+        ) from error
+    return from_object(loaded, origin=name)
+
+
+def from_object(data: Any, *, origin: str | None = None) -> dict[str, Table]:
+    """Turn what Python callers hand over into tables by split name; a single table is called train.
+
+    Args:
+        data: a pandas DataFrame, a Dataset or DatasetDict, a list of mappings, or a mapping of split to one of these.
+        origin: how messages call it; None: by its type.
+
+    Raises:
+        UserError: for any other type.
+    """
+    if isinstance(data, Mapping):
+        shown = {name: f"{origin or type(part).__name__}[{name}]" for name, part in data.items()}
+        return {str(name): _table(part, shown[name]) for name, part in data.items()}
+    return {"train": _table(data, origin or type(data).__name__)}
+
+
+def _table(data: Any, origin: str) -> Table:
+    """Turn one object into a table."""
+    # A DataFrame or Dataset can only come from a library that is already imported, so none is imported to ask.
+    pandas, datasets = sys.modules.get("pandas"), sys.modules.get("datasets")
+    if pandas is not None and isinstance(data, pandas.DataFrame):
+        return _from_frame(data, pandas, origin)
+    if datasets is not None and isinstance(data, datasets.Dataset):
+        return _from_arrow(data.with_format("arrow")[:], data.features.to_dict(), origin)
+    if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(row, Mapping) for row in data):
+        return from_records(data, range(1, len(data) + 1), origin)
+    raise UserError(
+        f"{origin}: rows of type {type(data).__name__} are not read; give a pandas DataFrame, a datasets.Dataset or "
+        "DatasetDict (not streaming), a list of dicts, or a dict of split name to one of these"
+    )
+
+
+def _from_frame(frame: Any, pandas: Any, origin: str) -> Table:
+    """Read a DataFrame; whatever pandas calls missing becomes None."""
+    names = _distinct([str(name) for name in frame.columns], origin)
+    columns = {}
+    for position, name in enumerate(names):
+        series = frame.iloc[:, position]
+        columns[name] = [
+            None if absent else _plain(value)
+            for value, absent in zip(series.tolist(), pandas.isna(series), strict=True)
+        ]
+    return Table(columns, origin, list(range(1, len(frame) + 1)))
+
+
+def _plain(value: Any) -> Any:
+    """Turn a NumPy scalar or array into Python values."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def _from_arrow(rows: pa.Table, features: Any, origin: str) -> Table:
+    """Read an Arrow table with the features `datasets` describes it by, as written to JSON."""
+    names = _distinct(rows.column_names, origin)
+    columns = {name: rows.column(position).to_pylist() for position, name in enumerate(names)}
+    for name, feature in features.items() if isinstance(features, Mapping) else ():
+        classes = _class_names(feature)
+        if classes is not None and name in columns:
+            columns[name] = [
+                _named(value, classes, f"{origin}:{row}, column {name!r}") for row, value in enumerate(columns[name], 1)
+            ]
+    return Table(columns, origin, list(range(1, rows.num_rows + 1)))
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """Return the names of a ClassLabel feature, or of the elements of a list of them."""
+    if isinstance(feature, list):
+        return _class_names(feature[0]) if len(feature) == 1 else None
+    if not isinstance(feature, Mapping):
+        return None
+    if feature.get("_type") == "ClassLabel" and feature.get("names"):
+        return list(feature["names"])
+    return _class_names(feature.get("feature"))
+
+
+def _named(value: Any, classes: list[str], where: str) -> Any:
+    """Replace ClassLabel integers by their names; -1 is how `datasets` writes a missing label."""
+    if isinstance(value, list):
+        return [_named(item, classes, where) for item in value]
+    if value is None or value == -1:
+        return None
+    if not 0 <= value < len(classes):
+        raise UserError(f"{where}: {value} is not one of the {len(classes)} classes its feature names")
+    return classes[value]
+
+
+def _distinct(names: list[str], origin: str) -> list[str]:
+    """Return the column names if none repeats."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(f"{origin} has more than one column named {twice[0]!r}; rename one")
+    return names
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what an error says, on one line."""
+    lines: Iterator[str] = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__).rstrip(".")

@@ -1,0 +1,252 @@
+"""Where an architecture keeps its embeddings, layers, pooler, head and output layer, found by looking at the model.
+
+Works from the module tree and one dry run, without a table of architectures. It knows nothing of files, tokenizers,
+labels or training, and must be called before a model is wrapped by PEFT (`output_layers` works on both).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from nlp_transfer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What lies where in a sequence-classification model.
+
+    Attributes:
+        base: Attribute of the model that holds the encoder ("bert", "model", ...).
+        layers: How many layers can be frozen one by one, in the order in which they run. An encoder-decoder counts the
+            encoder's layers, then the decoder's. 0 where layers share their weights (ALBERT).
+        head: Names of the model's children outside the encoder that own parameters.
+        output: Qualified name of the linear layer that makes the logits.
+        depth: Every parameter name -> 0 embeddings and whatever runs before the first layer, i + 1 layer i (and what
+            runs between it and the next), layers + 1 what runs after the last layer, layers + 2 the head.
+        unused: Parameters that a classification forward never reaches: they get no gradient.
+        blocks: For each layer, the qualified names of its modules: one, except where an architecture keeps the parts
+            of a layer in parallel lists (XLM). With shared layers: the shared ones.
+    """
+
+    base: str
+    layers: int
+    head: tuple[str, ...]
+    output: str
+    depth: dict[str, int]
+    unused: tuple[str, ...]
+    blocks: tuple[tuple[str, ...], ...]
+
+
+def dissect(model: Any, *, fresh: Collection[str] = (), segments: bool = False) -> Anatomy:
+    """Find out where `model` keeps what; the model is left as it was.
+
+    Args:
+        model: A transformers model for sequence classification, not wrapped by PEFT.
+        fresh: Names of parameters that the checkpoint did not hold. A fresh pooler of the encoder belongs to the head.
+        segments: Whether the model will be given token type ids.
+
+    Raises:
+        UserError: the model has no separate encoder or no linear output layer.
+    """
+    base = model.base_model_prefix
+    if not isinstance(getattr(model, base, None), nn.Module):
+        raise UserError(f"{type(model).__name__} keeps its encoder in no part of its own; it cannot be adapted")
+    outputs = output_layers(model)
+    if not outputs:
+        raise UserError(
+            f"{type(model).__name__} has no linear layer with {model.config.num_labels} outputs outside its encoder"
+        )
+    run = _dry_run(model, segments)
+    blocks = _blocks(getattr(model, base), base, run)
+    shared = any(run.calls[name] > 1 for block in blocks for name in block)
+    layers = 0 if shared else len(blocks)
+    head = tuple(
+        name for name, child in model.named_children() if name != base and any(True for _ in child.parameters())
+    )
+    depth = {name: _depth(name, model, base, blocks, run) for name, _ in model.named_parameters()}
+    if shared:  # embeddings 0, the shared layers and what follows 1, head 2
+        depth = {name: max(value - len(blocks), min(value, 1)) for name, value in depth.items()}
+    for name in fresh:
+        if depth.get(name) == layers + 1:
+            depth[name] = layers + 2
+    unused = tuple(name for name, parameter in model.named_parameters() if id(parameter) not in run.reached)
+    return Anatomy(
+        base=base, layers=layers, head=head, output=next(reversed(outputs)), depth=depth, unused=unused, blocks=blocks
+    )
+
+
+def linear_targets(model: nn.Module, anatomy: Anatomy) -> list[str]:
+    """Qualified names of all linear layers inside the encoder's layers: targets for LoRA where PEFT knows none."""
+    inside = tuple(f"{name}." for block in anatomy.blocks for name in block)
+    unused = set(anatomy.unused)
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and f"{name}.".startswith(inside) and f"{name}.weight" not in unused
+    ]
+
+
+def output_layers(model: Any) -> dict[str, nn.Module]:
+    """Name -> layer that makes the logits, in a plain or a PEFT-wrapped model; the last one is the active one.
+
+    There are several only where PEFT keeps a trainable copy of the head beside the original (``modules_to_save``), or
+    where the head holds another layer of the same width before the last.
+    """
+    inner = unwrapped(model)
+    found = {}
+    for name, child in inner.named_children():
+        if name == inner.base_model_prefix:
+            continue
+        for path, module in child.named_modules(prefix=name):
+            # base_layer: the head's own layer inside a LoRA layer, which is the one that makes the logits.
+            is_linear = isinstance(module, nn.Linear) or isinstance(getattr(module, "base_layer", None), nn.Linear)
+            inside = ".base_layer" in path or ".lora_" in path
+            if is_linear and not inside and getattr(module, "out_features", None) == inner.config.num_labels:
+                found[path] = module
+    return found
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the transformers model inside a compiled or PEFT-wrapped one."""
+    model = getattr(model, "_orig_mod", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def takes_segments(config: Any) -> bool:
+    """Whether token type ids mean segments in the model of `config`.
+
+    Some models accept them without having segments (GPT-2 and XLM would look them up among the words), so the size of
+    the segment vocabulary decides; XLNet and Funnel have segments but no such field.
+    """
+    return getattr(config, "type_vocab_size", 0) > 1 or config.model_type in ("xlnet", "funnel")
+
+
+@dataclass
+class _Run:
+    """What a dry run showed: module name -> when it was first called and how often; ids of the parameters reached."""
+
+    first: dict[str, int]
+    calls: Counter[str]
+    reached: set[int]
+
+
+def _dry_run(model: Any, segments: bool) -> _Run:
+    """Run the model on two short rows, and walk the autograd graph instead of running a backward pass."""
+    # The same tensors in new modules: a forward pass may change the modules for good (BigBird switches to full
+    # attention at the first short row).
+    tensors = [*model.parameters(), *model.buffers()]
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
+    run = _Run(first={}, calls=Counter(), reached=set())
+
+    def note(name: str) -> Any:
+        def hook(*_: Any) -> None:
+            run.first.setdefault(name, len(run.first))
+            run.calls[name] += 1
+
+        return hook
+
+    for name, module in twin.named_modules():
+        module.register_forward_pre_hook(note(name))
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            logits = twin(**_rows(model, segments)).logits
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    run.reached = {id(leaf) for leaf in _leaves(logits)}
+    # A module whose `forward` is called directly fires no hook (SqueezeBERT's layers): it ran when its parts ran.
+    for name in list(run.first):
+        parent = name.rpartition(".")[0]
+        while parent and parent not in run.calls:
+            run.first[parent] = min(run.first.get(parent, run.first[name]), run.first[name])
+            parent = parent.rpartition(".")[0]
+    return run
+
+
+def _rows(model: Any, segments: bool) -> dict[str, Tensor]:
+    """Return two rows of eight ordinary tokens that end in the end-of-sequence token, which T5 and BART insist on."""
+    config = model.config
+    described = getattr(config, "encoder", config)  # the pooled model describes its encoder in a part of its own
+    special = [getattr(described, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "cls", "sep", "mask")]
+    end = described.eos_token_id[0] if isinstance(described.eos_token_id, list) else described.eos_token_id
+    size = getattr(described, "vocab_size", 64)
+    ordinary = [token for token in range(min(size, 64)) if token not in special]
+    ids = torch.tensor(ordinary[-8:], device=model.device).repeat(2, 1)
+    if end is not None and end < size:
+        ids[:, -1] = end
+    rows = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return rows | ({"token_type_ids": torch.zeros_like(ids)} if segments else {})
+
+
+def _leaves(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield the parameters that `tensor` was computed from."""
+    todo, seen = [tensor.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        todo.extend(parent for parent, _ in node.next_functions)
+
+
+def _blocks(base: nn.Module, prefix: str, run: _Run) -> tuple[tuple[str, ...], ...]:
+    """Return the encoder's layers in the order in which they run, each as the names of its modules."""
+    stacks: dict[tuple[str, int], list[list[tuple[str, nn.Module]]]] = {}
+    for parent, elements in _lists(base, prefix):
+        stacks.setdefault((parent, len(elements)), []).append(elements)
+    found = []
+    for parallel in stacks.values():
+        # A list of bare norms or embeddings is no stack of layers, unless it runs beside one (XLM's layer norms).
+        if any(any(True for _ in module.children()) for elements in parallel for _, module in elements):
+            layers = [tuple(name for name, _ in layer if name in run.first) for layer in zip(*parallel, strict=True)]
+            found.append([layer for layer in layers if layer])
+    found = [stack for stack in found if stack]
+    found.sort(key=lambda stack: min(run.first[name] for name in stack[0]))
+    return tuple(layer for stack in found for layer in stack)
+
+
+def _lists(module: nn.Module, path: str) -> Iterator[tuple[str, list[tuple[str, nn.Module]]]]:
+    """Yield (name of the parent, named elements) of the outermost module lists; lists of lists are flattened."""
+    for name, child in module.named_children():
+        inner = f"{path}.{name}"
+        if isinstance(child, nn.ModuleList):
+            elements = list(_elements(child, inner))
+            if elements:
+                yield path, elements
+        else:
+            yield from _lists(child, inner)
+
+
+def _elements(modules: nn.ModuleList, path: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in modules.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from _elements(child, f"{path}.{name}")
+        else:
+            yield f"{path}.{name}", child
+
+
+def _depth(name: str, model: Any, base: str, blocks: tuple[tuple[str, ...], ...], run: _Run) -> int:
+    if not name.startswith(f"{base}."):
+        return len(blocks) + 2
+    for index, block in enumerate(blocks):
+        if name.startswith(tuple(f"{member}." for member in block)):
+            return index + 1
+    owner = name.rpartition(".")[0]
+    # Embeddings of any kind (words, positions, relative distances) lie below the first layer, wherever they are used.
+    if isinstance(model.get_submodule(owner), nn.Embedding) or owner not in run.first:
+        return 0
+    begun = sum(run.first[block[0]] < run.first[owner] for block in blocks)
+    return begun + 1 if begun == len(blocks) else begun

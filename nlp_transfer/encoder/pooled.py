@@ -1,0 +1,141 @@
+"""Our own head: an encoder, pooling over its tokens and layers, then a linear layer or a small MLP.
+
+This file and `pooled_config` are copied into the folder of every saved model as its remote code, so they must import
+nothing but torch and transformers. They know nothing of files, tokenizers or training.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, initialization
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from .pooled_config import PooledConfig  # relative, so that transformers copies that file as well
+
+
+class LayerMix(nn.Module):
+    """Weighted mean over layers; the weights are the softmax of learned numbers that start equal."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(layers))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(layers, examples, width) -> (examples, width)."""
+        return torch.einsum("l,lew->ew", self.weight.softmax(dim=0), vectors)
+
+
+class PooledForSequenceClassification(PreTrainedModel):
+    """An encoder, pooling, and a head whose output layer is named `classifier`."""
+
+    config_class = PooledConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _auto_class = "AutoModelForSequenceClassification"
+
+    def __init__(self, config: PooledConfig, encoder: PreTrainedModel | None = None) -> None:
+        """Build the model around `encoder`; without one, around a new encoder of `config.encoder`."""
+        super().__init__(config)
+        self.num_labels = config.num_labels  # read by the library
+        self.encoder = without_decoder(new_encoder(config.encoder)) if encoder is None else encoder
+        width, outputs = self.encoder.config.hidden_size, config.num_labels or 0
+        several = len(config.layers) > 1
+        self.mix = LayerMix(len(config.layers)) if several and config.combine == "mix" else None
+        width *= len(config.layers) if several and config.combine == "concat" else 1
+        self.dense = nn.Linear(width, config.hidden) if config.hidden else None
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden or width, outputs)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LayerMix):
+            initialization.zeros_(module.weight)  # unlike torch's, it leaves loaded weights alone
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Return logits of shape (examples, num_labels), and the library's loss if `labels` are given."""
+        if token_type_ids is not None:
+            kwargs["token_type_ids"] = token_type_ids
+        name, given = ("input_ids", input_ids) if inputs_embeds is None else ("inputs_embeds", inputs_embeds)
+        if given is None:
+            raise ValueError("give input_ids or inputs_embeds")
+        if attention_mask is None:
+            attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
+        only_last = self.config.layers == [-1]
+        if not only_last:
+            kwargs["output_hidden_states"] = True
+        kwargs["return_dict"] = True
+        out = self.encoder(**{name: given}, attention_mask=attention_mask, **kwargs)
+        states = [out.last_hidden_state] if only_last else [out.hidden_states[layer] for layer in self.config.layers]
+        vectors = [pool(state, attention_mask, self.config.pooling) for state in states]
+        vector = torch.cat(vectors, dim=-1) if self.mix is None else self.mix(torch.stack(vectors))
+        if self.dense is not None:
+            vector = nn.functional.gelu(self.dense(self.dropout(vector)))
+        logits = self.classifier(self.dropout(vector))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def pool(states: Tensor, mask: Tensor, how: str) -> Tensor:
+    """One vector per row from the tokens that `mask` keeps: (rows, tokens, width), (rows, tokens) -> (rows, width)."""
+    kept = mask.to(torch.bool)
+    if how == "mean":
+        weights = kept.unsqueeze(-1).to(states.dtype)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    if how == "max":
+        return states.masked_fill(~kept.unsqueeze(-1), torch.finfo(states.dtype).min).amax(dim=1)
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    if how == "cls":
+        place = (kept * places.flip(0)).argmax(dim=1)
+    elif how == "last":
+        place = (kept * places).argmax(dim=1)
+    else:
+        raise ValueError(f"pooling={how!r} is not known; choose from: mean, max, cls, last")
+    return states[torch.arange(len(states), device=states.device), place]
+
+
+def encoder_options(config: PreTrainedConfig) -> dict[str, bool]:
+    """Ask the encoder's class to leave out its own pooler, which would stay without gradient."""
+    from transformers import MODEL_MAPPING
+
+    kinds: Any = MODEL_MAPPING[type(config)]
+    kind = kinds[0] if isinstance(kinds, tuple) else kinds
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
+
+
+def new_encoder(config: Any) -> PreTrainedModel:
+    """Return an encoder of `config` with new weights."""
+    from transformers import AutoModel
+
+    if getattr(config, "use_cache", False):
+        config.use_cache = False  # a classifier reads each text once
+    return AutoModel.from_config(config, **encoder_options(config))
+
+
+def without_decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the encoder of an encoder-decoder (T5, BART), any other model as it is."""
+    return model.get_encoder() if model.config.is_encoder_decoder else model
+
+
+def register_model() -> None:
+    """Make `AutoModelForSequenceClassification` know `PooledForSequenceClassification`."""
+    from transformers import AutoModelForSequenceClassification
+
+    AutoModelForSequenceClassification.register(PooledConfig, PooledForSequenceClassification, exist_ok=True)

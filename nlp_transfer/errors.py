@@ -1,0 +1,32 @@
+"""The one exception a user's input can cause; it knows nothing of where it is shown."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Input that cannot be used: a configuration value, a file, a row, a folder.
+
+    The message names the file, line, key or value and says what to do. The command line prints it without a traceback
+    and exits with status 2; from Python it is an ordinary ``ValueError``.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the closest known word, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def one_of(value: str, known: Iterable[str], key: str) -> str:
+    """Return `value` if it is known.
+
+    Raises:
+        UserError: naming the key, the value and the known alternatives.
+    """
+    known = list(known)
+    if value not in known:
+        raise UserError(f"{key}={value!r} is not known{did_you_mean(str(value), known)}; choose from: {', '.join(known)}")
+    return value

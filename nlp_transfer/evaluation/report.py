@@ -1,0 +1,310 @@
+"""What a run reports: the model beside its floors, with intervals and a verdict, as values, JSON and tables.
+
+Knows predictions and figures; neither models nor where a report is stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from nlp_transfer.evaluation.baselines import Floor
+from nlp_transfer.evaluation.intervals import Interval, interval, replicates
+from nlp_transfer.evaluation.metrics import (
+    HIGHER_IS_BETTER,
+    METRICS,
+    LabelScore,
+    compute,
+    per_label,
+    selection_metric,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nlp_transfer.data.corpus import Examples
+    from nlp_transfer.data.task import Task
+    from nlp_transfer.settings import EvaluationSettings
+
+MODEL = "model"
+_FEW_ROWS = 100
+_WORST = 5
+_NAMED = 5
+_NAME_WIDTH = 40  # leaves room for the figures in 80 columns
+_TITLES = {MODEL: "adapted model", "majority": "majority", "tfidf": "TF-IDF + linear"}
+_COLOURS = {"better": "green", "no evidence": "yellow", "worse": "red"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One predictor: its name ("model" or a floor's) and its metrics."""
+
+    name: str
+    intervals: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The model against its best floor on the same rows.
+
+    Attributes:
+        floor: the floor's name.
+        difference: the model's metric minus the floor's, with its paired bootstrap interval.
+        outcome: better or worse where the whole interval lies on one side of zero, else no evidence.
+    """
+
+    floor: str
+    difference: Interval
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of one split.
+
+    Attributes:
+        split: its name.
+        examples: its rows.
+        metric: what the verdict is about.
+        confidence: of all intervals.
+        rows: the adapted model first, then the floors.
+        labels: the model's scores for every label; empty for regression.
+        notes: sentences a reader of the figures should know.
+        comparison: None without a floor that has the metric.
+    """
+
+    split: str
+    examples: int
+    metric: str
+    confidence: float
+    rows: list[Row]
+    labels: list[LabelScore]
+    notes: list[str]
+    comparison: Comparison | None
+
+    @property
+    def verdict(self) -> str:
+        """One sentence on whether the model is better than its best floor."""
+        if self.comparison is None:
+            return f"No floor has a {self.metric} to compare the model's with."
+        floor, difference = _title(self.comparison.floor), self.comparison.difference
+        values = {row.name: row.intervals[self.metric].value for row in self.rows}
+        sentence = {
+            "better": f"Better than the best floor, {floor}",
+            "worse": f"WORSE than the best floor, {floor}",
+            "no evidence": f"No evidence of a difference from the best floor, {floor}",
+        }[self.comparison.outcome]
+        return (
+            f"{sentence}: {self.metric} {_number(values[MODEL])} against {_number(values[self.comparison.floor])}, "
+            f"difference {_number(difference.value, signed=True)} "
+            f"[{_number(difference.low, signed=True)}, {_number(difference.high, signed=True)}]."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; what is undefined (nan) is None, and the verdict stands beside the figures."""
+        return _without_nan(asdict(self)) | {"verdict": self.verdict}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Report:
+        """Return the report that `to_json` wrote."""
+        comparison = values["comparison"]
+        return cls(
+            split=values["split"],
+            examples=values["examples"],
+            metric=values["metric"],
+            confidence=values["confidence"],
+            rows=[
+                Row(row["name"], {name: _interval(figures) for name, figures in row["intervals"].items()})
+                for row in values["rows"]
+            ],
+            labels=[LabelScore(**_with_nan(label)) for label in values["labels"]],
+            notes=list(values["notes"]),
+            comparison=comparison
+            and Comparison(comparison["floor"], _interval(comparison["difference"]), comparison["outcome"]),
+        )
+
+
+def evaluate_predictions(
+    task: Task,
+    examples: Examples,
+    logits: np.ndarray,
+    *,
+    floors: Sequence[Floor],
+    settings: EvaluationSettings,
+    seed: int,
+    split: str,
+) -> Report:
+    """Measure a model and its floors on the same rows and the same resamples of them.
+
+    Args:
+        task: the task.
+        examples: the evaluated split.
+        logits: (rows, outputs) of the model, in the order of the examples.
+        floors: of the same rows.
+        settings: metric, resamples and confidence.
+        seed: of the resamples.
+        split: the name of the split, for the report.
+
+    Raises:
+        UserError: for a metric the problem type does not have, or logits that are nan or infinite.
+    """
+    metric = selection_metric(task, settings.metric)
+    # By id, so that neither the order of the file nor who gathered the rows changes a bit of any figure.
+    order = np.argsort(np.asarray(examples.ids), kind="stable")
+    targets, weights = examples.targets[order], examples.weights[order]
+    predictions = {MODEL: logits[order]} | {floor.name: floor.logits[order] for floor in floors}
+    rows, drawn = [], {}
+    for name, predicted in predictions.items():
+        values = compute(task, predicted, targets, weights)
+        drawn[name] = replicates(
+            task, predicted, targets, weights, metrics=METRICS[task.problem], resamples=settings.resamples, seed=seed
+        )
+        figures = {key: interval(values[key], drawn[name][key], confidence=settings.confidence) for key in values}
+        rows.append(Row(name, figures))
+    labels = per_label(task, logits[order], targets, weights)
+    return Report(
+        split=split,
+        examples=len(order),
+        metric=metric,
+        confidence=settings.confidence,
+        rows=rows,
+        labels=labels,
+        notes=_notes(rows, labels, weights, floors, split=split),
+        comparison=_compare(rows, drawn, metric=metric, confidence=settings.confidence),
+    )
+
+
+def render(report: Report, console: Console) -> None:
+    """Print the model beside its floors, its worst classes, the verdict and the notes; fits 80 columns."""
+    console.print(_figures(report))
+    if report.labels:
+        console.print(_worst_labels(report))
+    colour = _COLOURS[report.comparison.outcome] if report.comparison else "yellow"
+    console.print(Text(report.verdict, style=f"bold {colour}"))
+    for note in report.notes:
+        console.print(Text(note, style="dim"))
+
+
+def _compare(
+    rows: Sequence[Row], drawn: Mapping[str, Mapping[str, np.ndarray]], *, metric: str, confidence: float
+) -> Comparison | None:
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    values = {row.name: row.intervals[metric].value for row in rows}
+    floors = {name: sign * value for name, value in values.items() if name != MODEL and not math.isnan(value)}
+    if not floors or math.isnan(values[MODEL]):
+        return None
+    best = max(floors, key=floors.__getitem__)
+    difference = interval(
+        values[MODEL] - values[best], drawn[MODEL][metric] - drawn[best][metric], confidence=confidence
+    )
+    gain = sorted((sign * difference.low, sign * difference.high))
+    outcome = "better" if gain[0] > 0 else "worse" if gain[1] < 0 else "no evidence"
+    return Comparison(best, difference, outcome)
+
+
+def _notes(
+    rows: Sequence[Row], labels: Sequence[LabelScore], weights: np.ndarray, floors: Sequence[Floor], *, split: str
+) -> list[str]:
+    notes = [f"{_title(floor.name)}: {floor.detail}." for floor in floors if floor.detail]
+    if len(weights) < _FEW_ROWS:
+        notes.append(f"Only {len(weights):,} {split} rows: the intervals themselves are rough.")
+    if any(figures.value == figures.low == figures.high == 1 for figures in rows[0].intervals.values()):
+        # the bootstrap cannot draw an error that is not there; 3 / n is the 95 % bound ("rule of three")
+        notes.append(f"No error seen is not no error: up to {3 / len(weights):.1%} of new rows may still be wrong.")
+    if (weights != 1).any():
+        notes.append("Rows count by their weight; support is a sum of weights.")
+    absent = [label.name for label in labels if not label.support]
+    if absent:
+        more = ", …" if len(absent) > _NAMED else ""
+        notes.append(
+            f"{len(absent):,} of {len(labels):,} labels without a {split} row: {', '.join(absent[:_NAMED])}{more}; "
+            "the macro average counts one only if it was predicted."
+        )
+    for row in rows:
+        undefined = [metric for metric, figures in row.intervals.items() if math.isnan(figures.value)]
+        if undefined:
+            notes.append(f"{_title(row.name)}: {', '.join(undefined)} undefined.")
+    return notes
+
+
+def _figures(report: Report) -> Table:
+    table = Table(
+        title=f"{report.split}: {report.examples:,} rows, {100 * report.confidence:g}% intervals",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", no_wrap=True)
+    for row in report.rows:
+        table.add_column(_title(row.name), style="" if row.name == MODEL else "dim")
+    for metric in report.rows[0].intervals:
+        style = "bold" if metric == report.metric else ""
+        table.add_row(metric, *(_shown(row.intervals[metric]) for row in report.rows), style=style)
+    return table
+
+
+def _worst_labels(report: Report) -> Table:
+    known = [label for label in report.labels if not math.isnan(label.f1)]
+    worst = sorted(known, key=lambda label: (label.f1, -label.support))[:_WORST]
+    title = "labels" if len(worst) == len(report.labels) else f"worst {len(worst)} of {len(report.labels):,} labels"
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    table.add_column("", no_wrap=True)
+    for name in ("rows", "precision", "recall", "f1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for label in worst:
+        support = f"{label.support:,.0f}" if label.support == round(label.support) else f"{label.support:,.1f}"
+        shown = Text(" ".join(label.name.split()))  # Text: a name may hold what rich takes for markup
+        shown.truncate(_NAME_WIDTH, overflow="ellipsis")
+        table.add_row(shown, support, _number(label.precision), _number(label.recall), _number(label.f1))
+    return table
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, name)
+
+
+def _shown(figures: Interval) -> str:
+    if math.isnan(figures.low):
+        return _number(figures.value)
+    return f"{_number(figures.value)} [{_number(figures.low)}, {_number(figures.high)}]"
+
+
+def _number(value: float, *, signed: bool = False) -> str:
+    """Write a number in four characters where that is possible: .913, 1.23, 12.3, 123, 1.23e+04; – for nan."""
+    if math.isnan(value):
+        return "–"
+    size = abs(value)
+    if size < 0.9995:
+        text = f"{size:.3f}"[1:]
+    else:
+        text = f"{size:.2f}" if size < 9.995 else f"{size:.1f}" if size < 99.95 else f"{size:.3g}"
+    if text == ".000":
+        return text
+    return ("-" if value < 0 else "+" if signed else "") + text
+
+
+def _without_nan(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _without_nan(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_without_nan(value) for value in values]
+    return None if isinstance(values, float) and math.isnan(values) else values
+
+
+def _with_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: math.nan if value is None else value for key, value in values.items()}
+
+
+def _interval(values: Mapping[str, Any]) -> Interval:
+    return Interval(**_with_nan(values))

@@ -1,0 +1,49 @@
+"""What the launcher said: this process's rank and how many there are, read from the environment without torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def world_size() -> int:
+    """Return the number of processes that run together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Return whether this process is the one that writes and speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def missing_processes() -> str | None:
+    """Return a sentence if the launcher was asked for several processes and started one, else None.
+
+    ``accelerate launch --cpu --num_processes 2`` does that without a word.
+    """
+    asked = _asked_of_parent()
+    if asked is None or asked <= world_size():
+        return None
+    return (
+        f"the launcher was asked for {asked} processes and started {world_size()}: on CPUs use `torchrun --nproc-per-node {asked} "
+        f"-m nlp_transfer ...` or `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {asked} ...`"
+    )
+
+
+def _asked_of_parent() -> int | None:
+    """Return --num_processes of the `accelerate launch` that started this process; only Linux tells."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode().split("\0")
+    except OSError:
+        return None
+    if not any(word.endswith("accelerate") or "accelerate.commands" in word for word in words):
+        return None
+    for position, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if name in ("--num_processes", "--num-processes"):
+            number = value or (words[position + 1] if position + 1 < len(words) else "")
+            return int(number) if number.isdigit() else None
+    return None

@@ -1,0 +1,1 @@
+"""What a run minimises: named terms, summed over one forward pass."""

@@ -1,0 +1,119 @@
+"""What a run is about to do, as an object and on a terminal: data, lengths, encoder, what learns. It runs nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SHOWN_LABELS = 8
+
+
+@dataclass(frozen=True)
+class LengthStatistics:
+    """Lengths of a split's texts in tokens, and what does not fit."""
+
+    mean: float
+    p95: int
+    longest: int
+    cut_examples: int
+    cut_tokens: int
+    windows: float
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """One set of parameters that learn at one rate."""
+
+    name: str
+    parameters: int
+    lr: float
+    wake: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything up to the first step."""
+
+    name: str
+    folder: str
+    data: str
+    roles: dict[str, str]
+    problem: str
+    balance: dict[str, dict[str, int]]  # split -> label -> examples; {"examples": n} for regression
+    notes: list[str]
+    max_length: int
+    lengths: dict[str, LengthStatistics]
+    encoder: str
+    origin: str
+    sha256: str
+    layers: int
+    head: str
+    strategy: str
+    trainable: int
+    parameters: int
+    groups: list[GroupSummary]
+    solves_head: bool
+    steps: int
+    batch_size: int
+    precision: str
+    device: str
+    processes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain values."""
+        return dataclasses.asdict(self)
+
+
+def render(plan: Plan, console: Console) -> None:
+    """Show the plan."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("run", plan.folder)
+    table.add_row("data", f"{plan.data}: " + ", ".join(f"{sum(c.values()):,} {s}" for s, c in plan.balance.items()))
+    table.add_row("columns", ", ".join(f"{role} = {column!r}" for role, column in plan.roles.items()))
+    table.add_row("task", _task_words(plan))
+    for split, lengths in plan.lengths.items():
+        table.add_row("lengths" if split == "train" else "", f"{split}: {_length_words(lengths, plan.max_length)}")
+    table.add_row("encoder", f"{plan.encoder} ({plan.origin}, sha256 {plan.sha256[:12]}…), {plan.layers} layers, {plan.head}")
+    share = plan.trainable / max(1, plan.parameters)
+    table.add_row("strategy", f"{plan.strategy}: {plan.trainable:,} of {plan.parameters:,} parameters learn ({share:.2%})")
+    for group in plan.groups if len(plan.groups) <= 12 else []:
+        wake = f", from {group.wake:.0%} of the run on" if group.wake else ""
+        table.add_row("", f"{group.name}: {group.parameters:,} at {group.lr:.2g}{wake}")
+    table.add_row("training", _training_words(plan))
+    console.print(table)
+    for note in plan.notes:
+        console.print(f"• {note}", style="yellow" if note.startswith("warning") else "", markup=False)
+
+
+def _task_words(plan: Plan) -> str:
+    counts = plan.balance["train"]
+    if plan.problem == "regression":
+        return "regression"
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    words = ", ".join(f"{label} {count:,}" for label, count in ordered[:_SHOWN_LABELS])
+    more = f", … {ordered[-1][0]} {ordered[-1][1]:,}" if len(ordered) > _SHOWN_LABELS else ""
+    return f"{plan.problem.replace('_', '-')}, {len(counts)} labels: {words}{more}"
+
+
+def _length_words(lengths: LengthStatistics, max_length: int) -> str:
+    words = f"{lengths.mean:.0f} tokens on average, 95 % up to {lengths.p95}, longest {lengths.longest}"
+    if lengths.windows > 1:
+        words += f"; windows of {max_length}, {lengths.windows:.1f} a text"
+    if lengths.cut_examples:
+        words += f"; {lengths.cut_examples:,} texts cut, {lengths.cut_tokens:,} tokens lost"
+    return words
+
+
+def _training_words(plan: Plan) -> str:
+    first = "head fitted exactly on frozen features" if plan.solves_head else ""
+    steps = f"{plan.steps:,} steps of {plan.batch_size} examples" if plan.steps else ""
+    where = f"{plan.precision} on {plan.processes} × {plan.device}"
+    return ", ".join(part for part in ("; then ".join(part for part in (first, steps) if part), where) if part)

@@ -1,0 +1,172 @@
+"""A saved model as a function from texts to labels; rows stream through, order kept, memory flat."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from accelerate import Accelerator
+
+from nlp_transfer import artefact
+from nlp_transfer.data import tokens as token_ids
+from nlp_transfer.data.batches import Columns, Padding
+from nlp_transfer.data.rows import read_texts
+from nlp_transfer.data.sources import stream_rows
+from nlp_transfer.data.table import MISSING, Table
+from nlp_transfer.errors import UserError, did_you_mean, one_of
+from nlp_transfer.evaluation import metrics
+from nlp_transfer.settings import ColumnSettings, PredictSettings, TrackingSettings
+from nlp_transfer.training import inference
+from nlp_transfer.training.device import make_accelerator
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One text's answer.
+
+    Attributes:
+        label: the label's name; a list of names for multi-label; a number for regression.
+        probabilities: by label name; empty for regression.
+    """
+
+    label: str | list[str] | float
+    probabilities: dict[str, float]
+
+
+class Predictor:
+    """A saved model, loaded once."""
+
+    def __init__(self, folder: Path, *, precision: str = "auto", batch_tokens: int = 4096) -> None:
+        folder = Path(folder)
+        self.folder = folder / "model" if (folder / "model" / artefact.RECORD).is_file() else folder
+        self.record = artefact.read_record(self.folder)
+        self.batch_tokens = batch_tokens
+        self.accelerator: Accelerator = make_accelerator(precision, TrackingSettings(), self.folder)
+        self.model, self.tokenizer = artefact.load_model(self.folder, self.record)
+        self.model.to(self.accelerator.device)
+
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+        """Return the model's raw outputs, float32 (texts, outputs)."""
+        if (pairs is not None) != self.record.task.pair:
+            raise UserError(f"the model was trained on {'pairs of texts' if self.record.task.pair else 'single texts'}")
+        spec = self.record.tokens
+        encoded = token_ids.encode(self.tokenizer, texts, pairs, spec, max_length=spec.limit)
+        columns = Columns(encoded, np.zeros(len(texts), np.float32), np.ones(len(texts), np.float32))
+        return inference.run(
+            self.accelerator,
+            self.model,
+            columns,
+            padding=padding_of(self.tokenizer),
+            most_tokens=self.batch_tokens,
+        )
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
+        """Return the label and the probabilities of every text, in order."""
+        task = self.record.task
+        if not texts:
+            return []
+        logits = self.logits(texts, pairs)
+        decisions, probabilities = metrics.decide(task, logits), metrics.probabilities(task, logits)
+        if task.problem == "regression":
+            return [Prediction(float(value), {}) for value in decisions]
+        answers: list[Prediction] = []
+        for decision, row in zip(decisions, probabilities, strict=True):
+            chosen = (
+                [name for name, yes in zip(task.labels, decision, strict=True) if yes]
+                if task.problem == "multi_label"
+                else task.labels[int(decision)]
+            )
+            answers.append(Prediction(chosen, dict(zip(task.labels, map(float, row), strict=True))))
+        return answers
+
+
+def padding_of(tokenizer: Any) -> Padding:
+    """Return how the tokenizer's model wants its rows padded."""
+    return Padding(tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side == "left")
+
+
+def predict_file(predictor: Predictor, settings: PredictSettings, columns: ColumnSettings, *, encoding: str, delimiter: str | None) -> int:
+    """Read rows, write the same rows with their prediction; return how many.
+
+    The output has the input's format and columns, then `prediction` and the probabilities: one column a label
+    (``p(label)``) in CSV and TSV, one object in JSONL.
+
+    Raises:
+        UserError: for unreadable rows (file:line), a missing column, or an output that would replace the input.
+    """
+    kind = one_of(_format(settings), ("csv", "tsv", "jsonl", "text"), "predict.format")
+    if settings.output != "-" and Path(settings.output).exists() and settings.output == settings.input:
+        raise UserError(f"predict.output={settings.output} is the input itself; give another file")
+    with ExitStack() as stack:
+        source: Any = sys.stdin.buffer if settings.input == "-" else Path(settings.input).expanduser()
+        rows = stream_rows(source, format=kind, encoding=encoding, delimiter=delimiter, chunk_rows=settings.chunk_rows)
+        out: TextIO = sys.stdout
+        making: Path | None = None
+        if settings.output != "-":
+            making = Path(settings.output).with_name(f".making-{Path(settings.output).name}")
+            out = stack.enter_context(making.open("w", encoding="utf-8", newline=""))
+        count = 0
+        write = _Writer(out, kind, predictor.record.task.labels)
+        for table in rows:
+            texts, pairs = _inputs(table, predictor.record, columns)
+            write(table, predictor.predict(texts, pairs))
+            count += len(texts)
+    if making is not None:
+        making.rename(settings.output)
+    return count
+
+
+class _Writer:
+    """Rows with their predictions in the format they came in."""
+
+    def __init__(self, out: TextIO, kind: str, labels: Sequence[str]) -> None:
+        self.out, self.kind, self.labels = out, kind, labels
+        self.table: Any = None
+
+    def __call__(self, table: Table, answers: Sequence[Prediction]) -> None:
+        names = list(table.columns)
+        if "prediction" in names:
+            raise UserError(f"{table.origin} already has a column 'prediction'; rename it first")
+        if self.kind != "jsonl" and self.table is None:
+            self.table = csv.writer(self.out, delimiter="\t" if self.kind == "tsv" else ",", lineterminator="\n")
+            self.table.writerow([*names, "prediction", *(f"p({label})" for label in self.labels)])
+        for row, answer in zip(_rows(table), answers, strict=True):
+            if self.kind == "jsonl":
+                extra = {"prediction": answer.label} | ({"probabilities": answer.probabilities} if self.labels else {})
+                given = {name: value for name, value in zip(names, row, strict=True) if value is not MISSING}
+                self.out.write(json.dumps(given | extra, ensure_ascii=False) + "\n")
+                continue
+            label = "|".join(answer.label) if isinstance(answer.label, list) else answer.label
+            self.table.writerow([*row, label, *(f"{answer.probabilities[name]:.6f}" for name in self.labels)])
+
+
+def _rows(table: Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*table.columns.values(), strict=True)
+
+
+def _inputs(table: Table, record: artefact.Record, columns: ColumnSettings) -> tuple[list[str], list[str] | None]:
+    """Return the texts of a table, in the columns the model was trained on unless others are named."""
+    roles = {}
+    for role in ("text", "text_pair") if record.task.pair else ("text",):
+        wanted = getattr(columns, role) or record.roles.get(role, role)
+        if wanted not in table.columns and len(table.columns) == 1 and not record.task.pair:
+            wanted = next(iter(table.columns))  # one column can only be the text
+        if wanted not in table.columns:
+            raise UserError(f"{table.origin} has no column {wanted!r}{did_you_mean(wanted, table.columns)}; its columns are "
+                            f"{', '.join(table.columns)}: set data.columns.{role}=...")  # fmt: skip
+        roles[role] = wanted
+    return read_texts(table, roles)
+
+
+def _format(settings: PredictSettings) -> str:
+    if settings.format != "auto":
+        return settings.format
+    suffix = Path(settings.input).suffix.lower().lstrip(".")
+    return {"tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "txt": "text"}.get(suffix, "csv")

@@ -1,0 +1,105 @@
+"""The run folder: what a run writes about itself, and how a finished one is read back. Only the first rank writes."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nlp_transfer import config
+from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.report import Report
+from nlp_transfer.launch import is_main
+from nlp_transfer.plan import Plan
+from nlp_transfer.settings import Settings
+
+_VERSIONS_OF = ("nlp-transfer", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Files of one run; where it lies is a pure function of its configuration."""
+
+    path: Path
+    fingerprint: str
+
+    @classmethod
+    def of(cls, settings: Settings, corpus: Corpus) -> RunFolder:
+        """Return the folder of a run.
+
+        Raises:
+            UserError: if it holds a run of the same configuration over other data.
+        """
+        path = Path(settings.output) / f"{settings.name}-{config.run_id(settings)}"
+        folder = cls(path, corpus.fingerprint)
+        if folder.is_finished and not settings.overwrite:
+            before = folder.result()["data"]["fingerprint"]
+            if before != corpus.fingerprint:
+                raise UserError(f"{path} was made from other data than {corpus.source} holds now (fingerprint {before[:8]}, "
+                                f"now {corpus.fingerprint[:8]}); overwrite=true replaces it, name=... keeps both")  # fmt: skip
+        return folder
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run ended and its model was saved."""
+        return (self.path / "metrics.json").is_file()
+
+    @property
+    def model(self) -> Path:
+        """Where the artefact lies."""
+        return self.path / "model"
+
+    def begin(self, settings: Settings, plan: Plan) -> None:
+        """Write what the run is; figures of an earlier run in the same folder are taken away first."""
+        if not is_main():
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "metrics.json").unlink(missing_ok=True)
+        (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        (self.path / "config.yaml").write_text(config.to_yaml(settings), encoding="utf-8")
+        self._write("plan.json", plan.to_json())
+        self._write("environment.json", environment())
+
+    def log(self, **values: Any) -> None:
+        """Add one line to metrics.jsonl."""
+        if is_main():
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(values) + "\n")
+
+    def finish(self, report: Report, **more: Any) -> None:
+        """Write the figures; the run counts as finished from here on."""
+        if is_main():
+            making = self._write(".making-metrics.json", {"report": report.to_json(), **more})
+            making.rename(self.path / "metrics.json")
+
+    def result(self) -> dict[str, Any]:
+        """Return what `finish` wrote.
+
+        Raises:
+            UserError: if the file cannot be read.
+        """
+        path = self.path / "metrics.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read ({error}); overwrite=true does the run again") from error
+
+    def _write(self, name: str, plain: dict[str, Any]) -> Path:
+        path = self.path / name
+        path.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return path
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions that a figure may depend on."""
+    versions = {}
+    for name in _VERSIONS_OF:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "missing"
+    return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(), **versions}

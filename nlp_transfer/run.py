@@ -1,0 +1,236 @@
+"""One run from settings to a saved, measured model: the order in which the parts meet."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlp_transfer import artefact
+from nlp_transfer.config import to_plain
+from nlp_transfer.console import Screen
+from nlp_transfer.data.corpus import Examples, load_corpus, read_examples
+from nlp_transfer.data.sources import read_splits
+from nlp_transfer.data.task import Task
+from nlp_transfer.evaluation import baselines, metrics
+from nlp_transfer.evaluation.report import Report, evaluate_predictions
+from nlp_transfer.head import solve_head
+from nlp_transfer.launch import is_main
+from nlp_transfer.objectives.objective import Step
+from nlp_transfer.plan import render
+from nlp_transfer.preparation import Prepared, prepare, with_features
+from nlp_transfer.records import RunFolder
+from nlp_transfer.settings import Settings
+from nlp_transfer.strategies.base import ALL_FROZEN
+from nlp_transfer.training.loop import Trajectory, Watch, fit
+
+if TYPE_CHECKING:
+    from nlp_transfer.predict import Prediction, Predictor
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder, its figures, its model."""
+
+    folder: Path
+    report: Report
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The adapted model's figures on the split that was reported."""
+        return {name: interval.value for name, interval in self.report.rows[0].intervals.items()}
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The saved model, loaded from the folder."""
+        from nlp_transfer.predict import Predictor
+
+        return Predictor(self.folder)
+
+    def predict(self, texts: list[str], pairs: list[str] | None = None) -> list[Prediction]:
+        """Return label and probabilities of every text."""
+        return self.predictor.predict(texts, pairs)
+
+
+def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None) -> Run:
+    """Adapt an encoder to a task, measure it beside floors and save it.
+
+    Args:
+        settings: the run, see ``config.compose``.
+        data: a DataFrame, a Dataset, or a mapping of splits to them, instead of the source named in the settings.
+        screen: where progress is shown; None: nowhere.
+
+    Returns:
+        The run; a finished run of the same configuration and data is read back instead of done again.
+
+    Raises:
+        UserError: for anything in the settings or the data that cannot be used.
+    """
+    screen = screen or Screen(speaks=False)
+    with screen.busy("reading data"):
+        corpus = load_corpus(settings.data, seed=settings.seed, data=data)
+    folder = RunFolder.of(settings, corpus)
+    if folder.is_finished and not settings.overwrite:
+        screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
+        return Run(folder.path, Report.from_json(folder.result()["report"]))
+    with screen.busy("loading the encoder"):
+        prepared = prepare(settings, corpus, folder.path)
+    render(prepared.plan, screen.console)
+    folder.begin(settings, prepared.plan)
+    prepared.accelerator.wait_for_everyone()
+    started = time.monotonic()
+    trajectory = _train(prepared, folder, screen)
+    seconds = time.monotonic() - started
+    report = _measure(prepared, screen)
+    if is_main():
+        with screen.busy("saving"):
+            artefact.save(prepared.classifier, _record(prepared), folder.model)
+    folder.finish(
+        report,
+        data={"source": corpus.source, "fingerprint": corpus.fingerprint},
+        steps=trajectory.steps,
+        kept_step=trajectory.kept_step,
+        seconds=round(seconds, 3),
+    )
+    prepared.accelerator.end_training()
+    return Run(folder.path, report)
+
+
+def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Screen | None = None) -> Report:
+    """Measure a saved model, on its own test rows or on others.
+
+    Args:
+        folder: of the run.
+        trained: the settings the run was made with; its training rows fit the floors.
+        settings: the same with the user's changes. Where `data` differs, the test split of that data is measured on, or all
+            of its rows where it has no splits.
+        screen: where progress is shown; None: nowhere.
+
+    Raises:
+        UserError: for rows that do not fit the model's task.
+    """
+    from nlp_transfer.predict import Predictor
+
+    screen = screen or Screen(speaks=False)
+    predictor = Predictor(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
+    task = predictor.record.task
+    notes: list[str] = []
+    own = settings.data == trained.data
+    with screen.busy("reading data"):
+        corpus = load_corpus(trained.data, seed=trained.seed) if own or settings.evaluation.floors else None
+        if own and corpus is not None:
+            split = "test" if "test" in corpus.splits else "validation"
+            examples = corpus.splits[split]
+        else:
+            tables = read_splits(settings.data)
+            split = "test" if "test" in tables else next(iter(tables))
+            examples, notes = read_examples(tables[split], task, settings.data, split=split)
+    with screen.busy(f"measuring {len(examples):,} rows"):
+        logits = predictor.logits(examples.texts, examples.pairs)
+        floors = _floors(settings, corpus.splits["train"], task, examples) if corpus else []
+        report = evaluate_predictions(
+            task, examples, logits, floors=floors, settings=settings.evaluation, seed=settings.seed, split=split
+        )
+    return dataclasses.replace(report, notes=[*notes, *report.notes])
+
+
+def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
+    """Fit the head, then everything that learns; the model is changed in place."""
+    settings, strategy, columns = prepared.settings, prepared.strategy, dict(prepared.columns)
+    if strategy.solves_head:
+        with screen.busy("fitting the head on frozen features"):
+            solve_head(prepared)
+    if not strategy.trains:
+        return Trajectory()
+    if strategy.frozen_depth(prepared.classifier) == ALL_FROZEN:
+        columns = {split: with_features(c, prepared.features(split)) for split, c in columns.items()}
+    step = Step(prepared.classifier.model, prepared.objective)
+    if settings.training.compile:
+        step.compile()
+    task, accelerator = prepared.corpus.task, prepared.accelerator
+    metric = metrics.selection_metric(task, settings.evaluation.metric)
+    validation = prepared.corpus.splits["validation"]
+    accelerator.init_trackers(settings.tracking.project, config=_flat(to_plain(settings)))
+
+    def evaluate_now() -> dict[str, float]:
+        logits = prepared.logits(columns["validation"])
+        return metrics.compute(task, logits, validation.targets, validation.weights)
+
+    with screen.bar("training") as bar:
+
+        def on_step(done: int, total: int, values: dict[str, float]) -> None:
+            bar.show(done, total, loss=f"{values['loss']:.3f}")
+            folder.log(step=done, **values)
+            accelerator.log({f"train/{name}": value for name, value in values.items()}, step=done)
+
+        def on_evaluation(values: dict[str, float]) -> None:
+            bar.detail(**{metric: f"{values[metric]:.3f}"})
+            folder.log(split="validation", **values)
+            accelerator.log({f"validation/{name}": v for name, v in values.items()}, step=int(values["step"]))
+
+        return fit(
+            accelerator,
+            step,
+            prepared.groups,
+            columns["train"],
+            padding=prepared.padding,
+            settings=settings.training,
+            seed=settings.seed,
+            frozen=prepared.frozen_modules,
+            watch=Watch(evaluate_now, metric, metrics.HIGHER_IS_BETTER[metric], on_step, on_evaluation),
+        )
+
+
+def _measure(prepared: Prepared, screen: Screen) -> Report:
+    """Return the figures on the reported split, floors beside them."""
+    settings, corpus, split = prepared.settings, prepared.corpus, prepared.reported_split
+    with screen.busy(f"measuring on {split}"):
+        logits = prepared.logits(prepared.columns[split])
+        floors = _floors(settings, corpus.splits["train"], corpus.task, corpus.splits[split]) if is_main() else []
+        return evaluate_predictions(
+            corpus.task,
+            corpus.splits[split],
+            logits,
+            floors=floors,
+            settings=settings.evaluation,
+            seed=settings.seed,
+            split=split,
+        )
+
+
+def _floors(settings: Settings, train: Examples, task: Task, examples: Examples) -> list[baselines.Floor]:
+    return baselines.floors(task, train, examples, seed=settings.seed) if settings.evaluation.floors else []
+
+
+def _record(prepared: Prepared) -> artefact.Record:
+    source, corpus = prepared.classifier.source, prepared.corpus
+    merge = getattr(prepared.strategy, "merge", True) and artefact.can_merge(prepared.classifier.model)
+    return artefact.Record(
+        task=corpus.task,
+        tokens=prepared.spec,
+        roles=corpus.roles,
+        base={
+            "name": source.name,
+            "revision": source.revision,
+            "sha256": source.sha256,
+            "package": prepared.settings.encoder.package,
+        },
+        head=prepared.classifier.head,
+        merged=merge,
+        data={"source": corpus.source, "fingerprint": corpus.fingerprint},
+    )
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as dotted keys with values every tracker takes."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, (int, float, str, bool)) else json.dumps(value)
+    return flat

@@ -1,0 +1,154 @@
+"""Every knob as a typed, frozen dataclass: the mirror in code of conf/.
+
+A field here is a key there, with the same default; a test holds them equal. This file knows no Hydra, no torch and no
+behaviour. Strategies and objective terms carry their own knobs (see ``strategies`` and ``objectives``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnSettings:
+    """Which column plays which role; None: found by its name, shown in the plan."""
+
+    text: str | None = None
+    text_pair: str | None = None
+    label: str | None = None
+    id: str | None = None
+    domain: str | None = None
+    weight: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where texts and labels come from and how they are read; exactly one of embedded, path, train, hub."""
+
+    embedded: str | None = None
+    path: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    hub: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    columns: ColumnSettings = field(default_factory=ColumnSettings)
+    problem: str = "auto"
+    order: list[str] | None = None
+    label_separator: str | None = None
+    encoding: str = "utf-8"
+    delimiter: str | None = None
+    empty: str = "error"
+    unseen: str = "error"
+    class_weights: Any = "none"
+    validation_share: float = 0.1
+    test_share: float = 0.2
+    train_limit: int | None = None
+    per_class: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSettings:
+    """From texts to token ids: how long, what is cut, or windows instead of cutting."""
+
+    max_length: Any = "auto"
+    percentile: float = 99.9
+    truncation_side: str = "right"
+    pair_truncation: str = "longest_first"
+    long: str = "truncate"
+    overlap: float = 0.25
+    max_windows: int | None = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """The pretrained encoder and the head on top of it."""
+
+    name: str = "sentence-transformers/all-MiniLM-L6-v2"
+    revision: str | None = None
+    package: str | None = None
+    sha256: str | None = None
+    head: str = "auto"
+    pooling: str = "auto"
+    layers: list[int] = field(default_factory=lambda: [-1])
+    combine: str = "mix"
+    hidden: int = 0
+    head_dropout: float | None = None
+    attention: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The loop: how long, in what batches, at what precision, and which weights are kept."""
+
+    epochs: float = 5.0
+    min_steps: int = 0
+    max_steps: int | None = None
+    batch_size: int = 32
+    micro_batch_size: int | None = None
+    micro_batch_tokens: int = 4096
+    weight_decay: float = 0.01
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    epsilon: float = 1e-8
+    schedule: str = "linear"
+    warmup: float = 0.1
+    max_grad_norm: float = 1.0
+    precision: str = "auto"
+    ema: float = 0.0
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    evaluate_every: float = 1.0
+    patience: int | None = None
+    keep: str = "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What is measured, with which intervals, and beside which floors."""
+
+    metric: str = "auto"
+    floors: bool = True
+    resamples: int = 1000
+    confidence: float = 0.95
+    batch_tokens: int = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings:
+    """Experiment trackers of accelerate beside the metrics.jsonl that is always written."""
+
+    trackers: list[str] = field(default_factory=list)
+    project: str = "nlp_transfer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """Where `predict` reads rows and where it writes them with label and probabilities added."""
+
+    input: str = "-"
+    output: str = "-"
+    format: str = "auto"
+    chunk_rows: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One run, resolved: what `config.py` makes of conf/, a recipe and the command line."""
+
+    name: str | None = None
+    seed: int = 0
+    output: str = "runs"
+    overwrite: bool = False
+    data: DataSettings = field(default_factory=DataSettings)
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    strategy: Any = None
+    objective: Any = None
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    predict: PredictSettings = field(default_factory=PredictSettings)

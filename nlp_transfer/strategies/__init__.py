@@ -1,0 +1,12 @@
+"""Which parameters learn: the table of strategies by name. Adding one is a dataclass, a row here and a YAML."""
+
+from __future__ import annotations
+
+from nlp_transfer.strategies.adapter import Adapter, Lora
+from nlp_transfer.strategies.base import Group, Strategy
+from nlp_transfer.strategies.finetune import Finetune
+from nlp_transfer.strategies.probe import Probe
+
+STRATEGIES: dict[str, type] = {"probe": Probe, "finetune": Finetune, "lora": Lora, "adapter": Adapter}
+
+__all__ = ["STRATEGIES", "Adapter", "Finetune", "Group", "Lora", "Probe", "Strategy"]

@@ -1,0 +1,153 @@
+"""Parameter-efficient strategies: LoRA by its own knobs, every other PEFT method by its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from nlp_transfer.errors import UserError, did_you_mean, one_of
+from nlp_transfer.strategies.base import Group, trainable
+
+if TYPE_CHECKING:
+    from nlp_transfer.encoder.classifier import Classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Any method of PEFT, e.g. ``{name: adapter, peft_type: IA3}``.
+
+    Attributes:
+        peft_type: a name of PEFT's own table (LORA, IA3, VERA, OFT, BOFT, LOHA, PREFIX_TUNING, ...).
+        peft: further fields of that method's PEFT config, by name.
+        lr: peak learning rate of the adapter.
+        head_lr: peak learning rate of the head; None: `lr`.
+        head_first: fit the output layer on frozen features before the first step.
+        merge: write the adapter into the saved model's weights where the method allows it.
+    """
+
+    peft_type: str = "LORA"
+    peft: dict[str, Any] = field(default_factory=dict)
+    lr: float = 1e-3
+    head_lr: float | None = None
+    head_first: bool = True
+    merge: bool = True
+
+    head = "native"
+    trains = True
+
+    @property
+    def solves_head(self) -> bool:
+        """Whether the output layer is fitted before the first step."""
+        return self.head_first
+
+    def config(self, classifier: Classifier) -> dict[str, Any]:
+        """Return the fields of the PEFT config that follow from our own knobs."""
+        return dict(self.peft)
+
+    def apply(self, classifier: Classifier) -> None:
+        """Wrap the model with PEFT; the whole head learns and is saved beside the adapter.
+
+        Raises:
+            UserError: for an unknown method or field, or a method that cannot be put on this encoder.
+        """
+        from peft import TaskType, get_peft_model
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        from nlp_transfer.encoder.anatomy import linear_targets
+
+        kinds = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+        config_class = kinds[one_of(self.peft_type.upper(), sorted(kinds), "strategy.peft_type")]
+        known = {f.name for f in fields(config_class)}
+        values = self.config(classifier)
+        for key in values:
+            if key not in known:
+                raise UserError(f"strategy.peft.{key} is not a field of {config_class.__name__}{did_you_mean(key, known)}")
+        if "target_modules" in known and not values.get("target_modules"):
+            values["target_modules"] = linear_targets(classifier.model, classifier.anatomy)
+        if "feedforward_modules" in known and not values.get("feedforward_modules"):
+            values["feedforward_modules"] = []  # IA3: scale the outputs of every target
+        if "modules_to_save" in known:
+            values["modules_to_save"] = saved_beside(classifier)
+        try:
+            classifier.model = get_peft_model(classifier.model, config_class(task_type=TaskType.SEQ_CLS, **values))
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            raise UserError(f"PEFT cannot put {self.peft_type.upper()} on {classifier.source.name}: {error}") from error
+
+    def groups(self, classifier: Classifier) -> list[Group]:
+        """Return the head and the adapter."""
+        learning = trainable(classifier)
+        head = {name: p for name, p in learning.items() if ".modules_to_save." in name}
+        adapter = {name: p for name, p in learning.items() if name not in head}
+        return [g for g in (Group("head", head, self.head_lr or self.lr), Group("adapter", adapter, self.lr)) if g.parameters]
+
+    def frozen_depth(self, classifier: Classifier) -> int:
+        """Return 0: adapters sit in every layer."""
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Adapter):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685).
+
+    Attributes:
+        rank: rank of the update.
+        alpha: the update is scaled by alpha / rank, with `rslora` by alpha / sqrt(rank).
+        dropout: dropout on the adapter's input.
+        rslora: rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732).
+        dora: magnitude and direction apart (Liu et al. 2024, arXiv 2402.09353).
+        targets: names of the linear layers to adapt, as PEFT matches them; None: every linear layer inside the layers.
+        layers: indices of the layers to adapt; None: all.
+    """
+
+    rank: int = 16
+    alpha: float = 32
+    dropout: float = 0.05
+    rslora: bool = False
+    dora: bool = False
+    targets: list[str] | None = None
+    layers: list[int] | None = None
+
+    def config(self, classifier: Classifier) -> dict[str, Any]:
+        """Return LoRA's fields; `peft` still wins.
+
+        Raises:
+            UserError: for a rank below 1 or a layer the encoder does not have.
+        """
+        if self.rank < 1:
+            raise UserError(f"strategy.rank={self.rank} must be at least 1")
+        values: dict[str, Any] = {
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "use_rslora": self.rslora,
+            "use_dora": self.dora,
+            "target_modules": list(self.targets) if self.targets else self._targets_in_layers(classifier),
+        }
+        return values | self.peft
+
+    def frozen_depth(self, classifier: Classifier) -> int:
+        """Return how many layers lie below the lowest adapted one."""
+        return min(self.layers) if self.layers and not self.targets else 0
+
+    def _targets_in_layers(self, classifier: Classifier) -> list[str]:
+        from nlp_transfer.encoder.anatomy import linear_targets
+
+        every = linear_targets(classifier.model, classifier.anatomy)
+        if self.layers is None:
+            return every
+        count, depth = classifier.anatomy.layers, classifier.anatomy.depth
+        if not self.layers or not all(0 <= layer < count for layer in self.layers):
+            raise UserError(f"strategy.layers={self.layers}: choose from 0 to {count - 1} for {classifier.source.name}")
+        wanted = {layer + 1 for layer in self.layers}
+        return [name for name in every if depth[f"{name}.weight"] in wanted]
+
+
+def saved_beside(classifier: Classifier) -> list[str]:
+    """Return the modules that must learn and be saved beside the adapter.
+
+    Derived, never listed: every child of the model outside the encoder that owns parameters, and every module that was
+    missing in the checkpoint. PEFT's own default loses DeBERTa's pooler, ModernBERT's head and others without a word.
+    """
+    base = classifier.anatomy.base
+    fresh_in_base = {name.rsplit(".", 1)[0] for name in classifier.fresh if name.startswith(f"{base}.")}
+    return sorted(set(classifier.anatomy.head) | fresh_in_base)

@@ -1,0 +1,75 @@
+"""What a strategy is: which parameters learn, how fast, from when on. A strategy never sees a loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nlp_transfer.encoder.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a peak learning rate and a point in training from which they learn.
+
+    Attributes:
+        name: for the plan and the log.
+        parameters: by qualified name.
+        lr: peak learning rate.
+        wake: share of the run before which the group's rate is 0. Un-freezing by a rate and not by `requires_grad`,
+            because parameters un-frozen after ``accelerator.prepare`` are not synchronised between ranks.
+    """
+
+    name: str
+    parameters: dict[str, nn.Parameter]
+    lr: float
+    wake: float = 0.0
+
+
+class Strategy(Protocol):
+    """Which parameters learn and how fast.
+
+    Attributes:
+        head: the head this strategy wants where the recipe leaves it open: "native" or "pooled".
+        solves_head: whether the output layer is first fitted exactly on frozen features.
+        trains: whether gradient steps follow.
+    """
+
+    @property
+    def head(self) -> str: ...  # noqa: D102
+
+    @property
+    def solves_head(self) -> bool: ...  # noqa: D102
+
+    @property
+    def trains(self) -> bool: ...  # noqa: D102
+
+    def apply(self, classifier: Classifier) -> None:
+        """Freeze, inject adapters, re-initialise: change ``classifier.model`` in place or replace it."""
+
+    def groups(self, classifier: Classifier) -> list[Group]:
+        """Return every trainable parameter exactly once; called after `apply`."""
+
+    def frozen_depth(self, classifier: Classifier) -> int:
+        """Return how deep the model is constant: 0 nothing, k the embeddings and k layers, ``ALL_FROZEN`` all but the output layer.
+
+        What is constant runs without dropout and may be computed once.
+        """
+
+
+ALL_FROZEN = 10**6
+
+
+def freeze(classifier: Classifier, names: set[str]) -> None:
+    """Stop the named parameters from learning."""
+    for name, parameter in classifier.model.named_parameters():
+        if name in names:
+            parameter.requires_grad_(False)
+
+
+def trainable(classifier: Classifier) -> dict[str, nn.Parameter]:
+    """Return the parameters that learn, by qualified name."""
+    return {name: p for name, p in classifier.model.named_parameters() if p.requires_grad}

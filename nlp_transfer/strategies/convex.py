@@ -1,0 +1,170 @@
+"""The exact head: a linear layer on fixed features, solved to its optimum along a path of L2 penalties.
+
+The problem is convex, so there is nothing to tune but the penalty, and that is chosen by cross-validation on the
+training rows. This file knows features and target distributions, not where they come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+PENALTIES = tuple(10.0**power for power in np.arange(2.0, -6.5, -0.5))  # strong to weak: each start is warm
+_PATIENCE = 2  # penalties without improvement after which weaker ones are not tried
+
+
+@dataclass(frozen=True)
+class Head:
+    """A fitted output layer.
+
+    Attributes:
+        weight: float32 (outputs, width).
+        bias: float32 (outputs,), zero without an intercept.
+        penalty: the chosen L2 penalty, on features scaled to unit mean variance.
+        risk: cross-validated mean loss at that penalty.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    penalty: float
+    risk: float
+
+
+def fit_head(
+    features: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    *,
+    loss: str,
+    positive_weights: np.ndarray | None = None,
+    intercept: bool = True,
+    strata: np.ndarray | None = None,
+    seed: int = 0,
+) -> Head:
+    r"""Minimise :math:`\sum_i w_i \ell_i / \sum_i w_i + \frac{\lambda}{2} \|W\|^2`, λ chosen by cross-validation.
+
+    Args:
+        features: (examples, width).
+        targets: float (examples, outputs): distributions (softmax), values in [0, 1] (sigmoid), or numbers (squared).
+        weights: (examples,), not all zero.
+        loss: "softmax", "sigmoid" (mean over outputs) or "squared".
+        positive_weights: (outputs,) factors of the positive part of the sigmoid loss.
+        intercept: whether there is a bias; it is not penalised.
+        strata: (examples,) integers that folds keep balanced, such as class indices.
+        seed: of the folds.
+    """
+    x = np.asarray(features, dtype=np.float32)
+    y = np.asarray(targets, dtype=np.float32)
+    w = np.asarray(weights, dtype=np.float64) / np.sum(weights, dtype=np.float64)
+    centre = (w @ x).astype(np.float32) if intercept else np.zeros(x.shape[1], np.float32)
+    scale = float(np.sqrt(w @ np.square(x - centre).mean(1))) or 1.0  # one number: the geometry of the space stays
+    x = (x - centre) / scale
+    problem = _Problem(x, y, w.astype(np.float32), loss, positive_weights, intercept)
+    folds = _folds(len(x), strata, seed)
+    risks = _cross_validate(problem, folds) if folds is not None else {}
+    best = min(risks, key=lambda penalty: (risks[penalty], -penalty)) if risks else 1e-2
+    solution = problem.start()
+    for penalty in PENALTIES:  # down the path again, for its warm starts
+        solution = problem.solve(penalty, solution, roughly=penalty != best)
+        if penalty == best:
+            break
+    matrix, bias = problem.unpack(solution)
+    matrix = matrix / scale
+    return Head(
+        weight=matrix.astype(np.float32),
+        bias=(bias - matrix @ centre).astype(np.float32),
+        penalty=best,
+        risk=risks.get(best, float("nan")),
+    )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One weighted, penalised problem; parameters are the flat vector [W (outputs × width), bias (outputs)]."""
+
+    x: np.ndarray
+    y: np.ndarray
+    w: np.ndarray  # sums to 1
+    loss: str
+    positive_weights: np.ndarray | None
+    intercept: bool
+
+    def start(self) -> np.ndarray:
+        return np.zeros(self.y.shape[1] * (self.x.shape[1] + 1))
+
+    def unpack(self, solution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        outputs, width = self.y.shape[1], self.x.shape[1]
+        return solution[: outputs * width].reshape(outputs, width), solution[outputs * width :]
+
+    def part(self, rows: np.ndarray) -> _Problem:
+        w = self.w[rows] / self.w[rows].sum()
+        return _Problem(self.x[rows], self.y[rows], w, self.loss, self.positive_weights, self.intercept)
+
+    def risk(self, solution: np.ndarray) -> float:
+        """Mean loss without the penalty."""
+        matrix, bias = self.unpack(solution.astype(np.float32))
+        return self._value_and_slope(self.x @ matrix.T + bias)[0]
+
+    def solve(self, penalty: float, start: np.ndarray, *, roughly: bool = False) -> np.ndarray:
+        from scipy.optimize import minimize
+
+        def objective(solution: np.ndarray) -> tuple[float, np.ndarray]:
+            matrix, bias = self.unpack(solution)
+            value, slope = self._value_and_slope(self.x @ matrix.T.astype(np.float32) + bias.astype(np.float32))
+            gradient = np.empty_like(solution)
+            split = matrix.size
+            gradient[:split] = (slope.T @ self.x).ravel() + penalty * solution[:split]
+            gradient[split:] = slope.sum(0) if self.intercept else 0.0
+            return value + 0.5 * penalty * float(solution[:split] @ solution[:split]), gradient
+
+        # float32 matrix products leave about 1e-7 of noise in the gradient: no point in asking for less.
+        exact, rough = {"maxiter": 300, "gtol": 1e-5, "ftol": 1e-9}, {"maxiter": 100, "gtol": 1e-3, "ftol": 1e-6}
+        options = rough if roughly else exact
+        return minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
+
+    def _value_and_slope(self, z: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the weighted mean loss and its gradient with respect to the outputs z."""
+        if self.loss == "softmax":
+            z = z - z.max(1, keepdims=True)
+            p = np.exp(z)
+            total = p.sum(1, keepdims=True)
+            p /= total
+            losses = -(self.y * (z - np.log(total))).sum(1)
+            return float(self.w @ losses), (p * self.y.sum(1, keepdims=True) - self.y) * self.w[:, None]
+        if self.loss == "sigmoid":
+            beta = 1.0 if self.positive_weights is None else self.positive_weights.astype(np.float32)
+            positive, negative = beta * self.y, 1 - self.y
+            losses = (positive * np.logaddexp(0, -z) + negative * np.logaddexp(0, z)).mean(1)
+            p = 1 / (1 + np.exp(-np.clip(z, -60, 60)))
+            return float(self.w @ losses), (negative * p - positive * (1 - p)) * (self.w[:, None] / z.shape[1])
+        error = z - self.y
+        return float(self.w @ np.square(error).mean(1)), 2 * error * (self.w[:, None] / z.shape[1])
+
+
+def _cross_validate(problem: _Problem, folds: np.ndarray) -> dict[float, float]:
+    """Return the held-out mean loss at each penalty tried, strong to weak, folds warm-started along the path."""
+    parts = [(problem.part(folds != fold), problem.part(folds == fold)) for fold in np.unique(folds)]
+    shares = [float(problem.w[folds == fold].sum()) for fold in np.unique(folds)]
+    solutions = [train.start() for train, _ in parts]
+    risks: dict[float, float] = {}
+    for penalty in PENALTIES:
+        solutions = [train.solve(penalty, s, roughly=True) for (train, _), s in zip(parts, solutions, strict=True)]
+        held_out = [test.risk(s) for (_, test), s in zip(parts, solutions, strict=True)]
+        risks[penalty] = float(np.dot(shares, held_out))
+        if len(risks) > _PATIENCE and min(list(risks.values())[-_PATIENCE:]) > min(risks.values()):
+            break
+    return risks
+
+
+def _folds(examples: int, strata: np.ndarray | None, seed: int) -> np.ndarray | None:
+    """Return each example's fold, strata dealt out in turn; None where there are too few examples to hold any out."""
+    count = 5 if examples <= 4000 else 3
+    if examples < 2 * count:
+        return None
+    order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(examples)
+    if strata is not None:
+        order = order[np.argsort(strata[order], kind="stable")]
+    folds = np.empty(examples, dtype=np.int64)
+    folds[order] = np.arange(examples) % count
+    return folds

@@ -1,0 +1,114 @@
+"""Full fine-tuning and its refinements: freezing, layer-wise rates, gradual unfreezing, a head fitted first."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from nlp_transfer.errors import UserError, did_you_mean
+from nlp_transfer.strategies.base import Group, freeze, trainable
+
+if TYPE_CHECKING:
+    from nlp_transfer.encoder.classifier import Classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """All parameters learn, unless frozen.
+
+    Attributes:
+        lr: peak learning rate of the encoder's top layer.
+        head_lr: peak learning rate of the head; None: `lr`.
+        layer_decay: each layer below the top learns at this multiple of the rate above it (Howard and Ruder 2018,
+            arXiv 1801.06146; 0.9 in Zhang et al. 2021, arXiv 2006.05987).
+        freeze_layers: the embeddings and this many bottom layers stay as they are.
+        freeze: patterns (``*`` and ``?``) of parameter names that stay as they are.
+        gradual: share of the run over which layers wake one after the other from the top (Howard and Ruder 2018).
+        reinit_layers: this many top layers start from random weights (Zhang et al. 2021).
+        head_first: fit the output layer on frozen features before the first step: LP-FT (Kumar et al. 2022,
+            arXiv 2202.10054).
+    """
+
+    lr: float = 5e-5
+    head_lr: float | None = None
+    layer_decay: float = 1.0
+    freeze_layers: int = 0
+    freeze: list[str] = field(default_factory=list)
+    gradual: float = 0.0
+    reinit_layers: int = 0
+    head_first: bool = True
+
+    head = "native"
+    trains = True
+
+    @property
+    def solves_head(self) -> bool:
+        """Whether the output layer is fitted before the first step."""
+        return self.head_first
+
+    def apply(self, classifier: Classifier) -> None:
+        """Freeze and re-initialise.
+
+        Raises:
+            UserError: for more layers than the encoder has, or a pattern that matches nothing.
+        """
+        layers, depth = classifier.anatomy.layers, classifier.anatomy.depth
+        for key, count in (("freeze_layers", self.freeze_layers), ("reinit_layers", self.reinit_layers)):
+            if not 0 <= count <= layers:
+                raise UserError(f"strategy.{key}={count}: {classifier.source.name} has {layers} layers that can be told apart")
+        if self.freeze_layers + self.reinit_layers > layers:
+            raise UserError("strategy.freeze_layers and strategy.reinit_layers overlap: frozen layers must be pretrained")
+        if not 0 <= self.gradual < 1:
+            raise UserError(f"strategy.gradual={self.gradual} must lie in [0, 1)")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"strategy.layer_decay={self.layer_decay} must lie in (0, 1]")
+        names = set(classifier.anatomy.unused)
+        if self.freeze_layers:
+            names |= {name for name, d in depth.items() if d <= self.freeze_layers}
+        for pattern in self.freeze:
+            found = fnmatch.filter(depth, pattern)
+            if not found:
+                raise UserError(f"strategy.freeze: {pattern!r} matches no parameter{did_you_mean(pattern, depth)}; names "
+                                f"look like {next(iter(depth))!r}")  # fmt: skip
+            names.update(found)
+        freeze(classifier, names)
+        if self.reinit_layers:
+            _reinitialise(classifier, above=layers - self.reinit_layers)
+        if not trainable(classifier):
+            raise UserError("strategy.freeze leaves nothing to train")
+
+    def groups(self, classifier: Classifier) -> list[Group]:
+        """Return one group a depth, top first: the head, then layer by layer down to the embeddings."""
+        depth, layers = classifier.anatomy.depth, classifier.anatomy.layers
+        by_depth: dict[int, dict] = {}
+        for name, parameter in trainable(classifier).items():
+            by_depth.setdefault(depth[name], {})[name] = parameter
+        groups = []
+        for position, level in enumerate(sorted(by_depth, reverse=True)):
+            head = level == layers + 2
+            below_top = max(0, layers - level)
+            lr = (self.head_lr or self.lr) if head else self.lr * self.layer_decay**below_top
+            wake = self.gradual * position / max(1, len(by_depth) - 1)
+            groups.append(Group(_level_name(level, layers), by_depth[level], lr, wake))
+        return groups
+
+    def frozen_depth(self, classifier: Classifier) -> int:
+        """Return the number of frozen bottom layers."""
+        return self.freeze_layers
+
+
+def _level_name(level: int, layers: int) -> str:
+    return {0: "embeddings", layers + 1: "top of the encoder", layers + 2: "head"}.get(level, f"layer {level}")
+
+
+def _reinitialise(classifier: Classifier, *, above: int) -> None:
+    """Give every module of the layers above a depth the model's own random initialisation."""
+    depth = classifier.anatomy.depth
+    for prefix, module in classifier.model.named_modules():
+        own = [f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)]
+        if own and all(above < depth[name] <= classifier.anatomy.layers for name in own):
+            for parameter in module.parameters(recurse=False):
+                parameter._is_hf_initialized = False  # or transformers leaves it alone
+            module._is_hf_initialized = False
+            classifier.model._init_weights(module)

@@ -1,0 +1,51 @@
+"""A frozen encoder and a head fitted on features that are computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nlp_transfer.errors import one_of
+from nlp_transfer.strategies.base import ALL_FROZEN, Group, freeze, trainable
+
+if TYPE_CHECKING:
+    from nlp_transfer.encoder.classifier import Classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Only the output layer learns.
+
+    Attributes:
+        solver: "exact": the convex problem is solved to its optimum along a path of L2 penalties chosen by
+            cross-validation; "adamw": gradient steps on the cached features, for objectives that are not convex.
+        lr: peak learning rate of the adamw solver.
+    """
+
+    solver: str = "exact"
+    lr: float = 1e-2
+
+    head = "pooled"
+
+    @property
+    def solves_head(self) -> bool:
+        """Whether the head is solved and not stepped."""
+        return one_of(self.solver, ("exact", "adamw"), "strategy.solver") == "exact"
+
+    @property
+    def trains(self) -> bool:
+        """Whether gradient steps follow."""
+        return not self.solves_head
+
+    def apply(self, classifier: Classifier) -> None:
+        """Freeze everything but the output layer."""
+        output = classifier.anatomy.output
+        freeze(classifier, {name for name in classifier.anatomy.depth if not name.startswith(f"{output}.")})
+
+    def groups(self, classifier: Classifier) -> list[Group]:
+        """Return the output layer."""
+        return [Group("head", trainable(classifier), self.lr)]
+
+    def frozen_depth(self, classifier: Classifier) -> int:
+        """Return that all but the output layer is constant."""
+        return ALL_FROZEN

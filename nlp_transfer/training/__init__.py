@@ -1,0 +1,1 @@
+"""The loop that adapts the encoder; it knows no strategy and no term by name."""

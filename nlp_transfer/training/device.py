@@ -1,0 +1,47 @@
+"""One Accelerator a run: ranks, device, precision, trackers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.settings import TrackingSettings
+
+
+def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -> Accelerator:
+    """Return a fresh Accelerator.
+
+    Raises:
+        UserError: for a precision or a tracker that cannot be had here.
+    """
+    one_of(precision, ("auto", "fp32", "bf16", "fp16"), "training.precision")
+    # Accelerate keeps its state for the life of the process; a second run in it may want another precision.
+    AcceleratorState._reset_state()
+    GradientState._reset_state()
+    device = PartialState().device
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("training.precision=fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
+    chosen = ("bf16" if multiplies_bf16_fast(device) else "fp32") if precision == "auto" else precision
+    try:
+        return Accelerator(
+            mixed_precision="no" if chosen == "fp32" else chosen,
+            log_with=list(tracking.trackers) or None,
+            project_dir=folder,
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"tracking.trackers={list(tracking.trackers)}: {error}") from error
+
+
+def multiplies_bf16_fast(device: torch.device) -> bool:
+    """Return whether matrix products in bf16 are faster than in fp32 on this device (AMX tiles, tensor cores)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public in every torch we accept
+        return bool(has_tiles and has_tiles())
+    return False
+

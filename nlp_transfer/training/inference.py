@@ -1,0 +1,79 @@
+"""A trained or frozen model over a split, on all ranks: logits or features of every example, exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from nlp_transfer.data.batches import Batch, Columns, Padding, collate, evaluation_batches
+from nlp_transfer.encoder.classifier import forward
+
+
+def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """Return the arrays of a batch as tensors on a device."""
+    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in batch.items()}
+
+
+@torch.inference_mode()
+def run(
+    accelerator: Accelerator,
+    model: nn.Module,
+    columns: Columns,
+    *,
+    padding: Padding,
+    most_tokens: int,
+    want: str = "logits",
+) -> np.ndarray:
+    """Return one row an example, float32 (examples, outputs or width), the same on every rank.
+
+    Forward passes are formed over the whole split and dealt to the ranks, so that a row does not depend on how many
+    ranks there are. Every example is counted; a missing or doubled one is our own mistake.
+
+    Args:
+        accelerator: gives the device, the precision and the ranks.
+        model: the classifier model, unwrapped.
+        columns: the split.
+        padding: how rows are made equal.
+        most_tokens: padded tokens in one forward pass.
+        want: "logits" or "features" (what enters the output layer).
+    """
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    mine = evaluation_batches(columns.tokens, most_tokens=most_tokens)[accelerator.process_index :: accelerator.num_processes]
+    rows = _forward_all(accelerator, model, columns, mine, padding, want)
+    for module in was_training:
+        module.training = True
+    return _gather(accelerator, rows, len(columns))
+
+
+def _forward_all(
+    accelerator: Accelerator, model: nn.Module, columns: Columns, batches: Iterable[np.ndarray], padding: Padding, want: str
+) -> dict[int, np.ndarray]:
+    rows: dict[int, np.ndarray] = {}
+    for examples in batches:
+        batch = to_device(collate(columns, examples, padding=padding), accelerator.device)
+        with accelerator.autocast():
+            outputs = forward(model, batch)
+        values = getattr(outputs, want).float().cpu().numpy()
+        rows.update(zip(examples.tolist(), values, strict=True))
+    return rows
+
+
+def _gather(accelerator: Accelerator, rows: dict[int, np.ndarray], examples: int) -> np.ndarray:
+    """Put the ranks' rows together by example; sums of a value and zeros are exact."""
+    width = max((len(row) for row in rows.values()), default=0)
+    widths = accelerator.gather(torch.tensor([width], device=accelerator.device))
+    full = torch.zeros(examples, int(widths.max()), device=accelerator.device)
+    count = torch.zeros(examples, device=accelerator.device)
+    if rows:
+        index = torch.tensor(list(rows), device=accelerator.device)
+        full[index] = torch.from_numpy(np.stack(list(rows.values()))).to(accelerator.device)
+        count[index] = 1
+    if accelerator.num_processes > 1:
+        full, count = accelerator.reduce(full, "sum"), accelerator.reduce(count, "sum")
+    assert bool((count == 1).all()), "every example must be evaluated exactly once"
+    return full.cpu().numpy()

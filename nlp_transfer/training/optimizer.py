@@ -1,0 +1,79 @@
+"""AdamW over the strategy's groups, and the moving average of what it trains; no loss and no data here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from nlp_transfer.errors import UserError
+from nlp_transfer.settings import TrainingSettings
+from nlp_transfer.strategies import Group
+from nlp_transfer.training.schedules import rate
+
+
+def build_optimizer(groups: Sequence[Group], settings: TrainingSettings) -> torch.optim.AdamW:
+    """Return AdamW with two parameter groups a strategy group: matrices decay, biases and normalisation scales do not.
+
+    Each parameter group keeps its peak rate and wake under `peak` and `wake`; `set_rates` reads them.
+    """
+    parameter_groups = []
+    for group in groups:
+        for decays in (True, False):
+            parameters = [p for p in group.parameters.values() if (p.dim() > 1) is decays]
+            if parameters:
+                decay = settings.weight_decay if decays else 0.0
+                parameter_groups.append(
+                    {"params": parameters, "weight_decay": decay, "peak": group.lr, "wake": group.wake, "lr": 0.0}
+                )
+    if len(settings.betas) != 2:
+        raise UserError(f"training.betas={settings.betas} must be two numbers")
+    betas = (settings.betas[0], settings.betas[1])
+    # Fused is 3 to 10 times faster than the foreach and for-loop variants, on CPU as on GPU.
+    return torch.optim.AdamW(parameter_groups, betas=betas, eps=settings.epsilon, fused=True)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, settings: TrainingSettings, progress: float) -> None:
+    """Set every group's learning rate for this point of the training."""
+    for group in optimizer.param_groups:
+        share = rate(settings.schedule, progress, warmup=settings.warmup, wake=group["wake"])
+        group["lr"] = group["peak"] * share
+
+
+class MovingAverage:
+    """Exponential moving average of the trainable parameters.
+
+    The decay grows as (1 + t) / (10 + t) up to its value, so that the random start is forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def update(self) -> None:
+        """Move the average towards the parameters after an optimizer step."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, parameter in self.parameters.items():
+            self.average[name].lerp_(parameter.detach(), 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the average into the model for the time of the block."""
+        current = {name: p.detach().clone() for name, p in self.parameters.items()}
+        load_parameters(self.parameters, self.average)
+        try:
+            yield
+        finally:
+            load_parameters(self.parameters, current)
+
+
+def load_parameters(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+    """Copy values into parameters in place, so that optimizer and wrappers keep pointing at them."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])

@@ -1,0 +1,1 @@
+"""Recipes: the few lines in which a task differs from conf/."""

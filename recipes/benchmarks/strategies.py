@@ -1,0 +1,257 @@
+"""Probe, fine-tune and LoRA beside what others do with the same encoder, the same rows and the same number of epochs.
+
+    python recipes/benchmarks/strategies.py DATA_FOLDER [--datasets trec sst2 ...] [--seeds 0 1 2] [--rows 1000]
+
+DATA_FOLDER holds one folder a data set with train, validation and test files. Peers:
+
+- trainer: transformers' Trainer as in its run_classification example, at its best setting (dynamic padding, the same batch
+  size, learning rate, warm-up, precision and epochs as our fine-tuning; the best checkpoint by validation kept);
+- tfidf: word 1-2-grams and logistic regression, its C by cross-validation;
+- embeddings: the encoder's sentence embeddings and scikit-learn's LogisticRegression, as SetFit's head has it.
+
+Every result is appended to a JSON-lines file at once and is not computed again, so that an interrupted benchmark goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# name -> (extra settings, figure)
+DATASETS: dict[str, dict[str, Any]] = {
+    "banking77": {},
+    "trec": {},
+    "sst2": {},
+    "cr": {},
+    "tweet_emotion": {},
+    "mrpc": {},
+    "goemotions": {},
+    "sick": {"data.columns.label": "label"},
+    "hyperpartisan": {"tokens.long": "chunk", "tokens.max_length": 256, "tokens.max_windows": 8},
+    "umsab": {},
+}
+FIGURE = {"single_label": "accuracy", "multi_label": "micro_f1", "regression": "pearson", "ordinal": "accuracy"}
+OURS = ("probe", "finetune", "lora")
+EPOCHS = 3
+
+
+def settings_of(arguments: argparse.Namespace, dataset: str, strategy: str, seed: int, output: str) -> Any:
+    """Return the settings of one of our runs."""
+    from nlp_transfer.config import compose, from_mapping
+
+    values = {
+        "data": "files",
+        "data.path": str(arguments.data / dataset),
+        "data.train_limit": arguments.rows,
+        "data.unseen": "ignore",
+        "data.empty": "drop",
+        "strategy": strategy,
+        "seed": seed,
+        "training.epochs": EPOCHS,
+        "evaluation.floors": False,
+        "evaluation.resamples": 2,
+        "output": output,
+        **DATASETS[dataset],
+    }
+    return compose(None, from_mapping(values))
+
+
+def ours(settings: Any, corpus: Any, figure: str) -> float:
+    """Run one of our strategies."""
+    from nlp_transfer.run import adapt
+
+    return adapt(settings).metrics[figure]
+
+
+def tfidf(settings: Any, corpus: Any, figure: str) -> float:
+    """Fit the floor of every report."""
+    from nlp_transfer.evaluation import baselines, metrics
+
+    test = corpus.splits["test"]
+    floor = next(f for f in baselines.floors(corpus.task, corpus.splits["train"], test, seed=settings.seed) if f.name == "tfidf")
+    return metrics.compute(corpus.task, floor.logits, test.targets, test.weights)[figure]
+
+
+def embeddings(settings: Any, corpus: Any, figure: str) -> float:
+    """Fit scikit-learn's logistic regression on mean-pooled, normalised embeddings; pairs are joined by the tokenizer."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    from nlp_transfer.evaluation import metrics
+    from nlp_transfer.preparation import prepare
+
+    prepared = prepare(dataclasses.replace(settings, strategy=type(settings.strategy)()), corpus, Path("unused"))
+    vectors = {split: prepared.features(split) for split in ("train", "test")}
+    vectors = {split: v / np.linalg.norm(v, axis=1, keepdims=True) for split, v in vectors.items()}
+    train, test = corpus.splits["train"], corpus.splits["test"]
+    head = LogisticRegression(max_iter=1000)
+    if corpus.task.problem == "multi_label":
+        head = OneVsRestClassifier(head)
+        head.fit(vectors["train"], train.targets >= 0.5)
+        p = np.clip(head.predict_proba(vectors["test"]), 1e-9, 1 - 1e-9)
+        logits = np.log(p / (1 - p))
+    else:
+        head.fit(vectors["train"], train.targets)
+        logits = np.full((len(test.targets), corpus.task.outputs), -1e9)
+        logits[:, head.classes_] = head.decision_function(vectors["test"]).reshape(len(logits), -1) if len(head.classes_) > 2 else (
+            np.stack([np.zeros(len(logits)), head.decision_function(vectors["test"])], 1)
+        )
+    return metrics.compute(corpus.task, logits, test.targets, test.weights)[figure]
+
+
+def trainer(settings: Any, corpus: Any, figure: str) -> float:
+    """Fine-tune with transformers' Trainer."""
+    import torch
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+        set_seed,
+    )
+
+    from nlp_transfer.encoder.source import locate
+    from nlp_transfer.evaluation import metrics
+    from nlp_transfer.training.device import multiplies_bf16_fast
+
+    task = corpus.task
+    folder = locate(settings.encoder).folder
+    set_seed(settings.seed)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    kind = {"multi_label": "multi_label_classification", "regression": "regression"}.get(task.problem, "single_label_classification")
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=task.outputs, problem_type=kind, dtype="float32")
+
+    class Rows(torch.utils.data.Dataset):
+        def __init__(self, split: str) -> None:
+            self.examples = corpus.splits[split]
+            pairs = self.examples.pairs
+            self.encoded = tokenizer(self.examples.texts, pairs, truncation=True, max_length=256)
+
+        def __len__(self) -> int:
+            return len(self.examples)
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            return {name: values[index] for name, values in self.encoded.items()} | {"labels": self.examples.targets[index]}
+
+    def measured(output: Any) -> dict[str, float]:
+        return {name: value for name, value in metrics.compute(task, output.predictions, output.label_ids).items()}
+
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            num_train_epochs=settings.training.epochs,
+            per_device_train_batch_size=settings.training.batch_size,
+            per_device_eval_batch_size=64,
+            learning_rate=settings.strategy.lr,
+            weight_decay=settings.training.weight_decay,
+            warmup_steps=settings.training.warmup,
+            bf16=multiplies_bf16_fast(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            save_total_limit=1,
+            load_best_model_at_end=True,
+            metric_for_best_model="macro_f1" if task.problem != "regression" else "spearman",
+            seed=settings.seed,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+        )
+        peer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=Rows("train"),
+            eval_dataset=Rows("validation"),
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=measured,
+        )
+        peer.train()
+        logits = peer.predict(Rows("test")).predictions
+    test = corpus.splits["test"]
+    return metrics.compute(task, logits, test.targets, test.weights)[figure]
+
+
+METHODS = {**dict.fromkeys(OURS, ours), "trainer": trainer, "tfidf": tfidf, "embeddings": embeddings}
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rows", type=int, default=1000, help="training rows, drawn by the seed, stratified")
+    parser.add_argument("--results", type=Path, default=Path("strategies.jsonl"))
+    arguments = parser.parse_args()
+    done = {}
+    if arguments.results.exists():
+        for line in arguments.results.read_text().splitlines():
+            row = json.loads(line)
+            done[row["dataset"], row["method"], row["seed"], row["rows"]] = row
+    for seed in arguments.seeds:
+        for dataset in arguments.datasets:
+            for method in arguments.methods:
+                key = (dataset, method, seed, arguments.rows)
+                if key in done:
+                    continue
+                done[key] = measure(arguments, dataset, method, seed)
+                with arguments.results.open("a") as out:
+                    out.write(json.dumps(done[key]) + "\n")
+    show(arguments, done)
+
+
+def measure(arguments: argparse.Namespace, dataset: str, method: str, seed: int) -> dict[str, Any]:
+    """Return one row of results."""
+    from nlp_transfer.data.corpus import load_corpus
+
+    strategy = {"trainer": "finetune", "embeddings": "probe", "tfidf": "probe"}.get(method, method)
+    with tempfile.TemporaryDirectory() as output:
+        settings = settings_of(arguments, dataset, strategy, seed, output)
+        corpus = load_corpus(settings.data, seed=seed)
+        figure = FIGURE[corpus.task.problem]
+        started, cpu = time.monotonic(), time.process_time()
+        value = METHODS[method](settings, corpus, figure)
+    row = {
+        "dataset": dataset,
+        "method": method,
+        "seed": seed,
+        "rows": arguments.rows,
+        "figure": figure,
+        "value": round(float(value), 4),
+        "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+    }
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def show(arguments: argparse.Namespace, done: dict[tuple, dict[str, Any]]) -> None:
+    """Print mean ± standard deviation over the seeds, as a Markdown table."""
+    table: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    figures = {}
+    for (dataset, method, seed, rows), row in done.items():
+        if rows == arguments.rows and seed in arguments.seeds:
+            table[dataset][method].append(row["value"])
+            figures[dataset] = row["figure"]
+    print(f"\n{arguments.rows} training rows, {EPOCHS} epochs, mean ± standard deviation over {len(arguments.seeds)} seeds\n")
+    print("| data set | figure | " + " | ".join(arguments.methods) + " |")
+    print("|---" * (len(arguments.methods) + 2) + "|")
+    for dataset in arguments.datasets:
+        cells = []
+        for method in arguments.methods:
+            values = table[dataset][method]
+            cells.append(f"{np.mean(values):.3f} ± {np.std(values):.3f}" if values else "–")
+        print(f"| {dataset} | {figures.get(dataset, '')} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,379 @@
+"""The same rows from every source, each with its own way of naming splits; and what a corpus made of them promises."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nlp_transfer.data.corpus import Corpus, load_corpus
+from nlp_transfer.data.sources import read_rows, read_splits, stream_rows
+from nlp_transfer.data.table import MISSING
+from nlp_transfer.errors import UserError
+from nlp_transfer.settings import ColumnSettings, DataSettings
+
+SPLITS = {
+    "train": [{"text": f"train text {n}, with é", "label": "ab"[n % 2], "weight": 0.5 + n} for n in range(8)],
+    "validation": [{"text": f"validation {n}", "label": "ab"[n % 2], "weight": 1.0} for n in range(4)],
+    "test": [{"text": f"test {n}", "label": "ab"[n % 2], "weight": 2.0} for n in range(4)],
+}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    else:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def in_folder(folder: Path, ending: str) -> Corpus:
+    for split, rows in SPLITS.items():
+        write(folder / f"{split}.{ending}", rows)
+    return load_corpus(DataSettings(path=str(folder)))
+
+
+def as_files(folder: Path) -> Corpus:
+    for split, rows in SPLITS.items():
+        write(folder / f"my_{split}.csv", rows)
+    train, validation, test = (str(folder / f"my_{split}.csv") for split in SPLITS)
+    return load_corpus(DataSettings(train=train, validation=validation, test=test))
+
+
+def with_split_column(folder: Path) -> Corpus:
+    names = {"train": "Train", "validation": "dev", "test": "TEST"}
+    write(folder / "all.csv", [row | {"split": names[split]} for split, rows in SPLITS.items() for row in rows])
+    return load_corpus(DataSettings(path=str(folder / "all.csv")))
+
+
+def from_pandas(_: Path) -> Corpus:
+    import pandas as pd
+
+    return load_corpus(DataSettings(), data={split: pd.DataFrame(rows) for split, rows in SPLITS.items()})
+
+
+def from_datasets(_: Path) -> Corpus:
+    """With labels as ClassLabel integers in another order than the names."""
+    import datasets
+
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["b", "a"]),
+            "weight": datasets.Value("float64"),
+        }
+    )
+    parts = {split: datasets.Dataset.from_list(rows).cast(features) for split, rows in SPLITS.items()}
+    return load_corpus(DataSettings(), data=datasets.DatasetDict(parts))
+
+
+SOURCES = {
+    "csv": lambda folder: in_folder(folder, "csv"),
+    "tsv": lambda folder: in_folder(folder, "tsv"),
+    "json": lambda folder: in_folder(folder, "json"),
+    "jsonl": lambda folder: in_folder(folder, "jsonl"),
+    "parquet": lambda folder: in_folder(folder, "parquet"),
+    "files": as_files,
+    "split column": with_split_column,
+    "lists": lambda folder: load_corpus(DataSettings(), data=SPLITS),
+    "pandas": from_pandas,
+    "datasets": from_datasets,
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_gives_the_same_corpus(source: str, tmp_path: Path) -> None:
+    corpus = SOURCES[source](tmp_path)
+    assert list(corpus.splits) == ["train", "validation", "test"]
+    assert corpus.task.labels == ("a", "b")
+    for split, rows in SPLITS.items():
+        examples = corpus.splits[split]
+        assert examples.texts == [row["text"] for row in rows]
+        assert [corpus.task.labels[target] for target in examples.targets] == [row["label"] for row in rows]
+        assert examples.weights.tolist() == [row["weight"] for row in rows]
+        assert examples.ids == [f"{split}-{n + 1}" for n in range(len(rows))]
+    assert corpus.fingerprint == load_corpus(DataSettings(), data=SPLITS).fingerprint
+
+
+@pytest.mark.parametrize("part", ["text", "label", "weight"])
+def test_the_fingerprint_sees_every_part_of_a_row(part: str) -> None:
+    changed = {split: [dict(row) for row in rows] for split, rows in SPLITS.items()}
+    changed["test"][0][part] = {"text": "other", "label": "b", "weight": 3.0}[part]
+    assert load_corpus(DataSettings(), data=changed).fingerprint != load_corpus(DataSettings(), data=SPLITS).fingerprint
+
+
+def test_class_weights_do_not_change_the_fingerprint() -> None:
+    plain, weighted = (
+        load_corpus(DataSettings(class_weights=kind), data=SPLITS) for kind in ("none", {"a": 1, "b": 3})
+    )
+    assert plain.fingerprint == weighted.fingerprint
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_folder_of_class_folders(splits: bool, tmp_path: Path) -> None:
+    for split in ("train", "test") if splits else ("",):
+        for label in ("good", "bad"):
+            folder = tmp_path / split / label
+            folder.mkdir(parents=True)
+            for number in range(5):
+                (folder / f"{number}.txt").write_bytes(f"{split} {label} {number}\nsecond line\r\n".encode())
+    (tmp_path / "README.md").write_text("no row")
+    corpus = load_corpus(DataSettings(path=str(tmp_path)))
+    examples = corpus.splits["train"]
+    assert corpus.task.labels == ("bad", "good")
+    assert all(text.endswith("\nsecond line") for text in examples.texts)
+    ids = [name for part in corpus.splits.values() for name in part.ids]
+    assert len(set(ids)) == len(ids) == (20 if splits else 10)
+    for text, target, name in zip(examples.texts, examples.targets, examples.ids, strict=True):
+        assert corpus.task.labels[target] in text
+        assert f"{corpus.task.labels[target]}/" in name
+    if splits:
+        assert sorted(corpus.splits["test"].texts) == sorted(
+            f"test {label} {number}\nsecond line" for label in ("good", "bad") for number in range(5)
+        )
+        assert f"not read in {tmp_path}: README.md" in corpus.notes
+
+
+def test_error_in_a_class_folder_names_the_file(tmp_path: Path) -> None:
+    for label, content in (("good", b"fine"), ("bad", b"one\n\xff")):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "0.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"bad/0\.txt:2: character 1"):
+        load_corpus(DataSettings(path=str(tmp_path)))
+    (tmp_path / "bad" / "0.txt").write_bytes(b" \n")
+    with pytest.raises(UserError, match=r"bad/0\.txt: nothing to read"):
+        load_corpus(DataSettings(path=str(tmp_path)))
+
+
+def test_folder_names_what_it_did_not_read(tmp_path: Path) -> None:
+    in_folder(tmp_path, "csv")
+    (tmp_path / "train_small.csv").write_text("text,label\n")
+    (tmp_path / ".hidden").write_text("")
+    assert f"not read in {tmp_path}: train_small.csv" in load_corpus(DataSettings(path=str(tmp_path))).notes
+    write(tmp_path / "dev.jsonl", SPLITS["validation"])
+    with pytest.raises(UserError, match=r"several validation files \(dev\.jsonl, validation\.csv\)"):
+        load_corpus(DataSettings(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({}, "no data is named"),
+        ({"path": "a.csv", "embedded": "b"}, "data.embedded and data.path are set together"),
+        ({"path": "a.csv", "test": "b.csv"}, "data.test goes with data.train"),
+        ({"path": "a.csv", "revision": "main"}, "data.revision goes with data.hub"),
+        ({"hub": "owner/name"}, "data.hub=owner/name needs data.revision"),
+        ({"embedded": "customer_intent"}, "did you mean 'customer_intents'"),
+    ],
+)
+def test_exactly_one_source(options: dict[str, Any], error: str) -> None:
+    with pytest.raises(UserError, match=error):
+        load_corpus(DataSettings(**options))
+
+
+def test_the_embedded_set_loads_without_a_note() -> None:
+    corpus = load_corpus(DataSettings(embedded="customer_intents", encoding="cp1252", delimiter=";"))
+    assert corpus.source == "customer_intents (embedded)"
+    assert list(corpus.splits) == ["train", "validation", "test"]
+    assert corpus.notes == []
+
+
+def test_a_row_of_no_split_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "all.csv", [row | {"split": "tset"} for row in SPLITS["train"]])
+    with pytest.raises(UserError, match=r"all\.csv:2, column 'split': 'tset' is no split \(did you mean 'test'\?\)"):
+        load_corpus(DataSettings(path=str(tmp_path / "all.csv")))
+    unused = load_corpus(DataSettings(path=str(tmp_path / "all.csv"), columns=ColumnSettings(split="")))
+    assert sum(map(len, unused.splits.values())) == len(SPLITS["train"])
+
+
+@pytest.mark.parametrize(
+    ("data", "columns", "error"),
+    [
+        (SPLITS, {"split": "text"}, "data.columns.split='text': dict is divided into splits already"),
+        (SPLITS, {"text": ""}, "data.columns.text cannot be empty"),
+        ({"train": SPLITS["train"], "dev": SPLITS["test"], "val": SPLITS["test"]}, {}, "two validation splits"),
+        ([row | {"split": "test"} for row in SPLITS["train"]], {}, "column 'split': no row is train; found test"),
+        ({"test": SPLITS["test"]}, {}, "dict has no train split; it has: test"),
+    ],
+)
+def test_splits_that_cannot_be(data: Any, columns: dict[str, str], error: str) -> None:
+    with pytest.raises(UserError, match=error):
+        load_corpus(DataSettings(columns=ColumnSettings(**columns)), data=data)
+
+
+def test_folders_that_hold_no_data(tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "0.csv").write_text("text,label\n")
+    with pytest.raises(UserError, match=r"nor folders of \.txt files, one folder a class"):
+        load_corpus(DataSettings(path=str(tmp_path)))
+    (tmp_path / "test.csv").write_text("text,label\n")
+    with pytest.raises(UserError, match="has no train split"):
+        load_corpus(DataSettings(path=str(tmp_path)))
+
+
+def test_a_weight_column_of_train_alone_is_said() -> None:
+    unweighted = [{"text": row["text"], "label": row["label"]} for row in SPLITS["validation"]]
+    corpus = load_corpus(DataSettings(), data=SPLITS | {"validation": unweighted})
+    assert corpus.splits["validation"].weights.tolist() == [1.0] * len(unweighted)
+    assert "validation: no column 'weight', so every row weighs 1" in corpus.notes
+
+
+def test_soft_labels_survive_parquet(tmp_path: Path) -> None:
+    """Arrow gives every row the keys of all rows, null where a row had none."""
+    rows = [{"text": "p", "label": {"a": 1.0}}, {"text": "q", "label": {"b": 0.25, "a": 0.75}}]
+    write(tmp_path / "train.parquet", rows)
+    write(tmp_path / "validation.parquet", rows)
+    corpus = load_corpus(DataSettings(path=str(tmp_path)))
+    assert corpus.splits["train"].targets.tolist() == [[1.0, 0.0], [0.75, 0.25]]
+    assert corpus.fingerprint == load_corpus(DataSettings(), data={"train": rows, "validation": rows}).fingerprint
+
+
+def test_what_pandas_calls_missing_is_missing() -> None:
+    import pandas as pd
+
+    for column, error in (("label", "the label is missing"), ("text", "nothing to read")):
+        frame = pd.DataFrame(SPLITS["train"])
+        frame.loc[2, column] = None
+        with pytest.raises(UserError, match=rf"DataFrame:3.*{error}"):
+            load_corpus(DataSettings(), data=frame)
+
+
+@pytest.mark.parametrize("data", ["text", 3, [1, 2], {"train": "text"}, iter([])])
+def test_other_objects_are_refused(data: Any) -> None:
+    with pytest.raises(UserError, match="are not read; give a pandas DataFrame"):
+        load_corpus(DataSettings(), data=data)
+
+
+def test_lists_of_class_labels_are_names() -> None:
+    import datasets
+
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "labels": datasets.List(datasets.ClassLabel(names=["z", "y"]))}
+    )
+    part = datasets.Dataset.from_dict({"text": ["p", "q", "r"], "labels": [[0], [1, 0], []]}, features=features)
+    corpus = load_corpus(DataSettings(), data={"train": part, "validation": part.select([2, 1])})
+    assert corpus.task.problem == "multi_label"
+    assert corpus.task.labels == ("y", "z")
+    assert corpus.splits["train"].targets.tolist() == [[0, 1], [1, 1], [0, 0]]
+    assert corpus.splits["validation"].targets.tolist() == [[0, 0], [1, 1]]
+
+
+def test_hub_passes_the_revision_and_leaves_out_an_unlabelled_test_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
+    asked = []
+
+    def load_dataset(*arguments: Any, **options: Any) -> Any:
+        asked.append((arguments, options))
+        labelled = datasets.Dataset.from_list([{"text": f"t{n}", "label": n % 2} for n in range(6)], features=features)
+        hidden = datasets.Dataset.from_list([{"text": "t", "label": -1}], features=features)
+        return datasets.DatasetDict(train=labelled, validation=labelled, test=hidden)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    corpus = load_corpus(DataSettings(hub="owner/name", subset="en", revision="abc"))
+    assert asked == [(("owner/name", "en"), {"revision": "abc"})]
+    assert corpus.source == "owner/name @ abc"
+    assert list(corpus.splits) == ["train", "validation"]
+    assert "test: its 1 rows have no labels, so it is not used" in corpus.notes
+
+
+def test_hub_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match=r"data\.hub=owner/name at revision abc cannot be loaded .*set data\.path"
+    ) as error:
+        load_corpus(DataSettings(hub="owner/name", revision="abc"))
+    assert "\n" not in str(error.value)
+
+
+def test_streaming_reads_no_further_than_its_chunk() -> None:
+    content = b"text\n" + b"fine\n" * 100_000 + b"bad,row\n"
+    buffer = io.BytesIO(content)
+    tables = stream_rows(buffer, format="csv", chunk_rows=10)
+    assert len(next(tables)) == 10
+    assert buffer.tell() < len(content) / 4
+    with pytest.raises(UserError, match="<stream>:100002: 2 cells where the header has 1"):
+        list(tables)
+    assert not buffer.closed
+
+
+def test_streaming_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(b"text;label\n1;2\n3\n"))
+    monkeypatch.setattr(sys, "stdin", stream)
+    with pytest.raises(UserError, match="<stdin>:3: 1 cells"):
+        list(stream_rows("-", format="csv", delimiter=";"))
+    with pytest.raises(UserError, match="open it in binary mode"):
+        next(stream_rows(io.StringIO("text\n"), format="csv"))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"predict\.format='cvs'.*did you mean 'csv'"):
+        next(stream_rows("-", format="cvs"))
+
+
+def test_streamed_rows_without_a_key_say_so(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "p", "x": null}\n{"text": "q"}\n', encoding="utf-8")
+    assert read_rows(tmp_path / "rows.jsonl", DataSettings()).columns == {"text": ["p", "q"], "x": [None, MISSING]}
+
+
+def test_a_test_split_is_carved_only_where_nothing_was_given(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(100)]
+    write(tmp_path / "train.csv", rows)
+    sizes = {}
+    given: dict[str, dict[str, Any]] = {
+        "train": {},
+        "no test": {"test_share": 0.0},
+        "test": {"test": str(tmp_path / "train.csv")},
+        "validation": {"validation": str(tmp_path / "train.csv")},
+    }
+    for name, options in given.items():
+        corpus = load_corpus(DataSettings(train=str(tmp_path / "train.csv"), **options))
+        sizes[name] = {split: len(examples) for split, examples in corpus.splits.items()}
+        assert any("also selects" in note for note in corpus.notes) == ("test" not in corpus.splits)
+    assert sizes == {
+        "train": {"train": 72, "validation": 8, "test": 20},
+        "no test": {"train": 90, "validation": 10},
+        "test": {"train": 90, "validation": 10, "test": 100},
+        "validation": {"train": 100, "validation": 100},
+    }
+
+
+def test_reading_splits_alone(tmp_path: Path) -> None:
+    write(tmp_path / "one.csv", SPLITS["train"])
+    tables = read_splits(DataSettings(path=str(tmp_path / "one.csv")))
+    assert list(tables) == ["train"]
+    assert tables["train"].where(2, "label") == f"{tmp_path}/one.csv:4, column 'label'"
+
+
+def test_importing_the_room_imports_no_library_it_may_not_need() -> None:
+    code = (
+        "import sys, nlp_transfer.data.corpus as c, nlp_transfer.settings as s; "
+        "c.load_corpus(s.DataSettings(embedded='customer_intents')); "
+        "heavy = ('torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'sklearn', 'hydra'); "
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_targets_and_weights_have_the_promised_types() -> None:
+    corpus = load_corpus(DataSettings(class_weights="balanced"), data=SPLITS)
+    for examples in corpus.splits.values():
+        assert examples.targets.dtype == np.int64
+        assert examples.weights.dtype == np.float32

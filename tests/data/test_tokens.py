@@ -1,0 +1,94 @@
+"""Token ids: the tokenizer's own encoding, cut or windowed only where it must be, special tokens in texts as text."""
+
+import numpy as np
+import pytest
+
+from nlp_transfer.data.tokens import encode, full_lengths, resolve_spec
+from nlp_transfer.errors import UserError
+from nlp_transfer.settings import TokenSettings
+from tests.encoder.families import TEXTS, tiny_tokenizer
+
+LONG = "my card has not arrived yet please refund the order " * 8
+
+
+def spec_for(tokenizer, texts, pairs=None, *, limit=64, **knobs):
+    return resolve_spec(TokenSettings(**knobs), full_lengths(tokenizer, texts, pairs), limit=limit, pair=pairs is not None)
+
+
+@pytest.mark.parametrize("style", ["wordpiece", "roberta", "llama"])
+@pytest.mark.parametrize("paired", [False, True])
+def test_short_rows_are_the_tokenizers_own(style: str, paired: bool):
+    tokenizer = tiny_tokenizer(style)
+    pairs = TEXTS[::-1] if paired else None
+    spec = spec_for(tokenizer, TEXTS, pairs)
+    tokens = encode(tokenizer, TEXTS, pairs, spec, max_length=spec.max_length)
+    for row, text in enumerate(TEXTS):
+        wanted = tokenizer(text, pairs[row] if pairs else None)["input_ids"]
+        assert tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]].tolist() == wanted
+    assert not tokens.cut.any()
+
+
+def test_cut_rows_keep_head_or_tail_and_count_what_is_lost():
+    tokenizer = tiny_tokenizer("wordpiece")
+    whole = tokenizer(LONG)["input_ids"]
+    for side in ("right", "left"):
+        spec = spec_for(tokenizer, [LONG], max_length=16, truncation_side=side)
+        tokens = encode(tokenizer, [LONG], None, spec, max_length=16)
+        assert len(tokens.ids) == 16
+        assert tokens.cut.tolist() == [len(whole) - 16]
+        kept = whole[1:15] if side == "right" else whole[-15:-1]
+        assert tokens.ids[1:-1].tolist() == kept
+
+
+def test_windows_overlap_and_cover_the_text():
+    tokenizer = tiny_tokenizer("wordpiece")
+    spec = spec_for(tokenizer, [LONG, "refund"], long="chunk", max_length=16, overlap=0.25, max_windows=None)
+    tokens = encode(tokenizer, [LONG, "refund"], None, spec, max_length=16)
+    body = tokenizer(LONG, add_special_tokens=False)["input_ids"]
+    rebuilt: list[int] = []
+    for window in range(tokens.first[0], tokens.first[1]):
+        inner = tokens.ids[tokens.offsets[window] : tokens.offsets[window + 1]].tolist()[1:-1]
+        rebuilt += inner if window == 0 else inner[4:]
+    assert rebuilt == body
+    assert tokens.windows.tolist()[1] == 1
+    assert not tokens.cut.any()
+
+
+def test_a_bound_on_windows_is_counted_as_cut():
+    tokenizer = tiny_tokenizer("wordpiece")
+    spec = spec_for(tokenizer, [LONG], long="chunk", max_length=16, max_windows=2)
+    tokens = encode(tokenizer, [LONG], None, spec, max_length=16)
+    assert tokens.windows.tolist() == [2]
+    assert tokens.cut[0] > 0
+
+
+def test_special_tokens_in_a_text_are_text():
+    tokenizer = tiny_tokenizer("wordpiece")
+    spec = spec_for(tokenizer, ["a"], limit=64, max_length=64)
+    tokens = encode(tokenizer, ["refund [SEP] [MASK] the order"], None, spec, max_length=64)
+    assert tokens.ids.tolist().count(tokenizer.sep_token_id) == 1
+    assert tokenizer.mask_token_id not in tokens.ids
+
+
+def test_auto_length_follows_the_percentile_and_the_encoder():
+    lengths = np.array([10] * 99 + [200])
+    assert resolve_spec(TokenSettings(percentile=99.0), lengths, limit=64, pair=False).max_length == 16
+    assert resolve_spec(TokenSettings(percentile=100.0), lengths, limit=64, pair=False).max_length == 64
+    assert resolve_spec(TokenSettings(percentile=99.0), lengths, limit=64, pair=False).limit == 64
+
+
+@pytest.mark.parametrize(
+    ("knobs", "pair", "words"),
+    [
+        ({"max_length": 65}, False, "at most|most the"),
+        ({"max_length": "long"}, False, "auto or a whole number"),
+        ({"long": "chunks"}, False, "did you mean 'chunk'"),
+        ({"long": "chunk"}, True, "pair_truncation"),
+        ({"percentile": 0}, False, "percentile"),
+        ({"overlap": 1.0}, False, "overlap"),
+        ({"max_windows": 0}, False, "max_windows"),
+    ],
+)
+def test_impossible_settings_are_refused(knobs, pair, words):
+    with pytest.raises(UserError, match=words):
+        resolve_spec(TokenSettings(**knobs), np.array([10]), limit=64, pair=pair)

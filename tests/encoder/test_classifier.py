@@ -1,0 +1,285 @@
+"""Loading a classifier and its one forward pass: what does not depend on the family."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers.utils import logging
+
+from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.classifier import forward, load_classifier, suggested_pooling
+from nlp_transfer.errors import UserError
+from nlp_transfer.settings import EncoderSettings
+
+from .conftest import LABELS, TASK
+from .families import TEXTS, tiny_encoder, tiny_tokenizer
+
+TASKS = {
+    "single_label": (TASK, "single_label_classification", LABELS),
+    "multi_label": (Task("multi_label", LABELS[:3], pair=False), "multi_label_classification", LABELS[:3]),
+    "ordinal": (Task("ordinal", ("low", "high"), pair=False), "single_label_classification", ("low", "high")),
+    "regression": (Task("regression", (), pair=False), "regression", ("score",)),
+}
+
+
+SEGMENTS_ASKED = ("bert", "xlnet", "funnel", "distilbert", "gpt2", "xlm", "modernbert", "deberta-v2", "roberta")
+
+
+def load(folder, task=TASK, *, head="native", seed=0, **settings):
+    return load_classifier(EncoderSettings(name=str(folder), **settings), task, head=head, seed=seed)
+
+
+def save(classifier, folder):
+    classifier.model.save_pretrained(folder)
+    classifier.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("head", ["native", "pooled"])
+@pytest.mark.parametrize("problem", TASKS)
+def test_a_pipeline_names_the_labels_of_every_kind_of_task(tmp_path, problem, head):
+    task, problem_type, names = TASKS[problem]
+    classifier = load(tiny_encoder(tmp_path), task, head=head)
+    folder = save(classifier, tmp_path / "saved")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["problem_type"], tuple(config["id2label"].values())) == (problem_type, names)
+    answer = pipeline("text-classification", str(folder))(TEXTS[0], top_k=None)
+    with torch.no_grad():
+        logits = forward(classifier.model, classifier.tokenizer(TEXTS[:1], return_tensors="pt")).logits[0]
+    scores = {"regression": logits, "multi_label": logits.sigmoid()}.get(problem, logits.softmax(dim=0))
+    assert {entry["label"]: pytest.approx(entry["score"], abs=1e-5) for entry in answer} == dict(
+        zip(names, scores.tolist(), strict=True)
+    )
+
+
+def test_every_kind_of_task_replaces_the_head_of_every_other(tmp_path):
+    base = tiny_encoder(tmp_path)
+    for first, (task, _, _) in TASKS.items():
+        folder = save(load(base, task), tmp_path / first)
+        for second, (other, problem_type, names) in TASKS.items():
+            model = load(folder, other)
+            assert model.model.config.problem_type == problem_type
+            assert model.model.classifier.out_features == len(names)
+            assert model.fresh == (() if first == second else ("classifier.weight", "classifier.bias"))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "t5", "gpt2", "xlm"])
+def test_a_head_tuned_for_other_labels_is_replaced_even_if_it_fits(tmp_path, family):
+    tuned = load(tiny_encoder(tmp_path, family))
+    folder = save(tuned, tmp_path / "tuned")
+    renamed = Task("single_label", tuple(f"new {name}" for name in LABELS), pair=False)
+    again, new = load(folder, seed=1), load(folder, renamed, seed=1)
+    output = f"{tuned.anatomy.output}.weight"
+    old_weights = dict(tuned.model.named_parameters())
+    assert all(torch.equal(old_weights[name], p) for name, p in again.model.named_parameters())
+    assert again.fresh == ()
+    changed = {name for name, p in new.model.named_parameters() if not torch.equal(old_weights[name], p)}
+    assert changed == {output}
+    assert output in new.fresh
+    assert 0.2 < new.model.get_parameter(output).std() / old_weights[output].std() < 5
+
+
+@pytest.mark.parametrize("head", ["native", "pooled"])
+def test_the_seed_decides_the_head_and_nothing_else_does(tmp_path, head):
+    folder = tiny_encoder(tmp_path, "roberta")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = load(folder, head=head, seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(6)
+    same, other = load(folder, head=head, seed=1), load(folder, head=head, seed=2)
+    weights = first.model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in same.model.state_dict().items())
+    changed = {name for name, tensor in other.model.state_dict().items() if not torch.equal(weights[name], tensor)}
+    assert changed
+    assert changed <= set(first.fresh)
+
+
+@pytest.mark.parametrize("head", ["native", "pooled"])
+def test_half_precision_checkpoints_are_loaded_and_saved_in_float32(tmp_path, head):
+    folder = tiny_encoder(tmp_path)
+    whole = AutoModelForSequenceClassification.from_pretrained(folder, dtype="bfloat16")
+    whole.bert.save_pretrained(folder)
+    classifier = load(folder, head=head)
+    assert {parameter.dtype for parameter in classifier.model.parameters()} == {torch.float32}
+    saved = AutoModelForSequenceClassification.from_pretrained(save(classifier, tmp_path / "saved"))
+    assert {parameter.dtype for parameter in saved.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2", "distilbert", "electra", "modernbert"])
+@pytest.mark.parametrize("head", ["native", "pooled"])
+def test_head_dropout_reaches_the_head_and_only_the_head(build, family, head):
+    classifier = build(family, head, head_dropout=0.37)
+    dropouts = {n: m.p for n, m in classifier.model.named_modules() if isinstance(m, torch.nn.Dropout)}
+    base = classifier.anatomy.base
+    assert {p for name, p in dropouts.items() if not name.startswith(f"{base}.")} == {0.37}
+    assert 0.37 not in {p for name, p in dropouts.items() if name.startswith(f"{base}.")}
+
+
+def test_a_head_without_dropout_says_so(build):
+    with pytest.raises(UserError, match="no dropout"):
+        build("llama", "native", head_dropout=0.1)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+def test_decoders_get_a_padding_token_that_survives_saving(build, tmp_path, family):
+    classifier = build(family, "native")
+    assert classifier.tokenizer.pad_token == classifier.tokenizer.eos_token
+    assert classifier.model.config.pad_token_id == classifier.tokenizer.pad_token_id
+    folder = save(classifier, tmp_path)
+    batch = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        assert torch.equal(model(**batch).logits, forward(classifier.model, batch).logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "segments"),
+    [(family, family in ("bert", "xlnet", "funnel")) for family in SEGMENTS_ASKED],
+)
+def test_segments_are_given_to_the_models_that_have_them(tmp_path, family, segments):
+    folder = tiny_encoder(tmp_path, family)
+    generic = json.loads((folder / "tokenizer_config.json").read_text())
+    generic["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]  # a generic tokenizer's default
+    (folder / "tokenizer_config.json").write_text(json.dumps(generic))
+    classifier = load(folder)
+    tokenizer = AutoTokenizer.from_pretrained(save(classifier, tmp_path / "saved"))
+    for made in (classifier.tokenizer, tokenizer):
+        batch = made("my card", "has not arrived", return_tensors="pt")
+        assert ("token_type_ids" in batch) == segments
+        forward(classifier.model, batch)
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [("roberta", 64), ("mpnet", 64), ("bert", 66), ("bart", 66), ("longformer", 64), ("t5", 1 << 30)],
+)
+def test_max_tokens_is_the_models_where_the_tokenizer_does_not_know(tmp_path, family, expected):
+    folder = tiny_encoder(tmp_path, family)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    del config["model_max_length"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    classifier = load(folder)
+    assert classifier.max_tokens == expected
+    if expected < 1 << 30:
+        ids = torch.full((1, expected), 7)
+        ids[:, -1] = classifier.tokenizer.eos_token_id or 7
+        forward(classifier.model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+
+@pytest.mark.parametrize(("family", "head"), [("bert", "native"), ("bert", "pooled"), ("gpt2", "native")])
+def test_windows_of_a_document_are_averaged(built, family, head):
+    classifier = built(family, head)
+    batch = dict(classifier.tokenizer(TEXTS, padding=True, return_tensors="pt"))
+    rows = forward(classifier.model, batch)
+    out = forward(classifier.model, batch | {"document": torch.tensor([1, 0, 1, 1])})
+    for whole, parts in zip(out, rows, strict=True):
+        torch.testing.assert_close(whole, torch.stack([parts[1], parts[[0, 2, 3]].mean(dim=0)]))
+    # Averaging commutes with the output layer, so cached document features are exact as well.
+    torch.testing.assert_close(forward(classifier.model, {"features": out.features}).logits, out.logits)
+
+
+def test_gradients_flow_through_features_and_through_averages(build):
+    classifier = build("bert", "native")
+    batch = dict(classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")) | {
+        "document": torch.tensor([0, 0, 1, 1])
+    }
+    forward(classifier.model, batch).features.square().sum().backward()
+    with_gradient = {name for name, p in classifier.model.named_parameters() if p.grad is not None}
+    assert with_gradient == set(classifier.anatomy.depth) - {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"),
+        ({"pooling_mode_cls_token": True, "include_prompt": True}, "cls"),
+        ({"pooling_mode_lasttoken": True}, "last"),
+        ({"pooling_mode": "max"}, "max"),
+        ({"pooling_mode": "lasttoken"}, "last"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, None),
+        ({"pooling_mode": "weightedmean"}, None),
+        (None, None),
+    ],
+)
+def test_pooling_is_what_sentence_transformers_trained(tmp_path, config, expected):
+    folder = tiny_encoder(tmp_path)
+    if config is not None:
+        (folder / "2_Pool").mkdir()
+        (folder / "2_Pool" / "config.json").write_text(json.dumps(config))
+        modules = [
+            {"path": "", "type": "x.Transformer"},
+            {"path": "2_Pool", "type": "sentence_transformers.models.Pooling"},
+        ]
+        (folder / "modules.json").write_text(json.dumps(modules))
+    assert suggested_pooling(folder) == expected
+    assert load(folder, head="pooled").model.config.pooling == (expected or "mean")
+
+
+def test_decoders_pool_the_last_token_unless_told(build):
+    assert build("gpt2", "pooled").model.config.pooling == "last"
+    assert build("gpt2", "pooled", pooling="mean").model.config.pooling == "mean"
+
+
+def test_the_library_stays_as_loud_as_it_was(tmp_path, capfd):
+    folder = tiny_encoder(tmp_path)
+    capfd.readouterr()
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    load(folder)
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_checkpoint_that_does_not_fit_its_architecture_is_refused(tmp_path):
+    folder, other = tiny_encoder(tmp_path / "a", "bert"), tiny_encoder(tmp_path / "b", "roberta", num_hidden_layers=1)
+    shutil.copy(other / "model.safetensors", folder)
+    with pytest.raises(UserError, match=r"no fitting weights for \d+ parameters of BertForSequenceClassification"):
+        load(folder)
+
+
+def test_a_damaged_weight_file_is_one_sentence(tmp_path):
+    folder = tiny_encoder(tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"tiny-bert' cannot be loaded") as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": [5]}, r"encoder.layers=\[5\].*0 \(embeddings\) to 2"),
+        ({"layers": [-4]}, r"-1 \(last layer\) to -3"),
+        ({"layers": []}, r"encoder.layers=\[\]"),
+        ({"pooling": "mena"}, "did you mean 'mean'"),
+        ({"combine": "sum", "layers": [0, 1]}, "encoder.combine='sum'"),
+        ({"attention": "evil/kernels"}, "encoder.attention='evil/kernels'"),
+        ({"attention": "flash_attention_2"}, "cannot be loaded"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(build, settings, message):
+    with pytest.raises(UserError, match=message):
+        build("bert", "pooled", **settings)
+
+
+def test_attention_is_the_one_asked_for(build):
+    for head in ("native", "pooled"):
+        for attention in ("eager", "sdpa"):
+            model = build("bert", head, attention=attention).model
+            assert getattr(model, model.base_model_prefix).config._attn_implementation == attention
+
+
+def test_families_without_a_head_of_their_own_point_to_ours(tmp_path):
+    from transformers import AutoModel, BertGenerationConfig
+
+    config = BertGenerationConfig(
+        vocab_size=160, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer("wordpiece").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"no classification head of its own; use encoder\.head=pooled"):
+        load(tmp_path)
+    assert load(tmp_path, head="pooled").anatomy.layers == 2

@@ -1,0 +1,199 @@
+"""The head of ours: what it pools, and that its folder loads with and without this package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.classifier import forward, load_classifier
+from nlp_transfer.encoder.pooled import pool
+from nlp_transfer.settings import EncoderSettings
+
+from .conftest import TASK, stir
+from .families import TEXTS
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def naive(states, mask, how):
+    kept = [row[flags.bool()] for row, flags in zip(states, mask, strict=True)]
+    choose = {
+        "mean": lambda row: row.mean(dim=0),
+        "max": lambda row: row.max(dim=0).values,
+        "cls": lambda row: row[0],
+        "last": lambda row: row[-1],
+    }[how]
+    return torch.stack([choose(row) for row in kept])
+
+
+@pytest.mark.parametrize("how", ["mean", "max", "cls", "last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_reads_the_tokens_that_are_not_padding(how, dtype):
+    generator = torch.Generator().manual_seed(0)
+    states = (torch.randn(5, 7, 3, generator=generator) - 5).to(dtype)  # all negative: zeros would win a maximum
+    mask = torch.tensor([[1] * 7, [1] * 3 + [0] * 4, [0] * 4 + [1] * 3, [1] + [0] * 6, [0] * 6 + [1]])
+    poisoned = states.masked_fill(mask.unsqueeze(-1) == 0, 1e4)
+    torch.testing.assert_close(pool(poisoned, mask, how), naive(states, mask, how))
+
+
+@pytest.mark.parametrize(
+    ("settings", "width"),
+    [
+        ({}, 32),
+        ({"layers": [1]}, 32),
+        ({"layers": [0, 1, -1]}, 32),
+        ({"layers": [-1, 0], "combine": "concat"}, 64),
+        ({"hidden": 8}, 8),
+        ({"layers": [0, 2], "combine": "concat", "hidden": 8, "pooling": "max"}, 8),
+    ],
+)
+def test_features_follow_from_the_encoders_hidden_states(build, settings, width):
+    classifier = build("bert", "pooled", **settings)
+    model = classifier.model
+    stir(model)
+    batch = classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        out = forward(model, batch)
+        states = model.encoder(**batch, output_hidden_states=True).hidden_states
+        how, layers = settings.get("pooling", "mean"), settings.get("layers", [-1])
+        vectors = [naive(states[layer], batch["attention_mask"], how) for layer in layers]
+        if settings.get("combine") == "concat":
+            expected = torch.cat(vectors, dim=-1)
+        else:
+            shares = model.mix.weight.softmax(dim=0) if model.mix is not None else [1.0]
+            expected = sum(share * vector for share, vector in zip(shares, vectors, strict=True))
+        if "hidden" in settings:
+            expected = torch.nn.functional.gelu(model.dense(expected))
+    torch.testing.assert_close(out.features, expected)
+    assert model.classifier.in_features == width
+
+
+def test_a_new_mix_is_the_plain_mean(build):
+    mix = build("bert", "pooled", layers=[0, 1, 2]).model.mix
+    vectors = torch.randn(3, 4, 5)
+    torch.testing.assert_close(mix(vectors), vectors.mean(dim=0))
+
+
+def test_the_last_layer_alone_keeps_no_other(build):
+    asked = []
+    for settings in ({}, {"layers": [0, -1]}):
+        model = build("bert", "pooled", **settings).model
+        model.encoder.register_forward_hook(lambda *args: asked.append(args[-1].hidden_states))
+        model(torch.tensor([[2, 7, 3]]))
+    assert asked[0] is None
+    assert len(asked[1]) == 3
+
+
+def test_the_encoders_weights_are_the_checkpoints(build):
+    classifier = build("bert", "pooled")
+    checkpoint = load_file(classifier.source.folder / "model.safetensors")
+    mine = classifier.model.encoder.state_dict()
+    assert all(torch.equal(tensor, checkpoint[name]) for name, tensor in mine.items())
+    assert set(checkpoint) - set(mine) == {"pooler.dense.weight", "pooler.dense.bias"}  # nothing trains it
+    assert set(classifier.fresh) == {"classifier.weight", "classifier.bias"}
+
+
+def test_the_library_computes_its_loss_for_those_who_give_labels(build):
+    model = build("bert", "pooled").model
+    ids, labels = torch.tensor([[2, 7, 3], [2, 9, 3]]), torch.tensor([1, 4])
+    out = model(ids, labels=labels)
+    torch.testing.assert_close(out.loss, torch.nn.functional.cross_entropy(out.logits, labels))
+
+
+def test_gradient_checkpointing_changes_no_gradient(build):
+    def gradients(model):
+        model.train()
+        model(torch.tensor([[2, 7, 8, 3]])).logits.square().sum().backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    plain, saving = build("llama", "pooled").model, build("llama", "pooled").model
+    saving.gradient_checkpointing_enable()
+    torch.testing.assert_close(gradients(saving), gradients(plain))
+
+
+def test_a_model_of_ours_is_an_encoder_again(build, tmp_path):
+    first = build("bert", "pooled", pooling="max", hidden=4)
+    stir(first.model)
+    first.model.save_pretrained(tmp_path)
+    first.tokenizer.save_pretrained(tmp_path)
+    other = Task("multi_label", ("x", "y"), pair=False)
+    states = first.model.encoder.state_dict()
+    for head, expected in {"native": ("max", 4), "pooled": ("mean", 0)}.items():
+        again = load_classifier(EncoderSettings(name=str(tmp_path)), other, head=head, seed=0)
+        assert all(torch.equal(states[name], tensor) for name, tensor in again.model.encoder.state_dict().items())
+        assert (again.model.config.pooling, again.model.config.hidden) == expected
+        assert again.model.config.id2label == {0: "x", 1: "y"}
+        assert set(again.fresh) == {"classifier.weight", "classifier.bias"}
+    same = load_classifier(EncoderSettings(name=str(tmp_path)), TASK, head="native", seed=0)
+    assert same.fresh == ()
+
+
+def test_no_path_of_this_machine_is_saved(build, tmp_path):
+    classifier = load_classifier(
+        EncoderSettings(name=str(build("bert", "native").source.folder)), TASK, head="pooled", seed=0
+    )
+    classifier.model.config._name_or_path = classifier.model.config.encoder._name_or_path = "acme/tiny"
+    classifier.model.save_pretrained(tmp_path)
+    assert "/" not in (tmp_path / "config.json").read_text().replace("acme/tiny", "")
+
+
+LOAD = """
+import json, sys, torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+folder, texts, remote = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+given = {"trust_remote_code": True} if remote else {}
+tokenizer = AutoTokenizer.from_pretrained(folder, **given)  # first: it reads the configuration as well
+model = AutoModelForSequenceClassification.from_pretrained(folder, **given).eval()
+with torch.no_grad():
+    logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.tolist()
+answer = pipeline("text-classification", folder, **given)(texts)
+if remote:  # saved again by somebody who has never heard of us
+    model.save_pretrained(sys.argv[4])
+print("RESULT" + json.dumps([type(model).__module__, logits, answer, "nlp_transfer" in sys.modules]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "qwen3"])
+def test_the_saved_folder_loads_with_and_without_this_package(build, tmp_path, family):
+    classifier = build(family, "pooled", layers=[0, -1], hidden=8)
+    stir(classifier.model)
+    folder = tmp_path / "model"
+    classifier.model.save_pretrained(folder)
+    classifier.tokenizer.save_pretrained(folder)
+    with torch.no_grad():
+        batch = classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")
+        logits = forward(classifier.model, batch).logits
+    for remote in (False, True):
+        code = LOAD if remote else "import nlp_transfer\nimport sys\nassert 'torch' not in sys.modules\n" + LOAD
+        given = [str(folder), json.dumps(TEXTS), json.dumps(remote), str(tmp_path / "again")]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+        environment |= {} if remote else {"PYTHONPATH": str(ROOT)}
+        if remote:  # from a place and with a path where the package is not
+            code = "import sys\nsys.modules['nlp_transfer'] = None\n" + code.replace(
+                '"nlp_transfer" in sys.modules', "False"
+            )
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code, *given],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        module, there, answer, ours = json.loads(done.stdout.split("RESULT")[1])
+        assert module.startswith("transformers_modules." if remote else "nlp_transfer.")
+        assert ours != remote
+        torch.testing.assert_close(torch.tensor(there), logits)
+        labels = classifier.model.config.id2label
+        assert [entry["label"] for entry in answer] == [labels[i] for i in logits.argmax(dim=1).tolist()]
+    assert load_file(tmp_path / "again" / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
+    assert {"pooled.py", "pooled_config.py"} <= {file.name for file in (tmp_path / "again").iterdir()}

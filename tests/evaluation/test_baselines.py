@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from nlp_transfer.data.corpus import Examples
+from nlp_transfer.data.task import Task
+from nlp_transfer.evaluation import baselines
+from nlp_transfer.evaluation.baselines import floors
+from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER, compute, probabilities, selection_metric
+
+LABELS = ("cold", "mild", "warm")
+NOISE = [f"filler{index}" for index in range(30)]
+CELLS = [
+    (problem, soft, weighted, pair)
+    for problem, soft, weighted, pair in product(
+        ("single_label", "multi_label", "ordinal", "regression"), (False, True), (False, True), (False, True)
+    )
+    if not (problem == "regression" and soft)
+]
+
+
+def examples(texts, targets, *, pairs=None, weights=None):
+    weights = np.ones(len(texts), np.float32) if weights is None else np.asarray(weights, np.float32)
+    return Examples(list(texts), pairs, np.asarray(targets), weights, [str(row) for row in range(len(texts))], None)
+
+
+def learnable(problem, *, soft, weighted, pair, rows, seed):
+    """Texts of filler words with one or two of three telling words a label; with pairs: some of them in either text."""
+    rng = np.random.default_rng(seed)
+    classes = rng.integers(3, size=rows)
+    members = np.eye(3)[classes]
+    if problem == "multi_label":
+        members = (rng.random((rows, 3)) < 0.4).astype(float)
+    words = [
+        [*rng.choice(NOISE, 6), *(f"{LABELS[label]}{rng.integers(3)}" for label in np.flatnonzero(row))]
+        for row in members
+    ]
+    if problem == "regression":
+        targets = (classes + rng.normal(size=rows) / 4).astype(np.float32)
+    elif problem == "multi_label":
+        targets = (np.abs(members - 0.2 * soft)).astype(np.float32)
+    else:
+        targets = (0.8 * members + 0.2 / 3).astype(np.float32) if soft else classes
+    texts = [" ".join(row[:7]) for row in words]
+    pairs = [" ".join(row[3:]) for row in words] if pair else None
+    return examples(texts, targets, pairs=pairs, weights=rng.integers(1, 4, rows) if weighted else None)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: "-".join(map(str, cell)))
+def test_tfidf_beats_the_majority_on_what_words_tell(cell):
+    problem, soft, weighted, pair = cell
+    task = Task(problem, () if problem == "regression" else LABELS, pair=pair)
+    train, test = (
+        learnable(problem, soft=soft, weighted=weighted, pair=pair, rows=rows, seed=seed)
+        for rows, seed in ((100, 0), (60, 1))
+    )
+    majority, tfidf = floors(task, train, test, seed=0)
+    metric = selection_metric(task, "auto")
+    scores = {
+        floor.name: compute(task, floor.logits, test.targets, test.weights)[metric] for floor in (majority, tfidf)
+    }
+    assert scores["tfidf"] > max(np.nan_to_num(scores["majority"]), 0) + 0.2
+    for floor in (majority, tfidf):
+        assert floor.logits.shape == (60, task.outputs)
+        assert np.isfinite(floor.logits).all()
+        assert floor.seconds > 0
+    if problem in ("single_label", "ordinal"):  # the logits are log-probabilities
+        for floor in (majority, tfidf):
+            assert np.exp(floor.logits).sum(axis=1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
+def test_the_seed_settles_everything(problem):
+    task = Task(problem, () if problem == "regression" else LABELS, pair=False)
+    train = learnable(problem, soft=False, weighted=True, pair=False, rows=60, seed=0)
+    first, second = (floors(task, train, train, seed=3)[1] for _ in range(2))
+    assert (first.logits == second.logits).all()
+    assert first.detail == second.detail != ""
+
+
+def test_majority_is_the_weighted_prior():
+    texts, test = ["one", "two", "three", "four"], examples(["five", "six"], [0, 0])
+    weights = [1, 1, 1, 5]
+
+    def majority(problem, labels, targets):
+        task = Task(problem, labels, pair=False)
+        floor = floors(task, examples(texts, targets, weights=weights), test, seed=0)[0]
+        assert (floor.logits == floor.logits[0]).all()
+        return probabilities(task, floor.logits)[0]
+
+    assert majority("single_label", LABELS, [0, 0, 1, 2]) == pytest.approx([2 / 8, 1 / 8, 5 / 8])
+    soft = np.array([[0.5, 0.5, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    assert majority("ordinal", LABELS, soft) == pytest.approx([1.5 / 8, 1.5 / 8, 5 / 8])
+    multi = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0.5]], np.float32)
+    assert majority("multi_label", LABELS, multi) == pytest.approx([1, 1 / 8, 2.5 / 8])
+    assert majority("regression", (), np.array([1, 2, 3, 4], np.float32)) == pytest.approx([26 / 8])
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_class_weights_do_not_change_the_floors(soft):
+    train = learnable("single_label", soft=soft, weighted=True, pair=False, rows=60, seed=0)
+    test = learnable("single_label", soft=soft, weighted=False, pair=False, rows=20, seed=1)
+    plain = floors(Task("single_label", LABELS, pair=False), train, test, seed=0)
+    task = Task("single_label", LABELS, pair=False, class_weights=(0.5, 1.0, 3.0))
+    by_label = np.array(task.class_weights, np.float32)
+    train = replace(train, weights=train.weights * (train.targets @ by_label if soft else by_label[train.targets]))
+    for first, second in zip(plain, floors(task, train, test, seed=0), strict=True):
+        assert first.logits == pytest.approx(second.logits, rel=1e-4, abs=1e-4)
+
+
+def test_the_scale_of_weights_does_not_change_the_floors():
+    task = Task("single_label", LABELS, pair=False)
+    train = learnable("single_label", soft=False, weighted=True, pair=False, rows=60, seed=0)
+    tiny = replace(train, weights=train.weights * np.float32(2**-20))
+    for first, second in zip(floors(task, train, train, seed=0), floors(task, tiny, train, seed=0), strict=True):
+        assert (first.logits == second.logits).all()
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5, 11, 13])
+@pytest.mark.parametrize("problem", ["single_label", "multi_label", "ordinal", "regression"])
+def test_few_rows(problem, rows):
+    # one row of each class, then only the first: most folds lack most classes
+    classes = np.minimum(np.arange(rows), rows - 1) % 3 * (np.arange(rows) < 3)
+    targets = {
+        "single_label": classes,
+        "ordinal": classes,
+        "multi_label": np.eye(3, dtype=np.float32)[classes],
+        "regression": classes.astype(np.float32),
+    }[problem]
+    task = Task(problem, () if problem == "regression" else LABELS, pair=False)
+    train = examples([f"text number {row}" for row in range(rows)], targets)
+    for floor in floors(task, train, examples(["text", "other words"], targets[:2]), seed=0):
+        assert floor.logits.shape == (2, task.outputs)
+        assert np.isfinite(floor.logits).all()
+
+
+@pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
+@pytest.mark.parametrize("texts", [["", " "], ["!", "?"], ["!!!", "…"], ["a", "b"]], ids=repr)
+@pytest.mark.parametrize("pair", [False, True])
+def test_texts_without_words(problem, texts, pair):
+    texts = texts * 10
+    task = Task(problem, () if problem == "regression" else LABELS, pair=pair)
+    classes = np.arange(20) % 2
+    targets = {"single_label": classes, "multi_label": np.eye(3)[classes], "regression": classes / 2}[problem]
+    train = examples(texts, targets, pairs=texts if pair else None)
+    majority, tfidf = floors(task, train, train, seed=0)
+    assert np.isfinite(tfidf.logits).all()
+    if texts[0] == "":
+        assert (tfidf.logits == majority.logits).all()
+        assert tfidf.detail == "no word in the training texts"
+
+
+def test_labels_that_all_or_no_rows_have():
+    train = learnable("multi_label", soft=False, weighted=False, pair=False, rows=40, seed=0)
+    targets = train.targets.copy()
+    targets[:, 0], targets[:, 1] = 1, 0
+    train = replace(train, targets=targets)
+    task = Task("multi_label", LABELS, pair=False)
+    for floor in floors(task, train, train, seed=0):
+        assert (floor.logits[:, 0] > 0).all()
+        assert (floor.logits[:, 1] < 0).all()
+
+
+def test_words_that_training_did_not_have_are_no_problem():
+    train = learnable("single_label", soft=False, weighted=False, pair=False, rows=60, seed=0)
+    for floor in floors(Task("single_label", LABELS, pair=False), train, examples(["ξένος", ""], [0, 0]), seed=0):
+        assert np.isfinite(floor.logits).all()
+
+
+def test_pairs_are_compared():
+    # whether both texts name the same thing: no word tells, only the overlap
+    rng = np.random.default_rng(0)
+    things = np.array([f"thing{index}x" for index in range(40)])
+
+    def split(rows):
+        same = rng.integers(2, size=rows)
+        first = rng.integers(40, size=rows)
+        second = np.where(same, first, (first + rng.integers(1, 40, rows)) % 40)
+        return examples([f"about {thing}" for thing in things[first]], same, pairs=list(things[second]))
+
+    train, test = split(300), split(100)
+    tfidf = floors(Task("single_label", ("no", "yes"), pair=True), train, test, seed=0)[1]
+    assert compute(Task("single_label", ("no", "yes"), pair=True), tfidf.logits, test.targets)["accuracy"] > 0.9
+
+
+def test_what_a_pair_shares_counts():
+    # Each text has one word of either group; which group the shared word is of is the label.
+    rng = np.random.default_rng(0)
+    groups = np.array([[f"{group}{index}x" for index in range(10)] for group in ("hot", "icy")])
+
+    def split(rows):
+        label = rng.integers(2, size=rows)
+        shared, others = groups[label, rng.integers(10, size=rows)], rng.integers(10, size=rows)
+        mine, yours = groups[1 - label, others], groups[1 - label, (others + rng.integers(1, 10, rows)) % 10]
+        texts = [[" ".join(pair) for pair in zip(shared, other, strict=True)] for other in (mine, yours)]
+        return examples(texts[0], label, pairs=texts[1])
+
+    train, test = split(300), split(100)
+    task = Task("single_label", ("hot", "icy"), pair=True)
+    assert compute(task, floors(task, train, test, seed=0)[1].logits, test.targets)["accuracy"] > 0.9
+
+
+def test_scripts_without_spaces():
+    rng = np.random.default_rng(0)
+    filler, telling = list("的一是不了人我在有他这中大来上个国"), ["好棒", "糟差", "平常"]
+
+    def split(rows):
+        classes = rng.integers(3, size=rows)
+        texts = [
+            "".join([*rng.choice(filler, 8), rng.choice(list(telling[label])), *rng.choice(filler, 8)])
+            for label in classes
+        ]
+        return examples(texts, classes)
+
+    train, test = split(200), split(100)
+    task = Task("single_label", LABELS, pair=False)
+    assert compute(task, floors(task, train, test, seed=0)[1].logits, test.targets)["accuracy"] > 0.9
+
+
+def test_long_texts_do_without_character_ngrams(monkeypatch):
+    train = learnable("single_label", soft=False, weighted=False, pair=False, rows=60, seed=0)
+    task = Task("single_label", LABELS, pair=False)
+    columns = baselines._features(task, train, train)[0].shape[1]
+    monkeypatch.setattr(baselines, "_MOST_CHARACTERS", 0)
+    assert 0 < baselines._features(task, train, train)[0].shape[1] < columns
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "log_loss"])
+def test_the_floor_is_made_strong_in_the_metric_that_is_asked_for(metric):
+    # one class in ten: balancing helps macro_f1 and hurts log_loss
+    rng = np.random.default_rng(0)
+    task = Task("single_label", ("common", "rare"), pair=False)
+
+    def split(rows):
+        rare = (rng.random(rows) < 0.1).astype(np.int64)
+        hints = np.where(rng.random(rows) < 0.75, rare, rng.integers(2, size=rows))
+        return examples([" ".join([*rng.choice(NOISE, 4), f"hint{hint}"]) for hint in hints], rare)
+
+    train, test = split(600), split(600)
+    made = {chosen: floors(task, train, test, seed=0, metric=chosen)[1] for chosen in ("macro_f1", "log_loss")}
+    assert ("balanced" in made[metric].detail) == (metric == "macro_f1")
+    values = {chosen: compute(task, floor.logits, test.targets)[metric] for chosen, floor in made.items()}
+    other = next(name for name in values if name != metric)
+    assert (values[metric] > values[other]) if HIGHER_IS_BETTER[metric] else (values[metric] < values[other])

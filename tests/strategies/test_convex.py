@@ -1,0 +1,83 @@
+"""The exact head: it reaches the optimum that scikit-learn reaches, honours weights, and chooses its penalty."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from nlp_transfer.strategies import convex
+from nlp_transfer.strategies.convex import _Problem, fit_head
+
+
+def blobs(rows: int, labels: int, width: int, *, seed: int = 0, noise: float = 2.0):
+    generator = np.random.default_rng(seed)
+    y = generator.integers(0, labels, rows)
+    centres = generator.normal(size=(labels, width))
+    return (centres[y] + noise * generator.normal(size=(rows, width))).astype(np.float32), y
+
+
+def solved(x, y, w, loss, penalty, **more):
+    problem = _Problem(x.astype(np.float32), y.astype(np.float32), (w / w.sum()).astype(np.float32), loss, None, True, **more)
+    return problem.unpack(problem.solve(penalty, problem.start()))
+
+
+def test_softmax_optimum_is_scikit_learns():
+    x, y = blobs(120, 3, 6)
+    w = np.random.default_rng(1).uniform(0.5, 2, len(x))
+    matrix, bias = solved(x, np.eye(3)[y], w, "softmax", 1e-2)
+    # scikit-learn minimises C Σ wᵢ ℓᵢ + ½‖W‖²
+    peer = LogisticRegression(C=1 / (1e-2 * w.sum()), max_iter=5000, tol=1e-8).fit(x, y, sample_weight=w)
+    np.testing.assert_allclose(matrix, peer.coef_, atol=2e-3)
+    np.testing.assert_allclose(bias - bias.mean(), peer.intercept_ - peer.intercept_.mean(), atol=2e-3)
+
+
+def test_squared_optimum_is_ridge():
+    x, y = blobs(80, 4, 5)
+    matrix, bias = solved(x, y[:, None].astype(float), np.ones(80), "squared", 0.1)
+    peer = Ridge(alpha=0.1 * 80 / 2, solver="cholesky").fit(x, y)
+    np.testing.assert_allclose(matrix[0], peer.coef_, atol=1e-3)
+    np.testing.assert_allclose(bias[0], peer.intercept_, atol=1e-3)
+
+
+def test_sigmoid_optimum_is_one_logistic_regression_a_label():
+    x, y = blobs(150, 2, 5, seed=3)
+    matrix, _ = solved(x, np.stack([y, 1 - y], 1), np.ones(150), "sigmoid", 1e-2)
+    np.testing.assert_allclose(matrix[0], -matrix[1], atol=1e-3)
+    # the loss is the mean over two labels, so the penalty weighs twice against one label's loss
+    peer = LogisticRegression(C=1 / (2 * 1e-2 * 150), max_iter=5000, tol=1e-8).fit(x, y)
+    np.testing.assert_allclose(matrix[0], peer.coef_[0], atol=2e-3)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "squared"])
+def test_a_weight_of_two_is_the_row_twice(loss: str):
+    x, y = blobs(40, 3, 4)
+    targets = y[:, None].astype(float) if loss == "squared" else np.eye(3)[y]
+    w = np.where(np.arange(40) < 10, 2.0, 1.0)
+    once = solved(x, targets, w, loss, 1e-2)
+    twice = solved(np.vstack([x, x[:10]]), np.vstack([targets, targets[:10]]), np.ones(50), loss, 1e-2)
+    np.testing.assert_allclose(once[0], twice[0], atol=2e-3)
+
+
+def test_noise_wants_a_strong_penalty_and_signal_a_weak_one():
+    x, y = blobs(200, 2, 5, noise=0.4)
+    clear = fit_head(x, np.eye(2)[y], np.ones(200), loss="softmax", strata=y)
+    shuffled = np.random.default_rng(0).permutation(y)
+    noise = fit_head(x, np.eye(2)[shuffled], np.ones(200), loss="softmax", strata=shuffled)
+    assert clear.penalty < noise.penalty
+    assert ((x @ clear.weight.T + clear.bias).argmax(1) == y).mean() > 0.95
+    assert noise.risk == pytest.approx(np.log(2), abs=0.03)
+
+
+@pytest.mark.parametrize("rows", [2, 3, 9])
+def test_few_rows_still_give_a_head(rows: int):
+    x, _ = blobs(rows, 2, 4)
+    y = np.arange(rows) % 2
+    head = fit_head(x, np.eye(2)[y], np.ones(rows), loss="softmax", strata=y)
+    assert np.isfinite(head.weight).all()
+    assert head.penalty in convex.PENALTIES
+
+
+def test_without_intercept_the_bias_is_zero_and_features_are_not_shifted():
+    x, y = blobs(100, 2, 4)
+    head = fit_head(x + 5, np.eye(2)[y], np.ones(100), loss="softmax", strata=y, intercept=False)
+    assert (head.bias == 0).all()
+    assert (((x + 5) @ head.weight.T).argmax(1) == y).mean() > 0.6

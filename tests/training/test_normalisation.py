@@ -1,0 +1,152 @@
+"""The promise the loop is built on: loss and gradient do not depend on how a step is cut into forward passes and ranks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from nlp_transfer.data.batches import Columns, Padding, micro_batches
+from nlp_transfer.data.task import Task
+from nlp_transfer.data.tokens import encode, full_lengths, resolve_spec
+from nlp_transfer.encoder.classifier import load_classifier
+from nlp_transfer.objectives.objective import Objective, Step
+from nlp_transfer.objectives.settings import ClassifySettings
+from nlp_transfer.settings import EncoderSettings, TokenSettings, TrainingSettings
+from nlp_transfer.training.loop import _accumulate, _rank_batches
+from tests.encoder.families import TEXTS, tiny_encoder
+
+ROOT = Path(__file__).parent.parent.parent
+PROBLEMS = ["single_label", "soft", "multi_label", "ordinal", "regression"]
+CUTS = {"1×8": (1, 8), "4×2": (1, 2), "8×1": (1, 1), "uneven 3+3+2": (1, 3)}
+
+
+def parts(folder: Path, problem: str, examples: int) -> tuple[Step, Columns, Padding]:
+    """A tiny model without dropout and `examples` weighted rows of unequal length."""
+    generator = np.random.default_rng(0)
+    kind = "single_label" if problem == "soft" else problem
+    labels = () if problem == "regression" else ("a", "b", "c")
+    weights = (2.0, 1.0, 0.5) if problem == "multi_label" else None
+    task = Task(kind, labels, False, weights)
+    if not (folder / "tiny-bert").exists():
+        tiny_encoder(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    classifier = load_classifier(EncoderSettings(name=str(folder / "tiny-bert")), task, head="native", seed=0)
+    texts = [" ".join([TEXTS[i % len(TEXTS)]] * (1 + i % 3)) for i in range(examples)]
+    spec = resolve_spec(TokenSettings(), full_lengths(classifier.tokenizer, texts, None), limit=classifier.max_tokens, pair=False)
+    targets = {
+        "single_label": generator.integers(0, 3, examples),
+        "ordinal": generator.integers(0, 3, examples),
+        "soft": generator.dirichlet(np.ones(3), examples).astype(np.float32),
+        "multi_label": generator.integers(0, 2, (examples, 3)).astype(np.float32),
+        "regression": generator.normal(size=examples).astype(np.float32),
+    }[problem]
+    columns = Columns(
+        encode(classifier.tokenizer, texts, None, spec, max_length=spec.max_length),
+        targets,
+        generator.uniform(0.2, 3, examples).astype(np.float32),  # example weights times class weights
+    )
+    classifier.model.eval()
+    return Step(classifier.model, Objective({"classify": ClassifySettings()}, task)), columns, Padding(0, 0, False)
+
+
+def loss_and_gradient(step: Step, columns: Columns, padding: Padding, *, size: int, accelerator: Accelerator):
+    settings = TrainingSettings(micro_batch_size=size)
+    examples = np.arange(len(columns))
+    batches = _rank_batches(accelerator, columns, examples, padding, settings)
+    wrapped = accelerator.prepare(step) if accelerator.num_processes > 1 else step
+    step.zero_grad()
+    loss = _accumulate(accelerator, wrapped, batches, float(columns.weights.sum(dtype=np.float64)), 0.0)
+    return loss, torch.cat([p.grad.flatten() for p in step.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("examples", [8, 7])
+def test_any_cut_gives_the_same_loss_and_gradient(tmp_path: Path, problem: str, examples: int):
+    step, columns, padding = parts(tmp_path, problem, examples)
+    accelerator = Accelerator(cpu=True)
+    whole, gradient = loss_and_gradient(step, columns, padding, size=examples, accelerator=accelerator)
+    for name, (_, size) in CUTS.items():
+        loss, part = loss_and_gradient(step, columns, padding, size=size, accelerator=accelerator)
+        assert loss == pytest.approx(whole, abs=1e-6), name
+        assert (part - gradient).norm() / gradient.norm() < 1e-6, name
+
+
+def test_the_loss_is_the_weighted_mean(tmp_path: Path):
+    step, columns, padding = parts(tmp_path, "single_label", 6)
+    accelerator = Accelerator(cpu=True)
+    alone = []
+    for example in range(6):
+        one = Columns(
+            encode_one(columns, example), columns.targets[[example]], np.ones(1, np.float32)
+        )
+        alone.append(loss_and_gradient(step, one, padding, size=1, accelerator=accelerator)[0])
+    whole, _ = loss_and_gradient(step, columns, padding, size=6, accelerator=accelerator)
+    assert whole == pytest.approx(float(np.average(alone, weights=columns.weights)), abs=1e-6)
+
+
+def encode_one(columns: Columns, example: int):
+    tokens = columns.tokens
+    where = slice(tokens.offsets[example], tokens.offsets[example + 1])
+    length = where.stop - where.start
+    types = tokens.types[where] if tokens.types is not None else None
+    return type(tokens)(tokens.ids[where], types, np.array([0, length]), np.array([0, 1]), np.zeros(1, np.int64))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_without_examples_still_take_part(tmp_path: Path, world: int):
+    _, columns, _ = parts(tmp_path, "single_label", 2)
+    dealt = [
+        micro_batches(columns.tokens, np.arange(2), rank=r, world=world, most_examples=None, most_tokens=8192)
+        for r in range(world)
+    ]
+    assert sorted(np.concatenate([np.concatenate(d) for d in dealt if d]).tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("examples", [8, 7, 1])
+def test_two_processes_give_the_same_loss_and_gradient(tmp_path: Path, examples: int):
+    """2 × 4 and 2 × 2 × 2 against one process, all problem types, in one launch."""
+    out = tmp_path / "result.json"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+    done = subprocess.run([*command, str(tmp_path), str(examples), str(out)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, (loss_difference, gradient_difference) in json.loads(out.read_text()).items():
+        assert loss_difference < 1e-6, name
+        assert gradient_difference < 1e-6, name
+
+
+def _two_processes(folder: Path, examples: int, out: Path) -> None:
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    if accelerator.is_main_process:
+        parts(folder, "single_label", 1)
+    accelerator.wait_for_everyone()
+    differences = {}
+    for problem in PROBLEMS:
+        for size in (4, 2):
+            step, columns, padding = parts(folder, problem, examples)
+            loss, gradient = loss_and_gradient(step, columns, padding, size=size, accelerator=accelerator)
+            alone, reference = loss_and_gradient(*parts(folder, problem, examples), size=examples, accelerator=_Alone())
+            differences[f"{problem} {size}"] = [abs(loss - alone), float((gradient - reference).norm() / reference.norm())]
+    if accelerator.is_main_process:
+        out.write_text(json.dumps(differences))
+    accelerator.end_training()
+
+
+class _Alone:
+    """One process's view, inside a process of two: what the reference is computed with."""
+
+    num_processes, process_index, device = 1, 0, torch.device("cpu")
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def reduce(self, value: torch.Tensor, _: str) -> torch.Tensor:
+        return value
+
+
+if __name__ == "__main__":
+    _two_processes(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
