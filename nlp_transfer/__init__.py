@@ -25,9 +25,9 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
 
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or None for the defaults.
-        overrides: what the command line would take, ``["strategy=lora", "seed=1"]`` or ``{"strategy": "lora", "seed": 1}``.
-        data: a pandas DataFrame, a ``datasets`` Dataset or DatasetDict, or a mapping of split names to them (or to lists of
-            dicts), instead of a source named in the configuration.
+        overrides: what the command line would take, ``["strategy=lora", "seed=1"]``, or the same as a mapping.
+        data: a pandas DataFrame, a ``datasets`` Dataset or DatasetDict, or a mapping of split names to them (or to
+            lists of dicts), instead of a source named in the configuration.
 
     Returns:
         A run with ``.metrics``, ``.predict(texts)`` and ``.folder``.
@@ -59,3 +59,18 @@ def load(folder: str | Path) -> Predictor:
 
     return Predictor(Path(folder))
 
+
+# Our pooled head becomes known to transformers when transformers is imported, not before; in two steps, because its
+# configurations must be complete before its models can be imported.
+@wrapt.when_imported("transformers.models.auto.configuration_auto")
+def _know_pooled_config(_: Any) -> None:
+    from nlp_transfer.encoder.pooled_config import register_config
+
+    register_config()
+
+
+@wrapt.when_imported("transformers.models.auto.modeling_auto")
+def _know_pooled_model(_: Any) -> None:
+    from nlp_transfer.encoder.pooled import register_model
+
+    register_model()

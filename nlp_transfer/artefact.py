@@ -34,8 +34,9 @@ class Record:
         task: problem type and label names.
         tokens: how texts become ids.
         roles: role → column name of the data it was trained on.
-        base: name, revision and sha256 of the encoder it was adapted from.
+        base: name, package, revision and sha256 of the encoder it was adapted from.
         head: "native" or "pooled".
+        encoder: the `encoder` group it was made with, to rebuild the model under an adapter that is not merged.
         merged: whether the root holds a whole model; if not, the root holds a PEFT adapter for `base`.
         data: source and fingerprint of the data.
     """
@@ -45,6 +46,7 @@ class Record:
     roles: dict[str, str]
     base: dict[str, str | None]
     head: str
+    encoder: dict[str, Any]
     merged: bool
     data: dict[str, str]
 
@@ -115,7 +117,9 @@ def read_record(folder: Path) -> Record:
     try:
         return Record.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); it was not written by this version") from error
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); it was not written by this version"
+        ) from error
 
 
 def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
@@ -136,9 +140,6 @@ def _load_adapter(folder: Path, record: Record) -> Any:
     from nlp_transfer.encoder.classifier import load_classifier
     from nlp_transfer.settings import EncoderSettings
 
-    name, revision = record.base["name"], record.base["revision"]
-    assert name is not None
-    package = record.base.get("package")
-    base = EncoderSettings(name=name, revision=revision, package=package, sha256=record.base["sha256"])
+    base = EncoderSettings(**record.encoder | {"sha256": record.base["sha256"], "revision": record.base["revision"]})
     classifier = load_classifier(base, record.task, head=record.head, seed=0)
     return PeftModel.from_pretrained(classifier.model, str(folder))

@@ -36,7 +36,9 @@ def show(what: str | None) -> int:
             for name, words in entries(kind).items():
                 print(kind, name, words, sep="\t")  # noqa: T201
             continue
-        table = Table(title=kind if kind == "recipes" else f"{kind}=...", title_justify="left", box=None, show_header=False)
+        table = Table(
+            title=kind if kind == "recipes" else f"{kind}=...", title_justify="left", box=None, show_header=False
+        )
         table.add_column(style="bold", no_wrap=True)
         table.add_column()
         for name, words in entries(kind).items():
@@ -53,7 +55,9 @@ def copy(words: Sequence[str]) -> int:
         UserError: for an unknown recipe or a target that exists.
     """
     if not 1 <= len(words) <= 2:
-        raise UserError("cp takes a RECIPE and, if you like, the file to copy it to: nlp-transfer cp intent my_intent.yaml")
+        raise UserError(
+            "cp takes a RECIPE and, if you like, the file to copy it to: nlp-transfer cp intent my_intent.yaml"
+        )
     folder, name = locate_recipe(words[0])
     target = Path(words[1] if len(words) == 2 else f"{name}.yaml")
     if target.is_dir():

@@ -1,6 +1,7 @@
-"""The command line: ``nlp-transfer VERB [RECIPE | RUN] [key=value ...]``. It parses, calls one function and shows its result.
+"""The command line: ``nlp-transfer VERB [RECIPE | RUN] [key=value ...]``.
 
-Nothing heavy is imported before a verb needs it: help and configuration errors answer without torch.
+It parses, calls one function and shows its result. Nothing heavy is imported before a verb needs it: help and
+configuration errors answer without torch.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", metavar="key=value", help="a recipe or run first, then Hydra overrides")
-    parser.add_argument("-m", "--multirun", action="store_true", help="one run for every combination of values given with commas")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="one run for every combination of values given with commas"
+    )
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
     parser.add_argument("--version", action="version", version=__version__)
     return parser
@@ -139,8 +142,10 @@ def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[s
 
     recipe = _one(words, arguments.verb)
     if world_size() > 1:
-        raise UserError("--multirun runs outside the launcher, which it starts once a job: call "
-                        "`nlp-transfer adapt ... --multirun` without accelerate launch or torchrun")  # fmt: skip
+        raise UserError(
+            "--multirun runs outside the launcher, which it starts once a job: call "
+            "`nlp-transfer adapt ... --multirun` without accelerate launch or torchrun"
+        )
 
     def job(own: list[str]) -> float | None:
         command = [sys.executable, "-m", "nlp_transfer", "adapt", *([recipe] if recipe else []), *own]

@@ -65,12 +65,14 @@ def from_plain(plain: Mapping[str, Any]) -> Settings:
     return dataclasses.replace(
         _checked(Settings, plain, ""),
         strategy=_checked(kind, strategy, "strategy."),
-        objective={name: _checked(TERM_SETTINGS[name], knobs or {}, f"objective.{name}.") for name, knobs in terms.items()},
+        objective={
+            name: _checked(TERM_SETTINGS[name], knobs or {}, f"objective.{name}.") for name, knobs in terms.items()
+        },
     )
 
 
 def from_mapping(values: Mapping[str, Any]) -> list[str]:
-    """Return nested or dotted keys with Python values as overrides: {"training": {"epochs": 3}} → ["training.epochs=3"]."""
+    """Return keys with Python values as overrides: {"training": {"epochs": 3}} → ["training.epochs=3"]."""
 
     def written(value: Any) -> str:
         if isinstance(value, Mapping):
@@ -175,7 +177,9 @@ def _checked(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
         full = str(error.full_key or error.key)
         parent, _, key = full.rpartition(".")
         known = _fields_at(kind, parent)
-        raise UserError(f"{prefix}{full} is not a known key{did_you_mean(key, known)}; known here: {', '.join(known)}") from None
+        raise UserError(
+            f"{prefix}{full} is not a known key{did_you_mean(key, known)}; known here: {', '.join(known)}"
+        ) from None
     except OmegaConfBaseException as error:
         raise UserError(f"{prefix}{error.full_key}: {str(error.msg).splitlines()[0]}") from None
 
@@ -219,7 +223,9 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     text = str(error).strip()
     cause = error.__cause__
     unknown = re.search(r"Could not override '([^']+)'", text)
-    group = re.search(r"Could not (?:find|override) '([^'/]+)/([^']+)'", text) or re.search(r"In '.*': Could not find '([^'/]+)/([^']+)'", text)
+    group = re.search(r"Could not (?:find|override) '([^'/]+)/([^']+)'", text) or re.search(
+        r"In '.*': Could not find '([^'/]+)/([^']+)'", text
+    )
     if group:
         known = shipped_names(group[1])
         return f"{group[1]}={group[2]} is not known{did_you_mean(group[2], known)}; choose from: {', '.join(known)}"

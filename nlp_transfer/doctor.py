@@ -14,10 +14,10 @@ def examine() -> dict[str, Any]:
     import torch
     from accelerate.state import PartialState
 
+    from nlp_transfer.config import compose
     from nlp_transfer.encoder.source import locate
     from nlp_transfer.errors import UserError
     from nlp_transfer.records import environment
-    from nlp_transfer.config import compose
     from nlp_transfer.training.device import multiplies_bf16_fast
 
     state = PartialState()

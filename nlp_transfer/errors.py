@@ -28,5 +28,7 @@ def one_of(value: str, known: Iterable[str], key: str) -> str:
     """
     known = list(known)
     if value not in known:
-        raise UserError(f"{key}={value!r} is not known{did_you_mean(str(value), known)}; choose from: {', '.join(known)}")
+        raise UserError(
+            f"{key}={value!r} is not known{did_you_mean(str(value), known)}; choose from: {', '.join(known)}"
+        )
     return value

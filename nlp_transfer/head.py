@@ -34,7 +34,7 @@ def solve_head(prepared: Prepared) -> Head:
 
 def fit_to(prepared: Prepared, features: np.ndarray, *, intercept: bool = True) -> Head:
     """Return the optimal linear layer from features (examples, width) to the training targets."""
-    term = prepared.objective.terms["classify"] if "classify" in prepared.objective.terms else None
+    term = dict(prepared.objective.terms.items()).get("classify")
     if not isinstance(term, Classify):
         raise UserError("the head can only be fitted to the objective `classify`; set strategy.head_first=false")
     train, task = prepared.corpus.splits["train"], prepared.corpus.task

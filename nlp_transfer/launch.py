@@ -25,10 +25,10 @@ def missing_processes() -> str | None:
     asked = _asked_of_parent()
     if asked is None or asked <= world_size():
         return None
-    return (
-        f"the launcher was asked for {asked} processes and started {world_size()}: on CPUs use `torchrun --nproc-per-node {asked} "
-        f"-m nlp_transfer ...` or `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {asked} ...`"
-    )
+    with_torch = f"torchrun --nproc-per-node {asked} -m nlp_transfer ..."
+    with_accelerate = f"ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {asked} ..."
+    found = f"the launcher was asked for {asked} processes and started {world_size()}"
+    return f"{found}: on CPUs use `{with_torch}` or `{with_accelerate}`"
 
 
 def _asked_of_parent() -> int | None:

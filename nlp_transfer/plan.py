@@ -81,9 +81,13 @@ def render(plan: Plan, console: Console) -> None:
     table.add_row("task", _task_words(plan))
     for split, lengths in plan.lengths.items():
         table.add_row("lengths" if split == "train" else "", f"{split}: {_length_words(lengths, plan.max_length)}")
-    table.add_row("encoder", f"{plan.encoder} ({plan.origin}, sha256 {plan.sha256[:12]}…), {plan.layers} layers, {plan.head}")
+    table.add_row(
+        "encoder", f"{plan.encoder} ({plan.origin}, sha256 {plan.sha256[:12]}…), {plan.layers} layers, {plan.head}"
+    )
     share = plan.trainable / max(1, plan.parameters)
-    table.add_row("strategy", f"{plan.strategy}: {plan.trainable:,} of {plan.parameters:,} parameters learn ({share:.2%})")
+    table.add_row(
+        "strategy", f"{plan.strategy}: {plan.trainable:,} of {plan.parameters:,} parameters learn ({share:.2%})"
+    )
     for group in plan.groups if len(plan.groups) <= 12 else []:
         wake = f", from {group.wake:.0%} of the run on" if group.wake else ""
         table.add_row("", f"{group.name}: {group.parameters:,} at {group.lr:.2g}{wake}")

@@ -92,7 +92,9 @@ def padding_of(tokenizer: Any) -> Padding:
     return Padding(tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side == "left")
 
 
-def predict_file(predictor: Predictor, settings: PredictSettings, columns: ColumnSettings, *, encoding: str, delimiter: str | None) -> int:
+def predict_file(
+    predictor: Predictor, settings: PredictSettings, columns: ColumnSettings, *, encoding: str, delimiter: str | None
+) -> int:
     """Read rows, write the same rows with their prediction; return how many.
 
     The output has the input's format and columns, then `prediction` and the probabilities: one column a label
@@ -159,8 +161,10 @@ def _inputs(table: Table, record: artefact.Record, columns: ColumnSettings) -> t
         if wanted not in table.columns and len(table.columns) == 1 and not record.task.pair:
             wanted = next(iter(table.columns))  # one column can only be the text
         if wanted not in table.columns:
-            raise UserError(f"{table.origin} has no column {wanted!r}{did_you_mean(wanted, table.columns)}; its columns are "
-                            f"{', '.join(table.columns)}: set data.columns.{role}=...")  # fmt: skip
+            raise UserError(
+                f"{table.origin} has no column {wanted!r}{did_you_mean(wanted, table.columns)}; its columns are "
+                f"{', '.join(table.columns)}: set data.columns.{role}=..."
+            )
         roles[role] = wanted
     return read_texts(table, roles)
 

@@ -18,13 +18,17 @@ from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.data.tokens import Tokens, TokenSpec
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
+from nlp_transfer.encoder.heads import suggested_pooling
+from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.plan import GroupSummary, LengthStatistics, Plan
-from nlp_transfer.settings import Settings
+from nlp_transfer.settings import EncoderSettings, Settings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training import inference
+from nlp_transfer.training.check import check
 from nlp_transfer.training.device import make_accelerator
 from nlp_transfer.training.loop import planned_steps
 
@@ -90,9 +94,11 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     Raises:
         UserError: for settings that do not fit the data or the encoder.
     """
+    check(settings.training)
+    selection_metric(corpus.task, settings.evaluation.metric)
     strategy: Strategy = settings.strategy
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
-    head = strategy.head if settings.encoder.head == "auto" else settings.encoder.head
+    head = resolve_head(settings.encoder, strategy)
     classifier = load_classifier(settings.encoder, corpus.task, head=head, seed=settings.seed)
     columns, spec = encode_splits(settings, corpus, classifier)
     set_seed(settings.seed, device_specific=True)  # dropout differs between ranks; the head is made already
@@ -119,8 +125,20 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     return prepared
 
 
+def resolve_head(encoder: EncoderSettings, strategy: Strategy) -> str:
+    """Return which head is put on: the one asked for, else the one the encoder was made for.
+
+    A sentence encoder says how its token vectors become one; there, and wherever the encoder stays frozen, pooled token
+    vectors carry far more than the first token's, on which most native heads rest.
+    """
+    if encoder.head != "auto":
+        return encoder.head
+    pooling = suggested_pooling(locate(encoder).folder)
+    return "pooled" if strategy.head == "pooled" or pooling not in (None, "cls") else "native"
+
+
 def encode_splits(settings: Settings, corpus: Corpus, classifier: Classifier) -> tuple[dict[str, Columns], TokenSpec]:
-    """Return every split's columns, training rows cut as the settings say, the others only where the encoder demands."""
+    """Return every split's columns; training rows are cut as the settings say, others where the encoder demands."""
     tokenizer, train = classifier.tokenizer, corpus.splits["train"]
     lengths = token_ids.full_lengths(tokenizer, train.texts, train.pairs)
     spec = token_ids.resolve_spec(settings.tokens, lengths, limit=classifier.max_tokens, pair=corpus.task.pair)

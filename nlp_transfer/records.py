@@ -17,7 +17,17 @@ from nlp_transfer.launch import is_main
 from nlp_transfer.plan import Plan
 from nlp_transfer.settings import Settings
 
-_VERSIONS_OF = ("nlp-transfer", "torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy", "scikit-learn")
+_VERSIONS_OF = (
+    "nlp-transfer",
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "scikit-learn",
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,10 @@ class RunFolder:
         if folder.is_finished and not settings.overwrite:
             before = folder.result()["data"]["fingerprint"]
             if before != corpus.fingerprint:
-                raise UserError(f"{path} was made from other data than {corpus.source} holds now (fingerprint {before[:8]}, "
-                                f"now {corpus.fingerprint[:8]}); overwrite=true replaces it, name=... keeps both")  # fmt: skip
+                raise UserError(
+                    f"{path} was made from other data than {corpus.source} holds now (fingerprint {before[:8]}, "
+                    f"now {corpus.fingerprint[:8]}); overwrite=true replaces it, name=... keeps both"
+                )
         return folder
 
     @property

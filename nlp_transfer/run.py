@@ -106,8 +106,8 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     Args:
         folder: of the run.
         trained: the settings the run was made with; its training rows fit the floors.
-        settings: the same with the user's changes. Where `data` differs, the test split of that data is measured on, or all
-            of its rows where it has no splits.
+        settings: the same with the user's changes. Where `data` differs, the test split of that data is measured on,
+            or all of its rows where it has no splits.
         screen: where progress is shown; None: nowhere.
 
     Raises:
@@ -203,7 +203,9 @@ def _measure(prepared: Prepared, screen: Screen) -> Report:
 
 
 def _floors(settings: Settings, train: Examples, task: Task, examples: Examples) -> list[baselines.Floor]:
-    return baselines.floors(task, train, examples, seed=settings.seed) if settings.evaluation.floors else []
+    if not settings.evaluation.floors:
+        return []
+    return baselines.floors(task, train, examples, seed=settings.seed, metric=settings.evaluation.metric)
 
 
 def _record(prepared: Prepared) -> artefact.Record:
@@ -220,6 +222,7 @@ def _record(prepared: Prepared) -> artefact.Record:
             "package": prepared.settings.encoder.package,
         },
         head=prepared.classifier.head,
+        encoder=dataclasses.asdict(prepared.settings.encoder),
         merged=merge,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
     )

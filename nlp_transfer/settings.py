@@ -85,7 +85,7 @@ class EncoderSettings:
 class TrainingSettings:
     """The loop: how long, in what batches, at what precision, and which weights are kept."""
 
-    epochs: float = 5.0
+    epochs: float = 3.0
     min_steps: int = 0
     max_steps: int | None = None
     batch_size: int = 32

@@ -35,7 +35,9 @@ def test_every_field_is_a_key_with_a_comment_and_the_same_default(path: str, kin
     keys = written(path)
     assert set(keys) - {"name" if "strategy" in path else ""} == fields(kind)
     for line in (ROOT / path).read_text(encoding="utf-8").splitlines():
-        assert not line.strip() or line.startswith("#") or "#" in line or line.startswith(("name:", "defaults:", "  - ")), line
+        assert (
+            not line.strip() or line.startswith("#") or "#" in line or line.startswith(("name:", "defaults:", "  - "))
+        ), line
     if kind is not STRATEGIES["adapter"]:  # its file is an example of another method
         defaults = kind()
         for name in fields(kind) - {"columns"}:
@@ -46,7 +48,9 @@ def test_the_other_groups_mirror_too():
     conf = written("conf/config.yaml")
     plain = to_plain(Settings(strategy=STRATEGIES["finetune"](), objective={}))
     for group in ("tokens", "training", "evaluation", "tracking", "predict"):
-        assert {k: float(v) if isinstance(v, str) and "e-" in v else v for k, v in conf[group].items()} == plain[group], group
+        assert {k: float(v) if isinstance(v, str) and "e-" in v else v for k, v in conf[group].items()} == plain[
+            group
+        ], group
     assert set(conf) - {"defaults", "hydra"} == fields(Settings) - {*GROUPS}
     assert set(written("conf/data/base.yaml")["columns"]) == fields(ColumnSettings)
     for name, kind in TERM_SETTINGS.items():
@@ -65,7 +69,10 @@ def test_yaml_round_trip_keeps_the_run(tmp_path: Path):
 
 def test_identity_ignores_where_and_how_it_is_shown():
     plain = run_id(compose())
-    assert run_id(compose(None, ["output=elsewhere", "name=x", "tracking.trackers=[tensorboard]", "overwrite=true"])) == plain
+    assert (
+        run_id(compose(None, ["output=elsewhere", "name=x", "tracking.trackers=[tensorboard]", "overwrite=true"]))
+        == plain
+    )
     assert run_id(compose(None, ["seed=1"])) != plain
     assert run_id(compose(None, ["strategy.lr=1e-4"])) != plain
 
@@ -111,7 +118,13 @@ def test_a_users_own_recipe_and_groups(tmp_path: Path):
 
 
 def test_mappings_become_overrides():
-    values = {"strategy": "lora", "training": {"epochs": 3}, "data.columns.text": "it's", "data.order": ["very bad", "ok"], "seed": 2}
+    values = {
+        "strategy": "lora",
+        "training": {"epochs": 3},
+        "data.columns.text": "it's",
+        "data.order": ["very bad", "ok"],
+        "seed": 2,
+    }
     settings = compose(None, from_mapping(values))
     assert settings.training.epochs == 3
     assert settings.data.columns.text == "it's"
@@ -130,7 +143,13 @@ def test_every_recipe_composes_and_has_a_header(recipe: str):
 
 @pytest.mark.parametrize(
     ("words", "status"),
-    [(["--help"], 0), (["plan", "--cfg"], 0), (["adapt", "training.epoch=1"], 2), (["adapt", "strategy=lorra"], 2), (["ls"], 0)],
+    [
+        (["--help"], 0),
+        (["plan", "--cfg"], 0),
+        (["adapt", "training.epoch=1"], 2),
+        (["adapt", "strategy=lorra"], 2),
+        (["ls"], 0),
+    ],
 )
 def test_light_answers_import_no_torch_and_are_quick(words: list[str], status: int):
     probe = (

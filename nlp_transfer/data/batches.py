@@ -76,8 +76,8 @@ def micro_batches(
 
     Examples are sorted by length and dealt to the ranks in turn, so that ranks work equally long. A rank's share is cut
     where that saves most: the sum over passes of padded tokens plus `pass_cost` is minimal. A pass holds at most
-    `most_tokens` padded tokens (a single example may exceed that) and at most `most_examples` examples. A rank that gets
-    no example returns an empty list.
+    `most_tokens` padded tokens (a single example may exceed that) and at most `most_examples` examples. A rank that
+    gets no example returns an empty list.
     """
     ordered = examples[np.argsort(-tokens.longest[examples], kind="stable")][rank::world]
     widths, rows = tokens.longest[ordered], np.concatenate([[0], np.cumsum(tokens.windows[ordered])])
@@ -96,7 +96,7 @@ def micro_batches(
 
 
 def evaluation_batches(tokens: Tokens, *, most_tokens: int) -> list[np.ndarray]:
-    """Split all examples into length-sorted forward passes; the same whatever the number of ranks, so are the logits."""
+    """Split all examples into length-sorted forward passes, the same whatever the number of ranks."""
     ordered = np.argsort(-tokens.longest, kind="stable")
     longest, windows = tokens.longest, tokens.windows
     batches, start, width, rows = [], 0, 0, 0
@@ -114,9 +114,10 @@ def collate(columns: Columns, examples: np.ndarray, *, padding: Padding) -> Batc
     """Gather the arrays of a forward pass.
 
     Returns:
-        `input_ids`, `attention_mask` and, where the encoder takes it, `token_type_ids`, int64 (sequences, longest), with
-        `document` int64 (sequences,) where an example has several windows; or `features` (examples, width) alone where
-        they were computed once. Always `targets` (examples, ...), `weights` (examples,), `examples` int64 (examples,).
+        `input_ids`, `attention_mask` and, where the encoder takes it, `token_type_ids`, int64 (sequences, longest),
+        with `document` int64 (sequences,) where an example has several windows; or `features` (examples, width) alone
+        where they were computed once. Always `targets` (examples, ...), `weights` (examples,), `examples` int64
+        (examples,).
     """
     batch: Batch = {
         "targets": columns.targets[examples],
@@ -146,4 +147,3 @@ def pad(tokens: Tokens, examples: np.ndarray, *, padding: Padding) -> Batch:
     if len(sequences) != len(examples):
         batch["document"] = np.repeat(np.arange(len(examples)), tokens.windows[examples])
     return batch
-

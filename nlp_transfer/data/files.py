@@ -20,8 +20,13 @@ from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.settings import DataSettings
 
 FORMATS = {
-    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet",
-}  # fmt: skip
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+}
 STREAM_FORMATS = ("csv", "tsv", "jsonl", "text")
 _PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
 

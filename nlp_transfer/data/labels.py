@@ -158,9 +158,13 @@ def _refuse_mixed(values: Sequence[Any], where: Where) -> None:
 def _kind(value: Any) -> str:
     """Name the type of a cell for a message."""
     kinds: tuple[tuple[Any, str], ...] = (
-        (str, "text"), (bool, "true/false"), (int, "a whole number"), (float, "a decimal number"),
-        ((list, tuple), "a list"), (Mapping, "an object"),
-    )  # fmt: skip
+        (str, "text"),
+        (bool, "true/false"),
+        (int, "a whole number"),
+        (float, "a decimal number"),
+        ((list, tuple), "a list"),
+        (Mapping, "an object"),
+    )
     return next((name for kind, name in kinds if isinstance(value, kind)), f"a {type(value).__name__}")
 
 

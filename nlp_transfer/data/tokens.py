@@ -1,7 +1,7 @@
 """From texts to token ids: special tokens, pairs, cutting or windows, and what that costs.
 
-Ids are kept ragged in one flat array, so that nothing is padded before a batch is made. This file knows the tokenizer of
-transformers by its call only; it knows no labels and no batches.
+Ids are kept ragged in one flat array, so that nothing is padded before a batch is made. This file knows the tokenizer
+of transformers by its call only; it knows no labels and no batches.
 """
 
 from __future__ import annotations
@@ -91,8 +91,10 @@ def resolve_spec(settings: TokenSettings, lengths: np.ndarray, *, limit: int, pa
     one_of(settings.pair_truncation, ("longest_first", "only_first", "only_second"), "tokens.pair_truncation")
     chunk = one_of(settings.long, ("truncate", "chunk"), "tokens.long") == "chunk"
     if chunk and pair and settings.pair_truncation == "longest_first":
-        raise UserError("tokens.long=chunk over pairs needs to know which text is cut into windows: set "
-                        "tokens.pair_truncation=only_first or only_second")  # fmt: skip
+        raise UserError(
+            "tokens.long=chunk over pairs needs to know which text is cut into windows: set "
+            "tokens.pair_truncation=only_first or only_second"
+        )
     if not 0 < settings.percentile <= 100:
         raise UserError(f"tokens.percentile={settings.percentile} must lie in (0, 100]")
     if not 0 <= settings.overlap < 0.9:
@@ -105,8 +107,9 @@ def resolve_spec(settings: TokenSettings, lengths: np.ndarray, *, limit: int, pa
     elif isinstance(settings.max_length, int) and not isinstance(settings.max_length, bool):
         max_length = settings.max_length
         if not 8 <= max_length <= limit:
-            raise UserError(f"tokens.max_length={max_length} must lie between 8 and {limit}, which is the most the "
-                            "encoder takes")  # fmt: skip
+            raise UserError(
+                f"tokens.max_length={max_length} must lie between 8 and {limit}, which is the most the encoder takes"
+            )
     else:
         raise UserError(f"tokens.max_length={settings.max_length!r} must be auto or a whole number")
     return TokenSpec(
@@ -145,7 +148,9 @@ def encode(
             if len(ids) <= max_length:
                 kept, kept_types = [ids], [call["token_type_ids"][index]] if typed else []
             else:
-                kept, kept_types = _shorten(tokenizer, texts[row], None if pairs is None else pairs[row], spec, max_length, typed)
+                kept, kept_types = _shorten(
+                    tokenizer, texts[row], None if pairs is None else pairs[row], spec, max_length, typed
+                )
             sequences += kept
             types += kept_types
             windows.append(len(kept))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from nlp_transfer.encoder.pooled_config import PooledConfig
 from nlp_transfer.errors import UserError
 
 
@@ -120,6 +121,23 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def encoder_config(config: Any) -> Any:
+    """Return the part of a configuration that describes the encoder; only our own head has such a part."""
+    return config.encoder if isinstance(config, PooledConfig) else config
+
+
+def is_causal(config: Any) -> bool:
+    """Whether each token sees only those before it, so that the last one knows the whole text."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    kind = type(config)
+    return (
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING
+        and kind not in MODEL_FOR_MASKED_LM_MAPPING
+        and not config.is_encoder_decoder
+    )
+
+
 def takes_segments(config: Any) -> bool:
     """Whether token type ids mean segments in the model of `config`.
 
@@ -176,10 +194,10 @@ def _dry_run(model: Any, segments: bool) -> _Run:
 
 def _rows(model: Any, segments: bool) -> dict[str, Tensor]:
     """Return two rows of eight ordinary tokens that end in the end-of-sequence token, which T5 and BART insist on."""
-    config = model.config
-    described = getattr(config, "encoder", config)  # the pooled model describes its encoder in a part of its own
+    described = encoder_config(model.config)
     special = [getattr(described, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "cls", "sep", "mask")]
-    end = described.eos_token_id[0] if isinstance(described.eos_token_id, list) else described.eos_token_id
+    end = getattr(described, "eos_token_id", None)
+    end = end[0] if isinstance(end, list) else end
     size = getattr(described, "vocab_size", 64)
     ordinary = [token for token in range(min(size, 64)) if token not in special]
     ids = torch.tensor(ordinary[-8:], device=model.device).repeat(2, 1)

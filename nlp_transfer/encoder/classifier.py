@@ -5,12 +5,10 @@ Knows how a head is put on and what a batch looks like; it must not know losses,
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,32 +16,26 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nlp_transfer.encoder import pooled
-from nlp_transfer.encoder.anatomy import Anatomy, dissect, output_layers, takes_segments, unwrapped
-from nlp_transfer.encoder.pooled_config import PooledConfig, register_config
-from nlp_transfer.encoder.source import Source, locate, read_json
+from nlp_transfer.encoder.anatomy import (
+    Anatomy,
+    dissect,
+    encoder_config,
+    is_causal,
+    output_layers,
+    takes_segments,
+    unwrapped,
+)
+from nlp_transfer.encoder.heads import native_model, pooled_model
+from nlp_transfer.encoder.pooled_config import register_config
+from nlp_transfer.encoder.source import Source, locate
 from nlp_transfer.errors import UserError, one_of
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
     from nlp_transfer.settings import EncoderSettings
 
-HEADS = ("native", "pooled")
+HEADS = {"native": native_model, "pooled": pooled_model}
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
-POOLING = {
-    "mean": "mean",
-    "cls": "cls",
-    "max": "max",
-    "lasttoken": "last",
-    "mean_tokens": "mean",
-    "cls_token": "cls",
-    "max_tokens": "max",
-}
-PROBLEM_TYPES = {
-    "single_label": "single_label_classification",
-    "ordinal": "single_label_classification",
-    "multi_label": "multi_label_classification",
-    "regression": "regression",
-}
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 UNLIMITED = 1 << 30  # tokens; relative positions have no end
 
@@ -86,7 +78,8 @@ class Classifier:
 def load_classifier(settings: EncoderSettings, task: Task, *, head: str, seed: int) -> Classifier:
     """Load the encoder of `settings` in float32 and put a head for `task` on it.
 
-    The output layer is new, unless the folder holds one for exactly the same labels in the same order, which is kept.
+    The output layer is new, unless the folder holds one for exactly the same labels in the same order, which is kept;
+    a regression head, which names none, is always new.
 
     Args:
         settings: Which encoder, which head.
@@ -106,7 +99,7 @@ def load_classifier(settings: EncoderSettings, task: Task, *, head: str, seed: i
     register_config()
     pooled.register_model()
     options = {"trust_remote_code": settings.trust_remote_code}
-    make = _pooled_model if head == "pooled" else _native_model
+    make = HEADS[head]
     with _quiet(), torch.random.fork_rng(devices=[]), _named(settings, head):
         torch.default_generator.manual_seed(seed)
         model, fresh = make(settings, task, source.folder)
@@ -164,147 +157,15 @@ def forward(model: Any, batch: Mapping[str, Tensor]) -> Outputs:
     return Outputs(logits=logits, features=features)
 
 
-def suggested_pooling(folder: Path) -> str | None:
-    """Return the pooling that sentence-transformers trained the encoder with: mean, cls, max, last, or None."""
-    modules = read_json(folder / "modules.json", kind=list)
-    places = [module["path"] for module in modules if str(module.get("type", "")).endswith("Pooling")]
-    config = read_json(folder / (places[0] if places else "1_Pooling") / "config.json")
-    mode = config.get("pooling_mode")
-    if mode is None:  # before sentence-transformers 6: one flag a mode
-        on = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
-        mode = on[0].removeprefix("pooling_mode_") if len(on) == 1 else None
-    return POOLING.get(mode) if isinstance(mode, str) else None
-
-
-def _native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]]:
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForSequenceClassification
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not settings.trust_remote_code:
-        raise UserError(f"{config.model_type!r} has no classification head of its own; use encoder.head=pooled")
-    tuned_for = dict(config.id2label or {})
-    _describe(config, task)
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        folder, config=config, ignore_mismatched_sizes=True, **_loading(settings)
-    )
-    fresh = _fresh(info)
-    output = next(reversed(output_layers(model)), None)
-    if output is not None and f"{output}.weight" not in fresh and tuned_for != dict(config.id2label):
-        fresh |= _renew(model, output)
-    if settings.head_dropout is not None:
-        _set_dropout(model, settings.head_dropout)
-    return model, tuple(name for name, _ in model.named_parameters() if name in fresh)
-
-
-def _pooled_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]]:
-    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
-
-    if settings.trust_remote_code:
-        raise UserError("encoder.head=pooled cannot hold an encoder with code of its own; use encoder.head=native")
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if isinstance(config, PooledConfig):  # a model of ours: its encoder under a new head
-        whole, info = AutoModelForSequenceClassification.from_pretrained(folder, **_loading(settings))
-        config, encoder = whole.config.encoder, whole.encoder
-        prefix = ""
-    else:
-        if getattr(config, "use_cache", False):
-            config.use_cache = False
-        encoder, info = AutoModel.from_pretrained(
-            folder, config=config, **pooled.encoder_options(config), **_loading(settings)
-        )
-        config = encoder.config  # a copy, in float32
-        config._name_or_path = settings.name  # not a path of this machine
-        encoder = pooled.without_decoder(encoder)
-        prefix = "encoder."
-    _check_layers(settings, config)
-    pooling = settings.pooling
-    if pooling == "auto":
-        pooling = suggested_pooling(folder) or ("last" if _is_causal(config) else "mean")
-    description = PooledConfig(
-        encoder=copy.deepcopy(config),  # making it forgets how attention is computed, also in its part
-        pooling=one_of(pooling, sorted(set(POOLING.values())), "encoder.pooling"),
-        layers=settings.layers,
-        combine=one_of(settings.combine, ("mix", "concat"), "encoder.combine"),
-        hidden=settings.hidden,
-        head_dropout=0.1 if settings.head_dropout is None else settings.head_dropout,
-        dtype="float32",
-    )
-    _describe(description, task)
-    model = pooled.PooledForSequenceClassification(description, encoder)
-    missing = {f"{prefix}{name}" for name in _fresh(info)}
-    names = [name for name, _ in model.named_parameters()]
-    return model, tuple(name for name in names if name in missing or not name.startswith("encoder."))
-
-
-def _loading(settings: EncoderSettings) -> dict[str, Any]:
-    """Return the options of every `from_pretrained` of weights."""
-    options = {
-        "dtype": "float32",  # the library's default is the checkpoint's, and a new head would be half precision too
-        "use_safetensors": True,
-        "trust_remote_code": settings.trust_remote_code,
-        "output_loading_info": True,
-    }
-    return options | ({} if settings.attention is None else {"attn_implementation": settings.attention})
-
-
-def _describe(config: Any, task: Task) -> None:
-    """Write the task into a configuration: what anybody's `pipeline` needs to name the labels."""
-    names = task.labels or ("score",)
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
-    config.problem_type = PROBLEM_TYPES[task.problem]
-
-
-def _fresh(info: Mapping[str, Any]) -> set[str]:
-    return set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
-
-
-def _renew(model: Any, output: str) -> set[str]:
-    """Initialise the output layer again, as the library does; return the names of its parameters.
-
-    A head tuned for other labels has the right size only by chance.
-    """
-    names = {name for name, _ in model.named_parameters() if name.rpartition(".")[0] == output}
-    for name, parameter in model.named_parameters():
-        parameter._is_hf_initialized = name not in names  # the library's mark of weights to be left alone
-    # Some families initialise the head as a whole, some each of its linear layers; the whole comes last and wins.
-    for name, module in reversed(list(model.named_modules())):
-        if name and f"{output}.".startswith(f"{name}."):
-            model._init_weights(module)
-    return names
-
-
-def _set_dropout(model: Any, probability: float) -> None:
-    """Set the dropout of the architecture's own head, whatever its configuration calls it."""
-    outside = [child for name, child in model.named_children() if name != model.base_model_prefix]
-    layers = [module for child in outside for module in child.modules() if isinstance(module, nn.Dropout)]
-    if not layers:
-        raise UserError(
-            f"encoder.head_dropout: the head of {type(model).__name__} has no dropout; use encoder.head=pooled"
-        )
-    for layer in layers:
-        layer.p = probability
-
-
-def _check_layers(settings: EncoderSettings, config: Any) -> None:
-    count = getattr(config, "num_hidden_layers", None)
-    wrong = [layer for layer in settings.layers if count is not None and not -count - 1 <= layer <= count]
-    if wrong or not settings.layers:
-        raise UserError(
-            f"encoder.layers={list(settings.layers)}: choose hidden states from 0 (embeddings) to {count}, or from -1 "
-            f"(last layer) to {-count - 1 if count else '...'}"
-        )
-
-
 def _agree(model: Any, tokenizer: Any) -> None:
     """Make model and tokenizer agree on padding and on what the model takes."""
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"the tokenizer of {type(model).__name__} has neither a padding nor an end token")
         tokenizer.pad_token = tokenizer.eos_token
-    described = getattr(model.config, "encoder", model.config)
+    described = encoder_config(model.config)
     # A decoder finds the last token of a text by this id; elsewhere it belongs to the embeddings and stays.
-    if getattr(model.config, "pad_token_id", None) is None or _is_causal(described):
+    if getattr(model.config, "pad_token_id", None) is None or is_causal(described):
         model.config.pad_token_id = tokenizer.pad_token_id
     if getattr(model.config, "use_cache", False):
         model.config.use_cache = False  # a classifier reads each text once
@@ -313,19 +174,8 @@ def _agree(model: Any, tokenizer: Any) -> None:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
 
 
-def _is_causal(config: Any) -> bool:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
-
-    kind = type(config)
-    return (
-        kind in MODEL_FOR_CAUSAL_LM_MAPPING
-        and kind not in MODEL_FOR_MASKED_LM_MAPPING
-        and not config.is_encoder_decoder
-    )
-
-
 def _max_tokens(model: Any, tokenizer: Any) -> int:
-    described = getattr(model.config, "encoder", model.config)
+    described = encoder_config(model.config)
     limits = [tokenizer.model_max_length]
     positions = getattr(described, "max_position_embeddings", None)
     if positions is not None and positions > 0:  # XLNet says -1
@@ -340,7 +190,7 @@ def _max_tokens(model: Any, tokenizer: Any) -> int:
 def _over_tokens(model: Any, features: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     """Pool (rows, tokens, width) as the library pools the logits: a decoder takes the last token, EuroBERT the mean."""
     config = unwrapped(model).config
-    if not _is_causal(config):
+    if not is_causal(config):
         return pooled.pool(features, batch["attention_mask"], "mean")
     places = torch.arange(batch["input_ids"].shape[1], device=features.device)
     last = ((batch["input_ids"] != config.pad_token_id) * places).argmax(dim=1)

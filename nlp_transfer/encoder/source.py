@@ -149,13 +149,14 @@ def _downloaded(settings: EncoderSettings) -> tuple[Path, str]:
     try:
         try:
             # Asked first because it takes a time limit; the download itself waits for ever on a server that is silent.
-            commit = HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS).sha
+            HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
         except failures as error:
             if isinstance(error, (hub.RepositoryNotFoundError, hub.RevisionNotFoundError)):
                 raise
             folder = snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True)
         else:
-            folder = snapshot_download(name, revision=commit, allow_patterns=patterns)
+            # By the name that was given, not by its commit: the cache then knows the name when the Hub is gone.
+            folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
     except hub.GatedRepoError:
         reason = f"is gated: accept its terms at https://huggingface.co/{name} and log in with `hf auth login`"
     except hub.RevisionNotFoundError:

@@ -1,8 +1,8 @@
 """What a model has to beat: the class priors, and TF-IDF with a linear model at its best setting; knows no encoder.
 
 A floor that is easy to beat proves nothing, so this one is built as well as a linear model on words can be. What it is
-made of was chosen by these figures of public sets (macro-F1 on the test split at the best strength there, so the floor's
-design has seen those splits; a run's own test split chooses nothing):
+made of was chosen by these figures of public sets: macro-F1 on the test split at the best strength there. So the design
+has seen those splits; nothing is chosen on the test split of a run.
 
 - One-vs-rest liblinear against multinomial L-BFGS: 1.2 to 2.4 times faster, .894 against .887 (banking77, words only).
 - Character 4-grams beside words: banking77 .891 to .907, tweet_emotion .568 to .625, sst5 .382 to .409, 20 newsgroups

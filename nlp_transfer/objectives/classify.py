@@ -19,12 +19,13 @@ class Classify(nn.Module):
 
     With logits :math:`z`, targets :math:`y` and K labels:
 
-    - single_label: :math:`\ell = -\sum_c p_c \log \mathrm{softmax}(z)_c`, p the target's distribution (one-hot for a hard
-      label), smoothed to :math:`(1 - \epsilon) p + \epsilon / K`.
+    - single_label: :math:`\ell = -\sum_c p_c \log \mathrm{softmax}(z)_c`, p the target's distribution (one-hot for a
+      hard label), smoothed to :math:`(1 - \epsilon) p + \epsilon / K`.
     - multi_label: :math:`\ell = -\frac{1}{K} \sum_c [\beta_c y_c \log \sigma(z_c) + (1 - y_c) \log \sigma(-z_c)]`, with
       the positive weights :math:`\beta_c` of ``task.class_weights``.
     - ordinal: single_label with :math:`p_c \propto \exp(-s |c - y|)`: near misses cost less than far ones (Díaz and
-      Marathe 2019, "Soft Labels for Ordinal Regression", CVPR). K plain logits, so that the model needs no special decoding.
+      Marathe 2019, "Soft Labels for Ordinal Regression", CVPR). K plain logits, so that the model needs no special
+      decoding.
     - regression: :math:`\ell = (z - y)^2`.
 
     Shapes: logits (examples, outputs), targets (examples,) or (examples, labels) → (examples,).
@@ -39,7 +40,9 @@ class Classify(nn.Module):
         if settings.ordinal_sharpness <= 0:
             raise UserError(f"objective.classify.ordinal_sharpness={settings.ordinal_sharpness} must be positive")
         if settings.label_smoothing and task.problem in ("ordinal", "regression"):
-            raise UserError(f"objective.classify.label_smoothing has no meaning for problem type {task.problem}; set it to 0")
+            raise UserError(
+                f"objective.classify.label_smoothing has no meaning for problem type {task.problem}; set it to 0"
+            )
         self.weight = settings.weight
         self.problem = task.problem
         self.smoothing = settings.label_smoothing

@@ -54,9 +54,10 @@ class Strategy(Protocol):
         """Return every trainable parameter exactly once; called after `apply`."""
 
     def frozen_depth(self, classifier: Classifier) -> int:
-        """Return how deep the model is constant: 0 nothing, k the embeddings and k layers, ``ALL_FROZEN`` all but the output layer.
+        """Return how deep the model is constant.
 
-        What is constant runs without dropout and may be computed once.
+        0: nothing is; k: the embeddings and k layers; ``ALL_FROZEN``: all but the output layer. What is constant runs
+        without dropout and may be computed once.
         """
 
 
@@ -68,6 +69,12 @@ def freeze(classifier: Classifier, names: set[str]) -> None:
     for name, parameter in classifier.model.named_parameters():
         if name in names:
             parameter.requires_grad_(False)
+
+
+def encoder_width(classifier: Classifier) -> int:
+    """Return the width of the encoder's hidden states, on which good learning rates depend; toys count as 256 wide."""
+    config = classifier.model.config
+    return max(256, getattr(config, "encoder", config).hidden_size)
 
 
 def trainable(classifier: Classifier) -> dict[str, nn.Parameter]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nlp_transfer.errors import UserError, did_you_mean
-from nlp_transfer.strategies.base import Group, freeze, trainable
+from nlp_transfer.strategies.base import Group, encoder_width, freeze, trainable
 
 if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier
@@ -18,7 +18,8 @@ class Finetune:
     """All parameters learn, unless frozen.
 
     Attributes:
-        lr: peak learning rate of the encoder's top layer.
+        lr: peak learning rate of the encoder's top layer; None: 5e-5 · (768 / width)², which is 5e-5 for a base-sized
+            encoder and 2e-4 for MiniLM: narrow encoders want larger steps.
         head_lr: peak learning rate of the head; None: `lr`.
         layer_decay: each layer below the top learns at this multiple of the rate above it (Howard and Ruder 2018,
             arXiv 1801.06146; 0.9 in Zhang et al. 2021, arXiv 2006.05987).
@@ -30,7 +31,7 @@ class Finetune:
             arXiv 2202.10054).
     """
 
-    lr: float = 5e-5
+    lr: float | None = None
     head_lr: float | None = None
     layer_decay: float = 1.0
     freeze_layers: int = 0
@@ -56,9 +57,13 @@ class Finetune:
         layers, depth = classifier.anatomy.layers, classifier.anatomy.depth
         for key, count in (("freeze_layers", self.freeze_layers), ("reinit_layers", self.reinit_layers)):
             if not 0 <= count <= layers:
-                raise UserError(f"strategy.{key}={count}: {classifier.source.name} has {layers} layers that can be told apart")
+                raise UserError(
+                    f"strategy.{key}={count}: {classifier.source.name} has {layers} layers that can be told apart"
+                )
         if self.freeze_layers + self.reinit_layers > layers:
-            raise UserError("strategy.freeze_layers and strategy.reinit_layers overlap: frozen layers must be pretrained")
+            raise UserError(
+                "strategy.freeze_layers and strategy.reinit_layers overlap: frozen layers must be pretrained"
+            )
         if not 0 <= self.gradual < 1:
             raise UserError(f"strategy.gradual={self.gradual} must lie in [0, 1)")
         if not 0 < self.layer_decay <= 1:
@@ -69,8 +74,10 @@ class Finetune:
         for pattern in self.freeze:
             found = fnmatch.filter(depth, pattern)
             if not found:
-                raise UserError(f"strategy.freeze: {pattern!r} matches no parameter{did_you_mean(pattern, depth)}; names "
-                                f"look like {next(iter(depth))!r}")  # fmt: skip
+                raise UserError(
+                    f"strategy.freeze: {pattern!r} matches no parameter{did_you_mean(pattern, depth)}; names "
+                    f"look like {next(iter(depth))!r}"
+                )
             names.update(found)
         freeze(classifier, names)
         if self.reinit_layers:
@@ -81,6 +88,7 @@ class Finetune:
     def groups(self, classifier: Classifier) -> list[Group]:
         """Return one group a depth, top first: the head, then layer by layer down to the embeddings."""
         depth, layers = classifier.anatomy.depth, classifier.anatomy.layers
+        peak = self.lr if self.lr is not None else 5e-5 * (768 / encoder_width(classifier)) ** 2
         by_depth: dict[int, dict] = {}
         for name, parameter in trainable(classifier).items():
             by_depth.setdefault(depth[name], {})[name] = parameter
@@ -88,7 +96,7 @@ class Finetune:
         for position, level in enumerate(sorted(by_depth, reverse=True)):
             head = level == layers + 2
             below_top = max(0, layers - level)
-            lr = (self.head_lr or self.lr) if head else self.lr * self.layer_decay**below_top
+            lr = (self.head_lr or peak) if head else peak * self.layer_decay**below_top
             wake = self.gradual * position / max(1, len(by_depth) - 1)
             groups.append(Group(_level_name(level, layers), by_depth[level], lr, wake))
         return groups

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrackingSettings
 
 
@@ -18,7 +18,6 @@ def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -
     Raises:
         UserError: for a precision or a tracker that cannot be had here.
     """
-    one_of(precision, ("auto", "fp32", "bf16", "fp16"), "training.precision")
     # Accelerate keeps its state for the life of the process; a second run in it may want another precision.
     AcceleratorState._reset_state()
     GradientState._reset_state()
@@ -44,4 +43,3 @@ def multiplies_bf16_fast(device: torch.device) -> bool:
         has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public in every torch we accept
         return bool(has_tiles and has_tiles())
     return False
-

@@ -43,7 +43,9 @@ def run(
     """
     was_training = [module for module in model.modules() if module.training]
     model.eval()
-    mine = evaluation_batches(columns.tokens, most_tokens=most_tokens)[accelerator.process_index :: accelerator.num_processes]
+    mine = evaluation_batches(columns.tokens, most_tokens=most_tokens)[
+        accelerator.process_index :: accelerator.num_processes
+    ]
     rows = _forward_all(accelerator, model, columns, mine, padding, want)
     for module in was_training:
         module.training = True
@@ -51,7 +53,12 @@ def run(
 
 
 def _forward_all(
-    accelerator: Accelerator, model: nn.Module, columns: Columns, batches: Iterable[np.ndarray], padding: Padding, want: str
+    accelerator: Accelerator,
+    model: nn.Module,
+    columns: Columns,
+    batches: Iterable[np.ndarray],
+    padding: Padding,
+    want: str,
 ) -> dict[int, np.ndarray]:
     rows: dict[int, np.ndarray] = {}
     for examples in batches:

@@ -24,8 +24,8 @@ from nlp_transfer.training.inference import to_device
 from nlp_transfer.training.optimizer import MovingAverage, build_optimizer, load_parameters, set_rates
 
 Metrics = dict[str, float]
-# What a forward and backward pass costs beside its tokens, counted in tokens: launching kernels. A GPU computes thousands
-# of tokens in that time; a CPU core about a hundred, so that cutting a step by length beats padding it.
+# What a forward and backward pass costs beside its tokens, counted in tokens: launching kernels. A GPU computes
+# thousands of tokens in that time; a CPU core about a hundred, so that cutting a step by length beats padding it.
 _PASS_COST = {"cpu": 64}
 
 
@@ -109,7 +109,9 @@ def fit(
         set_rates(optimizer, settings, progress)
         examples = step_examples(len(columns), batch_size=settings.batch_size, seed=seed, step=index)
         batches = _rank_batches(accelerator, columns, examples, padding, settings)
-        loss = _accumulate(accelerator, wrapped, batches, float(columns.weights[examples].sum(dtype=np.float64)), progress)
+        loss = _accumulate(
+            accelerator, wrapped, batches, float(columns.weights[examples].sum(dtype=np.float64)), progress
+        )
         if index == 0:
             check_gradients(step)
         norm = accelerator.clip_grad_norm_(parameters.values(), settings.max_grad_norm or math.inf)
@@ -177,8 +179,10 @@ def check_gradients(step: nn.Module) -> None:
     leaking = [name for name, p in step.named_parameters() if not p.requires_grad and p.grad is not None]
     if idle or leaking:
         problem = "received no gradient although they should learn" if idle else "received a gradient although frozen"
-        raise UserError(f"{len(idle or leaking)} tensors {problem}, such as {(idle or leaking)[0]}; freeze or adapt other "
-                        "modules (strategy.freeze, strategy.targets)")  # fmt: skip
+        raise UserError(
+            f"{len(idle or leaking)} tensors {problem}, such as {(idle or leaking)[0]}; freeze or adapt other "
+            "modules (strategy.freeze, strategy.targets)"
+        )
 
 
 def _train_mode(step: nn.Module, frozen: Sequence[nn.Module]) -> None:

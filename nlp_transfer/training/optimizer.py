@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.schedules import rate
@@ -28,8 +27,6 @@ def build_optimizer(groups: Sequence[Group], settings: TrainingSettings) -> torc
                 parameter_groups.append(
                     {"params": parameters, "weight_decay": decay, "peak": group.lr, "wake": group.wake, "lr": 0.0}
                 )
-    if len(settings.betas) != 2:
-        raise UserError(f"training.betas={settings.betas} must be two numbers")
     betas = (settings.betas[0], settings.betas[1])
     # Fused is 3 to 10 times faster than the foreach and for-loop variants, on CPU as on GPU.
     return torch.optim.AdamW(parameter_groups, betas=betas, eps=settings.epsilon, fused=True)

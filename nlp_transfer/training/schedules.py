@@ -22,7 +22,7 @@ def constant(progress: float) -> float:
 
 
 def one_cycle(progress: float) -> float:
-    """Rise from 1/25 to 1 over the first 30 %, then fall to 0, both along half a cosine (Smith 2018, arXiv 1803.09820)."""
+    """Rise from 1/25 to 1 over the first 30 %, then fall to 0, along half cosines (Smith 2018, arXiv 1803.09820)."""
     if progress < 0.3:
         return 1 - (1 - 1 / 25) * cosine(progress / 0.3)
     return cosine((progress - 0.3) / 0.7)

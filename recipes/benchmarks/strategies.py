@@ -4,12 +4,13 @@
 
 DATA_FOLDER holds one folder a data set with train, validation and test files. Peers:
 
-- trainer: transformers' Trainer as in its run_classification example, at its best setting (dynamic padding, the same batch
-  size, learning rate, warm-up, precision and epochs as our fine-tuning; the best checkpoint by validation kept);
+- trainer: transformers' Trainer as in its run_classification example, at its best setting (dynamic padding, the same
+  batch size, learning rate, warm-up, precision and epochs as our fine-tuning; the best checkpoint by validation kept);
 - tfidf: word 1-2-grams and logistic regression, its C by cross-validation;
 - embeddings: the encoder's sentence embeddings and scikit-learn's LogisticRegression, as SetFit's head has it.
 
-Every result is appended to a JSON-lines file at once and is not computed again, so that an interrupted benchmark goes on.
+Every result is appended to a JSON-lines file at once and is not computed again, so that an interrupted benchmark goes
+on.
 """
 
 from __future__ import annotations
@@ -76,12 +77,14 @@ def tfidf(settings: Any, corpus: Any, figure: str) -> float:
     from nlp_transfer.evaluation import baselines, metrics
 
     test = corpus.splits["test"]
-    floor = next(f for f in baselines.floors(corpus.task, corpus.splits["train"], test, seed=settings.seed) if f.name == "tfidf")
+    floor = next(
+        f for f in baselines.floors(corpus.task, corpus.splits["train"], test, seed=settings.seed) if f.name == "tfidf"
+    )
     return metrics.compute(corpus.task, floor.logits, test.targets, test.weights)[figure]
 
 
 def embeddings(settings: Any, corpus: Any, figure: str) -> float:
-    """Fit scikit-learn's logistic regression on mean-pooled, normalised embeddings; pairs are joined by the tokenizer."""
+    """Fit scikit-learn's logistic regression on mean-pooled, normalised embeddings."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
@@ -101,8 +104,10 @@ def embeddings(settings: Any, corpus: Any, figure: str) -> float:
     else:
         head.fit(vectors["train"], train.targets)
         logits = np.full((len(test.targets), corpus.task.outputs), -1e9)
-        logits[:, head.classes_] = head.decision_function(vectors["test"]).reshape(len(logits), -1) if len(head.classes_) > 2 else (
-            np.stack([np.zeros(len(logits)), head.decision_function(vectors["test"])], 1)
+        logits[:, head.classes_] = (
+            head.decision_function(vectors["test"]).reshape(len(logits), -1)
+            if len(head.classes_) > 2
+            else (np.stack([np.zeros(len(logits)), head.decision_function(vectors["test"])], 1))
         )
     return metrics.compute(corpus.task, logits, test.targets, test.weights)[figure]
 
@@ -127,8 +132,12 @@ def trainer(settings: Any, corpus: Any, figure: str) -> float:
     folder = locate(settings.encoder).folder
     set_seed(settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    kind = {"multi_label": "multi_label_classification", "regression": "regression"}.get(task.problem, "single_label_classification")
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=task.outputs, problem_type=kind, dtype="float32")
+    kind = {"multi_label": "multi_label_classification", "regression": "regression"}.get(
+        task.problem, "single_label_classification"
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=task.outputs, problem_type=kind, dtype="float32"
+    )
 
     class Rows(torch.utils.data.Dataset):
         def __init__(self, split: str) -> None:
@@ -140,7 +149,9 @@ def trainer(settings: Any, corpus: Any, figure: str) -> float:
             return len(self.examples)
 
         def __getitem__(self, index: int) -> dict[str, Any]:
-            return {name: values[index] for name, values in self.encoded.items()} | {"labels": self.examples.targets[index]}
+            return {name: values[index] for name, values in self.encoded.items()} | {
+                "labels": self.examples.targets[index]
+            }
 
     def measured(output: Any) -> dict[str, float]:
         return {name: value for name, value in metrics.compute(task, output.predictions, output.label_ids).items()}
@@ -242,7 +253,7 @@ def show(arguments: argparse.Namespace, done: dict[tuple, dict[str, Any]]) -> No
         if rows == arguments.rows and seed in arguments.seeds:
             table[dataset][method].append(row["value"])
             figures[dataset] = row["figure"]
-    print(f"\n{arguments.rows} training rows, {EPOCHS} epochs, mean ± standard deviation over {len(arguments.seeds)} seeds\n")
+    print(f"\n{arguments.rows} training rows, {EPOCHS} epochs, mean ± deviation of {len(arguments.seeds)} seeds\n")
     print("| data set | figure | " + " | ".join(arguments.methods) + " |")
     print("|---" * (len(arguments.methods) + 2) + "|")
     for dataset in arguments.datasets:

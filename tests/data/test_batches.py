@@ -47,7 +47,12 @@ def test_order_depends_on_seed_and_epoch_and_not_on_global_state():
 
 
 @settings(max_examples=60)
-@given(windows=examples_st, world=st.integers(1, 4), most=st.one_of(st.none(), st.integers(1, 5)), budget=st.integers(1, 200))
+@given(
+    windows=examples_st,
+    world=st.integers(1, 4),
+    most=st.one_of(st.none(), st.integers(1, 5)),
+    budget=st.integers(1, 200),
+)
 def test_micro_batches_deal_every_example_to_one_rank_within_the_budget(windows, world, most, budget):
     tokens = make_tokens(windows)
     step = np.arange(len(windows))[::2]
@@ -62,7 +67,10 @@ def test_micro_batches_deal_every_example_to_one_rank_within_the_budget(windows,
 
 
 @settings(max_examples=60)
-@given(windows=st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=2), min_size=1, max_size=7), cost=st.integers(0, 60))
+@given(
+    windows=st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=2), min_size=1, max_size=7),
+    cost=st.integers(0, 60),
+)
 def test_micro_batches_are_the_cheapest_cut(windows, cost):
     tokens = make_tokens(windows)
     everything = np.arange(len(windows))
@@ -73,7 +81,8 @@ def test_micro_batches_are_the_cheapest_cut(windows, cost):
     found = micro_batches(tokens, everything, rank=0, world=1, most_examples=None, most_tokens=10**6, pass_cost=cost)
     ordered = everything[np.argsort(-tokens.longest, kind="stable")]
     every = [
-        np.split(ordered, [i + 1 for i in range(len(ordered) - 1) if mask >> i & 1]) for mask in range(2 ** (len(ordered) - 1))
+        np.split(ordered, [i + 1 for i in range(len(ordered) - 1) if mask >> i & 1])
+        for mask in range(2 ** (len(ordered) - 1))
     ]
     assert price(found) == min(map(price, every))
 
@@ -92,8 +101,14 @@ def test_collate_lays_out_exactly_the_tokens(left: bool, windows):
     columns = Columns(tokens, np.arange(len(windows)), np.ones(len(windows), np.float32))
     chosen = np.arange(len(windows))[::-1]
     batch = collate(columns, chosen, padding=Padding(token=0, type=7, left=left))
-    wanted = [tokens.ids[tokens.offsets[s] : tokens.offsets[s + 1]] for e in chosen for s in range(tokens.first[e], tokens.first[e + 1])]
-    for row, mask, types, ids in zip(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], wanted, strict=True):
+    wanted = [
+        tokens.ids[tokens.offsets[s] : tokens.offsets[s + 1]]
+        for e in chosen
+        for s in range(tokens.first[e], tokens.first[e + 1])
+    ]
+    for row, mask, types, ids in zip(
+        batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], wanted, strict=True
+    ):
         assert row[mask == 1].tolist() == ids.tolist()
         assert (row[mask == 0] == 0).all()
         assert (types[mask == 0] == 7).all()

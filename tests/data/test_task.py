@@ -202,8 +202,12 @@ def test_roles_are_found_and_shown() -> None:
     ]
     corpus = load_corpus(DataSettings(), data={"train": rows, "validation": rows})
     assert corpus.roles == {
-        "text": "Sentence1", "text_pair": "sentence2", "label": "Category", "id": "idx", "domain": "domain",
-    }  # fmt: skip
+        "text": "Sentence1",
+        "text_pair": "sentence2",
+        "label": "Category",
+        "id": "idx",
+        "domain": "domain",
+    }
     train = corpus.splits["train"]
     assert corpus.task.pair
     assert (train.texts[1], (train.pairs or [])[1], train.ids[1], (train.domains or [])[1]) == ("p1", "q1", "1", "1")

@@ -12,7 +12,9 @@ LONG = "my card has not arrived yet please refund the order " * 8
 
 
 def spec_for(tokenizer, texts, pairs=None, *, limit=64, **knobs):
-    return resolve_spec(TokenSettings(**knobs), full_lengths(tokenizer, texts, pairs), limit=limit, pair=pairs is not None)
+    return resolve_spec(
+        TokenSettings(**knobs), full_lengths(tokenizer, texts, pairs), limit=limit, pair=pairs is not None
+    )
 
 
 @pytest.mark.parametrize("style", ["wordpiece", "roberta", "llama"])

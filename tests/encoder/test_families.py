@@ -68,6 +68,34 @@ def test_depth_is_a_partition_in_the_order_of_the_forward(built, family, head):
     assert [anatomy.depth[name] for name, p in model.named_parameters() if p is words] == [0]
 
 
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("bert", {"bert.pooler.dense.weight": 3}),  # in the checkpoint: above the layers
+        ("gte", {"gte.pooler.dense.weight": 4}),  # not in the checkpoint: part of the head
+        ("deberta-v2", {"deberta.encoder.rel_embeddings.weight": 0, "pooler.dense.weight": 4}),
+        ("mpnet", {"mpnet.encoder.relative_attention_bias.weight": 0}),
+        ("electra", {"electra.embeddings_project.weight": 0}),
+        ("modernbert", {"model.final_norm.weight": 3, "head.dense.weight": 4}),
+        ("xlm", {"transformer.layer_norm_emb.weight": 0, "transformer.ffns.1.lin1.weight": 2}),
+        ("opt", {"model.decoder.embed_positions.weight": 0, "model.decoder.final_layer_norm.weight": 3}),
+        ("albert", {"albert.encoder.embedding_hidden_mapping_in.weight": 0, "albert.pooler.weight": 1}),
+        (
+            "t5",
+            {
+                "transformer.shared.weight": 0,
+                "transformer.encoder.final_layer_norm.weight": 2,
+                "transformer.decoder.block.0.layer.0.SelfAttention.q.weight": 3,
+                "transformer.decoder.final_layer_norm.weight": 5,
+            },
+        ),
+    ],
+)
+def test_what_lies_between_and_around_the_layers(built, family, expected):
+    depth = built(family, "native").anatomy.depth
+    assert {name: depth[name] for name in expected} == expected
+
+
 @every_case
 def test_a_cut_in_depth_is_a_cut_in_the_graph(built, family, head):
     """With the parameters up to layer k frozen, nothing below needs a gradient: what enters layer k + 1 is constant."""

@@ -11,6 +11,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from huggingface_hub import constants
@@ -103,7 +104,7 @@ def test_a_folder_without_a_readable_configuration_is_refused(folder, content):
         (folder / "config.json").unlink()
     else:
         (folder / "config.json").write_text(content)
-    with pytest.raises(UserError, match="config.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         locate(settings(folder))
 
 
@@ -129,7 +130,7 @@ def test_the_installed_package_is_found_without_importing_it(tmp_path, monkeypat
     assert (found.folder, found.origin) == (package / "model", "package acme_tiny_bert")
     assert "acme_tiny_bert" not in sys.modules
     # Another name with the package of the default left in place must not silently get the default's weights.
-    with pytest.raises(UserError, match="does not hold encoder.name='roberta-base'"):
+    with pytest.raises(UserError, match=r"does not hold encoder\.name='roberta-base'"):
         locate(settings("roberta-base", package="acme_tiny_bert"))
     local = tiny_encoder(tmp_path / "local")
     assert locate(settings(local, package="acme_tiny_bert")).origin == "folder"
@@ -161,8 +162,8 @@ class Hub(BaseHTTPRequestHandler):
     """As much of the Hub as a download needs; `answers` maps a repository to an error."""
 
     folder: Path
-    answers: dict[str, tuple[int, str]] = {"acme/missing": (404, "RepoNotFound"), "acme/down": (503, "")}
-    seen: list[str] = []  # noqa: RUF012 - one per server class, made anew by the fixture
+    seen: list[str]
+    answers: ClassVar = {"acme/missing": (404, "RepoNotFound"), "acme/down": (503, "")}
 
     def log_message(self, *_):
         pass
@@ -225,6 +226,8 @@ def hub(folder, tmp_path, monkeypatch):
 
 def at(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)

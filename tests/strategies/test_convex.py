@@ -16,7 +16,9 @@ def blobs(rows: int, labels: int, width: int, *, seed: int = 0, noise: float = 2
 
 
 def solved(x, y, w, loss, penalty, **more):
-    problem = _Problem(x.astype(np.float32), y.astype(np.float32), (w / w.sum()).astype(np.float32), loss, None, True, **more)
+    problem = _Problem(
+        x.astype(np.float32), y.astype(np.float32), (w / w.sum()).astype(np.float32), loss, None, True, **more
+    )
     return problem.unpack(problem.solve(penalty, problem.start()))
 
 

@@ -1,4 +1,4 @@
-"""The promise the loop is built on: loss and gradient do not depend on how a step is cut into forward passes and ranks."""
+"""The promise of the loop: how a step is cut into forward passes and ranks changes neither loss nor gradient."""
 
 import json
 import subprocess
@@ -10,19 +10,20 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from nlp_transfer.data.batches import Columns, Padding, micro_batches
+from nlp_transfer.data.batches import Columns, Padding, collate, micro_batches
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import encode, full_lengths, resolve_spec
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.settings import EncoderSettings, TokenSettings, TrainingSettings
+from nlp_transfer.training.inference import to_device
 from nlp_transfer.training.loop import _accumulate, _rank_batches
 from tests.encoder.families import TEXTS, tiny_encoder
 
 ROOT = Path(__file__).parent.parent.parent
 PROBLEMS = ["single_label", "soft", "multi_label", "ordinal", "regression"]
-CUTS = {"1×8": (1, 8), "4×2": (1, 2), "8×1": (1, 1), "uneven 3+3+2": (1, 3)}
+CUTS = {"4+4": 4, "2+2+2+2": 2, "8 times 1": 1, "3+3+2": 3}
 
 
 def parts(folder: Path, problem: str, examples: int) -> tuple[Step, Columns, Padding]:
@@ -36,7 +37,9 @@ def parts(folder: Path, problem: str, examples: int) -> tuple[Step, Columns, Pad
         tiny_encoder(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     classifier = load_classifier(EncoderSettings(name=str(folder / "tiny-bert")), task, head="native", seed=0)
     texts = [" ".join([TEXTS[i % len(TEXTS)]] * (1 + i % 3)) for i in range(examples)]
-    spec = resolve_spec(TokenSettings(), full_lengths(classifier.tokenizer, texts, None), limit=classifier.max_tokens, pair=False)
+    spec = resolve_spec(
+        TokenSettings(), full_lengths(classifier.tokenizer, texts, None), limit=classifier.max_tokens, pair=False
+    )
     targets = {
         "single_label": generator.integers(0, 3, examples),
         "ordinal": generator.integers(0, 3, examples),
@@ -54,9 +57,12 @@ def parts(folder: Path, problem: str, examples: int) -> tuple[Step, Columns, Pad
 
 
 def loss_and_gradient(step: Step, columns: Columns, padding: Padding, *, size: int, accelerator: Accelerator):
-    settings = TrainingSettings(micro_batch_size=size)
-    examples = np.arange(len(columns))
-    batches = _rank_batches(accelerator, columns, examples, padding, settings)
+    """Loss and gradient of one optimizer step over all rows, in forward passes of at most `size` examples a rank."""
+    mine = np.arange(len(columns))[accelerator.process_index :: accelerator.num_processes]
+    cuts = [mine[start : start + size] for start in range(0, len(mine), size)]
+    batches = [to_device(collate(columns, cut, padding=padding), accelerator.device) for cut in cuts] or _rank_batches(
+        accelerator, columns, np.arange(len(columns)), padding, TrainingSettings()
+    )
     wrapped = accelerator.prepare(step) if accelerator.num_processes > 1 else step
     step.zero_grad()
     loss = _accumulate(accelerator, wrapped, batches, float(columns.weights.sum(dtype=np.float64)), 0.0)
@@ -69,7 +75,7 @@ def test_any_cut_gives_the_same_loss_and_gradient(tmp_path: Path, problem: str, 
     step, columns, padding = parts(tmp_path, problem, examples)
     accelerator = Accelerator(cpu=True)
     whole, gradient = loss_and_gradient(step, columns, padding, size=examples, accelerator=accelerator)
-    for name, (_, size) in CUTS.items():
+    for name, size in CUTS.items():
         loss, part = loss_and_gradient(step, columns, padding, size=size, accelerator=accelerator)
         assert loss == pytest.approx(whole, abs=1e-6), name
         assert (part - gradient).norm() / gradient.norm() < 1e-6, name
@@ -80,9 +86,7 @@ def test_the_loss_is_the_weighted_mean(tmp_path: Path):
     accelerator = Accelerator(cpu=True)
     alone = []
     for example in range(6):
-        one = Columns(
-            encode_one(columns, example), columns.targets[[example]], np.ones(1, np.float32)
-        )
+        one = Columns(encode_one(columns, example), columns.targets[[example]], np.ones(1, np.float32))
         alone.append(loss_and_gradient(step, one, padding, size=1, accelerator=accelerator)[0])
     whole, _ = loss_and_gradient(step, columns, padding, size=6, accelerator=accelerator)
     assert whole == pytest.approx(float(np.average(alone, weights=columns.weights)), abs=1e-6)
@@ -110,8 +114,19 @@ def test_ranks_without_examples_still_take_part(tmp_path: Path, world: int):
 def test_two_processes_give_the_same_loss_and_gradient(tmp_path: Path, examples: int):
     """2 × 4 and 2 × 2 × 2 against one process, all problem types, in one launch."""
     out = tmp_path / "result.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
-    done = subprocess.run([*command, str(tmp_path), str(examples), str(out)], capture_output=True, text=True, cwd=ROOT, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--module",
+        __name__,
+    ]
+    done = subprocess.run(
+        [*command, str(tmp_path), str(examples), str(out)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     for name, (loss_difference, gradient_difference) in json.loads(out.read_text()).items():
         assert loss_difference < 1e-6, name
@@ -130,7 +145,10 @@ def _two_processes(folder: Path, examples: int, out: Path) -> None:
             step, columns, padding = parts(folder, problem, examples)
             loss, gradient = loss_and_gradient(step, columns, padding, size=size, accelerator=accelerator)
             alone, reference = loss_and_gradient(*parts(folder, problem, examples), size=examples, accelerator=_Alone())
-            differences[f"{problem} {size}"] = [abs(loss - alone), float((gradient - reference).norm() / reference.norm())]
+            differences[f"{problem} {size}"] = [
+                abs(loss - alone),
+                float((gradient - reference).norm() / reference.norm()),
+            ]
     if accelerator.is_main_process:
         out.write_text(json.dumps(differences))
     accelerator.end_training()

@@ -1,0 +1,174 @@
+"""A head for a task on verified weights: the architecture's own ("native") or ours ("pooled").
+
+Knows configurations and new parameters; it must not know where the weights come from, batches or training.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from nlp_transfer.encoder import pooled
+from nlp_transfer.encoder.anatomy import is_causal, output_layers
+from nlp_transfer.encoder.pooled_config import PooledConfig
+from nlp_transfer.encoder.source import read_json
+from nlp_transfer.errors import UserError, one_of
+
+if TYPE_CHECKING:
+    from nlp_transfer.data.task import Task
+    from nlp_transfer.settings import EncoderSettings
+
+POOLING = {
+    "mean": "mean",
+    "cls": "cls",
+    "max": "max",
+    "lasttoken": "last",
+    "mean_tokens": "mean",
+    "cls_token": "cls",
+    "max_tokens": "max",
+}
+PROBLEM_TYPES = {
+    "single_label": "single_label_classification",
+    "ordinal": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+def native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]]:
+    """Return the model in `folder` under its architecture's own head, and the names of its new parameters."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not settings.trust_remote_code:
+        raise UserError(f"{config.model_type!r} has no classification head of its own; use encoder.head=pooled")
+    tuned_for = dict(config.id2label or {})
+    _describe(config, task)
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        folder, config=config, ignore_mismatched_sizes=True, **_loading(settings)
+    )
+    fresh = _fresh(info)
+    output = next(reversed(output_layers(model)), None)
+    same = task.labels and tuned_for == dict(config.id2label)  # a regression head does not say what it was tuned for
+    if output is not None and f"{output}.weight" not in fresh and not same:
+        fresh |= _renew(model, output)
+    if settings.head_dropout is not None:
+        _set_dropout(model, settings.head_dropout)
+    return model, tuple(name for name, _ in model.named_parameters() if name in fresh)
+
+
+def pooled_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]]:
+    """Return the encoder in `folder` under a new head of ours, and the names of its new parameters."""
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+    if settings.trust_remote_code:
+        raise UserError("encoder.head=pooled cannot hold an encoder with code of its own; use encoder.head=native")
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if isinstance(config, PooledConfig):  # a model of ours: its encoder under a new head
+        whole, info = AutoModelForSequenceClassification.from_pretrained(folder, **_loading(settings))
+        config, encoder = whole.config.encoder, whole.encoder
+        prefix = ""
+    else:
+        if getattr(config, "use_cache", False):
+            config.use_cache = False
+        encoder, info = AutoModel.from_pretrained(
+            folder, config=config, **pooled.encoder_options(config), **_loading(settings)
+        )
+        config = encoder.config  # a copy, in float32
+        config._name_or_path = settings.name  # not a path of this machine
+        encoder = pooled.without_decoder(encoder)
+        prefix = "encoder."
+    _check_layers(settings, config)
+    pooling = settings.pooling
+    if pooling == "auto":
+        pooling = suggested_pooling(folder) or ("last" if is_causal(config) else "mean")
+    description = PooledConfig(
+        encoder=copy.deepcopy(config),  # making it forgets how attention is computed, also in its part
+        pooling=one_of(pooling, sorted(set(POOLING.values())), "encoder.pooling"),
+        layers=settings.layers,
+        combine=one_of(settings.combine, ("mix", "concat"), "encoder.combine"),
+        hidden=settings.hidden,
+        head_dropout=0.1 if settings.head_dropout is None else settings.head_dropout,
+        dtype="float32",
+    )
+    _describe(description, task)
+    model = pooled.PooledForSequenceClassification(description, encoder)
+    missing = {f"{prefix}{name}" for name in _fresh(info)}
+    names = [name for name, _ in model.named_parameters()]
+    return model, tuple(name for name in names if name in missing or not name.startswith("encoder."))
+
+
+def _loading(settings: EncoderSettings) -> dict[str, Any]:
+    """Return the options of every `from_pretrained` of weights."""
+    options = {
+        "dtype": "float32",  # the library's default is the checkpoint's, and a new head would be half precision too
+        "use_safetensors": True,
+        "trust_remote_code": settings.trust_remote_code,
+        "output_loading_info": True,
+    }
+    return options | ({} if settings.attention is None else {"attn_implementation": settings.attention})
+
+
+def _describe(config: Any, task: Task) -> None:
+    """Write the task into a configuration: what anybody's `pipeline` needs to name the labels."""
+    names = task.labels or ("score",)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    config.problem_type = PROBLEM_TYPES[task.problem]
+
+
+def _fresh(info: Mapping[str, Any]) -> set[str]:
+    return set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+
+
+def _renew(model: Any, output: str) -> set[str]:
+    """Initialise the output layer again, as the library does; return the names of its parameters.
+
+    A head tuned for other labels has the right size only by chance.
+    """
+    names = {name for name, _ in model.named_parameters() if name.rpartition(".")[0] == output}
+    for name, parameter in model.named_parameters():
+        parameter._is_hf_initialized = name not in names  # the library's mark of weights to be left alone
+    # Some families initialise the head as a whole, some each of its linear layers; the whole comes last and wins.
+    for name, module in reversed(list(model.named_modules())):
+        if name and f"{output}.".startswith(f"{name}."):
+            model._init_weights(module)
+    return names
+
+
+def _set_dropout(model: Any, probability: float) -> None:
+    """Set the dropout of the architecture's own head, whatever its configuration calls it."""
+    outside = [child for name, child in model.named_children() if name != model.base_model_prefix]
+    layers = [module for child in outside for module in child.modules() if isinstance(module, nn.Dropout)]
+    if not layers:
+        raise UserError(
+            f"encoder.head_dropout: the head of {type(model).__name__} has no dropout; use encoder.head=pooled"
+        )
+    for layer in layers:
+        layer.p = probability
+
+
+def _check_layers(settings: EncoderSettings, config: Any) -> None:
+    count = getattr(config, "num_hidden_layers", None)
+    wrong = [layer for layer in settings.layers if count is not None and not -count - 1 <= layer <= count]
+    if wrong or not settings.layers:
+        raise UserError(
+            f"encoder.layers={list(settings.layers)}: choose hidden states from 0 (embeddings) to {count}, or from -1 "
+            f"(last layer) to {-count - 1 if count else '...'}"
+        )
+
+
+def suggested_pooling(folder: Path) -> str | None:
+    """Return the pooling that sentence-transformers trained the encoder with: mean, cls, max, last, or None."""
+    modules = read_json(folder / "modules.json", kind=list)
+    places = [module["path"] for module in modules if str(module.get("type", "")).endswith("Pooling")]
+    config = read_json(folder / (places[0] if places else "1_Pooling") / "config.json")
+    mode = config.get("pooling_mode")
+    if mode is None:  # before sentence-transformers 6: one flag a mode
+        on = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
+        mode = on[0].removeprefix("pooling_mode_") if len(on) == 1 else None
+    return POOLING.get(mode) if isinstance(mode, str) else None

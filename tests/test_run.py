@@ -1,0 +1,240 @@
+"""Whole runs on tiny encoders: every strategy on every problem type, and what a run promises about its folder."""
+
+import hashlib
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+import nlp_transfer
+from nlp_transfer.artefact import RECORD
+from nlp_transfer.config import compose, from_mapping
+from nlp_transfer.errors import UserError
+from nlp_transfer.run import adapt, evaluate
+from tests.encoder.families import tiny_encoder
+
+TOPICS = {
+    "card": ["my card has not arrived yet", "where is my card", "the card was late", "when will my card arrived"],
+    "refund": ["please refund the order", "refund the payment", "my refund is late", "how can you refund"],
+    "film": ["good movie", "terrible movie film", "love the film", "hate a bad movie"],
+}
+STRATEGIES = {
+    "probe": {"strategy": "probe"},
+    "probe adamw": {"strategy": "probe", "strategy.solver": "adamw"},
+    "finetune": {"strategy": "finetune", "strategy.lr": 1e-3, "encoder.head": "pooled"},
+    "finetune refined": {
+        "strategy": "finetune",
+        "strategy.freeze_layers": 1,
+        "strategy.layer_decay": 0.9,
+        "strategy.gradual": 0.5,
+        "strategy.head_first": False,
+        "training.ema": 0.9,
+    },
+    "lora": {"strategy": "lora", "strategy.rank": 4, "encoder.head": "pooled"},
+    "lora top": {"strategy": "lora", "strategy.layers": [1], "strategy.dora": True},
+    "ia3": {"strategy": "adapter", "strategy.peft_type": "IA3"},
+}
+PROBLEMS = ["single_label", "soft", "multi_label", "ordinal", "regression", "pair", "chunk"]
+
+
+def rows(problem: str, count: int, seed: int) -> list[dict]:
+    """Learnable rows: the words tell the label."""
+    chooser = random.Random(seed)
+    made = []
+    for number in range(count):
+        label = chooser.choice(list(TOPICS))
+        text = f"{chooser.choice(TOPICS[label])} {chooser.choice(['', 'please', 'thanks', 'not'])} {chooser.choice('abcdefgh')}"
+        index = list(TOPICS).index(label)
+        row: dict = {"text": text, "id": f"{seed}-{number}"}
+        row |= {
+            "single_label": {"label": label},
+            "soft": {"label": {label: 0.75, "film" if label != "film" else "card": 0.25}},
+            "multi_label": {"label": [label] + (["late"] if "late" in text else [])},
+            "ordinal": {"label": str(index + 1)},
+            "regression": {"label": index + 0.01 * number},
+            "pair": {"text_pair": chooser.choice(TOPICS[label]), "label": label},
+            "chunk": {"text": f"{text} " * 12, "label": label},
+        }[problem]
+        made.append(row)
+    return made
+
+
+def data_for(problem: str) -> dict[str, list[dict]]:
+    return {"train": rows(problem, 48, 1), "validation": rows(problem, 16, 2), "test": rows(problem, 16, 3)}
+
+
+def settings_for(folder: Path, problem: str = "single_label", **values):
+    base = {
+        "data": "object",
+        "data.problem": {"ordinal": "ordinal", "regression": "regression", "multi_label": "multi_label"}.get(
+            problem, "auto"
+        ),
+        "encoder": "custom",
+        "encoder.name": str(folder / "tiny-bert"),
+        "output": str(folder / "runs"),
+        "training.epochs": 3,
+        "training.batch_size": 8,
+        "training.precision": "fp32",
+        "evaluation.resamples": 20,
+    }
+    if problem == "chunk":
+        base |= {"tokens.long": "chunk", "tokens.max_length": 24}
+    return compose(None, from_mapping(base | values))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    tiny_encoder(folder)
+    return folder
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_adapts_to_every_problem(home: Path, tmp_path: Path, strategy: str, problem: str):
+    settings = settings_for(home, problem, output=str(tmp_path), **STRATEGIES[strategy])
+    run = adapt(settings, data=data_for(problem))
+    assert all(np.isfinite(value) for value in run.metrics.values())
+    test = data_for(problem)["test"]
+    pairs = [row["text_pair"] for row in test] if problem == "pair" else None
+    answers = run.predict([row["text"] for row in test], pairs)
+    assert len(answers) == len(test)
+    if problem in ("single_label", "pair", "chunk"):
+        right = np.mean([answer.label == row["label"] for answer, row in zip(answers, test, strict=True)])
+        # the saved model answers as the trained one was measured
+        assert right == pytest.approx(run.metrics["accuracy"])
+    if problem == "single_label" and strategy in ("probe", "finetune", "lora"):
+        assert run.metrics["accuracy"] > 0.6
+    if problem != "regression":
+        assert all(0 <= p <= 1 for answer in answers for p in answer.probabilities.values())
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "lora", "ia3"])
+@pytest.mark.parametrize("head", ["native", "pooled"])
+def test_the_artefact_is_what_transformers_loads(home: Path, tmp_path: Path, strategy: str, head: str):
+    run = adapt(
+        settings_for(home, output=str(tmp_path), **STRATEGIES[strategy] | {"encoder.head": head}),
+        data=data_for("single_label"),
+    )
+    folder = run.folder / "model"
+    texts = [row["text"] for row in rows("single_label", 8, 9)]
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        theirs = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.numpy()
+    np.testing.assert_allclose(run.predictor.logits(texts), theirs, atol=1e-5)
+    answers = pipeline("text-classification", str(folder))(texts)
+    assert [a["label"] for a in answers] == [a.label for a in run.predict(texts)]
+    assert (folder / "adapter" / "adapter_config.json").exists() == (strategy != "finetune")
+    names = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert names <= {".json", ".safetensors", ".py", ".txt", ".jinja"}
+    record = (folder / RECORD).read_text()
+    assert str(home) not in (folder / "config.json").read_text().replace(str(home / "tiny-bert"), "")
+    assert json.loads(record)["task"]["labels"] == ["card", "film", "refund"]
+
+
+def test_an_adapter_that_is_not_merged_still_predicts(home: Path, tmp_path: Path):
+    values = STRATEGIES["lora"] | {"strategy.merge": False}
+    run = adapt(settings_for(home, output=str(tmp_path), **values), data=data_for("single_label"))
+    assert not (run.folder / "model" / "model.safetensors").exists()
+    test = data_for("single_label")["test"]
+    right = np.mean([a.label == r["label"] for a, r in zip(run.predict([r["text"] for r in test]), test, strict=True)])
+    assert right == pytest.approx(run.metrics["accuracy"])
+
+
+def digest(run) -> str:
+    return hashlib.sha256((run.folder / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("strategy", ["probe", "finetune", "lora"])
+def test_the_same_settings_give_the_same_bits_and_another_seed_others(home: Path, tmp_path: Path, strategy: str):
+    made = [
+        adapt(
+            settings_for(home, output=str(tmp_path / name), **STRATEGIES[strategy], seed=seed),
+            data=data_for("single_label"),
+        )
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert digest(made[0]) == digest(made[1])
+    assert made[0].metrics == made[1].metrics
+    if strategy != "probe":
+        assert digest(made[0]) != digest(made[2])
+
+
+def test_a_finished_run_is_not_run_again_and_other_data_is_refused(home: Path, tmp_path: Path):
+    settings = settings_for(home, output=str(tmp_path), strategy="probe")
+    first = adapt(settings, data=data_for("single_label"))
+    written = (first.folder / "metrics.json").stat().st_mtime_ns
+    again = adapt(settings, data=data_for("single_label"))
+    assert again.metrics == first.metrics
+    assert (again.folder / "metrics.json").stat().st_mtime_ns == written
+    other = data_for("single_label")
+    other["train"] = other["train"][:-1]
+    with pytest.raises(UserError, match="other data"):
+        adapt(settings, data=other)
+
+
+def test_the_run_folder_repeats_the_run(home: Path, tmp_path: Path):
+    path = tmp_path / "data.jsonl"
+    path.write_text(
+        "".join(json.dumps(row | {"split": s}) + "\n" for s, part in data_for("single_label").items() for row in part)
+    )
+    values = {"data": "files", "data.path": str(path), "strategy": "probe"}
+    first = adapt(settings_for(home, output=str(tmp_path / "one"), **values))
+    second = adapt(compose(str(first.folder / "config.yaml"), [f"output={tmp_path / 'two'}"]))
+    assert first.folder.name == second.folder.name
+    assert digest(first) == digest(second)
+    trained = compose(str(first.folder / "config.yaml"))
+    assert evaluate(first.folder, trained, trained).rows[0] == first.report.rows[0]
+
+
+def test_frozen_parameters_stay_bit_identical(home: Path, tmp_path: Path):
+    values = {"strategy": "finetune", "strategy.freeze_layers": 1, "encoder.head": "native"}
+    run = adapt(settings_for(home, output=str(tmp_path), **values), data=data_for("single_label"))
+    before = AutoModelForSequenceClassification.from_pretrained(home / "tiny-bert").state_dict()
+    after = AutoModelForSequenceClassification.from_pretrained(run.folder / "model").state_dict()
+    frozen = [name for name in after if "embeddings" in name or "layer.0" in name]
+    assert frozen
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    moved = [name for name in after if "layer.1" in name and "weight" in name]
+    assert all(not torch.equal(before[name], after[name]) for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"strategy": "finetune", "strategy.freeze_layers": 3}, "has 2 layers"),
+        ({"strategy": "finetune", "strategy.freeze": ["*.nothing.*"]}, "matches no parameter"),
+        ({"strategy": "lora", "strategy.layers": [7]}, "choose from 0 to 1"),
+        ({"strategy": "lora", "strategy.rank": 0}, "rank"),
+        ({"strategy": "adapter", "strategy.peft_type": "IA33"}, "did you mean 'IA3'"),
+        ({"strategy": "lora", "strategy.peft": {"rr": 1}}, "not a field of LoraConfig"),
+        ({"strategy": "probe", "strategy.solver": "sgd"}, "strategy.solver"),
+        ({"training.schedule": "liner"}, "did you mean 'linear'"),
+        ({"training.precision": "fp17"}, "precision"),
+        ({"training.batch_size": 0}, "batch_size"),
+        ({"training.epochs": -1}, "epochs"),
+        ({"evaluation.metric": "acuracy"}, "did you mean 'accuracy'"),
+        ({"tracking.trackers": ["nonsense"]}, "tracker"),
+        ({"tokens.max_length": 4096}, "max_length"),
+        ({"encoder.name": "no/such/folder"}, "no such folder|there is no"),
+    ],
+)
+def test_impossible_runs_are_refused_before_anything_is_written(home: Path, tmp_path: Path, values: dict, words: str):
+    with pytest.raises(UserError, match=words):
+        adapt(settings_for(home, output=str(tmp_path / "runs"), **values), data=data_for("single_label"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_python_api_mirrors_the_command_line(home: Path, tmp_path: Path):
+    run = nlp_transfer.adapt(
+        None,
+        {"strategy": "probe", "encoder": "custom", "encoder.name": str(home / "tiny-bert"), "output": str(tmp_path)},
+        data=rows("single_label", 60, 5),
+    )
+    assert run.report.split == "test"  # carved
+    assert nlp_transfer.load(run.folder).predict(["good movie"])[0].label == run.predict(["good movie"])[0].label
