@@ -37,17 +37,51 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Setting
     Raises:
         UserError: for anything unknown or of the wrong type, naming the key and what it could be.
     """
+    folder, name = locate_recipe(recipe)
+    if _is_resolved(folder / f"{name}.yaml"):
+        return _change_resolved(folder, name, overrides)
+    settings = from_plain(_composed(folder, name, overrides))
+    return dataclasses.replace(settings, name=settings.name or _default_name(recipe, settings))
+
+
+def _composed(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what Hydra makes of a YAML file and overrides, as plain values."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    folder, name = locate_recipe(recipe)
     with _user_errors(overrides), initialize_config_dir(config_dir=str(folder), version_base="1.3"):
         composed = hydra_compose(name, [f"hydra.searchpath=[pkg://{CONF}]", *overrides])
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
-    settings = from_plain({str(key): value for key, value in plain.items()})
-    return dataclasses.replace(settings, name=settings.name or _default_name(recipe, settings))
+    return {str(key): value for key, value in plain.items()}
+
+
+def _is_resolved(path: Path) -> bool:
+    """Return whether a file is a run's own config.yaml: every value in place and no defaults list."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        content = OmegaConf.load(path)
+    except (OSError, ValueError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    except Exception as error:  # the YAML parser's own errors have no common public base here
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return "defaults" not in content
+
+
+def _change_resolved(folder: Path, name: str, overrides: Sequence[str]) -> Settings:
+    """Return the settings of a resolved file with overrides; a chosen group (``strategy=lora``) is taken from conf/."""
+    chosen = {word.split("=")[0] for word in overrides if word.split("=")[0] in GROUPS}
+    theirs = [word for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] in chosen]
+    before = _composed(folder, name, [word for word in overrides if word not in theirs])
+    conf, primary = locate_recipe(None)
+    fresh = _composed(conf, primary, theirs) if theirs else {}
+    settings = from_plain(before | {group: fresh[group] for group in chosen})
+    if settings.name == _default_name(None, from_plain(before)):  # the name tells data and strategy
+        settings = dataclasses.replace(settings, name=None)
+    return dataclasses.replace(settings, name=settings.name or _default_name(None, settings))
 
 
 def from_plain(plain: Mapping[str, Any]) -> Settings:

@@ -67,6 +67,26 @@ def test_yaml_round_trip_keeps_the_run(tmp_path: Path):
     assert from_plain(to_plain(settings)) == settings
 
 
+def test_a_resolved_file_takes_group_choices(tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(compose(None, ["strategy=probe", "training.epochs=2", "seed=5"])), encoding="utf-8")
+    changed = compose(
+        str(path), ["strategy=lora", "strategy.rank=4", "data=files", "data.path=x.csv", "training.batch_size=8"]
+    )
+    wanted = ["strategy=lora", "strategy.rank=4", "data=files", "data.path=x.csv", "training.epochs=2", "seed=5"]
+    assert changed == compose(None, [*wanted, "training.batch_size=8"])
+    assert changed.name == "x-lora"
+
+
+def test_files_that_are_no_configuration_are_refused(tmp_path: Path):
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(UserError, match="not YAML"):
+        compose(str(tmp_path / "broken.yaml"))
+    (tmp_path / "other.yaml").write_text("defaults: [config, _self_]\nsead: 1\n")
+    with pytest.raises(UserError, match="sead"):
+        compose(str(tmp_path / "other.yaml"))
+
+
 def test_identity_ignores_where_and_how_it_is_shown():
     plain = run_id(compose())
     assert (
