@@ -45,6 +45,8 @@ VERBS: dict[str, tuple[str, str | None]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit status: 0, or 2 for input that cannot be used."""
+    for library in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):  # the terminal belongs to our one bar
+        os.environ.setdefault(library, "1")
     arguments = _parser().parse_intermixed_args(sys.argv[1:] if argv is None else argv)
     try:
         words, overrides = _split(arguments.words)

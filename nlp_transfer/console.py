@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,13 +23,6 @@ class Screen:
         self.console = Console(stderr=True, highlight=False)
         self.shows = speaks and self.console.is_terminal
         self.console.quiet = not self.shows
-        self._silence_libraries()
-
-    @staticmethod
-    def _silence_libraries() -> None:
-        """Leave the terminal to our one bar; read when the libraries are imported, which is later than this."""
-        for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
-            os.environ.setdefault(name, "1")
 
     @contextmanager
     def busy(self, what: str) -> Iterator[Status | None]:

@@ -85,10 +85,10 @@ class EncoderSettings:
 class TrainingSettings:
     """The loop: how long, in what batches, at what precision, and which weights are kept."""
 
-    epochs: float = 3.0
+    epochs: float = 2.0
     min_steps: int = 0
     max_steps: int | None = None
-    batch_size: int = 32
+    batch_size: int = 16
     micro_batch_size: int | None = None
     micro_batch_tokens: int = 4096
     weight_decay: float = 0.01
