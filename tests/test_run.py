@@ -47,7 +47,12 @@ def rows(problem: str, count: int, seed: int) -> list[dict]:
     made = []
     for number in range(count):
         label = chooser.choice(list(TOPICS))
-        text = f"{chooser.choice(TOPICS[label])} {chooser.choice(['', 'please', 'thanks', 'not'])} {chooser.choice('abcdefgh')}"
+        words = [
+            chooser.choice(TOPICS[label]),
+            chooser.choice(["", "please", "thanks", "not"]),
+            chooser.choice("abcdefgh"),
+        ]
+        text = " ".join(words)
         index = list(TOPICS).index(label)
         row: dict = {"text": text, "id": f"{seed}-{number}"}
         row |= {
