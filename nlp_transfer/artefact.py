@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
-from nlp_transfer.encoder.classifier import Classifier
+from nlp_transfer.encoder.anatomy import sample_rows
+from nlp_transfer.encoder.classifier import Classifier, forward
 from nlp_transfer.errors import UserError
 
 RECORD = "nlp_transfer.json"
@@ -62,12 +63,19 @@ class Record:
         return cls(**values | {"task": Task.from_json(plain["task"]), "tokens": TokenSpec(**plain["tokens"])})
 
 
-def save(classifier: Classifier, record: Record, folder: Path) -> None:
-    """Write the artefact; it appears whole under its name or not at all."""
+def save(classifier: Classifier, record: Record, folder: Path) -> Record:
+    """Write the artefact; it appears whole under its name or not at all.
+
+    An adapter is merged into the model if `record` says so and the method can: the merged model must answer as the
+    adapted one does, which is tried on two rows, for not every method of PEFT keeps that promise.
+
+    Returns:
+        The record that was written: `merged` is false where merging was not possible.
+    """
     making = folder.with_name(f".making-{folder.name}")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
-    _save_weights(classifier, record, making)
+    record = dataclasses.replace(record, merged=_save_weights(classifier, making, merge=record.merged))
     tokenizer = copy.copy(classifier.tokenizer)
     tokenizer.model_max_length = record.tokens.limit
     tokenizer.truncation_side = record.tokens.truncation_side
@@ -76,32 +84,40 @@ def save(classifier: Classifier, record: Record, folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     making.rename(folder)
+    return record
 
 
-def can_merge(model: nn.Module) -> bool:
-    """Return whether a model is plain, or wrapped by a PEFT method whose weights can be added to the encoder's."""
-    from peft import PeftModel
-
-    return not isinstance(model, PeftModel) or hasattr(model.base_model, "merge_and_unload")
-
-
-def _save_weights(classifier: Classifier, record: Record, folder: Path) -> None:
+def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
+    """Write model.safetensors and config.json, or an adapter alone; return whether a whole model lies in the folder."""
     from peft import PeftModel
 
     model: Any = classifier.model
     if isinstance(model, PeftModel):
+        whole = _merged(model) if merge else None
         for config in model.peft_config.values():
             config.base_model_name_or_path = classifier.source.name  # a name, not a path of this machine
             config.inference_mode = True
-        model.save_pretrained(str(folder / ADAPTER if record.merged else folder))
-        (folder / ADAPTER / "README.md").unlink(missing_ok=True)
-        (folder / "README.md").unlink(missing_ok=True)
-        if not record.merged:
-            return
-        model = model.merge_and_unload()
-        classifier.model = model
+        target = folder / ADAPTER if whole is not None else folder
+        model.save_pretrained(str(target))
+        (target / "README.md").unlink(missing_ok=True)
+        if whole is None:
+            return False
+        model = whole
     model.config._name_or_path = classifier.source.name
     model.save_pretrained(folder)
+    return True
+
+
+def _merged(model: Any) -> Any | None:
+    """Return a copy of the model with the adapter in its weights, or None where that is not the same model."""
+    rows = sample_rows(model)
+    try:
+        merged = copy.deepcopy(model).eval().merge_and_unload()
+        with torch.inference_mode():
+            wanted, found = forward(model.eval(), rows).logits, forward(merged, rows).logits
+    except Exception:  # methods that cannot be merged say so in many ways
+        return None
+    return merged if torch.allclose(wanted, found, rtol=1e-3, atol=1e-3) else None
 
 
 def read_record(folder: Path) -> Record:

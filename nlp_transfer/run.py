@@ -210,7 +210,6 @@ def _floors(settings: Settings, train: Examples, task: Task, examples: Examples)
 
 def _record(prepared: Prepared) -> artefact.Record:
     source, corpus = prepared.classifier.source, prepared.corpus
-    merge = getattr(prepared.strategy, "merge", True) and artefact.can_merge(prepared.classifier.model)
     return artefact.Record(
         task=corpus.task,
         tokens=prepared.spec,
@@ -223,7 +222,7 @@ def _record(prepared: Prepared) -> artefact.Record:
         },
         head=prepared.classifier.head,
         encoder=dataclasses.asdict(prepared.settings.encoder),
-        merged=merge,
+        merged=getattr(prepared.strategy, "merge", True),
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
     )
 

@@ -14,6 +14,7 @@ import nlp_transfer
 from nlp_transfer.artefact import RECORD
 from nlp_transfer.config import compose, from_mapping
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.run import adapt, evaluate
 from tests.encoder.families import tiny_encoder
 
@@ -149,6 +150,42 @@ def test_an_adapter_that_is_not_merged_still_predicts(home: Path, tmp_path: Path
     test = data_for("single_label")["test"]
     right = np.mean([a.label == r["label"] for a, r in zip(run.predict([r["text"] for r in test]), test, strict=True)])
     assert right == pytest.approx(run.metrics["accuracy"])
+
+
+# Methods of every kind: additive, multiplicative, orthogonal, prompts, norms; merged or not, the saved model must answer alike.
+PEFT_TYPES = [
+    "IA3",
+    "LN_TUNING",
+    "VERA",
+    "OFT",
+    "BOFT",
+    "LOHA",
+    "LOKR",
+    "HRA",
+    "LILY",
+    "PREFIX_TUNING",
+    "PROMPT_TUNING",
+    "P_TUNING",
+]
+
+
+@pytest.mark.parametrize("peft_type", PEFT_TYPES)
+def test_every_kind_of_adapter_is_saved_and_restored(home: Path, tmp_path: Path, peft_type: str):
+    values = {"strategy": "adapter", "strategy.peft_type": peft_type, "strategy.lr": 1e-2, "evaluation.floors": False}
+    run = adapt(settings_for(home, output=str(tmp_path), **values), data=data_for("single_label"))
+    corpus_rows = sorted(data_for("single_label")["test"], key=lambda row: row["id"])
+    logits = run.predictor.logits([row["text"] for row in corpus_rows])
+    task = run.predictor.record.task
+    targets = np.array([task.labels.index(row["label"]) for row in corpus_rows])
+    # the log loss hangs on every bit of the model, not on its decisions alone
+    assert compute(task, logits, targets)["log_loss"] == pytest.approx(run.metrics["log_loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("peft_type", ["CPT", "POLY", "XLORA", "ADALORA", "TRAINABLE_TOKENS"])
+def test_methods_that_are_not_for_classifiers_are_refused(home: Path, tmp_path: Path, peft_type: str):
+    values = {"strategy": "adapter", "strategy.peft_type": peft_type}
+    with pytest.raises(UserError, match=f"cannot put {peft_type}"):
+        adapt(settings_for(home, output=str(tmp_path), **values), data=data_for("single_label"))
 
 
 def digest(run) -> str:

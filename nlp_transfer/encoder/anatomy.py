@@ -178,7 +178,7 @@ def _dry_run(model: Any, segments: bool) -> _Run:
         for parameter in frozen:
             parameter.requires_grad_(True)
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            logits = twin(**_rows(model, segments)).logits
+            logits = twin(**sample_rows(model, segments=segments)).logits
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
@@ -192,7 +192,7 @@ def _dry_run(model: Any, segments: bool) -> _Run:
     return run
 
 
-def _rows(model: Any, segments: bool) -> dict[str, Tensor]:
+def sample_rows(model: Any, *, segments: bool = False) -> dict[str, Tensor]:
     """Return two rows of eight ordinary tokens that end in the end-of-sequence token, which T5 and BART insist on."""
     described = encoder_config(model.config)
     special = [getattr(described, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "cls", "sep", "mask")]

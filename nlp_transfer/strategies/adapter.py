@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier
 
 
+# Measured with PEFT 0.21: saved and loaded again, classifiers tuned by these do not answer as they did.
+NOT_RESTORED = ("LN_TUNING", "P_TUNING")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
     """Any method of PEFT, e.g. ``{name: adapter, peft_type: IA3}``.
@@ -53,10 +57,15 @@ class Adapter:
         from peft import TaskType, get_peft_model
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-        from nlp_transfer.encoder.anatomy import linear_targets
+        from nlp_transfer.encoder.anatomy import linear_targets, sample_rows
+        from nlp_transfer.encoder.classifier import forward
 
         kinds = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
         config_class = kinds[one_of(self.peft_type.upper(), sorted(kinds), "strategy.peft_type")]
+        if self.peft_type.upper() in NOT_RESTORED:
+            raise UserError(
+                f"strategy.peft_type={self.peft_type}: PEFT does not restore such classifiers exactly; choose another"
+            )
         known = {f.name for f in fields(config_class)}
         values = self.config(classifier)
         for key in values:
@@ -70,10 +79,17 @@ class Adapter:
             values["feedforward_modules"] = []  # IA3: scale the outputs of every target
         if "modules_to_save" in known:
             values["modules_to_save"] = saved_beside(classifier)
+        if "num_virtual_tokens" in known:  # PEFT's own default is None, which its prompt methods cannot use
+            values.setdefault("num_virtual_tokens", 16)
         try:
-            classifier.model = get_peft_model(classifier.model, config_class(task_type=TaskType.SEQ_CLS, **values))
-        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
-            raise UserError(f"PEFT cannot put {self.peft_type.upper()} on {classifier.source.name}: {error}") from error
+            model = get_peft_model(classifier.model, config_class(task_type=TaskType.SEQ_CLS, **values))
+            forward(model, sample_rows(model))
+        except Exception as error:  # some methods need more than a classifier has, and PEFT says so in many ways
+            raise UserError(
+                f"PEFT cannot put {self.peft_type.upper()} on {classifier.source.name}: {error}; its fields can be set "
+                "with strategy.peft={...}, or choose another strategy.peft_type"
+            ) from error
+        classifier.model = model
 
     def groups(self, classifier: Classifier) -> list[Group]:
         """Return the head and the adapter."""
