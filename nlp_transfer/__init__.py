@@ -61,16 +61,19 @@ def load(folder: str | Path) -> Predictor:
 
 
 # Our pooled head becomes known to transformers when transformers is imported, not before; in two steps, because its
-# configurations must be complete before its models can be imported.
+# configurations must be complete before its models can be imported. Where our own import of the head is what imports
+# transformers, the module is not complete yet; whoever loads a model registers it then.
 @wrapt.when_imported("transformers.models.auto.configuration_auto")
 def _know_pooled_config(_: Any) -> None:
-    from nlp_transfer.encoder.pooled_config import register_config
+    from nlp_transfer.encoder import pooled_config
 
-    register_config()
+    if hasattr(pooled_config, "register_config"):
+        pooled_config.register_config()
 
 
 @wrapt.when_imported("transformers.models.auto.modeling_auto")
 def _know_pooled_model(_: Any) -> None:
-    from nlp_transfer.encoder.pooled import register_model
+    from nlp_transfer.encoder import pooled
 
-    register_model()
+    if hasattr(pooled, "register_model"):
+        pooled.register_model()

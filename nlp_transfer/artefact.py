@@ -20,6 +20,8 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.anatomy import sample_rows
 from nlp_transfer.encoder.classifier import Classifier, forward
+from nlp_transfer.encoder.pooled import register_model
+from nlp_transfer.encoder.pooled_config import register_config
 from nlp_transfer.errors import UserError
 
 RECORD = "nlp_transfer.json"
@@ -142,6 +144,8 @@ def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
     """Return the model, in evaluation mode and float32, and the tokenizer of a saved folder."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    register_config()
+    register_model()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if record.merged:
         model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32", use_safetensors=True)

@@ -32,13 +32,8 @@ def missing_processes() -> str | None:
 
 
 def _asked_of_parent() -> int | None:
-    """Return --num_processes of the `accelerate launch` that started this process; only Linux tells."""
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode().split("\0")
-    except OSError:
-        return None
+    """Return --num_processes of the `accelerate launch` that started this process, if one did."""
+    words = _words_of_parent()
     if not any(word.endswith("accelerate") or "accelerate.commands" in word for word in words):
         return None
     for position, word in enumerate(words):
@@ -47,3 +42,13 @@ def _asked_of_parent() -> int | None:
             number = value or (words[position + 1] if position + 1 < len(words) else "")
             return int(number) if number.isdigit() else None
     return None
+
+
+def _words_of_parent() -> list[str]:
+    """Return the command line of the process that started this one; only Linux tells."""
+    if not sys.platform.startswith("linux"):
+        return []
+    try:
+        return Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode().split("\0")
+    except OSError:
+        return []

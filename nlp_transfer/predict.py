@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -106,23 +106,34 @@ def predict_file(
     kind = one_of(_format(settings), ("csv", "tsv", "jsonl", "text"), "predict.format")
     if settings.output != "-" and Path(settings.output).exists() and settings.output == settings.input:
         raise UserError(f"predict.output={settings.output} is the input itself; give another file")
-    with ExitStack() as stack:
-        source: Any = sys.stdin.buffer if settings.input == "-" else Path(settings.input).expanduser()
-        rows = stream_rows(source, format=kind, encoding=encoding, delimiter=delimiter, chunk_rows=settings.chunk_rows)
-        out: TextIO = sys.stdout
-        making: Path | None = None
-        if settings.output != "-":
-            making = Path(settings.output).with_name(f".making-{Path(settings.output).name}")
-            out = stack.enter_context(making.open("w", encoding="utf-8", newline=""))
-        count = 0
+    source: Any = sys.stdin.buffer if settings.input == "-" else Path(settings.input).expanduser()
+    rows = stream_rows(source, format=kind, encoding=encoding, delimiter=delimiter, chunk_rows=settings.chunk_rows)
+    count = 0
+    with _output(settings.output) as out:
         write = _Writer(out, kind, predictor.record.task.labels)
         for table in rows:
             texts, pairs = _inputs(table, predictor.record, columns)
             write(table, predictor.predict(texts, pairs))
             count += len(texts)
-    if making is not None:
-        making.rename(settings.output)
     return count
+
+
+@contextmanager
+def _output(name: str) -> Iterator[TextIO]:
+    """Open standard output, or a file that takes its name only when it is complete."""
+    if name == "-":
+        yield sys.stdout
+        return
+    target = Path(name).expanduser()
+    making = target.with_name(f".making-{target.name}")
+    try:
+        with making.open("w", encoding="utf-8", newline="") as out:
+            yield out
+        making.rename(target)
+    except OSError as error:
+        raise UserError(f"predict.output={name} cannot be written: {error.strerror}") from error
+    finally:
+        making.unlink(missing_ok=True)
 
 
 class _Writer:

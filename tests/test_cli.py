@@ -1,0 +1,197 @@
+"""The verbs as people and scripts use them: results on standard output, words on standard error, no traceback."""
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from nlp_transfer.cli import main
+from tests.encoder.families import tiny_encoder
+from tests.test_run import data_for, rows
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a tiny encoder, a corpus in three files, and a finished run."""
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_encoder(folder)
+    (folder / "data").mkdir()
+    for split, part in data_for("single_label").items():
+        write_csv(folder / "data" / f"{split}.csv", part)
+    assert main(adapt_words(folder)) == 0
+    return folder
+
+
+def write_csv(path: Path, part: list[dict]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, ["id", "text", "label"])
+        writer.writeheader()
+        writer.writerows({key: row[key] for key in ("id", "text", "label")} for row in part)
+
+
+def adapt_words(folder: Path, *more: str) -> list[str]:
+    return [
+        "adapt",
+        "data=files",
+        f"data.path={folder / 'data'}",
+        "encoder=custom",
+        f"encoder.name={folder / 'tiny-bert'}",
+        "strategy=probe",
+        "evaluation.resamples=20",
+        f"output={folder / 'runs'}",
+        *more,
+    ]
+
+
+def run_of(folder: Path) -> str:
+    return str(next((folder / "runs").iterdir()))
+
+
+def test_adapt_prints_one_json_line_and_a_second_time_reads_it_back(place: Path, capfd):
+    assert main(adapt_words(place)) == 0
+    out, err = capfd.readouterr()
+    result = json.loads(out)
+    assert out.count("\n") == 1
+    assert err == ""
+    assert result["folder"] == run_of(place)
+    assert result["report"]["rows"][0]["name"] == "model"
+
+
+def test_plan_writes_nothing(place: Path, tmp_path: Path, capfd):
+    assert main(["plan", *adapt_words(place)[1:], f"output={tmp_path / 'none'}"]) == 0
+    plan = json.loads(capfd.readouterr().out)
+    assert plan["problem"] == "single_label"
+    assert plan["trainable"] < plan["parameters"]
+    assert not (tmp_path / "none").exists()
+
+
+def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp_path: Path, capfd):
+    main(adapt_words(place))
+    own = json.loads(capfd.readouterr().out)["report"]["rows"][0]
+    assert main(["evaluate", run_of(place)]) == 0
+    assert json.loads(capfd.readouterr().out)["report"]["rows"][0] == own
+    write_csv(tmp_path / "other.csv", rows("single_label", 11, 8))
+    assert main(["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]) == 0
+    assert json.loads(capfd.readouterr().out)["report"]["examples"] == 11
+    write_csv(tmp_path / "foreign.csv", [row | {"label": "nonsense"} for row in rows("single_label", 4, 8)])
+    assert main(["evaluate", run_of(place), f"data.path={tmp_path / 'foreign.csv'}"]) == 2
+    assert "nonsense" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "text"])
+@pytest.mark.parametrize("chunk", [2048, 3])
+def test_predict_returns_the_same_rows_in_order(place: Path, tmp_path: Path, capfd, kind: str, chunk: int):
+    part = rows("single_label", 10, 4)
+    path = tmp_path / f"rows.{'txt' if kind == 'text' else kind}"
+    delimiter = "\t" if kind == "tsv" else ","
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in part))
+    elif kind == "text":
+        path.write_text("".join(row["text"] + "\n" for row in part))
+    else:
+        with path.open("w", newline="") as out:
+            writer = csv.DictWriter(out, ["id", "text", "label"], delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(part)
+    assert main(["predict", run_of(place), str(path), f"predict.chunk_rows={chunk}"]) == 0
+    out = capfd.readouterr().out
+    if kind == "jsonl":
+        found = [json.loads(line) for line in out.splitlines()]
+        sums = [sum(row["probabilities"].values()) for row in found]
+    else:
+        found = list(csv.DictReader(io.StringIO(out), delimiter=delimiter))
+        sums = [sum(float(value) for key, value in row.items() if key.startswith("p(")) for row in found]
+    assert [row["text"] for row in found] == [row["text"] for row in part]
+    assert all(row["prediction"] in ("card", "film", "refund") for row in found)
+    assert sums == pytest.approx([1] * len(part), abs=1e-4)
+
+
+def test_predict_reads_standard_input_and_writes_files(place: Path, tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"text\ngood movie\nmy card\n")))
+    assert main(["predict", run_of(place), f"predict.output={tmp_path / 'out.csv'}"]) == 0
+    assert capfd.readouterr().out == ""
+    assert [row["text"] for row in csv.DictReader((tmp_path / "out.csv").open())] == ["good movie", "my card"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("text,id\ngood,1\nbad\n", ":3"),
+        ("text,prediction\ngood,1\n", "prediction"),
+        ("words,id\ngood,1\n", "no column 'text'"),
+        ("", "empty"),
+    ],
+)
+def test_rows_that_cannot_be_read_leave_nothing_behind(place: Path, tmp_path: Path, capfd, content: str, words: str):
+    (tmp_path / "rows.csv").write_text(content)
+    (tmp_path / "out.csv").write_text("kept")
+    assert main(["predict", run_of(place), str(tmp_path / "rows.csv"), f"predict.output={tmp_path / 'out.csv'}"]) == 2
+    assert words in capfd.readouterr().err
+    assert (tmp_path / "out.csv").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rows.csv"]
+
+
+def test_ls_and_cp(tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["ls", "strategy"]) == 0
+    assert [line.split("\t")[1] for line in capfd.readouterr().out.splitlines()] == [
+        "adapter",
+        "finetune",
+        "lora",
+        "probe",
+    ]
+    assert main(["cp", "intent", "mine.yaml"]) == 0
+    assert main(["cp", "intent", "mine.yaml"]) == 2
+    capfd.readouterr()
+    assert main(["plan", "mine.yaml", "data.path=x.csv", "--cfg"]) == 0
+    assert "name: intent" in capfd.readouterr().out
+
+
+def test_doctor_answers_in_json(capfd):
+    assert main(["doctor"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["processes"] == 1
+    assert found["transformers"] != "missing"
+
+
+def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, tmp_path: Path, monkeypatch, capfd):
+    words = adapt_words(place, "--multirun")
+    words = [f"output={tmp_path}" if word.startswith("output=") else word for word in words]
+    assert main([*words, "seed=1,2"]) == 0
+    folders = [json.loads(line)["folder"] for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    assert len(set(folders)) == 2
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([*words, "seed=1,2"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["adapt", "nonsense"], "recipe"),
+        (["adapt", "intent", "second", "data.path=x"], "neither"),
+        (["adapt", "data=files"], "no data is named"),
+        (["adapt", "data=files", "data.path=no/such.csv"], "no/such.csv"),
+        (["adapt", "strategy=lorra"], "did you mean 'lora'"),
+        (["adapt", "a b=c"], "a b"),
+        (["evaluate"], "needs the folder"),
+        (["evaluate", "no/such/run"], "no such folder"),
+        (["predict", "."], "nlp_transfer.json"),
+        (["ls", "nothing"], "choose from"),
+        (["cp"], "cp takes"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_status_2(words: list[str], said: str, capfd):
+    assert main(words) == 2
+    err = capfd.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["adapt", "--nonsense"], []])
+def test_unknown_verbs_and_flags_end_with_status_2(words: list[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2

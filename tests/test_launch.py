@@ -1,0 +1,75 @@
+"""Two processes: one run folder, one result, the figures of one process; a launcher that started too few is noticed."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import nlp_transfer
+from nlp_transfer import launch
+from tests.encoder.families import tiny_encoder
+from tests.test_cli import adapt_words, write_csv
+from tests.test_run import data_for
+
+ROOT = Path(__file__).parent.parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+def launched(processes: int, words: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [*TORCHRUN, str(processes), "-m", "nlp_transfer", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    (tmp_path / "data").mkdir()
+    for split, part in data_for("single_label").items():
+        write_csv(tmp_path / "data" / f"{split}.csv", part)
+    return tmp_path
+
+
+def test_two_processes_are_one_run(place: Path):
+    words = [word for word in adapt_words(place) if not word.startswith(("strategy=", "output="))]
+    words += ["strategy=finetune", "strategy.lr=1e-3", "encoder.head_dropout=0", "training.precision=fp32"]
+    results = {}
+    for processes in (1, 2):
+        done = launched(processes, [*words, f"output={place / str(processes)}"])
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = [line for line in done.stdout.splitlines() if line]
+        assert len(lines) == 1
+        results[processes] = json.loads(lines[0])
+        assert len(list((place / str(processes)).iterdir())) == 1
+    one, two = (results[n]["report"]["rows"][0]["intervals"] for n in (1, 2))
+    assert Path(results[1]["folder"]).name == Path(results[2]["folder"]).name
+    assert one["accuracy"] == two["accuracy"]
+    assert one["log_loss"]["value"] == pytest.approx(two["log_loss"]["value"], abs=1e-3)
+    steps = [json.loads(line) for line in (Path(results[2]["folder"]) / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["step"] for line in steps if "loss" in line]
+    assert losses == sorted(set(losses))
+    assert nlp_transfer.load(results[2]["folder"]).predict(["good movie"])[0].probabilities
+
+
+def test_an_error_under_two_processes_is_said_once_and_ends_soon():
+    started = time.monotonic()
+    done = launched(2, ["adapt", "training.epoch=1"])
+    assert done.returncode != 0
+    assert done.stderr.count("did you mean 'training.epochs'") == 1
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("words", "world", "missing"),
+    [
+        (["python", "/bin/accelerate", "launch", "--cpu", "--num_processes", "2", "x.py"], "1", True),
+        (["python", "/bin/accelerate", "launch", "--num_processes=2", "x.py"], "2", False),
+        (["bash"], "1", False),
+    ],
+)
+def test_a_launcher_that_started_too_few_is_noticed(monkeypatch, words: list[str], world: str, missing: bool):
+    monkeypatch.setattr(launch, "_words_of_parent", lambda: words)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    assert (launch.missing_processes() is not None) == missing
