@@ -121,7 +121,11 @@ def fit(
             average.update()
         trajectory.steps = index + 1
         trajectory.losses.append(loss)
-        watch.on_step(index + 1, total, {"loss": loss, "gradient_norm": float(norm), "learning_rate": groups[0].lr})
+        watch.on_step(
+            index + 1,
+            total,
+            {"loss": loss, "gradient_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]},
+        )
         if (index + 1) % every == 0 or index + 1 == total:
             with average.applied() if average else nullcontext():
                 metrics = watch.evaluate() | {"step": index + 1}
