@@ -146,9 +146,11 @@ def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
 
     register_config()
     register_model()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if record.merged:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype="float32", use_safetensors=True)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype="float32", use_safetensors=True, trust_remote_code=False
+        )
     else:
         model = _load_adapter(folder, record)
     return model.eval(), tokenizer
@@ -160,6 +162,10 @@ def _load_adapter(folder: Path, record: Record) -> Any:
     from nlp_transfer.encoder.classifier import load_classifier
     from nlp_transfer.settings import EncoderSettings
 
-    base = EncoderSettings(**record.encoder | {"sha256": record.base["sha256"], "revision": record.base["revision"]})
+    if not record.base["sha256"]:
+        raise UserError(f"{folder / RECORD} does not say which weights the adapter belongs to (base.sha256)")
+    # A downloaded record is data: it must not decide that code is run.
+    verified = {"sha256": record.base["sha256"], "revision": record.base["revision"], "trust_remote_code": False}
+    base = EncoderSettings(**record.encoder | verified)
     classifier = load_classifier(base, record.task, head=record.head, seed=0)
     return PeftModel.from_pretrained(classifier.model, str(folder))

@@ -51,10 +51,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words, overrides = _split(arguments.words)
         return _COMMANDS[arguments.verb](arguments, words, overrides) or 0
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # or the interpreter complains when it closes it
+        return 0
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"nlp-transfer: {error}", file=sys.stderr)  # noqa: T201
         return USER_ERROR
+    finally:
+        _leave_group()
+
+
+def _leave_group() -> None:
+    """Take leave of the other ranks, where torch has introduced them."""
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -204,7 +218,10 @@ def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[st
     import dataclasses
 
     from nlp_transfer import config
+    from nlp_transfer.launch import world_size
 
+    if world_size() > 1:
+        raise UserError("predict runs in one process: call it without accelerate launch or torchrun")
     folder = _run_folder(words[:1], "predict")
     if len(words) > 2:
         raise UserError(f"predict takes RUN, one FILE and key=value words; {words[2]!r} is none of them")

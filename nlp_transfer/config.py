@@ -120,7 +120,11 @@ def from_mapping(values: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for key, value in values.items():
         if isinstance(value, Mapping) and "." not in key:
-            words += [f"{key}.{inner}" for inner in from_mapping(value)]
+            chosen = key == "strategy" and "name" in value  # {"strategy": {"name": "lora", ...}} chooses, then changes
+            words += [f"strategy={value['name']}"] if chosen else []
+            words += [
+                f"{key}.{inner}={written(item)}" for inner, item in value.items() if not (chosen and inner == "name")
+            ]
         else:
             words.append(f"{key}={written(value)}")
     return words
@@ -155,7 +159,7 @@ def locate_recipe(recipe: str | None) -> tuple[Path, str]:
     if recipe is None:
         return Path(str(resources.files(CONF))), "config"
     path = Path(recipe).expanduser()
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix == ".yaml":
         if not path.is_file():
             raise UserError(f"recipe {recipe!r}: there is no such file")
         return path.resolve().parent, path.stem

@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from nlp_transfer.launch import is_main, missing_processes, world_size
+from nlp_transfer.launch import is_main, missing_processes
 
 
 def examine() -> dict[str, Any]:
@@ -20,7 +20,7 @@ def examine() -> dict[str, Any]:
     from nlp_transfer.records import environment
     from nlp_transfer.training.device import multiplies_bf16_fast
 
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     notes = []
     if missing := missing_processes():
         notes.append(missing)
@@ -38,7 +38,7 @@ def examine() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cpu_threads": torch.get_num_threads(),
         "precision": "bf16" if multiplies_bf16_fast(state.device) else "fp32",
-        "processes": world_size(),
+        "processes": state.num_processes,
         "default_encoder": encoder,
         "hub_offline": os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True"),
         "notes": notes,

@@ -69,6 +69,8 @@ class Predictor:
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
         """Return the label and the probabilities of every text, in order."""
+        if isinstance(texts, str) or isinstance(pairs, str):
+            raise UserError("predict takes a list of texts; put the one text into a list")
         task = self.record.task
         if not texts:
             return []

@@ -28,7 +28,7 @@ from nlp_transfer.settings import EncoderSettings, Settings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training import inference
-from nlp_transfer.training.check import check
+from nlp_transfer.training.check import check, check_evaluation
 from nlp_transfer.training.device import make_accelerator
 from nlp_transfer.training.loop import planned_steps
 
@@ -95,14 +95,18 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
         UserError: for settings that do not fit the data or the encoder.
     """
     check(settings.training)
+    check_evaluation(settings.evaluation)
+    if not 0 <= settings.seed < 2**32:
+        raise UserError(f"seed={settings.seed} must lie between 0 and 2**32 - 1")
     selection_metric(corpus.task, settings.evaluation.metric)
     strategy: Strategy = settings.strategy
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
     head = resolve_head(settings.encoder, strategy)
     classifier = load_classifier(settings.encoder, corpus.task, head=head, seed=settings.seed)
     columns, spec = encode_splits(settings, corpus, classifier)
-    set_seed(settings.seed, device_specific=True)  # dropout differs between ranks; the head is made already
+    set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
+    set_seed(settings.seed, device_specific=True)  # dropout must not
     objective = Objective(settings.objective, corpus.task)
     groups = strategy.groups(classifier) if strategy.trains else []
     if settings.training.gradient_checkpointing:
@@ -228,7 +232,7 @@ def balance(corpus: Corpus, examples: Examples) -> dict[str, int]:
 
 def length_statistics(tokens: Tokens) -> LengthStatistics:
     """Return what a split's texts cost and what of them is lost."""
-    total = np.add.reduceat(tokens.sequence_lengths, tokens.first[:-1]) + tokens.cut
+    total = tokens.full
     return LengthStatistics(
         mean=float(total.mean()),
         p95=int(np.percentile(total, 95)),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
+import shutil
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -71,6 +73,7 @@ class RunFolder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "metrics.json").unlink(missing_ok=True)
+        shutil.rmtree(self.model, ignore_errors=True)
         (self.path / "metrics.jsonl").unlink(missing_ok=True)
         (self.path / "config.yaml").write_text(config.to_yaml(settings), encoding="utf-8")
         self._write("plan.json", plan.to_json())
@@ -80,7 +83,7 @@ class RunFolder:
         """Add one line to metrics.jsonl."""
         if is_main():
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(values) + "\n")
+                lines.write(json.dumps({name: _finite(value) for name, value in values.items()}) + "\n")
 
     def finish(self, report: Report, **more: Any) -> None:
         """Write the figures; the run counts as finished from here on."""
@@ -104,6 +107,11 @@ class RunFolder:
         path = self.path / name
         path.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
+
+
+def _finite(value: Any) -> Any:
+    """Return a value JSON has: nan and infinity are null there."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def environment() -> dict[str, Any]:

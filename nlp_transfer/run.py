@@ -24,7 +24,7 @@ from nlp_transfer.objectives.objective import Step
 from nlp_transfer.plan import render
 from nlp_transfer.preparation import Prepared, prepare, with_features
 from nlp_transfer.records import RunFolder
-from nlp_transfer.settings import Settings
+from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.strategies.base import ALL_FROZEN
 from nlp_transfer.training.loop import Trajectory, Watch, fit
 
@@ -85,10 +85,13 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
     started = time.monotonic()
     trajectory = _train(prepared, folder, screen)
     seconds = time.monotonic() - started
-    report = _measure(prepared, screen)
+    record = _record(prepared)
     if is_main():
-        with screen.busy("saving"):
-            artefact.save(prepared.classifier, _record(prepared), folder.model)
+        with screen.busy("saving"):  # before anything is measured: a figure can be had again, a training not
+            written = artefact.save(prepared.classifier, record, folder.model)
+        if record.merged and not written.merged:
+            screen.console.print("The adapter cannot be merged: model/ holds the adapter alone", style="yellow")
+    report = _measure(prepared, screen)
     folder.finish(
         report,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
@@ -96,7 +99,9 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
         kept_step=trajectory.kept_step,
         seconds=round(seconds, 3),
     )
-    prepared.accelerator.end_training()
+    for tracker in prepared.accelerator.trackers:
+        tracker.finish()
+    prepared.accelerator.wait_for_everyone()
     return Run(folder.path, report)
 
 
@@ -119,15 +124,20 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     predictor = Predictor(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
     task = predictor.record.task
     notes: list[str] = []
-    own = settings.data == trained.data
+    floors_wanted = settings.evaluation.floors and any(_source_of(trained.data))
+    own = _source_of(settings.data) == _source_of(trained.data)
     with screen.busy("reading data"):
-        corpus = load_corpus(trained.data, seed=trained.seed) if own or settings.evaluation.floors else None
+        corpus = (
+            load_corpus(settings.data if own else trained.data, seed=trained.seed) if own or floors_wanted else None
+        )
         if own and corpus is not None:
             split = "test" if "test" in corpus.splits else "validation"
             examples = corpus.splits[split]
+            if corpus.fingerprint != predictor.record.data["fingerprint"]:
+                notes.append("The data is not what the model was trained on; rows measured here may have trained it.")
         else:
             tables = read_splits(settings.data)
-            split = "test" if "test" in tables else next(iter(tables))
+            split = next(name for name in ("test", "validation", "train") if name in tables)
             examples, notes = read_examples(tables[split], task, settings.data, split=split)
     with screen.busy(f"measuring {len(examples):,} rows"):
         logits = predictor.logits(examples.texts, examples.pairs)
@@ -136,6 +146,10 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             task, examples, logits, floors=floors, settings=settings.evaluation, seed=settings.seed, split=split
         )
     return dataclasses.replace(report, notes=[*notes, *report.notes])
+
+
+def _source_of(data: DataSettings) -> tuple[str | None, ...]:
+    return data.embedded, data.path, data.train, data.validation, data.test, data.hub, data.subset, data.revision
 
 
 def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:

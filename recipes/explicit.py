@@ -68,8 +68,9 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     # Strategy, then objective, then groups: names and parameters must be final before the optimizer sees them.
     training, evaluation, strategy = TrainingSettings(), EvaluationSettings(), Finetune()
     accelerator = make_accelerator(training.precision, TrackingSettings(), output)
-    set_seed(seed, device_specific=True)
+    set_seed(seed)
     strategy.apply(classifier)
+    set_seed(seed, device_specific=True)
     model = classifier.model.to(accelerator.device)
     step = Step(model, Objective({"classify": ClassifySettings()}, task).to(accelerator.device))
     groups = strategy.groups(classifier)

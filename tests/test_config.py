@@ -150,6 +150,9 @@ def test_mappings_become_overrides():
     assert settings.data.columns.text == "it's"
     assert settings.data.order == ["very bad", "ok"]
     assert settings.seed == 2
+    nested = compose(None, from_mapping({"strategy": {"name": "lora", "rank": 4}, "data": {"class_weights": {"a": 2}}}))
+    assert nested.strategy.rank == 4
+    assert nested.data.class_weights == {"a": 2}
 
 
 @pytest.mark.parametrize("recipe", shipped_names("recipes"))

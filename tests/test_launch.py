@@ -43,6 +43,8 @@ def test_two_processes_are_one_run(place: Path):
         assert len(lines) == 1
         results[processes] = json.loads(lines[0])
         assert len(list((place / str(processes)).iterdir())) == 1
+    plan = json.loads((Path(results[2]["folder"]) / "plan.json").read_text())
+    assert plan["processes"] == 2
     one, two = (results[n]["report"]["rows"][0]["intervals"] for n in (1, 2))
     assert Path(results[1]["folder"]).name == Path(results[2]["folder"]).name
     assert one["accuracy"] == two["accuracy"]

@@ -47,6 +47,7 @@ class Tokens:
         types: int8 token type ids, (tokens,), or None where the encoder takes none.
         offsets: int64, (sequences + 1,).
         first: int64, (examples + 1,).
+        full: int64, (examples,), tokens of the example with nothing cut.
         cut: int64, (examples,), tokens that did not fit and are not in `ids`.
     """
 
@@ -54,6 +55,7 @@ class Tokens:
     types: np.ndarray | None
     offsets: np.ndarray
     first: np.ndarray
+    full: np.ndarray
     cut: np.ndarray
 
     def __len__(self) -> int:
@@ -97,8 +99,8 @@ def resolve_spec(settings: TokenSettings, lengths: np.ndarray, *, limit: int, pa
         )
     if not 0 < settings.percentile <= 100:
         raise UserError(f"tokens.percentile={settings.percentile} must lie in (0, 100]")
-    if not 0 <= settings.overlap < 0.9:
-        raise UserError(f"tokens.overlap={settings.overlap} must lie in [0, 0.9)")
+    if not 0 <= settings.overlap <= 0.5:
+        raise UserError(f"tokens.overlap={settings.overlap} must lie in [0, 0.5]")
     if settings.max_windows is not None and settings.max_windows < 1:
         raise UserError(f"tokens.max_windows={settings.max_windows} must be at least 1, or null for no bound")
     if settings.max_length == "auto":
@@ -139,7 +141,11 @@ def encode(
     sequences: list[list[int]] = []
     types: list[list[int]] = []
     windows: list[int] = []
+    full: list[int] = []
     cut: list[int] = []
+    if spec.chunk and not tokenizer.is_fast:
+        raise UserError("tokens.long=chunk needs a fast tokenizer, which this encoder does not have; use truncate")
+    repeated = spec.overlap + tokenizer.num_special_tokens_to_add(pairs is not None)  # of every window but the first
     typed = "token_type_ids" in tokenizer.model_input_names
     tokenizer.truncation_side = spec.truncation_side
     row = 0
@@ -154,7 +160,10 @@ def encode(
             sequences += kept
             types += kept_types
             windows.append(len(kept))
-            cut.append(0 if spec.chunk and len(kept) < (spec.max_windows or np.inf) else len(ids) - sum(map(len, kept)))
+            full.append(len(ids))
+            whole = spec.chunk and (spec.max_windows is None or len(kept) < spec.max_windows)
+            read = len(ids) if whole else sum(map(len, kept)) - (len(kept) - 1) * repeated
+            cut.append(max(0, len(ids) - read))
             row += 1
     offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in sequences], dtype=np.int64)]).astype(np.int64)
     return Tokens(
@@ -162,7 +171,8 @@ def encode(
         types=np.fromiter((t for ids in types for t in ids), dtype=np.int8, count=int(offsets[-1])) if typed else None,
         offsets=offsets,
         first=np.concatenate([[0], np.cumsum(windows, dtype=np.int64)]).astype(np.int64),
-        cut=np.maximum(np.asarray(cut, dtype=np.int64), 0),
+        full=np.asarray(full, dtype=np.int64),
+        cut=np.asarray(cut, dtype=np.int64),
     )
 
 
@@ -186,17 +196,22 @@ def _shorten(
     tokenizer: Any, text: str, pair: str | None, spec: TokenSpec, max_length: int, typed: bool
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Encode one row that is too long: its head (or tail), or windows over it."""
-    encoded = tokenizer(
-        [text],
-        [pair] if pair is not None else None,
-        truncation=spec.pair_truncation if pair is not None else "only_first",
-        max_length=max_length,
-        stride=spec.overlap if spec.chunk else 0,
-        return_overflowing_tokens=spec.chunk,
-        return_attention_mask=False,
-        return_token_type_ids=typed,
-        split_special_tokens=True,
-        verbose=False,
-    )
+    try:
+        encoded = tokenizer(
+            [text],
+            [pair] if pair is not None else None,
+            truncation=spec.pair_truncation if pair is not None else "only_first",
+            max_length=max_length,
+            stride=spec.overlap if spec.chunk else 0,
+            return_overflowing_tokens=spec.chunk,
+            return_attention_mask=False,
+            return_token_type_ids=typed,
+            split_special_tokens=True,
+            verbose=False,
+        )
+    except Exception as error:  # the tokenizers library raises nothing more precise
+        raise UserError(
+            f"a pair cannot be cut to {max_length} tokens with tokens.pair_truncation={spec.pair_truncation} ({error}); use longest_first, or more tokens.max_length: {text[:60]!r}"
+        ) from error
     kept = slice(0, spec.max_windows if spec.chunk else 1)
     return encoded["input_ids"][kept], encoded["token_type_ids"][kept] if typed else []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from nlp_transfer.errors import UserError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -69,6 +71,13 @@ def freeze(classifier: Classifier, names: set[str]) -> None:
     for name, parameter in classifier.model.named_parameters():
         if name in names:
             parameter.requires_grad_(False)
+
+
+def check_rates(*rates: float | None) -> None:
+    """Refuse learning rates below zero."""
+    for rate in rates:
+        if rate is not None and not rate >= 0:
+            raise UserError(f"strategy: a learning rate of {rate} goes uphill; it must be at least 0")
 
 
 def encoder_width(classifier: Classifier) -> int:

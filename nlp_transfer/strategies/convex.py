@@ -60,6 +60,12 @@ def fit_head(
     centre = (w @ x).astype(np.float32) if intercept else np.zeros(x.shape[1], np.float32)
     scale = float(np.sqrt(w @ np.square(x - centre).mean(1))) or 1.0  # one number: the geometry of the space stays
     x = (x - centre) / scale
+    shift, unit = np.zeros(y.shape[1], np.float32), np.ones(y.shape[1], np.float32)
+    if loss == "squared":  # in units of the targets' own spread, so that neither penalty nor tolerance depends on them
+        shift = (w @ y).astype(np.float32) if intercept else shift
+        unit = np.sqrt(w @ np.square(y - shift)).astype(np.float32)
+        unit[unit == 0] = 1
+        y = (y - shift) / unit
     problem = _Problem(x, y, w.astype(np.float32), loss, positive_weights, intercept)
     folds = _folds(len(x), strata, seed)
     risks = _cross_validate(problem, folds) if folds is not None else {}
@@ -70,10 +76,10 @@ def fit_head(
         if penalty == best:
             break
     matrix, bias = problem.unpack(solution)
-    matrix = matrix / scale
+    matrix = matrix * unit[:, None] / scale
     return Head(
         weight=matrix.astype(np.float32),
-        bias=(bias - matrix @ centre).astype(np.float32),
+        bias=(bias * unit + shift - matrix @ centre).astype(np.float32),
         penalty=best,
         risk=risks.get(best, float("nan")),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nlp_transfer.errors import UserError, did_you_mean
-from nlp_transfer.strategies.base import Group, encoder_width, freeze, trainable
+from nlp_transfer.strategies.base import Group, check_rates, encoder_width, freeze, trainable
 
 if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier
@@ -66,6 +66,7 @@ class Finetune:
             )
         if not 0 <= self.gradual < 1:
             raise UserError(f"strategy.gradual={self.gradual} must lie in [0, 1)")
+        check_rates(self.lr, self.head_lr)
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"strategy.layer_decay={self.layer_decay} must lie in (0, 1]")
         names = set(classifier.anatomy.unused)
@@ -96,7 +97,7 @@ class Finetune:
         for position, level in enumerate(sorted(by_depth, reverse=True)):
             head = level == layers + 2
             below_top = max(0, layers - level)
-            lr = (self.head_lr or peak) if head else peak * self.layer_decay**below_top
+            lr = (peak if self.head_lr is None else self.head_lr) if head else peak * self.layer_decay**below_top
             wake = self.gradual * position / max(1, len(by_depth) - 1)
             groups.append(Group(_level_name(level, layers), by_depth[level], lr, wake))
         return groups

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nlp_transfer.errors import one_of
-from nlp_transfer.strategies.base import ALL_FROZEN, Group, freeze, trainable
+from nlp_transfer.strategies.base import ALL_FROZEN, Group, check_rates, freeze, trainable
 
 if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier
@@ -39,6 +39,7 @@ class Probe:
 
     def apply(self, classifier: Classifier) -> None:
         """Freeze everything but the output layer."""
+        check_rates(self.lr)
         output = classifier.anatomy.output
         freeze(classifier, {name for name in classifier.anatomy.depth if not name.startswith(f"{output}.")})
 

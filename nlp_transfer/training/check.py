@@ -1,9 +1,9 @@
-"""Which values of the `training` group no run can use: refused before anything is loaded or written."""
+"""Which values of the `training` and `evaluation` groups no run can use: refused before anything is written."""
 
 from __future__ import annotations
 
 from nlp_transfer.errors import UserError, one_of
-from nlp_transfer.settings import TrainingSettings
+from nlp_transfer.settings import EvaluationSettings, TrainingSettings
 from nlp_transfer.training.schedules import SCHEDULES
 
 
@@ -29,6 +29,19 @@ def check(settings: TrainingSettings) -> None:
             raise UserError(f"training.{key}={getattr(settings, key)} must lie in [0, 1)")
     if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
         raise UserError(f"training.betas={list(settings.betas)} must be two numbers in [0, 1)")
+
+
+def check_evaluation(settings: EvaluationSettings) -> None:
+    """Check the values of the `evaluation` group, before a training whose figures they would spoil.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    if not 0 < settings.confidence < 1:
+        raise UserError(f"evaluation.confidence={settings.confidence} must lie between 0 and 1")
+    for key in ("resamples", "batch_tokens"):
+        if getattr(settings, key) < 1:
+            raise UserError(f"evaluation.{key}={getattr(settings, key)} must be at least 1")
 
 
 def _at_least(key: str, value: float | None, least: float) -> None:

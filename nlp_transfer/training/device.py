@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from nlp_transfer.errors import UserError
+from nlp_transfer.launch import world_size
 from nlp_transfer.settings import TrackingSettings
 
 
@@ -21,18 +22,27 @@ def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -
     # Accelerate keeps its state for the life of the process; a second run in it may want another precision.
     AcceleratorState._reset_state()
     GradientState._reset_state()
-    device = PartialState().device
+    # Accelerate forms a group of CPU processes only when told that there is nothing but CPUs.
+    cpu = not torch.accelerator.is_available()
+    state = PartialState(cpu=cpu)
+    device = state.device
+    if state.num_processes != world_size():
+        raise UserError(
+            f"the launcher started {world_size()} processes but they form {state.num_processes} group(s) of their own"
+        )
     if precision == "fp16" and device.type == "cpu":
         raise UserError("training.precision=fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
     chosen = ("bf16" if multiplies_bf16_fast(device) else "fp32") if precision == "auto" else precision
     try:
         return Accelerator(
+            cpu=cpu,
             mixed_precision="no" if chosen == "fp32" else chosen,
             log_with=list(tracking.trackers) or None,
             project_dir=folder,
         )
     except (ValueError, ImportError) as error:
-        raise UserError(f"tracking.trackers={list(tracking.trackers)}: {error}") from error
+        key = f"tracking.trackers={list(tracking.trackers)}" if tracking.trackers else f"training.precision={precision}"
+        raise UserError(f"{key}: {error}") from error
 
 
 def multiplies_bf16_fast(device: torch.device) -> bool:

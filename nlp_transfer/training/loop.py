@@ -99,8 +99,8 @@ def fit(
     total = planned_steps(len(columns), settings)
     every = max(1, round(settings.evaluate_every * steps_per_epoch(len(columns), settings.batch_size)))
     parameters = {name: p for name, p in step.named_parameters() if p.requires_grad}
-    average = MovingAverage(step, settings.ema) if settings.ema else None
     wrapped, optimizer = accelerator.prepare(step, build_optimizer(groups, settings))
+    average = MovingAverage(step, settings.ema) if settings.ema else None  # after the ranks were made equal
     trajectory = Trajectory()
     keeper = _Keeper(watch, keep_best=settings.keep == "best", patience=settings.patience)
     _train_mode(step, frozen)
@@ -218,7 +218,8 @@ class _Keeper:
         if improved:
             self.best = value
         stopping = last or self.exhausted
-        if improved if self.keep_best else stopping:
+        nothing_measured = self.best is None and stopping  # a metric that is never defined cannot choose
+        if nothing_measured or (improved if self.keep_best else stopping):
             self.step = int(metrics["step"])
             self.weights = {name: p.detach().clone() for name, p in parameters.items()}
 

@@ -23,7 +23,14 @@ def make_tokens(windows: list[list[int]]) -> Tokens:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     first = np.concatenate([[0], np.cumsum([len(example) for example in windows])]).astype(np.int64)
     ids = np.arange(1, offsets[-1] + 1, dtype=np.int32)
-    return Tokens(ids, (ids % 2).astype(np.int8), offsets, first, np.zeros(len(windows), np.int64))
+    return Tokens(
+        ids,
+        (ids % 2).astype(np.int8),
+        offsets,
+        first,
+        np.array([sum(e) for e in windows]),
+        np.zeros(len(windows), np.int64),
+    )
 
 
 examples_st = st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=3), min_size=1, max_size=40)

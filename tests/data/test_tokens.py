@@ -61,7 +61,16 @@ def test_a_bound_on_windows_is_counted_as_cut():
     spec = spec_for(tokenizer, [LONG], long="chunk", max_length=16, max_windows=2)
     tokens = encode(tokenizer, [LONG], None, spec, max_length=16)
     assert tokens.windows.tolist() == [2]
-    assert tokens.cut[0] > 0
+    # 16 + 16 tokens less two special ones and an overlap of 4 are read of the whole text
+    assert tokens.cut[0] == len(tokenizer(LONG)["input_ids"]) - (16 + 16 - 2 - 4)
+    assert tokens.full[0] == len(tokenizer(LONG)["input_ids"])
+
+
+def test_a_pair_whose_other_text_alone_is_too_long_is_refused():
+    tokenizer = tiny_tokenizer("wordpiece")
+    spec = spec_for(tokenizer, ["refund"], [LONG], max_length=16, pair_truncation="only_first")
+    with pytest.raises(UserError, match="longest_first"):
+        encode(tokenizer, ["refund"], [LONG], spec, max_length=16)
 
 
 def test_special_tokens_in_a_text_are_text():

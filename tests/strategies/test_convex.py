@@ -78,6 +78,15 @@ def test_few_rows_still_give_a_head(rows: int):
     assert head.penalty in convex.PENALTIES
 
 
+@pytest.mark.parametrize("unit", [1e-5, 1.0, 1e5])
+def test_the_unit_of_a_regression_does_not_matter(unit: float):
+    x, y = blobs(120, 4, 5)
+    wanted = fit_head(x, y[:, None].astype(float), np.ones(120), loss="squared")
+    found = fit_head(x, unit * y[:, None], np.ones(120), loss="squared")
+    assert found.penalty == wanted.penalty
+    np.testing.assert_allclose(found.weight / unit, wanted.weight, rtol=1e-3, atol=1e-4)
+
+
 def test_without_intercept_the_bias_is_zero_and_features_are_not_shifted():
     x, y = blobs(100, 2, 4)
     head = fit_head(x + 5, np.eye(2)[y], np.ones(100), loss="softmax", strata=y, intercept=False)

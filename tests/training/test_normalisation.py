@@ -97,7 +97,9 @@ def encode_one(columns: Columns, example: int):
     where = slice(tokens.offsets[example], tokens.offsets[example + 1])
     length = where.stop - where.start
     types = tokens.types[where] if tokens.types is not None else None
-    return type(tokens)(tokens.ids[where], types, np.array([0, length]), np.array([0, 1]), np.zeros(1, np.int64))
+    return type(tokens)(
+        tokens.ids[where], types, np.array([0, length]), np.array([0, 1]), np.array([length]), np.zeros(1, np.int64)
+    )
 
 
 @pytest.mark.parametrize("world", [2, 3])
