@@ -211,7 +211,8 @@ def _shorten(
         )
     except Exception as error:  # the tokenizers library raises nothing more precise
         raise UserError(
-            f"a pair cannot be cut to {max_length} tokens with tokens.pair_truncation={spec.pair_truncation} ({error}); use longest_first, or more tokens.max_length: {text[:60]!r}"
+            f"the pair that begins {text[:40]!r} cannot be cut to {max_length} tokens ({error}); set "
+            "tokens.pair_truncation=longest_first, or a larger tokens.max_length"
         ) from error
     kept = slice(0, spec.max_windows if spec.chunk else 1)
     return encoded["input_ids"][kept], encoded["token_type_ids"][kept] if typed else []
