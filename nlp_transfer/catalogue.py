@@ -62,10 +62,14 @@ def copy(words: Sequence[str]) -> int:
     target = Path(words[1] if len(words) == 2 else f"{name}.yaml")
     if target.is_dir():
         target = target / f"{name}.yaml"
+    if target.suffix != ".yaml":
+        raise UserError(f"{target}: a recipe's name ends in .yaml")
     if target.exists():
         raise UserError(f"{target} exists already; name another file: nlp-transfer cp {words[0]} OTHER.yaml")
     if not target.parent.is_dir():
         raise UserError(f"{target.parent} is not a folder")
     shutil.copyfile(folder / f"{name}.yaml", target)
-    Console(stderr=True, highlight=False).print(f"{target} is yours to edit: nlp-transfer adapt {target}")
+    Console(stderr=True, highlight=False).print(
+        f"{target} is yours to edit: nlp-transfer adapt {target}", soft_wrap=True, markup=False
+    )
     return 0

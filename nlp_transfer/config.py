@@ -253,11 +253,18 @@ def _user_errors(overrides: Sequence[str]) -> Iterator[None]:
     except MissingMandatoryValue as error:
         key = error.full_key
         raise UserError(f"{key} has no value: set it on the command line ({key}=...) or in the recipe") from None
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises plain ones too
         raise UserError(_explain(error, overrides)) from None
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    for word in overrides:
+        if not _is_override(word):
+            return (
+                f"{word!r} cannot be read as key=value; a value with other letters than English ones or any of "
+                "= , : ( ) [ ] { } ~ needs quotes of its own, and others around them for the shell: "
+                "'data.path=\"a=b.csv\"'"
+            )
     text = str(error).strip()
     cause = error.__cause__
     unknown = re.search(r"Could not override '([^']+)'", text)
@@ -273,6 +280,17 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"{key} is not a known key{did_you_mean(key, known)}; `nlp-transfer plan --cfg` lists all"
     detail = f" ({str(cause).splitlines()[0]})" if cause else ""
     return " ".join(text.split()) + detail + (f"; overrides were: {' '.join(overrides)}" if overrides else "")
+
+
+def _is_override(word: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return bool(parsed.key_or_group)
 
 
 def _every_key() -> list[str]:

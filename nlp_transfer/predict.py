@@ -106,7 +106,9 @@ def predict_file(
         UserError: for unreadable rows (file:line), a missing column, or an output that would replace the input.
     """
     kind = one_of(_format(settings), ("csv", "tsv", "jsonl", "text"), "predict.format")
-    if settings.output != "-" and Path(settings.output).exists() and settings.output == settings.input:
+    if settings.chunk_rows < 1:
+        raise UserError(f"predict.chunk_rows={settings.chunk_rows} must be at least 1")
+    if _same_file(settings.input, settings.output):
         raise UserError(f"predict.output={settings.output} is the input itself; give another file")
     source: Any = sys.stdin.buffer if settings.input == "-" else Path(settings.input).expanduser()
     rows = stream_rows(source, format=kind, encoding=encoding, delimiter=delimiter, chunk_rows=settings.chunk_rows)
@@ -118,6 +120,12 @@ def predict_file(
             write(table, predictor.predict(texts, pairs))
             count += len(texts)
     return count
+
+
+def _same_file(first: str, second: str) -> bool:
+    """Return whether two names mean one file, however they are spelled."""
+    paths = [Path(name).expanduser() for name in (first, second)]
+    return "-" not in (first, second) and all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
 @contextmanager
@@ -147,11 +155,12 @@ class _Writer:
 
     def __call__(self, table: Table, answers: Sequence[Prediction]) -> None:
         names = list(table.columns)
-        if "prediction" in names:
-            raise UserError(f"{table.origin} already has a column 'prediction'; rename it first")
+        probabilities = ["probabilities"] if self.kind == "jsonl" else [f"p({label})" for label in self.labels]
+        if taken := [name for name in ("prediction", *probabilities) if name in names]:
+            raise UserError(f"{table.origin} already has a column {taken[0]!r}; rename it first")
         if self.kind != "jsonl" and self.table is None:
             self.table = csv.writer(self.out, delimiter="\t" if self.kind == "tsv" else ",", lineterminator="\n")
-            self.table.writerow([*names, "prediction", *(f"p({label})" for label in self.labels)])
+            self.table.writerow([*names, "prediction", *probabilities])
         for row, answer in zip(_rows(table), answers, strict=True):
             if self.kind == "jsonl":
                 extra = {"prediction": answer.label} | ({"probabilities": answer.probabilities} if self.labels else {})

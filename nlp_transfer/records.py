@@ -68,10 +68,17 @@ class RunFolder:
         return self.path / "model"
 
     def begin(self, settings: Settings, plan: Plan) -> None:
-        """Write what the run is; figures of an earlier run in the same folder are taken away first."""
+        """Write what the run is; figures of an earlier run in the same folder are taken away first.
+
+        Raises:
+            UserError: if there can be no such folder.
+        """
         if not is_main():
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the run folder {self.path} cannot be made: {error.strerror}; set output=...") from error
         (self.path / "metrics.json").unlink(missing_ok=True)
         shutil.rmtree(self.model, ignore_errors=True)
         (self.path / "metrics.jsonl").unlink(missing_ok=True)
