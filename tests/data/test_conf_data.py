@@ -17,7 +17,6 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "files": {},  # the other sources are named on the command line or in a recipe
     "hub": {},
     "object": {},
-    "splits": {},
 }
 
 
