@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words, overrides = _split(arguments.words)
         _refuse_unused(arguments, overrides)
-        return _COMMANDS[arguments.verb](arguments, words, overrides) or 0
+        status = _COMMANDS[arguments.verb](arguments, words, overrides)
+        sys.stdout.flush()  # here, where a closed pipe is still ours to notice
+        return status
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # or the interpreter complains when it closes it
         return 0

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed
 
@@ -20,6 +22,7 @@ from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.tokens import encode, full_lengths, resolve_spec
 from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.encoder.classifier import load_classifier
+from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics
 from nlp_transfer.evaluation.baselines import floors
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
@@ -45,23 +48,26 @@ MINILM = EncoderSettings(
 
 
 def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINILM) -> Report:
-    """Adapt the encoder to single-label data and save it under `output`."""
+    """Adapt the encoder to data with one label a row and save it under `output`."""
     # Data: rows in, token ids out. Training rows are cut as the settings say, the others where the encoder demands.
     corpus = load_corpus(DataSettings(path=data), seed=seed)
     task, train = corpus.task, corpus.splits["train"]
+    if train.targets.ndim != 1 or task.problem != "single_label":
+        raise UserError(f"this script adapts to one label a row; the data is {task.problem}: change it below")
+    split = "test" if "test" in corpus.splits else "validation"
     classifier = load_classifier(encoder, task, head="pooled", seed=seed)
     tokenizer = classifier.tokenizer
     lengths = full_lengths(tokenizer, train.texts, train.pairs)
     spec = resolve_spec(TokenSettings(), lengths, limit=classifier.max_tokens, pair=task.pair)
     columns = {
-        split: Columns(
+        name: Columns(
             encode(
-                tokenizer, rows.texts, rows.pairs, spec, max_length=spec.max_length if split == "train" else spec.limit
+                tokenizer, rows.texts, rows.pairs, spec, max_length=spec.max_length if name == "train" else spec.limit
             ),
             rows.targets,
             rows.weights,
         )
-        for split, rows in corpus.splits.items()
+        for name, rows in corpus.splits.items()
     }
     padding = Padding(tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side == "left")
 
@@ -75,15 +81,15 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     step = Step(model, Objective({"classify": ClassifySettings()}, task).to(accelerator.device))
     groups = strategy.groups(classifier)
 
-    def run(split: str, want: str = "logits"):  # noqa: ANN202
+    def run(name: str, want: str = "logits") -> np.ndarray:
         most = evaluation.batch_tokens
-        return inference.run(accelerator, model, columns[split], padding=padding, most_tokens=most, want=want)
+        return inference.run(accelerator, model, columns[name], padding=padding, most_tokens=most, want=want)
 
     # The head first, solved on frozen features (LP-FT); then everything.
     targets = torch.nn.functional.one_hot(torch.from_numpy(train.targets), task.outputs).float().numpy()
     features = run("train", "features")
     head = fit_head(features, targets, train.weights, loss="softmax", strata=train.targets, seed=seed)
-    layer = next(reversed(output_layers(model).values()))
+    layer: Any = next(reversed(output_layers(model).values()))
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(head.weight))
         layer.bias.copy_(torch.from_numpy(head.bias))
@@ -110,9 +116,9 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     )
 
     # The figures, beside floors; then the folder that anybody's transformers loads.
-    test = corpus.splits["test"]
+    test = corpus.splits[split]
     beside = floors(task, train, test, seed=seed, metric=evaluation.metric)
-    report = evaluate_predictions(task, test, run("test"), floors=beside, settings=evaluation, seed=seed, split="test")
+    report = evaluate_predictions(task, test, run(split), floors=beside, settings=evaluation, seed=seed, split=split)
     source = classifier.source
     record = artefact.Record(
         task=task,

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -105,6 +107,8 @@ def test_predict_returns_the_same_rows_in_order(place: Path, tmp_path: Path, cap
         found = list(csv.DictReader(io.StringIO(out), delimiter=delimiter))
         sums = [sum(float(value) for key, value in row.items() if key.startswith("p(")) for row in found]
     assert [row["text"] for row in found] == [row["text"] for row in part]
+    if kind in ("csv", "tsv"):  # every cell as it was
+        assert [{key: row[key] for key in part[0]} for row in found] == part
     assert all(row["prediction"] in ("card", "film", "refund") for row in found)
     assert sums == pytest.approx([1] * len(part), abs=1e-4)
 
@@ -117,10 +121,34 @@ def test_predict_reads_standard_input_and_writes_files(place: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("rows.csv", "text,id\n", "text,id,prediction,p(card),p(film),p(refund)\n"),
+        ("rows.jsonl", "", ""),
+        ("rows.txt", "", ""),
+    ],
+)
+def test_a_file_without_rows_stays_one(place: Path, tmp_path: Path, capfd, name: str, content: str, expected: str):
+    (tmp_path / name).write_text(content)
+    assert main(["predict", run_of(place), str(tmp_path / name)]) == 0
+    assert capfd.readouterr().out == expected
+
+
+def test_predictions_never_replace_the_rows_they_are_of(place: Path, tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text\ngood\n")
+    for spelled in ("rows.csv", "./rows.csv", str(tmp_path / "rows.csv")):
+        assert main(["predict", run_of(place), "rows.csv", f"predict.output={spelled}"]) == 2
+        assert "is the input itself" in capfd.readouterr().err
+    assert Path("rows.csv").read_text() == "text\ngood\n"
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         ("text,id\ngood,1\nbad\n", ":3"),
         ("text,prediction\ngood,1\n", "prediction"),
+        ("text,p(card)\ngood,1\n", "p(card)"),
         ("words,id\ngood,1\n", "no column 'text'"),
         ("", "empty"),
     ],
@@ -128,7 +156,8 @@ def test_predict_reads_standard_input_and_writes_files(place: Path, tmp_path: Pa
 def test_rows_that_cannot_be_read_leave_nothing_behind(place: Path, tmp_path: Path, capfd, content: str, words: str):
     (tmp_path / "rows.csv").write_text(content)
     (tmp_path / "out.csv").write_text("kept")
-    assert main(["predict", run_of(place), str(tmp_path / "rows.csv"), f"predict.output={tmp_path / 'out.csv'}"]) == 2
+    words_of = ["predict", run_of(place), str(tmp_path / "rows.csv"), f"predict.output={tmp_path / 'out.csv'}"]
+    assert main([*words_of, "predict.chunk_rows=1"]) == 2  # the first rows are written before the bad one is read
     assert words in capfd.readouterr().err
     assert (tmp_path / "out.csv").read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rows.csv"]
@@ -144,10 +173,13 @@ def test_ls_and_cp(tmp_path: Path, monkeypatch, capfd):
         "probe",
     ]
     assert main(["cp", "intent", "mine.yaml"]) == 0
+    Path("mine.yaml").write_text(Path("mine.yaml").read_text() + "seed: 9\n")
     assert main(["cp", "intent", "mine.yaml"]) == 2
     capfd.readouterr()
     assert main(["plan", "mine.yaml", "data.path=x.csv", "--cfg"]) == 0
-    assert "name: intent" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "name: intent" in out
+    assert "seed: 9" in out
 
 
 def test_doctor_answers_in_json(capfd):
@@ -161,8 +193,9 @@ def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, 
     words = adapt_words(place, "--multirun")
     words = [f"output={tmp_path}" if word.startswith("output=") else word for word in words]
     assert main([*words, "seed=1,2"]) == 0
-    folders = [json.loads(line)["folder"] for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
-    assert len(set(folders)) == 2
+    out, err = capfd.readouterr()
+    assert len({json.loads(line)["folder"] for line in out.splitlines()}) == 2  # and nothing else
+    assert err == ""  # no progress bar of ours or of any library where nobody looks
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main([*words, "seed=1,2"]) == 2
 
@@ -171,7 +204,7 @@ def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, 
     ("words", "said"),
     [
         (["adapt", "nonsense"], "recipe"),
-        (["adapt", "intent", "second", "data.path=x"], "neither"),
+        (["adapt", "intent", "second", "data.path=x"], "too much"),
         (["adapt", "data=files"], "no data is named"),
         (["adapt", "data=files", "data.path=no/such.csv"], "no/such.csv"),
         (["adapt", "strategy=lorra"], "did you mean 'lora'"),
@@ -181,6 +214,15 @@ def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, 
         (["predict", "."], "nlp_transfer.json"),
         (["ls", "nothing"], "choose from"),
         (["cp"], "cp takes"),
+        (["cp", "intent", "mine.txt"], ".yaml"),
+        (["evaluate", "tests"], "config.yaml"),
+        (["adapt", "=3"], "key=value"),
+        (["adapt", "data=files", "data.path=a=b.csv"], "quotes"),
+        (["adapt", "data=files", "data.path=é.csv"], "quotes"),
+        (["plan", "--multirun", "seed=1,2"], "--multirun"),
+        (["doctor", "--cfg"], "--cfg"),
+        (["doctor", "x"], "too much"),
+        (["ls", "strategy", "seed=1"], "key=value"),
     ],
 )
 def test_what_cannot_be_done_is_said_with_status_2(words: list[str], said: str, capfd):
@@ -195,3 +237,34 @@ def test_unknown_verbs_and_flags_end_with_status_2(words: list[str]):
     with pytest.raises(SystemExit) as stop:
         main(words)
     assert stop.value.code == 2
+
+
+def test_folders_that_cannot_be_used_are_said_with_status_2(place: Path, tmp_path: Path, capfd):
+    (tmp_path / "file").write_text("")
+    for output in ("file", "file/below"):
+        assert main([*adapt_words(place), f"output={tmp_path / output}"]) == 2
+        assert "output=" in capfd.readouterr().err
+    assert main([*adapt_words(place), f"output={tmp_path / 'runs'}"]) == 0
+    next((tmp_path / "runs").rglob("metrics.json")).write_text("{")
+    assert main([*adapt_words(place), f"output={tmp_path / 'runs'}"]) == 2
+    assert "overwrite=true" in capfd.readouterr().err
+    assert main([*adapt_words(place), f"output={tmp_path / 'runs'}", "overwrite=true"]) == 0
+
+
+@pytest.mark.parametrize("value", ["predict.chunk_rows=0", "predict.format=xml", "predict.output=no/such/folder/x.csv"])
+def test_impossible_predict_settings_are_refused(place: Path, tmp_path: Path, capfd, value: str):
+    (tmp_path / "rows.csv").write_text("text\ngood\n")
+    assert main(["predict", run_of(place), str(tmp_path / "rows.csv"), value]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert value.split("=")[0] in err
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    listing = subprocess.Popen(
+        [sys.executable, "-m", "nlp_transfer", "ls"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered
+    )
+    listing.stdout.close()
+    assert listing.stderr.read() == b""
+    assert listing.wait() == 0

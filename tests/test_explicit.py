@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+from nlp_transfer.artefact import RECORD
 from nlp_transfer.config import compose
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import EncoderSettings
-from recipes.explicit import main
+from recipes.explicit import MINILM, main
 from tests.encoder.families import tiny_encoder
 from tests.test_cli import write_csv
 from tests.test_run import data_for
@@ -25,4 +26,10 @@ def test_the_explicit_script_is_the_run(tmp_path: Path):
     ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "explicit", run.folder))
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-    assert report.rows == run.report.rows
+    assert report.to_json() == run.report.to_json()
+    records = [(folder / "model" / RECORD).read_text() for folder in (tmp_path / "explicit", run.folder)]
+    assert records[0].replace('"auto"', '"pooled"') == records[1].replace('"auto"', '"pooled"')
+
+
+def test_its_encoder_is_the_default_one():
+    assert compose().encoder == MINILM

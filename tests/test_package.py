@@ -1,7 +1,9 @@
 """The package as it is installed and as it is built: contents, direction of imports, what an import does."""
 
 import ast
-import random
+import graphlib
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -42,6 +44,26 @@ def imports_of(path: Path) -> set[str]:
     return modules
 
 
+def modules_of(path: Path) -> set[str]:
+    """Modules of the package that a file imports, wherever it does; not the package's own doors."""
+    known = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in FILES}
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, f"{node.module}.__init__", *(f"{node.module}.{name.name}" for name in node.names)}
+    return found & known - {"nlp_transfer.__init__"}
+
+
+def test_no_import_goes_in_a_circle():
+    graph = {".".join(path.relative_to(ROOT).with_suffix("").parts): modules_of(path) for path in FILES}
+    assert graph["nlp_transfer.run"] > {"nlp_transfer.preparation", "nlp_transfer.training.loop"}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def yamls(top: str) -> list[Path]:
+    return sorted((ROOT / top).rglob("*.yaml"))
+
+
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -60,9 +82,8 @@ def test_imports_run_one_way(path: Path):
 def test_files_are_small_and_safe(path: Path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 350
-    assert not {"_target_", "pickle.load", "torch.load(", "trust_remote_code=True"} & {
-        word for word in ("_target_", "pickle.load", "torch.load(", "trust_remote_code=True") if word in text
-    }
+    for word in ("_target_", "import pickle", "joblib", "torch.load(", "torch.save(", "trust_remote_code=True"):
+        assert word not in text
     assert ast.get_docstring(ast.parse(text)), "every file says what it is responsible for"
 
 
@@ -73,46 +94,82 @@ def test_every_folder_is_packaged():
     assert listed == {name if name.startswith("nlp_transfer") else f"nlp_transfer.{name}" for name in names}
 
 
+def python(code: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+STATE = """
+import logging, os, random, sys, warnings
+def state():
+    root = logging.root
+    return dict(os.environ), random.getstate(), list(root.handlers), root.level, list(warnings.filters), os.getcwd()
+"""
+
+
 def test_importing_changes_nothing():
-    probe = (
-        "import os, sys, random, logging\n"
-        "before = (dict(os.environ), random.getstate(), list(logging.root.handlers))\n"
-        "import nlp_transfer\n"
-        "assert before == (dict(os.environ), random.getstate(), list(logging.root.handlers))\n"
-        "assert not {'torch', 'transformers', 'numpy', 'hydra'} & set(sys.modules)"
+    code = (
+        f"{STATE}before = state()\n"
+        "import nlp_transfer, nlp_transfer.cli, nlp_transfer.settings\n"
+        "assert before == state()\n"
+        "assert not {'torch', 'transformers', 'numpy', 'pandas', 'hydra'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", probe], check=True)
-    assert random.getstate()
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_importing_every_module_changes_nothing_that_libraries_did_not():
+    code = (
+        f"{STATE}import accelerate, datasets, evaluate, hydra, numpy, peft, scipy.optimize, torch, transformers\n"
+        "import transformers.models.auto.modeling_auto, importlib, pkgutil, nlp_transfer, torch.distributed.fsdp\n"
+        "import scipy.stats, scipy.sparse, sklearn.linear_model, sklearn.feature_extraction.text\n"
+        "before = state(), torch.get_rng_state().tolist(), str(numpy.random.get_state())\n"
+        "rooms = ('data', 'encoder', 'strategies', 'objectives', 'training', 'evaluation', '')\n"
+        "for room in rooms:\n"
+        "    place = importlib.import_module('nlp_transfer.' + room if room else 'nlp_transfer')\n"
+        "    for found in pkgutil.iter_modules(place.__path__, place.__name__ + '.'):\n"
+        "        if not found.name.endswith('__main__'): importlib.import_module(found.name)\n"
+        "assert 'nlp_transfer.run' in sys.modules\n"
+        "assert before == (state(), torch.get_rng_state().tolist(), str(numpy.random.get_state()))"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 def test_the_wheel_holds_everything_and_works_elsewhere(tmp_path: Path):
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)],
-        check=True,
-    )
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    source = tmp_path / "source"  # a copy, so that nothing of an earlier build gets in
+    for name in ("nlp_transfer", "conf", "recipes"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(source)], check=True)
     wheel = next(tmp_path.glob("*.whl"))
     inside = set(zipfile.ZipFile(wheel).namelist())
-    for top in ("conf", "recipes"):
-        for path in (ROOT / top).rglob("*.yaml"):
-            assert f"nlp_transfer/{path.relative_to(ROOT)}" in inside
-    for path in ("py.typed", "data/embedded/customer_intents.csv", "data/embedded/customer_intents.md"):
-        assert f"nlp_transfer/{path}" in inside
-    site = tmp_path / "site"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)], check=True
-    )
-    elsewhere = tmp_path / "elsewhere"
+    expected = {f"nlp_transfer/{path.relative_to(ROOT)}" for top in ("conf", "recipes") for path in yamls(top)}
+    expected |= {str(path.relative_to(ROOT)) for path in FILES}
+    expected |= {f"nlp_transfer/{name}" for name in ("py.typed", "recipes/explicit.py")}
+    expected |= {f"nlp_transfer/data/embedded/customer_intents.{ending}" for ending in ("csv", "md")}
+    assert expected <= inside
+    assert not [name for name in inside if name.startswith(("tests/", "conf/", "recipes/"))]
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    probe = (
-        f"import sys; sys.path.insert(0, {str(site)!r})\n"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
+    code = (
         "import nlp_transfer; from pathlib import Path\n"
         f"assert Path(nlp_transfer.__file__).is_relative_to({str(site)!r}), nlp_transfer.__file__\n"
         "from nlp_transfer.config import compose, shipped_names\n"
-        "for recipe in shipped_names('recipes'): compose(recipe, ['data.path=x'])\n"
+        "recipes = shipped_names('recipes')\n"
+        "assert recipes and all(compose(recipe, ['data.path=x']).name == recipe for recipe in recipes)\n"
         "from nlp_transfer.cli import main\n"
-        "sys.exit(main(['ls']))"
+        "assert main(['plan', '--cfg']) == 0\n"
+        "assert main(['ls']) == 0"
     )
-    done = subprocess.run([sys.executable, "-c", probe], cwd=elsewhere, capture_output=True, text=True, check=False)
+    done = python(code, cwd=elsewhere, PYTHONPATH=str(site))
     assert done.returncode == 0, done.stderr
+    assert "embedded: customer_intents" in done.stdout
     assert "recipes\tintent" in done.stdout
+    assert (site / "bin" / "nlp-transfer").exists()
+    assert not list(elsewhere.iterdir())
