@@ -6,7 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import nlp_transfer
 from nlp_transfer import launch
@@ -49,6 +51,9 @@ def test_two_processes_are_one_run(place: Path):
     assert Path(results[1]["folder"]).name == Path(results[2]["folder"]).name
     assert one["accuracy"] == two["accuracy"]
     assert one["log_loss"]["value"] == pytest.approx(two["log_loss"]["value"], rel=1e-4)
+    weights = [load_file(Path(results[n]["folder"]) / "model" / "model.safetensors") for n in (1, 2)]
+    for name, values in weights[0].items():
+        np.testing.assert_allclose(values, weights[1][name], rtol=1e-4, atol=1e-4, err_msg=name)
     steps = [json.loads(line) for line in (Path(results[2]["folder"]) / "metrics.jsonl").read_text().splitlines()]
     losses = [line["step"] for line in steps if "loss" in line]
     assert losses == sorted(set(losses))
