@@ -23,13 +23,42 @@ def solve_head(prepared: Prepared) -> Head:
     Raises:
         UserError: if the objective has no supervised term to fit it to.
     """
-    output: Any = next(reversed(output_layers(prepared.classifier.model).values()))  # the last one is the active one
-    head = fit_to(prepared, prepared.features("train"), intercept=output.bias is not None)
+    features = prepared.features("train")
+    head = fit_to(prepared, features, intercept=_output(prepared).bias is not None)
+    if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
+        head = _without_other_layers(prepared, features, head)
+    output = _output(prepared)
     with torch.no_grad():
         output.weight.copy_(torch.from_numpy(head.weight))
         if output.bias is not None:
             output.bias.copy_(torch.from_numpy(head.bias))
     return head
+
+
+def _output(prepared: Prepared) -> Any:
+    return next(reversed(output_layers(prepared.classifier.model).values()))  # the last one is the active one
+
+
+def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Head) -> Head:
+    """Fit to each of the concatenated layers alone, and keep one alone if it is clearly better.
+
+    Clearly: its cross-validated loss is lower by more than a standard error of the difference (the rule of Breiman et
+    al. 1984). Several layers are the better guess where examples are too few to tell.
+    """
+    model: Any = prepared.classifier.model
+    layers = np.split(features, len(model.config.layers), axis=1)
+    if len(layers) == 1 or not len(together.held_out):
+        return together
+    alone = [fit_to(prepared, layer) for layer in layers]
+    share = prepared.corpus.splits["train"].weights.astype(np.float64)
+    share /= share.sum()
+    best = min(range(len(alone)), key=lambda layer: share @ alone[layer].held_out)
+    gain = together.held_out - alone[best].held_out
+    mean = share @ gain
+    if mean <= np.sqrt(np.square(share) @ np.square(gain - mean)):
+        return together
+    model.keep_layer(best)
+    return alone[best]
 
 
 def fit_to(prepared: Prepared, features: np.ndarray, *, intercept: bool = True) -> Head:

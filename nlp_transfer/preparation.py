@@ -101,8 +101,8 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     selection_metric(corpus.task, settings.evaluation.metric)
     strategy: Strategy = settings.strategy
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
-    head = resolve_head(settings.encoder, strategy)
-    classifier = load_classifier(settings.encoder, corpus.task, head=head, seed=settings.seed)
+    settings = dataclasses.replace(settings, encoder=resolve_encoder(settings.encoder, strategy))
+    classifier = load_classifier(settings.encoder, corpus.task, head=settings.encoder.head, seed=settings.seed)
     columns, spec = encode_splits(settings, corpus, classifier)
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
@@ -129,16 +129,30 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     return prepared
 
 
-def resolve_head(encoder: EncoderSettings, strategy: Strategy) -> str:
-    """Return which head is put on: the one asked for, else the one the encoder was made for.
+def resolve_encoder(encoder: EncoderSettings, strategy: Strategy) -> EncoderSettings:
+    """Return the settings with a head and layers where the recipe leaves them open.
 
     A sentence encoder says how its token vectors become one; there, and wherever the encoder stays frozen, pooled token
-    vectors carry far more than the first token's, on which most native heads rest.
+    vectors carry far more than the first token's, on which most native heads rest. A frozen encoder is read at several
+    layers, for it cannot move what the task needs to the last one.
+
+    Raises:
+        UserError: for options of the pooled head beside a native one.
     """
-    if encoder.head != "auto":
-        return encoder.head
-    pooling = suggested_pooling(locate(encoder).folder)
-    return "pooled" if strategy.head == "pooled" or pooling not in (None, "cls") else "native"
+    asked = [key for key in ("pooling", "layers", "combine", "hidden") if getattr(encoder, key) != _OPEN[key]]
+    head = encoder.head
+    if head == "auto":
+        pooling = suggested_pooling(locate(encoder).folder)
+        head = "pooled" if strategy.frozen or asked or pooling not in (None, "cls") else "native"
+    elif head == "native" and asked:
+        raise UserError(f"encoder.{asked[0]} belongs to encoder.head=pooled; with head=native it would mean nothing")
+    layers = encoder.layers
+    if layers == "auto":
+        layers = "spread" if strategy.frozen and head == "pooled" else "last"
+    return dataclasses.replace(encoder, head=head, layers=layers)
+
+
+_OPEN = {field.name: field.default for field in dataclasses.fields(EncoderSettings)}
 
 
 def encode_splits(settings: Settings, corpus: Corpus, classifier: Classifier) -> tuple[dict[str, Columns], TokenSpec]:

@@ -73,7 +73,7 @@ class EncoderSettings:
     sha256: str | None = None
     head: str = "auto"
     pooling: str = "auto"
-    layers: list[int] = field(default_factory=lambda: [-1])
+    layers: Any = "auto"
     combine: str = "mix"
     hidden: int = 0
     head_dropout: float | None = None

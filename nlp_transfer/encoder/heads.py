@@ -31,6 +31,7 @@ POOLING = {
     "cls_token": "cls",
     "max_tokens": "max",
 }
+COMBINE = ("mix", "concat")
 PROBLEM_TYPES = {
     "single_label": "single_label_classification",
     "ordinal": "single_label_classification",
@@ -82,15 +83,15 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
         config._name_or_path = settings.name  # not a path of this machine
         encoder = pooled.without_decoder(encoder)
         prefix = "encoder."
-    _check_layers(settings, config)
+    layers = _chosen_layers(settings, config)
     pooling = settings.pooling
     if pooling == "auto":
         pooling = suggested_pooling(folder) or ("last" if is_causal(config) else "mean")
     description = PooledConfig(
         encoder=copy.deepcopy(config),  # making it forgets how attention is computed, also in its part
         pooling=one_of(pooling, sorted(set(POOLING.values())), "encoder.pooling"),
-        layers=settings.layers,
-        combine=one_of(settings.combine, ("mix", "concat"), "encoder.combine"),
+        layers=layers,
+        combine="concat" if settings.layers == "spread" else one_of(settings.combine, COMBINE, "encoder.combine"),
         hidden=settings.hidden,
         head_dropout=0.1 if settings.head_dropout is None else settings.head_dropout,
         dtype="float32",
@@ -152,14 +153,25 @@ def _set_dropout(model: Any, probability: float) -> None:
         layer.p = probability
 
 
-def _check_layers(settings: EncoderSettings, config: Any) -> None:
+def _chosen_layers(settings: EncoderSettings, config: Any) -> list[int]:
+    """Return the hidden states that are pooled.
+
+    "spread" are the layers at a half, two thirds and all of the depth: the last layer serves the pretraining task, and
+    those below it often tell more about another one (Liu et al. 2019, arXiv 1903.08855).
+    """
     count = getattr(config, "num_hidden_layers", None)
-    wrong = [layer for layer in settings.layers if count is not None and not -count - 1 <= layer <= count]
-    if wrong or not settings.layers:
+    if settings.layers in ("auto", "last") or (settings.layers == "spread" and not count):
+        return [-1]
+    if settings.layers == "spread":
+        return sorted({max(1, count // 2), max(1, round(count * 2 / 3)), count})
+    layers = settings.layers
+    whole = isinstance(layers, list) and all(isinstance(layer, int) for layer in layers)
+    if not whole or not layers or any(count is not None and not -count - 1 <= layer <= count for layer in layers):
         raise UserError(
-            f"encoder.layers={list(settings.layers)}: choose hidden states from 0 (embeddings) to {count}, or from -1 "
-            f"(last layer) to {-count - 1 if count else '...'}"
+            f"encoder.layers={layers}: choose last, spread, or a list of hidden states from 0 (embeddings) to {count}, "
+            f"or from -1 (last layer) to {-count - 1 if count else '...'}"
         )
+    return layers
 
 
 def suggested_pooling(folder: Path) -> str | None:

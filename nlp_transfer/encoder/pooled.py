@@ -54,6 +54,12 @@ class PooledForSequenceClassification(PreTrainedModel):
         self.classifier = nn.Linear(config.hidden or width, outputs)
         self.post_init()
 
+    def keep_layer(self, position: int) -> None:
+        """Read one of several concatenated layers from now on; the output layer is made anew for its width."""
+        self.config.layers = [self.config.layers[position]]
+        weight = self.classifier.weight
+        self.classifier = nn.Linear(self.encoder.config.hidden_size, len(weight), device=weight.device)
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, LayerMix):

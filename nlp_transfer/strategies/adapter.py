@@ -36,7 +36,7 @@ class Adapter:
     head_first: bool = True
     merge: bool = True
 
-    head = "native"
+    frozen = False
     trains = True
 
     @property

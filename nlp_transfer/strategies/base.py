@@ -35,13 +35,13 @@ class Strategy(Protocol):
     """Which parameters learn and how fast.
 
     Attributes:
-        head: the head this strategy wants where the recipe leaves it open: "native" or "pooled".
+        frozen: whether all but the output layer stays as it is.
         solves_head: whether the output layer is first fitted exactly on frozen features.
         trains: whether gradient steps follow.
     """
 
     @property
-    def head(self) -> str: ...  # noqa: D102
+    def frozen(self) -> bool: ...  # noqa: D102
 
     @property
     def solves_head(self) -> bool: ...  # noqa: D102

@@ -22,13 +22,14 @@ class Head:
         weight: float32 (outputs, width).
         bias: float32 (outputs,), zero without an intercept.
         penalty: the chosen L2 penalty, on features scaled to unit mean variance.
-        risk: cross-validated mean loss at that penalty.
+        held_out: float32 (examples,), each example's loss under cross-validation at that penalty; empty where there were
+            too few examples to hold any out.
     """
 
     weight: np.ndarray
     bias: np.ndarray
     penalty: float
-    risk: float
+    held_out: np.ndarray
 
 
 def fit_head(
@@ -47,18 +48,22 @@ def fit_head(
     Args:
         features: (examples, width).
         targets: float (examples, outputs): distributions (softmax), values in [0, 1] (sigmoid), or numbers (squared).
-        weights: (examples,), not all zero.
+        weights: (examples,), not all zero; examples of weight zero are left out.
         loss: "softmax", "sigmoid" (mean over outputs) or "squared".
         positive_weights: (outputs,) factors of the positive part of the sigmoid loss.
         intercept: whether there is a bias; it is not penalised.
         strata: (examples,) integers that folds keep balanced, such as class indices.
         seed: of the folds.
     """
-    x = np.asarray(features, dtype=np.float32)
-    y = np.asarray(targets, dtype=np.float32)
-    w = np.asarray(weights, dtype=np.float64) / np.sum(weights, dtype=np.float64)
+    counts = np.asarray(weights) > 0
+    x = np.asarray(features, dtype=np.float32)[counts]
+    y = np.asarray(targets, dtype=np.float32)[counts]
+    w = np.asarray(weights, dtype=np.float64)[counts]
+    w /= w.sum()
     centre = (w @ x).astype(np.float32) if intercept else np.zeros(x.shape[1], np.float32)
-    scale = float(np.sqrt(w @ np.square(x - centre).mean(1))) or 1.0  # one number: the geometry of the space stays
+    spread, size = (float(np.sqrt(w @ np.square(values).mean(1))) for values in (x - centre, x))
+    # One number: the geometry of the space stays. Features that vary by rounding alone must not be blown up to signal.
+    scale = max(spread, 1e-5 * size) or 1.0
     x = (x - centre) / scale
     shift, unit = np.zeros(y.shape[1], np.float32), np.ones(y.shape[1], np.float32)
     if loss == "squared":  # in units of the targets' own spread, so that neither penalty nor tolerance depends on them
@@ -67,9 +72,12 @@ def fit_head(
         unit[unit == 0] = 1
         y = (y - shift) / unit
     problem = _Problem(x, y, w.astype(np.float32), loss, positive_weights, intercept)
-    folds = _folds(len(x), strata, seed)
-    risks = _cross_validate(problem, folds) if folds is not None else {}
-    best = min(risks, key=lambda penalty: (risks[penalty], -penalty)) if risks else 1e-2
+    folds = _folds(len(x), None if strata is None else strata[counts], seed)
+    path = _cross_validate(problem, folds) if folds is not None else {}
+    best = min(path, key=lambda penalty: (float(w @ path[penalty]), -penalty)) if path else 1e-2
+    held_out = np.zeros(len(counts) if path else 0, np.float32)
+    if path:
+        held_out[counts] = path[best]
     solution = problem.start()
     for penalty in PENALTIES:  # down the path again, for its warm starts
         solution = problem.solve(penalty, solution, roughly=penalty != best)
@@ -81,7 +89,7 @@ def fit_head(
         weight=matrix.astype(np.float32),
         bias=(bias * unit + shift - matrix @ centre).astype(np.float32),
         penalty=best,
-        risk=risks.get(best, float("nan")),
+        held_out=held_out,
     )
 
 
@@ -107,60 +115,64 @@ class _Problem:
         w = self.w[rows] / self.w[rows].sum()
         return _Problem(self.x[rows], self.y[rows], w, self.loss, self.positive_weights, self.intercept)
 
-    def risk(self, solution: np.ndarray) -> float:
-        """Mean loss without the penalty."""
+    def losses(self, solution: np.ndarray) -> np.ndarray:
+        """Return every example's loss, without its weight and the penalty."""
         matrix, bias = self.unpack(solution.astype(np.float32))
-        return self._value_and_slope(self.x @ matrix.T + bias)[0]
+        return self._losses_and_slope(self.x @ matrix.T + bias)[0]
 
     def solve(self, penalty: float, start: np.ndarray, *, roughly: bool = False) -> np.ndarray:
         from scipy.optimize import minimize
 
         def objective(solution: np.ndarray) -> tuple[float, np.ndarray]:
             matrix, bias = self.unpack(solution)
-            value, slope = self._value_and_slope(self.x @ matrix.T.astype(np.float32) + bias.astype(np.float32))
+            losses, slope = self._losses_and_slope(self.x @ matrix.T.astype(np.float32) + bias.astype(np.float32))
             gradient = np.empty_like(solution)
             split = matrix.size
             gradient[:split] = (slope.T @ self.x).ravel() + penalty * solution[:split]
             gradient[split:] = slope.sum(0) if self.intercept else 0.0
-            return value + 0.5 * penalty * float(solution[:split] @ solution[:split]), gradient
+            return float(self.w @ losses + 0.5 * penalty * (solution[:split] @ solution[:split])), gradient
 
         # float32 matrix products leave about 1e-7 of noise in the gradient: no point in asking for less.
         exact, rough = {"maxiter": 300, "gtol": 1e-5, "ftol": 1e-9}, {"maxiter": 100, "gtol": 1e-3, "ftol": 1e-6}
         options = rough if roughly else exact
         return minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
 
-    def _value_and_slope(self, z: np.ndarray) -> tuple[float, np.ndarray]:
-        """Return the weighted mean loss and its gradient with respect to the outputs z."""
+    def _losses_and_slope(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return every example's loss and the gradient of their weighted mean with respect to the outputs z."""
         if self.loss == "softmax":
             z = z - z.max(1, keepdims=True)
             p = np.exp(z)
             total = p.sum(1, keepdims=True)
             p /= total
             losses = -(self.y * (z - np.log(total))).sum(1)
-            return float(self.w @ losses), (p * self.y.sum(1, keepdims=True) - self.y) * self.w[:, None]
+            return losses, (p * self.y.sum(1, keepdims=True) - self.y) * self.w[:, None]
         if self.loss == "sigmoid":
             beta = 1.0 if self.positive_weights is None else self.positive_weights.astype(np.float32)
             positive, negative = beta * self.y, 1 - self.y
             losses = (positive * np.logaddexp(0, -z) + negative * np.logaddexp(0, z)).mean(1)
             p = 1 / (1 + np.exp(-np.clip(z, -60, 60)))
-            return float(self.w @ losses), (negative * p - positive * (1 - p)) * (self.w[:, None] / z.shape[1])
+            return losses, (negative * p - positive * (1 - p)) * (self.w[:, None] / z.shape[1])
         error = z - self.y
-        return float(self.w @ np.square(error).mean(1)), 2 * error * (self.w[:, None] / z.shape[1])
+        return np.square(error).mean(1), 2 * error * (self.w[:, None] / z.shape[1])
 
 
-def _cross_validate(problem: _Problem, folds: np.ndarray) -> dict[float, float]:
-    """Return the held-out mean loss at each penalty tried, strong to weak, folds warm-started along the path."""
-    parts = [(problem.part(folds != fold), problem.part(folds == fold)) for fold in np.unique(folds)]
-    shares = [float(problem.w[folds == fold].sum()) for fold in np.unique(folds)]
+def _cross_validate(problem: _Problem, folds: np.ndarray) -> dict[float, np.ndarray]:
+    """Return every example's held-out loss at each penalty tried, strong to weak, folds warm-started along the path."""
+    masks = [folds == fold for fold in np.unique(folds)]
+    parts = [(problem.part(~mask), problem.part(mask)) for mask in masks]
     solutions = [train.start() for train, _ in parts]
-    risks: dict[float, float] = {}
+    path: dict[float, np.ndarray] = {}
+    risks: list[float] = []
     for penalty in PENALTIES:
         solutions = [train.solve(penalty, s, roughly=True) for (train, _), s in zip(parts, solutions, strict=True)]
-        held_out = [test.risk(s) for (_, test), s in zip(parts, solutions, strict=True)]
-        risks[penalty] = float(np.dot(shares, held_out))
-        if len(risks) > _PATIENCE and min(list(risks.values())[-_PATIENCE:]) > min(risks.values()):
+        held_out = np.empty(len(folds), np.float32)
+        for mask, (_, test), solution in zip(masks, parts, solutions, strict=True):
+            held_out[mask] = test.losses(solution)
+        path[penalty] = held_out
+        risks.append(float(problem.w @ held_out))
+        if len(risks) > _PATIENCE and min(risks[-_PATIENCE:]) > min(risks):
             break
-    return risks
+    return path
 
 
 def _folds(examples: int, strata: np.ndarray | None, seed: int) -> np.ndarray | None:

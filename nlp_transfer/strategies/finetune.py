@@ -40,7 +40,7 @@ class Finetune:
     reinit_layers: int = 0
     head_first: bool = True
 
-    head = "native"
+    frozen = False
     trains = True
 
     @property

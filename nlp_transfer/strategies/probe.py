@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nlp_transfer.errors import one_of
+from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.strategies.base import ALL_FROZEN, Group, check_rates, freeze, trainable
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Probe:
     solver: str = "exact"
     lr: float = 1e-2
 
-    head = "pooled"
+    frozen = True
 
     @property
     def solves_head(self) -> bool:
@@ -38,9 +38,20 @@ class Probe:
         return not self.solves_head
 
     def apply(self, classifier: Classifier) -> None:
-        """Freeze everything but the output layer."""
+        """Freeze everything but the output layer.
+
+        Raises:
+            UserError: for a head that holds other new layers, which would stay random.
+        """
         check_rates(self.lr)
         output = classifier.anatomy.output
+        # A mix of layers starts as their mean, which is no worse frozen.
+        random = [name for name in classifier.fresh if not name.startswith((f"{output}.", "mix."))]
+        if random:
+            raise UserError(
+                f"strategy=probe would leave {random[0]!r} of the {classifier.head} head random; set "
+                "encoder.head=pooled encoder.hidden=0, or choose another strategy"
+            )
         freeze(classifier, {name for name in classifier.anatomy.depth if not name.startswith(f"{output}.")})
 
     def groups(self, classifier: Classifier) -> list[Group]:

@@ -1,8 +1,10 @@
 """Probe, fine-tune and LoRA beside what others do with the same encoder, the same rows and the same number of epochs.
 
-    python recipes/benchmarks/strategies.py DATA_FOLDER [--datasets trec sst2 ...] [--seeds 0 1 2] [--rows 1000]
+    python recipes/benchmarks/strategies.py DATA_FOLDER [--datasets trec sst2 ...] [--seeds 0 1 2] [--rows 500]
 
-DATA_FOLDER holds one folder a data set with train, validation and test files. Peers:
+DATA_FOLDER holds one folder a data set with train, validation and test files. Of each data set `--rows` training rows
+are drawn by the seed; validation and test are cut to 300 and 1,000 rows, the same for every seed. All methods read the
+same files. `native` is our fine-tuning under the architecture's own head instead of a pooled one. Peers:
 
 - trainer: transformers' Trainer as in its run_classification example, at its best setting (dynamic padding, the same
   batch size, learning rate, warm-up, precision and epochs as our fine-tuning; the best checkpoint by validation kept);
@@ -16,6 +18,7 @@ on.
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import json
 import tempfile
@@ -26,41 +29,69 @@ from typing import Any
 
 import numpy as np
 
-# name -> (extra settings, figure)
+# Long articles: eight times the tokens of the others, hence fewer of them; 512 tokens of each, in windows of 128.
+LONG = {"tokens.long": "chunk", "tokens.max_length": 128, "tokens.overlap": 0.0, "tokens.max_windows": 4}
+# name -> extra settings
 DATASETS: dict[str, dict[str, Any]] = {
-    "banking77": {},
     "trec": {},
-    "sst2": {},
     "cr": {},
     "tweet_emotion": {},
+    "sst2": {},
+    "banking77": {},
     "mrpc": {},
     "goemotions": {},
     "sick": {"data.columns.label": "label"},
-    "hyperpartisan": {"tokens.long": "chunk", "tokens.max_length": 256, "tokens.max_windows": 8},
     "umsab": {},
+    "hyperpartisan": LONG,
 }
+MOST_ROWS = {"hyperpartisan": 200}
+HELD_OUT_ROWS = {"validation": 300, "test": 1000}
 FIGURE = {"single_label": "accuracy", "multi_label": "micro_f1", "regression": "pearson", "ordinal": "accuracy"}
-OURS = ("probe", "finetune", "lora")
+OURS = {
+    "probe": {"strategy": "probe"},
+    "finetune": {"strategy": "finetune"},
+    "lora": {"strategy": "lora"},
+    "native": {"strategy": "finetune", "encoder.head": "native"},
+}
 EPOCHS = 3
 
 
-def settings_of(arguments: argparse.Namespace, dataset: str, strategy: str, seed: int, output: str) -> Any:
+def draw(source: Path, target: Path, *, rows: int, seed: int) -> None:
+    """Write the rows of one benchmark run: training rows by the seed, the others always the same."""
+    import random
+
+    for path in sorted(source.iterdir()):
+        count = {"train": rows, **HELD_OUT_ROWS}.get(path.stem)
+        if count is None or path.suffix not in (".csv", ".jsonl"):
+            continue
+        with path.open(encoding="utf-8", newline="") as lines:
+            table = list(csv.reader(lines)) if path.suffix == ".csv" else [[line] for line in lines]
+        header = [table.pop(0)] if path.suffix == ".csv" else []
+        chosen = random.Random(seed if path.stem == "train" else 0).sample(range(len(table)), min(count, len(table)))
+        kept = header + [table[row] for row in sorted(chosen)]
+        with (target / path.name).open("w", encoding="utf-8", newline="") as out:
+            if header:
+                csv.writer(out, lineterminator="\n").writerows(kept)
+            else:
+                out.writelines(line for (line,) in kept)
+
+
+def settings_of(dataset: str, method: str, seed: int, folder: Path) -> Any:
     """Return the settings of one of our runs."""
     from nlp_transfer.config import compose, from_mapping
 
     values = {
         "data": "files",
-        "data.path": str(arguments.data / dataset),
-        "data.train_limit": arguments.rows,
+        "data.path": str(folder),
         "data.unseen": "ignore",
         "data.empty": "drop",
-        "strategy": strategy,
         "seed": seed,
         "training.epochs": EPOCHS,
         "evaluation.floors": False,
         "evaluation.resamples": 2,
-        "output": output,
+        "output": str(folder / "runs"),
         **DATASETS[dataset],
+        **OURS.get(method, OURS["finetune"]),
     }
     return compose(None, from_mapping(values))
 
@@ -91,7 +122,8 @@ def embeddings(settings: Any, corpus: Any, figure: str) -> float:
     from nlp_transfer.evaluation import metrics
     from nlp_transfer.preparation import prepare
 
-    prepared = prepare(dataclasses.replace(settings, strategy=type(settings.strategy)()), corpus, Path("unused"))
+    last = dataclasses.replace(settings.encoder, head="pooled", layers="last")
+    prepared = prepare(dataclasses.replace(settings, encoder=last), corpus, Path("unused"))
     vectors = {split: prepared.features(split) for split in ("train", "test")}
     vectors = {split: v / np.linalg.norm(v, axis=1, keepdims=True) for split, v in vectors.items()}
     train, test = corpus.splits["train"], corpus.splits["test"]
@@ -143,7 +175,8 @@ def trainer(settings: Any, corpus: Any, figure: str) -> float:
         def __init__(self, split: str) -> None:
             self.examples = corpus.splits[split]
             pairs = self.examples.pairs
-            self.encoded = tokenizer(self.examples.texts, pairs, truncation=True, max_length=256)
+            most = 512 if settings.tokens.long == "chunk" else 256
+            self.encoded = tokenizer(self.examples.texts, pairs, truncation=True, max_length=most)
 
         def __len__(self) -> int:
             return len(self.examples)
@@ -190,7 +223,7 @@ def trainer(settings: Any, corpus: Any, figure: str) -> float:
     return metrics.compute(task, logits, test.targets, test.weights)[figure]
 
 
-METHODS = {**dict.fromkeys(OURS, ours), "trainer": trainer, "tfidf": tfidf, "embeddings": embeddings}
+METHODS: dict[str, Any] = {**dict.fromkeys(OURS, ours), "trainer": trainer, "tfidf": tfidf, "embeddings": embeddings}
 
 
 def main() -> None:
@@ -200,7 +233,7 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--rows", type=int, default=1000, help="training rows, drawn by the seed, stratified")
+    parser.add_argument("--rows", type=int, default=500, help="training rows, drawn by the seed")
     parser.add_argument("--results", type=Path, default=Path("strategies.jsonl"))
     arguments = parser.parse_args()
     done = {}
@@ -224,9 +257,15 @@ def measure(arguments: argparse.Namespace, dataset: str, method: str, seed: int)
     """Return one row of results."""
     from nlp_transfer.data.corpus import load_corpus
 
-    strategy = {"trainer": "finetune", "embeddings": "probe", "tfidf": "probe"}.get(method, method)
-    with tempfile.TemporaryDirectory() as output:
-        settings = settings_of(arguments, dataset, strategy, seed, output)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        draw(
+            arguments.data / dataset,
+            folder,
+            rows=min(arguments.rows, MOST_ROWS.get(dataset, arguments.rows)),
+            seed=seed,
+        )
+        settings = settings_of(dataset, method, seed, folder)
         corpus = load_corpus(settings.data, seed=seed)
         figure = FIGURE[corpus.task.problem]
         started, cpu = time.monotonic(), time.process_time()
