@@ -103,13 +103,10 @@ def _read(settings: DataSettings, data: Any) -> Source:
             # Its encoding and delimiter are ours, whatever is set for the user's files.
             return Source(f"{settings.embedded} (embedded)", {"train": read_rows(path, DataSettings())})
     if settings.hub is not None:
-        if settings.revision is None:
-            raise UserError(
-                f"data.hub={settings.hub} needs data.revision, so that the run can be repeated: copy the commit from "
-                f"https://huggingface.co/datasets/{settings.hub}/commits/main"
-            )
-        tables = typed.from_hub(settings.hub, settings.subset, settings.revision)
-        return _labelled_test(_renamed(tables, f"{settings.hub} @ {settings.revision}"), settings)
+        tables, commit, notes = typed.from_hub(settings.hub, settings.subset, settings.revision)
+        source = _labelled_test(_renamed(tables, f"{settings.hub} @ {commit}"), settings)
+        source.notes += notes
+        return source
     if settings.train is not None:
         paths = {name: getattr(settings, name) for name in SPLIT_NAMES}
         tables = {name: read_rows(path, settings) for name, path in paths.items() if path is not None}

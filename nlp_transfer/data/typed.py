@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nlp_transfer.data import hub
 from nlp_transfer.data.table import Table, from_records
 from nlp_transfer.errors import UserError
 
@@ -38,26 +39,85 @@ def from_parquet(path: Path, origin: str) -> Table:
     return _from_arrow(rows, written.get("info", {}).get("features") or {}, origin)
 
 
-def from_hub(name: str, subset: str | None, revision: str) -> dict[str, Table]:
-    """Load a data set from the Hub, tables by the split names of its author.
+def from_hub(name: str, subset: str | None, revision: str | None) -> tuple[dict[str, Table], str, list[str]]:
+    """Load a data set from the Hub at one commit, tables by the split names of its author.
 
     Text files on the Hub are read by `datasets`, which takes "NA" for missing (refused later with its row) and a column
     of 007 for whole numbers (refused as a text; as a label it is the class 7). Files in ``data.path`` are not changed.
 
+    Args:
+        name: ``owner/name``.
+        subset: its configuration; None: the only one.
+        revision: commit, branch or tag; None: the default branch.
+
+    Returns:
+        The tables, the commit they are from, and a sentence where the Hub could not be asked for it.
+
     Raises:
-        UserError: in one sentence for whatever kept `datasets` from loading it.
+        UserError: in one sentence for whatever kept it from being loaded, and for a data set that is a program.
     """
+    wanted = f"data.hub={name}" + (f" data.subset={subset}" if subset else "")
+    wanted += f" at revision {revision!r}" if revision else ""
+    if Path(name).is_dir():  # `datasets` would read it without a word
+        raise UserError(f"data.hub={name} is also a folder here: set data.path, or start from another folder")
+    with hub.explained(wanted):
+        found = hub.find("dataset", name, revision)
+    try:
+        builder = _cached(name, subset, revision) if found is None else _builder(name, subset, found)
+        builder.download_and_prepare()
+        tables = from_object(builder.as_dataset(), origin=name)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises a dozen types, its dependencies more
+        raise UserError(f"{wanted} {_reason(error, found)}") from error
+    unasked = f"the Hub cannot be reached; {name} is read from the cache of this machine, commit {builder.hash}"
+    return tables, str(builder.hash), [unasked] if found is None else []
+
+
+def _builder(name: str, subset: str | None, found: Any) -> Any:
+    """Return the builder of a data set at the commit that was found, of files of that commit only."""
     import datasets
 
-    try:
-        loaded = datasets.load_dataset(name, subset, revision=revision)
-    except Exception as error:  # the library raises a dozen types, its dependencies more
-        wanted = f"data.hub={name}" + (f" data.subset={subset}" if subset else "")
+    script = f"{name.rsplit('/', 1)[-1]}.py"
+    if script in {file.rfilename for file in found.siblings}:
         raise UserError(
-            f"{wanted} at revision {revision} cannot be loaded ({type(error).__name__}: {_first_line(error)}); without "
-            "network, download its files and set data.path"
-        ) from error
-    return from_object(loaded, origin=name)
+            f"data.hub={name} is a program ({script}), and code from a download is never run; data.revision="
+            "refs/convert/parquet is its conversion to files, where the Hub has made one"
+        )
+    builder = datasets.load_dataset_builder(name, subset, revision=found.sha)
+    if builder.hash != found.sha:  # whatever goes wrong, `datasets` takes the latest commit of its cache instead
+        raise UserError(f"data.hub={name}: the files of commit {found.sha} cannot be fetched from the Hub")
+    own = f"hf://datasets/{name}@{found.sha}/"
+    files = [file for files in (builder.config.data_files or {}).values() for file in files]
+    if foreign := [file for file in files if not file.startswith(own)]:
+        raise UserError(f"data.hub={name} takes rows from {foreign[0]}, which the commit does not pin; it is not read")
+    return builder
+
+
+def _cached(name: str, subset: str | None, revision: str | None) -> Any:
+    """Return a builder over what `datasets` has cached: of the commit asked for, or of the latest where none is."""
+    from datasets.packaged_modules.cache.cache import Cache
+
+    own = {"repo_id": name, "dataset_name": name.rsplit("/", 1)[-1]}
+    latest = Cache(**own, config_name=subset, version="auto", hash="auto")
+    if revision in (None, "main"):
+        return latest
+    if not hub.is_commit(revision):
+        raise UserError(
+            f"data.revision={revision!r}: the Hub cannot be reached to say which commit that is; the latest one in the "
+            f"cache of this machine is {latest.hash}: set data.revision to it if it is meant"
+        )
+    return Cache(**own, config_name=latest.config.name, version=str(latest.config.version), hash=revision)
+
+
+def _reason(error: Exception, found: Any) -> str:
+    """Say in one sentence why a data set cannot be loaded."""
+    if found is None:
+        return (
+            f"cannot be fetched from the Hub, nor from the cache of this machine {hub.said(error)}; without network, "
+            "download its files and set data.path"
+        )
+    return hub.GATED if found.gated else f"cannot be loaded {hub.said(error)}"
 
 
 def from_object(data: Any, *, origin: str | None = None) -> dict[str, Table]:

@@ -176,7 +176,6 @@ def test_folder_names_what_it_did_not_read(tmp_path: Path) -> None:
         ({"path": "a.csv", "embedded": "b"}, "data.embedded and data.path are set together"),
         ({"path": "a.csv", "test": "b.csv"}, "data.test goes with data.train"),
         ({"path": "a.csv", "revision": "main"}, "data.revision goes with data.hub"),
-        ({"hub": "owner/name"}, "data.hub=owner/name needs data.revision"),
         ({"embedded": "customer_intent"}, "did you mean 'customer_intents'"),
     ],
 )
@@ -270,39 +269,6 @@ def test_lists_of_class_labels_are_names() -> None:
     assert corpus.task.labels == ("y", "z")
     assert corpus.splits["train"].targets.tolist() == [[0, 1], [1, 1], [0, 0]]
     assert corpus.splits["validation"].targets.tolist() == [[0, 0], [1, 1]]
-
-
-def test_hub_passes_the_revision_and_leaves_out_an_unlabelled_test_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
-    asked = []
-
-    def load_dataset(*arguments: Any, **options: Any) -> Any:
-        asked.append((arguments, options))
-        labelled = datasets.Dataset.from_list([{"text": f"t{n}", "label": n % 2} for n in range(6)], features=features)
-        hidden = datasets.Dataset.from_list([{"text": "t", "label": -1}], features=features)
-        return datasets.DatasetDict(train=labelled, validation=labelled, test=hidden)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    corpus = load_corpus(DataSettings(hub="owner/name", subset="en", revision="abc"))
-    assert asked == [(("owner/name", "en"), {"revision": "abc"})]
-    assert corpus.source == "owner/name @ abc"
-    assert list(corpus.splits) == ["train", "validation"]
-    assert "test: its 1 rows have no labels, so it is not used" in corpus.notes
-
-
-def test_hub_without_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        UserError, match=r"data\.hub=owner/name at revision abc cannot be loaded .*set data\.path"
-    ) as error:
-        load_corpus(DataSettings(hub="owner/name", revision="abc"))
-    assert "\n" not in str(error.value)
 
 
 def test_streaming_reads_no_further_than_its_chunk() -> None:

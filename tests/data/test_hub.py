@@ -1,0 +1,163 @@
+"""Data sets of the Hub: one commit, files only, and the cache when the Hub is gone; asked of a Hub on this machine."""
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from nlp_transfer.data import hub as hub_module
+from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.errors import UserError
+from nlp_transfer.settings import DataSettings
+from tests import hub as stand_in
+from tests.hub import COMMIT, TOKEN, Hub, at, serving
+
+ROWS = "text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(6))
+HIDDEN = "text,label\nhidden,\n"
+OTHER = "f" * 40
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "served"
+    folder.mkdir()
+    for name, content in {"train.csv": ROWS, "validation.csv": ROWS, "test.csv": HIDDEN}.items():
+        (folder / name).write_text(content)
+    with serving(folder, tmp_path / "cache", monkeypatch) as handler:
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", constants.ENDPOINT)
+        yield handler
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1", COMMIT])
+def test_whatever_the_revision_the_source_names_the_commit(hub, revision) -> None:
+    corpus = load_corpus(DataSettings(hub="acme/tiny", revision=revision))
+    assert corpus.source == f"acme/tiny @ {COMMIT}"
+    assert list(corpus.splits) == ["train", "validation"]
+    assert corpus.splits["train"].texts == [f"text {n}" for n in range(6)]
+    assert "test: its 1 rows have no labels, so it is not used" in corpus.notes
+    asked = [path for path in hub.seen if "acme/tiny" in path][1:]  # the first one asks for the commit
+    assert asked
+    assert all(COMMIT in path for path in asked)
+
+
+def test_a_commit_is_read_without_the_hub_once_it_was_read(hub, monkeypatch) -> None:
+    online = load_corpus(DataSettings(hub="acme/tiny"))
+    monkeypatch.setattr(stand_in, "COMMIT", OTHER)  # a new commit with other rows, which is now the latest
+    (hub.folder / "train.csv").write_text(ROWS + "more,a\n")
+    newer = load_corpus(DataSettings(hub="acme/tiny"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for revision, wanted in {None: newer, "main": newer, OTHER: newer, COMMIT: online}.items():
+        corpus = load_corpus(DataSettings(hub="acme/tiny", revision=revision))
+        assert (corpus.source, corpus.fingerprint) == (wanted.source, wanted.fingerprint)
+        commit = corpus.source.removeprefix("acme/tiny @ ")
+        assert f"the Hub cannot be reached; acme/tiny is read from the cache of this machine, commit {commit}" in (
+            corpus.notes
+        )
+    with pytest.raises(UserError, match=rf"data\.revision='v1'.*in the cache of this machine is {OTHER}"):
+        load_corpus(DataSettings(hub="acme/tiny", revision="v1"))
+    with pytest.raises(UserError, match=r"at revision '0000.*nor from the cache of this machine"):
+        load_corpus(DataSettings(hub="acme/tiny", revision="0" * 40))
+
+
+def test_another_commit_of_the_cache_is_not_taken_for_the_one_that_cannot_be_fetched(hub, monkeypatch) -> None:
+    load_corpus(DataSettings(hub="acme/tiny"))
+    monkeypatch.setattr(stand_in, "COMMIT", OTHER)
+    monkeypatch.setattr(hub, "answers", {f"acme/tiny/tree/{OTHER}": (403, "")})
+    with pytest.raises(UserError, match=rf"the files of commit {OTHER} cannot be fetched"):
+        load_corpus(DataSettings(hub="acme/tiny"))
+
+
+def test_a_data_set_that_is_a_program_is_refused(hub) -> None:
+    (hub.folder / "tiny.py").write_text("raise RuntimeError('ran')")
+    with pytest.raises(UserError, match=r"data\.hub=acme/tiny is a program \(tiny\.py\).*refs/convert/parquet"):
+        load_corpus(DataSettings(hub="acme/tiny"))
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "message"),
+    [
+        (f"hf://datasets/acme/tiny@{OTHER}/train.csv", f"takes rows from .*@{OTHER}.*, which the commit does not pin"),
+        (f"hf://datasets/acme/other@{COMMIT}/train.csv", "cannot be loaded"),
+        ("{folder}/outside.csv", "cannot be loaded"),
+    ],
+)
+def test_rows_from_outside_the_commit_are_refused(hub, tmp_path, elsewhere, message) -> None:
+    elsewhere = elsewhere.format(folder=tmp_path)
+    (tmp_path / "outside.csv").write_text(ROWS)
+    configure(hub.folder, default=elsewhere)
+    with pytest.raises(UserError, match=rf"data\.hub=acme/tiny {message}"):
+        load_corpus(DataSettings(hub="acme/tiny"))
+
+
+def configure(folder: Path, **files: str) -> None:
+    """Write a card that names a file for every configuration."""
+    configs = "".join(f"- config_name: {name}\n  data_files: {file}\n" for name, file in files.items())
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("acme/missing", {}, "acme/missing is no repository of the Hub that can be seen"),
+        ("acme/gated", {}, "acme/gated is gated: accept its terms on its page on the Hub"),
+        ("acme/down", {}, "cannot be fetched from the Hub, nor from the cache of this machine .*set data.path"),
+        ("acme/half", {}, "acme/half cannot be loaded"),
+        ("acme/tiny", {"revision": "nowhere"}, "at revision 'nowhere' has no such revision"),
+        ("acme/tiny", {"subset": "en"}, r"data\.subset=en cannot be loaded .*'en' not found.*'default'"),
+        ("a/b/c", {}, "is no valid Hub name"),
+        ("served", {}, "served is also a folder here"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_sentence_without_the_token(hub, monkeypatch, name, options, message) -> None:
+    monkeypatch.setattr(hub, "answers", hub.answers | {"half/tree": (403, "")})
+    started = time.monotonic()
+    with pytest.raises(UserError, match=message) as error:
+        load_corpus(DataSettings(hub=name, **options))
+    assert not [word for word in (TOKEN, "http", "\n") if word in str(error.value)]
+    assert time.monotonic() - started < 10
+
+
+def test_a_subset_is_one_of_the_authors(hub) -> None:
+    for name in ("en", "de"):
+        (hub.folder / name).mkdir()
+        (hub.folder / name / "train.csv").write_text(ROWS.replace("text ", f"{name} "))
+    configure(hub.folder, en="en/train.csv", de="de/train.csv")
+    corpus = load_corpus(DataSettings(hub="acme/tiny", subset="de"))
+    assert all(text.startswith("de ") for text in corpus.splits["train"].texts)
+    with pytest.raises(UserError, match=r"cannot be loaded .*\['en', 'de'\]"):
+        load_corpus(DataSettings(hub="acme/tiny"))
+
+
+CARD = """---
+dataset_info:
+  features: [{name: text, dtype: string}, {name: label, dtype: {class_label: {names: {'0': z, '1': y}}}}]
+---
+"""
+
+
+def test_integers_get_the_names_of_their_card(hub) -> None:
+    (hub.folder / "README.md").write_text(CARD)
+    for name, rows in {"train": "p,0\nq,1\n", "validation": "p,1\n", "test": "p,-1\nq,-1\n"}.items():
+        (hub.folder / f"{name}.csv").write_text(f"text,label\n{rows}")
+    corpus = load_corpus(DataSettings(hub="acme/tiny"))
+    assert [corpus.task.labels[target] for target in corpus.splits["train"].targets] == ["z", "y"]
+    assert "test: its 2 rows have no labels, so it is not used" in corpus.notes
+
+
+def test_a_silent_hub_does_not_hold_us(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(hub_module, "SECONDS", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        at(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, monkeypatch)
+        started = time.monotonic()
+        with pytest.raises(UserError, match="cannot be fetched"):
+            load_corpus(DataSettings(hub="acme/tiny"))
+    assert time.monotonic() - started < 10
