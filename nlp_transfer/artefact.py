@@ -10,11 +10,16 @@ import copy
 import dataclasses
 import json
 import shutil
+import textwrap
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
@@ -22,6 +27,7 @@ from nlp_transfer.encoder.anatomy import sample_rows
 from nlp_transfer.encoder.classifier import Classifier, forward
 from nlp_transfer.encoder.pooled import register_model
 from nlp_transfer.encoder.pooled_config import register_config
+from nlp_transfer.encoder.source import asked_code, check_layout, read_json, weight_files
 from nlp_transfer.errors import UserError
 
 RECORD = "nlp_transfer.json"
@@ -60,7 +66,13 @@ class Record:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Record:
-        """Read plain values back."""
+        """Read plain values back.
+
+        Raises:
+            KeyError, TypeError, ValueError: for anything that `to_json` of this version did not write.
+        """
+        if plain["format"] != FORMAT:
+            raise ValueError(f"format {plain['format']!r}, not {FORMAT}")
         values = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
         return cls(**values | {"task": Task.from_json(plain["task"]), "tokens": TokenSpec(**plain["tokens"])})
 
@@ -73,20 +85,33 @@ def save(classifier: Classifier, record: Record, folder: Path) -> Record:
 
     Returns:
         The record that was written: `merged` is false where merging was not possible.
+
+    Raises:
+        UserError: if the folder cannot be written.
     """
     making = folder.with_name(f".making-{folder.name}")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir(parents=True)
-    record = dataclasses.replace(record, merged=_save_weights(classifier, making, merge=record.merged))
-    tokenizer = copy.copy(classifier.tokenizer)
-    tokenizer.model_max_length = record.tokens.limit
-    tokenizer.truncation_side = record.tokens.truncation_side
-    tokenizer.save_pretrained(making)
-    (making / RECORD).write_text(json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    making.rename(folder)
+    try:
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        record = dataclasses.replace(record, merged=_save_weights(classifier, making, merge=record.merged))
+        _save_tokenizer(classifier, record, making)
+        written = json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n"
+        (making / RECORD).write_text(written, encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        making.rename(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(making, ignore_errors=True)
+        raise UserError(f"the model cannot be saved in {folder}: {error}") from error
     return record
+
+
+def _save_tokenizer(classifier: Classifier, record: Record, folder: Path) -> None:
+    tokenizer = copy.copy(classifier.tokenizer)
+    # What the encoder takes, also where fewer tokens were asked for: whoever adapts the model again is free to read on.
+    tokenizer.model_max_length = classifier.max_tokens
+    tokenizer.truncation_side = record.tokens.truncation_side
+    tokenizer.save_pretrained(folder)
 
 
 def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
@@ -134,26 +159,57 @@ def read_record(folder: Path) -> Record:
         raise UserError(f"{folder} holds no {RECORD}: give {known} made by `nlp-transfer adapt`")
     try:
         return Record.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); it was not written by this version"
+            f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or was written by another version"
         ) from error
 
 
 def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
-    """Return the model, in evaluation mode and float32, and the tokenizer of a saved folder."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    """Return the model, in evaluation mode and float32, and the tokenizer of a saved folder.
 
+    Raises:
+        UserError: naming the file, where one is missing, damaged or does not fit the others, and for a folder that
+            asks for code.
+    """
+    from transformers import AutoTokenizer
+
+    if asked := asked_code(folder):
+        file, entries = next(iter(asked.items()))
+        raise UserError(
+            f"{folder / file} asks to run code ({entries[0]}), which is never run from a saved model; if you trust it, "
+            "load the model with transformers itself"
+        )
     register_config()
     register_model()
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if record.merged:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype="float32", use_safetensors=True, trust_remote_code=False
-        )
-    else:
-        model = _load_adapter(folder, record)
+    _check_present(folder / "tokenizer_config.json")
+    with _damage_named(folder, "tokenizer.json, tokenizer_config.json"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.is_fast:
+        _check_present(folder / "tokenizer.json")  # without it some classes come with an empty vocabulary
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{folder / 'tokenizer_config.json'} names no padding token; the saved model is not whole")
+    model = _load_whole(folder) if record.merged else _load_adapter(folder, record)
     return model.eval(), tokenizer
+
+
+def _load_whole(folder: Path) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    check_layout(folder)
+    sharded = (folder / "model.safetensors.index.json").is_file()
+    _check_weights(weight_files(folder) if sharded else [folder / "model.safetensors"])
+    with _damage_named(folder, "config.json, model.safetensors"):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype="float32", use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    # The library makes up what is missing, and says so in a warning.
+    if odd := sorted([*info["missing_keys"], *info["unexpected_keys"]]):
+        raise UserError(
+            f"{folder}: model.safetensors and config.json do not fit; {len(odd)} parameters are in one alone, among "
+            f"them {odd[0]}"
+        )
+    return model
 
 
 def _load_adapter(folder: Path, record: Record) -> Any:
@@ -162,10 +218,43 @@ def _load_adapter(folder: Path, record: Record) -> Any:
     from nlp_transfer.encoder.classifier import load_classifier
     from nlp_transfer.settings import EncoderSettings
 
+    _check_present(folder / "adapter_config.json")
+    read_json(folder / "adapter_config.json")
+    _check_weights([folder / "adapter_model.safetensors"])  # where it is missing, PEFT takes a pickle
     if not record.base["sha256"]:
         raise UserError(f"{folder / RECORD} does not say which weights the adapter belongs to (base.sha256)")
     # A downloaded record is data: it must not decide that code is run.
     verified = {"sha256": record.base["sha256"], "revision": record.base["revision"], "trust_remote_code": False}
     base = EncoderSettings(**record.encoder | verified)
     classifier = load_classifier(base, record.task, head=record.head, seed=0)
-    return PeftModel.from_pretrained(classifier.model, str(folder))
+    with _damage_named(folder, "adapter_config.json, adapter_model.safetensors"), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        return PeftModel.from_pretrained(classifier.model, str(folder))
+
+
+def _check_present(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path} is missing; the saved model is not whole")
+
+
+def _check_weights(files: Iterable[Path]) -> None:
+    """Refuse a missing file and one whose length is not what its header says."""
+    for path in files:
+        _check_present(path)
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is damaged ({error}); the saved model is not whole") from error
+
+
+@contextmanager
+def _damage_named(folder: Path, files: str) -> Iterator[None]:
+    """Turn what the libraries say of files they cannot use into one sentence."""
+    try:
+        yield
+    except Exception as error:  # they say it in a dozen ways
+        said = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise UserError(
+            f"{folder} cannot be loaded: something in {files} is damaged ({type(error).__name__}: {said})"
+        ) from error
