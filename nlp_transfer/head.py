@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.preparation import Prepared
-from nlp_transfer.strategies.convex import Head, fit_head
+from nlp_transfer.strategies.convex import Head, fit_head, steadied
 
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
 
@@ -27,12 +30,62 @@ def solve_head(prepared: Prepared) -> Head:
     head = fit_to(prepared, features, intercept=_output(prepared).bias is not None)
     if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
         head = _without_other_layers(prepared, features, head)
+    if prepared.strategy.trains:
+        head = steadied(head, features)
     output = _output(prepared)
     with torch.no_grad():
         output.weight.copy_(torch.from_numpy(head.weight))
         if output.bias is not None:
             output.bias.copy_(torch.from_numpy(head.bias))
     return head
+
+
+@dataclass(frozen=True)
+class Units:
+    """The spread of a regression's training targets, in which gradient steps are taken.
+
+    One learning rate then fits targets of any size. Everything else keeps its targets: 0 and 1.
+    """
+
+    shift: float = 0.0
+    unit: float = 1.0
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> Units:
+        """Return the units of the training rows; without a bias in the output layer nothing can be shifted."""
+        train = prepared.corpus.splits["train"]
+        if prepared.corpus.task.problem != "regression":
+            return cls()
+        share = train.weights / train.weights.sum(dtype=np.float64)
+        mean = float(share @ train.targets) if _output(prepared).bias is not None else 0.0
+        return cls(mean, float(np.sqrt(share @ np.square(train.targets - mean))) or 1.0)
+
+    def targets(self, columns: Columns) -> Columns:
+        """Return the columns with their targets in these units."""
+        if self == Units():
+            return columns
+        return dataclasses.replace(columns, targets=((columns.targets - self.shift) / self.unit).astype(np.float32))
+
+    def logits(self, logits: np.ndarray) -> np.ndarray:
+        """Return outputs in these units in those of the data."""
+        return logits * self.unit + self.shift
+
+    def enter(self, prepared: Prepared) -> None:
+        """Make the output layer answer in these units."""
+        self._rescale(prepared, 1 / self.unit, -self.shift / self.unit)
+
+    def leave(self, prepared: Prepared) -> None:
+        """Make the output layer answer in those of the data again."""
+        self._rescale(prepared, self.unit, self.shift)
+
+    def _rescale(self, prepared: Prepared, factor: float, shift: float) -> None:
+        if self == Units():
+            return
+        output = _output(prepared)
+        with torch.no_grad():
+            output.weight.mul_(factor)
+            if output.bias is not None:
+                output.bias.mul_(factor).add_(shift)
 
 
 def _output(prepared: Prepared) -> Any:

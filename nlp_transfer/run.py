@@ -18,7 +18,7 @@ from nlp_transfer.data.sources import read_splits
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation import baselines, metrics
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
-from nlp_transfer.head import solve_head
+from nlp_transfer.head import Units, solve_head
 from nlp_transfer.launch import is_main
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.plan import render
@@ -165,13 +165,15 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
     step = Step(prepared.classifier.model, prepared.objective)
     if settings.training.compile:
         step.compile()
-    task, accelerator = prepared.corpus.task, prepared.accelerator
+    task, accelerator, units = prepared.corpus.task, prepared.accelerator, Units.of(prepared)
+    if strategy.solves_head:
+        units.enter(prepared)
     metric = metrics.selection_metric(task, settings.evaluation.metric)
     validation = prepared.corpus.splits["validation"]
     accelerator.init_trackers(settings.tracking.project, config=_flat(to_plain(settings)))
 
     def evaluate_now() -> dict[str, float]:
-        logits = prepared.logits(columns["validation"])
+        logits = units.logits(prepared.logits(columns["validation"]))
         return metrics.compute(task, logits, validation.targets, validation.weights)
 
     with screen.bar("training") as bar:
@@ -186,17 +188,19 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
             folder.log(split="validation", **values)
             accelerator.log({f"validation/{name}": v for name, v in values.items()}, step=int(values["step"]))
 
-        return fit(
+        trajectory = fit(
             accelerator,
             step,
             prepared.groups,
-            columns["train"],
+            units.targets(columns["train"]),
             padding=prepared.padding,
             settings=settings.training,
             seed=settings.seed,
             frozen=prepared.frozen_modules,
             watch=Watch(evaluate_now, metric, metrics.HIGHER_IS_BETTER[metric], on_step, on_evaluation),
         )
+    units.leave(prepared)
+    return trajectory
 
 
 def _measure(prepared: Prepared, screen: Screen) -> Report:

@@ -37,7 +37,7 @@ from nlp_transfer.settings import (
     TrainingSettings,
 )
 from nlp_transfer.strategies import Finetune
-from nlp_transfer.strategies.convex import fit_head
+from nlp_transfer.strategies.convex import fit_head, steadied
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import make_accelerator
 from nlp_transfer.training.loop import Watch, fit
@@ -55,7 +55,8 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     if train.targets.ndim != 1 or task.problem != "single_label":
         raise UserError(f"this script adapts to one label a row; the data is {task.problem}: change it below")
     split = "test" if "test" in corpus.splits else "validation"
-    classifier = load_classifier(encoder, task, head="pooled", seed=seed)
+    encoder = dataclasses.replace(encoder, head="pooled", layers="last")
+    classifier = load_classifier(encoder, task, head=encoder.head, seed=seed)
     tokenizer = classifier.tokenizer
     lengths = full_lengths(tokenizer, train.texts, train.pairs)
     spec = resolve_spec(TokenSettings(), lengths, limit=classifier.max_tokens, pair=task.pair)
@@ -89,6 +90,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     targets = torch.nn.functional.one_hot(torch.from_numpy(train.targets), task.outputs).float().numpy()
     features = run("train", "features")
     head = fit_head(features, targets, train.weights, loss="softmax", strata=train.targets, seed=seed)
+    head = steadied(head, features)
     layer: Any = next(reversed(output_layers(model).values()))
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(head.weight))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 import nlp_transfer
 from nlp_transfer.artefact import RECORD
 from nlp_transfer.config import compose, from_mapping
+from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.metrics import compute
+from nlp_transfer.head import solve_head
+from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt, evaluate
 from tests.encoder.families import tiny_encoder
 
@@ -232,6 +236,44 @@ def test_the_run_folder_repeats_the_run(home: Path, tmp_path: Path):
     assert evaluate(first.folder, trained, trained).rows[0] == first.report.rows[0]
 
 
+@pytest.mark.parametrize("strategy", ["finetune", "lora"])
+@pytest.mark.parametrize("head_first", [True, False])
+def test_the_unit_of_a_regression_does_not_change_its_training(
+    home: Path, tmp_path: Path, strategy: str, head_first: bool
+):
+    answers, losses = [], []
+    for shift, unit in ((0, 1), (5000, 200)):
+        data = data_for("regression")
+        for row in (row for split in data.values() for row in split):
+            row["label"] = shift + unit * row["label"]
+        values = {"strategy": strategy, "strategy.lr": 5e-3, "strategy.head_first": head_first}
+        run = adapt(settings_for(home, "regression", output=str(tmp_path / str(unit)), **values), data=data)
+        predictions = run.predict([row["text"] for row in data["test"]])
+        answers.append([(answer.label - shift) / unit for answer in predictions])
+        log = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in log if "loss" in line])
+    assert losses[0][0] < 2  # in units of the targets' spread
+    np.testing.assert_allclose(losses[1], losses[0], rtol=5e-3)
+    np.testing.assert_allclose(answers[1], answers[0], atol=5e-3)
+
+
+@pytest.mark.parametrize("problem", ["single_label", "regression"])
+def test_a_probe_reads_several_layers_or_the_one_that_is_clearly_better(home: Path, tmp_path: Path, problem: str):
+    data = data_for(problem)
+    settings = settings_for(home, problem, output=str(tmp_path), strategy="probe")
+    together = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
+    features = together.features("train")
+    width = together.classifier.model.config.encoder.hidden_size
+    assert together.classifier.model.config.layers == [1, 2]
+    assert features.shape[1] == 2 * width
+    features[:, width:] = np.random.default_rng(0).normal(size=(len(features), width)) * 10 * features.std()
+    with patch.object(together, "features", lambda split: features):  # the last layer knows nothing
+        solve_head(together)
+    assert together.classifier.model.config.layers == [1]
+    assert together.classifier.model.classifier.weight.shape[1] == width
+    assert together.logits(together.columns["test"]).shape[1] == together.corpus.task.outputs
+
+
 def test_frozen_parameters_stay_bit_identical(home: Path, tmp_path: Path):
     values = {"strategy": "finetune", "strategy.freeze_layers": 1, "encoder.head": "native"}
     run = adapt(settings_for(home, output=str(tmp_path), **values), data=data_for("single_label"))
@@ -253,7 +295,10 @@ def test_frozen_parameters_stay_bit_identical(home: Path, tmp_path: Path):
         ({"strategy": "lora", "strategy.rank": 0}, "rank"),
         ({"strategy": "adapter", "strategy.peft_type": "IA33"}, "did you mean 'IA3'"),
         ({"strategy": "lora", "strategy.peft": {"rr": 1}}, "not a field of LoraConfig"),
+        ({"strategy": "lora", "strategy.peft_type": "IA3"}, "strategy=adapter"),
         ({"strategy": "probe", "strategy.solver": "sgd"}, "strategy.solver"),
+        ({"strategy": "probe", "encoder.hidden": 8}, "'dense.weight' of the pooled head random"),
+        ({"strategy": "finetune", "encoder.head": "native", "encoder.pooling": "max"}, "encoder.pooling belongs to"),
         ({"training.schedule": "liner"}, "did you mean 'linear'"),
         ({"training.precision": "fp17"}, "precision"),
         ({"training.batch_size": 0}, "batch_size"),

@@ -29,7 +29,7 @@ class Adapter:
         merge: write the adapter into the saved model's weights where the method allows it.
     """
 
-    peft_type: str = "LORA"
+    peft_type: str = "IA3"
     peft: dict[str, Any] | None = None
     lr: float | None = None
     head_lr: float | None = None
@@ -123,6 +123,7 @@ class Lora(Adapter):
         layers: indices of the layers to adapt; None: all.
     """
 
+    peft_type: str = "LORA"
     rank: int = 16
     alpha: float = 32
     dropout: float = 0.05
@@ -135,8 +136,10 @@ class Lora(Adapter):
         """Return LoRA's fields; `peft` still wins.
 
         Raises:
-            UserError: for a rank below 1 or a layer the encoder does not have.
+            UserError: for another method, a rank below 1 or a layer the encoder does not have.
         """
+        if self.peft_type.upper() != "LORA":
+            raise UserError(f"strategy=lora is LORA; for {self.peft_type} set strategy=adapter")
         if self.rank < 1:
             raise UserError(f"strategy.rank={self.rank} must be at least 1")
         values: dict[str, Any] = {

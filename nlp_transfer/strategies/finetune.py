@@ -112,12 +112,13 @@ def _level_name(level: int, layers: int) -> str:
 
 
 def _reinitialise(classifier: Classifier, *, above: int) -> None:
-    """Give every module of the layers above a depth the model's own random initialisation."""
+    """Give every module of the layers above a depth the encoder's own random initialisation."""
     depth = classifier.anatomy.depth
+    encoder = getattr(classifier.model, classifier.anatomy.base)  # under our own head the model knows other rules
     for prefix, module in classifier.model.named_modules():
         own = [f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)]
         if own and all(above < depth[name] <= classifier.anatomy.layers for name in own):
             for parameter in module.parameters(recurse=False):
                 parameter._is_hf_initialized = False  # or transformers leaves it alone
             module._is_hf_initialized = False
-            classifier.model._init_weights(module)
+            encoder._init_weights(module)

@@ -21,7 +21,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.inference import to_device
-from nlp_transfer.training.optimizer import MovingAverage, build_optimizer, load_parameters, set_rates
+from nlp_transfer.training.optimizer import MovingAverage, awake, build_optimizer, load_parameters, set_rates
 
 Metrics = dict[str, float]
 # What a forward and backward pass costs beside its tokens, counted in tokens: launching kernels. A GPU computes
@@ -114,7 +114,7 @@ def fit(
         )
         if index == 0:
             check_gradients(step)
-        norm = accelerator.clip_grad_norm_(parameters.values(), settings.max_grad_norm or math.inf)
+        norm = accelerator.clip_grad_norm_(awake(optimizer), settings.max_grad_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad()
         if average:

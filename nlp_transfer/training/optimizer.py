@@ -39,6 +39,22 @@ def set_rates(optimizer: torch.optim.Optimizer, settings: TrainingSettings, prog
         group["lr"] = group["peak"] * share
 
 
+def awake(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Return the parameters whose rate is above zero; the others lose their gradients.
+
+    A sleeping group is not trained yet: its gradients must not use up the norm that others are clipped to, nor start
+    the optimizer's moments.
+    """
+    learning: list[nn.Parameter] = []
+    for group in optimizer.param_groups:
+        if group["lr"] > 0:
+            learning += group["params"]
+        else:
+            for parameter in group["params"]:
+                parameter.grad = None
+    return learning
+
+
 class MovingAverage:
     """Exponential moving average of the trainable parameters.
 

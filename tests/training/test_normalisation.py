@@ -17,8 +17,10 @@ from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.settings import EncoderSettings, TokenSettings, TrainingSettings
+from nlp_transfer.strategies import Group
 from nlp_transfer.training.inference import to_device
 from nlp_transfer.training.loop import _accumulate, _rank_batches
+from nlp_transfer.training.optimizer import awake, build_optimizer, set_rates
 from tests.encoder.families import TEXTS, tiny_encoder
 
 ROOT = Path(__file__).parent.parent.parent
@@ -170,3 +172,17 @@ class _Alone:
 
 if __name__ == "__main__":
     _two_processes(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+
+
+def test_a_sleeping_group_neither_moves_nor_takes_from_the_norm():
+    asleep, busy = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    groups = [Group("top", {"busy": busy}, 0.1), Group("bottom", {"asleep": asleep}, 0.1, wake=0.5)]
+    optimizer = build_optimizer(groups, TrainingSettings())
+    set_rates(optimizer, TrainingSettings(), 0.25)
+    busy.grad, asleep.grad = torch.full((3,), 0.1), torch.full((3,), 1e6)
+    norm = torch.nn.utils.clip_grad_norm_(awake(optimizer), 1.0)
+    optimizer.step()
+    assert float(norm) == pytest.approx(0.1 * 3**0.5)
+    assert torch.equal(asleep, torch.ones(3))
+    assert asleep not in optimizer.state  # its moments begin when it wakes
+    assert not torch.equal(busy, torch.ones(3))
