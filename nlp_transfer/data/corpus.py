@@ -129,7 +129,7 @@ def read_examples(
         raise UserError(f"{table.origin}: the model takes {expected}")
     rows = {split: rows_of(table, roles, settings, split=split, problem=task.problem, notes=notes)}
     _settle_unseen(rows, task.labels, settings, notes)
-    return _examples(rows[split], task, weighted=False), notes
+    return _examples(rows[split], task, split=split), notes
 
 
 def _check(settings: DataSettings) -> None:
@@ -193,21 +193,32 @@ def _limit(rows: dict[str, Rows], problem: str, settings: DataSettings, seed: in
 
 def _encoded(rows: Mapping[str, Rows], task: Task, settings: DataSettings) -> tuple[Task, dict[str, Examples]]:
     """Encode all splits, with class weights from the training rows."""
-    plain = {split: _examples(part, task, weighted=False) for split, part in rows.items()}
+    plain = {split: _examples(part, task, split=split) for split, part in rows.items()}
     weights = class_weights(settings.class_weights, plain["train"].targets, task)
     if weights is None:
         return task, plain
     task = Task(problem=task.problem, labels=task.labels, pair=task.pair, class_weights=weights)
-    return task, plain | {"train": _examples(rows["train"], task, weighted=True)}
+    return task, plain | {"train": _examples(rows["train"], task, split="train", weighted=True)}
 
 
-def _examples(rows: Rows, task: Task, *, weighted: bool) -> Examples:
-    """Encode one split."""
+def _examples(rows: Rows, task: Task, *, split: str, weighted: bool = False) -> Examples:
+    """Encode one split.
+
+    Raises:
+        UserError: for weights of which nothing can be averaged.
+    """
     targets = task.encode(rows.labels, rows.where)
     weights = np.asarray(rows.weights, dtype=np.float32)
-    if weighted and task.problem != "multi_label":
-        by_label = np.asarray(task.class_weights, dtype=np.float32)
-        weights = weights * (by_label[targets] if targets.ndim == 1 else targets @ by_label)
+    with np.errstate(over="ignore"):
+        if weighted and task.problem != "multi_label":
+            by_label = np.asarray(task.class_weights, dtype=np.float32)
+            weights = weights * (by_label[targets] if targets.ndim == 1 else targets @ by_label)
+        total = weights.sum()
+    if not 0 < total < np.inf:
+        raise UserError(
+            f"{split}: the weights of its {len(rows):,} rows sum to {total:g}, by which nothing can be divided; mend "
+            "the weight column, or set data.columns.weight=''"
+        )
     return Examples(rows.texts, rows.pairs, targets, weights, rows.ids, rows.domains)
 
 

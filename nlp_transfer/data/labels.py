@@ -21,6 +21,7 @@ Where = Callable[[int], str]
 
 PROBLEMS = ("single_label", "multi_label", "ordinal", "regression")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+LARGEST = 3.4028234663852886e38  # of float32
 _SHOWN = 5
 _REGRESSION_VALUES = 20  # more distinct fractional numbers than this are a measurement, not classes
 _SUM_TOLERANCE = 1e-3
@@ -54,6 +55,12 @@ def name_of(value: Any) -> str | None:
 
 
 def number_of(value: Any) -> float | None:
+    """Return a cell as a number that float32, in which it will be computed with, can hold, or None for what is none."""
+    number = _finite(value)
+    return None if number is None or abs(number) > LARGEST else number
+
+
+def _finite(value: Any) -> float | None:
     """Return a cell as a finite number, or None for what is none."""
     if isinstance(value, str):
         value = float(value) if is_number(value) else math.nan
@@ -99,7 +106,7 @@ def resolve_problem(
     present = [value for value in values if not is_missing(value)]
     if present and isinstance(present[0], list | tuple):
         return "multi_label", None
-    numbers = [number_of(value) for value in present]
+    numbers = [_finite(value) for value in present]
     if None not in numbers and any(number % 1 for number in numbers if number is not None):
         distinct = len(set(numbers))
         if distinct > _REGRESSION_VALUES:
@@ -183,8 +190,8 @@ def _number(value: Any, where: Where, row: int) -> float:
     number = number_of(value)
     if number is None:
         raise UserError(
-            f"{where(row)}: {str(value)[:40]!r} is no finite number, which data.problem=regression needs; decimals are "
-            "written with a point"
+            f"{where(row)}: {str(value)[:40]!r} is no number up to {LARGEST:.1e}, which data.problem=regression needs; "
+            "decimals are written with a point"
         )
     return number
 
