@@ -6,7 +6,7 @@ of transformers by its call only; it knows no labels and no batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +127,7 @@ def resolve_spec(settings: TokenSettings, lengths: np.ndarray, *, limit: int, pa
 
 def full_lengths(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
     """Return every row's length in tokens with nothing cut, int64 (rows,)."""
-    lengths = [len(ids) for call in _calls(tokenizer, texts, pairs) for ids in call["input_ids"]]
+    lengths = [len(ids) for ids, _ in _whole(tokenizer, texts, pairs)]
     return np.asarray(lengths, dtype=np.int64)
 
 
@@ -136,7 +136,8 @@ def encode(
 ) -> Tokens:
     """Encode rows, cutting or windowing only those longer than `max_length` tokens.
 
-    A special token written in a text ("[SEP]", "<s>") is text, not a special token.
+    A special token written in a text ("[SEP]", "<s>") is text, not a special token. Every row has a token, also an
+    empty text under a tokenizer that adds none.
     """
     sequences: list[list[int]] = []
     types: list[list[int]] = []
@@ -148,23 +149,20 @@ def encode(
     repeated = spec.overlap + tokenizer.num_special_tokens_to_add(pairs is not None)  # of every window but the first
     typed = "token_type_ids" in tokenizer.model_input_names
     tokenizer.truncation_side = spec.truncation_side
-    row = 0
-    for call in _calls(tokenizer, texts, pairs):
-        for index, ids in enumerate(call["input_ids"]):
-            if len(ids) <= max_length:
-                kept, kept_types = [ids], [call["token_type_ids"][index]] if typed else []
-            else:
-                kept, kept_types = _shorten(
-                    tokenizer, texts[row], None if pairs is None else pairs[row], spec, max_length, typed
-                )
-            sequences += kept
-            types += kept_types
-            windows.append(len(kept))
-            full.append(len(ids))
-            whole = spec.chunk and (spec.max_windows is None or len(kept) < spec.max_windows)
-            read = len(ids) if whole else sum(map(len, kept)) - (len(kept) - 1) * repeated
-            cut.append(max(0, len(ids) - read))
-            row += 1
+    for row, (ids, ids_types) in enumerate(_whole(tokenizer, texts, pairs)):
+        if len(ids) <= max_length:
+            kept, kept_types = [ids], [ids_types] if typed else []
+        else:
+            kept, kept_types = _shorten(
+                tokenizer, texts[row], None if pairs is None else pairs[row], spec, max_length, typed
+            )
+        sequences += kept
+        types += kept_types
+        windows.append(len(kept))
+        full.append(len(ids))
+        whole = spec.chunk and (spec.max_windows is None or len(kept) < spec.max_windows)
+        read = len(ids) if whole else sum(map(len, kept)) - (len(kept) - 1) * repeated
+        cut.append(max(0, len(ids) - read))
     offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in sequences], dtype=np.int64)]).astype(np.int64)
     return Tokens(
         ids=np.fromiter((token for ids in sequences for token in ids), dtype=np.int32, count=int(offsets[-1])),
@@ -176,20 +174,26 @@ def encode(
     )
 
 
-def _calls(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None) -> Any:
-    """Yield the tokenizer's answer for slices of the rows, nothing cut."""
+def _whole(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the ids of every row, nothing cut, and their types, which are empty where the encoder takes none."""
+    typed = "token_type_ids" in tokenizer.model_input_names
+    # No encoder takes a row without a token; the end of a text is the one that says nothing.
+    end = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     for start in range(0, len(texts), _ROWS_PER_CALL):
         stop = start + _ROWS_PER_CALL
-        yield tokenizer(
+        call = tokenizer(
             list(texts[start:stop]),
             list(pairs[start:stop]) if pairs is not None else None,
             truncation=False,
             padding=False,
             return_attention_mask=False,
-            return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
+            return_token_type_ids=typed,
             split_special_tokens=True,
             verbose=False,
         )
+        for index, ids in enumerate(call["input_ids"]):
+            types = call["token_type_ids"][index] if typed else []
+            yield (ids, types) if ids else ([end], [0] if typed else [])
 
 
 def _shorten(

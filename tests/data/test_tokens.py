@@ -73,6 +73,29 @@ def test_a_pair_whose_other_text_alone_is_too_long_is_refused():
         encode(tokenizer, ["refund"], [LONG], spec, max_length=16)
 
 
+@pytest.mark.parametrize("style", ["decoder", "llama", "wordpiece"])
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("long", ["truncate", "chunk"])
+def test_an_empty_text_has_a_token(style: str, paired: bool, long: str):
+    """GPT-2 and its kin add no special tokens; the rows in between stay what they are."""
+    tokenizer = tiny_tokenizer(style)
+    texts = ["", "refund", "", LONG, ""]
+    pairs = ["", "card", "", "refund", ""] if paired else None
+    knobs = {"long": long, "max_length": 16, "pair_truncation": "only_first"}
+    spec = spec_for(tokenizer, texts, pairs, **knobs)
+    tokens = encode(tokenizer, texts, pairs, spec, max_length=16)
+    assert full_lengths(tokenizer, texts, pairs).tolist() == tokens.full.tolist()
+    assert tokens.longest.min() > 0
+    wanted = tokenizer([""], [""] if paired else None)["input_ids"][0] or [tokenizer.eos_token_id]
+    for example in (0, 2, 4):
+        start, stop = tokens.offsets[tokens.first[example]], tokens.offsets[tokens.first[example] + 1]
+        assert tokens.ids[start:stop].tolist() == wanted
+    assert tokens.windows[[0, 2, 4]].tolist() == [1, 1, 1]
+    assert tokens.cut[[0, 1, 2, 4]].tolist() == [0, 0, 0, 0]
+    if tokens.types is not None:
+        assert len(tokens.types) == len(tokens.ids)
+
+
 def test_special_tokens_in_a_text_are_text():
     tokenizer = tiny_tokenizer("wordpiece")
     spec = spec_for(tokenizer, ["a"], limit=64, max_length=64)
