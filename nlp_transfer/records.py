@@ -6,6 +6,8 @@ import json
 import math
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -49,18 +51,37 @@ class RunFolder:
         path = Path(settings.output) / f"{settings.name}-{config.run_id(settings)}"
         folder = cls(path, corpus.fingerprint)
         if folder.is_finished and not settings.overwrite:
-            before = folder.result()["data"]["fingerprint"]
-            if before != corpus.fingerprint:
-                raise UserError(
-                    f"{path} was made from other data than {corpus.source} holds now (fingerprint {before[:8]}, "
-                    f"now {corpus.fingerprint[:8]}); overwrite=true replaces it, name=... keeps both"
-                )
+            folder._check("data", "fingerprint", corpus.fingerprint, f"other data than {corpus.source} holds")
         return folder
 
     @property
     def is_finished(self) -> bool:
         """Whether the run ended and its model was saved."""
-        return (self.path / "metrics.json").is_file()
+        with self._reached():
+            return (self.path / "metrics.json").is_file()
+
+    def check_encoder(self, sha256: str) -> None:
+        """Refuse to read a finished run back for an encoder that has other weights now.
+
+        Args:
+            sha256: of the weights that the name in the settings stands for now.
+
+        Raises:
+            UserError: if the run was made from other weights.
+        """
+        self._check("encoder", "sha256", sha256, "other encoder weights than the same name stands for")
+
+    def _check(self, part: str, key: str, now: str, difference: str) -> None:
+        """Refuse a finished run that was made from something else than there is now."""
+        try:
+            before = str(self.result()[part][key])
+        except (KeyError, TypeError):
+            raise UserError(f"{self.path / 'metrics.json'} lacks {part}.{key}; overwrite=true does it again") from None
+        if before != now:
+            raise UserError(
+                f"{self.path} was made from {difference} now ({key} {before[:8]}, now {now[:8]}); overwrite=true "
+                "replaces it, name=... keeps both"
+            )
 
     @property
     def model(self) -> Path:
@@ -71,32 +92,43 @@ class RunFolder:
         """Write what the run is; figures of an earlier run in the same folder are taken away first.
 
         Raises:
-            UserError: if there can be no such folder.
+            UserError: if there can be no such folder, or nothing can be written there.
         """
         if not is_main():
             return
-        try:
+        with self._reached():
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"the run folder {self.path} cannot be made: {error.strerror}; set output=...") from error
-        (self.path / "metrics.json").unlink(missing_ok=True)
-        shutil.rmtree(self.model, ignore_errors=True)
-        (self.path / "metrics.jsonl").unlink(missing_ok=True)
-        (self.path / "config.yaml").write_text(config.to_yaml(settings), encoding="utf-8")
-        self._write("plan.json", plan.to_json())
-        self._write("environment.json", environment())
+            (self.path / "metrics.json").unlink(missing_ok=True)
+            shutil.rmtree(self.model, ignore_errors=True)
+            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+            (self.path / "config.yaml").write_text(config.to_yaml(settings), encoding="utf-8")
+            self._write("plan.json", plan.to_json())
+            self._write("environment.json", environment())
 
     def log(self, **values: Any) -> None:
-        """Add one line to metrics.jsonl."""
+        """Add one line to metrics.jsonl.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
         if is_main():
-            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+            with self._reached(), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({name: _finite(value) for name, value in values.items()}) + "\n")
 
     def finish(self, report: Report, **more: Any) -> None:
-        """Write the figures; the run counts as finished from here on."""
+        """Write the figures; the run counts as finished from here on.
+
+        Args:
+            report: the figures.
+            more: what they hang on, by name; `data` with its `fingerprint` and `encoder` with its `sha256` among them.
+
+        Raises:
+            UserError: if they cannot be written.
+        """
         if is_main():
-            making = self._write(".making-metrics.json", {"report": report.to_json(), **more})
-            making.rename(self.path / "metrics.json")
+            with self._reached():
+                making = self._write(".making-metrics.json", {"report": report.to_json(), **more})
+                making.rename(self.path / "metrics.json")
 
     def result(self) -> dict[str, Any]:
         """Return what `finish` wrote.
@@ -109,6 +141,16 @@ class RunFolder:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}); overwrite=true does the run again") from error
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turn what the file system refuses into one sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"the run folder {self.path} cannot be used: {error.strerror}; make room or set output=..."
+            ) from error
 
     def _write(self, name: str, plain: dict[str, Any]) -> Path:
         path = self.path / name

@@ -1,0 +1,75 @@
+"""The run folder: when a finished run may be read back, and what is said where it cannot be written."""
+
+import resource
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nlp_transfer.config import compose
+from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.errors import UserError
+from nlp_transfer.records import RunFolder
+
+STUB: Any = SimpleNamespace(to_json=dict)  # a plan or a report of which only this is asked
+DIGEST = "ab" * 32
+
+
+def run_folder(output: Path, *more: str) -> RunFolder:
+    settings = compose(None, [f"output={output}", *more])
+    return RunFolder.of(settings, load_corpus(settings.data))
+
+
+def finished(output: Path, **more: Any) -> RunFolder:
+    folder = run_folder(output)
+    folder.begin(compose(None, [f"output={output}"]), STUB)
+    folder.finish(STUB, **{"data": {"fingerprint": folder.fingerprint}, "encoder": {"sha256": DIGEST}} | more)
+    return folder
+
+
+def test_a_run_over_other_encoder_weights_is_not_read_back(tmp_path):
+    folder = finished(tmp_path)
+    assert folder.is_finished
+    folder.check_encoder(DIGEST)
+    with pytest.raises(UserError, match=r"other encoder weights .*sha256 abababab, now cdcdcdcd.*overwrite=true"):
+        folder.check_encoder("cd" * 32)
+
+
+def test_a_run_over_other_data_is_not_read_back(tmp_path):
+    finished(tmp_path, data={"fingerprint": "0" * 64})
+    with pytest.raises(UserError, match=r"other data than customer_intents .*fingerprint 00000000, now .*overwrite"):
+        run_folder(tmp_path)
+    assert run_folder(tmp_path, "overwrite=true").is_finished
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"data": []}', '{"data": {}}'])
+def test_figures_that_cannot_be_read_are_named(tmp_path, content):
+    (finished(tmp_path).path / "metrics.json").write_text(content)
+    with pytest.raises(UserError, match=r"metrics\.json .*overwrite=true does"):
+        run_folder(tmp_path)
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    folder = run_folder(tmp_path / "file")
+    with pytest.raises(UserError, match=rf"the run folder {folder.path} cannot be used: Not a directory"):
+        folder.begin(compose(None, []), STUB)
+    with pytest.raises(UserError, match="cannot be used: File name too long"):
+        run_folder(tmp_path, f"name={'x' * 300}")
+
+
+def test_a_full_disk_is_said(tmp_path):
+    folder = finished(tmp_path)
+    (folder.path / "metrics.json").unlink()
+    folder.log(step=1)
+    settings = compose(None, [f"output={tmp_path}"])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5, before[1]))  # as if there were no room left
+    try:
+        for write in (lambda: folder.log(step=2), lambda: folder.finish(STUB), lambda: folder.begin(settings, STUB)):
+            with pytest.raises(UserError, match=rf"the run folder {folder.path} cannot be used"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not folder.is_finished
