@@ -87,8 +87,10 @@ def save(classifier: Classifier, record: Record, folder: Path) -> Record:
         The record that was written: `merged` is false where merging was not possible.
 
     Raises:
-        UserError: if the folder cannot be written.
+        UserError: if the folder cannot be written, or is something else than a saved model, which would be replaced.
     """
+    if folder.exists() and not (folder / RECORD).is_file():
+        raise UserError(f"{folder} exists and is no saved model; nothing is written over it")
     making = folder.with_name(f".making-{folder.name}")
     try:
         shutil.rmtree(making, ignore_errors=True)
@@ -157,9 +159,10 @@ def read_record(folder: Path) -> Record:
     if not path.is_file():
         known = "a run folder (runs/...) or its model/ folder"
         raise UserError(f"{folder} holds no {RECORD}: give {known} made by `nlp-transfer adapt`")
+    content = read_json(path)
     try:
-        return Record.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        return Record.from_json(content)
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or was written by another version"
         ) from error
@@ -190,6 +193,11 @@ def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
     if tokenizer.pad_token_id is None:
         raise UserError(f"{folder / 'tokenizer_config.json'} names no padding token; the saved model is not whole")
     model = _load_whole(folder) if record.merged else _load_adapter(folder, record)
+    if model.config.num_labels != record.task.outputs:
+        raise UserError(
+            f"{folder}: the model has {model.config.num_labels} outputs, the task in {RECORD} {record.task.outputs}; "
+            "the files do not belong together"
+        )
     return model.eval(), tokenizer
 
 

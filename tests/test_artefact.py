@@ -191,6 +191,24 @@ def test_the_record_of_another_format_is_refused(copied):
         read_record(folder)
 
 
+def test_files_of_two_models_are_told_apart(copied):
+    folder = copied("native")
+    content = json.loads((folder / RECORD).read_text())
+    content["task"]["labels"].append("more")
+    (folder / RECORD).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"2 outputs, the task in {RECORD} 3"):
+        load(folder)
+
+
+def test_a_folder_that_is_no_saved_model_is_not_replaced(encoder, tmp_path):
+    classifier = load_classifier(EncoderSettings(name=str(encoder)), TASK, head="native", seed=0)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="is no saved model; nothing is written over"):
+        save(classifier, record_of(classifier), tmp_path / "model")
+    assert (tmp_path / "model" / "thesis.txt").is_file()
+
+
 @pytest.mark.parametrize("chunk", [False, True])
 def test_a_model_adapted_again_is_not_held_to_the_length_of_the_first_time(encoder, tmp_path, chunk):
     classifier = load_classifier(EncoderSettings(name=str(encoder)), TASK, head="native", seed=0)
