@@ -35,8 +35,11 @@ def from_parquet(path: Path, origin: str) -> Table:
         rows = pyarrow.parquet.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{origin} cannot be read as Parquet: {_first_line(error)}") from error
-    written = json.loads((rows.schema.metadata or {}).get(b"huggingface", b"{}"))
-    return _from_arrow(rows, written.get("info", {}).get("features") or {}, origin)
+    try:
+        features = json.loads((rows.schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):  # not written by `datasets`
+        features = {}
+    return _from_arrow(rows, features, origin)
 
 
 def from_hub(name: str, subset: str | None, revision: str | None) -> tuple[dict[str, Table], str, list[str]]:

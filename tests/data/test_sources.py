@@ -241,6 +241,18 @@ def test_soft_labels_survive_parquet(tmp_path: Path) -> None:
     assert corpus.fingerprint == load_corpus(DataSettings(), data={"train": rows, "validation": rows}).fingerprint
 
 
+@pytest.mark.parametrize(
+    "written", [b"", b"{", b"[]", b"{}", b'{"info": null}', b'{"info": {"features": [1]}}', b"\xff"]
+)
+def test_a_parquet_file_whose_features_cannot_be_read_has_none(written: bytes, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    table = pa.Table.from_pylist(SPLITS["train"]).replace_schema_metadata({"huggingface": written})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    assert read_rows(tmp_path / "rows.parquet", DataSettings()).columns["label"] == list("abababab")
+
+
 def test_what_pandas_calls_missing_is_missing() -> None:
     import pandas as pd
 
@@ -285,7 +297,7 @@ def test_streaming_reads_no_further_than_its_chunk() -> None:
 def test_streaming_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(b"text;label\n1;2\n3\n"))
     monkeypatch.setattr(sys, "stdin", stream)
-    with pytest.raises(UserError, match="<stdin>:3: 1 cells"):
+    with pytest.raises(UserError, match="standard input:3: 1 cells"):
         list(stream_rows("-", format="csv", delimiter=";"))
     with pytest.raises(UserError, match="open it in binary mode"):
         next(stream_rows(io.StringIO("text\n"), format="csv"))  # type: ignore[arg-type]
