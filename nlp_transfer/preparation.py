@@ -19,7 +19,7 @@ from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.data.tokens import Tokens, TokenSpec
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
 from nlp_transfer.encoder.heads import suggested_pooling
-from nlp_transfer.encoder.source import locate
+from nlp_transfer.encoder.source import Source, locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.objectives.objective import Objective
@@ -101,8 +101,10 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     selection_metric(corpus.task, settings.evaluation.metric)
     strategy: Strategy = settings.strategy
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
-    settings = dataclasses.replace(settings, encoder=resolve_encoder(settings.encoder, strategy))
-    classifier = load_classifier(settings.encoder, corpus.task, head=settings.encoder.head, seed=settings.seed)
+    source = locate(settings.encoder)
+    encoder = resolve_encoder(settings.encoder, strategy, source)
+    settings = dataclasses.replace(settings, encoder=encoder)
+    classifier = load_classifier(encoder, corpus.task, head=encoder.head, seed=settings.seed, source=source)
     columns, spec = encode_splits(settings, corpus, classifier)
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
@@ -129,7 +131,7 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     return prepared
 
 
-def resolve_encoder(encoder: EncoderSettings, strategy: Strategy) -> EncoderSettings:
+def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source) -> EncoderSettings:
     """Return the settings with a head and layers where the recipe leaves them open.
 
     A sentence encoder says how its token vectors become one; there, and wherever the encoder stays frozen, pooled token
@@ -142,7 +144,7 @@ def resolve_encoder(encoder: EncoderSettings, strategy: Strategy) -> EncoderSett
     asked = [key for key in ("pooling", "layers", "combine", "hidden") if getattr(encoder, key) != _OPEN[key]]
     head = encoder.head
     if head == "auto":
-        pooling = suggested_pooling(locate(encoder).folder)
+        pooling = suggested_pooling(source.folder)
         head = "pooled" if strategy.frozen or asked or pooling not in (None, "cls") else "native"
     elif head == "native" and asked:
         raise UserError(f"encoder.{asked[0]} belongs to encoder.head=pooled; with head=native it would mean nothing")
@@ -217,7 +219,7 @@ def _plan(
         origin=source.origin,
         sha256=source.sha256,
         layers=classifier.anatomy.layers,
-        head=f"{classifier.head} head",
+        head=head_words(classifier),
         strategy=to_plain(settings)["strategy"]["name"],
         trainable=sum(p.numel() for p in trainable(classifier).values()),
         parameters=sum(p.numel() for p in classifier.model.parameters()),
@@ -229,6 +231,15 @@ def _plan(
         device=accelerator.device.type,
         processes=accelerator.num_processes,
     )
+
+
+def head_words(classifier: Classifier) -> str:
+    """Return which head a classifier has and what it reads."""
+    config = classifier.model.config
+    if classifier.head == "native":
+        return "native head"
+    places = "the last layer" if config.layers == [-1] else f"layers {', '.join(map(str, config.layers))}"
+    return f"pooled head ({config.pooling} over {places})"
 
 
 def balance(corpus: Corpus, examples: Examples) -> dict[str, int]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import artefact
-from nlp_transfer.config import to_plain
+from nlp_transfer import artefact, tracking
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Examples, load_corpus, read_examples
 from nlp_transfer.data.sources import read_splits
@@ -22,7 +20,7 @@ from nlp_transfer.head import Units, solve_head
 from nlp_transfer.launch import is_main
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.plan import render
-from nlp_transfer.preparation import Prepared, prepare, with_features
+from nlp_transfer.preparation import Prepared, head_words, prepare, with_features
 from nlp_transfer.records import RunFolder
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.strategies.base import ALL_FROZEN
@@ -82,6 +80,7 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
     render(prepared.plan, screen.console)
     folder.begin(settings, prepared.plan)
     prepared.accelerator.wait_for_everyone()
+    tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()
     trajectory = _train(prepared, folder, screen)
     seconds = time.monotonic() - started
@@ -99,8 +98,7 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
         kept_step=trajectory.kept_step,
         seconds=round(seconds, 3),
     )
-    for tracker in prepared.accelerator.trackers:
-        tracker.finish()
+    tracking.finish(prepared.accelerator, report, trajectory.steps)
     prepared.accelerator.wait_for_everyone()
     return Run(folder.path, report)
 
@@ -157,7 +155,10 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
     settings, strategy, columns = prepared.settings, prepared.strategy, dict(prepared.columns)
     if strategy.solves_head:
         with screen.busy("fitting the head on frozen features"):
-            solve_head(prepared)
+            head = solve_head(prepared)
+        if strategy.frozen and len(head.held_out):
+            words = f"{head_words(prepared.classifier)}, cross-validated loss {head.held_out.mean():.3f}"
+            screen.console.print(f"fitted: {words}, L2 penalty {head.penalty:.2g}", style="dim")
     if not strategy.trains:
         return Trajectory()
     if strategy.frozen_depth(prepared.classifier) == ALL_FROZEN:
@@ -170,7 +171,6 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
         units.enter(prepared)
     metric = metrics.selection_metric(task, settings.evaluation.metric)
     validation = prepared.corpus.splits["validation"]
-    accelerator.init_trackers(settings.tracking.project, config=_flat(to_plain(settings)))
 
     def evaluate_now() -> dict[str, float]:
         logits = units.logits(prepared.logits(columns["validation"]))
@@ -181,12 +181,12 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
         def on_step(done: int, total: int, values: dict[str, float]) -> None:
             bar.show(done, total, loss=f"{values['loss']:.3f}")
             folder.log(step=done, **values)
-            accelerator.log({f"train/{name}": value for name, value in values.items()}, step=done)
+            tracking.log(accelerator, "train", values, done)
 
         def on_evaluation(values: dict[str, float]) -> None:
             bar.detail(**{metric: f"{values[metric]:.3f}"})
             folder.log(split="validation", **values)
-            accelerator.log({f"validation/{name}": v for name, v in values.items()}, step=int(values["step"]))
+            tracking.log(accelerator, "validation", values, int(values["step"]))
 
         trajectory = fit(
             accelerator,
@@ -243,14 +243,3 @@ def _record(prepared: Prepared) -> artefact.Record:
         merged=getattr(prepared.strategy, "merge", True),
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
     )
-
-
-def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as dotted keys with values every tracker takes."""
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, (int, float, str, bool)) else json.dumps(value)
-    return flat

@@ -304,7 +304,8 @@ def test_frozen_parameters_stay_bit_identical(home: Path, tmp_path: Path):
         ({"training.batch_size": 0}, "batch_size"),
         ({"training.epochs": -1}, "epochs"),
         ({"evaluation.metric": "acuracy"}, "did you mean 'accuracy'"),
-        ({"tracking.trackers": ["nonsense"]}, "tracker"),
+        ({"tracking.trackers": ["nonsense"]}, "tracking.trackers='nonsense'"),
+        ({"tracking.trackers": ["comet_ml"]}, "comet_ml is not installed; `pip install comet-ml`"),
         ({"tokens.max_length": 4096}, "max_length"),
         ({"encoder.name": "no/such/folder"}, "no such folder|there is no"),
     ],
@@ -323,3 +324,22 @@ def test_the_python_api_mirrors_the_command_line(home: Path, tmp_path: Path):
     )
     assert run.report.split == "test"  # carved
     assert nlp_transfer.load(run.folder).predict(["good movie"])[0].label == run.predict(["good movie"])[0].label
+
+
+@pytest.mark.parametrize("strategy", ["probe", "finetune"])
+def test_trackers_hear_of_settings_steps_and_figures(home: Path, tmp_path: Path, strategy: str):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings = settings_for(home, output=str(tmp_path), strategy=strategy, **{"tracking.trackers": ["tensorboard"]})
+    run = adapt(settings, data=data_for("single_label"))
+    events = accumulator.EventAccumulator(str(run.folder / "nlp_transfer")).Reload()
+    told = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert told["test/accuracy"] == [pytest.approx(run.metrics["accuracy"])]
+    assert {"test majority/accuracy", "test tfidf/accuracy"} <= set(told)
+    log = (
+        [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        if strategy != "probe"
+        else []
+    )
+    assert told.get("train/loss", []) == pytest.approx([line["loss"] for line in log if "loss" in line])
+    assert len(told.get("validation/accuracy", [])) == sum(line.get("split") == "validation" for line in log)
+    assert list((run.folder / "nlp_transfer").glob("*/hparams.yml"))

@@ -158,10 +158,7 @@ class _Run:
 
 def _dry_run(model: Any, segments: bool) -> _Run:
     """Run the model on two short rows, and walk the autograd graph instead of running a backward pass."""
-    # The same tensors in new modules: a forward pass may change the modules for good (BigBird switches to full
-    # attention at the first short row).
-    tensors = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
+    twin = disposable(model)
     run = _Run(first={}, calls=Counter(), reached=set())
 
     def note(name: str) -> Any:
@@ -190,6 +187,15 @@ def _dry_run(model: Any, segments: bool) -> _Run:
             run.first[parent] = min(run.first.get(parent, run.first[name]), run.first[name])
             parent = parent.rpartition(".")[0]
     return run
+
+
+def disposable(model: Any) -> Any:
+    """Return the same tensors in new modules, in evaluation mode.
+
+    A forward pass may change the modules for good: BigBird switches to full attention at the first short row.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
 
 
 def sample_rows(model: Any, *, segments: bool = False) -> dict[str, Tensor]:

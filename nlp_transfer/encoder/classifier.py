@@ -75,7 +75,9 @@ class Classifier:
     max_tokens: int
 
 
-def load_classifier(settings: EncoderSettings, task: Task, *, head: str, seed: int) -> Classifier:
+def load_classifier(
+    settings: EncoderSettings, task: Task, *, head: str, seed: int, source: Source | None = None
+) -> Classifier:
     """Load the encoder of `settings` in float32 and put a head for `task` on it.
 
     The output layer is new, unless the folder holds one for exactly the same labels in the same order, which is kept;
@@ -86,6 +88,7 @@ def load_classifier(settings: EncoderSettings, task: Task, *, head: str, seed: i
         task: Labels and kind of problem.
         head: "native", the architecture's own, or "pooled", ours.
         seed: Decides the weights of the head; the global random state is left alone.
+        source: What `locate` found for the settings, where that was asked already.
 
     Raises:
         UserError: the encoder cannot be found, verified or loaded, or it cannot carry such a head.
@@ -95,7 +98,7 @@ def load_classifier(settings: EncoderSettings, task: Task, *, head: str, seed: i
     one_of(head, HEADS, "encoder.head")
     if settings.attention is not None:
         one_of(settings.attention, ATTENTION, "encoder.attention")
-    source = locate(settings)
+    source = source or locate(settings)
     register_config()
     pooled.register_model()
     options = {"trust_remote_code": settings.trust_remote_code}

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from nlp_transfer.encoder import pooled
-from nlp_transfer.encoder.anatomy import is_causal, output_layers
+from nlp_transfer.encoder.anatomy import disposable, is_causal, output_layers, sample_rows
 from nlp_transfer.encoder.pooled_config import PooledConfig
 from nlp_transfer.encoder.source import read_json
 from nlp_transfer.errors import UserError, one_of
@@ -83,7 +84,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
         config._name_or_path = settings.name  # not a path of this machine
         encoder = pooled.without_decoder(encoder)
         prefix = "encoder."
-    layers = _chosen_layers(settings, config)
+    layers = _chosen_layers(settings, encoder)
     pooling = settings.pooling
     if pooling == "auto":
         pooling = suggested_pooling(folder) or ("last" if is_causal(config) else "mean")
@@ -153,17 +154,18 @@ def _set_dropout(model: Any, probability: float) -> None:
         layer.p = probability
 
 
-def _chosen_layers(settings: EncoderSettings, config: Any) -> list[int]:
+def _chosen_layers(settings: EncoderSettings, encoder: Any) -> list[int]:
     """Return the hidden states that are pooled.
 
     "spread" are the layers at a half, two thirds and all of the depth: the last layer serves the pretraining task, and
     those below it often tell more about another one (Liu et al. 2019, arXiv 1903.08855).
     """
-    count = getattr(config, "num_hidden_layers", None)
-    if settings.layers in ("auto", "last") or (settings.layers == "spread" and not count):
+    count = getattr(encoder.config, "num_hidden_layers", None)
+    if settings.layers in ("auto", "last"):
         return [-1]
     if settings.layers == "spread":
-        return sorted({max(1, count // 2), max(1, round(count * 2 / 3)), count})
+        depth = _readable_depth(encoder)
+        return sorted({max(1, depth // 2), max(1, round(depth * 2 / 3)), depth}) if depth else [-1]
     layers = settings.layers
     whole = isinstance(layers, list) and all(isinstance(layer, int) for layer in layers)
     if not whole or not layers or any(count is not None and not -count - 1 <= layer <= count for layer in layers):
@@ -172,6 +174,14 @@ def _chosen_layers(settings: EncoderSettings, config: Any) -> list[int]:
             f"or from -1 (last layer) to {-count - 1 if count else '...'}"
         )
     return layers
+
+
+def _readable_depth(encoder: Any) -> int:
+    """Return how many layers give one state a token; 0 where any gives another number (Funnel halves the sequence)."""
+    rows = sample_rows(encoder)
+    with torch.inference_mode():
+        states = disposable(encoder)(**rows, output_hidden_states=True, return_dict=True).hidden_states or ()
+    return len(states) - 1 if all(state.shape[:2] == rows["input_ids"].shape for state in states) and states else 0
 
 
 def suggested_pooling(folder: Path) -> str | None:

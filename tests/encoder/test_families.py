@@ -234,3 +234,22 @@ def test_the_forward_works_when_wrapped_by_peft(build, family, head):
         torch.testing.assert_close(forward(wrapped, {"features": out.features}).logits, out.logits)
         with wrapped.disable_adapter():
             torch.testing.assert_close(forward(wrapped, rows(classifier)).features, base.features)
+
+
+@pytest.mark.parametrize("family", POOLED)
+def test_a_spread_reads_several_layers_until_one_is_kept(build, tmp_path, family):
+    classifier = build(family, "pooled", layers="spread")
+    model = classifier.model
+    stir(model)
+    layers, width = model.config.layers, model.encoder.config.hidden_size
+    assert layers[-1] in (-1, model.config.encoder.num_hidden_layers)
+    with torch.no_grad():
+        both = forward(model, rows(classifier)).features
+        assert both.shape == (len(TEXTS), len(layers) * width)
+        model.keep_layer(len(layers) - 1)
+        last = forward(model, rows(classifier))
+    torch.testing.assert_close(last.features, both[:, -width:])
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(**rows(classifier)).logits, last.logits)

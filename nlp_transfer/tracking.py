@@ -1,0 +1,61 @@
+"""Experiment trackers of accelerate, beside the metrics.jsonl that is always written. It knows no training."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from nlp_transfer.config import to_plain
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.report import Report
+from nlp_transfer.settings import Settings
+
+
+def start(accelerator: Accelerator, settings: Settings, folder: Path) -> None:
+    """Start the trackers of the run in `folder`, which exists.
+
+    Raises:
+        UserError: for a tracker that cannot be started.
+    """
+    if not settings.tracking.trackers:
+        return
+    os.environ.setdefault("WANDB_MODE", "offline")  # nothing leaves the machine unless the user says so
+    named = {
+        "wandb": {"name": folder.name, "dir": str(folder)},
+        "mlflow": {"run_name": folder.name},
+        "trackio": {"name": folder.name},
+    }
+    try:
+        accelerator.init_trackers(settings.tracking.project, config=_flat(to_plain(settings)), init_kwargs=named)
+    except Exception as error:  # each service has errors of its own
+        raise UserError(f"tracking.trackers={list(settings.tracking.trackers)} cannot be started: {error}") from error
+
+
+def log(accelerator: Accelerator, kind: str, values: Mapping[str, float], step: int) -> None:
+    """Log values under ``kind/name``."""
+    accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
+
+
+def finish(accelerator: Accelerator, report: Report, step: int) -> None:
+    """Log the figures of the report, the model's and the floors', and close the trackers."""
+    for row in report.rows:
+        kind = report.split if row.name == "model" else f"{report.split} {row.name}"
+        log(accelerator, kind, {name: interval.value for name, interval in row.intervals.items()}, step)
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as dotted keys with values every tracker takes."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, (int, float, str, bool)) else json.dumps(value)
+    return flat
