@@ -24,13 +24,13 @@ from safetensors import SafetensorError, safe_open
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.anatomy import sample_rows
-from nlp_transfer.encoder.classifier import Classifier, forward
+from nlp_transfer.encoder.classifier import Classifier, forward, load_classifier
 from nlp_transfer.encoder.pooled import register_model
 from nlp_transfer.encoder.pooled_config import register_config
-from nlp_transfer.encoder.source import asked_code, check_layout, read_json, weight_files
+from nlp_transfer.encoder.source import RECORD, asked_code, check_layout, read_json, weight_files
 from nlp_transfer.errors import UserError
+from nlp_transfer.settings import EncoderSettings
 
-RECORD = "nlp_transfer.json"
 ADAPTER = "adapter"
 FORMAT = 1
 
@@ -43,26 +43,28 @@ class Record:
         task: problem type and label names.
         tokens: how texts become ids.
         roles: role → column name of the data it was trained on.
-        base: name, package, revision and sha256 of the encoder it was adapted from.
         head: "native" or "pooled".
-        encoder: the `encoder` group it was made with, to rebuild the model under an adapter that is not merged.
-        merged: whether the root holds a whole model; if not, the root holds a PEFT adapter for `base`.
+        encoder: the encoder it was adapted from: the `encoder` group with the revision and sha256 that were found, so
+            that the model under an adapter that is not merged can be built again.
+        max_tokens: what the encoder can take, for whoever adapts the model again: `tokens.limit` may be less.
+        merged: whether the root holds a whole model; if not, the root holds a PEFT adapter for `encoder`.
         data: source and fingerprint of the data.
     """
 
     task: Task
     tokens: TokenSpec
     roles: dict[str, str]
-    base: dict[str, str | None]
     head: str
-    encoder: dict[str, Any]
+    encoder: EncoderSettings
+    max_tokens: int
     merged: bool
     data: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {"format": FORMAT, **plain, "task": self.task.to_json(), "tokens": dataclasses.asdict(self.tokens)}
+        groups = {name: dataclasses.asdict(plain[name]) for name in ("tokens", "encoder")}
+        return {"format": FORMAT, **plain, **groups, "task": self.task.to_json()}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Record:
@@ -74,7 +76,8 @@ class Record:
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']!r}, not {FORMAT}")
         values = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
-        return cls(**values | {"task": Task.from_json(plain["task"]), "tokens": TokenSpec(**plain["tokens"])})
+        groups = {"tokens": TokenSpec(**plain["tokens"]), "encoder": EncoderSettings(**plain["encoder"])}
+        return cls(**values | groups | {"task": Task.from_json(plain["task"])})
 
 
 def save(classifier: Classifier, record: Record, folder: Path) -> Record:
@@ -110,8 +113,7 @@ def save(classifier: Classifier, record: Record, folder: Path) -> Record:
 
 def _save_tokenizer(classifier: Classifier, record: Record, folder: Path) -> None:
     tokenizer = copy.copy(classifier.tokenizer)
-    # What the encoder takes, also where fewer tokens were asked for: whoever adapts the model again is free to read on.
-    tokenizer.model_max_length = classifier.max_tokens
+    tokenizer.model_max_length = record.tokens.limit  # a pipeline cuts where the measured model did
     tokenizer.truncation_side = record.tokens.truncation_side
     tokenizer.save_pretrained(folder)
 
@@ -127,7 +129,7 @@ def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
             config.base_model_name_or_path = classifier.source.name  # a name, not a path of this machine
             config.inference_mode = True
         target = folder / ADAPTER if whole is not None else folder
-        model.save_pretrained(str(target))
+        model.save_pretrained(str(target), save_embedding_layers=False)  # "auto" would ask the Hub
         (target / "README.md").unlink(missing_ok=True)
         if whole is None:
             return False
@@ -223,18 +225,14 @@ def _load_whole(folder: Path) -> Any:
 def _load_adapter(folder: Path, record: Record) -> Any:
     from peft import PeftModel
 
-    from nlp_transfer.encoder.classifier import load_classifier
-    from nlp_transfer.settings import EncoderSettings
-
     _check_present(folder / "adapter_config.json")
     read_json(folder / "adapter_config.json")
     _check_weights([folder / "adapter_model.safetensors"])  # where it is missing, PEFT takes a pickle
-    if not record.base["sha256"]:
-        raise UserError(f"{folder / RECORD} does not say which weights the adapter belongs to (base.sha256)")
+    if record.encoder.sha256 is None:
+        raise UserError(f"{folder / RECORD} does not say which weights the adapter belongs to (encoder.sha256)")
     # A downloaded record is data: it must not decide that code is run.
-    verified = {"sha256": record.base["sha256"], "revision": record.base["revision"], "trust_remote_code": False}
-    base = EncoderSettings(**record.encoder | verified)
-    classifier = load_classifier(base, record.task, head=record.head, seed=0)
+    encoder = dataclasses.replace(record.encoder, trust_remote_code=False)
+    classifier = load_classifier(encoder, record.task, head=record.head, seed=0)
     with _damage_named(folder, "adapter_config.json, adapter_model.safetensors"), warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
         return PeftModel.from_pretrained(classifier.model, str(folder))

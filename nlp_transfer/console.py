@@ -64,5 +64,5 @@ class Bar:
     def detail(self, **detail: str) -> None:
         """Update the words beside the bar."""
         self._detail |= detail
-        text = "  ".join(f"{name} {value}" for name, value in self._detail.items())
+        text = "  ".join(f"{name} {value}" for name, value in self._detail.items() if value)
         self._progress.update(self._task, detail=text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class Plan:
     data: str
     roles: dict[str, str]
     problem: str
-    balance: dict[str, dict[str, int]]  # split -> label -> examples; {"examples": n} for regression
+    examples: dict[str, int]  # split -> rows
+    balance: dict[str, dict[str, int]]  # split -> label -> examples; empty for regression
     notes: list[str]
     max_length: int
     lengths: dict[str, LengthStatistics]
@@ -76,7 +78,7 @@ def render(plan: Plan, console: Console) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("run", plan.folder)
-    table.add_row("data", f"{plan.data}: " + ", ".join(f"{sum(c.values()):,} {s}" for s, c in plan.balance.items()))
+    table.add_row("data", f"{plan.data}: " + ", ".join(f"{n:,} {s}" for s, n in plan.examples.items()))
     table.add_row("columns", ", ".join(f"{role} = {column!r}" for role, column in plan.roles.items()))
     table.add_row("task", _task_words(plan))
     for split, lengths in plan.lengths.items():
@@ -88,13 +90,23 @@ def render(plan: Plan, console: Console) -> None:
     table.add_row(
         "strategy", f"{plan.strategy}: {plan.trainable:,} of {plan.parameters:,} parameters learn ({share:.2%})"
     )
-    for group in plan.groups if len(plan.groups) <= 12 else []:
-        wake = f", from {group.wake:.0%} of the run on" if group.wake else ""
-        table.add_row("", f"{group.name}: {group.parameters:,} at {group.lr:.2g}{wake}")
+    for words in _group_words(plan.groups):
+        table.add_row("", words)
     table.add_row("training", _training_words(plan))
     console.print(table)
     for note in plan.notes:
         console.print(f"• {note}", style="yellow" if note.startswith("warning") else "", markup=False)
+
+
+def _group_words(groups: list[GroupSummary]) -> list[str]:
+    """Return a line for each run of neighbouring groups that learn alike."""
+    alike = [list(part) for _, part in groupby(groups, key=lambda group: (group.lr, group.wake))]
+    lines = []
+    for part in alike:
+        names = part[0].name if len(part) == 1 else f"{part[0].name} to {part[-1].name}"
+        wake = f", from {part[0].wake:.0%} of the run on" if part[0].wake else ""
+        lines.append(f"{names}: {sum(group.parameters for group in part):,} at {part[0].lr:.2g}{wake}")
+    return lines
 
 
 def _task_words(plan: Plan) -> str:

@@ -211,6 +211,7 @@ def _plan(
         data=corpus.source,
         roles=corpus.roles,
         problem=corpus.task.problem,
+        examples={split: len(examples) for split, examples in corpus.splits.items()},
         balance={split: balance(corpus, examples) for split, examples in corpus.splits.items()},
         notes=corpus.notes,
         max_length=spec.max_length,
@@ -243,10 +244,10 @@ def head_words(classifier: Classifier) -> str:
 
 
 def balance(corpus: Corpus, examples: Examples) -> dict[str, int]:
-    """Return how many examples of a split carry each label (soft labels: their likeliest), or how many there are."""
+    """Return how many examples of a split carry each label (soft labels: their likeliest); nothing for regression."""
     task, targets = corpus.task, examples.targets
     if task.problem == "regression":
-        return {"examples": len(targets)}
+        return {}
     if task.problem == "multi_label":
         counts = (targets >= 0.5).sum(0)
     else:

@@ -14,6 +14,7 @@ from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Examples, load_corpus, read_examples
 from nlp_transfer.data.sources import read_splits
 from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.source import locate
 from nlp_transfer.evaluation import baselines, metrics
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.head import Units, solve_head
@@ -73,6 +74,7 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
         corpus = load_corpus(settings.data, seed=settings.seed, data=data)
     folder = RunFolder.of(settings, corpus)
     if folder.is_finished and not settings.overwrite:
+        folder.check_encoder(locate(settings.encoder).sha256)
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
         return Run(folder.path, Report.from_json(folder.result()["report"]))
     with screen.busy("loading the encoder"):
@@ -94,6 +96,7 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
     folder.finish(
         report,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
+        encoder={"name": record.encoder.name, "sha256": record.encoder.sha256},
         steps=trajectory.steps,
         kept_step=trajectory.kept_step,
         seconds=round(seconds, 3),
@@ -172,11 +175,12 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
     metric = metrics.selection_metric(task, settings.evaluation.metric)
     validation = prepared.corpus.splits["validation"]
 
-    def evaluate_now() -> dict[str, float]:
-        logits = units.logits(prepared.logits(columns["validation"]))
-        return metrics.compute(task, logits, validation.targets, validation.weights)
-
     with screen.bar("training") as bar:
+
+        def evaluate_now() -> dict[str, float]:
+            bar.detail(now="measuring on validation")
+            logits = units.logits(prepared.logits(columns["validation"]))
+            return metrics.compute(task, logits, validation.targets, validation.weights)
 
         def on_step(done: int, total: int, values: dict[str, float]) -> None:
             bar.show(done, total, loss=f"{values['loss']:.3f}")
@@ -184,7 +188,7 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
             tracking.log(accelerator, "train", values, done)
 
         def on_evaluation(values: dict[str, float]) -> None:
-            bar.detail(**{metric: f"{values[metric]:.3f}"})
+            bar.detail(**{"now": "", metric: f"{values[metric]:.3f}"})
             folder.log(split="validation", **values)
             tracking.log(accelerator, "validation", values, int(values["step"]))
 
@@ -232,14 +236,9 @@ def _record(prepared: Prepared) -> artefact.Record:
         task=corpus.task,
         tokens=prepared.spec,
         roles=corpus.roles,
-        base={
-            "name": source.name,
-            "revision": source.revision,
-            "sha256": source.sha256,
-            "package": prepared.settings.encoder.package,
-        },
         head=prepared.classifier.head,
-        encoder=dataclasses.asdict(prepared.settings.encoder),
+        encoder=dataclasses.replace(prepared.settings.encoder, revision=source.revision, sha256=source.sha256),
+        max_tokens=prepared.classifier.max_tokens,
         merged=getattr(prepared.strategy, "merge", True),
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
     )

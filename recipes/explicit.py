@@ -126,9 +126,9 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
         task=task,
         tokens=spec,
         roles=corpus.roles,
-        base={"name": source.name, "revision": source.revision, "sha256": source.sha256, "package": encoder.package},
         head=classifier.head,
-        encoder=dataclasses.asdict(encoder),
+        encoder=dataclasses.replace(encoder, revision=source.revision, sha256=source.sha256),
+        max_tokens=classifier.max_tokens,
         merged=True,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
     )

@@ -4,7 +4,7 @@ import json
 import resource
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from nlp_transfer.artefact import RECORD, Record, load_model, read_record, save
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
+from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.predict import Predictor
 from nlp_transfer.settings import EncoderSettings
@@ -45,9 +46,9 @@ def record_of(classifier: Classifier, *, merged: bool = True, limit: int = 64, c
             max_windows=None,
         ),
         roles={"text": "text", "label": "label"},
-        base={"name": source.name, "revision": source.revision, "sha256": source.sha256, "package": None},
         head=classifier.head,
-        encoder=asdict(EncoderSettings(name=source.name)),
+        encoder=EncoderSettings(name=source.name, sha256=source.sha256),
+        max_tokens=classifier.max_tokens,
         merged=merged,
         data={"source": "rows", "fingerprint": "0"},
     )
@@ -191,6 +192,23 @@ def test_the_record_of_another_format_is_refused(copied):
         read_record(folder)
 
 
+@pytest.mark.parametrize("group", [{"nmae": "x"}, [], None])
+def test_a_record_with_another_encoder_group_is_refused(copied, group):
+    folder = copied("adapter")
+    content = json.loads((folder / RECORD).read_text())
+    (folder / RECORD).write_text(json.dumps(content | {"encoder": group}))
+    with pytest.raises(UserError, match=rf"{RECORD} cannot be read"):
+        read_record(folder)
+
+
+def test_an_adapter_is_put_on_the_weights_it_was_made_for_alone(saved, encoder):
+    record = read_record(saved["adapter"])
+    assert record.encoder.sha256 == locate(EncoderSettings(name=str(encoder))).sha256
+    for digest, message in (("ab" * 32, "not the expected"), (None, "does not say which weights")):
+        with pytest.raises(UserError, match=message):
+            load_model(saved["adapter"], replace(record, encoder=replace(record.encoder, sha256=digest)))
+
+
 def test_files_of_two_models_are_told_apart(copied):
     folder = copied("native")
     content = json.loads((folder / RECORD).read_text())
@@ -217,8 +235,10 @@ def test_a_model_adapted_again_is_not_held_to_the_length_of_the_first_time(encod
     assert read_record(folder).tokens.limit == 16
     again = load_classifier(EncoderSettings(name=str(folder)), TASK, head="native", seed=0)
     assert again.max_tokens == classifier.max_tokens == 64
-    # and anybody's pipeline cuts at what the encoder takes
-    assert pipeline("text-classification", str(folder))(LONG, truncation=True)[0]["label"] in TASK.labels
+    # and anybody's pipeline cuts where this model was measured
+    reader = pipeline("text-classification", str(folder))
+    assert reader.tokenizer.model_max_length == 16
+    assert reader(LONG, truncation=True)[0]["label"] in TASK.labels
 
 
 def test_a_folder_that_cannot_be_written_is_named_and_the_old_model_stays(saved, encoder, tmp_path):

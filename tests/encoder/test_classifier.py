@@ -250,6 +250,13 @@ def test_a_damaged_weight_file_is_one_sentence(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_without_a_vocabulary_is_refused(tmp_path):
+    folder = tiny_encoder(tmp_path)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"cannot be loaded|holds no vocabulary"):
+        load(folder)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -259,7 +266,9 @@ def test_a_damaged_weight_file_is_one_sentence(tmp_path):
         ({"pooling": "mena"}, "did you mean 'mean'"),
         ({"combine": "sum", "layers": [0, 1]}, "encoder.combine='sum'"),
         ({"attention": "evil/kernels"}, "encoder.attention='evil/kernels'"),
-        ({"attention": "flash_attention_2"}, "cannot be loaded"),
+        ({"attention": "flash_attention_2"}, "needs the package flash_attn, which is not installed"),
+        ({"head_dropout": 2}, r"encoder.head_dropout=2 must lie in \[0, 1\)"),
+        ({"layers": "spred"}, "encoder.layers=spred: choose last, spread"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(build, settings, message):
