@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nlp_transfer.data.hints import typed
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.settings import ColumnSettings
@@ -111,7 +112,7 @@ def find_column(table: Table, role: str, chosen: str | None) -> str | None:
         off = "" if role in REQUIRED else f", or none with data.columns.{role}=''"
         raise UserError(
             f"{table.origin}: more than one column can be the {role} ({', '.join(map(repr, candidates))}); choose one "
-            f"with data.columns.{role}={candidates[0]}{off}"
+            f"with {typed(f'data.columns.{role}', candidates[0])}{off}"
         )
     return candidates[0] if candidates else None
 
@@ -133,7 +134,7 @@ def _not_found(table: Table, role: str, chosen: str | None) -> str:
     close = next((column for column in spare if did_you_mean(column, ROLE_NAMES[role])), "…")
     return (
         f"{table.origin}: no column is known as the {role}; its columns: {_listed(table)}; choose one with "
-        f"data.columns.{role}={close}"
+        f"{typed(f'data.columns.{role}', close)}"
     )
 
 

@@ -7,10 +7,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 
+from nlp_transfer.data.hints import typed
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError
 
-DELIMITERS = {"csv": ",", "tsv": "\t"}
+TAB, TYPED_TAB = "\t", r"\t"
+DELIMITERS = {"csv": ",", "tsv": TAB}
 
 
 def read_delimited(
@@ -26,16 +28,17 @@ def read_delimited(
     """
     # The limit of 131,072 characters a cell is global in the csv module; raising it takes nothing from other users.
     csv.field_size_limit(sys.maxsize)
-    records = _records(lines, _delimiter(delimiter), origin)
+    delimiter = delimiter_of(delimiter)
+    records = _records(lines, delimiter, origin)
     first = next(records, None)
     if first is None:
         raise UserError(f"{origin} is empty; its first line must name the columns, for example text,label")
-    header = _checked_header(*first, delimiter=_delimiter(delimiter), origin=origin)
+    header = _checked_header(*first, delimiter=delimiter, origin=origin)
     table = Table({name: [] for name in header}, origin, [])
     yielded = False
     for line, cells in records:
         if len(cells) != len(header):
-            raise UserError(_width_error(f"{origin}:{line}", cells, header, _delimiter(delimiter)))
+            raise UserError(_width_error(f"{origin}:{line}", cells, header, delimiter))
         if chunk_rows is not None and len(table) == chunk_rows:
             yield table
             yielded = True
@@ -47,11 +50,16 @@ def read_delimited(
         yield table
 
 
-def _delimiter(delimiter: str) -> str:
-    """Return the one character between cells; a backslash and t, as one types it in a shell, is a tab."""
-    character = "\t" if delimiter == "\\t" else delimiter
+def delimiter_of(delimiter: str) -> str:
+    """Return the one character between cells; a backslash and t, as one types it in a shell, is a tab.
+
+    Raises:
+        UserError: for anything that cannot stand between cells.
+    """
+    character = TAB if delimiter == TYPED_TAB else delimiter
     if len(character) != 1 or character in '"\r\n':
-        raise UserError(f"data.delimiter={delimiter!r} must be one character, for example ',' ';' or '\\t'")
+        examples = " or ".join(typed("data.delimiter", mark) for mark in (";", TYPED_TAB))
+        raise UserError(f"data.delimiter={delimiter!r} must be one character; in a shell: {examples}")
     return character
 
 
@@ -81,11 +89,11 @@ def _checked_header(line: int, cells: list[str], *, delimiter: str, origin: str)
     """Return the column names."""
     place = f"{origin}:{line}"
     if len(cells) == 1:
-        other = next((mark for mark in ";\t|," if mark != delimiter and mark in cells[0]), None)
+        other = next((mark for mark in f";{TAB}|," if mark != delimiter and mark in cells[0]), None)
         if other is not None:
             raise UserError(
                 f"{place}: the header is one column, {cells[0]!r}; if the cells are separated by {other!r} "
-                f"set data.delimiter={other!r}"
+                f"set {typed('data.delimiter', other.replace(TAB, TYPED_TAB))}"
             )
     twice = [name for name, count in Counter(cells).items() if count > 1]
     if twice:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nlp_transfer.data import delimited, jsonl, typed
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, did_you_mean, one_of
@@ -86,7 +87,10 @@ def _tables(
     if kind == "text":
         return _text_lines(lines, origin, chunk_rows)
     return delimited.read_delimited(
-        lines, delimiter=delimiter or delimited.DELIMITERS[kind], origin=origin, chunk_rows=chunk_rows
+        lines,
+        delimiter=delimited.DELIMITERS[kind] if delimiter is None else delimiter,
+        origin=origin,
+        chunk_rows=chunk_rows,
     )
 
 
@@ -106,7 +110,7 @@ def _text_lines(lines: Iterator[str], origin: str, chunk_rows: int | None) -> It
 def opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
     """Open a path, or take an open binary file as it is; with its name for messages."""
     if source == "-":
-        yield sys.stdin.buffer, "<stdin>"
+        yield sys.stdin.buffer, "standard input"
     elif isinstance(source, str | Path):
         path = existing_file(source)
         try:
@@ -137,16 +141,16 @@ def existing(path: str | Path) -> Path:
     """
     if "://" in str(path):
         raise UserError(f"{path} is a URL; download the file first, or use data=hub for a data set on the Hub")
-    expanded = Path(path).expanduser()
+    found = expanded(path)
     try:
-        mode = expanded.stat().st_mode
+        mode = found.stat().st_mode
     except FileNotFoundError:
-        if expanded.is_symlink():
-            raise UserError(f"{expanded} is a link to {expanded.readlink()}, which does not exist") from None
-        siblings = [item.name for item in expanded.parent.iterdir()] if expanded.parent.is_dir() else []
-        raise UserError(f"{expanded} does not exist{did_you_mean(expanded.name, siblings)}") from None
+        if found.is_symlink():
+            raise UserError(f"{found} is a link to {found.readlink()}, which does not exist") from None
+        siblings = [item.name for item in found.parent.iterdir()] if found.parent.is_dir() else []
+        raise UserError(f"{found} does not exist{did_you_mean(found.name, siblings)}") from None
     except OSError as error:
-        raise UserError(f"{expanded} cannot be opened: {error.strerror}") from error
+        raise UserError(f"{found} cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise UserError(f"{expanded} is neither a file nor a folder (a pipe or device); write its rows to a file first")
-    return expanded
+        raise UserError(f"{found} is neither a file nor a folder (a pipe or device); write its rows to a file first")
+    return found
