@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from importlib import resources
@@ -11,13 +12,22 @@ from rich.console import Console
 from rich.table import Table
 
 from nlp_transfer.config import CONF, GROUPS, RECIPES, locate_recipe, shipped_names
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import UserError, did_you_mean
+
+KINDS = {
+    "recipes": "recipes",
+    "data": "data",
+    "encoders": "encoder",
+    "strategies": "strategy",
+    "objectives": "objective",
+}
 
 
 def purpose(path: Path) -> str:
-    """Return the first comment line of a YAML file."""
-    first = path.read_text(encoding="utf-8").splitlines()[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+    """Return the first paragraph of the comment at the top of a YAML file."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("#") and line.strip("# "), lines)
+    return " ".join(line.removeprefix("#").strip() for line in comment)
 
 
 def entries(what: str) -> dict[str, str]:
@@ -28,17 +38,16 @@ def entries(what: str) -> dict[str, str]:
 
 def show(what: str | None) -> int:
     """List everything shipped, or one kind of it; one `kind<TAB>name<TAB>purpose` line each when piped."""
-    kinds = ("recipes", *GROUPS)
-    chosen = (one_of(what, kinds, "ls"),) if what else kinds
-    console = Console(highlight=False)
-    for kind in chosen:
+    if what and what not in (*KINDS, *GROUPS):
+        raise UserError(f"ls shows {', '.join(KINDS)}; {what!r} is none of them{did_you_mean(what, KINDS)}")
+    console = Console(highlight=False, markup=False)
+    for kind in (KINDS.get(what, what),) if what else KINDS.values():
         if not console.is_terminal:
             for name, words in entries(kind).items():
                 print(kind, name, words, sep="\t")  # noqa: T201
             continue
-        table = Table(
-            title=kind if kind == "recipes" else f"{kind}=...", title_justify="left", box=None, show_header=False
-        )
+        title = "recipes: nlp-transfer adapt RECIPE data.path=FILE" if kind == "recipes" else f"{kind}=NAME"
+        table = Table(title=title, title_justify="left", box=None, show_header=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column()
         for name, words in entries(kind).items():
@@ -70,6 +79,8 @@ def copy(words: Sequence[str]) -> int:
         raise UserError(f"{target.parent} is not a folder")
     shutil.copyfile(folder / f"{name}.yaml", target)
     Console(stderr=True, highlight=False).print(
-        f"{target} is yours to edit: nlp-transfer adapt {target}", soft_wrap=True, markup=False
+        f"{target} is yours to edit; what it would do: nlp-transfer plan {target} data.path=FILE",
+        soft_wrap=True,
+        markup=False,
     )
     return 0

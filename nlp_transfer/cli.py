@@ -7,10 +7,13 @@ configuration errors answer without torch.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +31,15 @@ EPILOG = """examples:
   nlp-transfer plan intent data.path=tickets.csv       what would happen, nothing trained
   nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
+  nlp-transfer evaluate runs/NAME data=files data.path=gold.csv
   accelerate launch -m nlp_transfer adapt RECIPE key=value    on all GPUs
-Any key of conf/ can be set: `nlp-transfer plan --cfg` prints them all."""
+`nlp-transfer plan --cfg` prints every key that can be set; the files in {conf}
+explain them."""
+
+WORDS = """words:
+  RECIPE    one of `nlp-transfer ls recipes`, or a .yaml file; none: the embedded data, full fine-tune
+  RUN       a folder that adapt has made, runs/NAME
+  key=value strategy=lora chooses one of `nlp-transfer ls strategies`, training.epochs=3 changes a value"""
 
 # verb -> (help, what it takes)
 VERBS: dict[str, tuple[str, str]] = {
@@ -44,13 +54,17 @@ VERBS: dict[str, tuple[str, str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit status: 0, or 2 for input that cannot be used."""
+    """Run one verb; return the exit status: 0, 2 for input that cannot be used, 130 after Ctrl-C."""
     for library in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):  # the terminal belongs to our one bar
         os.environ.setdefault(library, "1")
     # OpenMP threads that spin while they wait take the core from the thread they wait for, wherever others use the
     # machine too: a training step took 5 s instead of 2.5 s beside one busy process on two cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    arguments = _parser().parse_intermixed_args(sys.argv[1:] if argv is None else argv)
+    given = sys.argv[1:] if argv is None else argv
+    if not given:
+        _parser().print_help(sys.stderr)
+        return USER_ERROR
+    arguments = _parser().parse_intermixed_args(given)
     try:
         words, overrides = _split(arguments.words)
         _refuse_unused(arguments, overrides)
@@ -64,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(f"nlp-transfer: {error}", file=sys.stderr)  # noqa: T201
         return USER_ERROR
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT  # as shells count
     finally:
         _leave_group()
 
@@ -82,12 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nlp-transfer",
         usage="nlp-transfer VERB [RECIPE | RUN] [key=value ...]",
-        description=f"Adapt a pretrained encoder to a text-classification task.\n\nverbs:\n{verbs}",
-        epilog=EPILOG,
+        description=f"Adapt a pretrained encoder to a text-classification task.\n\nverbs:\n{verbs}\n\n{WORDS}",
+        epilog=EPILOG.format(conf=resources.files("nlp_transfer.conf")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=argparse.SUPPRESS)
-    parser.add_argument("words", nargs="*", metavar="key=value", help="a recipe or run first, then Hydra overrides")
+    parser.add_argument("words", nargs="*", metavar="words", help=argparse.SUPPRESS)
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="one run for every combination of values given with commas"
     )
@@ -98,8 +114,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Tell names and paths from overrides (``key=value``, ``+key=value``, ``~key``)."""
-    names = [word for word in words if "=" not in word and not word.startswith("~")]
+    names = [word for word in words if _is_name(word)]
     return names, [word for word in words if word not in names]
+
+
+def _is_name(word: str) -> bool:
+    """Return whether a word is no override; files may be called a=b and ~draft."""
+    key, equals, _ = word.partition("=")
+    if not equals and not word.startswith("~"):
+        return True
+    from nlp_transfer.data.paths import expanded
+    from nlp_transfer.settings import Settings
+
+    if key.lstrip("+~").partition(".")[0] in {field.name for field in dataclasses.fields(Settings)}:
+        return False
+    return not equals or os.path.exists(expanded(word))  # noqa: PTH110  # pathlib's raises for names that are too long
 
 
 def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -171,10 +200,8 @@ def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]
 
 
 def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    import subprocess
-
-    from nlp_transfer import config
     from nlp_transfer.launch import world_size
+    from nlp_transfer.sweep import sweep
 
     recipe = _one(words, arguments.verb)
     if world_size() > 1:
@@ -182,20 +209,12 @@ def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[s
             "--multirun runs outside the launcher, which it starts once a job: call "
             "`nlp-transfer adapt ... --multirun` without accelerate launch or torchrun"
         )
-
-    def job(own: list[str]) -> float | None:
-        command = [sys.executable, "-m", "nlp_transfer", "adapt", *([recipe] if recipe else []), *own]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            raise UserError(f"the job {' '.join(own)} ended with status {done.returncode}")
-        print(done.stdout, end="", flush=True)  # noqa: T201
-        if not done.stdout.strip():
-            return None
-        report = json.loads(done.stdout.splitlines()[-1])["report"]
-        return report["rows"][0]["intervals"][report["metric"]]["value"]
-
-    config.sweep(recipe, overrides, job)
-    return 0
+    if arguments.cfg:
+        raise UserError("--cfg prints one configuration: call it without --multirun")
+    failed = sweep(recipe, overrides)
+    for words_of_run, status in failed.items():
+        print(f"nlp-transfer: the run {words_of_run} failed with status {status}", file=sys.stderr)  # noqa: T201
+    return USER_ERROR if set(failed.values()) == {USER_ERROR} else int(bool(failed))
 
 
 def _plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
@@ -223,8 +242,14 @@ def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[s
     from nlp_transfer import config
 
     folder = _run_folder(words, "evaluate")
+    inside = folder if folder.name == "model" else folder.resolve()
+    if inside.name == "model" and (inside.parent / "config.yaml").is_file():  # the model of a run
+        folder = inside.parent
     if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder} holds no config.yaml: give the folder of a run, as `nlp-transfer adapt` made it")
+        raise UserError(
+            f"{folder} holds no config.yaml: give the folder of a run, as `nlp-transfer adapt` made it; a model alone "
+            "does not say which data is its own"
+        )
     trained, settings = (config.compose(str(folder / "config.yaml"), words) for words in ([], overrides))
     screen = _screen()
     with screen.busy("loading the model"):
@@ -237,8 +262,6 @@ def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[s
 
 
 def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    import dataclasses
-
     from nlp_transfer import config
     from nlp_transfer.launch import world_size
 
@@ -252,9 +275,11 @@ def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[st
     from nlp_transfer.predict import Predictor, predict_file
 
     predictor = Predictor(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
-    data = settings.data
+    data, console = settings.data, _screen().console
+    if wanted.input == "-" and sys.stdin.isatty():
+        console.print("reading rows from standard input, until Ctrl-D", style="dim")
     count = predict_file(predictor, wanted, data.columns, encoding=data.encoding, delimiter=data.delimiter)
-    _screen().console.print(f"{count:,} rows labelled", style="dim")
+    console.print(f"{count:,} rows labelled", style="dim")
     return 0
 
 
@@ -262,7 +287,9 @@ def _run_folder(words: Sequence[str], verb: str) -> Path:
     name = _one(words, verb)
     if name is None:
         raise UserError(f"{verb} needs the folder of a run: nlp-transfer {verb} runs/NAME-XXXXXXXX")
-    folder = Path(name).expanduser()
+    from nlp_transfer.data.paths import expanded
+
+    folder = expanded(name)
     if not folder.is_dir():
         raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
     return folder

@@ -1,4 +1,4 @@
-"""From conf/, a recipe and the command line to plain settings: the only file that knows Hydra and OmegaConf.
+"""From conf/, a recipe and the command line to plain settings: the only file, with ``sweep``, that knows Hydra.
 
 Hydra composes and is left at once; nothing below this file sees its types. No key names code to import.
 """
@@ -9,14 +9,17 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.data.hints import quoted, typed
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.objectives.settings import TERM_SETTINGS
+from nlp_transfer.plain import checked, shown
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import STRATEGIES
 
@@ -25,6 +28,12 @@ RECIPES = "nlp_transfer.recipes"
 GROUPS = ("data", "encoder", "strategy", "objective")
 # What does not change what is computed does not change which run it is.
 NOT_IDENTITY = ("name", "output", "overwrite", "tracking", "predict")
+# A reference to another key, such as ${seed}. OmegaConf reads more: the environment, functions.
+_REFERENCE = re.compile(r"(?<!\\)\$\{[\w.\[\]-]+\}")
+_NAMES_OF_FILES = (
+    *("output", "predict.input", "predict.output", "encoder.name"),
+    *("data.path", "data.train", "data.validation", "data.test"),
+)
 
 
 def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Settings:
@@ -38,44 +47,121 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Setting
         UserError: for anything unknown or of the wrong type, naming the key and what it could be.
     """
     folder, name = locate_recipe(recipe)
-    if _is_resolved(folder / f"{name}.yaml"):
-        return _change_resolved(folder, name, overrides)
-    settings = from_plain(_composed(folder, name, overrides))
+    words = [readable(word) for word in overrides]
+    if is_resolved(folder / f"{name}.yaml"):
+        return _change_resolved(folder, name, words)
+    settings = from_plain(_composed(folder, name, words))
     return dataclasses.replace(settings, name=settings.name or _default_name(recipe, settings))
 
 
-def _composed(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+def readable(word: str, *, sweep: bool = False) -> str:
+    """Return a key=value word as Hydra's grammar takes it: a value that it cannot read is the text that stands there.
+
+    Raises:
+        UserError: for what is no such word, several values outside a sweep, a broken list, or a reference to anything
+            but another key.
+    """
+    key, _, value = word.partition("=")
+    _refuse_functions(word)
+    if key.lstrip("+~").startswith("hydra") and not sweep:
+        raise UserError(f"{word}: the keys of Hydra itself are for --multirun")
+    parsed = _parsed(word)
+    if parsed is None:
+        return _as_text(word, key, value, sweep=sweep)
+    if parsed.is_sweep_override():
+        if not sweep:
+            raise UserError(
+                f"{word} names several values: add --multirun for a run each; as a list: '{key}=[{value}]'; as one "
+                f"text: {typed(key, value)}"
+            )
+        return word
+    found = parsed.value()
+    if key in GROUPS and (found == "" or not isinstance(found, (str, list, dict))):
+        one_of(value, shipped_names(key), key)
+    # Hydra leaves out spaces and tabs around a text; a delimiter may be nothing else.
+    return f"{key}={quoted(value)}" if value != value.strip() == found else word
+
+
+def _as_text(word: str, key: str, value: str, *, sweep: bool) -> str:
+    """Return a word whose value Hydra cannot read with the value in quotes."""
+    meant = f"{key}={quoted(value)}"
+    if _parsed(meant) is None:
+        raise UserError(f"{word!r} cannot be read as key=value")
+    if value.startswith(("[", "{")) or (sweep and "," in value):
+        raise UserError(
+            f"{word!r} cannot be read: in a list, a text of more than English letters and digits needs double quotes, "
+            f'in a shell \'{key}=["très bon","bon"]\'; as one text: {typed(key, value)}'
+        )
+    return meant
+
+
+def _refuse_functions(text: str, place: str = "") -> None:
+    if "${" in _REFERENCE.sub("", text):
+        raise UserError(
+            f"{place}{text}: ${{...}} takes the value of another key, as in ${{seed}}; it reads nothing from the "
+            "environment and computes nothing"
+        )
+
+
+def _composed(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:
     """Return what Hydra makes of a YAML file and overrides, as plain values."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    with _user_errors(overrides), initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-        composed = hydra_compose(name, [f"hydra.searchpath=[pkg://{CONF}]", *overrides])
+    with user_errors(words), initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+        composed = hydra_compose(name, [f"hydra.searchpath=[pkg://{CONF}]", *words])
+        for key, value in _leaves(OmegaConf.to_container(composed)):
+            _refuse_functions(value, f"{key}=")
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 
-def _is_resolved(path: Path) -> bool:
-    """Return whether a file is a run's own config.yaml: every value in place and no defaults list."""
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted key and the value of every text in nested dicts and lists."""
+    if isinstance(node, str):
+        yield key.lstrip("."), node
+    elif isinstance(node, (dict, list)):
+        for inner, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _leaves(value, f"{key}.{inner}")
+
+
+def is_resolved(path: Path) -> bool:
+    """Return whether a file is a run's own config.yaml: no defaults list and every key in place.
+
+    Raises:
+        UserError: for a file that is neither that nor a recipe.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        content = OmegaConf.load(path)
+        content = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     except Exception as error:  # the YAML parser's own errors have no common public base here
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    return "defaults" not in content
+    for key, value in _leaves(content):
+        _refuse_functions(value, f"{path}, {key}: ")
+    content = content if isinstance(content, dict) else {}
+    if "defaults" in content:
+        return False
+    if content.keys() >= {field.name for field in dataclasses.fields(Settings)}:
+        return True
+    chosen = [f"override {group}: {content[group]}" for group in GROUPS if isinstance(content.get(group), str)]
+    instead = "".join(f" instead of `{choice.removeprefix('override ')}`" for choice in chosen[:1])
+    raise UserError(
+        f"{path} is no recipe yet: it needs a list of what it starts from; write "
+        f"`defaults: [{', '.join(['config', *chosen, '_self_'])}]` at its top{instead}"
+    )
 
 
-def _change_resolved(folder: Path, name: str, overrides: Sequence[str]) -> Settings:
+def _change_resolved(folder: Path, name: str, words: Sequence[str]) -> Settings:
     """Return the settings of a resolved file with overrides; a chosen group (``strategy=lora``) is taken from conf/."""
-    chosen = {word.split("=")[0] for word in overrides if word.split("=")[0] in GROUPS}
-    theirs = [word for word in overrides if word.lstrip("+~").split("=")[0].split(".")[0] in chosen]
-    before = _composed(folder, name, [word for word in overrides if word not in theirs])
+    chosen = {word.split("=")[0] for word in words if word.split("=")[0] in GROUPS}
+    theirs = [word for word in words if word.lstrip("+~").split("=")[0].split(".")[0] in chosen]
+    before = _composed(folder, name, [word for word in words if word not in theirs])
     conf, primary = locate_recipe(None)
     fresh = _composed(conf, primary, theirs) if theirs else {}
     settings = from_plain(before | {group: fresh[group] for group in chosen})
@@ -91,18 +177,29 @@ def from_plain(plain: Mapping[str, Any]) -> Settings:
         UserError: for an unknown key or name, or a value of the wrong type.
     """
     plain = dict(plain)
-    strategy = dict(plain.pop("strategy", None) or {"name": "finetune"})
+    for group in GROUPS:
+        chosen = plain.get(group)
+        if chosen is not None and not isinstance(chosen, Mapping):
+            choice = f"{group}: {shown(chosen)}"
+            raise UserError(
+                f"`{choice}` chooses nothing where it stands: write `- override {choice}` into the recipe's list "
+                f"of defaults, or {group}={shown(chosen)} on the command line"
+            )
+    strategy, terms = (plain.pop(key, None) for key in ("strategy", "objective"))
+    strategy = dict(strategy or {"name": "finetune"})
     kind = STRATEGIES[one_of(strategy.pop("name", "missing"), STRATEGIES, "strategy.name")]
-    terms = plain.pop("objective", None) or {"classify": {}}
-    for term in terms:
-        one_of(term, TERM_SETTINGS, "objective term")
-    return dataclasses.replace(
-        _checked(Settings, plain, ""),
-        strategy=_checked(kind, strategy, "strategy."),
-        objective={
-            name: _checked(TERM_SETTINGS[name], knobs or {}, f"objective.{name}.") for name, knobs in terms.items()
-        },
+    terms = {
+        one_of(term, TERM_SETTINGS, "objective term"): knobs for term, knobs in (terms or {"classify": {}}).items()
+    }
+    settings = dataclasses.replace(
+        checked(Settings, plain, ""),
+        strategy=checked(kind, strategy, "strategy."),
+        objective={name: checked(TERM_SETTINGS[name], knobs, f"objective.{name}.") for name, knobs in terms.items()},
     )
+    for key, value in _leaves(to_plain(settings)):
+        if key in _NAMES_OF_FILES and not value:
+            raise UserError(f"{key} is empty; it takes the name of a file or folder")
+    return settings
 
 
 def from_mapping(values: Mapping[str, Any]) -> list[str]:
@@ -115,7 +212,7 @@ def from_mapping(values: Mapping[str, Any]) -> list[str]:
             return "[" + ",".join(map(written, value)) + "]"
         if value is None or isinstance(value, (bool, int, float)):
             return json.dumps(value)
-        return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return quoted(str(value))
 
     words: list[str] = []
     for key, value in values.items():
@@ -158,40 +255,25 @@ def locate_recipe(recipe: str | None) -> tuple[Path, str]:
     """
     if recipe is None:
         return Path(str(resources.files(CONF))), "config"
-    path = Path(recipe).expanduser()
+    path = expanded(recipe)
     if path.suffix == ".yaml":
         if not path.is_file():
             raise UserError(f"recipe {recipe!r}: there is no such file")
         return path.resolve().parent, path.stem
-    shipped = Path(str(resources.files(RECIPES)))
-    one_of(recipe, shipped_names("recipes"), "recipe")
-    return shipped, recipe
+    known = shipped_names("recipes")
+    if recipe not in known and (path.suffix or path.exists()):
+        run = path / "config.yaml"
+        meant = (
+            f"the settings of that run are {run}" if run.is_file() else f"rows: data=files {typed('data.path', recipe)}"
+        )
+        raise UserError(f"{recipe} is no recipe, whose name would end in .yaml; {meant}")
+    return Path(str(resources.files(RECIPES))), one_of(recipe, known, "recipe")
 
 
 def shipped_names(what: str) -> list[str]:
     """Return the names shipped of "recipes" or of a group of conf/ ("data", "encoder", "strategy", "objective")."""
     folder = Path(str(resources.files(RECIPES if what == "recipes" else CONF))) / ("" if what == "recipes" else what)
     return sorted(path.stem for path in folder.glob("*.yaml") if path.stem != "base")
-
-
-def sweep(recipe: str | None, overrides: Sequence[str], job: Callable[[list[str]], float | None]) -> None:
-    """Hand overrides with several values to Hydra's sweeper, which calls `job` with each run's own overrides.
-
-    The sweeper stays in this one process and a job starts its own: one sweeper a rank would let ranks choose apart.
-    """
-    import sys
-
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-
-    folder, name = locate_recipe(recipe)
-
-    @hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name="config")
-    def one(_: Any) -> float | None:
-        return job(list(HydraConfig.get().overrides.task))
-
-    sys.argv = [sys.argv[0], "--config-dir", str(folder), "--config-name", name, "--multirun", *overrides]
-    one()
 
 
 def _default_name(recipe: str | None, settings: Settings) -> str:
@@ -203,94 +285,55 @@ def _default_name(recipe: str | None, settings: Settings) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{Path(source).stem}-{strategy}")
 
 
-def _checked(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """Return an instance of a settings dataclass made of plain values, every key and type checked."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-
-    try:
-        merged = OmegaConf.merge(_writable(OmegaConf.structured(kind)), OmegaConf.create(dict(values)))
-        return OmegaConf.to_object(merged)
-    except ConfigKeyError as error:
-        full = str(error.full_key or error.key)
-        parent, _, key = full.rpartition(".")
-        known = _fields_at(kind, parent)
-        raise UserError(
-            f"{prefix}{full} is not a known key{did_you_mean(key, known)}; known here: {', '.join(known)}"
-        ) from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"{prefix}{error.full_key}: {str(error.msg).splitlines()[0]}") from None
-
-
-def _writable(node: Any) -> Any:
-    """Return a structured config whose frozen dataclasses may be merged into."""
-    from omegaconf import OmegaConf
-
-    OmegaConf.set_readonly(node, False)
-    for key in node:
-        if not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
-            _writable(node[key])
-    return node
-
-
-def _fields_at(kind: Any, path: str) -> list[str]:
-    """Return the field names of the settings class found by following a dotted path."""
-    import typing
-
-    for part in path.split(".") if path else []:
-        kind = typing.get_type_hints(kind)[part]
-    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
-
-
 @contextmanager
-def _user_errors(overrides: Sequence[str]) -> Iterator[None]:
+def user_errors(words: Sequence[str]) -> Iterator[None]:
     """Turn Hydra's and OmegaConf's errors into one sentence that names the key and what it could be."""
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
     try:
         yield
+    except UserError:
+        raise
     except MissingMandatoryValue as error:
         key = error.full_key
         raise UserError(f"{key} has no value: set it on the command line ({key}=...) or in the recipe") from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises plain ones too
-        raise UserError(_explain(error, overrides)) from None
+        raise UserError(_explain(error, words)) from None
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    for word in overrides:
-        if not _is_override(word):
-            return (
-                f"{word!r} cannot be read as key=value; a value with other letters than English ones or any of "
-                "= , : ( ) [ ] { } ~ needs quotes of its own, and others around them for the shell: "
-                "'data.path=\"a=b.csv\"'"
-            )
-    text = str(error).strip()
+def _explain(error: Exception, words: Sequence[str]) -> str:
+    text = re.split(r"\s+(?:full_key:|Config search path:)", str(error).strip())[0]
     cause = error.__cause__
     unknown = re.search(r"Could not override '([^']+)'", text)
-    group = re.search(r"Could not (?:find|override) '([^'/]+)/([^']+)'", text) or re.search(
-        r"In '.*': Could not find '([^'/]+)/([^']+)'", text
-    )
-    if group:
+    group = re.search(r"Could not (?:find|override) '([^'/]+)/([^']+)'", text)
+    if group and group[1] in GROUPS:
         known = shipped_names(group[1])
-        return f"{group[1]}={group[2]} is not known{did_you_mean(group[2], known)}; choose from: {', '.join(known)}"
+        other = {"data": ("data.path", "data=files"), "encoder": ("encoder.name", "encoder=custom")}.get(group[1])
+        own = f"; one of your own: {other[1]} {typed(other[0], group[2])}" if other else ""
+        return (
+            f"{group[1]}={group[2]} is not known{did_you_mean(group[2], known)}; choose from: {', '.join(known)}{own}"
+        )
+    if unknown and unknown[1] in GROUPS:
+        return f"{unknown[1]} cannot be chosen, because the recipe's defaults list does not start with `config`"
     if unknown:
         key = unknown[1]
         known = _every_key()
         return f"{key} is not a known key{did_you_mean(key, known)}; `nlp-transfer plan --cfg` lists all"
     detail = f" ({str(cause).splitlines()[0]})" if cause else ""
-    return " ".join(text.split()) + detail + (f"; overrides were: {' '.join(overrides)}" if overrides else "")
+    return " ".join(text.split()) + detail + (f"; overrides were: {' '.join(words)}" if words else "")
 
 
-def _is_override(word: str) -> bool:
+def _parsed(word: str) -> Any:
+    """Return what Hydra's grammar reads in a word, or None where it reads nothing."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
         parsed = OverridesParser.create().parse_override(word)
     except HydraException:
-        return False
-    return bool(parsed.key_or_group)
+        return None
+    return parsed if parsed.key_or_group else None
 
 
 def _every_key() -> list[str]:

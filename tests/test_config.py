@@ -1,6 +1,7 @@
 """Configuration: conf/ mirrors the dataclasses, everything unknown is refused with a hint, and it is quick."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 import time
@@ -8,8 +9,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from nlp_transfer.config import GROUPS, compose, from_mapping, from_plain, run_id, shipped_names, to_plain, to_yaml
+from nlp_transfer.config import (
+    GROUPS,
+    compose,
+    from_mapping,
+    from_plain,
+    readable,
+    run_id,
+    shipped_names,
+    to_plain,
+    to_yaml,
+)
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.settings import ColumnSettings, DataSettings, EncoderSettings, Settings
@@ -79,12 +93,94 @@ def test_a_resolved_file_takes_group_choices(tmp_path: Path):
 
 
 def test_files_that_are_no_configuration_are_refused(tmp_path: Path):
+    (tmp_path / "broken.yaml").write_text("a: ${b\n")
+    with pytest.raises(UserError, match=r"cannot be read: no viable alternative at input .* full_key: a"):
+        compose(str(tmp_path / "broken.yaml"))
     (tmp_path / "broken.yaml").write_text("a: [1\n")
     with pytest.raises(UserError, match="not YAML"):
         compose(str(tmp_path / "broken.yaml"))
     (tmp_path / "other.yaml").write_text("defaults: [config, _self_]\nsead: 1\n")
     with pytest.raises(UserError, match="sead"):
         compose(str(tmp_path / "other.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", r"write `defaults: \[config, _self_\]` at its top$"),
+        ("[1]", r"write `defaults: \[config, _self_\]` at its top$"),
+        ("seed: 3", r"write `defaults: \[config, _self_\]` at its top$"),
+        ("strategy: lora", r"`defaults: \[config, override strategy: lora, _self_\]` .*instead of `strategy: lora`$"),
+        (
+            "defaults: [config, _self_]\nstrategy: lora",
+            r"write `- override strategy: lora` into .* or strategy=lora on",
+        ),
+        ("defaults: [config, _self_]\ndata: files", r"write `- override data: files` into .* or data=files on"),
+        ("defaults: [_self_]\nseed: 3", r"strategy cannot be chosen, .* does not start with `config`"),
+    ],
+)
+def test_a_file_that_says_not_what_it_changes_is_told_how(tmp_path: Path, content: str, words: str):
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(UserError, match=words):
+        compose(str(tmp_path / "mine.yaml"), ["strategy=probe"] if "seed" in content else [])
+
+
+def test_a_file_that_lacks_a_key_of_the_settings_is_no_resolved_one(tmp_path: Path):
+    kept = [line for line in to_yaml(compose()).splitlines(keepends=True) if not line.startswith("seed:")]
+    (tmp_path / "config.yaml").write_text("".join(kept))
+    with pytest.raises(UserError, match="is no recipe yet"):
+        compose(str(tmp_path / "config.yaml"))
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "a/${now:%Y}", "${${name}:HOME}", r"\${seed}"])
+@pytest.mark.parametrize("place", ["word", "quoted word", "recipe", "defaults", "group", "resolved"])
+def test_nothing_is_read_from_the_environment(tmp_path: Path, place: str, value: str):
+    (tmp_path / "data").mkdir()
+    quoted = value.replace("\\", "\\\\")
+    (tmp_path / "data" / "mine.yaml").write_text(f'defaults: [base, _self_]\npath: "{quoted}"\n')
+    files = {
+        "recipe": f'defaults: [config, _self_]\noutput: "{quoted}"\n',
+        "defaults": f'defaults: [config, {{override data: "{quoted}"}}, _self_]\n',
+        "group": "defaults: [config, override data: mine, _self_]\n",
+        "resolved": to_yaml(compose()).replace("output: runs", f'output: "{quoted}"'),
+    }
+    (tmp_path / "mine.yaml").write_text(files.get(place, "defaults: [config, _self_]\n"))
+    words = {"word": [f"output={value}"], "quoted word": [f'output="{value}"']}.get(place, [])
+    with pytest.raises(UserError, match=r"takes the value of another key"):
+        compose(str(tmp_path / "mine.yaml"), words)
+
+
+def test_a_key_may_refer_to_another():
+    assert compose(None, ["output=runs/${seed}", "seed=3"]).output == "runs/3"
+
+
+# What Hydra's grammar reads as something else than the text that stands there.
+READ_OTHERWISE = re.compile(
+    r"""\s*([\[{'"]|([+-]?[\d._]+(e[+-]?[\d_]+)?|[+-]?inf|[+-]?nan|null|true|false)\s*$)|.*\\[\\()\[\]{}:=, \t]""",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+@settings(deadline=None)
+@given(
+    st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1)
+    | st.text("ab1 _-+.,;:=()[]{}'\"\\~#@!%&*?|é", min_size=1)
+)
+def test_what_is_typed_is_what_hydra_reads(value: str):
+    assume("${" not in value and not READ_OTHERWISE.match(value))
+    try:
+        word = readable(f"data.path={value}")
+    except UserError:
+        assert "," in value  # several values, or one: the user has to say
+    else:
+        assert OverridesParser.create().parse_override(word).value() == value
+
+
+@pytest.mark.parametrize(
+    "value", ["a=b.csv", "my file (1).csv", "müll.csv", ";", ",", " ", "it's", 'C:\\a "b" c.csv', "~draft: 2.csv", "\\"]
+)
+def test_what_is_typed_is_what_arrives(value: str):
+    assert compose(None, [f"data.path={value}"]).data.path == value
 
 
 def test_identity_ignores_where_and_how_it_is_shown():
@@ -115,6 +211,25 @@ def test_identity_ignores_where_and_how_it_is_shown():
         (["a b=c"], r"a b"),
         (["strategy.name=nope"], r"strategy\.name.*nope"),
         (["data.columns.txt=a"], r"data\.columns\.txt.*did you mean 'data\.columns\.text'"),
+        (["data=null"], r"data='null' is not known; choose from: customer_intents"),
+        (["strategy=null"], r"strategy='null' is not known; choose from: adapter"),
+        (["encoder=null"], r"encoder='null' is not known"),
+        (["objective=null"], r"objective='null' is not known"),
+        (["strategy="], r"strategy='' is not known"),
+        (["data=rows.csv"], r"data=rows\.csv is not known.*data=files data\.path=rows\.csv$"),
+        (["encoder=my/bert"], r"encoder=my/bert is not known.*encoder=custom encoder\.name=my/bert$"),
+        (["data.columns=null"], r"data\.columns=null says nothing.* data\.columns\.text,"),
+        (["training=null"], r"training=null says nothing.* training\.epochs,"),
+        (["objective.classify=null"], r"objective\.classify=null says nothing"),
+        (["strategy.freeze=abc"], r"strategy\.freeze=abc must be a list of texts"),
+        (["training.epochs=abc"], r"training\.epochs=abc must be a number"),
+        (["data.path="], r"data\.path is empty"),
+        (["output="], r"output is empty"),
+        (["seed=1,2"], r"seed=1,2 names several values: add --multirun"),
+        (["seed=range(1,3)"], r"names several values"),
+        (["data.order=[é,b]"], r"needs double quotes"),
+        (["hydra.run.dir=x"], r"hydra\.run\.dir=x: .*--multirun"),
+        (["seed=${seed}"], r"Recursive interpolation detected; overrides were: seed="),
     ],
 )
 def test_what_cannot_be_meant_is_refused(overrides: list[str], words: str):
@@ -122,11 +237,16 @@ def test_what_cannot_be_meant_is_refused(overrides: list[str], words: str):
         compose(None, overrides)
 
 
-def test_unknown_recipes_are_refused():
+def test_unknown_recipes_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="did you mean 'intent'"):
         compose("intnet")
     with pytest.raises(UserError, match="no such file"):
         compose("my/intent.yaml")
+    with pytest.raises(UserError, match=r"rows\.csv is no recipe.*: data=files data\.path=rows\.csv$"):
+        compose("rows.csv")
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(UserError, match=r"the settings of that run are .*config\.yaml$"):
+        compose(str(tmp_path))
 
 
 def test_a_users_own_recipe_and_groups(tmp_path: Path):
@@ -143,12 +263,14 @@ def test_mappings_become_overrides():
         "training": {"epochs": 3},
         "data.columns.text": "it's",
         "data.order": ["very bad", "ok"],
+        "data.columns.label": 'C:\\a "b"\\',
         "seed": 2,
     }
     settings = compose(None, from_mapping(values))
     assert settings.training.epochs == 3
     assert settings.data.columns.text == "it's"
     assert settings.data.order == ["very bad", "ok"]
+    assert settings.data.columns.label == 'C:\\a "b"\\'
     assert settings.seed == 2
     nested = compose(None, from_mapping({"strategy": {"name": "lora", "rank": 4}, "data": {"class_weights": {"a": 2}}}))
     assert nested.strategy.rank == 4

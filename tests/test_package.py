@@ -19,6 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     "errors",
     "settings",
+    "plain",
     "launch",
     "data",
     "encoder",

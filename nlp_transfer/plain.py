@@ -1,0 +1,79 @@
+"""Plain values against typed fields: a mapping becomes a settings dataclass, or one sentence says why not.
+
+It knows no setting by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from nlp_transfer.errors import UserError, did_you_mean
+
+_EXPECTED = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list[str]: "a list of texts, such as [a,b]",
+    list[int]: "a list of whole numbers, such as [4,5]",
+    list[float]: "a list of numbers, such as [0.9,0.99]",
+    dict[str, Any]: "keys and values, such as {a: 1}",
+}
+_BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
+
+
+def checked(kind: type, values: Any, prefix: str) -> Any:
+    """Return an instance of a settings dataclass made of plain values, every key and type checked."""
+    kinds = typing.get_type_hints(kind)
+    if not isinstance(values, Mapping):
+        key = prefix.removesuffix(".")
+        within = ", ".join(prefix + name for name in kinds)
+        raise UserError(f"{key}={shown(values)} says nothing: {key} is a group of keys, {within}")
+    for key in values:
+        if key not in kinds:
+            raise UserError(
+                f"{prefix}{key} is not a known key{did_you_mean(str(key), kinds)}; known here: {', '.join(kinds)}"
+            )
+    return kind(**{key: _value(kinds[key], value, f"{prefix}{key}") for key, value in values.items()})
+
+
+def _value(kind: Any, value: Any, key: str) -> Any:
+    """Return a plain value as the type a settings field declares."""
+    if dataclasses.is_dataclass(kind):
+        return checked(typing.cast(type, kind), value, f"{key}.")
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and types.NoneType in kinds:
+        return None
+    try:
+        return _converted(kinds[0], value)
+    except (ValueError, TypeError, KeyError):
+        expected = _EXPECTED[kinds[0]] + ", or null" * (types.NoneType in kinds)
+        raise UserError(f"{key}={shown(value)} must be {expected}") from None
+
+
+def _converted(kind: Any, value: Any) -> Any:
+    """Return a value as a type if it can be meant: no number from a truth value, no whole number from a fraction."""
+    base = typing.get_origin(kind) or kind
+    if base is Any or (base is dict and isinstance(value, dict)):
+        return value
+    if base is list and isinstance(value, (list, tuple)):
+        return [_converted(typing.get_args(kind)[0], item) for item in value]
+    if base is bool:
+        return _BOOLEANS[str(value).casefold()]
+    if base is str and isinstance(value, (str, int, float)):
+        return str(value)
+    if base is int and type(value) in (int, str):
+        return int(value)
+    if base is float and type(value) in (int, float, str):
+        return float(value)
+    raise TypeError
+
+
+def shown(value: Any) -> str:
+    """Return a value as one writes it in YAML or on the command line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,106 @@
+"""One run for every combination of values: Hydra's sweeper in this one process, each run in a process of its own.
+
+Were there a sweeper on every rank, ranks could choose apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nlp_transfer.config import CONF, is_resolved, locate_recipe, readable, user_errors
+from nlp_transfer.errors import UserError
+
+
+class RunFailed(Exception):
+    """A run ended with an error, about which its own process has spoken."""
+
+
+def sweep(recipe: str | None, overrides: Sequence[str]) -> dict[str, int]:
+    """Adapt once for every combination of the values that are given with commas, one run after the other.
+
+    Each finished run's JSON line goes to standard output; the figure of its metric goes to the sweeper.
+
+    Returns:
+        The exit status of the runs that failed by their key=value words.
+
+    Raises:
+        UserError: for overrides that make no configuration; no run has been started then.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    words = [readable(word, sweep=True) for word in overrides]
+    folder, name = locate_recipe(recipe)
+    if is_resolved(folder / f"{name}.yaml"):  # it holds no groups to choose from
+        folder, name = locate_recipe(None)
+    failed: dict[str, int] = {}
+    watched = sys.stdout.isatty() and sys.stderr.isatty()
+
+    @hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name="config")
+    def one(_: Any) -> float | None:
+        own = OmegaConf.to_container(HydraConfig.get().overrides.task)
+        assert isinstance(own, list)
+        done = _run([*([recipe] if recipe else []), *own])
+        if done.returncode:
+            failed[shlex.join(own)] = done.returncode
+            raise RunFailed
+        if not watched:  # a person has the tables
+            print(done.stdout, end="", flush=True)  # noqa: T201
+        return _figure(done.stdout)
+
+    asked = [sys.argv[0], "--config-dir", str(folder), "--config-name", name, "--multirun", *words]
+    with _hydra_in_command(asked), user_errors(words), contextlib.suppress(RunFailed):
+        one()
+    return failed
+
+
+def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Adapt in a new process; its standard error is ours."""
+    command = [sys.executable, "-m", "nlp_transfer", "adapt", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode in (128 + signal.SIGINT, -signal.SIGINT):
+        raise KeyboardInterrupt
+    return done
+
+
+def _figure(output: str) -> float | None:
+    """Return the model's figure in a run's JSON line; a rank that is not the first prints none."""
+    if not output.strip():
+        return None
+    report = json.loads(output.splitlines()[-1])["report"]
+    return report["rows"][0]["intervals"][report["metric"]]["value"]
+
+
+@contextlib.contextmanager
+def _hydra_in_command(arguments: Sequence[str]) -> Iterator[None]:
+    """Give Hydra its command line, and have it raise its errors instead of printing them and leaving.
+
+    Raises:
+        UserError: for a folder of the sweep that cannot be made.
+    """
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = list(arguments), "1"
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # it announces what it raises
+            yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"the sweep's folder {error.filename} cannot be made: {error.strerror}; set output=..."
+        ) from error
+    finally:
+        sys.argv = before
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full

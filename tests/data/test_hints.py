@@ -1,0 +1,34 @@
+"""Words in messages: what a user pastes into a shell arrives as the value that was meant."""
+
+import shlex
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from nlp_transfer.config import readable
+from nlp_transfer.data.hints import quoted, typed
+
+TEXTS = st.text(st.characters(codec="utf-8"), min_size=1) | st.text("a1 _-+.,;:=()[]{}'\"\\~#@!%&*?|é\t", min_size=1)
+
+
+@settings(deadline=None)
+@given(TEXTS.filter(lambda text: "${" not in text))  # a reference to another key
+@example('\\"')
+@example("C:\\")
+@example("1e5")
+@example("null")
+@example(" ")
+def test_a_pasted_word_arrives_unchanged(value: str):
+    (pasted,) = shlex.split(typed("data.label_separator", value))
+    for word in (pasted, f"data.label_separator={quoted(value)}"):
+        assert OverridesParser.create().parse_override(readable(word)).value() == value
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(";", "'data.delimiter=;'"), (r"\t", r"'data.delimiter=\t'"), ("a,b", "'data.delimiter=\"a,b\"'"), ("x", None)],
+)
+def test_words_have_no_more_quotes_than_they_need(value: str, expected: str | None):
+    assert typed("data.delimiter", value) == (expected or f"data.delimiter={value}")
