@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from accelerate import Accelerator
 from nlp_transfer import artefact
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
+from nlp_transfer.data.delimited import DELIMITERS, delimiter_of
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import read_texts
 from nlp_transfer.data.sources import stream_rows
 from nlp_transfer.data.table import MISSING, Table
@@ -25,6 +29,9 @@ from nlp_transfer.evaluation import metrics
 from nlp_transfer.settings import ColumnSettings, PredictSettings, TrackingSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import make_accelerator
+
+FORMATS = {"": "csv", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -99,32 +106,35 @@ def predict_file(
 ) -> int:
     """Read rows, write the same rows with their prediction; return how many.
 
-    The output has the input's format and columns, then `prediction` and the probabilities: one column a label
-    (``p(label)``) in CSV and TSV, one object in JSONL.
+    The output has the input's format, delimiter and columns, then `prediction` and the probabilities: one column a
+    label (``p(label)``) in CSV and TSV, one object in JSONL. Lines of text become CSV.
 
     Raises:
         UserError: for unreadable rows (file:line), a missing column, or an output that would replace the input.
     """
-    kind = one_of(_format(settings), ("csv", "tsv", "jsonl", "text"), "predict.format")
+    kind = _format(settings)
     if settings.chunk_rows < 1:
         raise UserError(f"predict.chunk_rows={settings.chunk_rows} must be at least 1")
     if _same_file(settings.input, settings.output):
         raise UserError(f"predict.output={settings.output} is the input itself; give another file")
-    source: Any = sys.stdin.buffer if settings.input == "-" else Path(settings.input).expanduser()
-    rows = stream_rows(source, format=kind, encoding=encoding, delimiter=delimiter, chunk_rows=settings.chunk_rows)
+    rows = stream_rows(
+        settings.input, format=kind, encoding=encoding, delimiter=delimiter, chunk_rows=settings.chunk_rows
+    )
+    mark = DELIMITERS.get(kind, ",") if delimiter is None or kind == "text" else delimiter_of(delimiter)
     count = 0
     with _output(settings.output) as out:
-        write = _Writer(out, kind, predictor.record.task.labels)
+        writer = _Writer(out, kind, mark, predictor.record.task.labels)
         for table in rows:
+            writer.check(table)
             texts, pairs = _inputs(table, predictor.record, columns)
-            write(table, predictor.predict(texts, pairs))
+            writer.write(table, predictor.predict(texts, pairs))
             count += len(texts)
     return count
 
 
 def _same_file(first: str, second: str) -> bool:
     """Return whether two names mean one file, however they are spelled."""
-    paths = [Path(name).expanduser() for name in (first, second)]
+    paths = [expanded(name) for name in (first, second)]
     return "-" not in (first, second) and all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
@@ -132,9 +142,13 @@ def _same_file(first: str, second: str) -> bool:
 def _output(name: str) -> Iterator[TextIO]:
     """Open standard output, or a file that takes its name only when it is complete."""
     if name == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):  # rows are UTF-8 with plain line ends, whatever the terminal takes
+            sys.stdout.reconfigure(encoding="utf-8", newline="")
         yield sys.stdout
         return
-    target = Path(name).expanduser()
+    target = expanded(name)
+    if target.is_dir():
+        raise UserError(f"predict.output={name} is a folder; name the file to write")
     making = target.with_name(f".making-{target.name}")
     try:
         with making.open("w", encoding="utf-8", newline="") as out:
@@ -149,26 +163,50 @@ def _output(name: str) -> Iterator[TextIO]:
 class _Writer:
     """Rows with their predictions in the format they came in."""
 
-    def __init__(self, out: TextIO, kind: str, labels: Sequence[str]) -> None:
+    def __init__(self, out: TextIO, kind: str, delimiter: str, labels: Sequence[str]) -> None:
         self.out, self.kind, self.labels = out, kind, labels
-        self.table: Any = None
+        self.added = ["prediction", *(f"p({label})" for label in labels)]
+        if kind == "jsonl":
+            self.added = ["prediction"] + ["probabilities"] * bool(labels)
+        self.cells = csv.writer(_Lines(out), delimiter=delimiter)
+        self.began = False
 
-    def __call__(self, table: Table, answers: Sequence[Prediction]) -> None:
+    def check(self, table: Table) -> None:
+        """Refuse rows that have a column of the output already, before anything of them is written."""
+        if taken := [name for name in self.added if name in table.columns]:
+            first = next((row for row, cell in enumerate(table.columns[taken[0]]) if cell is not MISSING), 0)
+            place = table.where(first) if self.kind == "jsonl" else table.origin
+            raise UserError(f"{place} already has a column {taken[0]!r}; rename it first")
+
+    def write(self, table: Table, answers: Sequence[Prediction]) -> None:
+        """Write rows and what was predicted for them."""
         names = list(table.columns)
-        probabilities = ["probabilities"] if self.kind == "jsonl" else [f"p({label})" for label in self.labels]
-        if taken := [name for name in ("prediction", *probabilities) if name in names]:
-            raise UserError(f"{table.origin} already has a column {taken[0]!r}; rename it first")
-        if self.kind != "jsonl" and self.table is None:
-            self.table = csv.writer(self.out, delimiter="\t" if self.kind == "tsv" else ",", lineterminator="\n")
-            self.table.writerow([*names, "prediction", *probabilities])
+        if self.kind != "jsonl" and not self.began:
+            self.cells.writerow([*names, *self.added])
+            self.began = True
         for row, answer in zip(_rows(table), answers, strict=True):
             if self.kind == "jsonl":
-                extra = {"prediction": answer.label} | ({"probabilities": answer.probabilities} if self.labels else {})
+                extra = dict(zip(self.added, (answer.label, answer.probabilities), strict=False))
                 given = {name: value for name, value in zip(names, row, strict=True) if value is not MISSING}
-                self.out.write(json.dumps(given | extra, ensure_ascii=False) + "\n")
+                self.out.write(_json(given | extra) + "\n")
                 continue
             label = "|".join(answer.label) if isinstance(answer.label, list) else answer.label
-            self.table.writerow([*row, label, *(f"{answer.probabilities[name]:.6f}" for name in self.labels)])
+            self.cells.writerow([*row, label, *(f"{answer.probabilities[name]:.6f}" for name in self.labels)])
+
+
+class _Lines:
+    r"""What the csv module writes to: its lines end in \r\n, so that it quotes a cell with either; ours end in \n."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+
+    def write(self, line: str) -> int:
+        return self.out.write(line.removesuffix("\r\n") + "\n")
+
+
+def _json(row: dict[str, Any]) -> str:
+    """Return a row as one line; half a surrogate pair, which no encoding can hold, stays escaped as it came."""
+    return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", json.dumps(row, ensure_ascii=False))
 
 
 def _rows(table: Table) -> Iterator[tuple[Any, ...]]:
@@ -192,7 +230,15 @@ def _inputs(table: Table, record: artefact.Record, columns: ColumnSettings) -> t
 
 
 def _format(settings: PredictSettings) -> str:
+    """Return the format the rows come in: as it is set, else by the ending of the file."""
+    known = sorted(set(FORMATS.values()))
     if settings.format != "auto":
-        return settings.format
-    suffix = Path(settings.input).suffix.lower().lstrip(".")
-    return {"tsv": "tsv", "jsonl": "jsonl", "ndjson": "jsonl", "txt": "text"}.get(suffix, "csv")
+        return one_of(settings.format, known, "predict.format")
+    suffix = "" if settings.input == "-" else Path(settings.input).suffix.lower()
+    if suffix not in FORMATS:
+        endings = ", ".join(filter(None, FORMATS))
+        raise UserError(
+            f"{settings.input}: the rows to label come in files that end in {endings}, or in nothing, which is CSV; "
+            f"convert or unpack it, or say what it holds with predict.format={' | '.join(known)}"
+        )
+    return FORMATS[suffix]

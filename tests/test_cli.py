@@ -4,8 +4,11 @@ import csv
 import io
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,12 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     write_csv(tmp_path / "other.csv", rows("single_label", 11, 8))
     assert main(["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]) == 0
     assert json.loads(capfd.readouterr().out)["report"]["examples"] == 11
+    assert main(["evaluate", f"{run_of(place)}/model"]) == 0
+    inside = json.loads(capfd.readouterr().out)
+    assert (inside["folder"], inside["report"]["rows"][0]) == (run_of(place), own)
+    shutil.copytree(f"{run_of(place)}/model", tmp_path / "model")
+    assert main(["evaluate", str(tmp_path / "model")]) == 2
+    assert f"{tmp_path / 'model'} holds no config.yaml" in capfd.readouterr().err
     write_csv(tmp_path / "foreign.csv", [row | {"label": "nonsense"} for row in rows("single_label", 4, 8)])
     assert main(["evaluate", run_of(place), f"data.path={tmp_path / 'foreign.csv'}"]) == 2
     assert "nonsense" in capfd.readouterr().err
@@ -113,11 +122,76 @@ def test_predict_returns_the_same_rows_in_order(place: Path, tmp_path: Path, cap
     assert sums == pytest.approx([1] * len(part), abs=1e-4)
 
 
-def test_predict_reads_standard_input_and_writes_files(place: Path, tmp_path: Path, monkeypatch, capfd):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"text\ngood movie\nmy card\n")))
-    assert main(["predict", run_of(place), f"predict.output={tmp_path / 'out.csv'}"]) == 0
+@pytest.mark.parametrize("file", [[], ["-"]])
+def test_predict_reads_standard_input_and_writes_files(place: Path, tmp_path: Path, monkeypatch, capfd, file):
+    written = b"\xef\xbb\xbftext\r\ngood movie\r\nmy card\r\n"  # as a spreadsheet saves it
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(written)))
+    assert main(["predict", run_of(place), *file, f"predict.output={tmp_path / 'out.csv'}"]) == 0
     assert capfd.readouterr().out == ""
     assert [row["text"] for row in csv.DictReader((tmp_path / "out.csv").open())] == ["good movie", "my card"]
+
+
+def test_errors_in_standard_input_name_it(place: Path, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"text,id\ngood,1\nbad\n")))
+    assert main(["predict", run_of(place)]) == 2
+    assert "standard input:3: 1 cells" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.json", "rows.csv.gz", "rows.xlsx"])
+def test_predict_guesses_no_format(place: Path, tmp_path: Path, capfd, name: str):
+    (tmp_path / name).write_text("text\ngood\n")
+    assert main(["predict", run_of(place), str(tmp_path / name)]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert f"{name}: the rows to label come in files that end in .csv, .tsv, .jsonl, .ndjson, .txt" in err
+    assert main(["predict", run_of(place), str(tmp_path / name), "predict.format=csv"]) == 0
+    assert capfd.readouterr().out.startswith("text,prediction,")
+
+
+@pytest.mark.parametrize("typed", [";", "|", "\t", r"\t"])
+def test_cells_come_back_as_they_were_between_the_same_marks(place: Path, tmp_path: Path, capfd, typed: str):
+    mark = "\t" if typed == r"\t" else typed
+    cells = ["a, b", "lone\rreturn", 'say "no"', "two\r\nlines", f"a{mark}b", ""]
+    with (tmp_path / "rows").open("w", newline="") as out:  # no ending is CSV
+        writer = csv.writer(out, delimiter=mark, quoting=csv.QUOTE_ALL)
+        writer.writerows([["text", "note"], *(["good", cell] for cell in cells)])
+    words = [f"data.delimiter={typed}", f"predict.output={tmp_path / 'out.csv'}"]
+    assert main(["predict", run_of(place), str(tmp_path / "rows"), *words]) == 0
+    with (tmp_path / "out.csv").open(newline="") as out:
+        found = list(csv.DictReader(out, delimiter=mark))
+    assert [row["note"] for row in found] == cells
+    assert "\r\n" not in (tmp_path / "out.csv").read_bytes().decode().replace("two\r\nlines", "")
+
+
+def test_half_a_surrogate_pair_in_another_column_comes_back(place: Path, tmp_path: Path, capfd):
+    row = {"text": "good", "note": "\ud800", "\udfff": "é😀"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["predict", run_of(place), str(tmp_path / "rows.jsonl")]) == 0
+    out = capfd.readouterr().out
+    assert "é😀" in out
+    found = json.loads(out)
+    assert {key: found[key] for key in row} == row
+
+
+def test_a_column_that_is_there_already_is_named_with_its_line(place: Path, tmp_path: Path, capfd):
+    (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n{"text": "bad"}\n{"text": "bad", "prediction": 1}\n')
+    assert main(["predict", run_of(place), str(tmp_path / "rows.jsonl"), f"predict.output={tmp_path / 'o'}"]) == 2
+    assert "rows.jsonl:3 already has a column 'prediction'" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_names_of_files_may_look_like_words(place: Path, tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run_of(place), "runs/a=b")
+    for name in ("a=b.csv", "~draft.csv", "my file (1).csv", "müll.csv"):
+        write_csv(Path(name), rows("single_label", 4, 8))
+        assert main(["predict", "runs/a=b", name]) == 0
+        assert capfd.readouterr().out.count("\n") == 5
+        assert main(["evaluate", "runs/a=b", "data=files", f"data.path={name}"]) == 0
+        assert json.loads(capfd.readouterr().out)["report"]["examples"] == 4
+    Path("seed=3").touch()  # a known key is a key all the same
+    assert main(["plan", "seed=3", "--cfg"]) == 0
+    assert "seed: 3" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -165,13 +239,12 @@ def test_rows_that_cannot_be_read_leave_nothing_behind(place: Path, tmp_path: Pa
 
 def test_ls_and_cp(tmp_path: Path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    assert main(["ls", "strategy"]) == 0
-    assert [line.split("\t")[1] for line in capfd.readouterr().out.splitlines()] == [
-        "adapter",
-        "finetune",
-        "lora",
-        "probe",
-    ]
+    for what in ("strategy", "strategies"):
+        assert main(["ls", what]) == 0
+        names = [line.split("\t")[1] for line in capfd.readouterr().out.splitlines()]
+        assert names == ["adapter", "finetune", "lora", "probe"]
+    assert main(["ls", "data"]) == 0
+    assert "data.validation=b.csv" in capfd.readouterr().out  # the whole first paragraph of its comment
     assert main(["cp", "intent", "mine.yaml"]) == 0
     Path("mine.yaml").write_text(Path("mine.yaml").read_text() + "seed: 9\n")
     assert main(["cp", "intent", "mine.yaml"]) == 2
@@ -203,6 +276,55 @@ def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["strategy=prob,lora"], "strategy=prob is not known (did you mean 'probe'?)"),
+        (["seeed=1,2"], "seeed is not a known key (did you mean 'seed'?)"),
+        (["data.path=ü,b"], "needs double quotes"),
+        (["seed=1,2", "data.path=${oc.env:HOME}"], "takes the value of another key"),
+        (["seed=1,2", "hydra/sweeper=optuna"], "Could not find 'hydra/sweeper/optuna'"),
+        (["seed=1,2", "output=/dev/null/x"], "sweep"),
+        (["seed=1,2", "--cfg"], "--cfg"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_said_in_one_sentence(tmp_path: Path, capfd, words: list[str], said: str):
+    assert main(["adapt", f"output={tmp_path}", *words, "--multirun"]) == 2
+    err = capfd.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_runs_of_a_sweep_that_fail_are_named(tmp_path: Path, capfd):
+    words = [f"output={tmp_path}", "data.path=a=b.csv", "seed=1,2", "training.epochs=many"]
+    before = list(sys.argv)
+    assert main(["adapt", *words, "--multirun"]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    named = "nlp-transfer: the run output={} 'data.path=\"a=b.csv\"' seed={} training.epochs=many failed with status 2"
+    assert err.splitlines() == [
+        *["nlp-transfer: training.epochs=many must be a number"] * 2,
+        *[named.format(tmp_path, seed) for seed in (1, 2)],
+    ]
+    assert sys.argv == before
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+@pytest.mark.parametrize("more", [[], ["seed=1,2", "--multirun"]])
+def test_an_interrupt_ends_quietly_with_status_130(place: Path, tmp_path: Path, more: list[str]):
+    words = [*adapt_words(place), f"output={tmp_path}", "strategy=finetune", "training.max_steps=100000", *more]
+    command = [sys.executable, "-m", "nlp_transfer", *words, "training.epochs=100000"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to every process in the foreground
+    assert running.communicate(timeout=60) == (b"", b"")
+    assert running.returncode == 130
+    assert not list(tmp_path.rglob("metrics.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         (["adapt", "nonsense"], "recipe"),
         (["adapt", "intent", "second", "data.path=x"], "too much"),
         (["adapt", "data=files"], "no data is named"),
@@ -212,13 +334,15 @@ def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, 
         (["evaluate"], "needs the folder"),
         (["evaluate", "no/such/run"], "no such folder"),
         (["predict", "."], "nlp_transfer.json"),
-        (["ls", "nothing"], "choose from"),
+        (["ls", "nothing"], "ls shows recipes, data, encoders, strategies"),
         (["cp"], "cp takes"),
         (["cp", "intent", "mine.txt"], ".yaml"),
         (["evaluate", "tests"], "config.yaml"),
         (["adapt", "=3"], "key=value"),
-        (["adapt", "data=files", "data.path=a=b.csv"], "quotes"),
-        (["adapt", "data=files", "data.path=é.csv"], "quotes"),
+        (["adapt", "data=files", "data.path=a=b.csv"], "a=b.csv does not exist"),
+        (["adapt", "data=files", "data.path=é.csv"], "é.csv does not exist"),
+        (["adapt", "data=files", "data.path=~draft.csv"], "~draft.csv does not exist"),
+        (["plan", "~draft.yaml"], "no such file"),
         (["plan", "--multirun", "seed=1,2"], "--multirun"),
         (["doctor", "--cfg"], "--cfg"),
         (["doctor", "x"], "too much"),
@@ -232,7 +356,7 @@ def test_what_cannot_be_done_is_said_with_status_2(words: list[str], said: str, 
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("words", [["nonsense"], ["adapt", "--nonsense"], []])
+@pytest.mark.parametrize("words", [["nonsense"], ["adapt", "--nonsense"]])
 def test_unknown_verbs_and_flags_end_with_status_2(words: list[str]):
     with pytest.raises(SystemExit) as stop:
         main(words)
@@ -251,7 +375,21 @@ def test_folders_that_cannot_be_used_are_said_with_status_2(place: Path, tmp_pat
     assert main([*adapt_words(place), f"output={tmp_path / 'runs'}", "overwrite=true"]) == 0
 
 
-@pytest.mark.parametrize("value", ["predict.chunk_rows=0", "predict.format=xml", "predict.output=no/such/folder/x.csv"])
+def test_no_word_at_all_shows_the_help(capfd):
+    assert main([]) == 2
+    assert "nlp-transfer ls recipes" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "predict.chunk_rows=0",
+        "predict.format=xml",
+        "predict.output=no/such/folder/x.csv",
+        "predict.output=.",
+        "predict.output=",
+    ],
+)
 def test_impossible_predict_settings_are_refused(place: Path, tmp_path: Path, capfd, value: str):
     (tmp_path / "rows.csv").write_text("text\ngood\n")
     assert main(["predict", run_of(place), str(tmp_path / "rows.csv"), value]) == 2
