@@ -27,7 +27,9 @@ fix: .venv/test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What an earlier build left in build/ would go into the wheel, deleted files too.
 wheel: .venv/test
+	rm -rf build
 	$(BIN)/pip wheel --no-deps --wheel-dir dist .
 
 .venv/bin/pip:
