@@ -111,7 +111,7 @@ def load_classifier(
     if settings.attention is not None:
         needed = ATTENTION[one_of(settings.attention, ATTENTION, "encoder.attention")]
         if needed and importlib.util.find_spec(needed) is None:  # transformers would fetch a kernel and run it
-            raise UserError(f"encoder.attention={settings.attention} needs the package {needed}, which is not installed")
+            raise UserError(f"encoder.attention={settings.attention}: the package {needed} is not installed")
     source = source or locate(settings)
     register_config()
     pooled.register_model()
