@@ -1,0 +1,88 @@
+"""Every shipped recipe on the data its header names: score beside the floor, and time. The table of recipes/README.md.
+
+    python recipes/benchmarks/recipes.py DATA_FOLDER [--recipes intent topic ...] [--results recipes.jsonl]
+
+Each recipe runs as a person would run it, in a process of its own, with all cores. Large data sets are cut to a number
+of training rows that a laptop trains in minutes; the table says to how many. Results are appended at once, and what is
+there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+# recipe -> (data set, further words)
+RECIPES: dict[str, tuple[str, list[str]]] = {
+    "few_labels": ("trec", ["data.per_class=8"]),
+    "topic": ("newsgroups20", ["data.train_limit=2000"]),
+    "long_documents": ("hyperpartisan", []),
+    "sentiment": ("sst2", ["data.train_limit=2000"]),
+    "intent": ("banking77", ["data.train_limit=2000", "data.unseen=ignore"]),
+    "lora": ("tweet_emotion", ["data.train_limit=1000"]),
+    "ordinal": (
+        "sst5",
+        ["data.train_limit=2000", "data.order=[very negative,negative,neutral,positive,very positive]"],
+    ),
+    "pairs": ("mrpc", ["data.train_limit=1000"]),
+    "regression": ("sick", ["data.train_limit=1000", "data.columns.label=score"]),
+    "multi_label": ("goemotions", ["data.train_limit=2000"]),
+}
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--results", type=Path, default=Path("recipes.jsonl"))
+    arguments = parser.parse_args()
+    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
+    done = {row["recipe"]: row for row in map(json.loads, lines)}
+    for recipe in arguments.recipes:
+        if recipe not in done:
+            done[recipe] = measure(recipe, arguments.data)
+            with arguments.results.open("a") as out:
+                out.write(json.dumps(done[recipe]) + "\n")
+    show([done[recipe] for recipe in arguments.recipes])
+
+
+def measure(recipe: str, data: Path) -> dict[str, Any]:
+    """Return one row of results."""
+    dataset, words = RECIPES[recipe]
+    with tempfile.TemporaryDirectory() as output:
+        command = [sys.executable, "-m", "nlp_transfer", "adapt", recipe, f"data.path={data / dataset}", *words]
+        started = time.monotonic()
+        done = subprocess.run([*command, f"output={output}"], stdout=subprocess.PIPE, text=True, check=True)
+        seconds = time.monotonic() - started
+    report = json.loads(done.stdout.splitlines()[-1])["report"]
+    figures = {row["name"]: row["intervals"][report["metric"]]["value"] for row in report["rows"]}
+    row = {
+        "recipe": recipe,
+        "command": " ".join(["nlp-transfer adapt", recipe, f"data.path={dataset}", *words]),
+        "metric": report["metric"],
+        "model": round(figures["model"], 4),
+        "floor": round(figures[report["comparison"]["floor"]], 4),
+        "verdict": report["verdict"],
+        "seconds": round(seconds),
+    }
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print a Markdown table."""
+    print("\n| command | metric on the test rows | recipe | best floor | time |\n|---|---|---|---|---|")
+    for row in rows:
+        minutes = f"{row['seconds'] // 60} min {row['seconds'] % 60} s"
+        print(f"| `{row['command']}` | {row['metric']} | {row['model']:.3f} | {row['floor']:.3f} | {minutes} |")
+
+
+if __name__ == "__main__":
+    main()
