@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import shutil
 from collections.abc import Sequence
 from importlib import resources
@@ -79,7 +80,7 @@ def copy(words: Sequence[str]) -> int:
         raise UserError(f"{target.parent} is not a folder")
     shutil.copyfile(folder / f"{name}.yaml", target)
     Console(stderr=True, highlight=False).print(
-        f"{target} is yours to edit; what it would do: nlp-transfer plan {target} data.path=FILE",
+        f"{target} is yours to edit; what it would do: nlp-transfer plan {shlex.quote(str(target))} data.path=FILE",
         soft_wrap=True,
         markup=False,
     )

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -190,9 +191,9 @@ def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]
     render(run.report, screen.console)
     screen.console.print(f"\nThe model lies in [bold]{run.folder / 'model'}[/]. Next:", soft_wrap=True)
     for command in (
-        f"nlp-transfer predict {run.folder} FILE.csv > labelled.csv",
-        f"nlp-transfer evaluate {run.folder} data=files data.path=FILE.csv",
-        f"nlp-transfer adapt {run.folder / 'config.yaml'} strategy=lora",
+        f"nlp-transfer predict {shlex.quote(str(run.folder))} FILE.csv > labelled.csv",
+        f"nlp-transfer evaluate {shlex.quote(str(run.folder))} data=files data.path=FILE.csv",
+        f"nlp-transfer adapt {shlex.quote(str(run.folder / 'config.yaml'))} strategy=lora",
     ):
         screen.console.print(f"  {command}", soft_wrap=True, markup=False)
     _emit({"folder": str(run.folder), "model": str(run.folder / "model"), "report": run.report.to_json()}, screen)

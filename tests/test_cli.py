@@ -249,6 +249,8 @@ def test_ls_and_cp(tmp_path: Path, monkeypatch, capfd):
     Path("mine.yaml").write_text(Path("mine.yaml").read_text() + "seed: 9\n")
     assert main(["cp", "intent", "mine.yaml"]) == 2
     capfd.readouterr()
+    assert main(["cp", "intent", "my own.yaml"]) == 0
+    assert "nlp-transfer plan 'my own.yaml' data.path=FILE" in capfd.readouterr().err
     assert main(["plan", "mine.yaml", "data.path=x.csv", "--cfg"]) == 0
     out = capfd.readouterr().out
     assert "name: intent" in out
