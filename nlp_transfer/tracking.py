@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,8 @@ def start(accelerator: Accelerator, settings: Settings, folder: Path) -> None:
         "trackio": {"name": folder.name},
     }
     try:
-        accelerator.init_trackers(settings.tracking.project, config=_flat(to_plain(settings)), init_kwargs=named)
+        with redirect_stdout(sys.stderr):  # standard output belongs to the result
+            accelerator.init_trackers(settings.tracking.project, config=_flat(to_plain(settings)), init_kwargs=named)
     except Exception as error:  # each service has errors of its own
         raise UserError(f"tracking.trackers={list(settings.tracking.trackers)} cannot be started: {error}") from error
 
@@ -46,8 +50,12 @@ def finish(accelerator: Accelerator, report: Report, step: int) -> None:
     for row in report.rows:
         kind = report.split if row.name == "model" else f"{report.split} {row.name}"
         log(accelerator, kind, {name: interval.value for name, interval in row.intervals.items()}, step)
-    for tracker in accelerator.trackers:
-        tracker.finish()
+    if not accelerator.trackers:
+        return
+    with redirect_stdout(sys.stderr):
+        for tracker in accelerator.trackers:
+            tracker.finish()
+    atexit.register(setattr, sys, "stdout", sys.stderr)  # trackio says good-bye once more when the interpreter ends
 
 
 def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
