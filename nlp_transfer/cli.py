@@ -189,13 +189,13 @@ def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]
     from nlp_transfer.evaluation.report import render
 
     render(run.report, screen.console)
-    screen.console.print(f"\nThe model lies in [bold]{run.folder / 'model'}[/]. Next:", soft_wrap=True)
+    screen.console.print(f"\nThe model lies in {run.folder / 'model'}. Next:", soft_wrap=True, style="bold")
     for command in (
         f"nlp-transfer predict {shlex.quote(str(run.folder))} FILE.csv > labelled.csv",
         f"nlp-transfer evaluate {shlex.quote(str(run.folder))} data=files data.path=FILE.csv",
         f"nlp-transfer adapt {shlex.quote(str(run.folder / 'config.yaml'))} strategy=lora",
     ):
-        screen.console.print(f"  {command}", soft_wrap=True, markup=False)
+        screen.console.print(f"  {command}", soft_wrap=True)
     _emit({"folder": str(run.folder), "model": str(run.folder / "model"), "report": run.report.to_json()}, screen)
     return 0
 

@@ -1,4 +1,4 @@
-"""The head fitted first: frozen features of the training rows in, the optimal output layer written into the model."""
+"""The output layer: solved on frozen features of the training rows, and the units it answers in while others learn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.preparation import Prepared
-from nlp_transfer.strategies.convex import Head, fit_head, steadied
+from nlp_transfer.strategies.convex import Head, fit_head, softened
 
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
 
@@ -30,8 +30,8 @@ def solve_head(prepared: Prepared) -> Head:
     head = fit_to(prepared, features, intercept=_output(prepared).bias is not None)
     if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
         head = _without_other_layers(prepared, features, head)
-    if prepared.strategy.trains:
-        head = steadied(head, features)
+    if prepared.strategy.trains and _output(prepared).bias is not None:  # mean outputs could not stay without one
+        head = softened(head, features)
     output = _output(prepared)
     with torch.no_grad():
         output.weight.copy_(torch.from_numpy(head.weight))
@@ -93,25 +93,29 @@ def _output(prepared: Prepared) -> Any:
 
 
 def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Head) -> Head:
-    """Fit to each of the concatenated layers alone, and keep one alone if it is clearly better.
-
-    Clearly: its cross-validated loss is lower by more than a standard error of the difference (the rule of Breiman et
-    al. 1984). Several layers are the better guess where examples are too few to tell.
-    """
+    """Fit to each of the concatenated layers alone, and keep one alone if it is clearly better."""
     model: Any = prepared.classifier.model
-    layers = np.split(features, len(model.config.layers), axis=1)
-    if len(layers) == 1 or not len(together.held_out):
-        return together
-    alone = [fit_to(prepared, layer) for layer in layers]
-    share = prepared.corpus.splits["train"].weights.astype(np.float64)
-    share /= share.sum()
-    best = min(range(len(alone)), key=lambda layer: share @ alone[layer].held_out)
-    gain = together.held_out - alone[best].held_out
-    mean = share @ gain
-    if mean <= np.sqrt(np.square(share) @ np.square(gain - mean)):
+    weights = prepared.corpus.splits["train"].weights
+    alone = [fit_to(prepared, layer) for layer in np.split(features, len(model.config.layers), axis=1)]
+    best = min(range(len(alone)), key=lambda layer: weights @ alone[layer].held_out if len(together.held_out) else 0)
+    if not _clearly_better(alone[best], together, weights):
         return together
     model.keep_layer(best)
     return alone[best]
+
+
+def _clearly_better(head: Head, other: Head, weights: np.ndarray) -> bool:
+    """Whether a head's cross-validated loss is lower by more than a standard error of the difference.
+
+    The rule of Breiman et al. (1984). Without it, a layer would be chosen by chance where examples are few; there
+    several layers are the better guess.
+    """
+    if not len(head.held_out):
+        return False
+    share = weights.astype(np.float64) / weights.sum(dtype=np.float64)
+    gain = other.held_out - head.held_out
+    mean = float(share @ gain)
+    return mean > float(np.sqrt(np.square(share) @ np.square(gain - mean)))
 
 
 def fit_to(prepared: Prepared, features: np.ndarray, *, intercept: bool = True) -> Head:

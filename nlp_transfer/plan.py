@@ -95,7 +95,7 @@ def render(plan: Plan, console: Console) -> None:
     table.add_row("training", _training_words(plan))
     console.print(table)
     for note in plan.notes:
-        console.print(f"• {note}", style="yellow" if note.startswith("warning") else "", markup=False)
+        console.print(f"• {note}", style="yellow" if note.startswith("warning") else "")
 
 
 def _group_words(groups: list[GroupSummary]) -> list[str]:

@@ -141,7 +141,7 @@ def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source
     Raises:
         UserError: for options of the pooled head beside a native one.
     """
-    asked = [key for key in ("pooling", "layers", "combine", "hidden") if getattr(encoder, key) != _OPEN[key]]
+    asked = [key for key, usual in _USUAL.items() if getattr(encoder, key) not in usual]
     head = encoder.head
     if head == "auto":
         pooling = suggested_pooling(source.folder)
@@ -154,7 +154,13 @@ def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source
     return dataclasses.replace(encoder, head=head, layers=layers)
 
 
-_OPEN = {field.name: field.default for field in dataclasses.fields(EncoderSettings)}
+# Options of the pooled head, and the values with which they ask for nothing.
+_USUAL: dict[str, tuple[Any, ...]] = {
+    "pooling": ("auto",),
+    "layers": ("auto", "last"),
+    "combine": ("mix",),
+    "hidden": (0,),
+}
 
 
 def encode_splits(settings: Settings, corpus: Corpus, classifier: Classifier) -> tuple[dict[str, Columns], TokenSpec]:
@@ -213,7 +219,7 @@ def _plan(
         problem=corpus.task.problem,
         examples={split: len(examples) for split, examples in corpus.splits.items()},
         balance={split: balance(corpus, examples) for split, examples in corpus.splits.items()},
-        notes=corpus.notes,
+        notes=corpus.notes + _code_notes(settings.encoder),
         max_length=spec.max_length,
         lengths={split: length_statistics(c.tokens) for split, c in columns.items()},
         encoder=source.name,
@@ -232,6 +238,15 @@ def _plan(
         device=accelerator.device.type,
         processes=accelerator.num_processes,
     )
+
+
+def _code_notes(encoder: EncoderSettings) -> list[str]:
+    if not encoder.trust_remote_code:
+        return []
+    return [
+        "warning: the encoder runs code of its own; transformers loads the saved model with trust_remote_code=True, "
+        "predict and evaluate refuse it"
+    ]
 
 
 def head_words(classifier: Classifier) -> str:

@@ -100,7 +100,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / "metrics.json").unlink(missing_ok=True)
             shutil.rmtree(self.model, ignore_errors=True)
-            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+            for path in [self.path / "metrics.jsonl", *self.path.rglob("events.out.tfevents.*")]:
+                path.unlink(missing_ok=True)
             (self.path / "config.yaml").write_text(config.to_yaml(settings), encoding="utf-8")
             self._write("plan.json", plan.to_json())
             self._write("environment.json", environment())

@@ -15,6 +15,7 @@ from nlp_transfer.data.corpus import Examples, load_corpus, read_examples
 from nlp_transfer.data.sources import read_splits
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
+from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines, metrics
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.head import Units, solve_head
@@ -74,7 +75,12 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
         corpus = load_corpus(settings.data, seed=settings.seed, data=data)
     folder = RunFolder.of(settings, corpus)
     if folder.is_finished and not settings.overwrite:
-        folder.check_encoder(locate(settings.encoder).sha256)
+        try:
+            source = locate(settings.encoder)
+        except UserError as error:  # the run is there, whatever became of its encoder
+            screen.console.print(f"not compared with the encoder, which cannot be found now: {error}", style="yellow")
+        else:
+            folder.check_encoder(source.sha256)
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
         return Run(folder.path, Report.from_json(folder.result()["report"]))
     with screen.busy("loading the encoder"):
@@ -99,6 +105,7 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
         encoder={"name": record.encoder.name, "sha256": record.encoder.sha256},
         steps=trajectory.steps,
         kept_step=trajectory.kept_step,
+        head=head_words(prepared.classifier),
         seconds=round(seconds, 3),
     )
     tracking.finish(prepared.accelerator, report, trajectory.steps)
@@ -131,6 +138,13 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         corpus = (
             load_corpus(settings.data if own else trained.data, seed=trained.seed) if own or floors_wanted else None
         )
+        if corpus is not None and not _same_labels(corpus.task, task):
+            changed = f"{corpus.source} no longer has the labels the model was trained on"
+            if own:
+                known = ", ".join(task.labels)
+                raise UserError(f"{changed}: {known}; measure other rows with data=files data.path=...")
+            notes.append(f"{changed}; the floors are left out.")
+            corpus = None
         if own and corpus is not None:
             split = "test" if "test" in corpus.splits else "validation"
             examples = corpus.splits[split]
@@ -149,6 +163,10 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     return dataclasses.replace(report, notes=[*notes, *report.notes])
 
 
+def _same_labels(now: Task, trained: Task) -> bool:
+    return (now.problem, now.labels, now.pair) == (trained.problem, trained.labels, trained.pair)
+
+
 def _source_of(data: DataSettings) -> tuple[str | None, ...]:
     return data.embedded, data.path, data.train, data.validation, data.test, data.hub, data.subset, data.revision
 
@@ -159,9 +177,9 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
     if strategy.solves_head:
         with screen.busy("fitting the head on frozen features"):
             head = solve_head(prepared)
-        if strategy.frozen and len(head.held_out):
-            words = f"{head_words(prepared.classifier)}, cross-validated loss {head.held_out.mean():.3f}"
-            screen.console.print(f"fitted: {words}, L2 penalty {head.penalty:.2g}", style="dim")
+        if strategy.frozen:
+            words = f"{head_words(prepared.classifier)}, L2 penalty {head.penalty:.2g} by cross-validation"
+            screen.console.print(f"fitted: {words}", style="dim")
     if not strategy.trains:
         return Trajectory()
     if strategy.frozen_depth(prepared.classifier) == ALL_FROZEN:

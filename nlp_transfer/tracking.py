@@ -27,9 +27,10 @@ def start(accelerator: Accelerator, settings: Settings, folder: Path) -> None:
     """
     if not settings.tracking.trackers:
         return
-    os.environ.setdefault("WANDB_MODE", "offline")  # nothing leaves the machine unless the user says so
+    # Nothing leaves the machine unless the user says so.
+    mode = os.environ.get("WANDB_MODE", "offline")
     named = {
-        "wandb": {"name": folder.name, "dir": str(folder)},
+        "wandb": {"name": folder.name, "dir": str(folder), "mode": mode},
         "mlflow": {"run_name": folder.name},
         "trackio": {"name": folder.name},
     }
@@ -55,7 +56,8 @@ def finish(accelerator: Accelerator, report: Report, step: int) -> None:
     with redirect_stdout(sys.stderr):
         for tracker in accelerator.trackers:
             tracker.finish()
-    atexit.register(setattr, sys, "stdout", sys.stderr)  # trackio says good-bye once more when the interpreter ends
+    if any(tracker.name == "trackio" for tracker in accelerator.trackers):
+        atexit.register(setattr, sys, "stdout", sys.stderr)  # it says good-bye once more when the interpreter ends
 
 
 def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

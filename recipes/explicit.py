@@ -1,4 +1,4 @@
-"""A fine-tune spelled out: the run of `nlp-transfer adapt data=files data.path=FOLDER` without Hydra and without verbs.
+"""A fine-tune spelled out: `nlp-transfer adapt data=files data.path=FOLDER` without Hydra and without verbs.
 
     python recipes/explicit.py FOLDER OUTPUT [SEED]
 
@@ -37,7 +37,7 @@ from nlp_transfer.settings import (
     TrainingSettings,
 )
 from nlp_transfer.strategies import Finetune
-from nlp_transfer.strategies.convex import fit_head, steadied
+from nlp_transfer.strategies.convex import fit_head, softened
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import make_accelerator
 from nlp_transfer.training.loop import Watch, fit
@@ -90,7 +90,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     targets = torch.nn.functional.one_hot(torch.from_numpy(train.targets), task.outputs).float().numpy()
     features = run("train", "features")
     head = fit_head(features, targets, train.weights, loss="softmax", strata=train.targets, seed=seed)
-    head = steadied(head, features)
+    head = softened(head, features)
     layer: Any = next(reversed(output_layers(model).values()))
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(head.weight))

@@ -258,20 +258,29 @@ def test_the_unit_of_a_regression_does_not_change_its_training(
 
 
 @pytest.mark.parametrize("problem", ["single_label", "regression"])
-def test_a_probe_reads_several_layers_or_the_one_that_is_clearly_better(home: Path, tmp_path: Path, problem: str):
+@pytest.mark.parametrize(("silent", "kept"), [((), [1, 2]), ((1,), [1]), ((0,), [2]), ((0, 1), [1, 2])])
+def test_a_probe_reads_several_layers_or_the_one_that_is_clearly_better(
+    home: Path, tmp_path: Path, problem: str, silent: tuple[int, ...], kept: list[int]
+):
     data = data_for(problem)
     settings = settings_for(home, problem, output=str(tmp_path), strategy="probe")
-    together = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
-    features = together.features("train")
-    width = together.classifier.model.config.encoder.hidden_size
-    assert together.classifier.model.config.layers == [1, 2]
+    prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
+    model, features = prepared.classifier.model, prepared.features("train")
+    width = model.config.encoder.hidden_size
     assert features.shape[1] == 2 * width
-    features[:, width:] = np.random.default_rng(0).normal(size=(len(features), width)) * 10 * features.std()
-    with patch.object(together, "features", lambda split: features):  # the last layer knows nothing
-        solve_head(together)
-    assert together.classifier.model.config.layers == [1]
-    assert together.classifier.model.classifier.weight.shape[1] == width
-    assert together.logits(together.columns["test"]).shape[1] == together.corpus.task.outputs
+    if not silent:  # two halves of what is needed
+        features = np.repeat(features[:, :1] * 0, 2 * width, axis=1)
+        wanted = prepared.corpus.splits["train"].targets.astype(float)
+        features[:, 0] = np.random.default_rng(1).normal(size=len(features))
+        features[:, width] = wanted - features[:, 0]
+    for layer in silent:
+        noise = np.random.default_rng(layer).normal(size=(len(features), width))
+        features[:, layer * width : (layer + 1) * width] = 10 * features.std() * noise
+    with patch.object(prepared, "features", lambda split: features):
+        solve_head(prepared)
+    assert model.config.layers == kept
+    assert model.classifier.weight.shape[1] == width * len(kept)
+    assert prepared.logits(prepared.columns["test"]).shape[1] == prepared.corpus.task.outputs
 
 
 def test_frozen_parameters_stay_bit_identical(home: Path, tmp_path: Path):

@@ -5,7 +5,6 @@ Knows how a head is put on and what a batch looks like; it must not know losses,
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,15 +36,7 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import EncoderSettings
 
 HEADS = {"native": native_model, "pooled": pooled_model}
-# How attention is computed -> the package that does it, None: torch.
-ATTENTION = {
-    "eager": None,
-    "sdpa": None,
-    "flex_attention": None,
-    "flash_attention_2": "flash_attn",
-    "flash_attention_3": "flash_attn_interface",
-    "flash_attention_4": "flash_attn",
-}
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 UNLIMITED = 1 << 30  # tokens; relative positions have no end
 
@@ -108,11 +99,8 @@ def load_classifier(
     one_of(head, HEADS, "encoder.head")
     if settings.head_dropout is not None and not 0 <= settings.head_dropout < 1:
         raise UserError(f"encoder.head_dropout={settings.head_dropout} must lie in [0, 1)")
-    if settings.attention is not None:
-        needed = ATTENTION[one_of(settings.attention, ATTENTION, "encoder.attention")]
-        if needed and importlib.util.find_spec(needed) is None:  # transformers would fetch a kernel and run it
-            raise UserError(f"encoder.attention={settings.attention}: the package {needed} is not installed")
     source = source or locate(settings)
+    _check_attention(settings, source)
     register_config()
     pooled.register_model()
     options = {"trust_remote_code": settings.trust_remote_code}
@@ -140,6 +128,22 @@ def load_classifier(
         head=head,
         max_tokens=_max_tokens(model, tokenizer, source.folder),
     )
+
+
+def _check_attention(settings: EncoderSettings, source: Source) -> None:
+    """Refuse FlashAttention that is not installed: transformers would fetch a kernel from the Hub and run it."""
+    from transformers import utils
+
+    if settings.attention is not None:
+        one_of(settings.attention, ATTENTION, "encoder.attention")
+    wanted = settings.attention or read_json(source.folder / "config.json").get("attn_implementation")
+    installed = {
+        "flash_attention_2": utils.is_flash_attn_2_available,
+        "flash_attention_3": utils.is_flash_attn_3_available,
+        "flash_attention_4": utils.is_flash_attn_4_available,
+    }
+    if isinstance(wanted, str) and wanted in installed and not installed[wanted]():
+        raise UserError(f"{wanted} is not installed for this device; set encoder.attention=sdpa or eager")
 
 
 def forward(model: Any, batch: Mapping[str, Tensor]) -> Outputs:

@@ -70,6 +70,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
     if settings.trust_remote_code:
         raise UserError("encoder.head=pooled cannot hold an encoder with code of its own; use encoder.head=native")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    trained_with = config.pooling if isinstance(config, PooledConfig) else suggested_pooling(folder)
     if isinstance(config, PooledConfig):  # a model of ours: its encoder under a new head
         whole, info = AutoModelForSequenceClassification.from_pretrained(folder, **_loading(settings))
         config, encoder = whole.config.encoder, whole.encoder
@@ -82,12 +83,12 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
         )
         config = encoder.config  # a copy, in float32
         config._name_or_path = settings.name  # not a path of this machine
+        prefix = "" if config.is_encoder_decoder else "encoder."  # whose encoder is called so already
         encoder = pooled.without_decoder(encoder)
-        prefix = "encoder."
     layers = _chosen_layers(settings, encoder)
     pooling = settings.pooling
     if pooling == "auto":
-        pooling = suggested_pooling(folder) or ("last" if is_causal(config) else "mean")
+        pooling = trained_with or ("last" if is_causal(config) else "mean")
     description = PooledConfig(
         encoder=copy.deepcopy(config),  # making it forgets how attention is computed, also in its part
         pooling=one_of(pooling, sorted(set(POOLING.values())), "encoder.pooling"),
@@ -100,6 +101,8 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
     _describe(description, task)
     model = pooled.PooledForSequenceClassification(description, encoder)
     missing = {f"{prefix}{name}" for name in _fresh(info)}
+    if "shared.weight" in missing:  # the words of encoder and decoder
+        missing.add("encoder.embed_tokens.weight")
     names = [name for name, _ in model.named_parameters()]
     return model, tuple(name for name in names if name in missing or not name.startswith("encoder."))
 

@@ -49,7 +49,7 @@ class PooledForSequenceClassification(PreTrainedModel):
         several = len(config.layers) > 1
         self.mix = LayerMix(len(config.layers)) if several and config.combine == "mix" else None
         width *= len(config.layers) if several and config.combine == "concat" else 1
-        self.dense = nn.Linear(width, config.hidden) if config.hidden else None
+        self.hidden_layer = nn.Linear(width, config.hidden) if config.hidden else None
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden or width, outputs)
         self.post_init()
@@ -90,8 +90,8 @@ class PooledForSequenceClassification(PreTrainedModel):
         states = [out.last_hidden_state] if only_last else [out.hidden_states[layer] for layer in self.config.layers]
         vectors = [pool(state, attention_mask, self.config.pooling) for state in states]
         vector = torch.cat(vectors, dim=-1) if self.mix is None else self.mix(torch.stack(vectors))
-        if self.dense is not None:
-            vector = nn.functional.gelu(self.dense(self.dropout(vector)))
+        if self.hidden_layer is not None:
+            vector = nn.functional.gelu(self.hidden_layer(self.dropout(vector)))
         logits = self.classifier(self.dropout(vector))
         loss = None
         if labels is not None:

@@ -45,8 +45,9 @@ class Probe:
         """
         check_rates(self.lr)
         output = classifier.anatomy.output
+        unused = set(classifier.anatomy.unused)
         # A mix of layers starts as their mean, which is no worse frozen.
-        random = [name for name in classifier.fresh if not name.startswith((f"{output}.", "mix."))]
+        random = [n for n in classifier.fresh if not n.startswith((f"{output}.", "mix.")) and n not in unused]
         if random:
             raise UserError(
                 f"strategy=probe would leave {random[0]!r} of the {classifier.head} head random; set "

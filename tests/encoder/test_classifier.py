@@ -266,7 +266,7 @@ def test_a_folder_without_a_vocabulary_is_refused(tmp_path):
         ({"pooling": "mena"}, "did you mean 'mean'"),
         ({"combine": "sum", "layers": [0, 1]}, "encoder.combine='sum'"),
         ({"attention": "evil/kernels"}, "encoder.attention='evil/kernels'"),
-        ({"attention": "flash_attention_2"}, "the package flash_attn is not installed"),
+        ({"attention": "flash_attention_2"}, "flash_attention_2 is not installed for this device"),
         ({"head_dropout": 2}, r"encoder.head_dropout=2 must lie in \[0, 1\)"),
         ({"layers": "spred"}, "encoder.layers=spred: choose last, spread"),
     ],
