@@ -306,7 +306,7 @@ def test_frozen_parameters_stay_bit_identical(home: Path, tmp_path: Path):
         ({"strategy": "lora", "strategy.peft": {"rr": 1}}, "not a field of LoraConfig"),
         ({"strategy": "lora", "strategy.peft_type": "IA3"}, "strategy=adapter"),
         ({"strategy": "probe", "strategy.solver": "sgd"}, "strategy.solver"),
-        ({"strategy": "probe", "encoder.hidden": 8}, "'dense.weight' of the pooled head random"),
+        ({"strategy": "probe", "encoder.hidden": 8}, "'hidden_layer.weight' of the pooled head random"),
         ({"strategy": "finetune", "encoder.head": "native", "encoder.pooling": "max"}, "encoder.pooling belongs to"),
         ({"training.schedule": "liner"}, "did you mean 'linear'"),
         ({"training.precision": "fp17"}, "precision"),

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import forward, load_classifier
 from nlp_transfer.encoder.pooled import pool
+from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
+from nlp_transfer.strategies import Finetune, Lora, Probe
 
 from .conftest import TASK, stir
-from .families import TEXTS
+from .families import TEXTS, tiny_encoder
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -69,7 +71,7 @@ def test_features_follow_from_the_encoders_hidden_states(build, settings, width)
             shares = model.mix.weight.softmax(dim=0) if model.mix is not None else [1.0]
             expected = sum(share * vector for share, vector in zip(shares, vectors, strict=True))
         if "hidden" in settings:
-            expected = torch.nn.functional.gelu(model.dense(expected))
+            expected = torch.nn.functional.gelu(model.hidden_layer(expected))
     torch.testing.assert_close(out.features, expected)
     assert model.classifier.in_features == width
 
@@ -124,14 +126,91 @@ def test_a_model_of_ours_is_an_encoder_again(build, tmp_path):
     first.tokenizer.save_pretrained(tmp_path)
     other = Task("multi_label", ("x", "y"), pair=False)
     states = first.model.encoder.state_dict()
-    for head, expected in {"native": ("max", 4), "pooled": ("mean", 0)}.items():
-        again = load_classifier(EncoderSettings(name=str(tmp_path)), other, head=head, seed=0)
+    # Under a new head the encoder is read as it was trained, unless told otherwise.
+    expectations = [("native", "auto", ("max", 4)), ("pooled", "auto", ("max", 0)), ("pooled", "last", ("last", 0))]
+    for head, pooling, expected in expectations:
+        settings = EncoderSettings(name=str(tmp_path), pooling=pooling)
+        again = load_classifier(settings, other, head=head, seed=0)
         assert all(torch.equal(states[name], tensor) for name, tensor in again.model.encoder.state_dict().items())
         assert (again.model.config.pooling, again.model.config.hidden) == expected
         assert again.model.config.id2label == {0: "x", 1: "y"}
         assert set(again.fresh) == {"classifier.weight", "classifier.bias"}
     same = load_classifier(EncoderSettings(name=str(tmp_path)), TASK, head="native", seed=0)
     assert same.fresh == ()
+
+
+def without(folder: Path, *names: str) -> Path:
+    """Delete tensors from the checkpoint in `folder`."""
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if name not in names}
+    assert len(kept) == len(weights) - len(names)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def pooled_over(folder: Path, **settings):
+    return load_classifier(EncoderSettings(name=str(folder), **settings), TASK, head="pooled", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "missing"),
+    [
+        ("bert", "encoder.layer.1.output.dense.weight"),
+        ("t5", "encoder.block.1.layer.0.SelfAttention.q.weight"),
+        ("t5", "encoder.final_layer_norm.weight"),
+        ("t5", "shared.weight"),
+        ("bart", "encoder.layers.0.fc1.weight"),
+        ("bart", "shared.weight"),
+    ],
+)
+def test_a_checkpoint_that_lacks_a_weight_of_the_encoder_is_refused(tmp_path, family, missing):
+    folder = tiny_encoder(tmp_path, family)
+    assert set(pooled_over(folder).fresh) == {"classifier.weight", "classifier.bias"}
+    with pytest.raises(UserError, match="no fitting weights for 1 parameters"):
+        pooled_over(without(folder, missing))
+
+
+def test_the_decoder_that_a_pooled_head_leaves_out_may_be_missing(tmp_path):
+    folder = without(tiny_encoder(tmp_path, "t5"), "decoder.block.0.layer.0.SelfAttention.q.weight")
+    assert set(pooled_over(folder).fresh) == {"classifier.weight", "classifier.bias"}
+
+
+def test_a_probe_does_not_mind_a_pooler_that_nothing_reads(tmp_path):
+    folder = without(tiny_encoder(tmp_path, "squeezebert"), "pooler.dense.weight", "pooler.dense.bias")
+    classifier = pooled_over(folder)
+    assert "encoder.pooler.dense.weight" in classifier.fresh
+    Probe().apply(classifier)
+    learning = {name for name, parameter in classifier.model.named_parameters() if parameter.requires_grad}
+    assert learning == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "roberta", "electra"])
+def test_nothing_but_adapters_learns_inside_an_encoder_below_a_hidden_layer(build, family):
+    classifier = build(family, "pooled", hidden=8, layers=[0, -1])
+    Lora(rank=2).apply(classifier)
+    learning = {name for name, parameter in classifier.model.named_parameters() if parameter.requires_grad}
+    inside = {name for name in learning if name.startswith("base_model.model.encoder.")}
+    assert inside
+    assert all(".lora_" in name for name in inside)
+    assert {name.removeprefix("base_model.model.").split(".")[0] for name in learning - inside} == {
+        "classifier",
+        "hidden_layer",
+        "mix",
+    }
+
+
+@pytest.mark.parametrize("head", ["native", "pooled"])
+def test_layers_start_anew_as_the_encoder_would_make_them(tmp_path, head):
+    folder = tiny_encoder(tmp_path, initializer_range=0.5)
+    classifier = load_classifier(EncoderSettings(name=str(folder)), TASK, head=head, seed=0)
+    layers = getattr(classifier.model, classifier.anatomy.base).encoder.layer
+    before = [layer.output.dense.weight.detach().clone() for layer in layers]
+    Finetune(reinit_layers=1).apply(classifier)
+    assert torch.equal(layers[0].output.dense.weight, before[0])
+    assert not torch.equal(layers[1].output.dense.weight, before[1])
+    assert layers[1].output.dense.weight.std().item() == pytest.approx(0.5, rel=0.1)
+    assert not layers[1].output.dense.bias.any()
+    assert (layers[1].output.LayerNorm.weight == 1).all()
 
 
 def test_no_path_of_this_machine_is_saved(build, tmp_path):
