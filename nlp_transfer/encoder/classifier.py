@@ -113,7 +113,10 @@ def load_classifier(
         raise UserError(f"encoder.name={settings.name!r}: {source.folder} holds no vocabulary (tokenizer.json)")
     _agree(model, tokenizer)
     anatomy = dissect(model, fresh=fresh, segments="token_type_ids" in tokenizer.model_input_names)
-    missing = [name for name in fresh if anatomy.depth[name] <= anatomy.layers and name not in anatomy.unused]
+    # A native head may rest on a new pooler of the encoder; ours reads none, so that nothing there may be new.
+    pretrained = anatomy.layers if head == "native" else anatomy.layers + 2
+    inside = [name for name in fresh if name.startswith(f"{anatomy.base}.") and name not in anatomy.unused]
+    missing = [name for name in inside if anatomy.depth[name] <= pretrained]
     if missing:
         raise UserError(
             f"encoder.name={settings.name!r}: the checkpoint has no fitting weights for {len(missing)} parameters of "
