@@ -20,7 +20,7 @@ class Screen:
     """
 
     def __init__(self, *, speaks: bool) -> None:
-        self.console = Console(stderr=True, highlight=False, markup=False)
+        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self.shows = speaks and self.console.is_terminal
         self.console.quiet = not self.shows
 

@@ -153,7 +153,8 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         else:
             tables = read_splits(settings.data)
             split = next(name for name in ("test", "validation", "train") if name in tables)
-            examples, notes = read_examples(tables[split], task, settings.data, split=split)
+            examples, found = read_examples(tables[split], task, settings.data, split=split)
+            notes += found
     with screen.busy(f"measuring {len(examples):,} rows"):
         logits = predictor.logits(examples.texts, examples.pairs)
         floors = _floors(settings, corpus.splits["train"], task, examples) if corpus else []

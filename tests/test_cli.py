@@ -92,6 +92,88 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     assert "nonsense" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("change", ["renamed", "additional", "reordered file"])
+def test_evaluate_notices_that_the_training_rows_have_other_labels_now(place: Path, tmp_path: Path, capfd, change: str):
+    shutil.copytree(place / "data", tmp_path / "data")
+    assert main([*adapt_words(place), f"data.path={tmp_path / 'data'}", f"output={tmp_path / 'runs'}"]) == 0
+    capfd.readouterr()
+    for split, part in data_for("single_label").items():
+        labels = {"renamed": {"film": "cinema"}, "additional": {}, "reordered file": {}}[change]
+        part = [row | {"label": labels.get(row["label"], row["label"])} for row in reversed(part)]
+        part += [row | {"label": "agent", "id": f"agent {row['id']}"} for row in part[:2] if change == "additional"]
+        write_csv(tmp_path / "data" / f"{split}.csv", part)
+    write_csv(tmp_path / "other.csv", rows("single_label", 11, 8))
+    status, other = main(["evaluate", run_of(tmp_path)]), ["data=files", f"data.path={tmp_path / 'other.csv'}"]
+    same = change == "reordered file"
+    if same:
+        assert status == 0
+    else:
+        assert status == 2
+        assert "the labels the model was trained on: card, film, refund;" in capfd.readouterr().err
+    capfd.readouterr()
+    assert main(["evaluate", run_of(tmp_path), *other]) == 0
+    report = json.loads(capfd.readouterr().out)["report"]
+    assert report["examples"] == 11
+    assert ([row["name"] for row in report["rows"]] == ["model"]) != same
+    assert any("the floors are left out" in note for note in report["notes"]) != same
+    assert main(["evaluate", run_of(tmp_path), *other, "evaluation.floors=false"]) == 0  # nothing is missed then
+    assert "left out" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_names_are_shown_as_they_are(place: Path, tmp_path: Path, monkeypatch, capfd, terminal: bool):
+    """Square brackets and colons mean something to the library that draws the terminal."""
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "1000")
+    names = {"card": "[/card]", "refund": "[red]", "film": ":smile:"}
+    for split, part in data_for("single_label").items():
+        (tmp_path / f"{split}.jsonl").write_text(
+            "".join(json.dumps({"[/text]": row["text"], "[b]": names[row["label"]]}) + "\n" for row in part)
+        )
+    words = [*adapt_words(place)[1:], f"data.path={tmp_path}", f"output={tmp_path / '[bold]' / '[/runs]'}"]
+    words += ["data.columns.text='[/text]'", "data.columns.label='[b]'", "strategy=finetune", "training.max_steps=2"]
+    assert main(["plan", *words]) == 0
+    out, planned = capfd.readouterr()
+    assert json.loads(out)["roles"] == {"text": "[/text]", "label": "[b]"}
+    assert main(["adapt", *words]) == 0
+    out, adapted = capfd.readouterr()
+    result = json.loads(out)
+    assert "/[bold]/[/runs]/" in result["folder"]
+    assert [label["name"] for label in result["report"]["labels"]] == sorted(names.values())
+    assert main(["evaluate", result["folder"]]) == 0
+    evaluated = capfd.readouterr().err
+    if not terminal:
+        assert planned == ""
+        return
+    for shown in (planned, adapted):
+        assert all(f"{name} " in shown for name in names.values())
+        assert "text = '[/text]', label = '[b]'" in shown
+        assert result["folder"] in shown
+    assert all(name in evaluated for name in names.values())
+
+
+def test_a_finished_run_is_read_back_without_its_encoder_but_not_with_another(
+    place: Path, tmp_path: Path, monkeypatch, capfd
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    folder = Path(shutil.copytree(place / "tiny-bert", tmp_path / "tiny-bert"))
+    words = [*adapt_words(place), f"encoder.name={folder}", f"output={tmp_path / 'runs'}"]
+    assert main(words) == 0
+    first = json.loads(capfd.readouterr().out)
+    shutil.move(folder, tmp_path / "moved")
+    assert main(words) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out) == first
+    assert "not compared with the encoder, which cannot be found now" in err
+    tiny_encoder(tmp_path, seed=1)
+    assert main(words) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "other encoder weights" in err
+    assert "overwrite=true" in err
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "text"])
 @pytest.mark.parametrize("chunk", [2048, 3])
 def test_predict_returns_the_same_rows_in_order(place: Path, tmp_path: Path, capfd, kind: str, chunk: int):
