@@ -9,17 +9,21 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import nlp_transfer
 from nlp_transfer.artefact import RECORD
 from nlp_transfer.config import compose, from_mapping
+from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.head import solve_head
-from nlp_transfer.preparation import prepare
-from nlp_transfer.run import adapt, evaluate
+from nlp_transfer.head import fit_to, solve_head
+from nlp_transfer.preparation import prepare, resolve_encoder
+from nlp_transfer.records import RunFolder
+from nlp_transfer.run import _train, adapt, evaluate
 from tests.encoder.families import tiny_encoder
 
 TOPICS = {
@@ -293,6 +297,89 @@ def test_frozen_parameters_stay_bit_identical(home: Path, tmp_path: Path):
     assert all(torch.equal(before[name], after[name]) for name in frozen)
     moved = [name for name in after if "layer.1" in name and "weight" in name]
     assert all(not torch.equal(before[name], after[name]) for name in moved)
+
+
+def test_layers_that_sleep_count_for_nothing_in_the_gradient(home: Path, tmp_path: Path):
+    norms, weights = [], []
+    for name, values in (("asleep", {"strategy.gradual": 0.9}), ("frozen", {"strategy.freeze": ["encoder.*"]})):
+        settings = {"strategy": "finetune", "encoder.head": "pooled", "training.max_steps": 3, "training.keep": "last"}
+        run = adapt(
+            settings_for(home, output=str(tmp_path / name), **settings, **values), data=data_for("single_label")
+        )
+        log = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        norms.append([line["gradient_norm"] for line in log if "gradient_norm" in line])
+        weights.append(load_file(run.folder / "model" / "model.safetensors"))
+    assert len(norms[0]) == 3
+    assert norms[0][0] == pytest.approx(norms[1][0], rel=1e-5)  # only the head is awake in the first step
+    awake = {name for name, tensor in weights[0].items() if not torch.equal(tensor, weights[1][name])}
+    assert not any("embeddings" in name for name in awake)
+
+
+def test_frozen_layers_run_without_dropout_throughout_training(tmp_path: Path):
+    tiny_encoder(tmp_path, num_hidden_layers=3, hidden_dropout_prob=0.5)
+    values = {"strategy": "finetune", "strategy.freeze_layers": 2, "training.evaluate_every": 0.5}
+    data = data_for("single_label")
+    for row in data["train"]:
+        row["text"] = "my card has not arrived"
+    settings = settings_for(tmp_path, **values)
+    prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
+    seen: dict[int, list[torch.Tensor]] = {0: [], 1: [], 2: []}
+    model = prepared.classifier.model
+    for number, layer in enumerate(model.bert.encoder.layer):
+
+        def note(_module, _given, out, number=number):
+            if model.training:
+                seen[number] += list((out[0] if isinstance(out, tuple) else out).detach())
+
+        layer.register_forward_hook(note)
+    _train(prepared, RunFolder(tmp_path, ""), Screen(speaks=False))
+    assert len(seen[0]) == 3 * len(data["train"])
+    for number, learns in enumerate((False, False, True)):
+        spread = max(float((out - seen[number][0]).abs().max()) for out in seen[number])
+        assert spread > 1e-2 if learns else spread < 1e-5
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_regression_head_without_a_bias_starts_as_it_was_solved(tmp_path: Path, family: str):
+    tiny_encoder(tmp_path, family)
+    data = data_for("regression")
+    for row in (row for split in data.values() for row in split):
+        row["label"] = 1000 + 50 * row["label"]
+    targets = np.array([row["label"] for row in data["test"]])
+    values = {"strategy": "finetune", "encoder.head": "native", "encoder.name": str(tmp_path / f"tiny-{family}")}
+    settings = settings_for(tmp_path, "regression", output=str(tmp_path), **values)
+    prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
+    features = prepared.features("train")
+    solved = fit_to(prepared, features, intercept=False)
+    solve_head(prepared)
+    starts = prepared.logits(prepared.columns["train"])
+    assert starts.mean() == pytest.approx((features @ solved.weight.T).mean(), rel=1e-4)
+    assert abs(starts.mean() - np.mean([row["label"] for row in data["train"]])) < targets.std()
+    run = adapt(settings, data=data)
+    answers = np.array([answer.label for answer in run.predict([row["text"] for row in data["test"]])])
+    assert np.isfinite(answers).all()
+    assert abs(answers.mean() - targets.mean()) < 5 * targets.std()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "encoder", "head", "layers"),
+    [
+        ("finetune", {}, "native", "last"),
+        ("finetune", {"encoder.layers": "last"}, "native", "last"),
+        ("finetune", {"encoder.layers": "last", "encoder.head": "native"}, "native", "last"),
+        ("finetune", {"encoder.pooling": "max"}, "pooled", "last"),
+        ("finetune", {"encoder.hidden": 8}, "pooled", "last"),
+        ("finetune", {"encoder.layers": "spread"}, "pooled", "spread"),
+        ("lora", {"encoder.layers": [0, -1]}, "pooled", [0, -1]),
+        ("probe", {}, "pooled", "spread"),
+        ("probe", {"encoder.layers": "last"}, "pooled", "last"),
+        ("probe", {"encoder.head": "native"}, "native", "last"),
+    ],
+)
+def test_the_head_follows_from_what_is_asked_of_it(home: Path, strategy: str, encoder: dict, head: str, layers):
+    settings = settings_for(home, strategy=strategy, **encoder)
+    resolved = resolve_encoder(settings.encoder, settings.strategy, locate(settings.encoder))
+    assert (resolved.head, resolved.layers) == (head, layers)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.settings import EncoderSettings, TokenSettings, TrainingSettings
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.inference import to_device
-from nlp_transfer.training.loop import _accumulate, _rank_batches
+from nlp_transfer.training.loop import Watch, _accumulate, _rank_batches, fit
 from nlp_transfer.training.optimizer import awake, build_optimizer, set_rates
 from tests.encoder.families import TEXTS, tiny_encoder
 
@@ -186,3 +186,38 @@ def test_a_sleeping_group_neither_moves_nor_takes_from_the_norm():
     assert torch.equal(asleep, torch.ones(3))
     assert asleep not in optimizer.state  # its moments begin when it wakes
     assert not torch.equal(busy, torch.ones(3))
+
+
+def test_figures_and_kept_weights_are_those_of_the_average(tmp_path: Path):
+    step, columns, padding = parts(tmp_path, "single_label", 8)
+    learning = dict(step.named_parameters())
+    start = {name: p.detach().clone() for name, p in learning.items()}
+    history, measured = [], []
+
+    def now() -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in learning.values()])
+
+    def evaluate() -> dict[str, float]:
+        measured.append(now())
+        return {"accuracy": float(len(measured))}  # better and better: the last weights are kept
+
+    trajectory = fit(
+        Accelerator(cpu=True),
+        step,
+        [Group("all", learning, 1e-2)],
+        columns,
+        padding=padding,
+        settings=TrainingSettings(epochs=4, batch_size=8, ema=0.3, precision="fp32"),
+        seed=0,
+        frozen=[],
+        watch=Watch(evaluate, "accuracy", True, lambda *_: history.append(now()), lambda _: None),
+    )
+    average, expected = torch.cat([p.flatten() for p in start.values()]), []
+    for update, weights in enumerate(history, start=1):
+        decay = min(0.3, (1 + update) / (10 + update))
+        average = decay * average + (1 - decay) * weights
+        expected.append(average)
+    assert trajectory.kept_step == len(measured) == len(history) == 4
+    torch.testing.assert_close(torch.stack(measured), torch.stack(expected))
+    torch.testing.assert_close(now(), expected[-1])
+    assert not torch.allclose(now(), history[-1])
