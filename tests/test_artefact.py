@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -256,3 +257,31 @@ def test_a_folder_that_cannot_be_written_is_named_and_the_old_model_stays(saved,
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     load(folder)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".making")] == []
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_saving_an_adapter_asks_no_hub(encoder, tmp_path, monkeypatch, recwarn, merged: bool):
+    """A name that could be one of the Hub's is no reason to look there."""
+    tried: list[object] = []
+
+    def refuse(_socket: socket.socket, address: object) -> None:
+        tried.append(address)
+        raise OSError("no network here")
+
+    def resolve(*address: object, **_: object) -> None:
+        tried.append(address)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    classifier = load_classifier(EncoderSettings(name=str(encoder)), TASK, head="native", seed=0)
+    Lora(rank=2).apply(classifier)
+    classifier.source = replace(classifier.source, name="acme/tiny-bert")
+    recwarn.clear()
+    save(classifier, record_of(classifier, merged=merged), tmp_path / "model")
+    assert tried == []
+    assert [str(warning.message) for warning in recwarn] == []
+    named = tmp_path / "model" / ("adapter" if merged else ".") / "adapter_config.json"
+    assert json.loads(named.read_text())["base_model_name_or_path"] == "acme/tiny-bert"

@@ -73,3 +73,18 @@ def test_a_full_disk_is_said(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not folder.is_finished
+
+
+def test_a_run_done_again_leaves_no_figures_of_the_earlier_one(tmp_path):
+    folder = finished(tmp_path)
+    folder.log(step=1, loss=0.5)
+    for place in ("nlp_transfer", "nlp_transfer/1700000000.1"):
+        (folder.path / place).mkdir(parents=True)
+        (folder.path / place / "events.out.tfevents.1700000000.host.1.0").write_text("")
+    folder.model.mkdir()
+    (folder.path / "notes.txt").write_text("mine")
+    again = run_folder(tmp_path, "overwrite=true")
+    again.begin(compose(None, [f"output={tmp_path}", "overwrite=true"]), STUB)
+    files = {path.name for path in folder.path.rglob("*") if path.is_file()}
+    assert files == {"config.yaml", "plan.json", "environment.json", "notes.txt"}
+    assert not folder.model.exists()
