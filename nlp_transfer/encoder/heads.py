@@ -101,8 +101,6 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
     _describe(description, task)
     model = pooled.PooledForSequenceClassification(description, encoder)
     missing = {f"{prefix}{name}" for name in _fresh(info)}
-    if "shared.weight" in missing:  # the words of encoder and decoder
-        missing.add("encoder.embed_tokens.weight")
     names = [name for name, _ in model.named_parameters()]
     return model, tuple(name for name in names if name in missing or not name.startswith("encoder."))
 
