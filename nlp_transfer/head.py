@@ -96,8 +96,10 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: He
     """Fit to each of the concatenated layers alone, and keep one alone if it is clearly better."""
     model: Any = prepared.classifier.model
     weights = prepared.corpus.splits["train"].weights
+    if len(model.config.layers) == 1 or not len(together.held_out):
+        return together
     alone = [fit_to(prepared, layer) for layer in np.split(features, len(model.config.layers), axis=1)]
-    best = min(range(len(alone)), key=lambda layer: weights @ alone[layer].held_out if len(together.held_out) else 0)
+    best = min(range(len(alone)), key=lambda layer: weights @ alone[layer].held_out)
     if not _clearly_better(alone[best], together, weights):
         return together
     model.keep_layer(best)
@@ -110,8 +112,6 @@ def _clearly_better(head: Head, other: Head, weights: np.ndarray) -> bool:
     The rule of Breiman et al. (1984). Without it, a layer would be chosen by chance where examples are few; there
     several layers are the better guess.
     """
-    if not len(head.held_out):
-        return False
     share = weights.astype(np.float64) / weights.sum(dtype=np.float64)
     gain = other.held_out - head.held_out
     mean = float(share @ gain)
