@@ -4,8 +4,8 @@
 
 DATA_FOLDER holds one folder a data set with train, validation and test files. Of each data set `--rows` training rows
 are drawn by the seed; validation and test are cut to 300 and 1,000 rows, the same for every seed. All methods read the
-same files. `probe_last` reads the last layer only; `native` is our fine-tuning under the architecture's own head instead
-of a pooled one. Peers:
+same files. `probe_last` reads the last layer only; `native` is our fine-tuning under the architecture's own head, not a
+pooled one. Peers:
 
 - trainer: transformers' Trainer as in its run_classification example, at its best setting (dynamic padding, the same
   batch size, learning rate, warm-up, precision and epochs as our fine-tuning; the best checkpoint by validation kept);
