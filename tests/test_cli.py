@@ -1,5 +1,6 @@
 """The verbs as people and scripts use them: results on standard output, words on standard error, no traceback."""
 
+import contextlib
 import csv
 import io
 import json
@@ -396,13 +397,23 @@ def test_runs_of_a_sweep_that_fail_are_named(tmp_path: Path, capfd):
 def test_an_interrupt_ends_quietly_with_status_130(place: Path, tmp_path: Path, more: list[str]):
     words = [*adapt_words(place), f"output={tmp_path}", "strategy=finetune", "training.max_steps=100000", *more]
     command = [sys.executable, "-m", "nlp_transfer", *words, "training.epochs=100000"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.rglob("metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to every process in the foreground
-    assert running.communicate(timeout=60) == (b"", b"")
-    assert running.returncode == 130
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.rglob("metrics.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to every process in the foreground
+        assert running.communicate(timeout=60) == (b"", b"")
+        assert running.returncode == 130
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
     assert not list(tmp_path.rglob("metrics.json"))
 
 
