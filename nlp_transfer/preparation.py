@@ -244,7 +244,7 @@ def _code_notes(encoder: EncoderSettings) -> list[str]:
     if not encoder.trust_remote_code:
         return []
     return [
-        "warning: the encoder runs code of its own; transformers loads the saved model with trust_remote_code=True, "
+        "warning: the encoder runs code of its own; transformers loads the saved model where that is allowed, "
         "predict and evaluate refuse it"
     ]
 
