@@ -43,7 +43,6 @@ class Record:
         task: problem type and label names.
         tokens: how texts become ids.
         roles: role → column name of the data it was trained on.
-        head: "native" or "pooled".
         encoder: the encoder it was adapted from: the `encoder` group with the revision and sha256 that were found, so
             that the model under an adapter that is not merged can be built again.
         max_tokens: what the encoder can take, for whoever adapts the model again: `tokens.limit` may be less.
@@ -54,7 +53,6 @@ class Record:
     task: Task
     tokens: TokenSpec
     roles: dict[str, str]
-    head: str
     encoder: EncoderSettings
     max_tokens: int
     merged: bool
@@ -232,7 +230,7 @@ def _load_adapter(folder: Path, record: Record) -> Any:
         raise UserError(f"{folder / RECORD} does not say which weights the adapter belongs to (encoder.sha256)")
     # A downloaded record is data: it must not decide that code is run.
     encoder = dataclasses.replace(record.encoder, trust_remote_code=False)
-    classifier = load_classifier(encoder, record.task, head=record.head, seed=0)
+    classifier = load_classifier(encoder, record.task, head=record.encoder.head, seed=0)
     with _damage_named(folder, "adapter_config.json, adapter_model.safetensors"), warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
         return PeftModel.from_pretrained(classifier.model, str(folder))

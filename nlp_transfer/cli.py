@@ -287,7 +287,7 @@ def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[st
 def _run_folder(words: Sequence[str], verb: str) -> Path:
     name = _one(words, verb)
     if name is None:
-        raise UserError(f"{verb} needs the folder of a run: nlp-transfer {verb} runs/NAME-XXXXXXXX")
+        raise UserError(f"{verb} needs the folder of a run: nlp-transfer {verb} runs/NAME")
     from nlp_transfer.data.paths import expanded
 
     folder = expanded(name)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
+from nlp_transfer import tracking
 from nlp_transfer.config import to_plain
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
@@ -99,6 +100,7 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     if not 0 <= settings.seed < 2**32:
         raise UserError(f"seed={settings.seed} must lie between 0 and 2**32 - 1")
     selection_metric(corpus.task, settings.evaluation.metric)
+    tracking.check(settings.tracking.trackers)
     strategy: Strategy = settings.strategy
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
     source = locate(settings.encoder)

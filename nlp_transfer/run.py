@@ -25,7 +25,6 @@ from nlp_transfer.plan import render
 from nlp_transfer.preparation import Prepared, head_words, prepare, with_features
 from nlp_transfer.records import RunFolder
 from nlp_transfer.settings import DataSettings, Settings
-from nlp_transfer.strategies.base import ALL_FROZEN
 from nlp_transfer.training.loop import Trajectory, Watch, fit
 
 if TYPE_CHECKING:
@@ -183,7 +182,7 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
             screen.console.print(f"fitted: {words}", style="dim")
     if not strategy.trains:
         return Trajectory()
-    if strategy.frozen_depth(prepared.classifier) == ALL_FROZEN:
+    if strategy.frozen:
         columns = {split: with_features(c, prepared.features(split)) for split, c in columns.items()}
     step = Step(prepared.classifier.model, prepared.objective)
     if settings.training.compile:
@@ -255,7 +254,6 @@ def _record(prepared: Prepared) -> artefact.Record:
         task=corpus.task,
         tokens=prepared.spec,
         roles=corpus.roles,
-        head=prepared.classifier.head,
         encoder=dataclasses.replace(prepared.settings.encoder, revision=source.revision, sha256=source.sha256),
         max_tokens=prepared.classifier.max_tokens,
         merged=getattr(prepared.strategy, "merge", True),

@@ -6,7 +6,7 @@ import atexit
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,28 @@ from typing import Any
 from accelerate import Accelerator
 
 from nlp_transfer.config import to_plain
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.settings import Settings
+
+
+def check(names: Sequence[str]) -> None:
+    """Refuse trackers that are unknown or not installed; accelerate would leave out the latter without a word.
+
+    Raises:
+        UserError: naming the tracker.
+    """
+    if not names:
+        return
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import LoggerType
+
+    known = [kind for kind in LoggerType.list() if kind != "all"]
+    available = {str(getattr(kind, "value", kind)) for kind in get_available_trackers()}
+    for name in names:
+        one_of(name, known, "tracking.trackers")
+        if name not in available:
+            raise UserError(f"tracking.trackers: {name} is not installed; `pip install {name.replace('_', '-')}`")
 
 
 def start(accelerator: Accelerator, settings: Settings, folder: Path) -> None:

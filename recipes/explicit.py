@@ -126,7 +126,6 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
         task=task,
         tokens=spec,
         roles=corpus.roles,
-        head=classifier.head,
         encoder=dataclasses.replace(encoder, revision=source.revision, sha256=source.sha256),
         max_tokens=classifier.max_tokens,
         merged=True,

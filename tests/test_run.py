@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import nlp_transfer
@@ -424,10 +425,9 @@ def test_the_python_api_mirrors_the_command_line(home: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("strategy", ["probe", "finetune"])
 def test_trackers_hear_of_settings_steps_and_figures(home: Path, tmp_path: Path, strategy: str):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     settings = settings_for(home, output=str(tmp_path), strategy=strategy, **{"tracking.trackers": ["tensorboard"]})
     run = adapt(settings, data=data_for("single_label"))
-    events = accumulator.EventAccumulator(str(run.folder / "nlp_transfer")).Reload()
+    events = EventAccumulator(str(run.folder / "nlp_transfer")).Reload()
     told = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert told["test/accuracy"] == [pytest.approx(run.metrics["accuracy"])]
     assert {"test majority/accuracy", "test tfidf/accuracy"} <= set(told)

