@@ -162,6 +162,7 @@ _USUAL: dict[str, tuple[Any, ...]] = {
     "layers": ("auto", "last"),
     "combine": ("mix",),
     "hidden": (0,),
+    "pairs": ("auto", "joint"),
 }
 
 
@@ -257,7 +258,8 @@ def head_words(classifier: Classifier) -> str:
     if classifier.head == "native":
         return "native head"
     places = "the last layer" if config.layers == [-1] else f"layers {', '.join(map(str, config.layers))}"
-    return f"pooled head ({config.pooling} over {places})"
+    pairs = "; each text of a pair read alone" if config.siamese else ""
+    return f"pooled head ({config.pooling} over {places}{pairs})"
 
 
 def balance(corpus: Corpus, examples: Examples) -> dict[str, int]:

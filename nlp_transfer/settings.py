@@ -77,6 +77,7 @@ class EncoderSettings:
     combine: str = "mix"
     hidden: int = 0
     head_dropout: float | None = None
+    pairs: str = "auto"
     attention: str | None = None
     trust_remote_code: bool = False
 

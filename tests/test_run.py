@@ -48,7 +48,7 @@ STRATEGIES = {
     "lora top": {"strategy": "lora", "strategy.layers": [1], "strategy.dora": True},
     "ia3": {"strategy": "adapter", "strategy.peft_type": "IA3"},
 }
-PROBLEMS = ["single_label", "soft", "multi_label", "ordinal", "regression", "pair", "chunk"]
+PROBLEMS = ["single_label", "soft", "multi_label", "ordinal", "regression", "pair", "siamese", "chunk"]
 
 
 def rows(problem: str, count: int, seed: int) -> list[dict]:
@@ -72,6 +72,7 @@ def rows(problem: str, count: int, seed: int) -> list[dict]:
             "ordinal": {"label": str(index + 1)},
             "regression": {"label": index + 0.01 * number},
             "pair": {"text_pair": chooser.choice(TOPICS[label]), "label": label},
+            "siamese": {"text_pair": chooser.choice(TOPICS[label]), "label": label},
             "chunk": {"text": f"{text} " * 12, "label": label},
         }[problem]
         made.append(row)
@@ -98,6 +99,8 @@ def settings_for(folder: Path, problem: str = "single_label", **values):
     }
     if problem == "chunk":
         base |= {"tokens.long": "chunk", "tokens.max_length": 24}
+    if problem == "siamese":
+        base |= {"encoder.pairs": "siamese"}
     return compose(None, from_mapping(base | values))
 
 
@@ -115,10 +118,10 @@ def test_every_strategy_adapts_to_every_problem(home: Path, tmp_path: Path, stra
     run = adapt(settings, data=data_for(problem))
     assert all(np.isfinite(value) for value in run.metrics.values())
     test = data_for(problem)["test"]
-    pairs = [row["text_pair"] for row in test] if problem == "pair" else None
+    pairs = [row["text_pair"] for row in test] if problem in ("pair", "siamese") else None
     answers = run.predict([row["text"] for row in test], pairs)
     assert len(answers) == len(test)
-    if problem in ("single_label", "pair", "chunk"):
+    if problem in ("single_label", "pair", "siamese", "chunk"):
         right = np.mean([answer.label == row["label"] for answer, row in zip(answers, test, strict=True)])
         # the saved model answers as the trained one was measured
         assert right == pytest.approx(run.metrics["accuracy"])

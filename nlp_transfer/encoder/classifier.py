@@ -107,8 +107,8 @@ def load_classifier(
     make = HEADS[head]
     with _quiet(), torch.random.fork_rng(devices=[]), _named(settings, head):
         torch.default_generator.manual_seed(seed)
-        model, fresh = make(settings, task, source.folder)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
+        model, fresh = make(settings, task, source.folder, tokenizer)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what the library makes where it finds no vocabulary
         raise UserError(f"encoder.name={settings.name!r}: {source.folder} holds no vocabulary (tokenizer.json)")
     _agree(model, tokenizer)

@@ -41,13 +41,15 @@ PROBLEM_TYPES = {
 }
 
 
-def native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]]:
+def native_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer: Any) -> tuple[Any, tuple[str, ...]]:
     """Return the model in `folder` under its architecture's own head, and the names of its new parameters."""
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForSequenceClassification
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not settings.trust_remote_code:
         raise UserError(f"{config.model_type!r} has no classification head of its own; use encoder.head=pooled")
+    if getattr(config, "siamese", None) and not task.pair:
+        raise UserError("the model compares two texts, and this data has one; use encoder.head=pooled")
     tuned_for = dict(config.id2label or {})
     _describe(config, task)
     model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -63,15 +65,17 @@ def native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
     return model, tuple(name for name, _ in model.named_parameters() if name in fresh)
 
 
-def pooled_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]]:
+def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer: Any) -> tuple[Any, tuple[str, ...]]:
     """Return the encoder in `folder` under a new head of ours, and the names of its new parameters."""
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     if settings.trust_remote_code:
         raise UserError("encoder.head=pooled cannot hold an encoder with code of its own; use encoder.head=native")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    trained_with = config.pooling if isinstance(config, PooledConfig) else suggested_pooling(folder)
+    trained_with = suggested_pooling(folder)
+    reads_alone = trained_with is not None  # a sentence encoder never saw two texts joined
     if isinstance(config, PooledConfig):  # a model of ours: its encoder under a new head
+        trained_with, reads_alone = config.pooling, config.siamese is not None
         whole, info = AutoModelForSequenceClassification.from_pretrained(folder, **_loading(settings))
         config, encoder = whole.config.encoder, whole.encoder
         prefix = ""
@@ -86,6 +90,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
         prefix = "" if config.is_encoder_decoder else "encoder."  # whose encoder is called so already
         encoder = pooled.without_decoder(encoder)
     layers = _chosen_layers(settings, encoder)
+    siamese = _chosen_pairs(settings, task, tokenizer, reads_alone=reads_alone)
     pooling = settings.pooling
     if pooling == "auto":
         pooling = trained_with or ("last" if is_causal(config) else "mean")
@@ -96,6 +101,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
         combine="concat" if settings.layers == "spread" else one_of(settings.combine, COMBINE, "encoder.combine"),
         hidden=settings.hidden,
         head_dropout=0.1 if settings.head_dropout is None else settings.head_dropout,
+        siamese=siamese,
         dtype="float32",
     )
     _describe(description, task)
@@ -183,6 +189,31 @@ def _readable_depth(encoder: Any) -> int:
     with torch.inference_mode():
         states = disposable(encoder)(**rows, output_hidden_states=True, return_dict=True).hidden_states or ()
     return len(states) - 1 if all(state.shape[:2] == rows["input_ids"].shape for state in states) and states else 0
+
+
+def _chosen_pairs(settings: EncoderSettings, task: Task, tokenizer: Any, *, reads_alone: bool) -> dict[str, int] | None:
+    """Return how the two texts of a pair are found, if each is to be read alone (`reads_alone`: as in pretraining)."""
+    one_of(settings.pairs, ("auto", "joint", "siamese"), "encoder.pairs")
+    if settings.pairs == "joint" or (settings.pairs == "auto" and not (task.pair and reads_alone)):
+        return None
+    if not task.pair:
+        raise UserError("encoder.pairs=siamese compares two texts, and this data has one; name data.columns.text_pair")
+    found = joining(tokenizer)
+    if found is None and settings.pairs == "siamese":
+        raise UserError("encoder.pairs=siamese: the tokenizer puts nothing between two texts; use encoder.pairs=joint")
+    return found
+
+
+def joining(tokenizer: Any) -> dict[str, int] | None:
+    """Return how the tokenizer joins two texts, or None where they could not be taken apart again (decoders)."""
+    text = tokenizer("a", add_special_tokens=False)["input_ids"]
+    alone, joined = tokenizer("a")["input_ids"], tokenizer("a", "a")["input_ids"]
+    start = next((place for place in range(len(alone)) if alone[place : place + len(text)] == text), 0)
+    end = alone[start + len(text) :]
+    between = len(joined) - len(alone) - len(text)
+    if len(end) != 1 or between < 1 or joined != alone[: start + len(text)] + end * between + text + end:
+        return None
+    return {"start": start, "separator": end[0], "between": between}
 
 
 def suggested_pooling(folder: Path) -> str | None:

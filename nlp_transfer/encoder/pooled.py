@@ -30,7 +30,11 @@ class LayerMix(nn.Module):
 
 
 class PooledForSequenceClassification(PreTrainedModel):
-    """An encoder, pooling, and a head whose output layer is named `classifier`."""
+    """An encoder, pooling, and a head whose output layer is named `classifier`.
+
+    A siamese one takes two texts as the tokenizer joins them, reads each alone, and compares their vectors u and v by
+    [|u - v|, u * v] (Tai et al. 2015, https://arxiv.org/abs/1503.00075).
+    """
 
     config_class = PooledConfig
     base_model_prefix = "encoder"
@@ -45,7 +49,7 @@ class PooledForSequenceClassification(PreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels  # read by the library
         self.encoder = without_decoder(new_encoder(config.encoder)) if encoder is None else encoder
-        width, outputs = self.encoder.config.hidden_size, config.num_labels or 0
+        width, outputs = self._layer_width(), config.num_labels or 0
         several = len(config.layers) > 1
         self.mix = LayerMix(len(config.layers)) if several and config.combine == "mix" else None
         width *= len(config.layers) if several and config.combine == "concat" else 1
@@ -58,7 +62,10 @@ class PooledForSequenceClassification(PreTrainedModel):
         """Read one of several concatenated layers from now on; the output layer is made anew for its width."""
         self.config.layers = [self.config.layers[position]]
         weight = self.classifier.weight
-        self.classifier = nn.Linear(self.encoder.config.hidden_size, len(weight), device=weight.device)
+        self.classifier = nn.Linear(self._layer_width(), len(weight), device=weight.device)
+
+    def _layer_width(self) -> int:
+        return self.encoder.config.hidden_size * (2 if self.config.siamese else 1)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -75,13 +82,17 @@ class PooledForSequenceClassification(PreTrainedModel):
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Return logits of shape (examples, num_labels), and the library's loss if `labels` are given."""
-        if token_type_ids is not None:
-            kwargs["token_type_ids"] = token_type_ids
         name, given = ("input_ids", input_ids) if inputs_embeds is None else ("inputs_embeds", inputs_embeds)
         if given is None:
             raise ValueError("give input_ids or inputs_embeds")
         if attention_mask is None:
             attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
+        if self.config.siamese:
+            if input_ids is None:
+                raise ValueError("a siamese model finds its two texts by their input_ids")
+            given, attention_mask = texts_apart(input_ids, attention_mask, **self.config.siamese)
+        elif token_type_ids is not None:
+            kwargs["token_type_ids"] = token_type_ids
         only_last = self.config.layers == [-1]
         if not only_last:
             kwargs["output_hidden_states"] = True
@@ -89,6 +100,8 @@ class PooledForSequenceClassification(PreTrainedModel):
         out = self.encoder(**{name: given}, attention_mask=attention_mask, **kwargs)
         states = [out.last_hidden_state] if only_last else [out.hidden_states[layer] for layer in self.config.layers]
         vectors = [pool(state, attention_mask, self.config.pooling) for state in states]
+        if self.config.siamese:
+            vectors = [compare(*vector.chunk(2)) for vector in vectors]
         vector = torch.cat(vectors, dim=-1) if self.mix is None else self.mix(torch.stack(vectors))
         if self.hidden_layer is not None:
             vector = nn.functional.gelu(self.hidden_layer(self.dropout(vector)))
@@ -97,6 +110,38 @@ class PooledForSequenceClassification(PreTrainedModel):
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def texts_apart(ids: Tensor, mask: Tensor, *, start: int, separator: int, between: int) -> tuple[Tensor, Tensor]:
+    """Undo the joining of two texts: (rows, tokens) -> (2 · rows, fewer tokens), first texts before second ones.
+
+    Each text gets the special tokens that it has alone. A row of one text is that text twice.
+
+    Args:
+        ids: Token ids.
+        mask: 1 where a token is no padding.
+        start: Special tokens before the first text.
+        separator: The token after each text.
+        between: How many separators come between the two.
+
+    Returns:
+        Ids and mask, padded on the right.
+    """
+    kept = mask.to(torch.bool)
+    places = torch.arange(ids.shape[1], device=ids.device)
+    ends = kept & (ids == separator)
+    end = torch.where(ends.any(dim=1), (ends * places.add(1).flip(0)).argmax(dim=1), len(places)).unsqueeze(1)
+    first = kept & (places <= end)
+    rest = kept & (places >= end + between)
+    second = torch.where(rest.any(dim=1, keepdim=True), rest | (kept & (kept.cumsum(dim=1) <= start)), first)
+    both = torch.cat([first, second])
+    order = (~both).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(both.sum(dim=1).max())]
+    return torch.cat([ids, ids]).gather(1, order), both.gather(1, order).to(mask.dtype)
+
+
+def compare(u: Tensor, v: Tensor) -> Tensor:
+    """Return what is alike and what differs in two vectors: (rows, width) twice -> (rows, 2 · width)."""
+    return torch.cat([(u - v).abs(), u * v], dim=-1)
 
 
 def pool(states: Tensor, mask: Tensor, how: str) -> Tensor:

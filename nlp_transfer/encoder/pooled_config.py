@@ -23,6 +23,9 @@ class PooledConfig(PreTrainedConfig):
             or laid side by side ("concat").
         hidden: Width of a hidden layer before the output layer; 0: none.
         head_dropout: Dropout probability before the output layer.
+        siamese: How a tokenizer joins two texts, where each is to be read alone: "start", how many special tokens come
+            before a text, "separator", the token after it, and "between", how many of that come between two texts.
+            None: whatever the tokenizer gives is read together.
     """
 
     model_type = "nlp_transfer_pooled"
@@ -38,6 +41,7 @@ class PooledConfig(PreTrainedConfig):
         combine: str = "mix",
         hidden: int = 0,
         head_dropout: float = 0.1,
+        siamese: dict[str, int] | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(encoder, dict):
@@ -48,6 +52,7 @@ class PooledConfig(PreTrainedConfig):
         self.combine = combine
         self.hidden = hidden
         self.head_dropout = head_dropout
+        self.siamese = siamese
         super().__init__(**kwargs)
 
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import forward, load_classifier
-from nlp_transfer.encoder.pooled import pool
+from nlp_transfer.encoder.heads import joining
+from nlp_transfer.encoder.pooled import pool, texts_apart
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Finetune, Lora, Probe
@@ -20,6 +21,7 @@ from nlp_transfer.strategies import Finetune, Lora, Probe
 from .conftest import TASK, stir
 from .families import TEXTS, tiny_encoder
 
+PAIR = Task("single_label", TASK.labels, pair=True)
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -90,6 +92,85 @@ def test_the_last_layer_alone_keeps_no_other(build):
         model(torch.tensor([[2, 7, 3]]))
     assert asked[0] is None
     assert len(asked[1]) == 3
+
+
+PAIRS = [("my card", "has not arrived"), ("refund", "refund"), ("", "where is the order?"), ("good movie", "")]
+# One family for each way in which tokenizers join two texts; decoders put nothing between them, XLNet ends with two.
+SIAMESE = {"bert": 1, "roberta": 2, "t5": 1, "modernbert": 1}
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("family", SIAMESE)
+def test_a_siamese_model_reads_each_text_as_if_it_were_alone(build, family, side):
+    model, tokenizer = (getattr(build(family, "pooled", task=PAIR), part) for part in ("model", "tokenizer"))
+    tokenizer.padding_side = side
+    how = joining(tokenizer)
+    assert how["between"] == SIAMESE[family]
+    firsts, seconds = zip(*PAIRS, strict=True)
+    joined = tokenizer(firsts, seconds, padding=True, return_tensors="pt")
+    ids, mask = texts_apart(joined["input_ids"], joined["attention_mask"], **how)
+    found = [row[flags.bool()].tolist() for row, flags in zip(ids, mask, strict=True)]
+    assert found == tokenizer([*firsts, *seconds])["input_ids"]
+    assert ids.shape[1] == max(map(len, found))
+
+    siamese = build(family, "pooled", task=PAIR, pairs="siamese", layers=[1, -1], combine="concat")
+    stir(siamese.model)
+    with torch.no_grad():
+        features = forward(siamese.model, joined).features
+        states = [
+            siamese.model.encoder(**tokenizer([text], return_tensors="pt"), output_hidden_states=True).hidden_states
+            for text in [*firsts, *seconds]
+        ]
+    u, v = (
+        [torch.stack([state[layer][0].mean(dim=0) for state in half]) for layer in (1, -1)]
+        for half in (states[: len(PAIRS)], states[len(PAIRS) :])
+    )
+    expected = torch.cat([part for a, b in zip(u, v, strict=True) for part in ((a - b).abs(), a * b)], dim=-1)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    assert not features[1, :32].any()  # a text and itself differ in nothing
+    assert model.config.siamese is None  # the tiny encoder was not trained on sentences
+
+
+def test_one_text_is_compared_with_itself(build):
+    classifier = build("bert", "pooled", task=PAIR, pairs="siamese")
+    features = forward(classifier.model, classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")).features
+    assert not features[:, :32].any()
+    assert features[:, 32:].any()
+
+
+def test_sentence_encoders_are_siamese_where_their_tokenizer_allows_it(tmp_path):
+    def pairs(family, task=PAIR, **settings):
+        folder = tiny_encoder(tmp_path / family, family)
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+        return load_classifier(EncoderSettings(name=str(folder), **settings), task, head="pooled", seed=0).model.config
+
+    assert pairs("bert").siamese == {"start": 1, "separator": 3, "between": 1}
+    assert pairs("bert", pairs="joint").siamese is None
+    assert pairs("bert", TASK).siamese is None
+    assert pairs("gpt2").siamese is None
+    with pytest.raises(UserError, match="nothing between two texts"):
+        pairs("gpt2", pairs="siamese")
+    with pytest.raises(UserError, match="this data has one"):
+        pairs("bert", TASK, pairs="siamese")
+    with pytest.raises(UserError, match="'apart' is not known"):
+        pairs("bert", pairs="apart")
+
+
+def test_a_siamese_model_of_ours_is_an_encoder_again(build, tmp_path):
+    first = build("bert", "pooled", task=PAIR, pairs="siamese")
+    stir(first.model)
+    first.model.save_pretrained(tmp_path)
+    first.tokenizer.save_pretrained(tmp_path)
+    settings = EncoderSettings(name=str(tmp_path))
+    again = load_classifier(settings, PAIR, head="native", seed=0)
+    assert again.fresh == ()
+    rows = first.tokenizer(TEXTS, TEXTS[::-1], padding=True, return_tensors="pt")
+    torch.testing.assert_close(forward(again.model, rows), forward(first.model, rows))
+    assert load_classifier(settings, PAIR, head="pooled", seed=0).model.config.siamese == first.model.config.siamese
+    assert load_classifier(settings, TASK, head="pooled", seed=0).model.config.siamese is None
+    with pytest.raises(UserError, match="the model compares two texts, and this data has one"):
+        load_classifier(settings, TASK, head="native", seed=0)
 
 
 def test_the_encoders_weights_are_the_checkpoints(build):
@@ -225,13 +306,15 @@ def test_no_path_of_this_machine_is_saved(build, tmp_path):
 LOAD = """
 import json, sys, torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-folder, texts, remote = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+folder, columns, remote = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 given = {"trust_remote_code": True} if remote else {}
 tokenizer = AutoTokenizer.from_pretrained(folder, **given)  # first: it reads the configuration as well
 model = AutoModelForSequenceClassification.from_pretrained(folder, **given).eval()
 with torch.no_grad():
-    logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.tolist()
-answer = pipeline("text-classification", folder, **given)(texts)
+    logits = model(**tokenizer(**columns, padding=True, return_tensors="pt")).logits.tolist()
+rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
+classify = pipeline("text-classification", folder, **given)
+answer = [classify(row) for row in rows]
 if remote:  # saved again by somebody who has never heard of us
     model.save_pretrained(sys.argv[4])
 print("RESULT" + json.dumps([type(model).__module__, logits, answer, "nlp_transfer" in sys.modules]))
@@ -239,19 +322,22 @@ print("RESULT" + json.dumps([type(model).__module__, logits, answer, "nlp_transf
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bert", "qwen3"])
-def test_the_saved_folder_loads_with_and_without_this_package(build, tmp_path, family):
-    classifier = build(family, "pooled", layers=[0, -1], hidden=8)
+@pytest.mark.parametrize(("family", "pairs"), [("bert", "joint"), ("qwen3", "joint"), ("roberta", "siamese")])
+def test_the_saved_folder_loads_with_and_without_this_package(build, tmp_path, family, pairs):
+    task, columns = TASK, {"text": TEXTS}
+    if pairs == "siamese":
+        task, columns = PAIR, {"text": TEXTS, "text_pair": TEXTS[::-1]}
+    classifier = build(family, "pooled", task=task, pairs=pairs, layers=[0, -1], hidden=8)
     stir(classifier.model)
     folder = tmp_path / "model"
     classifier.model.save_pretrained(folder)
     classifier.tokenizer.save_pretrained(folder)
     with torch.no_grad():
-        batch = classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")
+        batch = classifier.tokenizer(**columns, padding=True, return_tensors="pt")
         logits = forward(classifier.model, batch).logits
     for remote in (False, True):
         code = LOAD if remote else "import nlp_transfer\nimport sys\nassert 'torch' not in sys.modules\n" + LOAD
-        given = [str(folder), json.dumps(TEXTS), json.dumps(remote), str(tmp_path / "again")]
+        given = [str(folder), json.dumps(columns), json.dumps(remote), str(tmp_path / "again")]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
         environment |= {} if remote else {"PYTHONPATH": str(ROOT)}
         if remote:  # from a place and with a path where the package is not
