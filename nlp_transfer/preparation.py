@@ -104,7 +104,7 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     strategy: Strategy = settings.strategy
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
     source = locate(settings.encoder)
-    encoder = resolve_encoder(settings.encoder, strategy, source)
+    encoder = resolve_encoder(settings.encoder, strategy, source, pair=corpus.task.pair)
     settings = dataclasses.replace(settings, encoder=encoder)
     classifier = load_classifier(encoder, corpus.task, head=encoder.head, seed=settings.seed, source=source)
     columns, spec = encode_splits(settings, corpus, classifier)
@@ -133,26 +133,29 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     return prepared
 
 
-def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source) -> EncoderSettings:
+def resolve_encoder(
+    encoder: EncoderSettings, strategy: Strategy, source: Source, *, pair: bool = False
+) -> EncoderSettings:
     """Return the settings with a head and layers where the recipe leaves them open.
 
     A sentence encoder says how its token vectors become one; there, and wherever the encoder stays frozen, pooled token
     vectors carry far more than the first token's, on which most native heads rest. A frozen encoder is read at several
-    layers, for it cannot move what the task needs to the last one.
+    layers, for it cannot move what the task needs to the last one; so is one that reads the texts of a pair alone,
+    for topic, which its last layer is about, is what the two texts mostly share.
 
     Raises:
         UserError: for options of the pooled head beside a native one.
     """
     asked = [key for key, usual in _USUAL.items() if getattr(encoder, key) not in usual]
-    head = encoder.head
+    head, pooling = encoder.head, suggested_pooling(source.folder)
     if head == "auto":
-        pooling = suggested_pooling(source.folder)
         head = "pooled" if strategy.frozen or asked or pooling not in (None, "cls") else "native"
     elif head == "native" and asked:
         raise UserError(f"encoder.{asked[0]} belongs to encoder.head=pooled; with head=native it would mean nothing")
     layers = encoder.layers
     if layers == "auto":
-        layers = "spread" if strategy.frozen and head == "pooled" else "last"
+        alone = encoder.pairs == "siamese" or (encoder.pairs == "auto" and pair and pooling is not None)
+        layers = "spread" if head == "pooled" and (strategy.frozen or alone) else "last"
     return dataclasses.replace(encoder, head=head, layers=layers)
 
 

@@ -368,6 +368,9 @@ def test_a_regression_head_without_a_bias_starts_as_it_was_solved(tmp_path: Path
 @pytest.mark.parametrize(
     ("strategy", "encoder", "head", "layers"),
     [
+        ("finetune", {"encoder.pairs": "joint"}, "native", "last"),
+        ("finetune", {"encoder.pairs": "siamese"}, "pooled", "spread"),
+        ("finetune", {"encoder.pairs": "siamese", "encoder.layers": "last"}, "pooled", "last"),
         ("finetune", {}, "native", "last"),
         ("finetune", {"encoder.layers": "last"}, "native", "last"),
         ("finetune", {"encoder.layers": "last", "encoder.head": "native"}, "native", "last"),
@@ -384,6 +387,20 @@ def test_the_head_follows_from_what_is_asked_of_it(home: Path, strategy: str, en
     settings = settings_for(home, strategy=strategy, **encoder)
     resolved = resolve_encoder(settings.encoder, settings.strategy, locate(settings.encoder))
     assert (resolved.head, resolved.layers) == (head, layers)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "layers"), [({}, "spread"), ({"encoder.pairs": "joint"}, "last"), ({"encoder.layers": [1]}, [1])]
+)
+def test_pairs_are_read_at_several_layers_of_a_sentence_encoder(tmp_path: Path, encoder: dict, layers):
+    folder = tiny_encoder(tmp_path)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    settings = settings_for(tmp_path, strategy="finetune", **encoder)
+    source = locate(settings.encoder)
+    assert resolve_encoder(settings.encoder, settings.strategy, source, pair=True).layers == layers
+    run = adapt(settings, data=data_for("pair"))
+    assert (run.predictor.model.config.siamese is None) == ("encoder.pairs" in encoder)
 
 
 @pytest.mark.parametrize(
