@@ -133,29 +133,27 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     return prepared
 
 
-def resolve_encoder(
-    encoder: EncoderSettings, strategy: Strategy, source: Source, *, pair: bool = False
-) -> EncoderSettings:
+def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source, *, pair: bool) -> EncoderSettings:
     """Return the settings with a head and layers where the recipe leaves them open.
 
     A sentence encoder says how its token vectors become one; there, and wherever the encoder stays frozen, pooled token
-    vectors carry far more than the first token's, on which most native heads rest. A frozen encoder is read at several
-    layers, for it cannot move what the task needs to the last one; so is one that reads the texts of a pair alone,
-    for topic, which its last layer is about, is what the two texts mostly share.
+    vectors carry far more than the first token's, on which most native heads rest. What reads the texts of a pair alone
+    is a pooled head as well. A frozen encoder is read at several layers, for it cannot move what the task needs to the
+    last one.
 
     Raises:
         UserError: for options of the pooled head beside a native one.
     """
     asked = [key for key, usual in _USUAL.items() if getattr(encoder, key) not in usual]
-    head, pooling = encoder.head, suggested_pooling(source.folder)
+    head, layers = encoder.head, encoder.layers
     if head == "auto":
-        head = "pooled" if strategy.frozen or asked or pooling not in (None, "cls") else "native"
+        pooling = suggested_pooling(source.folder)
+        alone = pair and pooling is not None and encoder.pairs == "auto"
+        head = "pooled" if strategy.frozen or asked or alone or pooling not in (None, "cls") else "native"
     elif head == "native" and asked:
         raise UserError(f"encoder.{asked[0]} belongs to encoder.head=pooled; with head=native it would mean nothing")
-    layers = encoder.layers
-    if layers == "auto":
-        alone = encoder.pairs == "siamese" or (encoder.pairs == "auto" and pair and pooling is not None)
-        layers = "spread" if head == "pooled" and (strategy.frozen or alone) else "last"
+    if layers == "auto" and strategy.frozen and head == "pooled":
+        layers = "spread"
     return dataclasses.replace(encoder, head=head, layers=layers)
 
 

@@ -55,7 +55,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     if train.targets.ndim != 1 or task.problem != "single_label":
         raise UserError(f"this script adapts to one label a row; the data is {task.problem}: change it below")
     split = "test" if "test" in corpus.splits else "validation"
-    encoder = dataclasses.replace(encoder, head="pooled", layers="spread" if task.pair else "last")
+    encoder = dataclasses.replace(encoder, head="pooled")
     classifier = load_classifier(encoder, task, head=encoder.head, seed=seed)
     tokenizer = classifier.tokenizer
     lengths = full_lengths(tokenizer, train.texts, train.pairs)

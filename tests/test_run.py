@@ -368,39 +368,40 @@ def test_a_regression_head_without_a_bias_starts_as_it_was_solved(tmp_path: Path
 @pytest.mark.parametrize(
     ("strategy", "encoder", "head", "layers"),
     [
-        ("finetune", {"encoder.pairs": "joint"}, "native", "last"),
-        ("finetune", {"encoder.pairs": "siamese"}, "pooled", "spread"),
+        ("finetune", {"encoder.pairs": "joint"}, "native", "auto"),
+        ("finetune", {"encoder.pairs": "siamese"}, "pooled", "auto"),
         ("finetune", {"encoder.pairs": "siamese", "encoder.layers": "last"}, "pooled", "last"),
-        ("finetune", {}, "native", "last"),
+        ("finetune", {}, "native", "auto"),
         ("finetune", {"encoder.layers": "last"}, "native", "last"),
         ("finetune", {"encoder.layers": "last", "encoder.head": "native"}, "native", "last"),
-        ("finetune", {"encoder.pooling": "max"}, "pooled", "last"),
-        ("finetune", {"encoder.hidden": 8}, "pooled", "last"),
+        ("finetune", {"encoder.pooling": "max"}, "pooled", "auto"),
+        ("finetune", {"encoder.hidden": 8}, "pooled", "auto"),
         ("finetune", {"encoder.layers": "spread"}, "pooled", "spread"),
         ("lora", {"encoder.layers": [0, -1]}, "pooled", [0, -1]),
         ("probe", {}, "pooled", "spread"),
         ("probe", {"encoder.layers": "last"}, "pooled", "last"),
-        ("probe", {"encoder.head": "native"}, "native", "last"),
+        ("probe", {"encoder.head": "native"}, "native", "auto"),
     ],
 )
 def test_the_head_follows_from_what_is_asked_of_it(home: Path, strategy: str, encoder: dict, head: str, layers):
     settings = settings_for(home, strategy=strategy, **encoder)
-    resolved = resolve_encoder(settings.encoder, settings.strategy, locate(settings.encoder))
+    resolved = resolve_encoder(settings.encoder, settings.strategy, locate(settings.encoder), pair=True)
     assert (resolved.head, resolved.layers) == (head, layers)
 
 
-@pytest.mark.parametrize(
-    ("encoder", "layers"), [({}, "spread"), ({"encoder.pairs": "joint"}, "last"), ({"encoder.layers": [1]}, [1])]
-)
-def test_pairs_are_read_at_several_layers_of_a_sentence_encoder(tmp_path: Path, encoder: dict, layers):
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("strategy", ["finetune", "lora"])
+def test_the_pairs_of_a_sentence_encoder_are_read_alone(tmp_path: Path, strategy: str, pooling: str):
     folder = tiny_encoder(tmp_path)
     (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
-    settings = settings_for(tmp_path, strategy="finetune", **encoder)
-    source = locate(settings.encoder)
-    assert resolve_encoder(settings.encoder, settings.strategy, source, pair=True).layers == layers
-    run = adapt(settings, data=data_for("pair"))
-    assert (run.predictor.model.config.siamese is None) == ("encoder.pairs" in encoder)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}))
+    alone = {"strategy.merge": False} if strategy == "lora" else {}
+    run = adapt(settings_for(tmp_path, strategy=strategy, **alone), data=data_for("pair"))
+    config = run.predictor.model.config
+    assert config.siamese
+    assert (config.layers, config.pooling) == ([1, 2], pooling)
+    joint = adapt(settings_for(tmp_path, strategy=strategy, **{"encoder.pairs": "joint"}), data=data_for("pair"))
+    assert not getattr(joint.predictor.model.config, "siamese", None)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
     from nlp_transfer.settings import EncoderSettings
 
-HEADS = {"native": native_model, "pooled": pooled_model}
+HEADS = ("native", "pooled")
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 UNLIMITED = 1 << 30  # tokens; relative positions have no end
@@ -104,11 +104,13 @@ def load_classifier(
     register_config()
     pooled.register_model()
     options = {"trust_remote_code": settings.trust_remote_code}
-    make = HEADS[head]
     with _quiet(), torch.random.fork_rng(devices=[]), _named(settings, head):
         torch.default_generator.manual_seed(seed)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
-        model, fresh = make(settings, task, source.folder, tokenizer)
+        if head == "pooled":
+            model, fresh = pooled_model(settings, task, source.folder, tokenizer)
+        else:
+            model, fresh = native_model(settings, task, source.folder)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what the library makes where it finds no vocabulary
         raise UserError(f"encoder.name={settings.name!r}: {source.folder} holds no vocabulary (tokenizer.json)")
     _agree(model, tokenizer)

@@ -1,6 +1,7 @@
 """A head for a task on verified weights: the architecture's own ("native") or ours ("pooled").
 
-Knows configurations and new parameters; it must not know where the weights come from, batches or training.
+Knows configurations, new parameters and how a tokenizer joins two texts; it must not know where the weights come from,
+batches or training.
 """
 
 from __future__ import annotations
@@ -41,15 +42,17 @@ PROBLEM_TYPES = {
 }
 
 
-def native_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer: Any) -> tuple[Any, tuple[str, ...]]:
+def native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]]:
     """Return the model in `folder` under its architecture's own head, and the names of its new parameters."""
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForSequenceClassification
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not settings.trust_remote_code:
         raise UserError(f"{config.model_type!r} has no classification head of its own; use encoder.head=pooled")
-    if getattr(config, "siamese", None) and not task.pair:
-        raise UserError("the model compares two texts, and this data has one; use encoder.head=pooled")
+    if getattr(config, "siamese", None) and (settings.pairs == "joint" or not task.pair):
+        raise UserError(
+            f"{settings.name} compares two texts, each read alone; for anything else use encoder.head=pooled"
+        )
     tuned_for = dict(config.id2label or {})
     _describe(config, task)
     model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -89,8 +92,9 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
         config._name_or_path = settings.name  # not a path of this machine
         prefix = "" if config.is_encoder_decoder else "encoder."  # whose encoder is called so already
         encoder = pooled.without_decoder(encoder)
-    layers = _chosen_layers(settings, encoder)
     siamese = _chosen_pairs(settings, task, tokenizer, reads_alone=reads_alone)
+    spread = settings.layers == "spread" or (settings.layers == "auto" and siamese is not None)
+    layers = _spread(encoder) if spread else _chosen_layers(settings, encoder)
     pooling = settings.pooling
     if pooling == "auto":
         pooling = trained_with or ("last" if is_causal(config) else "mean")
@@ -98,7 +102,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
         encoder=copy.deepcopy(config),  # making it forgets how attention is computed, also in its part
         pooling=one_of(pooling, sorted(set(POOLING.values())), "encoder.pooling"),
         layers=layers,
-        combine="concat" if settings.layers == "spread" else one_of(settings.combine, COMBINE, "encoder.combine"),
+        combine="concat" if spread else one_of(settings.combine, COMBINE, "encoder.combine"),
         hidden=settings.hidden,
         head_dropout=0.1 if settings.head_dropout is None else settings.head_dropout,
         siamese=siamese,
@@ -162,17 +166,10 @@ def _set_dropout(model: Any, probability: float) -> None:
 
 
 def _chosen_layers(settings: EncoderSettings, encoder: Any) -> list[int]:
-    """Return the hidden states that are pooled.
-
-    "spread" are the layers at a half, two thirds and all of the depth: the last layer serves the pretraining task, and
-    those below it often tell more about another one (Liu et al. 2019, arXiv 1903.08855).
-    """
+    """Return the hidden states that are pooled, where they are not spread."""
     count = getattr(encoder.config, "num_hidden_layers", None)
     if settings.layers in ("auto", "last"):
         return [-1]
-    if settings.layers == "spread":
-        depth = _readable_depth(encoder)
-        return sorted({max(1, depth // 2), max(1, round(depth * 2 / 3)), depth}) if depth else [-1]
     layers = settings.layers
     whole = isinstance(layers, list) and all(isinstance(layer, int) for layer in layers)
     if not whole or not layers or any(count is not None and not -count - 1 <= layer <= count for layer in layers):
@@ -181,6 +178,16 @@ def _chosen_layers(settings: EncoderSettings, encoder: Any) -> list[int]:
             f"or from -1 (last layer) to {-count - 1 if count else '...'}"
         )
     return layers
+
+
+def _spread(encoder: Any) -> list[int]:
+    """Return the layers at a half, two thirds and all of the depth.
+
+    The last layer serves the pretraining task, and those below it often tell more about another one (Liu et al. 2019,
+    arXiv 1903.08855). In a pair, what it is about most, the topic, is what the two texts share.
+    """
+    depth = _readable_depth(encoder)
+    return sorted({max(1, depth // 2), max(1, round(depth * 2 / 3)), depth}) if depth else [-1]
 
 
 def _readable_depth(encoder: Any) -> int:
@@ -200,18 +207,25 @@ def _chosen_pairs(settings: EncoderSettings, task: Task, tokenizer: Any, *, read
         raise UserError("encoder.pairs=siamese compares two texts, and this data has one; name data.columns.text_pair")
     found = joining(tokenizer)
     if found is None and settings.pairs == "siamese":
-        raise UserError("encoder.pairs=siamese: the tokenizer puts nothing between two texts; use encoder.pairs=joint")
+        raise UserError(
+            "encoder.pairs=siamese: two texts that this tokenizer joined cannot be taken apart; use encoder.pairs=joint"
+        )
     return found
 
 
 def joining(tokenizer: Any) -> dict[str, int] | None:
-    """Return how the tokenizer joins two texts, or None where they could not be taken apart again (decoders)."""
+    """Return how the tokenizer joins two texts, or None where they could not be taken apart again."""
     text = tokenizer("a", add_special_tokens=False)["input_ids"]
     alone, joined = tokenizer("a")["input_ids"], tokenizer("a", "a")["input_ids"]
     start = next((place for place in range(len(alone)) if alone[place : place + len(text)] == text), 0)
     end = alone[start + len(text) :]
     between = len(joined) - len(alone) - len(text)
-    if len(end) != 1 or between < 1 or joined != alone[: start + len(text)] + end * between + text + end:
+    if (
+        len(end) != 1
+        or end[0] in alone[:start]
+        or between < 1
+        or joined != alone[: start + len(text)] + end * between + text + end
+    ):
         return None
     return {"start": start, "separator": end[0], "between": between}
 

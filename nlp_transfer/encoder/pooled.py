@@ -32,8 +32,7 @@ class LayerMix(nn.Module):
 class PooledForSequenceClassification(PreTrainedModel):
     """An encoder, pooling, and a head whose output layer is named `classifier`.
 
-    A siamese one takes two texts as the tokenizer joins them, reads each alone, and compares their vectors u and v by
-    [|u - v|, u * v] (Tai et al. 2015, https://arxiv.org/abs/1503.00075).
+    A siamese one takes two texts as the tokenizer joins them, reads each alone, and compares the two vectors.
     """
 
     config_class = PooledConfig
@@ -65,7 +64,7 @@ class PooledForSequenceClassification(PreTrainedModel):
         self.classifier = nn.Linear(self._layer_width(), len(weight), device=weight.device)
 
     def _layer_width(self) -> int:
-        return self.encoder.config.hidden_size * (2 if self.config.siamese else 1)
+        return self.encoder.config.hidden_size * (3 if self.config.siamese else 1)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -89,7 +88,9 @@ class PooledForSequenceClassification(PreTrainedModel):
             attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
         if self.config.siamese:
             if input_ids is None:
-                raise ValueError("a siamese model finds its two texts by their input_ids")
+                raise ValueError(
+                    "a siamese model tells its two texts apart by input_ids; for inputs_embeds use pairs=joint"
+                )
             given, attention_mask = texts_apart(input_ids, attention_mask, **self.config.siamese)
         elif token_type_ids is not None:
             kwargs["token_type_ids"] = token_type_ids
@@ -115,7 +116,8 @@ class PooledForSequenceClassification(PreTrainedModel):
 def texts_apart(ids: Tensor, mask: Tensor, *, start: int, separator: int, between: int) -> tuple[Tensor, Tensor]:
     """Undo the joining of two texts: (rows, tokens) -> (2 · rows, fewer tokens), first texts before second ones.
 
-    Each text gets the special tokens that it has alone. A row of one text is that text twice.
+    Each text gets the special tokens that it has alone. A row of one text is that text twice. Padding is separators, so
+    that nothing of the other text is left even for encoders that look at padding.
 
     Args:
         ids: Token ids.
@@ -136,12 +138,17 @@ def texts_apart(ids: Tensor, mask: Tensor, *, start: int, separator: int, betwee
     second = torch.where(rest.any(dim=1, keepdim=True), rest | (kept & (kept.cumsum(dim=1) <= start)), first)
     both = torch.cat([first, second])
     order = (~both).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(both.sum(dim=1).max())]
-    return torch.cat([ids, ids]).gather(1, order), both.gather(1, order).to(mask.dtype)
+    mine = both.gather(1, order)
+    return torch.cat([ids, ids]).gather(1, order).masked_fill(~mine, separator), mine.to(mask.dtype)
 
 
 def compare(u: Tensor, v: Tensor) -> Tensor:
-    """Return what is alike and what differs in two vectors: (rows, width) twice -> (rows, 2 · width)."""
-    return torch.cat([(u - v).abs(), u * v], dim=-1)
+    """Return how two vectors differ and agree: (rows, width) twice -> (rows, 3 · width).
+
+    |u - v| and u * v (Tai et al. 2015, https://arxiv.org/abs/1503.00075) do not tell which text is the first, u - v
+    does. It counts half: under a penalty, few examples are then told by the other two.
+    """
+    return torch.cat([(u - v) / 2, (u - v).abs(), u * v], dim=-1)
 
 
 def pool(states: Tensor, mask: Tensor, how: str) -> Tensor:

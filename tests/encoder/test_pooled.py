@@ -96,7 +96,7 @@ def test_the_last_layer_alone_keeps_no_other(build):
 
 PAIRS = [("my card", "has not arrived"), ("refund", "refund"), ("", "where is the order?"), ("good movie", "")]
 # One family for each way in which tokenizers join two texts; decoders put nothing between them, XLNet ends with two.
-SIAMESE = {"bert": 1, "roberta": 2, "t5": 1, "modernbert": 1}
+SIAMESE = {"bert": 1, "roberta": 2, "t5": 1}
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -125,36 +125,43 @@ def test_a_siamese_model_reads_each_text_as_if_it_were_alone(build, family, side
         [torch.stack([state[layer][0].mean(dim=0) for state in half]) for layer in (1, -1)]
         for half in (states[: len(PAIRS)], states[len(PAIRS) :])
     )
-    expected = torch.cat([part for a, b in zip(u, v, strict=True) for part in ((a - b).abs(), a * b)], dim=-1)
+    parts = [part for a, b in zip(u, v, strict=True) for part in ((a - b) / 2, (a - b).abs(), a * b)]
+    expected = torch.cat(parts, dim=-1)
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
-    assert not features[1, :32].any()  # a text and itself differ in nothing
+    assert not features[1, :64].any()  # a text and itself differ in nothing
+    assert (ids[mask == 0] == how["separator"]).all()  # nothing of the other text is left
+    turned = tokenizer(seconds, firsts, padding=True, return_tensors="pt")
+    with torch.no_grad():  # which text is the first can be told
+        assert not torch.allclose(siamese.model(**turned).logits[0], siamese.model(**joined).logits[0], atol=1e-3)
     assert model.config.siamese is None  # the tiny encoder was not trained on sentences
 
 
 def test_one_text_is_compared_with_itself(build):
     classifier = build("bert", "pooled", task=PAIR, pairs="siamese")
     features = forward(classifier.model, classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")).features
-    assert not features[:, :32].any()
-    assert features[:, 32:].any()
+    assert not features[:, :64].any()
+    assert features[:, 64:].any()
 
 
 def test_sentence_encoders_are_siamese_where_their_tokenizer_allows_it(tmp_path):
-    def pairs(family, task=PAIR, **settings):
+    def config(family, task=PAIR, **settings):
         folder = tiny_encoder(tmp_path / family, family)
         (folder / "1_Pooling").mkdir(exist_ok=True)
         (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
         return load_classifier(EncoderSettings(name=str(folder), **settings), task, head="pooled", seed=0).model.config
 
-    assert pairs("bert").siamese == {"start": 1, "separator": 3, "between": 1}
-    assert pairs("bert", pairs="joint").siamese is None
-    assert pairs("bert", TASK).siamese is None
-    assert pairs("gpt2").siamese is None
-    with pytest.raises(UserError, match="nothing between two texts"):
-        pairs("gpt2", pairs="siamese")
+    assert config("bert").siamese == {"start": 1, "separator": 3, "between": 1}
+    assert (config("bert").layers, config("bert").combine) == ([1, 2], "concat")
+    assert config("bert", layers="last").layers == [-1]
+    assert config("bert", pairs="joint").siamese is None
+    for other in (config("bert", TASK), config("bert", pairs="joint"), config("gpt2"), config("xlnet")):
+        assert (other.siamese, other.layers) == (None, [-1])
+    with pytest.raises(UserError, match="cannot be taken apart"):
+        config("gpt2", pairs="siamese")
     with pytest.raises(UserError, match="this data has one"):
-        pairs("bert", TASK, pairs="siamese")
+        config("bert", TASK, pairs="siamese")
     with pytest.raises(UserError, match="'apart' is not known"):
-        pairs("bert", pairs="apart")
+        config("bert", pairs="apart")
 
 
 def test_a_siamese_model_of_ours_is_an_encoder_again(build, tmp_path):
@@ -167,10 +174,14 @@ def test_a_siamese_model_of_ours_is_an_encoder_again(build, tmp_path):
     assert again.fresh == ()
     rows = first.tokenizer(TEXTS, TEXTS[::-1], padding=True, return_tensors="pt")
     torch.testing.assert_close(forward(again.model, rows), forward(first.model, rows))
-    assert load_classifier(settings, PAIR, head="pooled", seed=0).model.config.siamese == first.model.config.siamese
+    renewed = load_classifier(settings, PAIR, head="pooled", seed=0).model.config
+    assert (renewed.siamese, renewed.layers) == (first.model.config.siamese, [1, 2])
     assert load_classifier(settings, TASK, head="pooled", seed=0).model.config.siamese is None
-    with pytest.raises(UserError, match="the model compares two texts, and this data has one"):
-        load_classifier(settings, TASK, head="native", seed=0)
+    joint = EncoderSettings(name=str(tmp_path), pairs="joint")
+    assert load_classifier(joint, PAIR, head="pooled", seed=0).model.config.siamese is None
+    for asked, task in ((settings, TASK), (joint, PAIR)):
+        with pytest.raises(UserError, match="compares two texts, each read alone"):
+            load_classifier(asked, task, head="native", seed=0)
 
 
 def test_the_encoders_weights_are_the_checkpoints(build):
