@@ -18,7 +18,7 @@ from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.data.tokens import Tokens, TokenSpec
-from nlp_transfer.encoder.classifier import Classifier, load_classifier
+from nlp_transfer.encoder.classifier import Classifier, load_classifier, reads_padding
 from nlp_transfer.encoder.heads import suggested_pooling
 from nlp_transfer.encoder.source import Source, locate
 from nlp_transfer.errors import UserError
@@ -108,6 +108,7 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     settings = dataclasses.replace(settings, encoder=encoder)
     classifier = load_classifier(encoder, corpus.task, head=encoder.head, seed=settings.seed, source=source)
     columns, spec = encode_splits(settings, corpus, classifier)
+    notes = [*corpus.notes, *_encoder_notes(encoder, classifier)]
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
     set_seed(settings.seed, device_specific=True)  # dropout must not
@@ -128,7 +129,7 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
         spec=spec,
         columns=columns,
         padding=Padding(tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side == "left"),
-        plan=_plan(settings, corpus, classifier, strategy, groups, spec, columns, accelerator, folder),
+        plan=_plan(settings, corpus, classifier, strategy, groups, spec, columns, accelerator, folder, notes),
     )
     return prepared
 
@@ -212,6 +213,7 @@ def _plan(
     columns: dict[str, Columns],
     accelerator: Accelerator,
     folder: Path,
+    notes: list[str],
 ) -> Plan:
     source = classifier.source
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
@@ -223,7 +225,7 @@ def _plan(
         problem=corpus.task.problem,
         examples={split: len(examples) for split, examples in corpus.splits.items()},
         balance={split: balance(corpus, examples) for split, examples in corpus.splits.items()},
-        notes=corpus.notes + _code_notes(settings.encoder),
+        notes=notes,
         max_length=spec.max_length,
         lengths={split: length_statistics(c.tokens) for split, c in columns.items()},
         encoder=source.name,
@@ -244,13 +246,16 @@ def _plan(
     )
 
 
-def _code_notes(encoder: EncoderSettings) -> list[str]:
-    if not encoder.trust_remote_code:
-        return []
-    return [
+def _encoder_notes(encoder: EncoderSettings, classifier: Classifier) -> list[str]:
+    code = (
         "warning: the encoder runs code of its own; transformers loads the saved model where that is allowed, "
         "predict and evaluate refuse it"
-    ]
+    )
+    padding = (
+        "warning: this architecture lets padding reach the text: what it answers for a text depends a little on the "
+        "texts beside it"
+    )
+    return [code] * encoder.trust_remote_code + [padding] * reads_padding(classifier)
 
 
 def head_words(classifier: Classifier) -> str:

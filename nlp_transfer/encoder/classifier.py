@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from nlp_transfer.encoder import pooled
 from nlp_transfer.encoder.anatomy import (
     Anatomy,
+    disposable,
     dissect,
     encoder_config,
     is_causal,
     output_layers,
+    sample_rows,
     takes_segments,
     unwrapped,
 )
@@ -183,6 +185,18 @@ def forward(model: Any, batch: Mapping[str, Tensor]) -> Outputs:
     if "document" in batch:
         logits, features = (_mean_by(batch["document"], values) for values in (logits, features))
     return Outputs(logits=logits, features=features)
+
+
+def reads_padding(classifier: Classifier) -> bool:
+    """Return whether the architecture lets padding reach the text, so that logits depend on the texts beside it."""
+    model, tokenizer = disposable(classifier.model), classifier.tokenizer
+    rows = sample_rows(model, segments="token_type_ids" in tokenizer.model_input_names)
+    fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
+    width = (4, 0) if tokenizer.padding_side == "left" else (0, 4)
+    padded = {name: nn.functional.pad(values, width, value=fill[name]) for name, values in rows.items()}
+    with torch.inference_mode():
+        plain, other = (forward(model, batch).features.float() for batch in (rows, padded))
+    return bool((plain - other).norm() > 1e-2 * plain.norm())
 
 
 def _agree(model: Any, tokenizer: Any) -> None:

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from nlp_transfer.encoder.anatomy import dissect, linear_targets, output_layers
-from nlp_transfer.encoder.classifier import forward
+from nlp_transfer.encoder.classifier import forward, reads_padding
 
 from .conftest import LABELS, stir
 from .families import FAMILIES, TEXTS
@@ -163,6 +163,7 @@ def test_padding_does_not_change_logits(built, family, head):
     change = (together - alone).abs().max() / alone.abs().max()
     leaks = family in (PADDING_LEAKS if head == "native" else PADDING_LEAKS_POOLED)
     assert (change > 1e-2) if leaks else (change < 1e-5)
+    assert reads_padding(classifier) == leaks
 
 
 @every_case
