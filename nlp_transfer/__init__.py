@@ -35,13 +35,17 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
     Raises:
         UserError: a ValueError that names the key, value, file or line that cannot be used.
     """
+    from nlp_transfer.checks import check
     from nlp_transfer.config import compose, from_mapping
-    from nlp_transfer.run import adapt as run_adapt
 
     words = from_mapping(overrides) if isinstance(overrides, Mapping) else list(overrides)
     if data is not None:
         words = ["data=object", *words]
-    return run_adapt(compose(recipe, words), data=data)
+    settings = compose(recipe, words)
+    check(settings, data=data)  # before torch is imported, which takes seconds
+    from nlp_transfer.run import adapt as run_adapt
+
+    return run_adapt(settings, data=data)
 
 
 def load(folder: str | Path) -> Predictor:

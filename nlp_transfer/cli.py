@@ -175,6 +175,7 @@ def _emit(plain: dict[str, Any], screen: Screen) -> None:
 
 def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     from nlp_transfer import config
+    from nlp_transfer.checks import check
 
     if arguments.multirun:
         return _multirun(arguments, words, overrides)
@@ -182,6 +183,7 @@ def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]
     if arguments.cfg:
         print(config.to_yaml(settings), end="")  # noqa: T201
         return 0
+    check(settings)
     screen = _screen()
     with screen.busy("starting"):
         from nlp_transfer.run import adapt
@@ -220,19 +222,22 @@ def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[s
 
 def _plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     from nlp_transfer import config
+    from nlp_transfer.checks import check
 
     settings = _settings(arguments, words, overrides)
     if arguments.cfg:
         print(config.to_yaml(settings), end="")  # noqa: T201
         return 0
+    check(settings)
     screen = _screen()
     with screen.busy("reading data and encoder"):
         from nlp_transfer.data.corpus import load_corpus
+
+        corpus = load_corpus(settings.data, seed=settings.seed)  # and says what is wrong there before torch is needed
         from nlp_transfer.plan import render
         from nlp_transfer.preparation import prepare
         from nlp_transfer.records import RunFolder
 
-        corpus = load_corpus(settings.data, seed=settings.seed)
         plan = prepare(settings, corpus, RunFolder.of(settings, corpus).path).plan
     render(plan, screen.console)
     _emit(plan.to_json(), screen)
@@ -241,6 +246,7 @@ def _plan(arguments: argparse.Namespace, words: list[str], overrides: list[str])
 
 def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     from nlp_transfer import config
+    from nlp_transfer.checks import check
 
     folder = _run_folder(words, "evaluate")
     inside = folder if folder.name == "model" else folder.resolve()
@@ -252,6 +258,7 @@ def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[s
             "does not say which data is its own"
         )
     trained, settings = (config.compose(str(folder / "config.yaml"), words) for words in ([], overrides))
+    check(settings)
     screen = _screen()
     with screen.busy("loading the model"):
         from nlp_transfer.evaluation.report import render
@@ -264,6 +271,7 @@ def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[s
 
 def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     from nlp_transfer import config
+    from nlp_transfer.checks import check_evaluation, check_predict, check_training
     from nlp_transfer.launch import world_size
 
     if world_size() > 1:
@@ -273,6 +281,9 @@ def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[st
         raise UserError(f"predict takes {VERBS['predict'][1]}; {words[2]!r} is too much")
     settings = config.compose(None, overrides)
     wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
+    check_predict(wanted)
+    check_training(settings.training)
+    check_evaluation(settings.evaluation)
     from nlp_transfer.predict import Predictor, predict_file
 
     predictor = Predictor(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)

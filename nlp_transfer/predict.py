@@ -17,20 +17,22 @@ import numpy as np
 from accelerate import Accelerator
 
 from nlp_transfer import artefact
+from nlp_transfer.checks import check_predict
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
+from nlp_transfer.data.columns import find_column
 from nlp_transfer.data.delimited import DELIMITERS, delimiter_of
+from nlp_transfer.data.files import stream_format, stream_rows
+from nlp_transfer.data.hints import typed
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import read_texts
-from nlp_transfer.data.sources import stream_rows
 from nlp_transfer.data.table import MISSING, Table
-from nlp_transfer.errors import UserError, did_you_mean, one_of
+from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.evaluation import metrics
 from nlp_transfer.settings import ColumnSettings, PredictSettings, TrackingSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import make_accelerator
 
-FORMATS = {"": "csv", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -112,9 +114,8 @@ def predict_file(
     Raises:
         UserError: for unreadable rows (file:line), a missing column, or an output that would replace the input.
     """
-    kind = _format(settings)
-    if settings.chunk_rows < 1:
-        raise UserError(f"predict.chunk_rows={settings.chunk_rows} must be at least 1")
+    check_predict(settings)
+    kind = stream_format(settings.input, settings.format)
     if _same_file(settings.input, settings.output):
         raise UserError(f"predict.output={settings.output} is the input itself; give another file")
     rows = stream_rows(
@@ -126,7 +127,7 @@ def predict_file(
         writer = _Writer(out, kind, mark, predictor.record.task.labels)
         for table in rows:
             writer.check(table)
-            texts, pairs = _inputs(table, predictor.record, columns)
+            texts, pairs = _inputs(table, predictor.record, columns, kind)
             writer.write(table, predictor.predict(texts, pairs))
             count += len(texts)
     return count
@@ -213,32 +214,27 @@ def _rows(table: Table) -> Iterator[tuple[Any, ...]]:
     return zip(*table.columns.values(), strict=True)
 
 
-def _inputs(table: Table, record: artefact.Record, columns: ColumnSettings) -> tuple[list[str], list[str] | None]:
-    """Return the texts of a table, in the columns the model was trained on unless others are named."""
+def _inputs(
+    table: Table, record: artefact.Record, columns: ColumnSettings, kind: str
+) -> tuple[list[str], list[str] | None]:
+    """Return the texts of a table, in the columns the model was trained on unless others are named.
+
+    A column that is alone is the text under any name that is known for texts.
+    """
     roles = {}
     for role in ("text", "text_pair") if record.task.pair else ("text",):
-        wanted = getattr(columns, role) or record.roles.get(role, role)
-        if wanted not in table.columns and len(table.columns) == 1 and not record.task.pair:
-            wanted = next(iter(table.columns))  # one column can only be the text
+        chosen = getattr(columns, role)
+        wanted = chosen or record.roles.get(role, role)
+        alone = len(table.columns) == 1 and not record.task.pair
+        if wanted not in table.columns and alone and not chosen:
+            wanted = find_column(table, role, None) or wanted
         if wanted not in table.columns:
+            name = next(iter(table.columns)) if alone else "..."
+            headed = alone and kind in DELIMITERS
+            hint = f"; if {name!r} is a text itself, predict.format=text: one text a line, no header" if headed else ""
             raise UserError(
                 f"{table.origin} has no column {wanted!r}{did_you_mean(wanted, table.columns)}; its columns are "
-                f"{', '.join(table.columns)}: set data.columns.{role}=..."
+                f"{', '.join(table.columns)}: set {typed(f'data.columns.{role}', name)}{hint}"
             )
         roles[role] = wanted
     return read_texts(table, roles)
-
-
-def _format(settings: PredictSettings) -> str:
-    """Return the format the rows come in: as it is set, else by the ending of the file."""
-    known = sorted(set(FORMATS.values()))
-    if settings.format != "auto":
-        return one_of(settings.format, known, "predict.format")
-    suffix = "" if settings.input == "-" else Path(settings.input).suffix.lower()
-    if suffix not in FORMATS:
-        endings = ", ".join(filter(None, FORMATS))
-        raise UserError(
-            f"{settings.input}: the rows to label come in files that end in {endings}, or in nothing, which is CSV; "
-            f"convert or unpack it, or say what it holds with predict.format={' | '.join(known)}"
-        )
-    return FORMATS[suffix]

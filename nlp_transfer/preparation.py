@@ -29,7 +29,6 @@ from nlp_transfer.settings import EncoderSettings, Settings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training import inference
-from nlp_transfer.training.check import check, check_evaluation
 from nlp_transfer.training.device import make_accelerator
 from nlp_transfer.training.loop import planned_steps
 
@@ -95,10 +94,6 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     Raises:
         UserError: for settings that do not fit the data or the encoder.
     """
-    check(settings.training)
-    check_evaluation(settings.evaluation)
-    if not 0 <= settings.seed < 2**32:
-        raise UserError(f"seed={settings.seed} must lie between 0 and 2**32 - 1")
     selection_metric(corpus.task, settings.evaluation.metric)
     tracking.check(settings.tracking.trackers)
     strategy: Strategy = settings.strategy

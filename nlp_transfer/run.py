@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import artefact, tracking
+from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Examples, load_corpus, read_examples
 from nlp_transfer.data.sources import read_splits
@@ -69,6 +70,7 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
     Raises:
         UserError: for anything in the settings or the data that cannot be used.
     """
+    check(settings, data=data)
     screen = screen or Screen(speaks=False)
     with screen.busy("reading data"):
         corpus = load_corpus(settings.data, seed=settings.seed, data=data)

@@ -214,6 +214,44 @@ def test_predict_reads_standard_input_and_writes_files(place: Path, tmp_path: Pa
     assert [row["text"] for row in csv.DictReader((tmp_path / "out.csv").open())] == ["good movie", "my card"]
 
 
+def test_json_lines_in_standard_input_are_not_taken_for_csv(place: Path, monkeypatch, capfd):
+    written = b'{"text":"good movie"}\n{"text":"my card"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(written)))
+    assert main(["predict", run_of(place)]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "standard input:1 is a JSON object where CSV has its header; set predict.format=jsonl" in err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(written)))
+    assert main(["predict", run_of(place), "predict.format=jsonl"]) == 0
+    assert [json.loads(line)["text"] for line in capfd.readouterr().out.splitlines()] == ["good movie", "my card"]
+
+
+def test_a_first_text_is_not_taken_for_a_header(place: Path, monkeypatch, capfd):
+    def predict(written: str, *words: str) -> int:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(written.encode())))
+        return main(["predict", run_of(place), *words])
+
+    lines = "Where is Rome ?\nWho wrote it ?\n"
+    assert predict(lines) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    for words in ("no column 'text'", "predict.format=text", "set 'data.columns.text=Where is Rome ?'"):
+        assert words in err
+    assert predict(lines, "predict.format=text") == 0
+    texts = [row["text"] for row in csv.DictReader(io.StringIO(capfd.readouterr().out))]
+    assert texts == lines.splitlines()
+    assert predict(lines, "data.columns.text=Where is Rome ?") == 0  # so it is a header
+    assert capfd.readouterr().out.count("\n") == 2
+    assert predict("Sentence\ngood movie\n") == 0  # a name that is known for texts
+    assert capfd.readouterr().out.startswith("Sentence,prediction,")
+    assert predict("sentence\ngood movie\n", "data.columns.text=words") == 2  # nothing else than what was asked for
+    assert "no column 'words'" in capfd.readouterr().err
+    assert predict('{"words":"good"}\n', "predict.format=jsonl") == 2
+    err = capfd.readouterr().err
+    assert "set data.columns.text=words" in err
+    assert "predict.format" not in err
+
+
 def test_errors_in_standard_input_name_it(place: Path, monkeypatch, capfd):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"text,id\ngood,1\nbad\n")))
     assert main(["predict", run_of(place)]) == 2

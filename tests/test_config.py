@@ -286,17 +286,42 @@ def test_every_recipe_composes_and_has_a_header(recipe: str):
         assert word in header, word
 
 
+ELSEWHERE = ["data=files", "data.path=no/such.csv"]
+
+
 @pytest.mark.parametrize(
-    ("words", "status"),
+    ("words", "said"),
     [
-        (["--help"], 0),
-        (["plan", "--cfg"], 0),
-        (["adapt", "training.epoch=1"], 2),
-        (["adapt", "strategy=lorra"], 2),
-        (["ls"], 0),
+        (["--help"], None),
+        (["plan", "--cfg"], None),
+        (["plan", *ELSEWHERE, "--cfg"], None),  # shown, whatever it would lead to
+        (["ls"], None),
+        (["adapt", "training.epoch=1"], "training.epoch is not"),
+        (["adapt", "strategy=lorra"], "strategy=lorra"),
+        (["adapt", "training.schedule=linaer"], "training.schedule='linaer' is not known (did you mean 'linear'?)"),
+        (["plan", "training.warmup=2"], "training.warmup=2.0"),
+        (["adapt", "evaluation.confidence=95"], "evaluation.confidence=95.0"),
+        (["adapt", "evaluation.metric=acuracy"], "evaluation.metric='acuracy' is not known (did you mean 'accuracy'?)"),
+        (["adapt", "tokens.long=chunks"], "tokens.long='chunks'"),
+        (["plan", "tokens.percentile=101"], "tokens.percentile=101.0"),
+        (["plan", "tokens.max_length=long"], "tokens.max_length='long'"),
+        (["adapt", "strategy.lr=-1"], "strategy: a learning rate of -1.0"),
+        (["adapt", "strategy=lora", "strategy.rank=0"], "strategy.rank=0"),
+        (["adapt", "strategy=probe", "strategy.solver=sgd"], "strategy.solver='sgd'"),
+        (["adapt", "seed=-1"], "seed=-1"),
+        (["adapt", "data.problem=multilabel"], "data.problem='multilabel'"),
+        (["adapt", "data=files"], "no data is named"),
+        (["plan", "data.path=ok.csv"], "add data=files before data.path: data=files data.path=ok.csv"),
+        (["adapt", *ELSEWHERE], "data.path: no/such.csv does not exist"),
+        (["adapt", "intent", "data.train=no/such.csv"], "data.train: no/such.csv does not exist"),
+        (["adapt", "data=files", "data.train=README.md", "data.test=no/such.csv"], "data.test: no/such.csv"),
+        (["plan", "data.validation_share=2"], "data.validation_share=2.0"),
+        (["predict", "tests", "no/such.csv"], "no/such.csv does not exist"),
+        (["predict", "tests", "predict.format=xml"], "predict.format='xml'"),
+        (["predict", "tests", "evaluation.batch_tokens=0"], "evaluation.batch_tokens=0"),
     ],
 )
-def test_light_answers_import_no_torch_and_are_quick(words: list[str], status: int):
+def test_light_answers_import_no_torch_and_are_quick(words: list[str], said: str | None):
     probe = (
         "import sys\nfrom nlp_transfer.cli import main\n"
         "try: status = main(sys.argv[1:])\nexcept SystemExit as e: status = e.code or 0\n"
@@ -305,6 +330,7 @@ def test_light_answers_import_no_torch_and_are_quick(words: list[str], status: i
     )
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == status, done.stderr
+    assert done.returncode == (0 if said is None else 2), done.stderr
+    assert (said or "") in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - started < 6  # generous: the machine may be busy; the promise is 1 s and 2 s

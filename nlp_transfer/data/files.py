@@ -6,10 +6,12 @@ What a format means is known in ``delimited``, ``jsonl`` and ``typed``; this fil
 from __future__ import annotations
 
 import io
+import json
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +31,7 @@ FORMATS = {
     ".parquet": "parquet",
 }
 STREAM_FORMATS = ("csv", "tsv", "jsonl", "text")
+_STREAM_ENDINGS = {"": "csv", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}
 _PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
 
 
@@ -53,6 +56,28 @@ def read_rows(path: str | Path, settings: DataSettings) -> Table:
     return tables[0] if tables else Table({}, origin, [])
 
 
+def stream_format(name: str, format: str) -> str:
+    """Return the format in which rows are streamed: as it is set, for auto by the ending of the file's name.
+
+    Args:
+        name: of the file, or ``-`` for standard input, which is CSV.
+        format: a stream format, or auto.
+
+    Raises:
+        UserError: for an unknown format or ending.
+    """
+    if format != "auto":
+        return one_of(format, STREAM_FORMATS, "predict.format")
+    suffix = "" if name == "-" else Path(name).suffix.lower()
+    if suffix not in _STREAM_ENDINGS:
+        endings = ", ".join(filter(None, _STREAM_ENDINGS))
+        raise UserError(
+            f"{name}: the rows to label come in files that end in {endings}, or in nothing, which is CSV; "
+            f"convert or unpack it, or say what it holds with predict.format={' | '.join(STREAM_FORMATS)}"
+        )
+    return _STREAM_ENDINGS[suffix]
+
+
 def stream_rows(
     source: str | Path | BinaryIO,
     *,
@@ -71,11 +96,14 @@ def stream_rows(
         chunk_rows: the most rows of a table.
 
     Raises:
-        UserError: as `read_rows`; rows before the malformed one have been yielded if their chunk was full.
+        UserError: as `read_rows`, and for JSON lines where a header is expected; rows before the malformed one have
+            been yielded if their chunk was full.
     """
     one_of(format, STREAM_FORMATS, "predict.format")
     with opened(source) as (binary, origin):
         lines = decoded_lines(binary, encoding=encoding, origin=origin)
+        if format in delimited.DELIMITERS:
+            lines = _without_json(lines, format, origin)
         yield from _tables(lines, format, delimiter, origin, chunk_rows)
 
 
@@ -92,6 +120,25 @@ def _tables(
         origin=origin,
         chunk_rows=chunk_rows,
     )
+
+
+def _without_json(lines: Iterator[str], kind: str, origin: str) -> Iterator[str]:
+    """Return the lines; refuse a JSON object for a header, for its row would become the names of the columns."""
+    first: list[str] = []
+    for line in lines:
+        first.append(line)
+        if line.strip():
+            break
+    if first and first[-1].lstrip().startswith("{"):
+        try:
+            found = json.loads(first[-1])
+        except (ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict):
+            raise UserError(
+                f"{origin}:{len(first)} is a JSON object where {kind.upper()} has its header; set predict.format=jsonl"
+            )
+    return chain(first, lines)
 
 
 def _text_lines(lines: Iterator[str], origin: str, chunk_rows: int | None) -> Iterator[Table]:

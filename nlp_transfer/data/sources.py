@@ -14,21 +14,24 @@ from typing import Any
 
 from nlp_transfer.data import typed
 from nlp_transfer.data.columns import find_column
-from nlp_transfer.data.files import FORMATS, existing, opened, read_rows, stream_rows
+from nlp_transfer.data.files import FORMATS, existing, existing_file, opened, read_rows, stream_rows
+from nlp_transfer.data.hints import typed as typed_word
 from nlp_transfer.data.labels import is_missing
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.settings import DataSettings
 
-__all__ = ["Source", "Table", "read_rows", "read_source", "read_splits", "stream_rows"]
+__all__ = ["Source", "Table", "check_source", "read_rows", "read_source", "read_splits", "stream_rows"]
 
+EMBEDDED = "nlp_transfer.data.embedded"
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "development"),
     "test": ("test", "testing"),
 }
 _SHOWN = 10
+_SHOWN_FILES = 3
 
 
 @dataclass
@@ -62,19 +65,7 @@ def read_source(settings: DataSettings, *, data: Any = None) -> Source:
     Raises:
         UserError: for none or several sources, and for whatever cannot be read exactly.
     """
-    named = {key: getattr(settings, key) for key in ("embedded", "path", "train", "hub")}
-    given = [f"data.{key}" for key, value in named.items() if value is not None] + ["data"] * (data is not None)
-    if len(given) != 1:
-        raise UserError(
-            f"{' and '.join(given) + ' are set together' if given else 'no data is named'}; give exactly one source: "
-            "data=files data.path=…, data=files data.train=…, data=hub data.hub=…, or data.embedded=…"
-        )
-    for key in ("validation", "test"):
-        if getattr(settings, key) is not None and settings.train is None:
-            raise UserError(f"data.{key} goes with data.train; with {given[0]} the splits come from the source itself")
-    for key in ("subset", "revision"):
-        if getattr(settings, key) is not None and settings.hub is None:
-            raise UserError(f"data.{key} goes with data.hub only")
+    check_source(settings, data=data)
     source = _read(settings, data)
     if list(source.splits) == ["train"]:
         source.splits = _by_column(source.splits["train"], settings)
@@ -82,6 +73,54 @@ def read_source(settings: DataSettings, *, data: Any = None) -> Source:
         raise UserError(f"data.columns.split={settings.columns.split!r}: {source.name} is divided into splits already")
     source.splits = {split: source.splits[split] for split in SPLIT_NAMES if split in source.splits}
     return source
+
+
+def check_source(settings: DataSettings, *, data: Any = None) -> None:
+    """Check that the settings name one source and that its files are there; nothing is read.
+
+    Args:
+        settings: the `data` group.
+        data: rows from Python, see `read_source`.
+
+    Raises:
+        UserError: for none or several sources, keys that belong to another one, and what does not exist.
+    """
+    keys = [key for key in ("embedded", "path", "train", "hub") if getattr(settings, key) is not None]
+    given = [f"data.{key}" for key in keys] + ["data"] * (data is not None)
+    if len(given) != 1:
+        raise UserError(_not_one(given, settings))
+    for key in ("validation", "test"):
+        if getattr(settings, key) is not None and settings.train is None:
+            raise UserError(f"data.{key} goes with data.train; with {given[0]} the splits come from the source itself")
+    for key in ("subset", "revision"):
+        if getattr(settings, key) is not None and settings.hub is None:
+            raise UserError(f"data.{key} goes with data.hub only")
+    if settings.embedded is not None:
+        folder = resources.files(EMBEDDED)
+        known = sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".csv"))
+        one_of(settings.embedded, known, "data.embedded")
+    for key in ("path", *SPLIT_NAMES):
+        if (name := getattr(settings, key)) is not None:
+            try:
+                (existing if key == "path" else existing_file)(name)
+            except UserError as error:
+                raise UserError(f"data.{key}: {error}") from error
+
+
+def _not_one(given: list[str], settings: DataSettings) -> str:
+    """Say that none or several sources are named, and which word chooses the one that was probably meant."""
+    if len(given) == 2 and given[0] == "data.embedded":
+        key = given[1].removeprefix("data.")
+        group = {"data": "object", "hub": "hub"}.get(key, "files")
+        words = f"data={group}" if key == "data" else f"data={group} {typed_word(given[1], getattr(settings, key))}"
+        return (
+            f"data.embedded and {given[1]} are set together: the embedded set is read until another kind of source is "
+            f"chosen; add data={group} before {given[1]}: {words}"
+        )
+    return (
+        f"{' and '.join(given) + ' are set together' if given else 'no data is named'}; give exactly one source: "
+        "data=files data.path=…, data=files data.train=…, data=hub data.hub=…, or data.embedded=…"
+    )
 
 
 def split_of(name: str) -> str | None:
@@ -96,10 +135,7 @@ def _read(settings: DataSettings, data: Any) -> Source:
         tables = typed.from_object(data)
         return _renamed(tables, type(data).__name__)
     if settings.embedded is not None:
-        folder = resources.files("nlp_transfer.data.embedded")
-        known = sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".csv"))
-        one_of(settings.embedded, known, "data.embedded")
-        with resources.as_file(folder / f"{settings.embedded}.csv") as path:
+        with resources.as_file(resources.files(EMBEDDED) / f"{settings.embedded}.csv") as path:
             # Its encoding and delimiter are ours, whatever is set for the user's files.
             return Source(f"{settings.embedded} (embedded)", {"train": read_rows(path, DataSettings())})
     if settings.hub is not None:
@@ -204,10 +240,10 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list
     The path from `root` is the id; anything else in there is added to `other`.
     """
     columns: dict[str, list[Any]] = {"text": [], "label": [], "id": []}
-    files = []
+    files, unread = [], []
     for item in sorted(item for item in folder.glob("*/*") if not item.name.startswith(".")):
         if not item.is_file() or item.suffix.lower() != ".txt":
-            other.append(str(item.relative_to(root)))
+            unread.append(f"{item.relative_to(root)}{'/' * item.is_dir()}")
             continue
         with opened(item) as (binary, origin):
             text = "".join(decoded_lines(binary, encoding=settings.encoding, origin=origin))
@@ -219,8 +255,10 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list
     if not files:
         raise UserError(
             f"{folder} has neither files called train.*, validation.*, test.* ({', '.join(FORMATS)}) nor folders of "
-            ".txt files, one folder a class"
+            f".txt files, one folder a class; its folders hold {_listed(unread, _SHOWN_FILES)}, but texts are read "
+            "from files that end in .txt only"
         )
+    other += unread
     return Table(columns, str(folder), list(range(1, len(files) + 1)), files)
 
 
@@ -230,6 +268,6 @@ def _no_train(name: str, found: list[str]) -> str:
     return f"{name} has no train split{close}; it has: {_listed(found)}"
 
 
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) or "nothing") + more
+def _listed(names: list[str], shown: int = _SHOWN) -> str:
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return (", ".join(names[:shown]) or "nothing") + more

@@ -173,7 +173,12 @@ def test_folder_names_what_it_did_not_read(tmp_path: Path) -> None:
     ("options", "error"),
     [
         ({}, "no data is named"),
-        ({"path": "a.csv", "embedded": "b"}, "data.embedded and data.path are set together"),
+        ({"path": "a.csv", "embedded": "b"}, "data.embedded and data.path are set .*: data=files data.path=a.csv$"),
+        ({"train": "a b.csv", "embedded": "b"}, "data.embedded and data.train .*: data=files 'data.train=a b.csv'$"),
+        ({"hub": "a/b", "embedded": "b"}, "data.embedded and data.hub .*: data=hub data.hub=a/b$"),
+        ({"path": "a.csv", "hub": "a/b"}, "data.path and data.hub are set together; give exactly one source"),
+        ({"path": "no/such.csv"}, "data.path: no/such.csv does not exist"),
+        ({"train": ".", "test": "no/such.csv"}, "data.train: . is a folder where a file is expected"),
         ({"path": "a.csv", "test": "b.csv"}, "data.test goes with data.train"),
         ({"path": "a.csv", "revision": "main"}, "data.revision goes with data.hub"),
         ({"embedded": "customer_intent"}, "did you mean 'customer_intents'"),
@@ -182,6 +187,11 @@ def test_folder_names_what_it_did_not_read(tmp_path: Path) -> None:
 def test_exactly_one_source(options: dict[str, Any], error: str) -> None:
     with pytest.raises(UserError, match=error):
         load_corpus(DataSettings(**options))
+
+
+def test_rows_from_python_beside_the_embedded_set_are_told_the_word() -> None:
+    with pytest.raises(UserError, match=r"data\.embedded and data are set together.*: data=object$"):
+        load_corpus(DataSettings(embedded="customer_intents"), data=SPLITS)
 
 
 def test_the_embedded_set_loads_without_a_note() -> None:
@@ -216,8 +226,14 @@ def test_splits_that_cannot_be(data: Any, columns: dict[str, str], error: str) -
 
 def test_folders_that_hold_no_data(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
-    (tmp_path / "good" / "0.csv").write_text("text,label\n")
-    with pytest.raises(UserError, match=r"nor folders of \.txt files, one folder a class"):
+    empty = r"nor folders of \.txt files, one folder a class; its folders hold nothing, but texts are read from files "
+    with pytest.raises(UserError, match=empty):
+        load_corpus(DataSettings(path=str(tmp_path)))
+    (tmp_path / "good" / "inner").mkdir()
+    for number in range(4):
+        (tmp_path / "good" / f"{number}").write_text("a text\n")
+    found = r"hold good/0, good/1, good/2 and 2 more, but texts are read from files that end in \.txt only"
+    with pytest.raises(UserError, match=found):
         load_corpus(DataSettings(path=str(tmp_path)))
     (tmp_path / "test.csv").write_text("text,label\n")
     with pytest.raises(UserError, match="has no train split"):
@@ -303,6 +319,22 @@ def test_streaming_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         next(stream_rows(io.StringIO("text\n"), format="csv"))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"predict\.format='cvs'.*did you mean 'csv'"):
         next(stream_rows("-", format="cvs"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+@pytest.mark.parametrize(("before", "line"), [("", 1), ("\n \r\n", 3)])
+def test_json_lines_are_no_header(kind: str, before: str, line: int) -> None:
+    lines = f'{before} {{"text": "a"}}\n{{"text": "b"}}\n'.encode()
+    said = rf"<stream>:{line} is a JSON object where {kind.upper()} has its header; set predict\.format=jsonl"
+    with pytest.raises(UserError, match=said):
+        next(stream_rows(io.BytesIO(lines), format=kind))
+    assert next(stream_rows(io.BytesIO(lines), format="jsonl")).columns == {"text": ["a", "b"]}
+
+
+@pytest.mark.parametrize("header", ["{text}", '{"text": 1', "{", '"{}"', '{"a":' * 100_000])
+def test_a_header_that_only_begins_like_json_is_one(header: str) -> None:
+    (table,) = stream_rows(io.BytesIO(f"\n{header}\na\n".encode()), format="csv")
+    assert (table.columns, table.lines) == ({next(csv.reader([header]))[0]: ["a"]}, [3])
 
 
 def test_streamed_rows_without_a_key_say_so(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""Which settings no run can use, whatever the data and the encoder are: refused before either is read.
+
+It imports no torch and opens no file. What depends on rows or on a model is checked where these are known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from nlp_transfer.data.files import existing_file, stream_format
+from nlp_transfer.data.labels import resolve_problem
+from nlp_transfer.data.sources import check_source
+from nlp_transfer.data.tokens import resolve_spec
+from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER
+from nlp_transfer.settings import EvaluationSettings, PredictSettings, Settings, TokenSettings, TrainingSettings
+from nlp_transfer.strategies import Lora, Strategy
+from nlp_transfer.strategies.base import check_rates
+from nlp_transfer.training.schedules import SCHEDULES
+
+_NO_LIMIT = 1 << 30  # tokens
+
+
+def check(settings: Settings, *, data: Any = None) -> None:
+    """Check the settings of a run.
+
+    Args:
+        settings: see ``config.compose``.
+        data: rows from Python, see ``sources.read_source``.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    if not 0 <= settings.seed < 2**32:
+        raise UserError(f"seed={settings.seed} must lie between 0 and 2**32 - 1")
+    check_source(settings.data, data=data)
+    resolve_problem((), problem=settings.data.problem, separator=settings.data.label_separator, where=str)
+    _check_tokens(settings.tokens)
+    _check_strategy(settings.strategy)
+    check_training(settings.training)
+    check_evaluation(settings.evaluation)
+
+
+def check_training(settings: TrainingSettings) -> None:
+    """Check every value that has a range or a list of choices.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    one_of(settings.schedule, SCHEDULES, "training.schedule")
+    one_of(settings.keep, ("best", "last"), "training.keep")
+    one_of(settings.precision, ("auto", "fp32", "bf16", "fp16"), "training.precision")
+    for key, least in (("batch_size", 1), ("micro_batch_size", 1), ("micro_batch_tokens", 1), ("patience", 1)):
+        _at_least(key, getattr(settings, key), least)
+    for key in ("min_steps", "weight_decay", "max_grad_norm"):
+        _at_least(key, getattr(settings, key), 0)
+    _at_least("max_steps", settings.max_steps, 1)
+    for key in ("epochs", "epsilon", "evaluate_every"):
+        if not getattr(settings, key) > 0:
+            raise UserError(f"training.{key}={getattr(settings, key)} must be positive")
+    for key in ("warmup", "ema"):
+        if not 0 <= getattr(settings, key) < 1:
+            raise UserError(f"training.{key}={getattr(settings, key)} must lie in [0, 1)")
+    if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
+        raise UserError(f"training.betas={list(settings.betas)} must be two numbers in [0, 1)")
+
+
+def check_evaluation(settings: EvaluationSettings) -> None:
+    """Check the values of the `evaluation` group, before a training whose figures they would spoil.
+
+    Whether the metric is one of the task's is known with the data.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    one_of(settings.metric, ("auto", *HIGHER_IS_BETTER), "evaluation.metric")
+    if not 0 < settings.confidence < 1:
+        raise UserError(f"evaluation.confidence={settings.confidence} must lie between 0 and 1")
+    for key in ("resamples", "batch_tokens"):
+        if getattr(settings, key) < 1:
+            raise UserError(f"evaluation.{key}={getattr(settings, key)} must be at least 1")
+
+
+def check_predict(settings: PredictSettings) -> None:
+    """Check the values of the `predict` group, before a model is loaded.
+
+    Raises:
+        UserError: naming the key, its value and what it may be, or the input that is not there.
+    """
+    if settings.chunk_rows < 1:
+        raise UserError(f"predict.chunk_rows={settings.chunk_rows} must be at least 1")
+    stream_format(settings.input, settings.format)
+    if settings.input != "-":
+        existing_file(settings.input)
+
+
+def _check_tokens(settings: TokenSettings) -> None:
+    """Check the `tokens` group on one short text; a number of tokens waits for the encoder, which bounds it."""
+    if type(settings.max_length) is int:
+        settings = dataclasses.replace(settings, max_length="auto")
+    resolve_spec(settings, np.array([1]), limit=_NO_LIMIT, pair=False)
+
+
+def _check_strategy(strategy: Strategy) -> None:
+    """Check what a strategy can be asked without a model."""
+    check_rates(*(getattr(strategy, key, None) for key in ("lr", "head_lr")))
+    _ = strategy.solves_head  # of a probe: by its solver
+    if isinstance(strategy, Lora):
+        # With its targets named, the fields of the adapter follow from the settings alone.
+        without_model: Any = None
+        dataclasses.replace(strategy, targets=["any"]).config(without_model)
+
+
+def _at_least(key: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise UserError(f"training.{key}={value} must be at least {least}")
