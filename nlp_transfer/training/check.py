@@ -21,6 +21,7 @@ def check(settings: TrainingSettings) -> None:
     for key in ("min_steps", "weight_decay", "max_grad_norm"):
         _at_least(key, getattr(settings, key), 0)
     _at_least("max_steps", settings.max_steps, 1)
+    _at_least("max_skipped", settings.max_skipped, 1)
     for key in ("epochs", "epsilon", "evaluate_every"):
         if not getattr(settings, key) > 0:
             raise UserError(f"training.{key}={getattr(settings, key)} must be positive")
