@@ -119,7 +119,6 @@ class RunFolder:
         try:
             yield
         finally:
-            owner.unlink(missing_ok=True)
             lock.release()
 
     def begin(self, settings: Settings, plan: Plan, *, resumed: int | None = None) -> None:
@@ -175,6 +174,12 @@ class RunFolder:
             with self._reached():
                 making = self._write(".making-metrics.json", {"report": report.to_json(), **more})
                 making.rename(self.path / "metrics.json")
+                checkpoint.clear(self.checkpoints)
+
+    def tidy(self) -> None:
+        """Take away the checkpoints of a finished run whose process was killed before it could."""
+        if is_main():
+            with self._reached():
                 checkpoint.clear(self.checkpoints)
 
     def result(self) -> dict[str, Any]:

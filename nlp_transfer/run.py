@@ -83,6 +83,7 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
             screen.console.print(f"not compared with the encoder, which cannot be found now: {error}", style="yellow")
         else:
             folder.check_encoder(source.sha256)
+        folder.tidy()
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
         return Run(folder.path, Report.from_json(folder.result()["report"]))
     with folder.locked():
