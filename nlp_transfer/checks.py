@@ -42,6 +42,8 @@ def check(settings: Settings, *, data: Any = None) -> None:
     _check_strategy(settings.strategy)
     check_training(settings.training)
     check_evaluation(settings.evaluation)
+    if not settings.checkpoint.seconds >= 0:
+        raise UserError(f"checkpoint.seconds={settings.checkpoint.seconds} must be at least 0")
 
 
 def check_training(settings: TrainingSettings) -> None:
@@ -58,6 +60,7 @@ def check_training(settings: TrainingSettings) -> None:
     for key in ("min_steps", "weight_decay", "max_grad_norm"):
         _at_least(key, getattr(settings, key), 0)
     _at_least("max_steps", settings.max_steps, 1)
+    _at_least("max_skipped", settings.max_skipped, 1)
     for key in ("epochs", "epsilon", "evaluate_every"):
         if not getattr(settings, key) > 0:
             raise UserError(f"training.{key}={getattr(settings, key)} must be positive")

@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(f"nlp-transfer: {error}", file=sys.stderr)  # noqa: T201
         return USER_ERROR
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT  # as shells count
+    except KeyboardInterrupt as stopped:
+        return 128 + getattr(stopped, "number", signal.SIGINT)  # as shells count
     finally:
         _leave_group()
 

@@ -27,7 +27,7 @@ CONF = "nlp_transfer.conf"
 RECIPES = "nlp_transfer.recipes"
 GROUPS = ("data", "encoder", "strategy", "objective")
 # What does not change what is computed does not change which run it is.
-NOT_IDENTITY = ("name", "output", "overwrite", "tracking", "predict")
+NOT_IDENTITY = ("name", "output", "overwrite", "resume", "checkpoint", "tracking", "predict")
 # A reference to another key, such as ${seed}. OmegaConf reads more: the environment, functions.
 _REFERENCE = re.compile(r"(?<!\\)\$\{[\w.\[\]-]+\}")
 _NAMES_OF_FILES = (

@@ -106,7 +106,6 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     notes = [*corpus.notes, *_encoder_notes(encoder, classifier)]
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
-    set_seed(settings.seed, device_specific=True)  # dropout must not
     objective = Objective(settings.objective, corpus.task)
     groups = strategy.groups(classifier) if strategy.trains else []
     if settings.training.gradient_checkpointing:

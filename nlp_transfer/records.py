@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from nlp_transfer import config
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.errors import UserError
@@ -20,6 +23,7 @@ from nlp_transfer.evaluation.report import Report
 from nlp_transfer.launch import is_main
 from nlp_transfer.plan import Plan
 from nlp_transfer.settings import Settings
+from nlp_transfer.training import checkpoint
 
 _VERSIONS_OF = (
     "nlp-transfer",
@@ -88,8 +92,42 @@ class RunFolder:
         """Where the artefact lies."""
         return self.path / "model"
 
-    def begin(self, settings: Settings, plan: Plan) -> None:
-        """Write what the run is; figures of an earlier run in the same folder are taken away first.
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints of a run that is not finished lie."""
+        return self.path / "checkpoints"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder for the time of the block; the lock of a dead process is none.
+
+        Raises:
+            UserError: if another process is at it.
+        """
+        if not is_main():
+            yield
+            return
+        with self._reached():
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock, owner = FileLock(self.path / ".lock", timeout=0), self.path / ".owner"
+            try:
+                lock.acquire()
+            except Timeout:
+                who = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+                raise UserError(f"{self.path} is being written by {who}; wait for it, or set output=...") from None
+            owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, settings: Settings, plan: Plan, *, resumed: int | None = None) -> None:
+        """Write what the run is; what an earlier run left in the folder is taken away first.
+
+        Args:
+            settings: of the run.
+            plan: what is going to happen.
+            resumed: the step from which it goes on; what it said of later steps is taken away.
 
         Raises:
             UserError: if there can be no such folder, or nothing can be written there.
@@ -98,10 +136,16 @@ class RunFolder:
             return
         with self._reached():
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "metrics.json").unlink(missing_ok=True)
-            shutil.rmtree(self.model, ignore_errors=True)
-            for path in [self.path / "metrics.jsonl", *self.path.rglob("events.out.tfevents.*")]:
-                path.unlink(missing_ok=True)
+            checkpoint.sweep(self.checkpoints)
+            if resumed is None:
+                # First the checkpoints: without figures beside them they would be taken for those of an unfinished run.
+                checkpoint.clear(self.checkpoints)
+                (self.path / "metrics.json").unlink(missing_ok=True)
+                shutil.rmtree(self.model, ignore_errors=True)
+                for path in [self.path / "metrics.jsonl", *self.path.rglob("events.out.tfevents.*")]:
+                    path.unlink(missing_ok=True)
+            else:
+                self._forget_after(resumed)
             (self.path / "config.yaml").write_text(config.to_yaml(settings), encoding="utf-8")
             self._write("plan.json", plan.to_json())
             self._write("environment.json", environment())
@@ -130,6 +174,13 @@ class RunFolder:
             with self._reached():
                 making = self._write(".making-metrics.json", {"report": report.to_json(), **more})
                 making.rename(self.path / "metrics.json")
+                checkpoint.clear(self.checkpoints)
+
+    def tidy(self) -> None:
+        """Take away the checkpoints of a finished run whose process was killed before it could."""
+        if is_main():
+            with self._reached():
+                checkpoint.clear(self.checkpoints)
 
     def result(self) -> dict[str, Any]:
         """Return what `finish` wrote.
@@ -152,6 +203,19 @@ class RunFolder:
             raise UserError(
                 f"the run folder {self.path} cannot be used: {error.strerror}; make room or set output=..."
             ) from error
+
+    def _forget_after(self, step: int) -> None:
+        """Leave in metrics.jsonl what was said up to a step, so that a run that goes on says nothing twice."""
+        path, making = self.path / "metrics.jsonl", self.path / ".making-metrics.jsonl"
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except ValueError:  # half a line, cut off when the process was killed
+                continue
+        making.write_text("".join(kept), encoding="utf-8")
+        making.rename(path)
 
     def _write(self, name: str, plain: dict[str, Any]) -> Path:
         path = self.path / name

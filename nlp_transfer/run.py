@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import artefact, tracking
+from nlp_transfer import artefact, resume, tracking
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
-from nlp_transfer.data.corpus import Examples, load_corpus, read_examples
+from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
 from nlp_transfer.data.sources import read_splits
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
@@ -26,7 +28,8 @@ from nlp_transfer.plan import render
 from nlp_transfer.preparation import Prepared, head_words, prepare, with_features
 from nlp_transfer.records import RunFolder
 from nlp_transfer.settings import DataSettings, Settings
-from nlp_transfer.training.loop import Trajectory, Watch, fit
+from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
+from nlp_transfer.training.state import Trajectory
 
 if TYPE_CHECKING:
     from nlp_transfer.predict import Prediction, Predictor
@@ -82,16 +85,31 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
             screen.console.print(f"not compared with the encoder, which cannot be found now: {error}", style="yellow")
         else:
             folder.check_encoder(source.sha256)
+        folder.tidy()
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
         return Run(folder.path, Report.from_json(folder.result()["report"]))
+    with folder.locked():
+        return _adapt(settings, corpus, folder, screen)
+
+
+def _adapt(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Run:
+    """Do what `adapt` promises in a folder that nobody else writes to."""
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path)
     render(prepared.plan, screen.console)
-    folder.begin(settings, prepared.plan)
+    made_from = resume.origin(settings, corpus, prepared.classifier.source.sha256)
+    # A finished run is done again from nothing: what it may have left is of no use.
+    found = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)
+    commits = resume.Commits(prepared.accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)
+    if found:
+        for sentence in found.damaged:
+            screen.console.print(f"passed over: {sentence}", style="yellow")
+        screen.console.print(f"going on from {found.path}")
+    folder.begin(settings, prepared.plan, resumed=found.snapshot.step if found else None)
     prepared.accelerator.wait_for_everyone()
     tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()
-    trajectory = _train(prepared, folder, screen)
+    trajectory = _train(prepared, folder, screen, commits.saving(found.snapshot if found else None))
     seconds = time.monotonic() - started
     record = _record(prepared)
     if is_main():
@@ -106,6 +124,7 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
         encoder={"name": record.encoder.name, "sha256": record.encoder.sha256},
         steps=trajectory.steps,
         kept_step=trajectory.kept_step,
+        skipped=trajectory.skipped,
         head=head_words(prepared.classifier),
         seconds=round(seconds, 3),
     )
@@ -173,10 +192,11 @@ def _source_of(data: DataSettings) -> tuple[str | None, ...]:
     return data.embedded, data.path, data.train, data.validation, data.test, data.hub, data.subset, data.revision
 
 
-def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
+def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
     """Fit the head, then everything that learns; the model is changed in place."""
     settings, strategy, columns = prepared.settings, prepared.strategy, dict(prepared.columns)
-    if strategy.solves_head:
+    starts_solved = strategy.solves_head and not saving.resumed  # a checkpoint holds a head
+    if starts_solved:
         with screen.busy("fitting the head on frozen features"):
             head = solve_head(prepared)
         if strategy.frozen:
@@ -190,7 +210,7 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
     if settings.training.compile:
         step.compile()
     task, accelerator, units = prepared.corpus.task, prepared.accelerator, Units.of(prepared)
-    if strategy.solves_head:
+    if starts_solved:
         units.enter(prepared)
     metric = metrics.selection_metric(task, settings.evaluation.metric)
     validation = prepared.corpus.splits["validation"]
@@ -212,19 +232,36 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen) -> Trajectory:
             folder.log(split="validation", **values)
             tracking.log(accelerator, "validation", values, int(values["step"]))
 
-        trajectory = fit(
-            accelerator,
-            step,
-            prepared.groups,
-            units.targets(columns["train"]),
-            padding=prepared.padding,
-            settings=settings.training,
-            seed=settings.seed,
-            frozen=prepared.frozen_modules,
-            watch=Watch(evaluate_now, metric, metrics.HIGHER_IS_BETTER[metric], on_step, on_evaluation),
-        )
+        with _named_rows(prepared):
+            trajectory = fit(
+                accelerator,
+                step,
+                prepared.groups,
+                units.targets(columns["train"]),
+                padding=prepared.padding,
+                settings=settings.training,
+                seed=settings.seed,
+                frozen=prepared.frozen_modules,
+                watch=Watch(evaluate_now, metric, metrics.HIGHER_IS_BETTER[metric], on_step, on_evaluation),
+                saving=saving,
+            )
     units.leave(prepared)
     return trajectory
+
+
+@contextmanager
+def _named_rows(prepared: Prepared) -> Iterator[None]:
+    """Name the rows at which a training could not go on."""
+    try:
+        yield
+    except NotFinite as error:
+        train = prepared.corpus.splits["train"]
+        rows = ", ".join(train.ids[row] for row in error.examples)
+        raise UserError(
+            f"loss or gradient was infinite or not a number {prepared.settings.training.max_skipped} steps in a row, "
+            f"last at step {error.step} over the rows {rows}: look at them, lower strategy.lr, or set "
+            "training.precision=fp32; nothing of it went into the weights"
+        ) from error
 
 
 def _measure(prepared: Prepared, screen: Screen) -> Report:

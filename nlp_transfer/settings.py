@@ -98,6 +98,7 @@ class TrainingSettings:
     schedule: str = "linear"
     warmup: float = 0.1
     max_grad_norm: float = 1.0
+    max_skipped: int = 3
     precision: str = "auto"
     ema: float = 0.0
     gradient_checkpointing: bool = False
@@ -105,6 +106,13 @@ class TrainingSettings:
     evaluate_every: float = 1.0
     patience: int | None = None
     keep: str = "best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """How often a training is committed, so that it can go on where its process was stopped."""
+
+    seconds: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,12 +152,14 @@ class Settings:
     seed: int = 0
     output: str = "runs"
     overwrite: bool = False
+    resume: str = "auto"
     data: DataSettings = field(default_factory=DataSettings)
     tokens: TokenSettings = field(default_factory=TokenSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     strategy: Any = None
     objective: Any = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     predict: PredictSettings = field(default_factory=PredictSettings)

@@ -77,7 +77,6 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     accelerator = make_accelerator(training.precision, TrackingSettings(), output)
     set_seed(seed)
     strategy.apply(classifier)
-    set_seed(seed, device_specific=True)
     model = classifier.model.to(accelerator.device)
     step = Step(model, Objective({"classify": ClassifySettings()}, task).to(accelerator.device))
     groups = strategy.groups(classifier)

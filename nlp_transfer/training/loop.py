@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,30 +20,17 @@ from nlp_transfer.data.batches import Columns, Padding, collate, micro_batches, 
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
+from nlp_transfer.training.checkpoint import Snapshot
 from nlp_transfer.training.inference import to_device
-from nlp_transfer.training.optimizer import MovingAverage, awake, build_optimizer, load_parameters, set_rates
+from nlp_transfer.training.keeper import Keeper
+from nlp_transfer.training.optimizer import MovingAverage, awake, build_optimizer, set_rates
+from nlp_transfer.training.signals import Stopped, listening
+from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
 
 Metrics = dict[str, float]
 # What a forward and backward pass costs beside its tokens, counted in tokens: launching kernels. A GPU computes
 # thousands of tokens in that time; a CPU core about a hundred, so that cutting a step by length beats padding it.
 _PASS_COST = {"cpu": 64}
-
-
-@dataclass
-class Trajectory:
-    """What happened: the losses step by step, the evaluations, and which weights were kept.
-
-    Attributes:
-        steps: optimizer steps done.
-        losses: loss of every step.
-        evaluations: metrics with `step` of every evaluation on the validation split.
-        kept_step: the step whose weights the model holds now.
-    """
-
-    steps: int = 0
-    losses: list[float] = field(default_factory=list)
-    evaluations: list[Metrics] = field(default_factory=list)
-    kept_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +52,33 @@ class Watch:
     on_evaluation: Callable[[Metrics], None]
 
 
+@dataclass(frozen=True)
+class Saving:
+    """When a run is written down, and where it goes on.
+
+    Attributes:
+        resumed: what an earlier process committed, or None.
+        due: whether it is time for a commit; the first rank's answer counts.
+        commit: writes a snapshot; called on every rank.
+    """
+
+    resumed: Snapshot | None
+    due: Callable[[], bool]
+    commit: Callable[[Snapshot], None]
+
+
+class NotFinite(Exception):
+    """Steps in a row whose loss or gradient was infinite or not a number.
+
+    Attributes:
+        examples: rows of the last of them, as indices of the training split.
+    """
+
+    def __init__(self, step: int, examples: np.ndarray) -> None:
+        self.step, self.examples = step, examples
+        super().__init__(f"loss or gradient was not finite at step {step}")
+
+
 def planned_steps(examples: int, settings: TrainingSettings) -> int:
     """Return the optimizer steps of a run: whole or part epochs, at least `min_steps`, at most `max_steps`."""
     steps = max(math.ceil(settings.epochs * steps_per_epoch(examples, settings.batch_size)), settings.min_steps)
@@ -82,8 +96,11 @@ def fit(
     seed: int,
     frozen: Sequence[nn.Module],
     watch: Watch,
+    saving: Saving | None = None,
 ) -> Trajectory:
     """Train, evaluate as often as asked, and leave the kept weights in the model.
+
+    A run that was committed and goes on ends in the same bits as one that was never interrupted.
 
     Args:
         accelerator: ranks, device and precision; its own gradient accumulation stays at 1.
@@ -92,51 +109,83 @@ def fit(
         columns: the training split.
         padding: how rows are made equal.
         settings: the `training` group.
-        seed: of the data order.
+        seed: of the data order and of dropout.
         frozen: constant modules, which run without dropout.
         watch: the outside.
+        saving: where the run is committed and resumed; None: it is not.
+
+    Raises:
+        NotFinite: when `max_skipped` steps in a row could not be taken.
+        Stopped: on SIGINT, SIGTERM or SIGUSR1, after the step was finished and committed.
     """
     total = planned_steps(len(columns), settings)
     every = max(1, round(settings.evaluate_every * steps_per_epoch(len(columns), settings.batch_size)))
     parameters = {name: p for name, p in step.named_parameters() if p.requires_grad}
     wrapped, optimizer = accelerator.prepare(step, build_optimizer(groups, settings))
     average = MovingAverage(step, settings.ema) if settings.ema else None  # after the ranks were made equal
+    keeper = Keeper(
+        watch.metric,
+        higher_is_better=watch.higher_is_better,
+        keep_best=settings.keep == "best",
+        patience=settings.patience,
+    )
     trajectory = Trajectory()
-    keeper = _Keeper(watch, keep_best=settings.keep == "best", patience=settings.patience)
+    state = TrainingState(parameters, optimizer, average, keeper, trajectory)
+    if saving and saving.resumed:
+        state.restore(saving.resumed)
     _train_mode(step, frozen)
-    for index in range(total):
-        progress = (index + 0.5) / total  # the middle of the step: neither the first nor the last rate is zero
-        set_rates(optimizer, settings, progress)
-        examples = step_examples(len(columns), batch_size=settings.batch_size, seed=seed, step=index)
-        batches = _rank_batches(accelerator, columns, examples, padding, settings)
-        loss = _accumulate(
-            accelerator, wrapped, batches, float(columns.weights[examples].sum(dtype=np.float64)), progress
-        )
-        if index == 0:
-            check_gradients(step)
-        norm = accelerator.clip_grad_norm_(awake(optimizer), settings.max_grad_norm or math.inf)
-        optimizer.step()
-        optimizer.zero_grad()
-        if average:
-            average.update()
-        trajectory.steps = index + 1
-        trajectory.losses.append(loss)
-        watch.on_step(
-            index + 1,
-            total,
-            {"loss": loss, "gradient_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]},
-        )
-        if (index + 1) % every == 0 or index + 1 == total:
-            with average.applied() if average else nullcontext():
-                metrics = watch.evaluate() | {"step": index + 1}
-                keeper.see(metrics, parameters, last=index + 1 == total)
-            trajectory.evaluations.append(metrics)
-            watch.on_evaluation(metrics)
+    with listening() as asked:
+        for index in range(trajectory.steps, total):
             if keeper.exhausted:
                 break
+            seed_step(seed, index, accelerator.process_index)
+            progress = (index + 0.5) / total  # the middle of the step: neither the first nor the last rate is zero
+            set_rates(optimizer, settings, progress)
+            examples = step_examples(len(columns), batch_size=settings.batch_size, seed=seed, step=index)
+            batches = _rank_batches(accelerator, columns, examples, padding, settings)
+            weight = float(columns.weights[examples].sum(dtype=np.float64))
+            loss = _accumulate(accelerator, wrapped, batches, weight, progress)
+            if index == 0:
+                check_gradients(step)
+            norm = float(accelerator.clip_grad_norm_(awake(optimizer), settings.max_grad_norm or math.inf))
+            finite = math.isfinite(loss) and (math.isfinite(norm) or optimizer.scaler is not None)
+            if finite:
+                optimizer.step()
+                if average:
+                    average.update()
+            else:
+                trajectory.skipped.append(index + 1)
+            optimizer.zero_grad()
+            trajectory.steps = index + 1
+            trajectory.losses.append(loss)
+            rate = optimizer.param_groups[0]["lr"]
+            watch.on_step(index + 1, total, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
+            if trajectory.skipped_in_a_row == settings.max_skipped:
+                raise NotFinite(index + 1, examples)
+            if (index + 1) % every == 0 or index + 1 == total:
+                with average.applied() if average else nullcontext():
+                    metrics = watch.evaluate() | {"step": index + 1}
+                    keeper.see(metrics, parameters, last=index + 1 == total)
+                trajectory.evaluations.append(metrics)
+                watch.on_evaluation(metrics)
+            due, stop = _agreed(accelerator, due=bool(saving and saving.due()), stop=asked.number)
+            if saving and (due or stop):
+                saving.commit(state.capture())
+            if stop:
+                raise Stopped(stop)
     keeper.restore(parameters)
     trajectory.kept_step = keeper.step
     return trajectory
+
+
+def _agreed(accelerator: Accelerator, *, due: bool, stop: int) -> tuple[bool, int]:
+    """Return whether a commit is due and which signal was heard, the same on every rank."""
+    if accelerator.num_processes == 1:
+        return due, stop
+    wishes = torch.tensor([[int(due), stop]], device=accelerator.device)
+    every = accelerator.gather(wishes)
+    assert isinstance(every, Tensor)
+    return bool(every[0, 0]), int(every[:, 1].max())
 
 
 def _rank_batches(
@@ -194,35 +243,3 @@ def _train_mode(step: nn.Module, frozen: Sequence[nn.Module]) -> None:
     step.train()
     for module in frozen:
         module.eval()
-
-
-class _Keeper:
-    """Remembers the best weights seen, and how long ago that was."""
-
-    def __init__(self, watch: Watch, *, keep_best: bool, patience: int | None) -> None:
-        self.watch, self.keep_best, self.patience = watch, keep_best, patience
-        self.best: float | None = None
-        self.step = 0
-        self.weights: dict[str, Tensor] = {}
-        self.waited = 0
-
-    @property
-    def exhausted(self) -> bool:
-        return self.patience is not None and self.waited >= self.patience
-
-    def see(self, metrics: Metrics, parameters: dict[str, nn.Parameter], *, last: bool) -> None:
-        value = metrics[self.watch.metric]
-        sign = 1 if self.watch.higher_is_better else -1
-        improved = not math.isnan(value) and (self.best is None or sign * value > sign * self.best)
-        self.waited = 0 if improved else self.waited + 1
-        if improved:
-            self.best = value
-        stopping = last or self.exhausted
-        nothing_measured = self.best is None and stopping  # a metric that is never defined cannot choose
-        if nothing_measured or (improved if self.keep_best else stopping):
-            self.step = int(metrics["step"])
-            self.weights = {name: p.detach().clone() for name, p in parameters.items()}
-
-    def restore(self, parameters: dict[str, nn.Parameter]) -> None:
-        if self.weights:
-            load_parameters(parameters, self.weights)

@@ -1,0 +1,140 @@
+"""Where a run goes on: which checkpoint, whether it is one of the same run, and when the next is due."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from nlp_transfer.config import NOT_IDENTITY, to_plain
+from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.data.paths import expanded
+from nlp_transfer.errors import UserError
+from nlp_transfer.records import environment
+from nlp_transfer.settings import Settings
+from nlp_transfer.training import checkpoint
+from nlp_transfer.training.checkpoint import Found, Snapshot
+from nlp_transfer.training.loop import Saving
+
+# What may differ where a checkpoint is named: it changes how long, how well cut and how well watched a run is.
+CHANGEABLE = (
+    *("training.epochs", "training.min_steps", "training.max_steps", "training.patience", "training.evaluate_every"),
+    *("training.micro_batch_size", "training.micro_batch_tokens", "training.gradient_checkpointing"),
+    *("training.max_skipped", "evaluation.floors", "evaluation.resamples", "evaluation.confidence"),
+    "evaluation.batch_tokens",
+)
+_MOST_SHARE = 0.05  # of the time that commits may take
+
+
+def origin(settings: Settings, corpus: Corpus, sha256: str) -> dict[str, Any]:
+    """Return all that the bits of a run depend on, as dotted keys with plain values.
+
+    Args:
+        settings: of the run.
+        corpus: its data.
+        sha256: of the encoder's weights.
+    """
+    own = {key: value for key, value in to_plain(settings).items() if key not in NOT_IDENTITY}
+    return _dotted({**own, "data rows": corpus.fingerprint, "encoder weights": sha256, "versions": environment()})
+
+
+def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found | None:
+    """Return the checkpoint that a run goes on from, or None where it starts from nothing.
+
+    Args:
+        settings: of the run.
+        folder: of its checkpoints.
+        made_from: the run's `origin`.
+
+    Raises:
+        UserError: for a checkpoint that is damaged, or that another run made.
+    """
+    if settings.resume == "never":
+        return None
+    if settings.resume == "auto":
+        found = checkpoint.newest(folder)
+        may_differ: tuple[str, ...] = ()
+    else:
+        path = expanded(settings.resume)
+        if not (path / "manifest.json").is_file():
+            raise UserError(
+                f"resume={settings.resume}: there is no checkpoint; give auto, never or a folder such as "
+                "runs/NAME/checkpoints/step-000123"
+            )
+        found, may_differ = Found(path, checkpoint.read(path)), CHANGEABLE
+    if found is not None:
+        _check_same(found, made_from, may_differ)
+    return found
+
+
+def _check_same(found: Found, made_from: dict[str, Any], may_differ: tuple[str, ...]) -> None:
+    before = found.snapshot.state["made_from"]
+    differing = sorted(
+        key
+        for key in before.keys() | made_from.keys()
+        if before.get(key) != made_from.get(key) and key not in may_differ
+    )
+    if not differing:
+        return
+    said = "; ".join(f"{key} was {before.get(key)!r}, is {made_from.get(key)!r}" for key in differing[:5])
+    more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+    allowed = f"; only these may: {', '.join(may_differ)}" if may_differ else ""
+    raise UserError(
+        f"{found.path} is of another run, which would not go on to the same result: {said}{more}{allowed}; "
+        "resume=never starts again from nothing"
+    )
+
+
+@dataclass
+class Commits:
+    """The commits of one run: when the next is due, and how they are written. Every rank has one.
+
+    Attributes:
+        accelerator: the ranks; the first writes, the others wait.
+        folder: of the checkpoints.
+        seconds: between two commits; 0: one after every step.
+        made_from: the run's `origin`.
+    """
+
+    accelerator: Accelerator
+    folder: Path
+    seconds: float
+    made_from: dict[str, Any]
+    _last: float = field(default_factory=time.monotonic)
+    _cost: float = 0.0
+
+    def saving(self, resumed: Snapshot | None) -> Saving:
+        """Return what the loop needs to know."""
+        return Saving(resumed, self.due, self.commit)
+
+    def due(self) -> bool:
+        """Return whether enough time has gone by since the last commit, measured by what that one took."""
+        wait = max(self.seconds, self._cost / _MOST_SHARE) if self.seconds else 0.0
+        return time.monotonic() - self._last >= wait
+
+    def commit(self, snapshot: Snapshot) -> None:
+        """Write a snapshot.
+
+        Raises:
+            UserError: if that is not possible.
+        """
+        started = time.monotonic()
+        if self.accelerator.is_main_process:
+            state = {**snapshot.state, "made_from": self.made_from}
+            checkpoint.commit(self.folder, Snapshot(snapshot.step, state, snapshot.tensors))
+        self.accelerator.wait_for_everyone()
+        self._last = time.monotonic()
+        self._cost = self._last - started
+
+
+def _dotted(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

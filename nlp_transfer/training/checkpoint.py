@@ -1,0 +1,205 @@
+"""Checkpoints on disk: whole or absent, whenever the process dies and whatever the disk does.
+
+A checkpoint is built under another name, its files are hashed and flushed, and one rename makes it one; only then are
+older ones taken away. It knows files; it knows no model, no optimizer and no loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nlp_transfer.errors import UserError
+
+FORMAT = 1
+KEPT = 2  # the newest, and one to fall back on should a disk spoil it
+_MANIFEST = "manifest.json"
+_STATE = "state.json"
+_NAME = re.compile(r"step-(\d{6,})")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a run needs to go on.
+
+    Attributes:
+        step: optimizer steps done.
+        state: plain values.
+        tensors: named tensors of each file, by the file's stem.
+    """
+
+    step: int
+    state: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest checkpoint that is whole.
+
+    Attributes:
+        path: where it lies.
+        snapshot: what it holds.
+        damaged: why newer ones were passed over, a sentence each.
+    """
+
+    path: Path
+    snapshot: Snapshot
+    damaged: list[str] = field(default_factory=list)
+
+
+def commit(folder: Path, snapshot: Snapshot) -> Path:
+    """Write a checkpoint into `folder`, then take the oldest ones away.
+
+    Returns:
+        Where it lies: `folder`/step-000123.
+
+    Raises:
+        UserError: if it cannot be written; older checkpoints are as they were.
+    """
+    path = folder / f"step-{snapshot.step:06d}"
+    making = folder / f".making-{path.name}"
+    try:
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        for stem, tensors in snapshot.tensors.items():
+            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(plain, making / f"{stem}.safetensors")
+        _write_json(making / _STATE, {"format": FORMAT, "step": snapshot.step, **snapshot.state})
+        files = {file.name: _sha256(file) for file in sorted(making.iterdir())}
+        _write_json(making / _MANIFEST, {"format": FORMAT, "sha256": files})
+        for file in making.iterdir():
+            file.chmod((making / _STATE).stat().st_mode)  # safetensors shuts others out, whatever the umask says
+            _flush(file)
+        _flush(making)
+        if path.exists():  # of a run that went on from an older one
+            _remove(path)
+        making.rename(path)
+        _flush(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(making, ignore_errors=True)
+        raise UserError(
+            f"the checkpoint {path} cannot be written: {_reason(error, folder)}; the earlier ones are as they were. "
+            "Make room, or set output=..., and call the same command again"
+        ) from error
+    for old in _paths(folder)[KEPT:]:
+        _remove(old)
+    return path
+
+
+def newest(folder: Path) -> Found | None:
+    """Return the newest whole checkpoint, or None where there is not one of any kind.
+
+    Raises:
+        UserError: if there are checkpoints and all of them are damaged.
+    """
+    damaged: list[str] = []
+    for path in _paths(folder):
+        try:
+            return Found(path, read(path), damaged)
+        except UserError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise UserError(f"no checkpoint can be used: {'; '.join(damaged)}; resume=never starts again from nothing")
+    return None
+
+
+def read(path: Path) -> Snapshot:
+    """Return what a checkpoint holds.
+
+    Raises:
+        UserError: naming the file that is missing, changed or damaged.
+    """
+    with _damage_named(path / _MANIFEST):
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        wanted = {str(name): str(digest) for name, digest in manifest["sha256"].items()}
+    for name, digest in wanted.items():
+        with _damage_named(path / name):
+            if _sha256(path / name) != digest:
+                raise ValueError("its content is not what was written")
+    with _damage_named(path / _STATE):
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        if state.pop("format") != FORMAT:
+            raise ValueError("it was written by another version")
+        step = int(state.pop("step"))
+    tensors = {}
+    for name in wanted:
+        if name != _STATE:
+            with _damage_named(path / name):
+                tensors[Path(name).stem] = load_file(path / name)
+    return Snapshot(step=step, state=state, tensors=tensors)
+
+
+def clear(folder: Path) -> None:
+    """Take all checkpoints away; those that are not whole, too."""
+    if folder.is_dir():
+        _remove(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Take away what a killed process left unfinished. Only the process that holds the folder's lock may."""
+    for left in (*folder.glob(".making-*"), *folder.glob(".trash-*")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _paths(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest first."""
+    found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _remove(path: Path) -> None:
+    """Take a folder away so that it is never half there under its own name."""
+    trash = path.with_name(f".trash-{path.name}")
+    shutil.rmtree(trash, ignore_errors=True)
+    path.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def _write_json(path: Path, plain: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Make the disk hold what was written under a name."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """Return what went wrong; safetensors hides a full disk in a number."""
+    said = getattr(error, "strerror", None) or " ".join(str(error).split())
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return said
+    return f"{said} ({free / 2**20:,.0f} MiB are free)"
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"{path} is damaged ({said})") from error

@@ -1,0 +1,57 @@
+"""Signals that ask a run to stop: the step is finished and committed first. A second one stops at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that was asked to stop, after its step was finished and committed.
+
+    Attributes:
+        number: of the signal; a process that ends for it has the exit status 128 + number.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+
+
+class Asked:
+    """Which signal asked to stop; 0: none so far."""
+
+    number = 0
+
+
+@contextmanager
+def listening() -> Iterator[Asked]:
+    """Note the first signal instead of dying of it, for the time of the block.
+
+    Only the main thread can; elsewhere nothing is noted.
+    """
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    # What a parent ignores, such as SIGINT for a job in the background, stays ignored.
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    heard = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+
+    def note(number: int, _: FrameType | None) -> None:
+        asked.number = number
+        for each in heard:
+            signal.signal(each, before[each])
+
+    for number in heard:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])

@@ -1,0 +1,106 @@
+"""All that the next optimizer step depends on, as a snapshot and back.
+
+Random numbers are no part of it: what a step draws is a function of (seed, step, rank), see `seed_step`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from nlp_transfer.training.checkpoint import Snapshot
+from nlp_transfer.training.keeper import Keeper
+from nlp_transfer.training.optimizer import MovingAverage, load_parameters
+
+
+@dataclass
+class Trajectory:
+    """What happened: the losses step by step, the evaluations, and which weights were kept.
+
+    Attributes:
+        steps: optimizer steps done.
+        losses: loss of every step since the process started; nan where the step was skipped.
+        evaluations: metrics with `step` of every evaluation on the validation split.
+        skipped: steps at which loss or gradient was not finite; they changed nothing.
+        kept_step: the step whose weights the model holds now.
+    """
+
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    kept_step: int = 0
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """How many of the last steps were skipped, without one between that was not."""
+        return next((n for n in range(len(self.skipped)) if self.skipped[-1 - n] != self.steps - n), len(self.skipped))
+
+
+@dataclass
+class TrainingState:
+    """The parts of the loop that change from step to step."""
+
+    parameters: dict[str, nn.Parameter]
+    optimizer: AcceleratedOptimizer
+    average: MovingAverage | None
+    keeper: Keeper
+    trajectory: Trajectory
+
+    def capture(self) -> Snapshot:
+        """Return a snapshot; its tensors are those in use, to be written before the next step."""
+        moments: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                moments[f"{key}/{name}"] = value
+        tensors: dict[str, dict[str, Tensor]] = {"model": dict(self.parameters), "optimizer": moments}
+        if self.average:
+            tensors["average"] = self.average.average
+        if self.keeper.weights:
+            tensors["kept"] = self.keeper.weights
+        scaler = self.optimizer.scaler
+        state = {
+            "keeper": self.keeper.state(),
+            "evaluations": self.trajectory.evaluations,
+            "skipped": self.trajectory.skipped,
+            "averaged": self.average.updates if self.average else 0,
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+        return Snapshot(step=self.trajectory.steps, state=state, tensors=tensors)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put a snapshot of the same run back.
+
+        Raises:
+            KeyError: for a snapshot of other parameters.
+        """
+        state, tensors = snapshot.state, snapshot.tensors
+        load_parameters(self.parameters, tensors["model"])
+        own: Any = self.optimizer.state
+        for entry, value in tensors["optimizer"].items():
+            key, _, name = entry.partition("/")
+            own.setdefault(self.parameters[name], {})[key] = value.to(self.parameters[name].device)
+        if self.average:
+            self.average.updates = state["averaged"]
+            for name, value in tensors["average"].items():
+                self.average.average[name].copy_(value)
+        kept = {name: value.to(self.parameters[name].device) for name, value in tensors.get("kept", {}).items()}
+        self.keeper.load(state["keeper"], kept)
+        self.trajectory.steps = snapshot.step
+        self.trajectory.evaluations = list(state["evaluations"])
+        self.trajectory.skipped = list(state["skipped"])
+        if self.optimizer.scaler:
+            self.optimizer.scaler.load_state_dict(state["scaler"])
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make what a step draws, such as dropout, a function of these three alone.
+
+    A run that is continued then draws what it would have drawn, whatever happened before and between.
+    """
+    set_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))

@@ -1,0 +1,176 @@
+"""Wherever a run is killed, the same command ends in the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nlp_transfer.errors import UserError
+from nlp_transfer.run import adapt
+from nlp_transfer.training import checkpoint
+from tests.encoder.families import tiny_encoder
+from tests.test_run import data_for, settings_for
+
+ROOT = Path(__file__).parent.parent
+
+
+def crashed(case: str, *words: str) -> dict:
+    """What the harness says, from a process of its own: it forks, which a process with threads should not."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.crashes", case, *words],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("words", [["--every", "16"], ["--every", "8", "--torn"]], ids=["killed", "torn"])
+def test_some_crash_points_end_in_the_same_bits(words: list[str]):
+    told = crashed("finetune", *words)
+    assert told["failures"] == []
+    assert told["tried"] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("case", ["probe", "finetune", "lora"])
+def test_every_crash_point_ends_in_the_same_bits(case: str, torn: bool):
+    told = crashed(case, *["--torn"] * torn)
+    assert told["failures"] == []
+    assert told["tried"] == told["points"] > 4
+
+
+RUN = """
+import signal, sys
+from pathlib import Path
+from tests.test_run import data_for, settings_for
+from nlp_transfer.run import adapt
+from nlp_transfer.training.signals import Stopped
+settings = settings_for(Path(sys.argv[1]), output=sys.argv[2], **{"training.min_steps": int(sys.argv[3])})
+print("READY", flush=True)
+try:
+    adapt(settings, data=data_for("single_label"))
+except Stopped as stopped:
+    sys.exit(128 + stopped.number)
+"""
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGUSR1))],
+)
+def test_a_signal_commits_and_the_next_start_goes_on(tmp_path: Path, number: signal.Signals):
+    tiny_encoder(tmp_path)
+    steps = 60
+    command = [sys.executable, "-W", "ignore", "-c", RUN, str(tmp_path), str(tmp_path / "runs"), str(steps)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        log = None
+        while running.poll() is None and (log is None or not log.read_text().count("\n") > 3):  # it trains
+            time.sleep(0.05)
+            log = next((tmp_path / "runs").glob("*/metrics.jsonl"), None)
+        running.send_signal(number)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 128 + number, said
+    assert "Traceback" not in said
+    (folder,) = (tmp_path / "runs").iterdir()
+    found = checkpoint.newest(folder / "checkpoints")
+    assert found
+    assert 0 < found.snapshot.step < steps
+    assert not (folder / "metrics.json").exists()
+    settings = settings_for(tmp_path, output=str(tmp_path / "runs"), **{"training.min_steps": steps})
+    assert adapt(settings, data=data_for("single_label")).folder == folder
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
+
+
+def stopped_run(home: Path, **values) -> tuple[Path, dict]:
+    """Leave the checkpoint of a run that was stopped after three steps; return it with the run's settings."""
+    tiny_encoder(home)
+    wanted = {"output": str(home / "runs"), "checkpoint.seconds": 0, "training.max_steps": 6, **values}
+    commit = checkpoint.commit
+
+    def die(folder: Path, snapshot: checkpoint.Snapshot) -> Path:
+        path = commit(folder, snapshot)
+        if snapshot.step == 3:
+            raise KeyboardInterrupt
+        return path
+
+    settings, data = settings_for(home, **wanted), data_for("single_label")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "commit", die)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(settings, data=data)
+    (folder,) = (home / "runs").iterdir()
+    return folder / "checkpoints" / "step-000003", wanted
+
+
+def test_a_named_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path: Path):
+    path, wanted = stopped_run(tmp_path)
+    other = wanted | {"output": str(tmp_path / "other"), "resume": str(path)}
+    for change, words in (
+        ({"strategy.lr": 1e-3}, "strategy.lr was None, is 0.001"),
+        ({"seed": 7}, "seed was 0, is 7"),
+    ):
+        with pytest.raises(UserError, match=words):
+            adapt(settings_for(tmp_path, **other, **change), data=data_for("single_label"))
+    fewer = data_for("single_label") | {"test": data_for("single_label")["test"][:9]}
+    with pytest.raises(UserError, match="data rows was"):
+        adapt(settings_for(tmp_path, **other), data=fewer)
+    longer = adapt(settings_for(tmp_path, **other | {"training.max_steps": 8}), data=data_for("single_label"))
+    assert json.loads((longer.folder / "metrics.json").read_text())["steps"] == 8
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        adapt(settings_for(tmp_path, **other | {"resume": str(tmp_path)}), data=data_for("single_label"))
+
+
+def test_other_rows_under_the_same_name_do_not_go_on(tmp_path: Path):
+    _, wanted = stopped_run(tmp_path)
+    rows = data_for("single_label")
+    with pytest.raises(UserError, match=r"data rows was .*resume=never starts again"):
+        adapt(settings_for(tmp_path, **wanted), data=rows | {"train": rows["train"][::-1][:40]})
+    run = adapt(settings_for(tmp_path, **wanted | {"resume": "never"}), data=rows | {"train": rows["train"][:40]})
+    assert json.loads((run.folder / "metrics.json").read_text())["steps"] == 6
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path):
+    from filelock import FileLock
+
+    path, wanted = stopped_run(tmp_path)
+    folder = path.parent.parent
+    (folder / ".owner").write_text("process 1 on elsewhere")
+    with FileLock(folder / ".lock"), pytest.raises(UserError, match="is being written by process 1 on elsewhere"):
+        adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    assert not (folder / "checkpoints").exists()
+
+
+def test_rows_without_a_finite_loss_are_skipped_then_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from nlp_transfer.training import loop
+
+    tiny_encoder(tmp_path)
+    accumulate, bad = loop._accumulate, {2}
+    calls = iter(range(1, 1000))
+
+    def sometimes_nan(*arguments):
+        loss = accumulate(*arguments)
+        return float("nan") if next(calls) in bad else loss
+
+    monkeypatch.setattr(loop, "_accumulate", sometimes_nan)
+    run = adapt(settings_for(tmp_path, output=str(tmp_path / "once")), data=data_for("single_label"))
+    assert json.loads((run.folder / "metrics.json").read_text())["skipped"] == [2]
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line and line["loss"] is None] == [2]
+    calls, bad = iter(range(1, 1000)), {3, 4, 5}
+    monkeypatch.setattr(loop, "_accumulate", sometimes_nan)
+    with pytest.raises(UserError, match=r"3 steps in a row, last at step 5 over the rows 1-\d+, "):
+        adapt(settings_for(tmp_path, output=str(tmp_path / "often")), data=data_for("single_label"))
