@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer import artefact, resume, tracking
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
-from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
+from nlp_transfer.data.corpus import Examples, load_corpus, read_examples
 from nlp_transfer.data.sources import read_splits
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
@@ -88,15 +88,16 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
         folder.tidy()
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
         return Run(folder.path, Report.from_json(folder.result()["report"]))
-    with folder.locked():
-        return _adapt(settings, corpus, folder, screen)
-
-
-def _adapt(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Run:
-    """Do what `adapt` promises in a folder that nobody else writes to."""
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path)
     render(prepared.plan, screen.console)
+    with folder.locked():
+        return _adapt(settings, prepared, folder, screen)
+
+
+def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen) -> Run:
+    """Train, save and measure in a folder that nobody else writes to, from where an earlier process was stopped."""
+    corpus = prepared.corpus
     made_from = resume.origin(settings, corpus, prepared.classifier.source.sha256)
     # A finished run is done again from nothing: what it may have left is of no use.
     found = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 import nlp_transfer
 from nlp_transfer import launch
+from nlp_transfer.cli import main
 from tests.encoder.families import tiny_encoder
 from tests.test_cli import adapt_words, write_csv
 from tests.test_run import data_for
@@ -58,6 +59,18 @@ def test_two_processes_are_one_run(place: Path):
     losses = [line["step"] for line in steps if "loss" in line]
     assert losses == sorted(set(losses))
     assert nlp_transfer.load(results[2]["folder"]).predict(["good movie"])[0].probabilities
+
+
+def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(place: Path):
+    words = adapt_words(place, "training.precision=fp32", "evaluation.batch_tokens=64")  # passes for both
+    assert main([*words, f"output={place / '1'}"]) == 0
+    done = launched(2, [*words, f"output={place / '2'}"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (next((place / str(processes)).iterdir()) for processes in (1, 2))
+    assert json.loads((two / "plan.json").read_text())["processes"] == 2
+    reports = [json.dumps(json.loads((run / "metrics.json").read_text())["report"]) for run in (one, two)]
+    assert reports[0] == reports[1]
+    assert (one / "model" / "model.safetensors").read_bytes() == (two / "model" / "model.safetensors").read_bytes()
 
 
 def test_an_error_under_two_processes_is_said_once_and_ends_soon():

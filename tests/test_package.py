@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.encoder.families import tiny_encoder
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nlp_transfer"
@@ -172,5 +175,25 @@ def test_the_wheel_holds_everything_and_works_elsewhere(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "embedded: customer_intents" in done.stdout
     assert "recipes\tintent" in done.stdout
-    assert (site / "bin" / "nlp-transfer").exists()
     assert not list(elsewhere.iterdir())
+    encoder = tiny_encoder(tmp_path)
+    command = [sys.executable, str(site / "bin" / "nlp-transfer"), "adapt", "encoder=custom", f"encoder.name={encoder}"]
+    done = subprocess.run(
+        [*command, "strategy=probe", "data.train_limit=60", "evaluation.resamples=20"],
+        cwd=elsewhere,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    run = elsewhere / json.loads(done.stdout)["folder"]
+    assert [path.name for path in elsewhere.iterdir()] == ["runs"]
+    code = (
+        "import nlp_transfer\n"
+        f"assert nlp_transfer.__file__.startswith({str(site)!r}), nlp_transfer.__file__\n"
+        f"print(nlp_transfer.load({str(run)!r}).predict(['where is my parcel?'])[0].label)"
+    )
+    done = python(code, cwd=elsewhere, PYTHONPATH=str(site))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in json.loads((run / "model" / "nlp_transfer.json").read_text())["task"]["labels"]

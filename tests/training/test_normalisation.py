@@ -24,33 +24,35 @@ from nlp_transfer.training.optimizer import awake, build_optimizer, set_rates
 from tests.encoder.families import TEXTS, tiny_encoder
 
 ROOT = Path(__file__).parent.parent.parent
-PROBLEMS = ["single_label", "soft", "multi_label", "ordinal", "regression"]
+PROBLEMS = ["single_label", "soft", "multi_label", "ordinal", "regression", "pair", "siamese", "chunk"]
 CUTS = {"4+4": 4, "2+2+2+2": 2, "8 times 1": 1, "3+3+2": 3}
 
 
 def parts(folder: Path, problem: str, examples: int) -> tuple[Step, Columns, Padding]:
-    """A tiny model without dropout and `examples` weighted rows of unequal length."""
+    """A tiny model without dropout and `examples` weighted rows of unequal length; in `chunk` some are many windows."""
     generator = np.random.default_rng(0)
-    kind = "single_label" if problem == "soft" else problem
+    kind = problem if problem in ("multi_label", "ordinal", "regression") else "single_label"
     labels = () if problem == "regression" else ("a", "b", "c")
     weights = (2.0, 1.0, 0.5) if problem == "multi_label" else None
-    task = Task(kind, labels, False, weights)
+    task = Task(kind, labels, problem in ("pair", "siamese"), weights)
     if not (folder / "tiny-bert").exists():
         tiny_encoder(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    classifier = load_classifier(EncoderSettings(name=str(folder / "tiny-bert")), task, head="native", seed=0)
+    alone = problem == "siamese"
+    encoder = EncoderSettings(name=str(folder / "tiny-bert"), pairs="siamese" if alone else "auto")
+    classifier = load_classifier(encoder, task, head="pooled" if alone else "native", seed=0)
     texts = [" ".join([TEXTS[i % len(TEXTS)]] * (1 + i % 3)) for i in range(examples)]
-    spec = resolve_spec(
-        TokenSettings(), full_lengths(classifier.tokenizer, texts, None), limit=classifier.max_tokens, pair=False
-    )
+    pairs = [TEXTS[(i + 1) % len(TEXTS)] for i in range(examples)] if task.pair else None
+    lengths = full_lengths(classifier.tokenizer, texts, pairs)
+    cut = TokenSettings(long="chunk", max_length=8) if problem == "chunk" else TokenSettings()
+    spec = resolve_spec(cut, lengths, limit=classifier.max_tokens, pair=task.pair)
     targets = {
-        "single_label": generator.integers(0, 3, examples),
         "ordinal": generator.integers(0, 3, examples),
         "soft": generator.dirichlet(np.ones(3), examples).astype(np.float32),
         "multi_label": generator.integers(0, 2, (examples, 3)).astype(np.float32),
         "regression": generator.normal(size=examples).astype(np.float32),
-    }[problem]
+    }.get(problem, generator.integers(0, 3, examples))
     columns = Columns(
-        encode(classifier.tokenizer, texts, None, spec, max_length=spec.max_length),
+        encode(classifier.tokenizer, texts, pairs, spec, max_length=spec.max_length),
         targets,
         generator.uniform(0.2, 3, examples).astype(np.float32),  # example weights times class weights
     )
@@ -75,6 +77,7 @@ def loss_and_gradient(step: Step, columns: Columns, padding: Padding, *, size: i
 @pytest.mark.parametrize("examples", [8, 7])
 def test_any_cut_gives_the_same_loss_and_gradient(tmp_path: Path, problem: str, examples: int):
     step, columns, padding = parts(tmp_path, problem, examples)
+    assert (columns.tokens.windows.max() > 1) == (problem == "chunk")
     accelerator = Accelerator(cpu=True)
     whole, gradient = loss_and_gradient(step, columns, padding, size=examples, accelerator=accelerator)
     for name, size in CUTS.items():

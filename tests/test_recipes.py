@@ -1,0 +1,134 @@
+"""Every YAML that is shipped makes a run: a recipe as its header calls it, and every choice of the groups of conf/."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from huggingface_hub import constants
+
+from nlp_transfer.config import GROUPS, compose, from_mapping, shipped_names
+from nlp_transfer.run import adapt
+from nlp_transfer.settings import Settings
+from tests.encoder.families import tiny_encoder
+from tests.hub import serving
+from tests.test_run import data_for
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+PAIRED = ("pairs", "regression")  # recipes whose data has two texts
+CLASS_FOLDERS = ("topic",)  # recipes whose data is a folder a class
+CHOICES = [(group, choice) for group in GROUPS for choice in shipped_names(group)]
+# Of which architecture the encoders of conf/ are; E5 is a BERT with the vocabulary of XLM-R.
+FAMILIES = {
+    "sentence-transformers/all-MiniLM-L6-v2": "bert",
+    "intfloat/multilingual-e5-small": "bert",
+    "google-bert/bert-base-uncased": "bert",
+    "FacebookAI/roberta-base": "roberta",
+    "FacebookAI/xlm-roberta-base": "xlm-roberta",
+    "answerdotai/ModernBERT-base": "modernbert",
+    "jhu-clsp/mmBERT-base": "modernbert",
+}
+SENTENCES = ("all-MiniLM-L6-v2", "multilingual-e5-small")  # they say how token vectors become one
+LONGEST = 300  # tokens the tiny encoders read: more than a window of `long_documents` has
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny encoder of the same architecture for every encoder of conf/."""
+    folders = {}
+    for name, family in FAMILIES.items():
+        home = tmp_path_factory.mktemp("encoder")
+        folders[name] = tiny_encoder(home, family, max_position_embeddings=LONGEST + 2)
+        described = json.loads((folders[name] / "tokenizer_config.json").read_text())
+        (folders[name] / "tokenizer_config.json").write_text(json.dumps(described | {"model_max_length": LONGEST}))
+        if name.endswith(SENTENCES):
+            (folders[name] / "1_Pooling").mkdir()
+            (folders[name] / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
+    return folders
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows with one label, a file a split."""
+    return written(tmp_path_factory.mktemp("rows"), compose())
+
+
+def written(folder: Path, settings: Settings) -> Path:
+    """Write the rows a recipe asks for: its kind of label under its name of the column, in its encoding."""
+    data = settings.data
+    for split, part in data_for("single_label" if data.problem == "auto" else data.problem).items():
+        lines = []
+        for number, row in enumerate(part):
+            if data.order:
+                row["label"] = data.order[number % len(data.order)]
+            if settings.name in PAIRED:
+                row["text2"] = part[number - 1]["text"]
+            if settings.tokens.long == "chunk":
+                row["text"] = f"{row['text']} " * (LONGEST // 4)
+            if settings.name in CLASS_FOLDERS:
+                (folder / split / row["label"]).mkdir(parents=True, exist_ok=True)
+                (folder / split / row["label"] / f"{number}.txt").write_text(row["text"], encoding=data.encoding)
+            row[data.columns.label or "label"] = row.pop("label")
+            lines.append(json.dumps(row))
+        if settings.name not in CLASS_FOLDERS:
+            (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding=data.encoding)
+    return folder
+
+
+def words_of(recipe: str) -> list[str]:
+    """The words of the command in a recipe's header, but for where its data lies."""
+    header = (RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8").split("defaults:")[0]
+    (command,) = re.findall(rf"^#   .*\badapt {recipe}\b(.*)$", header, re.MULTILINE)
+    return [word for word in shlex.split(command) if not word.startswith("data.path=")]
+
+
+def check_two_steps(
+    encoders: dict[str, Path], output: Path, recipe: str | None, words: list[str], data: Any = None
+) -> None:
+    """Two steps on a tiny encoder make a report and a model that answers; nothing else of the recipe is changed."""
+    less = {
+        "encoder.name": str(encoders[compose(recipe, words).encoder.name]),
+        "encoder.package": None,
+        "encoder.sha256": None,
+        "encoder.revision": None,
+        "training.max_steps": 2,
+        "evaluation.resamples": 2,
+        "output": str(output),
+    }
+    settings = compose(recipe, [*words, *from_mapping(less)])
+    run = adapt(settings, data=data)
+    assert run.metrics
+    assert np.isfinite(list(run.metrics.values())).all()
+    texts = ["where is my card", "the film was good"]
+    logits = run.predictor.logits(texts, texts[::-1] if run.predictor.record.task.pair else None)
+    assert np.isfinite(logits).all()
+    done = json.loads((run.folder / "metrics.json").read_text())["steps"]
+    assert done == (2 if settings.strategy.trains else 0)
+    logged = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()] if done else []
+    assert sum(np.isfinite(line["loss"]) for line in logged if "loss" in line) == done
+
+
+@pytest.mark.parametrize("recipe", shipped_names("recipes"))
+def test_every_recipe_runs_as_its_header_says(encoders: dict[str, Path], tmp_path: Path, recipe: str):
+    words = words_of(recipe)
+    folder = written(tmp_path, compose(recipe, words))
+    check_two_steps(encoders, tmp_path / "runs", recipe, [*words, f"data.path={folder}"])
+
+
+@pytest.mark.parametrize(("group", "choice"), [(group, choice) for group, choice in CHOICES if group != "data"])
+def test_every_choice_runs(encoders: dict[str, Path], files: Path, tmp_path: Path, group: str, choice: str):
+    check_two_steps(encoders, tmp_path, None, ["data=files", f"data.path={files}", f"{group}={choice}"])
+
+
+@pytest.mark.parametrize("choice", shipped_names("data"))
+def test_every_source_of_data_runs(encoders: dict[str, Path], files: Path, tmp_path: Path, monkeypatch, choice: str):
+    words = {"files": [f"data.path={files}"], "hub": ["data.hub=acme/tiny"]}.get(choice, [])
+    given = data_for("single_label") if choice == "object" else None
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
+    with serving(files, tmp_path / "cache", monkeypatch):
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", constants.ENDPOINT)
+        check_two_steps(encoders, tmp_path / "runs", None, [f"data={choice}", "strategy=probe", *words], given)

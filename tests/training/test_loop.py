@@ -1,0 +1,243 @@
+"""How long the loop runs, what it clips, at which rates and precision it learns, and what it refuses to train."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from nlp_transfer.data.batches import Columns, Padding
+from nlp_transfer.data.task import Task
+from nlp_transfer.data.tokens import Tokens
+from nlp_transfer.encoder.classifier import Classifier, load_classifier
+from nlp_transfer.errors import UserError
+from nlp_transfer.settings import EncoderSettings, TrackingSettings, TrainingSettings
+from nlp_transfer.strategies import STRATEGIES, Group
+from nlp_transfer.training.device import make_accelerator
+from nlp_transfer.training.loop import Trajectory, Watch, check_gradients, fit, planned_steps
+from nlp_transfer.training.optimizer import build_optimizer, set_rates
+from tests.encoder.families import tiny_encoder
+
+LAYERS = 3
+RATES = st.floats(1e-6, 1e-1)
+
+
+class Linear(nn.Module):
+    """A step over a linear layer, which notes the examples it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 3)
+        self.given: list[int] = []
+
+    def forward(self, batch: dict[str, Tensor], progress: float) -> Tensor:
+        self.given += batch["examples"].tolist()
+        self.logits = self.layer(batch["features"])
+        return (batch["weights"] * F.cross_entropy(self.logits.float(), batch["targets"], reduction="none")).sum()
+
+
+def columns_of(examples: int) -> Columns:
+    """Examples of one token each, already turned into features."""
+    generator = np.random.default_rng(0)
+    ones = np.ones(examples, np.int64)
+    steps = np.arange(examples + 1)
+    return Columns(
+        Tokens(np.zeros(examples, np.int32), None, steps, steps, ones, 0 * ones),
+        generator.integers(0, 3, examples),
+        ones.astype(np.float32),
+        generator.normal(size=(examples, 4)).astype(np.float32),
+    )
+
+
+def trained(
+    step: nn.Module,
+    examples: int,
+    training: TrainingSettings,
+    *,
+    values: Iterator[float] | None = None,
+    on_step: Callable = lambda *_: None,
+    accelerator: Accelerator | None = None,
+) -> Trajectory:
+    """Train all that learns; `values` are what the evaluations find."""
+    values = iter(range(10**6)) if values is None else values
+    return fit(
+        accelerator or Accelerator(cpu=True),
+        step,
+        [Group("all", {name: p for name, p in step.named_parameters() if p.requires_grad}, 1e-2)],
+        columns_of(examples),
+        padding=Padding(0, 0, False),
+        settings=training,
+        seed=0,
+        frozen=[],
+        watch=Watch(lambda: {"accuracy": float(next(values))}, "accuracy", True, on_step, lambda _: None),
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    found=st.lists(st.sampled_from([0.1, 0.2, 0.3, math.nan]), min_size=1, max_size=8),
+    patience=st.none() | st.integers(1, 3),
+)
+def test_patience_ends_a_run_once_nothing_got_better_that_often(found: list[float], patience: int | None):
+    step = Linear()
+    weights = []
+    trajectory = trained(
+        step,
+        8,
+        TrainingSettings(epochs=len(found), batch_size=4, patience=patience),
+        values=iter(found),
+        on_step=lambda *_: weights.append(step.layer.weight.detach().clone()),
+    )
+    seen = [line["accuracy"] for line in trajectory.evaluations]
+    records = [i for i, v in enumerate(seen) if not math.isnan(v) and all(not v <= e for e in seen[:i])]
+    waited = len(seen) - 1 - records[-1] if records else len(seen)
+    assert np.array_equal(seen, found[: len(seen)], equal_nan=True)
+    assert trajectory.steps == len(weights) == 2 * len(seen)
+    if patience is None or waited < patience:
+        assert len(seen) == len(found)
+    else:
+        assert waited == patience  # no evaluation later
+    kept = (records[-1] if records else len(seen) - 1) + 1
+    assert trajectory.kept_step == 2 * kept
+    assert torch.equal(step.layer.weight, weights[2 * kept - 1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    examples=st.integers(1, 20),
+    batch_size=st.integers(1, 8),
+    epochs=st.floats(0.1, 3),
+    least=st.integers(0, 12),
+    most=st.none() | st.integers(1, 12),
+)
+def test_a_run_has_the_steps_it_was_promised_and_gives_every_example_its_turn(
+    examples: int, batch_size: int, epochs: float, least: int, most: int | None
+):
+    training = TrainingSettings(epochs=epochs, batch_size=batch_size, min_steps=least, max_steps=most)
+    step = Linear()
+    done = trained(step, examples, training).steps
+    asked = epochs * math.ceil(examples / batch_size)
+    assert done == planned_steps(examples, training)
+    assert most is None or done <= most
+    assert done == most or done >= max(least, asked)
+    assert done <= least or done - 1 < asked  # and not one more
+    turns = np.bincount(step.given, minlength=examples)
+    assert turns.max() - turns.min() <= 1
+
+
+@pytest.mark.parametrize("bound", [1e-3, 0.2, 1e3, 0.0])
+def test_no_gradient_is_longer_than_its_bound(bound: float):
+    before: list[float] = []
+    used: list[float] = []
+
+    def note(optimizer: torch.optim.Optimizer, *_) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        used.append(float(torch.cat([gradient.flatten() for gradient in gradients]).norm()))
+
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        training = TrainingSettings(epochs=4, batch_size=4, max_grad_norm=bound)
+        trained(Linear(), 8, training, on_step=lambda done, total, line: before.append(line["gradient_norm"]))
+    finally:
+        hook.remove()
+    assert len(used) == 8
+    assert min(before) > 1e-3
+    assert used == pytest.approx([min(norm, bound or math.inf) for norm in before], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("home"), num_hidden_layers=LAYERS)
+
+
+def load(folder: Path) -> Classifier:
+    task = Task("single_label", ("a", "b", "c"), pair=False)
+    return load_classifier(EncoderSettings(name=str(folder)), task, head="native", seed=0)
+
+
+@pytest.fixture(scope="module")
+def classifier(folder: Path) -> Classifier:
+    return load(folder)
+
+
+def below_top(name: str) -> int | None:
+    """How many layers lie between a parameter and the top, told from its name; None in the head."""
+    if ".layer." in name:
+        return LAYERS - 1 - int(name.split(".layer.")[1].split(".")[0])
+    return LAYERS if ".embeddings." in name else 0 if ".pooler." in name else None
+
+
+@settings(max_examples=30, deadline=None)
+@given(lr=RATES, head_lr=st.none() | RATES, decay=st.floats(0.1, 1), progress=st.floats(0, 0.99))
+def test_layers_learn_at_the_rate_above_them_times_the_decay(
+    classifier: Classifier, lr: float, head_lr: float | None, decay: float, progress: float
+):
+    strategy = STRATEGIES["finetune"](lr=lr, head_lr=head_lr, layer_decay=decay)
+    strategy.apply(classifier)
+    groups = strategy.groups(classifier)
+    names = [name for group in groups for name in group.parameters]
+    assert sorted(names) == sorted(name for name, _ in classifier.model.named_parameters())
+    for group in groups:
+        for name in group.parameters:
+            layers = below_top(name)
+            wanted = (lr if head_lr is None else head_lr) if layers is None else lr * decay**layers
+            assert group.lr == pytest.approx(wanted), name
+    optimizer = build_optimizer(groups, TrainingSettings())
+    set_rates(optimizer, TrainingSettings(), progress)
+    share = min(progress / 0.1, (1 - progress) / 0.9)  # the default schedule
+    peaks = {parameter: group.lr for group in groups for parameter in group.parameters.values()}
+    for group in optimizer.param_groups:
+        assert all(group["lr"] == pytest.approx(peaks[parameter] * share) for parameter in group["params"])
+
+
+@pytest.mark.parametrize("strategy", ["lora", "adapter"])
+@pytest.mark.parametrize("head_lr", [None, 0.5])
+def test_the_head_beside_an_adapter_learns_at_its_own_rate(folder: Path, strategy: str, head_lr: float | None):
+    classifier = load(folder)
+    chosen = STRATEGIES[strategy](lr=0.25, head_lr=head_lr)
+    chosen.apply(classifier)
+    rates = {name: group.lr for group in chosen.groups(classifier) for name in group.parameters}
+    assert rates.keys() == {name for name, p in classifier.model.named_parameters() if p.requires_grad}
+    assert rates == {name: (head_lr or 0.25) if "classifier" in name else 0.25 for name in rates}
+    assert len({"classifier" in name for name in rates}) == 2
+
+
+def test_bf16_on_a_cpu_computes_in_bf16_and_learns(tmp_path: Path):
+    losses = {}
+    for precision, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        step = Linear()
+        accelerator = make_accelerator(precision, TrackingSettings(), tmp_path)
+        losses[precision] = trained(step, 8, TrainingSettings(epochs=20, batch_size=8), accelerator=accelerator).losses
+        assert step.logits.dtype == kind
+        assert step.layer.weight.dtype == torch.float32
+    assert np.isfinite(losses["bf16"]).all()
+    assert losses["bf16"][-1] < losses["bf16"][0]
+    np.testing.assert_allclose(losses["bf16"], losses["fp32"], rtol=0.02)
+    assert losses["bf16"] != losses["fp32"]
+
+
+def test_a_parameter_that_takes_no_part_is_not_trained_silently():
+    step = Linear()
+    step.spare = nn.Linear(2, 2)
+    with pytest.raises(UserError, match=r"2 tensors received no gradient although they should learn.* spare\.weight"):
+        trained(step, 8, TrainingSettings(batch_size=4))
+    step.spare.requires_grad_(False)
+    assert trained(step, 8, TrainingSettings(batch_size=4)).steps == 4
+
+
+def test_a_frozen_parameter_with_a_gradient_is_found():
+    layer = nn.Linear(2, 2)
+    layer(torch.ones(2)).sum().backward()
+    check_gradients(layer)
+    layer.bias.requires_grad_(False)
+    with pytest.raises(UserError, match=r"1 tensors received a gradient although frozen, such as bias"):
+        check_gradients(layer)
