@@ -35,9 +35,8 @@ def crashed(case: str, *words: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("words", [["--every", "16"], ["--every", "8", "--torn"]], ids=["killed", "torn"])
-def test_some_crash_points_end_in_the_same_bits(words: list[str]):
-    told = crashed("finetune", *words)
+def test_some_crash_points_end_in_the_same_bits():
+    told = crashed("finetune", "--every", "16")
     assert told["failures"] == []
     assert told["tried"] >= 2
 
