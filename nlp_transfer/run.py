@@ -29,6 +29,7 @@ from nlp_transfer.preparation import Prepared, head_words, prepare, with_feature
 from nlp_transfer.records import RunFolder
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
+from nlp_transfer.training.signals import Stopped
 from nlp_transfer.training.state import Trajectory
 
 if TYPE_CHECKING:
@@ -110,7 +111,11 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
     prepared.accelerator.wait_for_everyone()
     tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()
-    trajectory = _train(prepared, folder, screen, commits.saving(found.snapshot if found else None))
+    try:
+        trajectory = _train(prepared, folder, screen, commits.saving(found.snapshot if found else None))
+    except Stopped:
+        screen.console.print(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
+        raise
     seconds = time.monotonic() - started
     record = _record(prepared)
     if is_main():
