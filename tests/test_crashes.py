@@ -73,7 +73,14 @@ def test_a_signal_commits_and_the_next_start_goes_on(tmp_path: Path, number: sig
     tiny_encoder(tmp_path)
     steps = 60
     command = [sys.executable, "-W", "ignore", "-c", RUN, str(tmp_path), str(tmp_path / "runs"), str(steps)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background jobs ignore SIGINT
+    ) as running:
         log = None
         while running.poll() is None and (log is None or not log.read_text().count("\n") > 3):  # it trains
             time.sleep(0.05)
