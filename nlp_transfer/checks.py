@@ -5,23 +5,16 @@ It imports no torch and opens no file. What depends on rows or on a model is che
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-import numpy as np
-
 from nlp_transfer.data.files import existing_file, stream_format
-from nlp_transfer.data.labels import resolve_problem
+from nlp_transfer.data.labels import check_problem
 from nlp_transfer.data.sources import check_source
-from nlp_transfer.data.tokens import resolve_spec
+from nlp_transfer.data.tokens import check_tokens
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER
-from nlp_transfer.settings import EvaluationSettings, PredictSettings, Settings, TokenSettings, TrainingSettings
-from nlp_transfer.strategies import Lora, Strategy
-from nlp_transfer.strategies.base import check_rates
+from nlp_transfer.settings import EvaluationSettings, PredictSettings, Settings, TrainingSettings
 from nlp_transfer.training.schedules import SCHEDULES
-
-_NO_LIMIT = 1 << 30  # tokens
 
 
 def check(settings: Settings, *, data: Any = None) -> None:
@@ -37,9 +30,11 @@ def check(settings: Settings, *, data: Any = None) -> None:
     if not 0 <= settings.seed < 2**32:
         raise UserError(f"seed={settings.seed} must lie between 0 and 2**32 - 1")
     check_source(settings.data, data=data)
-    resolve_problem((), problem=settings.data.problem, separator=settings.data.label_separator, where=str)
-    _check_tokens(settings.tokens)
-    _check_strategy(settings.strategy)
+    check_problem(settings.data.problem, settings.data.label_separator)
+    check_tokens(settings.tokens)
+    settings.strategy.check()
+    for term in settings.objective.values():
+        term.check()
     check_training(settings.training)
     check_evaluation(settings.evaluation)
     if not settings.checkpoint.seconds >= 0:
@@ -98,23 +93,6 @@ def check_predict(settings: PredictSettings) -> None:
     stream_format(settings.input, settings.format)
     if settings.input != "-":
         existing_file(settings.input)
-
-
-def _check_tokens(settings: TokenSettings) -> None:
-    """Check the `tokens` group on one short text; a number of tokens waits for the encoder, which bounds it."""
-    if type(settings.max_length) is int:
-        settings = dataclasses.replace(settings, max_length="auto")
-    resolve_spec(settings, np.array([1]), limit=_NO_LIMIT, pair=False)
-
-
-def _check_strategy(strategy: Strategy) -> None:
-    """Check what a strategy can be asked without a model."""
-    check_rates(*(getattr(strategy, key, None) for key in ("lr", "head_lr")))
-    _ = strategy.solves_head  # of a probe: by its solver
-    if isinstance(strategy, Lora):
-        # With its targets named, the fields of the adapter follow from the settings alone.
-        without_model: Any = None
-        dataclasses.replace(strategy, targets=["any"]).config(without_model)
 
 
 def _at_least(key: str, value: float | None, least: float) -> None:

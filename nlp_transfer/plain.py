@@ -1,4 +1,4 @@
-"""Plain values against typed fields: a mapping becomes a settings dataclass, or one sentence says why not.
+"""Plain values: a mapping becomes a typed settings dataclass or one sentence says why not, and nested keys dotted ones.
 
 It knows no setting by name.
 """
@@ -77,3 +77,14 @@ def _converted(kind: Any, value: Any) -> Any:
 def shown(value: Any) -> str:
     """Return a value as one writes it in YAML or on the command line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings under dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

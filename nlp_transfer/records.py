@@ -127,7 +127,8 @@ class RunFolder:
         Args:
             settings: of the run.
             plan: what is going to happen.
-            resumed: the step from which it goes on; what it said of later steps is taken away.
+            resumed: the step of its own checkpoint from which it goes on; what it did and said later is taken away.
+                None: it has nothing to go on from in this folder.
 
         Raises:
             UserError: if there can be no such folder, or nothing can be written there.
@@ -145,6 +146,7 @@ class RunFolder:
                 for path in [self.path / "metrics.jsonl", *self.path.rglob("events.out.tfevents.*")]:
                     path.unlink(missing_ok=True)
             else:
+                checkpoint.forget_after(self.checkpoints, resumed)
                 self._forget_after(resumed)
             (self.path / "config.yaml").write_text(config.to_yaml(settings), encoding="utf-8")
             self._write("plan.json", plan.to_json())

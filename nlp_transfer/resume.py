@@ -13,6 +13,7 @@ from nlp_transfer.config import NOT_IDENTITY, to_plain
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
+from nlp_transfer.plain import dotted
 from nlp_transfer.records import environment
 from nlp_transfer.settings import Settings
 from nlp_transfer.training import checkpoint
@@ -38,11 +39,13 @@ def origin(settings: Settings, corpus: Corpus, sha256: str) -> dict[str, Any]:
         sha256: of the encoder's weights.
     """
     own = {key: value for key, value in to_plain(settings).items() if key not in NOT_IDENTITY}
-    return _dotted({**own, "data rows": corpus.fingerprint, "encoder weights": sha256, "versions": environment()})
+    return dotted({**own, "data rows": corpus.fingerprint, "encoder weights": sha256, "versions": environment()})
 
 
 def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found | None:
     """Return the checkpoint that a run goes on from, or None where it starts from nothing.
+
+    That is its own newest one, also where another was named and the run went on from that already.
 
     Args:
         settings: of the run.
@@ -54,20 +57,30 @@ def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found |
     """
     if settings.resume == "never":
         return None
-    if settings.resume == "auto":
-        found = checkpoint.newest(folder)
-        may_differ: tuple[str, ...] = ()
-    else:
-        path = expanded(settings.resume)
-        if not (path / "manifest.json").is_file():
-            raise UserError(
-                f"resume={settings.resume}: there is no checkpoint; give auto, never or a folder such as "
-                "runs/NAME/checkpoints/step-000123"
-            )
-        found, may_differ = Found(path, checkpoint.read(path)), CHANGEABLE
-    if found is not None:
-        _check_same(found, made_from, may_differ)
+    named = None if settings.resume == "auto" else expanded(settings.resume)
+    own = checkpoint.newest(folder) if named is None else _gone_on_from(named, folder)
+    if own is not None or named is None:
+        if own is not None:
+            _check_same(own, made_from, ())
+        return own
+    if not (named / "manifest.json").is_file():
+        raise UserError(
+            f"resume={settings.resume}: there is no checkpoint; give auto, never or a folder such as "
+            "runs/NAME/checkpoints/step-000123"
+        )
+    found = Found(named, checkpoint.read(named))
+    _check_same(found, made_from, CHANGEABLE)
+    found.snapshot.state["resumed_from"] = str(named.resolve())
     return found
+
+
+def _gone_on_from(named: Path, folder: Path) -> Found | None:
+    """Return the run's own newest checkpoint if the run went on from the named one already."""
+    try:
+        own = checkpoint.newest(folder)
+    except UserError:  # all of them are damaged: the named one is the way out
+        return None
+    return own if own and own.snapshot.state["resumed_from"] == str(named.resolve()) else None
 
 
 def _check_same(found: Found, made_from: dict[str, Any], may_differ: tuple[str, ...]) -> None:
@@ -103,11 +116,13 @@ class Commits:
     folder: Path
     seconds: float
     made_from: dict[str, Any]
+    _resumed_from: str | None = None
     _last: float = field(default_factory=time.monotonic)
     _cost: float = 0.0
 
     def saving(self, resumed: Snapshot | None) -> Saving:
         """Return what the loop needs to know."""
+        self._resumed_from = resumed.state["resumed_from"] if resumed else None
         return Saving(resumed, self.due, self.commit)
 
     def due(self) -> bool:
@@ -123,18 +138,8 @@ class Commits:
         """
         started = time.monotonic()
         if self.accelerator.is_main_process:
-            state = {**snapshot.state, "made_from": self.made_from}
+            state = {**snapshot.state, "made_from": self.made_from, "resumed_from": self._resumed_from}
             checkpoint.commit(self.folder, Snapshot(snapshot.step, state, snapshot.tensors))
         self.accelerator.wait_for_everyone()
         self._last = time.monotonic()
         self._cost = self._last - started
-
-
-def _dotted(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            flat |= _dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

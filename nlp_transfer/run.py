@@ -107,7 +107,8 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
         for sentence in found.damaged:
             screen.console.print(f"passed over: {sentence}", style="yellow")
         screen.console.print(f"going on from {found.path}")
-    folder.begin(settings, prepared.plan, resumed=found.snapshot.step if found else None)
+    in_place = found is not None and found.path.resolve().parent == folder.checkpoints.resolve()
+    folder.begin(settings, prepared.plan, resumed=found.snapshot.step if found and in_place else None)
     prepared.accelerator.wait_for_everyone()
     tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()

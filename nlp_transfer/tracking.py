@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from nlp_transfer.config import to_plain
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.report import Report
+from nlp_transfer.plain import dotted
 from nlp_transfer.settings import Settings
 
 
@@ -55,7 +56,7 @@ def start(accelerator: Accelerator, settings: Settings, folder: Path) -> None:
     }
     try:
         with redirect_stdout(sys.stderr):  # standard output belongs to the result
-            accelerator.init_trackers(settings.tracking.project, config=_flat(to_plain(settings)), init_kwargs=named)
+            accelerator.init_trackers(settings.tracking.project, config=_values(settings), init_kwargs=named)
     except Exception as error:  # each service has errors of its own
         raise UserError(f"tracking.trackers={list(settings.tracking.trackers)} cannot be started: {error}") from error
 
@@ -79,12 +80,8 @@ def finish(accelerator: Accelerator, report: Report, step: int) -> None:
         atexit.register(setattr, sys, "stdout", sys.stderr)  # it says good-bye once more when the interpreter ends
 
 
-def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as dotted keys with values every tracker takes."""
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, (int, float, str, bool)) else json.dumps(value)
-    return flat
+def _values(settings: Settings) -> dict[str, Any]:
+    """Return the settings as dotted keys with values every tracker takes."""
+    plain = (int, float, str, bool)
+    flat = dotted(to_plain(settings))
+    return {key: value if isinstance(value, plain) else json.dumps(value) for key, value in flat.items()}

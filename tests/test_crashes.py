@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from nlp_transfer.errors import UserError
 from nlp_transfer.run import adapt
 from nlp_transfer.training import checkpoint
+from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, settings_for
 
@@ -57,7 +59,6 @@ from tests.test_run import data_for, settings_for
 from nlp_transfer.run import adapt
 from nlp_transfer.training.signals import Stopped
 settings = settings_for(Path(sys.argv[1]), output=sys.argv[2], **{"training.min_steps": int(sys.argv[3])})
-print("READY", flush=True)
 try:
     adapt(settings, data=data_for("single_label"))
 except Stopped as stopped:
@@ -100,25 +101,29 @@ def test_a_signal_commits_and_the_next_start_goes_on(tmp_path: Path, number: sig
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
 
 
-def stopped_run(home: Path, **values) -> tuple[Path, dict]:
-    """Leave the checkpoint of a run that was stopped after three steps; return it with the run's settings."""
+def stopped_run(home: Path, *, at: int = 3, task: str = "single_label", **values) -> tuple[Path, dict]:
+    """Leave the checkpoint of a run that was stopped after some steps; return it with the run's settings."""
     tiny_encoder(home)
     wanted = {"output": str(home / "runs"), "checkpoint.seconds": 0, "training.max_steps": 6, **values}
-    commit = checkpoint.commit
+    commit, stopped = checkpoint.commit, []
 
     def die(folder: Path, snapshot: checkpoint.Snapshot) -> Path:
         path = commit(folder, snapshot)
-        if snapshot.step == 3:
+        if snapshot.step == at:
+            stopped.append(path)
             raise KeyboardInterrupt
         return path
 
-    settings, data = settings_for(home, **wanted), data_for("single_label")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "commit", die)
         with pytest.raises(KeyboardInterrupt):
-            adapt(settings, data=data)
-    (folder,) = (home / "runs").iterdir()
-    return folder / "checkpoints" / "step-000003", wanted
+            adapt(settings_for(home, **wanted), data=data_for(task))
+    return stopped[0], wanted
+
+
+def steps_logged(run: Path) -> list[int]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "loss" in line]
 
 
 def test_a_named_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path: Path):
@@ -146,6 +151,49 @@ def test_other_rows_under_the_same_name_do_not_go_on(tmp_path: Path):
         adapt(settings_for(tmp_path, **wanted), data=rows | {"train": rows["train"][::-1][:40]})
     run = adapt(settings_for(tmp_path, **wanted | {"resume": "never"}), data=rows | {"train": rows["train"][:40]})
     assert json.loads((run.folder / "metrics.json").read_text())["steps"] == 6
+
+
+def test_a_run_told_where_to_go_on_does_not_start_there_twice(tmp_path: Path):
+    path, wanted = stopped_run(tmp_path)
+    other = wanted | {"output": str(tmp_path / "other"), "resume": str(path), "training.max_steps": 8}
+    own, _ = stopped_run(tmp_path, at=6, **other)
+    assert steps_logged(own.parent.parent) == [4, 5, 6]
+    shutil.rmtree(path.parent)  # where it came from is not needed any more
+    run = adapt(settings_for(tmp_path, **other), data=data_for("single_label"))
+    assert steps_logged(run.folder) == [4, 5, 6, 7, 8]
+
+
+def test_an_older_checkpoint_of_its_own_takes_back_what_came_later(tmp_path: Path):
+    path, wanted = stopped_run(tmp_path)
+    run = adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    weights = (run.folder / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(run.folder)
+    newest, _ = stopped_run(tmp_path, at=4)
+    again, _ = stopped_run(tmp_path, at=4, resume=str(newest.with_name(path.name)))
+    assert again == newest
+    assert steps_logged(run.folder) == [1, 2, 3, 4]
+    adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    assert (run.folder / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_damaged_checkpoint_takes_no_place(tmp_path: Path):
+    path, wanted = stopped_run(tmp_path)
+    (path / "state.json").write_text("{")
+    stopped_run(tmp_path, at=5)
+    assert sorted(each.name for each in path.parent.iterdir()) == ["step-000004", "step-000005"]
+    run = adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    assert steps_logged(run.folder) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("task", ["regression", "multi_label"])
+def test_targets_in_units_of_their_own_go_on_too(tmp_path: Path, task: str):
+    path, wanted = stopped_run(tmp_path, task=task)
+    run = path.parent.parent
+    adapt(settings_for(tmp_path, **wanted), data=data_for(task))
+    resumed = fingerprint(run.parent)
+    shutil.rmtree(run)
+    adapt(settings_for(tmp_path, **wanted), data=data_for(task))
+    assert fingerprint(run.parent) == resumed
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path):

@@ -146,7 +146,6 @@ def _problem(train: Table, column: str, settings: DataSettings, notes: list[str]
         train.columns[column],
         problem=settings.problem,
         separator=settings.label_separator,
-        where=lambda row: train.where(row, column),
     )
     notes += [note] if note else []
     return problem

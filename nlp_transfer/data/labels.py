@@ -78,28 +78,28 @@ def is_missing(value: Any) -> bool:
     return value is None or value is MISSING or (isinstance(value, str) and not value.strip())
 
 
-def resolve_problem(
-    values: Sequence[Any], *, problem: str, separator: str | None, where: Where
-) -> tuple[str, str | None]:
+def check_problem(problem: str, separator: str | None) -> None:
+    """Check the settings `problem` and `label_separator` without rows.
+
+    Raises:
+        UserError: for an unknown problem type, or a separator with one that has one label a row.
+    """
+    one_of(problem, ("auto", *PROBLEMS), "data.problem")
+    if separator is not None and problem not in ("auto", "multi_label"):
+        raise UserError(f"data.label_separator={separator!r} is for several labels a row, but data.problem={problem}")
+    if separator == "":
+        raise UserError("data.label_separator cannot be empty; leave it null for one label a row")
+
+
+def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | None) -> tuple[str, str | None]:
     """Return the problem type and, where it is a guess a user should know of, a sentence about it.
 
     Args:
         values: the label cells of the training rows.
         problem: the setting: a problem type, or auto.
         separator: the setting `label_separator`.
-        where: row → place, for messages.
-
-    Raises:
-        UserError: for a separator with a problem type that has one label a row.
     """
-    one_of(problem, ("auto", *PROBLEMS), "data.problem")
     if separator is not None:
-        if problem not in ("auto", "multi_label"):
-            raise UserError(
-                f"data.label_separator={separator!r} is for several labels a row, but data.problem={problem}"
-            )
-        if not separator:
-            raise UserError("data.label_separator cannot be empty; leave it null for one label a row")
         return "multi_label", None
     if problem != "auto":
         return problem, None

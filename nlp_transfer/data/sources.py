@@ -14,7 +14,7 @@ from typing import Any
 
 from nlp_transfer.data import typed
 from nlp_transfer.data.columns import find_column
-from nlp_transfer.data.files import FORMATS, existing, existing_file, opened, read_rows, stream_rows
+from nlp_transfer.data.files import FORMATS, existing, existing_file, opened, read_rows
 from nlp_transfer.data.hints import typed as typed_word
 from nlp_transfer.data.labels import is_missing
 from nlp_transfer.data.table import Table
@@ -22,9 +22,9 @@ from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.settings import DataSettings
 
-__all__ = ["Source", "Table", "check_source", "read_rows", "read_source", "read_splits", "stream_rows"]
+__all__ = ["Source", "Table", "check_source", "read_rows", "read_source", "read_splits"]
 
-EMBEDDED = "nlp_transfer.data.embedded"
+_EMBEDDED = "nlp_transfer.data.embedded"
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "development"),
@@ -96,7 +96,7 @@ def check_source(settings: DataSettings, *, data: Any = None) -> None:
         if getattr(settings, key) is not None and settings.hub is None:
             raise UserError(f"data.{key} goes with data.hub only")
     if settings.embedded is not None:
-        folder = resources.files(EMBEDDED)
+        folder = resources.files(_EMBEDDED)
         known = sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".csv"))
         one_of(settings.embedded, known, "data.embedded")
     for key in ("path", *SPLIT_NAMES):
@@ -135,7 +135,7 @@ def _read(settings: DataSettings, data: Any) -> Source:
         tables = typed.from_object(data)
         return _renamed(tables, type(data).__name__)
     if settings.embedded is not None:
-        with resources.as_file(resources.files(EMBEDDED) / f"{settings.embedded}.csv") as path:
+        with resources.as_file(resources.files(_EMBEDDED) / f"{settings.embedded}.csv") as path:
             # Its encoding and delimiter are ours, whatever is set for the user's files.
             return Source(f"{settings.embedded} (embedded)", {"train": read_rows(path, DataSettings())})
     if settings.hub is not None:

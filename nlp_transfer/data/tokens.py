@@ -77,11 +77,30 @@ class Tokens:
         return np.maximum.reduceat(self.sequence_lengths, self.first[:-1]) if len(self) else np.zeros(0, np.int64)
 
 
+def check_tokens(settings: TokenSettings) -> None:
+    """Check the values that need neither texts nor an encoder.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    one_of(settings.truncation_side, ("right", "left"), "tokens.truncation_side")
+    one_of(settings.pair_truncation, ("longest_first", "only_first", "only_second"), "tokens.pair_truncation")
+    one_of(settings.long, ("truncate", "chunk"), "tokens.long")
+    if not 0 < settings.percentile <= 100:
+        raise UserError(f"tokens.percentile={settings.percentile} must lie in (0, 100]")
+    if not 0 <= settings.overlap <= 0.5:
+        raise UserError(f"tokens.overlap={settings.overlap} must lie in [0, 0.5]")
+    if settings.max_windows is not None and settings.max_windows < 1:
+        raise UserError(f"tokens.max_windows={settings.max_windows} must be at least 1, or null for no bound")
+    if settings.max_length != "auto" and type(settings.max_length) is not int:
+        raise UserError(f"tokens.max_length={settings.max_length!r} must be auto or a whole number")
+
+
 def resolve_spec(settings: TokenSettings, lengths: np.ndarray, *, limit: int, pair: bool) -> TokenSpec:
     """Choose the length training rows are cut to from their own lengths.
 
     Args:
-        settings: the `tokens` group.
+        settings: the `tokens` group, checked.
         lengths: full lengths of the training rows in tokens, special tokens included.
         limit: the longest input the encoder takes.
         pair: whether rows are sentence pairs.
@@ -89,31 +108,21 @@ def resolve_spec(settings: TokenSettings, lengths: np.ndarray, *, limit: int, pa
     Raises:
         UserError: for a length the encoder cannot take, or windows over pairs without saying which text is cut.
     """
-    one_of(settings.truncation_side, ("right", "left"), "tokens.truncation_side")
-    one_of(settings.pair_truncation, ("longest_first", "only_first", "only_second"), "tokens.pair_truncation")
-    chunk = one_of(settings.long, ("truncate", "chunk"), "tokens.long") == "chunk"
+    chunk = settings.long == "chunk"
     if chunk and pair and settings.pair_truncation == "longest_first":
         raise UserError(
             "tokens.long=chunk over pairs needs to know which text is cut into windows: set "
             "tokens.pair_truncation=only_first or only_second"
         )
-    if not 0 < settings.percentile <= 100:
-        raise UserError(f"tokens.percentile={settings.percentile} must lie in (0, 100]")
-    if not 0 <= settings.overlap <= 0.5:
-        raise UserError(f"tokens.overlap={settings.overlap} must lie in [0, 0.5]")
-    if settings.max_windows is not None and settings.max_windows < 1:
-        raise UserError(f"tokens.max_windows={settings.max_windows} must be at least 1, or null for no bound")
     if settings.max_length == "auto":
         wanted = int(np.ceil(np.percentile(lengths, settings.percentile, method="inverted_cdf")))
         max_length = min(limit, -(-wanted // 8) * 8)  # multiples of 8 keep matrix kernels aligned
-    elif isinstance(settings.max_length, int) and not isinstance(settings.max_length, bool):
+    else:
         max_length = settings.max_length
         if not 8 <= max_length <= limit:
             raise UserError(
                 f"tokens.max_length={max_length} must lie between 8 and {limit}, which is the most the encoder takes"
             )
-    else:
-        raise UserError(f"tokens.max_length={settings.max_length!r} must be auto or a whole number")
     return TokenSpec(
         max_length=max_length,
         limit=max_length if chunk or settings.max_length != "auto" else limit,

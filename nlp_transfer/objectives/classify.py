@@ -35,10 +35,6 @@ class Classify(nn.Module):
 
     def __init__(self, settings: ClassifySettings, task: Task) -> None:
         super().__init__()
-        if not 0 <= settings.label_smoothing < 1:
-            raise UserError(f"objective.classify.label_smoothing={settings.label_smoothing} must lie in [0, 1)")
-        if settings.ordinal_sharpness <= 0:
-            raise UserError(f"objective.classify.ordinal_sharpness={settings.ordinal_sharpness} must be positive")
         if settings.label_smoothing and task.problem in ("ordinal", "regression"):
             raise UserError(
                 f"objective.classify.label_smoothing has no meaning for problem type {task.problem}; set it to 0"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nlp_transfer.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifySettings:
@@ -12,6 +14,19 @@ class ClassifySettings:
     weight: float = 1.0
     label_smoothing: float = 0.0
     ordinal_sharpness: float = 2.0
+
+    def check(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            UserError: naming the key, its value and what it may be.
+        """
+        if not self.weight >= 0:
+            raise UserError(f"objective.classify.weight={self.weight} must be at least 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"objective.classify.label_smoothing={self.label_smoothing} must lie in [0, 1)")
+        if not self.ordinal_sharpness > 0:
+            raise UserError(f"objective.classify.ordinal_sharpness={self.ordinal_sharpness} must be positive")
 
 
 # One row a term: its name in the configuration and what it may be given. `objective.py` has the modules.

@@ -44,6 +44,14 @@ class Adapter:
         """Whether the output layer is fitted before the first step."""
         return self.head_first
 
+    def check(self) -> None:
+        """Refuse methods that PEFT does not restore exactly, and rates below zero."""
+        check_rates(lr=self.lr, head_lr=self.head_lr)
+        if self.peft_type.upper() in UNFIT:
+            raise UserError(
+                f"strategy.peft_type={self.peft_type}: PEFT does not restore such classifiers exactly; choose another"
+            )
+
     def config(self, classifier: Classifier) -> dict[str, Any]:
         """Return the fields of the PEFT config that follow from our own knobs."""
         return dict(self.peft or {})
@@ -60,13 +68,8 @@ class Adapter:
         from nlp_transfer.encoder.anatomy import linear_targets, sample_rows
         from nlp_transfer.encoder.classifier import forward
 
-        check_rates(self.lr, self.head_lr)
         kinds = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
         config_class = kinds[one_of(self.peft_type.upper(), sorted(kinds), "strategy.peft_type")]
-        if self.peft_type.upper() in UNFIT:
-            raise UserError(
-                f"strategy.peft_type={self.peft_type}: PEFT does not restore such classifiers exactly; choose another"
-            )
         known = {f.name for f in fields(config_class)}
         values = self.config(classifier)
         for key in values:
@@ -132,16 +135,22 @@ class Lora(Adapter):
     targets: list[str] | None = None
     layers: list[int] | None = None
 
-    def config(self, classifier: Classifier) -> dict[str, Any]:
-        """Return LoRA's fields; `peft` still wins.
-
-        Raises:
-            UserError: for another method, a rank below 1 or a layer the encoder does not have.
-        """
+    def check(self) -> None:
+        """Refuse another method, a rank below 1, a dropout that is no share, and rates below zero."""
+        super().check()
         if self.peft_type.upper() != "LORA":
             raise UserError(f"strategy=lora is LORA; for {self.peft_type} set strategy=adapter")
         if self.rank < 1:
             raise UserError(f"strategy.rank={self.rank} must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"strategy.dropout={self.dropout} must lie in [0, 1)")
+
+    def config(self, classifier: Classifier) -> dict[str, Any]:
+        """Return LoRA's fields; `peft` still wins.
+
+        Raises:
+            UserError: for a layer the encoder does not have.
+        """
         values: dict[str, Any] = {
             "r": self.rank,
             "lora_alpha": self.alpha,

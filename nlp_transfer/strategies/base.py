@@ -49,6 +49,13 @@ class Strategy(Protocol):
     @property
     def trains(self) -> bool: ...  # noqa: D102
 
+    def check(self) -> None:
+        """Refuse what no encoder could be given.
+
+        Raises:
+            UserError: naming the key, its value and what it may be.
+        """
+
     def apply(self, classifier: Classifier) -> None:
         """Freeze, inject adapters, re-initialise: change ``classifier.model`` in place or replace it."""
 
@@ -73,11 +80,11 @@ def freeze(classifier: Classifier, names: set[str]) -> None:
             parameter.requires_grad_(False)
 
 
-def check_rates(*rates: float | None) -> None:
-    """Refuse learning rates below zero."""
-    for rate in rates:
+def check_rates(**rates: float | None) -> None:
+    """Refuse learning rates below zero, given by the key of the strategy."""
+    for key, rate in rates.items():
         if rate is not None and not rate >= 0:
-            raise UserError(f"strategy: a learning rate of {rate} goes uphill; it must be at least 0")
+            raise UserError(f"strategy.{key}={rate} goes uphill; it must be at least 0")
 
 
 def encoder_width(classifier: Classifier) -> int:

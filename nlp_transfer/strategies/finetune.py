@@ -48,6 +48,17 @@ class Finetune:
         """Whether the output layer is fitted before the first step."""
         return self.head_first
 
+    def check(self) -> None:
+        """Refuse rates and shares outside their range."""
+        check_rates(lr=self.lr, head_lr=self.head_lr)
+        if not 0 <= self.gradual < 1:
+            raise UserError(f"strategy.gradual={self.gradual} must lie in [0, 1)")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(f"strategy.layer_decay={self.layer_decay} must lie in (0, 1]")
+        for key, count in (("freeze_layers", self.freeze_layers), ("reinit_layers", self.reinit_layers)):
+            if count < 0:
+                raise UserError(f"strategy.{key}={count} must be at least 0")
+
     def apply(self, classifier: Classifier) -> None:
         """Freeze and re-initialise.
 
@@ -56,7 +67,7 @@ class Finetune:
         """
         layers, depth = classifier.anatomy.layers, classifier.anatomy.depth
         for key, count in (("freeze_layers", self.freeze_layers), ("reinit_layers", self.reinit_layers)):
-            if not 0 <= count <= layers:
+            if count > layers:
                 raise UserError(
                     f"strategy.{key}={count}: {classifier.source.name} has {layers} layers that can be told apart"
                 )
@@ -64,11 +75,6 @@ class Finetune:
             raise UserError(
                 "strategy.freeze_layers and strategy.reinit_layers overlap: frozen layers must be pretrained"
             )
-        if not 0 <= self.gradual < 1:
-            raise UserError(f"strategy.gradual={self.gradual} must lie in [0, 1)")
-        check_rates(self.lr, self.head_lr)
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"strategy.layer_decay={self.layer_decay} must lie in (0, 1]")
         names = set(classifier.anatomy.unused)
         if self.freeze_layers:
             names |= {name for name, d in depth.items() if d <= self.freeze_layers}

@@ -30,12 +30,17 @@ class Probe:
     @property
     def solves_head(self) -> bool:
         """Whether the head is solved and not stepped."""
-        return one_of(self.solver, ("exact", "adamw"), "strategy.solver") == "exact"
+        return self.solver == "exact"
 
     @property
     def trains(self) -> bool:
         """Whether gradient steps follow."""
         return not self.solves_head
+
+    def check(self) -> None:
+        """Refuse an unknown solver, or a rate below zero."""
+        one_of(self.solver, ("exact", "adamw"), "strategy.solver")
+        check_rates(lr=self.lr)
 
     def apply(self, classifier: Classifier) -> None:
         """Freeze everything but the output layer.
@@ -43,7 +48,6 @@ class Probe:
         Raises:
             UserError: for a head that holds other new layers, which would stay random.
         """
-        check_rates(self.lr)
         output = classifier.anatomy.output
         unused = set(classifier.anatomy.unused)
         # A mix of layers starts as their mean, which is no worse frozen.

@@ -84,8 +84,7 @@ def commit(folder: Path, snapshot: Snapshot) -> Path:
             file.chmod((making / _STATE).stat().st_mode)  # safetensors shuts others out, whatever the umask says
             _flush(file)
         _flush(making)
-        if path.exists():  # of a run that went on from an older one
-            _remove(path)
+        _remove(path)  # of a run that went on from an older one
         making.rename(path)
         _flush(folder)
     except (OSError, SafetensorError) as error:
@@ -144,8 +143,14 @@ def read(path: Path) -> Snapshot:
 
 def clear(folder: Path) -> None:
     """Take all checkpoints away; those that are not whole, too."""
-    if folder.is_dir():
-        _remove(folder)
+    _remove(folder)
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Take away the checkpoints of later steps than the one a run goes on from: damaged, or of a course given up."""
+    for path in _paths(folder):
+        if _step(path) > step:
+            _remove(path)
 
 
 def sweep(folder: Path) -> None:
@@ -156,16 +161,20 @@ def sweep(folder: Path) -> None:
 
 def _paths(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, the newest first."""
-    found = [(int(match[1]), path) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _remove(path: Path) -> None:
-    """Take a folder away so that it is never half there under its own name."""
+    """Take a folder away so that it is never half there under its own name, and what an earlier try left of it."""
     trash = path.with_name(f".trash-{path.name}")
     shutil.rmtree(trash, ignore_errors=True)
-    path.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
+    if path.exists():
+        path.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def _write_json(path: Path, plain: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nlp_transfer.data.tokens import encode, full_lengths, resolve_spec
+from nlp_transfer.data.tokens import check_tokens, encode, full_lengths, resolve_spec
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TokenSettings
 from tests.encoder.families import TEXTS, tiny_tokenizer
@@ -115,14 +115,25 @@ def test_auto_length_follows_the_percentile_and_the_encoder():
     ("knobs", "pair", "words"),
     [
         ({"max_length": 65}, False, "at most|most the"),
-        ({"max_length": "long"}, False, "auto or a whole number"),
-        ({"long": "chunks"}, False, "did you mean 'chunk'"),
         ({"long": "chunk"}, True, "pair_truncation"),
-        ({"percentile": 0}, False, "percentile"),
-        ({"overlap": 1.0}, False, "overlap"),
-        ({"max_windows": 0}, False, "max_windows"),
     ],
 )
-def test_impossible_settings_are_refused(knobs, pair, words):
+def test_what_does_not_fit_encoder_or_task_is_refused(knobs, pair, words):
     with pytest.raises(UserError, match=words):
         resolve_spec(TokenSettings(**knobs), np.array([10]), limit=64, pair=pair)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"max_length": "long"}, "auto or a whole number"),
+        ({"max_length": True}, "auto or a whole number"),
+        ({"long": "chunks"}, "did you mean 'chunk'"),
+        ({"percentile": 0}, "percentile"),
+        ({"overlap": 1.0}, "overlap"),
+        ({"max_windows": 0}, "max_windows"),
+    ],
+)
+def test_impossible_settings_are_refused(knobs, words):
+    with pytest.raises(UserError, match=words):
+        check_tokens(TokenSettings(**knobs))

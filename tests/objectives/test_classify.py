@@ -66,13 +66,14 @@ def test_ordinal_targets_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("problem", "knobs", "words"),
-    [
-        ("single_label", {"label_smoothing": 1.0}, "label_smoothing"),
-        ("regression", {"label_smoothing": 0.1}, "no meaning"),
-        ("ordinal", {"ordinal_sharpness": 0.0}, "ordinal_sharpness"),
-    ],
+    "knobs", [{"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"ordinal_sharpness": 0.0}, {"weight": -1.0}]
 )
-def test_impossible_settings_are_refused(problem, knobs, words):
-    with pytest.raises(UserError, match=words):
-        Classify(ClassifySettings(**knobs), Task(problem, LABELS, False))
+def test_impossible_settings_are_refused(knobs):
+    with pytest.raises(UserError, match=next(iter(knobs))):
+        ClassifySettings(**knobs).check()
+
+
+@pytest.mark.parametrize("problem", ["regression", "ordinal"])
+def test_smoothing_is_refused_where_it_has_no_meaning(problem):
+    with pytest.raises(UserError, match="no meaning"):
+        Classify(ClassifySettings(label_smoothing=0.1), Task(problem, LABELS, False))

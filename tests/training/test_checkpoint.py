@@ -43,6 +43,24 @@ def test_two_are_kept_and_nothing_else_is_left(tmp_path: Path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_what_a_kill_left_of_a_removal_is_taken_away(tmp_path: Path):
+    folder = tmp_path / "checkpoints"
+    checkpoint.commit(folder, snapshot(1))
+    (tmp_path / ".trash-checkpoints").mkdir()
+    checkpoint.clear(folder)
+    (tmp_path / ".trash-checkpoints").mkdir()  # killed after the rename
+    checkpoint.clear(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_later_steps_are_forgotten(tmp_path: Path):
+    for step in (5, 10):
+        checkpoint.commit(tmp_path, snapshot(step))
+    (tmp_path / "step-000010" / "manifest.json").unlink()
+    checkpoint.forget_after(tmp_path, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000005"]
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
