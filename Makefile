@@ -11,10 +11,10 @@ demo: .venv/offline
 	$(BIN)/nlp-transfer adapt
 
 test: .venv/test
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 test-slow: .venv/test
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --numprocesses 2 --dist worksteal
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -23,15 +23,18 @@ from safetensors import SafetensorError, safe_open
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
+from nlp_transfer.disk import remove
 from nlp_transfer.encoder.anatomy import sample_rows
-from nlp_transfer.encoder.classifier import Classifier, forward, load_classifier
+from nlp_transfer.encoder.classifier import Classifier, check_finite, forward, load_classifier, quiet
 from nlp_transfer.encoder.pooled import register_model
 from nlp_transfer.encoder.pooled_config import register_config
 from nlp_transfer.encoder.source import RECORD, asked_code, check_layout, read_json, weight_files
 from nlp_transfer.errors import UserError
+from nlp_transfer.plain import checked
 from nlp_transfer.settings import EncoderSettings
 
 ADAPTER = "adapter"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FORMAT = 1
 
 
@@ -69,13 +72,23 @@ class Record:
         """Read plain values back.
 
         Raises:
-            KeyError, TypeError, ValueError: for anything that `to_json` of this version did not write.
+            AttributeError, KeyError, TypeError, ValueError: for anything that `to_json` of this version did not write.
         """
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']!r}, not {FORMAT}")
         values = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
-        groups = {"tokens": TokenSpec(**plain["tokens"]), "encoder": EncoderSettings(**plain["encoder"])}
-        return cls(**values | groups | {"task": Task.from_json(plain["task"])})
+        if type(values["max_tokens"]) is not int or type(values["merged"]) is not bool:
+            raise ValueError("max_tokens is a whole number, merged true or false")
+        for key in ("roles", "data"):
+            if not all(isinstance(text, str) for text in values[key].values()):
+                raise ValueError(f"{key} maps names to names")
+        groups = {
+            "task": Task.from_json(plain["task"]),
+            "tokens": checked(TokenSpec, plain["tokens"], "tokens."),
+            "encoder": checked(EncoderSettings, plain["encoder"], "encoder."),
+        }
+        groups["tokens"].check()
+        return cls(**values | groups)
 
 
 def save(classifier: Classifier, record: Record, folder: Path) -> Record:
@@ -96,12 +109,12 @@ def save(classifier: Classifier, record: Record, folder: Path) -> Record:
     try:
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
-        record = dataclasses.replace(record, merged=_save_weights(classifier, making, merge=record.merged))
+        with quiet():
+            record = dataclasses.replace(record, merged=_save_weights(classifier, making, merge=record.merged))
         _save_tokenizer(classifier, record, making)
         written = json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n"
         (making / RECORD).write_text(written, encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
+        remove(folder)
         making.rename(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(making, ignore_errors=True)
@@ -113,7 +126,10 @@ def _save_tokenizer(classifier: Classifier, record: Record, folder: Path) -> Non
     tokenizer = copy.copy(classifier.tokenizer)
     tokenizer.model_max_length = record.tokens.limit  # a pipeline cuts where the measured model did
     tokenizer.truncation_side = record.tokens.truncation_side
-    tokenizer.save_pretrained(folder)
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # what is written from Rust has no OSError: a full disk is an Exception that says so
+        raise OSError(str(error)) from error
 
 
 def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
@@ -162,7 +178,7 @@ def read_record(folder: Path) -> Record:
     content = read_json(path)
     try:
         return Record.from_json(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or was written by another version"
         ) from error
@@ -198,6 +214,7 @@ def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
             f"{folder}: the model has {model.config.num_labels} outputs, the task in {RECORD} {record.task.outputs}; "
             "the files do not belong together"
         )
+    check_finite(model, str(folder / ("model.safetensors" if record.merged else ADAPTER_WEIGHTS)))
     return model.eval(), tokenizer
 
 
@@ -207,7 +224,7 @@ def _load_whole(folder: Path) -> Any:
     check_layout(folder)
     sharded = (folder / "model.safetensors.index.json").is_file()
     _check_weights(weight_files(folder) if sharded else [folder / "model.safetensors"])
-    with _damage_named(folder, "config.json, model.safetensors"):
+    with quiet(), _damage_named(folder, "config.json, model.safetensors"):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype="float32", use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
@@ -225,7 +242,7 @@ def _load_adapter(folder: Path, record: Record) -> Any:
 
     _check_present(folder / "adapter_config.json")
     read_json(folder / "adapter_config.json")
-    _check_weights([folder / "adapter_model.safetensors"])  # where it is missing, PEFT takes a pickle
+    _check_weights([folder / ADAPTER_WEIGHTS])  # where it is missing, PEFT takes a pickle
     if record.encoder.sha256 is None:
         raise UserError(f"{folder / RECORD} does not say which weights the adapter belongs to (encoder.sha256)")
     # A downloaded record is data: it must not decide that code is run.

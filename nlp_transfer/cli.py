@@ -16,16 +16,18 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nlp_transfer import __version__
+from nlp_transfer.ending import USER_ERROR, leave_group, say, unexpected
 from nlp_transfer.errors import UserError
+from nlp_transfer.launch import rank
+from nlp_transfer.secrets import redacted
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
     from nlp_transfer.settings import Settings
 
-USER_ERROR = 2
 EPILOG = """examples:
   nlp-transfer adapt                                   the embedded data and encoder: a first look
   nlp-transfer adapt strategy=lora data=files data.path=tickets.csv
@@ -55,7 +57,10 @@ VERBS: dict[str, tuple[str, str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit status: 0, 2 for input that cannot be used, 130 after Ctrl-C."""
+    """Run one verb; return the exit status.
+
+    0; 2 for input that cannot be used; 70 for a mistake of our own; 128 + the number of the signal that stopped it.
+    """
     for library in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):  # the terminal belongs to our one bar
         os.environ.setdefault(library, "1")
     # OpenMP threads that spin while they wait take the core from the thread they wait for, wherever others use the
@@ -76,27 +81,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # or the interpreter complains when it closes it
         return 0
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"nlp-transfer: {error}", file=sys.stderr)  # noqa: T201
+        say(str(error), first=rank() == 0)
         return USER_ERROR
+    except Exception as error:
+        return unexpected(error, given)
     except KeyboardInterrupt as stopped:
         return 128 + getattr(stopped, "number", signal.SIGINT)  # as shells count
     finally:
-        _leave_group()
+        leave_group()
 
 
-def _leave_group() -> None:
-    """Take leave of the other ranks, where torch has introduced them."""
-    if "torch" in sys.modules:
-        import torch
+class _Parser(argparse.ArgumentParser):
+    """A parser that repeats no secret of a command line it cannot read."""
 
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    def error(self, message: str) -> NoReturn:
+        super().error(redacted(message))
 
 
 def _parser() -> argparse.ArgumentParser:
     verbs = "\n".join(f"  {verb:10}{help_}" for verb, (help_, _) in VERBS.items())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="nlp-transfer",
         usage="nlp-transfer VERB [RECIPE | RUN] [key=value ...]",
         description=f"Adapt a pretrained encoder to a text-classification task.\n\nverbs:\n{verbs}\n\n{WORDS}",

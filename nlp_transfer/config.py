@@ -17,19 +17,19 @@ from typing import Any
 
 from nlp_transfer.data.hints import quoted, typed
 from nlp_transfer.data.paths import expanded
+from nlp_transfer.encoder.source import CODE_OF_ADAPTERS
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.plain import checked, shown
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import STRATEGIES
+from nlp_transfer.yamlfile import check_values, leaves, read_yaml, refuse_functions, refuse_secret
 
 CONF = "nlp_transfer.conf"
 RECIPES = "nlp_transfer.recipes"
 GROUPS = ("data", "encoder", "strategy", "objective")
 # What does not change what is computed does not change which run it is.
 NOT_IDENTITY = ("name", "output", "overwrite", "resume", "checkpoint", "tracking", "predict")
-# A reference to another key, such as ${seed}. OmegaConf reads more: the environment, functions.
-_REFERENCE = re.compile(r"(?<!\\)\$\{[\w.\[\]-]+\}")
 _NAMES_OF_FILES = (
     *("output", "predict.input", "predict.output", "encoder.name"),
     *("data.path", "data.train", "data.validation", "data.test"),
@@ -62,7 +62,8 @@ def readable(word: str, *, sweep: bool = False) -> str:
             but another key.
     """
     key, _, value = word.partition("=")
-    _refuse_functions(word)
+    refuse_secret(key, value)
+    refuse_functions(word)
     if key.lstrip("+~").startswith("hydra") and not sweep:
         raise UserError(f"{word}: the keys of Hydra itself are for --multirun")
     parsed = _parsed(word)
@@ -76,7 +77,8 @@ def readable(word: str, *, sweep: bool = False) -> str:
             )
         return word
     found = parsed.value()
-    if key in GROUPS and (found == "" or not isinstance(found, (str, list, dict))):
+    names = found if isinstance(found, list) else [found]
+    if key in GROUPS and not isinstance(found, dict) and not all(isinstance(name, str) and name for name in names):
         one_of(value, shipped_names(key), key)
     # Hydra leaves out spaces and tabs around a text; a delimiter may be nothing else.
     return f"{key}={quoted(value)}" if value != value.strip() == found else word
@@ -95,14 +97,6 @@ def _as_text(word: str, key: str, value: str, *, sweep: bool) -> str:
     return meant
 
 
-def _refuse_functions(text: str, place: str = "") -> None:
-    if "${" in _REFERENCE.sub("", text):
-        raise UserError(
-            f"{place}{text}: ${{...}} takes the value of another key, as in ${{seed}}; it reads nothing from the "
-            "environment and computes nothing"
-        )
-
-
 def _composed(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:
     """Return what Hydra makes of a YAML file and overrides, as plain values."""
     from hydra import compose as hydra_compose
@@ -110,21 +104,14 @@ def _composed(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     with user_errors(words), initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-        composed = hydra_compose(name, [f"hydra.searchpath=[pkg://{CONF}]", *words])
-        for key, value in _leaves(OmegaConf.to_container(composed)):
-            _refuse_functions(value, f"{key}=")
+        try:
+            composed = hydra_compose(name, [f"hydra.searchpath=[pkg://{CONF}]", *words])
+        except (AssertionError, AttributeError, LookupError, RecursionError, TypeError) as error:  # of odd types
+            raise ValueError(f"{folder / name}.yaml cannot be composed") from error
+        check_values(OmegaConf.to_container(composed))
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the dotted key and the value of every text in nested dicts and lists."""
-    if isinstance(node, str):
-        yield key.lstrip("."), node
-    elif isinstance(node, (dict, list)):
-        for inner, value in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _leaves(value, f"{key}.{inner}")
 
 
 def is_resolved(path: Path) -> bool:
@@ -133,18 +120,10 @@ def is_resolved(path: Path) -> bool:
     Raises:
         UserError: for a file that is neither that nor a recipe.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    except Exception as error:  # the YAML parser's own errors have no common public base here
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    for key, value in _leaves(content):
-        _refuse_functions(value, f"{path}, {key}: ")
+    content = read_yaml(path)
     content = content if isinstance(content, dict) else {}
+    if path.parent != locate_recipe(None)[0]:
+        _refuse_hydra(path, content)
     if "defaults" in content:
         return False
     if content.keys() >= {field.name for field in dataclasses.fields(Settings)}:
@@ -155,6 +134,16 @@ def is_resolved(path: Path) -> bool:
         f"{path} is no recipe yet: it needs a list of what it starts from; write "
         f"`defaults: [{', '.join(['config', *chosen, '_self_'])}]` at its top{instead}"
     )
+
+
+def _refuse_hydra(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a file that reaches Hydra's own keys: those name code, which a sweep would run."""
+    chosen = " ".join(f"{key} {value}" for key, value in leaves(content.get("defaults")))
+    header = re.search(r"^\s*#\s*@package", path.read_text(encoding="utf-8"), re.MULTILINE)
+    if "hydra" in content or re.search(r"\bhydra\b|@", chosen) or header:
+        raise UserError(
+            f"{path}: a recipe changes no key of Hydra itself; type those of --multirun on the command line"
+        )
 
 
 def _change_resolved(folder: Path, name: str, words: Sequence[str]) -> Settings:
@@ -196,9 +185,13 @@ def from_plain(plain: Mapping[str, Any]) -> Settings:
         strategy=checked(kind, strategy, "strategy."),
         objective={name: checked(TERM_SETTINGS[name], knobs, f"objective.{name}.") for name, knobs in terms.items()},
     )
-    for key, value in _leaves(to_plain(settings)):
-        if key in _NAMES_OF_FILES and not value:
+    for key, value in leaves(to_plain(settings)):
+        if key in _NAMES_OF_FILES and value == "":
             raise UserError(f"{key} is empty; it takes the name of a file or folder")
+        if key in _NAMES_OF_FILES and isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+            raise UserError(f"{key}={value!r} cannot be the name of a file")
+        if value is not None and set(key.split(".")) & set(CODE_OF_ADAPTERS):
+            raise UserError(f"{key} names code that PEFT would import; it is not taken from a configuration")
     return settings
 
 
@@ -290,6 +283,7 @@ def user_errors(words: Sequence[str]) -> Iterator[None]:
     """Turn Hydra's and OmegaConf's errors into one sentence that names the key and what it could be."""
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from yaml import YAMLError
 
     try:
         yield
@@ -298,7 +292,7 @@ def user_errors(words: Sequence[str]) -> Iterator[None]:
     except MissingMandatoryValue as error:
         key = error.full_key
         raise UserError(f"{key} has no value: set it on the command line ({key}=...) or in the recipe") from None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra raises plain ones too
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # Hydra raises plain ones too
         raise UserError(_explain(error, words)) from None
 
 

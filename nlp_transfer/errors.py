@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+from nlp_transfer.secrets import redacted
+
+_LONGEST = 4000  # characters of a message; a value that is quoted may have millions
+_BREAKS = re.compile(r"\s*[\r\n\u2028\u2029]\s*")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what is quoted must not steer a terminal
 
 
 class UserError(ValueError):
     """Input that cannot be used: a configuration value, a file, a row, a folder.
 
     The message names the file, line, key or value and says what to do. The command line prints it without a traceback
-    and exits with status 2; from Python it is an ordinary ``ValueError``.
+    and exits with status 2; from Python it is an ordinary ``ValueError``. It is one line, whatever it quotes, and
+    access tokens and passwords are hidden in it.
     """
+
+    def __init__(self, message: str) -> None:
+        message = _BREAKS.sub(" ", redacted(message).strip())
+        message = _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", message)
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+        super().__init__(message)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 
@@ -14,7 +15,22 @@ def world_size() -> int:
 
 def is_main() -> bool:
     """Return whether this process is the one that writes and speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
+
+
+def rank() -> int:
+    """Return this process's number among those that run together."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def give_way(seconds: float = 5.0) -> None:
+    """Wait, with an error to tell, for the launcher to end this process because another one failed first.
+
+    Where one of several processes fails, the launcher ends the others within a moment. An error that all of them meet,
+    or that the end of one causes in the others, is then told by one. In a single process nothing is waited for.
+    """
+    if world_size() > 1:
+        time.sleep(seconds)
 
 
 def missing_processes() -> str | None:

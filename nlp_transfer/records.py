@@ -6,7 +6,6 @@ import json
 import math
 import os
 import platform
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from nlp_transfer import config
 from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.disk import flush, remove, room
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.launch import is_main
@@ -142,7 +142,7 @@ class RunFolder:
                 # First the checkpoints: without figures beside them they would be taken for those of an unfinished run.
                 checkpoint.clear(self.checkpoints)
                 (self.path / "metrics.json").unlink(missing_ok=True)
-                shutil.rmtree(self.model, ignore_errors=True)
+                remove(self.model)
                 for path in [self.path / "metrics.jsonl", *self.path.rglob("events.out.tfevents.*")]:
                     path.unlink(missing_ok=True)
             else:
@@ -175,7 +175,13 @@ class RunFolder:
         if is_main():
             with self._reached():
                 making = self._write(".making-metrics.json", {"report": report.to_json(), **more})
+                # The checkpoints go only when the disk holds what replaces them; a folder that was taken away and made
+                # again on the way lacks what `begin` wrote.
+                begun = [self.path / name for name in ("config.yaml", "plan.json", "environment.json")]
+                for written in (making, *begun, *self.path.glob("model"), *self.model.rglob("*")):
+                    flush(written)
                 making.rename(self.path / "metrics.json")
+                flush(self.path)
                 checkpoint.clear(self.checkpoints)
 
     def tidy(self) -> None:
@@ -203,7 +209,8 @@ class RunFolder:
             yield
         except OSError as error:
             raise UserError(
-                f"the run folder {self.path} cannot be used: {error.strerror}; make room or set output=..."
+                f"the run folder {self.path} cannot be used: {error.strerror}{room(self.path)}; make "
+                "room or set output=..."
             ) from error
 
     def _forget_after(self, step: int) -> None:

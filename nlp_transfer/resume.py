@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 
 from nlp_transfer.config import NOT_IDENTITY, to_plain
 from nlp_transfer.data.corpus import Corpus
@@ -15,7 +17,7 @@ from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.plain import dotted
 from nlp_transfer.records import environment
-from nlp_transfer.settings import Settings
+from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import Found, Snapshot
 from nlp_transfer.training.loop import Saving
@@ -72,6 +74,31 @@ def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found |
     _check_same(found, made_from, CHANGEABLE)
     found.snapshot.state["resumed_from"] = str(named.resolve())
     return found
+
+
+def check_room(folder: Path, model: nn.Module, settings: TrainingSettings) -> str | None:
+    """Return a warning where the disk has no room for the checkpoints of a long training, or None.
+
+    Args:
+        folder: of the run; what its checkpoints take already counts as free.
+        model: as it will be trained and saved.
+        settings: the `training` group.
+
+    Raises:
+        UserError: where there is no room for the saved model, which every run ends in.
+    """
+    learning = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    saved = sum(p.nbytes for p in model.parameters())
+    one = learning * (4 + bool(settings.ema))  # the weights, two moments, the kept weights, their average
+    needed = max((checkpoint.KEPT + 1) * one, checkpoint.KEPT * one + saved)
+    taken = sum(file.stat().st_size for file in folder.glob("checkpoints/*/*"))
+    free = shutil.disk_usage(folder).free + taken
+    said = f"{folder} lies on a disk with {free / 2**20:,.1f} MiB free"
+    if free < saved:
+        raise UserError(f"{said}, the saved model takes {saved / 2**20:,.1f} MiB; make room or set output=...")
+    if free < needed:
+        return f"{said}; with its checkpoints a long run takes {needed / 2**20:,.1f} MiB and would stop when it is full"
+    return None
 
 
 def _gone_on_from(named: Path, folder: Path) -> Found | None:

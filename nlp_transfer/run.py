@@ -29,8 +29,9 @@ from nlp_transfer.preparation import Prepared, head_words, prepare, with_feature
 from nlp_transfer.records import RunFolder
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
+from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.signals import Stopped
-from nlp_transfer.training.state import Trajectory
+from nlp_transfer.training.state import Trajectory, own_numbers
 
 if TYPE_CHECKING:
     from nlp_transfer.predict import Prediction, Predictor
@@ -60,6 +61,7 @@ class Run:
         return self.predictor.predict(texts, pairs)
 
 
+@own_numbers()
 def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None) -> Run:
     """Adapt an encoder to a task, measure it beside floors and save it.
 
@@ -107,6 +109,8 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
         for sentence in found.damaged:
             screen.console.print(f"passed over: {sentence}", style="yellow")
         screen.console.print(f"going on from {found.path}")
+    if is_main() and (short := resume.check_room(folder.path, prepared.classifier.model, settings.training)):
+        screen.console.print(short, style="yellow")
     in_place = found is not None and found.path.resolve().parent == folder.checkpoints.resolve()
     folder.begin(settings, prepared.plan, resumed=found.snapshot.step if found and in_place else None)
     prepared.accelerator.wait_for_everyone()
@@ -234,6 +238,14 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
             folder.log(step=done, **values)
             tracking.log(accelerator, "train", values, done)
 
+        def on_halved(step: int, tokens: int) -> None:
+            screen.console.print(
+                f"memory did not suffice: passes hold at most {tokens:,} tokens from step {step} on, the step stays as "
+                f"it is; training.micro_batch_tokens={tokens} starts with that",
+                style="yellow",
+            )
+            folder.log(step=step, micro_batch_tokens=tokens)
+
         def on_evaluation(values: dict[str, float]) -> None:
             bar.detail(**{"now": "", metric: f"{values[metric]:.3f}"})
             folder.log(split="validation", **values)
@@ -249,7 +261,7 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
                 settings=settings.training,
                 seed=settings.seed,
                 frozen=prepared.frozen_modules,
-                watch=Watch(evaluate_now, metric, metrics.HIGHER_IS_BETTER[metric], on_step, on_evaluation),
+                watch=Watch(evaluate_now, metric, metrics.HIGHER_IS_BETTER[metric], on_step, on_evaluation, on_halved),
                 saving=saving,
             )
     units.leave(prepared)
@@ -268,6 +280,14 @@ def _named_rows(prepared: Prepared) -> Iterator[None]:
             f"loss or gradient was infinite or not a number {prepared.settings.training.max_skipped} steps in a row, "
             f"last at step {error.step} over the rows {rows}: look at them, lower strategy.lr, or set "
             "training.precision=fp32; nothing of it went into the weights"
+        ) from error
+    except NoMemory as error:
+        ids = prepared.corpus.splits["train"].ids
+        rows = ", ".join(ids[row] for row in error.examples[:5])
+        raise UserError(
+            f"memory does not suffice for a pass of {error.tokens:,} tokens over {len(error.examples)} rows ({rows}): "
+            f"set training.micro_batch_tokens={error.tokens // 2}, tokens.max_length=..., "
+            "training.gradient_checkpointing=true, strategy=lora or a smaller encoder"
         ) from error
 
 

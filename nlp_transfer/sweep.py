@@ -14,10 +14,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from nlp_transfer.config import CONF, is_resolved, locate_recipe, readable, user_errors
 from nlp_transfer.errors import UserError
+from nlp_transfer.yamlfile import leaves
 
 
 class RunFailed(Exception):
@@ -58,10 +60,56 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> dict[str, int]:
             print(done.stdout, end="", flush=True)  # noqa: T201
         return _figure(done.stdout)
 
+    with user_errors(words):
+        _refuse_foreign_code(folder, name, words)
     asked = [sys.argv[0], "--config-dir", str(folder), "--config-name", name, "--multirun", *words]
     with _hydra_in_command(asked), user_errors(words), contextlib.suppress(RunFailed):
         one()
     return failed
+
+
+def _refuse_foreign_code(folder: Path, name: str, words: Sequence[str]) -> None:
+    """Refuse a recipe in whose folder some file changes Hydra's own keys, which name code that Hydra runs.
+
+    Words typed on the command line may: they are the user's own.
+
+    Raises:
+        UserError: naming the key of Hydra.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    typed = [word for word in words if word.lstrip("+~").startswith("hydra")]
+    chosen: list[list[str]] = [[]]
+    for word in OverridesParser.create().parse_overrides([word for word in words if word not in typed]):
+        if word.is_sweep_override():
+            key = str(word.input_line).partition("=")[0]
+            chosen += [[f"{key}={value}"] for value in word.sweep_string_iterator()]
+        else:
+            chosen.append([str(word.input_line)])
+    wanted = _hydra_keys(*locate_recipe(None), typed)
+    for choice in chosen:
+        found = _hydra_keys(folder, name, [*typed, *choice])
+        for key in wanted.keys() | found.keys():
+            if wanted.get(key) != found.get(key):
+                raise UserError(
+                    f"{folder} changes {key}, a key of Hydra itself; type those of --multirun on the command line"
+                )
+
+
+def _hydra_keys(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:
+    """Return Hydra's own keys in the composition of a recipe, dotted, without those that say which one it is."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+        composed = compose(name, [f"hydra.searchpath=[pkg://{CONF}]", *words], return_hydra_config=True)
+    keys = OmegaConf.to_container(composed.hydra)
+    assert isinstance(keys, dict)
+    return {
+        f"hydra.{key}": value
+        for key, value in leaves(keys)
+        if not key.startswith(("runtime.", "overrides.", "job.name", "job.config_name", "job.override_dirname"))
+    }
 
 
 def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -1,12 +1,11 @@
-"""Kill a run at every operation by which Python changes its files, start it again, and compare the bits.
+"""Our runs under the crash harness.
 
-    python -m tests.crashes CASE [--every N] [--torn]
+    python -m tests.crashes CASE [--every N] [--torn] [--after NAME]
+    python -m tests.crashes CASE --chain CHANGES
 
-A child process is forked for each crash point. An audit hook sees what Python opens for writing, makes, renames and
-removes under the run's folder, and kills the child at the k-th of these. What is written from Rust (safetensors) has no
-such events: the other kind of point tears a file in half as soon as it is written, by whomever, and kills then. Then
-the same run is started again, and must end in the same files as one that was never disturbed. One JSON line says how
-many points there were and which of them failed.
+The first kills the run at every point and starts it again each time, the second kills one and the same run again and
+again. One JSON line says how many points there were and at which of them something went wrong: a run must end in the
+same files as one that was never disturbed. `two` is a run of two processes.
 """
 
 from __future__ import annotations
@@ -14,48 +13,45 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import shutil
-import signal
-import sys
+import math
 import tempfile
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.errors import UserError
 from nlp_transfer.resume import Commits
 from nlp_transfer.run import adapt
-from nlp_transfer.settings import Settings
 from nlp_transfer.training import checkpoint
+from tests.crash_harness import Case, chain, crash
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, settings_for
 
+_FINETUNE = {"strategy": "finetune", "strategy.gradual": 0.5, "training.ema": 0.9, "training.micro_batch_size": 3}
 CASES: dict[str, dict[str, Any]] = {
     "probe": {"strategy": "probe"},
-    "finetune": {
-        "strategy": "finetune",
-        "strategy.gradual": 0.5,
-        "training.ema": 0.9,
-        "training.micro_batch_size": 3,
-    },
+    "finetune": _FINETUNE,
     "lora": {"strategy": "lora", "strategy.rank": 4},
+    "two": _FINETUNE,
 }
+PROCESSES = {"two": 2}
 STEPS, BETWEEN = 7, 2  # three commits: the last takes the first away
-_CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+CHAINED = {"steps": 8, "between": 1}
 
 
-def settings_of(case: str, home: Path, output: Path) -> Settings:
-    """Return a run of a few steps, committed after every second."""
-    values = {"training.max_steps": STEPS, "training.evaluate_every": 0.5, "evaluation.floors": False}
-    return settings_for(home, output=str(output), **values, **CASES[case])
+def case_of(name: str, home: Path, *, steps: int = STEPS, between: int = BETWEEN, **values: Any) -> Case:
+    """Return a run of a few steps on the tiny encoder that lies in `home`, committed after every `between` of them."""
+    length = {"training.max_steps": steps, "training.min_steps": steps}
+    fixed = {"training.evaluate_every": 0.5, "evaluation.floors": False}
 
+    def run(output: Path) -> None:
+        done = iter(range(1, 10**9))
+        Commits.due = lambda self: next(done) % between == 0  # type: ignore[method-assign]  # not by the clock
+        settings = settings_for(home, output=str(output), **{**length, **fixed, **CASES[name], **values})
+        adapt(settings, data=data_for("single_label"))
 
-def run(settings: Settings) -> None:
-    """Do the run; commits come by steps, not by the clock."""
-    steps = iter(range(1, 10**9))
-    Commits.due = lambda self: next(steps) % BETWEEN == 0  # type: ignore[method-assign]
-    adapt(settings, data=data_for("single_label"))
+    writers = [(checkpoint, "save_file", 1), (Path, "write_text", 0)]
+    return Case(run, fingerprint, progress, writers, PROCESSES.get(name, 1))
 
 
 def fingerprint(output: Path) -> dict[str, str]:
@@ -77,122 +73,39 @@ def _without_clock(node: Any) -> Any:
     return [_without_clock(value) for value in node] if isinstance(node, list) else node
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """Return the exit status of `work` in a forked process; a signal counts as its negative number."""
-    child = os.fork()
-    if child == 0:
-        status = 1
+def progress(output: Path) -> float | None:
+    """Return the steps of a run that need not be done again."""
+    for folder in output.iterdir():
+        if (folder / "metrics.json").is_file():
+            return math.inf
         try:
-            devnull = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(devnull, 1)
-            work()
-            status = 0
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
-        finally:
-            os._exit(status)
-    _, ended = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(ended)
+            found = checkpoint.newest(folder / "checkpoints")
+        except UserError:  # all of them are damaged
+            return None
+        return found.snapshot.step if found else None
+    return None
 
 
-def die_at(point: int, output: Path, journal: Path, *, torn: bool) -> None:
-    """Kill this process at the point-th change below `output`, or when the point-th file was written, then torn."""
-    seen = 0
-    inside = str(output)
-
-    def reached() -> bool:
-        nonlocal seen
-        seen += 1
-        with open(journal, "w") as out:  # noqa: PTH123
-            out.write(str(seen))
-        return seen == point
-
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if any(path.startswith(inside) for path in _changed(event, arguments)) and reached():
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def tearing(write: Callable[..., Any], path_at: int) -> Callable[..., Any]:
-        def written(*arguments: Any, **named: Any) -> Any:
-            answer = write(*arguments, **named)
-            path = Path(arguments[path_at])
-            if inside in str(path) and reached():
-                os.truncate(path, path.stat().st_size // 2)
-                os.kill(os.getpid(), signal.SIGKILL)
-            return answer
-
-        return written
-
-    if torn:
-        checkpoint.save_file = tearing(checkpoint.save_file, 1)  # type: ignore[assignment]
-        Path.write_text = tearing(Path.write_text, 0)  # type: ignore[method-assign]
-    else:
-        sys.addaudithook(watch)
-
-
-def _changed(event: str, arguments: tuple[Any, ...]) -> list[str]:
-    """Return the paths that an audited event changes."""
-    if event == "open":
-        path, _, flags = arguments
-        return [os.fsdecode(path)] if isinstance(path, (str, bytes, os.PathLike)) and flags & _WRITES else []
-    if event not in _CHANGES:
-        return []
-    named = [os.fsdecode(each) for each in arguments[:2] if isinstance(each, (str, bytes, os.PathLike))]
-    folder = arguments[-1]
-    if isinstance(folder, int) and folder >= 0:  # removing a tree names each file relative to its open folder
-        return [os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name) for name in named]  # noqa: PTH115, PTH118
-    return named
-
-
-def crash(case: str, *, every: int = 1, torn: bool = False) -> dict[str, Any]:
-    """Return how many points a run has, how many were tried, and what went wrong at which."""
-    failures: list[str] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        home = Path(scratch)
-        tiny_encoder(home)
-        output = home / "output"
-        settings = settings_of(case, home, output)
-        run(settings)  # in this process, so that those forked from it have all that they need imported
-        wanted = fingerprint(output)
-        journal = home / "journal"
-        point, committed = 1, False
-        while True:
-            shutil.rmtree(output, ignore_errors=True)
-
-            def disturbed(point: int = point) -> None:
-                output.mkdir()
-                die_at(point, output, journal, torn=torn)
-                run(settings)
-
-            ended = in_child(disturbed)
-            if ended == 0:  # there was no such point any more
-                break
-            if ended != -signal.SIGKILL:
-                failures.append(f"point {point}: ended with {ended} instead of being killed")
-            committed = committed or _has_work(output)
-            if committed and not _has_work(output):
-                failures.append(f"point {point}: no complete checkpoint is left")
-            if in_child(lambda: run(settings)) != 0:
-                failures.append(f"point {point}: cannot be started again")
-            elif (now := fingerprint(output)) != wanted:
-                differing = [name for name in wanted.keys() | now.keys() if wanted.get(name) != now.get(name)]
-                failures.append(f"point {point}: other bits in {', '.join(sorted(differing))}")
-            point += every
-        points = int(journal.read_text())
-    return {"case": case, "torn": torn, "points": points, "tried": (point - 1) // every, "failures": failures}
-
-
-def _has_work(output: Path) -> bool:
-    """Whether a run that was killed can go on from somewhere, or is finished."""
-    folder = next(iter(output.iterdir()), None)
-    if folder is None:
-        return False
-    return (folder / "metrics.json").is_file() or checkpoint.newest(folder / "checkpoints") is not None
-
-
-if __name__ == "__main__":
+def main() -> None:
+    """Do what the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", choices=sorted(CASES))
     parser.add_argument("--every", type=int, default=1, help="try each n-th point only")
     parser.add_argument("--torn", action="store_true", help="tear the file in half that was written last")
+    parser.add_argument("--after", default="", help="of a run that goes on, killed before it changed a file so named")
+    parser.add_argument("--chain", type=int, default=0, help="kill one run again and again, after so many changes each")
     asked = parser.parse_args()
-    print(json.dumps(crash(asked.case, every=asked.every, torn=asked.torn)))  # noqa: T201
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch)
+        tiny_encoder(home)
+        if asked.chain:
+            case = case_of(asked.case, home, **CHAINED)
+            tally = chain(case, home, each=asked.chain)
+        else:
+            case = case_of(asked.case, home)
+            tally = crash(case, home, every=asked.every, torn=asked.torn, after=asked.after)
+    print(json.dumps({"case": asked.case, **asdict(tally), "tried": tally.tried}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -9,11 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from nlp_transfer import cli
 from nlp_transfer.cli import main
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, rows
@@ -416,6 +419,16 @@ def test_a_sweep_that_cannot_be_is_said_in_one_sentence(tmp_path: Path, capfd, w
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("file", ["strategy/probe.yaml", "strategy/other.yaml", "hydra/launcher/basic.yaml"])
+def test_no_file_beside_a_recipe_reaches_the_keys_of_hydra(tmp_path: Path, capfd, file: str):
+    (tmp_path / "mine.yaml").write_text("defaults: [config, _self_]\nname: mine\n")
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text("# @package hydra.launcher\n_target_: pathlib.Path.cwd\n")
+    strategies = "probe,other" if "other" in file else "probe,lora"
+    assert main(["adapt", str(tmp_path / "mine.yaml"), f"strategy={strategies}", "seed=1,2", "--multirun"]) == 2
+    assert "changes hydra.launcher._target_" in capfd.readouterr().err
+
+
 def test_runs_of_a_sweep_that_fail_are_named(tmp_path: Path, capfd):
     words = [f"output={tmp_path}", "data.path=a=b.csv", "seed=1,2", "training.epochs=many"]
     before = list(sys.argv)
@@ -539,3 +552,33 @@ def test_a_reader_that_leaves_early_is_no_error():
     listing.stdout.close()
     assert listing.stderr.read() == b""
     assert listing.wait() == 0
+
+
+def test_our_own_mistakes_end_with_status_70_and_a_report_without_secrets(tmp_path: Path, monkeypatch, capfd):
+    token = "hf_" + "a1B2" * 9
+
+    def mistaken(*_):
+        raise KeyError(f"no such thing as {token}")
+
+    monkeypatch.setitem(cli._COMMANDS, "doctor", mistaken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["doctor"]) == 70
+    said = capfd.readouterr().err
+    (report,) = tmp_path.iterdir()
+    assert f"report it with {report}" in said
+    assert "Traceback" not in said
+    assert "in mistaken" in report.read_text()
+    assert "transformers" in report.read_text()
+    assert token not in said + report.read_text()
+
+
+def test_lack_of_memory_is_said_in_one_sentence(monkeypatch, capfd):
+    def scarce(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    monkeypatch.setitem(cli._COMMANDS, "doctor", scarce)
+    assert main(["doctor"]) == 2
+    assert (
+        capfd.readouterr().err
+        == "nlp-transfer: memory does not suffice: CUDA out of memory. Tried to allocate 9 GiB.\n"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from nlp_transfer.errors import UserError
+from nlp_transfer.objectives.objective import Step
 from nlp_transfer.run import adapt
 from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
@@ -21,41 +23,31 @@ from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, settings_for
 
 ROOT = Path(__file__).parent.parent
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def crashed(case: str, *words: str) -> dict:
-    """What the harness says, from a process of its own: it forks, which a process with threads should not."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.crashes", case, *words],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def told_by(module: str, *words: str) -> dict:
+    """What a harness says, from a process of its own: it forks, which a process with threads should not."""
+    command = [sys.executable, "-W", "ignore", "-m", module, *words]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_some_crash_points_end_in_the_same_bits():
-    told = crashed("finetune", "--every", "16")
-    assert told["failures"] == []
-    assert told["tried"] >= 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("torn", [False, True])
 @pytest.mark.parametrize("case", ["probe", "finetune", "lora"])
 def test_every_crash_point_ends_in_the_same_bits(case: str, torn: bool):
-    told = crashed(case, *["--torn"] * torn)
+    told = told_by("tests.crashes", case, *["--torn"] * torn)
     assert told["failures"] == []
-    assert told["tried"] == told["points"] > 4
+    assert told["same"] == told["tried"] == told["points"] > 4
 
 
 RUN = """
 import signal, sys
 from pathlib import Path
 from tests.test_run import data_for, settings_for
+from nlp_transfer.objectives.objective import Step
 from nlp_transfer.run import adapt
 from nlp_transfer.training.signals import Stopped
 settings = settings_for(Path(sys.argv[1]), output=sys.argv[2], **{"training.min_steps": int(sys.argv[3])})
@@ -209,22 +201,18 @@ def test_a_folder_in_use_is_refused(tmp_path: Path):
 
 
 def test_rows_without_a_finite_loss_are_skipped_then_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from nlp_transfer.training import loop
-
     tiny_encoder(tmp_path)
-    accumulate, bad = loop._accumulate, {2}
-    calls = iter(range(1, 1000))
+    forward, bad, steps = Step.forward, {2}, 18
 
-    def sometimes_nan(*arguments):
-        loss = accumulate(*arguments)
-        return float("nan") if next(calls) in bad else loss
+    def sometimes_nan(self: Step, batch: dict, progress: float):
+        return forward(self, batch, progress) * (math.nan if math.ceil(progress * steps) in bad else 1)
 
-    monkeypatch.setattr(loop, "_accumulate", sometimes_nan)
+    monkeypatch.setattr(Step, "forward", sometimes_nan)
     run = adapt(settings_for(tmp_path, output=str(tmp_path / "once")), data=data_for("single_label"))
-    assert json.loads((run.folder / "metrics.json").read_text())["skipped"] == [2]
+    result = json.loads((run.folder / "metrics.json").read_text())
+    assert (result["steps"], result["skipped"]) == (steps, [2])
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line and line["loss"] is None] == [2]
-    calls, bad = iter(range(1, 1000)), {3, 4, 5}
-    monkeypatch.setattr(loop, "_accumulate", sometimes_nan)
+    bad ^= {2, 3, 4, 5}
     with pytest.raises(UserError, match=r"3 steps in a row, last at step 5 over the rows 1-\d+, "):
         adapt(settings_for(tmp_path, output=str(tmp_path / "often")), data=data_for("single_label"))

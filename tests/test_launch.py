@@ -61,6 +61,7 @@ def test_two_processes_are_one_run(place: Path):
     assert nlp_transfer.load(results[2]["folder"]).predict(["good movie"])[0].probabilities
 
 
+@pytest.mark.slow
 def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(place: Path):
     words = adapt_words(place, "training.precision=fp32", "evaluation.batch_tokens=64")  # passes for both
     assert main([*words, f"output={place / '1'}"]) == 0

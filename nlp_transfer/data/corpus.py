@@ -13,7 +13,7 @@ import numpy as np
 from nlp_transfer.data import splits as dividing
 from nlp_transfer.data.checks import check
 from nlp_transfer.data.columns import find_roles
-from nlp_transfer.data.labels import resolve_problem
+from nlp_transfer.data.labels import check_problem, resolve_problem
 from nlp_transfer.data.rows import Rows, rows_of
 from nlp_transfer.data.sources import SPLIT_NAMES, read_source
 from nlp_transfer.data.table import Table
@@ -134,6 +134,7 @@ def read_examples(
 
 def _check(settings: DataSettings) -> None:
     """Refuse settings that are wrong whatever the rows are."""
+    check_problem(settings.problem, settings.label_separator)
     one_of(settings.unseen, ("error", "ignore"), "data.unseen")
     if not 0 < settings.validation_share < 1:
         raise UserError(f"data.validation_share={settings.validation_share} must lie between 0 and 1")

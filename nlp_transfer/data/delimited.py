@@ -65,15 +65,32 @@ def delimiter_of(delimiter: str) -> str:
 
 def _records(lines: Iterator[str], delimiter: str, origin: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line the record starts on, its cells)."""
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    ends: dict[str, str] = {}  # of the first row, and of the line read last
+    reader = csv.reader(_noting_ends(lines, ends), delimiter=delimiter, strict=True)
     start = 1
     try:
         for cells in reader:
             if cells:
+                if ends["last"] and ends.setdefault("first", ends["last"]) != ends["last"]:
+                    raise UserError(_end_error(f"{origin}:{reader.line_num}"))
                 yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
         raise UserError(_quote_error(str(error), origin, start, reader.line_num)) from error
+
+
+def _noting_ends(lines: Iterator[str], ends: dict[str, str]) -> Iterator[str]:
+    """Yield the lines; note the last character of each that ends one."""
+    for line in lines:
+        ends["last"] = line[-1] if line[-1] in "\r\n" else ""
+        yield line
+
+
+def _end_error(place: str) -> str:
+    return (
+        f"{place}: some rows end in a line feed, others in a carriage return alone; a text that contains one must "
+        "stand in double quotes"
+    )
 
 
 def _quote_error(message: str, origin: str, start: int, line: int) -> str:

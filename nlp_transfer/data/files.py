@@ -196,6 +196,8 @@ def existing(path: str | Path) -> Path:
             raise UserError(f"{found} is a link to {found.readlink()}, which does not exist") from None
         siblings = [item.name for item in found.parent.iterdir()] if found.parent.is_dir() else []
         raise UserError(f"{found} does not exist{did_you_mean(found.name, siblings)}") from None
+    except ValueError:  # a NUL byte, or half of a surrogate pair
+        raise UserError(f"{str(path)!r} cannot be the name of a file") from None
     except OSError as error:
         raise UserError(f"{found} cannot be opened: {error.strerror}") from error
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):

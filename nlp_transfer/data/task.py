@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nlp_transfer.data.labels import Label, Where, is_number, name_of, number_of, numbers_first
+from nlp_transfer.data.labels import PROBLEMS, Label, Where, is_number, name_of, number_of, numbers_first
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 
 _SHOWN = 10
@@ -80,11 +80,20 @@ class Task:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Task:
-        """Return the task that `to_json` wrote."""
-        weights = values["class_weights"]
+        """Return the task that `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: for anything that it does not write.
+        """
+        problem, labels, weights = (values[key] for key in ("problem", "labels", "class_weights"))
+        named = isinstance(labels, list) and all(isinstance(name, str) for name in labels)
+        if problem not in PROBLEMS or not named or len(set(labels)) != len(labels) or type(values["pair"]) is not bool:
+            raise ValueError("no problem type with labels")
+        if weights is not None and (len(weights) != len(labels) or None in map(number_of, weights)):
+            raise ValueError("no class weights")
         return cls(
-            problem=values["problem"],
-            labels=tuple(values["labels"]),
+            problem=problem,
+            labels=tuple(labels),
             pair=values["pair"],
             class_weights=None if weights is None else tuple(weights),
         )

@@ -15,6 +15,8 @@ import numpy as np
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import TokenSettings
 
+TRUNCATION_SIDES = ("right", "left")
+PAIR_TRUNCATIONS = ("longest_first", "only_first", "only_second")
 _ROWS_PER_CALL = 4096  # bounds the tokenizer's own Python lists
 
 
@@ -33,6 +35,19 @@ class TokenSpec:
     chunk: bool
     overlap: int
     max_windows: int | None
+
+    def check(self) -> None:
+        """Refuse values that `resolve_spec` does not return; a saved one may come from anywhere.
+
+        Raises:
+            UserError: naming the value.
+        """
+        one_of(self.truncation_side, TRUNCATION_SIDES, "tokens.truncation_side")
+        one_of(self.pair_truncation, PAIR_TRUNCATIONS, "tokens.pair_truncation")
+        if not (0 < self.max_length <= self.limit and 0 <= self.overlap < self.max_length):
+            raise UserError(f"tokens: no text can be cut to {self.max_length} of {self.limit}, {self.overlap} twice")
+        if self.max_windows is not None and self.max_windows < 1:
+            raise UserError(f"tokens.max_windows={self.max_windows} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -83,8 +98,8 @@ def check_tokens(settings: TokenSettings) -> None:
     Raises:
         UserError: naming the key, its value and what it may be.
     """
-    one_of(settings.truncation_side, ("right", "left"), "tokens.truncation_side")
-    one_of(settings.pair_truncation, ("longest_first", "only_first", "only_second"), "tokens.pair_truncation")
+    one_of(settings.truncation_side, TRUNCATION_SIDES, "tokens.truncation_side")
+    one_of(settings.pair_truncation, PAIR_TRUNCATIONS, "tokens.pair_truncation")
     one_of(settings.long, ("truncate", "chunk"), "tokens.long")
     if not 0 < settings.percentile <= 100:
         raise UserError(f"tokens.percentile={settings.percentile} must lie in (0, 100]")

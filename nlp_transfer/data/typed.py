@@ -33,7 +33,11 @@ def from_parquet(path: Path, origin: str) -> Table:
 
     try:
         rows = pyarrow.parquet.ParquetFile(path).read()
-    except (pa.ArrowException, OSError) as error:
+        rows.validate(full=True)  # else a text that is no UTF-8 is noticed, or not, where it is used
+        _distinct(rows.column_names, origin)
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # names that are no UTF-8
         raise UserError(f"{origin} cannot be read as Parquet: {_first_line(error)}") from error
     try:
         features = json.loads((rows.schema.metadata or {})[b"huggingface"])["info"]["features"]
@@ -176,7 +180,7 @@ def _plain(value: Any) -> Any:
 def _from_arrow(rows: pa.Table, features: Any, origin: str) -> Table:
     """Read an Arrow table with the features `datasets` describes it by, as written to JSON."""
     names = _distinct(rows.column_names, origin)
-    columns = {name: rows.column(position).to_pylist() for position, name in enumerate(names)}
+    columns = {name: _cells(rows.column(position), f"{origin}, column {name!r}") for position, name in enumerate(names)}
     for name, feature in features.items() if isinstance(features, Mapping) else ():
         classes = _class_names(feature)
         if classes is not None and name in columns:
@@ -184,6 +188,16 @@ def _from_arrow(rows: pa.Table, features: Any, origin: str) -> Table:
                 _named(value, classes, f"{origin}:{row}, column {name!r}") for row, value in enumerate(columns[name], 1)
             ]
     return Table(columns, origin, list(range(1, rows.num_rows + 1)))
+
+
+def _cells(column: pa.ChunkedArray, where: str) -> list[Any]:
+    """Return the Python values of a column."""
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # a date that Python's do not reach, and such
+        raise UserError(f"{where} of type {column.type} cannot be read: {_first_line(error)}") from error
 
 
 def _class_names(feature: Any) -> list[str] | None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nlp_transfer.encoder import pooled
@@ -106,7 +105,7 @@ def load_classifier(
     register_config()
     pooled.register_model()
     options = {"trust_remote_code": settings.trust_remote_code}
-    with _quiet(), torch.random.fork_rng(devices=[]), _named(settings, head):
+    with quiet(), torch.random.fork_rng(devices=[]), _named(settings, head):
         torch.default_generator.manual_seed(seed)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
         if head == "pooled":
@@ -115,6 +114,7 @@ def load_classifier(
             model, fresh = native_model(settings, task, source.folder)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what the library makes where it finds no vocabulary
         raise UserError(f"encoder.name={settings.name!r}: {source.folder} holds no vocabulary (tokenizer.json)")
+    check_finite(model, f"encoder.name={settings.name!r} ({source.folder})")
     _agree(model, tokenizer)
     anatomy = dissect(model, fresh=fresh, segments="token_type_ids" in tokenizer.model_input_names)
     # A native head may rest on a new pooler of the encoder; ours reads none, so that nothing there may be new.
@@ -135,6 +135,21 @@ def load_classifier(
         head=head,
         max_tokens=_max_tokens(model, tokenizer, source.folder),
     )
+
+
+def check_finite(model: Any, place: str) -> None:
+    """Refuse weights that are infinite or not a number: nothing computed with them means anything.
+
+    Raises:
+        UserError: naming the place and the first such tensor.
+    """
+    for name, tensor in model.named_parameters():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            raise UserError(
+                f"{place}: {bad:,} of {tensor.numel():,} weights of {name} are infinite or not a number; the file is "
+                "damaged or holds a training that failed"
+            )
 
 
 def _check_attention(settings: EncoderSettings, source: Source) -> None:
@@ -251,7 +266,7 @@ def _mean_by(document: Tensor, values: Tensor) -> Tensor:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the library's progress bars and its report of new weights: `Classifier.fresh` says it."""
     from transformers.utils import logging
 
@@ -273,7 +288,7 @@ def _named(settings: EncoderSettings, head: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ValueError, KeyError, ImportError, OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # they say it in a dozen ways
         said = str(error).strip().splitlines()
         raise UserError(
             f"encoder.name={settings.name!r} cannot be loaded with encoder.head={head}: "

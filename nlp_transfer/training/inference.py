@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 
 from nlp_transfer.data.batches import Batch, Columns, Padding, collate, evaluation_batches
 from nlp_transfer.encoder.classifier import forward
+from nlp_transfer.errors import UserError
+from nlp_transfer.training.memory import tried
 
 
 def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
@@ -40,6 +44,9 @@ def run(
         padding: how rows are made equal.
         most_tokens: padded tokens in one forward pass.
         want: "logits" or "features" (what enters the output layer).
+
+    Raises:
+        UserError: where memory does not suffice for a single example, or the model's answer is not a finite number.
     """
     was_training = [module for module in model.modules() if module.training]
     model.eval()
@@ -49,7 +56,14 @@ def run(
     rows = _forward_all(accelerator, model, columns, mine, padding, want)
     for module in was_training:
         module.training = True
-    return _gather(accelerator, rows, len(columns))
+    values = _gather(accelerator, rows, len(columns))
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(broken):  # or every figure would be of labels picked by chance
+        raise UserError(
+            f"the model's {want} are infinite or not a number for {len(broken):,} of {len(values):,} rows, first for "
+            f"row {broken[0] + 1:,}; set training.precision=fp32, and if that does not help the weights are damaged"
+        )
+    return values
 
 
 def _forward_all(
@@ -60,13 +74,27 @@ def _forward_all(
     padding: Padding,
     want: str,
 ) -> dict[int, np.ndarray]:
-    rows: dict[int, np.ndarray] = {}
-    for examples in batches:
+    def forwarded(examples: np.ndarray) -> np.ndarray:
         batch = to_device(collate(columns, examples, padding=padding), accelerator.device)
         with accelerator.autocast():
             outputs = forward(model, batch)
-        values = getattr(outputs, want).float().cpu().numpy()
-        rows.update(zip(examples.tolist(), values, strict=True))
+        return getattr(outputs, want).float().cpu().numpy()
+
+    rows: dict[int, np.ndarray] = {}
+    waiting = deque(batches)
+    while waiting:
+        examples = waiting.popleft()
+        values = tried(partial(forwarded, examples))
+        if values is not None:
+            rows.update(zip(examples.tolist(), values, strict=True))
+        elif len(examples) > 1:
+            # The batches are sorted by length and equally large: those that follow would fail as this one did.
+            waiting = deque(half for each in (examples, *waiting) for half in np.array_split(each, 2) if len(half))
+        else:
+            raise UserError(
+                f"memory does not suffice for a text of {columns.tokens.longest[examples[0]]:,} tokens; set "
+                "tokens.long=chunk or tokens.max_length=..."
+            )
     return rows
 
 

@@ -10,27 +10,25 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from nlp_transfer.data.batches import Columns, Padding, collate, micro_batches, step_examples, steps_per_epoch
+from nlp_transfer.data.batches import Columns, Padding, step_examples, steps_per_epoch
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.checkpoint import Snapshot
-from nlp_transfer.training.inference import to_device
 from nlp_transfer.training.keeper import Keeper
 from nlp_transfer.training.optimizer import MovingAverage, awake, build_optimizer, set_rates
+from nlp_transfer.training.passes import Passes
 from nlp_transfer.training.signals import Stopped, listening
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
 
 Metrics = dict[str, float]
-# What a forward and backward pass costs beside its tokens, counted in tokens: launching kernels. A GPU computes
-# thousands of tokens in that time; a CPU core about a hundred, so that cutting a step by length beats padding it.
-_PASS_COST = {"cpu": 64}
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ class Watch:
         higher_is_better: how to read it.
         on_step: called after every optimizer step with (steps done, steps in all, {"loss", "learning_rate", ...}).
         on_evaluation: called after every evaluation with the metrics.
+        on_halved: called with (step, tokens) where memory did not suffice and passes hold at most `tokens` from there.
     """
 
     evaluate: Callable[[], Metrics]
@@ -50,6 +49,7 @@ class Watch:
     higher_is_better: bool
     on_step: Callable[[int, int, Metrics], None]
     on_evaluation: Callable[[Metrics], None]
+    on_halved: Callable[[int, int], None] = lambda step, tokens: None
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def fit(
 
     Raises:
         NotFinite: when `max_skipped` steps in a row could not be taken.
+        NoMemory: when memory does not suffice for a single example.
         Stopped: on SIGINT, SIGTERM or SIGUSR1, after the step was finished and committed.
     """
     total = planned_steps(len(columns), settings)
@@ -133,24 +134,35 @@ def fit(
     state = TrainingState(parameters, optimizer, average, keeper, trajectory)
     if saving and saving.resumed:
         state.restore(saving.resumed)
+    passes = Passes(
+        accelerator,
+        wrapped,
+        columns,
+        padding,
+        settings.micro_batch_size,
+        settings.micro_batch_tokens,
+        on_halved=lambda tokens: watch.on_halved(trajectory.steps + 1, tokens),
+    )
     _train_mode(step, frozen)
     with listening() as asked:
         for index in range(trajectory.steps, total):
             if keeper.exhausted:
                 break
-            seed_step(seed, index, accelerator.process_index)
             progress = (index + 0.5) / total  # the middle of the step: neither the first nor the last rate is zero
             set_rates(optimizer, settings, progress)
             examples = step_examples(len(columns), batch_size=settings.batch_size, seed=seed, step=index)
-            batches = _rank_batches(accelerator, columns, examples, padding, settings)
-            weight = float(columns.weights[examples].sum(dtype=np.float64))
-            loss = _accumulate(accelerator, wrapped, batches, weight, progress)
+            loss = passes.accumulate(
+                examples, progress, reseed=partial(seed_step, seed, index, accelerator.process_index)
+            )
             if index == 0:
                 check_gradients(step)
             norm = float(accelerator.clip_grad_norm_(awake(optimizer), settings.max_grad_norm or math.inf))
             finite = math.isfinite(loss) and (math.isfinite(norm) or optimizer.scaler is not None)
             if finite:
+                held = len(optimizer.state)
                 optimizer.step()
+                if len(optimizer.state) > held:  # moments of the first step, or of a group that woke
+                    passes.forget_what_fitted()
                 if average:
                     average.update()
             else:
@@ -168,6 +180,7 @@ def fit(
                     keeper.see(metrics, parameters, last=index + 1 == total)
                 trajectory.evaluations.append(metrics)
                 watch.on_evaluation(metrics)
+                passes.forget_what_fitted()  # the kept weights take memory
             due, stop = _agreed(accelerator, due=bool(saving and saving.due()), stop=asked.number)
             if saving and (due or stop):
                 saving.commit(state.capture())
@@ -186,40 +199,6 @@ def _agreed(accelerator: Accelerator, *, due: bool, stop: int) -> tuple[bool, in
     every = accelerator.gather(wishes)
     assert isinstance(every, Tensor)
     return bool(every[0, 0]), int(every[:, 1].max())
-
-
-def _rank_batches(
-    accelerator: Accelerator, columns: Columns, examples: np.ndarray, padding: Padding, settings: TrainingSettings
-) -> list[dict[str, Tensor]]:
-    """Return this rank's forward passes of a step; at least one, for all ranks must meet in the backward pass."""
-    parts = micro_batches(
-        columns.tokens,
-        examples,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        most_examples=settings.micro_batch_size,
-        most_tokens=settings.micro_batch_tokens,
-        pass_cost=_PASS_COST.get(accelerator.device.type, 8192),
-    )
-    if parts:
-        return [to_device(collate(columns, part, padding=padding), accelerator.device) for part in parts]
-    idle = collate(columns, examples[:1], padding=padding)
-    return [to_device(idle | {"weights": np.zeros(1, dtype=np.float32)}, accelerator.device)]
-
-
-def _accumulate(
-    accelerator: Accelerator, wrapped: nn.Module, batches: Sequence[dict[str, Tensor]], weight: float, progress: float
-) -> float:
-    """Run forward and backward over a step's batches; return its loss over all ranks."""
-    share = torch.zeros((), device=accelerator.device)
-    for position, batch in enumerate(batches):
-        last = position == len(batches) - 1
-        with nullcontext() if last else accelerator.no_sync(wrapped):
-            part = wrapped(batch, progress) / (weight or 1.0)
-            # DDP averages gradients over ranks; the sum over examples is wanted.
-            accelerator.backward(part * accelerator.num_processes)
-        share += part.detach().float()
-    return float(accelerator.reduce(share, "sum"))
 
 
 def check_gradients(step: nn.Module) -> None:

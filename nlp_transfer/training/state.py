@@ -5,10 +5,14 @@ Random numbers are no part of it: what a step draws is a function of (seed, step
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import set_seed
 from torch import Tensor, nn
@@ -96,6 +100,18 @@ class TrainingState:
         self.trajectory.skipped = list(state["skipped"])
         if self.optimizer.scaler:
             self.optimizer.scaler.load_state_dict(state["scaler"])
+
+
+@contextmanager
+def own_numbers() -> Iterator[None]:
+    """Give the caller's random number generators back as they were; a run sets them to what its seed says."""
+    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global one is the caller's
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)  # noqa: NPY002
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+import nlp_transfer
 from nlp_transfer.data.corpus import Corpus, load_corpus
 from nlp_transfer.data.task import Task
+from nlp_transfer.data.tokens import encode, full_lengths, resolve_spec
 from nlp_transfer.errors import UserError
-from nlp_transfer.settings import ColumnSettings, DataSettings
+from nlp_transfer.settings import ColumnSettings, DataSettings, TokenSettings
+from tests.encoder.families import tiny_encoder, tiny_tokenizer
 
 HEAD = b"text,label\n"
 GOOD = HEAD + b"one,a\ntwo,b\n"
@@ -82,6 +85,11 @@ def extra(name: str, content: bytes, **settings: Any) -> Callable[[Path], dict[s
     return make
 
 
+def leaking(folder: Path) -> dict[str, Any]:
+    made = extra("test", HEAD + "ｏｎｅ ,a\nnew,b\n two,b\n".encode())(folder)
+    return made | {"validation": made["train"]}
+
+
 def parquet(columns: dict[str, Any], metadata: dict[str, Any] | None = None) -> Callable[[Path], dict[str, Any]]:
     def make(folder: Path) -> dict[str, Any]:
         import pyarrow as pa
@@ -107,6 +115,22 @@ def arrow_labels(kind: str) -> Callable[[Path], dict[str, Any]]:
         return parquet({"text": pa.array(["one", "two"], pa.large_string()), "label": labels})(folder)
 
     return make
+
+
+def renamed_column(folder: Path) -> dict[str, Any]:
+    """A column whose name is no UTF-8."""
+    made = parquet({"text": ["one", "two"], "label": ["a", "b"], "moreover": ["x", "y"]})(folder)
+    path = Path(made["train"])
+    path.write_bytes(path.read_bytes().replace(b"moreover", b"more\xff\xfeer"))
+    return made
+
+
+def bytes_as_text(folder: Path) -> dict[str, Any]:
+    """A text that is no UTF-8."""
+    import pyarrow as pa
+
+    texts = pa.Array.from_buffers(pa.string(), 2, pa.array([b"one", b"t\xffo"], pa.binary()).buffers())
+    return parquet({"text": texts, "label": ["a", "b"]})(folder)
 
 
 def class_labels_that_differ(folder: Path) -> dict[str, Any]:
@@ -165,6 +189,11 @@ def dangling(folder: Path) -> dict[str, Any]:
     return {"path": str(folder / "train.csv")}
 
 
+def loop(folder: Path) -> dict[str, Any]:
+    (folder / "train.csv").symlink_to(folder / "train.csv")
+    return {"path": str(folder / "train.csv")}
+
+
 def pipe(folder: Path) -> dict[str, Any]:
     os.mkfifo(folder / "train.csv")
     return {"path": str(folder / "train.csv")}
@@ -185,10 +214,13 @@ BAD_AT_1000 = HEAD + b"fine,a\nfine too,b\n" * 499 + b"b\xff\xfed,a\n" + b"fine,
 THREE_MB = "word " * 600_000
 NEXT_LINE = "a\x85b\u2028c\x0bd"  # line ends to str.splitlines, not to CSV
 
+THREE_ROWS: Rows = [(THREE_MB, "a"), ("x", "b")]
+
 CASES = [
     Case("01-empty-file", b"", error=r"train\.csv is empty"),
     Case("01-empty-jsonl", b"", name="train.jsonl", error=r"train\.jsonl is empty"),
     Case("01-empty-array", b"[]", name="train.json", error=r"train\.json is empty"),
+    Case("02-no-object-in-lines", b"\n\n", name="train.jsonl", error=r"train\.jsonl is empty"),
     Case("02-header-only", HEAD, error=r"train\.csv has no rows"),
     Case("03-no-header", b"I love it,good\nawful,bad\n", error=r"train\.csv:1 is a row of data, the file has no"),
     Case("04-bom", b"\xef\xbb\xbf" + GOOD, [("one", "a"), ("two", "b")]),
@@ -205,11 +237,17 @@ CASES = [
     Case("05-utf16-cut", GOOD.decode().encode("utf-16")[:-1], error=r"train\.csv:", settings={"encoding": "utf-16"}),
     Case("06-cp1252", CP1252, error=r"train\.csv:2: character 4 .*0xE9.*data\.encoding=cp1252"),
     Case("06-cp1252-declared", CP1252, [("café", "a"), ("two", "b")], settings={"encoding": "cp1252"}),
+    Case("06-latin-1", CP1252, [("café", "a"), ("two", "b")], settings={"encoding": "latin-1"}),
+    Case("06-encoding-of-no-text", GOOD, error="data.encoding='hex'", settings={"encoding": "hex"}),
     Case("06-encoding-typo", GOOD, error="data.encoding='utf-88'", settings={"encoding": "utf-88"}),
     Case("07-bad-bytes-mid-file", BAD_AT_1000, error=r"train\.csv:1000: character 2 .*0xFF"),
     Case("08-nul-byte", HEAD + b"one,a\ntw\0o,b\n", error=r"train\.csv:3: character 3 is a NUL byte"),
     Case("09-cr-only", GOOD.replace(b"\n", b"\r"), [("one", "a"), ("two", "b")]),
     Case("09-cr-only-line", b"text,label\rone,a\rtwo\r", error=r"train\.csv:3: 1 cells"),
+    Case("09-cr-among-lf", HEAD + b"one,a\rtwo,b\n", error=r"train\.csv:2: some rows end in a line feed, others in a"),
+    Case("09-lf-among-cr", b"text,label\rone,a\ntwo,b\r", error=r"train\.csv:2: some rows end in a line feed"),
+    Case("09-cr-in-quotes", HEAD + b'"one\r",a\n"\rtwo",b\n', [("one\r", "a"), ("\rtwo", "b")]),
+    Case("10-crlf-and-lf", HEAD + b"one,a\r\ntwo,b\n", [("one", "a"), ("two", "b")]),
     Case("10-crlf", GOOD.replace(b"\n", b"\r\n"), [("one", "a"), ("two", "b")]),
     Case("11-no-final-newline", GOOD.rstrip(b"\n"), [("one", "a"), ("two", "b")]),
     Case("11-blank-lines", b"text,label\n\none,a\n\n\ntwo,b\n\n", [("one", "a"), ("two", "b")]),
@@ -271,6 +309,7 @@ CASES = [
     Case("24-zero-width", GOOD + "\u200b\u200e\u00a0\ufeff,a\n".encode(), error=r"train\.csv:4: nothing to read"),
     Case("24-control", GOOD + b"\x01\x1f\x7f,a\n", error=r"train\.csv:4: nothing to read"),
     Case("24-not-blank", HEAD + "…,a\n🫠,b\n".encode(), [("…", "a"), ("🫠", "b")]),
+    Case("25-three-megabytes-of-json", lines(row(THREE_MB, "a"), row("x", "b")), THREE_ROWS, name="train.jsonl"),
     Case("25-three-megabytes", HEAD + THREE_MB.encode() + b",a\ntwo,b\n", [(THREE_MB, "a"), ("two", "b")]),
     Case(
         "26-unicode",
@@ -290,6 +329,11 @@ CASES = [
         error=r"train\.jsonl:2, column 'text': half of a surrogate pair",
     ),
     Case("27-special-tokens", HEAD + b"[SEP] <s> [MASK],a\n</s>,b\n", [("[SEP] <s> [MASK]", "a"), ("</s>", "b")]),
+    Case(
+        "28-line-end-in-a-name",
+        b'"te\nxt",label\none\n',
+        error=r"header has 2 \(te xt, label\); no cell for column 'label'$",
+    ),
     Case("28-duplicate-columns", b"text,label,text\none,a,x\n", error=r"train\.csv:1: .*'text' more than once"),
     Case(
         "29-wrong-column",
@@ -347,6 +391,19 @@ CASES = [
         [("p", "10"), ("q", "9"), ("r", str(2**70))],
         name="train.jsonl",
     ),
+    Case(
+        "36-one-based",
+        lines(row("p", 1), row("q", 2), row("r", 3)),
+        [("p", "1"), ("q", "2"), ("r", "3")],
+        name="train.jsonl",
+    ),
+    Case(
+        "36-zero-in-another-split",
+        extra("test", HEAD + b"x,0\n"),
+        error=r"test: 1 label .*'0': 1 row, first .*test\.csv:2",
+    ),
+    Case("37-floats-in-parquet", parquet({"text": ["p", "q"], "label": [1.0, 0.5]}), [("p", "1.0"), ("q", "0.5")]),
+    Case("37-bools-in-parquet", parquet({"text": ["p", "q"], "label": [True, False]}), [("p", "true"), ("q", "false")]),
     Case("37-floats", lines(row("p", 1.0), row("q", 0.5)), [("p", "1.0"), ("q", "0.5")], name="train.jsonl"),
     Case("37-bools", lines(row("p", True), row("q", False)), [("p", "true"), ("q", "false")], name="train.jsonl"),
     Case(
@@ -368,6 +425,11 @@ CASES = [
         extra("validation", HEAD + b"ONE,a\nnew,b\n"),
         [("one", "a"), ("two", "b")],
         note="1 of 2 validation rows have a text that is in train too",
+    ),
+    Case(
+        "40-leak-into-test",
+        leaking,
+        note="2 of 3 test rows have a text that is in train too",
     ),
     Case(
         "41-joined-labels",
@@ -453,6 +515,18 @@ CASES = [
         arrow_labels("timestamp"),
         error=r"train\.parquet:1, column 'label': a datetime .* cannot be a label",
     ),
+    Case(
+        "43-class-label-of-no-name",
+        parquet({"text": ["one", "two"], "label": [0, 7]}, {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}),
+        error=r"train\.parquet:2, column 'label': 7 is not one of the 2 classes",
+    ),
+    Case(
+        "43-class-label-missing",
+        parquet({"text": ["one", "two"], "label": [0, -1]}, {"label": {"names": ["a", "b"], "_type": "ClassLabel"}}),
+        error=r"train\.parquet:2, column 'label': the label is missing",
+    ),
+    Case("43-name-of-no-text", renamed_column, error=r"train\.parquet cannot be read as Parquet: .*utf-8"),
+    Case("43-text-of-no-text", bytes_as_text, error=r"train\.parquet cannot be read as Parquet: .*UTF8"),
     Case("43-no-parquet", GOOD, name="train.parquet", error=r"train\.parquet cannot be read as Parquet"),
     Case("43-class-label", class_labels_that_differ, [("one", "a"), ("two", "b")]),
     Case("44-no-validation", dataset_dict({"train": "", "test": ""}), note=r"validation: 2 of 20 training rows"),
@@ -464,6 +538,11 @@ CASES = [
     Case("46-parquet-renamed", renamed_parquet, error=r"train\.csv is a Parquet file"),
     Case("46-link", link, [("one", "a"), ("two", "b")]),
     Case("46-dangling-link", dangling, error=r"train\.csv is a link to .*gone\.csv, which does not exist"),
+    Case("46-link-to-itself", loop, error=r"train\.csv cannot be opened: Too many levels of symbolic links"),
+    Case("46-device", lambda folder: {"path": "/dev/null"}, error="/dev/null is neither a file nor a folder"),
+    Case("46-name-too-long", lambda folder: {"path": f"{'x' * 5000}.csv"}, error="opened: File name too long"),
+    Case("46-name-with-nul", lambda folder: {"path": "a\0b.csv"}, error="cannot be the name of a file"),
+    Case("46-name-cut", lambda folder: {"path": "a\ud800.csv"}, error="cannot be the name of a file"),
     Case("46-empty-folder", lambda folder: {"path": str(folder)}, error="has no train split; it has: nothing"),
     Case("46-folder-as-file", lambda folder: {"train": str(folder)}, error="is a folder where a file is expected"),
     Case("46-pipe", pipe, error=r"train\.csv is neither a file nor a folder"),
@@ -515,6 +594,47 @@ def test_unseen_labels_are_dropped_and_counted_on_request(tmp_path: Path) -> Non
     corpus = load_corpus(DataSettings(path=str(tmp_path), unseen="ignore"))
     assert rows_of(corpus, "test") == [("y", "a"), ("z", "b")]
     assert "test: 1 of 3 rows with a label that training lacks were dropped" in corpus.notes
+
+
+@pytest.mark.parametrize("words", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_what_is_cut_of_a_very_long_text_is_counted(words: int) -> None:
+    """Case 25."""
+    tokenizer, text = tiny_tokenizer(), "my card " * (words // 2)
+    full = full_lengths(tokenizer, [text], None)
+    windows = 64 * 16 - 15 * (16 + 2)  # each repeats 16 tokens of the one before, and has two special ones
+    for long, kept in (("truncate", 64), ("chunk", windows)):
+        spec = resolve_spec(TokenSettings(long=long, max_length=64), full, limit=64, pair=False)
+        tokens = encode(tokenizer, [text], None, spec, max_length=64)
+        assert full.tolist() == tokens.full.tolist() == [words + 2]
+        assert tokens.cut.tolist() == [words + 2 - kept]
+
+
+def test_a_class_with_one_row_stays_in_training(tmp_path: Path) -> None:
+    """Case 34: it cannot be in every split."""
+    (tmp_path / "all.csv").write_bytes(HEAD + b"".join(b"text %d,%s\n" % (n, b"ab"[n % 2 :][:1]) for n in range(40)))
+    with (tmp_path / "all.csv").open("ab") as file:
+        file.write(b"alone,c\n")
+    corpus = load_corpus(DataSettings(path=str(tmp_path / "all.csv")))
+    assert [text for text, label in rows_of(corpus) if label == "c"] == ["alone"]
+    assert any(note.startswith("label 'c': one training row only") for note in corpus.notes)
+    assert {"label 'c': no validation row", "label 'c': no test row"} <= set(corpus.notes)
+
+
+def test_fewer_rows_than_a_batch_are_learned_from(tmp_path: Path) -> None:
+    """Case 48."""
+    rows = [row(text, label) for text, label in (("my card", "a"), ("good film", "b"), ("the card", "a"))]
+    values = {
+        "data": "object",
+        "encoder": "custom",
+        "encoder.name": str(tiny_encoder(tmp_path)),
+        "output": str(tmp_path / "runs"),
+        "training.batch_size": 64,
+        "training.epochs": 3,
+        "evaluation.resamples": 20,
+    }
+    run = nlp_transfer.adapt(None, values, data={"train": rows, "validation": rows, "test": rows[:1]})
+    assert {answer.label for answer in run.predict(["my card", "good film"])} <= {"a", "b"}
+    assert json.loads((run.folder / "metrics.json").read_text())["steps"] == 3
 
 
 def test_labels_are_numbered_numerically() -> None:

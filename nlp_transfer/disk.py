@@ -1,0 +1,41 @@
+"""Folders that are whole or absent, and disks that really hold what was written; it knows nothing of what that is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+
+def remove(path: Path) -> None:
+    """Take a folder away so that it is never half there under its own name, and what an earlier try left of it.
+
+    Raises:
+        OSError: if the folder cannot be renamed.
+    """
+    trash = path.with_name(f".trash-{path.name}")
+    shutil.rmtree(trash, ignore_errors=True)
+    if path.exists():
+        path.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Make the disk hold what was written under a name.
+
+    Raises:
+        OSError: if it refuses.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def room(folder: Path) -> str:
+    """Return how much room there is where a folder lies, in brackets; nothing where that cannot be told."""
+    try:
+        return f" ({shutil.disk_usage(folder).free / 2**20:,.1f} MiB are free)"
+    except OSError:
+        return ""

@@ -1,0 +1,27 @@
+"""Passes over a model that memory may not suffice for: told apart from other errors, and their memory freed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+Result = TypeVar("Result")
+
+
+def is_lack_of_memory(error: Exception) -> bool:
+    """Return whether an error says that a device or the machine has no memory left."""
+    return should_reduce_batch_size(error)
+
+
+def tried(work: Callable[[], Result]) -> Result | None:
+    """Return the result of `work`, or None where memory did not suffice; what it held is free again then."""
+    try:
+        return work()
+    except RuntimeError as error:
+        if not is_lack_of_memory(error):
+            raise
+    # Outside of the handler: the traceback holds every tensor of the pass.
+    clear_device_cache(garbage_collection=True)
+    return None

@@ -1,0 +1,151 @@
+"""One rank's forward and backward passes of an optimizer step: how they are cut, and cut again where memory ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedType
+from torch import Tensor, nn
+
+from nlp_transfer.data.batches import Columns, Padding, collate, micro_batches
+from nlp_transfer.training.inference import to_device
+from nlp_transfer.training.memory import tried
+
+# What a forward and backward pass costs beside its tokens, counted in tokens: launching kernels. A GPU computes
+# thousands of tokens in that time; a CPU core about a hundred, so that cutting a step by length beats padding it.
+_PASS_COST = {"cpu": 64}
+# Here ranks meet in every pass, not in one a step: a rank cannot try a pass again on its own.
+_MEETING_ALWAYS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
+
+class NoMemory(Exception):
+    """A pass that memory does not suffice for and that cannot be made smaller.
+
+    Attributes:
+        examples: its rows, as indices of the training split.
+        tokens: padded tokens of the pass.
+    """
+
+    def __init__(self, examples: np.ndarray, tokens: int) -> None:
+        self.examples, self.tokens = examples, tokens
+        super().__init__(f"no memory for {len(examples)} examples of {tokens} tokens")
+
+
+@dataclass
+class Passes:
+    """The passes of a run's steps on this rank.
+
+    A pass that memory does not suffice for is halved, and so are all later ones of its size; the step begins again with
+    the same random numbers. Neither loss nor gradient depends on how a step is cut, so that nothing else changes; only
+    what dropout draws does, for it draws pass by pass.
+
+    Attributes:
+        accelerator: ranks, device and precision.
+        step: maps (batch, progress) to Σ wᵢ·ℓᵢ of that batch; prepared.
+        columns: the training split.
+        padding: how rows are made equal.
+        most_examples: in one pass, or None.
+        most_tokens: padded tokens in one pass.
+        on_halved: called with the new `most_tokens`.
+    """
+
+    accelerator: Accelerator
+    step: nn.Module
+    columns: Columns
+    padding: Padding
+    most_examples: int | None
+    most_tokens: int
+    on_halved: Callable[[int], None] = lambda _: None
+    _fitted: int = 0  # padded tokens of the largest pass so far
+
+    def accumulate(self, examples: np.ndarray, progress: float, *, reseed: Callable[[], None]) -> float:
+        """Leave the gradient of a step in the parameters; return its loss over all ranks.
+
+        Args:
+            examples: of the step, those of all ranks.
+            progress: in [0, 1], given to the terms.
+            reseed: sets the random numbers to those that the step begins with.
+
+        Raises:
+            NoMemory: if it does not suffice for a single example.
+        """
+        weight = float(self.columns.weights[examples].sum(dtype=np.float64)) or 1.0
+        share, together = None, None
+        while share is None:
+            reseed()
+            alone, together = self._dealt(examples)
+            share = self._alone(alone, weight, progress)
+        if together is not None:
+            share += self._pass(together, weight, progress)
+        return float(self.accelerator.reduce(share, "sum"))
+
+    def forget_what_fitted(self) -> None:
+        """Take no pass for one that fits because one of its size did: there is less memory left now."""
+        self._fitted = 0
+
+    def cut(self, examples: np.ndarray) -> list[np.ndarray]:
+        """Return this rank's share of a step, pass by pass; it may be nothing."""
+        return micro_batches(
+            self.columns.tokens,
+            examples,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            most_examples=self.most_examples,
+            most_tokens=self.most_tokens,
+            pass_cost=_PASS_COST.get(self.accelerator.device.type, 8192),
+        )
+
+    def _dealt(self, examples: np.ndarray) -> tuple[list[np.ndarray], dict[str, Tensor] | None]:
+        """Return the passes that this rank does alone, and the batch of the one in which it meets the others.
+
+        A pass larger than any before is done alone, where it can be tried again. If none is left, the ranks meet over a
+        short example that counts nothing: a rank without examples takes part, too.
+        """
+        parts = self.cut(examples)
+        if self.accelerator.num_processes == 1:
+            return parts, None
+        if parts and self._padded(parts[-1]) <= self._fitted:
+            return parts[:-1], self._batch(parts[-1])
+        shortest = examples[[self.columns.tokens.longest[examples].argmin()]]
+        return parts, self._batch(shortest) | {"weights": torch.zeros(1, device=self.accelerator.device)}
+
+    def _alone(self, parts: list[np.ndarray], weight: float, progress: float) -> Tensor | None:
+        """Return this rank's loss over the passes, or None, and no gradient, where memory did not suffice."""
+        share = torch.zeros((), device=self.accelerator.device)
+        for part in parts:
+            with self.accelerator.no_sync(self.step) if self.accelerator.num_processes > 1 else nullcontext():
+                loss = tried(partial(self._pass_over, part, weight, progress))
+            if loss is None:
+                self._halve(part)
+                self.step.zero_grad()
+                return None
+            self._fitted = max(self._fitted, self._padded(part))
+            share += loss
+        return share
+
+    def _pass_over(self, part: np.ndarray, weight: float, progress: float) -> Tensor:
+        return self._pass(self._batch(part), weight, progress)
+
+    def _pass(self, batch: dict[str, Tensor], weight: float, progress: float) -> Tensor:
+        loss = self.step(batch, progress) / weight
+        # DDP averages gradients over ranks; the sum over examples is wanted.
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+        return loss.detach().float()
+
+    def _batch(self, part: np.ndarray) -> dict[str, Tensor]:
+        return to_device(collate(self.columns, part, padding=self.padding), self.accelerator.device)
+
+    def _padded(self, part: np.ndarray) -> int:
+        tokens = self.columns.tokens
+        return int(tokens.longest[part].max() * tokens.windows[part].sum())
+
+    def _halve(self, part: np.ndarray) -> None:
+        if len(part) == 1 or self.accelerator.distributed_type in _MEETING_ALWAYS:
+            raise NoMemory(part, self._padded(part))
+        self.most_tokens = self._padded(part) // 2
+        self.on_halved(self.most_tokens)

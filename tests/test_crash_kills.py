@@ -1,0 +1,84 @@
+"""A run that is killed again and again, also while it goes on, ends in the same bits and loses no committed step."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.crashes import fingerprint
+from tests.encoder.families import tiny_encoder
+from tests.test_crashes import ENVIRONMENT, ROOT, told_by
+
+
+@pytest.mark.parametrize(
+    ("case", "each"),
+    [("finetune", 30), *(pytest.param(*of, marks=pytest.mark.slow) for of in (("lora", 30), ("two", 30)))],
+)
+def test_many_kills_in_one_run_end_in_the_same_bits(case: str, each: int):
+    told = told_by("tests.crashes", case, "--chain", str(each))
+    assert told["failures"] == []
+    assert told["same"] == 1
+    assert told["points"] >= 10
+
+
+# With two checkpoints, and with a saved model that was not measured.
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [".making-step-000006", ".making-metrics.json"])
+def test_every_point_of_a_run_that_goes_on_ends_in_the_same_bits(after: str):
+    told = told_by("tests.crashes", "finetune", "--after", after)
+    assert told["failures"] == []
+    assert told["same"] == told["tried"] == told["points"] > 20
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.test_run import data_for, settings_for
+from nlp_transfer.run import adapt
+steps = {"training.max_steps": 100, "training.min_steps": 100, "checkpoint.seconds": 0, "evaluation.floors": False}
+settings = settings_for(Path(sys.argv[1]), strategy="finetune", output=sys.argv[2], **steps)
+print("imported", flush=True)
+adapt(settings, data=data_for("single_label"))
+"""
+
+
+def started(home: Path, output: Path, *, seconds: float | None = None) -> tuple[int, float]:
+    """Start the run, kill it so many seconds after it imported everything; return how it ended and after how long."""
+    command = [sys.executable, "-W", "ignore", "-c", RUN, str(home), str(output)]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as running:
+        assert running.stdout
+        assert running.stdout.readline() == "imported\n"
+        since = time.monotonic()
+        try:
+            running.wait(seconds)
+        except subprocess.TimeoutExpired:
+            running.kill()
+        return running.wait(), time.monotonic() - since
+
+
+@pytest.mark.slow
+def test_kills_at_random_times_end_in_the_same_bits(tmp_path: Path):
+    tiny_encoder(tmp_path)
+    output, chooser = tmp_path / "runs", random.Random(0)
+    ended, seconds = started(tmp_path, output)
+    assert ended == 0
+    wanted = fingerprint(output)
+    shutil.rmtree(output)
+    # A sixth of the run at most: five kills then come before its end, however unsteady the machine.
+    killed = [started(tmp_path, output, seconds=chooser.uniform(0, seconds / 6))[0] for _ in range(5)]
+    assert killed == [-signal.SIGKILL] * 5
+    assert started(tmp_path, output)[0] == 0
+    assert fingerprint(output) == wanted
+    (folder,) = output.iterdir()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 101))

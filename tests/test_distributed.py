@@ -1,0 +1,135 @@
+"""Two processes: where one fails all end soon, one says why, and nothing is lost; what they find is what one finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from tests.exactness import BATCHES, ROWS
+from tests.ranks import CASES, words_of
+from tests.test_crashes import told_by
+from tests.test_launch import ROOT, TORCHRUN
+
+WITHIN = 15  # seconds from the failure of one to the end of all
+SAID = {"refused": "this rank alone cannot go on", "broken": "this rank alone is broken"}
+
+
+def check(told: dict[str, Any]) -> None:
+    """Check what is true of every way to fail."""
+    way, _, failing = CASES[told["case"]]
+    assert told["failed"]
+    assert told["seconds"] < WITHIN
+    assert told["left"] == []  # no process
+    assert told["same"]  # the same command went on to the bits of a run that never failed
+    silent = {name for name, said in told["said"].items() if not said}
+    if way == "killed":
+        assert silent == {"0", "1"}  # the launcher tells of it
+        return
+    assert silent == {"0", "1"} - {str(failing[0])}  # the error that the end of one causes in the other is not told
+    who = f"nlp-transfer (process {failing[0]}): " if failing[0] else "nlp-transfer: "
+    said = told["said"][str(failing[0])]
+    assert said.startswith(who)
+    assert SAID[way] in said
+    assert said.count("nlp-transfer") == 1 or way == "broken"
+
+
+@pytest.mark.slow
+def test_wherever_one_of_two_fails_both_end_and_lose_nothing():
+    command = [sys.executable, "-W", "ignore", "-m", "tests.ranks", *CASES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["case"] for each in told] == list(CASES)
+    for each in told:
+        check(each)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    try:
+        own = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [*own, *(each for child in own for each in children(child))]
+
+
+def rank_of(pid: int) -> str | None:
+    variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return next((value.removeprefix("RANK=") for value in variables if value.startswith("RANK=")), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes as Linux tells of them")
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_torchrun_ends_when_one_of_its_processes_is_killed(tmp_path: Path, rank: str):
+    words = [*words_of(tmp_path), "training.max_steps=100000", "training.min_steps=100000"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    command = [*TORCHRUN, "2", "-m", "nlp_transfer", *words]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        while running.poll() is None and not any(
+            log.read_text().count("\n") > 3 for log in (tmp_path / "runs").rglob("metrics.jsonl")
+        ):
+            time.sleep(0.1)
+        family = children(running.pid)
+        (victim,) = (pid for pid in family if rank_of(pid) == rank)
+        os.kill(victim, signal.SIGKILL)
+        started = time.monotonic()
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert time.monotonic() - started < WITHIN
+    assert not [pid for pid in family if Path("/proc", str(pid)).exists()]
+    assert f"rank      : {rank} (local_rank: {rank})\n  exitcode  : -9" in said  # named as the cause
+    assert "nlp_transfer/cli.py" not in said  # what the other one says of a connection that broke is not told
+
+
+@pytest.fixture(scope="module")
+def exact() -> dict[str, Any]:
+    return told_by("tests.exactness")
+
+
+def test_two_processes_find_the_figures_of_one_to_the_last_bit_and_they_are_scikit_learns(exact: dict[str, Any]):
+    assert len(exact["figures"]) == len(ROWS) * len(BATCHES)
+    for size, told in exact["figures"].items():
+        assert told["same"], size
+        alone, *ranks = told["figures"]
+        assert ranks == [alone, alone] or all(map(_equal, ranks, [alone, alone])), size
+        logits = np.array(told["logits"])
+        truth, decided = np.arange(len(logits)) % 3, logits.argmax(1)
+        weights = np.exp(logits - logits.max(1, keepdims=True))
+        assert alone["accuracy"] == sk.accuracy_score(truth, decided), size
+        assert alone["macro_f1"] == pytest.approx(sk.f1_score(truth, decided, average="macro")), size
+        loss = sk.log_loss(truth, weights / weights.sum(1, keepdims=True), labels=[0, 1, 2])
+        assert alone["log_loss"] == pytest.approx(loss, rel=1e-6), size
+
+
+def _equal(first: dict[str, float], second: dict[str, float]) -> bool:
+    """Whether two sets of figures are the same; what is undefined equals what is undefined."""
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name], second[name], equal_nan=True) for name in first
+    )
+
+
+def test_fewer_rows_than_a_batch_or_than_ranks_are_enough(exact: dict[str, Any]):
+    assert {name: told["status"] for name, told in exact["few"].items()} == dict.fromkeys(exact["few"], 0)
+    for strategy in ("probe", "finetune"):
+        (one,), (two,) = (exact["few"][f"{strategy} {processes}"]["report"] for processes in (1, 2))
+        assert one["split"] == two["split"] == "test"
+        if strategy == "probe":  # its bits depend on nothing else
+            assert one == two
+
+
+def test_the_first_of_two_processes_alone_changes_files(exact: dict[str, Any]):
+    for strategy in ("probe", "finetune"):
+        one, two = (exact["few"][f"{strategy} {processes}"]["changed"] for processes in (1, 2))
+        assert two == {"0": one["0"], "1": 0}
+        assert one["0"] > 10

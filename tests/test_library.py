@@ -1,0 +1,140 @@
+"""What a program that calls us finds changed afterwards: nothing; and what it is warned of: nothing of ours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.encoder.families import tiny_encoder
+from tests.test_cli import adapt_words, write_csv
+from tests.test_crashes import ROOT, told_by
+from tests.test_run import data_for
+
+# What an import may not touch, and a call must give back; `numbers` where NumPy and torch are there already.
+STATE = """
+import json, logging, os, random, signal, sys, threading, warnings
+
+def loggers():
+    return {name: (each.level, len(each.handlers), each.disabled)
+            for name, each in logging.root.manager.loggerDict.items() if isinstance(each, logging.Logger)}
+
+def state():
+    return {
+        "environment": dict(os.environ),
+        "random": hash(random.getstate()),
+        "logging": (logging.root.level, list(map(repr, logging.root.handlers)), logging.root.manager.disable),
+        "warnings": [repr(each) for each in warnings.filters],
+        "signals": [repr(signal.getsignal(each)) for each in sorted(signal.valid_signals())],
+        "folder": os.getcwd(),
+        "arguments": list(sys.argv),
+        "hooks": [repr(each) for each in (sys.excepthook, sys.unraisablehook, sys.displayhook, threading.excepthook)],
+        "streams": [id(each) for each in (sys.stdout, sys.stderr, sys.stdin)],
+        "recursion": sys.getrecursionlimit(),
+    }
+
+def numbers():
+    import numpy, torch
+    return {
+        "numpy": str(numpy.random.get_state()) + str(numpy.geterr()),
+        "torch": torch.get_rng_state().tolist(),
+        "threads": torch.get_num_threads(),
+        "deterministic": (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark,
+                          torch.backends.cudnn.deterministic, torch.get_float32_matmul_precision()),
+        "defaults": (str(torch.get_default_dtype()), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")),
+    }
+
+def told(before, after):
+    changed = [key for key in before if before[key] != after[key]]
+    print(json.dumps({key: [str(before[key])[-300:], str(after[key])[-300:]] for key in changed}))
+"""
+
+
+def python(code: str, *options: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *options, "-c", code]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("library")
+    tiny_encoder(folder)
+    (folder / "data").mkdir()
+    for split, part in data_for("single_label").items():
+        write_csv(folder / "data" / f"{split}.csv", part)
+    return folder
+
+
+def test_importing_us_imports_nothing_heavy_and_changes_nothing():
+    done = python(
+        f"{STATE}before, threads = state(), threading.active_count()\n"
+        "import nlp_transfer, nlp_transfer.cli, nlp_transfer.config, nlp_transfer.errors, nlp_transfer.launch\n"
+        "assert threading.active_count() == threads\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'sklearn', 'accelerate', 'datasets', 'peft'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "told(before, state())"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {}
+
+
+@pytest.mark.parametrize("strategy", ["finetune", pytest.param("lora", marks=pytest.mark.slow)])
+def test_a_call_gives_back_what_it_took(place: Path, tmp_path: Path, strategy: str):
+    """The second call is compared: what libraries do when they are imported is theirs."""
+    words = [word for word in adapt_words(place)[1:] if not word.startswith(("strategy=", "output="))]
+    words += [f"strategy={strategy}", "training.precision=fp32"]
+    done = python(
+        f"{STATE}import nlp_transfer\nwords = {words!r}\n"
+        f"nlp_transfer.adapt(None, [*words, 'output={tmp_path / 'first'}'])\n"
+        "import numpy, torch\n"
+        "random.seed(11), numpy.random.seed(12), torch.manual_seed(13)\n"
+        "before = state() | numbers() | {'loggers': loggers()}\n"
+        f"run = nlp_transfer.adapt(None, [*words, 'output={tmp_path / 'second'}'])\n"
+        "run.predict(['where is my card']), nlp_transfer.load(run.folder).predict(['good movie'])\n"
+        "told(before, state() | numbers() | {'loggers': loggers()})",
+        *("-W", "ignore::FutureWarning"),  # peft asks transformers for what it calls by another name now
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {}
+    assert done.stderr == ""  # who calls from Python is told nothing but what is returned
+
+
+@pytest.mark.slow
+def test_nothing_of_ours_warns(place: Path, tmp_path: Path):
+    """A warning that our code causes is an error; one that a library raises about itself is not ours to mend."""
+    words = [*adapt_words(place), "strategy=finetune", f"output={tmp_path}", "training.max_steps=3"]
+    done = python(
+        "import sys, warnings\n"
+        "seen = []\n"
+        "def show(message, category, filename, *_, **__): seen.append(f'{filename}: {category.__name__}: {message}')\n"
+        "warnings.showwarning = show\n"
+        "warnings.simplefilter('always')\n"
+        "from nlp_transfer.cli import main\n"
+        f"words = {words!r}\n"
+        "assert main(['plan', *words[1:]]) == 0 and main(words) == 0\n"
+        "import gc; gc.collect()\n"
+        "print('\\n'.join(seen), file=sys.stderr)",
+        "-X",
+        "dev",
+    )
+    assert done.returncode == 0, done.stderr
+    ours = [line for line in done.stderr.splitlines() if "/nlp_transfer/" in line or "ResourceWarning" in line]
+    assert ours == []
+
+
+@pytest.mark.slow
+def test_an_interrupt_at_some_operations_leaves_a_run_that_goes_on():
+    told = told_by("tests.faults", "probe", "--kind", "interrupt", "--every", "23")
+    assert told["failures"] == []
+    assert told["ended"]["interrupted"] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "every"), [("finetune", 8), ("probe", 3)])
+def test_an_interrupt_at_any_operation_leaves_a_run_that_goes_on(case: str, every: int):
+    told = told_by("tests.faults", case, "--kind", "interrupt", "--every", str(every))
+    assert told["failures"] == []
+    assert told["ended"]["interrupted"] > told["tried"] / 2

@@ -1,0 +1,60 @@
+"""Where memory does not suffice, passes become smaller and nothing else changes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from nlp_transfer.training import inference
+from nlp_transfer.training.passes import NoMemory, Passes
+from tests.training.scarce import Scarce, no_memory
+from tests.training.test_normalisation import parts
+
+
+def gradient(step: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in step.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("rows", [4, 1])
+def test_a_step_that_does_not_fit_is_halved_and_has_the_same_gradient(tmp_path: Path, rows: int):
+    step, columns, padding = parts(tmp_path, "single_label", 8)
+    accelerator, everything, seeds, said = Accelerator(cpu=True), np.arange(8), [], []
+    loss = Passes(accelerator, step, columns, padding, None, 8192).accumulate(everything, 0.0, reseed=lambda: None)
+    whole = gradient(step)
+    step.zero_grad()
+    scarce = Scarce(step, rows)
+    passes = Passes(accelerator, scarce, columns, padding, 8, 8192, on_halved=said.append)
+    assert passes.accumulate(everything, 0.0, reseed=lambda: seeds.append(1)) == pytest.approx(loss, abs=1e-6)
+    assert (gradient(step) - whole).norm() / whole.norm() < 1e-6
+    assert scarce.failed == len(said) == len(seeds) - 1 >= 1
+    assert said == sorted(said, reverse=True)
+    step.zero_grad()
+    passes.accumulate(everything, 0.0, reseed=lambda: None)
+    assert scarce.failed == len(said)  # learnt once
+
+
+def test_an_example_that_does_not_fit_is_named(tmp_path: Path):
+    step, columns, padding = parts(tmp_path, "single_label", 3)
+    passes = Passes(Accelerator(cpu=True), Scarce(step, 0), columns, padding, None, 8192)
+    with pytest.raises(NoMemory) as caught:
+        passes.accumulate(np.arange(3), 0.0, reseed=lambda: None)
+    assert len(caught.value.examples) == 1
+
+
+def test_measuring_halves_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    step, columns, padding = parts(tmp_path, "single_label", 8)
+    accelerator, forward, sizes = Accelerator(cpu=True), inference.forward, []
+    whole = inference.run(accelerator, step.model, columns, padding=padding, most_tokens=8192)
+
+    def scarce(model, batch):
+        sizes.append(len(batch["targets"]))
+        if sizes[-1] > 3:
+            raise no_memory()
+        return forward(model, batch)
+
+    monkeypatch.setattr(inference, "forward", scarce)
+    halved = inference.run(accelerator, step.model, columns, padding=padding, most_tokens=8192)
+    np.testing.assert_allclose(halved, whole, atol=1e-6)
+    assert sizes == [8, 4, 2, 2, 2, 2]
