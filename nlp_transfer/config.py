@@ -49,9 +49,16 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Setting
     folder, name = locate_recipe(recipe)
     words = [readable(word) for word in overrides]
     if is_resolved(folder / f"{name}.yaml"):
-        return _change_resolved(folder, name, words)
-    settings = from_plain(_composed(folder, name, words))
-    return dataclasses.replace(settings, name=settings.name or _default_name(recipe, settings))
+        settings = _change_resolved(folder, name, words)
+    else:
+        settings = from_plain(_composed(folder, name, words))
+        settings = dataclasses.replace(settings, name=settings.name or _default_name(recipe, settings))
+    if settings.encoder.trust_remote_code and not any("trust_remote_code" in word for word in words):
+        raise UserError(
+            f"{folder / name}.yaml sets encoder.trust_remote_code=true, which lets the encoder run code of its own; it "
+            "counts only where you type it yourself, after reading that code"
+        )
+    return settings
 
 
 def readable(word: str, *, sweep: bool = False) -> str:

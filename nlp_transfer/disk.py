@@ -39,3 +39,8 @@ def room(folder: Path) -> str:
         return f" ({shutil.disk_usage(folder).free / 2**20:,.1f} MiB are free)"
     except OSError:
         return ""
+
+
+def reason(error: Exception) -> str:
+    """Return what the system says of an error in one line; libraries written in Rust say it in their own way."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -36,7 +36,7 @@ def unexpected(error: Exception, words: Sequence[str]) -> int:
         from nlp_transfer.training.memory import is_lack_of_memory
 
         if is_lack_of_memory(error):
-            say(f"memory does not suffice: {redacted(str(error).splitlines()[0])}", first=True)
+            say(f"memory does not suffice: {redacted(' '.join(str(error).split())[:300])}", first=True)
             return USER_ERROR
     said = redacted(traceback.format_exception_only(error)[-1].strip())
     report = _report(error, words)
@@ -57,12 +57,16 @@ def leave_group() -> None:
 
 
 def _report(error: Exception, words: Sequence[str]) -> str:
-    """Write what it takes to find a mistake, without secrets; return the name of the file."""
+    """Write what it takes to find a mistake, without secrets; return where it is."""
     from nlp_transfer.records import environment
 
     traced = "".join(traceback.format_exception(error))
-    content = "\n".join((" ".join(("nlp-transfer", *words)), json.dumps(environment(), indent=2), traced))
-    descriptor, name = tempfile.mkstemp(prefix="nlp-transfer-", suffix=".txt")
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as report:
-        report.write(redacted(content))
+    content = redacted("\n".join((" ".join(("nlp-transfer", *words)), json.dumps(environment(), indent=2), traced)))
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="nlp-transfer-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as report:
+            report.write(content)
+    except OSError:  # there is no room for it
+        print(content, file=sys.stderr)  # noqa: T201
+        return "what is above"
     return name

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from nlp_transfer import config
 from nlp_transfer.data.corpus import Corpus
-from nlp_transfer.disk import flush, remove, room
+from nlp_transfer.disk import flush, reason, remove, room
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.launch import is_main
@@ -140,7 +140,7 @@ class RunFolder:
             checkpoint.sweep(self.checkpoints)
             if resumed is None:
                 # First the checkpoints: without figures beside them they would be taken for those of an unfinished run.
-                checkpoint.clear(self.checkpoints)
+                remove(self.checkpoints)
                 (self.path / "metrics.json").unlink(missing_ok=True)
                 remove(self.model)
                 for path in [self.path / "metrics.jsonl", *self.path.rglob("events.out.tfevents.*")]:
@@ -182,13 +182,13 @@ class RunFolder:
                     flush(written)
                 making.rename(self.path / "metrics.json")
                 flush(self.path)
-                checkpoint.clear(self.checkpoints)
+                remove(self.checkpoints)
 
     def tidy(self) -> None:
         """Take away the checkpoints of a finished run whose process was killed before it could."""
         if is_main():
             with self._reached():
-                checkpoint.clear(self.checkpoints)
+                remove(self.checkpoints)
 
     def result(self) -> dict[str, Any]:
         """Return what `finish` wrote.
@@ -209,7 +209,7 @@ class RunFolder:
             yield
         except OSError as error:
             raise UserError(
-                f"the run folder {self.path} cannot be used: {error.strerror}{room(self.path)}; make "
+                f"the run folder {self.path} cannot be used: {reason(error)}{room(self.path)}; make "
                 "room or set output=..."
             ) from error
 
@@ -221,7 +221,7 @@ class RunFolder:
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
-            except ValueError:  # half a line, cut off when the process was killed
+            except (KeyError, TypeError, ValueError):  # half a line, cut off when the process was killed
                 continue
         making.write_text("".join(kept), encoding="utf-8")
         making.rename(path)

@@ -241,7 +241,7 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
         def on_halved(step: int, tokens: int) -> None:
             screen.console.print(
                 f"memory did not suffice: passes hold at most {tokens:,} tokens from step {step} on, the step stays as "
-                f"it is; training.micro_batch_tokens={tokens} starts with that",
+                f"it is; a run with training.micro_batch_tokens={tokens} starts with that",
                 style="yellow",
             )
             folder.log(step=step, micro_batch_tokens=tokens)
@@ -283,11 +283,10 @@ def _named_rows(prepared: Prepared) -> Iterator[None]:
         ) from error
     except NoMemory as error:
         ids = prepared.corpus.splits["train"].ids
-        rows = ", ".join(ids[row] for row in error.examples[:5])
+        rows = ", ".join(ids[row] for row in error.examples)
         raise UserError(
-            f"memory does not suffice for a pass of {error.tokens:,} tokens over {len(error.examples)} rows ({rows}): "
-            f"set training.micro_batch_tokens={error.tokens // 2}, tokens.max_length=..., "
-            "training.gradient_checkpointing=true, strategy=lora or a smaller encoder"
+            f"memory does not suffice for row {rows} alone, which has {error.tokens:,} tokens: set "
+            "tokens.max_length=..., training.gradient_checkpointing=true, strategy=lora or a smaller encoder"
         ) from error
 
 

@@ -16,20 +16,27 @@ _SHORTEST = 8  # characters of an environment variable's value; shorter ones occ
 _FORMS = re.compile(
     r"""
     (?<![A-Za-z0-9])(?:
-        hf_[A-Za-z0-9]{30,} | api_org_[A-Za-z0-9]{30,}                  # Hugging Face
+        # Hugging Face, GitHub, GitLab
+        hf_[A-Za-z0-9]{30,} | api_org_[A-Za-z0-9]{30,}
       | gh[opsur]_[A-Za-z0-9]{30,} | github_pat_\w{30,} | glpat-[\w-]{20,}
-      | sk-[\w-]{0,100}?(?=[A-Za-z]{0,100}[0-9])[A-Za-z0-9]{20,}[\w-]*  # OpenAI, Anthropic
-      | xox[abeprs]-[\w-]{10,}                                          # Slack
-      | A[KS]IA[A-Z0-9]{16} | AIza[\w-]{35}                             # Amazon, Google
-      | npm_[A-Za-z0-9]{30,} | pypi-[\w-]{50,}
-      | eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+                            # JSON web tokens
+        # OpenAI and Anthropic: letters of both cases and digits, unlike a name such as sk-tickets2024
+      | sk-[\w-]{0,100}?(?=\w{0,100}[0-9])(?=\w{0,100}[a-z])(?=\w{0,100}[A-Z])[A-Za-z0-9]{20,}[\w-]*
+        # Groq, Stripe, Replicate, NVIDIA, Docker, Slack
+      | (?:gsk|sk_live|r8|nvapi|dckr_pat)[_-](?=[\w-]{0,100}[0-9])[\w-]{24,} | xox[abeprs]-[\w-]{10,}
+        # Amazon, Google
+      | A[KS]IA(?=[A-Z]{0,16}[0-9])[A-Z0-9]{16}(?![A-Za-z0-9]) | AIza[\w-]{35}
+        # package indexes, JSON web tokens
+      | npm_[A-Za-z0-9]{30,} | pypi-[\w-]{50,} | eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+
     )
     | (?<=://)[^\s/:@]*:[^\s/@]+(?=@)                                   # user:password@ in a URL
     | -----BEGIN[A-Z ]{0,40}PRIVATE[ ]KEY-----[^-]*
     """,
     re.VERBOSE,
 )
-_NAMED = re.compile(r"(?:TOKEN|API_?KEY|ACCESS_KEY|SECRET(?:_KEY)?|PASSWORD|PASSWD|PASSPHRASE)\Z", re.IGNORECASE)
+_NAMED = re.compile(
+    r"(?<!MAX_)(?<!EOS_)(?<!PAD_)(?:TOKEN|API_?KEY|ACCESS_KEY|SECRET(?:_KEY)?|PASSWORD|PASSWD|PASSPHRASE)\Z",
+    re.IGNORECASE,
+)
 _WORDS = re.compile(r"(?:[A-Z]?[a-z]+|[A-Z]+)(?:[ _.-](?:[A-Z]?[a-z]+|[A-Z]+))*")
 
 

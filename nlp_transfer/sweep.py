@@ -6,7 +6,9 @@ Were there a sweeper on every rank, ranks could choose apart.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
+import itertools
 import json
 import os
 import shlex
@@ -17,8 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.config import CONF, is_resolved, locate_recipe, readable, user_errors
+from nlp_transfer.config import CONF, GROUPS, is_resolved, locate_recipe, readable, shipped_names, user_errors
 from nlp_transfer.errors import UserError
+from nlp_transfer.settings import Settings
 from nlp_transfer.yamlfile import leaves
 
 
@@ -76,24 +79,38 @@ def _refuse_foreign_code(folder: Path, name: str, words: Sequence[str]) -> None:
     Raises:
         UserError: naming the key of Hydra.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     typed = [word for word in words if word.lstrip("+~").startswith("hydra")]
-    chosen: list[list[str]] = [[]]
-    for word in OverridesParser.create().parse_overrides([word for word in words if word not in typed]):
-        if word.is_sweep_override():
-            key = str(word.input_line).partition("=")[0]
-            chosen += [[f"{key}={value}"] for value in word.sweep_string_iterator()]
-        else:
-            chosen.append([str(word.input_line)])
     wanted = _hydra_keys(*locate_recipe(None), typed)
-    for choice in chosen:
-        found = _hydra_keys(folder, name, [*typed, *choice])
+    for files in _choices(folder, [word for word in words if word not in typed]):
+        found = _hydra_keys(folder, name, [*typed, *files])
         for key in wanted.keys() | found.keys():
             if wanted.get(key) != found.get(key):
                 raise UserError(
                     f"{folder} changes {key}, a key of Hydra itself; type those of --multirun on the command line"
                 )
+
+
+def _choices(folder: Path, words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield every combination of files that the words choose (``strategy=probe,lora``); values choose none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
+
+    values = {field.name for field in dataclasses.fields(Settings)} - set(GROUPS)
+    options: list[list[str]] = []
+    for word in OverridesParser.create().parse_overrides(list(words)):
+        typed = str(word.input_line)
+        key = typed.partition("=")[0]
+        group = key.lstrip("+~")
+        if "." in group or group in values:
+            continue
+        if word.is_choice_sweep() and not isinstance(word.value(), Glob):
+            options.append([f"{key}={value}" for value in word.sweep_string_iterator()])
+        elif word.is_sweep_override():  # whichever of the files there are
+            files = {file.stem for file in (folder / group).glob("*.yaml")}
+            options.append([f"{key}={each}" for each in sorted(files | set(shipped_names(group)))])
+        else:
+            options.append([typed])
+    yield from itertools.product(*options)
 
 
 def _hydra_keys(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlp_transfer import cli
+from nlp_transfer import cli, sweep
 from nlp_transfer.cli import main
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, rows
@@ -419,6 +419,27 @@ def test_a_sweep_that_cannot_be_is_said_in_one_sentence(tmp_path: Path, capfd, w
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        (["strategy=lora", "strategy.rank=4,8"], ["strategy=lora strategy.rank=4", "strategy=lora strategy.rank=8"]),
+        (["strategy=glob([lora,probe])"], ["strategy=lora", "strategy=probe"]),
+        (["seed=range(0,3)"], ["seed=0", "seed=1", "seed=2"]),
+    ],
+)
+def test_every_way_to_name_several_values_sweeps(monkeypatch, tmp_path: Path, words: list[str], runs: list[str]):
+    monkeypatch.chdir(tmp_path)
+    started: list[str] = []
+
+    def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+        started.append(" ".join(words))
+        return subprocess.CompletedProcess(words, 0, stdout="")
+
+    monkeypatch.setattr(sweep, "_run", run)
+    assert sweep.sweep(None, words) == {}
+    assert started == runs
+
+
 @pytest.mark.parametrize("file", ["strategy/probe.yaml", "strategy/other.yaml", "hydra/launcher/basic.yaml"])
 def test_no_file_beside_a_recipe_reaches_the_keys_of_hydra(tmp_path: Path, capfd, file: str):
     (tmp_path / "mine.yaml").write_text("defaults: [config, _self_]\nname: mine\n")
@@ -570,6 +591,23 @@ def test_our_own_mistakes_end_with_status_70_and_a_report_without_secrets(tmp_pa
     assert "in mistaken" in report.read_text()
     assert "transformers" in report.read_text()
     assert token not in said + report.read_text()
+
+
+def test_a_mistake_without_room_for_its_report_is_told_without_secrets(monkeypatch, capfd):
+    token = "hf_" + "a1B2" * 9
+
+    def mistaken(*_):
+        raise KeyError(token)
+
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(cli._COMMANDS, "doctor", mistaken)
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    assert main(["doctor"]) == 70
+    said = capfd.readouterr().err
+    assert "in mistaken" in said
+    assert token not in said
 
 
 def test_lack_of_memory_is_said_in_one_sentence(monkeypatch, capfd):

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.objective import Step
@@ -21,6 +22,7 @@ from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, settings_for
+from tests.training.scarce import no_memory
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -47,6 +49,8 @@ RUN = """
 import signal, sys
 from pathlib import Path
 from tests.test_run import data_for, settings_for
+from tests.training.scarce import no_memory
+from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.run import adapt
 from nlp_transfer.training.signals import Stopped
@@ -186,6 +190,28 @@ def test_targets_in_units_of_their_own_go_on_too(tmp_path: Path, task: str):
     shutil.rmtree(run)
     adapt(settings_for(tmp_path, **wanted), data=data_for(task))
     assert fingerprint(run.parent) == resumed
+
+
+def test_a_run_that_lacked_memory_goes_on_in_the_passes_that_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    forward, calls = Step.forward, []
+
+    def scarce_once(self: Step, batch: dict, progress: float) -> torch.Tensor:
+        calls.append(len(batch["targets"]))
+        if len(calls) == 2 and calls[1] > 1:
+            raise no_memory()
+        return forward(self, batch, progress)
+
+    monkeypatch.setattr(Step, "forward", scarce_once)
+    path, wanted = stopped_run(tmp_path)
+    assert checkpoint.read(path).state["halved_to"] > 0
+    run = adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    resumed = fingerprint(run.folder.parent)
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "micro_batch_tokens" in line] == [2]
+    shutil.rmtree(run.folder)
+    calls.clear()
+    adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    assert fingerprint(run.folder.parent) == resumed
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path):

@@ -126,13 +126,6 @@ def test_nothing_of_ours_warns(place: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_an_interrupt_at_some_operations_leaves_a_run_that_goes_on():
-    told = told_by("tests.faults", "probe", "--kind", "interrupt", "--every", "23")
-    assert told["failures"] == []
-    assert told["ended"]["interrupted"] >= 2
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("case", "every"), [("finetune", 8), ("probe", 3)])
 def test_an_interrupt_at_any_operation_leaves_a_run_that_goes_on(case: str, every: int):
     told = told_by("tests.faults", case, "--kind", "interrupt", "--every", str(every))

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nlp_transfer.disk import flush, remove, room
+from nlp_transfer.disk import flush, reason, remove, room
 from nlp_transfer.errors import UserError
 
 FORMAT = 1
@@ -91,7 +91,7 @@ def commit(folder: Path, snapshot: Snapshot) -> Path:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(making, ignore_errors=True)
         raise UserError(
-            f"the checkpoint {path} cannot be written: {_reason(error)}{room(folder)}; the earlier ones are as they "
+            f"the checkpoint {path} cannot be written: {reason(error)}{room(folder)}; the earlier ones are as they "
             f"were. {KEPT + 1} at a time take {(KEPT + 1) * _size(snapshot) / 2**20:,.1f} MiB: make room, or set "
             "output=..., and call the same command again"
         ) from error
@@ -99,7 +99,7 @@ def commit(folder: Path, snapshot: Snapshot) -> Path:
         for old in _paths(folder)[KEPT:]:
             remove(old)
     except OSError as error:
-        raise UserError(f"{path} was written, but what it replaces cannot be taken away: {error.strerror}") from error
+        raise UserError(f"{path} was written, but what it replaces cannot be taken away: {reason(error)}") from error
     return path
 
 
@@ -146,11 +146,6 @@ def read(path: Path) -> Snapshot:
     return Snapshot(step=step, state=state, tensors=tensors)
 
 
-def clear(folder: Path) -> None:
-    """Take all checkpoints away; those that are not whole, too."""
-    remove(folder)
-
-
 def forget_after(folder: Path, step: int) -> None:
     """Take away the checkpoints of later steps than the one a run goes on from: damaged, or of a course given up."""
     for path in _paths(folder):
@@ -175,7 +170,7 @@ def _paths(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"the checkpoints in {folder} cannot be listed: {error.strerror}") from error
+        raise UserError(f"the checkpoints in {folder} cannot be listed: {reason(error)}") from error
     return sorted((path for path in inside if _NAME.fullmatch(path.name)), key=_step, reverse=True)
 
 
@@ -197,14 +192,9 @@ def _size(snapshot: Snapshot) -> int:
     return sum(tensor.nbytes for tensors in snapshot.tensors.values() for tensor in tensors.values())
 
 
-def _reason(error: Exception) -> str:
-    """Return what the system says; safetensors says it in its own way."""
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
-
-
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise UserError(f"{path} is damaged ({_reason(error)})") from error
+        raise UserError(f"{path} is damaged ({reason(error)})") from error

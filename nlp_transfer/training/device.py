@@ -5,19 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.launch import world_size
 from nlp_transfer.settings import TrackingSettings
 
+_UNTRIED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
 
 def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -> Accelerator:
     """Return a fresh Accelerator.
 
     Raises:
-        UserError: for a precision that cannot be had here.
+        UserError: for a precision that cannot be had here, or a way to share a model between ranks that was not tried.
     """
     # Accelerate keeps its state for the life of the process; a second run in it may want another precision.
     AcceleratorState._reset_state()
@@ -30,6 +32,8 @@ def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -
         raise UserError(
             f"the launcher started {world_size()} processes but they form {state.num_processes} group(s) of their own"
         )
+    if state.distributed_type in _UNTRIED:
+        raise UserError(f"{state.distributed_type.value} is untried here; launch with `accelerate launch --multi_gpu`")
     if precision == "fp16" and device.type == "cpu":
         raise UserError("training.precision=fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
     chosen = ("bf16" if multiplies_bf16_fast(device) else "fp32") if precision == "auto" else precision

@@ -60,8 +60,9 @@ def run(
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(broken):  # or every figure would be of labels picked by chance
         raise UserError(
-            f"the model's {want} are infinite or not a number for {len(broken):,} of {len(values):,} rows, first for "
-            f"row {broken[0] + 1:,}; set training.precision=fp32, and if that does not help the weights are damaged"
+            f"the model's {want} are infinite or not a number for {len(broken):,} of {len(values):,} rows (of these "
+            f"the {broken[0] + 1:,}. first); set training.precision=fp32; if that changes nothing, the weights are "
+            "damaged"
         )
     return values
 

@@ -131,9 +131,6 @@ def fit(
         patience=settings.patience,
     )
     trajectory = Trajectory()
-    state = TrainingState(parameters, optimizer, average, keeper, trajectory)
-    if saving and saving.resumed:
-        state.restore(saving.resumed)
     passes = Passes(
         accelerator,
         wrapped,
@@ -143,6 +140,9 @@ def fit(
         settings.micro_batch_tokens,
         on_halved=lambda tokens: watch.on_halved(trajectory.steps + 1, tokens),
     )
+    state = TrainingState(parameters, optimizer, average, keeper, trajectory, passes)
+    if saving and saving.resumed:
+        state.restore(saving.resumed)
     _train_mode(step, frozen)
     with listening() as asked:
         for index in range(trajectory.steps, total):
@@ -158,11 +158,9 @@ def fit(
                 check_gradients(step)
             norm = float(accelerator.clip_grad_norm_(awake(optimizer), settings.max_grad_norm or math.inf))
             finite = math.isfinite(loss) and (math.isfinite(norm) or optimizer.scaler is not None)
+            held, kept = len(optimizer.state), len(keeper.weights)
             if finite:
-                held = len(optimizer.state)
                 optimizer.step()
-                if len(optimizer.state) > held:  # moments of the first step, or of a group that woke
-                    passes.forget_what_fitted()
                 if average:
                     average.update()
             else:
@@ -180,7 +178,9 @@ def fit(
                     keeper.see(metrics, parameters, last=index + 1 == total)
                 trajectory.evaluations.append(metrics)
                 watch.on_evaluation(metrics)
-                passes.forget_what_fitted()  # the kept weights take memory
+            # Moments of the first step or of a group that woke, and kept weights, take memory from what is to come.
+            if len(optimizer.state) > held or len(keeper.weights) > kept:
+                passes.forget_what_fitted()
             due, stop = _agreed(accelerator, due=bool(saving and saving.due()), stop=asked.number)
             if saving and (due or stop):
                 saving.commit(state.capture())

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 
 Result = TypeVar("Result")
+
+# As torch, CUDA's libraries and the CPU's allocator say it; accelerate's own list lacks some and has one too many.
+_SAID = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 
 
 def is_lack_of_memory(error: Exception) -> bool:
     """Return whether an error says that a device or the machine has no memory left."""
-    return should_reduce_batch_size(error)
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID)
 
 
 def tried(work: Callable[[], Result]) -> Result | None:
     """Return the result of `work`, or None where memory did not suffice; what it held is free again then."""
     try:
         return work()
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
         if not is_lack_of_memory(error):
             raise
     # Outside of the handler: the traceback holds every tensor of the pass.

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nlp_transfer.data.batches import Columns, Padding, collate, micro_batches
@@ -19,21 +19,19 @@ from nlp_transfer.training.memory import tried
 # What a forward and backward pass costs beside its tokens, counted in tokens: launching kernels. A GPU computes
 # thousands of tokens in that time; a CPU core about a hundred, so that cutting a step by length beats padding it.
 _PASS_COST = {"cpu": 64}
-# Here ranks meet in every pass, not in one a step: a rank cannot try a pass again on its own.
-_MEETING_ALWAYS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class NoMemory(Exception):
-    """A pass that memory does not suffice for and that cannot be made smaller.
+    """Memory does not suffice for a single example.
 
     Attributes:
-        examples: its rows, as indices of the training split.
-        tokens: padded tokens of the pass.
+        examples: the example, as an index of the training split.
+        tokens: how long it is.
     """
 
     def __init__(self, examples: np.ndarray, tokens: int) -> None:
         self.examples, self.tokens = examples, tokens
-        super().__init__(f"no memory for {len(examples)} examples of {tokens} tokens")
+        super().__init__(f"no memory for an example of {tokens} tokens")
 
 
 @dataclass
@@ -51,7 +49,8 @@ class Passes:
         padding: how rows are made equal.
         most_examples: in one pass, or None.
         most_tokens: padded tokens in one pass.
-        on_halved: called with the new `most_tokens`.
+        on_halved: called on every rank with what a pass holds from now on, after the step in which that was found.
+        halved_to: padded tokens that memory sufficed for, where it did not for `most_tokens`; the same on every rank.
     """
 
     accelerator: Accelerator
@@ -61,7 +60,8 @@ class Passes:
     most_examples: int | None
     most_tokens: int
     on_halved: Callable[[int], None] = lambda _: None
-    _fitted: int = 0  # padded tokens of the largest pass so far
+    halved_to: int | None = None
+    _fitted: tuple[int, int] = (0, 0)  # padded tokens, and pairs of them that meet in attention, of what fitted so far
 
     def accumulate(self, examples: np.ndarray, progress: float, *, reseed: Callable[[], None]) -> float:
         """Leave the gradient of a step in the parameters; return its loss over all ranks.
@@ -74,6 +74,7 @@ class Passes:
         Raises:
             NoMemory: if it does not suffice for a single example.
         """
+        before = self.halved_to
         weight = float(self.columns.weights[examples].sum(dtype=np.float64)) or 1.0
         share, together = None, None
         while share is None:
@@ -82,11 +83,11 @@ class Passes:
             share = self._alone(alone, weight, progress)
         if together is not None:
             share += self._pass(together, weight, progress)
-        return float(self.accelerator.reduce(share, "sum"))
+        return self._told(share, before)
 
     def forget_what_fitted(self) -> None:
         """Take no pass for one that fits because one of its size did: there is less memory left now."""
-        self._fitted = 0
+        self._fitted = (0, 0)
 
     def cut(self, examples: np.ndarray) -> list[np.ndarray]:
         """Return this rank's share of a step, pass by pass; it may be nothing."""
@@ -96,7 +97,7 @@ class Passes:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             most_examples=self.most_examples,
-            most_tokens=self.most_tokens,
+            most_tokens=min(self.most_tokens, self.halved_to or self.most_tokens),
             pass_cost=_PASS_COST.get(self.accelerator.device.type, 8192),
         )
 
@@ -109,7 +110,7 @@ class Passes:
         parts = self.cut(examples)
         if self.accelerator.num_processes == 1:
             return parts, None
-        if parts and self._padded(parts[-1]) <= self._fitted:
+        if parts and all(size <= fitted for size, fitted in zip(self._size(parts[-1]), self._fitted, strict=True)):
             return parts[:-1], self._batch(parts[-1])
         shortest = examples[[self.columns.tokens.longest[examples].argmin()]]
         return parts, self._batch(shortest) | {"weights": torch.zeros(1, device=self.accelerator.device)}
@@ -124,7 +125,8 @@ class Passes:
                 self._halve(part)
                 self.step.zero_grad()
                 return None
-            self._fitted = max(self._fitted, self._padded(part))
+            tokens, met = self._size(part)
+            self._fitted = max(self._fitted[0], tokens), max(self._fitted[1], met)
             share += loss
         return share
 
@@ -140,12 +142,26 @@ class Passes:
     def _batch(self, part: np.ndarray) -> dict[str, Tensor]:
         return to_device(collate(self.columns, part, padding=self.padding), self.accelerator.device)
 
-    def _padded(self, part: np.ndarray) -> int:
+    def _size(self, part: np.ndarray) -> tuple[int, int]:
+        """Return the padded tokens of a pass, and the pairs of them that meet in attention."""
         tokens = self.columns.tokens
-        return int(tokens.longest[part].max() * tokens.windows[part].sum())
+        longest = int(tokens.longest[part].max())
+        padded = longest * int(tokens.windows[part].sum())
+        return padded, longest * padded
 
     def _halve(self, part: np.ndarray) -> None:
-        if len(part) == 1 or self.accelerator.distributed_type in _MEETING_ALWAYS:
-            raise NoMemory(part, self._padded(part))
-        self.most_tokens = self._padded(part) // 2
-        self.on_halved(self.most_tokens)
+        tokens, _ = self._size(part)
+        if len(part) == 1:
+            raise NoMemory(part, tokens)
+        self.halved_to = tokens // 2
+
+    def _told(self, share: Tensor, before: int | None) -> float:
+        """Return the loss over all ranks, which from now on take what the one with the least memory can."""
+        own = torch.stack([share, share.new_tensor(float(self.halved_to or self.most_tokens))])
+        every = self.accelerator.gather(own.unsqueeze(0))
+        assert isinstance(every, Tensor)
+        least = int(every[:, 1].min())
+        if least < (before or self.most_tokens):
+            self.halved_to = least
+            self.on_halved(least)
+        return float(every[:, 0].sum())

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nlp_transfer.training.checkpoint import Snapshot
 from nlp_transfer.training.keeper import Keeper
 from nlp_transfer.training.optimizer import MovingAverage, load_parameters
+from nlp_transfer.training.passes import Passes
 
 
 @dataclass
@@ -55,6 +56,7 @@ class TrainingState:
     average: MovingAverage | None
     keeper: Keeper
     trajectory: Trajectory
+    passes: Passes
 
     def capture(self) -> Snapshot:
         """Return a snapshot; its tensors are those in use, to be written before the next step."""
@@ -72,6 +74,7 @@ class TrainingState:
             "keeper": self.keeper.state(),
             "evaluations": self.trajectory.evaluations,
             "skipped": self.trajectory.skipped,
+            "halved_to": self.passes.halved_to,
             "averaged": self.average.updates if self.average else 0,
             "scaler": scaler.state_dict() if scaler else None,
         }
@@ -98,6 +101,8 @@ class TrainingState:
         self.trajectory.steps = snapshot.step
         self.trajectory.evaluations = list(state["evaluations"])
         self.trajectory.skipped = list(state["skipped"])
+        if state["halved_to"]:  # or dropout, which draws pass by pass, would draw otherwise
+            self.passes.halved_to = state["halved_to"]
         if self.optimizer.scaler:
             self.optimizer.scaler.load_state_dict(state["scaler"])
 

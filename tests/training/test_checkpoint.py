@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nlp_transfer import disk
 from nlp_transfer.errors import UserError
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import Snapshot
@@ -47,9 +48,9 @@ def test_what_a_kill_left_of_a_removal_is_taken_away(tmp_path: Path):
     folder = tmp_path / "checkpoints"
     checkpoint.commit(folder, snapshot(1))
     (tmp_path / ".trash-checkpoints").mkdir()
-    checkpoint.clear(folder)
+    disk.remove(folder)
     (tmp_path / ".trash-checkpoints").mkdir()  # killed after the rename
-    checkpoint.clear(folder)
+    disk.remove(folder)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -173,15 +173,19 @@ def _differences(accelerator: Accelerator, folder: Path, examples: int) -> dict[
                 float((gradient - reference).norm() / reference.norm()),
             ]
     step, columns, padding = parts(folder, "single_label", examples)
-    _, reference = loss_and_gradient(step, columns, padding, size=examples, accelerator=_Alone())
+    alone, reference = loss_and_gradient(step, columns, padding, size=examples, accelerator=_Alone())
     step.zero_grad()
     scarce = accelerator.prepare(Scarce(step, 2 if accelerator.process_index else 8))
-    Passes(accelerator, scarce, columns, padding, None, 8192).accumulate(np.arange(examples), 0.0, reseed=lambda: None)
+    passes = Passes(accelerator, scarce, columns, padding, None, 8192)
+    loss = passes.accumulate(np.arange(examples), 0.0, reseed=lambda: None)
     gradient = torch.cat([p.grad.flatten() for p in step.parameters() if p.grad is not None])
-    differences["one rank lacks memory"] = [0.0, float((gradient - reference).norm() / reference.norm())]
+    differences["one rank lacks memory"] = [abs(loss - alone), float((gradient - reference).norm() / reference.norm())]
     failed = accelerator.gather(torch.tensor([scarce.module.failed])).tolist()
     assert failed[0] == 0
     assert (failed[1] > 0) == (examples > 1)
+    told = accelerator.gather(torch.tensor([passes.halved_to or 0])).tolist()
+    assert told[0] == told[1]  # the other rank takes smaller passes from now on, too
+    assert (told[0] > 0) == (examples > 1)
     return differences
 
 
@@ -193,7 +197,7 @@ class _Alone:
     def backward(self, loss: torch.Tensor) -> None:
         loss.backward()
 
-    def reduce(self, value: torch.Tensor, _: str) -> torch.Tensor:
+    def gather(self, value: torch.Tensor) -> torch.Tensor:
         return value
 
 
