@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
-from nlp_transfer.disk import remove
+from nlp_transfer.disk import remove, share
 from nlp_transfer.encoder.anatomy import sample_rows
 from nlp_transfer.encoder.classifier import Classifier, check_finite, forward, load_classifier, quiet
 from nlp_transfer.encoder.pooled import register_model
@@ -114,6 +114,7 @@ def save(classifier: Classifier, record: Record, folder: Path) -> Record:
         _save_tokenizer(classifier, record, making)
         written = json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n"
         (making / RECORD).write_text(written, encoding="utf-8")
+        share(making)
         remove(folder)
         making.rename(folder)
     except (OSError, SafetensorError) as error:

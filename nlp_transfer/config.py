@@ -41,7 +41,8 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Setting
 
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or None for the defaults of conf/.
-        overrides: Hydra overrides such as ``strategy=lora`` or ``training.epochs=3``; they win.
+        overrides: Hydra overrides such as ``strategy=lora`` or ``training.epochs=3``; they win, and of two for one
+            key the later.
 
     Raises:
         UserError: for anything unknown or of the wrong type, naming the key and what it could be.

@@ -1,7 +1,8 @@
-"""What a person at a terminal sees while a run goes on; silent when piped and on every rank but the first."""
+"""What a person at a terminal sees while a run goes on; piped, warnings alone, and nothing on ranks but the first."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,8 +22,15 @@ class Screen:
 
     def __init__(self, *, speaks: bool) -> None:
         self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self.shows = speaks and self.console.is_terminal
+        self.speaks, self.shows = speaks, speaks and self.console.is_terminal
         self.console.quiet = not self.shows
+
+    def tell(self, sentence: str) -> None:
+        """Say what one must know, also where nobody looks at a terminal: then it is a line in a log."""
+        if self.shows:
+            self.console.print(sentence, style="yellow", soft_wrap=True)
+        elif self.speaks:
+            print(f"nlp-transfer: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
     def busy(self, what: str) -> Iterator[Status | None]:

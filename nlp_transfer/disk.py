@@ -33,6 +33,17 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def share(folder: Path) -> None:
+    """Give every file below a folder the mode that the umask gives; safetensors shuts others out, whatever it says."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
 def room(folder: Path) -> str:
     """Return how much room there is where a folder lies, in brackets; nothing where that cannot be told."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -60,9 +61,9 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run ended and its model was saved."""
+        """Whether the run ended and its model is there."""
         with self._reached():
-            return (self.path / "metrics.json").is_file()
+            return (self.path / "metrics.json").is_file() and self.model.is_dir()
 
     def check_encoder(self, sha256: str) -> None:
         """Refuse to read a finished run back for an encoder that has other weights now.
@@ -208,10 +209,9 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            raise UserError(
-                f"the run folder {self.path} cannot be used: {reason(error)}{room(self.path)}; make "
-                "room or set output=..."
-            ) from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            advice = f"{room(self.path)}; make room or set output=..." if full else "; set output=... to another"
+            raise UserError(f"the run folder {self.path} cannot be used: {reason(error)}{advice}") from error
 
     def _forget_after(self, step: int) -> None:
         """Leave in metrics.jsonl what was said up to a step, so that a run that goes on says nothing twice."""

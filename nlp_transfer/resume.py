@@ -14,7 +14,7 @@ from torch import nn
 from nlp_transfer.config import NOT_IDENTITY, to_plain
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.plain import dotted
 from nlp_transfer.records import environment
 from nlp_transfer.settings import Settings, TrainingSettings
@@ -29,6 +29,7 @@ CHANGEABLE = (
     *("training.max_skipped", "evaluation.floors", "evaluation.resamples", "evaluation.confidence"),
     "evaluation.batch_tokens",
 )
+_ROWS, _WEIGHTS = "rows of the data", "weights of the encoder"
 _MOST_SHARE = 0.05  # of the time that commits may take
 
 
@@ -41,7 +42,7 @@ def origin(settings: Settings, corpus: Corpus, sha256: str) -> dict[str, Any]:
         sha256: of the encoder's weights.
     """
     own = {key: value for key, value in to_plain(settings).items() if key not in NOT_IDENTITY}
-    return dotted({**own, "data rows": corpus.fingerprint, "encoder weights": sha256, "versions": environment()})
+    return dotted({**own, _ROWS: corpus.fingerprint, _WEIGHTS: sha256, "versions": environment()})
 
 
 def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found | None:
@@ -67,8 +68,8 @@ def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found |
         return own
     if not (named / "manifest.json").is_file():
         raise UserError(
-            f"resume={settings.resume}: there is no checkpoint; give auto, never or a folder such as "
-            "runs/NAME/checkpoints/step-000123"
+            f"resume={settings.resume}: there is no checkpoint{_meant(settings.resume, named)}; give auto, "
+            "never or a folder such as runs/NAME/checkpoints/step-000123"
         )
     found = Found(named, checkpoint.read(named))
     _check_same(found, made_from, CHANGEABLE)
@@ -101,6 +102,12 @@ def check_room(folder: Path, model: nn.Module, settings: TrainingSettings) -> st
     return None
 
 
+def _meant(given: str, named: Path) -> str:
+    """Return what may have been meant by a name under which there is no checkpoint, in brackets."""
+    below = [*named.glob("step-*"), *named.glob("checkpoints/step-*")]
+    return f" (below it lies {max(below)})" if below else did_you_mean(given, ("auto", "never"))
+
+
 def _gone_on_from(named: Path, folder: Path) -> Found | None:
     """Return the run's own newest checkpoint if the run went on from the named one already."""
     try:
@@ -112,20 +119,27 @@ def _gone_on_from(named: Path, folder: Path) -> Found | None:
 
 def _check_same(found: Found, made_from: dict[str, Any], may_differ: tuple[str, ...]) -> None:
     before = found.snapshot.state["made_from"]
-    differing = sorted(
+    differing = [
         key
         for key in before.keys() | made_from.keys()
         if before.get(key) != made_from.get(key) and key not in may_differ
-    )
+    ]
+    differing.sort(key=lambda key: (not key.endswith(".name"), key))  # another strategy has other keys, too
     if not differing:
         return
-    said = "; ".join(f"{key} was {before.get(key)!r}, is {made_from.get(key)!r}" for key in differing[:5])
+    said = "; ".join(_difference(key, before.get(key), made_from.get(key)) for key in differing[:5])
     more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
     allowed = f"; only these may: {', '.join(may_differ)}" if may_differ else ""
     raise UserError(
         f"{found.path} is of another run, which would not go on to the same result: {said}{more}{allowed}; "
         "resume=never starts again from nothing"
     )
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    if key in (_ROWS, _WEIGHTS):
+        return f"the {key} changed ({str(before)[:8]} was, {str(now)[:8]} is)"
+    return f"{key} was {before!r}, is {now!r}"
 
 
 @dataclass

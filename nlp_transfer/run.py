@@ -85,7 +85,7 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
         try:
             source = locate(settings.encoder)
         except UserError as error:  # the run is there, whatever became of its encoder
-            screen.console.print(f"not compared with the encoder, which cannot be found now: {error}", style="yellow")
+            screen.tell(f"not compared with the encoder, which cannot be found now: {error}")
         else:
             folder.check_encoder(source.sha256)
         folder.tidy()
@@ -107,10 +107,10 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
     commits = resume.Commits(prepared.accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)
     if found:
         for sentence in found.damaged:
-            screen.console.print(f"passed over: {sentence}", style="yellow")
-        screen.console.print(f"going on from {found.path}")
+            screen.tell(f"passed over: {sentence}")
+        screen.tell(f"going on from {found.path}")
     if is_main() and (short := resume.check_room(folder.path, prepared.classifier.model, settings.training)):
-        screen.console.print(short, style="yellow")
+        screen.tell(short)
     in_place = found is not None and found.path.resolve().parent == folder.checkpoints.resolve()
     folder.begin(settings, prepared.plan, resumed=found.snapshot.step if found and in_place else None)
     prepared.accelerator.wait_for_everyone()
@@ -119,15 +119,18 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
     try:
         trajectory = _train(prepared, folder, screen, commits.saving(found.snapshot if found else None))
     except Stopped:
-        screen.console.print(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
+        screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
         raise
     seconds = time.monotonic() - started
+    if trajectory.skipped:
+        steps = ", ".join(map(str, trajectory.skipped[:10])) + (", ..." if len(trajectory.skipped) > 10 else "")
+        screen.tell(f"{len(trajectory.skipped)} steps changed nothing, for they were infinite or not a number: {steps}")
     record = _record(prepared)
     if is_main():
         with screen.busy("saving"):  # before anything is measured: a figure can be had again, a training not
             written = artefact.save(prepared.classifier, record, folder.model)
         if record.merged and not written.merged:
-            screen.console.print("The adapter cannot be merged: model/ holds the adapter alone", style="yellow")
+            screen.tell("the adapter cannot be merged: model/ holds the adapter alone")
     report = _measure(prepared, screen)
     folder.finish(
         report,
@@ -238,11 +241,13 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
             folder.log(step=done, **values)
             tracking.log(accelerator, "train", values, done)
 
+        def on_stop() -> None:
+            screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
+
         def on_halved(step: int, tokens: int) -> None:
-            screen.console.print(
+            screen.tell(
                 f"memory did not suffice: passes hold at most {tokens:,} tokens from step {step} on, the step stays as "
-                f"it is; a run with training.micro_batch_tokens={tokens} starts with that",
-                style="yellow",
+                f"it is; a run with training.micro_batch_tokens={tokens} starts with that"
             )
             folder.log(step=step, micro_batch_tokens=tokens)
 
@@ -261,7 +266,9 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
                 settings=settings.training,
                 seed=settings.seed,
                 frozen=prepared.frozen_modules,
-                watch=Watch(evaluate_now, metric, metrics.HIGHER_IS_BETTER[metric], on_step, on_evaluation, on_halved),
+                watch=Watch(
+                    evaluate_now, metric, metrics.HIGHER_IS_BETTER[metric], on_step, on_evaluation, on_halved, on_stop
+                ),
                 saving=saving,
             )
     units.leave(prepared)

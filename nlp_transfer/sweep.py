@@ -130,12 +130,28 @@ def _hydra_keys(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]
 
 
 def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Adapt in a new process; its standard error is ours."""
+    """Adapt in a new process; its standard error is ours.
+
+    A terminal interrupts both processes: the run then finishes its step and commits it, for which this one waits.
+    """
     command = [sys.executable, "-m", "nlp_transfer", "adapt", *words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode in (128 + signal.SIGINT, -signal.SIGINT):
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running, _patient():
+        output, _ = running.communicate()
+    if running.returncode in (128 + signal.SIGINT, -signal.SIGINT):
         raise KeyboardInterrupt
-    return done
+    return subprocess.CompletedProcess(command, running.returncode, output)
+
+
+@contextlib.contextmanager
+def _patient() -> Iterator[None]:
+    """Leave an interrupt to the run for the time of the block."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _figure(output: str) -> float | None:

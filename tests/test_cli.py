@@ -466,7 +466,7 @@ def test_runs_of_a_sweep_that_fail_are_named(tmp_path: Path, capfd):
 
 
 @pytest.mark.parametrize("more", [[], ["seed=1,2", "--multirun"]])
-def test_an_interrupt_ends_quietly_with_status_130(place: Path, tmp_path: Path, more: list[str]):
+def test_an_interrupt_ends_with_status_130_and_a_commit(place: Path, tmp_path: Path, more: list[str]):
     words = [*adapt_words(place), f"output={tmp_path}", "strategy=finetune", "training.max_steps=100000", *more]
     command = [sys.executable, "-m", "nlp_transfer", *words, "training.epochs=100000"]
     running = subprocess.Popen(
@@ -481,12 +481,17 @@ def test_an_interrupt_ends_quietly_with_status_130(place: Path, tmp_path: Path, 
         while not list(tmp_path.rglob("metrics.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.1)
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to every process in the foreground
-        assert running.communicate(timeout=60) == (b"", b"")
+        out, err = running.communicate(timeout=60)
         assert running.returncode == 130
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(running.pid, signal.SIGKILL)
+    assert out == b""
+    said = err.decode().splitlines()
+    assert [line.partition(":")[0] for line in said] == ["nlp-transfer"] * 2, said
+    assert said[1].endswith("the same command goes on from there")
     assert not list(tmp_path.rglob("metrics.json"))
+    assert len(list(tmp_path.rglob("manifest.json"))) == 1
 
 
 @pytest.mark.parametrize(

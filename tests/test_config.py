@@ -308,6 +308,7 @@ ELSEWHERE = ["data=files", "data.path=no/such.csv"]
         (["adapt", "strategy=lora", "strategy.rank=0"], "strategy.rank=0"),
         (["adapt", "strategy=probe", "strategy.solver=sgd"], "strategy.solver='sgd'"),
         (["adapt", "strategy.lr=-1"], "strategy.lr=-1.0 goes uphill"),
+        (["adapt", "name=../elsewhere"], "name=../elsewhere is the name of a folder"),
         (["adapt", "strategy.gradual=1"], "strategy.gradual=1.0"),
         (["adapt", "strategy=adapter", "strategy.peft_type=ADALORA"], "strategy.peft_type=ADALORA"),
         (["adapt", "strategy=lora", "strategy.dropout=1"], "strategy.dropout=1.0"),

@@ -11,14 +11,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from nlp_transfer import resume
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.objective import Step
+from nlp_transfer.records import environment
 from nlp_transfer.run import adapt
+from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.training import checkpoint
+from nlp_transfer.training.signals import listening
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, settings_for
@@ -128,11 +133,13 @@ def test_a_named_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path
     for change, words in (
         ({"strategy.lr": 1e-3}, "strategy.lr was None, is 0.001"),
         ({"seed": 7}, "seed was 0, is 7"),
+        ({"training.batch_size": 5}, "training.batch_size was .*, is 5"),
+        ({"strategy": "lora"}, "strategy.name was 'finetune', is 'lora'"),
     ):
         with pytest.raises(UserError, match=words):
-            adapt(settings_for(tmp_path, **other, **change), data=data_for("single_label"))
+            adapt(settings_for(tmp_path, **other | change), data=data_for("single_label"))
     fewer = data_for("single_label") | {"test": data_for("single_label")["test"][:9]}
-    with pytest.raises(UserError, match="data rows was"):
+    with pytest.raises(UserError, match="the rows of the data changed"):
         adapt(settings_for(tmp_path, **other), data=fewer)
     longer = adapt(settings_for(tmp_path, **other | {"training.max_steps": 8}), data=data_for("single_label"))
     assert json.loads((longer.folder / "metrics.json").read_text())["steps"] == 8
@@ -140,10 +147,77 @@ def test_a_named_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path
         adapt(settings_for(tmp_path, **other | {"resume": str(tmp_path)}), data=data_for("single_label"))
 
 
+@pytest.mark.parametrize("what", ["weights of the encoder", "versions.torch", "versions.peft"])
+def test_other_weights_or_versions_do_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str):
+    path, wanted = stopped_run(tmp_path)
+    if what == "weights of the encoder":
+        tiny_encoder(tmp_path, initializer_range=0.5)
+    else:
+        version = what.partition(".")[2]
+        monkeypatch.setattr(resume, "environment", lambda: environment() | {version: "0.0"})
+    with pytest.raises(UserError, match=rf"{what} (changed|was '.*', is '0\.0')"):
+        adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    assert path.is_dir()
+
+
+@pytest.mark.parametrize(("given", "said"), [("nevr", "did you mean 'never'"), ("runs", "below it lies .*step-000003")])
+def test_a_name_without_a_checkpoint_is_answered(tmp_path: Path, monkeypatch, given: str, said: str):
+    path, wanted = stopped_run(tmp_path)
+    monkeypatch.chdir(path.parent.parent.parent.parent)
+    given = str(path.parent.parent) if given == "runs" else given
+    with pytest.raises(UserError, match=said):
+        adapt(settings_for(tmp_path, **wanted | {"resume": given}), data=data_for("single_label"))
+
+
+def test_a_disk_without_room_is_said_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = torch.nn.Linear(1024, 1024, bias=False)  # 4 MiB; a checkpoint has four times that
+    for free, warns in ((100, False), (20, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free << 20))
+        assert bool(resume.check_room(tmp_path, model, TrainingSettings())) == warns
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 << 20))
+    with pytest.raises(UserError, match=r"3\.0 MiB free, the saved model takes 4\.0 MiB"):
+        resume.check_room(tmp_path, model, TrainingSettings())
+
+
+def test_a_second_signal_stops_at_once():
+    said: list[str] = []
+
+    def stopped_twice() -> None:
+        with listening(lambda: said.append("asked")) as asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked.number == signal.SIGTERM
+            assert said == ["asked"]
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("still here")
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped_twice()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_every_file_of_a_finished_run_may_be_read_as_the_umask_says(tmp_path: Path):
+    tiny_encoder(tmp_path)
+    settings = settings_for(tmp_path, output=str(tmp_path / "runs"), strategy="lora")
+    run = adapt(settings, data=data_for("single_label"))
+    (tmp_path / "plain").touch()
+    wanted = (tmp_path / "plain").stat().st_mode
+    files = [path for path in run.folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    assert any("adapter" in str(path) for path in files)
+    assert {path.name: path.stat().st_mode for path in files} == {path.name: wanted for path in files}
+
+
+def test_a_run_whose_model_was_taken_away_is_done_again(tmp_path: Path):
+    tiny_encoder(tmp_path)
+    settings = settings_for(tmp_path, output=str(tmp_path / "runs"), strategy="probe")
+    run = adapt(settings, data=data_for("single_label"))
+    shutil.rmtree(run.folder / "model")
+    assert (adapt(settings, data=data_for("single_label")).folder / "model" / "model.safetensors").is_file()
+
+
 def test_other_rows_under_the_same_name_do_not_go_on(tmp_path: Path):
     _, wanted = stopped_run(tmp_path)
     rows = data_for("single_label")
-    with pytest.raises(UserError, match=r"data rows was .*resume=never starts again"):
+    with pytest.raises(UserError, match=r"the rows of the data changed .*resume=never starts again"):
         adapt(settings_for(tmp_path, **wanted), data=rows | {"train": rows["train"][::-1][:40]})
     run = adapt(settings_for(tmp_path, **wanted | {"resume": "never"}), data=rows | {"train": rows["train"][:40]})
     assert json.loads((run.folder / "metrics.json").read_text())["steps"] == 6

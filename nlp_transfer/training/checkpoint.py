@@ -20,10 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nlp_transfer.disk import flush, reason, remove, room
+from nlp_transfer.disk import flush, reason, remove, room, share
 from nlp_transfer.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2  # the newest, and one to fall back on should a disk spoil it
 _MANIFEST = "manifest.json"
 _STATE = "state.json"
@@ -81,8 +81,8 @@ def commit(folder: Path, snapshot: Snapshot) -> Path:
         _write_json(making / _STATE, {"format": FORMAT, "step": snapshot.step, **snapshot.state})
         files = {file.name: _sha256(file) for file in sorted(making.iterdir())}
         _write_json(making / _MANIFEST, {"format": FORMAT, "sha256": files})
+        share(making)
         for file in making.iterdir():
-            file.chmod((making / _STATE).stat().st_mode)  # safetensors shuts others out, whatever the umask says
             flush(file)
         flush(making)
         remove(path)  # of a run that went on from an older one

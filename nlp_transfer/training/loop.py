@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from nlp_transfer.data.batches import Columns, Padding, step_examples, steps_per_epoch
@@ -42,6 +43,7 @@ class Watch:
         on_step: called after every optimizer step with (steps done, steps in all, {"loss", "learning_rate", ...}).
         on_evaluation: called after every evaluation with the metrics.
         on_halved: called with (step, tokens) where memory did not suffice and passes hold at most `tokens` from there.
+        on_stop: called at once when a signal asks to stop; the step is finished first.
     """
 
     evaluate: Callable[[], Metrics]
@@ -50,6 +52,7 @@ class Watch:
     on_step: Callable[[int, int, Metrics], None]
     on_evaluation: Callable[[Metrics], None]
     on_halved: Callable[[int, int], None] = lambda step, tokens: None
+    on_stop: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def fit(
     if saving and saving.resumed:
         state.restore(saving.resumed)
     _train_mode(step, frozen)
-    with listening() as asked:
+    with listening(watch.on_stop) as asked:
         for index in range(trajectory.steps, total):
             if keeper.exhausted:
                 break
@@ -157,10 +160,8 @@ def fit(
             if index == 0:
                 check_gradients(step)
             norm = float(accelerator.clip_grad_norm_(awake(optimizer), settings.max_grad_norm or math.inf))
-            finite = math.isfinite(loss) and (math.isfinite(norm) or optimizer.scaler is not None)
             held, kept = len(optimizer.state), len(keeper.weights)
-            if finite:
-                optimizer.step()
+            if _take(optimizer, finite=math.isfinite(loss) and math.isfinite(norm)):
                 if average:
                     average.update()
             else:
@@ -170,7 +171,9 @@ def fit(
             trajectory.losses.append(loss)
             rate = optimizer.param_groups[0]["lr"]
             watch.on_step(index + 1, total, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
-            if trajectory.skipped_in_a_row == settings.max_skipped:
+            # In fp16 steps are skipped while the scale of the loss is sought; below 1 there is none to be found.
+            seeking = optimizer.scaler is not None and math.isfinite(loss) and optimizer.scaler.get_scale() >= 1
+            if trajectory.skipped_in_a_row >= settings.max_skipped and not seeking:
                 raise NotFinite(index + 1, examples)
             if (index + 1) % every == 0 or index + 1 == total:
                 with average.applied() if average else nullcontext():
@@ -189,6 +192,13 @@ def fit(
     keeper.restore(parameters)
     trajectory.kept_step = keeper.step
     return trajectory
+
+
+def _take(optimizer: AcceleratedOptimizer, *, finite: bool) -> bool:
+    """Take a step if it is finite; return whether it was taken. In fp16 the scaler looks for itself, and adapts."""
+    if finite or optimizer.scaler is not None:
+        optimizer.step()
+    return finite and not optimizer.step_was_skipped
 
 
 def _agreed(accelerator: Accelerator, *, due: bool, stop: int) -> tuple[bool, int]:

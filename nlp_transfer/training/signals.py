@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -30,8 +30,8 @@ class Asked:
 
 
 @contextmanager
-def listening() -> Iterator[Asked]:
-    """Note the first signal instead of dying of it, for the time of the block.
+def listening(on_signal: Callable[[], None] = lambda: None) -> Iterator[Asked]:
+    """Note the first signal instead of dying of it, for the time of the block, and call `on_signal` then.
 
     Only the main thread can; elsewhere nothing is noted.
     """
@@ -47,6 +47,7 @@ def listening() -> Iterator[Asked]:
         asked.number = number
         for each in heard:
             signal.signal(each, before[each])
+        on_signal()
 
     for number in heard:
         signal.signal(number, note)

@@ -1,7 +1,7 @@
 """How long the loop runs, what it clips, at which rates and precision it learns, and what it refuses to train."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings, TrackingSettings, TrainingSettings
 from nlp_transfer.strategies import STRATEGIES, Group
 from nlp_transfer.training.device import make_accelerator
-from nlp_transfer.training.loop import Trajectory, Watch, check_gradients, fit, planned_steps
+from nlp_transfer.training.loop import NotFinite, Trajectory, Watch, check_gradients, fit, planned_steps
 from nlp_transfer.training.optimizer import build_optimizer, set_rates
 from tests.encoder.families import tiny_encoder
 
@@ -241,3 +241,42 @@ def test_a_frozen_parameter_with_a_gradient_is_found():
     layer.bias.requires_grad_(False)
     with pytest.raises(UserError, match=r"1 tensors received a gradient although frozen, such as bias"):
         check_gradients(layer)
+
+
+class Broken(Linear):
+    """A step whose loss is no number in some passes, or whose gradient is none in all."""
+
+    def __init__(self, *, losses: Collection[int] = (), gradient: bool = False) -> None:
+        super().__init__()
+        self.losses, self.gradient, self.passes = losses, gradient, 0
+
+    def forward(self, batch, progress):
+        self.passes += 1
+        loss = super().forward(batch, progress) * (math.nan if self.passes in self.losses else 1)
+        return loss + torch.sqrt(self.layer.weight[0, 0] * 0) * 0 if self.gradient else loss
+
+
+def half_precision() -> Accelerator:
+    """Return what accelerate makes of fp16 on a GPU, as far as scaling goes."""
+    accelerator = Accelerator(cpu=True)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**3)
+    return accelerator
+
+
+@pytest.mark.parametrize("accelerator", [lambda: Accelerator(cpu=True), half_precision])
+def test_a_step_that_is_no_number_is_skipped_and_counted(accelerator: Callable[[], Accelerator]):
+    step = Broken(losses=[2])
+    trajectory = trained(
+        step, 16, TrainingSettings(epochs=3, batch_size=4, precision="fp32"), accelerator=accelerator()
+    )
+    assert (trajectory.steps, trajectory.skipped) == (12, [2])
+    assert bool(torch.isfinite(step.layer.weight).all())
+
+
+@pytest.mark.parametrize(("accelerator", "steps"), [(lambda: Accelerator(cpu=True), 3), (half_precision, 4)])
+def test_gradients_that_stay_no_numbers_end_the_run(accelerator: Callable[[], Accelerator], steps: int):
+    """In fp16 only once the loss is no longer scaled up: a scale that is too large is no defect."""
+    step = Broken(gradient=True)
+    with pytest.raises(NotFinite) as caught:
+        trained(step, 16, TrainingSettings(epochs=9, batch_size=4, precision="fp32"), accelerator=accelerator())
+    assert caught.value.step == steps
