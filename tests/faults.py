@@ -153,6 +153,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="try each n-th point only")
     parser.add_argument("--kind", choices=KINDS, default="once", help="what is done to the run there")
     asked = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch).resolve()
         tiny_encoder(home)
