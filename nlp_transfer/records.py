@@ -61,9 +61,9 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run ended and its model is there."""
+        """Whether the run ended, after its model was saved."""
         with self._reached():
-            return (self.path / "metrics.json").is_file() and self.model.is_dir()
+            return (self.path / "metrics.json").is_file()
 
     def check_encoder(self, sha256: str) -> None:
         """Refuse to read a finished run back for an encoder that has other weights now.

@@ -81,7 +81,7 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
     with screen.busy("reading data"):
         corpus = load_corpus(settings.data, seed=settings.seed, data=data)
     folder = RunFolder.of(settings, corpus)
-    if folder.is_finished and not settings.overwrite:
+    if folder.is_finished and not settings.overwrite and folder.model.is_dir():
         try:
             source = locate(settings.encoder)
         except UserError as error:  # the run is there, whatever became of its encoder
@@ -91,6 +91,8 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
         folder.tidy()
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
         return Run(folder.path, Report.from_json(folder.result()["report"]))
+    if folder.is_finished and not folder.model.is_dir():
+        screen.tell(f"{folder.model} was taken away; the run is done again")
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path)
     render(prepared.plan, screen.console)
