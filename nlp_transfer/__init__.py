@@ -36,7 +36,8 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
         UserError: a ValueError that names the key, value, file or line that cannot be used.
     """
     from nlp_transfer.checks import check
-    from nlp_transfer.config import compose, from_mapping
+    from nlp_transfer.config import compose
+    from nlp_transfer.words import from_mapping
 
     words = from_mapping(overrides) if isinstance(overrides, Mapping) else list(overrides)
     if data is not None:

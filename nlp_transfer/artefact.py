@@ -12,7 +12,7 @@ import json
 import shutil
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +28,14 @@ from nlp_transfer.encoder.anatomy import sample_rows
 from nlp_transfer.encoder.classifier import Classifier, check_finite, forward, load_classifier, quiet
 from nlp_transfer.encoder.pooled import register_model
 from nlp_transfer.encoder.pooled_config import register_config
-from nlp_transfer.encoder.source import RECORD, asked_code, check_layout, read_json, weight_files
+from nlp_transfer.encoder.source import RECORD, asked_code, check_layout, digest_of, read_json, weight_files
 from nlp_transfer.errors import UserError
 from nlp_transfer.plain import checked
 from nlp_transfer.settings import EncoderSettings
 
 ADAPTER = "adapter"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Record:
         max_tokens: what the encoder can take, for whoever adapts the model again: `tokens.limit` may be less.
         merged: whether the root holds a whole model; if not, the root holds a PEFT adapter for `encoder`.
         data: source and fingerprint of the data.
+        sha256: of the weights in the folder, which `save` finds and loading compares; None where nothing is compared.
     """
 
     task: Task
@@ -60,6 +61,7 @@ class Record:
     max_tokens: int
     merged: bool
     data: dict[str, str]
+    sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -79,6 +81,8 @@ class Record:
         values = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
         if type(values["max_tokens"]) is not int or type(values["merged"]) is not bool:
             raise ValueError("max_tokens is a whole number, merged true or false")
+        if not isinstance(values["sha256"], str | None):
+            raise ValueError("sha256 is a text or null")
         for key in ("roles", "data"):
             if not all(isinstance(text, str) for text in values[key].values()):
                 raise ValueError(f"{key} maps names to names")
@@ -111,6 +115,7 @@ def save(classifier: Classifier, record: Record, folder: Path) -> Record:
         making.mkdir(parents=True)
         with quiet():
             record = dataclasses.replace(record, merged=_save_weights(classifier, making, merge=record.merged))
+        record = dataclasses.replace(record, sha256=digest_of(_weights(making, record)))
         _save_tokenizer(classifier, record, making)
         written = json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n"
         (making / RECORD).write_text(written, encoding="utf-8")
@@ -202,6 +207,7 @@ def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
         )
     register_config()
     register_model()
+    _check_weights(folder, record)
     _check_present(folder / "tokenizer_config.json")
     with _damage_named(folder, "tokenizer.json, tokenizer_config.json"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -223,8 +229,6 @@ def _load_whole(folder: Path) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     check_layout(folder)
-    sharded = (folder / "model.safetensors.index.json").is_file()
-    _check_weights(weight_files(folder) if sharded else [folder / "model.safetensors"])
     with quiet(), _damage_named(folder, "config.json, model.safetensors"):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype="float32", use_safetensors=True, trust_remote_code=False, output_loading_info=True
@@ -243,7 +247,6 @@ def _load_adapter(folder: Path, record: Record) -> Any:
 
     _check_present(folder / "adapter_config.json")
     read_json(folder / "adapter_config.json")
-    _check_weights([folder / ADAPTER_WEIGHTS])  # where it is missing, PEFT takes a pickle
     if record.encoder.sha256 is None:
         raise UserError(f"{folder / RECORD} does not say which weights the adapter belongs to (encoder.sha256)")
     # A downloaded record is data: it must not decide that code is run.
@@ -259,8 +262,20 @@ def _check_present(path: Path) -> None:
         raise UserError(f"{path} is missing; the saved model is not whole")
 
 
-def _check_weights(files: Iterable[Path]) -> None:
-    """Refuse a missing file and one whose length is not what its header says."""
+def _weights(folder: Path, record: Record) -> list[Path]:
+    """Return the weight files that a saved folder is loaded from, there or not."""
+    if not record.merged:
+        return [folder / ADAPTER_WEIGHTS]
+    sharded = (folder / "model.safetensors.index.json").is_file()
+    return weight_files(folder) if sharded else [folder / "model.safetensors"]
+
+
+def _check_weights(folder: Path, record: Record) -> None:
+    """Refuse a missing file, one whose length is not what its header says, and other bytes than were saved.
+
+    Where the weights of an adapter are missing, PEFT would take a pickle.
+    """
+    files = _weights(folder, record)
     for path in files:
         _check_present(path)
         try:
@@ -268,6 +283,11 @@ def _check_weights(files: Iterable[Path]) -> None:
                 pass
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path} is damaged ({error}); the saved model is not whole") from error
+    if record.sha256 is not None and digest_of(files) != record.sha256:
+        raise UserError(
+            f"{folder}: {', '.join(path.name for path in files)} is not what was saved ({RECORD} has another sha256): "
+            'copy it again; if it was changed on purpose, set "sha256": null there'
+        )
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from nlp_transfer.config import CONF, GROUPS, RECIPES, locate_recipe, shipped_names
 from nlp_transfer.errors import UserError, did_you_mean
+from nlp_transfer.shipped import CONF, GROUPS, RECIPES, locate_recipe, shipped_names
 
 KINDS = {
     "recipes": "recipes",

@@ -1,4 +1,4 @@
-"""From conf/, a recipe and the command line to plain settings: the only file, with ``sweep``, that knows Hydra.
+"""From conf/, a recipe and the command line to plain settings: with ``words`` and ``sweep``, all that knows Hydra.
 
 Hydra composes and is left at once; nothing below this file sees its types. No key names code to import.
 """
@@ -11,23 +11,20 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.data.hints import quoted, typed
-from nlp_transfer.data.paths import expanded
+from nlp_transfer.data.hints import typed
 from nlp_transfer.encoder.source import CODE_OF_ADAPTERS
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.objectives.settings import TERM_SETTINGS
-from nlp_transfer.plain import checked, shown
+from nlp_transfer.plain import checked, dotted, leaves, shown
 from nlp_transfer.settings import Settings
+from nlp_transfer.shipped import CONF, GROUPS, locate_recipe, shipped_names
 from nlp_transfer.strategies import STRATEGIES
-from nlp_transfer.yamlfile import check_values, leaves, read_yaml, refuse_functions, refuse_secret
+from nlp_transfer.words import readable, refuse_second_values
+from nlp_transfer.yamlfile import check_values, read_yaml
 
-CONF = "nlp_transfer.conf"
-RECIPES = "nlp_transfer.recipes"
-GROUPS = ("data", "encoder", "strategy", "objective")
 # What does not change what is computed does not change which run it is.
 NOT_IDENTITY = ("name", "output", "overwrite", "resume", "checkpoint", "tracking", "predict")
 _NAMES_OF_FILES = (
@@ -41,68 +38,26 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Setting
 
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or None for the defaults of conf/.
-        overrides: Hydra overrides such as ``strategy=lora`` or ``training.epochs=3``; they win, and of two for one
-            key the later.
+        overrides: Hydra overrides such as ``strategy=lora`` or ``training.epochs=3``; they win.
 
     Raises:
-        UserError: for anything unknown or of the wrong type, naming the key and what it could be.
+        UserError: for anything unknown, of the wrong type or given twice, naming the key and what it could be.
     """
     folder, name = locate_recipe(recipe)
     words = [readable(word) for word in overrides]
+    refuse_second_values(overrides)
     if is_resolved(folder / f"{name}.yaml"):
         settings = _change_resolved(folder, name, words)
     else:
         settings = from_plain(_composed(folder, name, words))
         settings = dataclasses.replace(settings, name=settings.name or _default_name(recipe, settings))
-    if settings.encoder.trust_remote_code and not any("trust_remote_code" in word for word in words):
+    trusting = ("encoder.trust_remote_code=", "encoder={")
+    if settings.encoder.trust_remote_code and not any(word.startswith(trusting) for word in words):
         raise UserError(
             f"{folder / name}.yaml sets encoder.trust_remote_code=true, which lets the encoder run code of its own; it "
             "counts only where you type it yourself, after reading that code"
         )
     return settings
-
-
-def readable(word: str, *, sweep: bool = False) -> str:
-    """Return a key=value word as Hydra's grammar takes it: a value that it cannot read is the text that stands there.
-
-    Raises:
-        UserError: for what is no such word, several values outside a sweep, a broken list, or a reference to anything
-            but another key.
-    """
-    key, _, value = word.partition("=")
-    refuse_secret(key, value)
-    refuse_functions(word)
-    if key.lstrip("+~").startswith("hydra") and not sweep:
-        raise UserError(f"{word}: the keys of Hydra itself are for --multirun")
-    parsed = _parsed(word)
-    if parsed is None:
-        return _as_text(word, key, value, sweep=sweep)
-    if parsed.is_sweep_override():
-        if not sweep:
-            raise UserError(
-                f"{word} names several values: add --multirun for a run each; as a list: '{key}=[{value}]'; as one "
-                f"text: {typed(key, value)}"
-            )
-        return word
-    found = parsed.value()
-    names = found if isinstance(found, list) else [found]
-    if key in GROUPS and not isinstance(found, dict) and not all(isinstance(name, str) and name for name in names):
-        one_of(value, shipped_names(key), key)
-    # Hydra leaves out spaces and tabs around a text; a delimiter may be nothing else.
-    return f"{key}={quoted(value)}" if value != value.strip() == found else word
-
-
-def _as_text(word: str, key: str, value: str, *, sweep: bool) -> str:
-    """Return a word whose value Hydra cannot read with the value in quotes."""
-    meant = f"{key}={quoted(value)}"
-    if _parsed(meant) is None:
-        raise UserError(f"{word!r} cannot be read as key=value")
-    if value.startswith(("[", "{")) or (sweep and "," in value):
-        raise UserError(
-            f"{word!r} cannot be read: in a list, a text of more than English letters and digits needs double quotes, "
-            f'in a shell \'{key}=["très bon","bon"]\'; as one text: {typed(key, value)}'
-        )
-    return meant
 
 
 def _composed(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:
@@ -203,31 +158,6 @@ def from_plain(plain: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def from_mapping(values: Mapping[str, Any]) -> list[str]:
-    """Return keys with Python values as overrides: {"training": {"epochs": 3}} → ["training.epochs=3"]."""
-
-    def written(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
-        if isinstance(value, (list, tuple)):
-            return "[" + ",".join(map(written, value)) + "]"
-        if value is None or isinstance(value, (bool, int, float)):
-            return json.dumps(value)
-        return quoted(str(value))
-
-    words: list[str] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping) and "." not in key:
-            chosen = key == "strategy" and "name" in value  # {"strategy": {"name": "lora", ...}} chooses, then changes
-            words += [f"strategy={value['name']}"] if chosen else []
-            words += [
-                f"{key}.{inner}={written(item)}" for inner, item in value.items() if not (chosen and inner == "name")
-            ]
-        else:
-            words.append(f"{key}={written(value)}")
-    return words
-
-
 def to_plain(settings: Settings) -> dict[str, Any]:
     """Return the settings as nested dicts, lists and scalars; `from_plain` takes them back."""
     plain = dataclasses.asdict(settings)
@@ -246,35 +176,6 @@ def run_id(settings: Settings) -> str:
     """Return eight hex digits that depend on what is computed and nothing else: ranks and restarts agree on it."""
     identity = {key: value for key, value in to_plain(settings).items() if key not in NOT_IDENTITY}
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
-
-
-def locate_recipe(recipe: str | None) -> tuple[Path, str]:
-    """Return the folder and the stem of the YAML file a recipe name or path means.
-
-    Raises:
-        UserError: for a file that does not exist or a name that is not shipped.
-    """
-    if recipe is None:
-        return Path(str(resources.files(CONF))), "config"
-    path = expanded(recipe)
-    if path.suffix == ".yaml":
-        if not path.is_file():
-            raise UserError(f"recipe {recipe!r}: there is no such file")
-        return path.resolve().parent, path.stem
-    known = shipped_names("recipes")
-    if recipe not in known and (path.suffix or path.exists()):
-        run = path / "config.yaml"
-        meant = (
-            f"the settings of that run are {run}" if run.is_file() else f"rows: data=files {typed('data.path', recipe)}"
-        )
-        raise UserError(f"{recipe} is no recipe, whose name would end in .yaml; {meant}")
-    return Path(str(resources.files(RECIPES))), one_of(recipe, known, "recipe")
-
-
-def shipped_names(what: str) -> list[str]:
-    """Return the names shipped of "recipes" or of a group of conf/ ("data", "encoder", "strategy", "objective")."""
-    folder = Path(str(resources.files(RECIPES if what == "recipes" else CONF))) / ("" if what == "recipes" else what)
-    return sorted(path.stem for path in folder.glob("*.yaml") if path.stem != "base")
 
 
 def _default_name(recipe: str | None, settings: Settings) -> str:
@@ -320,31 +221,7 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
         return f"{unknown[1]} cannot be chosen, because the recipe's defaults list does not start with `config`"
     if unknown:
         key = unknown[1]
-        known = _every_key()
+        known = [*GROUPS, *dotted(to_plain(compose()))]
         return f"{key} is not a known key{did_you_mean(key, known)}; `nlp-transfer plan --cfg` lists all"
     detail = f" ({str(cause).splitlines()[0]})" if cause else ""
     return " ".join(text.split()) + detail + (f"; overrides were: {' '.join(words)}" if words else "")
-
-
-def _parsed(word: str) -> Any:
-    """Return what Hydra's grammar reads in a word, or None where it reads nothing."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        parsed = OverridesParser.create().parse_override(word)
-    except HydraException:
-        return None
-    return parsed if parsed.key_or_group else None
-
-
-def _every_key() -> list[str]:
-    """Return every dotted key of the default configuration."""
-
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        for key, value in node.items():
-            yield f"{prefix}{key}"
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{key}.")
-
-    return list(walk(to_plain(compose()), ""))

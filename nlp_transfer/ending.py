@@ -36,7 +36,7 @@ def unexpected(error: Exception, words: Sequence[str]) -> int:
         from nlp_transfer.training.memory import is_lack_of_memory
 
         if is_lack_of_memory(error):
-            say(f"memory does not suffice: {redacted(' '.join(str(error).split())[:300])}", first=True)
+            say(f"memory does not suffice: {redacted(' '.join(str(error).split())[:300])}", first=rank() == 0)
             return USER_ERROR
     said = redacted(traceback.format_exception_only(error)[-1].strip())
     report = _report(error, words)

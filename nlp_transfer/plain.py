@@ -9,7 +9,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nlp_transfer.errors import UserError, did_you_mean
@@ -74,13 +74,21 @@ def _converted(kind: Any, value: Any) -> Any:
     raise TypeError
 
 
+def takes_text(settings: type, key: str) -> bool:
+    """Return whether a dotted key of a settings dataclass declares a text; keys under a free field do not."""
+    kind: Any = settings
+    for part in key.split("."):
+        kind = typing.get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
+    return str in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,))
+
+
 def shown(value: Any) -> str:
     """Return a value as one writes it in YAML or on the command line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings under dotted keys."""
+    """Return what nested mappings hold under dotted keys; a list is one value."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
@@ -88,3 +96,12 @@ def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of everything in nested dicts and lists."""
+    if isinstance(node, (dict, list)):
+        for inner, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from leaves(value, f"{key}.{inner}")
+    else:
+        yield key.removeprefix("."), node

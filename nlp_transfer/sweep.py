@@ -19,10 +19,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.config import CONF, GROUPS, is_resolved, locate_recipe, readable, shipped_names, user_errors
+from nlp_transfer.config import is_resolved, user_errors
 from nlp_transfer.errors import UserError
+from nlp_transfer.plain import leaves
 from nlp_transfer.settings import Settings
-from nlp_transfer.yamlfile import leaves
+from nlp_transfer.shipped import CONF, GROUPS, locate_recipe, shipped_names
+from nlp_transfer.words import readable, refuse_second_values
 
 
 class RunFailed(Exception):
@@ -45,6 +47,7 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> dict[str, int]:
     from omegaconf import OmegaConf
 
     words = [readable(word, sweep=True) for word in overrides]
+    refuse_second_values(overrides)
     folder, name = locate_recipe(recipe)
     if is_resolved(folder / f"{name}.yaml"):  # it holds no groups to choose from
         folder, name = locate_recipe(None)

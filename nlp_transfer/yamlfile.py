@@ -6,11 +6,11 @@ It makes no objects, reads no environment and holds no secret. This file knows n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nlp_transfer.errors import UserError
+from nlp_transfer.plain import leaves
 from nlp_transfer.secrets import looks_secret
 
 MOST_BYTES = 1 << 20
@@ -88,15 +88,6 @@ def refuse_secret(key: str, value: str, place: str = "") -> None:
             f"{place}{key}: the value looks like an access token or a password; tokens belong in HF_TOKEN or "
             "`hf auth login`, never in a configuration, which is shown and saved"
         )
-
-
-def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the value of everything in nested dicts and lists."""
-    if isinstance(node, (dict, list)):
-        for inner, value in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from leaves(value, f"{key}.{inner}")
-    else:
-        yield key.removeprefix("."), node
 
 
 def _check_size(path: Path) -> None:

@@ -33,9 +33,8 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.resume import Commits
 from nlp_transfer.training import checkpoint, loop
 from tests.crashes import fingerprint
-from tests.encoder.families import tiny_encoder
-from tests.test_cli import adapt_words, write_csv
-from tests.test_run import data_for
+from tests.place import furnish
+from tests.test_cli import adapt_words
 
 
 def _die() -> None:
@@ -142,10 +141,7 @@ def launch(words: list[str], home: Path, case: str | None = None) -> dict[str, A
 
 def words_of(home: Path) -> list[str]:
     """Return the command line of a run of a few steps on files that lie in `home`."""
-    tiny_encoder(home)
-    (home / "data").mkdir()
-    for split, part in data_for("single_label").items():
-        write_csv(home / "data" / f"{split}.csv", part)
+    furnish(home)
     given = [word for word in adapt_words(home) if not word.startswith("strategy=")]
     given += ["strategy=finetune", "training.max_steps=7", "training.min_steps=7", "training.ema=0.9"]
     return [*given, "training.evaluate_every=0.5", "training.precision=fp32", "evaluation.floors=false"]

@@ -19,6 +19,7 @@ import torch
 from nlp_transfer import cli, sweep
 from nlp_transfer.cli import main
 from tests.encoder.families import tiny_encoder
+from tests.place import furnish, write_csv
 from tests.test_run import data_for, rows
 
 
@@ -26,24 +27,14 @@ from tests.test_run import data_for, rows
 def place(tmp_path_factory) -> Path:
     """A folder with a tiny encoder, a corpus in three files, and a finished run."""
     folder = tmp_path_factory.mktemp("cli")
-    tiny_encoder(folder)
-    (folder / "data").mkdir()
-    for split, part in data_for("single_label").items():
-        write_csv(folder / "data" / f"{split}.csv", part)
+    furnish(folder)
     assert main(adapt_words(folder)) == 0
     return folder
 
 
-def write_csv(path: Path, part: list[dict]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, ["id", "text", "label"])
-        writer.writeheader()
-        writer.writerows({key: row[key] for key in ("id", "text", "label")} for row in part)
-
-
 def adapt_words(folder: Path, *more: str) -> list[str]:
-    return [
-        "adapt",
+    """Return a short run's command line; of what is given for one key the last is taken."""
+    words = [
         "data=files",
         f"data.path={folder / 'data'}",
         "encoder=custom",
@@ -53,6 +44,7 @@ def adapt_words(folder: Path, *more: str) -> list[str]:
         f"output={folder / 'runs'}",
         *more,
     ]
+    return ["adapt", *{word.partition("=")[0]: word for word in words}.values()]
 
 
 def run_of(folder: Path) -> str:
@@ -70,7 +62,7 @@ def test_adapt_prints_one_json_line_and_a_second_time_reads_it_back(place: Path,
 
 
 def test_plan_writes_nothing(place: Path, tmp_path: Path, capfd):
-    assert main(["plan", *adapt_words(place)[1:], f"output={tmp_path / 'none'}"]) == 0
+    assert main(["plan", *adapt_words(place, f"output={tmp_path / 'none'}")[1:]]) == 0
     plan = json.loads(capfd.readouterr().out)
     assert plan["problem"] == "single_label"
     assert plan["trainable"] < plan["parameters"]
@@ -99,7 +91,7 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
 @pytest.mark.parametrize("change", ["renamed", "additional", "reordered file"])
 def test_evaluate_notices_that_the_training_rows_have_other_labels_now(place: Path, tmp_path: Path, capfd, change: str):
     shutil.copytree(place / "data", tmp_path / "data")
-    assert main([*adapt_words(place), f"data.path={tmp_path / 'data'}", f"output={tmp_path / 'runs'}"]) == 0
+    assert main(adapt_words(place, f"data.path={tmp_path / 'data'}", f"output={tmp_path / 'runs'}")) == 0
     capfd.readouterr()
     for split, part in data_for("single_label").items():
         labels = {"renamed": {"film": "cinema"}, "additional": {}, "reordered file": {}}[change]
@@ -135,8 +127,8 @@ def test_names_are_shown_as_they_are(place: Path, tmp_path: Path, monkeypatch, c
         (tmp_path / f"{split}.jsonl").write_text(
             "".join(json.dumps({"[/text]": row["text"], "[b]": names[row["label"]]}) + "\n" for row in part)
         )
-    words = [*adapt_words(place)[1:], f"data.path={tmp_path}", f"output={tmp_path / '[bold]' / '[/runs]'}"]
-    words += ["data.columns.text='[/text]'", "data.columns.label='[b]'", "strategy=finetune", "training.max_steps=2"]
+    more = ["data.columns.text='[/text]'", "data.columns.label='[b]'", "strategy=finetune", "training.max_steps=2"]
+    words = adapt_words(place, f"data.path={tmp_path}", f"output={tmp_path / '[bold]' / '[/runs]'}", *more)[1:]
     assert main(["plan", *words]) == 0
     out, planned = capfd.readouterr()
     assert json.loads(out)["roles"] == {"text": "[/text]", "label": "[b]"}
@@ -162,7 +154,7 @@ def test_a_finished_run_is_read_back_without_its_encoder_but_not_with_another(
 ):
     monkeypatch.setenv("FORCE_COLOR", "1")
     folder = Path(shutil.copytree(place / "tiny-bert", tmp_path / "tiny-bert"))
-    words = [*adapt_words(place), f"encoder.name={folder}", f"output={tmp_path / 'runs'}"]
+    words = adapt_words(place, f"encoder.name={folder}", f"output={tmp_path / 'runs'}")
     assert main(words) == 0
     first = json.loads(capfd.readouterr().out)
     shutil.move(folder, tmp_path / "moved")
@@ -467,7 +459,7 @@ def test_runs_of_a_sweep_that_fail_are_named(tmp_path: Path, capfd):
 
 @pytest.mark.parametrize("more", [[], ["seed=1,2", "--multirun"]])
 def test_an_interrupt_ends_with_status_130_and_a_commit(place: Path, tmp_path: Path, more: list[str]):
-    words = [*adapt_words(place), f"output={tmp_path}", "strategy=finetune", "training.max_steps=100000", *more]
+    words = adapt_words(place, f"output={tmp_path}", "strategy=finetune", "training.max_steps=100000", *more)
     command = [sys.executable, "-m", "nlp_transfer", *words, "training.epochs=100000"]
     running = subprocess.Popen(
         command,
@@ -538,13 +530,13 @@ def test_unknown_verbs_and_flags_end_with_status_2(words: list[str]):
 def test_folders_that_cannot_be_used_are_said_with_status_2(place: Path, tmp_path: Path, capfd):
     (tmp_path / "file").write_text("")
     for output in ("file", "file/below"):
-        assert main([*adapt_words(place), f"output={tmp_path / output}"]) == 2
+        assert main(adapt_words(place, f"output={tmp_path / output}")) == 2
         assert "output=" in capfd.readouterr().err
-    assert main([*adapt_words(place), f"output={tmp_path / 'runs'}"]) == 0
+    assert main(adapt_words(place, f"output={tmp_path / 'runs'}")) == 0
     next((tmp_path / "runs").rglob("metrics.json")).write_text("{")
-    assert main([*adapt_words(place), f"output={tmp_path / 'runs'}"]) == 2
+    assert main(adapt_words(place, f"output={tmp_path / 'runs'}")) == 2
     assert "overwrite=true" in capfd.readouterr().err
-    assert main([*adapt_words(place), f"output={tmp_path / 'runs'}", "overwrite=true"]) == 0
+    assert main(adapt_words(place, f"output={tmp_path / 'runs'}", "overwrite=true")) == 0
 
 
 def test_no_word_at_all_shows_the_help(capfd):

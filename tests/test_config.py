@@ -13,21 +13,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nlp_transfer.config import (
-    GROUPS,
-    compose,
-    from_mapping,
-    from_plain,
-    readable,
-    run_id,
-    shipped_names,
-    to_plain,
-    to_yaml,
-)
+from nlp_transfer.config import compose, from_plain, run_id, to_plain, to_yaml
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.settings import ColumnSettings, DataSettings, EncoderSettings, Settings
+from nlp_transfer.shipped import GROUPS, shipped_names
 from nlp_transfer.strategies import STRATEGIES
+from nlp_transfer.words import from_mapping, readable
 
 ROOT = Path(__file__).parent.parent
 
@@ -191,6 +183,21 @@ def test_identity_ignores_where_and_how_it_is_shown():
     )
     assert run_id(compose(None, ["seed=1"])) != plain
     assert run_id(compose(None, ["strategy.lr=1e-4"])) != plain
+
+
+@pytest.mark.parametrize("typed", ["2024_01", "1e5", "007", "true", "0x10", ".5"])
+def test_texts_that_look_like_numbers_stay_as_typed(typed: str):
+    settings = compose(overrides=[f"name={typed}", f"data.columns.text={typed}"])
+    assert (settings.name, settings.data.columns.text) == (typed, typed)
+    assert compose(overrides=["training.epochs=1e1"]).training.epochs == 10
+    assert compose(overrides=["name=null"]).name == compose().name
+
+
+def test_a_key_has_one_value():
+    assert compose(overrides=["training.epochs=3", "training.epochs=3"]).training.epochs == 3
+    for second in ("training.epochs=5", "+training.epochs=5"):
+        with pytest.raises(UserError, match=r"training\.epochs is given twice, as 3 and as 5"):
+            compose(overrides=["training.epochs=3", second])
 
 
 @pytest.mark.parametrize(

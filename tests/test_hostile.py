@@ -176,8 +176,17 @@ def with_value(value: float, file: str = "model.safetensors", dtype: Any = np.fl
         tensors[name] = tensors[name].astype(dtype)
         tensors[name].flat[-1] = value
         save_file(tensors, folder / file, {"format": "pt"})
+        if (folder / RECORD).exists():
+            edited(RECORD, sha256=None)(folder)
 
     return edit
+
+
+def flipped(folder: Path) -> None:
+    """One bit of one weight is another: a number as good as any."""
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-4] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
 
 
 def elsewhere(folder: Path) -> None:
@@ -227,6 +236,7 @@ ENCODERS = {
 RUNS = {
     "auto-map": ("model", edited("config.json", auto_map={"AutoModelForSequenceClassification": "evil.M"}), "run code"),
     "kernel": ("model", edited("config.json", _attn_implementation_internal="evil/kernel"), "run code"),
+    "flipped-bit": ("model", flipped, "model.safetensors is not what was saved"),
     "pickle-alone": ("model", pickled("pytorch_model.bin"), "model.safetensors is missing"),
     "not-a-number": ("model", with_value(np.nan), r"model\.safetensors: 1 of .* infinite or not a number"),
     "record-target": ("model", edited(RECORD, _target_="os.system"), None),

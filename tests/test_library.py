@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.encoder.families import tiny_encoder
-from tests.test_cli import adapt_words, write_csv
+from tests.place import furnish
+from tests.test_cli import adapt_words
 from tests.test_crashes import ROOT, told_by
-from tests.test_run import data_for
 
 # What an import may not touch, and a call must give back; `numbers` where NumPy and torch are there already.
 STATE = """
@@ -60,12 +59,7 @@ def python(code: str, *options: str, cwd: Path = ROOT) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("library")
-    tiny_encoder(folder)
-    (folder / "data").mkdir()
-    for split, part in data_for("single_label").items():
-        write_csv(folder / "data" / f"{split}.csv", part)
-    return folder
+    return furnish(tmp_path_factory.mktemp("library"))
 
 
 def test_importing_us_imports_nothing_heavy_and_changes_nothing():
@@ -105,7 +99,7 @@ def test_a_call_gives_back_what_it_took(place: Path, tmp_path: Path, strategy: s
 @pytest.mark.slow
 def test_nothing_of_ours_warns(place: Path, tmp_path: Path):
     """A warning that our code causes is an error; one that a library raises about itself is not ours to mend."""
-    words = [*adapt_words(place), "strategy=finetune", f"output={tmp_path}", "training.max_steps=3"]
+    words = adapt_words(place, "strategy=finetune", f"output={tmp_path}", "training.max_steps=3")
     done = python(
         "import sys, warnings\n"
         "seen = []\n"

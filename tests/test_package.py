@@ -31,6 +31,8 @@ ROOMS = (
     "encoder",
     "strategies",
     "objectives",
+    "shipped",
+    "words",
     "config",
     "evaluation",
     "training",
@@ -167,7 +169,7 @@ def test_the_wheel_holds_everything_and_works_elsewhere(tmp_path: Path):
     code = (
         "import nlp_transfer; from pathlib import Path\n"
         f"assert Path(nlp_transfer.__file__).is_relative_to({str(site)!r}), nlp_transfer.__file__\n"
-        "from nlp_transfer.config import compose, shipped_names\n"
+        "from nlp_transfer.config import compose\nfrom nlp_transfer.shipped import shipped_names\n"
         "recipes = shipped_names('recipes')\n"
         "assert recipes and all(compose(recipe, ['data.path=x']).name == recipe for recipe in recipes)\n"
         "from nlp_transfer.cli import main\n"

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
-from nlp_transfer.config import GROUPS, compose, from_mapping, shipped_names
+from nlp_transfer.config import compose
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import Settings
+from nlp_transfer.shipped import GROUPS, shipped_names
+from nlp_transfer.words import from_mapping
 from tests.encoder.families import tiny_encoder
 from tests.hub import serving
 from tests.test_run import data_for

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import nlp_transfer
 from nlp_transfer.artefact import RECORD
-from nlp_transfer.config import compose, from_mapping
+from nlp_transfer.config import compose
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.encoder.source import locate
@@ -26,6 +26,7 @@ from nlp_transfer.preparation import prepare, resolve_encoder
 from nlp_transfer.records import RunFolder
 from nlp_transfer.run import _train, adapt, evaluate
 from nlp_transfer.training.loop import Saving
+from nlp_transfer.words import from_mapping
 from tests.encoder.families import tiny_encoder
 
 TOPICS = {

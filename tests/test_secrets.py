@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from nlp_transfer.config import compose, from_mapping, to_yaml
+from nlp_transfer.config import compose, to_yaml
 from nlp_transfer.errors import UserError
 from nlp_transfer.secrets import HIDDEN, looks_secret, redacted
-from tests.encoder.families import tiny_encoder
-from tests.test_cli import write_csv
-from tests.test_run import data_for
+from nlp_transfer.words import from_mapping
+from tests.place import furnish
 
 ROOT = Path(__file__).parent.parent
 
@@ -164,12 +163,7 @@ def test_a_broken_recipe_is_not_quoted_with_its_token(tmp_path, text):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("place")
-    tiny_encoder(folder)
-    (folder / "data").mkdir()
-    for split, part in data_for("single_label").items():
-        write_csv(folder / "data" / f"{split}.csv", part)
-    return folder
+    return furnish(tmp_path_factory.mktemp("place"))
 
 
 def words(place: Path, output: Path, *more: str) -> list[str]:

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,15 @@ def weights_digest(folder: Path) -> str:
     Raises:
         UserError: the folder holds no safetensors weights, or a shard is missing.
     """
-    files = weight_files(folder)
+    return digest_of(weight_files(folder))
+
+
+def digest_of(files: Sequence[Path]) -> str:
+    """Return the sha256 of one weight file or of several shards (see `Source.sha256`).
+
+    Raises:
+        UserError: one cannot be read.
+    """
     digests = []
     for path in files:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Passes:
             share = self._alone(alone, weight, progress)
         if together is not None:
             share += self._pass(together, weight, progress)
-        return self._told(share, before)
+        return self._loss_of_all(share, before)
 
     def forget_what_fitted(self) -> None:
         """Take no pass for one that fits because one of its size did: there is less memory left now."""
@@ -155,13 +156,13 @@ class Passes:
             raise NoMemory(part, tokens)
         self.halved_to = tokens // 2
 
-    def _told(self, share: Tensor, before: int | None) -> float:
+    def _loss_of_all(self, share: Tensor, before: int | None) -> float:
         """Return the loss over all ranks, which from now on take what the one with the least memory can."""
-        own = torch.stack([share, share.new_tensor(float(self.halved_to or self.most_tokens))])
+        own = torch.stack([share, share.new_tensor(self.halved_to or math.inf)])
         every = self.accelerator.gather(own.unsqueeze(0))
         assert isinstance(every, Tensor)
-        least = int(every[:, 1].min())
-        if least < (before or self.most_tokens):
-            self.halved_to = least
-            self.on_halved(least)
+        least = float(every[:, 1].min())
+        if least < (before or math.inf):
+            self.halved_to = int(least)
+            self.on_halved(self.halved_to)
         return float(every[:, 0].sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -47,7 +47,8 @@ def listening(on_signal: Callable[[], None] = lambda: None) -> Iterator[Asked]:
         asked.number = number
         for each in heard:
             signal.signal(each, before[each])
-        on_signal()
+        with suppress(RuntimeError):  # a stream that was being written to when the signal came
+            on_signal()
 
     for number in heard:
         signal.signal(number, note)

@@ -80,7 +80,8 @@ def draw(source: Path, target: Path, *, rows: int, seed: int) -> None:
 
 def settings_of(dataset: str, method: str, seed: int, folder: Path) -> Any:
     """Return the settings of one of our runs."""
-    from nlp_transfer.config import compose, from_mapping
+    from nlp_transfer.config import compose
+    from nlp_transfer.words import from_mapping
 
     values = {
         "data": "files",

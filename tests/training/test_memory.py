@@ -82,3 +82,11 @@ def test_measuring_halves_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 )
 def test_lack_of_memory_is_told_from_other_errors(error: Exception, lacks: bool):
     assert is_lack_of_memory(error) == lacks
+
+
+def test_what_fits_is_never_taken_for_halved(tmp_path: Path):
+    step, columns, padding = parts(tmp_path, "single_label", 4)
+    said: list[int] = []
+    passes = Passes(Accelerator(cpu=True), step, columns, padding, None, 100_000_001, on_halved=said.append)
+    passes.accumulate(np.arange(4), 0.0, reseed=lambda: None)
+    assert (said, passes.halved_to) == ([], None)

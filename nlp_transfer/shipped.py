@@ -1,0 +1,43 @@
+"""Where the YAML files lie that are shipped, and the recipes of others: names to files and back."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from nlp_transfer.data.hints import typed
+from nlp_transfer.data.paths import expanded
+from nlp_transfer.errors import UserError, one_of
+
+CONF = "nlp_transfer.conf"
+RECIPES = "nlp_transfer.recipes"
+GROUPS = ("data", "encoder", "strategy", "objective")
+
+
+def locate_recipe(recipe: str | None) -> tuple[Path, str]:
+    """Return the folder and the stem of the YAML file a recipe name or path means.
+
+    Raises:
+        UserError: for a file that does not exist or a name that is not shipped.
+    """
+    if recipe is None:
+        return Path(str(resources.files(CONF))), "config"
+    path = expanded(recipe)
+    if path.suffix == ".yaml":
+        if not path.is_file():
+            raise UserError(f"recipe {recipe!r}: there is no such file")
+        return path.resolve().parent, path.stem
+    known = shipped_names("recipes")
+    if recipe not in known and (path.suffix or path.exists()):
+        run = path / "config.yaml"
+        meant = (
+            f"the settings of that run are {run}" if run.is_file() else f"rows: data=files {typed('data.path', recipe)}"
+        )
+        raise UserError(f"{recipe} is no recipe, whose name would end in .yaml; {meant}")
+    return Path(str(resources.files(RECIPES))), one_of(recipe, known, "recipe")
+
+
+def shipped_names(what: str) -> list[str]:
+    """Return the names shipped of "recipes" or of a group of conf/ ("data", "encoder", "strategy", "objective")."""
+    folder = Path(str(resources.files(RECIPES if what == "recipes" else CONF))) / ("" if what == "recipes" else what)
+    return sorted(path.stem for path in folder.glob("*.yaml") if path.stem != "base")
