@@ -13,8 +13,9 @@ import shutil
 import textwrap
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from nlp_transfer.encoder.anatomy import sample_rows
 from nlp_transfer.encoder.classifier import Classifier, check_finite, forward, load_classifier, quiet
 from nlp_transfer.encoder.pooled import register_model
 from nlp_transfer.encoder.pooled_config import register_config
+from nlp_transfer.encoder.sizes import within_weights
 from nlp_transfer.encoder.source import RECORD, asked_code, check_layout, digest_of, read_json, weight_files
 from nlp_transfer.errors import UserError
 from nlp_transfer.plain import checked
@@ -209,13 +211,15 @@ def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
     register_model()
     _check_weights(folder, record)
     _check_present(folder / "tokenizer_config.json")
-    with _damage_named(folder, "tokenizer.json, tokenizer_config.json"):
+    bounded = partial(within_weights, folder) if record.merged else nullcontext  # an adapter's weights say little
+    with _damage_named(folder, "tokenizer.json, tokenizer_config.json"), bounded():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.is_fast:
         _check_present(folder / "tokenizer.json")  # without it some classes come with an empty vocabulary
     if tokenizer.pad_token_id is None:
         raise UserError(f"{folder / 'tokenizer_config.json'} names no padding token; the saved model is not whole")
-    model = _load_whole(folder) if record.merged else _load_adapter(folder, record)
+    with bounded():
+        model = _load_whole(folder) if record.merged else _load_adapter(folder, record)
     if model.config.num_labels != record.task.outputs:
         raise UserError(
             f"{folder}: the model has {model.config.num_labels} outputs, the task in {RECORD} {record.task.outputs}; "
@@ -295,6 +299,8 @@ def _damage_named(folder: Path, files: str) -> Iterator[None]:
     """Turn what the libraries say of files they cannot use into one sentence."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # they say it in a dozen ways
         said = textwrap.shorten(str(error), 200, placeholder=" ...")
         raise UserError(

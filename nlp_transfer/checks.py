@@ -41,6 +41,8 @@ def check(settings: Settings, *, data: Any = None) -> None:
     check_evaluation(settings.evaluation)
     if not settings.checkpoint.seconds >= 0:
         raise UserError(f"checkpoint.seconds={settings.checkpoint.seconds} must be at least 0")
+    if not settings.cache.gib >= 0:
+        raise UserError(f"cache.gib={settings.cache.gib} must be at least 0")
 
 
 def check_training(settings: TrainingSettings) -> None:

@@ -36,8 +36,7 @@ EPILOG = """examples:
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
   nlp-transfer evaluate runs/NAME data=files data.path=gold.csv
   accelerate launch -m nlp_transfer adapt RECIPE key=value    on all GPUs
-`nlp-transfer plan --cfg` prints every key that can be set; the files in {conf}
-explain them."""
+`nlp-transfer plan --cfg` prints every key, the files in {conf} explain them."""
 
 WORDS = """words:
   RECIPE    one of `nlp-transfer ls recipes`, or a .yaml file; none: the embedded data, full fine-tune
@@ -52,6 +51,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("label the rows of a file or of standard input", "RUN, one FILE and key=value words"),
     "ls": ("list recipes, strategies, encoders and data sets", "one KIND"),
     "cp": ("copy a shipped recipe into the working folder to edit it", "RECIPE and the file to copy it to"),
+    "cache": ("list or remove what frozen encoders made, kept for later runs", "`ls`, `rm ENTRY ...` or `rm --all`"),
     "doctor": ("show versions, devices and how this was launched", "nothing"),
 }
 
@@ -109,10 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", metavar="words", help=argparse.SUPPRESS)
-    parser.add_argument(
-        "-m", "--multirun", action="store_true", help="one run for every combination of values given with commas"
-    )
+    multirun = "one run for every combination of values given with commas"
+    parser.add_argument("-m", "--multirun", action="store_true", help=multirun)
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
+    parser.add_argument("--all", action="store_true", help="with `cache rm`: remove every entry")
     parser.add_argument("--version", action="version", version=__version__)
     return parser
 
@@ -141,7 +141,8 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
     asked = {
         "--multirun": (arguments.multirun, ("adapt",)),
         "--cfg": (arguments.cfg, ("adapt", "plan")),
-        "key=value words": (overrides, ("adapt", "plan", "evaluate", "predict")),
+        "--all": (arguments.all, ("cache",)),
+        "key=value words": (overrides, ("adapt", "plan", "evaluate", "predict", "cache")),
     }
     for what, (given, verbs) in asked.items():
         if given and arguments.verb not in verbs:
@@ -323,6 +324,12 @@ def _cp(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -
     return catalogue.copy(words)
 
 
+def _cache(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    from nlp_transfer import cache, config
+
+    return cache.show(words, config.compose(None, overrides).cache, everything=arguments.all)
+
+
 def _doctor(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     from nlp_transfer import doctor
 
@@ -337,5 +344,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] 
     "predict": _predict,
     "ls": _ls,
     "cp": _cp,
+    "cache": _cache,
     "doctor": _doctor,
 }

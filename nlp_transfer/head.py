@@ -102,7 +102,7 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: He
     best = min(range(len(alone)), key=lambda layer: weights @ alone[layer].held_out)
     if not _clearly_better(alone[best], together, weights):
         return together
-    model.keep_layer(best)
+    prepared.keep_layer(best)
     return alone[best]
 
 

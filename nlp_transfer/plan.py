@@ -7,8 +7,25 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from nlp_transfer.config import to_plain
+from nlp_transfer.encoder.classifier import reads_padding
+from nlp_transfer.strategies.base import trainable
+from nlp_transfer.training.loop import planned_steps
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from accelerate import Accelerator
     from rich.console import Console
+
+    from nlp_transfer.data.batches import Columns
+    from nlp_transfer.data.corpus import Corpus, Examples
+    from nlp_transfer.data.tokens import Tokens, TokenSpec
+    from nlp_transfer.encoder.classifier import Classifier
+    from nlp_transfer.settings import EncoderSettings, Settings
+    from nlp_transfer.strategies import Group, Strategy
 
 _SHOWN_LABELS = 8
 
@@ -54,6 +71,7 @@ class Plan:
     sha256: str
     layers: int
     head: str
+    padding: str
     strategy: str
     trainable: int
     parameters: int
@@ -70,6 +88,101 @@ class Plan:
         return dataclasses.asdict(self)
 
 
+def plan_of(
+    settings: Settings,
+    corpus: Corpus,
+    classifier: Classifier,
+    strategy: Strategy,
+    groups: list[Group],
+    spec: TokenSpec,
+    columns: dict[str, Columns],
+    accelerator: Accelerator,
+    folder: Path,
+    notes: list[str],
+    padding_words: str,
+) -> Plan:
+    """Return the plan of a run that was put together."""
+    source = classifier.source
+    precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    return Plan(
+        name=str(settings.name),
+        folder=str(folder),
+        data=corpus.source,
+        roles=corpus.roles,
+        problem=corpus.task.problem,
+        examples={split: len(examples) for split, examples in corpus.splits.items()},
+        balance={split: balance(corpus, examples) for split, examples in corpus.splits.items()},
+        notes=notes,
+        max_length=spec.max_length,
+        lengths={split: length_statistics(c.tokens) for split, c in columns.items()},
+        encoder=source.name,
+        origin=source.origin,
+        sha256=source.sha256,
+        layers=classifier.anatomy.layers,
+        head=head_words(classifier),
+        padding=padding_words,
+        strategy=to_plain(settings)["strategy"]["name"],
+        trainable=sum(p.numel() for p in trainable(classifier).values()),
+        parameters=sum(p.numel() for p in classifier.model.parameters()),
+        groups=[GroupSummary(g.name, sum(p.numel() for p in g.parameters.values()), g.lr, g.wake) for g in groups],
+        solves_head=strategy.solves_head,
+        steps=planned_steps(len(columns["train"]), settings.training) if strategy.trains else 0,
+        batch_size=settings.training.batch_size,
+        precision=precision,
+        device=accelerator.device.type,
+        processes=accelerator.num_processes,
+    )
+
+
+def encoder_notes(encoder: EncoderSettings, classifier: Classifier) -> list[str]:
+    """Return what one must know of an encoder before one uses it."""
+    code = (
+        "warning: the encoder runs code of its own; transformers loads the saved model where that is allowed, "
+        "predict and evaluate refuse it"
+    )
+    padding = (
+        "warning: this architecture lets padding reach the text: what it answers for a text depends a little on the "
+        "texts beside it"
+    )
+    return [code] * encoder.trust_remote_code + [padding] * reads_padding(classifier)
+
+
+def head_words(classifier: Classifier) -> str:
+    """Return which head a classifier has and what it reads."""
+    config = classifier.model.config
+    if classifier.head == "native":
+        return "native head"
+    places = "the last layer" if config.layers == [-1] else f"layers {', '.join(map(str, config.layers))}"
+    pairs = "; each text of a pair read alone" if config.siamese else ""
+    return f"pooled head ({config.pooling} over {places}{pairs})"
+
+
+def balance(corpus: Corpus, examples: Examples) -> dict[str, int]:
+    """Return how many examples of a split carry each label (soft labels: their likeliest); nothing for regression."""
+    task, targets = corpus.task, examples.targets
+    if task.problem == "regression":
+        return {}
+    if task.problem == "multi_label":
+        counts = (targets >= 0.5).sum(0)
+    else:
+        hard = targets if targets.ndim == 1 else targets.argmax(1)
+        counts = np.bincount(hard, minlength=len(task.labels))
+    return dict(zip(task.labels, map(int, counts), strict=True))
+
+
+def length_statistics(tokens: Tokens) -> LengthStatistics:
+    """Return what a split's texts cost and what of them is lost."""
+    total = tokens.full
+    return LengthStatistics(
+        mean=float(total.mean()),
+        p95=int(np.percentile(total, 95)),
+        longest=int(total.max()),
+        cut_examples=int((tokens.cut > 0).sum()),
+        cut_tokens=int(tokens.cut.sum()),
+        windows=float(tokens.windows.mean()),
+    )
+
+
 def render(plan: Plan, console: Console) -> None:
     """Show the plan."""
     from rich.table import Table
@@ -84,7 +197,9 @@ def render(plan: Plan, console: Console) -> None:
     for split, lengths in plan.lengths.items():
         table.add_row("lengths" if split == "train" else "", f"{split}: {_length_words(lengths, plan.max_length)}")
     table.add_row(
-        "encoder", f"{plan.encoder} ({plan.origin}, sha256 {plan.sha256[:12]}…), {plan.layers} layers, {plan.head}"
+        "encoder",
+        f"{plan.encoder} ({plan.origin}, sha256 {plan.sha256[:12]}…), {plan.layers} layers, {plan.head}, "
+        f"{plan.padding}",
     )
     share = plan.trainable / max(1, plan.parameters)
     table.add_row(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -27,10 +28,13 @@ from nlp_transfer.data.hints import typed
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import read_texts
 from nlp_transfer.data.table import MISSING, Table
+from nlp_transfer.encoder.anatomy import dissect, unwrapped
+from nlp_transfer.encoder.packed import pack_if_wanted
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.evaluation import metrics
 from nlp_transfer.settings import ColumnSettings, PredictSettings, TrackingSettings
 from nlp_transfer.training import inference
+from nlp_transfer.training.bfloat16 import computes_in_bfloat16, in_bfloat16
 from nlp_transfer.training.device import make_accelerator
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -60,6 +64,13 @@ class Predictor:
         self.accelerator: Accelerator = make_accelerator(precision, TrackingSettings(), self.folder)
         self.model, self.tokenizer = artefact.load_model(self.folder, self.record)
         self.model.to(self.accelerator.device)
+        anatomy = dissect(unwrapped(self.model), segments="token_type_ids" in self.tokenizer.model_input_names)
+        # What the training demanded is a wish here.
+        encoder = dataclasses.replace(self.record.encoder, packed=self.record.encoder.packed and None)
+        packed, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, device=self.accelerator.device.type)
+        self.padding = Padding.of(self.tokenizer, packed=packed)
+        if computes_in_bfloat16(self.accelerator):
+            self.model = in_bfloat16(self.model, self.model)
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
         """Return the model's raw outputs, float32 (texts, outputs)."""
@@ -72,7 +83,7 @@ class Predictor:
             self.accelerator,
             self.model,
             columns,
-            padding=padding_of(self.tokenizer),
+            padding=self.padding,
             most_tokens=self.batch_tokens,
         )
 
@@ -96,11 +107,6 @@ class Predictor:
             )
             answers.append(Prediction(chosen, dict(zip(task.labels, map(float, row), strict=True))))
         return answers
-
-
-def padding_of(tokenizer: Any) -> Padding:
-    """Return how the tokenizer's model wants its rows padded."""
-    return Padding(tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side == "left")
 
 
 def predict_file(

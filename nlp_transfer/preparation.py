@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +16,24 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from nlp_transfer import tracking
-from nlp_transfer.config import to_plain
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.data.tokens import Tokens, TokenSpec
-from nlp_transfer.encoder.classifier import Classifier, load_classifier, reads_padding
+from nlp_transfer.encoder.anatomy import encoder_config, sample_rows, unwrapped
+from nlp_transfer.encoder.boundary import can_stand_in, layers_around, standing_in
+from nlp_transfer.encoder.classifier import Classifier, load_classifier
+from nlp_transfer.encoder.dropout import make_dropout_cheap
 from nlp_transfer.encoder.heads import suggested_pooling
+from nlp_transfer.encoder.packed import pack_if_wanted
 from nlp_transfer.encoder.source import Source, locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.metrics import selection_metric
+from nlp_transfer.features import Features, features_of, with_features, with_states
 from nlp_transfer.objectives.objective import Objective
-from nlp_transfer.plan import GroupSummary, LengthStatistics, Plan
+from nlp_transfer.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.settings import EncoderSettings, Settings
 from nlp_transfer.strategies import Group, Strategy
-from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import make_accelerator
 from nlp_transfer.training.loop import planned_steps
@@ -48,6 +54,8 @@ class Prepared:
     columns: dict[str, Columns]
     padding: Padding
     plan: Plan
+    below_output: Features
+    boundary: tuple[int, str] | None
 
     @property
     def reported_split(self) -> str:
@@ -63,33 +71,77 @@ class Prepared:
         depth = self.classifier.anatomy.depth
         constant = {name for name, p in self.classifier.model.named_parameters() if not p.requires_grad}
         deep = {name for name in constant if depth.get(name.removeprefix("base_model.model."), frozen + 1) <= frozen}
-        return [
+        return _bare_before_layers(self.classifier) + [
             module
             for prefix, module in self.classifier.model.named_modules()
             if (own := [f"{prefix}.{name}" for name, _ in module.named_parameters()]) and deep.issuperset(own)
         ]
 
+    @property
+    def words(self) -> np.ndarray:
+        """Token ids that the model may be given, each once: those of all splits, special ones among them."""
+        special = [*self.classifier.tokenizer.all_special_ids, self.padding.token]
+        return np.unique(np.concatenate([special, *(columns.tokens.ids for columns in self.columns.values())]))
+
     def logits(self, columns: Columns) -> np.ndarray:
         """Return the model's raw outputs for every example, float32 (examples, outputs)."""
-        return self._run(columns, "logits")
-
-    def features(self, split: str) -> np.ndarray:
-        """Return what enters the output layer for every example of a split, float32 (examples, width)."""
-        return self._run(self.columns[split], "features")
-
-    def _run(self, columns: Columns, want: str) -> np.ndarray:
         return inference.run(
             self.accelerator,
             self.classifier.model,
             columns,
             padding=self.padding,
             most_tokens=self.settings.evaluation.batch_tokens,
-            want=want,
         )
 
+    def training_columns(self) -> Columns:
+        """Return the columns of the training split, with the features where the output layer alone learns."""
+        columns = self.columns["train"]
+        return with_features(columns, self.features("train")) if self.strategy.frozen else columns
 
-def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
+    def outputs(self, split: str) -> np.ndarray:
+        """Return the model's raw outputs for every example of a split; a frozen encoder does not run again for that."""
+        columns = self.columns[split]
+        return self.logits(with_features(columns, self.features(split)) if self.strategy.frozen else columns)
+
+    def features(self, split: str) -> np.ndarray:
+        """Return what enters the output layer for every example of a split, float32 (examples, width), read-only."""
+        return self.below_output.of(split, self.columns[split])
+
+    @contextmanager
+    def frozen_layers_skipped(self) -> Iterator[None]:
+        """Do not run in the block what is frozen below the first layer that learns: its states are computed once."""
+        if not self.boundary:
+            yield
+            return
+        depth, name = self.boundary
+        before = self.columns
+        states = {
+            split: self.below_output.states(before[split], layer=name, depth=depth) for split in ("train", "validation")
+        }
+        self.columns = before | {split: with_states(before[split], found) for split, found in states.items()}
+        below, layer = layers_around(self.classifier.model, self.classifier.anatomy, depth)
+        try:
+            with standing_in(below, layer):
+                yield
+        finally:
+            self.columns = before
+
+    def keep_layer(self, position: int) -> None:
+        """Let the output layer of a frozen encoder read one of several concatenated layers from now on."""
+        read = {split: self.columns[split] for split in ("train", self.reported_split)}
+        self.below_output.keep_layer(position, read)
+
+
+def prepare(
+    settings: Settings, corpus: Corpus, folder: Path, *, tell: Callable[[str], None] = lambda _: None
+) -> Prepared:
     """Load the encoder, encode the texts, and let the strategy and the objective do their part.
+
+    Args:
+        settings: of the run.
+        corpus: its data.
+        folder: of the run; nothing is written there.
+        tell: is told what one must know later on, in a sentence.
 
     Raises:
         UserError: for settings that do not fit the data or the encoder.
@@ -103,16 +155,27 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
     settings = dataclasses.replace(settings, encoder=encoder)
     classifier = load_classifier(encoder, corpus.task, head=encoder.head, seed=settings.seed, source=source)
     columns, spec = encode_splits(settings, corpus, classifier)
-    notes = [*corpus.notes, *_encoder_notes(encoder, classifier)]
+    notes = [*corpus.notes, *encoder_notes(encoder, classifier)]
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
     objective = Objective(settings.objective, corpus.task)
     groups = strategy.groups(classifier) if strategy.trains else []
     if settings.training.gradient_checkpointing:
         _checkpoint_activations(classifier)
+    make_dropout_cheap(classifier.model)
     classifier.model.to(accelerator.device)
     tokenizer = classifier.tokenizer
-    prepared = Prepared(
+    packed, padding_words = pack_if_wanted(
+        classifier.model,
+        classifier.anatomy,
+        tokenizer,
+        encoder,
+        device=accelerator.device.type,
+        compiled=settings.training.compile,
+    )
+    padding = Padding.of(tokenizer, packed=packed)
+    below_output = features_of(settings, classifier, accelerator, padding, tell)
+    return Prepared(
         settings=settings,
         corpus=corpus,
         accelerator=accelerator,
@@ -122,10 +185,46 @@ def prepare(settings: Settings, corpus: Corpus, folder: Path) -> Prepared:
         groups=groups,
         spec=spec,
         columns=columns,
-        padding=Padding(tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side == "left"),
-        plan=_plan(settings, corpus, classifier, strategy, groups, spec, columns, accelerator, folder, notes),
+        padding=padding,
+        plan=plan_of(
+            settings, corpus, classifier, strategy, groups, spec, columns, accelerator, folder, notes, padding_words
+        ),
+        below_output=below_output,
+        boundary=_boundary(settings, classifier, columns, below_output) if packed else None,
     )
-    return prepared
+
+
+def _bare_before_layers(classifier: Classifier) -> list[nn.Module]:
+    """Return the modules without parameters that stand before the layers, such as GPT-2's dropout."""
+    anatomy = classifier.anatomy
+    children = list(unwrapped(classifier.model).get_submodule(anatomy.base).named_children())
+    first = anatomy.blocks[0][0].removeprefix(f"{anatomy.base}.").split(".")[0]
+    before = itertools.takewhile(lambda child: child[0] != first, children)
+    return [module for _, module in before if not any(True for _ in module.parameters())]
+
+
+def _boundary(
+    settings: Settings, classifier: Classifier, columns: dict[str, Columns], below_output: Features
+) -> tuple[int, str] | None:
+    """Return how many bottom layers are frozen, and the name of the next, where their states are worth keeping.
+
+    Worth it where every row is read at least once; in one process, which then need not share what it computed.
+    """
+    strategy: Strategy = settings.strategy
+    depth, anatomy, config = strategy.frozen_depth(classifier), classifier.anatomy, classifier.model.config
+    steps = planned_steps(len(columns["train"]), settings.training) if strategy.trains else 0
+    tokens = sum(len(columns[split].tokens.ids) for split in ("train", "validation"))
+    if (
+        not 0 < depth < anatomy.layers
+        or below_output.accelerator.num_processes > 1
+        or getattr(config, "siamese", None)  # its encoder reads other rows than the columns hold
+        or steps * settings.training.batch_size < len(columns["train"])
+        or not below_output.keeps(4 * tokens * encoder_config(config).hidden_size)
+    ):
+        return None
+    rows = sample_rows(unwrapped(classifier.model), segments=columns["train"].tokens.types is not None)
+    usable = can_stand_in(classifier.model, anatomy, depth, rows)
+    return (depth, anatomy.blocks[depth][0]) if usable else None
 
 
 def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source, *, pair: bool) -> EncoderSettings:
@@ -195,99 +294,3 @@ def _checkpoint_activations(classifier: Classifier) -> None:
         raise UserError(f"training.gradient_checkpointing: {error}") from error
     if hasattr(model, "peft_config"):
         model.enable_input_require_grads()
-
-
-def _plan(
-    settings: Settings,
-    corpus: Corpus,
-    classifier: Classifier,
-    strategy: Strategy,
-    groups: list[Group],
-    spec: TokenSpec,
-    columns: dict[str, Columns],
-    accelerator: Accelerator,
-    folder: Path,
-    notes: list[str],
-) -> Plan:
-    source = classifier.source
-    precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-    return Plan(
-        name=str(settings.name),
-        folder=str(folder),
-        data=corpus.source,
-        roles=corpus.roles,
-        problem=corpus.task.problem,
-        examples={split: len(examples) for split, examples in corpus.splits.items()},
-        balance={split: balance(corpus, examples) for split, examples in corpus.splits.items()},
-        notes=notes,
-        max_length=spec.max_length,
-        lengths={split: length_statistics(c.tokens) for split, c in columns.items()},
-        encoder=source.name,
-        origin=source.origin,
-        sha256=source.sha256,
-        layers=classifier.anatomy.layers,
-        head=head_words(classifier),
-        strategy=to_plain(settings)["strategy"]["name"],
-        trainable=sum(p.numel() for p in trainable(classifier).values()),
-        parameters=sum(p.numel() for p in classifier.model.parameters()),
-        groups=[GroupSummary(g.name, sum(p.numel() for p in g.parameters.values()), g.lr, g.wake) for g in groups],
-        solves_head=strategy.solves_head,
-        steps=planned_steps(len(columns["train"]), settings.training) if strategy.trains else 0,
-        batch_size=settings.training.batch_size,
-        precision=precision,
-        device=accelerator.device.type,
-        processes=accelerator.num_processes,
-    )
-
-
-def _encoder_notes(encoder: EncoderSettings, classifier: Classifier) -> list[str]:
-    code = (
-        "warning: the encoder runs code of its own; transformers loads the saved model where that is allowed, "
-        "predict and evaluate refuse it"
-    )
-    padding = (
-        "warning: this architecture lets padding reach the text: what it answers for a text depends a little on the "
-        "texts beside it"
-    )
-    return [code] * encoder.trust_remote_code + [padding] * reads_padding(classifier)
-
-
-def head_words(classifier: Classifier) -> str:
-    """Return which head a classifier has and what it reads."""
-    config = classifier.model.config
-    if classifier.head == "native":
-        return "native head"
-    places = "the last layer" if config.layers == [-1] else f"layers {', '.join(map(str, config.layers))}"
-    pairs = "; each text of a pair read alone" if config.siamese else ""
-    return f"pooled head ({config.pooling} over {places}{pairs})"
-
-
-def balance(corpus: Corpus, examples: Examples) -> dict[str, int]:
-    """Return how many examples of a split carry each label (soft labels: their likeliest); nothing for regression."""
-    task, targets = corpus.task, examples.targets
-    if task.problem == "regression":
-        return {}
-    if task.problem == "multi_label":
-        counts = (targets >= 0.5).sum(0)
-    else:
-        hard = targets if targets.ndim == 1 else targets.argmax(1)
-        counts = np.bincount(hard, minlength=len(task.labels))
-    return dict(zip(task.labels, map(int, counts), strict=True))
-
-
-def length_statistics(tokens: Tokens) -> LengthStatistics:
-    """Return what a split's texts cost and what of them is lost."""
-    total = tokens.full
-    return LengthStatistics(
-        mean=float(total.mean()),
-        p95=int(np.percentile(total, 95)),
-        longest=int(total.max()),
-        cut_examples=int((tokens.cut > 0).sum()),
-        cut_tokens=int(tokens.cut.sum()),
-        windows=float(tokens.windows.mean()),
-    )
-
-
-def with_features(columns: Columns, features: np.ndarray) -> Columns:
-    """Return the columns with what the frozen encoder made of the texts, so that it need not run again."""
-    return dataclasses.replace(columns, features=features)

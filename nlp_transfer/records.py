@@ -200,8 +200,21 @@ class RunFolder:
         path = self.path / "metrics.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} cannot be read ({error}); overwrite=true does the run again") from error
+
+    def report(self) -> Report:
+        """Return the figures that `finish` wrote.
+
+        Raises:
+            UserError: if the file cannot be read, or holds something else.
+        """
+        result = self.result()
+        try:
+            return Report.from_json(result["report"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            said = f"{self.path / 'metrics.json'} holds no report that can be read ({error})"
+            raise UserError(f"{said}; overwrite=true does the run again") from error
 
     @contextmanager
     def _reached(self) -> Iterator[None]:

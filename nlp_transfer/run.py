@@ -18,16 +18,18 @@ from nlp_transfer.data.corpus import Examples, load_corpus, read_examples
 from nlp_transfer.data.sources import read_splits
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
+from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines, metrics
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.head import Units, solve_head
 from nlp_transfer.launch import is_main
 from nlp_transfer.objectives.objective import Step
-from nlp_transfer.plan import render
-from nlp_transfer.preparation import Prepared, head_words, prepare, with_features
+from nlp_transfer.plan import head_words, render
+from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.records import RunFolder
 from nlp_transfer.settings import DataSettings, Settings
+from nlp_transfer.training.bfloat16 import working_copy
 from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
 from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.signals import Stopped
@@ -88,13 +90,14 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
             screen.tell(f"not compared with the encoder, which cannot be found now: {error}")
         else:
             folder.check_encoder(source.sha256)
+        report = folder.report()
         folder.tidy()
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
-        return Run(folder.path, Report.from_json(folder.result()["report"]))
+        return Run(folder.path, report)
     if folder.is_finished and not folder.model.is_dir():
         screen.tell(f"{folder.model} was taken away; the run is done again")
     with screen.busy("loading the encoder"):
-        prepared = prepare(settings, corpus, folder.path)
+        prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     render(prepared.plan, screen.console)
     with folder.locked():
         return _adapt(settings, prepared, folder, screen)
@@ -210,7 +213,7 @@ def _source_of(data: DataSettings) -> tuple[str | None, ...]:
 
 def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
     """Fit the head, then everything that learns; the model is changed in place."""
-    settings, strategy, columns = prepared.settings, prepared.strategy, dict(prepared.columns)
+    settings, strategy = prepared.settings, prepared.strategy
     starts_solved = strategy.solves_head and not saving.resumed  # a checkpoint holds a head
     if starts_solved:
         with screen.busy("fitting the head on frozen features"):
@@ -220,8 +223,6 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
             screen.console.print(f"fitted: {words}", style="dim")
     if not strategy.trains:
         return Trajectory()
-    if strategy.frozen:
-        columns = {split: with_features(c, prepared.features(split)) for split, c in columns.items()}
     step = Step(prepared.classifier.model, prepared.objective)
     if settings.training.compile:
         step.compile()
@@ -235,7 +236,7 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
 
         def evaluate_now() -> dict[str, float]:
             bar.detail(now="measuring on validation")
-            logits = units.logits(prepared.logits(columns["validation"]))
+            logits = units.logits(prepared.outputs("validation"))
             return metrics.compute(task, logits, validation.targets, validation.weights)
 
         def on_step(done: int, total: int, values: dict[str, float]) -> None:
@@ -258,12 +259,16 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
             folder.log(split="validation", **values)
             tracking.log(accelerator, "validation", values, int(values["step"]))
 
-        with _named_rows(prepared):
+        with (
+            _named_rows(prepared),
+            occurring_words(prepared.classifier.model, prepared.words),
+            prepared.frozen_layers_skipped(),
+        ):
             trajectory = fit(
                 accelerator,
                 step,
                 prepared.groups,
-                units.targets(columns["train"]),
+                units.targets(prepared.training_columns()),
                 padding=prepared.padding,
                 settings=settings.training,
                 seed=settings.seed,
@@ -272,6 +277,7 @@ def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
                     evaluate_now, metric, metrics.HIGHER_IS_BETTER[metric], on_step, on_evaluation, on_halved, on_stop
                 ),
                 saving=saving,
+                copied=working_copy(accelerator, compiled=settings.training.compile),
             )
     units.leave(prepared)
     return trajectory
@@ -303,7 +309,7 @@ def _measure(prepared: Prepared, screen: Screen) -> Report:
     """Return the figures on the reported split, floors beside them."""
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.reported_split
     with screen.busy(f"measuring on {split}"):
-        logits = prepared.logits(prepared.columns[split])
+        logits = prepared.outputs(split)
         floors = _floors(settings, corpus.splits["train"], corpus.task, corpus.splits[split]) if is_main() else []
         return evaluate_predictions(
             corpus.task,

@@ -79,6 +79,7 @@ class EncoderSettings:
     head_dropout: float | None = None
     pairs: str = "auto"
     attention: str | None = None
+    packed: bool | None = None
     trust_remote_code: bool = False
 
 
@@ -113,6 +114,14 @@ class CheckpointSettings:
     """How often a training is committed, so that it can go on where its process was stopped."""
 
     seconds: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    """Where what a frozen encoder made of texts is kept for later runs, and how much of it."""
+
+    folder: str | None = None
+    gib: float = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +169,7 @@ class Settings:
     objective: Any = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     predict: PredictSettings = field(default_factory=PredictSettings)

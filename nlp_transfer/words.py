@@ -55,6 +55,7 @@ def refuse_second_values(words: Sequence[str]) -> None:
     values: dict[str, str] = {}
     for word in words:
         key, _, value = word.lstrip("+").partition("=")
+        value = value.strip("\"'")
         if values.setdefault(key, value) != value:
             raise UserError(f"{key} is given twice, as {shown(values[key])} and as {shown(value)}; keep one of the two")
 

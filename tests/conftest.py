@@ -1,6 +1,44 @@
-"""One thread for every library, here and in the processes tests start: models this small only wait for threads."""
+"""One thread for every library, here and in the processes tests start: models this small only wait for threads.
 
+What a frozen encoder made is kept where nobody else's lies, and no test finds what another one has kept.
+"""
+
+import itertools
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+_STORE = "NLP_TRANSFER_CACHE"
+_STORES = Path(tempfile.mkdtemp(prefix="nlp-transfer-stores-"))
+_COUNT = itertools.count()
+# At once, for test modules that copy the environment when they are imported, and for fixtures of many tests.
+os.environ[_STORE] = str(_STORES / "shared")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stores() -> Iterator[Path]:
+    yield _STORES
+    shutil.rmtree(_STORES, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def store_folder(_stores: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that this test's runs keep features in; nothing is in it."""
+    folder = _stores / str(next(_COUNT))
+    monkeypatch.setenv(_STORE, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _float32() -> Iterator[None]:
+    """Let training.precision=auto mean fp32 on every machine: tests compare to the last bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nlp_transfer.training.device.multiplies_bf16_fast", lambda device: False)
+        yield

@@ -139,11 +139,11 @@ def launch(words: list[str], home: Path, case: str | None = None) -> dict[str, A
     }
 
 
-def words_of(home: Path) -> list[str]:
-    """Return the command line of a run of a few steps on files that lie in `home`."""
+def words_of(home: Path, *, steps: int = 7) -> list[str]:
+    """Return the command line of a run of so many steps on files that are written into `home`."""
     furnish(home)
     given = [word for word in adapt_words(home) if not word.startswith("strategy=")]
-    given += ["strategy=finetune", "training.max_steps=7", "training.min_steps=7", "training.ema=0.9"]
+    given += ["strategy=finetune", f"training.max_steps={steps}", f"training.min_steps={steps}", "training.ema=0.9"]
     return [*given, "training.evaluate_every=0.5", "training.precision=fp32", "evaluation.floors=false"]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from nlp_transfer.training import checkpoint
+from tests.crashes import fingerprint
 from tests.exactness import BATCHES, ROWS
 from tests.ranks import CASES, words_of
 from tests.test_crashes import told_by
@@ -72,14 +76,11 @@ def rank_of(pid: int) -> str | None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes as Linux tells of them")
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_torchrun_ends_when_one_of_its_processes_is_killed(tmp_path: Path, rank: str):
-    words = [*words_of(tmp_path), "training.max_steps=100000", "training.min_steps=100000"]
+    words = words_of(tmp_path, steps=100_000)
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     command = [*TORCHRUN, "2", "-m", "nlp_transfer", *words]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as running:
-        while running.poll() is None and not any(
-            log.read_text().count("\n") > 3 for log in (tmp_path / "runs").rglob("metrics.jsonl")
-        ):
-            time.sleep(0.1)
+        wait_for_steps(tmp_path / "runs", running)
         family = children(running.pid)
         (victim,) = (pid for pid in family if rank_of(pid) == rank)
         os.kill(victim, signal.SIGKILL)
@@ -90,6 +91,111 @@ def test_torchrun_ends_when_one_of_its_processes_is_killed(tmp_path: Path, rank:
     assert not [pid for pid in family if Path("/proc", str(pid)).exists()]
     assert f"rank      : {rank} (local_rank: {rank})\n  exitcode  : -9" in said  # named as the cause
     assert "nlp_transfer/cli.py" not in said  # what the other one says of a connection that broke is not told
+
+
+STEPS = 24
+STOPPED_WITHIN = 60  # seconds; as long as it takes where other processes take the cores
+STOPS = {"the first": [0], "the second": [1], "both, as a launcher does": [0, 1]}
+
+
+def ranks(words: list[str]) -> list[subprocess.Popen[str]]:
+    """Start two processes as a launcher would, each with an exit status of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "nlp_transfer", *words],
+            cwd=ROOT,
+            env=os.environ | group | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+
+
+def ended(running: list[subprocess.Popen[str]], *, within: float = 300) -> tuple[list[int], list[str]]:
+    """Wait for processes; return their exit statuses and what they said."""
+    try:
+        said = [process.communicate(timeout=within)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [process.returncode for process in running], said
+
+
+def wait_for_steps(output: Path, running: subprocess.Popen[str]) -> None:
+    while running.poll() is None and not any(log.read_text().count("\n") > 3 for log in output.rglob("metrics.jsonl")):
+        time.sleep(0.02)
+
+
+def steps_told(folder: Path) -> list[int]:
+    """The steps whose loss the log of a run has."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, dict[str, str]]:
+    """A command line of two processes, where it writes, and what it leaves where nobody stops it."""
+    home = tmp_path_factory.mktemp("stopped")
+    words = words_of(home, steps=STEPS)
+    statuses, said = ended(ranks(words))
+    assert statuses == [0, 0], said
+    return words, home / "runs", fingerprint(home / "runs")
+
+
+def check_one_commit(output: Path) -> None:
+    """Check that a run was stopped on the way, and that one checkpoint has the last step that was told."""
+    (folder,) = output.iterdir()
+    (committed,) = (folder / "checkpoints").iterdir()
+    step = checkpoint.read(committed).step
+    assert steps_told(folder) == list(range(1, step + 1))
+    assert 0 < step < STEPS
+    assert not (folder / "metrics.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", STOPS)
+def test_a_signal_to_one_of_two_stops_both_after_the_same_step(long_run: tuple[list[str], Path, Any], who: str):
+    words, output, wanted = long_run
+    shutil.rmtree(output)
+    running = ranks(words)
+    wait_for_steps(output, running[0])
+    for rank in STOPS[who]:
+        running[rank].send_signal(signal.SIGTERM)
+    statuses, said = ended(running, within=STOPPED_WITHIN)
+    assert statuses == [128 + signal.SIGTERM] * 2, said
+    assert "the same command goes on from there" in said[0]
+    assert not any("Traceback" in each for each in said)
+    check_one_commit(output)
+    statuses, said = ended(ranks(words))
+    assert statuses == [0, 0], said
+    assert "going on from" in said[0]
+    assert fingerprint(output) == wanted
+
+
+@pytest.mark.slow
+def test_a_signal_to_torchrun_stops_both_after_the_same_step(long_run: tuple[list[str], Path, Any]):
+    words, output, wanted = long_run
+    shutil.rmtree(output)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    command = [*TORCHRUN, "2", "-m", "nlp_transfer", *words]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        wait_for_steps(output, running)
+        family = children(running.pid)
+        running.send_signal(signal.SIGTERM)
+        _, said = running.communicate(timeout=STOPPED_WITHIN)
+    assert running.returncode != 0
+    assert "the same command goes on from there" in said
+    assert not [pid for pid in family if Path("/proc", str(pid)).exists()]
+    check_one_commit(output)
+    statuses, told = ended(ranks(words))
+    assert statuses == [0, 0], told
+    assert fingerprint(output) == wanted
 
 
 @pytest.fixture(scope="module")

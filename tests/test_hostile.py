@@ -209,7 +209,11 @@ ENCODERS = {
     "unknown-type": (edited("config.json", model_type="evil"), "evil"),
     "type-is-no-text": (edited("config.json", model_type=["bert"]), "cannot be loaded"),
     "no-sizes": (edited("config.json", hidden_size="evil"), "hidden_size"),
-    "negative-sizes": (edited("config.json", num_hidden_layers=-1, vocab_size=-5), "cannot be loaded|no fitting"),
+    "negative-sizes": (edited("config.json", num_hidden_layers=-1, vocab_size=-5), r"config\.json: \w+=-\d must be"),
+    "endless-layers": (
+        edited("config.json", num_hidden_layers=10**9),
+        r"config\.json: num_hidden_layers=10{9} must",
+    ),
     "quantised": (edited("config.json", quantization_config={"quant_method": "evil"}), None),
     "quantised-known": (edited("config.json", quantization_config={"quant_method": "gptq", "bits": 4}), "cannot be"),
     "tokenizer-class": (edited("tokenizer_config.json", tokenizer_class="evil.Tokenizer"), None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,21 @@ def numbers():
 def told(before, after):
     changed = [key for key in before if before[key] != after[key]]
     print(json.dumps({key: [str(before[key])[-300:], str(after[key])[-300:]] for key in changed}))
+"""
+
+
+# Calls the command line; any look at the network ends it at once, whatever would have caught an error.
+OFFLINE = """
+import os, sys
+
+def no_network(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request"):
+        os.write(2, f"{event} {arguments!r}".encode())
+        os._exit(99)
+
+sys.addaudithook(no_network)
+from nlp_transfer.cli import main
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -117,6 +133,49 @@ def test_nothing_of_ours_warns(place: Path, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     ours = [line for line in done.stderr.splitlines() if "/nlp_transfer/" in line or "ResourceWarning" in line]
     assert ours == []
+
+
+def without_network(code: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run code with words on its command line, where no setting says that the Hub is out of reach."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "HF_HOME": str(cwd / "cache"), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--help"], "usage: nlp-transfer VERB"),
+        (["--version"], ""),
+        (["doctor"], '"default_encoder": "sentence-transformers/all-MiniLM-L6-v2 (package'),
+        (["ls"], "recipes\tintent\t"),
+        (["plan", "--cfg"], "name: sentence-transformers/all-MiniLM-L6-v2"),
+        (
+            ["plan", "--cfg", "intent", "data=hub", "data.hub=acme/intents", "encoder.name=acme/tiny"],
+            "hub: acme/intents",
+        ),
+        (["cp", "intent"], ""),
+    ],
+    ids=" ".join,
+)
+def test_what_needs_no_network_asks_for_none(tmp_path: Path, words: list[str], said: str):
+    done = without_network(OFFLINE, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    assert "socket" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "call", ["socket.create_connection(('127.0.0.1', 9), 1)", "socket.getaddrinfo('example.org', 80)"]
+)
+def test_a_look_at_the_network_would_be_seen(tmp_path: Path, call: str):
+    """Else the test above could not fail."""
+    looking = OFFLINE.replace("from nlp_transfer.cli import main", f"import socket\ntry: {call}\nexcept OSError: pass")
+    done = without_network(looking, cwd=tmp_path)
+    assert done.returncode == 99
+    assert done.stderr.startswith("socket.")
 
 
 @pytest.mark.slow

@@ -170,6 +170,7 @@ def test_the_seed_draws_the_same_head_in_any_state_of_the_callers_generators(hom
 def losses(home: Path, output: Path, strategy: str) -> list[float]:
     """The losses of 20 steps, with dropout."""
     values = STRATEGIES[strategy] | {"training.max_steps": 20, "training.min_steps": 20, "evaluation.floors": False}
+    values |= {"training.precision": "fp32"}
     return log_of(adapt(settings_for(home, output=str(output), **values), data=data_for("single_label")).folder, "loss")
 
 
@@ -178,7 +179,7 @@ def losses(home: Path, output: Path, strategy: str) -> list[float]:
 def test_the_losses_are_those_that_were_recorded(home: Path, tmp_path: Path, strategy: str):
     recorded = json.loads(GOLDEN.read_text())[strategy]
     assert len(recorded) == 20
-    assert recorded[-1] < recorded[0]
+    assert np.mean(recorded[-5:]) < np.mean(recorded[:5])
     np.testing.assert_allclose(losses(home, tmp_path, strategy), recorded, rtol=0, atol=1e-5)
 
 

@@ -285,7 +285,7 @@ def test_a_probe_reads_several_layers_or_the_one_that_is_clearly_better(
     data = data_for(problem)
     settings = settings_for(home, problem, output=str(tmp_path), strategy="probe")
     prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
-    model, features = prepared.classifier.model, prepared.features("train")
+    model, features = prepared.classifier.model, prepared.features("train").copy()
     width = model.config.encoder.hidden_size
     assert features.shape[1] == 2 * width
     if not silent:  # two halves of what is needed
@@ -333,7 +333,12 @@ def test_layers_that_sleep_count_for_nothing_in_the_gradient(home: Path, tmp_pat
 
 def test_frozen_layers_run_without_dropout_throughout_training(tmp_path: Path):
     tiny_encoder(tmp_path, num_hidden_layers=3, hidden_dropout_prob=0.5)
-    values = {"strategy": "finetune", "strategy.freeze_layers": 2, "training.evaluate_every": 0.5}
+    values = {
+        "strategy": "finetune",
+        "strategy.freeze_layers": 2,
+        "training.evaluate_every": 0.5,
+        "encoder.packed": False,
+    }
     data = data_for("single_label")
     for row in data["train"]:
         row["text"] = "my card has not arrived"

@@ -8,6 +8,7 @@ file knows no model and no loss.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +16,31 @@ from nlp_transfer.data.tokens import Tokens
 
 Batch = dict[str, np.ndarray]
 
+# Embeddings and head see padding also where the layers do not. A place of padding takes a quarter of a token's memory
+# there, and of its time a twentieth (measured on a CPU, six layers of width 384).
+_PLACES_A_TOKEN = 8
+
 
 @dataclass(frozen=True)
 class Padding:
-    """How the encoder wants rows of unequal length made equal."""
+    """How the encoder wants rows of unequal length made equal.
+
+    Attributes:
+        token: id of the padding token.
+        type: its token type id.
+        left: whether it stands before the text.
+        packed: whether the layers run without it, so that it costs little.
+    """
 
     token: int
     type: int
     left: bool
+    packed: bool = False
+
+    @classmethod
+    def of(cls, tokenizer: Any, *, packed: bool) -> Padding:
+        """Return what a tokenizer says of it."""
+        return cls(tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side == "left", packed)
 
 
 @dataclass(frozen=True)
@@ -34,12 +52,15 @@ class Columns:
         targets: (examples,) or (examples, labels); see ``data.corpus.Examples``.
         weights: float32 (examples,).
         features: float32 (examples, width) where the encoder is frozen and was run once, else None.
+        states: (tokens, width), hidden states of every token of `tokens`, float32 or the bits of bfloat16 as uint16,
+            where the layers below are frozen and were run once, else None.
     """
 
     tokens: Tokens
     targets: np.ndarray
     weights: np.ndarray
     features: np.ndarray | None = None
+    states: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -71,22 +92,24 @@ def micro_batches(
     most_examples: int | None,
     most_tokens: int,
     pass_cost: int = 0,
+    packed: bool = False,
 ) -> list[np.ndarray]:
     """Split a step's examples into one rank's forward passes.
 
     Examples are sorted by length and dealt to the ranks in turn, so that ranks work equally long. A rank's share is cut
-    where that saves most: the sum over passes of padded tokens plus `pass_cost` is minimal. A pass holds at most
-    `most_tokens` padded tokens (a single example may exceed that) and at most `most_examples` examples. A rank that
-    gets no example returns an empty list.
+    where that saves most: the sum over passes of tokens, padding included, plus `pass_cost` is minimal. Where `packed`,
+    eight places of padding count as one token. A pass holds at most `most_tokens` (a single example may exceed that)
+    and at most `most_examples` examples. A rank that gets no example returns an empty list.
     """
     ordered = examples[np.argsort(-tokens.longest[examples], kind="stable")][rank::world]
     widths, rows = tokens.longest[ordered], np.concatenate([[0], np.cumsum(tokens.windows[ordered])])
+    total = np.concatenate([[0], np.cumsum(tokens.sizes[ordered])])
     best = np.zeros(len(ordered) + 1)
     cut = np.zeros(len(ordered) + 1, dtype=np.int64)
     for end in range(1, len(ordered) + 1):
         starts = np.arange(0 if most_examples is None else max(0, end - most_examples), end)
-        padded = widths[starts] * (rows[end] - rows[starts])
-        costs = np.where((padded <= most_tokens) | (starts == end - 1), best[starts] + padded + pass_cost, np.inf)
+        size = pass_size(total[end] - total[starts], widths[starts] * (rows[end] - rows[starts]), packed=packed)
+        costs = np.where((size <= most_tokens) | (starts == end - 1), best[starts] + size + pass_cost, np.inf)
         cut[end] = starts[costs.argmin()]
         best[end] = costs.min()
     ends = [len(ordered)] if len(ordered) else []
@@ -95,19 +118,28 @@ def micro_batches(
     return [ordered[cut[end] : end] for end in reversed(ends)]
 
 
-def evaluation_batches(tokens: Tokens, *, most_tokens: int) -> list[np.ndarray]:
-    """Split all examples into length-sorted forward passes, the same whatever the number of ranks."""
+def evaluation_batches(tokens: Tokens, *, most_tokens: int, packed: bool = False) -> list[np.ndarray]:
+    """Split all examples into length-sorted forward passes, the same whatever the number of ranks.
+
+    A pass holds at most `most_tokens`, padding included, of which eight places count as one token where `packed`; a
+    single example may exceed that.
+    """
     ordered = np.argsort(-tokens.longest, kind="stable")
-    longest, windows = tokens.longest, tokens.windows
-    batches, start, width, rows = [], 0, 0, 0
-    for position, example in enumerate(ordered):
-        width, rows = max(width, int(longest[example])), rows + int(windows[example])
-        if position > start and width * rows > most_tokens:
+    widths, rows, sizes = (values[ordered].tolist() for values in (tokens.longest, tokens.windows, tokens.sizes))
+    batches, start, places, real = [], 0, 0, 0
+    for position in range(len(ordered)):  # rows are sorted: the first is the longest
+        places, real = places + widths[start] * rows[position], real + sizes[position]
+        if position > start and pass_size(real, places, packed=packed) > most_tokens:
             batches.append(ordered[start:position])
-            start, width, rows = position, int(longest[example]), int(windows[example])
+            start, places, real = position, widths[position] * rows[position], sizes[position]
     if len(ordered):
         batches.append(ordered[start:])
     return batches
+
+
+def pass_size(real: Any, places: Any, *, packed: bool) -> Any:
+    """Return what passes of so many tokens count, which fill so many places with their padding."""
+    return real + (places - real) // _PLACES_A_TOKEN if packed else places
 
 
 def collate(columns: Columns, examples: np.ndarray, *, padding: Padding) -> Batch:
@@ -115,9 +147,9 @@ def collate(columns: Columns, examples: np.ndarray, *, padding: Padding) -> Batc
 
     Returns:
         `input_ids`, `attention_mask` and, where the encoder takes it, `token_type_ids`, int64 (sequences, longest),
-        with `document` int64 (sequences,) where an example has several windows; or `features` (examples, width) alone
-        where they were computed once. Always `targets` (examples, ...), `weights` (examples,), `examples` int64
-        (examples,).
+        with `document` int64 (sequences,) where an example has several windows and `states` (tokens, width) where those
+        were computed once; or `features` (examples, width) alone where these were. Always `targets` (examples, ...),
+        `weights` (examples,), `examples` int64 (examples,).
     """
     batch: Batch = {
         "targets": columns.targets[examples],
@@ -126,7 +158,16 @@ def collate(columns: Columns, examples: np.ndarray, *, padding: Padding) -> Batc
     }
     if columns.features is not None:
         return batch | {"features": np.asarray(columns.features[examples])}
+    if columns.states is not None:
+        batch["states"] = columns.states[token_places(columns.tokens, examples)]
     return batch | pad(columns.tokens, examples, padding=padding)
+
+
+def token_places(tokens: Tokens, examples: np.ndarray) -> np.ndarray:
+    """Return where the tokens of examples lie among all of a split, in the order of `collate`'s rows."""
+    return np.concatenate(
+        [np.arange(tokens.offsets[tokens.first[e]], tokens.offsets[tokens.first[e + 1]]) for e in examples]
+    )
 
 
 def pad(tokens: Tokens, examples: np.ndarray, *, padding: Padding) -> Batch:
@@ -136,7 +177,7 @@ def pad(tokens: Tokens, examples: np.ndarray, *, padding: Padding) -> Batch:
     width = int(lengths.max())
     column = np.arange(width)
     real = column >= (width - lengths)[:, None] if padding.left else column < lengths[:, None]
-    source = np.concatenate([np.arange(tokens.offsets[s], tokens.offsets[s + 1]) for s in sequences])
+    source = token_places(tokens, examples)
     ids = np.full((len(sequences), width), padding.token, dtype=np.int64)
     ids[real] = tokens.ids[source]
     batch: Batch = {"input_ids": ids, "attention_mask": real.astype(np.int64)}

@@ -87,6 +87,11 @@ class Tokens:
         return np.diff(self.first)
 
     @property
+    def sizes(self) -> np.ndarray:
+        """Tokens of every example, int64 (examples,)."""
+        return np.diff(self.offsets[self.first])
+
+    @property
     def longest(self) -> np.ndarray:
         """Tokens of every example's longest sequence, int64 (examples,): what a padded row of it costs."""
         return np.maximum.reduceat(self.sequence_lengths, self.first[:-1]) if len(self) else np.zeros(0, np.int64)

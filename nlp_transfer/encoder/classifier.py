@@ -6,6 +6,7 @@ Knows how a head is put on and what a batch looks like; it must not know losses,
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ from nlp_transfer.encoder.anatomy import (
     takes_segments,
     unwrapped,
 )
+from nlp_transfer.encoder.boundary import entering
 from nlp_transfer.encoder.heads import native_model, pooled_model
 from nlp_transfer.encoder.pooled_config import register_config
+from nlp_transfer.encoder.sizes import within_weights
 from nlp_transfer.encoder.source import RECORD, Source, locate, read_json
 from nlp_transfer.errors import UserError, one_of
 
@@ -105,7 +108,7 @@ def load_classifier(
     register_config()
     pooled.register_model()
     options = {"trust_remote_code": settings.trust_remote_code}
-    with quiet(), torch.random.fork_rng(devices=[]), _named(settings, head):
+    with quiet(), torch.random.fork_rng(devices=[]), _named(settings, head), within_weights(source.folder):
         torch.default_generator.manual_seed(seed)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
         if head == "pooled":
@@ -159,12 +162,8 @@ def _check_attention(settings: EncoderSettings, source: Source) -> None:
     if settings.attention is not None:
         one_of(settings.attention, ATTENTION, "encoder.attention")
     wanted = settings.attention or read_json(source.folder / "config.json").get("attn_implementation")
-    installed = {
-        "flash_attention_2": utils.is_flash_attn_2_available,
-        "flash_attention_3": utils.is_flash_attn_3_available,
-        "flash_attention_4": utils.is_flash_attn_4_available,
-    }
-    if isinstance(wanted, str) and wanted in installed and not installed[wanted]():
+    kind = re.fullmatch(r"flash_attention_(\d)", wanted) if isinstance(wanted, str) else None
+    if kind and not getattr(utils, f"is_flash_attn_{kind[1]}_available", bool)():  # not every version knows them all
         raise UserError(f"{wanted} is not installed for this device; set encoder.attention=sdpa or eager")
 
 
@@ -176,7 +175,8 @@ def forward(model: Any, batch: Mapping[str, Tensor]) -> Outputs:
         batch: `input_ids` and `attention_mask` of shape (rows, tokens), maybe `token_type_ids`. With `document`
             (rows,), the index of the example that each row is a window of, logits and features are averaged over the
             windows of an example; examples are numbered from 0 without gaps. With `features` (examples, width)
-            instead of `input_ids`, only the output layer runs.
+            instead of `input_ids`, only the output layer runs. With `states` (tokens, width) beside them, the layers
+            below the boundary do not (see `boundary.standing_in`).
 
     Returns:
         Logits and features, one row an example; gradients flow through both.
@@ -190,7 +190,8 @@ def forward(model: Any, batch: Mapping[str, Tensor]) -> Outputs:
     # Where PEFT keeps a trained copy of the head beside the original, whichever is active reports.
     hooks = [layer.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])) for layer in layers.values()]
     try:
-        logits = model(**{name: batch[name] for name in INPUTS if name in batch}).logits
+        with entering(batch.get("states")):
+            logits = model(**{name: batch[name] for name in INPUTS if name in batch}).logits
     finally:
         for hook in hooks:
             hook.remove()

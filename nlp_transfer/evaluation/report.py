@@ -5,7 +5,10 @@ Knows predictions and figures; neither models nor where a report is stored.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -113,22 +116,26 @@ class Report:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Report:
-        """Return the report that `to_json` wrote."""
-        comparison = values["comparison"]
-        return cls(
-            split=values["split"],
-            examples=values["examples"],
-            metric=values["metric"],
-            confidence=values["confidence"],
-            rows=[
-                Row(row["name"], {name: _interval(figures) for name, figures in row["intervals"].items()})
-                for row in values["rows"]
-            ],
-            labels=[LabelScore(**_with_nan(label)) for label in values["labels"]],
-            notes=list(values["notes"]),
-            comparison=comparison
-            and Comparison(comparison["floor"], _interval(comparison["difference"]), comparison["outcome"]),
-        )
+        """Return the report that `to_json` wrote.
+
+        Raises:
+            ValueError: naming what is missing, of another type, or does not fit the rest.
+        """
+        report: Report = _read(cls, values, "report")
+        if not report.rows or not 0 < report.confidence < 1:
+            raise ValueError("report has no rows or no confidence")
+        if not all(math.isfinite(label.support) for label in report.labels):
+            raise ValueError("report.labels have no support that is a number")
+        metrics = [list(row.intervals) for row in report.rows]
+        names = [row.name for row in report.rows]
+        if names[0] != MODEL or metrics.count(metrics[0]) < len(metrics):
+            raise ValueError("report.rows are not those of a model and its floors")
+        if report.metric not in metrics[0]:
+            raise ValueError(f"report.metric is not among the metrics of report.rows: {report.metric}")
+        against = report.comparison
+        if against and (against.floor not in names or against.outcome not in _COLOURS):
+            raise ValueError("report.comparison is not one with a row of report.rows")
+        return report
 
 
 def evaluate_predictions(
@@ -302,9 +309,25 @@ def _without_nan(values: Any) -> Any:
     return None if isinstance(values, float) and math.isnan(values) else values
 
 
-def _with_nan(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: math.nan if value is None else value for key, value in values.items()}
-
-
-def _interval(values: Mapping[str, Any]) -> Interval:
-    return Interval(**_with_nan(values))
+def _read(kind: Any, value: Any, key: str) -> Any:
+    """Return a plain value as the type that a field declares; None is nan where that is a number."""
+    base, parts = typing.get_origin(kind), typing.get_args(kind)
+    if base is types.UnionType:
+        return None if value is None else _read(parts[0], value, key)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        fields = typing.get_type_hints(kind)
+        if missing := fields.keys() - value.keys():
+            raise ValueError(f"{key} lacks {min(missing)}")
+        known = typing.cast(type, kind)
+        return known(**{name: _read(field, value[name], f"{key}.{name}") for name, field in fields.items()})
+    if base is list and isinstance(value, list):
+        return [_read(parts[0], each, f"{key}.{place}") for place, each in enumerate(value)]
+    if base is dict and isinstance(value, dict):
+        return {_read(str, name, key): _read(parts[1], each, f"{key}.{name}") for name, each in value.items()}
+    if kind is float and (value is None or type(value) in (int, float)):
+        return math.nan if value is None else float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{key}={str(value)[:40]} is of another type")
+    if kind is str:
+        value.encode()  # half a surrogate pair, which JSON can spell, cannot be printed
+    return value

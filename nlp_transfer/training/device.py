@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from nlp_transfer.errors import UserError
 from nlp_transfer.launch import world_size
 from nlp_transfer.settings import TrackingSettings
+from nlp_transfer.training.bfloat16 import multiplies_bf16_fast
 
 _UNTRIED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
@@ -46,13 +47,3 @@ def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -
         )
     except (ValueError, ImportError) as error:
         raise UserError(f"training.precision={precision}: {error}") from error
-
-
-def multiplies_bf16_fast(device: torch.device) -> bool:
-    """Return whether matrix products in bf16 are faster than in fp32 on this device (AMX tiles, tensor cores)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public in every torch we accept
-        return bool(has_tiles and has_tiles())
-    return False

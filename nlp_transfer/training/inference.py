@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from nlp_transfer.data.batches import Batch, Columns, Padding, collate, evaluation_batches
+from nlp_transfer.data.batches import Batch, Columns, Padding, collate, evaluation_batches, token_places
+from nlp_transfer.encoder.anatomy import unwrapped
+from nlp_transfer.encoder.boundary import states_at
 from nlp_transfer.encoder.classifier import forward
 from nlp_transfer.errors import UserError
+from nlp_transfer.training.bfloat16 import computes_in_bfloat16, in_bfloat16, is_in_bfloat16
 from nlp_transfer.training.memory import tried
 
 
 def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """Return the arrays of a batch as tensors on a device."""
-    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in batch.items()}
+    """Return the arrays of a batch as tensors on a device.
+
+    In torch's own memory: a matrix product over floats that begin between its boundaries ends in other last bits, and
+    where an array of NumPy's begins is chance. Numbers of 16 bits without sign are those of bfloat16.
+    """
+    tensors = {name: torch.tensor(np.ascontiguousarray(array), device=device) for name, array in batch.items()}
+    return {name: t.view(torch.bfloat16) if t.dtype == torch.uint16 else t for name, t in tensors.items()}
 
 
 @torch.inference_mode()
@@ -48,14 +58,20 @@ def run(
     Raises:
         UserError: where memory does not suffice for a single example, or the model's answer is not a finite number.
     """
-    was_training = [module for module in model.modules() if module.training]
-    model.eval()
-    mine = evaluation_batches(columns.tokens, most_tokens=most_tokens)[
-        accelerator.process_index :: accelerator.num_processes
-    ]
-    rows = _forward_all(accelerator, model, columns, mine, padding, want)
-    for module in was_training:
-        module.training = True
+    with _answering(accelerator, model) as (model, autocast):
+        mine = evaluation_batches(columns.tokens, most_tokens=most_tokens, packed=padding.packed)[
+            accelerator.process_index :: accelerator.num_processes
+        ]
+
+        def forwarded(examples: np.ndarray) -> np.ndarray:
+            batch = to_device(collate(columns, examples, padding=padding), accelerator.device)
+            with autocast():
+                outputs = forward(model, batch)
+            return getattr(outputs, want).float().cpu().numpy()
+
+        rows: dict[int, np.ndarray] = {}
+        for examples, values in _passes(mine, forwarded, columns):
+            rows.update(zip(examples.tolist(), values, strict=True))
     values = _gather(accelerator, rows, len(columns))
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(broken):  # or every figure would be of labels picked by chance
@@ -67,27 +83,71 @@ def run(
     return values
 
 
-def _forward_all(
-    accelerator: Accelerator,
-    model: nn.Module,
-    columns: Columns,
-    batches: Iterable[np.ndarray],
-    padding: Padding,
-    want: str,
-) -> dict[int, np.ndarray]:
-    def forwarded(examples: np.ndarray) -> np.ndarray:
-        batch = to_device(collate(columns, examples, padding=padding), accelerator.device)
-        with accelerator.autocast():
-            outputs = forward(model, batch)
-        return getattr(outputs, want).float().cpu().numpy()
+@torch.inference_mode()
+def run_to(
+    accelerator: Accelerator, model: nn.Module, columns: Columns, *, layer: str, padding: Padding, most_tokens: int
+) -> np.ndarray:
+    """Return what enters a layer for every token of a split, (tokens, width) in their order.
 
-    rows: dict[int, np.ndarray] = {}
+    In one process alone. Where the model computes in bfloat16 its bits are returned, as uint16, else float32.
+
+    Args:
+        accelerator: gives the device and the precision.
+        model: the classifier model, packed.
+        columns: the split.
+        layer: its qualified name in the model before any wrapping; nothing above it runs.
+        padding: how rows are made equal.
+        most_tokens: in one forward pass.
+
+    Raises:
+        UserError: where memory does not suffice for a single example.
+    """
+    with _answering(accelerator, model) as (model, autocast):
+        boundary = unwrapped(model).get_submodule(layer)
+
+        def forwarded(examples: np.ndarray) -> np.ndarray:
+            batch = to_device(collate(columns, examples, padding=padding), accelerator.device)
+            with autocast():
+                states = states_at(boundary, partial(forward, model, batch))
+            states = states.view(torch.uint16) if states.dtype == torch.bfloat16 else states.float()
+            return states.cpu().numpy()
+
+        states: np.ndarray | None = None
+        batches = evaluation_batches(columns.tokens, most_tokens=most_tokens, packed=padding.packed)
+        for examples, values in _passes(batches, forwarded, columns):
+            if states is None:
+                states = np.empty((len(columns.tokens.ids), values.shape[1]), values.dtype)
+            states[token_places(columns.tokens, examples)] = values
+    assert states is not None, "a split has rows"
+    return states
+
+
+@contextmanager
+def _answering(
+    accelerator: Accelerator, model: nn.Module
+) -> Iterator[tuple[nn.Module, Callable[[], AbstractContextManager[Any]]]]:
+    """Give the model, or its copy in bfloat16, in evaluation mode, and the autocast it runs under."""
+    if computes_in_bfloat16(accelerator) and not is_in_bfloat16(model):
+        model = in_bfloat16(model, model)
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield model, nullcontext if is_in_bfloat16(model) else accelerator.autocast
+    finally:
+        for module in was_training:
+            module.training = True
+
+
+def _passes(
+    batches: Iterable[np.ndarray], forwarded: Callable[[np.ndarray], np.ndarray], columns: Columns
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the examples of every forward pass and what came out; one that memory does not suffice for is halved."""
     waiting = deque(batches)
     while waiting:
         examples = waiting.popleft()
         values = tried(partial(forwarded, examples))
         if values is not None:
-            rows.update(zip(examples.tolist(), values, strict=True))
+            yield examples, values
         elif len(examples) > 1:
             # The batches are sorted by length and equally large: those that follow would fail as this one did.
             waiting = deque(half for each in (examples, *waiting) for half in np.array_split(each, 2) if len(half))
@@ -96,7 +156,6 @@ def _forward_all(
                 f"memory does not suffice for a text of {columns.tokens.longest[examples[0]]:,} tokens; set "
                 "tokens.long=chunk or tokens.max_length=..."
             )
-    return rows
 
 
 def _gather(accelerator: Accelerator, rows: dict[int, np.ndarray], examples: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from nlp_transfer.data.batches import Columns, Padding, step_examples, steps_per
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
+from nlp_transfer.training.bfloat16 import WorkingCopy
 from nlp_transfer.training.checkpoint import Snapshot
 from nlp_transfer.training.keeper import Keeper
 from nlp_transfer.training.optimizer import MovingAverage, awake, build_optimizer, set_rates
@@ -100,6 +101,7 @@ def fit(
     frozen: Sequence[nn.Module],
     watch: Watch,
     saving: Saving | None = None,
+    copied: Callable[[nn.Module], WorkingCopy] | None = None,
 ) -> Trajectory:
     """Train, evaluate as often as asked, and leave the kept weights in the model.
 
@@ -116,6 +118,7 @@ def fit(
         frozen: constant modules, which run without dropout.
         watch: the outside.
         saving: where the run is committed and resumed; None: it is not.
+        copied: makes the copy of the step in which forward and backward passes run; None: they run in the step itself.
 
     Raises:
         NotFinite: when `max_skipped` steps in a row could not be taken.
@@ -125,7 +128,9 @@ def fit(
     total = planned_steps(len(columns), settings)
     every = max(1, round(settings.evaluate_every * steps_per_epoch(len(columns), settings.batch_size)))
     parameters = {name: p for name, p in step.named_parameters() if p.requires_grad}
-    wrapped, optimizer = accelerator.prepare(step, build_optimizer(groups, settings))
+    _train_mode(step, frozen)
+    working = copied(step) if copied else None
+    wrapped, optimizer = accelerator.prepare(working.module if working else step, build_optimizer(groups, settings))
     average = MovingAverage(step, settings.ema) if settings.ema else None  # after the ranks were made equal
     keeper = Keeper(
         watch.metric,
@@ -142,11 +147,11 @@ def fit(
         settings.micro_batch_size,
         settings.micro_batch_tokens,
         on_halved=lambda tokens: watch.on_halved(trajectory.steps + 1, tokens),
+        working=working,
     )
     state = TrainingState(parameters, optimizer, average, keeper, trajectory, passes)
     if saving and saving.resumed:
         state.restore(saving.resumed)
-    _train_mode(step, frozen)
     with listening(watch.on_stop) as asked:
         for index in range(trajectory.steps, total):
             if keeper.exhausted:

@@ -13,7 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from nlp_transfer.data.batches import Columns, Padding, collate, micro_batches
+from nlp_transfer.data.batches import Columns, Padding, collate, micro_batches, pass_size
+from nlp_transfer.training.bfloat16 import WorkingCopy
 from nlp_transfer.training.inference import to_device
 from nlp_transfer.training.memory import tried
 
@@ -52,6 +53,7 @@ class Passes:
         most_tokens: padded tokens in one pass.
         on_halved: called on every rank with what a pass holds from now on, after the step in which that was found.
         halved_to: padded tokens that memory sufficed for, where it did not for `most_tokens`; the same on every rank.
+        working: the copy that `step` is, where forward and backward run in one.
     """
 
     accelerator: Accelerator
@@ -62,6 +64,7 @@ class Passes:
     most_tokens: int
     on_halved: Callable[[int], None] = lambda _: None
     halved_to: int | None = None
+    working: WorkingCopy | None = None
     _fitted: tuple[int, int] = (0, 0)  # padded tokens, and pairs of them that meet in attention, of what fitted so far
 
     def accumulate(self, examples: np.ndarray, progress: float, *, reseed: Callable[[], None]) -> float:
@@ -78,12 +81,16 @@ class Passes:
         before = self.halved_to
         weight = float(self.columns.weights[examples].sum(dtype=np.float64)) or 1.0
         share, together = None, None
+        if self.working:
+            self.working.refresh()
         while share is None:
             reseed()
             alone, together = self._dealt(examples)
             share = self._alone(alone, weight, progress)
         if together is not None:
             share += self._pass(together, weight, progress)
+            if self.working:
+                self.working.hand_over()
         return self._loss_of_all(share, before)
 
     def forget_what_fitted(self) -> None:
@@ -100,6 +107,7 @@ class Passes:
             most_examples=self.most_examples,
             most_tokens=min(self.most_tokens, self.halved_to or self.most_tokens),
             pass_cost=_PASS_COST.get(self.accelerator.device.type, 8192),
+            packed=self.padding.packed,
         )
 
     def _dealt(self, examples: np.ndarray) -> tuple[list[np.ndarray], dict[str, Tensor] | None]:
@@ -124,11 +132,13 @@ class Passes:
                 loss = tried(partial(self._pass_over, part, weight, progress))
             if loss is None:
                 self._halve(part)
-                self.step.zero_grad()
+                self._forget_gradient()
                 return None
             tokens, met = self._size(part)
             self._fitted = max(self._fitted[0], tokens), max(self._fitted[1], met)
             share += loss
+            if self.working and self.accelerator.num_processes == 1:  # else ranks meet over it in the last pass
+                self.working.hand_over()
         return share
 
     def _pass_over(self, part: np.ndarray, weight: float, progress: float) -> Tensor:
@@ -140,15 +150,22 @@ class Passes:
         self.accelerator.backward(loss * self.accelerator.num_processes)
         return loss.detach().float()
 
+    def _forget_gradient(self) -> None:
+        self.step.zero_grad()
+        if self.working:
+            self.working.forget()
+
     def _batch(self, part: np.ndarray) -> dict[str, Tensor]:
         return to_device(collate(self.columns, part, padding=self.padding), self.accelerator.device)
 
     def _size(self, part: np.ndarray) -> tuple[int, int]:
-        """Return the padded tokens of a pass, and the pairs of them that meet in attention."""
+        """Return the tokens of a pass, padding included unless it is packed, and the pairs that meet in attention."""
         tokens = self.columns.tokens
         longest = int(tokens.longest[part].max())
-        padded = longest * int(tokens.windows[part].sum())
-        return padded, longest * padded
+        size = int(
+            pass_size(tokens.sizes[part].sum(), longest * tokens.windows[part].sum(), packed=self.padding.packed)
+        )
+        return size, longest * size
 
     def _halve(self, part: np.ndarray) -> None:
         tokens, _ = self._size(part)

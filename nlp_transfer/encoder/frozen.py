@@ -1,0 +1,280 @@
+"""A store of arrays that a frozen encoder has made: it knows files, keys and a budget of the disk, and no training.
+
+An entry is a folder ``<key>/`` with ``values.npy`` and ``entry.json``, whole or absent: it is built beside its place
+and renamed once. Who uses the store never fails for it: what cannot be read is made again, what cannot be written is
+not kept, and that is said in one sentence. Several processes may use one folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nlp_transfer.data.paths import expanded
+from nlp_transfer.disk import flush, reason
+from nlp_transfer.secrets import redacted
+
+ENVIRONMENT = "NLP_TRANSFER_CACHE"
+FORMAT = 1
+_VALUES, _ENTRY = "values.npy", "entry.json"
+_KEY = re.compile(r"[0-9a-f]{64}")
+_MAKING = re.compile(r"\.making-(\d+)-[0-9a-f]+")
+_SOON, _LATE = 600.0, 86400.0  # seconds after which what a dead process, and what any process left, is taken away
+_MOST_OF_FREE = 0.5  # of the room on the disk: the run itself has more to write
+
+
+def folder_of(named: str | None) -> Path | None:
+    """Return the folder of the store; None where none is named and the user has no home.
+
+    Args:
+        named: ``cache.folder``; None: the environment variable NLP_TRANSFER_CACHE, else the user's cache folder.
+    """
+    if given := named or os.environ.get(ENVIRONMENT):
+        return expanded(given)
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    base = base if base.is_absolute() else expanded("~/.cache")  # the specification wants relative ones ignored
+    return base / "nlp_transfer" if base.is_absolute() else None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of an entry without reading its values.
+
+    Attributes:
+        key: its name.
+        bytes: that it takes on the disk.
+        used: when it was last made or found, in seconds since the epoch.
+        about: what `keep` wrote down; empty where that cannot be read.
+    """
+
+    key: str
+    bytes: int
+    used: float
+    about: dict[str, Any]
+
+
+class Store:
+    """Arrays by key in one folder.
+
+    Args:
+        folder: where they lie; it is made when something is kept.
+        budget: bytes that they may take together; what was not used for longest goes first.
+        tell: is told once, in a sentence, why something could not be kept or read.
+    """
+
+    def __init__(self, folder: Path, budget: float, tell: Callable[[str], None] = lambda _: None) -> None:
+        self.folder, self.budget = folder, budget
+        self._tell, self._told = tell, False
+
+    def find(self, key: str) -> np.ndarray | None:
+        """Return the values of a key, mapped from the disk and read-only, or None; a damaged entry is taken away."""
+        path = self.folder / key
+        try:
+            values = _read(path)
+        except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            if os.path.lexists(path):  # pathlib's own follows links
+                with contextlib.suppress(OSError):
+                    self.remove(key)
+            return None
+        except OSError as error:
+            self._say(f"what was computed before cannot be read from {path}: {reason(error)}")
+            return None
+        with contextlib.suppress(OSError):  # a folder that is read-only serves, too
+            os.utime(path / _ENTRY)
+        return values
+
+    def peek(self, key: str) -> np.ndarray | None:
+        """Return the values of a key or None, as `find`, but change nothing."""
+        try:
+            return _read(self.folder / key)
+        except (ValueError, OSError):
+            return None
+
+    def keep(self, key: str, values: np.ndarray, about: dict[str, Any]) -> np.ndarray:
+        """Write the values of a key down; return them, mapped from the disk if they were kept.
+
+        Args:
+            key: says all that the values hang on.
+            values: of any dtype that NumPy writes without pickle; bfloat16 as uint16, which `about` should say.
+            about: plain values for people who look at the entry; secrets in them are hidden.
+        """
+        if not values.size:
+            return values
+        mib = f"{values.nbytes / 2**20:,.1f} MiB"
+        if values.nbytes > self.budget:
+            self._say(f"{mib} computed with the frozen encoder are not kept: more than cache.gib allows")
+            return values
+        path, making = self.folder / key, self.folder / f".making-{os.getpid()}-{os.urandom(4).hex()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            self._make_room(values.nbytes)
+            if values.nbytes > _MOST_OF_FREE * shutil.disk_usage(self.folder).free:
+                self._say(f"{mib} computed with the frozen encoder are not kept: {self.folder} is nearly full")
+                return values
+            making.mkdir()
+            _write(making, key, values, about)
+            if _takes_place(making, path):
+                flush(self.folder)
+                with contextlib.suppress(FileNotFoundError):  # another process needed the room already
+                    return _mapped(path)
+            return values
+        except OSError as error:
+            self._say(f"what the frozen encoder computes is not kept: {self.folder}: {reason(error)}")
+            return values
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+    def entries(self) -> list[Entry]:
+        """Return what is there, what was not used for longest first.
+
+        Raises:
+            OSError: if the folder is there and cannot be listed.
+        """
+        found = []
+        for path in self._paths():
+            if _KEY.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
+                    found.append(_described(path))
+        return sorted(found, key=lambda entry: (entry.used, entry.key))
+
+    def remove(self, key: str) -> None:
+        """Take an entry away so that it is never half there under its name.
+
+        Raises:
+            OSError: if that is not possible.
+        """
+        trash = self.folder / f".trash-{os.urandom(8).hex()}"
+        (self.folder / key).rename(trash)
+        _delete(trash)
+
+    def _make_room(self, size: int) -> None:
+        entries = self.entries()
+        total = sum(entry.bytes for entry in entries)
+        for entry in entries:
+            if total + size <= self.budget:
+                return
+            with contextlib.suppress(FileNotFoundError):  # another process makes room as well
+                self.remove(entry.key)
+            total -= entry.bytes
+
+    def _sweep(self) -> None:
+        """Take away what killed processes left unfinished."""
+        for path in self._paths():
+            making = _MAKING.fullmatch(path.name)
+            with contextlib.suppress(OSError):
+                age = time.time() - path.stat().st_mtime
+                # A number of a process means something on one machine, and a folder may be shared by several.
+                dead = making is not None and (age > _LATE or (age > _SOON and not _is_alive(int(making[1]))))
+                if dead or path.name.startswith(".trash-"):
+                    _delete(path)
+
+    def _paths(self) -> list[Path]:
+        try:
+            return list(self.folder.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def _say(self, sentence: str) -> None:
+        if not self._told:
+            self._told = True
+            self._tell(f"{sentence}; the run goes on without")
+
+
+def _read(path: Path) -> np.ndarray:
+    """Return the values of an entry.
+
+    Raises:
+        ValueError: they are not what was written.
+        OSError: they cannot be read.
+    """
+    about = _about(path)
+    with (path / _VALUES).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if (about.get("format"), about.get("key"), about.get("sha256")) != (FORMAT, path.name, digest):
+        raise ValueError(f"{path} is damaged")
+    return _mapped(path)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    return np.asarray(np.lib.format.open_memmap(path / _VALUES, mode="r"))  # of plain arrays alone: it has no pickle
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((path / _ENTRY).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(about, dict):
+        raise ValueError(f"{path / _ENTRY} holds no object")
+    return about
+
+
+def _write(making: Path, key: str, values: np.ndarray, about: dict[str, Any]) -> None:
+    """Write an entry into a folder of its own, so that the disk really holds it."""
+    with (making / _VALUES).open("wb") as file:
+        np.save(file, np.ascontiguousarray(values), allow_pickle=False)
+    with (making / _VALUES).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    entry = {name: redacted(value) if isinstance(value, str) else value for name, value in about.items()}
+    entry |= {"dtype": str(values.dtype), "shape": list(values.shape), "bytes": values.nbytes, "sha256": digest}
+    entry |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "key": key, "format": FORMAT}
+    (making / _ENTRY).write_text(json.dumps(entry, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for path in (making / _VALUES, making / _ENTRY, making):
+        flush(path)
+
+
+def _takes_place(making: Path, path: Path) -> bool:
+    """Give an entry its name; return whether it got it, and not the same one of a process that was faster."""
+    try:
+        making.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _described(path: Path) -> Entry:
+    marked = path / _ENTRY if (path / _ENTRY).is_file() else path
+    used = marked.stat().st_mtime
+    try:
+        about = _about(path)
+    except (OSError, ValueError):
+        about = {}
+    return Entry(path.name, sum(_sizes(path)), used, about)
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    for file in path.iterdir() if path.is_dir() else (path,):
+        yield file.lstat().st_size
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it belongs to somebody else
+        return True
+    return True

@@ -1,0 +1,150 @@
+"""Where the tokens of a batch lie when no padding is between them, and which rows meet in one matrix product.
+
+Knows lengths and positions; it knows no model and no attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# What a group of rows costs in attention beside its padded pairs of tokens, in pairs: gathering each token, and
+# starting the kernels of one more group. Measured on CPU cores; too many groups cost little more than too few.
+_TOKEN_COST, _GROUP_COST = 64, 16_384
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of similar length, which are padded to the longest of them within attention alone.
+
+    Attributes:
+        rows: (rows,), their places in the batch.
+        start: of their first token among the packed tokens; the tokens of a group lie together.
+        stop: behind their last token.
+        width: tokens of the longest row.
+        gather: (rows · width,), place among the packed tokens of every token of the padded rows, which are padded on
+            the side of the batch; padding repeats the row's first token. None where all rows are equally long: the
+            tokens lie as they are needed.
+        real: bool (rows, width), which of those are no padding; None where all are.
+        kept: (tokens,), places of the real ones among the padded; None where all are.
+    """
+
+    rows: Tensor
+    start: int
+    stop: int
+    width: int
+    gather: Tensor | None = None
+    real: Tensor | None = None
+    kept: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The packed order of a batch's tokens: rows sorted by length, one behind the other.
+
+    Attributes:
+        shape: rows and columns of the padded batch.
+        left: whether padding stands before the text.
+        places: (tokens,), for each packed token its place among the padded batch's tokens, row by row.
+        groups: in packed order.
+    """
+
+    shape: tuple[int, int]
+    left: bool
+    places: Tensor
+    groups: tuple[Group, ...]
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Layout:
+        """Return the layout of a padded batch.
+
+        Args:
+            mask: (rows, columns), 1 where a token is no padding. Padding stands on one side, and the longest row has
+                none: more columns could not be told from packed tokens.
+
+        Raises:
+            ValueError: for any other mask.
+        """
+        real = mask.detach().cpu().numpy().astype(bool)
+        lengths, column = real.sum(axis=1), np.arange(real.shape[1])
+        left = bool((~real[:, 0]).any())
+        one_sided = column >= len(column) - lengths[:, None] if left else column < lengths[:, None]
+        if not lengths.all() or lengths.max() < len(column) or (real != one_sided).any():
+            raise ValueError("padding stands on one side, fills no row, and leaves the longest row as it is")
+        order = np.argsort(-lengths, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(lengths[order])])
+        row, column = np.nonzero(real[order])
+        return cls(
+            shape=(int(mask.shape[0]), int(mask.shape[1])),
+            left=left,
+            places=torch.from_numpy(order[row] * real.shape[1] + column).to(mask.device),
+            groups=tuple(
+                _group(order[first:last], lengths[order[first:last]], starts[first:last], left, mask.device)
+                for first, last in _cut(lengths[order])
+            ),
+        )
+
+    @property
+    def ranks(self) -> Tensor:
+        """For each packed token how many tokens stand before it in the batch, row by row: (tokens,)."""
+        return self.places.argsort().argsort()
+
+    def pack(self, values: Tensor) -> Tensor:
+        """Return values of the padded batch as one row without padding: (rows or 1, columns, ...) -> (1, tokens, ...).
+
+        A single row stands for all rows, as with positions.
+        """
+        if self.shape[0] == 1:
+            return values
+        if values.shape[0] != self.shape[0]:
+            return values.index_select(1, self.places % self.shape[1])
+        return values.flatten(0, 1).index_select(0, self.places).unsqueeze(0)
+
+    def unpack(self, values: Tensor) -> Tensor:
+        """Return packed values as a padded batch with zeros: (1, tokens, ...) -> (rows, columns, ...)."""
+        rows, columns = self.shape
+        if rows == 1:
+            return values
+        padded = values.new_zeros(rows * columns, *values.shape[2:])
+        return padded.index_copy(0, self.places, values[0]).unflatten(0, (rows, columns))
+
+
+def _group(rows: np.ndarray, lengths: np.ndarray, starts: np.ndarray, left: bool, device: torch.device) -> Group:
+    width, start, stop = int(lengths[0]), int(starts[0]), int(starts[-1] + lengths[-1])
+    places = torch.from_numpy(rows).to(device)
+    if lengths[-1] == width:
+        return Group(places, start, stop, width)
+    column = np.arange(width) - (width - lengths[:, None] if left else 0)  # within the text
+    real = (column >= 0) & (column < lengths[:, None])
+    gather = (starts[:, None] + np.where(real, column, 0)).ravel()
+    return Group(
+        places,
+        start,
+        stop,
+        width,
+        torch.from_numpy(gather).to(device),
+        torch.from_numpy(real).to(device),
+        torch.from_numpy(np.flatnonzero(real)).to(device),
+    )
+
+
+def _cut(lengths: np.ndarray) -> list[tuple[int, int]]:
+    """Cut rows that are sorted by falling length into groups of least cost; return where each starts and stops."""
+    ends = np.flatnonzero(np.diff(lengths, append=-1)) + 1  # rows of one length are never parted
+    widths = lengths[ends - 1].astype(np.float64)
+    starts = np.concatenate([[0], ends])
+    best, cut = np.zeros(len(starts)), np.zeros(len(starts), dtype=np.int64)
+    for last in range(1, len(starts)):
+        rows = starts[last] - starts[:last]
+        costs = best[:last] + rows * widths[:last] * (widths[:last] + _TOKEN_COST) + _GROUP_COST
+        cut[last] = costs.argmin()
+        best[last] = costs[cut[last]]
+    groups = []
+    last = len(starts) - 1
+    while last:
+        groups.append((int(starts[cut[last]]), int(starts[last])))
+        last = int(cut[last])
+    return groups[::-1]

@@ -1,0 +1,98 @@
+"""Whether weights can fill the model that the configuration beside them asks for; of the weights only headers are read.
+
+The numbers of a configuration decide how long loops run and how much memory is taken before any weight is read.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nlp_transfer.encoder.source import read_json, weight_files
+from nlp_transfer.errors import UserError
+
+LAYERS = re.compile(r"(?:^n|num|hidden|encoder|decoder)_layers?$")
+POSITIONS = re.compile(r"^(?:max_position_embeddings|n_positions)$")
+SIZES = re.compile(
+    r"^(?:(?:vocab|hidden|embedding|intermediate)_size|d_model|n_embd|(?:emb_|hidden_)?dim|num_labels|"
+    r"(?:num|n|num_attention|encoder_attention|decoder_attention)_heads?)$"
+)
+LABELS = ("id2label", "label2id")
+MANY = 1000  # of what may be counted without a weight for each: ALBERT's layers share theirs, and a head may be missing
+LONGEST = 1 << 24  # tokens; rotary positions have no weights
+TIMES, ROOM = 4, 1 << 24  # tied and missing tensors are built as well, and 64 MiB harm nobody
+
+
+@contextmanager
+def within_weights(folder: Path) -> Iterator[None]:
+    """Refuse a configuration that asks for far more than the weights beside it hold, then a model built from it.
+
+    The library builds a model without memory first, on the meta device; there it is counted while the block runs.
+
+    Raises:
+        UserError: naming the file, and the key or the largest numbers in it.
+    """
+    from safetensors import safe_open
+    from torch.nn.modules import module as building
+
+    shapes: list[list[int]] = []
+    for path in weight_files(folder):
+        with safe_open(path, "np") as weights:
+            shapes += [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118  # no mapping
+    file = folder / "config.json"
+    entries = list(_entries(read_json(file)))
+    _check(file, entries, tensors=len(shapes), widest=max((size for shape in shapes for size in shape), default=0))
+    held = sum(map(math.prod, shapes))
+    numbers = tensors = 0
+
+    def count(_: Any, name: str, tensor: Any) -> None:
+        nonlocal numbers, tensors
+        if tensor is None or not tensor.is_meta:
+            return
+        numbers, tensors = numbers + tensor.numel(), tensors + 1
+        if numbers > TIMES * held + ROOM or tensors > TIMES * len(shapes) + MANY:
+            largest = heapq.nlargest(3, ((value, key) for key, value in entries if type(value) is int))
+            raise UserError(
+                f"{file}: asks for a model far larger than the weights beside it, {len(shapes):,} tensors with "
+                f"{held:,} numbers; its largest entries are {', '.join(f'{key}={value}' for value, key in largest)}"
+            )
+
+    hooks = (
+        building.register_module_parameter_registration_hook(count),
+        building.register_module_buffer_registration_hook(count),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _entries(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted key and the value of everything in a configuration; the names of labels are one value."""
+    if isinstance(node, (dict, list)) and key.rpartition(".")[2] not in LABELS:
+        for inner, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _entries(value, f"{key}.{inner}")
+    else:
+        yield key.removeprefix("."), node
+
+
+def _check(file: Path, entries: list[tuple[str, Any]], *, tensors: int, widest: int) -> None:
+    """Refuse what is no number of layers, outputs or positions, or more than the weights can have."""
+    limits = {LAYERS: max(tensors, MANY), SIZES: max(widest, MANY), POSITIONS: max(widest, LONGEST)}
+    held = f"the weights beside it hold {tensors:,} tensors of at most {widest:,} rows or columns"
+    for key, value in entries:
+        last = key.rpartition(".")[2]
+        if last in LABELS and isinstance(value, (dict, list)) and len(value) > limits[SIZES]:
+            raise UserError(f"{file}: {key} names {len(value):,} labels; {held}")
+        least = 0 if "decoder" in last else 1
+        for known, most in limits.items():
+            if known.search(last) and value is not None and not (type(value) is int and least <= value <= most):
+                raise UserError(
+                    f"{file}: {key}={str(value)[:40]} must be a whole number from {least} to {most:,}; {held}"
+                )

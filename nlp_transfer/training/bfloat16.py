@@ -1,0 +1,124 @@
+"""Matrix products in bfloat16 on a CPU: copies of a model whose weights are bfloat16, made from those in float32.
+
+Autocast would convert weights and activations at every layer, which costs more there than the products save.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from nlp_transfer.encoder.anatomy import output_layers
+
+_FASTER = 1.5  # how much faster bfloat16 must be; it is about 2, 7 or 0.1 times as fast
+
+
+def multiplies_bf16_fast(device: torch.device) -> bool:
+    """Return whether matrix products in bf16 are faster than in fp32 on this device (AMX tiles, tensor cores)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public in every torch we accept
+    if has_tiles and has_tiles():
+        return True
+    operands = {kind: torch.ones(384, 384, dtype=kind) for kind in (torch.float32, torch.bfloat16)}
+    best = dict.fromkeys(operands, float("inf"))
+    for _ in range(9):  # in turn, and the best of each: other work on the machine slows both
+        for kind, matrix in operands.items():
+            begun = time.process_time()
+            matrix @ matrix
+            best[kind] = min(best[kind], time.process_time() - begun)
+    return best[torch.float32] > _FASTER * best[torch.bfloat16]
+
+
+def working_copy(accelerator: Accelerator, *, compiled: bool) -> type[WorkingCopy] | None:
+    """Return what makes the copies in which a training runs, or None: it runs in the model itself."""
+    return WorkingCopy if computes_in_bfloat16(accelerator) and not compiled else None
+
+
+def computes_in_bfloat16(accelerator: Accelerator) -> bool:
+    """Return whether copies in bfloat16 are used; on a GPU autocast is."""
+    return accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu"
+
+
+def in_bfloat16(module: nn.Module, model: nn.Module) -> nn.Module:
+    """Return a copy of a module with the weights of the model in it in bfloat16.
+
+    What makes the logits stays in float32, and so do buffers: positions are no weights.
+
+    Args:
+        module: the model, or what holds it.
+        model: of a classifier, maybe wrapped by PEFT.
+    """
+    outputs = output_layers(model).values()
+    exact = {id(parameter) for layer in outputs for parameter in layer.parameters()}
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        if parameter.dtype == torch.float32 and id(parameter) not in exact:
+            memo[id(parameter)] = nn.Parameter(parameter.detach().to(torch.bfloat16), parameter.requires_grad)
+    copied = copy.deepcopy(module, memo)
+    for layer in outputs:
+        memo[id(layer)].register_forward_pre_hook(_in_float32, prepend=True)
+    return copied
+
+
+def is_in_bfloat16(model: nn.Module) -> bool:
+    """Return whether a model is such a copy."""
+    return any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
+
+
+class WorkingCopy:
+    """The copy of a step in which forward and backward passes run; what is trained are the parameters in float32.
+
+    Attributes:
+        module: maps what the step does.
+    """
+
+    def __init__(self, step: Any) -> None:
+        """Copy `step`, whose `model` does the work."""
+        own = in_bfloat16(step, step.model)
+        copies = dict(own.named_parameters())
+        self.module = _WithoutAutocast(own)
+        self._pairs = [(p, copies[name]) for name, p in step.named_parameters() if p.requires_grad]
+
+    def refresh(self) -> None:
+        """Take over the weights after they were changed."""
+        with torch.no_grad():
+            torch._foreach_copy_([own for _, own in self._pairs], [p for p, _ in self._pairs])
+
+    def forget(self) -> None:
+        """Leave the parameters in float32 without gradient."""
+        for parameter, _ in self._pairs:
+            parameter.grad = None
+
+    def hand_over(self) -> None:
+        """Add the gradient to that of the parameters in float32, and forget it."""
+        for parameter, own in self._pairs:
+            if own.grad is not None:
+                gradient = own.grad.to(parameter.dtype)
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+                own.grad = None
+
+
+def _in_float32(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(each.float() for each in inputs)
+
+
+class _WithoutAutocast(nn.Module):
+    """A step that converts nothing: accelerate puts every prepared model under autocast."""
+
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, batch: Mapping[str, Tensor], progress: float) -> Tensor:
+        """Return what the step does."""
+        with torch.autocast("cpu", enabled=False):
+            return self.step(batch, progress)

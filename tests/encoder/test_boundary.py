@@ -1,0 +1,96 @@
+"""Hidden states of frozen layers, computed once: the training ends where it would have ended without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.preparation import prepare
+from nlp_transfer.run import adapt
+from tests.encoder.families import tiny_encoder
+from tests.test_run import data_for, settings_for
+
+PACKED = ("bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "qwen3", "gemma3_text", "nomic_bert")
+FREEZING = {
+    "finetune": {"strategy": "finetune", "strategy.freeze_layers": 1},
+    "lora": {"strategy": "lora", "strategy.layers": [1]},
+}
+
+
+def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the forward passes through linear layers."""
+    calls = [0]
+    plain = nn.Linear.forward
+
+    def counted(layer, values):
+        calls[0] += 1
+        return plain(layer, values)
+
+    monkeypatch.setattr(nn.Linear, "forward", counted)
+    return calls
+
+
+@pytest.mark.parametrize("strategy", FREEZING)
+@pytest.mark.parametrize("family", PACKED)
+def test_the_weights_are_those_of_a_training_that_runs_every_layer(tmp_path: Path, family: str, strategy: str):
+    tiny_encoder(tmp_path, family)
+    weights = []
+    for gib in (0, 1):
+        values = FREEZING[strategy] | {
+            "encoder.name": str(tmp_path / f"tiny-{family}"),
+            "training.precision": "fp32",
+            "cache.gib": gib,
+            "output": str(tmp_path / str(gib)),
+        }
+        run = adapt(settings_for(tmp_path, **values), data=data_for("single_label"))
+        weights.append(load_file(run.folder / "model" / "model.safetensors"))
+    start = load_file(tmp_path / f"tiny-{family}" / "model.safetensors")
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=1e-5, msg=name)
+    moved = [
+        n
+        for n, t in weights[1].items()
+        if n.partition(".")[2] in start and not torch.equal(t, start[n.partition(".")[2]])
+    ]
+    assert moved, "something of the encoder learned"
+
+
+def test_a_second_run_reads_what_the_first_has_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tiny_encoder(tmp_path)
+    calls = calls_of(monkeypatch)
+    counts = []
+    for seed in (0, 1):
+        values = FREEZING["finetune"] | {
+            "seed": seed,
+            "strategy.head_first": False,
+            "output": str(tmp_path / str(seed)),
+        }
+        before = calls[0]
+        adapt(settings_for(tmp_path, **values), data=data_for("single_label"))
+        counts.append(calls[0] - before)
+    assert counts[1] < counts[0]
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "usable"),
+    [
+        ("bert", {}, True),
+        ("t5", {"encoder.head": "pooled"}, False),  # its first layer makes the positions of all
+        ("bert", {"encoder.head": "pooled", "encoder.layers": [1, 2]}, False),  # the head reads a frozen layer
+        ("bert", {"encoder.packed": False}, False),
+        ("bert", {"cache.gib": 0}, False),
+        ("bert", {"training.max_steps": 1, "training.min_steps": 1}, False),  # most rows are not read
+        ("deberta", {}, False),
+    ],
+)
+def test_where_it_cannot_be_used_the_layers_run(tmp_path: Path, family: str, values: dict, usable: bool):
+    tiny_encoder(tmp_path, family)
+    name = {"encoder.name": str(tmp_path / f"tiny-{family}")}
+    settings = settings_for(tmp_path, **FREEZING["finetune"] | name | values)
+    corpus = load_corpus(settings.data, seed=0, data=data_for("single_label"))
+    assert (prepare(settings, corpus, tmp_path).boundary is not None) is usable

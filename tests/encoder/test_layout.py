@@ -1,0 +1,175 @@
+"""Where packed tokens lie: there and back is the identity, groups hold every token once and cost as little as they can.
+
+Attention over them is compared with the sentence in its docstring: within each text alone.
+"""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nlp_transfer.encoder import layout as module
+from nlp_transfer.encoder.attention import packed_attention
+from nlp_transfer.encoder.layout import Layout
+
+quick = settings(max_examples=60, deadline=None)
+lengths_st = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+costs_st = st.sampled_from([0, 300, 16_384])  # a group a length, something between, one group
+
+
+def mask_of(lengths: list[int], *, left: bool) -> torch.Tensor:
+    column, own = torch.arange(max(lengths)), torch.tensor(lengths)[:, None]
+    return ((column >= max(lengths) - own) if left else (column < own)).long()
+
+
+def layout_of(lengths: list[int], *, left: bool, group_cost: int) -> Layout:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_GROUP_COST", group_cost)
+        return Layout.of(mask_of(lengths, left=left))
+
+
+@quick
+@given(lengths_st, st.booleans())
+def test_there_and_back_keeps_every_token_and_leaves_zeros_elsewhere(lengths: list[int], left: bool):
+    mask = mask_of(lengths, left=left)
+    layout = Layout.of(mask)
+    values = torch.rand(*mask.shape, 3) + 1
+    packed = layout.pack(values)
+    assert packed.shape == (1, sum(lengths), 3)
+    assert torch.equal(layout.unpack(packed), values * mask[..., None])
+    positions = torch.arange(mask.shape[1])[None]  # one row stands for all
+    assert torch.equal(layout.pack(positions), layout.pack(positions.expand(mask.shape)))
+
+
+@quick
+@given(lengths_st, st.booleans(), costs_st)
+def test_groups_hold_every_row_and_token_once(lengths: list[int], left: bool, cost: int):
+    mask = mask_of(lengths, left=left)
+    layout = layout_of(lengths, left=left, group_cost=cost)
+    rows = torch.cat([group.rows for group in layout.groups])
+    assert rows.sort().values.tolist() == list(range(len(lengths)))
+    ends = [0, *(group.stop for group in layout.groups)]
+    assert [group.start for group in layout.groups] == ends[:-1]
+    assert ends[-1] == sum(lengths)
+    names = layout.pack(torch.arange(mask.numel()).view(mask.shape))[0]  # a token's place in the padded batch
+    for group in layout.groups:
+        own = torch.tensor(lengths)[group.rows]
+        assert group.width == own.max()
+        columns = slice(-group.width, None) if left else slice(0, group.width)
+        wanted = torch.arange(mask.numel()).view(mask.shape)[group.rows, columns]
+        gather = torch.arange(group.start, group.stop) if group.gather is None else group.gather
+        found = names[gather].view(len(own), group.width)
+        real = mask[group.rows, columns].bool()
+        assert (group.real is None) == bool(real.all())
+        assert group.real is None or torch.equal(group.real, real)
+        assert torch.equal(found[real], wanted[real])
+        kept = torch.arange(real.numel()) if group.kept is None else group.kept
+        assert torch.equal(names[group.start : group.stop], wanted.flatten()[kept])
+
+
+def cost_of(lengths: np.ndarray, cuts: list[tuple[int, int]], group_cost: int) -> int:
+    pairs = sum((last - first) * lengths[first] * (lengths[first] + module._TOKEN_COST) for first, last in cuts)
+    return int(pairs + len(cuts) * group_cost)
+
+
+@quick
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.sampled_from([0, 5_000, 16_384, 100_000]))
+def test_no_other_cut_costs_less(lengths: list[int], group_cost: int):
+    ordered = np.array(sorted(lengths, reverse=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_GROUP_COST", group_cost)
+        found = module._cut(ordered)
+    every = []
+    for bits in range(2 ** (len(ordered) - 1)):
+        ends = [i + 1 for i in range(len(ordered) - 1) if bits >> i & 1]
+        every.append(list(zip([0, *ends], [*ends, len(ordered)], strict=True)))
+    # among them one group for all rows, and one a length
+    assert cost_of(ordered, found, group_cost) == min(cost_of(ordered, cuts, group_cost) for cuts in every)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        [[1, 1, 0], [1, 0, 0]],  # a column of nothing but padding: it may make as many columns as there are tokens
+        [[1, 1, 1], [0, 0, 0]],
+        [[1, 1, 1], [1, 0, 1]],
+        [[1, 1, 0], [0, 1, 1]],
+        [[0, 1, 0], [1, 1, 1]],
+    ],
+)
+def test_a_mask_that_it_would_get_wrong_is_refused(mask: list[list[int]]):
+    with pytest.raises(ValueError, match="padding stands on one side"):
+        Layout.of(torch.tensor(mask))
+
+
+@quick
+@given(
+    lengths_st, st.booleans(), costs_st, st.sampled_from(["all", "causal", "window"]), st.booleans(), st.integers(1, 2)
+)
+def test_attention_is_that_of_each_text_alone(lengths, left, cost, sight, biased, shared):
+    generator = torch.Generator().manual_seed(len(lengths))
+    heads, width, columns = 4, 8, max(lengths)
+    layout = layout_of(lengths, left=left, group_cost=cost)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    query = draw(len(lengths), columns, heads, width)
+    key, value = (draw(len(lengths), columns, heads // shared, width) for _ in range(2))
+    bias = draw(1, heads, columns, columns) if biased else None
+    place = torch.arange(columns)
+    distance = place[:, None] - place
+    seen = {"all": distance < columns, "causal": distance >= 0, "window": distance.abs() < 3}[sight]
+    real = mask_of(lengths, left=left).bool()
+    mask = None if sight == "all" else seen & real[:, None, None]
+    packed = [layout.pack(states).transpose(1, 2) for states in (query, key, value)]
+    found = packed_attention(torch.nn.Identity(), *packed, mask, packing=layout, position_bias=bias)[0]
+    found = layout.unpack(found)
+
+    wanted = torch.zeros_like(found)
+    for row, length in enumerate(lengths):
+        own = slice(columns - length, None) if left else slice(0, length)
+        q, k, v = (states[row, own].transpose(0, 1) for states in (query, key, value))
+        added = torch.zeros(length, length, dtype=q.dtype).masked_fill(~seen[:length, :length], -torch.inf)
+        if bias is not None:
+            added = added + bias[0, :, own, own]
+        alone = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=added, enable_gqa=shared > 1)
+        wanted[row, own] = alone.transpose(0, 1)
+    torch.testing.assert_close(found, wanted)
+    leaves = [query, key, value, *([bias] if biased else [])]
+    weights = torch.randn(found.shape, generator=generator, dtype=found.dtype)
+    for one, other in zip(
+        *(torch.autograd.grad((out * weights).sum(), leaves) for out in (found, wanted)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_attention_cannot_be_differentiated_twice():
+    """Its backward pass is not differentiable, and must say so instead of leaving terms out."""
+    layout = Layout.of(mask_of([3, 2], left=False))
+    states = torch.rand(1, 2, 5, 4, requires_grad=True)
+    out, _ = packed_attention(torch.nn.Identity(), states, states, states, None, packing=layout)
+    (gradient,) = torch.autograd.grad(out.square().sum(), states, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [({"softcap": 30.0}, 5), ({"s_aux": torch.zeros(2)}, 5), ({}, 7)],
+)
+def test_attention_that_it_does_not_know_is_refused(options, keys):
+    layout = Layout.of(mask_of([3, 2], left=False))
+    query, key = torch.rand(1, 2, 5, 4), torch.rand(1, 2, keys, 4)
+    with pytest.raises(NotImplementedError):
+        packed_attention(torch.nn.Identity(), query, key, key, None, packing=layout, **options)
+
+
+def test_a_causal_layer_without_a_mask_and_a_mask_of_numbers_are_refused():
+    layout, states, module_ = Layout.of(mask_of([3, 2], left=False)), torch.rand(1, 2, 5, 4), torch.nn.Identity()
+    with pytest.raises(NotImplementedError, match="numbers"):
+        packed_attention(module_, states, states, states, torch.zeros(2, 1, 3, 3), packing=layout)
+    module_.is_causal = True
+    with pytest.raises(NotImplementedError, match="without a mask"):
+        packed_attention(module_, states, states, states, None, packing=layout)

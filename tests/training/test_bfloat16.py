@@ -1,0 +1,114 @@
+"""Copies in bfloat16: what is in them, and that what is trained stays in float32."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.classifier import forward, load_classifier
+from nlp_transfer.objectives.objective import Objective, Step
+from nlp_transfer.objectives.settings import ClassifySettings
+from nlp_transfer.run import adapt
+from nlp_transfer.settings import EncoderSettings
+from nlp_transfer.training import bfloat16
+from nlp_transfer.training.bfloat16 import WorkingCopy, in_bfloat16, is_in_bfloat16
+from tests.encoder.families import TEXTS, tiny_encoder
+from tests.test_run import data_for, settings_for
+
+TASK = Task("single_label", ("a", "b", "c"), pair=False)
+
+
+@pytest.fixture
+def classifier(tmp_path: Path):
+    folder = tiny_encoder(tmp_path, "llama")  # rotary positions: buffers that are numbers
+    return load_classifier(EncoderSettings(name=str(folder)), TASK, head="pooled", seed=0)
+
+
+def batch_of(classifier) -> dict[str, torch.Tensor]:
+    rows = classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    columns = {"targets": torch.tensor([0, 1, 2, 0]), "weights": torch.ones(4)}
+    return {name: rows[name] for name in ("input_ids", "attention_mask")} | columns
+
+
+def test_a_copy_is_in_bfloat16_but_for_the_output_layer_and_positions(classifier):
+    before = {name: p.detach().clone() for name, p in classifier.model.named_parameters()}
+    made = in_bfloat16(classifier.model, classifier.model)
+    kinds = {name: p.dtype for name, p in made.named_parameters()}
+    assert {kind for name, kind in kinds.items() if name.startswith("classifier.")} == {torch.float32}
+    assert {kind for name, kind in kinds.items() if name.startswith("encoder.")} == {torch.bfloat16}
+    assert {b.dtype for b in made.buffers() if b.is_floating_point()} == {torch.float32}
+    assert is_in_bfloat16(made)
+    assert not is_in_bfloat16(classifier.model)
+    assert all(torch.equal(before[name], p) for name, p in classifier.model.named_parameters())
+    with torch.inference_mode():
+        wanted, found = (forward(model, batch_of(classifier)) for model in (classifier.model, made))
+    assert found.logits.dtype == found.features.dtype == torch.float32
+    assert 0 < (wanted.logits - found.logits).norm() < 2e-2 * wanted.logits.norm()
+
+
+def test_a_working_copy_hands_its_gradient_over_and_takes_the_weights(classifier):
+    step = Step(classifier.model, Objective({"classify": ClassifySettings()}, TASK))
+    twin = copy.deepcopy(step)
+    working = WorkingCopy(step)
+    batch = batch_of(classifier)
+    for _ in range(2):  # two passes of one step
+        working.module(batch, 0.5).backward()
+        working.hand_over()
+        twin(batch, 0.5).backward()
+    wanted = torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None])
+    found = torch.cat([p.grad.flatten() for p in step.parameters() if p.grad is not None])
+    assert found.dtype == torch.float32
+    assert (wanted - found).norm() < 3e-2 * wanted.norm()
+    assert all(p.grad is None for p in working.module.parameters())
+    working.forget()
+    assert all(p.grad is None for p in step.parameters())
+    with torch.no_grad():
+        for parameter in step.parameters():
+            parameter.mul_(0)
+    working.refresh()
+    assert all(not p.any() for p in working.module.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "lora", "probe"])
+def test_runs_in_bfloat16_give_the_same_bits_twice_and_save_float32(tmp_path: Path, strategy: str):
+    tiny_encoder(tmp_path)
+    weights = []
+    for name in ("one", "two"):
+        values = {"strategy": strategy, "training.precision": "bf16", "output": str(tmp_path / name)}
+        run = adapt(settings_for(tmp_path, **values), data=data_for("single_label"))
+        weights.append(load_file(run.folder / "model" / "model.safetensors"))
+    assert {tensor.dtype for tensor in weights[0].values() if tensor.is_floating_point()} == {torch.float32}
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_it_learns_as_in_float32(tmp_path: Path):
+    tiny_encoder(tmp_path)
+    scores = {}
+    for precision in ("fp32", "bf16"):
+        # A head solved on an untrained encoder rests on differences that bfloat16 does not know.
+        values = {"strategy": "finetune", "strategy.head_first": False, "training.precision": precision}
+        run = adapt(settings_for(tmp_path, **values), data=data_for("single_label"))
+        scores[precision] = run.metrics["log_loss"]
+    assert scores["bf16"] == pytest.approx(scores["fp32"], abs=0.05)
+
+
+def test_the_precision_is_chosen_by_measuring(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    clock = iter(())
+
+    def multiplied(slow: torch.dtype):
+        times = {torch.float32: 1.0, torch.bfloat16: 1.0} | {slow: 2.0}
+        for _ in range(9):
+            for kind in (torch.float32, torch.bfloat16):
+                yield 0.0
+                yield times[kind]
+
+    monkeypatch.setattr(bfloat16.time, "process_time", lambda: next(clock))
+    for slow, wanted in ((torch.float32, True), (torch.bfloat16, False)):
+        clock = multiplied(slow)
+        assert bfloat16.multiplies_bf16_fast(torch.device("cpu")) is wanted
