@@ -15,7 +15,7 @@ from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.preparation import Prepared
-from nlp_transfer.strategies.convex import Head, fit_head, softened
+from nlp_transfer.strategies.convex import Head, Validated, softened, validate_head
 
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
 
@@ -27,9 +27,10 @@ def solve_head(prepared: Prepared) -> Head:
         UserError: if the objective has no supervised term to fit it to.
     """
     features = prepared.features("train")
-    head = fit_to(prepared, features, intercept=_output(prepared).bias is not None)
+    validated = validate(prepared, features, intercept=_output(prepared).bias is not None)
     if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
-        head = _without_other_layers(prepared, features, head)
+        validated = _without_other_layers(prepared, features, validated)
+    head = validated.fit()
     if prepared.strategy.trains and _output(prepared).bias is not None:  # mean outputs could not stay without one
         head = softened(head, features)
     output = _output(prepared)
@@ -92,13 +93,13 @@ def _output(prepared: Prepared) -> Any:
     return next(reversed(output_layers(prepared.classifier.model).values()))  # the last one is the active one
 
 
-def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Head) -> Head:
-    """Fit to each of the concatenated layers alone, and keep one alone if it is clearly better."""
+def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Validated) -> Validated:
+    """Validate each of the concatenated layers alone, and keep one alone if it is clearly better."""
     model: Any = prepared.classifier.model
     weights = prepared.corpus.splits["train"].weights
     if len(model.config.layers) == 1 or not len(together.held_out):
         return together
-    alone = [fit_to(prepared, layer) for layer in np.split(features, len(model.config.layers), axis=1)]
+    alone = [validate(prepared, layer) for layer in np.split(features, len(model.config.layers), axis=1)]
     best = min(range(len(alone)), key=lambda layer: weights @ alone[layer].held_out)
     if not _clearly_better(alone[best], together, weights):
         return together
@@ -106,7 +107,7 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: He
     return alone[best]
 
 
-def _clearly_better(head: Head, other: Head, weights: np.ndarray) -> bool:
+def _clearly_better(head: Validated, other: Validated, weights: np.ndarray) -> bool:
     """Whether a head's cross-validated loss is lower by more than a standard error of the difference.
 
     The rule of Breiman et al. (1984). Without it, a layer would be chosen by chance where examples are few; there
@@ -118,13 +119,17 @@ def _clearly_better(head: Head, other: Head, weights: np.ndarray) -> bool:
     return mean > float(np.sqrt(np.square(share) @ np.square(gain - mean)))
 
 
-def fit_to(prepared: Prepared, features: np.ndarray, *, intercept: bool = True) -> Head:
-    """Return the optimal linear layer from features (examples, width) to the training targets."""
+def validate(prepared: Prepared, features: np.ndarray, *, intercept: bool = True) -> Validated:
+    """Choose the penalty of a linear layer from features (examples, width) to the training targets.
+
+    Raises:
+        UserError: if the objective has no supervised term.
+    """
     term = dict(prepared.objective.terms.items()).get("classify")
     if not isinstance(term, Classify):
         raise UserError("the head can only be fitted to the objective `classify`; set strategy.head_first=false")
     train, task = prepared.corpus.splits["train"], prepared.corpus.task
-    return fit_head(
+    return validate_head(
         features,
         _distributions(task, term, train.targets),
         train.weights,

@@ -29,20 +29,23 @@ CHANGEABLE = (
     *("training.max_skipped", "evaluation.floors", "evaluation.resamples", "evaluation.confidence"),
     "evaluation.batch_tokens",
 )
-_ROWS, _WEIGHTS = "rows of the data", "weights of the encoder"
+_ROWS, _WEIGHTS, _PRECISION = "rows of the data", "weights of the encoder", "precision of the machine"
 _MOST_SHARE = 0.05  # of the time that commits may take
 
 
-def origin(settings: Settings, corpus: Corpus, sha256: str) -> dict[str, Any]:
+def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str) -> dict[str, Any]:
     """Return all that the bits of a run depend on, as dotted keys with plain values.
 
     Args:
         settings: of the run.
         corpus: its data.
         sha256: of the encoder's weights.
+        precision: that was chosen; `auto` may choose another one elsewhere.
     """
     own = {key: value for key, value in to_plain(settings).items() if key not in NOT_IDENTITY}
-    return dotted({**own, _ROWS: corpus.fingerprint, _WEIGHTS: sha256, "versions": environment()})
+    return dotted(
+        {**own, _ROWS: corpus.fingerprint, _WEIGHTS: sha256, _PRECISION: precision, "versions": environment()}
+    )
 
 
 def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found | None:

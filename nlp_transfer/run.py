@@ -106,7 +106,12 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
 def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen) -> Run:
     """Train, save and measure in a folder that nobody else writes to, from where an earlier process was stopped."""
     corpus = prepared.corpus
-    made_from = resume.origin(settings, corpus, prepared.classifier.source.sha256)
+    made_from = resume.origin(
+        settings,
+        corpus,
+        prepared.classifier.source.sha256,
+        precision=str(prepared.accelerator.mixed_precision),
+    )
     # A finished run is done again from nothing: what it may have left is of no use.
     found = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)
     commits = resume.Commits(prepared.accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)

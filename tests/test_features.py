@@ -193,7 +193,8 @@ def test_where_features_are_kept_is_no_part_of_what_a_run_is(home: Path, tmp_pat
     one, other = (settings_for(home, **values) for values in ({}, {"cache.gib": 0, "cache.folder": str(tmp_path)}))
     corpus = load_corpus(one.data, seed=0, data=data_for("single_label"))
     assert run_id(one) == run_id(other)
-    assert resume.origin(one, corpus, "") == resume.origin(other, corpus, "")
+    assert resume.origin(one, corpus, "", precision="no") == resume.origin(other, corpus, "", precision="no")
+    assert resume.origin(one, corpus, "", precision="no") != resume.origin(one, corpus, "", precision="bf16")
 
 
 def test_entries_say_what_they_are(home: Path, store_folder: Path):

@@ -21,7 +21,7 @@ from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.head import fit_to, solve_head
+from nlp_transfer.head import solve_head, validate
 from nlp_transfer.preparation import prepare, resolve_encoder
 from nlp_transfer.records import RunFolder
 from nlp_transfer.run import _train, adapt, evaluate
@@ -372,7 +372,7 @@ def test_a_regression_head_without_a_bias_starts_as_it_was_solved(tmp_path: Path
     settings = settings_for(tmp_path, "regression", output=str(tmp_path), **values)
     prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
     features = prepared.features("train")
-    solved = fit_to(prepared, features, intercept=False)
+    solved = validate(prepared, features, intercept=False).fit()
     solve_head(prepared)
     starts = prepared.logits(prepared.columns["train"])
     assert starts.mean() == pytest.approx((features @ solved.weight.T).mean(), rel=1e-4)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-PENALTIES = tuple(10.0**power for power in np.arange(2.0, -6.5, -0.5))  # strong to weak: each start is warm
-_PATIENCE = 2  # penalties without improvement after which weaker ones are not tried
+PENALTIES = tuple(10.0**power for power in np.arange(2.0, -6.5, -0.5))  # strong to weak
+_FIRST = PENALTIES.index(10.0**-1.0)  # stronger ones are best only where labels have little to do with features
+_PATIENCE = 2  # penalties without improvement after which those beyond are not tried
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,43 @@ class Head:
     held_out: np.ndarray
 
 
-def fit_head(
+@dataclass(frozen=True)
+class Validated:
+    """A problem whose penalty is chosen and which is not solved yet.
+
+    Attributes:
+        penalty: the best one under cross-validation, on features scaled to unit mean variance.
+        held_out: float32 (examples,), each example's loss under cross-validation at that penalty; empty where there
+            were too few examples to hold any out.
+    """
+
+    penalty: float
+    held_out: np.ndarray
+    _problem: _Problem
+    _start: np.ndarray
+    _centre: np.ndarray
+    _scale: float
+    _shift: np.ndarray
+    _unit: np.ndarray
+
+    def fit(self) -> Head:
+        """Solve the problem on all examples."""
+        matrix, bias = self._problem.unpack(self._problem.solve(self.penalty, self._start))
+        matrix = matrix * self._unit[:, None] / self._scale
+        return Head(
+            weight=matrix.astype(np.float32),
+            bias=(bias * self._unit + self._shift - matrix @ self._centre).astype(np.float32),
+            penalty=self.penalty,
+            held_out=self.held_out,
+        )
+
+
+def fit_head(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, **options: Any) -> Head:
+    """Return the solution of the problem that `validate_head` describes, which takes the same arguments."""
+    return validate_head(features, targets, weights, **options).fit()
+
+
+def validate_head(
     features: np.ndarray,
     targets: np.ndarray,
     weights: np.ndarray,
@@ -43,8 +81,8 @@ def fit_head(
     intercept: bool = True,
     strata: np.ndarray | None = None,
     seed: int = 0,
-) -> Head:
-    r"""Minimise :math:`\sum_i w_i \ell_i / \sum_i w_i + \frac{\lambda}{2} \|W\|^2`, λ chosen by cross-validation.
+) -> Validated:
+    r"""Choose λ in :math:`\sum_i w_i \ell_i / \sum_i w_i + \frac{\lambda}{2} \|W\|^2` by cross-validation.
 
     Args:
         features: (examples, width).
@@ -74,24 +112,12 @@ def fit_head(
         y = (y - shift) / unit
     problem = _Problem(x, y, w.astype(np.float32), loss, positive_weights, intercept)
     folds = _folds(len(x), None if strata is None else strata[counts], seed)
-    path = _cross_validate(problem, folds) if folds is not None else {}
-    best = min(path, key=lambda penalty: (float(w @ path[penalty]), -penalty)) if path else 1e-2
-    held_out = np.zeros(len(counts) if path else 0, np.float32)
-    if path:
-        held_out[counts] = path[best]
-    solution = problem.start()
-    for penalty in PENALTIES:  # down the path again, for its warm starts
-        solution = problem.solve(penalty, solution, roughly=penalty != best)
-        if penalty == best:
-            break
-    matrix, bias = problem.unpack(solution)
-    matrix = matrix * unit[:, None] / scale
-    return Head(
-        weight=matrix.astype(np.float32),
-        bias=(bias * unit + shift - matrix @ centre).astype(np.float32),
-        penalty=best,
-        held_out=held_out,
-    )
+    if folds is None:
+        return Validated(1e-2, np.zeros(0, np.float32), problem, problem.start(), centre, scale, shift, unit)
+    penalty, losses, start = _cross_validate(problem, folds)
+    held_out = np.zeros(len(counts), np.float32)
+    held_out[counts] = losses
+    return Validated(penalty, held_out, problem, start, centre, scale, shift, unit)
 
 
 def softened(head: Head, features: np.ndarray, *, share: float = 0.3, dropout: float = 0.1) -> Head:
@@ -173,23 +199,32 @@ class _Problem:
         return np.square(error).mean(1), 2 * error * (self.w[:, None] / z.shape[1])
 
 
-def _cross_validate(problem: _Problem, folds: np.ndarray) -> dict[float, np.ndarray]:
-    """Return every example's held-out loss at each penalty tried, strong to weak, folds warm-started along the path."""
+def _cross_validate(problem: _Problem, folds: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the best penalty, every example's held-out loss there, and the folds' mean solution.
+
+    Weaker penalties are tried until they are no better, then stronger ones if the first was the best, each fold
+    starting where it was at the penalty before. The mean solution is a good start for all examples together.
+    """
     masks = [folds == fold for fold in np.unique(folds)]
     parts = [(problem.part(~mask), problem.part(mask)) for mask in masks]
-    solutions = [train.start() for train, _ in parts]
-    path: dict[float, np.ndarray] = {}
-    risks: list[float] = []
-    for penalty in PENALTIES:
-        solutions = [train.solve(penalty, s, roughly=True) for (train, _), s in zip(parts, solutions, strict=True)]
-        held_out = np.empty(len(folds), np.float32)
-        for mask, (_, test), solution in zip(masks, parts, solutions, strict=True):
-            held_out[mask] = test.losses(solution)
-        path[penalty] = held_out
-        risks.append(float(problem.w @ held_out))
-        if len(risks) > _PATIENCE and min(risks[-_PATIENCE:]) > min(risks):
+    first = [train.start() for train, _ in parts]
+    best: tuple[float, float, np.ndarray, list[np.ndarray]] = (np.inf, np.inf, np.empty(0), first)
+    for direction in (PENALTIES[_FIRST:], PENALTIES[_FIRST - 1 :: -1]):
+        if direction[0] > PENALTIES[_FIRST] and best[1] != PENALTIES[_FIRST]:
             break
-    return path
+        solutions, waited = best[3], 0
+        for penalty in direction:
+            solutions = [train.solve(penalty, s, roughly=True) for (train, _), s in zip(parts, solutions, strict=True)]
+            held_out = np.empty(len(folds), np.float32)
+            for mask, (_, test), solution in zip(masks, parts, solutions, strict=True):
+                held_out[mask] = test.losses(solution)
+            risk = float(problem.w @ held_out)
+            waited = 0 if risk < best[0] else waited + 1
+            if risk < best[0]:
+                best = (risk, penalty, held_out, solutions)
+            if waited == _PATIENCE:
+                break
+    return best[1], best[2], np.mean(best[3], axis=0)
 
 
 def _folds(examples: int, strata: np.ndarray | None, seed: int) -> np.ndarray | None:
