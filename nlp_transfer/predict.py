@@ -8,6 +8,7 @@ import io
 import json
 import re
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,12 +30,12 @@ from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import read_texts
 from nlp_transfer.data.table import MISSING, Table
 from nlp_transfer.encoder.anatomy import dissect, unwrapped
-from nlp_transfer.encoder.packed import pack_if_wanted
+from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.evaluation import metrics
 from nlp_transfer.settings import ColumnSettings, PredictSettings, TrackingSettings
 from nlp_transfer.training import inference
-from nlp_transfer.training.bfloat16 import computes_in_bfloat16, in_bfloat16
+from nlp_transfer.training.bfloat16 import computes_in_bfloat16, in_bfloat16, why_not_in_bfloat16
 from nlp_transfer.training.device import make_accelerator
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -61,6 +62,7 @@ class Predictor:
         self.folder = folder / "model" if (folder / "model" / artefact.RECORD).is_file() else folder
         self.record = artefact.read_record(self.folder)
         self.batch_tokens = batch_tokens
+        self._one_at_a_time = threading.Lock()
         self.accelerator: Accelerator = make_accelerator(precision, TrackingSettings(), self.folder)
         self.model, self.tokenizer = artefact.load_model(self.folder, self.record)
         self.model.to(self.accelerator.device)
@@ -69,6 +71,9 @@ class Predictor:
         encoder = dataclasses.replace(self.record.encoder, packed=self.record.encoder.packed and None)
         packed, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, device=self.accelerator.device.type)
         self.padding = Padding.of(self.tokenizer, packed=packed)
+        rows = unequal_rows(self.model, self.tokenizer)
+        if computes_in_bfloat16(self.accelerator) and why_not_in_bfloat16(self.model, rows):
+            self.accelerator = make_accelerator("fp32", TrackingSettings(), self.folder)
         if computes_in_bfloat16(self.accelerator):
             self.model = in_bfloat16(self.model, self.model)
 
@@ -77,15 +82,16 @@ class Predictor:
         if (pairs is not None) != self.record.task.pair:
             raise UserError(f"the model was trained on {'pairs of texts' if self.record.task.pair else 'single texts'}")
         spec = self.record.tokens
-        encoded = token_ids.encode(self.tokenizer, texts, pairs, spec, max_length=spec.limit)
-        columns = Columns(encoded, np.zeros(len(texts), np.float32), np.ones(len(texts), np.float32))
-        return inference.run(
-            self.accelerator,
-            self.model,
-            columns,
-            padding=self.padding,
-            most_tokens=self.batch_tokens,
-        )
+        with self._one_at_a_time:  # the tokenizer is told how to cut, and the output layer what it reads
+            encoded = token_ids.encode(self.tokenizer, texts, pairs, spec, max_length=spec.limit)
+            columns = Columns(encoded, np.zeros(len(texts), np.float32), np.ones(len(texts), np.float32))
+            return inference.run(
+                self.accelerator,
+                self.model,
+                columns,
+                padding=self.padding,
+                most_tokens=self.batch_tokens,
+            )
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
         """Return the label and the probabilities of every text, in order."""

@@ -20,12 +20,12 @@ from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.data.tokens import Tokens, TokenSpec
-from nlp_transfer.encoder.anatomy import encoder_config, sample_rows, unwrapped
+from nlp_transfer.encoder.anatomy import Anatomy, encoder_config, unwrapped
 from nlp_transfer.encoder.boundary import can_stand_in, layers_around, standing_in
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
 from nlp_transfer.encoder.dropout import make_dropout_cheap
 from nlp_transfer.encoder.heads import suggested_pooling
-from nlp_transfer.encoder.packed import pack_if_wanted
+from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.encoder.source import Source, locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.metrics import selection_metric
@@ -34,7 +34,9 @@ from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.settings import EncoderSettings, Settings
 from nlp_transfer.strategies import Group, Strategy
+from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training import inference
+from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
 from nlp_transfer.training.device import make_accelerator
 from nlp_transfer.training.loop import planned_steps
 
@@ -162,9 +164,11 @@ def prepare(
     groups = strategy.groups(classifier) if strategy.trains else []
     if settings.training.gradient_checkpointing:
         _checkpoint_activations(classifier)
-    make_dropout_cheap(classifier.model)
+    if not settings.training.compile:  # a compiler makes its own, and cannot look into this one
+        make_dropout_cheap(classifier.model)
     classifier.model.to(accelerator.device)
     tokenizer = classifier.tokenizer
+    accelerator = _fitting(accelerator, settings, classifier, folder)
     packed, padding_words = pack_if_wanted(
         classifier.model,
         classifier.anatomy,
@@ -175,6 +179,9 @@ def prepare(
     )
     padding = Padding.of(tokenizer, packed=packed)
     below_output = features_of(settings, classifier, accelerator, padding, tell)
+    boundary = _boundary(settings, classifier, columns, below_output) if packed else None
+    if boundary:
+        padding_words += f", {boundary[0]} frozen layers run once"
     return Prepared(
         settings=settings,
         corpus=corpus,
@@ -190,14 +197,43 @@ def prepare(
             settings, corpus, classifier, strategy, groups, spec, columns, accelerator, folder, notes, padding_words
         ),
         below_output=below_output,
-        boundary=_boundary(settings, classifier, columns, below_output) if packed else None,
+        boundary=boundary,
     )
+
+
+def _fitting(accelerator: Accelerator, settings: Settings, classifier: Classifier, folder: Path) -> Accelerator:
+    """Return the accelerator, or one that computes in float32 where the model cannot in bfloat16.
+
+    Raises:
+        UserError: if bfloat16 was demanded.
+    """
+    if not computes_in_bfloat16(accelerator):
+        return accelerator
+    why = why_not_in_bfloat16(classifier.model, unequal_rows(classifier.model, classifier.tokenizer))
+    if why is None:
+        return accelerator
+    if settings.training.precision != "auto":
+        raise UserError(f"training.precision=bf16: this encoder cannot on a CPU ({why}); set it to auto or fp32")
+    return make_accelerator("fp32", settings.tracking, folder)
+
+
+def _depth_of(name: str, anatomy: Anatomy) -> int:
+    """Return the depth of a parameter, maybe of an adapter, by the module it lies in."""
+    inner = name.removeprefix("base_model.model.")
+    owners = [
+        own
+        for block, own in zip(anatomy.blocks, range(1, len(anatomy.blocks) + 1), strict=True)
+        if inner.startswith(tuple(f"{member}." for member in block))
+    ]
+    return owners[0] if owners else anatomy.depth.get(inner, anatomy.layers + 2)
 
 
 def _bare_before_layers(classifier: Classifier) -> list[nn.Module]:
     """Return the modules without parameters that stand before the layers, such as GPT-2's dropout."""
     anatomy = classifier.anatomy
     children = list(unwrapped(classifier.model).get_submodule(anatomy.base).named_children())
+    if not anatomy.blocks:
+        return []
     first = anatomy.blocks[0][0].removeprefix(f"{anatomy.base}.").split(".")[0]
     before = itertools.takewhile(lambda child: child[0] != first, children)
     return [module for _, module in before if not any(True for _ in module.parameters())]
@@ -216,14 +252,14 @@ def _boundary(
     tokens = sum(len(columns[split].tokens.ids) for split in ("train", "validation"))
     if (
         not 0 < depth < anatomy.layers
+        or any(_depth_of(name, anatomy) <= depth for name in trainable(classifier))
         or below_output.accelerator.num_processes > 1
         or getattr(config, "siamese", None)  # its encoder reads other rows than the columns hold
         or steps * settings.training.batch_size < len(columns["train"])
         or not below_output.keeps(4 * tokens * encoder_config(config).hidden_size)
     ):
         return None
-    rows = sample_rows(unwrapped(classifier.model), segments=columns["train"].tokens.types is not None)
-    usable = can_stand_in(classifier.model, anatomy, depth, rows)
+    usable = can_stand_in(classifier.model, anatomy, depth, unequal_rows(classifier.model, classifier.tokenizer))
     return (depth, anatomy.blocks[depth][0]) if usable else None
 
 

@@ -18,6 +18,7 @@ from nlp_transfer.encoder.dropout import scaled_mask
 from nlp_transfer.encoder.layout import Group, Layout
 
 NAME = "nlp_transfer_packed"
+_WIDEST = 512  # tokens of a row up to which matrix products are worth the memory of their scores
 
 
 def register_attention() -> None:
@@ -78,13 +79,37 @@ def packed_attention(
     device = query.device.type
     if torch.is_autocast_enabled(device):  # rotated queries and keys may be float32 where values are not
         query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
+    if position_bias is not None and position_bias.shape[-1] > packing.shape[1]:
+        raise NotImplementedError("positions counted over the whole batch")
     shared = query.shape[1] // key.shape[1]
     if shared > 1:
         key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
     biases = [_bias(group, packing, attention_mask, position_bias, query.dtype) for group in packing.groups]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = _Attention.apply(query[0], key[0], value[0], packing.groups, scale, dropout, *biases)
-    return out.unsqueeze(0), None
+    wide = sum(group.width > _WIDEST for group in packing.groups)  # they come first
+    states = (query[0], key[0], value[0])
+    out = [
+        _through_kernel(*states, group, bias, scale, dropout)
+        for group, bias in zip(packing.groups[:wide], biases, strict=False)
+    ]
+    if narrow := packing.groups[wide:]:
+        out.append(_Attention.apply(*states, narrow, scale, dropout, *biases[wide:])[narrow[0].start :])
+    return torch.cat(out).unsqueeze(0) if wide else out[0].unsqueeze(0), None
+
+
+def _through_kernel(
+    query: Tensor, key: Tensor, value: Tensor, group: Group, bias: Tensor | None, scale: float, dropout: float
+) -> Tensor:
+    """Return what the tokens of a group of long rows gather, (tokens, heads, head width), through torch's kernel.
+
+    It keeps no scores for the backward pass, which for long rows are all the memory there is.
+    """
+    heads, rows = query.shape[0], len(group.rows)
+    q, k, v = (_padded(states, group).unflatten(0, (heads, rows)).transpose(0, 1) for states in (query, key, value))
+    mask = None if bias is None else bias.transpose(0, 1)
+    found = nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
+    tokens = found.permute(0, 2, 1, 3).flatten(0, 1)
+    return tokens if group.kept is None else tokens[group.kept]
 
 
 def _bias(
@@ -146,8 +171,8 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         query, key, value, *saved = ctx.saved_tensors
         heads = query.shape[0]
-        d_query, d_key, d_value = (
-            states.new_empty(states.shape[1], states.shape[0], states.shape[2]) for states in (query, key, value)
+        d_query, d_key, d_value = (  # zero for the tokens of other groups
+            states.new_zeros(states.shape[1], states.shape[0], states.shape[2]) for states in (query, key, value)
         )
         d_biases: list[Tensor | None] = [None] * len(ctx.groups)
         gradient = gradient.transpose(0, 1)

@@ -104,7 +104,7 @@ def pack(model: Any, anatomy: Anatomy, tokenizer: Any) -> str | None:
     kind = encoder_config(unwrapped(model).config).model_type
     if not anatomy.blocks:
         return f"{kind} has no list of layers"
-    rows = _unequal_rows(model, tokenizer)
+    rows = unequal_rows(model, tokenizer)
     twin = disposable(model)
     with torch.inference_mode():
         padded = forward(twin, rows)
@@ -139,7 +139,7 @@ def _install(model: Any, anatomy: Anatomy) -> None:
     layers[-1].register_forward_hook(_unpack)
 
 
-def _unequal_rows(model: Any, tokenizer: Any) -> dict[str, Tensor]:
+def unequal_rows(model: Any, tokenizer: Any) -> dict[str, Tensor]:
     """Return two rows of which the second is shorter; it ends as the first does."""
     rows = sample_rows(unwrapped(model), segments="token_type_ids" in tokenizer.model_input_names)
     ids, mask = rows["input_ids"].clone(), rows["attention_mask"]

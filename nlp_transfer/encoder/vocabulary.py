@@ -32,6 +32,7 @@ def occurring_words(model: Any, words: np.ndarray) -> Iterator[None]:
         words: all token ids that the model will be given in the block, each once, padding among them.
     """
     table = _table(unwrapped(model))
+    words = words[words < table.num_embeddings] if table is not None else words  # a tokenizer may have more
     if table is None or len(words) > _MOST_SHARE * table.num_embeddings:
         yield
         return

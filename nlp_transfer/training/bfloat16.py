@@ -69,6 +69,18 @@ def in_bfloat16(module: nn.Module, model: nn.Module) -> nn.Module:
     return copied
 
 
+def why_not_in_bfloat16(model: Any, rows: Mapping[str, Tensor]) -> str | None:
+    """Return why a model cannot compute in bfloat16, or None; tried on rows, backwards too."""
+    try:
+        own = in_bfloat16(model, model)
+        logits = own(**rows).logits
+        if logits.requires_grad:
+            logits.sum().backward()
+    except Exception as error:  # architectures and adapters refuse in many ways what they do not know
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"
+    return None
+
+
 def is_in_bfloat16(model: nn.Module) -> bool:
     """Return whether a model is such a copy."""
     return any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())

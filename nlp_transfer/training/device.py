@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import broadcast_object_list
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.launch import world_size
@@ -37,7 +38,7 @@ def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -
         raise UserError(f"{state.distributed_type.value} is untried here; launch with `accelerate launch --multi_gpu`")
     if precision == "fp16" and device.type == "cpu":
         raise UserError("training.precision=fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
-    chosen = ("bf16" if multiplies_bf16_fast(device) else "fp32") if precision == "auto" else precision
+    chosen = _agreed("bf16" if multiplies_bf16_fast(device) else "fp32") if precision == "auto" else precision
     try:
         return Accelerator(
             cpu=cpu,
@@ -47,3 +48,8 @@ def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -
         )
     except (ValueError, ImportError) as error:
         raise UserError(f"training.precision={precision}: {error}") from error
+
+
+def _agreed(precision: str) -> str:
+    """Return what the first rank has measured."""
+    return str(broadcast_object_list([precision])[0])

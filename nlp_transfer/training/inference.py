@@ -58,7 +58,7 @@ def run(
     Raises:
         UserError: where memory does not suffice for a single example, or the model's answer is not a finite number.
     """
-    with _answering(accelerator, model) as (model, autocast):
+    with _answering(accelerator, model, whole=columns.features is None) as (model, autocast):
         mine = evaluation_batches(columns.tokens, most_tokens=most_tokens, packed=padding.packed)[
             accelerator.process_index :: accelerator.num_processes
         ]
@@ -124,10 +124,13 @@ def run_to(
 
 @contextmanager
 def _answering(
-    accelerator: Accelerator, model: nn.Module
+    accelerator: Accelerator, model: nn.Module, *, whole: bool = True
 ) -> Iterator[tuple[nn.Module, Callable[[], AbstractContextManager[Any]]]]:
-    """Give the model, or its copy in bfloat16, in evaluation mode, and the autocast it runs under."""
-    if computes_in_bfloat16(accelerator) and not is_in_bfloat16(model):
+    """Give the model, or its copy in bfloat16, in evaluation mode, and the autocast it runs under.
+
+    Where not the whole model runs, but its output layer alone, there is nothing to copy for.
+    """
+    if whole and computes_in_bfloat16(accelerator) and not is_in_bfloat16(model):
         model = in_bfloat16(model, model)
     was_training = [module for module in model.modules() if module.training]
     model.eval()

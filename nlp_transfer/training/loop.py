@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from nlp_transfer.data.batches import Columns, Padding, step_examples, steps_per_epoch
@@ -129,6 +130,7 @@ def fit(
     every = max(1, round(settings.evaluate_every * steps_per_epoch(len(columns), settings.batch_size)))
     parameters = {name: p for name, p in step.named_parameters() if p.requires_grad}
     _train_mode(step, frozen)
+    _make_equal(parameters)
     working = copied(step) if copied else None
     wrapped, optimizer = accelerator.prepare(working.module if working else step, build_optimizer(groups, settings))
     average = MovingAverage(step, settings.ema) if settings.ema else None  # after the ranks were made equal
@@ -197,6 +199,12 @@ def fit(
     keeper.restore(parameters)
     trajectory.kept_step = keeper.step
     return trajectory
+
+
+def _make_equal(parameters: dict[str, nn.Parameter]) -> None:
+    """Give every rank the parameters of the first, for each has solved a head of its own."""
+    for parameter in parameters.values():
+        parameter.data.copy_(broadcast(parameter.data))
 
 
 def _take(optimizer: AcceleratedOptimizer, *, finite: bool) -> bool:

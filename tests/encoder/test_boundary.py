@@ -86,11 +86,14 @@ def test_a_second_run_reads_what_the_first_has_kept(tmp_path: Path, monkeypatch:
         ("bert", {"cache.gib": 0}, False),
         ("bert", {"training.max_steps": 1, "training.min_steps": 1}, False),  # most rows are not read
         ("deberta", {}, False),
+        ("bert", {"strategy": "lora", "strategy.layers": [1]}, True),
+        ("bert", {"strategy": "lora", "strategy.layers": [1], "strategy.peft": {"bias": "all"}}, False),  # they learn
     ],
 )
 def test_where_it_cannot_be_used_the_layers_run(tmp_path: Path, family: str, values: dict, usable: bool):
     tiny_encoder(tmp_path, family)
     name = {"encoder.name": str(tmp_path / f"tiny-{family}")}
-    settings = settings_for(tmp_path, **FREEZING["finetune"] | name | values)
+    given = name | values if "strategy" in values else FREEZING["finetune"] | name | values
+    settings = settings_for(tmp_path, **given)
     corpus = load_corpus(settings.data, seed=0, data=data_for("single_label"))
     assert (prepare(settings, corpus, tmp_path).boundary is not None) is usable

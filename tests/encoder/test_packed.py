@@ -27,7 +27,7 @@ from .families import FAMILIES, TEXTS
 HEADS = ("native", "pooled")
 PACKED = ["bert", "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "distilbert", "electra"]
 PACKED += ["albert", "modernbert", "eurobert", "gte", "nomic_bert", "mobilebert", "ernie", "esm", "gpt2", "gpt_neox"]
-PACKED += ["opt", "llama", "qwen2", "qwen3", "gemma3_text", "t5", "bart"]
+PACKED += ["opt", "llama", "qwen2", "qwen3", "gemma3_text", "bart"]
 CASES = [(family, head) for family in PACKED for head in HEADS]
 UNEQUAL, LONG = [1, 60, 7, 33, 2, 18], [60, 41, 52, 60, 30]  # the latter longer than every sliding window
 LENGTHS = {"unequal": UNEQUAL, "equal": [9, 9, 9], "one row": [17], "one token": [1], "long": LONG}
@@ -149,7 +149,7 @@ def test_answers_are_those_of_the_padded_model(twins, family, head):
 # The heads of encoders read the first column, whatever stands there; those of decoders find the last token.
 @pytest.mark.parametrize("family", PACKED)
 def test_padding_may_stand_on_the_left(twins, family):
-    decoder = is_causal(twins(family)[0].model.config) and family not in ("bart", "t5")
+    decoder = is_causal(twins(family)[0].model.config) and family != "bart"
     for head in HEADS if decoder else HEADS[1:]:
         classifier, padded = twins(family, head)
         for lengths in (UNEQUAL, LONG):
@@ -186,7 +186,7 @@ def test_a_wrong_attention_would_show(twins, monkeypatch, family):
 
 
 def test_hidden_states_of_every_layer_are_padded_again(twins):
-    for family in ("bert", "albert", "modernbert", "llama", "t5"):
+    for family in ("bert", "albert", "modernbert", "llama"):
         classifier, padded = twins(family, "pooled", layers="spread")
         assert len(classifier.model.config.layers) > 1
         assert_gradients_agree(padded, classifier.model, rows(classifier, UNEQUAL))
@@ -247,7 +247,7 @@ def test_prompts_of_a_decoder_are_not_packed(build, side, why):
     assert why in pack(classifier.model, classifier.anatomy, classifier.tokenizer)
 
 
-@pytest.mark.parametrize(("family", "around_hooks"), [("bert", False), ("llama", False), ("t5", False), ("bert", True)])
+@pytest.mark.parametrize(("family", "around_hooks"), [("bert", False), ("llama", False), ("bert", True)])
 def test_layers_that_run_twice_for_memory_have_the_same_gradients(twins, build, monkeypatch, family, around_hooks):
     _, padded = twins(family)
     classifier = build(family, "native")
@@ -333,7 +333,7 @@ def test_what_is_saved_does_not_say_that_it_was_packed(twins, tmp_path, family, 
 
 
 # Rotated queries and keys are float32 where values are bfloat16; T5 softens nothing, so that rounding counts most.
-@pytest.mark.parametrize("family", ["bert", "modernbert", "gpt_neox", "llama", "gemma3_text", "t5"])
+@pytest.mark.parametrize("family", ["bert", "modernbert", "gpt_neox", "llama", "gemma3_text"])
 def test_half_precision_is_close(twins, family):
     classifier, padded = twins(family, "pooled")
     batch = rows(classifier, UNEQUAL)

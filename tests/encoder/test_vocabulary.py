@@ -73,6 +73,14 @@ def test_a_word_that_was_not_announced_is_an_error_and_the_table_comes_back(clas
     assert torch.equal(forward(model, batch).logits, forward(classifier.model, batch).logits)
 
 
+def test_words_beyond_the_table_are_no_matter(classifier):
+    batch, model = batch_of(classifier), copy.deepcopy(classifier.model)
+    size = model.get_input_embeddings().num_embeddings
+    wanted = forward(model, batch).logits
+    with occurring_words(model, np.array([*np.unique(batch["input_ids"]), size, size + 7])):
+        assert torch.equal(forward(model, batch).logits, wanted)
+
+
 def frozen(model) -> None:
     model.get_input_embeddings().weight.requires_grad_(False)
 

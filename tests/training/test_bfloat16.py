@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,18 @@ def test_runs_in_bfloat16_give_the_same_bits_twice_and_save_float32(tmp_path: Pa
         weights.append(load_file(run.folder / "model" / "model.safetensors"))
     assert {tensor.dtype for tensor in weights[0].values() if tensor.is_floating_point()} == {torch.float32}
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("family", ["bert", "fnet"])
+def test_what_cannot_compute_in_bfloat16_does_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str):
+    tiny_encoder(tmp_path, family)
+    monkeypatch.setattr("nlp_transfer.training.device.multiplies_bf16_fast", lambda device: True)
+    values = {"strategy": "finetune", "encoder.name": str(tmp_path / f"tiny-{family}"), "training.max_steps": 2}
+    values["training.precision"] = "auto"
+    run = adapt(settings_for(tmp_path, **values), data=data_for("single_label"))
+    plan = json.loads((run.folder / "plan.json").read_text())
+    assert plan["precision"] == {"bert": "bf16", "fnet": "fp32"}[family]
+    assert run.predict(["good movie"])[0].probabilities
 
 
 def test_it_learns_as_in_float32(tmp_path: Path):
