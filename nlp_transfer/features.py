@@ -88,9 +88,9 @@ class Features:
         weights = partial(weights_digest, self.classifier.model, frozen)
         return self._kept(f"states at {layer}", columns, weights, partial(self._run_to, columns, layer))
 
-    def keeps(self, size: int) -> bool:
-        """Return whether so many bytes may be held and kept at once."""
-        return self.store is not None and size <= min(self.store.budget, _MOST_BYTES)
+    def holds(self, size: int) -> bool:
+        """Return whether so many bytes of states may be held; what the disk keeps must not decide what is computed."""
+        return size <= _MOST_BYTES
 
     def _kept(
         self, what: str, columns: Columns, weights: Callable[[], str], compute: Callable[[], np.ndarray]

@@ -68,7 +68,8 @@ class Predictor:
         self.model.to(self.accelerator.device)
         anatomy = dissect(unwrapped(self.model), segments="token_type_ids" in self.tokenizer.model_input_names)
         # What the training demanded is a wish here.
-        encoder = dataclasses.replace(self.record.encoder, packed=self.record.encoder.packed and None)
+        wish = False if self.record.encoder.packed is False else None
+        encoder = dataclasses.replace(self.record.encoder, packed=wish)
         packed, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, device=self.accelerator.device.type)
         self.padding = Padding.of(self.tokenizer, packed=packed)
         rows = unequal_rows(self.model, self.tokenizer)

@@ -70,9 +70,9 @@ class Prepared:
         frozen = self.strategy.frozen_depth(self.classifier)
         if not frozen:
             return []
-        depth = self.classifier.anatomy.depth
+        anatomy = self.classifier.anatomy
         constant = {name for name, p in self.classifier.model.named_parameters() if not p.requires_grad}
-        deep = {name for name in constant if depth.get(name.removeprefix("base_model.model."), frozen + 1) <= frozen}
+        deep = {name for name in constant if _depth_of(name, anatomy) <= frozen}
         return _bare_before_layers(self.classifier) + [
             module
             for prefix, module in self.classifier.model.named_modules()
@@ -220,12 +220,10 @@ def _fitting(accelerator: Accelerator, settings: Settings, classifier: Classifie
 def _depth_of(name: str, anatomy: Anatomy) -> int:
     """Return the depth of a parameter, maybe of an adapter, by the module it lies in."""
     inner = name.removeprefix("base_model.model.")
-    owners = [
-        own
-        for block, own in zip(anatomy.blocks, range(1, len(anatomy.blocks) + 1), strict=True)
-        if inner.startswith(tuple(f"{member}." for member in block))
-    ]
-    return owners[0] if owners else anatomy.depth.get(inner, anatomy.layers + 2)
+    for depth, block in enumerate(anatomy.blocks[: anatomy.layers], start=1):
+        if inner.startswith(tuple(f"{member}." for member in block)):
+            return depth
+    return anatomy.depth.get(inner, anatomy.layers + 2)
 
 
 def _bare_before_layers(classifier: Classifier) -> list[nn.Module]:
@@ -256,7 +254,7 @@ def _boundary(
         or below_output.accelerator.num_processes > 1
         or getattr(config, "siamese", None)  # its encoder reads other rows than the columns hold
         or steps * settings.training.batch_size < len(columns["train"])
-        or not below_output.keeps(4 * tokens * encoder_config(config).hidden_size)
+        or not below_output.holds(4 * tokens * encoder_config(config).hidden_size)
     ):
         return None
     usable = can_stand_in(classifier.model, anatomy, depth, unequal_rows(classifier.model, classifier.tokenizer))

@@ -64,27 +64,25 @@ def packed_attention(
         packing: where the tokens lie.
         dropout: share of the attention weights that are dropped.
         scaling: of the scores; None: one over the root of the head width.
-        position_bias: (rows or 1, heads, columns, columns) of the padded batch, added to the scores.
+        position_bias: not known here: T5's counts positions over the whole packed row.
         softcap: not known here.
         s_aux: not known here.
 
     Raises:
         NotImplementedError: for scores that are changed in a way not known here.
     """
-    if softcap is not None or s_aux is not None:
-        raise NotImplementedError("attention whose scores are capped or joined by sinks")
+    if softcap is not None or s_aux is not None or position_bias is not None:
+        raise NotImplementedError("attention whose scores are capped, biased or joined by sinks")
     unmasked = attention_mask is None and getattr(module, "is_causal", False)
     if unmasked or not packing.places.shape[0] == query.shape[2] == key.shape[2]:
         raise NotImplementedError("attention without a mask, or over other tokens")
     device = query.device.type
     if torch.is_autocast_enabled(device):  # rotated queries and keys may be float32 where values are not
         query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
-    if position_bias is not None and position_bias.shape[-1] > packing.shape[1]:
-        raise NotImplementedError("positions counted over the whole batch")
     shared = query.shape[1] // key.shape[1]
     if shared > 1:
         key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
-    biases = [_bias(group, packing, attention_mask, position_bias, query.dtype) for group in packing.groups]
+    biases = [_bias(group, packing, attention_mask, query.dtype) for group in packing.groups]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     wide = sum(group.width > _WIDEST for group in packing.groups)  # they come first
     states = (query[0], key[0], value[0])
@@ -93,7 +91,7 @@ def packed_attention(
         for group, bias in zip(packing.groups[:wide], biases, strict=False)
     ]
     if narrow := packing.groups[wide:]:
-        out.append(_Attention.apply(*states, narrow, scale, dropout, *biases[wide:])[narrow[0].start :])
+        out.append(_Attention.apply(*states, narrow, biases[wide:], scale, dropout)[narrow[0].start :])
     return torch.cat(out).unsqueeze(0) if wide else out[0].unsqueeze(0), None
 
 
@@ -112,28 +110,20 @@ def _through_kernel(
     return tokens if group.kept is None else tokens[group.kept]
 
 
-def _bias(
-    group: Group, packing: Layout, mask: Tensor | None, position_bias: Tensor | None, dtype: torch.dtype
-) -> Tensor | None:
-    """Return what is added to the scores of a group, (heads or 1, rows or 1, width or 1, width), or None."""
-    columns = slice(-group.width, None) if packing.left else slice(0, group.width)
-
-    def part(values: Tensor) -> Tensor:
-        rows = values if values.shape[0] == 1 else values.index_select(0, group.rows)
-        return rows[:, :, columns, columns].transpose(0, 1)
-
-    bias = None if position_bias is None else part(position_bias).to(dtype)
+def _bias(group: Group, packing: Layout, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return what hides tokens when it is added to a group's scores, (1, rows or 1, width or 1, width), or None."""
     seen = None if group.real is None else group.real[None, :, None, :]
     if mask is not None:
         if mask.dtype != torch.bool:
             raise NotImplementedError("an attention mask of numbers")
-        allowed = part(mask)
-        # Where padding asks, everything answers: a softmax over nothing would be no number.
-        seen = allowed if group.real is None else allowed | ~group.real[None, :, :, None]
+        columns = slice(-group.width, None) if packing.left else slice(0, group.width)
+        rows = mask if mask.shape[0] == 1 else mask.index_select(0, group.rows)
+        seen = rows[:, :, columns, columns].transpose(0, 1)
+        if group.real is not None:  # where padding asks, everything answers: a softmax over nothing is no number
+            seen = seen | ~group.real[None, :, :, None]
     if seen is None:
-        return bias
-    hidden = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -math.inf)
-    return hidden if bias is None else bias + hidden
+        return None
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -math.inf)
 
 
 class _Attention(torch.autograd.Function):
@@ -146,9 +136,9 @@ class _Attention(torch.autograd.Function):
         key: Tensor,
         value: Tensor,
         groups: tuple[Group, ...],
+        biases: list[Tensor | None],
         scale: float,
         dropout: float,
-        *biases: Tensor | None,
     ) -> Tensor:
         heads, tokens, _ = query.shape
         out = query.new_empty(tokens, heads, value.shape[-1])
@@ -163,7 +153,6 @@ class _Attention(torch.autograd.Function):
             saved += [weights, kept]
         ctx.save_for_backward(query, key, value, *saved)
         ctx.groups, ctx.scale, ctx.dropout = groups, scale, dropout
-        ctx.shapes = [None if bias is None else bias.shape for bias in biases]
         return out
 
     @staticmethod
@@ -174,7 +163,6 @@ class _Attention(torch.autograd.Function):
         d_query, d_key, d_value = (  # zero for the tokens of other groups
             states.new_zeros(states.shape[1], states.shape[0], states.shape[2]) for states in (query, key, value)
         )
-        d_biases: list[Tensor | None] = [None] * len(ctx.groups)
         gradient = gradient.transpose(0, 1)
         for index, group in enumerate(ctx.groups):
             weights, kept = saved[2 * index], saved[2 * index + 1]
@@ -187,14 +175,10 @@ class _Attention(torch.autograd.Function):
             d_weights = torch.bmm(d_out, v.transpose(1, 2))
             if kept is not None:
                 d_weights.mul_(kept)
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            if ctx.needs_input_grad[6 + index]:
-                summed = d_scores.view(heads, -1, *d_scores.shape[1:]).sum_to_size(ctx.shapes[index])
-                d_biases[index] = summed.clone()  # of one row nothing is summed, and the scores' own is scaled below
-            d_scores.mul_(ctx.scale)
+            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
             _put(d_query, torch.bmm(d_scores, k), group, heads)
             _put(d_key, torch.bmm(d_scores.transpose(1, 2), q), group, heads)
-        return (*(d.transpose(0, 1) for d in (d_query, d_key, d_value)), None, None, None, *d_biases)
+        return (*(d.transpose(0, 1) for d in (d_query, d_key, d_value)), None, None, None, None)
 
 
 def _padded(states: Tensor, group: Group) -> Tensor:

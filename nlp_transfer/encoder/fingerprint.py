@@ -155,7 +155,12 @@ def _device_words(device: torch.device) -> list[Any]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()} threads"
+        known = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # not in every torch we accept: AVX512 is not all there is
+        kernels = " ".join(key for key, value in sorted(known.items()) if value is True)
+        capability = torch.backends.cpu.get_cpu_capability()
+        name = f"{platform.machine()} {known.get('cpu_name')} {capability} {kernels} {torch.get_num_threads()} threads"
     kind = torch.backends.cuda.matmul if device.type == "cuda" else getattr(torch.backends.mkldnn, "matmul", None)
     products = getattr(kind, "fp32_precision", None)  # torch before 2.9 has one setting for all
     products = torch.get_float32_matmul_precision() if products is None else products

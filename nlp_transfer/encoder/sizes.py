@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,10 +50,12 @@ def within_weights(folder: Path) -> Iterator[None]:
     _check(file, entries, tensors=len(shapes), widest=max((size for shape in shapes for size in shape), default=0))
     held = sum(map(math.prod, shapes))
     numbers = tensors = 0
+    mine = threading.get_ident()
 
     def count(_: Any, name: str, tensor: Any) -> None:
         nonlocal numbers, tensors
-        if tensor is None or not tensor.is_meta:
+        # The hooks are those of the whole process: another thread may load another model.
+        if tensor is None or not tensor.is_meta or threading.get_ident() != mine:
             return
         numbers, tensors = numbers + tensor.numel(), tensors + 1
         if numbers > TIMES * held + ROOM or tensors > TIMES * len(shapes) + MANY:

@@ -6,7 +6,6 @@ Autocast would convert weights and activations at every layer, which costs more 
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,27 +14,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nlp_transfer.encoder.anatomy import output_layers
-
-_FASTER = 1.5  # how much faster bfloat16 must be; it is about 2, 7 or 0.1 times as fast
-
-
-def multiplies_bf16_fast(device: torch.device) -> bool:
-    """Return whether matrix products in bf16 are faster than in fp32 on this device (AMX tiles, tensor cores)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public in every torch we accept
-    if has_tiles and has_tiles():
-        return True
-    operands = {kind: torch.ones(384, 384, dtype=kind) for kind in (torch.float32, torch.bfloat16)}
-    best = dict.fromkeys(operands, float("inf"))
-    for _ in range(9):  # in turn, and the best of each: other work on the machine slows both
-        for kind, matrix in operands.items():
-            begun = time.process_time()
-            matrix @ matrix
-            best[kind] = min(best[kind], time.process_time() - begun)
-    return best[torch.float32] > _FASTER * best[torch.bfloat16]
 
 
 def working_copy(accelerator: Accelerator, *, compiled: bool) -> type[WorkingCopy] | None:

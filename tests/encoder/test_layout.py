@@ -104,10 +104,8 @@ def test_a_mask_that_it_would_get_wrong_is_refused(mask: list[list[int]]):
 
 
 @quick
-@given(
-    lengths_st, st.booleans(), costs_st, st.sampled_from(["all", "causal", "window"]), st.booleans(), st.integers(1, 2)
-)
-def test_attention_is_that_of_each_text_alone(lengths, left, cost, sight, biased, shared):
+@given(lengths_st, st.booleans(), costs_st, st.sampled_from(["all", "causal", "window"]), st.integers(1, 2))
+def test_attention_is_that_of_each_text_alone(lengths, left, cost, sight, shared):
     generator = torch.Generator().manual_seed(len(lengths))
     heads, width, columns = 4, 8, max(lengths)
     layout = layout_of(lengths, left=left, group_cost=cost)
@@ -117,14 +115,13 @@ def test_attention_is_that_of_each_text_alone(lengths, left, cost, sight, biased
 
     query = draw(len(lengths), columns, heads, width)
     key, value = (draw(len(lengths), columns, heads // shared, width) for _ in range(2))
-    bias = draw(1, heads, columns, columns) if biased else None
     place = torch.arange(columns)
     distance = place[:, None] - place
     seen = {"all": distance < columns, "causal": distance >= 0, "window": distance.abs() < 3}[sight]
     real = mask_of(lengths, left=left).bool()
     mask = None if sight == "all" else seen & real[:, None, None]
     packed = [layout.pack(states).transpose(1, 2) for states in (query, key, value)]
-    found = packed_attention(torch.nn.Identity(), *packed, mask, packing=layout, position_bias=bias)[0]
+    found = packed_attention(torch.nn.Identity(), *packed, mask, packing=layout)[0]
     found = layout.unpack(found)
 
     wanted = torch.zeros_like(found)
@@ -132,12 +129,10 @@ def test_attention_is_that_of_each_text_alone(lengths, left, cost, sight, biased
         own = slice(columns - length, None) if left else slice(0, length)
         q, k, v = (states[row, own].transpose(0, 1) for states in (query, key, value))
         added = torch.zeros(length, length, dtype=q.dtype).masked_fill(~seen[:length, :length], -torch.inf)
-        if bias is not None:
-            added = added + bias[0, :, own, own]
         alone = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=added, enable_gqa=shared > 1)
         wanted[row, own] = alone.transpose(0, 1)
     torch.testing.assert_close(found, wanted)
-    leaves = [query, key, value, *([bias] if biased else [])]
+    leaves = [query, key, value]
     weights = torch.randn(found.shape, generator=generator, dtype=found.dtype)
     for one, other in zip(
         *(torch.autograd.grad((out * weights).sum(), leaves) for out in (found, wanted)), strict=True

@@ -10,17 +10,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nlp_transfer.config import compose
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import forward, load_classifier
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import EncoderSettings
-from nlp_transfer.training import bfloat16
+from nlp_transfer.training import device
 from nlp_transfer.training.bfloat16 import WorkingCopy, in_bfloat16, is_in_bfloat16
 from tests.encoder.families import TEXTS, tiny_encoder
 from tests.test_run import data_for, settings_for
 
+# Before any fixture of all tests replaces it.
+measured = device.multiplies_bf16_fast
 TASK = Task("single_label", ("a", "b", "c"), pair=False)
 
 
@@ -110,6 +113,18 @@ def test_it_learns_as_in_float32(tmp_path: Path):
     assert scores["bf16"] == pytest.approx(scores["fp32"], abs=0.05)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["probe", "finetune"])
+def test_the_default_encoder_is_as_good_in_bfloat16(tmp_path: Path, strategy: str):
+    """180 rows tell two accuracies apart by chance alone; the loss is finer."""
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        words = [f"strategy={strategy}", f"training.precision={precision}", f"output={tmp_path / precision}"]
+        words += ["training.max_steps=40", "evaluation.floors=false", "evaluation.resamples=20"]
+        losses[precision] = adapt(compose(None, words)).metrics["log_loss"]
+    assert losses["bf16"] < losses["fp32"] + 0.03
+
+
 def test_the_precision_is_chosen_by_measuring(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     clock = iter(())
@@ -121,7 +136,7 @@ def test_the_precision_is_chosen_by_measuring(monkeypatch: pytest.MonkeyPatch):
                 yield 0.0
                 yield times[kind]
 
-    monkeypatch.setattr(bfloat16.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(device.time, "process_time", lambda: next(clock))
     for slow, wanted in ((torch.float32, True), (torch.bfloat16, False)):
         clock = multiplied(slow)
-        assert bfloat16.multiplies_bf16_fast(torch.device("cpu")) is wanted
+        assert measured(torch.device("cpu")) is wanted

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from nlp_transfer.training import inference
+from nlp_transfer.training.bfloat16 import WorkingCopy
 from nlp_transfer.training.memory import is_lack_of_memory
 from nlp_transfer.training.passes import NoMemory, Passes
 from tests.training.scarce import Scarce, no_memory
@@ -37,6 +38,20 @@ def test_a_step_that_does_not_fit_is_halved_and_has_the_same_gradient(tmp_path: 
     passes.accumulate(everything, 0.0, reseed=lambda: seeds.append(1))
     assert scarce.failed == len(seeds) - 2  # learnt once
     assert len(said) == 1
+
+
+def test_a_working_copy_is_halved_and_hands_over_the_same_gradient(tmp_path: Path):
+    step, columns, padding = parts(tmp_path, "single_label", 8)
+    accelerator, gradients = Accelerator(cpu=True), []
+    for rows in (8, 3):
+        working = WorkingCopy(step)
+        scarce = Scarce(working.module, rows)
+        passes = Passes(accelerator, scarce, columns, padding, 8, 8192, working=working)
+        passes.accumulate(np.arange(8), 0.0, reseed=lambda: None)
+        gradients.append(gradient(step))
+        assert (scarce.failed > 0) is (rows < 8)
+        step.zero_grad()
+    assert (gradients[0] - gradients[1]).norm() < 2e-2 * gradients[0].norm()  # of bfloat16
 
 
 def test_an_example_that_does_not_fit_is_named(tmp_path: Path):
