@@ -155,9 +155,8 @@ def _device_words(device: torch.device) -> list[Any]:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        known = getattr(
-            torch.cpu, "get_capabilities", dict
-        )()  # not in every torch we accept: AVX512 is not all there is
+        # "AVX512" is not all there is; not every torch that we accept tells more.
+        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         kernels = " ".join(key for key, value in sorted(known.items()) if value is True)
         capability = torch.backends.cpu.get_cpu_capability()
         name = f"{platform.machine()} {known.get('cpu_name')} {capability} {kernels} {torch.get_num_threads()} threads"
