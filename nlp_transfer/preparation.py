@@ -169,7 +169,7 @@ def prepare(
     classifier.model.to(accelerator.device)
     tokenizer = classifier.tokenizer
     accelerator = _fitting(accelerator, settings, classifier, folder)
-    packed, padding_words = pack_if_wanted(
+    places_a_token, padding_words = pack_if_wanted(
         classifier.model,
         classifier.anatomy,
         tokenizer,
@@ -177,9 +177,9 @@ def prepare(
         device=accelerator.device.type,
         compiled=settings.training.compile,
     )
-    padding = Padding.of(tokenizer, packed=packed)
+    padding = Padding.of(tokenizer, places_a_token=places_a_token)
     below_output = features_of(settings, classifier, accelerator, padding, tell)
-    boundary = _boundary(settings, classifier, columns, below_output) if packed else None
+    boundary = _boundary(settings, classifier, columns, below_output) if places_a_token > 1 else None
     if boundary:
         padding_words += f", {boundary[0]} frozen layers run once"
     return Prepared(

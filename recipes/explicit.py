@@ -82,9 +82,9 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     strategy.apply(classifier)
     make_dropout_cheap(classifier.model)
     model = classifier.model.to(accelerator.device)
-    # Without padding where the encoder allows it: on a CPU, where that was measured.
-    packed = accelerator.device.type == "cpu" and pack(model, classifier.anatomy, tokenizer) is None
-    padding = Padding.of(tokenizer, packed=packed)
+    # Without padding, which costs something in the head alone then: on a CPU, where that was measured.
+    places_a_token = pack(model, classifier.anatomy, tokenizer) if accelerator.device.type == "cpu" else 1
+    padding = Padding.of(tokenizer, places_a_token=places_a_token)
     step = Step(model, Objective({"classify": ClassifySettings()}, task).to(accelerator.device))
     groups = strategy.groups(classifier)
 

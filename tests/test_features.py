@@ -47,7 +47,7 @@ def counted(prepared: Prepared) -> Iterator[list[int]]:
     model = prepared.classifier.model
     encoder = getattr(model, prepared.classifier.anatomy.base)
     hook = encoder.register_forward_pre_hook(
-        lambda _, positional, named: rows.append(len(positional[0] if positional else named["input_ids"])),
+        lambda _, positional, named: rows.append(len(named["attention_mask"])),
         with_kwargs=True,
     )
     yield rows

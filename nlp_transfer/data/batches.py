@@ -16,10 +16,6 @@ from nlp_transfer.data.tokens import Tokens
 
 Batch = dict[str, np.ndarray]
 
-# Embeddings and head see padding also where the layers do not. A place of padding takes a quarter of a token's memory
-# there, and of its time a twentieth (measured on a CPU, six layers of width 384).
-_PLACES_A_TOKEN = 8
-
 
 @dataclass(frozen=True)
 class Padding:
@@ -29,18 +25,20 @@ class Padding:
         token: id of the padding token.
         type: its token type id.
         left: whether it stands before the text.
-        packed: whether the layers run without it, so that it costs little.
+        places_a_token: how many places of it cost as much as a token: more than 1 where it is mostly left out.
     """
 
     token: int
     type: int
     left: bool
-    packed: bool = False
+    places_a_token: int = 1
 
     @classmethod
-    def of(cls, tokenizer: Any, *, packed: bool) -> Padding:
+    def of(cls, tokenizer: Any, *, places_a_token: int) -> Padding:
         """Return what a tokenizer says of it."""
-        return cls(tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side == "left", packed)
+        return cls(
+            tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side == "left", places_a_token
+        )
 
 
 @dataclass(frozen=True)
@@ -92,14 +90,14 @@ def micro_batches(
     most_examples: int | None,
     most_tokens: int,
     pass_cost: int = 0,
-    packed: bool = False,
+    places_a_token: int = 1,
 ) -> list[np.ndarray]:
     """Split a step's examples into one rank's forward passes.
 
     Examples are sorted by length and dealt to the ranks in turn, so that ranks work equally long. A rank's share is cut
-    where that saves most: the sum over passes of tokens, padding included, plus `pass_cost` is minimal. Where `packed`,
-    eight places of padding count as one token. A pass holds at most `most_tokens` (a single example may exceed that)
-    and at most `most_examples` examples. A rank that gets no example returns an empty list.
+    where that saves most: the sum over passes of tokens, padding included, plus `pass_cost` is minimal, where
+    `places_a_token` places of padding count as one. A pass holds at most `most_tokens` (a single example may exceed
+    that) and at most `most_examples` examples. A rank that gets no example returns an empty list.
     """
     ordered = examples[np.argsort(-tokens.longest[examples], kind="stable")][rank::world]
     widths, rows = tokens.longest[ordered], np.concatenate([[0], np.cumsum(tokens.windows[ordered])])
@@ -108,7 +106,7 @@ def micro_batches(
     cut = np.zeros(len(ordered) + 1, dtype=np.int64)
     for end in range(1, len(ordered) + 1):
         starts = np.arange(0 if most_examples is None else max(0, end - most_examples), end)
-        size = pass_size(total[end] - total[starts], widths[starts] * (rows[end] - rows[starts]), packed=packed)
+        size = pass_size(total[end] - total[starts], widths[starts] * (rows[end] - rows[starts]), places_a_token)
         costs = np.where((size <= most_tokens) | (starts == end - 1), best[starts] + size + pass_cost, np.inf)
         cut[end] = starts[costs.argmin()]
         best[end] = costs.min()
@@ -118,18 +116,18 @@ def micro_batches(
     return [ordered[cut[end] : end] for end in reversed(ends)]
 
 
-def evaluation_batches(tokens: Tokens, *, most_tokens: int, packed: bool = False) -> list[np.ndarray]:
+def evaluation_batches(tokens: Tokens, *, most_tokens: int, places_a_token: int = 1) -> list[np.ndarray]:
     """Split all examples into length-sorted forward passes, the same whatever the number of ranks.
 
-    A pass holds at most `most_tokens`, padding included, of which eight places count as one token where `packed`; a
-    single example may exceed that.
+    A pass holds at most `most_tokens`, padding included, of which `places_a_token` places count as one; a single
+    example may exceed that.
     """
     ordered = np.argsort(-tokens.longest, kind="stable")
     widths, rows, sizes = (values[ordered].tolist() for values in (tokens.longest, tokens.windows, tokens.sizes))
     batches, start, places, real = [], 0, 0, 0
     for position in range(len(ordered)):  # rows are sorted: the first is the longest
         places, real = places + widths[start] * rows[position], real + sizes[position]
-        if position > start and pass_size(real, places, packed=packed) > most_tokens:
+        if position > start and pass_size(real, places, places_a_token) > most_tokens:
             batches.append(ordered[start:position])
             start, places, real = position, widths[position] * rows[position], sizes[position]
     if len(ordered):
@@ -137,9 +135,9 @@ def evaluation_batches(tokens: Tokens, *, most_tokens: int, packed: bool = False
     return batches
 
 
-def pass_size(real: Any, places: Any, *, packed: bool) -> Any:
+def pass_size(real: Any, places: Any, places_a_token: int) -> Any:
     """Return what passes of so many tokens count, which fill so many places with their padding."""
-    return real + (places - real) // _PLACES_A_TOKEN if packed else places
+    return real + (places - real) // places_a_token
 
 
 def collate(columns: Columns, examples: np.ndarray, *, padding: Padding) -> Batch:

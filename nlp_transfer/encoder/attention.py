@@ -29,13 +29,17 @@ def register_attention() -> None:
     AttentionMaskInterface.register(NAME, packed_mask)
 
 
-def packed_mask(*, mask_function: Any, **options: Any) -> Tensor | None:
+def packed_mask(*, mask_function: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
     """Return the library's mask of the padded batch, or None where every token sees its whole text."""
     from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
     if mask_function is bidirectional_mask_function:
         return None
-    return sdpa_mask(mask_function=mask_function, **{**options, "allow_is_causal_skip": False})
+    if attention_mask is not None:  # the library measures embeddings, which may be packed
+        rows, columns = attention_mask.shape
+        options |= {"batch_size": rows, "q_length": columns, "kv_length": columns}
+    options["allow_is_causal_skip"] = False
+    return sdpa_mask(mask_function=mask_function, attention_mask=attention_mask, **options)
 
 
 def packed_attention(
@@ -119,6 +123,8 @@ def _bias(group: Group, packing: Layout, mask: Tensor | None, dtype: torch.dtype
         columns = slice(-group.width, None) if packing.left else slice(0, group.width)
         rows = mask if mask.shape[0] == 1 else mask.index_select(0, group.rows)
         seen = rows[:, :, columns, columns].transpose(0, 1)
+        beyond = group.width - seen.shape[-1]
+        seen = nn.functional.pad(seen, (beyond, 0, beyond, 0) if packing.left else (0, beyond, 0, beyond))
         if group.real is not None:  # where padding asks, everything answers: a softmax over nothing is no number
             seen = seen | ~group.real[None, :, :, None]
     if seen is None:
@@ -145,40 +151,47 @@ class _Attention(torch.autograd.Function):
         saved: list[Tensor | None] = []
         for group, bias in zip(groups, biases, strict=True):
             q, k, v = (_padded(states, group) for states in (query, key, value))
-            scores = _scores(q, k, bias, scale, heads)
-            weights = scores.softmax(dim=-1, dtype=scores.dtype)  # autocast would make it float32 on a GPU
+            q = q * scale
+            scores = _scores(q, k, bias, heads)
+            weights = scores.softmax(dim=-1, dtype=_exact(scores)).to(scores.dtype)
             kept = scaled_mask(weights, dropout) if dropout else None
             dropped = weights if kept is None else weights * kept
             _put(out, torch.bmm(dropped, v), group, heads)
-            saved += [weights, kept]
-        ctx.save_for_backward(query, key, value, *saved)
-        ctx.groups, ctx.scale, ctx.dropout = groups, scale, dropout
+            saved += [q, k, v, weights, kept]
+        ctx.save_for_backward(*saved)
+        ctx.groups, ctx.scale, ctx.tokens = groups, scale, tokens
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        query, key, value, *saved = ctx.saved_tensors
-        heads = query.shape[0]
-        d_query, d_key, d_value = (  # zero for the tokens of other groups
-            states.new_zeros(states.shape[1], states.shape[0], states.shape[2]) for states in (query, key, value)
-        )
+        saved = ctx.saved_tensors
+        heads, first = gradient.shape[1], ctx.groups[0].start
+        # (tokens, heads, head width); before the first group lie the tokens of longer rows
+        d_query, d_key, d_value = (saved[0].new_empty(ctx.tokens, heads, each.shape[-1]) for each in saved[:3])
+        for whole in (d_query, d_key, d_value):
+            whole[:first] = 0
         gradient = gradient.transpose(0, 1)
         for index, group in enumerate(ctx.groups):
-            weights, kept = saved[2 * index], saved[2 * index + 1]
-            q, k, v = (_padded(states, group) for states in (query, key, value))
+            q, k, v, weights, kept = saved[5 * index : 5 * index + 5]
             d_out = _padded(gradient, group)
-            if group.real is not None:
-                d_out.view(heads, *group.real.shape, -1).masked_fill_(~group.real[None, :, :, None], 0)
+            if group.padding is not None:
+                d_out.view(heads, -1, d_out.shape[-1]).index_fill_(1, group.padding, 0)
             dropped = weights if kept is None else weights * kept
             _put(d_value, torch.bmm(dropped.transpose(1, 2), d_out), group, heads)
             d_weights = torch.bmm(d_out, v.transpose(1, 2))
             if kept is not None:
                 d_weights.mul_(kept)
-            d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype).mul_(ctx.scale)
-            _put(d_query, torch.bmm(d_scores, k), group, heads)
+            exact = _exact(weights)
+            d_scores = torch._softmax_backward_data(d_weights.to(exact), weights.to(exact), -1, exact).to(q.dtype)
+            _put(d_query, torch.bmm(d_scores, k).mul_(ctx.scale), group, heads)
             _put(d_key, torch.bmm(d_scores.transpose(1, 2), q), group, heads)
         return (*(d.transpose(0, 1) for d in (d_query, d_key, d_value)), None, None, None, None)
+
+
+def _exact(values: Tensor) -> torch.dtype:
+    """Return in what a softmax is computed; in bfloat16 it would be slower on a CPU."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def _padded(states: Tensor, group: Group) -> Tensor:
@@ -190,13 +203,14 @@ def _padded(states: Tensor, group: Group) -> Tensor:
 
 def _put(out: Tensor, rows: Tensor, group: Group, heads: int) -> None:
     """Write the rows of a group where their tokens belong: the reverse of `_padded`, into (tokens, heads, width)."""
-    tokens = rows.view(heads, -1, rows.shape[-1]).transpose(0, 1)
-    out[group.start : group.stop] = tokens if group.kept is None else tokens[group.kept]
+    tokens = rows.view(heads, -1, rows.shape[-1])
+    tokens = tokens if group.kept is None else tokens.index_select(1, group.kept)
+    out[group.start : group.stop] = tokens.transpose(0, 1)
 
 
-def _scores(query: Tensor, key: Tensor, bias: Tensor | None, scale: float, heads: int) -> Tensor:
+def _scores(query: Tensor, key: Tensor, bias: Tensor | None, heads: int) -> Tensor:
     """Return the scores of every pair of tokens, (heads · rows, width, width)."""
-    scores = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
+    scores = torch.bmm(query, key.transpose(1, 2))
     if bias is not None:
         scores.view(heads, -1, *scores.shape[1:]).add_(bias)
     return scores

@@ -1,8 +1,8 @@
-"""The padding-free forward: between the first and the last layer the tokens of a batch lie in one row.
+"""The padding-free forward: up to the last layer the tokens of a batch lie in one row.
 
-The model code stays the library's. Embeddings and head see the padded batch; hooks take the padding out before the
-first layer and put it back after the last, and attention within each text alone comes through transformers' interface.
-What cannot be packed this way is found out by trying, and stays padded.
+The model code stays the library's. Hooks take the padding out before the embeddings, or before the first layer where an
+architecture finds positions in a way of its own, and put it back after the last layer for the head; attention within
+each text alone comes through transformers' interface. What can be done is found out by trying.
 """
 
 from __future__ import annotations
@@ -19,30 +19,56 @@ from torch import Tensor, nn
 
 from nlp_transfer.encoder.anatomy import Anatomy, disposable, encoder_config, sample_rows, unwrapped
 from nlp_transfer.encoder.attention import NAME, register_attention
-from nlp_transfer.encoder.classifier import forward
+from nlp_transfer.encoder.classifier import Outputs, forward
 from nlp_transfer.encoder.layout import Layout
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 
 _TOLERANCE = 1e-5
+# How many places of padding cost as much memory as a token, in embeddings and head, or in the head alone.
+_PLACES_BEFORE_LAYERS, _PLACES_BEFORE_EMBEDDINGS = 8, 32
+
+
+class NotPacked(Exception):
+    """A model that must stay padded; says why."""
+
+
+@dataclass(frozen=True)
+class _Positions:
+    """Which position a token has for an architecture.
+
+    Attributes:
+        in_text: counted within the text, else from the first column of the padded batch.
+        first: position of the first.
+    """
+
+    in_text: bool
+    first: int
+
+    def of(self, layout: Layout) -> Tensor:
+        return (layout.offsets if self.in_text else layout.columns).add(self.first).unsqueeze(0)
 
 
 @dataclass
 class _Passing:
-    """A batch on its way through the layers.
+    """A batch on its way through the encoder.
 
     Attributes:
         layout: where its tokens lie.
+        early: whether the padding was taken out before the embeddings.
         packed: what was packed already of that which all layers share, such as positions.
         arrived: whether the padding was put back behind the last layer.
     """
 
     layout: Layout
+    early: bool = False
     packed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     arrived: bool = False
 
     def without_padding(self, value: Any) -> Any:
         """Return what a layer is given with the padding taken out; masks stay, attention cuts them itself."""
+        if self.early:
+            return value
         if isinstance(value, (tuple, list)):
             return type(value)(self.without_padding(each) for each in value)
         if not isinstance(value, Tensor) or value.dim() not in (2, 3) or value.shape[1] != self.layout.shape[1]:
@@ -62,36 +88,38 @@ _PASSING: ContextVar[_Passing | None] = ContextVar("passing", default=None)
 
 def pack_if_wanted(
     model: Any, anatomy: Anatomy, tokenizer: Any, settings: EncoderSettings, *, device: str, compiled: bool = False
-) -> tuple[bool, str]:
-    """Take the padding out of a model's layers where the settings want that and it can be.
+) -> tuple[int, str]:
+    """Take the padding out of a model where the settings want that and it can be.
 
     Left open, it is done on a CPU, where it was measured.
 
     Returns:
-        Whether the model is packed, and that in words, with the reason if it is not.
+        How many places of padding cost as much as a token, 1 where the model stays padded, and that in words, with the
+        reason if it does.
 
     Raises:
         UserError: if it is demanded and cannot be.
     """
     if settings.packed is False:
-        return False, "padded, as encoder.packed=false asks for"
-    if settings.attention is not None:
-        why: str | None = f"encoder.attention={settings.attention} is an attention of its own"
-    elif compiled:
-        why = "training.compile wants tensors of few shapes"
-    elif settings.packed is None and device != "cpu":
-        why = f"untried on {device}, encoder.packed=true tries it"
-    else:
-        why = pack(model, anatomy, tokenizer)
-    if why and settings.packed:
-        raise UserError(f"encoder.packed=true: {why}; leave it open (null)")
-    return why is None, f"padded: {why}" if why else "packed"
+        return 1, "padded, as encoder.packed=false asks for"
+    try:
+        if settings.attention is not None:
+            raise NotPacked(f"encoder.attention={settings.attention} is an attention of its own")
+        if compiled:
+            raise NotPacked("training.compile wants tensors of few shapes")
+        if settings.packed is None and device != "cpu":
+            raise NotPacked(f"untried on {device}, encoder.packed=true tries it")
+        return pack(model, anatomy, tokenizer), "packed"
+    except NotPacked as why:
+        if settings.packed:
+            raise UserError(f"encoder.packed=true: {why}; leave it open (null)") from why
+        return 1, f"padded: {why}"
 
 
-def pack(model: Any, anatomy: Anatomy, tokenizer: Any) -> str | None:
-    """Take the padding out of the layers of a model for good, if it answers then as before.
+def pack(model: Any, anatomy: Anatomy, tokenizer: Any) -> int:
+    """Take the padding out of a model for good, if it answers then as before.
 
-    That is tried on a copy, with two texts of unequal length.
+    That is tried on copies, with two texts of unequal length.
 
     Args:
         model: of a classifier, maybe wrapped by PEFT.
@@ -99,29 +127,50 @@ def pack(model: Any, anatomy: Anatomy, tokenizer: Any) -> str | None:
         tokenizer: its own.
 
     Returns:
-        Why the model cannot be packed and was left as it is, or None.
+        How many places of padding cost as much as a token from now on.
+
+    Raises:
+        NotPacked: where it cannot be; the model was left as it is.
     """
-    kind = encoder_config(unwrapped(model).config).model_type
+    config = encoder_config(unwrapped(model).config)
     if not anatomy.blocks:
-        return f"{kind} has no list of layers"
+        raise NotPacked(f"{config.model_type} has no list of layers")
     rows = unequal_rows(model, tokenizer)
-    twin = disposable(model)
     with torch.inference_mode():
-        padded = forward(twin, rows)
-        try:
-            _install(twin, anatomy)
+        padded = forward(disposable(model), rows)
+    after_padding = (getattr(config, "pad_token_id", None) or 0) + 1  # where RoBERTa begins to count
+    for positions in (_Positions(False, 0), _Positions(True, after_padding), _Positions(True, 0), None):
+        why = _why_not(model, anatomy, rows, padded, positions)
+        if why is None:
+            _install(model, anatomy, positions)
+            return _PLACES_BEFORE_EMBEDDINGS if positions else _PLACES_BEFORE_LAYERS
+    raise NotPacked(why)
+
+
+def _why_not(
+    model: Any, anatomy: Anatomy, rows: dict[str, Tensor], padded: Outputs, positions: _Positions | None
+) -> str | None:
+    """Return why a model cannot be packed in this way, or None."""
+    kind = encoder_config(unwrapped(model).config).model_type
+    twin = disposable(model)
+    try:
+        _install(twin, anatomy, positions)
+        with torch.inference_mode():
             packed = forward(twin, rows)
-        except Exception as error:  # architectures refuse in many ways what they do not know
-            return f"the layers of {kind} do not run without padding ({type(error).__name__})"
-    for one, other in zip(padded, packed, strict=True):
-        if not (one - other).norm() <= _TOLERANCE * one.norm():
-            return f"without padding, {kind} answers otherwise"
-    _install(model, anatomy)
-    return None
+    except Exception as error:  # architectures refuse in many ways what they do not know
+        return f"the layers of {kind} do not run without padding ({type(error).__name__})"
+    alike = all((one - other).norm() <= _TOLERANCE * one.norm() for one, other in zip(padded, packed, strict=True))
+    return None if alike else f"without padding, {kind} answers otherwise"
 
 
-def _install(model: Any, anatomy: Anatomy) -> None:
-    """Put the hooks on the model; attention is the packed one from now on."""
+def _install(model: Any, anatomy: Anatomy, positions: _Positions | None) -> None:
+    """Put the hooks on the model; attention is the packed one from now on.
+
+    Args:
+        model: of a classifier, maybe wrapped by PEFT.
+        anatomy: where it keeps what.
+        positions: what the embeddings are given; None: they see the padded batch.
+    """
     register_attention()
     inner = unwrapped(model)
     encoder = inner.get_submodule(anatomy.base)
@@ -132,7 +181,7 @@ def _install(model: Any, anatomy: Anatomy) -> None:
         if hasattr(module, "_gradient_checkpointing_func"):
             recomputed: Any = module._gradient_checkpointing_func
             module._gradient_checkpointing_func = partial(recomputed, context_fn=_twice)
-    encoder.register_forward_pre_hook(_begin, with_kwargs=True)
+    encoder.register_forward_pre_hook(partial(_begin, positions), with_kwargs=True)
     encoder.register_forward_hook(_end, always_call=True)
     for layer in layers:
         layer.register_forward_pre_hook(_pack, with_kwargs=True)
@@ -150,9 +199,19 @@ def unequal_rows(model: Any, tokenizer: Any) -> dict[str, Tensor]:
     return rows | {"input_ids": ids}
 
 
-def _begin(encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _begin(
+    positions: _Positions | None, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     mask = kwargs.get("attention_mask")
-    _PASSING.set(None if mask is None else _Passing(Layout.of(mask)))
+    passing = None if mask is None else _Passing(Layout.of(mask))
+    _PASSING.set(passing)
+    if passing is None or positions is None or (not args and kwargs.get("input_ids") is None):  # soft prompts have none
+        return args, kwargs
+    passing.early = True
+    layout = passing.layout
+    inputs = {name: kwargs[name] for name in ("input_ids", "token_type_ids") if kwargs.get(name) is not None}
+    packed = {name: layout.pack(values) for name, values in inputs.items()} | {"position_ids": positions.of(layout)}
+    return tuple(map(layout.pack, args)), kwargs | packed
 
 
 def _pack(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -69,28 +69,29 @@ class WorkingCopy:
 
     Attributes:
         module: maps what the step does.
+        copies: of every parameter that is trained.
     """
 
     def __init__(self, step: Any) -> None:
         """Copy `step`, whose `model` does the work."""
         own = in_bfloat16(step, step.model)
-        copies = dict(own.named_parameters())
+        copied = dict(own.named_parameters())
         self.module = _WithoutAutocast(own)
-        self._pairs = [(p, copies[name]) for name, p in step.named_parameters() if p.requires_grad]
+        self.copies = {p: copied[name] for name, p in step.named_parameters() if p.requires_grad}
 
     def refresh(self) -> None:
-        """Take over the weights after they were changed."""
+        """Take over the weights after they were changed by anything but the optimizer."""
         with torch.no_grad():
-            torch._foreach_copy_([own for _, own in self._pairs], [p for p, _ in self._pairs])
+            torch._foreach_copy_(list(self.copies.values()), list(self.copies))
 
     def forget(self) -> None:
         """Leave the parameters in float32 without gradient."""
-        for parameter, _ in self._pairs:
+        for parameter in self.copies:
             parameter.grad = None
 
     def hand_over(self) -> None:
         """Add the gradient to that of the parameters in float32, and forget it."""
-        for parameter, own in self._pairs:
+        for parameter, own in self.copies.items():
             if own.grad is not None:
                 gradient = own.grad.to(parameter.dtype)
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -59,7 +59,7 @@ def run(
         UserError: where memory does not suffice for a single example, or the model's answer is not a finite number.
     """
     with _answering(accelerator, model, whole=columns.features is None) as (model, autocast):
-        mine = evaluation_batches(columns.tokens, most_tokens=most_tokens, packed=padding.packed)[
+        mine = evaluation_batches(columns.tokens, most_tokens=most_tokens, places_a_token=padding.places_a_token)[
             accelerator.process_index :: accelerator.num_processes
         ]
 
@@ -113,7 +113,7 @@ def run_to(
             return states.cpu().numpy()
 
         states: np.ndarray | None = None
-        batches = evaluation_batches(columns.tokens, most_tokens=most_tokens, packed=padding.packed)
+        batches = evaluation_batches(columns.tokens, most_tokens=most_tokens, places_a_token=padding.places_a_token)
         for examples, values in _passes(batches, forwarded, columns):
             if states is None:
                 states = np.empty((len(columns.tokens.ids), values.shape[1]), values.dtype)

@@ -26,7 +26,7 @@ from nlp_transfer.strategies import Group
 from nlp_transfer.training.bfloat16 import WorkingCopy
 from nlp_transfer.training.checkpoint import Snapshot
 from nlp_transfer.training.keeper import Keeper
-from nlp_transfer.training.optimizer import MovingAverage, awake, build_optimizer, set_rates
+from nlp_transfer.training.optimizer import MovingAverage, build_optimizer, clip, set_rates
 from nlp_transfer.training.passes import Passes
 from nlp_transfer.training.signals import Stopped, listening
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
@@ -132,7 +132,9 @@ def fit(
     _train_mode(step, frozen)
     _make_equal(parameters)
     working = copied(step) if copied else None
-    wrapped, optimizer = accelerator.prepare(working.module if working else step, build_optimizer(groups, settings))
+    wrapped, optimizer = accelerator.prepare(
+        working.module if working else step, build_optimizer(groups, settings, working.copies if working else None)
+    )
     average = MovingAverage(step, settings.ema) if settings.ema else None  # after the ranks were made equal
     keeper = Keeper(
         watch.metric,
@@ -165,8 +167,8 @@ def fit(
                 examples, progress, reseed=partial(seed_step, seed, index, accelerator.process_index)
             )
             if index == 0:
-                check_gradients(step)
-            norm = float(accelerator.clip_grad_norm_(awake(optimizer), settings.max_grad_norm or math.inf))
+                check_gradients(step, working)
+            norm = clip(accelerator, optimizer, settings.max_grad_norm)
             held, kept = len(optimizer.state), len(keeper.weights)
             if _take(optimizer, finite=math.isfinite(loss) and math.isfinite(norm)):
                 if average:
@@ -224,12 +226,18 @@ def _agreed(accelerator: Accelerator, *, due: bool, stop: int) -> tuple[bool, in
     return bool(every[0, 0]), int(every[:, 1].max())
 
 
-def check_gradients(step: nn.Module) -> None:
+def check_gradients(step: nn.Module, working: WorkingCopy | None = None) -> None:
     """Make sure that what should learn does, and nothing else.
+
+    Args:
+        step: after a backward pass.
+        working: the copy in which that was, if not in the step itself.
 
     Raises:
         UserError: naming trainable tensors without a gradient, or frozen ones with one.
     """
+    if working:
+        working.hand_over()
     idle = [name for name, p in step.named_parameters() if p.requires_grad and p.grad is None]
     leaking = [name for name, p in step.named_parameters() if not p.requires_grad and p.grad is not None]
     if idle or leaking:

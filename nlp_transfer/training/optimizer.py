@@ -1,22 +1,34 @@
-"""AdamW over the strategy's groups, and the moving average of what it trains; no loss and no data here."""
+"""AdamW over the strategy's groups, clipping, and the moving average of what it trains; no loss and no data here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
+from nlp_transfer.training.copied_adamw import CopiedAdamW
 from nlp_transfer.training.schedules import rate
 
 
-def build_optimizer(groups: Sequence[Group], settings: TrainingSettings) -> torch.optim.AdamW:
+def build_optimizer(
+    groups: Sequence[Group], settings: TrainingSettings, copies: Mapping[nn.Parameter, nn.Parameter] | None = None
+) -> torch.optim.AdamW:
     """Return AdamW with two parameter groups a strategy group: matrices decay, biases and normalisation scales do not.
 
     Each parameter group keeps its peak rate and wake under `peak` and `wake`; `set_rates` reads them.
+
+    Args:
+        groups: what learns.
+        settings: the `training` group.
+        copies: of the parameters, where forward and backward passes run in such.
     """
     parameter_groups = []
     for group in groups:
@@ -28,6 +40,8 @@ def build_optimizer(groups: Sequence[Group], settings: TrainingSettings) -> torc
                     {"params": parameters, "weight_decay": decay, "peak": group.lr, "wake": group.wake, "lr": 0.0}
                 )
     betas = (settings.betas[0], settings.betas[1])
+    if copies is not None:
+        return CopiedAdamW(parameter_groups, copies, betas=betas, eps=settings.epsilon)
     # Fused is 3 to 10 times faster than the foreach and for-loop variants, on CPU as on GPU.
     return torch.optim.AdamW(parameter_groups, betas=betas, eps=settings.epsilon, fused=True)
 
@@ -37,6 +51,21 @@ def set_rates(optimizer: torch.optim.Optimizer, settings: TrainingSettings, prog
     for group in optimizer.param_groups:
         share = rate(settings.schedule, progress, warmup=settings.warmup, wake=group["wake"])
         group["lr"] = group["peak"] * share
+
+
+def clip(accelerator: Accelerator, optimizer: AcceleratedOptimizer, largest: float) -> float:
+    """Scale the gradients of what learns at this step to a norm of at most `largest`; return the norm they had.
+
+    Args:
+        accelerator: ranks and precision.
+        optimizer: of `build_optimizer`, prepared.
+        largest: 0: they are not scaled.
+    """
+    own: Any = optimizer.optimizer
+    learning = awake(own)
+    if isinstance(own, CopiedAdamW):
+        return own.clip(learning, largest or math.inf)
+    return float(accelerator.clip_grad_norm_(learning, largest or math.inf))
 
 
 def awake(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -81,16 +81,12 @@ class Passes:
         before = self.halved_to
         weight = float(self.columns.weights[examples].sum(dtype=np.float64)) or 1.0
         share, together = None, None
-        if self.working:
-            self.working.refresh()
         while share is None:
             reseed()
             alone, together = self._dealt(examples)
             share = self._alone(alone, weight, progress)
         if together is not None:
             share += self._pass(together, weight, progress)
-            if self.working:
-                self.working.hand_over()
         return self._loss_of_all(share, before)
 
     def forget_what_fitted(self) -> None:
@@ -107,7 +103,7 @@ class Passes:
             most_examples=self.most_examples,
             most_tokens=min(self.most_tokens, self.halved_to or self.most_tokens),
             pass_cost=_PASS_COST.get(self.accelerator.device.type, 8192),
-            packed=self.padding.packed,
+            places_a_token=self.padding.places_a_token,
         )
 
     def _dealt(self, examples: np.ndarray) -> tuple[list[np.ndarray], dict[str, Tensor] | None]:
@@ -137,8 +133,8 @@ class Passes:
             tokens, met = self._size(part)
             self._fitted = max(self._fitted[0], tokens), max(self._fitted[1], met)
             share += loss
-            if self.working and self.accelerator.num_processes == 1:  # else ranks meet over it in the last pass
-                self.working.hand_over()
+            if self.working and len(parts) > 1 and self.accelerator.num_processes == 1:
+                self.working.hand_over()  # sums in bfloat16 lose much; several ranks need them for their last pass
         return share
 
     def _pass_over(self, part: np.ndarray, weight: float, progress: float) -> Tensor:
@@ -159,12 +155,11 @@ class Passes:
         return to_device(collate(self.columns, part, padding=self.padding), self.accelerator.device)
 
     def _size(self, part: np.ndarray) -> tuple[int, int]:
-        """Return the tokens of a pass, padding included unless it is packed, and the pairs that meet in attention."""
+        """Return the tokens of a pass, padding included as far as it costs, and the pairs that meet in attention."""
         tokens = self.columns.tokens
         longest = int(tokens.longest[part].max())
-        size = int(
-            pass_size(tokens.sizes[part].sum(), longest * tokens.windows[part].sum(), packed=self.padding.packed)
-        )
+        places = longest * tokens.windows[part].sum()
+        size = int(pass_size(tokens.sizes[part].sum(), places, self.padding.places_a_token))
         return size, longest * size
 
     def _halve(self, part: np.ndarray) -> None:

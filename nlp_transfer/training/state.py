@@ -88,6 +88,8 @@ class TrainingState:
         """
         state, tensors = snapshot.state, snapshot.tensors
         load_parameters(self.parameters, tensors["model"])
+        if self.passes.working:
+            self.passes.working.refresh()
         own: Any = self.optimizer.state
         for entry, value in tensors["optimizer"].items():
             key, _, name = entry.partition("/")

@@ -55,21 +55,33 @@ def test_groups_hold_every_row_and_token_once(lengths: list[int], left: bool, co
     names = layout.pack(torch.arange(mask.numel()).view(mask.shape))[0]  # a token's place in the padded batch
     for group in layout.groups:
         own = torch.tensor(lengths)[group.rows]
-        assert group.width == own.max()
-        columns = slice(-group.width, None) if left else slice(0, group.width)
-        wanted = torch.arange(mask.numel()).view(mask.shape)[group.rows, columns]
+        assert group.width == widened(int(own.max()))
+        beyond = max(0, group.width - mask.shape[1])
+        edges = (beyond, 0) if layout.left else (0, beyond)
+        columns = slice(-group.width, None) if layout.left else slice(0, group.width)
+        wanted, real = (
+            torch.nn.functional.pad(table, edges)[group.rows, columns]
+            for table in (torch.arange(mask.numel()).view(mask.shape), mask.bool())
+        )
         gather = torch.arange(group.start, group.stop) if group.gather is None else group.gather
         found = names[gather].view(len(own), group.width)
-        real = mask[group.rows, columns].bool()
         assert (group.real is None) == bool(real.all())
         assert group.real is None or torch.equal(group.real, real)
         assert torch.equal(found[real], wanted[real])
         kept = torch.arange(real.numel()) if group.kept is None else group.kept
         assert torch.equal(names[group.start : group.stop], wanted.flatten()[kept])
+        padding = [] if group.padding is None else group.padding.tolist()
+        assert sorted([*kept.tolist(), *padding]) == list(range(real.numel()))
+
+
+def widened(length: int) -> int:
+    return length if length >= 64 else -(-length // 16) * 16
 
 
 def cost_of(lengths: np.ndarray, cuts: list[tuple[int, int]], group_cost: int) -> int:
-    pairs = sum((last - first) * lengths[first] * (lengths[first] + module._TOKEN_COST) for first, last in cuts)
+    pairs = sum(
+        (last - first) * (width := widened(lengths[first])) * (width + module._TOKEN_COST) for first, last in cuts
+    )
     return int(pairs + len(cuts) * group_cost)
 
 
@@ -79,6 +91,7 @@ def test_no_other_cut_costs_less(lengths: list[int], group_cost: int):
     ordered = np.array(sorted(lengths, reverse=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_GROUP_COST", group_cost)
+        patch.setattr(module, "_MOST_PAIRS", 1 << 30)
         found = module._cut(ordered)
     every = []
     for bits in range(2 ** (len(ordered) - 1)):
@@ -86,6 +99,13 @@ def test_no_other_cut_costs_less(lengths: list[int], group_cost: int):
         every.append(list(zip([0, *ends], [*ends, len(ordered)], strict=True)))
     # among them one group for all rows, and one a length
     assert cost_of(ordered, found, group_cost) == min(cost_of(ordered, cuts, group_cost) for cuts in every)
+
+
+@quick
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=40))
+def test_no_group_has_more_pairs_of_tokens_than_the_cache_holds(lengths: list[int]):
+    layout = layout_of(lengths, left=False, group_cost=16_384)
+    assert all(len(group.rows) * group.width**2 <= 1 << 16 or len(group.rows) == 1 for group in layout.groups)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
 from functools import partial
 
 import pytest
@@ -18,7 +19,7 @@ from nlp_transfer.encoder import attention, layout
 from nlp_transfer.encoder.anatomy import is_causal
 from nlp_transfer.encoder.classifier import Classifier, forward
 from nlp_transfer.encoder.dropout import make_dropout_cheap
-from nlp_transfer.encoder.packed import pack
+from nlp_transfer.encoder.packed import NotPacked, pack
 from nlp_transfer.strategies.adapter import Adapter
 
 from .conftest import LABELS, stir
@@ -28,6 +29,7 @@ HEADS = ("native", "pooled")
 PACKED = ["bert", "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "distilbert", "electra"]
 PACKED += ["albert", "modernbert", "eurobert", "gte", "nomic_bert", "mobilebert", "ernie", "esm", "gpt2", "gpt_neox"]
 PACKED += ["opt", "llama", "qwen2", "qwen3", "gemma3_text", "bart"]
+BEFORE_LAYERS = ["albert", "mobilebert", "esm", "gpt2", "bart"]  # the others before the embeddings
 CASES = [(family, head) for family in PACKED for head in HEADS]
 UNEQUAL, LONG = [1, 60, 7, 33, 2, 18], [60, 41, 52, 60, 30]  # the latter longer than every sliding window
 LENGTHS = {"unequal": UNEQUAL, "equal": [9, 9, 9], "one row": [17], "one token": [1], "long": LONG}
@@ -47,7 +49,7 @@ def twins(build):
             stir(classifier.model)
             without_dropout(classifier.model)
             padded = copy.deepcopy(classifier.model)
-            assert pack(classifier.model, classifier.anatomy, classifier.tokenizer) is None
+            pack(classifier.model, classifier.anatomy, classifier.tokenizer)
             made[key] = classifier, padded
         return made[key]
 
@@ -118,10 +120,9 @@ def assert_gradients_agree(padded, packed, batch, *, tolerance: float = 1e-4) ->
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in PACKED])
 def test_what_is_not_packed_says_why_and_stays_as_it_was(built, family, head):
     classifier = copy.deepcopy(built(family, head))
-    why = pack(classifier.model, classifier.anatomy, classifier.tokenizer)
-    assert why is not None
-    assert family in why
-    assert "without padding" in why
+    with pytest.raises(NotPacked, match="without padding") as refused:
+        pack(classifier.model, classifier.anatomy, classifier.tokenizer)
+    assert family in str(refused.value)
     batch = rows(classifier, [9, 4])
     with torch.no_grad():
         assert torch.equal(forward(classifier.model, batch).logits, forward(built(family, head).model, batch).logits)
@@ -135,8 +136,8 @@ def test_layers_that_no_hook_reaches_are_not_called_packed(built, monkeypatch):
         "create_bidirectional_mask",
         lambda *, attention_mask, **_: (1.0 - attention_mask[:, None, None]) * torch.finfo(torch.float32).min,
     )
-    why = pack(classifier.model, classifier.anatomy, classifier.tokenizer)
-    assert why == "the layers of squeezebert do not run without padding (RuntimeError)"
+    with pytest.raises(NotPacked, match=r"the layers of squeezebert do not run without padding \(RuntimeError\)"):
+        pack(classifier.model, classifier.anatomy, classifier.tokenizer)
 
 
 @every_case
@@ -149,11 +150,27 @@ def test_answers_are_those_of_the_padded_model(twins, family, head):
 # The heads of encoders read the first column, whatever stands there; those of decoders find the last token.
 @pytest.mark.parametrize("family", PACKED)
 def test_padding_may_stand_on_the_left(twins, family):
+    """Where the tokenizer puts it there: that is tried when a model is packed."""
     decoder = is_causal(twins(family)[0].model.config) and family != "bart"
     for head in HEADS if decoder else HEADS[1:]:
         classifier, padded = twins(family, head)
+        packed, tokenizer = copy.deepcopy(padded), copy.copy(classifier.tokenizer)
+        tokenizer.padding_side = "left"
+        pack(packed, classifier.anatomy, tokenizer)
         for lengths in (UNEQUAL, LONG):
-            assert answers_apart(padded, classifier.model, rows(classifier, lengths, left=True)) < 1e-5
+            assert answers_apart(padded, packed, rows(classifier, lengths, left=True)) < 1e-5
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_embeddings_see_no_padding_either_where_positions_can_be_given(twins, family):
+    classifier, _ = twins(family)
+    seen = []
+    with ExitStack() as hooks:
+        for module in classifier.model.modules():
+            if isinstance(module, torch.nn.Embedding):  # the first that is called looks up words
+                hooks.enter_context(module.register_forward_pre_hook(lambda _, args: seen.append(args[0].numel())))
+        forward(classifier.model, rows(classifier, [9, 4, 2]))
+    assert seen[0] == (27 if family in BEFORE_LAYERS else 15)
 
 
 @every_case
@@ -232,8 +249,8 @@ def test_every_kind_of_adapter_is_packed_right_or_not_at_all(build, kind):
             for parameter in classifier.model.parameters():
                 if parameter.requires_grad and parameter.is_floating_point():  # most begin as if they were not there
                     parameter.add_(torch.randn_like(parameter) * 0.02)
-    why = pack(packed.model, packed.anatomy, packed.tokenizer)
-    assert (why is not None) == (kind in NOT_PACKED)
+    with pytest.raises(NotPacked) if kind in NOT_PACKED else nullcontext():
+        pack(packed.model, packed.anatomy, packed.tokenizer)
     for lengths in ([5, 30, 2], [4]):
         assert_gradients_agree(padded.model.train(), packed.model.train(), rows(packed, lengths))
 
@@ -244,7 +261,8 @@ def test_prompts_of_a_decoder_are_not_packed(build, side, why):
     classifier = build("llama", "native")
     classifier.tokenizer.padding_side = side
     Adapter(peft_type="PROMPT_TUNING").apply(classifier)
-    assert why in pack(classifier.model, classifier.anatomy, classifier.tokenizer)
+    with pytest.raises(NotPacked, match=why):
+        pack(classifier.model, classifier.anatomy, classifier.tokenizer)
 
 
 @pytest.mark.parametrize(("family", "around_hooks"), [("bert", False), ("llama", False), ("bert", True)])
@@ -255,7 +273,7 @@ def test_layers_that_run_twice_for_memory_have_the_same_gradients(twins, build, 
     make_dropout_cheap(classifier.model)
     without_dropout(classifier.model)
     classifier.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    assert pack(classifier.model, classifier.anatomy, classifier.tokenizer) is None
+    pack(classifier.model, classifier.anatomy, classifier.tokenizer)
     runs = []
     product = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda *given: runs.append(torch._C._current_graph_task_id()) or product(*given))
@@ -357,7 +375,7 @@ def test_dropout_of_attention_is_drawn_by_the_seed_and_while_training_alone(buil
     for layer in classifier.model.bert.encoder.layer:
         layer.attention.self.dropout.p = 0.5
     stir(classifier.model)
-    assert pack(classifier.model, classifier.anatomy, classifier.tokenizer) is None
+    pack(classifier.model, classifier.anatomy, classifier.tokenizer)
     model, batch, made = classifier.model.train(), rows(classifier, UNEQUAL), []
     with torch.no_grad():
         for seed in (1, 1, 2):

@@ -1,5 +1,6 @@
 """Runs without padding: the same training, passes cut by what they cost then, a plan that says so, refusals."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_the_plan_says_packed_or_why_not(home: Path, tmp_path: Path, values: dic
     made = of_run(home, tmp_path, strategy="finetune", **given)
     prepared = prepare(made, load_corpus(made.data, seed=made.seed, data=data_for("single_label")), tmp_path)
     assert prepared.plan.padding == words
-    assert prepared.padding.packed == (words == "packed")
+    assert (prepared.padding.places_a_token > 1) == (words == "packed")
 
 
 @pytest.mark.parametrize(
@@ -109,8 +110,8 @@ def test_packing_that_is_demanded_and_cannot_be_is_refused(home: Path, tmp_path:
 
 def packed_parts(folder: Path, problem: str, examples: int):
     step, columns, padding = parts(folder, problem, examples)
-    assert pack(step.model, dissect(step.model, segments=True), tiny_tokenizer()) is None
-    return step, columns, type(padding)(padding.token, padding.type, padding.left, packed=True)
+    places_a_token = pack(step.model, dissect(step.model, segments=True), tiny_tokenizer())
+    return step, columns, dataclasses.replace(padding, places_a_token=places_a_token)
 
 
 def gradient(passes: Passes, step: torch.nn.Module) -> tuple[float, torch.Tensor]:
@@ -168,9 +169,9 @@ def test_packed_passes_hold_every_example_within_the_budget(windows, budget: int
         most_examples=None,
         most_tokens=budget,
         pass_cost=cost,
-        packed=True,
+        places_a_token=8,
     )
-    for batches in (cut, evaluation_batches(tokens, most_tokens=budget, packed=True)):
+    for batches in (cut, evaluation_batches(tokens, most_tokens=budget, places_a_token=8)):
         assert sorted(np.concatenate(batches).tolist()) == everything.tolist()
         for batch in batches:
             real = int(tokens.sizes[batch].sum())
@@ -178,12 +179,12 @@ def test_packed_passes_hold_every_example_within_the_budget(windows, budget: int
 
 
 def test_one_long_text_among_many_short_ones_does_not_make_all_of_them_long():
-    """Embeddings and head are padded also where the layers are not: memory must not grow with rows times longest."""
+    """The head is padded also where the layers are not: memory must not grow with rows times longest."""
     tokens = make_tokens([[512]] + [[5]] * 3000)
-    evaluated = evaluation_batches(tokens, most_tokens=4096, packed=True)
+    evaluated = evaluation_batches(tokens, most_tokens=4096, places_a_token=8)
     assert max(places(tokens, batch) for batch in evaluated) <= 8 * 4096
     assert len(evaluated) <= 5  # where nothing but tokens counts, four are the fewest
-    options = {"rank": 0, "world": 1, "most_examples": None, "most_tokens": 4096, "pass_cost": 64, "packed": True}
+    options = {"rank": 0, "world": 1, "most_examples": None, "most_tokens": 4096, "pass_cost": 64, "places_a_token": 8}
     trained = micro_batches(tokens, np.arange(3001), **options)
     assert max(places(tokens, batch) for batch in trained) <= 8 * 4096
     assert len(trained) <= 5
@@ -193,8 +194,8 @@ def test_packing_on_a_device_where_it_was_not_measured_must_be_asked_for(home: P
     encoder = EncoderSettings(name=str(home / "tiny-bert"))
     classifier = load_classifier(encoder, TASK, head="native", seed=0)
     model, anatomy, tokenizer = classifier.model, classifier.anatomy, classifier.tokenizer
-    packed, words = pack_if_wanted(model, anatomy, tokenizer, encoder, device="cuda")
-    assert (packed, words) == (False, "padded: untried on cuda, encoder.packed=true tries it")
+    places_a_token, words = pack_if_wanted(model, anatomy, tokenizer, encoder, device="cuda")
+    assert (places_a_token, words) == (1, "padded: untried on cuda, encoder.packed=true tries it")
     asked = EncoderSettings(name=encoder.name, packed=True, attention="sdpa")
     with pytest.raises(UserError, match=r"encoder.packed=true: encoder.attention=sdpa"):
         pack_if_wanted(model, anatomy, tokenizer, asked, device="cuda")
