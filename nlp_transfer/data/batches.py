@@ -120,8 +120,9 @@ def evaluation_batches(tokens: Tokens, *, most_tokens: int, places_a_token: int 
     """Split all examples into length-sorted forward passes, the same whatever the number of ranks.
 
     A pass holds at most `most_tokens`, padding included, of which `places_a_token` places count as one; a single
-    example may exceed that.
+    example may exceed that. Where no token is kept for a backward pass, eight places weigh as much at least.
     """
+    places_a_token = min(places_a_token, 8)
     ordered = np.argsort(-tokens.longest, kind="stable")
     widths, rows, sizes = (values[ordered].tolist() for values in (tokens.longest, tokens.windows, tokens.sizes))
     batches, start, places, real = [], 0, 0, 0

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nlp_transfer.encoder.dropout import scaled_mask
-from nlp_transfer.encoder.layout import Group, Layout
+from nlp_transfer.encoder.layout import WIDEST, Group, Layout
 
 NAME = "nlp_transfer_packed"
-_WIDEST = 512  # tokens of a row up to which matrix products are worth the memory of their scores
 
 
 def register_attention() -> None:
@@ -88,7 +87,7 @@ def packed_attention(
         key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
     biases = [_bias(group, packing, attention_mask, query.dtype) for group in packing.groups]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    wide = sum(group.width > _WIDEST for group in packing.groups)  # they come first
+    wide = sum(group.width > WIDEST for group in packing.groups)  # they come first
     states = (query[0], key[0], value[0])
     out = [
         _through_kernel(*states, group, bias, scale, dropout)

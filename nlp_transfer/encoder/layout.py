@@ -16,7 +16,8 @@ from torch import Tensor
 _TOKEN_COST, _GROUP_COST = 64, 16_384
 # Narrow groups are widened to whole vectors of the processor: on anything else a softmax is 5 to 15 times slower.
 _VECTOR, _NARROW = 16, 64
-_MOST_PAIRS = 1 << 16  # of tokens in a group: with many heads, more scores would leave the processor's cache
+_MOST_PAIRS = 1 << 16  # of tokens in a group on a CPU: with many heads, more scores would leave its cache
+WIDEST = 512  # tokens of a row up to which matrix products are worth the memory of their scores
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Layout:
             offsets=torch.from_numpy(column - (real.shape[1] - lengths[order[row]] if left else 0)).to(mask.device),
             groups=tuple(
                 _group(order[first:last], lengths[order[first:last]], starts[first:last], left, mask.device)
-                for first, last in _cut(lengths[order])
+                for first, last in _cut(lengths[order], cached=mask.device.type == "cpu")
             ),
         )
 
@@ -149,9 +150,14 @@ def _widened(lengths: np.ndarray) -> np.ndarray:
     return np.where(lengths < _NARROW, -(-lengths // _VECTOR) * _VECTOR, lengths)
 
 
-def _cut(lengths: np.ndarray) -> list[tuple[int, int]]:
-    """Cut rows that are sorted by falling length into groups of least cost; return where each starts and stops."""
-    ends = np.flatnonzero(np.diff(lengths, append=-1)) + 1  # rows of one length are never parted
+def _cut(lengths: np.ndarray, *, cached: bool = False) -> list[tuple[int, int]]:
+    """Cut rows that are sorted by falling length into groups of least cost; return where each starts and stops.
+
+    Args:
+        lengths: of the rows.
+        cached: whether groups are cut again whose scores would leave the processor's cache.
+    """
+    ends = np.flatnonzero(np.diff(lengths, append=-1)) + 1  # to part rows of one length saves nothing
     widths = _widened(lengths[ends - 1]).astype(np.float64)
     starts = np.concatenate([[0], ends])
     best, cut = np.zeros(len(starts)), np.zeros(len(starts), dtype=np.int64)
@@ -164,7 +170,8 @@ def _cut(lengths: np.ndarray) -> list[tuple[int, int]]:
     last = len(starts) - 1
     while last:
         first, stop = int(starts[cut[last]]), int(starts[last])
-        rows = max(1, _MOST_PAIRS // int(_widened(lengths[first])) ** 2)
+        width = int(_widened(lengths[first]))
+        rows = max(1, _MOST_PAIRS // width**2) if cached and width <= WIDEST else stop - first
         groups += [(start, min(start + rows, stop)) for start in range(first, stop, rows)][::-1]
         last = int(cut[last])
     return groups[::-1]

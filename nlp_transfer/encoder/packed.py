@@ -7,7 +7,7 @@ each text alone comes through transformers' interface. What can be done is found
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -45,8 +45,31 @@ class _Positions:
     in_text: bool
     first: int
 
+    def leave_out(self, ids: Tensor, mask: Tensor) -> bool:
+        """Return whether a batch has tokens that are not counted: those with the id of padding that are none."""
+        return self.first > 0 and bool(((ids == self.first - 1) & mask.bool()).any())
+
     def of(self, layout: Layout) -> Tensor:
+        """Return the position of every packed token, (1, tokens)."""
         return (layout.offsets if self.in_text else layout.columns).add(self.first).unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class _Unpacked(Sequence[Any]):
+    """Hidden states that get their padding back when they are read: a head reads few of them."""
+
+    states: Sequence[Any]
+    layout: Layout
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(len(self))[index])
+        state = self.states[index]
+        packed = state is not None and state.shape[:2] == (1, len(self.layout.places))
+        return self.layout.unpack(state) if packed else state
 
 
 @dataclass
@@ -153,18 +176,24 @@ def _why_not(
     """Return why a model cannot be packed in this way, or None."""
     kind = encoder_config(unwrapped(model).config).model_type
     twin = disposable(model)
+    given: list[bool] = []
     try:
-        _install(twin, anatomy, positions)
+        encoder = _install(twin, anatomy, positions)
+        encoder.register_forward_pre_hook(
+            lambda *call: given.append(call[2].get("position_ids") is not None), with_kwargs=True
+        )
         with torch.inference_mode():
             packed = forward(twin, rows)
     except Exception as error:  # architectures refuse in many ways what they do not know
         return f"the layers of {kind} do not run without padding ({type(error).__name__})"
     alike = all((one - other).norm() <= _TOLERANCE * one.norm() for one, other in zip(padded, packed, strict=True))
+    if positions and not any(given):
+        return f"the embeddings of {kind} are given no words"
     return None if alike else f"without padding, {kind} answers otherwise"
 
 
-def _install(model: Any, anatomy: Anatomy, positions: _Positions | None) -> None:
-    """Put the hooks on the model; attention is the packed one from now on.
+def _install(model: Any, anatomy: Anatomy, positions: _Positions | None) -> nn.Module:
+    """Put the hooks on the model and return its encoder; attention is the packed one from now on.
 
     Args:
         model: of a classifier, maybe wrapped by PEFT.
@@ -186,6 +215,7 @@ def _install(model: Any, anatomy: Anatomy, positions: _Positions | None) -> None
     for layer in layers:
         layer.register_forward_pre_hook(_pack, with_kwargs=True)
     layers[-1].register_forward_hook(_unpack)
+    return encoder
 
 
 def unequal_rows(model: Any, tokenizer: Any) -> dict[str, Tensor]:
@@ -202,13 +232,16 @@ def unequal_rows(model: Any, tokenizer: Any) -> dict[str, Tensor]:
 def _begin(
     positions: _Positions | None, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    _PASSING.set(None)
     mask = kwargs.get("attention_mask")
-    passing = None if mask is None else _Passing(Layout.of(mask))
-    _PASSING.set(passing)
-    if passing is None or positions is None or (not args and kwargs.get("input_ids") is None):  # soft prompts have none
+    if mask is None:
         return args, kwargs
-    passing.early = True
-    layout = passing.layout
+    layout = Layout.of(mask)
+    ids = args[0] if args else kwargs.get("input_ids")  # None where a soft prompt was put before the text
+    early = positions is not None and ids is not None and not positions.leave_out(ids, mask)
+    _PASSING.set(_Passing(layout, early))
+    if positions is None or not early:
+        return args, kwargs
     inputs = {name: kwargs[name] for name in ("input_ids", "token_type_ids") if kwargs.get(name) is not None}
     packed = {name: layout.pack(values) for name, values in inputs.items()} | {"position_ids": positions.of(layout)}
     return tuple(map(layout.pack, args)), kwargs | packed
@@ -242,10 +275,7 @@ def _end(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     states = getattr(output, "hidden_states", None)
     if states is None:
         return
-    tokens = (1, len(passing.layout.places))
-    output.hidden_states = tuple(
-        passing.layout.unpack(state) if state is not None and state.shape[:2] == tokens else state for state in states
-    )
+    output.hidden_states = _Unpacked(states, passing.layout)
 
 
 def _twice() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -21,16 +21,22 @@ class CopiedAdamW(torch.optim.AdamW):
     """The same as `torch.optim.AdamW`, fused, but for where gradients come from and who is told of the new values."""
 
     def __init__(
-        self, groups: Sequence[dict[str, Any]], copies: Mapping[nn.Parameter, nn.Parameter], **options: Any
+        self,
+        groups: Sequence[dict[str, Any]],
+        copies: Mapping[nn.Parameter, nn.Parameter],
+        *,
+        betas: tuple[float, float],
+        eps: float,
     ) -> None:
         """Train the parameters of `groups`.
 
         Args:
             groups: parameter groups.
             copies: of every parameter; its gradient, where the parameter has none itself, is the one that counts.
-            options: of AdamW.
+            betas: of AdamW.
+            eps: of AdamW.
         """
-        super().__init__(list(groups), fused=True, **options)
+        super().__init__(list(groups), betas=betas, eps=eps, fused=True)
         self._copies = copies
         self._divisor: Tensor | None = None
 
@@ -59,7 +65,9 @@ class CopiedAdamW(torch.optim.AdamW):
             copy.grad = None
 
     def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
-        return self._copies[parameter].grad if parameter.grad is None else parameter.grad
+        copied = self._copies[parameter].grad
+        assert parameter.grad is None or copied is None, "one of the two would be lost"
+        return copied if parameter.grad is None else parameter.grad
 
     def _update(self, some: list[tuple[nn.Parameter, Tensor]], group: dict[str, Any]) -> None:
         states = [self.state[parameter] or self._begun(parameter) for parameter, _ in some]

@@ -54,7 +54,7 @@ def set_rates(optimizer: torch.optim.Optimizer, settings: TrainingSettings, prog
 
 
 def clip(accelerator: Accelerator, optimizer: AcceleratedOptimizer, largest: float) -> float:
-    """Scale the gradients of what learns at this step to a norm of at most `largest`; return the norm they had.
+    """See to it that what learns does so from gradients of a norm of at most `largest`; return the norm they have.
 
     Args:
         accelerator: ranks and precision.
@@ -69,7 +69,7 @@ def clip(accelerator: Accelerator, optimizer: AcceleratedOptimizer, largest: flo
 
 
 def awake(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """Return the parameters whose rate is above zero; the others lose their gradients.
+    """Return the parameters whose rate is above zero; the others lose their gradients, unless copies have those.
 
     A sleeping group is not trained yet: its gradients must not use up the norm that others are clipped to, nor start
     the optimizer's moments.

@@ -68,7 +68,7 @@ class Passes:
     _fitted: tuple[int, int] = (0, 0)  # padded tokens, and pairs of them that meet in attention, of what fitted so far
 
     def accumulate(self, examples: np.ndarray, progress: float, *, reseed: Callable[[], None]) -> float:
-        """Leave the gradient of a step in the parameters; return its loss over all ranks.
+        """Leave the gradient of a step in the parameters or their copies; return its loss over all ranks.
 
         Args:
             examples: of the step, those of all ranks.

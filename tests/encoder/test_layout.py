@@ -91,7 +91,6 @@ def test_no_other_cut_costs_less(lengths: list[int], group_cost: int):
     ordered = np.array(sorted(lengths, reverse=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_GROUP_COST", group_cost)
-        patch.setattr(module, "_MOST_PAIRS", 1 << 30)
         found = module._cut(ordered)
     every = []
     for bits in range(2 ** (len(ordered) - 1)):

@@ -21,7 +21,7 @@ LENGTHS = (5, 600, 560, 40)
 def test_long_rows_beside_short_ones(tmp_path: Path, family: str):
     folder = tiny_encoder(tmp_path, family, max_position_embeddings=700)
     task = Task("single_label", ("a", "b", "c"), pair=False)
-    assert min(LENGTHS) < attention._WIDEST < max(LENGTHS)
+    assert min(LENGTHS) < attention.WIDEST < max(LENGTHS)
     mask = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).long()
     batch = {"input_ids": torch.randint(10, 100, mask.shape), "attention_mask": mask}
     logits, gradients = [], []

@@ -202,6 +202,27 @@ def test_a_wrong_attention_would_show(twins, monkeypatch, family):
     assert compare() < 1e-5
 
 
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text"])
+def test_a_token_that_spells_padding_is_not_counted_where_the_library_does_not(twins, family):
+    classifier, padded = twins(family)
+    batch = rows(classifier, [9, 4, 6])
+    batch["input_ids"][0, 3] = classifier.tokenizer.pad_token_id
+    assert answers_apart(padded, classifier.model, batch) < 1e-5
+
+
+def test_padding_is_put_back_for_hidden_states_that_are_read_alone(twins, monkeypatch):
+    classifier, _ = twins("bert", "pooled")
+    unpacked = []
+    put_back = layout.Layout.unpack
+    monkeypatch.setattr(layout.Layout, "unpack", lambda *given: unpacked.append(1) or put_back(*given))
+    batch = rows(classifier, [9, 4])
+    states = classifier.model.encoder(**batch, output_hidden_states=True).hidden_states
+    assert (len(states), len(unpacked)) == (3, 1)  # what leaves the last layer
+    assert states[1].shape == (2, 9, 32)
+    assert [state.shape for state in states[:2]] == [(2, 9, 32)] * 2
+    assert len(unpacked) == 4
+
+
 def test_hidden_states_of_every_layer_are_padded_again(twins):
     for family in ("bert", "albert", "modernbert", "llama"):
         classifier, padded = twins(family, "pooled", layers="spread")
@@ -250,7 +271,9 @@ def test_every_kind_of_adapter_is_packed_right_or_not_at_all(build, kind):
                 if parameter.requires_grad and parameter.is_floating_point():  # most begin as if they were not there
                     parameter.add_(torch.randn_like(parameter) * 0.02)
     with pytest.raises(NotPacked) if kind in NOT_PACKED else nullcontext():
-        pack(packed.model, packed.anatomy, packed.tokenizer)
+        costs = pack(packed.model, packed.anatomy, packed.tokenizer)
+        # A soft prompt stands before the embedded text, whose padding is there already.
+        assert costs == (8 if kind in ("PROMPT_TUNING", "P_TUNING") else 32)
     for lengths in ([5, 30, 2], [4]):
         assert_gradients_agree(padded.model.train(), packed.model.train(), rows(packed, lengths))
 

@@ -20,6 +20,8 @@ from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.training import device
 from nlp_transfer.training.bfloat16 import WorkingCopy, in_bfloat16, is_in_bfloat16
 from tests.encoder.families import TEXTS, tiny_encoder
+from tests.crashes import fingerprint
+from tests.test_crashes import stopped_run
 from tests.test_run import data_for, settings_for
 
 # Before any fixture of all tests replaces it.
@@ -76,6 +78,19 @@ def test_a_working_copy_hands_its_gradient_over_and_takes_the_weights(classifier
             parameter.mul_(0)
     working.refresh()
     assert all(not p.any() for p in working.module.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("tokens", [4096, 16], ids=["one pass", "several passes"])
+def test_a_run_that_goes_on_ends_in_the_same_bits(tmp_path: Path, tokens: int):
+    """The copy takes what the checkpoint brings; layers that sleep, clipping and a moving average among it."""
+    values = {"strategy": "finetune", "strategy.gradual": 0.9, "training.ema": 0.9, "training.max_grad_norm": 0.1}
+    values |= {"training.precision": "bf16", "training.micro_batch_tokens": tokens}
+    _, wanted = stopped_run(tmp_path, **values)
+    on = adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
+    whole = wanted | {"output": str(tmp_path / "whole")}
+    straight = adapt(settings_for(tmp_path, **whole), data=data_for("single_label"))
+    ends = [fingerprint(run.folder.parent)["model/model.safetensors"] for run in (on, straight)]
+    assert ends[0] == ends[1]
 
 
 @pytest.mark.parametrize("strategy", ["finetune", "lora", "probe"])
