@@ -12,7 +12,7 @@ from nlp_transfer.data.labels import check_problem
 from nlp_transfer.data.sources import check_source
 from nlp_transfer.data.tokens import check_tokens
 from nlp_transfer.errors import UserError, one_of
-from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.settings import EvaluationSettings, PredictSettings, Settings, TrainingSettings
 from nlp_transfer.training.schedules import SCHEDULES
 

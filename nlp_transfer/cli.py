@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from nlp_transfer import __version__
 from nlp_transfer.ending import USER_ERROR, leave_group, say, unexpected
 from nlp_transfer.errors import UserError
-from nlp_transfer.launch import rank
+from nlp_transfer.importing import for_good
+from nlp_transfer.launch import is_main, world_size
 from nlp_transfer.secrets import redacted
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # or the interpreter complains when it closes it
         return 0
     except UserError as error:
-        say(str(error), first=rank() == 0)
+        say(str(error), first=is_main())
         return USER_ERROR
     except Exception as error:
         return unexpected(error, given)
@@ -157,40 +158,40 @@ def _one(words: Sequence[str], verb: str, *, most: int = 1) -> str | None:
     return words[0] if words else None
 
 
-def _settings(arguments: argparse.Namespace, words: Sequence[str], overrides: Sequence[str]) -> Settings:
-    from nlp_transfer.config import compose
+def _settings(arguments: argparse.Namespace, words: Sequence[str], overrides: Sequence[str]) -> Settings | None:
+    """Return the checked settings of a run, or None where printing them was all that was asked for."""
+    from nlp_transfer import config
 
-    return compose(_one(words, arguments.verb), overrides)
+    settings = config.compose(_one(words, arguments.verb), overrides)
+    if arguments.cfg:
+        print(config.to_yaml(settings), end="")  # noqa: T201
+        return None
+    from nlp_transfer.checks import check
+
+    check(settings)
+    return settings
 
 
 def _screen() -> Screen:
     from nlp_transfer.console import Screen
-    from nlp_transfer.launch import is_main
 
     return Screen(speaks=is_main())
 
 
 def _emit(plain: dict[str, Any], screen: Screen) -> None:
     """Print the machine-readable result where no person reads it."""
-    from nlp_transfer.launch import is_main
-
     if is_main() and not (screen.shows and sys.stdout.isatty()):
         print(json.dumps(plain, ensure_ascii=False))  # noqa: T201
 
 
 def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer import config
-    from nlp_transfer.checks import check
-
     if arguments.multirun:
         return _multirun(arguments, words, overrides)
     settings = _settings(arguments, words, overrides)
-    if arguments.cfg:
-        print(config.to_yaml(settings), end="")  # noqa: T201
+    if settings is None:
         return 0
-    check(settings)
     screen = _screen()
-    with screen.busy("starting"):
+    with screen.busy("starting"), for_good():
         from nlp_transfer.run import adapt
     run = adapt(settings, screen=screen)
     from nlp_transfer.evaluation.report import render
@@ -208,7 +209,6 @@ def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]
 
 
 def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer.launch import world_size
     from nlp_transfer.sweep import sweep
 
     recipe = _one(words, arguments.verb)
@@ -226,23 +226,18 @@ def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[s
 
 
 def _plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer import config
-    from nlp_transfer.checks import check
-
     settings = _settings(arguments, words, overrides)
-    if arguments.cfg:
-        print(config.to_yaml(settings), end="")  # noqa: T201
+    if settings is None:
         return 0
-    check(settings)
     screen = _screen()
     with screen.busy("reading data and encoder"):
         from nlp_transfer.data.corpus import load_corpus
 
         corpus = load_corpus(settings.data, seed=settings.seed)  # and says what is wrong there before torch is needed
-        from nlp_transfer.plan import render
-        from nlp_transfer.preparation import prepare
-        from nlp_transfer.records import RunFolder
-
+        with for_good():
+            from nlp_transfer.plan import render
+            from nlp_transfer.preparation import prepare
+            from nlp_transfer.records import RunFolder
         plan = prepare(settings, corpus, RunFolder.of(settings, corpus).path).plan
     render(plan, screen.console)
     _emit(plan.to_json(), screen)
@@ -250,9 +245,6 @@ def _plan(arguments: argparse.Namespace, words: list[str], overrides: list[str])
 
 
 def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer import config
-    from nlp_transfer.checks import check
-
     folder = _run_folder(words, "evaluate")
     inside = folder if folder.name == "model" else folder.resolve()
     if inside.name == "model" and (inside.parent / "config.yaml").is_file():  # the model of a run
@@ -262,10 +254,13 @@ def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[s
             f"{folder} holds no config.yaml: give the folder of a run, as `nlp-transfer adapt` made it; a model alone "
             "does not say which data is its own"
         )
+    from nlp_transfer import config
+    from nlp_transfer.checks import check
+
     trained, settings = (config.compose(str(folder / "config.yaml"), words) for words in ([], overrides))
     check(settings)
     screen = _screen()
-    with screen.busy("loading the model"):
+    with screen.busy("loading the model"), for_good():
         from nlp_transfer.evaluation.report import render
         from nlp_transfer.run import evaluate
     report = evaluate(folder, trained, settings, screen=screen)
@@ -275,22 +270,21 @@ def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[s
 
 
 def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer import config
-    from nlp_transfer.checks import check_evaluation, check_predict, check_training
-    from nlp_transfer.launch import world_size
-
     if world_size() > 1:
         raise UserError("predict runs in one process: call it without accelerate launch or torchrun")
     folder = _run_folder(words[:1], "predict")
     if len(words) > 2:
         raise UserError(f"predict takes {VERBS['predict'][1]}; {words[2]!r} is too much")
+    from nlp_transfer import config
+    from nlp_transfer.checks import check_evaluation, check_predict, check_training
+
     settings = config.compose(None, overrides)
     wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
     check_predict(wanted)
     check_training(settings.training)
     check_evaluation(settings.evaluation)
-    from nlp_transfer.predict import Predictor, predict_file
-
+    with for_good():
+        from nlp_transfer.predict import Predictor, predict_file
     predictor = Predictor(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
     data, console = settings.data, _screen().console
     if wanted.input == "-" and sys.stdin.isatty():

@@ -83,10 +83,11 @@ def is_resolved(path: Path) -> bool:
     Raises:
         UserError: for a file that is neither that nor a recipe.
     """
+    if path.parent == locate_recipe(None)[0]:  # conf/
+        return False
     content = read_yaml(path)
     content = content if isinstance(content, dict) else {}
-    if path.parent != locate_recipe(None)[0]:
-        _refuse_hydra(path, content)
+    _refuse_hydra(path, content)
     if "defaults" in content:
         return False
     if content.keys() >= {field.name for field in dataclasses.fields(Settings)}:
@@ -221,7 +222,7 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
         return f"{unknown[1]} cannot be chosen, because the recipe's defaults list does not start with `config`"
     if unknown:
         key = unknown[1]
-        known = [*GROUPS, *dotted(to_plain(compose()))]
+        known = [*GROUPS, *dotted(to_plain(from_plain({})))]
         return f"{key} is not a known key{did_you_mean(key, known)}; `nlp-transfer plan --cfg` lists all"
     detail = f" ({str(cause).splitlines()[0]})" if cause else ""
     return " ".join(text.split()) + detail + (f"; overrides were: {' '.join(words)}" if words else "")

@@ -6,19 +6,21 @@ import json
 import os
 from typing import Any
 
+from nlp_transfer.errors import UserError
+from nlp_transfer.importing import for_good
 from nlp_transfer.launch import is_main, missing_processes
 
 
 def examine() -> dict[str, Any]:
     """Return versions, devices, precision and ranks as plain values, with advice in `notes`."""
-    import torch
-    from accelerate.state import PartialState
+    with for_good():
+        import torch
+        from accelerate.state import PartialState
 
-    from nlp_transfer.config import compose
-    from nlp_transfer.encoder.source import locate
-    from nlp_transfer.errors import UserError
-    from nlp_transfer.records import environment
-    from nlp_transfer.training.device import multiplies_bf16_fast
+        from nlp_transfer.config import compose
+        from nlp_transfer.encoder.source import locate
+        from nlp_transfer.records import environment
+        from nlp_transfer.training.device import multiplies_bf16_fast
 
     state = PartialState(cpu=not torch.accelerator.is_available())
     notes = []

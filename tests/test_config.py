@@ -338,7 +338,8 @@ def test_light_answers_import_no_torch_and_are_quick(words: list[str], said: str
     probe = (
         "import sys\nfrom nlp_transfer.cli import main\n"
         "try: status = main(sys.argv[1:])\nexcept SystemExit as e: status = e.code or 0\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'peft', 'sklearn', 'pandas'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'accelerate', 'datasets', 'peft', 'sklearn', 'scipy', 'pandas', 'pyarrow'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\nsys.exit(status)"
     )
     started = time.monotonic()

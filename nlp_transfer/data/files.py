@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from nlp_transfer.data import delimited, jsonl, typed
+from nlp_transfer.data import delimited, jsonl
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
@@ -47,6 +47,8 @@ def read_rows(path: str | Path, settings: DataSettings) -> Table:
         hint = "unpack it first" if file.suffix.lower() in _PACKED else f"known endings: {', '.join(FORMATS)}"
         raise UserError(f"{file}: files that end in {file.suffix or 'nothing'!r} are not read; {hint}")
     if kind == "parquet":
+        from nlp_transfer.data import typed  # needs numpy; settings are checked without
+
         return typed.from_parquet(file, str(file))
     with opened(file) as (binary, origin):
         lines = decoded_lines(binary, encoding=settings.encoding, origin=origin)

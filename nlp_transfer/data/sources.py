@@ -12,7 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.data import typed
 from nlp_transfer.data.columns import find_column
 from nlp_transfer.data.files import FORMATS, existing, existing_file, opened, read_rows
 from nlp_transfer.data.hints import typed as typed_word
@@ -131,6 +130,8 @@ def split_of(name: str) -> str | None:
 
 def _read(settings: DataSettings, data: Any) -> Source:
     """Read the source that is set."""
+    from nlp_transfer.data import typed  # needs numpy; settings are checked without
+
     if data is not None:
         tables = typed.from_object(data)
         return _renamed(tables, type(data).__name__)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER, compute, label_shares, selection_metric
+from nlp_transfer.evaluation.metrics import compute, label_shares, selection_metric
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

@@ -20,14 +20,8 @@ from rich.text import Text
 
 from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.intervals import Interval, interval, replicates
-from nlp_transfer.evaluation.metrics import (
-    HIGHER_IS_BETTER,
-    METRICS,
-    LabelScore,
-    compute,
-    per_label,
-    selection_metric,
-)
+from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS
 
 if TYPE_CHECKING:
     from rich.console import Console

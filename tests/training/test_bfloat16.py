@@ -19,8 +19,8 @@ from nlp_transfer.run import adapt
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.training import device
 from nlp_transfer.training.bfloat16 import WorkingCopy, in_bfloat16, is_in_bfloat16
-from tests.encoder.families import TEXTS, tiny_encoder
 from tests.crashes import fingerprint
+from tests.encoder.families import TEXTS, tiny_encoder
 from tests.test_crashes import stopped_run
 from tests.test_run import data_for, settings_for
 

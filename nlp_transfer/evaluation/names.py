@@ -1,0 +1,33 @@
+"""Which metrics there are, which decides and which way is up. Computes nothing: settings are checked without numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_CLASSES = ("accuracy", "macro_f1", "weighted_f1", "log_loss")
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "single_label": _CLASSES,
+    "multi_label": ("micro_f1", "macro_f1", "subset_accuracy", "log_loss"),
+    "ordinal": (*_CLASSES, "mean_absolute_error", "quadratic_kappa"),
+    "regression": ("mean_squared_error", "mean_absolute_error", "pearson", "spearman", "r2"),
+}
+"""Problem type → the names of its metrics, in the order they are shown."""
+
+DEFAULT_METRIC: Mapping[str, str] = {
+    # All are "higher is better", so a sweep over `metric: auto` always maximises.
+    # Follows accuracy where classes are balanced; where they are not, accuracy rewards giving up rare classes.
+    "single_label": "macro_f1",
+    # The macro average hangs on labels with a handful of positives: twice the sampling error (goemotions), and 0 until
+    # they cross the threshold. Too noisy to choose a checkpoint by.
+    "multi_label": "micro_f1",
+    # The only one that knows the order of the classes, corrects for chance and has a fixed scale.
+    "ordinal": "quadratic_kappa",
+    # Orders models as the squared error does but has a zero (predicting the mean). A correlation forgives a wrong
+    # offset and scale, which users of the predictions would not, and is undefined for a constant prediction.
+    "regression": "r2",
+}
+
+_LOWER_IS_BETTER = ("log_loss", "mean_absolute_error", "mean_squared_error")
+HIGHER_IS_BETTER: Mapping[str, bool] = {
+    name: name not in _LOWER_IS_BETTER for names in METRICS.values() for name in names
+}

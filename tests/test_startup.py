@@ -1,0 +1,111 @@
+"""What a command imports before it answers or trains: that, and not seconds, is the same on every machine."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .place import furnish
+from .test_cli import adapt_words
+
+ROOT = Path(__file__).parent.parent
+# What trains and computes, and libraries that only some runs need: none of it says what is wrong with a word.
+HEAVY = {
+    *("torch", "transformers", "accelerate", "peft", "datasets", "evaluate", "sentence_transformers"),
+    *("sklearn", "scipy", "pandas", "pyarrow", "tokenizers", "safetensors", "huggingface_hub"),
+}
+COMPOSING = {"hydra", "omegaconf", "yaml"}
+REPORT = """
+import json, sys
+from nlp_transfer.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print(json.dumps(sorted(sys.modules)))
+"""
+# Up to the first step of an optimizer, and no further.
+FIRST_STEP = """
+import gc, json, os, sys
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from nlp_transfer.cli import main
+def stop(*_):
+    print(json.dumps([sorted(sys.modules), gc.isenabled(), gc.get_freeze_count()]), flush=True)
+    os._exit(0)
+register_optimizer_step_pre_hook(stop)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def printed(code: str, *words: str) -> str:
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "unneeded"),
+    [
+        (["--help"], HEAVY | COMPOSING | {"numpy", "rich"}),
+        (["adapt", "--help"], HEAVY | COMPOSING | {"numpy", "rich"}),
+        (["--version"], HEAVY | COMPOSING | {"numpy", "rich"}),
+        (["nonsense"], HEAVY | COMPOSING | {"numpy", "rich"}),
+        (["ls"], HEAVY | COMPOSING | {"numpy"}),
+        (["cp", "nonsense"], HEAVY | COMPOSING | {"numpy"}),
+        (["adapt", "nonsense"], HEAVY | COMPOSING | {"numpy"}),
+        (["predict", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
+        (["evaluate", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
+        (["cache", "ls"], HEAVY),
+        (["plan", "--cfg"], HEAVY | {"numpy", "rich"}),
+        (["plan", "intent", "strategy=lora", "data.path=no/such.csv", "--cfg"], HEAVY | {"numpy", "rich"}),
+        (["adapt", "training.epoch=1"], HEAVY | {"numpy", "rich"}),
+        (["adapt", "strategy=loro"], HEAVY | {"numpy", "rich"}),
+        (["adapt", "training.epochs=many"], HEAVY | {"numpy", "rich"}),
+        (["adapt", "training.epochs=-1"], HEAVY | {"rich"}),
+        (["adapt", "data=files", "data.path=no/such.csv"], HEAVY | {"rich"}),
+        (["plan", "data=files", "data.path=pyproject.toml"], HEAVY),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",  # a set has no order
+)
+def test_an_answer_imports_what_it_needs(words: list[str], unneeded: set[str]):
+    assert not unneeded & set(json.loads(printed(REPORT, *words)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return furnish(tmp_path_factory.mktemp("startup"))
+
+
+@pytest.mark.parametrize(("strategy", "needed"), [("finetune", set()), ("lora", {"peft"})])
+def test_the_first_step_is_made_without_libraries_that_it_does_not_need(
+    place: Path, tmp_path: Path, strategy: str, needed: set[str]
+):
+    words = adapt_words(place, f"strategy={strategy}", f"output={tmp_path}", "training.precision=fp32")
+    imported, collects, frozen = json.loads(printed(FIRST_STEP, *words))
+    optional = {"peft", "datasets", "evaluate", "sklearn", "pandas", "pyarrow", "sentence_transformers", "IPython"}
+    trackers = {"tensorboard", "wandb", "mlflow", "trackio"}
+    assert (optional | trackers) & set(imported) == needed
+    assert collects
+    assert frozen > 100_000  # what was imported is not looked through again
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_imports_for_good_leave_the_collector_as_it_was(enabled: bool):
+    code = f"""
+import gc, json
+from nlp_transfer.importing import for_good
+gc.enable() if {enabled} else gc.disable()
+with for_good():
+    within = gc.isenabled()
+nothing = gc.get_freeze_count()
+try:
+    with for_good():
+        import decimal, fractions, no_such_module
+except ModuleNotFoundError:
+    pass
+print(json.dumps([within, gc.isenabled(), nothing, gc.get_freeze_count() > 1000]))
+"""
+    assert json.loads(printed(code)) == [False, enabled, 0, True]
