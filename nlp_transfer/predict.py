@@ -35,7 +35,7 @@ from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.evaluation import metrics
 from nlp_transfer.settings import ColumnSettings, PredictSettings, TrackingSettings
 from nlp_transfer.training import inference
-from nlp_transfer.training.bfloat16 import computes_in_bfloat16, in_bfloat16, why_not_in_bfloat16
+from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
 from nlp_transfer.training.device import make_accelerator
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -77,7 +77,7 @@ class Predictor:
         if computes_in_bfloat16(self.accelerator) and why_not_in_bfloat16(self.model, rows):
             self.accelerator = make_accelerator("fp32", TrackingSettings(), self.folder)
         if computes_in_bfloat16(self.accelerator):
-            self.model = in_bfloat16(self.model, self.model)
+            self.model = inference.answering_copy(self.model)
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
         """Return the model's raw outputs, float32 (texts, outputs)."""

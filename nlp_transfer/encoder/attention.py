@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nlp_transfer.encoder.dropout import scaled_mask
-from nlp_transfer.encoder.layout import WIDEST, Group, Layout
+from nlp_transfer.encoder.layout import VECTOR, WIDEST, Group, Layout
 
 NAME = "nlp_transfer_packed"
 
@@ -87,14 +87,22 @@ def packed_attention(
         key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
     biases = [_bias(group, packing, attention_mask, query.dtype) for group in packing.groups]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    wide = sum(group.width > WIDEST for group in packing.groups)  # they come first
+    answering = not torch.is_grad_enabled() and not dropout
+    # In float32 torch's kernel is the faster one where nothing is gathered for it and it keeps nothing.
+    widest = 0 if answering and device == "cpu" and query.dtype == torch.float32 else WIDEST
+    wide = sum(group.width > widest for group in packing.groups)  # they come first
     states = (query[0], key[0], value[0])
     out = [
         _through_kernel(*states, group, bias, scale, dropout)
         for group, bias in zip(packing.groups[:wide], biases, strict=False)
     ]
     if narrow := packing.groups[wide:]:
-        out.append(_Attention.apply(*states, narrow, biases[wide:], scale, dropout)[narrow[0].start :])
+        attended = (
+            _answered(*states, narrow, biases[wide:], scale)
+            if answering
+            else _Attention.apply(*states, narrow, biases[wide:], scale, dropout)
+        )
+        out.append(attended[narrow[0].start :])
     return torch.cat(out).unsqueeze(0) if wide else out[0].unsqueeze(0), None
 
 
@@ -105,12 +113,41 @@ def _through_kernel(
 
     It keeps no scores for the backward pass, which for long rows are all the memory there is.
     """
-    heads, rows = query.shape[0], len(group.rows)
-    q, k, v = (_padded(states, group).unflatten(0, (heads, rows)).transpose(0, 1) for states in (query, key, value))
+    q, k, v = (_rows(states, group).transpose(0, 1) for states in (query, key, value))
     mask = None if bias is None else bias.transpose(0, 1)
     found = nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
     tokens = found.permute(0, 2, 1, 3).flatten(0, 1)
     return tokens if group.kept is None else tokens[group.kept]
+
+
+def _answered(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    groups: tuple[Group, ...],
+    biases: list[Tensor | None],
+    scale: float,
+) -> Tensor:
+    """Return what `_Attention` does, where nothing learns from it."""
+    heads, tokens, _ = query.shape
+    out = query.new_empty(tokens, heads, value.shape[-1])
+    ignored = query.new_empty(1, 1, 1)
+    for group, bias in zip(groups, biases, strict=True):
+        q, k, v = (_padded(states, group) for states in (query, key, value))
+        scores = torch.baddbmm(ignored, q, k.transpose(1, 2), beta=0, alpha=scale)
+        if bias is not None:
+            scores.view(heads, -1, *scores.shape[1:]).add_(bias)
+        _put(out, torch.bmm(_softmax(scores), v), group, heads)
+    return out
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Return weights over the last dimension, summed in float32, which on a CPU is also faster."""
+    width = scores.shape[-1]
+    exact = scores.to(_exact(scores))
+    if width < VECTOR:  # less than a vector of the processor is slow
+        exact = nn.functional.pad(exact, (0, VECTOR - width), value=-math.inf)
+    return exact.softmax(dim=-1)[..., :width].to(scores.dtype)
 
 
 def _bias(group: Group, packing: Layout, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -193,11 +230,16 @@ def _exact(values: Tensor) -> torch.dtype:
     return torch.promote_types(values.dtype, torch.float32)
 
 
-def _padded(states: Tensor, group: Group) -> Tensor:
-    """Return the rows of a group: (heads, tokens, head width) -> (heads · rows, width, head width)."""
+def _rows(states: Tensor, group: Group) -> Tensor:
+    """Return the rows of a group: (heads, tokens, head width) -> (heads, rows, width, head width)."""
     places = group.gather
     part = states[:, group.start : group.stop] if places is None else states.index_select(1, places)
-    return part.reshape(-1, group.width, states.shape[2])
+    return part.unflatten(1, (len(group.rows), group.width))
+
+
+def _padded(states: Tensor, group: Group) -> Tensor:
+    """Return the rows of a group as a batch: (heads, tokens, head width) -> (heads · rows, width, head width)."""
+    return _rows(states, group).flatten(0, 1)
 
 
 def _put(out: Tensor, rows: Tensor, group: Group, heads: int) -> None:

@@ -14,8 +14,10 @@ from torch import Tensor
 # What a group of rows costs in attention beside its padded pairs of tokens, in pairs: gathering each token, and
 # starting the kernels of one more group. Measured on CPU cores; too many groups cost little more than too few.
 _TOKEN_COST, _GROUP_COST = 64, 16_384
+# Without gradients a group costs less, and so do tokens that lie as they are needed, because all rows are equally long.
+_GATHER_COST, _ANSWER_COST = 100, 6_600
 # Narrow groups are widened to whole vectors of the processor: on anything else a softmax is 5 to 15 times slower.
-_VECTOR, _NARROW = 16, 64
+VECTOR, _NARROW = 16, 64
 _MOST_PAIRS = 1 << 16  # of tokens in a group on a CPU: with many heads, more scores would leave its cache
 WIDEST = 512  # tokens of a row up to which matrix products are worth the memory of their scores
 
@@ -82,6 +84,8 @@ class Layout:
         one_sided = column >= len(column) - lengths[:, None] if left else column < lengths[:, None]
         if not lengths.all() or lengths.max() < len(column) or (real != one_sided).any():
             raise ValueError("padding stands on one side, fills no row, and leaves the longest row as it is")
+        cpu = mask.device.type == "cpu"
+        answering = cpu and not torch.is_grad_enabled()
         order = np.argsort(-lengths, kind="stable")
         starts = np.concatenate([[0], np.cumsum(lengths[order])])
         row, column = np.nonzero(real[order])
@@ -91,8 +95,8 @@ class Layout:
             places=torch.from_numpy(order[row] * real.shape[1] + column).to(mask.device),
             offsets=torch.from_numpy(column - (real.shape[1] - lengths[order[row]] if left else 0)).to(mask.device),
             groups=tuple(
-                _group(order[first:last], lengths[order[first:last]], starts[first:last], left, mask.device)
-                for first, last in _cut(lengths[order], cached=mask.device.type == "cpu")
+                _group(order[first:last], lengths[order[first:last]], starts[first:last], left, mask.device, answering)
+                for first, last in _cut(lengths[order], cached=cpu, answering=answering)
             ),
         )
 
@@ -126,8 +130,10 @@ class Layout:
         return padded.index_copy(0, self.places, values[0]).unflatten(0, (rows, columns))
 
 
-def _group(rows: np.ndarray, lengths: np.ndarray, starts: np.ndarray, left: bool, device: torch.device) -> Group:
-    width, start, stop = int(_widened(lengths[0])), int(starts[0]), int(starts[-1] + lengths[-1])
+def _group(
+    rows: np.ndarray, lengths: np.ndarray, starts: np.ndarray, left: bool, device: torch.device, answering: bool
+) -> Group:
+    width, start, stop = int(_widths(lengths[0], answering)), int(starts[0]), int(starts[-1] + lengths[-1])
     places = torch.from_numpy(rows).to(device)
     if lengths[-1] == width:
         return Group(places, start, stop, width)
@@ -146,31 +152,36 @@ def _group(rows: np.ndarray, lengths: np.ndarray, starts: np.ndarray, left: bool
     )
 
 
-def _widened(lengths: np.ndarray) -> np.ndarray:
-    return np.where(lengths < _NARROW, -(-lengths // _VECTOR) * _VECTOR, lengths)
+def _widths(lengths: np.ndarray, answering: bool) -> np.ndarray:
+    return lengths if answering else np.where(lengths < _NARROW, -(-lengths // VECTOR) * VECTOR, lengths)
 
 
-def _cut(lengths: np.ndarray, *, cached: bool = False) -> list[tuple[int, int]]:
+def _cut(lengths: np.ndarray, *, cached: bool = False, answering: bool = False) -> list[tuple[int, int]]:
     """Cut rows that are sorted by falling length into groups of least cost; return where each starts and stops.
 
     Args:
         lengths: of the rows.
         cached: whether groups are cut again whose scores would leave the processor's cache.
+        answering: whether nothing learns from them, on a CPU.
     """
     ends = np.flatnonzero(np.diff(lengths, append=-1)) + 1  # to part rows of one length saves nothing
-    widths = _widened(lengths[ends - 1]).astype(np.float64)
+    widths = _widths(lengths[ends - 1], answering).astype(np.float64)
+    token_cost, group_cost = (_GATHER_COST, _ANSWER_COST) if answering else (_TOKEN_COST, _GROUP_COST)
     starts = np.concatenate([[0], ends])
     best, cut = np.zeros(len(starts)), np.zeros(len(starts), dtype=np.int64)
     for last in range(1, len(starts)):
         rows = starts[last] - starts[:last]
-        costs = best[:last] + rows * widths[:last] * (widths[:last] + _TOKEN_COST) + _GROUP_COST
+        a_token = widths[:last] + token_cost
+        if answering:
+            a_token[-1] -= token_cost  # rows of one length lie as they are needed
+        costs = best[:last] + rows * widths[:last] * a_token + group_cost
         cut[last] = costs.argmin()
         best[last] = costs[cut[last]]
     groups: list[tuple[int, int]] = []
     last = len(starts) - 1
     while last:
         first, stop = int(starts[cut[last]]), int(starts[last])
-        width = int(_widened(lengths[first]))
+        width = int(_widths(lengths[first], answering))
         rows = max(1, _MOST_PAIRS // width**2) if cached and width <= WIDEST else stop - first
         groups += [(start, min(start + rows, stop)) for start in range(first, stop, rows)][::-1]
         last = int(cut[last])

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from transformers import BertweetTokenizer, PreTrainedTokenizerFast
 
-from nlp_transfer.data.tokens import check_tokens, encode, full_lengths, resolve_spec
+from nlp_transfer.data.tokens import check_tokens, encode, encode_whole, full_lengths, resolve_spec, shorten
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TokenSettings
 from tests.encoder.families import TEXTS, tiny_tokenizer
@@ -94,6 +95,74 @@ def test_an_empty_text_has_a_token(style: str, paired: bool, long: str):
     assert tokens.cut[[0, 1, 2, 4]].tolist() == [0, 0, 0, 0]
     if tokens.types is not None:
         assert len(tokens.types) == len(tokens.ids)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+def test_a_pair_whose_other_text_leaves_no_room_for_windows_is_refused(overlap: float):
+    """The library would end the process instead of raising an exception."""
+    tokenizer = tiny_tokenizer("wordpiece")
+    knobs = {"long": "chunk", "max_length": 16, "overlap": overlap, "pair_truncation": "only_first"}
+    room = int(16 * overlap) + 1  # for one token more than is read twice
+    other = " ".join(["card"] * (16 - 3 - room))
+    spec = spec_for(tokenizer, [LONG], [other], **knobs)
+    assert encode(tokenizer, [LONG], [other], spec, max_length=16).windows.tolist() > [1]
+    with pytest.raises(UserError, match=f"leaves {room - 1}, and {room - 1} of them are read twice"):
+        encode(tokenizer, [LONG], [f"{other} card"], spec, max_length=16)
+
+
+@pytest.mark.parametrize("long", ["truncate", "chunk"])
+@pytest.mark.parametrize("style", ["wordpiece", "roberta", "decoder"])
+@pytest.mark.parametrize("paired", [False, True])
+def test_only_rows_that_are_too_long_are_encoded_again(style: str, paired: bool, long: str):
+    tokenizer = tiny_tokenizer(style)
+    texts = ["refund", LONG, "", "card", LONG + "card", "order"]
+    pairs = ["card", "", "refund", "yet", "card", ""] if paired else None
+    spec = spec_for(tokenizer, texts, pairs, long=long, max_length=16, pair_truncation="only_first")
+    whole = encode_whole(tokenizer, texts, pairs)
+    short = shorten(whole, tokenizer, texts, pairs, spec, max_length=16)
+    for row, text in enumerate(texts):
+        alone = encode(tokenizer, [text], pairs and [pairs[row]], spec, max_length=16)
+        own = slice(short.offsets[short.first[row]], short.offsets[short.first[row + 1]])
+        assert short.ids[own].tolist() == alone.ids.tolist()
+        assert short.types is None or short.types[own].tolist() == alone.types.tolist()
+        lengths = short.sequence_lengths[short.first[row] : short.first[row + 1]]
+        assert lengths.tolist() == alone.sequence_lengths.tolist()
+        assert (short.full[row], short.cut[row]) == (alone.full[0], alone.cut[0])
+    assert short.longest.max() == 16
+    assert shorten(whole, tokenizer, texts, pairs, spec, max_length=1000) is whole
+
+
+class Shouting(PreTrainedTokenizerFast):
+    """A tokenizer that does more than hand its texts over."""
+
+    def __call__(self, text, *args, **options):
+        return super().__call__([f"{one} refund" for one in text], *args, **options)
+
+
+def test_a_tokenizer_that_does_more_than_its_backend_is_called():
+    plain = tiny_tokenizer("wordpiece")
+    own = Shouting(tokenizer_object=plain.backend_tokenizer, **plain.special_tokens_map)
+    assert encode_whole(own, ["card"], None).ids.tolist() == plain(["card refund"])["input_ids"][0]
+
+
+def test_a_slow_tokenizer_is_called(tmp_path):
+    """BERTweet's has no fast twin."""
+    (tmp_path / "vocab.txt").write_text("card 1\nrefund 1\n")
+    (tmp_path / "merges.txt").write_text("c a 1\n")
+    tokenizer = BertweetTokenizer(str(tmp_path / "vocab.txt"), str(tmp_path / "merges.txt"))
+    assert not tokenizer.is_fast
+    texts, pairs = ["card", "", "refund order"], ["refund", "card", ""]
+    tokens = encode_whole(tokenizer, texts, pairs)
+    assert tokens.ids.tolist() == [token for row in tokenizer(texts, pairs)["input_ids"] for token in row]
+
+
+def test_what_was_set_on_a_tokenizer_does_not_reach_its_texts():
+    tokenizer = tiny_tokenizer("wordpiece")
+    wanted = tokenizer("card")["input_ids"] + tokenizer("the order")["input_ids"]
+    tokenizer(["card", "the order"], padding="max_length", truncation=True, max_length=3)
+    assert tokenizer.backend_tokenizer.padding
+    assert tokenizer.backend_tokenizer.truncation
+    assert encode_whole(tokenizer, ["card", "the order"], None).ids.tolist() == wanted
 
 
 def test_special_tokens_in_a_text_are_text():

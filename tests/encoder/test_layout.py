@@ -23,9 +23,9 @@ def mask_of(lengths: list[int], *, left: bool) -> torch.Tensor:
     return ((column >= max(lengths) - own) if left else (column < own)).long()
 
 
-def layout_of(lengths: list[int], *, left: bool, group_cost: int) -> Layout:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_GROUP_COST", group_cost)
+def layout_of(lengths: list[int], *, left: bool, group_cost: int, learning: bool = True) -> Layout:
+    with pytest.MonkeyPatch.context() as patch, torch.set_grad_enabled(learning):
+        patch.setattr(module, "_GROUP_COST" if learning else "_ANSWER_COST", group_cost)
         return Layout.of(mask_of(lengths, left=left))
 
 
@@ -43,10 +43,10 @@ def test_there_and_back_keeps_every_token_and_leaves_zeros_elsewhere(lengths: li
 
 
 @quick
-@given(lengths_st, st.booleans(), costs_st)
-def test_groups_hold_every_row_and_token_once(lengths: list[int], left: bool, cost: int):
+@given(lengths_st, st.booleans(), costs_st, st.booleans())
+def test_groups_hold_every_row_and_token_once(lengths: list[int], left: bool, cost: int, learning: bool):
     mask = mask_of(lengths, left=left)
-    layout = layout_of(lengths, left=left, group_cost=cost)
+    layout = layout_of(lengths, left=left, group_cost=cost, learning=learning)
     rows = torch.cat([group.rows for group in layout.groups])
     assert rows.sort().values.tolist() == list(range(len(lengths)))
     ends = [0, *(group.stop for group in layout.groups)]
@@ -55,7 +55,7 @@ def test_groups_hold_every_row_and_token_once(lengths: list[int], left: bool, co
     names = layout.pack(torch.arange(mask.numel()).view(mask.shape))[0]  # a token's place in the padded batch
     for group in layout.groups:
         own = torch.tensor(lengths)[group.rows]
-        assert group.width == widened(int(own.max()))
+        assert group.width == (widened(int(own.max())) if learning else own.max())
         beyond = max(0, group.width - mask.shape[1])
         edges = (beyond, 0) if layout.left else (0, beyond)
         columns = slice(-group.width, None) if layout.left else slice(0, group.width)
@@ -78,26 +78,33 @@ def widened(length: int) -> int:
     return length if length >= 64 else -(-length // 16) * 16
 
 
-def cost_of(lengths: np.ndarray, cuts: list[tuple[int, int]], group_cost: int) -> int:
-    pairs = sum(
-        (last - first) * (width := widened(lengths[first])) * (width + module._TOKEN_COST) for first, last in cuts
-    )
-    return int(pairs + len(cuts) * group_cost)
+def cost_of(lengths: np.ndarray, cuts: list[tuple[int, int]], group_cost: int, answering: bool) -> int:
+    cost = len(cuts) * group_cost
+    for first, last in cuts:
+        width = lengths[first] if answering else widened(lengths[first])
+        gathered = module._GATHER_COST if lengths[first] != lengths[last - 1] else 0
+        cost += (last - first) * width * (width + (gathered if answering else module._TOKEN_COST))
+    return int(cost)
 
 
 @quick
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=9), st.sampled_from([0, 5_000, 16_384, 100_000]))
-def test_no_other_cut_costs_less(lengths: list[int], group_cost: int):
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=9),
+    st.sampled_from([0, 5_000, 16_384, 100_000]),
+    st.booleans(),
+)
+def test_no_other_cut_costs_less(lengths: list[int], group_cost: int, answering: bool):
     ordered = np.array(sorted(lengths, reverse=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_GROUP_COST", group_cost)
-        found = module._cut(ordered)
+        patch.setattr(module, "_ANSWER_COST" if answering else "_GROUP_COST", group_cost)
+        found = module._cut(ordered, answering=answering)
     every = []
     for bits in range(2 ** (len(ordered) - 1)):
         ends = [i + 1 for i in range(len(ordered) - 1) if bits >> i & 1]
         every.append(list(zip([0, *ends], [*ends, len(ordered)], strict=True)))
     # among them one group for all rows, and one a length
-    assert cost_of(ordered, found, group_cost) == min(cost_of(ordered, cuts, group_cost) for cuts in every)
+    best = min(cost_of(ordered, cuts, group_cost, answering) for cuts in every)
+    assert cost_of(ordered, found, group_cost, answering) == best
 
 
 @quick
@@ -151,6 +158,12 @@ def test_attention_is_that_of_each_text_alone(lengths, left, cost, sight, shared
         alone = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=added, enable_gqa=shared > 1)
         wanted[row, own] = alone.transpose(0, 1)
     torch.testing.assert_close(found, wanted)
+    for exact in (torch.float64, torch.float32):  # where nothing is learned they take other kernels
+        with torch.no_grad():
+            answering = layout_of(lengths, left=left, group_cost=cost, learning=False)
+            packed = [answering.pack(states.to(exact)).transpose(1, 2) for states in (query, key, value)]
+            answer = packed_attention(torch.nn.Identity(), *packed, mask, packing=answering)[0]
+            torch.testing.assert_close(answering.unpack(answer), wanted.to(exact), atol=1e-5, rtol=1e-5)
     leaves = [query, key, value]
     weights = torch.randn(found.shape, generator=generator, dtype=found.dtype)
     for one, other in zip(

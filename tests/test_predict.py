@@ -1,0 +1,62 @@
+"""Rows stream through a saved model: what was read is answered and written before much more is read."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from nlp_transfer.cli import main
+from tests.place import furnish
+
+ROWS, CHUNK = 1_000, 50
+
+
+class Endless(io.RawIOBase):
+    """Standard input that notes how many rows are on their way whenever it is read."""
+
+    def __init__(self, written: Written) -> None:
+        super().__init__()
+        self.given, self.most, self.written = 0, 0, written
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        if self.given == ROWS:
+            return 0
+        line = b"text\n" if not self.given else f"my card has not arrived {self.given}\n".encode()
+        self.given += 1
+        self.most = max(self.most, self.given - self.written.lines)
+        buffer[: len(line)] = line
+        return len(line)
+
+
+class Written(io.StringIO):
+    """Standard output that counts its lines."""
+
+    lines = 0
+
+    def write(self, text: str) -> int:
+        self.lines += text.count("\n")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("kind", ["csv", "text"])
+def test_no_more_than_two_chunks_are_on_their_way(tmp_path: Path, monkeypatch, kind: str):
+    folder = furnish(tmp_path)
+    words = ["data=files", f"data.path={folder / 'data'}", "encoder=custom", f"encoder.name={folder / 'tiny-bert'}"]
+    words += ["strategy=probe", "evaluation.resamples=20", f"output={folder / 'runs'}"]
+    assert main(["adapt", *words]) == 0
+    written = Written()
+    rows = Endless(written)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(rows, buffer_size=64)))
+    monkeypatch.setattr(sys, "stdout", written)
+    run = str(next((folder / "runs").iterdir()))
+    assert main(["predict", run, f"predict.format={kind}", f"predict.chunk_rows={CHUNK}"]) == 0
+    lines = written.getvalue().splitlines()
+    assert len(lines) == ROWS + (kind == "text")
+    assert [line.split(",")[0] for line in lines[-2:]] == [f"my card has not arrived {n}" for n in (ROWS - 2, ROWS - 1)]
+    assert rows.most <= 2 * CHUNK
