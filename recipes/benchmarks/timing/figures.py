@@ -1,0 +1,188 @@
+"""From results to the cells of tables: rates, ratios, goals reached or not. Pure arithmetic; it starts nothing."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from recipes.benchmarks.timing.works import FEW, Goal, Work
+
+PARITY = 0.005  # a speed-up at a mean accuracy, or cosine, lower by more does not count
+UNITS = {"speed": "{:.3g}×", "memory": "{:.2f}×", "share": "{:.0%}", "seconds": "{:.3g} s"}
+GOALS = ("work", "ours", "against", "measured", "must", "stretch", "reached")
+METHODS = (
+    *("work", "method", "timed", "seconds", "spread", "texts/s", "tokens/s", "share of GEMM", "peak MB"),
+    *("accuracy", "mean loss"),
+)
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The results of a work's methods, one a repeat.
+
+    Attributes:
+        work: what was done.
+        results: by method.
+        gemm: GFLOP/s of the machine, by precision and width, see gemm.py.
+        clock: "cpu" or "wall".
+    """
+
+    work: Work
+    results: dict[str, list[Result]]
+    gemm: Result
+    clock: str
+
+    def good(self, method: str) -> list[Result]:
+        """Return the results with figures."""
+        return [result for result in self.results[method] if self.clock in result]
+
+    def why_not(self, method: str) -> str | None:
+        """Return why a method has no figures, or None."""
+        if self.good(method):
+            return None
+        first = self.results[method][0]
+        return first.get("skipped") or f"failed: {first['failed']}"
+
+    def seconds(self, result: Result) -> float:
+        """Return the time that counts: of the steps that are timed, else of everything."""
+        return result["steady"][self.clock] if "steady" in result else result[self.clock]
+
+    def rate(self, method: str) -> float:
+        """Return the median of texts a second; of five epochs each text counts five times, however it is done."""
+        return statistics.median(self._texts(result) / self.seconds(result) for result in self.good(method))
+
+    def peak(self, method: str) -> float:
+        """Return the median of peak memory, MB."""
+        return statistics.median(result["peak_mb"] for result in self.good(method))
+
+    def share(self, method: str) -> float | None:
+        """Return the share of the rate of bf16 GEMM: operations of real tokens, in the layers alone.
+
+        None for works that are not compared with it, and for encoders of a width that was not multiplied.
+        """
+        first = self.good(method)[0]
+        peak = self.gemm.get(f"bf16_{first.get('width')}")
+        if not self.work.passes or peak is None:
+            return None
+        width, layers = first["width"], first["layers"]
+        flops = self.work.passes * layers * (24 * width * width * first["tokens"] + 4 * width * first["squares"])
+        return self.rate(method) * flops / (peak * 1e9)
+
+    def measured(self, goal: Goal) -> float | str:
+        """Return the figure a goal asks about, or why there is none."""
+        for method in filter(None, (goal.ours, goal.against)):
+            if why := self.why_not(method):
+                return why
+        if goal.figure == "seconds":
+            return statistics.median(map(self.seconds, self.good(goal.ours)))
+        if goal.figure == "share":
+            share = self.share(goal.ours)
+            assert share is not None, "a work without passes has no such goal"
+            return share
+        assert goal.against is not None, "speed and memory are compared with somebody's"
+        if goal.figure == "memory":
+            return self.peak(goal.ours) / self.peak(goal.against)
+        return self.rate(goal.ours) / self.rate(goal.against)
+
+    def is_worse(self, goal: Goal) -> bool:
+        """Whether what ours gives is worse than the peer's: in the mean by more than PARITY and than its noise.
+
+        The noise is the standard error of the mean difference of repeats, which have the same seed and rows. Accuracies
+        of unlike trainings are not compared.
+        """
+        if goal.figure != "speed" or goal.against is None:
+            return False
+        pairs = [
+            (_quality(mine), _quality(theirs))
+            for mine, theirs in zip(self.good(goal.ours), self.good(goal.against), strict=False)
+            if all(mine["job"].get(name) == theirs["job"].get(name) for name in ("rows", "epochs", "seed", "held_out"))
+        ]
+        differences = [theirs - mine for mine, theirs in pairs if mine is not None and theirs is not None]
+        if not differences:
+            return False
+        error = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+        return statistics.fmean(differences) > max(PARITY, error)
+
+    def goal_rows(self) -> Iterator[list[str]]:
+        """Yield a row a goal, see GOALS."""
+        for goal in self.work.goals:
+            unit, value = UNITS[goal.figure], self.measured(goal)
+            words = value if isinstance(value, str) else unit.format(value)
+            worse = not isinstance(value, str) and self.is_worse(goal)
+            subject = {"memory": "memory", "share": "bf16 GEMM", "seconds": ""}.get(goal.figure, "")
+            yield [
+                self.name,
+                goal.ours,
+                " ".join(filter(None, (subject, "of" * bool(subject and goal.against), goal.against))) or "–",
+                f"({words})" if worse else words,
+                unit.format(goal.must),
+                "–" if goal.stretch is None else unit.format(goal.stretch),
+                "worse result" if worse else _reached(goal, value),
+            ]
+
+    def method_rows(self) -> Iterator[list[str]]:
+        """Yield a row a method, see METHODS."""
+        for method in self.results:
+            if why := self.why_not(method):
+                yield [self.name, method, why, *[""] * (len(METHODS) - 3)]
+                continue
+            good = self.good(method)
+            timed = "steps" if "steady" in good[0] else "all"
+            seconds = [self.seconds(result) for result in good]
+            middle = statistics.median(seconds)
+            texts = self.rate(method) if "tokens" in good[0] else None
+            share = self.share(method)
+            yield [
+                self.name,
+                method + setting(good[0]),
+                timed,
+                f"{middle:.2f}",
+                f"{(max(seconds) - min(seconds)) / middle:.0%}" if len(good) > 1 else "",
+                f"{texts:.1f}" if texts is not None else "",
+                f"{texts * good[0]['tokens']:.0f}" if texts is not None else "",
+                f"{share:.0%}" if share is not None else "",
+                f"{self.peak(method):.0f}",
+                _mean(map(_quality, good), "cos {:.4f}" if "cosine" in good[0] else "{:.3f}"),
+                _mean((result.get("loss") for result in good), "{:.3f}"),
+            ]
+
+    @property
+    def name(self) -> str:
+        """The work's, marked where its results were not measured in one go."""
+        began = {result["began"] for method in self.results for result in self.good(method)}
+        return self.work.name + " †" * (len(began) > 1)
+
+    def _texts(self, result: Result) -> float:
+        return result["steady_texts"] if "steady" in result else result["job"]["rows"] * result["job"].get("epochs", 1)
+
+
+def setting(result: Result) -> str:
+    """Return what the Trainer's best setting is, in words."""
+    variant = result["job"].get("variant")
+    if not variant or not variant["dynamic"]:
+        return ""
+    return f" ({'bf16' if variant['bf16'] else 'fp32'}{', grouped' * variant['grouped']})"
+
+
+def _quality(result: Result) -> float | None:
+    """Return the cosine with fp32, else the accuracy, or None where there is none that says anything."""
+    few = result["job"].get("held_out", 0) <= FEW
+    return result.get("cosine", None if few else result.get("accuracy"))
+
+
+def _reached(goal: Goal, value: float | str) -> str:
+    if isinstance(value, str):
+        return "–"
+    sign = -1 if goal.figure in ("memory", "seconds") else 1
+    if goal.stretch is not None and sign * value >= sign * goal.stretch:
+        return "stretch"
+    return "must" if sign * value >= sign * goal.must else "no"
+
+
+def _mean(values: Iterable[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    return form.format(statistics.fmean(known)) if known else ""

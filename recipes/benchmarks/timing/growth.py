@@ -1,0 +1,84 @@
+"""How the time of each step grows with rows, length of texts and classes: the jobs, and the exponents from them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+PIECES = WITHOUT, WITH = "steps.without_the_encoder", "steps.with_the_encoder"
+# The encoder's own work takes long: it is shown up to a tenth of the rows.
+AXES: dict[str, dict[str, list[int]]] = {
+    "rows": {
+        WITHOUT: [10**3, 10**4, 10**5, 10**6],
+        WITH: [10**3, 10**4, 10**5],
+    },
+    "length": {piece: [16, 64, 256, 512] for piece in PIECES},
+    "classes": {piece: [2, 10, 100, 1000] for piece in PIECES},
+}
+QUICK = {"rows": [500, 2000], "length": [16, 64], "classes": [2, 10]}
+USUAL = {"rows": 2000, "length": 16, "classes": 2}
+MORE_THAN_LINEAR = 1.1  # an exponent from which growth with rows is flagged; below it is noise
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The times of one step along one axis, sizes ascending."""
+
+    axis: str
+    step: str
+    sizes: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def exponent(self) -> float:
+        """Slope of log time over log size through all sizes."""
+        return statistics.linear_regression([log(n) for n in self.sizes], [log(t) for t in self.seconds]).slope
+
+    @property
+    def last_exponent(self) -> float:
+        """The same between the last two sizes, where what costs the same at any size counts least."""
+        return log(self.seconds[-1] / self.seconds[-2]) / log(self.sizes[-1] / self.sizes[-2])
+
+    @property
+    def is_too_fast(self) -> bool:
+        """Whether time grows faster than the rows."""
+        return self.axis == "rows" and max(self.exponent, self.last_exponent) > MORE_THAN_LINEAR
+
+
+def jobs(*, quick: bool) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yield (axis, size, job): generated texts on a tiny encoder."""
+    for axis, pieces in AXES.items():
+        for piece, sizes in pieces.items():
+            for size in QUICK[axis] if quick else sizes:
+                shape = USUAL | ({"rows": 4000} if axis == "classes" and not quick else {}) | {axis: size}
+                words = {"strategy": "finetune", "strategy.head_first": False, "tokens.max_length": shape["length"]}
+                yield (
+                    axis,
+                    size,
+                    {
+                        "piece": piece,
+                        "model": "tiny",
+                        "rows": shape["rows"],
+                        "held_out": 100,
+                        "generated": {"length": shape["length"], "classes": shape["classes"]},
+                        "batch": 32,
+                        "epochs": 1,
+                        "words": words,
+                    },
+                )
+
+
+def growths(measured: list[tuple[str, int, dict[str, Any]]], clock: str) -> list[Growth]:
+    """Return the growth of every step from (axis, size, result); what has one size alone does not grow."""
+    times: dict[tuple[str, str], dict[int, float]] = {}
+    for axis, size, result in measured:
+        for step, seconds in result.get("laps", {}).items():
+            times.setdefault((axis, step), {})[size] = seconds[clock]
+    return [
+        Growth(axis, step, tuple(sorted(found)), tuple(found[size] for size in sorted(found)))
+        for (axis, step), found in times.items()
+        if len(found) > 1
+    ]

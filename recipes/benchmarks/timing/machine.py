@@ -1,0 +1,70 @@
+"""What figures hang on: the machine, the versions of ours and the peers, and the code that was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    *("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "scikit-learn"),
+    *("sentence-transformers", "onnxruntime", "openvino", "nncf"),
+)
+FLAGS = ("amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512f", "avx2")
+HERE = Path(__file__).parent
+
+
+@cache
+def processor() -> str:
+    """Return the processor's name and what of FLAGS it has."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    facts = {name.strip(): value.strip() for name, mark, value in (line.partition(":") for line in lines) if mark}
+    has = set(facts.get("flags", "").split())
+    return " ".join([facts.get("model name", platform.processor()), *(flag for flag in FLAGS if flag in has)])
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the installed ones of PACKAGES."""
+    installed = {}
+    for name in PACKAGES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), **installed}
+
+
+@cache
+def code(module: str) -> str:
+    """Return a digest of the code that a piece of a module runs: the module's, what all share, and our package's."""
+    shared = [HERE / f"{name}.py" for name in (module, "stopwatch", "texts", "encoders")]
+    ours = package("nlp_transfer").rglob("*.py") if module in ("ours", "start", "steps") else ()
+    return _digest([*shared, *ours])
+
+
+@cache
+def package(name: str) -> Path:
+    """Return the folder of an installed package, which is not imported for that."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise SystemExit(f'{name} is not installed: pip install -e ".[offline]"')
+    return Path(spec.origin).parent
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    together = hashlib.sha256()
+    for path in sorted(paths):
+        together.update(path.read_bytes())
+    return together.hexdigest()[:12]

@@ -1,0 +1,58 @@
+"""Peers: ONNX Runtime and OpenVINO, as they come and at int8; both are given texts of like length together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recipes.benchmarks.timing.encoders import encoding, plain_model, pooled, tokenized
+from recipes.benchmarks.timing.stopwatch import Job, Result, need, texts_of
+
+INPUTS = ["input_ids", "attention_mask"]
+
+
+def onnx(job: Job) -> Result:
+    """Encode with ONNX Runtime; `int8`: weights and activations quantised.
+
+    By channel, which is as fast and nearer to fp32; fusing layers first was no faster.
+    """
+    need("onnx", "onnxscript", "onnxruntime", *["onnxruntime.quantization"] * job["int8"])
+    import torch
+    from onnxruntime import InferenceSession, SessionOptions
+
+    path = str(Path(job["scratch"]) / "model.onnx")
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    axes = {name: {0: "texts", 1: "tokens"} for name in [*INPUTS, "states"]}
+    torch.onnx.export(
+        plain_model(job),
+        (ids, ids),
+        path,
+        input_names=INPUTS,
+        output_names=["states"],
+        dynamic_axes=axes,
+        dynamo=False,
+    )
+    if job["int8"]:
+        from onnxruntime.quantization import quantize_dynamic
+
+        quantize_dynamic(path, path := path.replace("model", "int8"), per_channel=True)
+    options = SessionOptions()
+    options.intra_op_num_threads = job["threads"]
+    session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return encoding(job, pooled(job, lambda rows: session.run(["states"], {name: rows[name] for name in INPUTS})[0]))
+
+
+def openvino(job: Job) -> Result:
+    """Encode with OpenVINO; `int8`: quantised over the validation texts."""
+    need("openvino", *["nncf"] * job["int8"])
+    import openvino
+    import torch
+
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    model = openvino.convert_model(plain_model(job), example_input=(ids, ids))
+    if job["int8"]:
+        import nncf
+
+        samples = [[rows[name] for name in INPUTS] for rows in tokenized(job, texts_of(job["data"], "validation"))]
+        model = nncf.quantize(model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER)
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": job["threads"]})
+    return encoding(job, pooled(job, lambda rows: compiled([rows[name] for name in INPUTS])[0]))

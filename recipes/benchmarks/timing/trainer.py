@@ -1,0 +1,130 @@
+"""Peer: transformers' Trainer as in run_classification.py, with PEFT for LoRA, in any of its settings for speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from recipes.benchmarks.timing.stopwatch import MOST_TOKENS, Job, Result, Stopwatch, cost_of_texts, need
+
+MODULES = ("datasets", "transformers.trainer", "transformers.models.bert.modeling_bert")
+
+
+def train(job: Job) -> Result:
+    """Train in the settings of the job's `variant`, and measure on the test rows."""
+    need(*MODULES, *["peft"] * (job["strategy"] == "lora"))
+    with Stopwatch() as watch:
+        peer, data = _build(job)
+        peer.data_collator = seen = _Seen(peer.data_collator)
+        loss = peer.train().training_loss
+        tokens = list(seen.tokens)
+        found = peer.predict(data["test"])
+        accuracy = float((found.predictions.argmax(1) == found.label_ids).mean())
+    result = watch.result(job, accuracy=accuracy, loss=loss, **cost_of_texts(job))
+    if "skip" in job and job["variant"]["grouped"]:  # steps differ: count texts of the mean length
+        result["steady_texts"] = sum(tokens[job["skip"] : result["steps"]]) / result["tokens"]
+    return result
+
+
+def fastest(job: Job) -> Result:
+    """Return the `variant` with dynamic padding that trains fastest: fp32 or bf16, then texts of like length together.
+
+    Grouping sorts among 50 batches; with fewer than eight it is not tried.
+    """
+    need(*MODULES, *["peft"] * (job["strategy"] == "lora"))
+
+    def seconds(variant: dict[str, bool]) -> float:
+        peer, _ = _build(job | {"variant": variant})
+        with Stopwatch() as watch:
+            peer.train()
+        return watch.seconds["cpu"]
+
+    plain = {"dynamic": True, "bf16": False, "grouped": False}
+    seconds(plain)  # the first training of a process is slower
+    tried = [(seconds(variant), variant) for variant in (plain, plain | {"bf16": True})]
+    best = min(tried, key=lambda pair: pair[0])
+    if job["rows"] >= 8 * job["batch"]:
+        grouped = best[1] | {"grouped": True}
+        best = min(best, (seconds(grouped), grouped), key=lambda pair: pair[0])
+    return {"variant": best[1]}
+
+
+class _Seen:
+    """A collator that notes how many real tokens a batch has."""
+
+    def __init__(self, collator: Callable[[Any], Any]) -> None:
+        self.collator, self.tokens = collator, list[int]()
+
+    def __call__(self, rows: Any) -> Any:
+        """Return the batch."""
+        batch = self.collator(rows)
+        self.tokens.append(int(batch["attention_mask"].sum()))
+        return batch
+
+
+def _build(job: Job) -> tuple[Any, Any]:
+    """Return the Trainer and its data sets."""
+    import torch
+    from datasets import load_dataset
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+        default_data_collator,
+        set_seed,
+    )
+
+    variant, folder = job["variant"], Path(job["data"])
+    set_seed(job["seed"])
+    data = load_dataset("csv", data_files={split: str(folder / f"{split}.csv") for split in ("train", "test")})
+    names = sorted(set(data["train"]["label"]))
+    numbers = {name: number for number, name in enumerate(names)}
+    tokenizer = AutoTokenizer.from_pretrained(job["encoder"])
+
+    def encode(rows: Any) -> Any:
+        padding = False if variant["dynamic"] else "max_length"
+        encoded = tokenizer(rows["text"], padding=padding, max_length=MOST_TOKENS, truncation=True)
+        return {**encoded, "labels": [numbers.get(name, -1) for name in rows["label"]]}
+
+    data = data.map(encode, batched=True, remove_columns=["text", "label"])
+    model = AutoModelForSequenceClassification.from_pretrained(job["encoder"], num_labels=len(names), dtype="float32")
+    peer = Trainer(
+        model=_learning(model, job["strategy"]),
+        args=TrainingArguments(
+            output_dir=job["scratch"],
+            num_train_epochs=job["epochs"],
+            per_device_train_batch_size=job["batch"],
+            per_device_eval_batch_size=64,
+            learning_rate=job["lr"],
+            weight_decay=0.01,
+            warmup_steps=0.1,
+            bf16=variant["bf16"],
+            train_sampling_strategy="group_by_length" if variant["grouped"] else "random",
+            save_strategy="no",
+            seed=job["seed"],
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+        ),
+        train_dataset=data["train"],
+        data_collator=DataCollatorWithPadding(tokenizer) if variant["dynamic"] else default_data_collator,
+    )
+    return peer, data
+
+
+def _learning(model: Any, strategy: str) -> Any:
+    """Return the model with what a strategy trains of it."""
+    if strategy == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(task_type="SEQ_CLS", r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear")
+        return get_peft_model(model, lora)
+    if strategy == "frozen":
+        model.base_model.requires_grad_(False)
+    if strategy == "top_layer":
+        model.base_model.embeddings.requires_grad_(False)
+        model.base_model.encoder.layer[:-1].requires_grad_(False)
+    return model

@@ -1,0 +1,229 @@
+"""What is measured against whom, and what is asked of it: every work with its methods and its goals.
+
+A *work* is done by several *methods*, ours and the peers'; a *job* is a method once, as plain JSON values. A job names
+its *piece*, a function of one of the modules beside this one, which a process of its own calls with it (child.py) and
+which returns the job's *result*. To add a work: say its jobs and its goals here, and write the pieces that are new.
+Contrastive few-shot training against SetFit's is the one goal without a work yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from recipes.benchmarks.timing.texts import DATASETS
+
+Job = dict[str, Any]
+
+OURS, AGAIN = "nlp_transfer", "nlp_transfer, again"
+DEFAULT, BEST = "Trainer default", "Trainer best"
+GROUPS = ("finetune", "base", "vocabulary", "lora", "top_layer", "probe", "predict", "start", "growth")
+HELD_OUT, FEW = 300, 32  # rows; of a few accuracy says nothing
+
+# What differs from BertConfig's defaults, which are BERT base.
+SHAPES: dict[str, dict[str, Any]] = {
+    "base": {},
+    "vocabulary": {"vocab_size": 250_002},
+    "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256},
+}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked of one of our figures.
+
+    Attributes:
+        must: the least that will do; of memory and seconds the most.
+        stretch: what is hoped for, or None.
+        against: the method it is compared with, or None: a figure of ours alone.
+        figure: "speed" (times as fast as it), "memory" (share of its peak), "share" (of the rate of bf16 GEMM) or
+            "seconds".
+        ours: which of our methods.
+    """
+
+    must: float
+    stretch: float | None
+    against: str | None = None
+    figure: str = "speed"
+    ours: str = OURS
+
+
+@dataclass(frozen=True)
+class Work:
+    """What several methods do.
+
+    Attributes:
+        name: in the tables; its first word is the group that --only takes.
+        job: what all methods share.
+        methods: what each adds, by its name in the tables.
+        goals: what is asked of our figures.
+        passes: forward passes that cost as many operations; 0: not compared with GEMM.
+    """
+
+    name: str
+    job: Job
+    methods: dict[str, Job]
+    goals: tuple[Goal, ...]
+    passes: int = 0
+
+    @property
+    def group(self) -> str:
+        """What --only calls it."""
+        return self.name.split()[0]
+
+
+def works(*, quick: bool) -> list[Work]:
+    """Return every work that several methods, or ours alone, do in one size."""
+    return [
+        *_finetunes(quick),
+        *_wide(quick),
+        _lora(quick),
+        _top_layer(quick),
+        *_probes(quick),
+        *_predictions(quick),
+        *_starts(),
+    ]
+
+
+def _trainer(variant: str, **more: Any) -> Job:
+    plain = {"dynamic": False, "bf16": False, "grouped": False}
+    return {"piece": "trainer.train", "variant": plain if variant == "default" else variant} | more
+
+
+def _adapt(strategy: str, lr: float | None, **words: Any) -> Job:
+    rate = {} if lr is None else {"strategy.lr": lr}
+    return {"piece": "ours.adapt", "words": {"strategy": strategy} | rate | words}
+
+
+def _trained(name: str, quick: bool, own: Job, mine: Job, goals: tuple[Goal, ...], *, passes: int) -> Work:
+    """Return a training of which some steps are timed.
+
+    Ours and Trainer at its best train for two epochs of about a thousand rows, so that accuracies can be compared; its
+    default, padded to a length, for seven steps, since one is as long as another.
+    """
+    job = _steps(quick, 7, skip=3, **own)
+    whole = {} if quick else {"rows": 960, "epochs": 2, "held_out": HELD_OUT}
+    methods = {OURS: mine | whole, DEFAULT: _trainer("default"), BEST: _trainer("best", **whole)}
+    return Work(f"{name} batch {job['batch']}", job, methods, goals, passes)
+
+
+def _steps(quick: bool, steps: int, *, skip: int, batch: int, **own: Any) -> Job:
+    """Return a training of so many steps; those after `skip` are timed."""
+    steps, skip, batch = (3, 1, batch // 4) if quick else (steps, skip, batch)
+    job = {"model": "minilm", "texts": "short", "strategy": "finetune", "lr": 2e-4, "held_out": FEW, "epochs": 1}
+    return job | {"batch": batch, "rows": batch * steps, "skip": skip} | own
+
+
+def _finetunes(quick: bool) -> list[Work]:
+    speed = {
+        "short": (Goal(11, 18, DEFAULT), Goal(2.5, 4, BEST)),
+        "medium": (Goal(6, 10, DEFAULT), Goal(2.5, 4, BEST)),
+    }
+    rest = (
+        Goal(0.5, 0.42, DEFAULT, "memory"),
+        Goal(0.5, 0.42, BEST, "memory"),
+        Goal(0.25, 0.4, figure="share"),
+    )
+    mine = _adapt("finetune", 2e-4)
+    return [
+        _trained(f"finetune {texts}", quick, {"texts": texts, "batch": batch}, mine, goals, passes=3)
+        for texts in DATASETS
+        for batch, goals in ((32, (*speed[texts], *rest)), (64, (Goal(3, 6, BEST),)))
+    ]
+
+
+def _lora(quick: bool) -> Work:
+    own = {"batch": 32, "lr": 1e-3, "strategy": "lora"}
+    goals = (Goal(11, 16, DEFAULT), Goal(2.7, 4, BEST))
+    return _trained("lora short", quick, own, _adapt("lora", 1e-3), goals, passes=2)
+
+
+def _wide(quick: bool) -> list[Work]:
+    """Return works on encoders of random weights, whose losses can be compared if all start from a random head."""
+    goals = {
+        "base": (Goal(13, 18, DEFAULT), Goal(2.3, 3.5, BEST), Goal(0.4, 0.55, figure="share")),
+        "vocabulary": (Goal(3.3, 5, BEST), Goal(0.5, 0.4, BEST, "memory")),
+    }
+    mine = _adapt("finetune", 5e-5, **{"strategy.head_first": False})
+    methods = {OURS: mine, DEFAULT: _trainer("default"), BEST: _trainer("best")}
+    return [
+        Work(model, _steps(quick, 5, skip=2, batch=32, model=model, lr=5e-5), methods, goals[model], passes=3)
+        for model in goals
+    ]
+
+
+def _epochs(quick: bool, texts: str, rows: int, **more: Any) -> tuple[Job, Job]:
+    """Return a training of five epochs, timed as a whole, and what of it a peer whose steps are all alike need do."""
+    batch, rows, held_out = (8, 32, FEW) if quick else (32, rows, HELD_OUT)
+    job = {"model": "minilm", "texts": texts, "rows": rows, "batch": batch, "epochs": 5, "held_out": held_out}
+    return job | more, {"rows": 5 * batch, "epochs": 1, "skip": 2, "held_out": FEW}
+
+
+def _top_layer(quick: bool) -> Work:
+    job, few = _epochs(quick, "short", 1024, lr=2e-4, strategy="top_layer")
+    mine = _adapt("finetune", 2e-4, **{"strategy.freeze_layers": 5})
+    methods = {OURS: mine, DEFAULT: _trainer("default", **few), BEST: _trainer("best")}
+    return Work("top_layer short", job, methods, (Goal(6, 9, BEST),))
+
+
+def _probes(quick: bool) -> list[Work]:
+    speed = {
+        "short": (Goal(80, 150, DEFAULT), Goal(25, 45, BEST)),
+        "medium": (Goal(45, 75, DEFAULT), Goal(25, 45, BEST)),
+    }
+    rest = (
+        Goal(500, None, DEFAULT, ours=AGAIN),
+        Goal(500, None, BEST, ours=AGAIN),
+        Goal(1, None, "SetFit-style fp32"),
+        Goal(1, None, "SetFit-style bf16"),
+    )
+    found = []
+    for texts in DATASETS:
+        job, few = _epochs(quick, texts, 2048, lr=1e-2, strategy="frozen")
+        methods = {
+            OURS: _adapt("probe", None),
+            AGAIN: _adapt("probe", None) | {"again": True},
+            DEFAULT: _trainer("default", **few),
+            BEST: _trainer("best"),
+            "SetFit-style fp32": {"piece": "sentences.probe", "dtype": "float32"},
+            "SetFit-style bf16": {"piece": "sentences.probe", "dtype": "bfloat16"},
+        }
+        found.append(Work(f"probe {texts}", job, methods, (*speed[texts], *rest)))
+    return found
+
+
+def _predictions(quick: bool) -> list[Work]:
+    methods: dict[str, Job] = {
+        OURS: {"piece": "ours.predict", "words": {"strategy": "probe"}},
+        "sentence-transformers fp32": {"piece": "sentences.encode", "dtype": "float32"},
+        "sentence-transformers bf16": {"piece": "sentences.encode", "dtype": "bfloat16"},
+        "ONNX Runtime": {"piece": "runtimes.onnx", "int8": False},
+        "ONNX Runtime int8": {"piece": "runtimes.onnx", "int8": True},
+        "OpenVINO": {"piece": "runtimes.openvino", "int8": False},
+        "OpenVINO int8": {"piece": "runtimes.openvino", "int8": True},
+    }
+    goals = (
+        Goal(5, 7.5, "sentence-transformers fp32"),
+        Goal(1.6, 2.2, "sentence-transformers bf16"),
+        Goal(1, None, "ONNX Runtime int8"),
+        Goal(1, None, "OpenVINO int8"),
+        Goal(0.33, 0.5, figure="share"),
+    )
+    job = {"model": "minilm", "rows": 128 if quick else 1024, "held_out": FEW, "batch": 32, "epochs": 1}
+    return [Work(f"predict {texts}", job | {"texts": texts}, methods, goals, passes=1) for texts in DATASETS]
+
+
+def _starts() -> list[Work]:
+    commands = {
+        "--help": (["--help"], 0),
+        "plan --cfg": (["plan", "--cfg"], 0),
+        "a mistake in the configuration": (["adapt", "strategy=fine"], 2),
+    }
+    asked = (Goal(0.5, 0.3, figure="seconds"),)
+    found = [
+        Work(f"start {name}", {}, {OURS: {"piece": "start.to_the_end", "words": words, "status": status}}, asked)
+        for name, (words, status) in commands.items()
+    ]
+    step = {"model": "minilm", "texts": "short", "rows": 32, "held_out": FEW, "batch": 32}
+    methods = {OURS: {"piece": "start.to_the_first_step"}}
+    return [*found, Work("start to the first step", step, methods, (Goal(10, 9, figure="seconds"),))]

