@@ -297,13 +297,18 @@ _USUAL: dict[str, tuple[Any, ...]] = {
 
 def encode_splits(settings: Settings, corpus: Corpus, classifier: Classifier) -> tuple[dict[str, Columns], TokenSpec]:
     """Return every split's columns; training rows are cut as the settings say, others where the encoder demands."""
-    tokenizer, train = classifier.tokenizer, corpus.splits["train"]
-    lengths = token_ids.full_lengths(tokenizer, train.texts, train.pairs)
+    tokenizer = classifier.tokenizer
+    whole = {
+        split: token_ids.encode_whole(tokenizer, examples.texts, examples.pairs)
+        for split, examples in corpus.splits.items()
+    }
+    lengths = whole["train"].full
     spec = token_ids.resolve_spec(settings.tokens, lengths, limit=classifier.max_tokens, pair=corpus.task.pair)
     columns = {
         split: _columns(
             examples,
-            token_ids.encode(
+            token_ids.shorten(
+                whole[split],
                 tokenizer,
                 examples.texts,
                 examples.pairs,
