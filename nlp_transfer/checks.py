@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from nlp_transfer.data.cutting import check_tokens
 from nlp_transfer.data.files import existing_file, stream_format
 from nlp_transfer.data.labels import check_problem
 from nlp_transfer.data.sources import check_source
-from nlp_transfer.data.tokens import check_tokens
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.settings import EvaluationSettings, PredictSettings, Settings, TrainingSettings

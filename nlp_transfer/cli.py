@@ -191,9 +191,13 @@ def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]
     if settings is None:
         return 0
     screen = _screen()
+    with screen.busy("reading data"):
+        from nlp_transfer.data.corpus import load_corpus
+
+        corpus = load_corpus(settings.data, seed=settings.seed)  # and says what is wrong there before torch is needed
     with screen.busy("starting"), for_good():
         from nlp_transfer.run import adapt
-    run = adapt(settings, screen=screen)
+    run = adapt(settings, corpus=corpus, screen=screen)
     from nlp_transfer.evaluation.report import render
 
     render(run.report, screen.console)

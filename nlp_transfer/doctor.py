@@ -19,8 +19,8 @@ def examine() -> dict[str, Any]:
 
         from nlp_transfer.config import compose
         from nlp_transfer.encoder.source import locate
-        from nlp_transfer.records import environment
         from nlp_transfer.training.device import multiplies_bf16_fast
+        from nlp_transfer.versions import environment
 
     state = PartialState(cpu=not torch.accelerator.is_available())
     notes = []

@@ -58,7 +58,7 @@ def leave_group() -> None:
 
 def _report(error: Exception, words: Sequence[str]) -> str:
     """Write what it takes to find a mistake, without secrets; return where it is."""
-    from nlp_transfer.records import environment
+    from nlp_transfer.versions import environment
 
     traced = "".join(traceback.format_exception(error))
     content = redacted("\n".join((" ".join(("nlp-transfer", *words)), json.dumps(environment(), indent=2), traced)))

@@ -10,7 +10,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,7 @@ from nlp_transfer.launch import is_main
 from nlp_transfer.plan import Plan
 from nlp_transfer.settings import Settings
 from nlp_transfer.training import checkpoint
-
-_VERSIONS_OF = (
-    "nlp-transfer",
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "datasets",
-    "tokenizers",
-    "numpy",
-    "scikit-learn",
-)
+from nlp_transfer.versions import environment
 
 
 @dataclass(frozen=True)
@@ -248,14 +236,3 @@ class RunFolder:
 def _finite(value: Any) -> Any:
     """Return a value JSON has: nan and infinity are null there."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def environment() -> dict[str, Any]:
-    """Return the versions that a figure may depend on."""
-    versions = {}
-    for name in _VERSIONS_OF:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "missing"
-    return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(), **versions}

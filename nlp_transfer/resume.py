@@ -16,11 +16,11 @@ from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.plain import dotted
-from nlp_transfer.records import environment
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import Found, Snapshot
 from nlp_transfer.training.loop import Saving
+from nlp_transfer.versions import environment
 
 # What may differ where a checkpoint is named: it changes how long, how well cut and how well watched a run is.
 CHANGEABLE = (

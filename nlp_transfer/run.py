@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer import artefact, resume, tracking
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
-from nlp_transfer.data.corpus import Examples, load_corpus, read_examples
+from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
 from nlp_transfer.data.sources import read_splits
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
@@ -64,12 +64,13 @@ class Run:
 
 
 @own_numbers()
-def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None) -> Run:
+def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None, screen: Screen | None = None) -> Run:
     """Adapt an encoder to a task, measure it beside floors and save it.
 
     Args:
         settings: the run, see ``config.compose``.
         data: a DataFrame, a Dataset, or a mapping of splits to them, instead of the source named in the settings.
+        corpus: the data of the settings, where it has been read.
         screen: where progress is shown; None: nowhere.
 
     Returns:
@@ -80,8 +81,9 @@ def adapt(settings: Settings, *, data: Any = None, screen: Screen | None = None)
     """
     check(settings, data=data)
     screen = screen or Screen(speaks=False)
-    with screen.busy("reading data"):
-        corpus = load_corpus(settings.data, seed=settings.seed, data=data)
+    if corpus is None:
+        with screen.busy("reading data"):
+            corpus = load_corpus(settings.data, seed=settings.seed, data=data)
     folder = RunFolder.of(settings, corpus)
     if folder.is_finished and not settings.overwrite and folder.model.is_dir():
         try:

@@ -64,9 +64,10 @@ def printed(code: str, *words: str) -> str:
         (["adapt", "training.epoch=1"], HEAVY | {"numpy", "rich"}),
         (["adapt", "strategy=loro"], HEAVY | {"numpy", "rich"}),
         (["adapt", "training.epochs=many"], HEAVY | {"numpy", "rich"}),
-        (["adapt", "training.epochs=-1"], HEAVY | {"rich"}),
-        (["adapt", "data=files", "data.path=no/such.csv"], HEAVY | {"rich"}),
+        (["adapt", "training.epochs=-1"], HEAVY | {"numpy", "rich"}),
+        (["adapt", "data=files", "data.path=no/such.csv"], HEAVY | {"numpy", "rich"}),
         (["plan", "data=files", "data.path=pyproject.toml"], HEAVY),
+        (["adapt", "data=files", "data.path=pyproject.toml"], HEAVY),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",  # a set has no order
 )

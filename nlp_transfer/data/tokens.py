@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from nlp_transfer.data.cutting import PAIR_TRUNCATIONS, TRUNCATION_SIDES
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import TokenSettings
 
-TRUNCATION_SIDES = ("right", "left")
-PAIR_TRUNCATIONS = ("longest_first", "only_first", "only_second")
 _ROWS_PER_CALL = 4096  # bounds the tokenizer's own Python lists
 
 
@@ -96,25 +95,6 @@ class Tokens:
     def longest(self) -> np.ndarray:
         """Tokens of every example's longest sequence, int64 (examples,): what a padded row of it costs."""
         return np.maximum.reduceat(self.sequence_lengths, self.first[:-1]) if len(self) else np.zeros(0, np.int64)
-
-
-def check_tokens(settings: TokenSettings) -> None:
-    """Check the values that need neither texts nor an encoder.
-
-    Raises:
-        UserError: naming the key, its value and what it may be.
-    """
-    one_of(settings.truncation_side, TRUNCATION_SIDES, "tokens.truncation_side")
-    one_of(settings.pair_truncation, PAIR_TRUNCATIONS, "tokens.pair_truncation")
-    one_of(settings.long, ("truncate", "chunk"), "tokens.long")
-    if not 0 < settings.percentile <= 100:
-        raise UserError(f"tokens.percentile={settings.percentile} must lie in (0, 100]")
-    if not 0 <= settings.overlap <= 0.5:
-        raise UserError(f"tokens.overlap={settings.overlap} must lie in [0, 0.5]")
-    if settings.max_windows is not None and settings.max_windows < 1:
-        raise UserError(f"tokens.max_windows={settings.max_windows} must be at least 1, or null for no bound")
-    if settings.max_length != "auto" and type(settings.max_length) is not int:
-        raise UserError(f"tokens.max_length={settings.max_length!r} must be auto or a whole number")
 
 
 def resolve_spec(settings: TokenSettings, lengths: np.ndarray, *, limit: int, pair: bool) -> TokenSpec:
