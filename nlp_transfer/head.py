@@ -15,7 +15,7 @@ from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.preparation import Prepared
-from nlp_transfer.strategies.convex import Head, Validated, softened, validate_head
+from nlp_transfer.strategies.convex import Head, Validated, is_lower, softened, validate_head
 
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
 
@@ -94,33 +94,30 @@ def _output(prepared: Prepared) -> Any:
 
 
 def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Validated) -> Validated:
-    """Validate each of the concatenated layers alone, and keep one alone if it is clearly better."""
+    """Validate each of the concatenated layers alone, and keep one alone if it is clearly better.
+
+    That is by more than a standard error, the rule of Breiman et al. (1984). Without it, a layer would be chosen by
+    chance where examples are few; there several layers are the better guess.
+    """
     model: Any = prepared.classifier.model
     weights = prepared.corpus.splits["train"].weights
     if len(model.config.layers) == 1 or not len(together.held_out):
         return together
-    alone = [validate(prepared, layer) for layer in np.split(features, len(model.config.layers), axis=1)]
+    layers = np.split(features, len(model.config.layers), axis=1)
+    alone = [validate(prepared, layer, rival=together) for layer in layers]
     best = min(range(len(alone)), key=lambda layer: weights @ alone[layer].held_out)
-    if not _clearly_better(alone[best], together, weights):
+    if not is_lower(alone[best].held_out, together.held_out, weights):
         return together
     prepared.keep_layer(best)
     return alone[best]
 
 
-def _clearly_better(head: Validated, other: Validated, weights: np.ndarray) -> bool:
-    """Whether a head's cross-validated loss is lower by more than a standard error of the difference.
-
-    The rule of Breiman et al. (1984). Without it, a layer would be chosen by chance where examples are few; there
-    several layers are the better guess.
-    """
-    share = weights.astype(np.float64) / weights.sum(dtype=np.float64)
-    gain = other.held_out - head.held_out
-    mean = float(share @ gain)
-    return mean > float(np.sqrt(np.square(share) @ np.square(gain - mean)))
-
-
-def validate(prepared: Prepared, features: np.ndarray, *, intercept: bool = True) -> Validated:
+def validate(
+    prepared: Prepared, features: np.ndarray, *, intercept: bool = True, rival: Validated | None = None
+) -> Validated:
     """Choose the penalty of a linear layer from features (examples, width) to the training targets.
+
+    A rival ends the search where it cannot be beaten.
 
     Raises:
         UserError: if the objective has no supervised term.
@@ -138,6 +135,7 @@ def validate(prepared: Prepared, features: np.ndarray, *, intercept: bool = True
         intercept=intercept,
         strata=_strata(task, train.targets),
         seed=prepared.settings.seed,
+        rival=rival,
     )
 
 

@@ -13,10 +13,13 @@ has seen those splits; nothing is chosen on the test split of a run.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from nlp_transfer.data.corpus import Examples
     from nlp_transfer.data.task import Task
+    from nlp_transfer.encoder.frozen import Store
 
 _RARE = 1e-9  # the least probability a floor gives; a zero would make log_loss infinite
 _STRENGTHS = (2.0, 8.0, 32.0)
@@ -59,7 +63,9 @@ class Floor:
     detail: str = ""
 
 
-def floors(task: Task, train: Examples, test: Examples, *, seed: int, metric: str = "auto") -> list[Floor]:
+def floors(
+    task: Task, train: Examples, test: Examples, *, seed: int, metric: str = "auto", store: Store | None = None
+) -> list[Floor]:
     """Return the floors for `test`, fitted on `train`.
 
     - majority: the class priors of the training rows; multi_label: the prior of each label; regression: the mean.
@@ -78,6 +84,7 @@ def floors(task: Task, train: Examples, test: Examples, *, seed: int, metric: st
         test: the rows to predict; their targets are not looked at.
         seed: of folds and solver.
         metric: what the floor is made strong in, see ``metrics.selection_metric``.
+        store: where tfidf is kept for the next run on the same rows with the same seed; None: nowhere.
     """
     weights = _own_weights(task, train)
     started = time.perf_counter()
@@ -85,13 +92,34 @@ def floors(task: Task, train: Examples, test: Examples, *, seed: int, metric: st
     majority = Floor("majority", priors, time.perf_counter() - started)
     started = time.perf_counter()
     metric = selection_metric(task, metric)
+    key = "" if store is None else _key(task, train, test, seed=seed, metric=metric)
+    kept = None if store is None else store.find(key)
+    if kept is not None:
+        best, logits = _Setting(float(kept[0]), bool(kept[1])), kept[2:].reshape(-1, task.outputs)
+        return [majority, Floor("tfidf", logits, time.perf_counter() - started, best.described(task))]
     features = _features(task, train, test)
     if features is None:
         return [majority, Floor("tfidf", priors, time.perf_counter() - started, "no word in the training texts")]
     learn, held = features
     best = _best_setting(task, learn, train.targets, weights, metric=metric, seed=seed)
     logits = _fit_predict(task, learn, train.targets, weights, held, best, seed=seed)
-    return [majority, Floor("tfidf", logits, time.perf_counter() - started, best.described(task))]
+    seconds = time.perf_counter() - started
+    if store is not None:
+        about = {"what": "TF-IDF floor", "rows": len(test.texts), "seconds": round(seconds, 3)}
+        store.keep(key, np.append([best.strength, best.balanced], logits), about)
+    return [majority, Floor("tfidf", logits, seconds, best.described(task))]
+
+
+def _key(task: Task, train: Examples, test: Examples, *, seed: int, metric: str) -> str:
+    """Return a hash of all that the tfidf floor hangs on."""
+    versions = {name: metadata.version(name) for name in ("numpy", "scipy", "scikit-learn")}
+    texts = [train.texts, train.pairs, test.texts, test.pairs]
+    key = hashlib.sha256(json.dumps([task.to_json(), seed, metric, versions, texts]).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):  # a checkout changes without its version
+        key.update(path.read_bytes())
+    for array in (train.targets, train.weights):
+        key.update(f"\n{array.dtype.str} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
+    return key.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -128,6 +156,7 @@ def _share(targets: np.ndarray, label: int) -> np.ndarray:
 def _features(task: Task, train: Examples, test: Examples) -> tuple[csr_array, csr_array] | None:
     """Return TF-IDF features of both splits, or None where the training texts hold nothing to count."""
     from scipy.sparse import csr_array, hstack
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
     texts = [*train.texts, *(train.pairs or ())]
     options: list[dict[str, Any]] = [{"ngram_range": (1, 2), "token_pattern": _WORD}]
@@ -135,34 +164,28 @@ def _features(task: Task, train: Examples, test: Examples) -> tuple[csr_array, c
         options.append({"analyzer": "char_wb", "ngram_range": (4, 4), "min_df": min(2, len(texts))})
     blocks = []
     for option in options:
-        vectoriser = _fitted(texts, option)
-        if vectoriser is not None:
-            blocks.append([_vectorised(vectoriser, split.texts, split.pairs) for split in (train, test)])
+        vectoriser = TfidfVectorizer(sublinear_tf=True, **option)
+        try:
+            counted = csr_array(vectoriser.fit_transform(texts))
+        except ValueError as error:  # scikit-learn has no other sign of a corpus without a single n-gram
+            if "empty vocabulary" in str(error) or "no terms remain" in str(error):
+                continue
+            raise
+        held = [csr_array(vectoriser.transform(part)) for part in (test.texts, test.pairs) if part is not None]
+        learned = [counted[: len(train.texts)], counted[len(train.texts) :]][: len(held)]
+        blocks.append([_compared(*learned), _compared(*held)])
     if not blocks:
         return None
     learn, held = (csr_array(hstack(parts)) for parts in zip(*blocks, strict=True))
     return learn, held
 
 
-def _fitted(texts: list[str], option: dict[str, Any]) -> Any:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    try:
-        return TfidfVectorizer(sublinear_tf=True, **option).fit(texts)
-    except ValueError as error:  # scikit-learn has no other sign of a corpus without a single n-gram
-        if "empty vocabulary" in str(error) or "no terms remain" in str(error):
-            return None
-        raise
-
-
-def _vectorised(vectoriser: Any, texts: Sequence[str], pairs: Sequence[str] | None) -> csr_array:
+def _compared(first: csr_array, second: csr_array | None = None) -> csr_array:
     """Return the TF-IDF rows; for pairs what both say, what one says, how much they overlap, and each by itself."""
     from scipy.sparse import csr_array, hstack
 
-    first = csr_array(vectoriser.transform(texts))
-    if pairs is None:
+    if second is None:
         return first
-    second = csr_array(vectoriser.transform(pairs))
     common = first * second
     shared = (common != 0).sum(axis=1)
     lengths = [np.maximum(np.diff(side.indptr), 1) for side in (first, second)]

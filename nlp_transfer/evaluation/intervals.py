@@ -71,7 +71,7 @@ def bootstrap(
         Metric → interval, in the order asked for.
     """
     values = compute(task, logits, targets, weights)
-    drawn = replicates(task, logits, targets, weights, metrics=metrics, resamples=resamples, seed=seed)
+    (drawn,) = replicates(task, [logits], targets, weights, metrics=metrics, resamples=resamples, seed=seed)
     return {name: interval(values[name], drawn[name], confidence=confidence) for name in metrics}
 
 
@@ -87,36 +87,36 @@ def interval(value: float, drawn: np.ndarray, *, confidence: float) -> Interval:
 
 def replicates(
     task: Task,
-    logits: np.ndarray,
+    logits: Sequence[np.ndarray],
     targets: np.ndarray,
     weights: np.ndarray | None,
     *,
     metrics: Sequence[str],
     resamples: int,
     seed: int,
-) -> dict[str, np.ndarray]:
-    """Return the value of each metric on each resample, (resamples,).
+) -> list[dict[str, np.ndarray]]:
+    """Return for each of several models the value of each metric on each resample, (resamples,).
 
-    Two sets of logits for the same rows get the same draws from the same seed, so their replicates can be compared
-    pairwise.
+    All models get the same draws, so their replicates can be compared pairwise; another call with the same seed and
+    number of rows gets them, too.
     """
-    logits, targets, weights = present_rows(task, logits, targets, weights)
-    if not len(logits):
-        return {name: np.full(resamples, np.nan) for name in metrics}
-    if task.problem == "regression":
-        columns, formulas = _regression_columns(logits[:, 0], targets, weights), _REGRESSION
-    else:
-        columns, formulas = _label_columns(task, logits, targets, weights), _LABELS
-    drawn: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
-    for counts in _draws(len(logits), resamples=resamples, seed=seed):
+    present = [present_rows(task, each, targets, weights) for each in logits]
+    models, (_, targets, weights) = [each[0] for each in present], present[0]
+    if not len(targets):
+        return [{name: np.full(resamples, np.nan) for name in metrics} for _ in logits]
+    formulas = _REGRESSION if task.problem == "regression" else _LABELS
+    columns = [_columns(task, each, targets, weights) for each in models]
+    drawn: list[dict[str, list[np.ndarray]]] = [{name: [] for name in metrics} for _ in logits]
+    for counts in _draws(len(targets), resamples=resamples, seed=seed):
         with np.errstate(divide="ignore", invalid="ignore"):  # undefined is nan, which the formulas want
-            sums = {name: column.T @ counts for name, column in columns.items()}
-            for name in metrics:
-                if name in ("pearson", "spearman"):
-                    drawn[name].append(_correlation(name, logits[:, 0], targets, counts * weights[:, None]))
-                else:
-                    drawn[name].append(formulas[name](sums))
-    return {name: np.concatenate([*blocks, np.empty(0)]) for name, blocks in drawn.items()}
+            for model, summed, blocks in zip(models, columns, drawn, strict=True):
+                sums = {name: column.T @ counts for name, column in summed.items()}
+                for name in metrics:
+                    if name in ("pearson", "spearman"):
+                        blocks[name].append(_correlation(name, model[:, 0], targets, counts * weights[:, None]))
+                    else:
+                        blocks[name].append(formulas[name](sums))
+    return [{name: np.concatenate([*values, np.empty(0)]) for name, values in blocks.items()} for blocks in drawn]
 
 
 def _draws(rows: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -129,6 +129,12 @@ def _draws(rows: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
             for _ in range(min(block, resamples - start))
         ]
         yield np.ascontiguousarray(np.stack(counts).T, dtype=np.float64)
+
+
+def _columns(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    if task.problem == "regression":
+        return _regression_columns(logits[:, 0], targets, weights)
+    return _label_columns(task, logits, targets, weights)
 
 
 def _label_columns(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:

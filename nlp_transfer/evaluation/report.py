@@ -161,12 +161,18 @@ def evaluate_predictions(
     order = np.argsort(np.asarray(examples.ids), kind="stable")
     targets, weights = examples.targets[order], examples.weights[order]
     predictions = {MODEL: logits[order]} | {floor.name: floor.logits[order] for floor in floors}
-    rows, drawn = [], {}
+    replicated = replicates(
+        task,
+        list(predictions.values()),
+        targets,
+        weights,
+        metrics=METRICS[task.problem],
+        resamples=settings.resamples,
+        seed=seed,
+    )
+    rows, drawn = [], dict(zip(predictions, replicated, strict=True))
     for name, predicted in predictions.items():
         values = compute(task, predicted, targets, weights)
-        drawn[name] = replicates(
-            task, predicted, targets, weights, metrics=METRICS[task.problem], resamples=settings.resamples, seed=seed
-        )
         figures = {key: interval(values[key], drawn[name][key], confidence=settings.confidence) for key in values}
         rows.append(Row(name, figures))
     labels = per_label(task, logits[order], targets, weights)

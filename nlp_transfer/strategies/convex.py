@@ -12,8 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from nlp_transfer.strategies.losses import Rows
+from nlp_transfer.strategies.solver import Directions, Problems
+
 PENALTIES = tuple(10.0**power for power in np.arange(2.0, -6.5, -0.5))  # strong to weak
-_FIRST = PENALTIES.index(10.0**-1.0)  # stronger ones are best only where labels have little to do with features
+_FIRST = PENALTIES.index(10.0**-0.5)  # stronger ones are best only where labels have little to do with features
+_ROUGHLY, _EXACTLY = 3e-4, 1e-5  # tolerances
+_CLEARLY = 2  # standard errors by which a penalty must be worse for those beyond not to be tried
 _PATIENCE = 2  # penalties without improvement after which those beyond are not tried
 
 
@@ -47,8 +52,8 @@ class Validated:
 
     penalty: float
     held_out: np.ndarray
-    _problem: _Problem
-    _start: np.ndarray
+    _problem: Problems
+    _start: np.ndarray | None
     _centre: np.ndarray
     _scale: float
     _shift: np.ndarray
@@ -56,7 +61,7 @@ class Validated:
 
     def fit(self) -> Head:
         """Solve the problem on all examples."""
-        matrix, bias = self._problem.unpack(self._problem.solve(self.penalty, self._start))
+        matrix, bias = self._problem.original(self._problem.solve(self.penalty, self._start, tolerance=_EXACTLY))
         matrix = matrix * self._unit[:, None] / self._scale
         return Head(
             weight=matrix.astype(np.float32),
@@ -81,6 +86,7 @@ def validate_head(
     intercept: bool = True,
     strata: np.ndarray | None = None,
     seed: int = 0,
+    rival: Validated | None = None,
 ) -> Validated:
     r"""Choose λ in :math:`\sum_i w_i \ell_i / \sum_i w_i + \frac{\lambda}{2} \|W\|^2` by cross-validation.
 
@@ -93,30 +99,41 @@ def validate_head(
         intercept: whether there is a bias; it is not penalised.
         strata: (examples,) integers that folds keep balanced, such as class indices.
         seed: of the folds.
+        rival: of the same examples. Where this problem cannot have lower held-out losses, no better penalty is sought.
     """
-    counts = np.asarray(weights) > 0
-    x = np.asarray(features, dtype=np.float32)[counts]
-    y = np.asarray(targets, dtype=np.float32)[counts]
-    w = np.asarray(weights, dtype=np.float64)[counts]
+    rows = np.flatnonzero(np.asarray(weights) > 0)
+    w = np.asarray(weights, dtype=np.float64)[rows]
     w /= w.sum()
-    centre = (w @ x).astype(np.float32) if intercept else np.zeros(x.shape[1], np.float32)
-    spread, size = (float(np.sqrt(w @ np.square(values).mean(1))) for values in (x - centre, x))
+    folds = _folds(len(rows), None if strata is None else strata[rows], seed)
+    if folds is not None:
+        order = np.argsort(folds, kind="stable")
+        rows, w = rows[order], w[order]
+    x = np.asarray(features, dtype=np.float32)[rows]  # a copy, which is then changed
+    y = np.asarray(targets, dtype=np.float32)[rows]
+    shares = w.astype(np.float32)
+    size = float(w @ np.einsum("ij,ij->i", x, x))
+    centre = shares @ x if intercept else np.zeros(x.shape[1], np.float32)
+    x -= centre
     # One number: the geometry of the space stays. Features that vary by rounding alone must not be blown up to signal.
-    scale = max(spread, 1e-5 * size) or 1.0
-    x = (x - centre) / scale
+    spread = float(w @ np.einsum("ij,ij->i", x, x))
+    scale = float(np.sqrt(max(spread, 1e-10 * size) / x.shape[1])) or 1.0
+    x /= np.float32(scale)
     shift, unit = np.zeros(y.shape[1], np.float32), np.ones(y.shape[1], np.float32)
     if loss == "squared":  # in units of the targets' own spread, so that neither penalty nor tolerance depends on them
         shift = (w @ y).astype(np.float32) if intercept else shift
         unit = np.sqrt(w @ np.square(y - shift)).astype(np.float32)
         unit[unit == 0] = 1
         y = (y - shift) / unit
-    problem = _Problem(x, y, w.astype(np.float32), loss, positive_weights, intercept)
-    folds = _folds(len(x), None if strata is None else strata[counts], seed)
+    given = Rows(x, np.ascontiguousarray(y.T), shares, loss, positive_weights, intercept)
+    sizes = [] if folds is None else np.bincount(folds).tolist()
+    directions = Directions(given, problems=max(1, len(sizes)))
+    problem = Problems(directions)
     if folds is None:
-        return Validated(1e-2, np.zeros(0, np.float32), problem, problem.start(), centre, scale, shift, unit)
-    penalty, losses, start = _cross_validate(problem, folds)
-    held_out = np.zeros(len(counts), np.float32)
-    held_out[counts] = losses
+        return Validated(1e-2, np.zeros(0, np.float32), problem, None, centre, scale, shift, unit)
+    goal = (np.inf, np.inf) if rival is None else (rival.penalty, float(w @ rival.held_out[rows]))
+    penalty, losses, start = _cross_validate(Problems(directions, sizes), w, goal)
+    held_out = np.zeros(len(weights), np.float32)
+    held_out[rows] = losses
     return Validated(penalty, held_out, problem, start, centre, scale, shift, unit)
 
 
@@ -136,95 +153,58 @@ def softened(head: Head, features: np.ndarray, *, share: float = 0.3, dropout: f
     return dataclasses.replace(head, weight=head.weight * np.float32(share), bias=bias.astype(np.float32))
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """One weighted, penalised problem; parameters are the flat vector [W (outputs × width), bias (outputs)]."""
+def is_lower(losses: np.ndarray, others: np.ndarray, weights: np.ndarray, *, errors: float = 1.0) -> bool:
+    """Return whether the mean of losses is lower by more than so many standard errors of the difference.
 
-    x: np.ndarray
-    y: np.ndarray
-    w: np.ndarray  # sums to 1
-    loss: str
-    positive_weights: np.ndarray | None
-    intercept: bool
-
-    def start(self) -> np.ndarray:
-        return np.zeros(self.y.shape[1] * (self.x.shape[1] + 1))
-
-    def unpack(self, solution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        outputs, width = self.y.shape[1], self.x.shape[1]
-        return solution[: outputs * width].reshape(outputs, width), solution[outputs * width :]
-
-    def part(self, rows: np.ndarray) -> _Problem:
-        w = self.w[rows] / self.w[rows].sum()
-        return _Problem(self.x[rows], self.y[rows], w, self.loss, self.positive_weights, self.intercept)
-
-    def losses(self, solution: np.ndarray) -> np.ndarray:
-        """Return every example's loss, without its weight and the penalty."""
-        matrix, bias = self.unpack(solution.astype(np.float32))
-        return self._losses_and_slope(self.x @ matrix.T + bias)[0]
-
-    def solve(self, penalty: float, start: np.ndarray, *, roughly: bool = False) -> np.ndarray:
-        from scipy.optimize import minimize
-
-        def objective(solution: np.ndarray) -> tuple[float, np.ndarray]:
-            matrix, bias = self.unpack(solution)
-            losses, slope = self._losses_and_slope(self.x @ matrix.T.astype(np.float32) + bias.astype(np.float32))
-            gradient = np.empty_like(solution)
-            split = matrix.size
-            gradient[:split] = (slope.T @ self.x).ravel() + penalty * solution[:split]
-            gradient[split:] = slope.sum(0) if self.intercept else 0.0
-            return float(self.w @ losses + 0.5 * penalty * (solution[:split] @ solution[:split])), gradient
-
-        # float32 matrix products leave about 1e-7 of noise in the gradient: no point in asking for less.
-        exact, rough = {"maxiter": 300, "gtol": 1e-5, "ftol": 1e-9}, {"maxiter": 100, "gtol": 1e-3, "ftol": 1e-6}
-        options = rough if roughly else exact
-        return minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
-
-    def _losses_and_slope(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return every example's loss and the gradient of their weighted mean with respect to the outputs z."""
-        if self.loss == "softmax":
-            z = z - z.max(1, keepdims=True)
-            p = np.exp(z)
-            total = p.sum(1, keepdims=True)
-            p /= total
-            losses = -(self.y * (z - np.log(total))).sum(1)
-            return losses, (p * self.y.sum(1, keepdims=True) - self.y) * self.w[:, None]
-        if self.loss == "sigmoid":
-            beta = 1.0 if self.positive_weights is None else self.positive_weights.astype(np.float32)
-            positive, negative = beta * self.y, 1 - self.y
-            losses = (positive * np.logaddexp(0, -z) + negative * np.logaddexp(0, z)).mean(1)
-            p = 1 / (1 + np.exp(-np.clip(z, -60, 60)))
-            return losses, (negative * p - positive * (1 - p)) * (self.w[:, None] / z.shape[1])
-        error = z - self.y
-        return np.square(error).mean(1), 2 * error * (self.w[:, None] / z.shape[1])
-
-
-def _cross_validate(problem: _Problem, folds: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return the best penalty, every example's held-out loss there, and the folds' mean solution.
-
-    Weaker penalties are tried until they are no better, then stronger ones if the first was the best, each fold
-    starting where it was at the penalty before. The mean solution is a good start for all examples together.
+    Args:
+        losses: (examples,).
+        others: (examples,), of the same examples.
+        weights: (examples,), not all zero.
+        errors: standard errors.
     """
-    masks = [folds == fold for fold in np.unique(folds)]
-    parts = [(problem.part(~mask), problem.part(mask)) for mask in masks]
-    first = [train.start() for train, _ in parts]
-    best: tuple[float, float, np.ndarray, list[np.ndarray]] = (np.inf, np.inf, np.empty(0), first)
+    share = weights.astype(np.float64) / weights.sum(dtype=np.float64)
+    gain = others - losses
+    mean = float(share @ gain)
+    return mean > errors * float(np.sqrt(np.square(share) @ np.square(gain - mean)))
+
+
+def _cross_validate(
+    folds: Problems, w: np.ndarray, rival: tuple[float, float]
+) -> tuple[float, np.ndarray, np.ndarray | None]:
+    """Return the best penalty, every row's held-out loss there, and the folds' mean solution.
+
+    Weaker penalties are tried until they are no better, then stronger ones if the first was the best. The mean solution
+    is a good start for all rows together.
+
+    Args:
+        folds: the problems without each fold.
+        w: the rows' weights, which sum to 1.
+        rival: a penalty and the loss there that is to be undercut. Beyond that penalty the search ends where two more
+            gains like the last one would not do.
+    """
+    best, best_losses, best_penalty = np.inf, np.empty(0), PENALTIES[_FIRST]
+    solutions: dict[float, np.ndarray] = {}
     for direction in (PENALTIES[_FIRST:], PENALTIES[_FIRST - 1 :: -1]):
-        if direction[0] > PENALTIES[_FIRST] and best[1] != PENALTIES[_FIRST]:
+        known, waited = list(solutions.values())[1::-1], 0  # the first two, in the order of the second direction
+        if known and best_penalty != PENALTIES[_FIRST]:
             break
-        solutions, waited = best[3], 0
         for penalty in direction:
-            solutions = [train.solve(penalty, s, roughly=True) for (train, _), s in zip(parts, solutions, strict=True)]
-            held_out = np.empty(len(folds), np.float32)
-            for mask, (_, test), solution in zip(masks, parts, solutions, strict=True):
-                held_out[mask] = test.losses(solution)
-            risk = float(problem.w @ held_out)
-            waited = 0 if risk < best[0] else waited + 1
-            if risk < best[0]:
-                best = (risk, penalty, held_out, solutions)
-            if waited == _PATIENCE:
+            # From one penalty to the next, half a power of ten away, a solution changes nearly as it did before.
+            start = 2 * known[-1] - known[-2] if len(known) > 1 else known[-1] if known else None
+            solutions[penalty] = folds.solve(penalty, start, tolerance=_ROUGHLY)
+            known = [*known, solutions[penalty]][-2:]
+            losses = folds.held_out(solutions[penalty])
+            gain = best - float(w @ losses)
+            if gain > 0:
+                best, best_losses, best_penalty, waited = float(w @ losses), losses, penalty, 0
+            elif is_lower(best_losses, losses, w, errors=_CLEARLY):
                 break
-    return best[1], best[2], np.mean(best[3], axis=0)
+            else:
+                waited += 1
+            hopeless = rival[0] in solutions and best - _PATIENCE * max(gain, 0) > rival[1]
+            if waited == _PATIENCE or hopeless:
+                break
+    return best_penalty, best_losses, solutions[best_penalty].mean(0, keepdims=True)
 
 
 def _folds(examples: int, strata: np.ndarray | None, seed: int) -> np.ndarray | None:

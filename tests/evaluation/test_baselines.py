@@ -8,6 +8,7 @@ import pytest
 
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.frozen import Store
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.baselines import floors
 from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER, compute, probabilities, selection_metric
@@ -80,6 +81,42 @@ def test_the_seed_settles_everything(problem):
     first, second = (floors(task, train, train, seed=3)[1] for _ in range(2))
     assert (first.logits == second.logits).all()
     assert first.detail == second.detail != ""
+
+
+@pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
+def test_what_was_fitted_before_is_read_back(problem, tmp_path):
+    task, store = Task(problem, () if problem == "regression" else LABELS, pair=False), Store(tmp_path, 2**30)
+    train, test = (learnable(problem, soft=False, weighted=True, pair=False, rows=rows, seed=rows) for rows in (60, 20))
+    fitted, found = (floors(task, train, test, seed=3, store=store)[1] for _ in range(2))
+    assert (found.logits == fitted.logits).all()
+    assert found.logits.shape == fitted.logits.shape
+    assert found.detail == fitted.detail
+    (entry,) = store.entries()
+    other = np.array(store.find(entry.key)) + 1
+    store.remove(entry.key)
+    store.keep(entry.key, other, {})
+    assert (floors(task, train, test, seed=3, store=store)[1].logits == fitted.logits + 1).all()
+
+
+def test_what_the_floor_hangs_on_is_in_its_key(tmp_path):
+    task, store = Task("single_label", LABELS, pair=False), Store(tmp_path, 2**30)
+    train, test = (
+        learnable("single_label", soft=False, weighted=True, pair=False, rows=rows, seed=rows) for rows in (60, 20)
+    )
+
+    def entries(task=task, train=train, test=test, seed=0, metric="auto"):
+        floors(task, train, test, seed=seed, metric=metric, store=store)
+        return len(store.entries())
+
+    assert entries() == entries(metric="macro_f1") == 1  # which is what auto means here
+    assert entries(test=replace(test, targets=1 - test.targets, weights=test.weights + 1)) == 1  # not looked at
+    assert entries(seed=1) == 2
+    assert entries(metric="log_loss") == 3
+    assert entries(train=replace(train, texts=[*train.texts[:-1], "other"])) == 4
+    assert entries(train=replace(train, targets=train.targets[::-1])) == 5
+    assert entries(train=replace(train, weights=train.weights[::-1])) == 6
+    assert entries(test=replace(test, texts=test.texts[::-1])) == 7
+    assert entries(task=Task("ordinal", LABELS, pair=False)) == 8
 
 
 def test_majority_is_the_weighted_prior():

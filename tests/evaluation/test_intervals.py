@@ -12,9 +12,15 @@ from tests.evaluation.conftest import PROBLEMS, make_case
 OPTIONS = {"resamples": 40, "confidence": 0.9, "seed": 3}
 
 
+def replicated(task, logits, targets, weights, **options):
+    """The replicates of one model."""
+    (drawn,) = replicates(task, [logits], targets, weights, **options)
+    return drawn
+
+
 def test_replicates_are_the_metrics_of_the_drawn_rows(case):
     names = METRICS[case.task.problem]
-    drawn = replicates(*case.arguments, metrics=names, resamples=4, seed=3)
+    drawn = replicated(*case.arguments, metrics=names, resamples=4, seed=3)
     own = np.ones(len(case.logits)) if case.weights is None else case.weights
     generator = np.random.default_rng(3)
     for resample in range(4):
@@ -30,7 +36,7 @@ def test_soft_labels_that_do_not_quite_sum_to_one(problem):
         case.targets * np.linspace(0.5, 1, len(case.targets))[:, None]
     )  # far more than reading rows would let pass
     names = METRICS[problem]
-    drawn = replicates(case.task, case.logits, targets, None, metrics=names, resamples=1, seed=0)
+    drawn = replicated(case.task, case.logits, targets, None, metrics=names, resamples=1, seed=0)
     rows = np.random.default_rng(0).integers(len(targets), size=len(targets))
     assert {name: drawn[name][0] for name in names} == pytest.approx(
         compute(case.task, case.logits[rows], targets[rows])
@@ -42,7 +48,7 @@ def test_replicates_where_classes_go_missing(problem):
     # 4 rows and 5 classes: every resample lacks a class, some hold a single row four times.
     case = make_case(problem, rows=4, labels=5, seed=1)
     names = METRICS[problem]
-    drawn = replicates(*case.arguments, metrics=names, resamples=40, seed=0)
+    drawn = replicated(*case.arguments, metrics=names, resamples=40, seed=0)
     generator, undefined = np.random.default_rng(0), 0
     for resample in range(40):
         rows = generator.integers(4, size=4)
@@ -97,7 +103,7 @@ def _correlated(rng, rows):
 def test_coverage(population, metric, true):
     rng, covered = np.random.default_rng(0), 0
     for seed in range(200):
-        drawn = replicates(*population(rng, 200), None, metrics=[metric], resamples=200, seed=seed)[metric]
+        drawn = replicated(*population(rng, 200), None, metrics=[metric], resamples=200, seed=seed)[metric]
         found = interval(true, drawn, confidence=0.95)
         covered += found.low <= true <= found.high
     # 95 % up to 2.5 standard errors of 200 repetitions and the few per cent a percentile interval of 200 rows lacks
@@ -123,10 +129,11 @@ def test_without_rows_nothing_is_defined(case):
     assert np.isnan([[figures.value, figures.low, figures.high] for figures in found.values()]).all()
 
 
-def test_equal_predictions_have_equal_replicates():
-    case = make_case("single_label")
-    first, second = (
-        replicates(case.task, logits, case.targets, None, metrics=["macro_f1"], resamples=20, seed=0)["macro_f1"]
-        for logits in (case.logits, 2 * case.logits)
-    )
-    assert (first == second).all()
+def test_models_are_replicated_on_the_same_rows(case):
+    models = [case.logits, 2 * case.logits, -case.logits]
+    options = {"metrics": METRICS[case.task.problem], "resamples": 20, "seed": 0}
+    together = replicates(case.task, models, case.targets, case.weights, **options)
+    for found, logits in zip(together, models, strict=True):
+        alone = replicated(case.task, logits, case.targets, case.weights, **options)
+        for name, values in alone.items():
+            np.testing.assert_array_equal(found[name], values)

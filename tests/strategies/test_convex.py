@@ -5,7 +5,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from nlp_transfer.strategies import convex
-from nlp_transfer.strategies.convex import _Problem, fit_head, softened
+from nlp_transfer.strategies.convex import fit_head, is_lower, softened, validate_head
+from nlp_transfer.strategies.losses import Rows
+from nlp_transfer.strategies.solver import Directions, Problems
 
 
 def blobs(rows: int, labels: int, width: int, *, seed: int = 0, noise: float = 2.0):
@@ -15,11 +17,11 @@ def blobs(rows: int, labels: int, width: int, *, seed: int = 0, noise: float = 2
     return (centres[y] + noise * generator.normal(size=(rows, width))).astype(np.float32), y
 
 
-def solved(x, y, w, loss, penalty, **more):
-    problem = _Problem(
-        x.astype(np.float32), y.astype(np.float32), (w / w.sum()).astype(np.float32), loss, None, True, **more
-    )
-    return problem.unpack(problem.solve(penalty, problem.start()))
+def solved(x, y, w, loss, penalty):
+    shares = (w / w.sum()).astype(np.float32)
+    rows = Rows(x.astype(np.float32), np.ascontiguousarray(y.T, np.float32), shares, loss, None, True)
+    problem = Problems(Directions(rows, problems=1))
+    return problem.original(problem.solve(penalty, None, tolerance=1e-9))
 
 
 def test_softmax_optimum_is_scikit_learns():
@@ -124,3 +126,28 @@ def test_a_head_is_shrunk_where_dropout_would_drown_it(offset: float, least: flo
     assert least <= share <= most
     means = [(x.astype(float) @ h.weight.T.astype(float) + h.bias).mean(0) for h in (head, steady)]
     np.testing.assert_allclose(means[1], means[0], atol=1e-2)
+
+
+def test_lower_is_what_chance_does_not_explain():
+    generator = np.random.default_rng(0)
+    losses, noise = generator.uniform(size=400), generator.normal(size=400)
+    noise -= noise.mean()  # its standard error is 0.05
+    weights = np.ones(400)
+    assert is_lower(losses, losses + 0.06 + noise, weights)
+    assert not is_lower(losses, losses + 0.04 + noise, weights)
+    assert not is_lower(losses, losses + 0.06 + noise, weights, errors=2)
+    assert not is_lower(losses, losses - 0.06 + noise, weights)
+    assert not is_lower(losses, losses, weights)
+
+
+def test_a_rival_out_of_reach_ends_the_search_early():
+    x, y = blobs(200, 3, 5, noise=4.0)
+    arguments = (np.eye(3)[y], np.ones(200))
+    strong = validate_head(np.eye(3, dtype=np.float32)[y], *arguments, loss="softmax", strata=y)
+    free = validate_head(x, *arguments, loss="softmax", strata=y)
+    stopped = validate_head(x, *arguments, loss="softmax", strata=y, rival=strong)
+    assert strong.penalty < free.penalty  # so that the search goes on as far as it does without a rival
+    assert stopped.penalty == free.penalty
+    beaten = validate_head(np.eye(3, dtype=np.float32)[y], *arguments, loss="softmax", strata=y, rival=free)
+    assert beaten.penalty == strong.penalty  # a rival within reach changes nothing
+    np.testing.assert_array_equal(beaten.held_out, strong.held_out)
