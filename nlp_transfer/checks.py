@@ -35,14 +35,30 @@ def check(settings: Settings, *, data: Any = None) -> None:
     check_problem(settings.data.problem, settings.data.label_separator)
     check_tokens(settings.tokens)
     settings.strategy.check()
-    for term in settings.objective.values():
-        term.check()
+    check_objective(settings)
     check_training(settings.training)
     check_evaluation(settings.evaluation)
     if not settings.checkpoint.seconds >= 0:
         raise UserError(f"checkpoint.seconds={settings.checkpoint.seconds} must be at least 0")
     if not settings.cache.gib >= 0:
         raise UserError(f"cache.gib={settings.cache.gib} must be at least 0")
+
+
+def check_objective(settings: Settings) -> None:
+    """Check every term, and that something makes the head of the model.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    for term in settings.objective.values():
+        term.check()
+    supervised = settings.objective.get("classify")
+    if supervised is None:
+        raise UserError("objective.classify is missing: it says what the head is fitted to; its weight may be 0")
+    if not supervised.weight and settings.strategy.trains and not settings.strategy.head_last:
+        raise UserError(
+            "objective.classify.weight=0: no step would teach the head; set strategy.head_last=true, or a weight"
+        )
 
 
 def check_training(settings: TrainingSettings) -> None:

@@ -20,8 +20,12 @@ from nlp_transfer.strategies.convex import Head, Validated, is_lower, softened, 
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
 
 
-def solve_head(prepared: Prepared) -> Head:
+def solve_head(prepared: Prepared, *, soft: bool) -> Head:
     """Fit the output layer to the training rows and put it into the model.
+
+    Args:
+        prepared: the parts of the run.
+        soft: whether gradient steps follow, for which it gets less weight where its mean outputs can stay.
 
     Raises:
         UserError: if the objective has no supervised term to fit it to.
@@ -31,7 +35,7 @@ def solve_head(prepared: Prepared) -> Head:
     if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
         validated = _without_other_layers(prepared, features, validated)
     head = validated.fit()
-    if prepared.strategy.trains and _output(prepared).bias is not None:  # mean outputs could not stay without one
+    if soft and _output(prepared).bias is not None:
         head = softened(head, features)
     output = _output(prepared)
     with torch.no_grad():

@@ -73,10 +73,12 @@ class Plan:
     head: str
     padding: str
     strategy: str
+    objective: str
     trainable: int
     parameters: int
     groups: list[GroupSummary]
     solves_head: bool
+    head_last: bool
     steps: int
     batch_size: int
     precision: str
@@ -122,10 +124,12 @@ def plan_of(
         head=head_words(classifier),
         padding=padding_words,
         strategy=to_plain(settings)["strategy"]["name"],
+        objective=" + ".join(f"{term.weight:g} {name}" for name, term in settings.objective.items() if term.weight),
         trainable=sum(p.numel() for p in trainable(classifier).values()),
         parameters=sum(p.numel() for p in classifier.model.parameters()),
         groups=[GroupSummary(g.name, sum(p.numel() for p in g.parameters.values()), g.lr, g.wake) for g in groups],
         solves_head=strategy.solves_head,
+        head_last=strategy.head_last,
         steps=planned_steps(len(columns["train"]), settings.training) if strategy.trains else 0,
         batch_size=settings.training.batch_size,
         precision=precision,
@@ -207,6 +211,7 @@ def render(plan: Plan, console: Console) -> None:
     )
     for words in _group_words(plan.groups):
         table.add_row("", words)
+    table.add_row("objective", plan.objective)
     table.add_row("training", _training_words(plan))
     console.print(table)
     for note in plan.notes:
@@ -247,4 +252,5 @@ def _training_words(plan: Plan) -> str:
     first = "head fitted exactly on frozen features" if plan.solves_head else ""
     steps = f"{plan.steps:,} steps of {plan.batch_size} examples" if plan.steps else ""
     where = f"{plan.precision} on {plan.processes} × {plan.device}"
-    return ", ".join(part for part in ("; then ".join(part for part in (first, steps) if part), where) if part)
+    last = "the head fitted once more" if plan.head_last else ""
+    return ", ".join(part for part in ("; then ".join(part for part in (first, steps, last) if part), where) if part)

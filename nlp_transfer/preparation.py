@@ -85,6 +85,12 @@ class Prepared:
         special = [*self.classifier.tokenizer.all_special_ids, self.padding.token]
         return np.unique(np.concatenate([special, *(columns.tokens.ids for columns in self.columns.values())]))
 
+    @property
+    def kinds(self) -> np.ndarray:
+        """The label of each training row, int64 (rows,); of soft labels the likeliest."""
+        targets = self.columns["train"].targets
+        return targets.argmax(-1) if targets.ndim == 2 else targets
+
     def logits(self, columns: Columns) -> np.ndarray:
         """Return the model's raw outputs for every example, float32 (examples, outputs)."""
         return inference.run(
@@ -161,6 +167,8 @@ def prepare(
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
     objective = Objective(settings.objective, corpus.task)
+    if objective.compares and strategy.frozen:
+        raise UserError("objective.contrast moves the encoder, which strategy=probe leaves as it is; take another one")
     groups = strategy.groups(classifier) if strategy.trains else []
     if settings.training.gradient_checkpointing:
         _checkpoint_activations(classifier)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,22 +16,17 @@ from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_example
 from nlp_transfer.data.sources import read_splits
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
-from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation import baselines, metrics
+from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
-from nlp_transfer.head import Units, solve_head
 from nlp_transfer.launch import is_main
-from nlp_transfer.objectives.objective import Step
+from nlp_transfer.learning import learn
 from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.records import RunFolder
 from nlp_transfer.settings import DataSettings, Settings
-from nlp_transfer.training.bfloat16 import working_copy
-from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
-from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.signals import Stopped
-from nlp_transfer.training.state import Trajectory, own_numbers
+from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:
     from nlp_transfer.predict import Prediction, Predictor
@@ -129,7 +122,7 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
     tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()
     try:
-        trajectory = _train(prepared, folder, screen, commits.saving(found.snapshot if found else None))
+        trajectory = learn(prepared, folder, screen, commits.saving(found.snapshot if found else None))
     except Stopped:
         screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
         raise
@@ -216,100 +209,6 @@ def _same_labels(now: Task, trained: Task) -> bool:
 
 def _source_of(data: DataSettings) -> tuple[str | None, ...]:
     return data.embedded, data.path, data.train, data.validation, data.test, data.hub, data.subset, data.revision
-
-
-def _train(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
-    """Fit the head, then everything that learns; the model is changed in place."""
-    settings, strategy = prepared.settings, prepared.strategy
-    starts_solved = strategy.solves_head and not saving.resumed  # a checkpoint holds a head
-    if starts_solved:
-        with screen.busy("fitting the head on frozen features"):
-            head = solve_head(prepared)
-        if strategy.frozen:
-            words = f"{head_words(prepared.classifier)}, L2 penalty {head.penalty:.2g} by cross-validation"
-            screen.console.print(f"fitted: {words}", style="dim")
-    if not strategy.trains:
-        return Trajectory()
-    step = Step(prepared.classifier.model, prepared.objective)
-    if settings.training.compile:
-        step.compile()
-    task, accelerator, units = prepared.corpus.task, prepared.accelerator, Units.of(prepared)
-    if starts_solved:
-        units.enter(prepared)
-    metric = metrics.selection_metric(task, settings.evaluation.metric)
-    validation = prepared.corpus.splits["validation"]
-
-    with screen.bar("training") as bar:
-
-        def evaluate_now() -> dict[str, float]:
-            bar.detail(now="measuring on validation")
-            logits = units.logits(prepared.outputs("validation"))
-            return metrics.compute(task, logits, validation.targets, validation.weights)
-
-        def on_step(done: int, total: int, values: dict[str, float]) -> None:
-            bar.show(done, total, loss=f"{values['loss']:.3f}")
-            folder.log(step=done, **values)
-            tracking.log(accelerator, "train", values, done)
-
-        def on_stop() -> None:
-            screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
-
-        def on_halved(step: int, tokens: int) -> None:
-            screen.tell(
-                f"memory did not suffice: passes hold at most {tokens:,} tokens from step {step} on, the step stays as "
-                f"it is; a run with training.micro_batch_tokens={tokens} starts with that"
-            )
-            folder.log(step=step, micro_batch_tokens=tokens)
-
-        def on_evaluation(values: dict[str, float]) -> None:
-            bar.detail(**{"now": "", metric: f"{values[metric]:.3f}"})
-            folder.log(split="validation", **values)
-            tracking.log(accelerator, "validation", values, int(values["step"]))
-
-        with (
-            _named_rows(prepared),
-            occurring_words(prepared.classifier.model, prepared.words),
-            prepared.frozen_layers_skipped(),
-        ):
-            trajectory = fit(
-                accelerator,
-                step,
-                prepared.groups,
-                units.targets(prepared.training_columns()),
-                padding=prepared.padding,
-                settings=settings.training,
-                seed=settings.seed,
-                frozen=prepared.frozen_modules,
-                watch=Watch(
-                    evaluate_now, metric, metrics.HIGHER_IS_BETTER[metric], on_step, on_evaluation, on_halved, on_stop
-                ),
-                saving=saving,
-                copied=working_copy(accelerator, compiled=settings.training.compile),
-            )
-    units.leave(prepared)
-    return trajectory
-
-
-@contextmanager
-def _named_rows(prepared: Prepared) -> Iterator[None]:
-    """Name the rows at which a training could not go on."""
-    try:
-        yield
-    except NotFinite as error:
-        train = prepared.corpus.splits["train"]
-        rows = ", ".join(train.ids[row] for row in error.examples)
-        raise UserError(
-            f"loss or gradient was infinite or not a number {prepared.settings.training.max_skipped} steps in a row, "
-            f"last at step {error.step} over the rows {rows}: look at them, lower strategy.lr, or set "
-            "training.precision=fp32; nothing of it went into the weights"
-        ) from error
-    except NoMemory as error:
-        ids = prepared.corpus.splits["train"].ids
-        rows = ", ".join(ids[row] for row in error.examples)
-        raise UserError(
-            f"memory does not suffice for row {rows} alone, which has {error.tokens:,} tokens: set "
-            "tokens.max_length=..., training.gradient_checkpointing=true, strategy=lora or a smaller encoder"
-        ) from error
 
 
 def _measure(prepared: Prepared, screen: Screen) -> Report:

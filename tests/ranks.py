@@ -27,8 +27,9 @@ from accelerate.state import AcceleratorState
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from nlp_transfer import run
+from nlp_transfer import learning, run
 from nlp_transfer.cli import main as command_line
+from nlp_transfer.data import corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.resume import Commits
 from nlp_transfer.training import checkpoint, loop
@@ -51,11 +52,11 @@ def _break() -> None:
 
 # Where a rank can fail: a function of the run, what holds it, and how often it goes well before.
 PLACES: dict[str, tuple[Any, str, int]] = {
-    "reading": (run, "load_corpus", 0),
+    "reading": (corpus, "load_corpus", 0),
     "training": (loop.MovingAverage, "update", 3),  # once a step
     "saving": (checkpoint, "save_file", 3),  # in the middle of the second checkpoint; rank 0 alone is there
     "committing": (Commits, "commit", 1),
-    "measuring": (run.metrics, "compute", 1),
+    "measuring": (learning.metrics, "compute", 1),
     "finishing": (run, "_record", 0),
 }
 WAYS: dict[str, Callable[[], None]] = {"killed": _die, "refused": _refuse, "broken": _break}

@@ -91,7 +91,7 @@ def test_a_run_ends_in_the_same_bits_without_a_store_with_an_empty_one_and_from_
 def test_a_frozen_encoder_reads_each_split_once_in_a_process(home: Path, gib: int):
     prepared = prepared_for(home, **{"cache.gib": gib})
     with counted(prepared) as passes:
-        solve_head(prepared)
+        solve_head(prepared, soft=False)
         for _ in range(2):
             for split in ("train", "validation", "test"):
                 prepared.outputs(split)
@@ -101,12 +101,12 @@ def test_a_frozen_encoder_reads_each_split_once_in_a_process(home: Path, gib: in
 
 def test_a_run_with_another_head_reads_nothing_again(home: Path, store_folder: Path):
     with counted(first := prepared_for(home)) as passes:
-        solve_head(first)
+        solve_head(first, soft=False)
         first.outputs("test")
     assert sum(passes) == 48 + 16
     other = {"seed": 7, "data.class_weights": "balanced", "objective.classify.label_smoothing": 0.2}
     with counted(second := prepared_for(home, **other)) as passes:
-        solve_head(second)
+        solve_head(second, soft=False)
         logits = second.outputs("test")
     assert passes == []
     assert not np.array_equal(logits, first.outputs("test"))

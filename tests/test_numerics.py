@@ -23,10 +23,11 @@ from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.evaluation.metrics import probabilities
+from nlp_transfer.learning import learn
 from nlp_transfer.predict import Predictor
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.records import RunFolder
-from nlp_transfer.run import _train, adapt
+from nlp_transfer.run import adapt
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.schedules import rate
 from tests.encoder.families import tiny_encoder
@@ -54,7 +55,7 @@ def trained(home: Path, folder: Path, **values) -> Prepared:
     settings = settings_for(home, **values)
     prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data_for("single_label")), folder)
     never = Saving(resumed=None, due=lambda: False, commit=lambda snapshot: None)
-    _train(prepared, RunFolder(folder, ""), Screen(speaks=False), never)
+    learn(prepared, RunFolder(folder, ""), Screen(speaks=False), never)
     return prepared
 
 

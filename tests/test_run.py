@@ -22,9 +22,10 @@ from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.head import solve_head, validate
+from nlp_transfer.learning import learn
 from nlp_transfer.preparation import prepare, resolve_encoder
 from nlp_transfer.records import RunFolder
-from nlp_transfer.run import _train, adapt, evaluate
+from nlp_transfer.run import adapt, evaluate
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.words import from_mapping
 from tests.encoder.families import tiny_encoder
@@ -297,7 +298,7 @@ def test_a_probe_reads_several_layers_or_the_one_that_is_clearly_better(
         noise = np.random.default_rng(layer).normal(size=(len(features), width))
         features[:, layer * width : (layer + 1) * width] = 10 * features.std() * noise
     with patch.object(prepared, "features", lambda split: features):
-        solve_head(prepared)
+        solve_head(prepared, soft=False)
     assert model.config.layers == kept
     assert model.classifier.weight.shape[1] == width * len(kept)
     assert prepared.logits(prepared.columns["test"]).shape[1] == prepared.corpus.task.outputs
@@ -354,7 +355,7 @@ def test_frozen_layers_run_without_dropout_throughout_training(tmp_path: Path):
 
         layer.register_forward_hook(note)
     never = Saving(resumed=None, due=lambda: False, commit=lambda snapshot: None)
-    _train(prepared, RunFolder(tmp_path, ""), Screen(speaks=False), never)
+    learn(prepared, RunFolder(tmp_path, ""), Screen(speaks=False), never)
     assert len(seen[0]) == 3 * len(data["train"])
     for number, learns in enumerate((False, False, True)):
         spread = max(float((out - seen[number][0]).abs().max()) for out in seen[number])
@@ -373,7 +374,7 @@ def test_a_regression_head_without_a_bias_starts_as_it_was_solved(tmp_path: Path
     prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
     features = prepared.features("train")
     solved = validate(prepared, features, intercept=False).fit()
-    solve_head(prepared)
+    solve_head(prepared, soft=False)
     starts = prepared.logits(prepared.columns["train"])
     assert starts.mean() == pytest.approx((features @ solved.weight.T).mean(), rel=1e-4)
     assert abs(starts.mean() - np.mean([row["label"] for row in data["train"]])) < targets.std()

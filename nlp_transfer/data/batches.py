@@ -16,6 +16,8 @@ from nlp_transfer.data.tokens import Tokens
 
 Batch = dict[str, np.ndarray]
 
+_TOGETHER = 4  # examples of one kind that follow each other, where kinds matter
+
 
 @dataclass(frozen=True)
 class Padding:
@@ -64,9 +66,25 @@ class Columns:
         return len(self.weights)
 
 
-def epoch_order(examples: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Return the order of the examples in an epoch: a permutation fixed by (seed, epoch)."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(examples)
+def epoch_order(examples: int, *, seed: int, epoch: int, kinds: np.ndarray | None = None) -> np.ndarray:
+    """Return the order of the examples in an epoch: a permutation fixed by (seed, epoch) and the kinds.
+
+    Args:
+        examples: how many there are.
+        seed: of the run.
+        epoch: counted from 0.
+        kinds: (examples,) integers; where given, examples of one kind follow each other in fours, as far as they go,
+            so that there are some of one kind in any step.
+    """
+    random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    order = random.permutation(examples)
+    if kinds is None:
+        return order
+    order = order[np.argsort(kinds[order], kind="stable")]
+    ordered = kinds[order]
+    place = np.arange(examples) - np.searchsorted(ordered, ordered)  # among its kind
+    four = np.cumsum(place % _TOGETHER == 0) - 1
+    return order[np.argsort(random.permutation(examples)[four], kind="stable")]
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -74,10 +92,12 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return -(-examples // batch_size)
 
 
-def step_examples(examples: int, *, batch_size: int, seed: int, step: int) -> np.ndarray:
+def step_examples(
+    examples: int, *, batch_size: int, seed: int, step: int, kinds: np.ndarray | None = None
+) -> np.ndarray:
     """Return the examples of one optimizer step over all ranks, counted from the first step of the run."""
     epoch, position = divmod(step, steps_per_epoch(examples, batch_size))
-    order = epoch_order(examples, seed=seed, epoch=epoch)
+    order = epoch_order(examples, seed=seed, epoch=epoch, kinds=kinds)
     return order[position * batch_size : (position + 1) * batch_size]
 
 

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import Outputs, forward
 from nlp_transfer.objectives.classify import Classify
-from nlp_transfer.objectives.settings import ClassifySettings
+from nlp_transfer.objectives.contrast import Contrast
+from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings
 
-# A term is made of (settings, task), has a `weight`, and maps (outputs, batch, progress) to one loss an example.
-TERMS: dict[type, type[nn.Module]] = {ClassifySettings: Classify}
+# A term is made of (settings, task), has a `weight`, and maps (outputs, batch, progress) to one loss an example. Where
+# that hangs on the other examples of the batch, the term says so: `compares = True`.
+TERMS: dict[type, type[nn.Module]] = {ClassifySettings: Classify, ContrastSettings: Contrast}
 
 
 class Objective(nn.Module):
@@ -22,6 +24,11 @@ class Objective(nn.Module):
     def __init__(self, settings: Mapping[str, Any], task: Task) -> None:
         super().__init__()
         self.terms = nn.ModuleDict({name: TERMS[type(knobs)](knobs, task) for name, knobs in settings.items()})
+
+    @property
+    def compares(self) -> bool:
+        """Whether an example's loss hangs on the others of its batch."""
+        return any(getattr(term, "compares", False) for term in self.terms.values())
 
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the weighted sum of the terms for every example, (examples,)."""

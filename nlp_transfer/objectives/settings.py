@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,5 +29,26 @@ class ClassifySettings:
             raise UserError(f"objective.classify.ordinal_sharpness={self.ordinal_sharpness} must be positive")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ContrastSettings:
+    """Texts of one label nearer to each other than to those of others."""
+
+    weight: float = 1.0
+    kind: str = "pairs"
+    temperature: float = 0.1
+
+    def check(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            UserError: naming the key, its value and what it may be.
+        """
+        one_of(self.kind, ("pairs", "supcon"), "objective.contrast.kind")
+        if not self.weight >= 0:
+            raise UserError(f"objective.contrast.weight={self.weight} must be at least 0")
+        if not self.temperature > 0:
+            raise UserError(f"objective.contrast.temperature={self.temperature} must be positive")
+
+
 # One row a term: its name in the configuration and what it may be given. `objective.py` has the modules.
-TERM_SETTINGS: dict[str, type] = {"classify": ClassifySettings}
+TERM_SETTINGS: dict[str, type] = {"classify": ClassifySettings, "contrast": ContrastSettings}

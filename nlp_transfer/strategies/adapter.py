@@ -26,6 +26,7 @@ class Adapter:
         lr: peak learning rate of the adapter; None: 4e-4 · (768 / width)^1.5, about 1e-3 for MiniLM.
         head_lr: peak learning rate of the head; None: `lr`.
         head_first: fit the output layer on frozen features before the first step.
+        head_last: fit it again, on the features of the trained encoder, after the last step.
         merge: write the adapter into the saved model's weights where the method allows it.
     """
 
@@ -34,6 +35,7 @@ class Adapter:
     lr: float | None = None
     head_lr: float | None = None
     head_first: bool = True
+    head_last: bool = False
     merge: bool = True
 
     frozen = False

@@ -38,6 +38,7 @@ class Strategy(Protocol):
         frozen: whether all but the output layer stays as it is.
         solves_head: whether the output layer is first fitted exactly on frozen features.
         trains: whether gradient steps follow.
+        head_last: whether the output layer is fitted again after them.
     """
 
     @property
@@ -48,6 +49,9 @@ class Strategy(Protocol):
 
     @property
     def trains(self) -> bool: ...  # noqa: D102
+
+    @property
+    def head_last(self) -> bool: ...  # noqa: D102
 
     def check(self) -> None:
         """Refuse what no encoder could be given.

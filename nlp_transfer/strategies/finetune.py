@@ -29,6 +29,7 @@ class Finetune:
         reinit_layers: this many top layers start from random weights (Zhang et al. 2021).
         head_first: fit the output layer on frozen features before the first step: LP-FT (Kumar et al. 2022,
             arXiv 2202.10054).
+        head_last: fit the output layer again, on the features of the trained encoder, after the last step.
     """
 
     lr: float | None = None
@@ -39,6 +40,7 @@ class Finetune:
     gradual: float = 0.0
     reinit_layers: int = 0
     head_first: bool = True
+    head_last: bool = False
 
     frozen = False
     trains = True

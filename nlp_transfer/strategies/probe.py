@@ -26,6 +26,7 @@ class Probe:
     lr: float = 1e-2
 
     frozen = True
+    head_last = False
 
     @property
     def solves_head(self) -> bool:

@@ -103,6 +103,7 @@ def fit(
     watch: Watch,
     saving: Saving | None = None,
     copied: Callable[[nn.Module], WorkingCopy] | None = None,
+    kinds: np.ndarray | None = None,
 ) -> Trajectory:
     """Train, evaluate as often as asked, and leave the kept weights in the model.
 
@@ -120,6 +121,8 @@ def fit(
         watch: the outside.
         saving: where the run is committed and resumed; None: it is not.
         copied: makes the copy of the step in which forward and backward passes run; None: they run in the step itself.
+        kinds: (examples,) integers, where the step compares examples of a batch with each other: each step then has
+            some of one kind, and they meet in as few passes as they fit in.
 
     Raises:
         NotFinite: when `max_skipped` steps in a row could not be taken.
@@ -152,6 +155,7 @@ def fit(
         settings.micro_batch_tokens,
         on_halved=lambda tokens: watch.on_halved(trajectory.steps + 1, tokens),
         working=working,
+        compares=kinds is not None,
     )
     state = TrainingState(parameters, optimizer, average, keeper, trajectory, passes)
     if saving and saving.resumed:
@@ -162,7 +166,7 @@ def fit(
                 break
             progress = (index + 0.5) / total  # the middle of the step: neither the first nor the last rate is zero
             set_rates(optimizer, settings, progress)
-            examples = step_examples(len(columns), batch_size=settings.batch_size, seed=seed, step=index)
+            examples = step_examples(len(columns), batch_size=settings.batch_size, seed=seed, step=index, kinds=kinds)
             loss = passes.accumulate(
                 examples, progress, reseed=partial(seed_step, seed, index, accelerator.process_index)
             )

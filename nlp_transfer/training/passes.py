@@ -21,6 +21,7 @@ from nlp_transfer.training.memory import tried
 # What a forward and backward pass costs beside its tokens, counted in tokens: launching kernels. A GPU computes
 # thousands of tokens in that time; a CPU core about a hundred, so that cutting a step by length beats padding it.
 _PASS_COST = {"cpu": 64}
+_PRICELESS = 1 << 40  # no saving of tokens is worth another pass
 
 
 class NoMemory(Exception):
@@ -41,8 +42,8 @@ class Passes:
     """The passes of a run's steps on this rank.
 
     A pass that memory does not suffice for is halved, and so are all later ones of its size; the step begins again with
-    the same random numbers. Neither loss nor gradient depends on how a step is cut, so that nothing else changes; only
-    what dropout draws does, for it draws pass by pass.
+    the same random numbers. Neither loss nor gradient depends on how a step is cut unless examples are compared with
+    each other, so that nothing else changes; only what dropout draws does, for it draws pass by pass.
 
     Attributes:
         accelerator: ranks, device and precision.
@@ -54,6 +55,7 @@ class Passes:
         on_halved: called on every rank with what a pass holds from now on, after the step in which that was found.
         halved_to: padded tokens that memory sufficed for, where it did not for `most_tokens`; the same on every rank.
         working: the copy that `step` is, where forward and backward run in one.
+        compares: whether an example's loss hangs on the others of its pass; a step is then cut as little as can be.
     """
 
     accelerator: Accelerator
@@ -65,6 +67,7 @@ class Passes:
     on_halved: Callable[[int], None] = lambda _: None
     halved_to: int | None = None
     working: WorkingCopy | None = None
+    compares: bool = False
     _fitted: tuple[int, int] = (0, 0)  # padded tokens, and pairs of them that meet in attention, of what fitted so far
 
     def accumulate(self, examples: np.ndarray, progress: float, *, reseed: Callable[[], None]) -> float:
@@ -102,7 +105,7 @@ class Passes:
             world=self.accelerator.num_processes,
             most_examples=self.most_examples,
             most_tokens=min(self.most_tokens, self.halved_to or self.most_tokens),
-            pass_cost=_PASS_COST.get(self.accelerator.device.type, 8192),
+            pass_cost=_PRICELESS if self.compares else _PASS_COST.get(self.accelerator.device.type, 8192),
             places_a_token=self.padding.places_a_token,
         )
 

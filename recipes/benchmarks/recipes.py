@@ -23,6 +23,7 @@ from typing import Any
 # recipe -> (data set, further words)
 RECIPES: dict[str, tuple[str, list[str]]] = {
     "few_labels": ("trec", ["data.per_class=8"]),
+    "contrast": ("trec", ["data.per_class=8"]),
     "topic": ("newsgroups20", ["data.train_limit=2000"]),
     "long_documents": ("hyperpartisan", []),
     "sentiment": ("sst2", ["data.train_limit=2000"]),

@@ -13,15 +13,16 @@ imports and all. The first table has every goal beside what was measured, the se
 
 Works: finetune (all-MiniLM-L6-v2), base (BERT base with random weights), vocabulary (the same with 250,002 words),
 lora (rank 16, all linear layers), top_layer (one of six), probe (penalty and layers chosen, to an accuracy beside that
-of 5 epochs), predict, start (of a process), growth (each step over generated texts, on a tiny encoder). Ours and
-Trainer have the same learning rate, batch size, epochs, schedule, weight decay and dropout; all read at most 128 tokens
-of a text. Peers:
+of 5 epochs), few_shot (contrastive, 64 rows), predict, start (of a process), growth (each step over generated texts, on
+a tiny encoder). Ours and Trainer have the same learning rate, batch size, epochs, schedule, weight decay and dropout;
+all read at most 128 tokens of a text. Peers:
 
 - Trainer default: transformers' run_classification.py as it comes: padded to 128 tokens, fp32. Of five epochs it does
   some steps, for they are all alike;
 - Trainer best: dynamic padding, and what is fastest here of fp32, bf16 and group_by_length, tried once for each
   encoder, texts and strategy;
 - both with PEFT for lora; with a frozen encoder and a rate for heads (1e-2) for probe;
+- SetFit's trainer as it comes, for few_shot;
 - sentence-transformers in fp32 as it comes and in bf16, alone and under scikit-learn's logistic regression;
 - ONNX Runtime and OpenVINO as they come (OpenVINO computes in bf16 where the processor can) and at int8.
 

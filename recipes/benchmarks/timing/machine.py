@@ -13,7 +13,7 @@ from pathlib import Path
 
 PACKAGES = (
     *("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "scikit-learn"),
-    *("sentence-transformers", "onnxruntime", "openvino", "nncf"),
+    *("sentence-transformers", "setfit", "onnxruntime", "openvino", "nncf"),
 )
 FLAGS = ("amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx512f", "avx2")
 HERE = Path(__file__).parent

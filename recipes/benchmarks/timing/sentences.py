@@ -1,4 +1,4 @@
-"""Peer: sentence-transformers, alone and under a logistic regression as SetFit's head is one."""
+"""Peers: sentence-transformers, alone and under a logistic regression as SetFit's head is one; SetFit itself."""
 
 from __future__ import annotations
 
@@ -38,6 +38,31 @@ def probe(job: Job) -> Result:
         head = LogisticRegression(max_iter=1000).fit(vectors["train"], labels["train"])
         accuracy = float(head.score(vectors["test"], labels["test"]))
     return watch.result(job, accuracy=accuracy, **cost_of_texts(job))
+
+
+def contrast(job: Job) -> Result:
+    """Train as SetFit does by default, on pairs and then a logistic regression, and measure it on the test rows."""
+    need("setfit", "transformers.models.bert.modeling_bert", "sklearn.linear_model")
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+    from setfit import SetFitModel, Trainer, TrainingArguments
+    from sklearn.linear_model import LogisticRegression
+
+    rows = {split: read(Path(job["data"]) / f"{split}.csv") for split in ("train", "test")}
+    train = Dataset.from_dict(
+        {name: list(column) for name, column in zip(("text", "label"), zip(*rows["train"], strict=True), strict=True)}
+    )
+    with Stopwatch() as watch:
+        body = SentenceTransformer(job["encoder"])
+        body.max_seq_length = MOST_TOKENS
+        model = SetFitModel(model_body=body, model_head=LogisticRegression())
+        settings = TrainingArguments(
+            output_dir=job["scratch"], seed=job["seed"], report_to="none", save_strategy="no", show_progress_bar=False
+        )
+        Trainer(model=model, args=settings, train_dataset=train).train()
+        answers = model.predict([text for text, _ in rows["test"]])
+    right = [answer == label for answer, (_, label) in zip(answers, rows["test"], strict=True)]
+    return watch.result(job, accuracy=sum(right) / len(right), **cost_of_texts(job))
 
 
 def _encoder(job: Job) -> Callable[[list[str]], Any]:

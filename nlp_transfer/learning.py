@@ -1,0 +1,120 @@
+"""What learns in a run: the head solved on frozen features, then everything by gradient steps, watched and logged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nlp_transfer import tracking
+from nlp_transfer.console import Screen
+from nlp_transfer.encoder.vocabulary import occurring_words
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation import metrics
+from nlp_transfer.head import Units, solve_head
+from nlp_transfer.objectives.objective import Step
+from nlp_transfer.plan import head_words
+from nlp_transfer.preparation import Prepared
+from nlp_transfer.records import RunFolder
+from nlp_transfer.training.bfloat16 import working_copy
+from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
+from nlp_transfer.training.passes import NoMemory
+from nlp_transfer.training.state import Trajectory
+
+
+def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
+    """Fit the head, then everything that learns; the model is changed in place."""
+    settings, strategy = prepared.settings, prepared.strategy
+    starts_solved = strategy.solves_head and not saving.resumed  # a checkpoint holds a head
+    if starts_solved:
+        with screen.busy("fitting the head on frozen features"):
+            head = solve_head(prepared, soft=strategy.trains)
+        if strategy.frozen:
+            words = f"{head_words(prepared.classifier)}, L2 penalty {head.penalty:.2g} by cross-validation"
+            screen.console.print(f"fitted: {words}", style="dim")
+    if not strategy.trains:
+        return Trajectory()
+    step = Step(prepared.classifier.model, prepared.objective)
+    if settings.training.compile:
+        step.compile()
+    task, accelerator, units = prepared.corpus.task, prepared.accelerator, Units.of(prepared)
+    if starts_solved:
+        units.enter(prepared)
+    metric = metrics.selection_metric(task, settings.evaluation.metric)
+    validation = prepared.corpus.splits["validation"]
+
+    with screen.bar("training") as bar:
+
+        def evaluate_now() -> dict[str, float]:
+            bar.detail(now="measuring on validation")
+            logits = units.logits(prepared.outputs("validation"))
+            return metrics.compute(task, logits, validation.targets, validation.weights)
+
+        def on_step(done: int, total: int, values: dict[str, float]) -> None:
+            bar.show(done, total, loss=f"{values['loss']:.3f}")
+            folder.log(step=done, **values)
+            tracking.log(accelerator, "train", values, done)
+
+        def on_stop() -> None:
+            screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
+
+        def on_halved(index: int, tokens: int) -> None:
+            kept = "fewer texts are compared" if step.objective.compares else "the step stays as it is"
+            screen.tell(
+                f"memory did not suffice: passes hold at most {tokens:,} tokens from step {index} on, {kept}; a run "
+                f"with training.micro_batch_tokens={tokens} starts with that"
+            )
+            folder.log(step=index, micro_batch_tokens=tokens)
+
+        def on_evaluation(values: dict[str, float]) -> None:
+            bar.detail(**{"now": "", metric: f"{values[metric]:.3f}"})
+            folder.log(split="validation", **values)
+            tracking.log(accelerator, "validation", values, int(values["step"]))
+
+        with (
+            _named_rows(prepared),
+            occurring_words(prepared.classifier.model, prepared.words),
+            prepared.frozen_layers_skipped(),
+        ):
+            trajectory = fit(
+                accelerator,
+                step,
+                prepared.groups,
+                units.targets(prepared.training_columns()),
+                padding=prepared.padding,
+                settings=settings.training,
+                seed=settings.seed,
+                frozen=prepared.frozen_modules,
+                watch=Watch(
+                    evaluate_now, metric, metrics.HIGHER_IS_BETTER[metric], on_step, on_evaluation, on_halved, on_stop
+                ),
+                saving=saving,
+                copied=working_copy(accelerator, compiled=settings.training.compile),
+                kinds=prepared.kinds if step.objective.compares else None,
+            )
+    units.leave(prepared)
+    if strategy.head_last:
+        with screen.busy("fitting the head on the trained encoder's features"):
+            solve_head(prepared, soft=False)
+    return trajectory
+
+
+@contextmanager
+def _named_rows(prepared: Prepared) -> Iterator[None]:
+    """Name the rows at which a training could not go on."""
+    try:
+        yield
+    except NotFinite as error:
+        train = prepared.corpus.splits["train"]
+        rows = ", ".join(train.ids[row] for row in error.examples)
+        raise UserError(
+            f"loss or gradient was infinite or not a number {prepared.settings.training.max_skipped} steps in a row, "
+            f"last at step {error.step} over the rows {rows}: look at them, lower strategy.lr, or set "
+            "training.precision=fp32; nothing of it went into the weights"
+        ) from error
+    except NoMemory as error:
+        ids = prepared.corpus.splits["train"].ids
+        rows = ", ".join(ids[row] for row in error.examples)
+        raise UserError(
+            f"memory does not suffice for row {rows} alone, which has {error.tokens:,} tokens: set "
+            "tokens.max_length=..., training.gradient_checkpointing=true, strategy=lora or a smaller encoder"
+        ) from error

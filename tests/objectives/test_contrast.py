@@ -1,0 +1,165 @@
+"""The contrastive term: hand-computed values, what it is indifferent to, who is compared, what is refused."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import softmax
+
+from nlp_transfer.data.batches import epoch_order
+from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.classifier import Outputs
+from nlp_transfer.errors import UserError
+from nlp_transfer.objectives.contrast import Contrast
+from nlp_transfer.objectives.settings import ContrastSettings
+from nlp_transfer.run import adapt
+from tests.encoder.families import tiny_encoder
+from tests.test_crashes import stopped_run
+from tests.test_run import STRATEGIES, data_for, settings_for
+
+KINDS = ("pairs", "supcon")
+CONTRAST = {"objective": "contrast", "strategy.head_last": True}
+
+
+def losses(features, targets, **knobs) -> torch.Tensor:
+    term = Contrast(ContrastSettings(**knobs), Task("single_label", ("a", "b", "c"), False, None))
+    features = torch.as_tensor(features, dtype=torch.float32)
+    return term(Outputs(features, features), {"targets": torch.as_tensor(targets)}, 0.0)
+
+
+def test_pairs_by_hand():
+    # Cosines: 0.8 between the first two, of one label; 0.6 and 0 between these and the third.
+    ours = losses([[1.0, 0.0], [0.8, 0.6], [0.0, 2.0]], [0, 0, 1])
+    expected = [(0.2**2 + 0) / 2, (0.2**2 + 0.6**2) / 2, (0 + (0**2 + 0.6**2) / 2) / 2]
+    assert ours.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_supcon_by_hand():
+    ours = losses([[1.0, 0.0], [0.8, 0.6], [0.0, 2.0]], [0, 0, 1], kind="supcon", temperature=0.5)
+    expected = [
+        math.log(math.exp(1.6) + math.exp(0.0)) - 1.6,
+        math.log(math.exp(1.6) + math.exp(1.2)) - 1.6,
+        0.0,  # no other of its label
+    ]
+    assert ours.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(seed=st.integers(0, 99), examples=st.integers(1, 9))
+def test_neither_order_nor_length_of_vectors_matters_and_soft_labels_that_are_sure_are_hard(kind, seed, examples):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(examples, 5, generator=generator)
+    targets = torch.randint(0, 3, (examples,), generator=generator)
+    ours = losses(features, targets, kind=kind)
+    order = torch.randperm(examples, generator=generator)
+    scale = torch.rand(examples, 1, generator=generator) + 0.5
+    torch.testing.assert_close(losses(features[order] * scale[order], targets[order], kind=kind), ours[order])
+    torch.testing.assert_close(losses(features, torch.eye(3)[targets], kind=kind), ours)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("targets", [[0], [0, 1, 2], [1, 1, 1]], ids=["alone", "all different", "all alike"])
+def test_where_there_is_nothing_to_compare_with_the_gradient_is_finite(kind: str, targets: list[int]):
+    features = torch.randn(len(targets), 4, requires_grad=True)
+    losses(features, targets, kind=kind).sum().backward()
+    assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_against_the_gradient_draw_labels_together(kind: str):
+    torch.manual_seed(0)
+    features, targets = torch.randn(12, 6, requires_grad=True), torch.arange(12) % 3
+    optimizer = torch.optim.SGD([features], lr=1.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        losses(features, targets, kind=kind).sum().backward()
+        optimizer.step()
+    vectors = torch.nn.functional.normalize(features.detach(), dim=-1)
+    same = targets[:, None] == targets
+    cosines = vectors @ vectors.T
+    assert cosines[same].min() > cosines[~same].max() + 0.5
+
+
+@given(
+    labels=st.lists(st.integers(0, 5), min_size=1, max_size=60),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 2),
+)
+def test_an_epoch_of_kinds_holds_every_example_once_and_fours_of_a_kind(labels, seed, epoch):
+    kinds = np.array(labels)
+    order = epoch_order(len(kinds), seed=seed, epoch=epoch, kinds=kinds)
+    assert sorted(order.tolist()) == list(range(len(kinds)))
+    starts = np.flatnonzero(np.diff(kinds[order], prepend=-1))
+    runs = np.diff([*starts, len(kinds)])
+    assert all(sum(kinds[order][starts][runs % 4 != 0] == kind) <= 1 for kind in set(labels))
+
+
+def test_orders_of_kinds_differ_by_seed_and_epoch_and_mix_the_kinds():
+    kinds = np.repeat(np.arange(10), 20)
+    orders = [tuple(epoch_order(200, seed=seed, epoch=epoch, kinds=kinds)) for seed in (0, 1) for epoch in (0, 1)]
+    assert len(set(orders)) == 4
+    assert len(set(kinds[list(orders[0][:40])])) > 3
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("contrast")
+    tiny_encoder(folder)
+    return folder
+
+
+@pytest.mark.parametrize("problem", ["single_label", "soft", "pair", "siamese", "chunk"])
+@pytest.mark.parametrize("strategy", ["finetune", "lora", "ia3"])
+def test_a_run_ends_with_a_head_that_fits_the_encoder_it_trained(
+    home: Path, tmp_path: Path, strategy: str, problem: str
+):
+    run = adapt(
+        settings_for(home, problem, output=str(tmp_path), **STRATEGIES[strategy], **CONTRAST), data=data_for(problem)
+    )
+    rows = data_for(problem)["train"]
+    pairs = [row["text_pair"] for row in rows] if problem in ("pair", "siamese") else None
+    chances = softmax(run.predictor.logits([row["text"] for row in rows], pairs), axis=1)
+    given = [row["label"] if problem == "soft" else {row["label"]: 1.0} for row in rows]
+    labels = sorted({label for shares in given for label in shares})
+    # Where the loss is least, its slope by the bias is zero: labels are as likely, on the whole, as they are frequent.
+    shares = [np.mean([each.get(label, 0.0) for each in given]) for label in labels]
+    assert chances.mean(0) == pytest.approx(shares, abs=0.01)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    _, wanted = stopped_run(parts, strategy="finetune", **CONTRAST)
+    resumed = adapt(settings_for(parts, **wanted), data=data_for("single_label"))
+    tiny_encoder(whole)
+    plain = adapt(settings_for(whole, **wanted | {"output": str(whole / "runs")}), data=data_for("single_label"))
+    stored = [(run.folder / "model" / "model.safetensors").read_bytes() for run in (resumed, plain)]
+    assert stored[0] == stored[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"strategy": "probe"}, "strategy=probe leaves as it is"),
+        ({"strategy": "finetune", "objective.classify.weight": 0}, "no step would teach the head"),
+        ({"strategy": "finetune", "objective.contrast.kind": "triplet"}, r"objective\.contrast\.kind"),
+        ({"strategy": "finetune", "objective.contrast.temperature": 0}, r"temperature=0"),
+    ],
+    ids=["probe", "no head", "kind", "temperature"],
+)
+def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, words: str):
+    wanted = {"objective": "contrast"} | values
+    with pytest.raises(UserError, match=words):
+        adapt(settings_for(home, output=str(tmp_path), **wanted), data=data_for("single_label"))
+
+
+@pytest.mark.parametrize("problem", ["multi_label", "regression", "ordinal"])
+def test_problems_without_one_label_a_text_are_refused(home: Path, tmp_path: Path, problem: str):
+    settings = settings_for(home, problem, output=str(tmp_path), strategy="finetune", **CONTRAST)
+    with pytest.raises(UserError, match=f"problem type {problem} does not have"):
+        adapt(settings, data=data_for(problem))
