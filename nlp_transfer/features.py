@@ -20,6 +20,7 @@ from nlp_transfer.encoder.fingerprint import description, key_of, weights_digest
 from nlp_transfer.encoder.frozen import Store, folder_of
 from nlp_transfer.settings import CacheSettings, Settings
 from nlp_transfer.training import inference
+from nlp_transfer.training.bfloat16 import computes_in_bfloat16
 
 _MOST_BYTES = 2 << 30  # of hidden states, which are in memory at once while they are computed
 
@@ -88,9 +89,9 @@ class Features:
         weights = partial(weights_digest, self.classifier.model, frozen)
         return self._kept(f"states at {layer}", columns, weights, partial(self._run_to, columns, layer))
 
-    def holds(self, size: int) -> bool:
-        """Return whether so many bytes of states may be held; what the disk keeps must not decide what is computed."""
-        return size <= _MOST_BYTES
+    def holds(self, numbers: int) -> bool:
+        """Return whether so many of states may be held; what the disk keeps must not decide what is computed."""
+        return numbers * (2 if computes_in_bfloat16(self.accelerator) else 4) <= _MOST_BYTES
 
     def _kept(
         self, what: str, columns: Columns, weights: Callable[[], str], compute: Callable[[], np.ndarray]

@@ -262,7 +262,7 @@ def _boundary(
         or below_output.accelerator.num_processes > 1
         or getattr(config, "siamese", None)  # its encoder reads other rows than the columns hold
         or steps * settings.training.batch_size < len(columns["train"])
-        or not below_output.holds(4 * tokens * encoder_config(config).hidden_size)
+        or not below_output.holds(tokens * encoder_config(config).hidden_size)
     ):
         return None
     usable = can_stand_in(classifier.model, anatomy, depth, unequal_rows(classifier.model, classifier.tokenizer))

@@ -13,9 +13,9 @@ imports and all. The first table has every goal beside what was measured, the se
 
 Works: finetune (all-MiniLM-L6-v2), base (BERT base with random weights), vocabulary (the same with 250,002 words),
 lora (rank 16, all linear layers), top_layer (one of six), probe (penalty and layers chosen, to an accuracy beside that
-of 5 epochs), few_shot (contrastive, 64 rows), predict, start (of a process), growth (each step over generated texts, on
-a tiny encoder). Ours and Trainer have the same learning rate, batch size, epochs, schedule, weight decay and dropout;
-all read at most 128 tokens of a text. Peers:
+of 5 epochs), few_shot (contrastive, 64 rows), predict, options (gradient checkpointing, torch.compile),
+start (of a process), growth (each step over generated texts, on a tiny encoder). Ours and Trainer have the same
+learning rate, batch size, epochs, schedule, weight decay and dropout; all read at most 128 tokens of a text. Peers:
 
 - Trainer default: transformers' run_classification.py as it comes: padded to 128 tokens, fp32. Of five epochs it does
   some steps, for they are all alike;

@@ -16,7 +16,19 @@ Job = dict[str, Any]
 
 OURS, AGAIN = "nlp_transfer", "nlp_transfer, again"
 DEFAULT, BEST = "Trainer default", "Trainer best"
-GROUPS = ("finetune", "base", "vocabulary", "lora", "top_layer", "probe", "few_shot", "predict", "start", "growth")
+GROUPS = (
+    "finetune",
+    "base",
+    "vocabulary",
+    "lora",
+    "top_layer",
+    "probe",
+    "few_shot",
+    "predict",
+    "options",
+    "start",
+    "growth",
+)
 HELD_OUT, FEW = 300, 32  # rows; of a few accuracy says nothing
 
 # What differs from BertConfig's defaults, which are BERT base.
@@ -81,6 +93,7 @@ def works(*, quick: bool) -> list[Work]:
         *_probes(quick),
         _few_shot(quick),
         *_predictions(quick),
+        _options(quick),
         *_starts(),
     ]
 
@@ -226,6 +239,16 @@ def _predictions(quick: bool) -> list[Work]:
     )
     job = {"model": "minilm", "rows": 128 if quick else 1024, "held_out": FEW, "batch": 32, "epochs": 1}
     return [Work(f"predict {texts}", job | {"texts": texts}, methods, goals, passes=1) for texts in DATASETS]
+
+
+def _options(quick: bool) -> Work:
+    """Return what is off unless asked for, beside what is there without it."""
+    methods = {
+        OURS: _adapt("finetune", 2e-4),
+        f"{OURS}, checkpointed": _adapt("finetune", 2e-4, **{"training.gradient_checkpointing": True}),
+        f"{OURS}, compiled": _adapt("finetune", 2e-4, **{"training.compile": True}),
+    }
+    return Work("options medium", _steps(quick, 7, skip=3, batch=32, texts="medium"), methods, ())
 
 
 def _starts() -> list[Work]:
