@@ -1,4 +1,4 @@
-"""What frozen encoders made and runs keep for later ones: listed and removed."""
+"""What runs keep for later ones, such as the features of a frozen encoder: listed and removed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nlp_transfer.disk import reason
-from nlp_transfer.encoder.frozen import Entry, Store, folder_of
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.settings import CacheSettings
+from nlp_transfer.store import Entry, Store, folder_of
 
 _SHOWN = 12  # digits of a key: enough to tell entries apart
 _ABOUT = ("what", "encoder", "rows", "dtype", "shape", "seconds", "created")

@@ -13,8 +13,11 @@ from nlp_transfer.data.labels import check_problem
 from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.objectives.settings import compares
 from nlp_transfer.settings import EvaluationSettings, PredictSettings, Settings, TrainingSettings
 from nlp_transfer.training.schedules import SCHEDULES
+
+_FEWEST = 4  # texts among which there is something to compare
 
 
 def check(settings: Settings, *, data: Any = None) -> None:
@@ -45,19 +48,36 @@ def check(settings: Settings, *, data: Any = None) -> None:
 
 
 def check_objective(settings: Settings) -> None:
-    """Check every term, and that something makes the head of the model.
+    """Check every term, that something teaches what learns, and that texts can meet where they are compared.
 
     Raises:
         UserError: naming the key, its value and what it may be.
     """
+    strategy, training = settings.strategy, settings.training
     for term in settings.objective.values():
         term.check()
     supervised = settings.objective.get("classify")
     if supervised is None:
         raise UserError("objective.classify is missing: it says what the head is fitted to; its weight may be 0")
-    if not supervised.weight and settings.strategy.trains and not settings.strategy.head_last:
+    if compares(settings.objective):
+        if strategy.frozen:
+            raise UserError("objective.contrast moves the encoder, which strategy=probe leaves as it is; take another")
+        if training.batch_size < _FEWEST:
+            raise UserError(
+                f"training.batch_size={training.batch_size} must be at least {_FEWEST} for objective.contrast, which "
+                "compares the texts of a step"
+            )
+    if not strategy.trains or supervised.weight:
+        return
+    zero = "objective.classify.weight=0"
+    if not any(term.weight for term in settings.objective.values()):
+        raise UserError(f"{zero}: there is nothing to learn; give it, or another term, a weight")
+    if not strategy.head_last:
+        raise UserError(f"{zero}: no step would teach the head; set strategy.head_last=true, or give it a weight")
+    if training.keep == "best" or training.patience is not None:
         raise UserError(
-            "objective.classify.weight=0: no step would teach the head; set strategy.head_last=true, or a weight"
+            f"{zero}: before the head is fitted last, no step is known to be better than another; set "
+            "training.keep=last training.patience=null"
         )
 
 

@@ -52,7 +52,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("label the rows of a file or of standard input", "RUN, one FILE and key=value words"),
     "ls": ("list recipes, strategies, encoders and data sets", "one KIND"),
     "cp": ("copy a shipped recipe into the working folder to edit it", "RECIPE and the file to copy it to"),
-    "cache": ("list or remove what frozen encoders made, kept for later runs", "`ls`, `rm ENTRY ...` or `rm --all`"),
+    "cache": ("list or remove what runs keep for later ones", "`ls`, `rm ENTRY ...` or `rm --all`"),
     "doctor": ("show versions, devices and how this was launched", "nothing"),
 }
 

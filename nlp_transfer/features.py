@@ -17,8 +17,8 @@ from accelerate.utils import broadcast_object_list
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.encoder.classifier import Classifier
 from nlp_transfer.encoder.fingerprint import description, key_of, weights_digest
-from nlp_transfer.encoder.frozen import Store, folder_of
 from nlp_transfer.settings import CacheSettings, Settings
+from nlp_transfer.store import Store, folder_of
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
 
@@ -75,6 +75,10 @@ class Features:
     def now(self, columns: Columns) -> np.ndarray:
         """Return the features of a split as the model is now."""
         return self._kept("features", columns, self._below_output, partial(self._run, columns))
+
+    def fresh(self, columns: Columns) -> np.ndarray:
+        """Return the features of a split as the model is now, of which no later run will ask: they are not kept."""
+        return _read_only(self._run(columns))
 
     def states(self, columns: Columns, *, layer: str, depth: int) -> np.ndarray:
         """Return what enters a layer for every token of a split, see `inference.run_to`; in one process alone.
@@ -209,7 +213,7 @@ def store_of(settings: CacheSettings, tell: Callable[[str], None]) -> Store | No
         return None
     folder = folder_of(settings.folder)
     if folder is None:
-        tell("there is no home folder to keep features in; set cache.folder=..., or cache.gib=0")
+        tell("there is no home folder to keep anything in for later runs; set cache.folder=..., or cache.gib=0")
         return None
     return Store(folder, settings.gib * 2**30, tell)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ import torch
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.anatomy import output_layers
-from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.strategies.convex import Head, Validated, is_lower, softened, validate_head
@@ -20,22 +19,20 @@ from nlp_transfer.strategies.convex import Head, Validated, is_lower, softened, 
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
 
 
-def solve_head(prepared: Prepared, *, soft: bool) -> Head:
+def solve_head(prepared: Prepared, *, last: bool = False) -> Head:
     """Fit the output layer to the training rows and put it into the model.
 
     Args:
         prepared: the parts of the run.
-        soft: whether gradient steps follow, for which it gets less weight where its mean outputs can stay.
-
-    Raises:
-        UserError: if the objective has no supervised term to fit it to.
+        last: whether the encoder was trained, so that no other run has features like these. Where gradient steps follow
+            instead, the layer gets less weight, if its mean outputs can stay.
     """
-    features = prepared.features("train")
+    features = prepared.below_output.fresh(prepared.columns["train"]) if last else prepared.features("train")
     validated = validate(prepared, features, intercept=_output(prepared).bias is not None)
     if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
         validated = _without_other_layers(prepared, features, validated)
     head = validated.fit()
-    if soft and _output(prepared).bias is not None:
+    if prepared.strategy.trains and not last and _output(prepared).bias is not None:
         head = softened(head, features)
     output = _output(prepared)
     with torch.no_grad():
@@ -121,14 +118,9 @@ def validate(
 ) -> Validated:
     """Choose the penalty of a linear layer from features (examples, width) to the training targets.
 
-    A rival ends the search where it cannot be beaten.
-
-    Raises:
-        UserError: if the objective has no supervised term.
+    A rival ends the search where it will hardly be beaten.
     """
-    term = dict(prepared.objective.terms.items()).get("classify")
-    if not isinstance(term, Classify):
-        raise UserError("the head can only be fitted to the objective `classify`; set strategy.head_first=false")
+    term = cast(Classify, prepared.objective.terms["classify"])
     train, task = prepared.corpus.splits["train"], prepared.corpus.task
     return validate_head(
         features,

@@ -12,6 +12,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics
 from nlp_transfer.head import Units, solve_head
 from nlp_transfer.objectives.objective import Step
+from nlp_transfer.objectives.settings import compares
 from nlp_transfer.plan import head_words
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.records import RunFolder
@@ -27,7 +28,7 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
     starts_solved = strategy.solves_head and not saving.resumed  # a checkpoint holds a head
     if starts_solved:
         with screen.busy("fitting the head on frozen features"):
-            head = solve_head(prepared, soft=strategy.trains)
+            head = solve_head(prepared)
         if strategy.frozen:
             words = f"{head_words(prepared.classifier)}, L2 penalty {head.penalty:.2g} by cross-validation"
             screen.console.print(f"fitted: {words}", style="dim")
@@ -58,7 +59,7 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
             screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
 
         def on_halved(index: int, tokens: int) -> None:
-            kept = "fewer texts are compared" if step.objective.compares else "the step stays as it is"
+            kept = "fewer texts are compared" if compares(settings.objective) else "the step stays as it is"
             screen.tell(
                 f"memory did not suffice: passes hold at most {tokens:,} tokens from step {index} on, {kept}; a run "
                 f"with training.micro_batch_tokens={tokens} starts with that"
@@ -89,12 +90,12 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
                 ),
                 saving=saving,
                 copied=working_copy(accelerator, compiled=settings.training.compile),
-                kinds=prepared.kinds if step.objective.compares else None,
+                kinds=prepared.kinds if compares(settings.objective) else None,
             )
     units.leave(prepared)
     if strategy.head_last:
         with screen.busy("fitting the head on the trained encoder's features"):
-            solve_head(prepared, soft=False)
+            solve_head(prepared, last=True)
     return trajectory
 
 

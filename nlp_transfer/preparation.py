@@ -167,8 +167,6 @@ def prepare(
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
     objective = Objective(settings.objective, corpus.task)
-    if objective.compares and strategy.frozen:
-        raise UserError("objective.contrast moves the encoder, which strategy=probe leaves as it is; take another one")
     groups = strategy.groups(classifier) if strategy.trains else []
     if settings.training.gradient_checkpointing:
         _checkpoint_activations(classifier)

@@ -19,12 +19,14 @@ from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
+from nlp_transfer.features import store_of
 from nlp_transfer.launch import is_main
 from nlp_transfer.learning import learn
 from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.records import RunFolder
 from nlp_transfer.settings import DataSettings, Settings
+from nlp_transfer.store import Store
 from nlp_transfer.training.signals import Stopped
 from nlp_transfer.training.state import own_numbers
 
@@ -63,7 +65,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     Args:
         settings: the run, see ``config.compose``.
         data: a DataFrame, a Dataset, or a mapping of splits to them, instead of the source named in the settings.
-        corpus: the data of the settings, where it has been read.
+        corpus: the data of the settings, where it has been read; then without `data`.
         screen: where progress is shown; None: nowhere.
 
     Returns:
@@ -73,6 +75,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
         UserError: for anything in the settings or the data that cannot be used.
     """
     check(settings, data=data)
+    assert data is None or corpus is None
     screen = screen or Screen(speaks=False)
     if corpus is None:
         with screen.busy("reading data"):
@@ -196,7 +199,8 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             notes += found
     with screen.busy(f"measuring {len(examples):,} rows"):
         logits = predictor.logits(examples.texts, examples.pairs)
-        floors = _floors(settings, corpus.splits["train"], task, examples) if corpus else []
+        store = store_of(settings.cache, screen.tell)
+        floors = _floors(settings, corpus.splits["train"], task, examples, store) if corpus else []
         report = evaluate_predictions(
             task, examples, logits, floors=floors, settings=settings.evaluation, seed=settings.seed, split=split
         )
@@ -216,7 +220,8 @@ def _measure(prepared: Prepared, screen: Screen) -> Report:
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.reported_split
     with screen.busy(f"measuring on {split}"):
         logits = prepared.outputs(split)
-        floors = _floors(settings, corpus.splits["train"], corpus.task, corpus.splits[split]) if is_main() else []
+        known, store = (corpus.splits["train"], corpus.task, corpus.splits[split]), prepared.below_output.store
+        floors = _floors(settings, *known, store) if is_main() else []
         return evaluate_predictions(
             corpus.task,
             corpus.splits[split],
@@ -228,10 +233,13 @@ def _measure(prepared: Prepared, screen: Screen) -> Report:
         )
 
 
-def _floors(settings: Settings, train: Examples, task: Task, examples: Examples) -> list[baselines.Floor]:
+def _floors(
+    settings: Settings, train: Examples, task: Task, examples: Examples, store: Store | None
+) -> list[baselines.Floor]:
     if not settings.evaluation.floors:
         return []
-    return baselines.floors(task, train, examples, seed=settings.seed, metric=settings.evaluation.metric)
+    metric = settings.evaluation.metric
+    return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, store=store)
 
 
 def _record(prepared: Prepared) -> artefact.Record:

@@ -118,7 +118,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """Where what a frozen encoder made of texts is kept for later runs, and how much of it."""
+    """Where features of frozen encoders and floors are kept for later runs, and how much of them."""
 
     folder: str | None = None
     gib: float = 10.0

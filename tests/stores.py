@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.encoder.frozen import ENVIRONMENT
 from nlp_transfer.run import adapt
+from nlp_transfer.store import ENVIRONMENT
 from nlp_transfer.training import inference
 from tests.crash_harness import Case, start
 from tests.crashes import fingerprint

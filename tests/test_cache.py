@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nlp_transfer.cli import main
-from nlp_transfer.encoder.frozen import Store
+from nlp_transfer.store import Store
 
 KEYS = ["ab12" + "0" * 60, "ab34" + "0" * 60, "cd56" + "0" * 60]
 

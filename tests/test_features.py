@@ -15,10 +15,10 @@ from nlp_transfer import resume
 from nlp_transfer.cli import main
 from nlp_transfer.config import run_id
 from nlp_transfer.data.corpus import load_corpus
-from nlp_transfer.encoder.frozen import Store
 from nlp_transfer.head import solve_head
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.run import adapt
+from nlp_transfer.store import Store
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
@@ -91,7 +91,7 @@ def test_a_run_ends_in_the_same_bits_without_a_store_with_an_empty_one_and_from_
 def test_a_frozen_encoder_reads_each_split_once_in_a_process(home: Path, gib: int):
     prepared = prepared_for(home, **{"cache.gib": gib})
     with counted(prepared) as passes:
-        solve_head(prepared, soft=False)
+        solve_head(prepared)
         for _ in range(2):
             for split in ("train", "validation", "test"):
                 prepared.outputs(split)
@@ -101,12 +101,12 @@ def test_a_frozen_encoder_reads_each_split_once_in_a_process(home: Path, gib: in
 
 def test_a_run_with_another_head_reads_nothing_again(home: Path, store_folder: Path):
     with counted(first := prepared_for(home)) as passes:
-        solve_head(first, soft=False)
+        solve_head(first)
         first.outputs("test")
     assert sum(passes) == 48 + 16
     other = {"seed": 7, "data.class_weights": "balanced", "objective.classify.label_smoothing": 0.2}
     with counted(second := prepared_for(home, **other)) as passes:
-        solve_head(second, soft=False)
+        solve_head(second)
         logits = second.outputs("test")
     assert passes == []
     assert not np.array_equal(logits, first.outputs("test"))
@@ -171,7 +171,7 @@ def test_two_processes_share_what_one_has_made(tmp_path: Path):
         assert sum(each["passes"]) == reads, name
         assert len(each["passes"]) == 1 or not reads or min(each["passes"]) > 0
     entries = told["one, empty"]["entries"]["a"]
-    assert len(entries) == 2
+    assert len(entries) == 3  # features of two splits, and the floor
     assert told["two, empty"]["entries"] == {"c": entries}  # how many processes there are is no matter
     assert told["two, the second elsewhere"]["entries"] == {"a": entries, "b": []}  # the first alone writes
 

@@ -28,6 +28,7 @@ ROOMS = (
     "disk",
     "launch",
     "data",
+    "store",
     "encoder",
     "strategies",
     "objectives",

@@ -298,7 +298,7 @@ def test_a_probe_reads_several_layers_or_the_one_that_is_clearly_better(
         noise = np.random.default_rng(layer).normal(size=(len(features), width))
         features[:, layer * width : (layer + 1) * width] = 10 * features.std() * noise
     with patch.object(prepared, "features", lambda split: features):
-        solve_head(prepared, soft=False)
+        solve_head(prepared)
     assert model.config.layers == kept
     assert model.classifier.weight.shape[1] == width * len(kept)
     assert prepared.logits(prepared.columns["test"]).shape[1] == prepared.corpus.task.outputs
@@ -374,7 +374,7 @@ def test_a_regression_head_without_a_bias_starts_as_it_was_solved(tmp_path: Path
     prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
     features = prepared.features("train")
     solved = validate(prepared, features, intercept=False).fit()
-    solve_head(prepared, soft=False)
+    solve_head(prepared)
     starts = prepared.logits(prepared.columns["train"])
     assert starts.mean() == pytest.approx((features @ solved.weight.T).mean(), rel=1e-4)
     assert abs(starts.mean() - np.mean([row["label"] for row in data["train"]])) < targets.std()

@@ -16,8 +16,6 @@ from nlp_transfer.data.tokens import Tokens
 
 Batch = dict[str, np.ndarray]
 
-_TOGETHER = 4  # examples of one kind that follow each other, where kinds matter
-
 
 @dataclass(frozen=True)
 class Padding:
@@ -66,39 +64,46 @@ class Columns:
         return len(self.weights)
 
 
-def epoch_order(examples: int, *, seed: int, epoch: int, kinds: np.ndarray | None = None) -> np.ndarray:
-    """Return the order of the examples in an epoch: a permutation fixed by (seed, epoch) and the kinds.
-
-    Args:
-        examples: how many there are.
-        seed: of the run.
-        epoch: counted from 0.
-        kinds: (examples,) integers; where given, examples of one kind follow each other in fours, as far as they go,
-            so that there are some of one kind in any step.
-    """
-    random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    order = random.permutation(examples)
-    if kinds is None:
-        return order
-    order = order[np.argsort(kinds[order], kind="stable")]
-    ordered = kinds[order]
-    place = np.arange(examples) - np.searchsorted(ordered, ordered)  # among its kind
-    four = np.cumsum(place % _TOGETHER == 0) - 1
-    return order[np.argsort(random.permutation(examples)[four], kind="stable")]
-
-
 def steps_per_epoch(examples: int, batch_size: int) -> int:
     """Return the optimizer steps of one epoch; the last one may hold fewer examples."""
     return -(-examples // batch_size)
 
 
-def step_examples(
-    examples: int, *, batch_size: int, seed: int, step: int, kinds: np.ndarray | None = None
-) -> np.ndarray:
-    """Return the examples of one optimizer step over all ranks, counted from the first step of the run."""
-    epoch, position = divmod(step, steps_per_epoch(examples, batch_size))
-    order = epoch_order(examples, seed=seed, epoch=epoch, kinds=kinds)
-    return order[position * batch_size : (position + 1) * batch_size]
+class Order:
+    """Which examples meet at which optimizer step of a run: a permutation for each epoch, fixed by the seed.
+
+    Args:
+        examples: how many there are.
+        batch_size: examples of a step over all ranks.
+        seed: of the run.
+        kinds: (examples,) integers, where a step should hold several examples of a kind. Where chance will not see to
+            that, for there are many kinds, examples of one follow each other in fours, or as far as a step allows.
+    """
+
+    def __init__(self, examples: int, *, batch_size: int, seed: int, kinds: np.ndarray | None = None) -> None:
+        self.examples, self.batch_size, self.seed, self.kinds = examples, batch_size, seed, kinds
+        several = kinds is not None and 2 * len(np.unique(kinds)) > batch_size
+        self._together = max(1, min(4, batch_size // 2)) if several else 1
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def step(self, step: int) -> np.ndarray:
+        """Return the examples of a step over all ranks, counted from the first of the run."""
+        epoch, position = divmod(step, steps_per_epoch(self.examples, self.batch_size))
+        if epoch != self._epoch:  # or a step would take time for all examples
+            self._epoch, self._order = epoch, self.epoch(epoch)
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """Return the order of the examples in an epoch, counted from 0."""
+        random = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+        order = random.permutation(self.examples)
+        if self.kinds is None or self._together == 1:
+            return order
+        order = order[np.argsort(self.kinds[order], kind="stable")]
+        ordered = self.kinds[order]
+        place = np.arange(self.examples) - np.searchsorted(ordered, ordered)  # among its kind
+        group = np.cumsum(place % self._together == 0) - 1
+        return order[np.argsort(random.permutation(self.examples)[group], kind="stable")]
 
 
 def micro_batches(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from nlp_transfer.data.corpus import Examples
     from nlp_transfer.data.task import Task
-    from nlp_transfer.encoder.frozen import Store
+    from nlp_transfer.store import Store
 
 _RARE = 1e-9  # the least probability a floor gives; a zero would make log_loss infinite
 _STRENGTHS = (2.0, 8.0, 32.0)
@@ -105,7 +105,7 @@ def floors(
     logits = _fit_predict(task, learn, train.targets, weights, held, best, seed=seed)
     seconds = time.perf_counter() - started
     if store is not None:
-        about = {"what": "TF-IDF floor", "rows": len(test.texts), "seconds": round(seconds, 3)}
+        about = {"what": "TF-IDF floor", "encoder": "none", "rows": len(test.texts), "seconds": round(seconds, 3)}
         store.keep(key, np.append([best.strength, best.balanced], logits), about)
     return [majority, Floor("tfidf", logits, seconds, best.described(task))]
 

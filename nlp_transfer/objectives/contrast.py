@@ -17,13 +17,15 @@ from nlp_transfer.objectives.settings import ContrastSettings
 class Contrast(nn.Module):
     r"""Loss of the cosines :math:`c_{ij}` between the features of the texts of a forward pass.
 
-    With :math:`s_{ij}` the probability that i and j have the same label (0 or 1 unless labels are soft):
+    With :math:`p_{ij}` the probability that i and j have the same label (0 or 1 unless labels are soft), :math:`w_j`
+    the weights of examples, :math:`s_{ij} = w_j p_{ij}` and :math:`o_{ij} = w_j (1 - p_{ij})`, all sums over the
+    others than i:
 
-    - pairs: :math:`\ell_i = \frac12 \sum_{j \ne i} \left[ \frac{s_{ij}}{\sum_k s_{ik}} (1 - c_{ij})^2 + \frac{1 -
-      s_{ij}}{\sum_k (1 - s_{ik})} c_{ij}^2 \right]`, the loss of SetFit (Tunstall et al. 2022, arXiv 2209.11055). Each
-      text is encoded once and meets all others of its pass, so that there is no list of pairs.
-    - supcon: :math:`\ell_i = -\sum_{j \ne i} \frac{s_{ij}}{\sum_k s_{ik}} \log \frac{\exp(c_{ij} / \tau)}{\sum_{k \ne
-      i} \exp(c_{ik} / \tau)}` (Khosla et al. 2020, arXiv 2004.11362).
+    - pairs: :math:`\ell_i = \frac12 \left[ \frac{\sum_j s_{ij} (1 - c_{ij})^2}{\sum_j s_{ij}} + \frac{\sum_j o_{ij}
+      c_{ij}^2}{\sum_j o_{ij}} \right]`, the loss of SetFit (Tunstall et al. 2022, arXiv 2209.11055). Each text is
+      encoded once and meets all others of its pass, so that there is no list of pairs.
+    - supcon: :math:`\ell_i = -\frac{1}{\sum_j s_{ij}} \sum_j s_{ij} \log \frac{\exp(c_{ij} / \tau)}{\sum_k w_k
+      \exp(c_{ik} / \tau)}` (Khosla et al. 2020, arXiv 2004.11362).
 
     A mean over nothing is 0: of a label of which there is one text, or of the only label. Only texts of one pass meet:
     where a step is divided, by its budget of tokens or among processes, each meets fewer others.
@@ -31,14 +33,12 @@ class Contrast(nn.Module):
     Shapes: features (examples, width), targets (examples,) or (examples, labels) → (examples,).
     """
 
-    compares = True  # texts with each other: what else is in the pass matters
-
     def __init__(self, settings: ContrastSettings, task: Task) -> None:
         super().__init__()
         if task.problem != "single_label":
             raise UserError(
-                f"objective.contrast compares texts of one label with those of another, which problem type "
-                f"{task.problem} does not have; take objective=classify"
+                f"objective.contrast knows labels that are the same or not, and problem type {task.problem} is not "
+                "of that kind; take objective=classify"
             )
         self.weight = settings.weight
         self.kind = settings.kind
@@ -46,16 +46,20 @@ class Contrast(nn.Module):
 
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the loss of every example, float32 (examples,)."""
-        features, targets = F.normalize(outputs.features.float(), dim=-1), batch["targets"]
+        with torch.autocast(outputs.features.device.type, enabled=False):  # cosines near 1 want more than three digits
+            return self._losses(outputs.features.float(), batch["targets"], batch["weights"])
+
+    def _losses(self, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        features = F.normalize(features, dim=-1)
         cosines, itself = features @ features.T, torch.eye(len(features), dtype=torch.bool, device=features.device)
         same = targets @ targets.T if targets.dim() == 2 else (targets[:, None] == targets).float()
-        others = (1 - same).masked_fill(itself, 0)
-        same = same.masked_fill(itself, 0)
+        shares = weights.expand(len(features), -1).masked_fill(itself, 0)  # of j in the loss of i
+        same, others = same * shares, (1 - same) * shares
         if self.kind == "pairs":
             return (_mean((1 - cosines).square(), same) + _mean(cosines.square(), others)) / 2
         scores = cosines / self.temperature
         # The lowest finite score instead of minus infinity: a text alone in its pass has no other, and no gradient.
-        among = scores.masked_fill(itself, torch.finfo(scores.dtype).min).logsumexp(-1, keepdim=True)
+        among = (scores + shares.log()).clamp(min=torch.finfo(scores.dtype).min).logsumexp(-1, keepdim=True)
         return _mean(among - scores, same)
 
 

@@ -13,8 +13,7 @@ from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.contrast import Contrast
 from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings
 
-# A term is made of (settings, task), has a `weight`, and maps (outputs, batch, progress) to one loss an example. Where
-# that hangs on the other examples of the batch, the term says so: `compares = True`.
+# A term is made of (settings, task), has a `weight`, and maps (outputs, batch, progress) to one loss an example.
 TERMS: dict[type, type[nn.Module]] = {ClassifySettings: Classify, ContrastSettings: Contrast}
 
 
@@ -24,11 +23,6 @@ class Objective(nn.Module):
     def __init__(self, settings: Mapping[str, Any], task: Task) -> None:
         super().__init__()
         self.terms = nn.ModuleDict({name: TERMS[type(knobs)](knobs, task) for name, knobs in settings.items()})
-
-    @property
-    def compares(self) -> bool:
-        """Whether an example's loss hangs on the others of its batch."""
-        return any(getattr(term, "compares", False) for term in self.terms.values())
 
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the weighted sum of the terms for every example, (examples,)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nlp_transfer.errors import UserError, one_of
 
@@ -14,6 +16,8 @@ class ClassifySettings:
     weight: float = 1.0
     label_smoothing: float = 0.0
     ordinal_sharpness: float = 2.0
+
+    compares = False
 
     def check(self) -> None:
         """Refuse values outside their range.
@@ -37,6 +41,8 @@ class ContrastSettings:
     kind: str = "pairs"
     temperature: float = 0.1
 
+    compares = True
+
     def check(self) -> None:
         """Refuse values outside their range.
 
@@ -50,5 +56,11 @@ class ContrastSettings:
             raise UserError(f"objective.contrast.temperature={self.temperature} must be positive")
 
 
-# One row a term: its name in the configuration and what it may be given. `objective.py` has the modules.
+# One row a term: its name in the configuration and what it may be given. `objective.py` has the modules. A term
+# `compares` where the loss of an example hangs on the others of its pass.
 TERM_SETTINGS: dict[str, type] = {"classify": ClassifySettings, "contrast": ContrastSettings}
+
+
+def compares(objective: Mapping[str, Any]) -> bool:
+    """Return whether the loss of an example hangs on the others of its pass."""
+    return any(term.compares and term.weight for term in objective.values())

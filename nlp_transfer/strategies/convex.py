@@ -17,7 +17,7 @@ from nlp_transfer.strategies.solver import Directions, Problems
 
 PENALTIES = tuple(10.0**power for power in np.arange(2.0, -6.5, -0.5))  # strong to weak
 _FIRST = PENALTIES.index(10.0**-0.5)  # stronger ones are best only where labels have little to do with features
-_ROUGHLY, _EXACTLY = 3e-4, 1e-5  # tolerances
+_ROUGHLY, _EXACTLY = 3e-4, 1e-6  # tolerances
 _CLEARLY = 2  # standard errors by which a penalty must be worse for those beyond not to be tried
 _PATIENCE = 2  # penalties without improvement after which those beyond are not tried
 
@@ -99,7 +99,8 @@ def validate_head(
         intercept: whether there is a bias; it is not penalised.
         strata: (examples,) integers that folds keep balanced, such as class indices.
         seed: of the folds.
-        rival: of the same examples. Where this problem cannot have lower held-out losses, no better penalty is sought.
+        rival: of the same examples. Where the way to lower held-out losses than its is too long, by all that is known,
+            no better penalty is sought.
     """
     rows = np.flatnonzero(np.asarray(weights) > 0)
     w = np.asarray(weights, dtype=np.float64)[rows]
@@ -183,28 +184,32 @@ def _cross_validate(
             gains like the last one would not do.
     """
     best, best_losses, best_penalty = np.inf, np.empty(0), PENALTIES[_FIRST]
-    solutions: dict[float, np.ndarray] = {}
+    best_solution: np.ndarray | None = None
+    tried: list[float] = []
+    ends: list[np.ndarray] = []  # the first two, from which the second direction starts
     for direction in (PENALTIES[_FIRST:], PENALTIES[_FIRST - 1 :: -1]):
-        known, waited = list(solutions.values())[1::-1], 0  # the first two, in the order of the second direction
+        known, waited = ends[::-1], 0
         if known and best_penalty != PENALTIES[_FIRST]:
             break
         for penalty in direction:
             # From one penalty to the next, half a power of ten away, a solution changes nearly as it did before.
             start = 2 * known[-1] - known[-2] if len(known) > 1 else known[-1] if known else None
-            solutions[penalty] = folds.solve(penalty, start, tolerance=_ROUGHLY)
-            known = [*known, solutions[penalty]][-2:]
-            losses = folds.held_out(solutions[penalty])
+            solution = folds.solve(penalty, start, tolerance=_ROUGHLY)
+            ends, known = [*ends, solution][:2], [*known, solution][-2:]
+            losses = folds.held_out(solution)
             gain = best - float(w @ losses)
             if gain > 0:
                 best, best_losses, best_penalty, waited = float(w @ losses), losses, penalty, 0
+                best_solution = solution.mean(0, keepdims=True)
             elif is_lower(best_losses, losses, w, errors=_CLEARLY):
                 break
             else:
                 waited += 1
-            hopeless = rival[0] in solutions and best - _PATIENCE * max(gain, 0) > rival[1]
+            tried.append(penalty)
+            hopeless = rival[0] in tried and best - _PATIENCE * max(gain, 0) > rival[1]
             if waited == _PATIENCE or hopeless:
                 break
-    return best_penalty, best_losses, solutions[best_penalty].mean(0, keepdims=True)
+    return best_penalty, best_losses, best_solution
 
 
 def _folds(examples: int, strata: np.ndarray | None, seed: int) -> np.ndarray | None:

@@ -19,7 +19,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from nlp_transfer.data.batches import Columns, Padding, step_examples, steps_per_epoch
+from nlp_transfer.data.batches import Columns, Order, Padding, steps_per_epoch
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
@@ -130,6 +130,7 @@ def fit(
         Stopped: on SIGINT, SIGTERM or SIGUSR1, after the step was finished and committed.
     """
     total = planned_steps(len(columns), settings)
+    order = Order(len(columns), batch_size=settings.batch_size, seed=seed, kinds=kinds)
     every = max(1, round(settings.evaluate_every * steps_per_epoch(len(columns), settings.batch_size)))
     parameters = {name: p for name, p in step.named_parameters() if p.requires_grad}
     _train_mode(step, frozen)
@@ -166,7 +167,7 @@ def fit(
                 break
             progress = (index + 0.5) / total  # the middle of the step: neither the first nor the last rate is zero
             set_rates(optimizer, settings, progress)
-            examples = step_examples(len(columns), batch_size=settings.batch_size, seed=seed, step=index, kinds=kinds)
+            examples = order.step(index)
             loss = passes.accumulate(
                 examples, progress, reseed=partial(seed_step, seed, index, accelerator.process_index)
             )

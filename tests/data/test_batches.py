@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from nlp_transfer.data.batches import (
     Columns,
+    Order,
     Padding,
     collate,
     evaluation_batches,
     micro_batches,
-    step_examples,
     steps_per_epoch,
 )
 from nlp_transfer.data.tokens import Tokens
@@ -39,18 +39,25 @@ examples_st = st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=3), min
 @given(examples=st.integers(1, 50), batch=st.integers(1, 12), seed=st.integers(0, 3), epochs=st.integers(1, 3))
 def test_every_example_once_an_epoch(examples: int, batch: int, seed: int, epochs: int):
     per_epoch = steps_per_epoch(examples, batch)
+    order = Order(examples, batch_size=batch, seed=seed)
     for epoch in range(epochs):
         steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
-        seen = np.concatenate([step_examples(examples, batch_size=batch, seed=seed, step=s) for s in steps])
+        seen = np.concatenate([order.step(s) for s in steps])
         assert sorted(seen.tolist()) == list(range(examples))
 
 
 def test_order_depends_on_seed_and_epoch_and_not_on_global_state():
-    first = step_examples(1000, batch_size=1000, seed=1, step=0)
+    first = Order(1000, batch_size=1000, seed=1).step(0)
     np.random.seed(5)  # noqa: NPY002  # the global state is what must not matter
-    assert (first == step_examples(1000, batch_size=1000, seed=1, step=0)).all()
-    assert (first != step_examples(1000, batch_size=1000, seed=2, step=0)).any()
-    assert (first != step_examples(1000, batch_size=1000, seed=1, step=1)).any()
+    assert (first == Order(1000, batch_size=1000, seed=1).step(0)).all()
+    assert (first != Order(1000, batch_size=1000, seed=2).step(0)).any()
+    assert (first != Order(1000, batch_size=1000, seed=1).step(1)).any()
+
+
+def test_steps_are_the_same_in_whatever_order_they_are_asked_for():
+    order = Order(50, batch_size=8, seed=3)
+    forwards = [order.step(step).tolist() for step in range(21)]
+    assert [order.step(step).tolist() for step in reversed(range(21))][::-1] == forwards
 
 
 @settings(max_examples=60)

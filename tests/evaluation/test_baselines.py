@@ -8,10 +8,10 @@ import pytest
 
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
-from nlp_transfer.encoder.frozen import Store
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.baselines import floors
 from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER, compute, probabilities, selection_metric
+from nlp_transfer.store import Store
 
 LABELS = ("cold", "mild", "warm")
 NOISE = [f"filler{index}" for index in range(30)]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from nlp_transfer.data.batches import epoch_order
+from nlp_transfer.data.batches import Order
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import Outputs
 from nlp_transfer.errors import UserError
@@ -25,10 +25,11 @@ KINDS = ("pairs", "supcon")
 CONTRAST = {"objective": "contrast", "strategy.head_last": True}
 
 
-def losses(features, targets, **knobs) -> torch.Tensor:
+def losses(features, targets, weights=None, **knobs) -> torch.Tensor:
     term = Contrast(ContrastSettings(**knobs), Task("single_label", ("a", "b", "c"), False, None))
     features = torch.as_tensor(features, dtype=torch.float32)
-    return term(Outputs(features, features), {"targets": torch.as_tensor(targets)}, 0.0)
+    weights = torch.ones(len(features)) if weights is None else torch.as_tensor(weights)
+    return term(Outputs(features, features), {"targets": torch.as_tensor(targets), "weights": weights}, 0.0)
 
 
 def test_pairs_by_hand():
@@ -62,6 +63,29 @@ def test_neither_order_nor_length_of_vectors_matters_and_soft_labels_that_are_su
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_row_of_weight_zero_changes_nothing_and_one_of_weight_two_counts_as_two(kind: str):
+    torch.manual_seed(1)
+    features, targets = torch.randn(6, 4), torch.tensor([0, 0, 1, 1, 2, 1])
+    weights = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+    torch.testing.assert_close(
+        losses(features, targets, weights, kind=kind)[:5], losses(features[:5], targets[:5], kind=kind)
+    )
+    twice = torch.tensor([0, 1, 2, 3, 3])
+    torch.testing.assert_close(
+        losses(features[:4], targets[:4], torch.tensor([1.0, 1.0, 1.0, 2.0]), kind=kind)[:3],
+        losses(features[twice], targets[twice], kind=kind)[:3],
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_takes_no_digit_of_the_cosines(kind: str):
+    features, targets = torch.randn(8, 384) + 5 * torch.randn(384), torch.arange(8) % 2
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = losses(features, targets, kind=kind)
+    assert torch.equal(narrow, losses(features, targets, kind=kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("targets", [[0], [0, 1, 2], [1, 1, 1]], ids=["alone", "all different", "all alike"])
 def test_where_there_is_nothing_to_compare_with_the_gradient_is_finite(kind: str, targets: list[int]):
     features = torch.randn(len(targets), 4, requires_grad=True)
@@ -89,20 +113,30 @@ def test_steps_against_the_gradient_draw_labels_together(kind: str):
     seed=st.integers(0, 3),
     epoch=st.integers(0, 2),
 )
-def test_an_epoch_of_kinds_holds_every_example_once_and_fours_of_a_kind(labels, seed, epoch):
-    kinds = np.array(labels)
-    order = epoch_order(len(kinds), seed=seed, epoch=epoch, kinds=kinds)
+def test_an_epoch_of_many_kinds_holds_every_example_once_and_fours_of_a_kind(labels, seed, epoch):
+    kinds = np.array([*labels, *range(6, 12)])
+    order = Order(len(kinds), batch_size=8, seed=seed, kinds=kinds).epoch(epoch)
     assert sorted(order.tolist()) == list(range(len(kinds)))
     starts = np.flatnonzero(np.diff(kinds[order], prepend=-1))
     runs = np.diff([*starts, len(kinds)])
-    assert all(sum(kinds[order][starts][runs % 4 != 0] == kind) <= 1 for kind in set(labels))
+    assert all(sum(kinds[order][starts][runs % 4 != 0] == kind) <= 1 for kind in set(kinds.tolist()))
 
 
 def test_orders_of_kinds_differ_by_seed_and_epoch_and_mix_the_kinds():
     kinds = np.repeat(np.arange(10), 20)
-    orders = [tuple(epoch_order(200, seed=seed, epoch=epoch, kinds=kinds)) for seed in (0, 1) for epoch in (0, 1)]
-    assert len(set(orders)) == 4
-    assert len(set(kinds[list(orders[0][:40])])) > 3
+    orders = [Order(200, batch_size=16, seed=seed, kinds=kinds).epoch(epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert len({order.tobytes() for order in orders}) == 4
+    assert len(set(kinds[orders[0][:40]])) > 3
+
+
+@pytest.mark.parametrize(("kinds", "batch"), [(2, 16), (2, 4), (6, 16), (77, 16), (77, 4), (20, 8)])
+def test_nearly_every_step_has_texts_of_one_label_and_of_others(kinds: int, batch: int):
+    labels = np.repeat(np.arange(kinds), 8)
+    order = Order(len(labels), batch_size=batch, seed=0, kinds=labels)
+    counts = [np.unique(labels[order.step(step)], return_counts=True)[1] for step in range(200)]
+    counts = [count for count in counts if count.sum() == batch]
+    assert np.mean([len(count) > 1 for count in counts]) > 0.9
+    assert np.mean([count.max() > 1 for count in counts]) > 0.9
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +181,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path):
     [
         ({"strategy": "probe"}, "strategy=probe leaves as it is"),
         ({"strategy": "finetune", "objective.classify.weight": 0}, "no step would teach the head"),
+        ({"strategy": "finetune", "strategy.head_last": True, "objective.classify.weight": 0}, "training.keep=last"),
+        ({"strategy": "finetune", "objective.classify.weight": 0, "objective.contrast.weight": 0}, "nothing to learn"),
+        ({"strategy": "finetune", "training.batch_size": 2}, "at least 4 for objective.contrast"),
         ({"strategy": "finetune", "objective.contrast.kind": "triplet"}, r"objective\.contrast\.kind"),
         ({"strategy": "finetune", "objective.contrast.temperature": 0}, r"temperature=0"),
     ],
-    ids=["probe", "no head", "kind", "temperature"],
+    ids=["probe", "no head", "best", "nothing", "batch", "kind", "temperature"],
 )
 def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, words: str):
     wanted = {"objective": "contrast"} | values
@@ -161,5 +198,5 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, wor
 @pytest.mark.parametrize("problem", ["multi_label", "regression", "ordinal"])
 def test_problems_without_one_label_a_text_are_refused(home: Path, tmp_path: Path, problem: str):
     settings = settings_for(home, problem, output=str(tmp_path), strategy="finetune", **CONTRAST)
-    with pytest.raises(UserError, match=f"problem type {problem} does not have"):
+    with pytest.raises(UserError, match=f"problem type {problem} is not of that kind"):
         adapt(settings, data=data_for(problem))

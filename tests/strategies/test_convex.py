@@ -1,11 +1,13 @@
 """The exact head: it reaches the optimum that scikit-learn reaches, honours weights, and chooses its penalty."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from nlp_transfer.strategies import convex
-from nlp_transfer.strategies.convex import fit_head, is_lower, softened, validate_head
+from nlp_transfer.strategies.convex import _FIRST, PENALTIES, Validated, fit_head, is_lower, softened, validate_head
 from nlp_transfer.strategies.losses import Rows
 from nlp_transfer.strategies.solver import Directions, Problems
 
@@ -140,14 +142,23 @@ def test_lower_is_what_chance_does_not_explain():
     assert not is_lower(losses, losses, weights)
 
 
-def test_a_rival_out_of_reach_ends_the_search_early():
-    x, y = blobs(200, 3, 5, noise=4.0)
-    arguments = (np.eye(3)[y], np.ones(200))
-    strong = validate_head(np.eye(3, dtype=np.float32)[y], *arguments, loss="softmax", strata=y)
-    free = validate_head(x, *arguments, loss="softmax", strata=y)
-    stopped = validate_head(x, *arguments, loss="softmax", strata=y, rival=strong)
-    assert strong.penalty < free.penalty  # so that the search goes on as far as it does without a rival
-    assert stopped.penalty == free.penalty
-    beaten = validate_head(np.eye(3, dtype=np.float32)[y], *arguments, loss="softmax", strata=y, rival=free)
-    assert beaten.penalty == strong.penalty  # a rival within reach changes nothing
-    np.testing.assert_array_equal(beaten.held_out, strong.held_out)
+def test_a_rival_out_of_reach_ends_the_search_early_and_one_within_reach_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    labels = np.arange(200) % 3
+    x, arguments = np.eye(3, dtype=np.float32)[labels], (np.eye(3)[labels], np.ones(200))
+    solved, solve = [], Problems.solve
+    monkeypatch.setattr(Problems, "solve", lambda *given, **more: solved.append(given[1]) or solve(*given, **more))
+
+    def tried(**more) -> tuple[Validated, int]:
+        solved.clear()
+        return validate_head(x, *arguments, loss="softmax", strata=labels, **more), len(solved)
+
+    free, free_solves = tried()
+    perfect = dataclasses.replace(free, penalty=PENALTIES[_FIRST], held_out=np.full(200, -1e3, np.float32))
+    _, solves = tried(rival=perfect)
+    assert solves < free_solves / 2
+    behind = dataclasses.replace(free, penalty=PENALTIES[_FIRST], held_out=np.full(200, 1e3, np.float32))
+    beaten, solves = tried(rival=behind)
+    assert (beaten.penalty, solves) == (free.penalty, free_solves)
+    np.testing.assert_array_equal(beaten.held_out, free.held_out)

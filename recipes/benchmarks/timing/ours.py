@@ -52,7 +52,7 @@ def settings_of(job: Job, **more: Any) -> Any:
 
 def adapt(job: Job) -> Result:
     """Run `adapt`; with `again`, the same once more, which finds what the first run kept."""
-    need(*MODULES, "scipy.optimize", *["peft"] * (job["words"]["strategy"] == "lora"))
+    need(*MODULES, "scipy.linalg", *["peft"] * (job["words"]["strategy"] == "lora"))
     from nlp_transfer.run import adapt as run
 
     if job.get("again"):

@@ -38,8 +38,8 @@ class _Laps:
 
 def without_the_encoder(job: Job) -> Result:
     """Read the rows, turn texts into ids, make an epoch's batches, fit a probe to features of that many rows."""
-    need(*MODULES, "nlp_transfer.preparation", "scipy.optimize")
-    from nlp_transfer.data.batches import Padding, collate, micro_batches, step_examples, steps_per_epoch
+    need(*MODULES, "nlp_transfer.preparation", "scipy.linalg")
+    from nlp_transfer.data.batches import Order, Padding, collate, micro_batches, steps_per_epoch
     from nlp_transfer.data.corpus import load_corpus
     from nlp_transfer.encoder.classifier import load_classifier
     from nlp_transfer.preparation import encode_splits
@@ -55,9 +55,11 @@ def without_the_encoder(job: Job) -> Result:
     padding = Padding(classifier.tokenizer.pad_token_id, classifier.tokenizer.pad_token_type_id, left=False)
     most_tokens = settings.training.micro_batch_tokens
 
+    order = Order(len(columns), batch_size=job["batch"], seed=0)
+
     def batches() -> None:
         for step in sampled:
-            examples = step_examples(len(columns), batch_size=job["batch"], seed=0, step=int(step))
+            examples = order.step(int(step))
             for part in micro_batches(
                 columns.tokens, examples, rank=0, world=1, most_examples=None, most_tokens=most_tokens
             ):

@@ -1,4 +1,4 @@
-"""A store of arrays that a frozen encoder has made: it knows files, keys and a budget of the disk, and no training.
+"""A store of arrays that runs keep for later ones: it knows files, keys and a budget of the disk, and no encoder.
 
 An entry is a folder ``<key>/`` with ``values.npy`` and ``entry.json``, whole or absent: it is built beside its place
 and renamed once. Who uses the store never fails for it: what cannot be read is made again, what cannot be written is
@@ -115,7 +115,7 @@ class Store:
             return values
         mib = f"{values.nbytes / 2**20:,.1f} MiB"
         if values.nbytes > self.budget:
-            self._say(f"{mib} computed with the frozen encoder are not kept: more than cache.gib allows")
+            self._say(f"{mib} are not kept for later runs: more than cache.gib allows")
             return values
         path, making = self.folder / key, self.folder / f".making-{os.getpid()}-{os.urandom(4).hex()}"
         try:
@@ -123,7 +123,7 @@ class Store:
             self._sweep()
             self._make_room(values.nbytes)
             if values.nbytes > _MOST_OF_FREE * shutil.disk_usage(self.folder).free:
-                self._say(f"{mib} computed with the frozen encoder are not kept: {self.folder} is nearly full")
+                self._say(f"{mib} are not kept for later runs: {self.folder} is nearly full")
                 return values
             making.mkdir()
             _write(making, key, values, about)
@@ -133,7 +133,7 @@ class Store:
                     return _mapped(path)
             return values
         except OSError as error:
-            self._say(f"what the frozen encoder computes is not kept: {self.folder}: {reason(error)}")
+            self._say(f"nothing is kept for later runs: {self.folder}: {reason(error)}")
             return values
         finally:
             shutil.rmtree(making, ignore_errors=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nlp_transfer.encoder import frozen
-from nlp_transfer.encoder.frozen import Store, folder_of
+from nlp_transfer import store as storage
+from nlp_transfer.store import Store, folder_of
 from tests.crash_harness import Case, die_at, start
 from tests.test_secrets import HF
 
@@ -93,7 +93,7 @@ def as_pickle(path: Path) -> None:
     """What NumPy would unpickle where that is allowed, with the digest that belongs to it."""
     np.save(path / "values.npy", np.array([Exploding()], dtype=object), allow_pickle=True)
     entry = json.loads((path / "entry.json").read_text())
-    digest = frozen.hashlib.sha256((path / "values.npy").read_bytes()).hexdigest()
+    digest = storage.hashlib.sha256((path / "values.npy").read_bytes()).hexdigest()
     (path / "entry.json").write_text(json.dumps(entry | {"sha256": digest}))
 
 
@@ -161,7 +161,7 @@ def test_what_is_larger_than_the_budget_is_not_kept_and_said_once(tmp_path: Path
         assert store.keep(key, large, {}) is large
     assert [entry.key for entry in store.entries()] == [KEYS[0]]  # nothing went for it
     (sentence,) = said
-    assert "not kept: more than cache.gib allows" in sentence
+    assert "are not kept for later runs: more than cache.gib allows" in sentence
 
 
 @contextmanager
@@ -288,10 +288,10 @@ def test_processes_share_a_folder(tmp_path: Path):
 def test_the_folder_is_the_one_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setenv(frozen.ENVIRONMENT, "~/elsewhere")
+    monkeypatch.setenv(storage.ENVIRONMENT, "~/elsewhere")
     assert folder_of("~/named") == tmp_path / "named"
     assert folder_of(None) == tmp_path / "elsewhere"
-    monkeypatch.setenv(frozen.ENVIRONMENT, "")
+    monkeypatch.setenv(storage.ENVIRONMENT, "")
     assert folder_of(None) == tmp_path / "xdg" / "nlp_transfer"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert folder_of(None) == tmp_path / ".cache" / "nlp_transfer"
