@@ -17,6 +17,7 @@ def told() -> dict[str, dict[str, Any]]:
     return told_by("tests.crash_worlds")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_may_go_on_on_another_number_of_processes(told: dict[str, dict[str, Any]], run: str):
     first, last = RUNS[run][0], RUNS[run][-1]

@@ -14,7 +14,7 @@ from nlp_transfer.cli import main
 from tests.place import furnish
 from tests.test_cli import adapt_words, run_of
 
-MUTANTS = 120
+MUTANTS = 60
 VALUES = (None, True, -1, 0.5, 10**400, float("inf"), float("nan"), "text", "\ud800", [], [[]], {}, {"a": {}})
 
 

@@ -160,6 +160,7 @@ def test_code_that_no_revision_pins_is_run_every_time(home: Path, store_folder: 
     assert not store_folder.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_share_what_one_has_made(tmp_path: Path):
     told = told_by("tests.stores")
     assert {name: each["status"] for name, each in told.items()} == dict.fromkeys(RUNS, 0)
