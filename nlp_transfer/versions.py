@@ -1,9 +1,13 @@
-"""Which versions there are of what a figure may depend on; read from what is installed, nothing is imported."""
+"""Which code there is of what a figure may depend on: versions and our own files, of which nothing is imported."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import platform
+from collections.abc import Iterable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 _VERSIONS_OF = (
@@ -19,12 +23,27 @@ _VERSIONS_OF = (
 )
 
 
-def environment() -> dict[str, Any]:
-    """Return the versions that a figure may depend on."""
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of packages by name; of those that are not there, none."""
     versions = {}
-    for name in _VERSIONS_OF:
+    for name in names:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            versions[name] = "missing"
+            continue
+    return versions
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions that a figure may depend on."""
+    versions = dict.fromkeys(_VERSIONS_OF, "missing") | installed(_VERSIONS_OF)
     return {"python": platform.python_version(), "system": platform.system(), "machine": platform.machine(), **versions}
+
+
+@functools.cache
+def digest_of_code() -> str:
+    """Return a hash of our own files: a checkout changes without its version."""
+    own, root = hashlib.sha256(), Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        own.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return own.hexdigest()

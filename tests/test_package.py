@@ -20,6 +20,7 @@ PACKAGE = ROOT / "nlp_transfer"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Imports run one way, from right to left; files at the top level that belong to no room may use all of them.
 ROOMS = (
+    "versions",
     "secrets",
     "errors",
     "settings",

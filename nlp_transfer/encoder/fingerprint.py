@@ -6,20 +6,17 @@ It looks at tensors, not at where they came from, so that it is right whatever a
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import platform
 from collections.abc import Collection, Iterable, Iterator
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-import nlp_transfer
 from nlp_transfer.encoder.anatomy import output_layers, unwrapped
+from nlp_transfer.versions import digest_of_code, installed
 
 if TYPE_CHECKING:
     from nlp_transfer.data.batches import Padding
@@ -166,12 +163,6 @@ def _device_words(device: torch.device) -> list[Any]:
     return [device.type, name, products, torch.are_deterministic_algorithms_enabled()]
 
 
-@functools.cache
 def _versions() -> dict[str, str]:
-    """Return the versions of the libraries, and a digest of our own files: a checkout changes without its version."""
-    own = hashlib.sha256()
-    root = Path(nlp_transfer.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        own.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
-    names = ("torch", "transformers", "peft", "accelerate")
-    return {"nlp_transfer": own.hexdigest(), **{name: metadata.version(name) for name in names}}
+    """Return the versions of the libraries, and a digest of our own files."""
+    return {"nlp_transfer": digest_of_code(), **installed(("torch", "transformers", "peft", "accelerate"))}

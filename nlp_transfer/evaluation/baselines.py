@@ -18,14 +18,13 @@ import json
 import time
 import warnings
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nlp_transfer.evaluation.metrics import compute, label_shares, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.versions import digest_of_code, installed
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -53,13 +52,11 @@ class Floor:
     Attributes:
         name: majority or tfidf.
         logits: (rows, outputs): log-probabilities, for multi_label log-odds, for regression values.
-        seconds: what it took.
         detail: the setting that was chosen, in words.
     """
 
     name: str
     logits: np.ndarray
-    seconds: float
     detail: str = ""
 
 
@@ -87,36 +84,33 @@ def floors(
         store: where tfidf is kept for the next run on the same rows with the same seed; None: nowhere.
     """
     weights = _own_weights(task, train)
-    started = time.perf_counter()
     priors = np.repeat(_priors(task, train.targets, weights)[None], len(test.texts), axis=0)
-    majority = Floor("majority", priors, time.perf_counter() - started)
-    started = time.perf_counter()
+    majority = Floor("majority", priors)
     metric = selection_metric(task, metric)
     key = "" if store is None else _key(task, train, test, seed=seed, metric=metric)
     kept = None if store is None else store.find(key)
+    started = time.monotonic()
     if kept is not None:
         best, logits = _Setting(float(kept[0]), bool(kept[1])), kept[2:].reshape(-1, task.outputs)
-        return [majority, Floor("tfidf", logits, time.perf_counter() - started, best.described(task))]
+        return [majority, Floor("tfidf", logits, best.described(task))]
     features = _features(task, train, test)
     if features is None:
-        return [majority, Floor("tfidf", priors, time.perf_counter() - started, "no word in the training texts")]
+        return [majority, Floor("tfidf", priors, "no word in the training texts")]
     learn, held = features
     best = _best_setting(task, learn, train.targets, weights, metric=metric, seed=seed)
     logits = _fit_predict(task, learn, train.targets, weights, held, best, seed=seed)
-    seconds = time.perf_counter() - started
     if store is not None:
-        about = {"what": "TF-IDF floor", "encoder": "none", "rows": len(test.texts), "seconds": round(seconds, 3)}
+        about = {"what": "TF-IDF floor", "encoder": "none", "rows": len(test.texts)}
+        about |= {"seconds": round(time.monotonic() - started, 3)}
         store.keep(key, np.append([best.strength, best.balanced], logits), about)
-    return [majority, Floor("tfidf", logits, seconds, best.described(task))]
+    return [majority, Floor("tfidf", logits, best.described(task))]
 
 
 def _key(task: Task, train: Examples, test: Examples, *, seed: int, metric: str) -> str:
     """Return a hash of all that the tfidf floor hangs on."""
-    versions = {name: metadata.version(name) for name in ("numpy", "scipy", "scikit-learn")}
+    versions = {"nlp_transfer": digest_of_code(), **installed(("numpy", "scipy", "scikit-learn"))}
     texts = [train.texts, train.pairs, test.texts, test.pairs]
     key = hashlib.sha256(json.dumps([task.to_json(), seed, metric, versions, texts]).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):  # a checkout changes without its version
-        key.update(path.read_bytes())
     for array in (train.targets, train.weights):
         key.update(f"\n{array.dtype.str} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
     return key.hexdigest()

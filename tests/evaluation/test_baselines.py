@@ -68,7 +68,6 @@ def test_tfidf_beats_the_majority_on_what_words_tell(cell):
     for floor in (majority, tfidf):
         assert floor.logits.shape == (60, task.outputs)
         assert np.isfinite(floor.logits).all()
-        assert floor.seconds > 0
     if problem in ("single_label", "ordinal"):  # the logits are log-probabilities
         for floor in (majority, tfidf):
             assert np.exp(floor.logits).sum(axis=1) == pytest.approx(1)
@@ -89,7 +88,7 @@ def test_what_was_fitted_before_is_read_back(problem, tmp_path):
     train, test = (learnable(problem, soft=False, weighted=True, pair=False, rows=rows, seed=rows) for rows in (60, 20))
     fitted, found = (floors(task, train, test, seed=3, store=store)[1] for _ in range(2))
     assert (found.logits == fitted.logits).all()
-    assert found.logits.shape == fitted.logits.shape
+    assert (found.logits.shape, found.logits.dtype) == (fitted.logits.shape, fitted.logits.dtype)
     assert found.detail == fitted.detail
     (entry,) = store.entries()
     other = np.array(store.find(entry.key)) + 1

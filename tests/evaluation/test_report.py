@@ -30,7 +30,7 @@ def examples_of(case):
 
 def constant(case):
     """A floor that says the same of every row."""
-    return Floor("majority", np.tile(case.logits[:1], (len(case.logits), 1)), 0.1)
+    return Floor("majority", np.tile(case.logits[:1], (len(case.logits), 1)))
 
 
 def report_of(case, *, floors=(), settings=SETTINGS, seed=0):
@@ -46,7 +46,7 @@ def shown(report, width):
 
 
 def test_figures_are_those_of_the_metrics(case):
-    weak = Floor("tfidf", case.logits + 1.5 * np.roll(case.logits, 1, axis=0), 0.1, "C=2")
+    weak = Floor("tfidf", case.logits + 1.5 * np.roll(case.logits, 1, axis=0), "C=2")
     report = report_of(case, floors=[constant(case), weak])
     assert [row.name for row in report.rows] == ["model", "majority", "tfidf"]
     for row, logits in zip(report.rows, (case.logits, constant(case).logits, weak.logits), strict=True):
@@ -104,7 +104,7 @@ def test_outcomes(metric, model, floor, outcome):
     rng = np.random.default_rng(1)
     targets, logits = predictions(rng.random(300) < model)
     case = replace(make_case("single_label", rows=300), logits=logits, targets=targets)
-    floors = [Floor("majority", np.zeros((300, 4)), 0), Floor("tfidf", predictions(rng.random(300) < floor)[1], 0)]
+    floors = [Floor("majority", np.zeros((300, 4))), Floor("tfidf", predictions(rng.random(300) < floor)[1])]
     report = report_of(case, floors=floors, settings=replace(SETTINGS, metric=metric))
     assert report.comparison.floor == "tfidf"
     assert report.comparison.outcome == outcome
@@ -121,7 +121,7 @@ def test_equal_models_are_seldom_called_different():
         rng = np.random.default_rng(seed)
         targets, logits = predictions(rng.random(150) < 0.8)
         case = replace(make_case("single_label", rows=150), logits=logits, targets=targets)
-        floor = Floor("tfidf", predictions(rng.random(150) < 0.8)[1], 0)
+        floor = Floor("tfidf", predictions(rng.random(150) < 0.8)[1])
         settings = EvaluationSettings(resamples=100, metric="accuracy")
         called += report_of(case, floors=[floor], settings=settings, seed=seed).comparison.outcome != "no evidence"
     assert 0 < called / 100 < 0.12  # nominal: 0.05
@@ -148,7 +148,7 @@ def test_without_resamples_nothing_is_claimed():
 def test_notes():
     case = make_case("single_label", rows=50, weighted=True)
     case = replace(case, targets=case.targets % 2, task=Task("single_label", ("a", "b", "c", "d"), pair=False))
-    notes = " ".join(report_of(case, floors=[Floor("tfidf", case.logits, 0, "C=2")]).notes)
+    notes = " ".join(report_of(case, floors=[Floor("tfidf", case.logits, "C=2")]).notes)
     assert "Only 50 test rows" in notes
     assert "support is a sum of weights" in notes
     assert "2 of 4 labels without a test row: c, d" in notes
@@ -162,7 +162,7 @@ def test_notes():
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_tables_fit(case, width):
-    weak = Floor("tfidf", case.logits + 1.5 * np.roll(case.logits, 1, axis=0), 0.1, "C=2")
+    weak = Floor("tfidf", case.logits + 1.5 * np.roll(case.logits, 1, axis=0), "C=2")
     text = shown(report_of(case, floors=[constant(case), weak]), width)
     assert max(map(len, text.splitlines())) <= width
     for name in METRICS[case.task.problem]:

@@ -8,8 +8,9 @@ import os
 import platform
 from collections.abc import Iterable
 from functools import cache
-from importlib import metadata
 from pathlib import Path
+
+from nlp_transfer.versions import installed
 
 PACKAGES = (
     *("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "scikit-learn"),
@@ -37,13 +38,7 @@ def cores() -> int:
 @cache
 def versions() -> dict[str, str]:
     """Return the installed ones of PACKAGES."""
-    installed = {}
-    for name in PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {"python": platform.python_version(), **installed}
+    return {"python": platform.python_version(), **installed(PACKAGES)}
 
 
 @cache
