@@ -32,7 +32,7 @@ from nlp_transfer.data.table import MISSING, Table
 from nlp_transfer.encoder.anatomy import dissect, unwrapped
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
-from nlp_transfer.evaluation import metrics
+from nlp_transfer.evaluation.decisions import decide, probabilities
 from nlp_transfer.settings import ColumnSettings, PredictSettings, TrackingSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
@@ -103,11 +103,11 @@ class Predictor:
         if not texts:
             return []
         logits = self.logits(texts, pairs)
-        decisions, probabilities = metrics.decide(task, logits), metrics.probabilities(task, logits)
+        decisions, likely = decide(task, logits), probabilities(task, logits)
         if task.problem == "regression":
             return [Prediction(float(value), {}) for value in decisions]
         answers: list[Prediction] = []
-        for decision, row in zip(decisions, probabilities, strict=True):
+        for decision, row in zip(decisions, likely, strict=True):
             chosen = (
                 [name for name, yes in zip(task.labels, decision, strict=True) if yes]
                 if task.problem == "multi_label"

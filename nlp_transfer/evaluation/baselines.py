@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlp_transfer.evaluation.metrics import compute, label_shares, selection_metric
+from nlp_transfer.evaluation.metrics import compute, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.evaluation.sums import label_shares
 from nlp_transfer.versions import digest_of_code, installed
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.baselines import floors
-from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER, compute, probabilities, selection_metric
+from nlp_transfer.evaluation.decisions import probabilities
+from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER, compute, selection_metric
 from nlp_transfer.store import Store
 
 LABELS = ("cold", "mild", "warm")

@@ -11,14 +11,13 @@ from sklearn import metrics as sk
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.decisions import decide, probabilities
 from nlp_transfer.evaluation.metrics import (
     DEFAULT_METRIC,
     HIGHER_IS_BETTER,
     METRICS,
     compute,
-    decide,
     per_label,
-    probabilities,
     selection_metric,
 )
 from tests.evaluation.conftest import PROBLEMS, make_case

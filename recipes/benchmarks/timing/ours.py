@@ -19,7 +19,7 @@ from recipes.benchmarks.timing.stopwatch import (
     texts_of,
 )
 
-MODULES = ("nlp_transfer.run", "nlp_transfer.predict", "transformers.models.bert.modeling_bert", "sklearn.metrics")
+MODULES = ("nlp_transfer.run", "nlp_transfer.predict", "transformers.models.bert.modeling_bert")
 
 
 def settings_of(job: Job, **more: Any) -> Any:

@@ -1,0 +1,267 @@
+"""Metrics as functions of sums over rows: of correct, predicted and true rows a class, of losses, of squares.
+
+So those of many resamples are one product of the rows' columns with the matrix of how often each resample drew a row.
+Correlations alone need the rows themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlp_transfer.evaluation.decisions import decide, finite_logits
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+    from nlp_transfer.data.task import Task
+
+Sums = Mapping[str, np.ndarray]  # (columns, sets of rows)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that a model has answered, none of weight 0.
+
+    Attributes:
+        task: the task.
+        logits: float64 (rows, outputs).
+        targets: (rows,) or (rows, labels).
+        weights: float64 (rows,), positive.
+        columns: what is summed, sparse (rows, 1 or labels) each; none without rows.
+    """
+
+    task: Task
+    logits: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    columns: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> Rows:
+        """Return the rows whose weight is not 0; see `metrics.compute` for the arguments."""
+        logits, targets, weights = _present(task, logits, targets, weights)
+        columns = _columns(task, logits, targets, weights) if len(logits) else {}
+        return cls(task, logits, targets, weights, columns)
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def sums(self, counts: np.ndarray | None = None) -> Sums:
+        """Return the sums over sets of rows.
+
+        Args:
+            counts: float64 (rows, sets), how often a set has a row; None: one set, of every row once.
+        """
+        counts = np.ones((len(self), 1)) if counts is None else counts
+        return {name: column.T @ counts for name, column in self.columns.items()}
+
+    def metrics(self, names: Iterable[str], counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Return each metric of each set, (sets,), nan where it is undefined; for the arguments see `sums`."""
+        formulas = _REGRESSION if self.task.problem == "regression" else _LABELS
+        sums = self.sums(counts)
+        weights = self.weights[:, None] if counts is None else counts * self.weights[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):  # undefined is nan, which the formulas want
+            return {
+                name: formulas[name](sums) if name in formulas else self._correlated(name, weights) for name in names
+            }
+
+    def _correlated(self, name: str, weights: np.ndarray) -> np.ndarray:
+        values, targets = self.logits[:, 0], self.targets
+        if name == "spearman":
+            return correlation(weighted_ranks(values, weights), weighted_ranks(targets, weights), weights)
+        return correlation(values[:, None], targets[:, None], weights)
+
+
+def _present(
+    task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return logits, targets and weights in double precision without the rows of weight 0."""
+    logits = finite_logits(task, logits)
+    targets = np.asarray(targets)
+    weights = np.ones(len(logits)) if weights is None else np.asarray(weights, dtype=np.float64)
+    assert len(logits) == len(targets) == len(weights), (logits.shape, targets.shape, weights.shape)
+    if targets.dtype.kind == "f":
+        targets = targets.astype(np.float64)
+    present = weights > 0
+    return logits[present], targets[present], weights[present]
+
+
+def label_shares(task: Task, targets: np.ndarray) -> csr_array:
+    """Return sparse float64 (rows, labels): how much of every label a row counts as."""
+    from scipy.sparse import csr_array
+
+    if targets.ndim == 1:
+        return one_hot(targets, len(task.labels))
+    return csr_array(
+        (targets >= 0.5).astype(np.float64) if task.problem == "multi_label" else targets.astype(np.float64)
+    )
+
+
+def one_hot(classes: np.ndarray, labels: int) -> csr_array:
+    """Return sparse float64 (rows, labels) with a one where each row's class is."""
+    from scipy.sparse import csr_array
+
+    return csr_array((np.ones(len(classes)), (np.arange(len(classes)), classes)), shape=(len(classes), labels))
+
+
+def row_losses(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return (rows,): cross-entropy against the class or distribution; multi_label: mean over the labels."""
+    from scipy.special import log_expit, log_softmax
+
+    if task.problem == "multi_label":
+        return -(targets * log_expit(logits) + (1 - targets) * log_expit(-logits)).mean(axis=1)
+    # from logits, not probabilities: scikit-learn's log_loss clips those that have underflowed
+    surprises = -log_softmax(logits, axis=1)
+    return surprises[np.arange(len(targets)), targets] if targets.ndim == 1 else (targets * surprises).sum(axis=1)
+
+
+def weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the rank of every row among `weights` rows, equal values sharing the middle rank.
+
+    Args:
+        values: (rows,).
+        weights: (rows, sets): how often a row occurs in each of several sets of rows.
+
+    Returns:
+        (rows, sets). Correlating two of them gives Spearman's coefficient of every set.
+    """
+    from scipy.sparse import csr_array
+
+    distinct, group = np.unique(values, return_inverse=True)
+    member = csr_array((np.ones(len(values)), (group, np.arange(len(values)))), shape=(len(distinct), len(values)))
+    mass = member @ weights
+    return (np.cumsum(mass, axis=0) - mass / 2)[group]
+
+
+def correlation(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return Pearson's coefficient of every set of rows, nan where a side is constant.
+
+    Args:
+        first: (rows, sets), or (rows, 1) where all sets share the values.
+        second: likewise.
+        weights: (rows, sets): how often a row occurs in each set.
+    """
+    total = weights.sum(axis=0)
+    deviations, spreads = [], []
+    for values in (first, second):
+        # Shifting by a value that occurs makes a constant exactly zero, so that rounding is not mistaken for variance.
+        shifted = values - np.sort(values, axis=0)[len(values) // 2]
+        deviation = shifted - (weights * shifted).sum(axis=0) / total
+        spread = (weights * deviation**2).sum(axis=0)
+        rounding = total * (1e-12 * np.abs(shifted).max(axis=0)) ** 2
+        deviations.append(deviation)
+        spreads.append(np.where(spread > rounding, spread, np.nan))
+    return (weights * deviations[0] * deviations[1]).sum(axis=0) / np.sqrt(spreads[0] * spreads[1])
+
+
+def _columns(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    if task.problem == "regression":
+        return _regression_columns(logits[:, 0], targets, weights)
+    return _label_columns(task, logits, targets, weights)
+
+
+def _label_columns(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """Return what is summed for label metrics: (rows, labels) per-class columns and (rows, 1) columns."""
+    from scipy.sparse import csr_array
+
+    shares, predicted = label_shares(task, targets), decide(task, logits)
+    if task.problem == "multi_label":
+        chosen = csr_array(predicted.astype(np.float64))
+        mass, hits = weights, (predicted == (targets >= 0.5)).all(axis=1)
+    else:
+        chosen = one_hot(predicted, len(task.labels))
+        mass, hits = weights * shares.sum(axis=1), (shares * chosen).sum(axis=1)
+    columns: dict[str, Any] = {
+        "mass": _column(mass),
+        "hits": _column(weights * hits),
+        "losses": _column(weights * row_losses(task, logits, targets)),
+        "true": shares * weights[:, None],
+        "chosen": chosen * mass[:, None],
+        "both": shares * chosen * weights[:, None],
+    }
+    if task.problem == "ordinal":
+        ranks = np.arange(len(task.labels), dtype=np.float64)
+        gaps = np.abs(ranks - predicted[:, None])
+        columns |= {
+            "gaps": _column(weights * (shares * gaps).sum(axis=1)),
+            "squared_gaps": _column(weights * (shares * gaps**2).sum(axis=1)),
+        }
+    return columns
+
+
+def _regression_columns(values: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    gaps = values - targets
+    shifted = targets - np.sort(targets)[len(targets) // 2]  # as for correlation: a constant becomes exactly zero
+    return {
+        "mass": _column(weights),
+        "gaps": _column(weights * np.abs(gaps)),
+        "squared_gaps": _column(weights * gaps**2),
+        "targets": _column(weights * shifted),
+        "squared_targets": _column(weights * shifted**2),
+    }
+
+
+def _column(values: np.ndarray) -> csr_array:
+    """Return (rows, 1). Sparse even where dense: a BLAS product changes its last bits with the number of threads."""
+    from scipy.sparse import csr_array
+
+    return csr_array(values[:, None])
+
+
+def _mean(column: str) -> Callable[[Sums], np.ndarray]:
+    return lambda sums: (sums[column] / sums["mass"])[0]
+
+
+def _f1(sums: Sums) -> np.ndarray:
+    return 2 * sums["both"] / (sums["true"] + sums["chosen"])
+
+
+def _macro_f1(sums: Sums) -> np.ndarray:
+    scores = _f1(sums)
+    return np.nansum(scores, axis=0) / (~np.isnan(scores)).sum(axis=0)
+
+
+def _weighted_f1(sums: Sums) -> np.ndarray:
+    return np.nansum(_f1(sums) * sums["true"], axis=0) / sums["true"].sum(axis=0)
+
+
+def _micro_f1(sums: Sums) -> np.ndarray:
+    return 2 * sums["both"].sum(axis=0) / (sums["true"].sum(axis=0) + sums["chosen"].sum(axis=0))
+
+
+def _quadratic_kappa(sums: Sums) -> np.ndarray:
+    """Return 1 - E[(t - p)^2] / E[(t' - p')^2] with t', p' independent; their moments follow from the class counts."""
+    ranks = np.arange(len(sums["true"]), dtype=np.float64)[:, None]
+    true, chosen = sums["true"] / sums["mass"], sums["chosen"] / sums["mass"]
+    means = (ranks * true).sum(axis=0), (ranks * chosen).sum(axis=0)
+    by_chance = (ranks**2 * (true + chosen)).sum(axis=0) - 2 * means[0] * means[1]
+    # zero only if both are one and the same class; what is left then is rounding
+    return 1 - (sums["squared_gaps"] / sums["mass"])[0] / np.where(by_chance > 1e-12, by_chance, np.nan)
+
+
+def _r2(sums: Sums) -> np.ndarray:
+    mean = sums["targets"] / sums["mass"]
+    variance = sums["squared_targets"] / sums["mass"] - mean**2
+    variance = np.where(variance > 1e-12 * sums["squared_targets"] / sums["mass"], variance, np.nan)
+    return (1 - sums["squared_gaps"] / sums["mass"] / variance)[0]
+
+
+_LABELS: Mapping[str, Callable[[Sums], np.ndarray]] = {
+    "accuracy": _mean("hits"),
+    "subset_accuracy": _mean("hits"),
+    "macro_f1": _macro_f1,
+    "weighted_f1": _weighted_f1,
+    "micro_f1": _micro_f1,
+    "log_loss": _mean("losses"),
+    "mean_absolute_error": _mean("gaps"),
+    "quadratic_kappa": _quadratic_kappa,
+}
+_REGRESSION: Mapping[str, Callable[[Sums], np.ndarray]] = {
+    "mean_squared_error": _mean("squared_gaps"),
+    "mean_absolute_error": _mean("gaps"),
+    "r2": _r2,
+}
