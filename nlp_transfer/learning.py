@@ -18,6 +18,7 @@ from nlp_transfer.preparation import Prepared
 from nlp_transfer.records import RunFolder
 from nlp_transfer.training.bfloat16 import working_copy
 from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
+from nlp_transfer.training.memory import give_back
 from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.state import Trajectory
 
@@ -29,6 +30,7 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
     if starts_solved:
         with screen.busy("fitting the head on frozen features"):
             head = solve_head(prepared)
+        give_back()
         if strategy.frozen:
             words = f"{head_words(prepared.classifier)}, L2 penalty {head.penalty:.2g} by cross-validation"
             screen.console.print(f"fitted: {words}", style="dim")
@@ -48,6 +50,7 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
         def evaluate_now() -> dict[str, float]:
             bar.detail(now="measuring on validation")
             logits = units.logits(prepared.outputs("validation"))
+            give_back()
             return metrics.compute(task, logits, validation.targets, validation.weights)
 
         def on_step(done: int, total: int, values: dict[str, float]) -> None:
@@ -93,6 +96,7 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
                 kinds=prepared.kinds if compares(settings.objective) else None,
             )
     units.leave(prepared)
+    give_back()
     if strategy.head_last:
         with screen.busy("fitting the head on the trained encoder's features"):
             solve_head(prepared, last=True)

@@ -92,7 +92,7 @@ class TrainingSettings:
     max_steps: int | None = None
     batch_size: int = 16
     micro_batch_size: int | None = None
-    micro_batch_tokens: int = 4096
+    micro_batch_tokens: int | None = None
     weight_decay: float = 0.01
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     epsilon: float = 1e-8

@@ -113,7 +113,7 @@ def _pass_through(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
 
 def _leave(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     packing: Layout = kwargs["packing"]
-    raise _Left(args[0][0].index_select(0, packing.ranks.argsort()))
+    raise _Left(args[0][0].index_select(0, packing.sources))
 
 
 def _enter(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -59,6 +59,8 @@ class Layout:
         places: (tokens,), for each packed token its place among the padded batch's tokens, row by row.
         offsets: (tokens,), how many tokens of its text stand before each packed token.
         groups: in packed order.
+        filling: how many of the packed tokens, the last ones, are none of the batch: they repeat the first ones, as a
+            text of their own, and nothing is made of them.
     """
 
     shape: tuple[int, int]
@@ -66,14 +68,17 @@ class Layout:
     places: Tensor
     offsets: Tensor
     groups: tuple[Group, ...]
+    filling: int = 0
 
     @classmethod
-    def of(cls, mask: Tensor) -> Layout:
+    def of(cls, mask: Tensor, *, multiple: int = 1) -> Layout:
         """Return the layout of a padded batch.
 
         Args:
             mask: (rows, columns), 1 where a token is no padding. Padding stands on one side, and the longest row has
                 none: more columns could not be told from packed tokens.
+            multiple: so many tokens, or a multiple of that, are packed, as far as a part of the longest text fills the
+                rest; a single row stays as it is.
 
         Raises:
             ValueError: for any other mask.
@@ -89,15 +94,22 @@ class Layout:
         order = np.argsort(-lengths, kind="stable")
         starts = np.concatenate([[0], np.cumsum(lengths[order])])
         row, column = np.nonzero(real[order])
+        filling = min(-len(row) % multiple, int(lengths.max())) if len(real) > 1 else 0
+        places = order[row] * real.shape[1] + column
+        offsets = column - (real.shape[1] - lengths[order[row]] if left else 0)
+        rows = [
+            (order[first:last], lengths[order[first:last]], starts[first:last])
+            for first, last in _cut(lengths[order], cached=cpu, answering=answering)
+        ]
+        if filling:
+            rows.append((order[:1], np.array([filling]), starts[-1:]))
         return cls(
             shape=(int(mask.shape[0]), int(mask.shape[1])),
             left=left,
-            places=torch.from_numpy(order[row] * real.shape[1] + column).to(mask.device),
-            offsets=torch.from_numpy(column - (real.shape[1] - lengths[order[row]] if left else 0)).to(mask.device),
-            groups=tuple(
-                _group(order[first:last], lengths[order[first:last]], starts[first:last], left, mask.device, answering)
-                for first, last in _cut(lengths[order], cached=cpu, answering=answering)
-            ),
+            places=torch.from_numpy(np.concatenate([places, places[:filling]])).to(mask.device),
+            offsets=torch.from_numpy(np.concatenate([offsets, offsets[:filling]])).to(mask.device),
+            groups=tuple(_group(*some, left, mask.device, answering) for some in rows),
+            filling=filling,
         )
 
     @property
@@ -108,7 +120,13 @@ class Layout:
     @property
     def ranks(self) -> Tensor:
         """For each packed token how many tokens stand before it in the batch, row by row: (tokens,)."""
-        return self.places.argsort().argsort()
+        ranks = self.sources.argsort()
+        return torch.cat([ranks, ranks[: self.filling]])
+
+    @property
+    def sources(self) -> Tensor:
+        """For each token of the batch, row by row, where it is packed: (tokens,) without filling."""
+        return self._own(self.places).argsort()
 
     def pack(self, values: Tensor) -> Tensor:
         """Return values of the padded batch as one row without padding: (rows or 1, columns, ...) -> (1, tokens, ...).
@@ -127,7 +145,11 @@ class Layout:
         if rows == 1:
             return values
         padded = values.new_zeros(rows * columns, *values.shape[2:])
-        return padded.index_copy(0, self.places, values[0]).unflatten(0, (rows, columns))
+        return padded.index_copy(0, self._own(self.places), self._own(values[0])).unflatten(0, (rows, columns))
+
+    def _own(self, values: Tensor) -> Tensor:
+        """Return what belongs to tokens of the batch: (tokens, ...) without filling."""
+        return values[: len(values) - self.filling]
 
 
 def _group(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nlp_transfer.encoder.anatomy import Anatomy, disposable, encoder_config, sample_rows, unwrapped
+from nlp_transfer.encoder.anatomy import Anatomy, disposable, encoder_config, is_in_bfloat16, sample_rows, unwrapped
 from nlp_transfer.encoder.attention import NAME, register_attention
 from nlp_transfer.encoder.classifier import Outputs, forward
 from nlp_transfer.encoder.layout import Layout
@@ -27,6 +27,9 @@ from nlp_transfer.settings import EncoderSettings
 _TOLERANCE = 1e-5
 # How many places of padding cost as much memory as a token, in embeddings and head, or in the head alone.
 _PLACES_BEFORE_LAYERS, _PLACES_BEFORE_EMBEDDINGS = 8, 32
+# In bfloat16 a CPU compiles matrix products for every number of tokens it has not seen, and keeps them: of multiples
+# there are few.
+_ALIKE = 16
 
 
 class NotPacked(Exception):
@@ -236,7 +239,7 @@ def _begin(
     mask = kwargs.get("attention_mask")
     if mask is None:
         return args, kwargs
-    layout = Layout.of(mask)
+    layout = Layout.of(mask, multiple=_ALIKE if is_in_bfloat16(encoder) else 1)
     ids = args[0] if args else kwargs.get("input_ids")  # None where a soft prompt was put before the text
     early = positions is not None and ids is not None and not positions.leave_out(ids, mask)
     _PASSING.set(_Passing(layout, early))

@@ -1,7 +1,9 @@
-"""Passes over a model that memory may not suffice for: told apart from other errors, and their memory freed."""
+"""Passes over a model that memory may not suffice for, told apart from other errors; memory that is freed for good."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -30,3 +32,12 @@ def tried(work: Callable[[], Result]) -> Result | None:
     # Outside of the handler: the traceback holds every tensor of the pass.
     clear_device_cache(garbage_collection=True)
     return None
+
+
+def give_back() -> None:
+    """Give what is free of this process' memory back to the system, after a part of a run that used much of it.
+
+    The C library would keep it, in pieces between what is still used, and the next part take more beside them.
+    """
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # in glibc alone
+        trim(0)

@@ -22,6 +22,9 @@ from nlp_transfer.training.memory import tried
 # thousands of tokens in that time; a CPU core about a hundred, so that cutting a step by length beats padding it.
 _PASS_COST = {"cpu": 64}
 _PRICELESS = 1 << 40  # no saving of tokens is worth another pass
+# Tokens of a pass where the settings leave that open. One core of a CPU computes no token faster in a larger pass, and
+# what a pass keeps for its backward half is most of the memory of a training.
+_MOST_TOKENS, _MOST_TOKENS_ON_CPU = 4096, 1024
 
 
 class NoMemory(Exception):
@@ -51,7 +54,7 @@ class Passes:
         columns: the training split.
         padding: how rows are made equal.
         most_examples: in one pass, or None.
-        most_tokens: padded tokens in one pass.
+        most_tokens: padded tokens in one pass, or None: as many as suit the device.
         on_halved: called on every rank with what a pass holds from now on, after the step in which that was found.
         halved_to: padded tokens that memory sufficed for, where it did not for `most_tokens`; the same on every rank.
         working: the copy that `step` is, where forward and backward run in one.
@@ -63,7 +66,7 @@ class Passes:
     columns: Columns
     padding: Padding
     most_examples: int | None
-    most_tokens: int
+    most_tokens: int | None
     on_halved: Callable[[int], None] = lambda _: None
     halved_to: int | None = None
     working: WorkingCopy | None = None
@@ -104,10 +107,18 @@ class Passes:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             most_examples=self.most_examples,
-            most_tokens=min(self.most_tokens, self.halved_to or self.most_tokens),
+            most_tokens=min(self._wanted_tokens, self.halved_to or self._wanted_tokens),
             pass_cost=_PRICELESS if self.compares else _PASS_COST.get(self.accelerator.device.type, 8192),
             places_a_token=self.padding.places_a_token,
         )
+
+    @property
+    def _wanted_tokens(self) -> int:
+        if self.most_tokens is not None:
+            return self.most_tokens
+        # Ranks sum the gradients of their passes in bfloat16, where a working copy is: the fewer the better.
+        alone = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
+        return _MOST_TOKENS_ON_CPU if alone and not self.compares else _MOST_TOKENS
 
     def _dealt(self, examples: np.ndarray) -> tuple[list[np.ndarray], dict[str, Tensor] | None]:
         """Return the passes that this rank does alone, and the batch of the one in which it meets the others.

@@ -7,13 +7,14 @@ tokenizer. Width 32, two layers, a vocabulary of about 150 pieces: a forward and
 from __future__ import annotations
 
 import functools
+import inspect
 import string
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, BertModel, PreTrainedTokenizerFast
 
 _TEXT = """
 my card has not arrived yet please refund the order is late good bad great terrible movie film love hate it when will
@@ -21,6 +22,9 @@ where how can you help cancel account password reset delivery payment was charge
 """
 WORDS = _TEXT.split()
 TEXTS = ["my card has not arrived yet", "refund", "where is the order? it was charged twice, please help", "good movie"]
+
+# PEFT up to 0.21 gives a prefix under a name that transformers 5.24 has changed; PEFT looks at the signature as well.
+PREFIXES_FIT = "past_key_values" in inspect.signature(BertModel.forward).parameters
 
 # What differs from COMMON in each family; "tokenizer" names the style of special tokens (see tiny_tokenizer).
 WORDPIECE, ROBERTA, DECODER, LLAMA, SEQ2SEQ, XLNET = "wordpiece", "roberta", "decoder", "llama", "seq2seq", "xlnet"

@@ -23,23 +23,37 @@ def mask_of(lengths: list[int], *, left: bool) -> torch.Tensor:
     return ((column >= max(lengths) - own) if left else (column < own)).long()
 
 
-def layout_of(lengths: list[int], *, left: bool, group_cost: int, learning: bool = True) -> Layout:
+def layout_of(lengths: list[int], *, left: bool, group_cost: int, learning: bool = True, multiple: int = 1) -> Layout:
     with pytest.MonkeyPatch.context() as patch, torch.set_grad_enabled(learning):
         patch.setattr(module, "_GROUP_COST" if learning else "_ANSWER_COST", group_cost)
-        return Layout.of(mask_of(lengths, left=left))
+        return Layout.of(mask_of(lengths, left=left), multiple=multiple)
+
+
+@quick
+@given(lengths_st, st.booleans(), st.sampled_from([1, 16]))
+def test_there_and_back_keeps_every_token_and_leaves_zeros_elsewhere(lengths: list[int], left: bool, multiple: int):
+    mask = mask_of(lengths, left=left)
+    layout = Layout.of(mask, multiple=multiple)
+    values = torch.rand(*mask.shape, 3) + 1
+    packed = layout.pack(values)
+    assert packed.shape == (1, sum(lengths) + layout.filling, 3)
+    assert torch.equal(layout.unpack(packed), values * mask[..., None])
+    states = values[mask.bool()]  # in the order of the batch
+    if len(lengths) > 1:
+        assert torch.equal(states[layout.ranks], packed[0])
+        assert torch.equal(packed[0][layout.sources], states)
+    positions = torch.arange(mask.shape[1])[None]  # one row stands for all
+    assert torch.equal(layout.pack(positions), layout.pack(positions.expand(mask.shape)))
 
 
 @quick
 @given(lengths_st, st.booleans())
-def test_there_and_back_keeps_every_token_and_leaves_zeros_elsewhere(lengths: list[int], left: bool):
-    mask = mask_of(lengths, left=left)
-    layout = Layout.of(mask)
-    values = torch.rand(*mask.shape, 3) + 1
-    packed = layout.pack(values)
-    assert packed.shape == (1, sum(lengths), 3)
-    assert torch.equal(layout.unpack(packed), values * mask[..., None])
-    positions = torch.arange(mask.shape[1])[None]  # one row stands for all
-    assert torch.equal(layout.pack(positions), layout.pack(positions.expand(mask.shape)))
+def test_the_number_of_packed_tokens_is_a_multiple_where_texts_are_long_enough(lengths: list[int], left: bool):
+    layout = Layout.of(mask_of(lengths, left=left), multiple=16)
+    packed = len(layout.places)
+    assert packed - layout.filling == sum(lengths)
+    assert packed % 16 == 0 or layout.filling == max(lengths) or len(lengths) == 1
+    assert layout.groups[-1].stop == packed
 
 
 @quick
@@ -130,11 +144,18 @@ def test_a_mask_that_it_would_get_wrong_is_refused(mask: list[list[int]]):
 
 
 @quick
-@given(lengths_st, st.booleans(), costs_st, st.sampled_from(["all", "causal", "window"]), st.integers(1, 2))
-def test_attention_is_that_of_each_text_alone(lengths, left, cost, sight, shared):
+@given(
+    lengths_st,
+    st.booleans(),
+    costs_st,
+    st.sampled_from(["all", "causal", "window"]),
+    st.integers(1, 2),
+    st.sampled_from([1, 16]),
+)
+def test_attention_is_that_of_each_text_alone(lengths, left, cost, sight, shared, multiple):
     generator = torch.Generator().manual_seed(len(lengths))
     heads, width, columns = 4, 8, max(lengths)
-    layout = layout_of(lengths, left=left, group_cost=cost)
+    layout = layout_of(lengths, left=left, group_cost=cost, multiple=multiple)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -160,7 +181,7 @@ def test_attention_is_that_of_each_text_alone(lengths, left, cost, sight, shared
     torch.testing.assert_close(found, wanted)
     for exact in (torch.float64, torch.float32):  # where nothing is learned they take other kernels
         with torch.no_grad():
-            answering = layout_of(lengths, left=left, group_cost=cost, learning=False)
+            answering = layout_of(lengths, left=left, group_cost=cost, learning=False, multiple=multiple)
             packed = [answering.pack(states.to(exact)).transpose(1, 2) for states in (query, key, value)]
             answer = packed_attention(torch.nn.Identity(), *packed, mask, packing=answering)[0]
             torch.testing.assert_close(answering.unpack(answer), wanted.to(exact), atol=1e-5, rtol=1e-5)

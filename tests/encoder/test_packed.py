@@ -16,6 +16,7 @@ from transformers.models.squeezebert import modeling_squeezebert
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder import attention, layout
+from nlp_transfer.encoder import packed as packed_module
 from nlp_transfer.encoder.anatomy import is_causal
 from nlp_transfer.encoder.classifier import Classifier, forward
 from nlp_transfer.encoder.dropout import make_dropout_cheap
@@ -23,7 +24,7 @@ from nlp_transfer.encoder.packed import NotPacked, pack
 from nlp_transfer.strategies.adapter import Adapter
 
 from .conftest import LABELS, stir
-from .families import FAMILIES, TEXTS
+from .families import FAMILIES, PREFIXES_FIT, TEXTS
 
 HEADS = ("native", "pooled")
 PACKED = ["bert", "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "distilbert", "electra"]
@@ -183,6 +184,26 @@ def test_gradients_are_those_of_the_padded_model(twins, family, head):
     classifier.model.eval()
 
 
+@every_case
+@pytest.mark.parametrize("lengths", [UNEQUAL, [3, 2]], ids=["filled", "filled in part"])
+def test_tokens_that_fill_the_packed_row_change_nothing(twins, monkeypatch, family, head, lengths):
+    """As they do in bfloat16, where it would be seen less well."""
+    classifier, padded = twins(family, head)
+    sizes = set()
+    monkeypatch.setattr(packed_module, "is_in_bfloat16", lambda _: True)
+    of = layout.Layout.of
+    monkeypatch.setattr(layout.Layout, "of", lambda *given, **more: seen(sizes, of(*given, **more)))
+    batch = rows(classifier, lengths)
+    assert answers_apart(padded, classifier.model, batch) < 1e-5
+    assert_gradients_agree(padded, classifier.model, batch)
+    assert sizes == ({128} if lengths is UNEQUAL else {8})
+
+
+def seen(sizes: set[int], found: layout.Layout) -> layout.Layout:
+    sizes.add(len(found.places))
+    return found
+
+
 def shifted(group: layout.Group) -> layout.Group:
     return group if group.gather is None else dataclasses.replace(group, gather=group.gather.roll(1))
 
@@ -256,6 +277,7 @@ def test_windows_and_texts_read_alone_are_packed_too(twins):
 # A prefix lengthens the keys alone, with states of its own for every row; Lily routes by the mean over a row's tokens.
 NOT_PACKED = ("PREFIX_TUNING", "LILY")
 KINDS = ["LORA", "IA3", "OFT", "LOHA", "OSF", "PROMPT_TUNING", *NOT_PACKED]
+KINDS = [kind for kind in KINDS if PREFIXES_FIT or kind != "PREFIX_TUNING"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 
 from nlp_transfer.config import compose
 from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.anatomy import is_in_bfloat16
 from nlp_transfer.encoder.classifier import forward, load_classifier
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.training import device
-from nlp_transfer.training.bfloat16 import WorkingCopy, in_bfloat16, is_in_bfloat16
+from nlp_transfer.training.bfloat16 import WorkingCopy, in_bfloat16
 from tests.crashes import fingerprint
 from tests.encoder.families import TEXTS, tiny_encoder
 from tests.test_crashes import stopped_run
