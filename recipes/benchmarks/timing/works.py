@@ -111,14 +111,17 @@ def _adapt(strategy: str, lr: float | None, **words: Any) -> Job:
 def _trained(name: str, quick: bool, own: Job, mine: Job, goals: tuple[Goal, ...], *, passes: int) -> Work:
     """Return a training of which some steps are timed.
 
-    Ours and Trainer at its best train for two epochs of about a thousand rows, so that accuracies can be compared; its
-    default, where a goal asks for it, for four steps: padded to a length, one is as long as another.
+    Ours and Trainer at its best train for two epochs where a goal compares it with Trainer's default as well, so that
+    accuracies can be compared, else for eleven steps; the default does three: padded to a length, one is as long as
+    another.
     """
-    job = _steps(quick, 4, skip=1, **own)
-    whole = {"skip": 1} if quick else {"rows": 960, "epochs": 2, "held_out": HELD_OUT, "skip": 3}
-    methods = {OURS: mine | whole, DEFAULT: _trainer("default"), BEST: _trainer("best", **whole)}
-    if all(goal.against != DEFAULT for goal in goals):
-        del methods[DEFAULT]
+    job = _steps(quick, 3, skip=1, **own)
+    against_default = any(goal.against == DEFAULT for goal in goals)
+    more: Job = {"rows": 480, "epochs": 2, "held_out": HELD_OUT} if against_default else {"rows": 11 * job["batch"]}
+    more = {"skip": 1} if quick else more | {"skip": 3}
+    methods = {OURS: mine | more, BEST: _trainer("best", **more)}
+    if against_default:
+        methods[DEFAULT] = _trainer("default")
     return Work(f"{name} batch {job['batch']}", job, methods, goals, passes)
 
 
@@ -160,9 +163,16 @@ def _wide(quick: bool) -> list[Work]:
         "vocabulary": (Goal(3.3, 5, BEST), Goal(0.5, 0.4, BEST, "memory")),
     }
     mine = _adapt("finetune", 5e-5, **{"strategy.head_first": False})
-    methods = {OURS: mine, DEFAULT: _trainer("default"), BEST: _trainer("best")}
+    methods = {OURS: mine, BEST: _trainer("best")}
+    default = {"base": {DEFAULT: _trainer("default")}}
     return [
-        Work(model, _steps(quick, 4, skip=1, batch=32, model=model, lr=5e-5), methods, goals[model], passes=3)
+        Work(
+            model,
+            _steps(quick, 3, skip=1, batch=32, model=model, lr=5e-5),
+            methods | default.get(model, {}),
+            goals[model],
+            passes=3,
+        )
         for model in goals
     ]
 
@@ -175,9 +185,9 @@ def _epochs(quick: bool, texts: str, rows: int, **more: Any) -> tuple[Job, Job]:
 
 
 def _top_layer(quick: bool) -> Work:
-    job, few = _epochs(quick, "short", 1024, lr=2e-4, strategy="top_layer")
+    job, _ = _epochs(quick, "short", 1024, lr=2e-4, strategy="top_layer")
     mine = _adapt("finetune", 2e-4, **{"strategy.freeze_layers": 5})
-    methods = {OURS: mine, DEFAULT: _trainer("default", **few), BEST: _trainer("best")}
+    methods = {OURS: mine, BEST: _trainer("best")}
     return Work("top_layer short", job, methods, (Goal(6, 9, BEST),))
 
 
@@ -194,7 +204,7 @@ def _probes(quick: bool) -> list[Work]:
     )
     found = []
     for texts in DATASETS:
-        job, few = _epochs(quick, texts, 2048, lr=1e-2, strategy="frozen")
+        job, few = _epochs(quick, texts, 1024, lr=1e-2, strategy="frozen")
         methods = {
             OURS: _adapt("probe", None),
             AGAIN: _adapt("probe", None) | {"again": True},
@@ -239,7 +249,7 @@ def _predictions(quick: bool) -> list[Work]:
         Goal(1, None, "OpenVINO int8"),
         Goal(0.33, 0.5, figure="share"),
     )
-    job = {"model": "minilm", "rows": 128 if quick else 1024, "held_out": FEW, "batch": 32, "epochs": 1}
+    job = {"model": "minilm", "rows": 128 if quick else 512, "held_out": FEW, "batch": 32, "epochs": 1}
     return [Work(f"predict {texts}", job | {"texts": texts}, methods, goals, passes=1) for texts in DATASETS]
 
 
