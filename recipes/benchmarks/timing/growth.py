@@ -55,6 +55,7 @@ def jobs(*, quick: bool) -> Iterator[tuple[str, int, dict[str, Any]]]:
             for size in QUICK[axis] if quick else sizes:
                 shape = USUAL | ({"rows": 4000} if axis == "classes" and not quick else {}) | {axis: size}
                 words = {"strategy": "finetune", "strategy.head_first": False, "tokens.max_length": shape["length"]}
+                words |= {"training.micro_batch_tokens": 1024}
                 yield (
                     axis,
                     size,
