@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -154,5 +155,5 @@ def test_the_precision_is_chosen_by_measuring(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(device.time, "process_time", lambda: next(clock))
     for slow, wanted in ((torch.float32, True), (torch.bfloat16, False)):
-        clock = multiplied(slow)
+        clock = chain(multiplied(slow), multiplied(slow))  # of small matrices, then of larger ones
         assert measured(torch.device("cpu")) is wanted

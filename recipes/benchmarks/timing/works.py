@@ -204,7 +204,7 @@ def _probes(quick: bool) -> list[Work]:
     )
     found = []
     for texts in DATASETS:
-        job, few = _epochs(quick, texts, 1024, lr=1e-2, strategy="frozen")
+        job, few = _epochs(quick, texts, 2048, lr=1e-2, strategy="frozen")
         methods = {
             OURS: _adapt("probe", None),
             AGAIN: _adapt("probe", None) | {"again": True},
