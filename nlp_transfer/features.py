@@ -173,7 +173,7 @@ def features_of(
     classifier: Classifier,
     accelerator: Accelerator,
     padding: Padding,
-    tell: Callable[[str], None],
+    store: Store | None,
 ) -> Features:
     """Return the features of a classifier that a strategy was applied to.
 
@@ -182,7 +182,7 @@ def features_of(
         classifier: asked for features.
         accelerator: gives the device, the precision and the ranks.
         padding: how rows are made equal.
-        tell: is told once why nothing can be kept.
+        store: where features are kept, or None.
     """
     trusted, revision = settings.encoder.trust_remote_code, classifier.source.revision
     return Features(
@@ -193,7 +193,7 @@ def features_of(
         constant=settings.strategy.frozen,
         code=revision if trusted else None,
         # Of code that no revision pins nothing says what it computes.
-        store=None if trusted and revision is None else store_of(settings.cache, tell),
+        store=None if trusted and revision is None else store,
     )
 
 
@@ -208,7 +208,7 @@ def with_states(columns: Columns, states: np.ndarray) -> Columns:
 
 
 def store_of(settings: CacheSettings, tell: Callable[[str], None]) -> Store | None:
-    """Return where features are kept; None where that is not wanted, or nowhere."""
+    """Return where what was computed is kept; None where that is not wanted, or nowhere."""
     if not settings.gib:
         return None
     folder = folder_of(settings.folder)

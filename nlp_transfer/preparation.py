@@ -16,10 +16,9 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from nlp_transfer import tracking
-from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
-from nlp_transfer.data.corpus import Corpus, Examples
-from nlp_transfer.data.tokens import Tokens, TokenSpec
+from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.anatomy import Anatomy, encoder_config, unwrapped
 from nlp_transfer.encoder.boundary import can_stand_in, layers_around, standing_in
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
@@ -27,9 +26,10 @@ from nlp_transfer.encoder.dropout import make_dropout_cheap
 from nlp_transfer.encoder.heads import suggested_pooling
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.encoder.source import Source, locate
+from nlp_transfer.encoding import encode_splits
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.metrics import selection_metric
-from nlp_transfer.features import Features, features_of, with_features, with_states
+from nlp_transfer.features import Features, features_of, store_of, with_features, with_states
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.settings import EncoderSettings, Settings
@@ -162,7 +162,8 @@ def prepare(
     encoder = resolve_encoder(settings.encoder, strategy, source, pair=corpus.task.pair)
     settings = dataclasses.replace(settings, encoder=encoder)
     classifier = load_classifier(encoder, corpus.task, head=encoder.head, seed=settings.seed, source=source)
-    columns, spec = encode_splits(settings, corpus, classifier)
+    store = store_of(settings.cache, tell)
+    columns, spec = encode_splits(settings, corpus, classifier, store)
     notes = [*corpus.notes, *encoder_notes(encoder, classifier)]
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
@@ -184,7 +185,7 @@ def prepare(
         compiled=settings.training.compile,
     )
     padding = Padding.of(tokenizer, places_a_token=places_a_token)
-    below_output = features_of(settings, classifier, accelerator, padding, tell)
+    below_output = features_of(settings, classifier, accelerator, padding, store)
     boundary = _boundary(settings, classifier, columns, below_output) if places_a_token > 1 else None
     if boundary:
         padding_words += f", {boundary[0]} frozen layers run once"
@@ -299,36 +300,6 @@ _USUAL: dict[str, tuple[Any, ...]] = {
     "hidden": (0,),
     "pairs": ("auto", "joint"),
 }
-
-
-def encode_splits(settings: Settings, corpus: Corpus, classifier: Classifier) -> tuple[dict[str, Columns], TokenSpec]:
-    """Return every split's columns; training rows are cut as the settings say, others where the encoder demands."""
-    tokenizer = classifier.tokenizer
-    whole = {
-        split: token_ids.encode_whole(tokenizer, examples.texts, examples.pairs)
-        for split, examples in corpus.splits.items()
-    }
-    lengths = whole["train"].full
-    spec = token_ids.resolve_spec(settings.tokens, lengths, limit=classifier.max_tokens, pair=corpus.task.pair)
-    columns = {
-        split: _columns(
-            examples,
-            token_ids.shorten(
-                whole[split],
-                tokenizer,
-                examples.texts,
-                examples.pairs,
-                spec,
-                max_length=spec.max_length if split == "train" else spec.limit,
-            ),
-        )
-        for split, examples in corpus.splits.items()
-    }
-    return columns, spec
-
-
-def _columns(examples: Examples, tokens: Tokens) -> Columns:
-    return Columns(tokens=tokens, targets=examples.targets, weights=examples.weights)
 
 
 def _checkpoint_activations(classifier: Classifier) -> None:

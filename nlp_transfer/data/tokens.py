@@ -73,6 +73,26 @@ class Tokens:
     full: np.ndarray
     cut: np.ndarray
 
+    @classmethod
+    def whole(cls, ids: np.ndarray, types: np.ndarray | None, full: np.ndarray) -> Tokens:
+        """Return examples of one sequence each, with nothing cut, from their lengths `full`."""
+        return cls(ids, types, _starts(full), np.arange(len(full) + 1, dtype=np.int64), full, np.zeros_like(full))
+
+    def folded(self) -> np.ndarray:
+        """Return examples with nothing cut as one array, int32, from which `unfolded` makes them again."""
+        assert len(self.offsets) == len(self.full) + 1, "windows are cut"
+        types = [] if self.types is None else [self.types]
+        return np.concatenate([[len(self)], self.full, self.ids, *types]).astype(np.int32)
+
+    @classmethod
+    def unfolded(cls, values: np.ndarray) -> Tokens:
+        """Return the examples that `folded` made an array of."""
+        rows = int(values[0])
+        full, ids = values[1 : rows + 1].astype(np.int64), values[rows + 1 :]
+        tokens = int(full.sum())
+        types = ids[tokens:].astype(np.int8) if len(ids) > tokens else None
+        return cls.whole(ids[:tokens], types, full)
+
     def __len__(self) -> int:
         return len(self.first) - 1
 
@@ -166,13 +186,10 @@ def encode_whole(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | No
         ids.append(_flat(rows, np.int32))
         types.append(_flat([row or [0] for row in their_types], np.int8))
     full = np.concatenate(lengths)[1:]
-    return Tokens(
+    return Tokens.whole(
         ids=_joined(ids, np.int32),
         types=_joined(types, np.int8) if typed else None,
-        offsets=_starts(full),
-        first=np.arange(len(full) + 1, dtype=np.int64),
         full=full,
-        cut=np.zeros_like(full),
     )
 
 
@@ -235,12 +252,27 @@ def shorten(
     )
 
 
+def backend_of(tokenizer: Any) -> Any:
+    """Return what does the work of a fast tokenizer, set to cut and pad nothing; None where not it alone does it."""
+    from transformers import PreTrainedTokenizerFast
+
+    usual = ("__call__", "_encode_plus")
+    if not tokenizer.is_fast or any(
+        getattr(type(tokenizer), name, tokenizer) is not getattr(PreTrainedTokenizerFast, name, None) for name in usual
+    ):
+        return None
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    return backend
+
+
 _Rows = list[list[int]]
 
 
 def _reader(tokenizer: Any, typed: bool) -> Callable[[list[str], list[str] | None], tuple[_Rows, _Rows]]:
     """Return a function from texts to the ids of every row, nothing cut, and their types, none where not `typed`."""
-    from transformers import PreTrainedTokenizerFast
 
     def call(texts: list[str], pairs: list[str] | None) -> tuple[_Rows, _Rows]:
         read = tokenizer(
@@ -255,15 +287,9 @@ def _reader(tokenizer: Any, typed: bool) -> Callable[[list[str], list[str] | Non
         )
         return read["input_ids"], read["token_type_ids"] if typed else []
 
-    usual = ("__call__", "_encode_plus")
-    if not tokenizer.is_fast or any(
-        getattr(type(tokenizer), name, tokenizer) is not getattr(PreTrainedTokenizerFast, name, None) for name in usual
-    ):
+    backend = backend_of(tokenizer)
+    if backend is None:
         return call
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True
 
     def hand_over(texts: list[str], pairs: list[str] | None) -> tuple[_Rows, _Rows]:
         """Do what the call does, but for where in the text each token lies, which takes a third of the time."""

@@ -42,7 +42,7 @@ def without_the_encoder(job: Job) -> Result:
     from nlp_transfer.data.batches import Order, Padding, collate, micro_batches, steps_per_epoch
     from nlp_transfer.data.corpus import load_corpus
     from nlp_transfer.encoder.classifier import load_classifier
-    from nlp_transfer.preparation import encode_splits
+    from nlp_transfer.encoding import encode_splits
     from nlp_transfer.strategies.convex import fit_head
 
     laps, settings = _Laps(), settings_of(job)

@@ -1,0 +1,94 @@
+"""From the texts of a corpus to columns of token ids: each is tokenised once, and many are kept for later runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from nlp_transfer.data import tokens as token_ids
+from nlp_transfer.data.batches import Columns
+from nlp_transfer.data.corpus import Corpus, Examples
+from nlp_transfer.data.tokens import Tokens, TokenSpec
+from nlp_transfer.encoder.classifier import Classifier
+from nlp_transfer.launch import is_main
+from nlp_transfer.settings import Settings
+from nlp_transfer.store import Store
+from nlp_transfer.versions import digest_of_code, installed
+
+_WORTH_KEEPING = 1 << 18  # characters of a split; fewer take a fifth of a second
+
+
+def encode_splits(
+    settings: Settings, corpus: Corpus, classifier: Classifier, store: Store | None = None
+) -> tuple[dict[str, Columns], TokenSpec]:
+    """Return every split's columns; training rows are cut as the settings say, others where the encoder demands.
+
+    Args:
+        settings: of the run.
+        corpus: its data.
+        classifier: gives the tokenizer and the most it takes.
+        store: where the ids of large splits are kept, or None.
+
+    Raises:
+        UserError: for texts that cannot be cut as the settings say.
+    """
+    tokenizer = classifier.tokenizer
+    whole = {split: _whole(tokenizer, examples, store) for split, examples in corpus.splits.items()}
+    lengths = whole["train"].full
+    spec = token_ids.resolve_spec(settings.tokens, lengths, limit=classifier.max_tokens, pair=corpus.task.pair)
+    columns = {
+        split: _columns(
+            examples,
+            token_ids.shorten(
+                whole[split],
+                tokenizer,
+                examples.texts,
+                examples.pairs,
+                spec,
+                max_length=spec.max_length if split == "train" else spec.limit,
+            ),
+        )
+        for split, examples in corpus.splits.items()
+    }
+    return columns, spec
+
+
+def _columns(examples: Examples, tokens: Tokens) -> Columns:
+    return Columns(tokens=tokens, targets=examples.targets, weights=examples.weights)
+
+
+def _whole(tokenizer: Any, examples: Examples, store: Store | None) -> Tokens:
+    """Return the ids of a split with nothing cut: those that were kept, or new ones."""
+    texts, pairs = examples.texts, examples.pairs
+    large = sum(map(len, texts)) + sum(map(len, pairs or ())) >= _WORTH_KEEPING
+    backend = token_ids.backend_of(tokenizer)
+    if store is None or not large or backend is None:  # code of its own does not show in a key
+        return token_ids.encode_whole(tokenizer, texts, pairs)
+    key = _key(tokenizer, backend, examples)
+    found = store.find(key) if is_main() else store.peek(key)
+    if found is not None:
+        return Tokens.unfolded(found)
+    tokens = token_ids.encode_whole(tokenizer, texts, pairs)
+    if is_main():
+        store.keep(key, tokens.folded(), {"what": "token ids", "rows": len(texts)})
+    return tokens
+
+
+def _key(tokenizer: Any, backend: Any, examples: Examples) -> str:
+    """Return what the ids of a split with nothing cut hang on, as 64 hex digits."""
+    parts = [
+        "token ids",
+        backend.to_str(),
+        tokenizer.model_input_names,
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        {"nlp_transfer": digest_of_code(), **installed(("transformers", "tokenizers"))},
+    ]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for texts in (examples.texts, examples.pairs or ()):
+        digest.update(len(texts).to_bytes(8, "little"))
+        for text in texts:
+            written = text.encode("utf-8", "surrogatepass")
+            digest.update(len(written).to_bytes(8, "little") + written)
+    return digest.hexdigest()
