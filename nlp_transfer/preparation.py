@@ -173,6 +173,10 @@ def prepare(
         _checkpoint_activations(classifier)
     if not settings.training.compile:  # a compiler makes its own, and cannot look into this one
         make_dropout_cheap(classifier.model)
+        if hasattr(classifier.model, "peft_config"):
+            from nlp_transfer.encoder.lowrank import make_lora_cheap  # imports PEFT
+
+            make_lora_cheap(classifier.model)
     classifier.model.to(accelerator.device)
     tokenizer = classifier.tokenizer
     accelerator = _fitting(accelerator, settings, classifier, folder)
