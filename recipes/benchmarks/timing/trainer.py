@@ -30,8 +30,8 @@ def train(job: Job) -> Result:
 def fastest(job: Job) -> Result:
     """Return the `variant` with dynamic padding that trains fastest: fp32 or bf16, then texts of like length together.
 
-    bf16 is tried where its matrix products are not slower: where they are emulated, a step takes minutes. Grouping sorts
-    among 50 batches; with fewer than eight it is not tried.
+    bf16 is tried where its matrix products are not slower: where they are emulated, a step takes minutes. Grouping
+    sorts among 50 batches; with fewer than eight it is not tried.
     """
     need(*MODULES, *["peft"] * (job["strategy"] == "lora"))
 
