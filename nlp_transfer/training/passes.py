@@ -118,7 +118,9 @@ class Passes:
             return self.most_tokens
         # Ranks sum the gradients of their passes in bfloat16, where a working copy is: the fewer the better.
         alone = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
-        return _MOST_TOKENS_ON_CPU if alone and not self.compares else _MOST_TOKENS
+        if self.compares or not alone:
+            return _MOST_TOKENS
+        return _MOST_TOKENS_ON_CPU * (2 if self.working else 1)  # tokens of half the bytes
 
     def _dealt(self, examples: np.ndarray) -> tuple[list[np.ndarray], dict[str, Tensor] | None]:
         """Return the passes that this rank does alone, and the batch of the one in which it meets the others.
