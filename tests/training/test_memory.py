@@ -1,6 +1,8 @@
 """Where memory does not suffice, passes become smaller and nothing else changes."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,6 +54,28 @@ def test_a_working_copy_is_halved_and_hands_over_the_same_gradient(tmp_path: Pat
         assert (scarce.failed > 0) is (rows < 8)
         step.zero_grad()
     assert (gradients[0] - gradients[1]).norm() < 2e-2 * gradients[0].norm()  # of bfloat16
+
+
+def test_passes_that_are_left_open_are_as_large_as_suits_the_device(tmp_path: Path):
+    step, columns, padding = parts(tmp_path, "single_label", 600)
+    everything, tokens = np.arange(600), columns.tokens.sizes
+
+    def largest(accelerator, most_tokens: int | None = None, **options) -> int:
+        passes = Passes(
+            accelerator, step, columns, replace(padding, places_a_token=1 << 30), None, most_tokens, **options
+        )
+        cut = passes.cut(everything)
+        assert sorted(np.concatenate(cut)) == list(everything)
+        return max(int(tokens[part].sum()) for part in cut)
+
+    alone = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+    gpu = SimpleNamespace(device=torch.device("cuda"), num_processes=1, process_index=0)
+    assert tokens.sum() > 4096
+    assert 900 < largest(alone) <= 1024
+    assert 1800 < largest(alone, working=WorkingCopy(step)) <= 2048
+    assert 3000 < largest(alone, compares=True) <= 4096
+    assert 3000 < largest(gpu) <= 4096
+    assert 200 < largest(gpu, 256) <= 256
 
 
 def test_an_example_that_does_not_fit_is_named(tmp_path: Path):
