@@ -58,7 +58,7 @@ def test_texts_count_as_often_as_they_are_passed_over():
 @pytest.mark.parametrize(("peak", "reached"), [(600, "no"), (500, "must"), (400, "stretch")])
 def test_memory_is_a_share_and_less_is_better(peak: float, reached: str):
     found = figures(Goal(0.5, 0.4, "peer", "memory"), nlp_transfer=[result(1, peak=peak)], peer=[result(1)])
-    wanted = ["finetune x", OURS, "memory of peer", f"{peak / 1000:.2f}×", "0.50×", "0.40×", reached]
+    wanted = ["finetune x", OURS, "memory of peer", f"{peak / 1000:.2f}×", "–", "0.50×", "0.40×", reached]
     assert list(found.goal_rows()) == [wanted]
 
 
@@ -73,7 +73,18 @@ def test_the_share_counts_what_layers_multiply():
     texts = {"tokens": 10.0, "squares": 110.0, "layers": 6, "width": 384}
     found = figures(Goal(0.25, 0.4, figure="share"), passes=3, nlp_transfer=[result(1, **texts)])
     assert found.share(OURS) == pytest.approx(100 * 3 * flops / 200e9)
-    assert cells(found)[0]["against"] == "bf16 GEMM"
+    assert cells(found)[0]["against"] == "GEMM"
+
+
+def test_no_goal_can_be_reached_faster_than_matrices_are_multiplied():
+    texts = {"tokens": 10.0, "squares": 110.0, "layers": 6, "width": 384}
+    goals = Goal(4, None, "peer"), Goal(0.5, None, "peer", "memory"), Goal(4, None, "missing")
+    peers = {"peer": [result(20, **texts)], "missing": [{"skipped": "not installed: peer"}]}
+    found = figures(*goals, passes=3, nlp_transfer=[result(10, **texts)], **peers)
+    assert found.share("peer") * found.at_most(goals[0]) == pytest.approx(1)
+    assert [row["at most"] for row in cells(found)] == [f"{found.at_most(goals[0]):.3g}×", "–", "–"]
+    slow = replace(found, gemm=GEMM | {"bf16_384": 8.0})  # emulated: float32 is the faster one
+    assert slow.share("peer") == pytest.approx(2 * found.share("peer"))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +263,7 @@ def test_the_tables_of_a_run_that_was_done(
     assert capsys.readouterr().out == first
     assert len(bench.results.read_text().splitlines()) == len(jobs_of_run) + 1
     assert "GFLOP/s, width 384: 100 fp32, 200 bf16" in first
-    assert "| start --help | nlp_transfer | – | 0.4 s | 0.5 s | 0.3 s | must |" in first
+    assert "| start --help | nlp_transfer | – | 0.4 s | – | 0.5 s | 0.3 s | must |" in first
 
 
 def test_trainers_best_setting_is_tried_once(bench: Bench, monkeypatch: pytest.MonkeyPatch):

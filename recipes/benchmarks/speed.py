@@ -58,8 +58,9 @@ Result = dict[str, Any]
 NOTE = (
     "Medians; accuracy and loss are means. In parentheses: our mean accuracy or cosine is lower by more than "
     f"{PARITY} and by more than its noise, so that the figure does not count. Texts a second: of five epochs each text "
-    "counts five times. Share: operations of real tokens in the layers beside the rate of bf16 GEMM. cos: the worst of "
-    "64 texts beside transformers in fp32. †: not all in one go."
+    "counts five times. Share: operations of real tokens in the layers beside the rate of GEMM in the faster of fp32 "
+    "and bf16; at most: the ratio if that share were all. cos: the worst of 64 texts beside transformers in fp32. "
+    "†: not all in one go."
 )
 GROWTH = ("growth with", "step", "milliseconds a row", "exponent", "between the last two", "")
 GROWTH_NOTE = (

@@ -11,7 +11,7 @@ from recipes.benchmarks.timing.works import FEW, Goal, Work
 
 PARITY = 0.005  # a speed-up at a mean accuracy, or cosine, lower by more does not count
 UNITS = {"speed": "{:.3g}×", "memory": "{:.2f}×", "share": "{:.0%}", "seconds": "{:.3g} s"}
-GOALS = ("work", "ours", "against", "measured", "must", "stretch", "reached")
+GOALS = ("work", "ours", "against", "measured", "at most", "must", "stretch", "reached")
 METHODS = (
     *("work", "method", "timed", "seconds", "spread", "texts/s", "tokens/s", "share of GEMM", "peak MB"),
     *("accuracy", "mean loss"),
@@ -60,15 +60,16 @@ class Figures:
         return statistics.median(result["peak_mb"] for result in self.good(method))
 
     def share(self, method: str) -> float | None:
-        """Return the share of the rate of bf16 GEMM: operations of real tokens, in the layers alone.
+        """Return the share of the rate of GEMM in the faster precision: operations of real tokens, in the layers alone.
 
         None for works that are not compared with it, and for encoders of a width that was not multiplied.
         """
         first = self.good(method)[0]
-        peak = self.gemm.get(f"bf16_{first.get('width')}")
-        if not self.work.passes or peak is None:
+        width = first.get("width")
+        peak = max(self.gemm.get(f"{precision}_{width}", 0.0) for precision in ("fp32", "bf16"))
+        if not self.work.passes or not peak:
             return None
-        width, layers = first["width"], first["layers"]
+        layers = first["layers"]
         flops = self.work.passes * layers * (24 * width * width * first["tokens"] + 4 * width * first["squares"])
         return self.rate(method) * flops / (peak * 1e9)
 
@@ -87,6 +88,15 @@ class Figures:
         if goal.figure == "memory":
             return self.peak(goal.ours) / self.peak(goal.against)
         return self.rate(goal.ours) / self.rate(goal.against)
+
+    def at_most(self, goal: Goal) -> float | None:
+        """Return how many times as fast as the peer the work would be if it multiplied matrices and did nothing else.
+
+        None where that is not asked or not known.
+        """
+        known = goal.figure == "speed" and goal.against is not None and not self.why_not(goal.against)
+        share = self.share(goal.against) if known and goal.against else None
+        return None if share is None else 1 / share
 
     def is_worse(self, goal: Goal) -> bool:
         """Whether what ours gives is worse than the peer's: in the mean by more than PARITY and than its noise.
@@ -113,12 +123,13 @@ class Figures:
             unit, value = UNITS[goal.figure], self.measured(goal)
             words = value if isinstance(value, str) else unit.format(value)
             worse = not isinstance(value, str) and self.is_worse(goal)
-            subject = {"memory": "memory", "share": "bf16 GEMM", "seconds": ""}.get(goal.figure, "")
+            subject = {"memory": "memory", "share": "GEMM", "seconds": ""}.get(goal.figure, "")
             yield [
                 self.name,
                 goal.ours,
                 " ".join(filter(None, (subject, "of" * bool(subject and goal.against), goal.against))) or "–",
                 f"({words})" if worse else words,
+                "–" if (most := self.at_most(goal)) is None else unit.format(most),
                 unit.format(goal.must),
                 "–" if goal.stretch is None else unit.format(goal.stretch),
                 "worse result" if worse else _reached(goal, value),
