@@ -1,6 +1,6 @@
 """Let the operating system refuse what a run does below its folder, or interrupt it there; then start it again.
 
-    python -m tests.faults CASE [--every N] [--kind once|sticky|interrupt]
+    python -m tests.faults CASE [--first K] [--every N] [--kind once|sticky|interrupt]
 
 The k-th time that a run opens, lists, makes, renames, removes, flushes or writes something there is refused, with
 another reason each time; if sticky, all that comes after it, too, as on a disk that was taken away. The run must
@@ -127,10 +127,10 @@ def refusing(case: Case) -> Case:
     return replace(case, run=run)
 
 
-def disturb(case: Case, home: Path, *, every: int, kind: str) -> tuple[Tally, Counter[str]]:
+def disturb(case: Case, home: Path, *, first: int, every: int, kind: str) -> tuple[Tally, Counter[str]]:
     """Disturb a run at its points, one after the other, and start it again each time."""
     output, journal = home / "output", home / "journal"
-    tally, ended, point = Tally(), Counter[str](), 1
+    tally, ended, point = Tally(), Counter[str](), first
     wanted = undisturbed(case, output)
     while True:
         shutil.rmtree(output, ignore_errors=True)
@@ -150,6 +150,7 @@ def main() -> None:
     """Do what the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", choices=sorted(CASES))
+    parser.add_argument("--first", type=int, default=1, help="the first point to try")
     parser.add_argument("--every", type=int, default=1, help="try each n-th point only")
     parser.add_argument("--kind", choices=KINDS, default="once", help="what is done to the run there")
     asked = parser.parse_args()
@@ -157,7 +158,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch).resolve()
         tiny_encoder(home)
-        tally, ended = disturb(case_of(asked.case, home), home, every=asked.every, kind=asked.kind)
+        case = case_of(asked.case, home)
+        tally, ended = disturb(case, home, first=asked.first, every=asked.every, kind=asked.kind)
     print(json.dumps({"case": asked.case, "tried": tally.tried, "ended": ended, "failures": tally.failures}))  # noqa: T201
 
 

@@ -20,6 +20,7 @@ from nlp_transfer.settings import ColumnSettings, DataSettings, EncoderSettings,
 from nlp_transfer.shipped import GROUPS, shipped_names
 from nlp_transfer.strategies import STRATEGIES
 from nlp_transfer.words import from_mapping, readable
+from tests.composed import settings_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,6 +72,33 @@ def test_yaml_round_trip_keeps_the_run(tmp_path: Path):
     assert again == settings
     assert run_id(again) == run_id(settings)
     assert from_plain(to_plain(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"data": "object", "data.problem": "auto", "encoder": "custom", "encoder.name": "a folder/é", "output": "x=y"},
+        {"strategy": "lora", "strategy.rank": 4, "strategy.layers": [1], "strategy.lr": 1e-3, "seed": 7},
+        {"strategy": "adapter", "strategy.peft_type": "C3A", "strategy.peft": {"block_size": 16}, "name": "2024_01"},
+        {"objective": "contrast", "strategy": "finetune", "strategy.head_last": True, "objective.classify.weight": 0},
+        {"data": "files", "data.path": "rows.csv", "strategy.freeze": ["encoder.*"], "tokens.max_length": None},
+        {"strategy": {"name": "probe", "solver": "adamw"}, "training": {"epochs": 2}, "cache.gib": "0"},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_what_other_tests_call_settings_is_what_is_composed(values: dict):
+    wanted = compose(None, from_mapping(values))
+    assert settings_of(values) == settings_of(values) == wanted
+
+
+@pytest.mark.parametrize("values", [{"training.epoch": 1}, {"seed": "many"}, {"strategy": "loro"}, {"seeed.a": 1}])
+def test_what_other_tests_call_settings_is_refused_as_where_it_is_composed(values: dict):
+    said = []
+    for make in (settings_of, lambda values: compose(None, from_mapping(values))):
+        with pytest.raises(UserError) as refused:
+            make(values)
+        said.append(str(refused.value))
+    assert said[0] == said[1]
 
 
 def test_a_resolved_file_takes_group_choices(tmp_path: Path):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nlp_transfer import config
 from nlp_transfer.cli import main
+from nlp_transfer.settings import Settings
 from tests.place import furnish
 from tests.test_cli import adapt_words, run_of
 
@@ -23,6 +26,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = furnish(tmp_path_factory.mktemp("damaged"))
     assert main(adapt_words(folder)) == 0
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _composed_once() -> Iterator[None]:
+    """The same words make the same settings: it is the reading back that is done again and again."""
+    compose, made = config.compose, {}
+
+    def remembered(recipe: str | None = None, overrides: Sequence[str] = ()) -> Settings:
+        words = (recipe, *overrides)
+        if words not in made:
+            made[words] = compose(recipe, overrides)
+        return copy.deepcopy(made[words])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "compose", remembered)
+        yield
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Every YAML that is shipped makes a run: a recipe as its header calls it, and every choice of the groups of conf/."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -15,7 +16,6 @@ from nlp_transfer.config import compose
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import Settings
 from nlp_transfer.shipped import GROUPS, shipped_names
-from nlp_transfer.words import from_mapping
 from tests.encoder.families import tiny_encoder
 from tests.hub import serving
 from tests.test_run import data_for
@@ -92,16 +92,15 @@ def check_two_steps(
     encoders: dict[str, Path], output: Path, recipe: str | None, words: list[str], data: Any = None
 ) -> None:
     """Two steps on a tiny encoder make a report and a model that answers; nothing else of the recipe is changed."""
-    less = {
-        "encoder.name": str(encoders[compose(recipe, words).encoder.name]),
-        "encoder.package": None,
-        "encoder.sha256": None,
-        "encoder.revision": None,
-        "training.max_steps": 2,
-        "evaluation.resamples": 2,
-        "output": str(output),
-    }
-    settings = compose(recipe, [*words, *from_mapping(less)])
+    settings = compose(recipe, words)
+    tiny = {"name": str(encoders[str(settings.encoder.name)]), "package": None, "sha256": None, "revision": None}
+    settings = dataclasses.replace(
+        settings,
+        encoder=dataclasses.replace(settings.encoder, **tiny),
+        training=dataclasses.replace(settings.training, max_steps=2),
+        evaluation=dataclasses.replace(settings.evaluation, resamples=2),
+        output=str(output),
+    )
     run = adapt(settings, data=data)
     assert run.metrics
     assert np.isfinite(list(run.metrics.values())).all()

@@ -44,6 +44,7 @@ def test_the_weights_are_those_of_a_training_that_runs_every_layer(tmp_path: Pat
         values = FREEZING[strategy] | {
             "encoder.name": str(tmp_path / f"tiny-{family}"),
             "training.precision": "fp32",
+            "evaluation.floors": False,
             "output": str(tmp_path / str(once)),
         }
         with pytest.MonkeyPatch.context() as patch:
