@@ -242,7 +242,8 @@ def _plan(arguments: argparse.Namespace, words: list[str], overrides: list[str])
             from nlp_transfer.plan import render
             from nlp_transfer.preparation import prepare
             from nlp_transfer.records import RunFolder
-        plan = prepare(settings, corpus, RunFolder.of(settings, corpus).path).plan
+        unkept = dataclasses.replace(settings, cache=dataclasses.replace(settings.cache, gib=0.0))
+        plan = prepare(unkept, corpus, RunFolder.of(settings, corpus).path).plan
     render(plan, screen.console)
     _emit(plan.to_json(), screen)
     return 0

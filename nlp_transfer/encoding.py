@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from typing import Any
 
 from nlp_transfer.data import tokens as token_ids
@@ -34,7 +35,8 @@ def encode_splits(
         UserError: for texts that cannot be cut as the settings say.
     """
     tokenizer = classifier.tokenizer
-    whole = {split: _whole(tokenizer, examples, store) for split, examples in corpus.splits.items()}
+    encoder = classifier.source.name
+    whole = {split: _whole(tokenizer, examples, store, encoder) for split, examples in corpus.splits.items()}
     lengths = whole["train"].full
     spec = token_ids.resolve_spec(settings.tokens, lengths, limit=classifier.max_tokens, pair=corpus.task.pair)
     columns = {
@@ -58,28 +60,36 @@ def _columns(examples: Examples, tokens: Tokens) -> Columns:
     return Columns(tokens=tokens, targets=examples.targets, weights=examples.weights)
 
 
-def _whole(tokenizer: Any, examples: Examples, store: Store | None) -> Tokens:
+def _whole(tokenizer: Any, examples: Examples, store: Store | None, encoder: str) -> Tokens:
     """Return the ids of a split with nothing cut: those that were kept, or new ones."""
     texts, pairs = examples.texts, examples.pairs
     large = sum(map(len, texts)) + sum(map(len, pairs or ())) >= _WORTH_KEEPING
-    backend = token_ids.backend_of(tokenizer)
-    if store is None or not large or backend is None:  # code of its own does not show in a key
+    key = _key(tokenizer, examples) if store is not None and large else None
+    if store is None or key is None:
         return token_ids.encode_whole(tokenizer, texts, pairs)
-    key = _key(tokenizer, backend, examples)
     found = store.find(key) if is_main() else store.peek(key)
     if found is not None:
         return Tokens.unfolded(found)
+    started = time.monotonic()
     tokens = token_ids.encode_whole(tokenizer, texts, pairs)
     if is_main():
-        store.keep(key, tokens.folded(), {"what": "token ids", "rows": len(texts)})
+        about = {"what": "token ids", "encoder": encoder, "rows": len(texts)}
+        store.keep(key, tokens.folded(), about | {"seconds": round(time.monotonic() - started, 3)})
     return tokens
 
 
-def _key(tokenizer: Any, backend: Any, examples: Examples) -> str:
-    """Return what the ids of a split with nothing cut hang on, as 64 hex digits."""
+def _key(tokenizer: Any, examples: Examples) -> str | None:
+    """Return what the ids of a split with nothing cut hang on, as 64 hex digits; None where not all of it shows."""
+    backend = token_ids.backend_of(tokenizer)
+    if backend is None:  # the tokenizer has code of its own
+        return None
+    try:
+        described = backend.to_str()
+    except Exception:  # and so has the backend; the tokenizers library raises nothing more precise
+        return None
     parts = [
         "token ids",
-        backend.to_str(),
+        described,
         tokenizer.model_input_names,
         tokenizer.pad_token_id,
         tokenizer.eos_token_id,

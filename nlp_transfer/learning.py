@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from nlp_transfer import tracking
 from nlp_transfer.console import Screen
@@ -25,6 +25,18 @@ from nlp_transfer.training.state import Trajectory
 
 def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
     """Fit the head, then everything that learns; the model is changed in place."""
+    with ExitStack() as skipped:
+        if prepared.boundary:
+            with screen.busy("running the frozen layers once"):
+                skipped.enter_context(prepared.frozen_layers_skipped())
+        trajectory = _learn(prepared, folder, screen, saving)
+    if prepared.strategy.head_last:
+        with screen.busy("fitting the head on the trained encoder's features"):
+            solve_head(prepared, last=True)
+    return trajectory
+
+
+def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
     settings, strategy = prepared.settings, prepared.strategy
     starts_solved = strategy.solves_head and not saving.resumed  # a checkpoint holds a head
     if starts_solved:
@@ -74,11 +86,7 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
             folder.log(split="validation", **values)
             tracking.log(accelerator, "validation", values, int(values["step"]))
 
-        with (
-            _named_rows(prepared),
-            occurring_words(prepared.classifier.model, prepared.words),
-            prepared.frozen_layers_skipped(),
-        ):
+        with _named_rows(prepared), occurring_words(prepared.classifier.model, prepared.words):
             trajectory = fit(
                 accelerator,
                 step,
@@ -97,9 +105,6 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
             )
     units.leave(prepared)
     give_back()
-    if strategy.head_last:
-        with screen.busy("fitting the head on the trained encoder's features"):
-            solve_head(prepared, last=True)
     return trajectory
 
 

@@ -118,7 +118,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """Where features of frozen encoders and floors are kept for later runs, and how much of them."""
+    """Where features of frozen layers, token ids and floors are kept for later runs, and how much of them."""
 
     folder: str | None = None
     gib: float = 10.0

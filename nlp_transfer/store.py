@@ -119,7 +119,7 @@ class Store:
             return values
         path, making = self.folder / key, self.folder / f".making-{os.getpid()}-{os.urandom(4).hex()}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # texts can be told from what is kept
             self._sweep()
             self._make_room(values.nbytes)
             if values.nbytes > _MOST_OF_FREE * shutil.disk_usage(self.folder).free:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers.pre_tokenizers import PreTokenizer
 
 from nlp_transfer import encoding
+from nlp_transfer.cli import main
 from nlp_transfer.data.corpus import Corpus, load_corpus
-from nlp_transfer.data.tokens import backend_of, encode_whole
+from nlp_transfer.data.tokens import encode_whole
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
 from nlp_transfer.settings import Settings
-from nlp_transfer.store import Store
-from tests.encoder.families import tiny_encoder
+from nlp_transfer.store import ENVIRONMENT, Store
+from tests.encoder.families import WORDS, tiny_encoder
 from tests.test_run import data_for, settings_for
 
 KINDS = {"bert": "single_label", "bert, pairs": "pair", "bert, windows": "chunk", "roberta": "single_label"}
@@ -58,6 +60,7 @@ def test_a_later_run_finds_the_same_ids(home: Path, tmp_path: Path, tokenised: l
     found, again = encoding.encode_splits(settings, corpus, parts(home, kind)[2], store)
     assert len(tokenised) == calls == 2 * len(corpus.splits)
     assert again == spec
+    assert {entry.about["encoder"] for entry in store.entries()} == {settings.encoder.name}
     for split in corpus.splits:
         for field in dataclasses.fields(wanted[split].tokens):
             arrays = [getattr(columns[split].tokens, field.name) for columns in (wanted, made, found)]
@@ -73,9 +76,7 @@ def test_other_texts_pairs_and_tokenizers_have_other_keys(home: Path):
     other = parts(home, "roberta")[2].tokenizer
 
     def key(tokenizer, texts, pairs=None) -> str:
-        return encoding._key(
-            tokenizer, backend_of(tokenizer), dataclasses.replace(corpus.splits["train"], texts=texts, pairs=pairs)
-        )
+        return encoding._key(tokenizer, dataclasses.replace(corpus.splits["train"], texts=texts, pairs=pairs))
 
     tokenizer = classifier.tokenizer
     changed = [[texts[0] + " ", *texts[1:]], texts[::-1], texts[:-1], ["".join(texts[:2]), "", *texts[2:]]]
@@ -84,6 +85,29 @@ def test_other_texts_pairs_and_tokenizers_have_other_keys(home: Path):
     tokenizer.add_tokens(["parcel"])
     keys.append(key(tokenizer, texts))
     assert len(set(keys)) == len(keys)
+
+
+def test_a_tokenizer_with_code_of_its_own_is_asked_each_time(home: Path, tmp_path: Path, tokenised: list[int]):
+    class Letters:
+        def pre_tokenize(self, text):
+            text.split(lambda number, piece: list(piece))
+
+    settings, corpus, classifier = parts(home, "bert")
+    classifier.tokenizer.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(Letters())
+    store = Store(tmp_path, 1 << 30)
+    for _ in range(2):
+        encoding.encode_splits(settings, corpus, classifier, store)
+    assert store.entries() == []
+    assert len(tokenised) == 2 * len(corpus.splits)
+
+
+def test_a_plan_keeps_nothing(home: Path, tmp_path: Path, tokenised: list[int], monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"{word},{n % 2}\n" for n, word in enumerate(WORDS)))
+    words = ["encoder=custom", f"encoder.name={home / 'tiny-bert'}", "data=files", f"data.path={tmp_path / 'a.csv'}"]
+    monkeypatch.setenv(ENVIRONMENT, str(tmp_path / "kept"))
+    assert main(["plan", *words]) == 0
+    assert tokenised
+    assert not (tmp_path / "kept").exists()
 
 
 def test_damaged_ids_are_made_again(home: Path, tmp_path: Path, tokenised: list[int]):

@@ -81,16 +81,18 @@ class Tokens:
     def folded(self) -> np.ndarray:
         """Return examples with nothing cut as one array, int32, from which `unfolded` makes them again."""
         assert len(self.offsets) == len(self.full) + 1, "windows are cut"
-        types = [] if self.types is None else [self.types]
-        return np.concatenate([[len(self)], self.full, self.ids, *types]).astype(np.int32)
+        told = self.types is not None and bool(self.types.any())  # those of single texts are zeros
+        kind = 0 if self.types is None else 1 + told
+        parts: list[Any] = [np.array([len(self), kind]), self.full, self.ids, *([self.types] if told else [])]
+        return np.concatenate(parts, dtype=np.int32, casting="same_kind")
 
     @classmethod
     def unfolded(cls, values: np.ndarray) -> Tokens:
         """Return the examples that `folded` made an array of."""
-        rows = int(values[0])
-        full, ids = values[1 : rows + 1].astype(np.int64), values[rows + 1 :]
+        rows, typed = values[:2].tolist()
+        full, ids = values[2 : rows + 2].astype(np.int64), values[rows + 2 :]
         tokens = int(full.sum())
-        types = ids[tokens:].astype(np.int8) if len(ids) > tokens else None
+        types = ids[tokens:].astype(np.int8) if typed == 2 else np.zeros(tokens, np.int8) if typed else None
         return cls.whole(ids[:tokens], types, full)
 
     def __len__(self) -> int:

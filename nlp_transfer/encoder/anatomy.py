@@ -121,11 +121,6 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def is_in_bfloat16(model: nn.Module) -> bool:
-    """Return whether a model, or what is left of one, has weights in bfloat16."""
-    return any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
-
-
 def encoder_config(config: Any) -> Any:
     """Return the part of a configuration that describes the encoder; only our own head has such a part."""
     return config.encoder if isinstance(config, PooledConfig) else config

@@ -65,7 +65,7 @@ class _LowRank(torch.autograd.Function):
         out = nn.functional.linear(rows, weight, bias).addmm_(low, up.t(), alpha=scale)
         ctx.save_for_backward(dropped, kept, low, weight, down, up)
         ctx.scale, ctx.shape = scale, x.shape
-        return out.view(*x.shape[:-1], -1)
+        return out.view(*x.shape[:-1], out.shape[-1])
 
     @staticmethod
     @once_differentiable

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nlp_transfer.encoder.anatomy import Anatomy, disposable, encoder_config, is_in_bfloat16, sample_rows, unwrapped
+from nlp_transfer.encoder.anatomy import Anatomy, disposable, encoder_config, sample_rows, unwrapped
 from nlp_transfer.encoder.attention import NAME, register_attention
 from nlp_transfer.encoder.classifier import Outputs, forward
 from nlp_transfer.encoder.layout import Layout
@@ -239,7 +239,7 @@ def _begin(
     mask = kwargs.get("attention_mask")
     if mask is None:
         return args, kwargs
-    layout = Layout.of(mask, multiple=_ALIKE if is_in_bfloat16(encoder) else 1)
+    layout = Layout.of(mask, multiple=_multiple(encoder))
     ids = args[0] if args else kwargs.get("input_ids")  # None where a soft prompt was put before the text
     early = positions is not None and ids is not None and not positions.leave_out(ids, mask)
     _PASSING.set(_Passing(layout, early))
@@ -279,6 +279,10 @@ def _end(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     if states is None:
         return
     output.hidden_states = _Unpacked(states, passing.layout)
+
+
+def _multiple(encoder: nn.Module) -> int:
+    return _ALIKE if next(encoder.parameters()).dtype == torch.bfloat16 else 1
 
 
 def _twice() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

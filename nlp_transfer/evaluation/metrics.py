@@ -66,7 +66,8 @@ def per_label(
     rows = Rows.of(task, logits, targets, weights)
     if not len(rows):
         return [LabelScore(name, 0.0, np.nan, np.nan, np.nan) for name in task.labels]
-    true, chosen, both = (rows.sums()[name][:, 0] for name in ("true", "chosen", "both"))
+    sums = rows.sums()
+    true, chosen, both = (sums[name][:, 0] for name in ("true", "chosen", "both"))
     with np.errstate(divide="ignore", invalid="ignore"):
         scores = zip(true, both / chosen, both / true, 2 * both / (true + chosen), strict=True)
     return [LabelScore(name, *map(float, score)) for name, score in zip(task.labels, scores, strict=True)]

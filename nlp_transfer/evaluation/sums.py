@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nlp_transfer.evaluation.correlation import pearson, spearman
 from nlp_transfer.evaluation.decisions import decide, finite_logits
 
 if TYPE_CHECKING:
@@ -66,14 +67,11 @@ class Rows:
         weights = self.weights[:, None] if counts is None else counts * self.weights[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):  # undefined is nan, which the formulas want
             return {
-                name: formulas[name](sums) if name in formulas else self._correlated(name, weights) for name in names
+                name: _CORRELATIONS[name](self.logits[:, 0], self.targets, weights)
+                if name in _CORRELATIONS
+                else formulas[name](sums)
+                for name in names
             }
-
-    def _correlated(self, name: str, weights: np.ndarray) -> np.ndarray:
-        values, targets = self.logits[:, 0], self.targets
-        if name == "spearman":
-            return correlation(weighted_ranks(values, weights), weighted_ranks(targets, weights), weights)
-        return correlation(values[:, None], targets[:, None], weights)
 
 
 def _present(
@@ -117,45 +115,6 @@ def row_losses(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarra
     # from logits, not probabilities: scikit-learn's log_loss clips those that have underflowed
     surprises = -log_softmax(logits, axis=1)
     return surprises[np.arange(len(targets)), targets] if targets.ndim == 1 else (targets * surprises).sum(axis=1)
-
-
-def weighted_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the rank of every row among `weights` rows, equal values sharing the middle rank.
-
-    Args:
-        values: (rows,).
-        weights: (rows, sets): how often a row occurs in each of several sets of rows.
-
-    Returns:
-        (rows, sets). Correlating two of them gives Spearman's coefficient of every set.
-    """
-    from scipy.sparse import csr_array
-
-    distinct, group = np.unique(values, return_inverse=True)
-    member = csr_array((np.ones(len(values)), (group, np.arange(len(values)))), shape=(len(distinct), len(values)))
-    mass = member @ weights
-    return (np.cumsum(mass, axis=0) - mass / 2)[group]
-
-
-def correlation(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return Pearson's coefficient of every set of rows, nan where a side is constant.
-
-    Args:
-        first: (rows, sets), or (rows, 1) where all sets share the values.
-        second: likewise.
-        weights: (rows, sets): how often a row occurs in each set.
-    """
-    total = weights.sum(axis=0)
-    deviations, spreads = [], []
-    for values in (first, second):
-        # Shifting by a value that occurs makes a constant exactly zero, so that rounding is not mistaken for variance.
-        shifted = values - np.sort(values, axis=0)[len(values) // 2]
-        deviation = shifted - (weights * shifted).sum(axis=0) / total
-        spread = (weights * deviation**2).sum(axis=0)
-        rounding = total * (1e-12 * np.abs(shifted).max(axis=0)) ** 2
-        deviations.append(deviation)
-        spreads.append(np.where(spread > rounding, spread, np.nan))
-    return (weights * deviations[0] * deviations[1]).sum(axis=0) / np.sqrt(spreads[0] * spreads[1])
 
 
 def _columns(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
@@ -264,4 +223,8 @@ _REGRESSION: Mapping[str, Callable[[Sums], np.ndarray]] = {
     "mean_squared_error": _mean("squared_gaps"),
     "mean_absolute_error": _mean("gaps"),
     "r2": _r2,
+}
+_CORRELATIONS: Mapping[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "pearson": pearson,
+    "spearman": spearman,
 }

@@ -59,6 +59,11 @@ def why_not_in_bfloat16(model: Any, rows: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+def is_in_bfloat16(model: nn.Module) -> bool:
+    """Return whether a model is such a copy."""
+    return any(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
+
+
 class WorkingCopy:
     """The copy of a step in which forward and backward passes run; what is trained are the parameters in float32.
 

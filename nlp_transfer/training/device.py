@@ -66,11 +66,11 @@ def multiplies_bf16_fast(device: torch.device) -> bool:
     if has_tiles and has_tiles():
         return True
     # Where bfloat16 is emulated a large product takes a tenth of a second; a small one tells as much.
-    return _gain(128) > 0.5 and _gain(384) > _FASTER
+    return _multiplies(128, 0.2) and _multiplies(384, _FASTER)
 
 
-def _gain(width: int) -> float:
-    """Return how many times as fast products of square matrices are in bfloat16 as in float32."""
+def _multiplies(width: int, times: float) -> bool:
+    """Return whether products of square matrices are more than so many times as fast in bfloat16 as in float32."""
     operands = {kind: torch.ones(width, width, dtype=kind) for kind in (torch.float32, torch.bfloat16)}
     best = dict.fromkeys(operands, float("inf"))
     for _ in range(9):  # in turn, and the best of each: other work on the machine slows both
@@ -78,4 +78,4 @@ def _gain(width: int) -> float:
             begun = time.process_time()
             matrix @ matrix
             best[kind] = min(best[kind], time.process_time() - begun)
-    return best[torch.float32] / best[torch.bfloat16]
+    return best[torch.float32] > times * best[torch.bfloat16]

@@ -14,11 +14,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nlp_transfer.data.batches import Batch, Columns, Padding, collate, evaluation_batches, token_places
-from nlp_transfer.encoder.anatomy import is_in_bfloat16, unwrapped
+from nlp_transfer.encoder.anatomy import unwrapped
 from nlp_transfer.encoder.boundary import states_at
 from nlp_transfer.encoder.classifier import forward
 from nlp_transfer.errors import UserError
-from nlp_transfer.training.bfloat16 import computes_in_bfloat16, in_bfloat16
+from nlp_transfer.training.bfloat16 import computes_in_bfloat16, in_bfloat16, is_in_bfloat16
 from nlp_transfer.training.memory import tried
 
 

@@ -22,9 +22,9 @@ from nlp_transfer.training.memory import tried
 # thousands of tokens in that time; a CPU core about a hundred, so that cutting a step by length beats padding it.
 _PASS_COST = {"cpu": 64}
 _PRICELESS = 1 << 40  # no saving of tokens is worth another pass
-# Tokens of a pass where the settings leave that open. One core of a CPU computes no token faster in a larger pass, and
-# what a pass keeps for its backward half is most of the memory of a training.
-_MOST_TOKENS, _MOST_TOKENS_ON_CPU = 4096, 1024
+# Tokens of a pass where the settings leave that open. A CPU core computes none faster in a larger pass, and what a pass
+# keeps for its backward half is most of the memory of a training; but many cores must have enough each.
+_MOST_TOKENS, _ON_CPU, _A_CORE = 4096, 1024, 256
 
 
 class NoMemory(Exception):
@@ -116,11 +116,12 @@ class Passes:
     def _wanted_tokens(self) -> int:
         if self.most_tokens is not None:
             return self.most_tokens
-        # Ranks sum the gradients of their passes in bfloat16, where a working copy is: the fewer the better.
-        alone = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
-        if self.compares or not alone:
+        # Several ranks sum the gradients of a working copy's passes in bfloat16: the fewer the better.
+        summed = self.working is not None and self.accelerator.num_processes > 1
+        if self.accelerator.device.type != "cpu" or self.compares or summed:
             return _MOST_TOKENS
-        return _MOST_TOKENS_ON_CPU * (2 if self.working else 1)  # tokens of half the bytes
+        enough = max(_ON_CPU, _A_CORE * torch.get_num_threads())
+        return min(_MOST_TOKENS, enough * (2 if self.working else 1))  # in a working copy tokens have half the bytes
 
     def _dealt(self, examples: np.ndarray) -> tuple[list[np.ndarray], dict[str, Tensor] | None]:
         """Return the passes that this rank does alone, and the batch of the one in which it meets the others.

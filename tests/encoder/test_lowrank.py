@@ -14,7 +14,7 @@ from nlp_transfer.encoder import lowrank
 from nlp_transfer.encoder.dropout import make_dropout_cheap
 from nlp_transfer.encoder.lowrank import CheapLinear, make_lora_cheap
 
-SHAPES = [(5, 12), (1, 7, 12), (2, 3, 12)]
+SHAPES = [(5, 12), (1, 7, 12), (2, 3, 12), (0, 12)]
 
 
 class Two(nn.Module):

@@ -190,7 +190,7 @@ def test_tokens_that_fill_the_packed_row_change_nothing(twins, monkeypatch, fami
     """As they do in bfloat16, where it would be seen less well."""
     classifier, padded = twins(family, head)
     sizes = set()
-    monkeypatch.setattr(packed_module, "is_in_bfloat16", lambda _: True)
+    monkeypatch.setattr(packed_module, "_multiple", lambda _: 16)
     of = layout.Layout.of
     monkeypatch.setattr(layout.Layout, "of", lambda *given, **more: seen(sizes, of(*given, **more)))
     batch = rows(classifier, lengths)

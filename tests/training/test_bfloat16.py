@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,13 @@ from safetensors.torch import load_file
 
 from nlp_transfer.config import compose
 from nlp_transfer.data.task import Task
-from nlp_transfer.encoder.anatomy import is_in_bfloat16
 from nlp_transfer.encoder.classifier import forward, load_classifier
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.training import device
-from nlp_transfer.training.bfloat16 import WorkingCopy, in_bfloat16
+from nlp_transfer.training.bfloat16 import WorkingCopy, in_bfloat16, is_in_bfloat16
 from tests.crashes import fingerprint
 from tests.encoder.families import TEXTS, tiny_encoder
 from tests.test_crashes import stopped_run
@@ -142,18 +140,21 @@ def test_the_default_encoder_is_as_good_in_bfloat16(tmp_path: Path, strategy: st
     assert losses["bf16"] < losses["fp32"] + 0.03
 
 
-def test_the_precision_is_chosen_by_measuring(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("small", "large", "wanted"),
+    [(2.0, 2.0, True), (0.5, 2.0, True), (0.5, 1.2, False), (2.0, 1.2, False), (0.1, 2.0, False)],
+)
+def test_the_precision_is_chosen_by_measuring(
+    monkeypatch: pytest.MonkeyPatch, small: float, large: float, wanted: bool
+):
+    """By how many times bfloat16 is as fast in small and in larger products."""
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
-    clock = iter(())
+    times = (float(time) for gain in (small, large) for _ in range(9) for time in (0, gain, 0, 1))
+    monkeypatch.setattr(device.time, "process_time", lambda: next(times))
+    assert measured(torch.device("cpu")) is wanted
 
-    def multiplied(slow: torch.dtype):
-        times = {torch.float32: 1.0, torch.bfloat16: 1.0} | {slow: 2.0}
-        for _ in range(9):
-            for kind in (torch.float32, torch.bfloat16):
-                yield 0.0
-                yield times[kind]
 
-    monkeypatch.setattr(device.time, "process_time", lambda: next(clock))
-    for slow, wanted in ((torch.float32, True), (torch.bfloat16, False)):
-        clock = chain(multiplied(slow), multiplied(slow))  # of small matrices, then of larger ones
-        assert measured(torch.device("cpu")) is wanted
+def test_a_clock_that_stands_still_chooses_float32(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(device.time, "process_time", lambda: 0.0)
+    assert not measured(torch.device("cpu"))

@@ -8,12 +8,11 @@ from accelerate import Accelerator
 from torch import nn
 
 from nlp_transfer.data.task import Task
-from nlp_transfer.encoder.anatomy import is_in_bfloat16
 from nlp_transfer.encoder.classifier import forward, load_classifier
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.training import inference
-from nlp_transfer.training.bfloat16 import in_bfloat16
+from nlp_transfer.training.bfloat16 import in_bfloat16, is_in_bfloat16
 from tests.encoder.families import TEXTS, tiny_encoder
 from tests.training.test_normalisation import parts
 

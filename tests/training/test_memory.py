@@ -1,5 +1,7 @@
 """Where memory does not suffice, passes become smaller and nothing else changes."""
 
+import resource
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from accelerate import Accelerator
 
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import WorkingCopy
-from nlp_transfer.training.memory import is_lack_of_memory
+from nlp_transfer.training.memory import give_back, is_lack_of_memory
 from nlp_transfer.training.passes import NoMemory, Passes
 from tests.training.scarce import Scarce, no_memory
 from tests.training.test_normalisation import parts
@@ -56,9 +58,9 @@ def test_a_working_copy_is_halved_and_hands_over_the_same_gradient(tmp_path: Pat
     assert (gradients[0] - gradients[1]).norm() < 2e-2 * gradients[0].norm()  # of bfloat16
 
 
-def test_passes_that_are_left_open_are_as_large_as_suits_the_device(tmp_path: Path):
-    step, columns, padding = parts(tmp_path, "single_label", 600)
-    everything, tokens = np.arange(600), columns.tokens.sizes
+def test_passes_that_are_left_open_are_as_large_as_suits_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    step, columns, padding = parts(tmp_path, "single_label", 1200)
+    everything, tokens = np.arange(1200), columns.tokens.sizes
 
     def largest(accelerator, most_tokens: int | None = None, **options) -> int:
         passes = Passes(
@@ -68,14 +70,37 @@ def test_passes_that_are_left_open_are_as_large_as_suits_the_device(tmp_path: Pa
         assert sorted(np.concatenate(cut)) == list(everything)
         return max(int(tokens[part].sum()) for part in cut)
 
-    alone = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
-    gpu = SimpleNamespace(device=torch.device("cuda"), num_processes=1, process_index=0)
-    assert tokens.sum() > 4096
+    def on(device: str, ranks: int = 1) -> SimpleNamespace:
+        return SimpleNamespace(device=torch.device(device), num_processes=ranks, process_index=0)
+
+    alone, two, gpu, working = on("cpu"), on("cpu", 2), on("cuda"), WorkingCopy(step)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert tokens.sum() > 2 * 4096
     assert 900 < largest(alone) <= 1024
-    assert 1800 < largest(alone, working=WorkingCopy(step)) <= 2048
+    assert 900 < largest(two) <= 1024
+    assert 1800 < largest(alone, working=working) <= 2048
+    assert 3000 < largest(two, working=working) <= 4096
     assert 3000 < largest(alone, compares=True) <= 4096
     assert 3000 < largest(gpu) <= 4096
     assert 200 < largest(gpu, 256) <= 256
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert 1800 < largest(alone) <= 2048
+    assert 3000 < largest(alone, working=working) <= 4096
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is given back on Linux")
+def test_memory_that_is_free_goes_back_to_the_system():
+    kept = [bytearray(60_000) for _ in range(2000)]  # too small to be mapped one by one
+    last = kept.pop()  # above the others, so that their memory cannot simply be cut off
+    full = resident()
+    kept.clear()
+    give_back()
+    assert len(last) == 60_000
+    assert full - resident() > 60  # MB
+
+
+def resident() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
 def test_an_example_that_does_not_fit_is_named(tmp_path: Path):
