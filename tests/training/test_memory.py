@@ -67,7 +67,7 @@ def test_passes_that_are_left_open_are_as_large_as_suits_the_device(tmp_path: Pa
             accelerator, step, columns, replace(padding, places_a_token=1 << 30), None, most_tokens, **options
         )
         cut = passes.cut(everything)
-        assert sorted(np.concatenate(cut)) == list(everything)
+        assert len(np.unique(np.concatenate(cut))) == len(everything) // accelerator.num_processes
         return max(int(tokens[part].sum()) for part in cut)
 
     def on(device: str, ranks: int = 1) -> SimpleNamespace:
