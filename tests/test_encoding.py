@@ -90,7 +90,7 @@ def test_other_texts_pairs_and_tokenizers_have_other_keys(home: Path):
 def test_a_tokenizer_with_code_of_its_own_is_asked_each_time(home: Path, tmp_path: Path, tokenised: list[int]):
     class Letters:
         def pre_tokenize(self, text):
-            text.split(lambda number, piece: list(piece))
+            text.split(lambda number, piece: [piece])
 
     settings, corpus, classifier = parts(home, "bert")
     classifier.tokenizer.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(Letters())
