@@ -58,6 +58,11 @@ def test_what_is_kept_is_found_to_the_last_bit(tmp_path: Path, values: np.ndarra
     assert entry.bytes == sum(path.stat().st_size for path in (store.folder / KEYS[0]).iterdir())
 
 
+def test_a_folder_that_is_made_is_its_owners_alone(tmp_path: Path):
+    Store(tmp_path / "made", 1 << 20).keep("0" * 64, np.ones(3), {})
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o700
+
+
 def test_nothing_of_nothing_is_kept(tmp_path: Path):
     assert Store(tmp_path, 1e9).keep(KEYS[0], VALUES[:0], {}).shape == (0, 50)
     assert files(tmp_path) == set()

@@ -89,7 +89,7 @@ def replicates(
     number of rows gets them, too.
     """
     models = [Rows.of(task, each, targets, weights) for each in logits]
-    if not models or not len(models[0]):
+    if not len(models[0]):
         return [{name: np.full(resamples, np.nan) for name in metrics} for _ in logits]
     drawn: list[dict[str, list[np.ndarray]]] = [{name: [] for name in metrics} for _ in logits]
     for counts in _draws(len(models[0]), resamples=resamples, seed=seed):

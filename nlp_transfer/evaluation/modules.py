@@ -49,7 +49,7 @@ class _Module(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=f"{self.metric} as nlp_transfer reports it, computed by scikit-learn.",
+            description=f"{self.metric} as nlp_transfer reports it.",
             citation="",
             inputs_description=(
                 "predictions: logits; references: targets as Task.encode makes them; sample_weight: optional."
