@@ -70,12 +70,12 @@ class Predictor:
         # What the training demanded is a wish here.
         wish = False if self.record.encoder.packed is False else None
         encoder = dataclasses.replace(self.record.encoder, packed=wish)
-        device = self.accelerator.device.type
-        places_a_token, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, device=device)
-        self.padding = Padding.of(self.tokenizer, places_a_token=places_a_token)
         rows = unequal_rows(self.model, self.tokenizer)
         if computes_in_bfloat16(self.accelerator) and why_not_in_bfloat16(self.model, rows):
             self.accelerator = make_accelerator("fp32", TrackingSettings(), self.folder)
+        half = self.accelerator.mixed_precision != "no"
+        places_a_token, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, half=half)
+        self.padding = Padding.of(self.tokenizer, places_a_token=places_a_token)
         if computes_in_bfloat16(self.accelerator):
             self.model = inference.answering_copy(self.model)
 

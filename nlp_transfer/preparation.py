@@ -185,7 +185,7 @@ def prepare(
         classifier.anatomy,
         tokenizer,
         encoder,
-        device=accelerator.device.type,
+        half=accelerator.mixed_precision != "no",
         compiled=settings.training.compile,
     )
     padding = Padding.of(tokenizer, places_a_token=places_a_token)

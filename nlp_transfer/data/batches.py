@@ -127,6 +127,10 @@ def micro_batches(
     ordered = examples[np.argsort(-tokens.longest[examples], kind="stable")][rank::world]
     widths, rows = tokens.longest[ordered], np.concatenate([[0], np.cumsum(tokens.windows[ordered])])
     total = np.concatenate([[0], np.cumsum(tokens.sizes[ordered])])
+    if len(ordered) and len(ordered) <= (most_examples or len(ordered)):
+        whole = pass_size(total[-1], widths[0] * rows[-1], places_a_token)
+        if whole <= most_tokens and whole - total[-1] <= pass_cost:  # no cut saves more than it costs
+            return [ordered]
     best = np.zeros(len(ordered) + 1)
     cut = np.zeros(len(ordered) + 1, dtype=np.int64)
     for end in range(1, len(ordered) + 1):

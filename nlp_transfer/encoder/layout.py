@@ -6,6 +6,7 @@ Knows lengths and positions; it knows no model and no attention.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -56,18 +57,22 @@ class Layout:
     Attributes:
         shape: rows and columns of the padded batch.
         left: whether padding stands before the text.
+        answering: whether nothing learns from the batch, on a CPU.
+        order: (rows,), the rows by falling length, as they are packed.
+        lengths: (rows,), of those, in tokens.
         places: (tokens,), for each packed token its place among the padded batch's tokens, row by row.
         offsets: (tokens,), how many tokens of its text stand before each packed token.
-        groups: in packed order.
         filling: how many of the packed tokens, the last ones, are none of the batch: they repeat the first ones, as a
             text of their own, and nothing is made of them.
     """
 
     shape: tuple[int, int]
     left: bool
+    answering: bool
+    order: np.ndarray
+    lengths: np.ndarray
     places: Tensor
     offsets: Tensor
-    groups: tuple[Group, ...]
     filling: int = 0
 
     @classmethod
@@ -89,28 +94,44 @@ class Layout:
         one_sided = column >= len(column) - lengths[:, None] if left else column < lengths[:, None]
         if not lengths.all() or lengths.max() < len(column) or (real != one_sided).any():
             raise ValueError("padding stands on one side, fills no row, and leaves the longest row as it is")
-        cpu = mask.device.type == "cpu"
-        answering = cpu and not torch.is_grad_enabled()
         order = np.argsort(-lengths, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(lengths[order])])
         row, column = np.nonzero(real[order])
         filling = min(-len(row) % multiple, int(lengths.max())) if len(real) > 1 else 0
         places = order[row] * real.shape[1] + column
         offsets = column - (real.shape[1] - lengths[order[row]] if left else 0)
-        rows = [
-            (order[first:last], lengths[order[first:last]], starts[first:last])
-            for first, last in _cut(lengths[order], cached=cpu, answering=answering)
-        ]
-        if filling:
-            rows.append((order[:1], np.array([filling]), starts[-1:]))
         return cls(
             shape=(int(mask.shape[0]), int(mask.shape[1])),
             left=left,
-            places=torch.from_numpy(np.concatenate([places, places[:filling]])).to(mask.device),
-            offsets=torch.from_numpy(np.concatenate([offsets, offsets[:filling]])).to(mask.device),
-            groups=tuple(_group(*some, left, mask.device, answering) for some in rows),
+            answering=mask.device.type == "cpu" and not torch.is_grad_enabled(),
+            order=order,
+            lengths=lengths[order],
+            places=_on(mask.device, np.concatenate([places, places[:filling]])),
+            offsets=_on(mask.device, np.concatenate([offsets, offsets[:filling]])),
             filling=filling,
         )
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Rows that meet in one matrix product, in packed order."""
+        device, starts = self.places.device, np.concatenate([[0], np.cumsum(self.lengths)])
+        rows = [
+            (self.order[first:last], self.lengths[first:last], starts[first:last])
+            for first, last in _cut(self.lengths, cached=device.type == "cpu", answering=self.answering)
+        ]
+        if self.filling:
+            rows.append((self.order[:1], np.array([self.filling]), starts[-1:]))
+        return tuple(_group(*some, self.left, device, self.answering) for some in rows)
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """Where each text begins among the packed tokens, and where the last one ends: int32 (texts + 1,)."""
+        lengths = [*self.lengths, self.filling] if self.filling else self.lengths
+        return _on(self.places.device, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return int(self.lengths[0])
 
     @property
     def columns(self) -> Tensor:
@@ -156,22 +177,18 @@ def _group(
     rows: np.ndarray, lengths: np.ndarray, starts: np.ndarray, left: bool, device: torch.device, answering: bool
 ) -> Group:
     width, start, stop = int(_widths(lengths[0], answering)), int(starts[0]), int(starts[-1] + lengths[-1])
-    places = torch.from_numpy(rows).to(device)
+    places = _on(device, rows)
     if lengths[-1] == width:
         return Group(places, start, stop, width)
     column = np.arange(width) - (width - lengths[:, None] if left else 0)  # within the text
     real = (column >= 0) & (column < lengths[:, None])
     gather = (starts[:, None] + np.where(real, column, 0)).ravel()
-    return Group(
-        places,
-        start,
-        stop,
-        width,
-        torch.from_numpy(gather).to(device),
-        torch.from_numpy(real).to(device),
-        torch.from_numpy(np.flatnonzero(real)).to(device),
-        torch.from_numpy(np.flatnonzero(~real)).to(device),
-    )
+    parts = (gather, real, np.flatnonzero(real), np.flatnonzero(~real))
+    return Group(places, start, stop, width, *(_on(device, part) for part in parts))
+
+
+def _on(device: torch.device, values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values).to(device, non_blocking=True)
 
 
 def _widths(lengths: np.ndarray, answering: bool) -> np.ndarray:

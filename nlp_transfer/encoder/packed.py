@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nlp_transfer.encoder import varlen
 from nlp_transfer.encoder.anatomy import Anatomy, disposable, encoder_config, sample_rows, unwrapped
 from nlp_transfer.encoder.attention import NAME, register_attention
 from nlp_transfer.encoder.classifier import Outputs, forward
@@ -24,7 +25,7 @@ from nlp_transfer.encoder.layout import Layout
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 
-_TOLERANCE = 1e-5
+_TOLERANCE, _IN_HALF = 1e-5, 0.05  # of norms; in float32, and in bfloat16 beside that
 # How many places of padding cost as much memory as a token, in embeddings and head, or in the head alone.
 _PLACES_BEFORE_LAYERS, _PLACES_BEFORE_EMBEDDINGS = 8, 32
 # In bfloat16 a CPU compiles matrix products for every number of tokens it has not seen, and keeps them: of multiples
@@ -113,11 +114,19 @@ _PASSING: ContextVar[_Passing | None] = ContextVar("passing", default=None)
 
 
 def pack_if_wanted(
-    model: Any, anatomy: Anatomy, tokenizer: Any, settings: EncoderSettings, *, device: str, compiled: bool = False
+    model: Any, anatomy: Anatomy, tokenizer: Any, settings: EncoderSettings, *, half: bool, compiled: bool = False
 ) -> tuple[int, str]:
     """Take the padding out of a model where the settings want that and it can be.
 
-    Left open, it is done on a CPU, where it was measured.
+    Left open, it is done where it was measured: on a CPU, and on a CUDA GPU through FlashAttention.
+
+    Args:
+        model: of a classifier, maybe wrapped by PEFT.
+        anatomy: where it keeps what.
+        tokenizer: its own.
+        settings: of the encoder.
+        half: whether it computes in bfloat16 or float16.
+        compiled: whether `torch.compile` follows.
 
     Returns:
         How many places of padding cost as much as a token, 1 where the model stays padded, and that in words, with the
@@ -133,16 +142,14 @@ def pack_if_wanted(
             raise NotPacked(f"encoder.attention={settings.attention} is an attention of its own")
         if compiled:
             raise NotPacked("training.compile wants tensors of few shapes")
-        if settings.packed is None and device != "cpu":
-            raise NotPacked(f"untried on {device}, encoder.packed=true tries it")
-        return pack(model, anatomy, tokenizer), "packed"
+        return pack(model, anatomy, tokenizer, half=half, anywhere=settings.packed is True), "packed"
     except NotPacked as why:
         if settings.packed:
             raise UserError(f"encoder.packed=true: {why}; leave it open (null)") from why
         return 1, f"padded: {why}"
 
 
-def pack(model: Any, anatomy: Anatomy, tokenizer: Any) -> int:
+def pack(model: Any, anatomy: Anatomy, tokenizer: Any, *, half: bool = False, anywhere: bool = True) -> int:
     """Take the padding out of a model for good, if it answers then as before.
 
     That is tried on copies, with two texts of unequal length.
@@ -151,6 +158,8 @@ def pack(model: Any, anatomy: Anatomy, tokenizer: Any) -> int:
         model: of a classifier, maybe wrapped by PEFT.
         anatomy: where it keeps what.
         tokenizer: its own.
+        half: whether it computes in bfloat16 or float16.
+        anywhere: also where it is not known to be faster.
 
     Returns:
         How many places of padding cost as much as a token from now on.
@@ -168,9 +177,29 @@ def pack(model: Any, anatomy: Anatomy, tokenizer: Any) -> int:
     for positions in (_Positions(False, 0), _Positions(True, after_padding), _Positions(True, 0), None):
         why = _why_not(model, anatomy, rows, padded, positions)
         if why is None:
-            _install(model, anatomy, positions)
+            flash = half and _knows_flash(model, anatomy, rows, padded, positions)
+            device = unwrapped(model).device.type
+            if device != "cpu" and not flash and not anywhere:
+                raise NotPacked(f"faster on {device} through FlashAttention alone; encoder.packed=true tries it")
+            _install(model, anatomy, positions, varlen.NAME if flash else NAME)
             return _PLACES_BEFORE_EMBEDDINGS if positions else _PLACES_BEFORE_LAYERS
     raise NotPacked(why)
+
+
+def _knows_flash(
+    model: Any, anatomy: Anatomy, rows: dict[str, Tensor], padded: Outputs, positions: _Positions | None
+) -> bool:
+    """Return whether torch's FlashAttention can stand for the attention of a model on a GPU; tried on rows."""
+    if unwrapped(model).device.type != "cuda" or not unwrapped(model)._supports_flash_attn:
+        return False
+    twin = disposable(model)
+    try:
+        _install(twin, anatomy, positions, varlen.NAME)
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+            packed = forward(twin, rows)
+    except Exception:  # the kernels are not built for every GPU and head width
+        return False
+    return all((one - other).norm() <= _IN_HALF * one.norm() for one, other in zip(padded, packed, strict=True))
 
 
 def _why_not(
@@ -195,21 +224,23 @@ def _why_not(
     return None if alike else f"without padding, {kind} answers otherwise"
 
 
-def _install(model: Any, anatomy: Anatomy, positions: _Positions | None) -> nn.Module:
-    """Put the hooks on the model and return its encoder; attention is the packed one from now on.
+def _install(model: Any, anatomy: Anatomy, positions: _Positions | None, attention: str = NAME) -> nn.Module:
+    """Put the hooks on the model and return its encoder; attention is a packed one from now on.
 
     Args:
         model: of a classifier, maybe wrapped by PEFT.
         anatomy: where it keeps what.
         positions: what the embeddings are given; None: they see the padded batch.
+        attention: its name in transformers' interface.
     """
     register_attention()
+    varlen.register_varlen()
     inner = unwrapped(model)
     encoder = inner.get_submodule(anatomy.base)
     layers = [inner.get_submodule(name) for block in anatomy.blocks for name in block]
     for module in inner.modules():
         if hasattr(module, "config"):
-            module.config._attn_implementation = NAME
+            module.config._attn_implementation = attention
         if hasattr(module, "_gradient_checkpointing_func"):
             recomputed: Any = module._gradient_checkpointing_func
             module._gradient_checkpointing_func = partial(recomputed, context_fn=_twice)
@@ -282,7 +313,8 @@ def _end(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> None:
 
 
 def _multiple(encoder: nn.Module) -> int:
-    return _ALIKE if next(encoder.parameters()).dtype == torch.bfloat16 else 1
+    parameter = next(encoder.parameters())
+    return _ALIKE if parameter.dtype == torch.bfloat16 and parameter.device.type == "cpu" else 1
 
 
 def _twice() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -6,15 +6,24 @@ processor's cache. A float32 gradient of the whole model never exists, nor is on
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 
-_TOGETHER = 1 << 20  # values of tensors that are updated at once; fewer cost more calls, more leave the cache
+# Values of tensors that are updated at once: fewer cost more calls, more leave a CPU's cache.
+_TOGETHER = {"cpu": 1 << 20}
+
+
+class _Due(NamedTuple):
+    """A parameter that is to be updated."""
+
+    parameter: nn.Parameter
+    gradient: Tensor
+    group: dict[str, Any]
 
 
 class CopiedAdamW(torch.optim.AdamW):
@@ -43,19 +52,24 @@ class CopiedAdamW(torch.optim.AdamW):
     def clip(self, learning: Sequence[nn.Parameter], largest: float) -> float:
         """Let the next step scale the gradients to a norm of at most `largest`; return the norm that they have."""
         gradients = [gradient for parameter in learning if (gradient := self._gradient(parameter)) is not None]
-        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
-        norm = float(torch.stack(norms).norm()) if norms else 0.0
-        self._divisor = torch.tensor(norm / largest) if math.isfinite(norm) and norm > largest else None
+        norms = list(torch._foreach_norm(gradients, 2, torch.float32)) if gradients else []
+        norm = float(torch.stack(norms).norm()) if gradients else 0.0
+        scaled = math.isfinite(norm) and norm > largest
+        self._divisor = torch.tensor(norm / largest, device=gradients[0].device) if scaled else None
         return norm
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update the parameters of every group whose rate is above zero, and their copies."""
-        for group in self.param_groups:
-            if group["lr"]:
-                with_gradient = [(p, gradient) for p in group["params"] if (gradient := self._gradient(p)) is not None]
-                for some in _few_at_once(with_gradient):
-                    self._update(some, group)
+        due = [
+            _Due(parameter, gradient, group)
+            for group in self.param_groups
+            if group["lr"]
+            for parameter in group["params"]
+            if (gradient := self._gradient(parameter)) is not None
+        ]
+        for some in _few_at_once(due):
+            self._update(some)
         self._divisor = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -69,42 +83,57 @@ class CopiedAdamW(torch.optim.AdamW):
         assert parameter.grad is None or copied is None, "one of the two would be lost"
         return copied if parameter.grad is None else parameter.grad
 
-    def _update(self, some: list[tuple[nn.Parameter, Tensor]], group: dict[str, Any]) -> None:
-        states = [self.state[parameter] or self._begun(parameter) for parameter, _ in some]
-        adamw(
-            [parameter for parameter, _ in some],
-            [gradient.float() for _, gradient in some],
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            fused=True,
-            grad_scale=self._divisor,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
-        for parameter, _ in some:
-            self._copies[parameter].copy_(parameter)
+    def _update(self, some: list[_Due]) -> None:
+        parameters: list[Tensor] = [each.parameter for each in some]
+        gradients = _in_float32([each.gradient for each in some])
+        states = [self.state[each.parameter] or self._begun(each.parameter) for each in some]
+        moments, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        torch._foreach_add_(steps, 1)
+        first = 0
+        for _, members in itertools.groupby(some, key=lambda each: id(each.group)):
+            own, group = slice(first, first + len(list(members))), some[first].group
+            torch._fused_adamw_(
+                parameters[own],
+                gradients[own],
+                moments[own],
+                squares[own],
+                [],
+                steps[own],
+                amsgrad=False,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+                grad_scale=self._divisor,
+            )
+            first = own.stop
+        torch._foreach_copy_([self._copies[each.parameter] for each in some], parameters)
 
     def _begun(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-        self.state[parameter] = {"step": torch.zeros(()), **zeros}
+        self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
         return self.state[parameter]
 
 
-def _few_at_once(pairs: list[tuple[nn.Parameter, Tensor]]) -> Iterator[list[tuple[nn.Parameter, Tensor]]]:
-    some: list[tuple[nn.Parameter, Tensor]] = []
+def _in_float32(gradients: list[Tensor]) -> list[Tensor]:
+    exact = [g if g.dtype == torch.float32 else torch.empty_like(g, dtype=torch.float32) for g in gradients]
+    rounded = [place for place, gradient in enumerate(gradients) if exact[place] is not gradient]
+    if rounded:
+        torch._foreach_copy_([exact[place] for place in rounded], [gradients[place] for place in rounded])
+    return exact
+
+
+def _few_at_once(due: list[_Due]) -> Iterator[list[_Due]]:
+    most = _TOGETHER.get(due[0].parameter.device.type, 1 << 40) if due else 0
+    some: list[_Due] = []
     size = 0
-    for parameter, gradient in pairs:
-        if some and size + parameter.numel() > _TOGETHER:
+    for each in due:
+        if some and size + each.parameter.numel() > most:
             yield some
             some, size = [], 0
-        some.append((parameter, gradient))
-        size += parameter.numel()
+        some.append(each)
+        size += each.parameter.numel()
     if some:
         yield some

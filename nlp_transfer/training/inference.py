@@ -28,7 +28,9 @@ def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     In torch's own memory: a matrix product over floats that begin between its boundaries ends in other last bits, and
     where an array of NumPy's begins is chance. Numbers of 16 bits without sign are those of bfloat16.
     """
-    tensors = {name: torch.tensor(np.ascontiguousarray(array), device=device) for name, array in batch.items()}
+    tensors = {
+        name: torch.tensor(np.ascontiguousarray(array)).to(device, non_blocking=True) for name, array in batch.items()
+    }
     return {name: t.view(torch.bfloat16) if t.dtype == torch.uint16 else t for name, t in tensors.items()}
 
 
@@ -152,7 +154,7 @@ def answering_copy(model: nn.Module) -> nn.Module:
     """
     own = in_bfloat16(model, model)
     for layer in own.modules() if _orders_weights() else ():
-        if type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16:
+        if type(layer) is nn.Linear and layer.weight.dtype == torch.bfloat16 and layer.weight.device.type == "cpu":
             ordered = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
             layer.forward = partial(_linear, ordered, layer.bias)  # type: ignore[method-assign]
     return own

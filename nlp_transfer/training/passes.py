@@ -24,7 +24,7 @@ _PASS_COST = {"cpu": 64}
 _PRICELESS = 1 << 40  # no saving of tokens is worth another pass
 # Tokens of a pass where the settings leave that open. A CPU core computes none faster in a larger pass, and what a pass
 # keeps for its backward half is most of the memory of a training; but many cores must have enough each.
-_MOST_TOKENS, _ON_CPU, _A_CORE = 4096, 1024, 256
+_MOST_TOKENS, _ON_GPU, _ON_CPU, _A_CORE = 4096, 16384, 1024, 256
 
 
 class NoMemory(Exception):
@@ -118,7 +118,9 @@ class Passes:
             return self.most_tokens
         # Several ranks sum the gradients of a working copy's passes in bfloat16: the fewer the better.
         summed = self.working is not None and self.accelerator.num_processes > 1
-        if self.accelerator.device.type != "cpu" or self.compares or summed:
+        if self.accelerator.device.type != "cpu":
+            return _ON_GPU
+        if self.compares or summed:
             return _MOST_TOKENS
         enough = max(_ON_CPU, _A_CORE * torch.get_num_threads())
         return min(_MOST_TOKENS, enough * (2 if self.working else 1))  # in a working copy tokens have half the bytes

@@ -30,7 +30,7 @@ def both(kind: torch.dtype):
 @pytest.fixture(params=[64, 1 << 20])
 def together(request, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors are updated a few at a time, or all at once."""
-    monkeypatch.setattr(copied_adamw, "_TOGETHER", request.param)
+    monkeypatch.setitem(copied_adamw._TOGETHER, "cpu", request.param)
 
 
 @pytest.mark.usefixtures("together")

@@ -24,13 +24,13 @@ COMPARED = 64  # texts
 
 
 def make(job: Job) -> Result:
-    """Write a BERT of random weights, `config` beside BERT base, with another encoder's tokenizer."""
+    """Write a model of random weights, `config` beside what its `kind` has (BERT: base), with another's tokenizer."""
     import torch
-    from transformers import BertConfig, BertModel
+    from transformers import AutoConfig, AutoModel
 
     torch.manual_seed(0)
     folder = Path(job["folder"])
-    BertModel(BertConfig(**job["config"])).save_pretrained(folder)
+    AutoModel.from_config(AutoConfig.for_model(job.get("kind", "bert"), **job["config"])).save_pretrained(folder)
     for path in Path(job["tokenizer"]).iterdir():
         if path.is_file() and path.name.startswith(("token", "special_tokens", "vocab")):
             shutil.copy(path, folder)

