@@ -35,8 +35,8 @@ from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.evaluation.decisions import decide, probabilities
 from nlp_transfer.settings import ColumnSettings, PredictSettings, TrackingSettings
 from nlp_transfer.training import inference
-from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
-from nlp_transfer.training.device import make_accelerator
+from nlp_transfer.training.bfloat16 import computes_in_bfloat16
+from nlp_transfer.training.device import fitting, make_accelerator
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -71,8 +71,7 @@ class Predictor:
         wish = False if self.record.encoder.packed is False else None
         encoder = dataclasses.replace(self.record.encoder, packed=wish)
         rows = unequal_rows(self.model, self.tokenizer)
-        if computes_in_bfloat16(self.accelerator) and why_not_in_bfloat16(self.model, rows):
-            self.accelerator = make_accelerator("fp32", TrackingSettings(), self.folder)
+        self.accelerator = fitting(self.accelerator, self.model, rows, "auto", TrackingSettings(), self.folder)
         half = self.accelerator.mixed_precision != "no"
         places_a_token, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, half=half)
         self.padding = Padding.of(self.tokenizer, places_a_token=places_a_token)

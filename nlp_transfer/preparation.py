@@ -36,8 +36,7 @@ from nlp_transfer.settings import EncoderSettings, Settings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training import inference
-from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
-from nlp_transfer.training.device import make_accelerator
+from nlp_transfer.training.device import fitting, make_accelerator
 from nlp_transfer.training.loop import planned_steps
 
 
@@ -179,7 +178,8 @@ def prepare(
             make_lora_cheap(classifier.model)
     classifier.model.to(accelerator.device)
     tokenizer = classifier.tokenizer
-    accelerator = _fitting(accelerator, settings, classifier, folder)
+    rows = unequal_rows(classifier.model, tokenizer)
+    accelerator = fitting(accelerator, classifier.model, rows, settings.training.precision, settings.tracking, folder)
     places_a_token, padding_words = pack_if_wanted(
         classifier.model,
         classifier.anatomy,
@@ -210,22 +210,6 @@ def prepare(
         below_output=below_output,
         boundary=boundary,
     )
-
-
-def _fitting(accelerator: Accelerator, settings: Settings, classifier: Classifier, folder: Path) -> Accelerator:
-    """Return the accelerator, or one that computes in float32 where the model cannot in bfloat16.
-
-    Raises:
-        UserError: if bfloat16 was demanded.
-    """
-    if not computes_in_bfloat16(accelerator):
-        return accelerator
-    why = why_not_in_bfloat16(classifier.model, unequal_rows(classifier.model, classifier.tokenizer))
-    if why is None:
-        return accelerator
-    if settings.training.precision != "auto":
-        raise UserError(f"training.precision=bf16: this encoder cannot on a CPU ({why}); set it to auto or fp32")
-    return make_accelerator("fp32", settings.tracking, folder)
 
 
 def _depth_of(name: str, anatomy: Anatomy) -> int:

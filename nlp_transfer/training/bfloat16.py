@@ -1,6 +1,7 @@
-"""Matrix products in bfloat16 on a CPU: copies of a model whose weights are bfloat16, made from those in float32.
+"""Matrix products in bfloat16: copies of a model whose weights are bfloat16, made from those in float32.
 
-Autocast would convert weights and activations at every layer, which costs more there than the products save.
+Autocast would convert weights and activations at every layer. On a CPU that costs more than the products save, on a GPU
+memory and the launching of kernels.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from nlp_transfer.encoder.anatomy import output_layers
 
 _WITH_COPIES = {"cpu", "cuda"}  # where that was measured to be faster
+_AUTOCASTING: WeakSet[Accelerator] = WeakSet()
 
 
 def working_copy(accelerator: Accelerator, *, compiled: bool) -> type[WorkingCopy] | None:
@@ -25,7 +28,13 @@ def working_copy(accelerator: Accelerator, *, compiled: bool) -> type[WorkingCop
 
 def computes_in_bfloat16(accelerator: Accelerator) -> bool:
     """Return whether copies in bfloat16 are used; elsewhere autocast is."""
-    return accelerator.mixed_precision == "bf16" and accelerator.device.type in _WITH_COPIES
+    with_copies = accelerator.device.type in _WITH_COPIES and accelerator not in _AUTOCASTING
+    return accelerator.mixed_precision == "bf16" and with_copies
+
+
+def autocast_instead(accelerator: Accelerator) -> None:
+    """Use no copies where an accelerator computes: the model cannot run in one."""
+    _AUTOCASTING.add(accelerator)
 
 
 def in_bfloat16(module: nn.Module, model: nn.Module) -> nn.Module:

@@ -1,7 +1,8 @@
 """AdamW on float32 parameters whose forward and backward passes run in copies, mostly in bfloat16.
 
-Gradients are read where the copies have them, and the copies renewed, a few tensors at a time: while those are in the
-processor's cache. A float32 gradient of the whole model never exists, nor is one read and written again for clipping.
+On a CPU gradients are read where the copies have them, and the copies renewed, a few tensors at a time: while those are
+in the processor's cache. A float32 gradient of the whole model never exists, nor is one read and written again for
+clipping. On a GPU every kernel is launched once for all tensors.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# Values of tensors that are updated at once: fewer cost more calls, more leave a CPU's cache.
+# Values of tensors that are updated at once: fewer cost more calls, more leave a CPU's cache. Elsewhere: all.
 _TOGETHER = {"cpu": 1 << 20}
 
 
@@ -51,6 +52,8 @@ class CopiedAdamW(torch.optim.AdamW):
 
     def clip(self, learning: Sequence[nn.Parameter], largest: float) -> float:
         """Let the next step scale the gradients to a norm of at most `largest`; return the norm that they have."""
+        if learning and learning[0].device.type not in _TOGETHER:
+            self._hand_over(learning)
         gradients = [gradient for parameter in learning if (gradient := self._gradient(parameter)) is not None]
         norms = list(torch._foreach_norm(gradients, 2, torch.float32)) if gradients else []
         norm = float(torch.stack(norms).norm()) if gradients else 0.0
@@ -77,6 +80,14 @@ class CopiedAdamW(torch.optim.AdamW):
         super().zero_grad(set_to_none=True)
         for copy in self._copies.values():
             copy.grad = None
+
+    def _hand_over(self, learning: Sequence[nn.Parameter]) -> None:
+        """Give the parameters the gradients of their copies in float32; few kernels are launched for that."""
+        with_gradient = [(p, copy.grad) for p in learning if (copy := self._copies[p]).grad is not None]
+        exact = _in_float32([gradient for _, gradient in with_gradient])
+        for (parameter, _), gradient in zip(with_gradient, exact, strict=True):
+            assert parameter.grad is None, "one of the two would be lost"
+            parameter.grad, self._copies[parameter].grad = gradient, None
 
     def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
         copied = self._copies[parameter].grad

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.launch import world_size
 from nlp_transfer.settings import TrackingSettings
+from nlp_transfer.training.bfloat16 import autocast_instead, computes_in_bfloat16, why_not_in_bfloat16
 
 _FASTER = 1.5  # how much faster bfloat16 must be; on CPUs it is about 2, 7 or 0.1 times as fast
 _UNTRIED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
@@ -49,6 +52,38 @@ def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -
         )
     except (ValueError, ImportError) as error:
         raise UserError(f"training.precision={precision}: {error}") from error
+
+
+def fitting(
+    accelerator: Accelerator,
+    model: nn.Module,
+    rows: Mapping[str, Tensor],
+    precision: str,
+    tracking: TrackingSettings,
+    folder: Path,
+) -> Accelerator:
+    """Return the accelerator, or what suits a model that cannot run in bfloat16: autocast on a GPU, float32 on a CPU.
+
+    Args:
+        accelerator: of `make_accelerator`.
+        model: of a classifier, on its device.
+        rows: to try it on.
+        precision: that was asked for.
+        tracking: as for `make_accelerator`.
+        folder: as for `make_accelerator`.
+
+    Raises:
+        UserError: if bfloat16 was demanded and cannot be had.
+    """
+    why = why_not_in_bfloat16(model, rows) if computes_in_bfloat16(accelerator) else None
+    if why is None:
+        return accelerator
+    if accelerator.device.type != "cpu":
+        autocast_instead(accelerator)
+        return accelerator
+    if precision != "auto":
+        raise UserError(f"training.precision=bf16: this encoder cannot on a CPU ({why}); set it to auto or fp32")
+    return make_accelerator("fp32", tracking, folder)
 
 
 def _agreed(precision: str) -> str:

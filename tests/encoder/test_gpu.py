@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from nlp_transfer.encoder import packed, varlen
 from nlp_transfer.encoder.classifier import forward
 from nlp_transfer.run import adapt
+from nlp_transfer.training import device
 from tests.test_run import data_for, settings_for
 
 from .conftest import stir
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 TEXTS = ["my card has not arrived yet, where is it?", "refund", "good movie " * 20]
 STRATEGIES = {
     "finetune": {"strategy": "finetune"},
+    "autocast": {"strategy": "finetune", "autocast": True},
     "padded": {"strategy": "finetune", "encoder.packed": False},
     "top layer": {"strategy": "finetune", "strategy.freeze_layers": 1},
     "lora": {"strategy": "lora"},
@@ -94,7 +96,12 @@ def home(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("words", STRATEGIES.values(), ids=STRATEGIES)
-def test_a_run_gives_the_same_bits_twice_and_its_model_answers_as_it_did(home: Path, tmp_path: Path, words):
+def test_a_run_gives_the_same_bits_twice_and_its_model_answers_as_it_did(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words
+):
+    words = dict(words)
+    if words.pop("autocast", False):
+        monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_: "it has its reasons")
     data, made = data_for("single_label"), []
     for again in ("one", "other"):
         values = {"training.precision": "bf16", "training.epochs": 3, "output": str(tmp_path / again)} | words

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from nlp_transfer.cli import main
 from nlp_transfer.data.batches import evaluation_batches, micro_batches
 from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.encoder import packed as packed_module
 from nlp_transfer.encoder.anatomy import dissect
 from nlp_transfer.encoder.classifier import load_classifier
-from nlp_transfer.encoder.packed import pack, pack_if_wanted
+from nlp_transfer.encoder.packed import pack, pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError
 from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt
@@ -190,12 +191,19 @@ def test_one_long_text_among_many_short_ones_does_not_make_all_of_them_long():
     assert len(trained) <= 5
 
 
-def test_packing_on_a_device_where_it_was_not_measured_must_be_asked_for(home: Path, tmp_path: Path):
+def test_packing_where_it_is_not_known_to_be_faster_must_be_asked_for(home: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on a GPU whose FlashAttention cannot be had, here under the name of a device without memory."""
     encoder = EncoderSettings(name=str(home / "tiny-bert"))
     classifier = load_classifier(encoder, TASK, head="native", seed=0)
     model, anatomy, tokenizer = classifier.model, classifier.anatomy, classifier.tokenizer
-    places_a_token, words = pack_if_wanted(model, anatomy, tokenizer, encoder, device="cuda")
-    assert (places_a_token, words) == (1, "padded: untried on cuda, encoder.packed=true tries it")
+    rows = unequal_rows(model, tokenizer)
+    monkeypatch.setattr(packed_module, "unequal_rows", lambda *_: rows)
+    monkeypatch.setattr(type(model), "device", torch.device("meta"))
+    places_a_token, words = pack_if_wanted(model, anatomy, tokenizer, encoder, half=True)
+    assert places_a_token == 1
+    assert words == "padded: faster on meta through FlashAttention alone; encoder.packed=true tries it"
     asked = EncoderSettings(name=encoder.name, packed=True, attention="sdpa")
     with pytest.raises(UserError, match=r"encoder.packed=true: encoder.attention=sdpa"):
-        pack_if_wanted(model, anatomy, tokenizer, asked, device="cuda")
+        pack_if_wanted(model, anatomy, tokenizer, asked, half=True)
+    asked = EncoderSettings(name=encoder.name, packed=True)
+    assert pack_if_wanted(model, anatomy, tokenizer, asked, half=True)[1] == "packed"

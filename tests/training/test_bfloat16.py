@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from nlp_transfer.config import compose
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import forward, load_classifier
+from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.run import adapt
-from nlp_transfer.settings import EncoderSettings
+from nlp_transfer.settings import EncoderSettings, TrackingSettings
 from nlp_transfer.training import device
-from nlp_transfer.training.bfloat16 import WorkingCopy, in_bfloat16, is_in_bfloat16
+from nlp_transfer.training.bfloat16 import WorkingCopy, computes_in_bfloat16, in_bfloat16, is_in_bfloat16
 from tests.crashes import fingerprint
 from tests.encoder.families import TEXTS, tiny_encoder
 from tests.test_crashes import stopped_run
@@ -39,6 +40,35 @@ def batch_of(classifier) -> dict[str, torch.Tensor]:
     rows = classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")
     columns = {"targets": torch.tensor([0, 1, 2, 0]), "weights": torch.ones(4)}
     return {name: rows[name] for name in ("input_ids", "attention_mask")} | columns
+
+
+class Gpu:
+    """As much of an accelerator on a GPU as decides how it computes."""
+
+    device, mixed_precision = torch.device("cuda"), "bf16"
+
+
+def test_a_model_that_cannot_run_in_bfloat16_runs_under_autocast_on_a_gpu(monkeypatch: pytest.MonkeyPatch):
+    gpu, other = Gpu(), Gpu()
+    asked = (torch.nn.Linear(1, 1), {}, "bf16", TrackingSettings(), Path())
+    monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_: None)
+    assert device.fitting(gpu, *asked) is gpu
+    assert computes_in_bfloat16(gpu)
+    monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_: "it has its reasons")
+    assert device.fitting(gpu, *asked) is gpu
+    assert not computes_in_bfloat16(gpu)
+    assert computes_in_bfloat16(other)
+
+
+def test_a_model_that_cannot_run_in_bfloat16_runs_in_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    made = device.make_accelerator("bf16", TrackingSettings(), tmp_path)
+    monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_: "it has its reasons")
+    left_open = device.fitting(made, torch.nn.Linear(1, 1), {}, "auto", TrackingSettings(), tmp_path)
+    assert left_open.mixed_precision == "no"
+    with pytest.raises(
+        UserError, match=r"training.precision=bf16: this encoder cannot on a CPU \(it has its reasons\)"
+    ):
+        device.fitting(made, torch.nn.Linear(1, 1), {}, "bf16", TrackingSettings(), tmp_path)
 
 
 def test_a_copy_is_in_bfloat16_but_for_the_output_layer_and_positions(classifier):

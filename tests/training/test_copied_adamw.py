@@ -27,10 +27,10 @@ def both(kind: torch.dtype):
     return torch.optim.AdamW(theirs, fused=True, **OPTIONS), CopiedAdamW(ours, copies, **OPTIONS), made, own, copies
 
 
-@pytest.fixture(params=[64, 1 << 20])
+@pytest.fixture(params=[64, 1 << 20, None])
 def together(request, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors are updated a few at a time, or all at once."""
-    monkeypatch.setitem(copied_adamw._TOGETHER, "cpu", request.param)
+    """Tensors are updated a few at a time, or all at once; or as on a GPU."""
+    monkeypatch.setattr(copied_adamw, "_TOGETHER", {"cpu": request.param} if request.param else {})
 
 
 @pytest.mark.usefixtures("together")
