@@ -61,14 +61,15 @@ def test_a_model_that_cannot_run_in_bfloat16_runs_under_autocast_on_a_gpu(monkey
 
 
 def test_a_model_that_cannot_run_in_bfloat16_runs_in_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    made = device.make_accelerator("bf16", TrackingSettings(), tmp_path)
     monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_: "it has its reasons")
-    left_open = device.fitting(made, torch.nn.Linear(1, 1), {}, "auto", TrackingSettings(), tmp_path)
-    assert left_open.mixed_precision == "no"
-    with pytest.raises(
-        UserError, match=r"training.precision=bf16: this encoder cannot on a CPU \(it has its reasons\)"
-    ):
-        device.fitting(made, torch.nn.Linear(1, 1), {}, "bf16", TrackingSettings(), tmp_path)
+
+    def found(precision: str):
+        made = device.make_accelerator("bf16", TrackingSettings(), tmp_path)
+        return device.fitting(made, torch.nn.Linear(1, 1), {}, precision, TrackingSettings(), tmp_path)
+
+    assert found("auto").mixed_precision == "no"
+    with pytest.raises(UserError, match=r"this encoder cannot on a CPU \(it has its reasons\); set it to auto or fp32"):
+        found("bf16")
 
 
 def test_a_copy_is_in_bfloat16_but_for_the_output_layer_and_positions(classifier):
