@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -98,22 +99,22 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.first) - 1
 
-    @property
+    @cached_property
     def sequence_lengths(self) -> np.ndarray:
         """Tokens of every sequence, int64 (sequences,)."""
         return np.diff(self.offsets)
 
-    @property
+    @cached_property
     def windows(self) -> np.ndarray:
         """Sequences of every example, int64 (examples,)."""
         return np.diff(self.first)
 
-    @property
+    @cached_property
     def sizes(self) -> np.ndarray:
         """Tokens of every example, int64 (examples,)."""
         return np.diff(self.offsets[self.first])
 
-    @property
+    @cached_property
     def longest(self) -> np.ndarray:
         """Tokens of every example's longest sequence, int64 (examples,): what a padded row of it costs."""
         return np.maximum.reduceat(self.sequence_lengths, self.first[:-1]) if len(self) else np.zeros(0, np.int64)
