@@ -91,7 +91,7 @@ def packed_attention(
     # In float32 torch's kernel is the faster one where nothing is gathered for it and it keeps nothing.
     widest = 0 if answering and device == "cpu" and query.dtype == torch.float32 else WIDEST
     wide = sum(group.width > widest for group in packing.groups)  # they come first
-    states = (query[0], key[0], value[0])
+    states = (query.squeeze(0), key.squeeze(0), value.squeeze(0))  # cheaper than [0] on the way back
     out = [
         _through_kernel(*states, group, bias, scale, dropout)
         for group, bias in zip(packing.groups[:wide], biases, strict=False)
@@ -102,8 +102,8 @@ def packed_attention(
             if answering
             else _Attention.apply(*states, narrow, biases[wide:], scale, dropout)
         )
-        out.append(attended[narrow[0].start :])
-    return torch.cat(out).unsqueeze(0) if wide else out[0].unsqueeze(0), None
+        out.append(attended[narrow[0].start :] if wide else attended)
+    return (torch.cat(out) if wide else out[0]).unsqueeze(0), None
 
 
 def _through_kernel(
@@ -130,6 +130,7 @@ def _answered(
 ) -> Tensor:
     """Return what `_Attention` does, where nothing learns from it."""
     heads, tokens, _ = query.shape
+    query, key, value = (_ready(states, groups) for states in (query, key, value))
     out = query.new_empty(tokens, heads, value.shape[-1])
     ignored = query.new_empty(1, 1, 1)
     for group, bias in zip(groups, biases, strict=True):
@@ -183,6 +184,7 @@ class _Attention(torch.autograd.Function):
         dropout: float,
     ) -> Tensor:
         heads, tokens, _ = query.shape
+        query, key, value = (_ready(states, groups) for states in (query, key, value))
         out = query.new_empty(tokens, heads, value.shape[-1])
         saved: list[Tensor | None] = []
         for group, bias in zip(groups, biases, strict=True):
@@ -207,7 +209,7 @@ class _Attention(torch.autograd.Function):
         d_query, d_key, d_value = (saved[0].new_empty(ctx.tokens, heads, each.shape[-1]) for each in saved[:3])
         for whole in (d_query, d_key, d_value):
             whole[:first] = 0
-        gradient = gradient.transpose(0, 1)
+        gradient = _ready(gradient.transpose(0, 1), ctx.groups)
         for index, group in enumerate(ctx.groups):
             q, k, v, weights, kept = saved[5 * index : 5 * index + 5]
             d_out = _padded(gradient, group)
@@ -228,6 +230,11 @@ class _Attention(torch.autograd.Function):
 def _exact(values: Tensor) -> torch.dtype:
     """Return in what a softmax is computed; in bfloat16 it would be slower on a CPU."""
     return torch.promote_types(values.dtype, torch.float32)
+
+
+def _ready(states: Tensor, groups: tuple[Group, ...]) -> Tensor:
+    """Return states, (heads, tokens, head width), such that rows are gathered without copying all of them each time."""
+    return states.contiguous() if sum(group.gather is not None for group in groups) > 1 else states
 
 
 def _rows(states: Tensor, group: Group) -> Tensor:

@@ -77,7 +77,7 @@ def varlen_attention(
         key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
     longest = packing.longest
     window = None if sliding_window is None or sliding_window > longest else sliding_window - 1
-    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    query, key, value = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     gathered = _Flash.apply(query, key, value, packing.bounds, longest, dropout, causal, scaling, window)
     return gathered.unsqueeze(0), None
