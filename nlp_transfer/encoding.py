@@ -10,7 +10,8 @@ from typing import Any
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Corpus, Examples
-from nlp_transfer.data.tokens import Tokens, TokenSpec
+from nlp_transfer.data.ragged import Tokens
+from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.classifier import Classifier
 from nlp_transfer.launch import is_main
 from nlp_transfer.settings import Settings

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from nlp_transfer.data.batches import Columns
     from nlp_transfer.data.corpus import Corpus, Examples
-    from nlp_transfer.data.tokens import Tokens, TokenSpec
+    from nlp_transfer.data.ragged import Tokens
+    from nlp_transfer.data.tokens import TokenSpec
     from nlp_transfer.encoder.classifier import Classifier
     from nlp_transfer.settings import EncoderSettings, Settings
     from nlp_transfer.strategies import Group, Strategy

@@ -71,7 +71,7 @@ class Predictor:
         wish = False if self.record.encoder.packed is False else None
         encoder = dataclasses.replace(self.record.encoder, packed=wish)
         rows = unequal_rows(self.model, self.tokenizer)
-        self.accelerator = fitting(self.accelerator, self.model, rows, "auto", TrackingSettings(), self.folder)
+        self.accelerator, _ = fitting(self.accelerator, self.model, rows, "auto", TrackingSettings(), self.folder)
         half = self.accelerator.mixed_precision != "no"
         places_a_token, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, half=half)
         self.padding = Padding.of(self.tokenizer, places_a_token=places_a_token)

@@ -179,7 +179,10 @@ def prepare(
     classifier.model.to(accelerator.device)
     tokenizer = classifier.tokenizer
     rows = unequal_rows(classifier.model, tokenizer)
-    accelerator = fitting(accelerator, classifier.model, rows, settings.training.precision, settings.tracking, folder)
+    accelerator, why = fitting(
+        accelerator, classifier.model, rows, settings.training.precision, settings.tracking, folder
+    )
+    notes += [why] if why else []
     places_a_token, padding_words = pack_if_wanted(
         classifier.model,
         classifier.anatomy,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nlp_transfer.data.tokens import Tokens
+from nlp_transfer.data.ragged import Tokens
 
 Batch = dict[str, np.ndarray]
 

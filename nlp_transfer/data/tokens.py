@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from nlp_transfer.data.cutting import PAIR_TRUNCATIONS, TRUNCATION_SIDES
+from nlp_transfer.data.ragged import Tokens, starts
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import TokenSettings
 
@@ -49,75 +49,6 @@ class TokenSpec:
             raise UserError(f"tokens: no text can be cut to {self.max_length} of {self.limit}, {self.overlap} twice")
         if self.max_windows is not None and self.max_windows < 1:
             raise UserError(f"tokens.max_windows={self.max_windows} must be at least 1")
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Token ids of a list of examples, ragged.
-
-    Sequence s is ``ids[offsets[s]:offsets[s + 1]]``; example e owns the sequences ``first[e]:first[e + 1]`` (one each,
-    more where a long text was cut into windows).
-
-    Attributes:
-        ids: int32, (tokens,).
-        types: int8 token type ids, (tokens,), or None where the encoder takes none.
-        offsets: int64, (sequences + 1,).
-        first: int64, (examples + 1,).
-        full: int64, (examples,), tokens of the example with nothing cut.
-        cut: int64, (examples,), tokens that did not fit and are not in `ids`.
-    """
-
-    ids: np.ndarray
-    types: np.ndarray | None
-    offsets: np.ndarray
-    first: np.ndarray
-    full: np.ndarray
-    cut: np.ndarray
-
-    @classmethod
-    def whole(cls, ids: np.ndarray, types: np.ndarray | None, full: np.ndarray) -> Tokens:
-        """Return examples of one sequence each, with nothing cut, from their lengths `full`."""
-        return cls(ids, types, _starts(full), np.arange(len(full) + 1, dtype=np.int64), full, np.zeros_like(full))
-
-    def folded(self) -> np.ndarray:
-        """Return examples with nothing cut as one array, int32, from which `unfolded` makes them again."""
-        assert len(self.offsets) == len(self.full) + 1, "windows are cut"
-        told = self.types is not None and bool(self.types.any())  # those of single texts are zeros
-        kind = 0 if self.types is None else 1 + told
-        parts: list[Any] = [np.array([len(self), kind]), self.full, self.ids, *([self.types] if told else [])]
-        return np.concatenate(parts, dtype=np.int32, casting="same_kind")
-
-    @classmethod
-    def unfolded(cls, values: np.ndarray) -> Tokens:
-        """Return the examples that `folded` made an array of."""
-        rows, typed = values[:2].tolist()
-        full, ids = values[2 : rows + 2].astype(np.int64), values[rows + 2 :]
-        tokens = int(full.sum())
-        types = ids[tokens:].astype(np.int8) if typed == 2 else np.zeros(tokens, np.int8) if typed else None
-        return cls.whole(ids[:tokens], types, full)
-
-    def __len__(self) -> int:
-        return len(self.first) - 1
-
-    @cached_property
-    def sequence_lengths(self) -> np.ndarray:
-        """Tokens of every sequence, int64 (sequences,)."""
-        return np.diff(self.offsets)
-
-    @cached_property
-    def windows(self) -> np.ndarray:
-        """Sequences of every example, int64 (examples,)."""
-        return np.diff(self.first)
-
-    @cached_property
-    def sizes(self) -> np.ndarray:
-        """Tokens of every example, int64 (examples,)."""
-        return np.diff(self.offsets[self.first])
-
-    @cached_property
-    def longest(self) -> np.ndarray:
-        """Tokens of every example's longest sequence, int64 (examples,): what a padded row of it costs."""
-        return np.maximum.reduceat(self.sequence_lengths, self.first[:-1]) if len(self) else np.zeros(0, np.int64)
 
 
 def resolve_spec(settings: TokenSettings, lengths: np.ndarray, *, limit: int, pair: bool) -> TokenSpec:
@@ -248,8 +179,8 @@ def shorten(
     return Tokens(
         ids=_joined(ids, np.int32),
         types=None if whole.types is None else _joined(types, np.int8),
-        offsets=_starts(np.concatenate(lengths)),
-        first=_starts(windows),
+        offsets=starts(np.concatenate(lengths)),
+        first=starts(windows),
         full=whole.full,
         cut=cut,
     )
@@ -344,8 +275,3 @@ def _flat(rows: _Rows, dtype: type[np.integer]) -> np.ndarray:
 
 def _joined(parts: list[np.ndarray], dtype: type[np.integer]) -> np.ndarray:
     return np.concatenate([np.zeros(0, dtype), *parts])
-
-
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    """Return where each of several neighbours begins, and where the last one ends, int64."""
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

@@ -20,7 +20,7 @@ from nlp_transfer.versions import digest_of_code, installed
 
 if TYPE_CHECKING:
     from nlp_transfer.data.batches import Padding
-    from nlp_transfer.data.tokens import Tokens
+    from nlp_transfer.data.ragged import Tokens
 
 # Names, and what belongs to the output layer or to training: nothing below the output layer hangs on them.
 _WITHOUT_EFFECT = (

@@ -188,7 +188,7 @@ def _group(
 
 
 def _on(device: torch.device, values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values).to(device, non_blocking=True)
+    return torch.from_numpy(values).to(device, non_blocking=device.type == "cuda")  # MPS would read it too late
 
 
 def _widths(lengths: np.ndarray, answering: bool) -> np.ndarray:

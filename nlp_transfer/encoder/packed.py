@@ -1,116 +1,32 @@
 """The padding-free forward: up to the last layer the tokens of a batch lie in one row.
 
-The model code stays the library's. Hooks take the padding out before the embeddings, or before the first layer where an
-architecture finds positions in a way of its own, and put it back after the last layer for the head; attention within
-each text alone comes through transformers' interface. What can be done is found out by trying.
+The model code stays the library's: hooks take the padding out and put it back (`unpadding`), attention within each text
+alone comes through transformers' interface (`attention`, `varlen`). What can be done is found out here, by trying.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nlp_transfer.encoder import varlen
 from nlp_transfer.encoder.anatomy import Anatomy, disposable, encoder_config, sample_rows, unwrapped
-from nlp_transfer.encoder.attention import NAME, register_attention
+from nlp_transfer.encoder.attention import NAME
 from nlp_transfer.encoder.classifier import Outputs, forward
-from nlp_transfer.encoder.layout import Layout
+from nlp_transfer.encoder.unpadding import Positions, install
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 
 _TOLERANCE, _IN_HALF = 1e-5, 0.05  # of norms; in float32, and in bfloat16 beside that
+_WIDEST_TRIED = 1024  # tokens to either side; the padded model's scores of more would take gigabytes
 # How many places of padding cost as much memory as a token, in embeddings and head, or in the head alone.
 _PLACES_BEFORE_LAYERS, _PLACES_BEFORE_EMBEDDINGS = 8, 32
-# In bfloat16 a CPU compiles matrix products for every number of tokens it has not seen, and keeps them: of multiples
-# there are few.
-_ALIKE = 16
 
 
 class NotPacked(Exception):
     """A model that must stay padded; says why."""
-
-
-@dataclass(frozen=True)
-class _Positions:
-    """Which position a token has for an architecture.
-
-    Attributes:
-        in_text: counted within the text, else from the first column of the padded batch.
-        first: position of the first.
-    """
-
-    in_text: bool
-    first: int
-
-    def leave_out(self, ids: Tensor, mask: Tensor) -> bool:
-        """Return whether a batch has tokens that are not counted: those with the id of padding that are none."""
-        return self.first > 0 and bool(((ids == self.first - 1) & mask.bool()).any())
-
-    def of(self, layout: Layout) -> Tensor:
-        """Return the position of every packed token, (1, tokens)."""
-        return (layout.offsets if self.in_text else layout.columns).add(self.first).unsqueeze(0)
-
-
-@dataclass(frozen=True)
-class _Unpacked(Sequence[Any]):
-    """Hidden states that get their padding back when they are read: a head reads few of them."""
-
-    states: Sequence[Any]
-    layout: Layout
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return tuple(self[place] for place in range(len(self))[index])
-        state = self.states[index]
-        packed = state is not None and state.shape[:2] == (1, len(self.layout.places))
-        return self.layout.unpack(state) if packed else state
-
-
-@dataclass
-class _Passing:
-    """A batch on its way through the encoder.
-
-    Attributes:
-        layout: where its tokens lie.
-        early: whether the padding was taken out before the embeddings.
-        packed: what was packed already of that which all layers share, such as positions.
-        arrived: whether the padding was put back behind the last layer.
-    """
-
-    layout: Layout
-    early: bool = False
-    packed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    arrived: bool = False
-
-    def without_padding(self, value: Any) -> Any:
-        """Return what a layer is given with the padding taken out; masks stay, attention cuts them itself."""
-        if self.early:
-            return value
-        if isinstance(value, (tuple, list)):
-            return type(value)(self.without_padding(each) for each in value)
-        if not isinstance(value, Tensor) or value.dim() not in (2, 3) or value.shape[1] != self.layout.shape[1]:
-            return value
-        if value.shape[0] == self.layout.shape[0]:  # mostly states, which no other layer is given
-            return self.layout.pack(value)
-        if value.shape[0] != 1:
-            return value
-        if id(value) not in self.packed:
-            self.packed[id(value)] = (value, self.layout.pack(value))  # with the key, so that its id stays taken
-        return self.packed[id(value)][1]
-
-
-# One a thread: several may ask one model for its answers.
-_PASSING: ContextVar[_Passing | None] = ContextVar("passing", default=None)
 
 
 def pack_if_wanted(
@@ -174,43 +90,56 @@ def pack(model: Any, anatomy: Anatomy, tokenizer: Any, *, half: bool = False, an
     with torch.inference_mode():
         padded = forward(disposable(model), rows)
     after_padding = (getattr(config, "pad_token_id", None) or 0) + 1  # where RoBERTa begins to count
-    for positions in (_Positions(False, 0), _Positions(True, after_padding), _Positions(True, 0), None):
+    for positions in (Positions(False, 0), Positions(True, after_padding), Positions(True, 0), None):
         why = _why_not(model, anatomy, rows, padded, positions)
         if why is None:
-            flash = half and _knows_flash(model, anatomy, rows, padded, positions)
+            flash = half and _knows_flash(model, anatomy, tokenizer, positions)
             device = unwrapped(model).device.type
             if device != "cpu" and not flash and not anywhere:
                 raise NotPacked(f"faster on {device} through FlashAttention alone; encoder.packed=true tries it")
-            _install(model, anatomy, positions, varlen.NAME if flash else NAME)
+            install(model, anatomy, positions, varlen.NAME if flash else NAME)
             return _PLACES_BEFORE_EMBEDDINGS if positions else _PLACES_BEFORE_LAYERS
     raise NotPacked(why)
 
 
-def _knows_flash(
-    model: Any, anatomy: Anatomy, rows: dict[str, Tensor], padded: Outputs, positions: _Positions | None
-) -> bool:
-    """Return whether torch's FlashAttention can stand for the attention of a model on a GPU; tried on rows."""
-    if unwrapped(model).device.type != "cuda" or not unwrapped(model)._supports_flash_attn:
+def _knows_flash(model: Any, anatomy: Anatomy, tokenizer: Any, positions: Positions | None) -> bool:
+    """Return whether torch's FlashAttention can stand for the attention of a model on a GPU; tried on rows.
+
+    They are longer than what a token sees around it, as far as that is little enough to be tried, and gradients are
+    asked for: the kernels are not built for every GPU and head width, and for fewer backwards than forwards.
+    """
+    inner = unwrapped(model)
+    config = encoder_config(inner.config)
+    chunked = getattr(config, "attention_chunk_size", None)  # FlashAttention is not told of it
+    if inner.device.type != "cuda" or not inner._supports_flash_attn or chunked:
         return False
+    window = getattr(config, "sliding_window", None) or 0
+    rows = unequal_rows(model, tokenizer, tokens=window + 8 if window <= _WIDEST_TRIED else 8)
     twin = disposable(model)
     try:
-        _install(twin, anatomy, positions, varlen.NAME)
-        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+        with torch.inference_mode():
+            padded = forward(disposable(model), rows)
+        install(twin, anatomy, positions, varlen.NAME)
+        learning = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+        with torch.enable_grad(), torch.autocast("cuda", torch.bfloat16):
             packed = forward(twin, rows)
-    except Exception:  # the kernels are not built for every GPU and head width
+            if learning:
+                dropping = forward(twin.train(), rows).logits.float().sum()
+                torch.autograd.grad(dropping, learning, allow_unused=True)
+    except Exception:  # kernels and architectures refuse in many ways
         return False
     return all((one - other).norm() <= _IN_HALF * one.norm() for one, other in zip(padded, packed, strict=True))
 
 
 def _why_not(
-    model: Any, anatomy: Anatomy, rows: dict[str, Tensor], padded: Outputs, positions: _Positions | None
+    model: Any, anatomy: Anatomy, rows: dict[str, Tensor], padded: Outputs, positions: Positions | None
 ) -> str | None:
     """Return why a model cannot be packed in this way, or None."""
     kind = encoder_config(unwrapped(model).config).model_type
     twin = disposable(model)
     given: list[bool] = []
     try:
-        encoder = _install(twin, anatomy, positions)
+        encoder = install(twin, anatomy, positions, NAME)
         encoder.register_forward_pre_hook(
             lambda *call: given.append(call[2].get("position_ids") is not None), with_kwargs=True
         )
@@ -224,108 +153,13 @@ def _why_not(
     return None if alike else f"without padding, {kind} answers otherwise"
 
 
-def _install(model: Any, anatomy: Anatomy, positions: _Positions | None, attention: str = NAME) -> nn.Module:
-    """Put the hooks on the model and return its encoder; attention is a packed one from now on.
-
-    Args:
-        model: of a classifier, maybe wrapped by PEFT.
-        anatomy: where it keeps what.
-        positions: what the embeddings are given; None: they see the padded batch.
-        attention: its name in transformers' interface.
-    """
-    register_attention()
-    varlen.register_varlen()
-    inner = unwrapped(model)
-    encoder = inner.get_submodule(anatomy.base)
-    layers = [inner.get_submodule(name) for block in anatomy.blocks for name in block]
-    for module in inner.modules():
-        if hasattr(module, "config"):
-            module.config._attn_implementation = attention
-        if hasattr(module, "_gradient_checkpointing_func"):
-            recomputed: Any = module._gradient_checkpointing_func
-            module._gradient_checkpointing_func = partial(recomputed, context_fn=_twice)
-    encoder.register_forward_pre_hook(partial(_begin, positions), with_kwargs=True)
-    encoder.register_forward_hook(_end, always_call=True)
-    for layer in layers:
-        layer.register_forward_pre_hook(_pack, with_kwargs=True)
-    layers[-1].register_forward_hook(_unpack)
-    return encoder
-
-
-def unequal_rows(model: Any, tokenizer: Any) -> dict[str, Tensor]:
-    """Return two rows of which the second is shorter; it ends as the first does."""
-    rows = sample_rows(unwrapped(model), segments="token_type_ids" in tokenizer.model_input_names)
+def unequal_rows(model: Any, tokenizer: Any, *, tokens: int = 8) -> dict[str, Tensor]:
+    """Return two rows of at least so many tokens, of which the second is shorter; it ends as the first does."""
+    few = sample_rows(unwrapped(model), segments="token_type_ids" in tokenizer.model_input_names)
+    rows = {name: values.repeat(1, -(-tokens // values.shape[1])) for name, values in few.items()}
     ids, mask = rows["input_ids"].clone(), rows["attention_mask"]
     left = tokenizer.padding_side == "left"
     padding = slice(0, 3) if left else slice(-3, None)
     ids[1] = ids[1] if left else ids[1].roll(-3)
     ids[1, padding], mask[1, padding] = tokenizer.pad_token_id, 0
     return rows | {"input_ids": ids}
-
-
-def _begin(
-    positions: _Positions | None, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    _PASSING.set(None)
-    mask = kwargs.get("attention_mask")
-    if mask is None:
-        return args, kwargs
-    layout = Layout.of(mask, multiple=_multiple(encoder))
-    ids = args[0] if args else kwargs.get("input_ids")  # None where a soft prompt was put before the text
-    early = positions is not None and ids is not None and not positions.leave_out(ids, mask)
-    _PASSING.set(_Passing(layout, early))
-    if positions is None or not early:
-        return args, kwargs
-    inputs = {name: kwargs[name] for name in ("input_ids", "token_type_ids") if kwargs.get(name) is not None}
-    packed = {name: layout.pack(values) for name, values in inputs.items()} | {"position_ids": positions.of(layout)}
-    return tuple(map(layout.pack, args)), kwargs | packed
-
-
-def _pack(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    passing = _PASSING.get()
-    if passing is None:
-        raise RuntimeError("a packed encoder needs an attention mask")
-    given = {name: passing.without_padding(value) for name, value in kwargs.items()}
-    return tuple(map(passing.without_padding, args)), given | {"packing": passing.layout}
-
-
-def _unpack(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    passing = _PASSING.get()
-    assert passing is not None
-    passing.arrived = True
-    if isinstance(output, Tensor):
-        return passing.layout.unpack(output)
-    return (passing.layout.unpack(output[0]), *output[1:])
-
-
-def _end(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """Put the padding back between the tokens of every hidden state that is asked for."""
-    passing = _PASSING.get()
-    _PASSING.set(None)
-    if passing is None or output is None:  # where the forward failed
-        return
-    if not passing.arrived:
-        raise RuntimeError("the layers are not called as modules: no padding was taken out")
-    states = getattr(output, "hidden_states", None)
-    if states is None:
-        return
-    output.hidden_states = _Unpacked(states, passing.layout)
-
-
-def _multiple(encoder: nn.Module) -> int:
-    parameter = next(encoder.parameters())
-    return _ALIKE if parameter.dtype == torch.bfloat16 and parameter.device.type == "cpu" else 1
-
-
-def _twice() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what a layer runs in at first and where gradient checkpointing runs it again: the same batch."""
-    return nullcontext(), _during(_PASSING.get())
-
-
-@contextmanager
-def _during(passing: _Passing | None) -> Iterator[None]:
-    token = _PASSING.set(passing)
-    try:
-        yield
-    finally:
-        _PASSING.reset(token)

@@ -2,12 +2,14 @@
 
 Which tokens of its text a token sees is said as transformers says it to FlashAttention: not by a mask, but by what the
 layer hands over (`is_causal`, `sliding_window`). Models that the library does not run that way must not come here.
+In float32, in which a model is only tried, texts are attended to one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -79,8 +81,37 @@ def varlen_attention(
     window = None if sliding_window is None or sliding_window > longest else sliding_window - 1
     query, key, value = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
+    if query.dtype == torch.float32:
+        return _one_by_one(query, key, value, packing.bounds, dropout, causal, scaling, window).unsqueeze(0), None
     gathered = _Flash.apply(query, key, value, packing.bounds, longest, dropout, causal, scaling, window)
     return gathered.unsqueeze(0), None
+
+
+def _one_by_one(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    dropout: float,
+    causal: bool,
+    scale: float | None,
+    window: int | None,
+) -> Tensor:
+    """Return what the kernel does, (tokens, heads, head width), in any precision."""
+    texts = []
+    for first, last in pairwise(bounds.tolist()):
+        q, k, v = (states[first:last].transpose(0, 1).unsqueeze(0) for states in (query, key, value))
+        distance = torch.arange(last - first, device=query.device)[:, None] - torch.arange(last - first).to(
+            query.device
+        )
+        seen = torch.ones_like(distance, dtype=torch.bool)
+        if causal:
+            seen &= distance >= 0
+        if window is not None:
+            seen &= distance.abs() <= window
+        found = nn.functional.scaled_dot_product_attention(q, k, v, seen, dropout_p=dropout, scale=scale)
+        texts.append(found.squeeze(0).transpose(0, 1))
+    return torch.cat(texts)
 
 
 class _Flash(torch.autograd.Function):
@@ -126,7 +157,10 @@ class _Flash(torch.autograd.Function):
 
 @contextmanager
 def _in_one_order() -> Iterator[None]:
-    """Let kernels sum in the same order every time: queries of long texts else get their gradients as they come."""
+    """Let kernels sum in the same order every time: queries of long texts else get their gradients as they come.
+
+    The switch is the process's; nothing else of a run is on its way to the GPU then.
+    """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     flags: Any = deterministic
     filled = flags.fill_uninitialized_memory

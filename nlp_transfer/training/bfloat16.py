@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from nlp_transfer.encoder.anatomy import output_layers
 
 _WITH_COPIES = {"cpu", "cuda"}  # where that was measured to be faster
-_AUTOCASTING: WeakSet[Accelerator] = WeakSet()
 
 
 def working_copy(accelerator: Accelerator, *, compiled: bool) -> type[WorkingCopy] | None:
@@ -27,14 +25,9 @@ def working_copy(accelerator: Accelerator, *, compiled: bool) -> type[WorkingCop
 
 
 def computes_in_bfloat16(accelerator: Accelerator) -> bool:
-    """Return whether copies in bfloat16 are used; elsewhere autocast is."""
-    with_copies = accelerator.device.type in _WITH_COPIES and accelerator not in _AUTOCASTING
+    """Return whether copies in bfloat16 are used; elsewhere, and where an accelerator was told how, autocast is."""
+    with_copies = accelerator.device.type in _WITH_COPIES and accelerator.autocast_handler is None
     return accelerator.mixed_precision == "bf16" and with_copies
-
-
-def autocast_instead(accelerator: Accelerator) -> None:
-    """Use no copies where an accelerator computes: the model cannot run in one."""
-    _AUTOCASTING.add(accelerator)
 
 
 def in_bfloat16(module: nn.Module, model: nn.Module) -> nn.Module:

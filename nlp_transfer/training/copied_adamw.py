@@ -52,11 +52,8 @@ class CopiedAdamW(torch.optim.AdamW):
 
     def clip(self, learning: Sequence[nn.Parameter], largest: float) -> float:
         """Let the next step scale the gradients to a norm of at most `largest`; return the norm that they have."""
-        if learning and learning[0].device.type not in _TOGETHER:
-            self._hand_over(learning)
         gradients = [gradient for parameter in learning if (gradient := self._gradient(parameter)) is not None]
-        norms = list(torch._foreach_norm(gradients, 2, torch.float32)) if gradients else []
-        norm = float(torch.stack(norms).norm()) if gradients else 0.0
+        norm = float(torch.stack(_norms(gradients)).norm()) if gradients else 0.0
         scaled = math.isfinite(norm) and norm > largest
         self._divisor = torch.tensor(norm / largest, device=gradients[0].device) if scaled else None
         return norm
@@ -80,14 +77,6 @@ class CopiedAdamW(torch.optim.AdamW):
         super().zero_grad(set_to_none=True)
         for copy in self._copies.values():
             copy.grad = None
-
-    def _hand_over(self, learning: Sequence[nn.Parameter]) -> None:
-        """Give the parameters the gradients of their copies in float32; few kernels are launched for that."""
-        with_gradient = [(p, copy.grad) for p in learning if (copy := self._copies[p]).grad is not None]
-        exact = _in_float32([gradient for _, gradient in with_gradient])
-        for (parameter, _), gradient in zip(with_gradient, exact, strict=True):
-            assert parameter.grad is None, "one of the two would be lost"
-            parameter.grad, self._copies[parameter].grad = gradient, None
 
     def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
         copied = self._copies[parameter].grad
@@ -126,6 +115,13 @@ class CopiedAdamW(torch.optim.AdamW):
         zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
         self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
         return self.state[parameter]
+
+
+def _norms(gradients: list[Tensor]) -> list[Tensor]:
+    """Return the norm of each; in float32 they are one launch on a GPU, and on a CPU never all there at once."""
+    if gradients[0].device.type in _TOGETHER:
+        return list(torch._foreach_norm(gradients, 2, torch.float32))
+    return list(torch._foreach_norm(_in_float32(gradients)))
 
 
 def _in_float32(gradients: list[Tensor]) -> list[Tensor]:

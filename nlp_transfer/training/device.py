@@ -9,20 +9,28 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import AutocastKwargs, broadcast_object_list
 from torch import Tensor, nn
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.launch import world_size
 from nlp_transfer.settings import TrackingSettings
-from nlp_transfer.training.bfloat16 import autocast_instead, computes_in_bfloat16, why_not_in_bfloat16
+from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
 
 _FASTER = 1.5  # how much faster bfloat16 must be; on CPUs it is about 2, 7 or 0.1 times as fast
 _UNTRIED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
-def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -> Accelerator:
+def make_accelerator(
+    precision: str, tracking: TrackingSettings, folder: Path, *, autocast: bool = False
+) -> Accelerator:
     """Return a fresh Accelerator.
+
+    Args:
+        precision: fp32, bf16, fp16, or auto: what is measured to be fast.
+        tracking: which trackers are told of the run.
+        folder: of the run.
+        autocast: whether bf16 means autocast, also where copies of the model would be made.
 
     Raises:
         UserError: for a precision that cannot be had here, or a way to share a model between ranks that was not tried.
@@ -49,6 +57,7 @@ def make_accelerator(precision: str, tracking: TrackingSettings, folder: Path) -
             mixed_precision="no" if chosen == "fp32" else chosen,
             log_with=list(tracking.trackers) or None,
             project_dir=folder,
+            kwargs_handlers=[AutocastKwargs()] if autocast else None,
         )
     except (ValueError, ImportError) as error:
         raise UserError(f"training.precision={precision}: {error}") from error
@@ -61,7 +70,7 @@ def fitting(
     precision: str,
     tracking: TrackingSettings,
     folder: Path,
-) -> Accelerator:
+) -> tuple[Accelerator, str | None]:
     """Return the accelerator, or what suits a model that cannot run in bfloat16: autocast on a GPU, float32 on a CPU.
 
     Args:
@@ -72,23 +81,29 @@ def fitting(
         tracking: as for `make_accelerator`.
         folder: as for `make_accelerator`.
 
+    Returns:
+        With why it is another one, or None.
+
     Raises:
         UserError: if bfloat16 was demanded and cannot be had.
     """
-    why = why_not_in_bfloat16(model, rows) if computes_in_bfloat16(accelerator) else None
+    if not computes_in_bfloat16(accelerator):
+        return accelerator, None
+    why = _agreed(why_not_in_bfloat16(model, rows))
     if why is None:
-        return accelerator
+        return accelerator, None
     if accelerator.device.type != "cpu":
-        autocast_instead(accelerator)
-        return accelerator
+        other = make_accelerator("bf16", tracking, folder, autocast=True)
+        return other, f"bfloat16 under autocast: the encoder cannot run in it alone ({why})"
     if precision != "auto":
         raise UserError(f"training.precision=bf16: this encoder cannot on a CPU ({why}); set it to auto or fp32")
-    return make_accelerator("fp32", tracking, folder)
+    return make_accelerator("fp32", tracking, folder), f"float32: the encoder cannot run in bfloat16 ({why})"
 
 
-def _agreed(precision: str) -> str:
-    """Return what the first rank has measured."""
-    return str(broadcast_object_list([precision])[0])
+def _agreed(found: str | None) -> str | None:
+    """Return what the first rank has found."""
+    agreed: str | None = broadcast_object_list([found])[0]
+    return agreed
 
 
 def multiplies_bf16_fast(device: torch.device) -> bool:

@@ -23,7 +23,8 @@ from nlp_transfer.training.memory import tried
 _PASS_COST = {"cpu": 64}
 _PRICELESS = 1 << 40  # no saving of tokens is worth another pass
 # Tokens of a pass where the settings leave that open. A CPU core computes none faster in a larger pass, and what a pass
-# keeps for its backward half is most of the memory of a training; but many cores must have enough each.
+# keeps for its backward half is most of the memory of a training; but many cores must have enough each. On a
+# GPU a smaller one is computed in less time than its kernels take to be launched.
 _MOST_TOKENS, _ON_GPU, _ON_CPU, _A_CORE = 4096, 16384, 1024, 256
 
 
@@ -116,10 +117,10 @@ class Passes:
     def _wanted_tokens(self) -> int:
         if self.most_tokens is not None:
             return self.most_tokens
-        # Several ranks sum the gradients of a working copy's passes in bfloat16: the fewer the better.
-        summed = self.working is not None and self.accelerator.num_processes > 1
         if self.accelerator.device.type != "cpu":
             return _ON_GPU
+        # Several ranks sum the gradients of a working copy's passes in bfloat16: the fewer the better.
+        summed = self.working is not None and self.accelerator.num_processes > 1
         if self.compares or summed:
             return _MOST_TOKENS
         enough = max(_ON_CPU, _A_CORE * torch.get_num_threads())

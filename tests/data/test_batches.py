@@ -14,7 +14,7 @@ from nlp_transfer.data.batches import (
     micro_batches,
     steps_per_epoch,
 )
-from nlp_transfer.data.tokens import Tokens
+from nlp_transfer.data.ragged import Tokens
 
 
 def make_tokens(windows: list[list[int]]) -> Tokens:

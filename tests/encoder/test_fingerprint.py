@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nlp_transfer.data.batches import Padding
+from nlp_transfer.data.ragged import Tokens
 from nlp_transfer.data.task import Task
-from nlp_transfer.data.tokens import Tokens
 from nlp_transfer.encoder import fingerprint
 from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.encoder.classifier import Classifier, forward

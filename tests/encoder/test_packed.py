@@ -15,8 +15,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.squeezebert import modeling_squeezebert
 
 from nlp_transfer.data.task import Task
-from nlp_transfer.encoder import attention, layout
-from nlp_transfer.encoder import packed as packed_module
+from nlp_transfer.encoder import attention, layout, unpadding
 from nlp_transfer.encoder.anatomy import is_causal
 from nlp_transfer.encoder.classifier import Classifier, forward
 from nlp_transfer.encoder.dropout import make_dropout_cheap
@@ -190,7 +189,7 @@ def test_tokens_that_fill_the_packed_row_change_nothing(twins, monkeypatch, fami
     """As they do in bfloat16, where it would be seen less well."""
     classifier, padded = twins(family, head)
     sizes = set()
-    monkeypatch.setattr(packed_module, "_multiple", lambda _: 16)
+    monkeypatch.setattr(unpadding, "_multiple", lambda _: 16)
     of = layout.Layout.of
     monkeypatch.setattr(layout.Layout, "of", lambda *given, **more: seen(sizes, of(*given, **more)))
     batch = rows(classifier, lengths)

@@ -47,17 +47,26 @@ class Gpu:
 
     device, mixed_precision = torch.device("cuda"), "bf16"
 
+    def __init__(self, *, autocast: bool = False) -> None:
+        self.autocast_handler = object() if autocast else None
+
 
 def test_a_model_that_cannot_run_in_bfloat16_runs_under_autocast_on_a_gpu(monkeypatch: pytest.MonkeyPatch):
-    gpu, other = Gpu(), Gpu()
-    asked = (torch.nn.Linear(1, 1), {}, "bf16", TrackingSettings(), Path())
+    monkeypatch.setattr(device, "make_accelerator", lambda *_, autocast: Gpu(autocast=autocast))
+    gpu, asked = Gpu(), (torch.nn.Linear(1, 1), {}, "bf16", TrackingSettings(), Path())
     monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_: None)
-    assert device.fitting(gpu, *asked) is gpu
+    assert device.fitting(gpu, *asked) == (gpu, None)
     assert computes_in_bfloat16(gpu)
     monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_: "it has its reasons")
-    assert device.fitting(gpu, *asked) is gpu
-    assert not computes_in_bfloat16(gpu)
-    assert computes_in_bfloat16(other)
+    other, why = device.fitting(gpu, *asked)
+    assert why == "bfloat16 under autocast: the encoder cannot run in it alone (it has its reasons)"
+    assert not computes_in_bfloat16(other)
+
+
+def test_an_accelerator_that_autocasts_makes_no_copies(tmp_path: Path):
+    for autocast in (False, True):
+        made = device.make_accelerator("bf16", TrackingSettings(), tmp_path, autocast=autocast)
+        assert computes_in_bfloat16(made) is not autocast
 
 
 def test_a_model_that_cannot_run_in_bfloat16_runs_in_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -67,7 +76,9 @@ def test_a_model_that_cannot_run_in_bfloat16_runs_in_float32_on_a_cpu(monkeypatc
         made = device.make_accelerator("bf16", TrackingSettings(), tmp_path)
         return device.fitting(made, torch.nn.Linear(1, 1), {}, precision, TrackingSettings(), tmp_path)
 
-    assert found("auto").mixed_precision == "no"
+    accelerator, why = found("auto")
+    assert accelerator.mixed_precision == "no"
+    assert why == "float32: the encoder cannot run in bfloat16 (it has its reasons)"
     with pytest.raises(UserError, match=r"this encoder cannot on a CPU \(it has its reasons\); set it to auto or fp32"):
         found("bf16")
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from nlp_transfer.data.batches import Columns, Padding
+from nlp_transfer.data.ragged import Tokens
 from nlp_transfer.data.task import Task
-from nlp_transfer.data.tokens import Tokens
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings, TrackingSettings, TrainingSettings

@@ -7,8 +7,9 @@ DATA_FOLDER holds a folder sst2 (short texts) and a folder scicite (medium ones)
 test.csv. Models have the shapes of all-MiniLM-L6-v2, BERT base, ModernBERT base and DeBERTa-v3 base, and random
 weights; all read at most 128 tokens of a text and have the tokenizer of MiniLM. All learn with AdamW, dropout and
 clipping as they come. Steps are timed by the wall clock between two points at which the GPU has finished, after the
-first ten; memory is the most that torch had given out at once. MFU: operations of real tokens in the layers, three
-times those of a forward pass, beside a product of two 8,192-wide bf16 matrices on this GPU.
+first ten; memory is the most that torch had given out at once. MFU: operations of real tokens with the matrices of the
+layers and with each other in attention (all of a text, also where a window hides some; DeBERTa's distances are left out),
+three times those of a forward pass, beside a product of two 8,192-wide bf16 matrices on this GPU.
 
 Methods: ours as it comes; ours padded, under autocast and packed without FlashAttention, to see what each part gives;
 Trainer as run_classification.py has it (padded to 128 tokens, fp32); Trainer in bf16 with dynamic padding, with and
@@ -185,8 +186,8 @@ def measured(job: Job, model: str, methods: dict[str, Method], peak: float, repe
             now = time.strftime("%H:%M:%S")
             print(f"{now} {model} {job['texts']} {job['batch']} {repeat} {name}: {words}", file=sys.stderr)
     cost = cost_of_texts(job)
-    layers, width = cost["layers"], cost["width"]
-    flops = 3 * layers * (24 * width * width * cost["tokens"] + 4 * width * cost["squares"])
+    pairs = 4 * cost["layers"] * cost["width"] * cost["squares"]
+    flops = 3 * (2 * weights_in_layers(job["encoder"]) * cost["tokens"] + pairs)
     best = min((middle(found[name]) for name in found if name.startswith(BEST) and found[name]), default=None)
     rows = []
     for name, times in found.items():
@@ -205,6 +206,16 @@ def measured(job: Job, model: str, methods: dict[str, Method], peak: float, repe
             ]
         )
     return rows
+
+
+def weights_in_layers(folder: str) -> int:
+    """Return how many numbers the matrices of an encoder's layers have."""
+    from safetensors import safe_open
+
+    with safe_open(Path(folder) / "model.safetensors", "pt") as weights:
+        shapes = {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118  # no mapping
+    layers = {name: shape for name, shape in shapes.items() if "embed" not in name and "pooler" not in name}
+    return sum(shape[0] * shape[1] for shape in layers.values() if len(shape) == 2)
 
 
 def middle(times: list[tuple[float, float]]) -> float:
