@@ -8,8 +8,8 @@ test.csv. Models have the shapes of all-MiniLM-L6-v2, BERT base, ModernBERT base
 weights; all read at most 128 tokens of a text and have the tokenizer of MiniLM. All learn with AdamW, dropout and
 clipping as they come. Steps are timed by the wall clock between two points at which the GPU has finished, after the
 first ten; memory is the most that torch had given out at once. MFU: operations of real tokens with the matrices of the
-layers and with each other in attention (all of a text, also where a window hides some; DeBERTa's distances are left out),
-three times those of a forward pass, beside a product of two 8,192-wide bf16 matrices on this GPU.
+layers and with each other in attention (all of a text, also where a window hides some; DeBERTa's distances are left
+out), three times those of a forward pass, beside a product of two 8,192-wide bf16 matrices on this GPU.
 
 Methods: ours as it comes; ours padded, under autocast and packed without FlashAttention, to see what each part gives;
 Trainer as run_classification.py has it (padded to 128 tokens, fp32); Trainer in bf16 with dynamic padding, with and
