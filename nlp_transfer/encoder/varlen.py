@@ -101,9 +101,8 @@ def _one_by_one(
     texts = []
     for first, last in pairwise(bounds.tolist()):
         q, k, v = (states[first:last].transpose(0, 1).unsqueeze(0) for states in (query, key, value))
-        distance = torch.arange(last - first, device=query.device)[:, None] - torch.arange(last - first).to(
-            query.device
-        )
+        places = torch.arange(last - first, device=query.device)
+        distance = places[:, None] - places
         seen = torch.ones_like(distance, dtype=torch.bool)
         if causal:
             seen &= distance >= 0
