@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import torch
 
 from nlp_transfer.encoder import packed, varlen
 
@@ -29,3 +30,25 @@ def test_texts_see_what_they_see_when_padded(build, family, head):
     for name, lengths in LENGTHS.items():
         assert answers_apart(padded, classifier.model, rows(classifier, lengths)) < 1e-5, name
     assert_gradients_agree(padded, classifier.model, rows(classifier, LENGTHS["unequal"]))
+
+
+@pytest.mark.filterwarnings("ignore:.*Disabling autocast")
+@pytest.mark.parametrize("family", PACKED)
+def test_what_is_tried_on_a_gpu_holds_for_every_family(build, family, monkeypatch: pytest.MonkeyPatch):
+    """With rows and weights on a CPU, where the kernel's part is done in float32."""
+    classifier = build(family, "pooled")
+    kind, real = type(classifier.model), packed.unequal_rows
+    where, asked = kind.device, []
+
+    def rows_on_a_cpu(*args, **options):
+        asked.append(options)
+        with pytest.MonkeyPatch.context() as for_now:
+            for_now.setattr(kind, "device", where)
+            return real(*args, **options)
+
+    monkeypatch.setattr(packed, "unequal_rows", rows_on_a_cpu)
+    monkeypatch.setattr(kind, "device", torch.device("cuda"))
+    packed.pack(classifier.model, classifier.anatomy, classifier.tokenizer, half=True, anywhere=False)
+    used = {module.config._attn_implementation for module in classifier.model.modules() if hasattr(module, "config")}
+    assert used == {varlen.NAME}
+    assert asked[-1] == {"tokens": {"modernbert": 12, "gemma3_text": 24}.get(family, 8)}
