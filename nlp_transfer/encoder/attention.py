@@ -72,26 +72,21 @@ def packed_attention(
         s_aux: not known here.
 
     Raises:
-        NotImplementedError: for scores that are changed in a way not known here.
+        NotImplementedError: for scores that are changed in a way not known here; the model then stays padded.
     """
     if softcap is not None or s_aux is not None or position_bias is not None:
         raise NotImplementedError("attention whose scores are capped, biased or joined by sinks")
     unmasked = attention_mask is None and getattr(module, "is_causal", False)
     if unmasked or not packing.places.shape[0] == query.shape[2] == key.shape[2]:
         raise NotImplementedError("attention without a mask, or over other tokens")
-    device = query.device.type
-    if torch.is_autocast_enabled(device):  # rotated queries and keys may be float32 where values are not
-        query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
-    shared = query.shape[1] // key.shape[1]
-    if shared > 1:
-        key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
+    query, key, value = same_heads(query, key, value)
     biases = [_bias(group, packing, attention_mask, query.dtype) for group in packing.groups]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     answering = not torch.is_grad_enabled() and not dropout
     # In float32 torch's kernel is the faster one where nothing is gathered for it and it keeps nothing.
-    widest = 0 if answering and device == "cpu" and query.dtype == torch.float32 else WIDEST
+    widest = 0 if answering and query.device.type == "cpu" and query.dtype == torch.float32 else WIDEST
     wide = sum(group.width > widest for group in packing.groups)  # they come first
-    states = (query.squeeze(0), key.squeeze(0), value.squeeze(0))  # cheaper than [0] on the way back
+    states = (query, key, value)
     out = [
         _through_kernel(*states, group, bias, scale, dropout)
         for group, bias in zip(packing.groups[:wide], biases, strict=False)
@@ -104,6 +99,16 @@ def packed_attention(
         )
         out.append(attended[narrow[0].start :] if wide else attended)
     return (torch.cat(out) if wide else out[0]).unsqueeze(0), None
+
+
+def same_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+    """Return states of one precision with a key and a value for every head: (1, heads, ...) -> (heads, ...)."""
+    device, shared = query.device.type, query.shape[1] // key.shape[1]
+    if torch.is_autocast_enabled(device):  # rotated queries and keys may be float32 where values are not
+        query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
+    if shared > 1:
+        key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
+    return query.squeeze(0), key.squeeze(0), value.squeeze(0)  # cheaper than [0] on the way back
 
 
 def _through_kernel(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils import deterministic
 
+from nlp_transfer.encoder.attention import same_heads
 from nlp_transfer.encoder.layout import Layout
 
 NAME = "nlp_transfer_varlen"
@@ -65,21 +66,15 @@ def varlen_attention(
         s_aux: not known here.
 
     Raises:
-        NotImplementedError: for scores that are changed in a way not known here.
+        NotImplementedError: for scores that are changed in a way not known here; the model then stays padded.
     """
     if any(each is not None for each in (attention_mask, position_bias, softcap, s_aux)):
         raise NotImplementedError("attention with a mask, or whose scores are capped, biased or joined by sinks")
     if not packing.places.shape[0] == query.shape[2] == key.shape[2]:
         raise NotImplementedError("attention over other tokens")
-    device = query.device.type
-    if torch.is_autocast_enabled(device):  # rotated queries and keys may be float32 where values are not
-        query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
-    shared = query.shape[1] // key.shape[1]
-    if shared > 1:
-        key, value = (states.repeat_interleave(shared, dim=1) for states in (key, value))
+    query, key, value = (states.transpose(0, 1) for states in same_heads(query, key, value))
     longest = packing.longest
     window = None if sliding_window is None or sliding_window > longest else sliding_window - 1
-    query, key, value = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     if query.dtype == torch.float32:
         return _one_by_one(query, key, value, packing.bounds, dropout, causal, scaling, window).unsqueeze(0), None

@@ -2,7 +2,7 @@
 
 On a CPU gradients are read where the copies have them, and the copies renewed, a few tensors at a time: while those are
 in the processor's cache. A float32 gradient of the whole model never exists, nor is one read and written again for
-clipping. On a GPU every kernel is launched once for all tensors.
+clipping. On a GPU all tensors are converted and copied at once, and updated group by group.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class CopiedAdamW(torch.optim.AdamW):
         first = 0
         for _, members in itertools.groupby(some, key=lambda each: id(each.group)):
             own, group = slice(first, first + len(list(members))), some[first].group
+            # Where adamw() of torch.optim ends, after more Python than the update of a small group takes.
             torch._fused_adamw_(
                 parameters[own],
                 gradients[own],

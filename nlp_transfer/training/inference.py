@@ -28,9 +28,9 @@ def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     In torch's own memory: a matrix product over floats that begin between its boundaries ends in other last bits, and
     where an array of NumPy's begins is chance. Numbers of 16 bits without sign are those of bfloat16.
     """
-    waits = device.type != "cuda"  # which copies what is not pinned before it returns; MPS would read it too late
+    at_once = device.type == "cuda"  # it copies what is not pinned before it returns; MPS would read it too late
     own = {name: torch.tensor(np.ascontiguousarray(array)) for name, array in batch.items()}
-    tensors = {name: tensor.to(device, non_blocking=not waits) for name, tensor in own.items()}
+    tensors = {name: tensor.to(device, non_blocking=at_once) for name, tensor in own.items()}
     return {name: t.view(torch.bfloat16) if t.dtype == torch.uint16 else t for name, t in tensors.items()}
 
 

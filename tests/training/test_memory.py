@@ -67,7 +67,8 @@ def test_passes_that_are_left_open_are_as_large_as_suits_the_device(tmp_path: Pa
             accelerator, step, columns, replace(padding, places_a_token=1 << 30), None, most_tokens, **options
         )
         cut = passes.cut(everything)
-        assert len(np.unique(np.concatenate(cut))) == len(everything) // accelerator.num_processes
+        taken = np.concatenate(cut)
+        assert len(taken) == len(np.unique(taken)) == len(everything) // accelerator.num_processes
         return max(int(tokens[part].sum()) for part in cut)
 
     def on(device: str, ranks: int = 1) -> SimpleNamespace:
@@ -82,6 +83,10 @@ def test_passes_that_are_left_open_are_as_large_as_suits_the_device(tmp_path: Pa
     assert 3000 < largest(two, working=working) <= 4096
     assert 3000 < largest(alone, compares=True) <= 4096
     assert largest(gpu) == tokens.sum() <= 16384
+    thrice = Passes(gpu, step, columns, replace(padding, places_a_token=1 << 30), None, None).cut(
+        np.tile(everything, 3)
+    )
+    assert 12000 < max(int(tokens[part].sum()) for part in thrice) <= 16384
     assert 200 < largest(gpu, 256) <= 256
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert 1800 < largest(alone) <= 2048
