@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import wrapt
+from nlp_transfer.importing import when_imported
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,17 +68,19 @@ def load(folder: str | Path) -> Predictor:
 # Our pooled head becomes known to transformers when transformers is imported, not before; in two steps, because its
 # configurations must be complete before its models can be imported. Where our own import of the head is what imports
 # transformers, the module is not complete yet; whoever loads a model registers it then.
-@wrapt.when_imported("transformers.models.auto.configuration_auto")
-def _know_pooled_config(_: Any) -> None:
+def _know_pooled_config() -> None:
     from nlp_transfer.encoder import pooled_config
 
     if hasattr(pooled_config, "register_config"):
         pooled_config.register_config()
 
 
-@wrapt.when_imported("transformers.models.auto.modeling_auto")
-def _know_pooled_model(_: Any) -> None:
+def _know_pooled_model() -> None:
     from nlp_transfer.encoder import pooled
 
     if hasattr(pooled, "register_model"):
         pooled.register_model()
+
+
+when_imported("transformers.models.auto.configuration_auto", _know_pooled_config)
+when_imported("transformers.models.auto.modeling_auto", _know_pooled_model)

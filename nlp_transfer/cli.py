@@ -160,9 +160,10 @@ def _one(words: Sequence[str], verb: str, *, most: int = 1) -> str | None:
 
 def _settings(arguments: argparse.Namespace, words: Sequence[str], overrides: Sequence[str]) -> Settings | None:
     """Return the checked settings of a run, or None where printing them was all that was asked for."""
-    from nlp_transfer import config
+    with for_good():
+        from nlp_transfer import config
 
-    settings = config.compose(_one(words, arguments.verb), overrides)
+        settings = config.compose(_one(words, arguments.verb), overrides)
     if arguments.cfg:
         print(config.to_yaml(settings), end="")  # noqa: T201
         return None

@@ -1,11 +1,13 @@
-"""What importing libraries costs. Knows none of them by name."""
+"""What importing libraries costs, and what waits for it. Knows none of them by name."""
 
 from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 
 @contextmanager
@@ -25,3 +27,37 @@ def for_good() -> Iterator[None]:
             gc.freeze()
         if enabled:
             gc.enable()
+
+
+def when_imported(name: str, action: Callable[[], None]) -> None:
+    """Do something right after a module has been imported; at once where it was.
+
+    ``wrapt.when_imported`` does the same, but to import it takes a tenth of a second, more than all of ours does.
+    """
+    if name in sys.modules:
+        action()
+    else:
+        sys.meta_path.insert(0, _Notice(name, action))
+
+
+class _Notice:
+    """An entry of ``sys.meta_path`` that has the others find a module, once, and tells when its code has run."""
+
+    def __init__(self, name: str, action: Callable[[], None]) -> None:
+        self._name, self._action = name, action
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != self._name:
+            return None
+        sys.meta_path.remove(self)
+        found = (finder.find_spec(name, path, target) for finder in sys.meta_path)
+        spec = next((each for each in found if each is not None), None)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_tell(module: ModuleType) -> None:
+                run(module)
+                self._action()
+
+            spec.loader.exec_module = run_and_tell  # type: ignore[method-assign]
+        return spec

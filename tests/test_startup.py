@@ -110,3 +110,28 @@ except ModuleNotFoundError:
 print(json.dumps([within, gc.isenabled(), nothing, gc.get_freeze_count() > 1000]))
 """
     assert json.loads(printed(code)) == [False, enabled, 0, True]
+
+
+def test_what_waits_for_a_module_is_done_once_its_code_has_run_and_at_once_where_it_has():
+    code = """
+import json, sys
+from nlp_transfer.importing import when_imported
+told = []
+def tell():
+    told.append(hasattr(sys.modules["wsgiref.headers"], "Headers"))  # which the end of the module defines
+finders = len(sys.meta_path)
+when_imported("wsgiref.headers", tell)
+when_imported("no_such_module", tell)
+before = list(told)
+try:
+    import no_such_module
+except ModuleNotFoundError:
+    pass
+import wsgiref.util, wsgiref.headers
+import importlib
+importlib.import_module("wsgiref.headers")
+after = list(told)
+when_imported("wsgiref.headers", tell)
+print(json.dumps([before, after, told, len(sys.meta_path) - finders]))
+"""
+    assert json.loads(printed(code)) == [[], [True], [True, True], 0]
