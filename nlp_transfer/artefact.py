@@ -30,13 +30,21 @@ from nlp_transfer.encoder.classifier import Classifier, check_finite, forward, l
 from nlp_transfer.encoder.pooled import register_model
 from nlp_transfer.encoder.pooled_config import register_config
 from nlp_transfer.encoder.sizes import within_weights
-from nlp_transfer.encoder.source import RECORD, asked_code, check_layout, digest_of, read_json, weight_files
+from nlp_transfer.encoder.source import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    RECORD,
+    asked_code,
+    check_layout,
+    digest_of,
+    read_json,
+    weight_files,
+)
 from nlp_transfer.errors import UserError
 from nlp_transfer.plain import checked
 from nlp_transfer.settings import EncoderSettings
+from nlp_transfer.verification import write_answers
 
-ADAPTER = "adapter"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FORMAT = 2
 
 
@@ -118,7 +126,8 @@ def save(classifier: Classifier, record: Record, folder: Path) -> Record:
         with quiet():
             record = dataclasses.replace(record, merged=_save_weights(classifier, making, merge=record.merged))
         record = dataclasses.replace(record, sha256=digest_of(_weights(making, record)))
-        _save_tokenizer(classifier, record, making)
+        tokenizer = _save_tokenizer(classifier, record, making)
+        write_answers(making, classifier.model, tokenizer, record)
         written = json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n"
         (making / RECORD).write_text(written, encoding="utf-8")
         share(making)
@@ -130,7 +139,7 @@ def save(classifier: Classifier, record: Record, folder: Path) -> Record:
     return record
 
 
-def _save_tokenizer(classifier: Classifier, record: Record, folder: Path) -> None:
+def _save_tokenizer(classifier: Classifier, record: Record, folder: Path) -> Any:
     tokenizer = copy.copy(classifier.tokenizer)
     tokenizer.model_max_length = record.tokens.limit  # a pipeline cuts where the measured model did
     tokenizer.truncation_side = record.tokens.truncation_side
@@ -138,6 +147,7 @@ def _save_tokenizer(classifier: Classifier, record: Record, folder: Path) -> Non
         tokenizer.save_pretrained(folder)
     except Exception as error:  # what is written from Rust has no OSError: a full disk is an Exception that says so
         raise OSError(str(error)) from error
+    return tokenizer
 
 
 def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:

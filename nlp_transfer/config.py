@@ -26,7 +26,7 @@ from nlp_transfer.words import readable, refuse_second_values
 from nlp_transfer.yamlfile import check_values, read_yaml
 
 # What does not change what is computed does not change which run it is.
-NOT_IDENTITY = ("name", "output", "overwrite", "resume", "checkpoint", "cache", "tracking", "predict")
+NOT_IDENTITY = ("name", "output", "overwrite", "resume", "verify", "checkpoint", "cache", "tracking", "predict")
 _NAMES_OF_FILES = (
     *("output", "predict.input", "predict.output", "encoder.name", "cache.folder"),
     *("data.path", "data.train", "data.validation", "data.test"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import artefact, resume, tracking
+from nlp_transfer import artefact, resume, tracking, verification
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
@@ -134,12 +135,20 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
         steps = ", ".join(map(str, trajectory.skipped[:10])) + (", ..." if len(trajectory.skipped) > 10 else "")
         screen.tell(f"{len(trajectory.skipped)} steps changed nothing, for they were infinite or not a number: {steps}")
     record = _record(prepared)
-    if is_main():
-        with screen.busy("saving"):  # before anything is measured: a figure can be had again, a training not
-            written = artefact.save(prepared.classifier, record, folder.model)
-        if record.merged and not written.merged:
-            screen.tell("the adapter cannot be merged: model/ holds the adapter alone")
-    report = _measure(prepared, screen)
+    with ExitStack() as meanwhile:
+        asked = None
+        if is_main():
+            with screen.busy("saving"):  # before anything is measured: a figure can be had again, a training not
+                written = artefact.save(prepared.classifier, record, folder.model)
+            if record.merged and not written.merged:
+                screen.tell("the adapter cannot be merged: model/ holds the adapter alone")
+            if settings.verify:  # a process of its own, which works while this one measures
+                base = prepared.classifier.source.folder
+                asked = meanwhile.enter_context(verification.asking(folder.model, written, base=base))
+        report = _measure(prepared, screen)
+        if asked is not None:
+            with screen.busy("loading the saved model in a fresh process"):
+                asked.result()
     folder.finish(
         report,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},

@@ -162,6 +162,7 @@ class Settings:
     output: str = "runs"
     overwrite: bool = False
     resume: str = "auto"
+    verify: bool = True
     data: DataSettings = field(default_factory=DataSettings)
     tokens: TokenSettings = field(default_factory=TokenSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)

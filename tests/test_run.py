@@ -99,6 +99,7 @@ def settings_for(folder: Path, problem: str = "single_label", **values):
         "training.batch_size": 8,
         "training.precision": "fp32",
         "evaluation.resamples": 20,
+        "verify": False,
     }
     if problem == "chunk":
         base |= {"tokens.long": "chunk", "tokens.max_length": 24}

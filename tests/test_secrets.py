@@ -169,7 +169,13 @@ def place(tmp_path_factory) -> Path:
 def words(place: Path, output: Path, *more: str) -> list[str]:
     return [
         *("data=files", f"data.path={place / 'data'}", "encoder=custom", f"encoder.name={place / 'tiny-bert'}"),
-        *("strategy=finetune", "training.max_steps=2", "evaluation.resamples=20", "checkpoint.seconds=0"),
+        *(
+            "strategy=finetune",
+            "training.max_steps=2",
+            "evaluation.resamples=20",
+            "checkpoint.seconds=0",
+            "verify=false",
+        ),
         *("tracking.trackers=[tensorboard]", f"output={output}", *more),
     ]
 

@@ -43,6 +43,7 @@ WORDS: dict[str, Any] = {
     "cache.gib": 0,
     "evaluation.floors": False,
     "evaluation.resamples": 2,
+    "verify": False,
 }
 Row = dict[str, Any]
 

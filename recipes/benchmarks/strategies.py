@@ -92,6 +92,7 @@ def settings_of(dataset: str, method: str, seed: int, folder: Path) -> Any:
         "training.epochs": EPOCHS,
         "evaluation.floors": False,
         "evaluation.resamples": 2,
+        "verify": False,
         "output": str(folder / "runs"),
         **DATASETS[dataset],
         **OURS.get(method, OURS["finetune"]),

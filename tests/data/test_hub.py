@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
@@ -12,27 +13,42 @@ from nlp_transfer.data import hub as hub_module
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings
-from tests import hub as stand_in
-from tests.hub import COMMIT, TOKEN, Hub, at, serving
+from tests.hub_repository import Repository
+from tests.hub_server import ALWAYS, BOB, Fault, HubServer, attach
 
 ROWS = "text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(6))
 HIDDEN = "text,label\nhidden,\n"
+FILES = {"train.csv": ROWS, "validation.csv": ROWS, "test.csv": HIDDEN}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "f" * 40
+QUOTED = {"X-Error-Message": f"token {BOB}"}
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub with a data set `acme/tiny`, whose only commit of data is COMMIT or v1."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "served"
-    folder.mkdir()
-    for name, content in {"train.csv": ROWS, "validation.csv": ROWS, "test.csv": HIDDEN}.items():
-        (folder / name).write_text(content)
-    with serving(folder, tmp_path / "cache", monkeypatch) as handler:
-        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", constants.ENDPOINT)
-        yield handler
+    with HubServer() as server:
+        server.attach(monkeypatch, tmp_path / "home", token=BOB)
+        serve(server, FILES).name_ref("refs/tags/v1", COMMIT)
+        yield server
+
+
+def serve(hub: HubServer, files: dict[str, str], *, name: str = "acme/tiny", **options: Any) -> Repository:
+    """Put a data set with these files at COMMIT in the place of whatever has its name."""
+    return hub.add(name, encoded(files), oid=COMMIT, kind="datasets", **options)
+
+
+def change(hub: HubServer, files: dict[str, str], **options: Any) -> None:
+    """Commit to `acme/tiny`."""
+    hub.repositories["datasets/acme/tiny"].commit(encoded(files), **options)
+
+
+def encoded(files: dict[str, str]) -> dict[str, bytes]:
+    return {name: content.encode() for name, content in files.items()}
 
 
 @pytest.mark.parametrize("revision", [None, "main", "v1", COMMIT])
@@ -42,15 +58,14 @@ def test_whatever_the_revision_the_source_names_the_commit(hub, revision) -> Non
     assert list(corpus.splits) == ["train", "validation"]
     assert corpus.splits["train"].texts == [f"text {n}" for n in range(6)]
     assert "test: its 1 rows have no labels, so it is not used" in corpus.notes
-    asked = [path for path in hub.seen if "acme/tiny" in path][1:]  # the first one asks for the commit
+    asked = [entry.path for entry in hub.asked("acme/tiny")][1:]  # the first one asks for the commit
     assert asked
     assert all(COMMIT in path for path in asked)
 
 
 def test_a_commit_is_read_without_the_hub_once_it_was_read(hub, monkeypatch) -> None:
     online = load_corpus(DataSettings(hub="acme/tiny"))
-    monkeypatch.setattr(stand_in, "COMMIT", OTHER)  # a new commit with other rows, which is now the latest
-    (hub.folder / "train.csv").write_text(ROWS + "more,a\n")
+    change(hub, {"train.csv": ROWS + "more,a\n"}, oid=OTHER)  # a new commit with other rows, which is now the latest
     newer = load_corpus(DataSettings(hub="acme/tiny"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for revision, wanted in {None: newer, "main": newer, OTHER: newer, COMMIT: online}.items():
@@ -66,16 +81,16 @@ def test_a_commit_is_read_without_the_hub_once_it_was_read(hub, monkeypatch) -> 
         load_corpus(DataSettings(hub="acme/tiny", revision="0" * 40))
 
 
-def test_another_commit_of_the_cache_is_not_taken_for_the_one_that_cannot_be_fetched(hub, monkeypatch) -> None:
+def test_another_commit_of_the_cache_is_not_taken_for_the_one_that_cannot_be_fetched(hub) -> None:
     load_corpus(DataSettings(hub="acme/tiny"))
-    monkeypatch.setattr(stand_in, "COMMIT", OTHER)
-    monkeypatch.setattr(hub, "answers", {f"acme/tiny/tree/{OTHER}": (403, "")})
+    change(hub, {"train.csv": ROWS + "more,a\n"}, oid=OTHER)
+    hub.faults.append(Fault(f"acme/tiny/tree/{OTHER}", 403, times=ALWAYS))
     with pytest.raises(UserError, match=rf"the files of commit {OTHER} cannot be fetched"):
         load_corpus(DataSettings(hub="acme/tiny"))
 
 
 def test_a_data_set_that_is_a_program_is_refused(hub) -> None:
-    (hub.folder / "tiny.py").write_text("raise RuntimeError('ran')")
+    change(hub, {"tiny.py": "raise RuntimeError('ran')"})
     with pytest.raises(UserError, match=r"data\.hub=acme/tiny is a program \(tiny\.py\).*refs/convert/parquet"):
         load_corpus(DataSettings(hub="acme/tiny"))
 
@@ -91,15 +106,17 @@ def test_a_data_set_that_is_a_program_is_refused(hub) -> None:
 def test_rows_from_outside_the_commit_are_refused(hub, tmp_path, elsewhere, message) -> None:
     elsewhere = elsewhere.format(folder=tmp_path)
     (tmp_path / "outside.csv").write_text(ROWS)
-    configure(hub.folder, default=elsewhere)
+    serve(hub, FILES, name="acme/other")
+    served = serve(hub, {**FILES, "README.md": card(default=elsewhere)})
+    served.commit(encoded(FILES), ref="refs/heads/other", oid=OTHER)
     with pytest.raises(UserError, match=rf"data\.hub=acme/tiny {message}"):
         load_corpus(DataSettings(hub="acme/tiny"))
 
 
-def configure(folder: Path, **files: str) -> None:
-    """Write a card that names a file for every configuration."""
+def card(**files: str) -> str:
+    """Return a card that names a file for every configuration."""
     configs = "".join(f"- config_name: {name}\n  data_files: {file}\n" for name, file in files.items())
-    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    return f"---\nconfigs:\n{configs}---\n"
 
 
 @pytest.mark.parametrize(
@@ -112,23 +129,27 @@ def configure(folder: Path, **files: str) -> None:
         ("acme/tiny", {"revision": "nowhere"}, "at revision 'nowhere' has no such revision"),
         ("acme/tiny", {"subset": "en"}, r"data\.subset=en cannot be loaded .*'en' not found.*'default'"),
         ("a/b/c", {}, "is no valid Hub name"),
-        ("served", {}, "served is also a folder here"),
+        ("here", {}, "here is also a folder here"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_sentence_without_the_token(hub, monkeypatch, name, options, message) -> None:
-    monkeypatch.setattr(hub, "answers", hub.answers | {"half/tree": (403, "")})
+def test_what_cannot_be_loaded_is_one_sentence_without_the_token(hub, tmp_path, name, options, message) -> None:
+    (tmp_path / "here").mkdir()
+    serve(hub, FILES, name="acme/gated", gated=True)
+    serve(hub, FILES, name="acme/half")
+    for match, status in {"half/tree": 403, "acme/down": 503}.items():
+        hub.faults.append(Fault(match, status, headers=QUOTED, times=ALWAYS))
+    hub.faults.append(Fault("acme/missing", headers=QUOTED, times=ALWAYS))
     started = time.monotonic()
     with pytest.raises(UserError, match=message) as error:
         load_corpus(DataSettings(hub=name, **options))
-    assert not [word for word in (TOKEN, "http", "\n") if word in str(error.value)]
+    assert not [word for word in (BOB, "http", "\n") if word in str(error.value)]
     assert time.monotonic() - started < 10
 
 
 def test_a_subset_is_one_of_the_authors(hub) -> None:
-    for name in ("en", "de"):
-        (hub.folder / name).mkdir()
-        (hub.folder / name / "train.csv").write_text(ROWS.replace("text ", f"{name} "))
-    configure(hub.folder, en="en/train.csv", de="de/train.csv")
+    names = ("en", "de")
+    files = {f"{name}/train.csv": ROWS.replace("text ", f"{name} ") for name in names}
+    change(hub, {**files, "README.md": card(**{name: f"{name}/train.csv" for name in names})})
     corpus = load_corpus(DataSettings(hub="acme/tiny", subset="de"))
     assert all(text.startswith("de ") for text in corpus.splits["train"].texts)
     with pytest.raises(UserError, match=r"cannot be loaded .*\['en', 'de'\]"):
@@ -143,9 +164,9 @@ dataset_info:
 
 
 def test_integers_get_the_names_of_their_card(hub) -> None:
-    (hub.folder / "README.md").write_text(CARD)
-    for name, rows in {"train": "p,0\nq,1\n", "validation": "p,1\n", "test": "p,-1\nq,-1\n"}.items():
-        (hub.folder / f"{name}.csv").write_text(f"text,label\n{rows}")
+    files = {"train": "p,0\nq,1\n", "validation": "p,1\n", "test": "p,-1\nq,-1\n"}
+    tables = {f"{name}.csv": f"text,label\n{rows}" for name, rows in files.items()}
+    change(hub, {**tables, "README.md": CARD})
     corpus = load_corpus(DataSettings(hub="acme/tiny"))
     assert [corpus.task.labels[target] for target in corpus.splits["train"].targets] == ["z", "y"]
     assert "test: its 2 rows have no labels, so it is not used" in corpus.notes
@@ -156,7 +177,7 @@ def test_a_silent_hub_does_not_hold_us(tmp_path, monkeypatch) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        at(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, monkeypatch)
+        attach(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch, tmp_path)
         started = time.monotonic()
         with pytest.raises(UserError, match="cannot be fetched"):
             load_corpus(DataSettings(hub="acme/tiny"))

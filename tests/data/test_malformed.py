@@ -631,6 +631,7 @@ def test_fewer_rows_than_a_batch_are_learned_from(tmp_path: Path) -> None:
         "training.batch_size": 64,
         "training.epochs": 3,
         "evaluation.resamples": 20,
+        "verify": False,
     }
     run = nlp_transfer.adapt(None, values, data={"train": rows, "validation": rows, "test": rows[:1]})
     assert {answer.label for answer in run.predict(["my card", "good film"])} <= {"a", "b"}

@@ -17,11 +17,13 @@ from nlp_transfer.data import hub as hub_module
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
-from tests.hub import COMMIT, TOKEN, at, serving
+from tests.hub_repository import read
+from tests.hub_server import ALWAYS, BOB, Fault, HubServer, attach
 
 from .families import tiny_encoder
 
 ROOT = Path(__file__).parent.parent.parent
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def settings(name, **others) -> EncoderSettings:
@@ -197,14 +199,20 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
 
 @pytest.fixture
 def hub(folder, tmp_path, monkeypatch):
-    """A Hub on this machine that serves `folder` under every name, with an empty cache and a token."""
+    """A Hub with the files of `folder` and others at COMMIT of `acme/tiny`, and one that is gated, missing or down."""
     for name in ("1_Pooling", "onnx"):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text("{}")
     for name in ("pytorch_model.bin", "modeling_evil.py", "onnx/model.onnx", "README.md"):
         (folder / name).write_text("x")
-    with serving(folder, tmp_path / "cache", monkeypatch) as handler:
-        yield handler
+    quoted = {"X-Error-Message": f"token {BOB}"}
+    with HubServer() as server:
+        server.attach(monkeypatch, tmp_path / "home", token=BOB)
+        server.add("acme/tiny", read(folder), oid=COMMIT)
+        server.add("acme/gated", read(folder), gated=True)
+        server.faults.append(Fault("acme/missing", headers=quoted, times=ALWAYS))
+        server.faults.append(Fault("acme/down", 503, headers=quoted, times=ALWAYS))
+        yield server
 
 
 def test_from_the_hub_come_weights_configuration_and_vocabulary_only(hub, folder, monkeypatch):
@@ -237,7 +245,7 @@ def test_what_the_hub_does_not_give_is_one_sentence_without_the_token(hub, name,
     started = time.monotonic()
     with pytest.raises(UserError, match=message) as error:
         locate(settings(name, **others))
-    assert not [word for word in (TOKEN, "http", "\n") if word in str(error.value)]
+    assert not [word for word in (BOB, "http", "\n") if word in str(error.value)]
     assert time.monotonic() - started < 10
 
 
@@ -246,7 +254,7 @@ def test_a_silent_or_absent_hub_does_not_hold_us(tmp_path, monkeypatch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        at(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path / "cache", monkeypatch)
+        attach(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch, tmp_path)
         started = time.monotonic()
         with pytest.raises(UserError, match="cannot be fetched"):
             locate(settings("acme/tiny"))
@@ -257,12 +265,13 @@ def test_a_silent_or_absent_hub_does_not_hold_us(tmp_path, monkeypatch):
 
 def test_code_from_the_hub_needs_a_pinned_commit(hub, folder):
     edit(folder / "config.json", "auto_map", {"AutoModel": "modeling_evil.Model"})
+    hub.add("acme/tiny", read(folder), oid=COMMIT)
     with pytest.raises(UserError, match=r"auto_map"):
         locate(settings("acme/tiny"))
     for revision in (None, "main", COMMIT[:12]):
-        hub.seen.clear()
+        hub.log.clear()
         with pytest.raises(UserError, match=r"needs encoder.revision=<40-character commit>"):
             locate(settings("acme/tiny", trust_remote_code=True, revision=revision))
-        assert hub.seen == []
+        assert hub.log == []
     found = locate(settings("acme/tiny", trust_remote_code=True, revision=COMMIT))
     assert (found.folder / "modeling_evil.py").is_file()

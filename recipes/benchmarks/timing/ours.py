@@ -43,6 +43,7 @@ def settings_of(job: Job, **more: Any) -> Any:
         "checkpoint.seconds": 3600,
         "evaluation.floors": False,
         "evaluation.resamples": 2,
+        "verify": False,
         "output": job["scratch"],
         **job["words"],
         **more,

@@ -1,0 +1,77 @@
+"""What plain transformers, and plain PEFT, answer from a saved folder.
+
+`verification` runs this file as a script in a process of its own, in which this package is not imported: the file may
+import torch, transformers and peft alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def answers_of(
+    model: Any, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, *, truncation: str | bool
+) -> list[list[float]]:
+    """Return the logits of a model in evaluation mode, (texts, outputs).
+
+    The last text goes alone and the others together, padded: a long one would make all of them long.
+
+    Args:
+        model: of transformers or PEFT.
+        tokenizer: its ``model_max_length`` is where texts are cut.
+        texts: two at least.
+        pairs: the second texts, or None.
+        truncation: as the tokenizer takes it: True, ``longest_first``, ``only_first`` or ``only_second``.
+    """
+    found: list[list[float]] = []
+    for part in (slice(0, -1), slice(-1, None)):
+        second = None if pairs is None else list(pairs[part])
+        rows = tokenizer(list(texts[part]), second, padding=True, truncation=truncation, return_tensors="pt")
+        with torch.inference_mode():
+            found += model(**rows.to(model.device)).logits.float().tolist()
+    return found
+
+
+def main() -> None:
+    """Read a job from standard input; write what came out as the last line of standard output, both as JSON.
+
+    The job names a ``folder`` with its tokenizer, the ``texts``, ``pairs`` and ``truncation``, and what to ask:
+    ``whole``, the model in the folder (``own_head``: its head's code lies there too); an ``adapter`` folder on the
+    model in ``base``, with so many ``outputs``; ``ours``, the folder as this package loads it, where nobody else can.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    job = json.load(sys.stdin)
+    tokenizer = AutoTokenizer.from_pretrained(job["folder"], trust_remote_code=job["own_head"])
+    found: dict[str, Any] = {}
+
+    def ask(model: Any) -> list[list[float]]:
+        return answers_of(model.eval(), tokenizer, job["texts"], job["pairs"], truncation=job["truncation"])
+
+    load = AutoModelForSequenceClassification.from_pretrained
+    if job["whole"]:
+        model = load(job["folder"], dtype="float32", trust_remote_code=job["own_head"])
+        names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        found |= {"model": ask(model), "labels": names}
+    if job["adapter"]:
+        from peft import PeftModel
+
+        base = load(job["base"], dtype="float32", num_labels=job["outputs"])
+        base.config.pad_token_id = tokenizer.pad_token_id  # which many a decoder lacks
+        found["adapter"] = ask(PeftModel.from_pretrained(base, job["adapter"]))
+    if job["ours"]:
+        from nlp_transfer.artefact import load_model, read_record
+
+        folder = Path(job["folder"])
+        found["ours"] = ask(load_model(folder, read_record(folder))[0])
+    print(json.dumps(found))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

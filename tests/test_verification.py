@@ -1,0 +1,199 @@
+"""What is saved answers plain transformers as it answered when it was saved, and whatever changed it is found out."""
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from nlp_transfer import verification
+from nlp_transfer.artefact import RECORD, Record, read_record, save
+from nlp_transfer.cli import main
+from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.classifier import load_classifier
+from nlp_transfer.errors import UserError
+from nlp_transfer.settings import EncoderSettings
+from nlp_transfer.strategies import Adapter, Lora
+from nlp_transfer.verification import ANSWERS, Mismatch, asking, verify
+from tests.encoder.families import tiny_encoder
+from tests.place import furnish
+from tests.test_artefact import TASK, record_of
+from tests.test_cli import adapt_words
+
+PAIRS = Task("multi_label", ("card", "film", "late"), pair=True)
+NUMBER = Task("regression", (), pair=False)
+# name -> task, head, strategy
+KINDS = {
+    "native": (TASK, "native", None),
+    "native pairs": (PAIRS, "native", None),
+    "native number": (NUMBER, "native", None),
+    "pooled": (TASK, "pooled", None),
+    "pooled siamese": (PAIRS, "pooled", None),
+    "lora": (TASK, "native", Lora(rank=2)),
+    "lora on ours": (PAIRS, "pooled", Lora(rank=2)),
+    "prompts": (TASK, "native", Adapter(peft_type="PROMPT_TUNING", peft={"num_virtual_tokens": 2})),
+    "adapter on ours": (TASK, "pooled", Lora(rank=2)),
+}
+FEW = ("native", "pooled siamese", "lora")
+UNMERGED = ("prompts", "adapter on ours")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def saved(encoder: Path, folder: Path, kind: str = "native") -> tuple[Path, Record]:
+    """Save a model of a kind whose answers differ, whose adapter is not the zero it starts from."""
+    task, head, strategy = KINDS[kind]
+    settings = EncoderSettings(name=str(encoder), pairs="siamese" if "siamese" in kind else "auto")
+    classifier = load_classifier(settings, task, head=head, seed=0)
+    if strategy:
+        strategy.apply(classifier)
+    for number, parameter in enumerate(classifier.model.parameters()):
+        if parameter.requires_grad:  # of the encoder, too, unless it is below an adapter
+            noise = np.random.default_rng(number).normal(0, 0.3, parameter.shape).astype(np.float32)
+            parameter.data += parameter.data.new_tensor(noise)
+    record = replace(record_of(classifier, merged=kind not in UNMERGED), task=task)
+    return folder, save(classifier, record, folder)
+
+
+def check(encoder: Path, tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    with ExitStack() as processes:
+        asked = {}
+        for kind in kinds:
+            folder, record = saved(encoder, tmp_path / kind, kind)
+            asked[kind] = processes.enter_context(asking(folder, record, base=encoder)), record.merged
+        for kind, (process, merged) in asked.items():
+            assert process.result() < 1e-4, kind
+            assert merged == (kind not in UNMERGED), kind
+
+
+def test_what_is_saved_answers_as_it_did(encoder: Path, tmp_path: Path):
+    check(encoder, tmp_path, FEW)
+
+
+@pytest.mark.slow
+def test_every_kind_answers_as_it_did(encoder: Path, tmp_path: Path):
+    check(encoder, tmp_path, tuple(kind for kind in KINDS if kind not in FEW))
+
+
+def other_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"] += np.float32(0.01)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def other_labels(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {"0": "film", "1": "card"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def other_tokenizer(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["order"], vocabulary["late"] = vocabulary["late"], vocabulary["order"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def other_adapter(folder: Path) -> None:
+    path = folder / "adapter" / "adapter_model.safetensors"
+    weights = load_file(path)
+    save_file({name: value * np.float32(1.1) for name, value in weights.items()}, path, {"format": "pt"})
+
+
+# change -> kind, what is said
+CHANGES: dict[Callable[[Path], None], tuple[str, str]] = {
+    other_weights: ("native", "a logit of the model differs by 0.01"),
+    other_labels: ("native", r"its config.json names the labels \('film', 'card'\), not \('card', 'film'\)"),
+    other_tokenizer: ("native", "a logit of the model differs"),
+    no_weights: ("native", "it cannot be loaded: .*model.safetensors"),
+    other_adapter: ("lora", "a logit of the adapter differs"),
+}
+
+
+@pytest.mark.slow
+def test_what_was_changed_is_found_out(encoder: Path, tmp_path: Path):
+    with ExitStack() as processes:
+        asked = []
+        for change, (kind, said) in CHANGES.items():
+            folder, record = saved(encoder, tmp_path / change.__name__, kind)
+            change(folder)
+            asked.append((processes.enter_context(asking(folder, record, base=encoder)), said))
+        for process, said in asked:
+            with pytest.raises(Mismatch, match=said):
+                process.result()
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "content", "said"),
+    [
+        ("native", ANSWERS, None, "answers.json is missing, so nobody can tell"),
+        ("native", ANSWERS, '{"texts": ["a"], "logits": [[1, 2], [3, 4]]}', "answers.json cannot be read"),
+        ("native", ANSWERS, '{"texts": ["a"], "logits": [["x"]]}', "answers.json cannot be read"),
+        ("pooled", "pooled.py", "print('evil')", "pooled.py is not the code of this version"),
+        ("pooled", "more.py", "print('evil')", "more.py is not the code of this version"),
+    ],
+)
+def test_what_cannot_be_compared_or_would_run_other_code_is_not_loaded(
+    encoder: Path, tmp_path: Path, kind: str, file: str, content: str | None, said: str
+):
+    folder, record = saved(encoder, tmp_path / "model", kind)
+    (folder / file).unlink(missing_ok=True)
+    if content:
+        (folder / file).write_text(content)
+    with (
+        patch.object(verification.subprocess, "Popen", side_effect=AssertionError),
+        pytest.raises(UserError, match=said),
+    ):
+        verify(folder, record, base=None)
+
+
+def test_code_of_another_repository_is_not_loaded(encoder: Path, tmp_path: Path):
+    folder, record = saved(encoder, tmp_path / "model", "pooled")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {key: f"evil/repo--{value}" for key, value in config["auto_map"].items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"auto_map in .* is not the code of this version"):
+        verify(folder, record, base=None)
+
+
+def test_a_process_that_does_not_answer_is_ended(encoder: Path, tmp_path: Path, monkeypatch):
+    folder, record = saved(encoder, tmp_path / "model")
+    monkeypatch.setattr(verification, "SECONDS", 0.1)
+    with asking(folder, record, base=None) as asked, pytest.raises(Mismatch, match="did not answer within"):
+        asked.result()
+    assert asked._process.returncode is not None
+
+
+def test_a_run_whose_model_cannot_be_loaded_elsewhere_is_not_finished(tmp_path: Path, capfd):
+    """It ends as a mistake of ours; what was trained stays."""
+    place = furnish(tmp_path)
+    words = adapt_words(place, "verify=true", "strategy=finetune", "training.max_steps=1", "encoder.head=native")
+    write = verification.write_answers
+
+    def wrongly(folder: Path, model, tokenizer, record: Record) -> None:
+        write(folder, model, tokenizer, record)
+        answers = json.loads((folder / ANSWERS).read_text())
+        answers["logits"][0][0] += 0.5
+        (folder / ANSWERS).write_text(json.dumps(answers))
+
+    with patch("nlp_transfer.artefact.write_answers", wrongly):
+        assert main(words) == 70
+    assert "a logit of the model differs by 0.5" in capfd.readouterr().err
+    (run,) = (place / "runs").iterdir()
+    assert not (run / "metrics.json").exists()
+    assert read_record(run / "model").sha256
+    assert main(words) == 0
+    assert (run / "metrics.json").is_file()
+    assert (run / "model" / RECORD).is_file()
