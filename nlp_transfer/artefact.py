@@ -158,7 +158,8 @@ def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
     if isinstance(model, PeftModel):
         whole = _merged(model) if merge else None
         for config in model.peft_config.values():
-            config.base_model_name_or_path = classifier.source.name  # a name, not a path of this machine
+            # Beside the merged model a name, not a path of this machine; alone, the adapter is loaded by it.
+            config.base_model_name_or_path = classifier.source.name if whole is None else classifier.source.public_name
             config.inference_mode = True
         target = folder / ADAPTER if whole is not None else folder
         model.save_pretrained(str(target), save_embedding_layers=False)  # "auto" would ask the Hub
@@ -166,7 +167,7 @@ def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
         if whole is None:
             return False
         model = whole
-    model.config._name_or_path = classifier.source.name
+    model.config._name_or_path = classifier.source.public_name
     model.save_pretrained(folder)
     return True
 

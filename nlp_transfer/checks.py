@@ -5,6 +5,7 @@ It imports no torch and opens no file. What depends on rows or on a model is che
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from nlp_transfer.data.cutting import check_tokens
@@ -14,9 +15,10 @@ from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.objectives.settings import compares
-from nlp_transfer.settings import EvaluationSettings, PredictSettings, Settings, TrainingSettings
+from nlp_transfer.settings import EvaluationSettings, HubSettings, PredictSettings, Settings, TrainingSettings
 from nlp_transfer.training.schedules import SCHEDULES
 
+REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}")  # owner/name
 _FEWEST = 4  # texts among which there is something to compare
 
 
@@ -41,6 +43,8 @@ def check(settings: Settings, *, data: Any = None) -> None:
     check_objective(settings)
     check_training(settings.training)
     check_evaluation(settings.evaluation)
+    if settings.hub.push:
+        check_hub(settings.hub)
     if not settings.checkpoint.seconds >= 0:
         raise UserError(f"checkpoint.seconds={settings.checkpoint.seconds} must be at least 0")
     if not settings.cache.gib >= 0:
@@ -133,6 +137,19 @@ def check_predict(settings: PredictSettings) -> None:
     stream_format(settings.input, settings.format)
     if settings.input != "-":
         existing_file(settings.input)
+
+
+def check_hub(settings: HubSettings) -> None:
+    """Check the values of the `hub` group, where something is going to be pushed.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    one_of(settings.layout, ("merged", "adapter"), "hub.layout")
+    if settings.repository is None:
+        raise UserError("hub.repository is not set: name the repository to push to, hub.repository=owner/name")
+    if not REPOSITORY.fullmatch(settings.repository):
+        raise UserError(f"hub.repository={settings.repository} is no name of a repository: owner/name")
 
 
 def _at_least(key: str, value: float | None, least: float) -> None:

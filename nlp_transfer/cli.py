@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from nlp_transfer import __version__
 from nlp_transfer.ending import USER_ERROR, leave_group, say, unexpected
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.importing import for_good
 from nlp_transfer.launch import is_main, world_size
 from nlp_transfer.secrets import redacted
@@ -50,6 +50,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("show everything up to the first step; train nothing", "one RECIPE and key=value words"),
     "evaluate": ("measure a saved model on data", "one RUN and key=value words"),
     "predict": ("label the rows of a file or of standard input", "RUN, one FILE and key=value words"),
+    "push": ("publish a saved model on the Hub, with a card of what was measured", "one RUN and hub.key=value words"),
     "ls": ("list recipes, strategies, encoders and data sets", "one KIND"),
     "cp": ("copy a shipped recipe into the working folder to edit it", "RECIPE and the file to copy it to"),
     "cache": ("list or remove what runs keep for later ones", "`ls`, `rm ENTRY ...` or `rm --all`"),
@@ -60,7 +61,8 @@ VERBS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit status.
 
-    0; 2 for input that cannot be used; 70 for a mistake of our own; 128 + the number of the signal that stopped it.
+    0; 2 for input that cannot be used; 3 for a push that the Hub did not take; 70 for a mistake of our own; 128 + the
+    number of the signal that stopped it.
     """
     for library in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):  # the terminal belongs to our one bar
         os.environ.setdefault(library, "1")
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except UserError as error:
         say(str(error), first=is_main())
-        return USER_ERROR
+        return error.status
     except Exception as error:
         return unexpected(error, given)
     except KeyboardInterrupt as stopped:
@@ -114,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-m", "--multirun", action="store_true", help=multirun)
     parser.add_argument("--cfg", action="store_true", help="print the composed configuration and stop")
     parser.add_argument("--all", action="store_true", help="with `cache rm`: remove every entry")
+    parser.add_argument("--dry-run", action="store_true", help="with `push`: list every file and push nothing")
     parser.add_argument("--version", action="version", version=__version__)
     return parser
 
@@ -143,7 +146,8 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
         "--multirun": (arguments.multirun, ("adapt",)),
         "--cfg": (arguments.cfg, ("adapt", "plan")),
         "--all": (arguments.all, ("cache",)),
-        "key=value words": (overrides, ("adapt", "plan", "evaluate", "predict", "cache")),
+        "--dry-run": (arguments.dry_run, ("push",)),
+        "key=value words": (overrides, ("adapt", "plan", "evaluate", "predict", "push", "cache")),
     }
     for what, (given, verbs) in asked.items():
         if given and arguments.verb not in verbs:
@@ -192,6 +196,11 @@ def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]
     if settings is None:
         return 0
     screen = _screen()
+    if settings.hub.push and not settings.hub.create_pr and is_main():
+        with screen.busy("asking the Hub whether the token may write"):
+            from nlp_transfer.pushing import check_access
+
+            check_access(str(settings.hub.repository))  # before hours of training, not after them
     with screen.busy("reading data"):
         from nlp_transfer.data.corpus import load_corpus
 
@@ -209,7 +218,12 @@ def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]
         f"nlp-transfer adapt {shlex.quote(str(run.folder / 'config.yaml'))} strategy=lora",
     ):
         screen.console.print(f"  {command}", soft_wrap=True)
-    _emit({"folder": str(run.folder), "model": str(run.folder / "model"), "report": run.report.to_json()}, screen)
+    found = {"folder": str(run.folder), "model": str(run.folder / "model"), "report": run.report.to_json()}
+    try:
+        if settings.hub.push and is_main():
+            found |= _publish(run.folder, settings, screen)
+    finally:
+        _emit(found, screen)
     return 0
 
 
@@ -300,6 +314,49 @@ def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[st
     return 0
 
 
+def _push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    if world_size() > 1:
+        raise UserError("push runs in one process: call it without accelerate launch or torchrun")
+    folder = _run_folder(words, "push")
+    from nlp_transfer import config
+    from nlp_transfer.checks import check_hub
+
+    settings = config.compose(None, overrides)
+    check_hub(settings.hub)
+    screen = _screen()
+    if not arguments.dry_run:
+        _emit(_publish(folder, settings, screen), screen)
+        return 0
+    from nlp_transfer.publishing import packed
+
+    with screen.busy("loading the model in a fresh process"), packed(folder, settings.hub) as parcel:
+        print(parcel.listing())  # noqa: T201
+    return 0
+
+
+def _publish(folder: Path, settings: Settings, screen: Screen) -> dict[str, Any]:
+    """Push a run or a model; return where it is now, for machines.
+
+    Raises:
+        PushFailed: with the command that tries it again.
+    """
+    with screen.busy("pushing"), for_good():
+        from nlp_transfer.publishing import hub_words, packed
+        from nlp_transfer.pushing import check_access
+
+        try:
+            if not settings.hub.create_pr:  # which anybody may
+                check_access(str(settings.hub.repository))  # at once, before anything that takes seconds
+            with packed(folder, settings.hub) as parcel:
+                pushed = parcel.send(screen.tell)
+        except PushFailed as error:
+            again = shlex.join(["nlp-transfer", "push", str(folder), *hub_words(settings.hub)])
+            raise PushFailed(f"{error}; {folder} is as it was, to push it again: {again}") from error
+    what = f"{pushed.changed} files changed" if pushed.changed else "nothing to do, all of it was there"
+    screen.console.print(f"pushed to {pushed.url} ({what})", soft_wrap=True, style="bold")
+    return {"pushed": pushed.url, "changed": pushed.changed}
+
+
 def _run_folder(words: Sequence[str], verb: str) -> Path:
     name = _one(words, verb)
     if name is None:
@@ -342,6 +399,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] 
     "plan": _plan,
     "evaluate": _evaluate,
     "predict": _predict,
+    "push": _push,
     "ls": _ls,
     "cp": _cp,
     "cache": _cache,

@@ -22,11 +22,14 @@ from nlp_transfer.plain import checked, dotted, leaves, shown
 from nlp_transfer.settings import Settings
 from nlp_transfer.shipped import CONF, GROUPS, locate_recipe, shipped_names
 from nlp_transfer.strategies import STRATEGIES
-from nlp_transfer.words import readable, refuse_second_values
+from nlp_transfer.words import from_mapping, readable, refuse_second_values
 from nlp_transfer.yamlfile import check_values, read_yaml
 
 # What does not change what is computed does not change which run it is.
-NOT_IDENTITY = ("name", "output", "overwrite", "resume", "verify", "checkpoint", "cache", "tracking", "predict")
+NOT_IDENTITY = (
+    *("name", "output", "overwrite", "resume", "verify"),
+    *("checkpoint", "cache", "tracking", "predict", "hub"),
+)
 _NAMES_OF_FILES = (
     *("output", "predict.input", "predict.output", "encoder.name", "cache.folder"),
     *("data.path", "data.train", "data.validation", "data.test"),
@@ -173,6 +176,26 @@ def to_yaml(settings: Settings) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(settings)))
+
+
+def words_of(settings: Settings) -> list[str]:
+    """Return key=value words that make the same run: what is part of it and differs from the defaults."""
+    plain = to_plain(settings)
+    words = [f"strategy={plain['strategy']['name']}"]
+    if terms := [name for name in settings.objective if name != "classify"]:
+        words.append(f"objective={terms[0]}")
+    before = to_plain(compose(None, words))
+    return [*words, *from_mapping({key: value for key, value in _changes(plain, before) if key not in NOT_IDENTITY})]
+
+
+def _changes(now: Mapping[str, Any], before: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys whose values differ; a mapping that was none before is one value."""
+    for key, value in now.items():
+        if isinstance(value, Mapping) and isinstance(before.get(key), Mapping):
+            if group or key not in NOT_IDENTITY:
+                yield from _changes(value, before[key], f"{group}{key}.")
+        elif key not in before or value != before[key]:
+            yield f"{group}{key}", value
 
 
 def run_id(settings: Settings) -> str:

@@ -19,7 +19,12 @@ class UserError(ValueError):
     The message names the file, line, key or value and says what to do. The command line prints it without a traceback
     and exits with status 2; from Python it is an ordinary ``ValueError``. It is one line, whatever it quotes, and
     access tokens and passwords are hidden in it.
+
+    Attributes:
+        status: of the command line that ends with it.
     """
+
+    status = 2
 
     def __init__(self, message: str) -> None:
         message = _BREAKS.sub(" ", redacted(message).strip())
@@ -27,6 +32,12 @@ class UserError(ValueError):
         if len(message) > _LONGEST:
             message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
         super().__init__(message)
+
+
+class PushFailed(UserError):
+    """The Hub did not take what was pushed; what lies on this machine is as it was. Exit status 3."""
+
+    status = 3
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -50,7 +50,7 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether the run ended, after its model was saved."""
-        with self._reached():
+        with self.reached():
             return (self.path / "metrics.json").is_file()
 
     def check_encoder(self, sha256: str) -> None:
@@ -96,7 +96,7 @@ class RunFolder:
         if not is_main():
             yield
             return
-        with self._reached():
+        with self.reached():
             self.path.mkdir(parents=True, exist_ok=True)
             lock, owner = FileLock(self.path / ".lock", timeout=0), self.path / ".owner"
             try:
@@ -124,7 +124,7 @@ class RunFolder:
         """
         if not is_main():
             return
-        with self._reached():
+        with self.reached():
             self.path.mkdir(parents=True, exist_ok=True)
             checkpoint.sweep(self.checkpoints)
             if resumed is None:
@@ -148,7 +148,7 @@ class RunFolder:
             UserError: if it cannot be written.
         """
         if is_main():
-            with self._reached(), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+            with self.reached(), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({name: _finite(value) for name, value in values.items()}) + "\n")
 
     def finish(self, report: Report, **more: Any) -> None:
@@ -162,7 +162,7 @@ class RunFolder:
             UserError: if they cannot be written.
         """
         if is_main():
-            with self._reached():
+            with self.reached():
                 making = self._write(".making-metrics.json", {"report": report.to_json(), **more})
                 # The checkpoints go only when the disk holds what replaces them; a folder that was taken away and made
                 # again on the way lacks what `begin` wrote.
@@ -176,7 +176,7 @@ class RunFolder:
     def tidy(self) -> None:
         """Take away the checkpoints of a finished run whose process was killed before it could."""
         if is_main():
-            with self._reached():
+            with self.reached():
                 remove(self.checkpoints)
 
     def result(self) -> dict[str, Any]:
@@ -205,7 +205,7 @@ class RunFolder:
             raise UserError(f"{said}; overwrite=true does the run again") from error
 
     @contextmanager
-    def _reached(self) -> Iterator[None]:
+    def reached(self) -> Iterator[None]:
         """Turn what the file system refuses into one sentence."""
         try:
             yield

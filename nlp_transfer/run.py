@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import artefact, resume, tracking, verification
+from nlp_transfer import artefact, publishing, resume, tracking, verification
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
@@ -91,6 +91,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
             folder.check_encoder(source.sha256)
         report = folder.report()
         folder.tidy()
+        _describe(folder)
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
         return Run(folder.path, report)
     if folder.is_finished and not folder.model.is_dir():
@@ -159,9 +160,17 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
         head=head_words(prepared.classifier),
         seconds=round(seconds, 3),
     )
+    _describe(folder)
     tracking.finish(prepared.accelerator, report, trajectory.steps)
     prepared.accelerator.wait_for_everyone()
     return Run(folder.path, report)
+
+
+def _describe(folder: RunFolder) -> None:
+    """Write the model's card, from what the run has written."""
+    if is_main():
+        with folder.reached():
+            publishing.write_card(folder.path)
 
 
 def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Screen | None = None) -> Report:
@@ -260,5 +269,11 @@ def _record(prepared: Prepared) -> artefact.Record:
         encoder=dataclasses.replace(prepared.settings.encoder, revision=source.revision, sha256=source.sha256),
         max_tokens=prepared.classifier.max_tokens,
         merged=getattr(prepared.strategy, "merge", True),
-        data={"source": corpus.source, "fingerprint": corpus.fingerprint},
+        data={"source": _public_source(prepared.settings.data, corpus), "fingerprint": corpus.fingerprint},
     )
+
+
+def _public_source(data: DataSettings, corpus: Corpus) -> str:
+    """Return where the rows came from as others may read it: of files the names alone."""
+    files = [name for name in (data.path, data.train, data.validation, data.test) if name is not None]
+    return ", ".join(Path(name).name for name in files) or corpus.source

@@ -154,6 +154,22 @@ class PredictSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HubSettings:
+    """Where and how `push` publishes a model, and whether a run does it when it is finished."""
+
+    push: bool = False
+    repository: str | None = None
+    private: bool = True
+    revision: str | None = None
+    create_pr: bool = False
+    layout: str = "merged"
+    message: str | None = None
+    license: str | None = None
+    language: list[str] = field(default_factory=list)
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run, resolved: what `config.py` makes of conf/, a recipe and the command line."""
 
@@ -174,3 +190,4 @@ class Settings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     predict: PredictSettings = field(default_factory=PredictSettings)
+    hub: HubSettings = field(default_factory=HubSettings)

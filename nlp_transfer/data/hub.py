@@ -33,7 +33,7 @@ def find(kind: str, name: str, revision: str | None) -> Any | None:
         return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=SECONDS)
     except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError):
         raise
-    except _failures():
+    except failures():
         return None
 
 
@@ -62,7 +62,7 @@ def explained(what: str, *, absent: str = "cannot be fetched from the Hub") -> I
         reason = "is no repository of the Hub that can be seen (for a private one: `hf auth login`)"
     except hub.HFValidationError:
         reason = "is no valid Hub name (owner/name)"
-    except _failures():
+    except failures():
         reason = absent
     else:
         return
@@ -83,7 +83,7 @@ def is_commit(revision: str | None) -> bool:
     return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
-def _failures() -> Any:
+def failures() -> Any:
     """Return the root of the errors of whatever HTTP library the client is built on, and OSError."""
     from huggingface_hub import errors as hub
 

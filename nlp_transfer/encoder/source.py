@@ -48,6 +48,11 @@ class Source:
     sha256: str
     revision: str | None
 
+    @property
+    def public_name(self) -> str:
+        """The name as others may read it: of a folder of this machine the last part."""
+        return self.folder.resolve().name if self.origin == "folder" else self.name
+
 
 def locate(settings: EncoderSettings) -> Source:
     """Find the encoder of `settings`, fetch it if need be, and verify its weights.

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nlp_transfer.evaluation.baselines import Floor
+from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
 from nlp_transfer.evaluation.intervals import Interval, interval, replicates
 from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS
@@ -30,12 +31,10 @@ if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
     from nlp_transfer.settings import EvaluationSettings
 
-MODEL = "model"
 _FEW_ROWS = 100
 _WORST = 5
 _NAMED = 5
 _NAME_WIDTH = 40  # leaves room for the figures in 80 columns
-_TITLES = {MODEL: "adapted model", "majority": "majority", "tfidf": "TF-IDF + linear"}
 _COLOURS = {"better": "green", "no evidence": "yellow", "worse": "red"}
 
 
@@ -91,7 +90,7 @@ class Report:
         """One sentence on whether the model is better than its best floor."""
         if self.comparison is None:
             return f"No floor has a {self.metric} to compare the model's with."
-        floor, difference = _title(self.comparison.floor), self.comparison.difference
+        floor, difference = title_of(self.comparison.floor), self.comparison.difference
         values = {row.name: row.intervals[self.metric].value for row in self.rows}
         sentence = {
             "better": f"Better than the best floor, {floor}",
@@ -99,9 +98,9 @@ class Report:
             "no evidence": f"No evidence of a difference from the best floor, {floor}",
         }[self.comparison.outcome]
         return (
-            f"{sentence}: {self.metric} {_number(values[MODEL])} against {_number(values[self.comparison.floor])}, "
-            f"difference {_number(difference.value, signed=True)} "
-            f"[{_number(difference.low, signed=True)}, {_number(difference.high, signed=True)}]."
+            f"{sentence}: {self.metric} {number(values[MODEL])} against {number(values[self.comparison.floor])}, "
+            f"difference {number(difference.value, signed=True)} "
+            f"[{number(difference.low, signed=True)}, {number(difference.high, signed=True)}]."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -219,7 +218,7 @@ def _compare(
 def _notes(
     rows: Sequence[Row], labels: Sequence[LabelScore], weights: np.ndarray, floors: Sequence[Floor], *, split: str
 ) -> list[str]:
-    notes = [f"{_title(floor.name)}: {floor.detail}." for floor in floors if floor.detail]
+    notes = [f"{title_of(floor.name)}: {floor.detail}." for floor in floors if floor.detail]
     if len(weights) < _FEW_ROWS:
         notes.append(f"Only {len(weights):,} {split} rows: the intervals themselves are rough.")
     if any(figures.value == figures.low == figures.high == 1 for figures in rows[0].intervals.values()):
@@ -237,7 +236,7 @@ def _notes(
     for row in rows:
         undefined = [metric for metric, figures in row.intervals.items() if math.isnan(figures.value)]
         if undefined:
-            notes.append(f"{_title(row.name)}: {', '.join(undefined)} undefined.")
+            notes.append(f"{title_of(row.name)}: {', '.join(undefined)} undefined.")
     return notes
 
 
@@ -252,10 +251,10 @@ def _figures(report: Report) -> Table:
     )
     table.add_column("", no_wrap=True)
     for row in report.rows:
-        table.add_column(_title(row.name), style="" if row.name == MODEL else "dim")
+        table.add_column(title_of(row.name), style="" if row.name == MODEL else "dim")
     for metric in report.rows[0].intervals:
         style = "bold" if metric == report.metric else ""
-        table.add_row(metric, *(_shown(row.intervals[metric]) for row in report.rows), style=style)
+        table.add_row(metric, *(shown(row.intervals[metric]) for row in report.rows), style=style)
     return table
 
 
@@ -267,38 +266,14 @@ def _worst_labels(report: Report) -> Table:
         title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 2, 0, 0)
     )
     table.add_column("", no_wrap=True)
-    for name in ("rows", "precision", "recall", "f1"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for column in ("rows", "precision", "recall", "f1"):
+        table.add_column(column, justify="right", no_wrap=True)
     for label in worst:
         support = f"{label.support:,.0f}" if label.support == round(label.support) else f"{label.support:,.1f}"
-        shown = Text(" ".join(label.name.split()))  # Text: a name may hold what rich takes for markup
-        shown.truncate(_NAME_WIDTH, overflow="ellipsis")
-        table.add_row(shown, support, _number(label.precision), _number(label.recall), _number(label.f1))
+        name = Text(" ".join(label.name.split()))  # Text: a name may hold what rich takes for markup
+        name.truncate(_NAME_WIDTH, overflow="ellipsis")
+        table.add_row(name, support, number(label.precision), number(label.recall), number(label.f1))
     return table
-
-
-def _title(name: str) -> str:
-    return _TITLES.get(name, name)
-
-
-def _shown(figures: Interval) -> str:
-    if math.isnan(figures.low):
-        return _number(figures.value)
-    return f"{_number(figures.value)} [{_number(figures.low)}, {_number(figures.high)}]"
-
-
-def _number(value: float, *, signed: bool = False) -> str:
-    """Write a number in four characters where that is possible: .913, 1.23, 12.3, 123, 1.23e+04; – for nan."""
-    if math.isnan(value):
-        return "–"
-    size = abs(value)
-    if size < 0.9995:
-        text = f"{size:.3f}"[1:]
-    else:
-        text = f"{size:.2f}" if size < 9.995 else f"{size:.1f}" if size < 99.95 else f"{size:.3g}"
-    if text == ".000":
-        return text
-    return ("-" if value < 0 else "+" if signed else "") + text
 
 
 def _without_nan(values: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,9 @@ class Adapter:
         if "num_virtual_tokens" in known:  # PEFT's own default is None, which its prompt methods cannot use
             values.setdefault("num_virtual_tokens", 16)
         try:
-            model = get_peft_model(classifier.model, config_class(task_type=TaskType.SEQ_CLS, **values))
+            with warnings.catch_warnings():  # PEFT asks by a name that transformers is about to change
+                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+                model = get_peft_model(classifier.model, config_class(task_type=TaskType.SEQ_CLS, **values))
             forward(model, sample_rows(model))
         except Exception as error:  # some methods need more than a classifier has, and PEFT says so in many ways
             raise UserError(

@@ -1,0 +1,181 @@
+"""From a run's folder to what the Hub gets: the card beside the model, the layout, the last check, the push."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nlp_transfer import card, config, verification
+from nlp_transfer.artefact import Record, read_record
+from nlp_transfer.checks import REPOSITORY
+from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, RECORD, digest_of, locate, read_json
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.report import Report
+from nlp_transfer.pushing import Pushed, Target, push
+from nlp_transfer.settings import HubSettings
+from nlp_transfer.words import from_mapping
+from nlp_transfer.yamlfile import read_yaml
+
+_PATHS = ("data.path", "data.train", "data.validation", "data.test", "encoder.name")
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What is pushed: every file under its name in the repository, and where it goes."""
+
+    files: dict[str, Path]
+    target: Target
+
+    def send(self, tell: Callable[[str], None]) -> Pushed:
+        """Push it; see `pushing.push`."""
+        return push(self.files, self.target, tell=tell)
+
+    def listing(self) -> str:
+        """Return what would be pushed and where, a line a file."""
+        target, sizes = self.target, {name: path.stat().st_size for name, path in self.files.items()}
+        made = "private" if target.private else "public"
+        branch = "a pull request" if target.create_pr else f"branch {target.revision or 'main'}"
+        lines = [f"{size:>15,}  {name}" for name, size in sizes.items()]
+        where = f"{target.repository}, {branch} (made {made} if it is not there): {target.message}"
+        return "\n".join([*lines, f"{sum(sizes.values()):>15,}  bytes to {where}"])
+
+
+@contextmanager
+def packed(folder: Path, settings: HubSettings) -> Iterator[Parcel]:
+    """Put together, for the time of the block, what is pushed of a run or a model, and load it once more.
+
+    Args:
+        folder: of a run, or of a model.
+        settings: the `hub` group, checked.
+
+    Raises:
+        UserError: if there is no model, no card, or a model that plain transformers loads as another one.
+    """
+    model = folder / "model" if (folder / "model" / RECORD).is_file() else folder
+    record = read_record(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        if settings.layout == "adapter" and record.merged:
+            model, record = _adapter_alone(model, record, Path(scratch) / "adapter")
+        files = {path.relative_to(model).as_posix(): path for path in sorted(model.rglob("*")) if path.is_file()}
+        files = {name: path for name, path in files.items() if not name.startswith(".")}
+        files[card.FILE] = _card(folder, files.get(card.FILE), settings, record, Path(scratch))
+        base = (
+            locate(dataclasses.replace(record.encoder, trust_remote_code=False)).folder if not record.merged else None
+        )
+        try:
+            verification.verify(model, record, base=base)
+        except verification.Mismatch as error:
+            raise UserError(f"{model} is not pushed: in a fresh process {error}") from error
+        yield Parcel(
+            files,
+            Target(
+                repository=str(settings.repository),
+                private=settings.private,
+                revision=settings.revision,
+                create_pr=settings.create_pr,
+                message=settings.message or f"nlp_transfer: weights {str(record.sha256)[:12]}",
+            ),
+        )
+
+
+def hub_words(settings: HubSettings) -> list[str]:
+    """Return the words that push to the same place again."""
+    default = HubSettings()
+    chosen = {
+        field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.name != "push"
+    }
+    return from_mapping({f"hub.{key}": value for key, value in chosen.items() if value != getattr(default, key)})
+
+
+def write_card(run: Path) -> None:
+    """Write the card of a finished run beside its model, unless there is one.
+
+    Raises:
+        UserError: if what the run wrote about itself cannot be read.
+    """
+    path = run / "model" / card.FILE
+    if not path.exists():
+        making = path.with_name(f".making-{card.FILE}")
+        making.write_text(card.render(facts_of(run, read_record(run / "model")), card.Wishes()), encoding="utf-8")
+        making.rename(path)
+
+
+def facts_of(run: Path, record: Record) -> card.Facts:
+    """Return what a finished run wrote about itself; of this machine's files and folders the names alone.
+
+    Raises:
+        UserError: if a file is missing or cannot be read.
+    """
+    result, plan, environment = (read_json(run / f"{name}.json") for name in ("metrics", "plan", "environment"))
+    settings = config.from_plain(read_yaml(run / "config.yaml"))
+    known = plan.get("origin") != "folder"
+    try:
+        return card.Facts(
+            title=str(settings.name),
+            record=record.to_json(),
+            report=Report.from_json(result["report"]),
+            plan=plan,
+            environment=environment,
+            words=[_public(word, known) for word in config.words_of(settings)],
+            seconds=float(result["seconds"]),
+            steps=int(result["steps"]),
+            encoder=str(plan["encoder"]) if known else Path(plan["encoder"]).name,
+            known=known,
+            data_set=settings.data.hub,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{run} cannot be described ({type(error).__name__}: {error}); overwrite=true does it again"
+        ) from error
+
+
+def _public(word: str, known: bool) -> str:
+    """Return a key=value word without the folders of this machine."""
+    key, _, value = word.partition("=")
+    if key not in _PATHS or (key == "encoder.name" and known) or value == "null":
+        return word
+    return f"{key}={Path(value.strip(chr(34))).name}"
+
+
+def _card(run: Path, written: Path | None, settings: HubSettings, record: Record, scratch: Path) -> Path:
+    """Return the file of the card: the user's own, where it was changed, or one for this repository."""
+    if not (run / "metrics.json").is_file():
+        if written is None:
+            raise UserError(f"{run} holds neither {card.FILE} nor the figures of a run to write one of; write one")
+        return written
+    facts = facts_of(run, record)
+    ours = card.render(facts_of(run, read_record(run / "model")), card.Wishes())
+    if written is not None and written.read_text(encoding="utf-8") != ours:
+        return written
+    wishes = card.Wishes(settings.repository, settings.license, settings.language, settings.examples)
+    path = scratch / card.FILE
+    path.write_text(card.render(facts, wishes), encoding="utf-8")
+    return path
+
+
+def _adapter_alone(model: Path, record: Record, folder: Path) -> tuple[Path, Record]:
+    """Make the folder of an adapter without the model that it was merged into; return it and its record."""
+    adapter = model / ADAPTER
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise UserError(f"hub.layout=adapter: {model} holds no adapter; strategy=lora makes one")
+    base = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(base, str) or not REPOSITORY.fullmatch(base):
+        raise UserError(
+            f"hub.layout=adapter: nobody else has the encoder {base!r} that the adapter belongs to; push the merged "
+            "model"
+        )
+    weights = re.compile(r"config\.json|model.*\.safetensors(\.index\.json)?|.*\.py")
+    folder.mkdir()
+    for path in (*model.iterdir(), *adapter.iterdir()):
+        if path.is_file() and not weights.fullmatch(path.name):
+            shutil.copyfile(path, folder / path.name)
+    record = dataclasses.replace(record, merged=False, sha256=digest_of([folder / ADAPTER_WEIGHTS]))
+    (folder / RECORD).write_text(json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return folder, record

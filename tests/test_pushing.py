@@ -1,0 +1,242 @@
+"""A push is one commit or none, whatever goes wrong on the way, and says in a sentence why there is none."""
+
+import hashlib
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import HfApi, get_session
+from huggingface_hub.utils import _http
+
+from nlp_transfer import pushing
+from nlp_transfer.errors import PushFailed, UserError
+from nlp_transfer.pushing import Pushed, Target, check_access, push
+from tests.hub_server import ALICE, ALWAYS, READER, Fault, HubServer
+
+NAME = "alice/tiny"
+FILES = {
+    "README.md": b"---\ntags: [tiny]\n---\nTiny.\n",
+    "config.json": b"{}",
+    "adapter/adapter_config.json": b"{}",
+    "model.safetensors": bytes(range(256)) * 1000,
+}
+
+
+@pytest.fixture(params=["lfs", "xet"])
+def hub(request, tmp_path, monkeypatch):
+    """A Hub that is reached by LFS or by Xet, and Alice at this process's client, who waits for nothing."""
+    with HubServer(xet=tmp_path / "xet") as server:
+        server.attach(monkeypatch, tmp_path / "home", token=ALICE, xet=request.param == "xet")
+        monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None))
+        yield server
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    waits: list[float] = []
+    monkeypatch.setattr(pushing, "time", SimpleNamespace(sleep=waits.append))
+    return waits
+
+
+@pytest.fixture
+def files(tmp_path) -> dict[str, Path]:
+    found = {}
+    for name, content in FILES.items():
+        found[name] = tmp_path / "model" / name
+        found[name].parent.mkdir(parents=True, exist_ok=True)
+        found[name].write_bytes(content)
+    return found
+
+
+def to(repository: str = NAME, **more) -> Target:
+    values = {"private": True, "revision": None, "create_pr": False, "message": "weights"} | more
+    return Target(repository, **values)
+
+
+def pushed(files: dict[str, Path], target: Target | None = None) -> Pushed:
+    return push(files, target or to(), tell=lambda _: None)
+
+
+def held(hub: HubServer, ref: str = "main", name: str = NAME) -> dict[str, str]:
+    """The SHA-256 of what a repository holds, by name."""
+    files = hub.repositories[name].history(ref)[0].files
+    kept = {path: blob for path, blob in files.items() if path != ".gitattributes"}
+    return {path: blob.sha256 or hashlib.sha256(blob.content or b"").hexdigest() for path, blob in kept.items()}
+
+
+def hashed(files: dict[str, bytes]) -> dict[str, str]:
+    return {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+
+
+def titles(hub: HubServer, ref: str = "main", name: str = NAME) -> list[str]:
+    return [commit.title for commit in hub.repositories[name].history(ref)]
+
+
+def test_files_arrive_in_one_commit_and_the_same_again_is_none(hub, files):
+    first = pushed(files)
+    assert held(hub) == hashed(FILES)
+    assert hub.repositories[NAME].private
+    assert first.changed == len(FILES)
+    assert first.url.startswith(f"{hub.url}/{NAME}/commit/")
+    again = pushed(files)
+    assert again.changed == 0
+    assert titles(hub) == ["weights", "initial commit"]
+
+
+def test_an_existing_repository_keeps_what_is_not_of_a_model_and_its_visibility(hub, files):
+    theirs = {"notes.txt": b"mine", "img/picture.png": b"png", "config.json": b'{"old": 1}'}
+    stale = {"model-00001-of-00002.safetensors": b"a", "model.safetensors.index.json": b"{}", "pytorch_model.bin": b"p"}
+    stale |= {"adapter_config.json": b"{}", "adapter/adapter_model.safetensors": b"x", "vocab.txt": b"v"}
+    hub.add(NAME, theirs | stale, private=False)
+    assert pushed(files).changed == len(FILES) + len(stale)
+    assert held(hub) == hashed({**theirs, **FILES})
+    assert not hub.repositories[NAME].private
+
+
+def test_a_branch_is_made_and_main_stays(hub, files):
+    hub.add(NAME, {"config.json": b"old"})
+    pushed(files, to(revision="next"))
+    assert held(hub, "next") == hashed(FILES)
+    assert held(hub) == hashed({"config.json": b"old"})
+
+
+@pytest.mark.parametrize("owner", ["alice", "bob"])
+def test_a_pull_request_is_proposed_once_also_to_others(hub, files, owner):
+    name = f"{owner}/tiny"
+    hub.add(name, {"config.json": b"old"})
+    first, again = (pushed(files, to(name, create_pr=True)) for _ in range(2))
+    assert first.url == again.url
+    assert (first.changed > 0, again.changed) == (True, 0)
+    assert held(hub, "refs/pr/1", name) == hashed(FILES)
+    assert held(hub, name=name) == hashed({"config.json": b"old"})
+    assert len(hub.repositories[name].discussions) == 1
+
+
+COMMIT = r"POST .*/commit/"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(COMMIT, status=503, times=2),
+        Fault(COMMIT, status=500),
+        Fault(COMMIT, status=429, headers={"Retry-After": "3"}),
+        Fault(COMMIT, close=True),
+        Fault(COMMIT, after=True),
+        Fault(COMMIT, after=True, status=504),
+        Fault(r"GET .*/api/models/alice/tiny\b", status=502, times=2),
+        Fault(r"POST .*/preupload/", status=503, times=2),
+        Fault(r"POST .*/objects/batch", status=503),
+        Fault(r"PUT ", close=True),
+    ],
+    ids=lambda fault: f"{fault.match} {fault.status} {'after' if fault.after else ''}",
+)
+def test_what_passes_is_tried_again_and_committed_once(hub, files, waits, fault):
+    hub.add(NAME, {})
+    hub.faults.append(fault)
+    pushed(files)
+    assert held(hub) == hashed(FILES)
+    assert titles(hub) == ["weights", "initial commit"]
+    if fault.headers:
+        assert set(waits) <= {4}  # by Xet the client waits itself
+
+
+def test_a_commit_of_somebody_else_meanwhile_is_not_lost(hub, files, waits, monkeypatch):
+    repository = hub.add(NAME, {"notes.txt": b"old"})
+    create, meddled = HfApi.create_commit, []
+
+    def after_somebody_else(self, *arguments, **named):
+        if not meddled:
+            meddled.append(repository.commit({"notes.txt": b"new"}, title="theirs"))
+        return create(self, *arguments, **named)
+
+    monkeypatch.setattr(HfApi, "create_commit", after_somebody_else)
+    pushed(files)
+    assert titles(hub)[:2] == ["weights", "theirs"]
+    assert titles(hub).count("weights") == 1
+    assert held(hub) == hashed({"notes.txt": b"new", **FILES})
+
+
+def refusal(files: dict[str, Path], target: Target | None = None) -> PushFailed:
+    with pytest.raises(PushFailed) as caught:
+        pushed(files, target)
+    assert ALICE not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(401, "does not take the token"), (403, "does not let you write"), (413, "larger than the Hub takes")],
+)
+def test_what_does_not_pass_is_not_tried_again(hub, files, waits, status, said):
+    hub.add(NAME, {})
+    hub.faults.append(Fault(COMMIT, status=status, times=ALWAYS))
+    assert said in str(refusal(files))
+    assert not waits
+    assert held(hub) == {}
+
+
+def test_what_never_passes_is_given_up_within_a_bound(hub, files, waits):
+    hub.add(NAME, {})
+    hub.faults.append(Fault(COMMIT, status=503, headers={"Retry-After": "100000"}, times=ALWAYS))
+    assert "status 503" in str(refusal(files))
+    assert waits == [pushing.LONGEST_WAIT] * len(pushing.WAITS)
+    assert held(hub) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda hub, patch: hub.stop(), "cannot be reached"),
+        (lambda hub, patch: patch.delenv("HF_TOKEN"), "hf auth login"),
+        (lambda hub, patch: patch.setenv("HF_TOKEN", "hf_" + "x" * 34), "does not take the token"),
+        (lambda hub, patch: patch.setenv("HF_TOKEN", READER), "the token may only read"),
+        (lambda hub, patch: hub.faults.append(Fault("whoami", status=503, times=ALWAYS)), "status 503"),
+    ],
+    ids=["dead", "no token", "bad token", "reader", "ill"],
+)
+def test_access_is_refused_at_once_in_a_sentence(hub, files, waits, monkeypatch, change, said):
+    change(hub, monkeypatch)
+    assert said in str(refusal(files))
+    with pytest.raises(PushFailed, match=said):
+        check_access(NAME)
+    assert not waits
+    assert NAME not in hub.repositories
+
+
+def test_the_repository_of_somebody_else_is_refused(hub, files):
+    assert "bob is neither you (alice) nor an organisation of yours (acme)" in str(refusal(files, to("bob/tiny")))
+
+
+def test_an_organisation_takes_what_its_members_push(hub, files):
+    pushed(files, to("acme/tiny"))
+    assert held(hub, name="acme/tiny") == hashed(FILES)
+
+
+def test_a_card_that_the_hub_refuses_is_not_pushed(hub, files):
+    files["README.md"].write_bytes(b"---\ntags: [\n---\n")
+    assert "the YAML header of the card" in str(refusal(files))
+    assert held(hub) == {}
+
+
+def test_a_hub_without_xet_is_told_from_one_that_is_away(tmp_path, monkeypatch, files, waits):
+    with HubServer() as server:
+        server.attach(monkeypatch, tmp_path / "home", token=ALICE, xet=True)
+        assert "set HF_HUB_DISABLE_XET=1" in str(refusal(files))
+    assert not waits
+
+
+def test_a_name_that_is_none_is_input_that_cannot_be_used(hub, files):
+    with pytest.raises(UserError, match="no name of a repository"):
+        pushed(files, to("alice/a--b..c"))
+
+
+def test_a_silent_hub_is_given_up_and_the_client_is_as_it_was(hub, files, waits, monkeypatch):
+    monkeypatch.setattr(pushing, "SILENCE", 0.2)
+    before = get_session().timeout
+    hub.faults.append(Fault("whoami", delay=1, times=ALWAYS))
+    assert "cannot be reached" in str(refusal(files))
+    assert get_session().timeout == before
+    assert "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS" not in os.environ
