@@ -53,16 +53,19 @@ def load(folder: str | Path) -> Predictor:
     """Load a saved model: its ``.predict(texts)`` returns labels and probabilities.
 
     Args:
-        folder: a run folder, or its ``model/`` folder wherever it was moved to.
+        folder: a run folder, or its ``model/`` folder wherever it was moved to; or a model of the Hub,
+            ``owner/name`` or ``owner/name@revision``.
 
     Raises:
-        UserError: if the folder holds no model of ours.
+        UserError: if that is no model of ours.
     """
     from pathlib import Path
 
     from nlp_transfer.predict import Predictor
+    from nlp_transfer.pulling import names_model, pull
 
-    return Predictor(Path(folder))
+    is_elsewhere = not Path(folder).is_dir() and isinstance(folder, str) and names_model(folder)
+    return Predictor(pull(str(folder)) if is_elsewhere else Path(folder))
 
 
 # Our pooled head becomes known to transformers when transformers is imported, not before; in two steps, because its

@@ -125,6 +125,9 @@ def save(classifier: Classifier, record: Record, folder: Path) -> Record:
         making.mkdir(parents=True)
         with quiet():
             record = dataclasses.replace(record, merged=_save_weights(classifier, making, merge=record.merged))
+        if record.merged:  # whoever loads it needs no encoder beside it, and no path of this machine
+            encoder = dataclasses.replace(record.encoder, name=classifier.source.public_name)
+            record = dataclasses.replace(record, encoder=encoder)
         record = dataclasses.replace(record, sha256=digest_of(_weights(making, record)))
         tokenizer = _save_tokenizer(classifier, record, making)
         write_answers(making, classifier.model, tokenizer, record)

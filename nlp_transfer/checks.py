@@ -5,9 +5,9 @@ It imports no torch and opens no file. What depends on rows or on a model is che
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from nlp_transfer.data import hub
 from nlp_transfer.data.cutting import check_tokens
 from nlp_transfer.data.files import existing_file, stream_format
 from nlp_transfer.data.labels import check_problem
@@ -18,7 +18,6 @@ from nlp_transfer.objectives.settings import compares
 from nlp_transfer.settings import EvaluationSettings, HubSettings, PredictSettings, Settings, TrainingSettings
 from nlp_transfer.training.schedules import SCHEDULES
 
-REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}")  # owner/name
 _FEWEST = 4  # texts among which there is something to compare
 
 
@@ -148,7 +147,7 @@ def check_hub(settings: HubSettings) -> None:
     one_of(settings.layout, ("merged", "adapter"), "hub.layout")
     if settings.repository is None:
         raise UserError("hub.repository is not set: name the repository to push to, hub.repository=owner/name")
-    if not REPOSITORY.fullmatch(settings.repository):
+    if not hub.is_name(settings.repository):
         raise UserError(f"hub.repository={settings.repository} is no name of a repository: owner/name")
 
 

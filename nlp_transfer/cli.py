@@ -41,7 +41,7 @@ EPILOG = """examples:
 
 WORDS = """words:
   RECIPE    one of `nlp-transfer ls recipes`, or a .yaml file; none: the embedded data, full fine-tune
-  RUN       a folder that adapt has made, runs/NAME
+  RUN       a folder that adapt has made, runs/NAME; for predict also a model of the Hub, owner/name@revision
   key=value strategy=lora chooses one of `nlp-transfer ls strategies`, training.epochs=3 changes a value"""
 
 # verb -> (help, what it takes)
@@ -292,6 +292,8 @@ def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[s
 def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     if world_size() > 1:
         raise UserError("predict runs in one process: call it without accelerate launch or torchrun")
+    named = [word.removeprefix("model=") for word in overrides if word.startswith("model=")]
+    overrides, words = [word for word in overrides if not word.startswith("model=")], [*named, *words]
     folder = _run_folder(words[:1], "predict")
     if len(words) > 2:
         raise UserError(f"predict takes {VERBS['predict'][1]}; {words[2]!r} is too much")
@@ -364,9 +366,13 @@ def _run_folder(words: Sequence[str], verb: str) -> Path:
     from nlp_transfer.data.paths import expanded
 
     folder = expanded(name)
-    if not folder.is_dir():
-        raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
-    return folder
+    if folder.is_dir():
+        return folder
+    from nlp_transfer.pulling import names_model, pull
+
+    if verb == "predict" and names_model(name):
+        return pull(name)
+    raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
 
 
 def _ls(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:

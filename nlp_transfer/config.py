@@ -22,7 +22,7 @@ from nlp_transfer.plain import checked, dotted, leaves, shown
 from nlp_transfer.settings import Settings
 from nlp_transfer.shipped import CONF, GROUPS, locate_recipe, shipped_names
 from nlp_transfer.strategies import STRATEGIES
-from nlp_transfer.words import from_mapping, readable, refuse_second_values
+from nlp_transfer.words import encoder_words, from_mapping, readable, refuse_second_values
 from nlp_transfer.yamlfile import check_values, read_yaml
 
 # What does not change what is computed does not change which run it is.
@@ -47,6 +47,7 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Setting
         UserError: for anything unknown, of the wrong type or given twice, naming the key and what it could be.
     """
     folder, name = locate_recipe(recipe)
+    overrides = [each for word in overrides for each in encoder_words(word)]
     words = [readable(word) for word in overrides]
     refuse_second_values(overrides)
     if is_resolved(folder / f"{name}.yaml"):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nlp_transfer import card, config, verification
 from nlp_transfer.artefact import Record, read_record
-from nlp_transfer.checks import REPOSITORY
+from nlp_transfer.data import hub
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, RECORD, digest_of, locate, read_json
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
@@ -166,7 +166,7 @@ def _adapter_alone(model: Path, record: Record, folder: Path) -> tuple[Path, Rec
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"hub.layout=adapter: {model} holds no adapter; strategy=lora makes one")
     base = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
-    if not isinstance(base, str) or not REPOSITORY.fullmatch(base):
+    if not isinstance(base, str) or not hub.is_name(base):
         raise UserError(
             f"hub.layout=adapter: nobody else has the encoder {base!r} that the adapter belongs to; push the merged "
             "model"

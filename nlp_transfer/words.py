@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nlp_transfer.data import hub
 from nlp_transfer.data.hints import quoted, typed
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.plain import shown, takes_text
 from nlp_transfer.settings import Settings
@@ -44,6 +46,20 @@ def readable(word: str, *, sweep: bool = False) -> str:
         return f"{key}={quoted(value)}"
     # Hydra leaves out spaces and tabs around a text; a delimiter may be nothing else.
     return f"{key}={quoted(value)}" if value != value.strip() == found else word
+
+
+def encoder_words(word: str) -> list[str]:
+    """Return ``encoder=owner/name@revision``, or a path after ``encoder=``, as the words it is short for."""
+    key, _, value = word.partition("=")
+    name, _, revision = value.partition("@")
+    if key != "encoder" or "/" not in value or value in shipped_names("encoder"):
+        return [word]
+    if expanded(value).is_dir():
+        return ["encoder=custom", f"encoder.name={quoted(value)}"]
+    if not hub.is_name(name):
+        return [word]
+    of = [f"encoder.revision={quoted(revision)}"] if revision else []
+    return ["encoder=custom", f"encoder.name={quoted(name)}", *of]
 
 
 def refuse_second_values(words: Sequence[str]) -> None:

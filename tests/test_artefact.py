@@ -277,7 +277,7 @@ def test_saving_an_adapter_asks_no_hub(encoder, tmp_path, monkeypatch, recwarn, 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     classifier = load_classifier(EncoderSettings(name=str(encoder)), TASK, head="native", seed=0)
     Lora(rank=2).apply(classifier)
-    classifier.source = replace(classifier.source, name="acme/tiny-bert")
+    classifier.source = replace(classifier.source, name="acme/tiny-bert", origin="Hub revision 0")
     recwarn.clear()
     save(classifier, record_of(classifier, merged=merged), tmp_path / "model")
     assert tried == []

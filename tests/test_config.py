@@ -252,7 +252,7 @@ def test_a_key_has_one_value():
         (["objective=null"], r"objective='null' is not known"),
         (["strategy="], r"strategy='' is not known"),
         (["data=rows.csv"], r"data=rows\.csv is not known.*data=files data\.path=rows\.csv$"),
-        (["encoder=my/bert"], r"encoder=my/bert is not known.*encoder=custom encoder\.name=my/bert$"),
+        (["encoder=my/own/bert"], r"encoder=my/own/bert is not known.*encoder=custom encoder\.name=my/own/bert$"),
         (["data.columns=null"], r"data\.columns=null says nothing.* data\.columns\.text,"),
         (["training=null"], r"training=null says nothing.* training\.epochs,"),
         (["objective.classify=null"], r"objective\.classify=null says nothing"),
@@ -376,3 +376,19 @@ def test_light_answers_import_no_torch_and_are_quick(words: list[str], said: str
     assert (said or "") in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - started < 6  # generous: the machine may be busy; the promise is 1 s and 2 s
+
+
+@pytest.mark.parametrize(
+    ("word", "name", "revision"),
+    [("my/bert", "my/bert", None), ("my/bert@v1.0", "my/bert", "v1.0"), ("my/bert@refs/pr/1", "my/bert", "refs/pr/1")],
+)
+def test_an_encoder_of_the_hub_can_be_named_where_one_is_chosen(word: str, name: str, revision: str | None):
+    encoder = compose(None, [f"encoder={word}"]).encoder
+    assert (encoder.name, encoder.revision, encoder.package, encoder.sha256) == (name, revision, None, None)
+    assert compose("intent", [f"encoder={word}", "data.path=rows.csv"]).encoder == encoder
+
+
+def test_a_folder_can_be_named_where_an_encoder_is_chosen(tmp_path: Path):
+    folder = tmp_path / "with space=and more"
+    folder.mkdir()
+    assert compose(None, [f"encoder={folder}"]).encoder.name == str(folder)

@@ -78,6 +78,11 @@ def said(error: Exception) -> str:
     return f"({type(error).__name__}: {textwrap.shorten(str(error), 200, placeholder=' ...')})"
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a repository, ``owner/name``."""
+    return re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", text) is not None
+
+
 def is_commit(revision: str | None) -> bool:
     """Whether a revision is the full name of a commit, which nobody can move."""
     return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None

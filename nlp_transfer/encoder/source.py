@@ -199,8 +199,6 @@ def _plain(name: str) -> str:
 
 def _downloaded(settings: EncoderSettings) -> tuple[Path, str]:
     """Fetch from the Hub (or its local cache); return the snapshot folder and its commit."""
-    from huggingface_hub import snapshot_download
-
     name, revision = settings.name, settings.revision
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"encoder.name={name!r}: there is no such folder")
@@ -210,13 +208,36 @@ def _downloaded(settings: EncoderSettings) -> tuple[Path, str]:
             f"{name!r}: code that can change under the same name is not run (encoder.revision={revision!r})"
         )
     patterns = [*PATTERNS, "*.py"] if settings.trust_remote_code else PATTERNS
+    folder = fetch(name, revision, patterns, called=f"encoder.name={name!r}", otherwise=f"; {OFFLINE}")
+    return folder, folder.name
+
+
+def fetch(name: str, revision: str | None, patterns: Sequence[str], *, called: str, otherwise: str = "") -> Path:
+    """Fetch files of a model from the Hub, or find them in its cache on this machine; return their folder.
+
+    Args:
+        name: ``owner/name``.
+        revision: commit, branch or tag; None: the default branch.
+        patterns: of the files that are wanted.
+        called: how the messages begin, naming the key and its value.
+        otherwise: what the messages advise where the Hub cannot be reached.
+
+    Raises:
+        UserError: if they cannot be had, or a file would lie outside the folder.
+    """
+    from huggingface_hub import snapshot_download
+
     at = f" at revision {revision!r}" if revision else ""
-    absent = f"cannot be fetched from the Hub, nor is it in the cache of this machine; {OFFLINE}"
-    with hub.explained(f"encoder.name={name!r}{at} is no local folder and", absent=absent):
+    absent = f"cannot be fetched from the Hub, nor is it in the cache of this machine{otherwise}"
+    with hub.explained(f"{called}{at} is no local folder and", absent=absent):
         found = hub.find("model", name, revision)
+        for file in (each.rfilename for each in (found.siblings if found else None) or ()):
+            if ".." in re.split(r"[/\\]", file) or re.match(r"[/\\~]|[A-Za-z]:", file):
+                raise UserError(f"{called}{at} holds a file {file!r}, which would lie elsewhere; nothing was fetched")
         # By the name that was given, not by its commit: the cache then knows the name when the Hub is gone.
-        folder = snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=found is None)
-    return Path(folder), Path(folder).name
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=found is None)
+        )
 
 
 def _check_code(folder: Path, settings: EncoderSettings) -> None:

@@ -1,0 +1,167 @@
+"""The card says what was measured, parses back whatever names it holds, and tells nothing of the data's texts."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from nlp_transfer import card
+from nlp_transfer.artefact import read_record
+from nlp_transfer.config import compose, run_id, words_of
+from nlp_transfer.publishing import facts_of, write_card
+from nlp_transfer.run import adapt
+from tests.encoder.families import tiny_encoder
+from tests.place import furnish
+from tests.test_cli import adapt_words
+from tests.test_run import PROBLEMS, data_for, settings_for
+
+HOSTILE = [
+    "---",
+    "\n---\nlicense: evil\n---\n",
+    "a | b | c",
+    "<script>alert(1)</script>",
+    "```\n# heading",
+    "# heading",
+    "- item",
+    "1. item",
+    "*bold* _it_ [link](http://evil)",
+    "`code",
+    "&lt;b&gt;",
+    "\u202eright to left",
+    "tab\there",
+    "null",
+    "{{ template }}",
+    "$x^2$",
+    "~~gone~~",
+    "\\",
+    "'\"",
+    "é" * 300,
+]
+
+
+def run_of(folder: Path, problem: str, labels: list[str] | None = None, **values) -> Path:
+    data = data_for(problem)
+    if labels:
+        for part in data.values():
+            for number, row in enumerate(part):
+                row["label"] = labels[number % len(labels)]
+    tiny_encoder(folder)
+    settings = settings_for(folder, problem, **({"training.max_steps": 1, "strategy": "finetune"} | values))
+    return adapt(settings, data=data).folder
+
+
+def parsed(run: Path, wishes: card.Wishes | None = None) -> tuple[ModelCard, card.Facts]:
+    facts = facts_of(run, read_record(run / "model"))
+    text = card.render(facts, wishes or card.Wishes())
+    (run / "CARD.md").write_text(text, encoding="utf-8")
+    return ModelCard.load(run / "CARD.md"), facts
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_run_of_every_problem_has_a_card_with_its_figures(tmp_path: Path, problem: str):
+    run = run_of(tmp_path, problem)
+    assert (run / "model" / "README.md").is_file()
+    found, facts = parsed(run)
+    report = json.loads((run / "metrics.json").read_text())["report"]
+    figures = report["rows"][0]["intervals"]
+    stated = {result.metric_type: result.metric_value for result in found.data.eval_results}
+    wanted = {name: each["value"] for name, each in figures.items() if each["value"] is not None}
+    assert stated == pytest.approx(wanted, abs=1e-6)
+    assert found.data.pipeline_tag == "text-classification"
+    assert card.escaped(report["verdict"]) in found.text
+    assert facts.record["data"]["fingerprint"] in found.text
+    for split in ("train", "validation", "test"):
+        for row in data_for(problem)[split]:
+            text = row["text"] if isinstance(row["text"], str) else ""
+            assert len(text) < 12 or text not in found.content
+
+
+def cells(text: str) -> list[list[str]]:
+    """The cells of every table of a card, as Markdown cuts them."""
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def test_names_are_shown_literally_and_make_nothing_of_the_card(tmp_path: Path):
+    run = run_of(tmp_path, "single_label", HOSTILE)
+    found, facts = parsed(run, card.Wishes("alice/tiny", "mit", ["en"], ["a text: with --- in it\n---"]))
+    assert found.data.license == "mit"
+    assert found.data.to_dict()["widget"] == [{"text": "a text: with --- in it\n---"}]
+    assert found.content.count("\n---\n") == 1  # where the header ends; it begins the file
+    assert "<script>" not in found.content
+    headings = [line for line in re.sub(r"(?s)```.*?```", "", found.text).splitlines() if line.startswith("#")]
+    assert headings[1:] == [
+        f"## {name}" for name in ("How to use it", "Figures", "Labels", "Data", "Training", "Limits")
+    ]
+    for row in cells(found.text):
+        assert len(row) in (4, 5), row
+    assert len([row for row in cells(found.text) if len(row) == 5]) == len(facts.report.labels) + 1
+
+
+def test_ten_thousand_labels_make_no_large_card(tmp_path: Path):
+    run = run_of(tmp_path, "single_label")
+    metrics = json.loads((run / "metrics.json").read_text())
+    label = {"support": 1.0, "precision": 0.5, "recall": 0.5, "f1": 0.5}
+    metrics["report"]["labels"] = [{"name": f"label {number}", **label} for number in range(10_000)]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    found, _ = parsed(run)
+    assert len(found.content) < 20_000
+    assert "The 40 of 10,000 labels that fare worst" in found.text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["strategy=probe"],
+        ["strategy=lora", "strategy.layers=[1]", "seed=3"],
+        ["strategy=adapter", "strategy.peft={init_ia3_weights: true}", "objective=contrast"],
+        ["data.class_weights={card: 2, film: 1}", "training.betas=[0.8,0.9]", "data.delimiter=' '"],
+        ["encoder=modernbert", "tokens.max_length=64", "name=other", "output=elsewhere", "hub.repository=a/b"],
+    ],
+)
+def test_the_words_of_a_run_make_the_same_run(words: list[str]):
+    settings = compose(None, words)
+    again = words_of(settings)
+    assert run_id(compose(None, again)) == run_id(settings)
+    assert not [word for word in again if word.startswith(("name=", "output=", "hub."))]
+
+
+def test_a_card_names_no_folder_of_this_machine(tmp_path: Path):
+    from nlp_transfer.cli import main
+
+    place = furnish(tmp_path / "secret folder")
+    assert main(adapt_words(place, "strategy=finetune", "training.max_steps=1")) == 0
+    (run,) = (place / "runs").iterdir()
+    for path in (run / "model").rglob("*"):
+        if path.suffix in (".json", ".md"):
+            assert "secret folder" not in path.read_text(encoding="utf-8"), path
+    text = (run / "model" / "README.md").read_text()
+    assert "data.path=data" in text
+    assert "encoder.name=tiny-bert" in text
+    (command,) = [line for line in text.splitlines() if line.startswith("nlp-transfer adapt ")]
+    assert "strategy=finetune" in shlex.split(command)
+
+
+def test_a_card_of_the_user_is_left_alone_and_a_lost_one_is_written_again(tmp_path: Path):
+    run = run_of(tmp_path, "single_label")
+    path = run / "model" / "README.md"
+    ours = path.read_text()
+    path.write_text("mine")
+    write_card(run)
+    assert path.read_text() == "mine"
+    path.unlink()
+    write_card(run)
+    assert path.read_text() == ours
+
+
+def test_the_header_is_what_the_hub_knows(tmp_path: Path):
+    found, _ = parsed(run_of(tmp_path, "multi_label"))
+    header = yaml.safe_load(found.content.split("---")[1])
+    assert header["library_name"] == "transformers"
+    assert header["tags"] == ["nlp_transfer", "finetune"]
+    assert "base_model" not in header  # a folder that nobody else has
+    assert header["model-index"][0]["results"][0]["dataset"]["split"] == "test"

@@ -1,0 +1,332 @@
+"""What is pushed loads for everybody as it was trained, what is pulled is data, and a push that fails loses nothing."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+import nlp_transfer
+from nlp_transfer.cli import main
+from nlp_transfer.errors import UserError
+from nlp_transfer.predict import Predictor
+from tests.hub_repository import read
+from tests.hub_server import ALICE, READER, Fault, HubServer
+from tests.place import furnish
+from tests.test_cli import adapt_words
+
+TEXTS = ["where is my card", "the film was good and the card was late"]
+RUNS = {
+    "finetune": ["strategy=finetune", "encoder.head=native", "training.max_steps=2"],
+    "lora": ["strategy=lora", "encoder.head=native", "training.max_steps=2"],
+    "probe": ["strategy=probe", "encoder.head=pooled"],
+}
+# What a stranger does with a repository, in a process of his own: plain transformers, plain PEFT, and ours.
+LOADS = """
+import json, sys
+from pathlib import Path
+texts = json.loads(sys.argv[1])
+found = {}
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from peft import AutoPeftModelForSequenceClassification, PeftModel
+
+def logits(model, tokenizer):
+    return model.eval()(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits.tolist()
+
+for name in ("alice/finetune", "alice/lora", "alice/probe"):
+    trust = name == "alice/probe"
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+    model = AutoModelForSequenceClassification.from_pretrained(name, trust_remote_code=trust)
+    found[name] = logits(model, tokenizer)
+    found[f"{name} labels"] = list(model.config.id2label.values())
+    classify = pipeline("text-classification", name, trust_remote_code=trust, top_k=None)
+    found[f"{name} pipeline"] = [{each["label"]: each["score"] for each in row} for row in classify(texts)]
+base = AutoModelForSequenceClassification.from_pretrained("alice/encoder", num_labels=3)
+found["adapter beside"] = logits(
+    PeftModel.from_pretrained(base, "alice/lora", subfolder="adapter"), AutoTokenizer.from_pretrained("alice/lora")
+)
+alone = AutoPeftModelForSequenceClassification.from_pretrained("alice/adapter", num_labels=3)
+found["adapter alone"] = logits(alone, AutoTokenizer.from_pretrained("alice/adapter"))
+assert "nlp_transfer" not in sys.modules
+
+from huggingface_hub import ModelCard
+code = ModelCard.load("alice/adapter").text.split("```python")[1].split("```")[0]
+exec(code)
+found["card of the adapter"] = [each["label"] for each in classify(texts)]
+
+import nlp_transfer
+for name in ("alice/finetune", "alice/lora", "alice/probe", "alice/adapter"):
+    found[f"{name} ours"] = nlp_transfer.load(name).logits(texts).tolist()
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return furnish(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="module")
+def served(place: Path, tmp_path_factory) -> Iterator[tuple[HubServer, dict[str, Path], Path]]:
+    """A Hub with an encoder, three runs that were made from it and pushed, and one adapter alone."""
+    folder = tmp_path_factory.mktemp("hub")
+    with HubServer(xet=folder / "xet") as hub, pytest.MonkeyPatch.context() as patch:
+        hub.add("alice/encoder", read(place / "tiny-bert"))
+        hub.attach(patch, folder / "home", token=ALICE, xet=True)
+        patch.setattr("nlp_transfer.publishing.verification.verify", lambda *_, **__: 0.0)  # has tests of its own
+        runs = {}
+        for name, words in RUNS.items():
+            runs[name] = folder / "runs" / name
+            assert main(adapt_words(place, *words, "encoder.name=alice/encoder", f"output={runs[name]}")) == 0
+            (runs[name],) = runs[name].iterdir()
+            assert main(["push", str(runs[name]), f"hub.repository=alice/{name}", "hub.license=mit"]) == 0
+        alone = ["hub.repository=alice/adapter", "hub.layout=adapter"]
+        assert main(["push", str(runs["lora"]), *alone]) == 0
+        yield hub, runs, folder
+
+
+def close(found: list[list[float]], wanted: list[list[float]]) -> bool:
+    pairs = [pair for rows in zip(found, wanted, strict=True) for pair in zip(*rows, strict=True)]
+    return all(abs(one - other) < 1e-4 for one, other in pairs)
+
+
+def python(hub: HubServer, home: Path, code: str, *words: str, token: str | None = ALICE) -> str:
+    """Run code in a new process that knows the Hub and shares nothing else."""
+    environment = hub.environment(home, token=token, xet=True) | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert ALICE not in done.stdout + done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_everybody_loads_what_was_pushed(served, tmp_path: Path):
+    hub, runs, _ = served
+    found = json.loads(python(hub, tmp_path, LOADS, json.dumps(TEXTS)))
+    for name, run in runs.items():
+        predictor = Predictor(run)
+        wanted, labels = predictor.logits(TEXTS).tolist(), list(predictor.record.task.labels)
+        assert close(found[f"alice/{name}"], wanted), name
+        assert close(found[f"alice/{name} ours"], wanted), name
+        assert found[f"alice/{name} labels"] == labels
+        for scores, answer in zip(found[f"alice/{name} pipeline"], predictor.predict(TEXTS), strict=True):
+            assert scores == pytest.approx(answer.probabilities, abs=1e-4)
+    adapted = Predictor(runs["lora"])
+    for name in ("adapter beside", "adapter alone", "alice/adapter ours"):
+        assert close(found[name], adapted.logits(TEXTS).tolist()), name
+    assert found["card of the adapter"] == [answer.label for answer in adapted.predict(TEXTS)]
+
+
+def test_what_lies_on_the_hub_is_what_lies_in_the_run(served):
+    hub, runs, _ = served
+    for name, run in runs.items():
+        repository = hub.repositories[f"alice/{name}"]
+        assert repository.private
+        assert [commit.title for commit in repository.history("main")][1:] == ["initial commit"]
+        local = {str(path.relative_to(run / "model")) for path in (run / "model").rglob("*") if path.is_file()}
+        assert set(repository.head.files) == local | {".gitattributes"}
+    alone = hub.repositories["alice/adapter"].head.files
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "nlp_transfer.json"} <= set(alone)
+    assert not {"model.safetensors", "config.json"} & set(alone)
+    card = (hub.repositories["alice/finetune"].head.files["README.md"].content or b"").decode()
+    assert 'pipeline("text-classification", "alice/finetune")' in card
+    assert "license: mit" in card
+    assert "base_model: alice/encoder" in card
+
+
+def test_a_pulled_model_predicts_and_is_adapted_further(served, place: Path, tmp_path: Path, capfd):
+    hub, runs, _ = served
+    rows = place / "data" / "test.csv"
+    commit = hub.repositories["alice/finetune"].head.oid
+    assert main(["predict", str(runs["finetune"]), str(rows)]) == 0
+    wanted = capfd.readouterr().out
+    for words in (["model=alice/finetune", str(rows)], [f"alice/finetune@{commit}", str(rows)]):
+        assert main(["predict", *words]) == 0
+        assert capfd.readouterr().out == wanted
+    words = adapt_words(place, "strategy=probe", f"output={tmp_path}", "encoder.head=native")
+    words = [word for word in words if not word.startswith("encoder.name=")]
+    words[words.index("encoder=custom")] = f"encoder=alice/finetune@{commit}"
+    assert main(words) == 0
+    (run,) = tmp_path.iterdir()
+    record = json.loads((run / "model" / "nlp_transfer.json").read_text())
+    assert (record["encoder"]["name"], record["encoder"]["revision"]) == ("alice/finetune", commit)
+
+
+@pytest.fixture
+def cold(served, tmp_path: Path, monkeypatch) -> HubServer:
+    """The Hub, and a client with an empty cache."""
+    hub, _, _ = served
+    hub.attach(monkeypatch, tmp_path / "cold", token=ALICE, xet=True)
+    return hub
+
+
+def test_without_the_hub_the_cache_answers_and_a_cold_one_says_so(cold: HubServer, monkeypatch):
+    wanted = nlp_transfer.load("alice/finetune").logits(TEXTS)
+    cache = Path(constants.HF_HUB_CACHE)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert (nlp_transfer.load("alice/finetune").logits(TEXTS) == wanted).all()
+    modes = {path: path.stat().st_mode for path in cache.rglob("*") if path.is_dir()}
+    for path in modes:
+        path.chmod(0o555)
+    try:
+        assert (nlp_transfer.load("alice/finetune").logits(TEXTS) == wanted).all()
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
+    with pytest.raises(UserError, match="alice/lora is no local folder and cannot be fetched"):
+        nlp_transfer.load("alice/lora")
+
+
+def test_a_name_that_is_nothing_is_said(cold: HubServer, capfd):
+    for name, said in (
+        ("alice/nowhere", "is no repository of the Hub that can be seen"),
+        ("alice/finetune@nowhere", "has no such revision"),
+        ("alice/encoder", "holds no nlp_transfer.json"),
+        ("a/b/c", "there is no such folder"),
+    ):
+        assert main(["predict", name, "rows.csv"]) == 2
+        assert said in capfd.readouterr().err
+
+
+def spoilt(files: Mapping[str, bytes], name: str, **changes) -> dict[str, bytes]:
+    content = json.loads(files[name]) | changes
+    return {**files, name: json.dumps(content).encode()}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda files: {**files, "../../evil.json": b"{}"}, "would lie elsewhere"),
+        (lambda files: {**files, "/etc/evil.json": b"{}"}, "would lie elsewhere"),
+        (lambda files: {**files, "C:\\evil.json": b"{}"}, "would lie elsewhere"),
+        (
+            lambda files: (
+                {key: value for key, value in files.items() if key != "model.safetensors"}
+                | {"pytorch_model.bin": b"pickle"}
+            ),
+            "model.safetensors is missing",
+        ),
+        (lambda files: spoilt(files, "config.json", auto_map={"AutoConfig": "evil.Config"}), "asks to run code"),
+        (lambda files: spoilt(files, "config.json", _attn_implementation_internal="evil/kernel"), "asks to run code"),
+        (lambda files: {**files, "model.safetensors": (1 << 40).to_bytes(8, "little") + b"{}"}, "is damaged"),
+        (lambda files: {**files, "model.safetensors": files["model.safetensors"] + b"0"}, "is damaged"),
+    ],
+    ids=["up", "root", "drive", "pickle", "auto_map", "kernel", "header", "tail"],
+)
+def test_a_hostile_repository_is_refused_with_the_reason(cold: HubServer, change, said: str, request, capfd):
+    _, runs, _ = request.getfixturevalue("served")
+    name = f"alice/evil-{request.node.callspec.id}"
+    cold.add(name, change(read(runs["finetune"] / "model")))
+    assert main(["predict", name, str(runs["finetune"] / "metrics.jsonl")]) == 2
+    assert said in capfd.readouterr().err
+    assert not [path for path in Path(constants.HF_HUB_CACHE).parent.rglob("evil*") if path.is_file()]
+
+
+def words_to_push(place: Path, output: Path, *more: str) -> list[str]:
+    words = ["strategy=finetune", "encoder.head=native", "training.max_steps=1", f"output={output}"]
+    return adapt_words(place, *words, "hub.push=true", "hub.repository=alice/new", *more)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch) -> Iterator[HubServer]:
+    with HubServer() as server:
+        server.attach(monkeypatch, tmp_path / "home", token=ALICE)
+        monkeypatch.setattr("nlp_transfer.publishing.verification.verify", lambda *_, **__: 0.0)
+        monkeypatch.setattr("nlp_transfer.pushing.WAITS", (0,))
+        yield server
+
+
+def test_a_run_is_pushed_when_it_is_finished_and_not_twice(hub: HubServer, place: Path, tmp_path: Path, capfd):
+    for changed in (True, False):
+        assert main(words_to_push(place, tmp_path / "runs")) == 0
+        (line,) = capfd.readouterr().out.splitlines()
+        assert (json.loads(line)["changed"] > 0) == changed
+    assert len(hub.repositories["alice/new"].history("main")) == 2
+
+
+def test_a_push_that_fails_leaves_a_finished_run_and_the_command_to_try_again(
+    hub: HubServer, place: Path, tmp_path: Path, capfd
+):
+    hub.faults.append(Fault("POST .*/commit/", status=503, times=2))
+    assert main(words_to_push(place, tmp_path / "runs")) == 3
+    out, err = capfd.readouterr()
+    (run,) = (tmp_path / "runs").iterdir()
+    assert json.loads(out)["folder"] == str(run)
+    assert (run / "metrics.json").is_file()
+    command = err.split("to push it again: nlp-transfer ")[1].strip()
+    assert ALICE not in out + err
+    assert main([word.strip("'") for word in command.split()]) == 0
+    assert len(hub.repositories["alice/new"].history("main")) == 2
+
+
+@pytest.mark.parametrize(
+    ("token", "more", "status", "said"),
+    [
+        (READER, [], 3, "the token may only read"),
+        (ALICE, ["hub.repository=bob/new"], 3, "bob is neither you"),
+        (ALICE, ["hub.repository=new"], 2, "no name of a repository"),
+        (ALICE, ["hub.layout=odd"], 2, "hub.layout='odd' is not known"),
+    ],
+)
+def test_what_would_fail_after_hours_fails_before(
+    hub: HubServer, place: Path, tmp_path: Path, monkeypatch, capfd, token, more, status, said
+):
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert main(words_to_push(place, tmp_path / "runs", *more)) == status
+    assert said in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_lists_every_file_and_asks_nobody(hub: HubServer, served, capfd):
+    _, runs, _ = served
+    capfd.readouterr()
+    hub.log.clear()
+    assert main(["push", str(runs["lora"]), "hub.repository=alice/new", "--dry-run"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    names = {line.split()[1] for line in lines[:-1]}
+    model = runs["lora"] / "model"
+    assert names == {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()}
+    assert not hub.log
+
+
+def test_a_model_that_answers_otherwise_is_not_pushed(served, tmp_path: Path, monkeypatch, capfd):
+    """The one push here that asks a fresh process."""
+    hub, runs, _ = served
+    run = Path(shutil.copytree(runs["finetune"], tmp_path / "run"))
+    answers = json.loads((run / "model" / "answers.json").read_text())
+    answers["logits"][0][0] += 0.1
+    (run / "model" / "answers.json").write_text(json.dumps(answers))
+    environment = hub.environment(tmp_path / "home", token=ALICE) | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-m", "nlp_transfer", "push", str(run), "hub.repository=alice/wrong"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "is not pushed: in a fresh process a logit of the model differs by 0.1" in done.stderr
+    assert "alice/wrong" not in hub.repositories
+
+
+@pytest.mark.slow
+def test_a_push_that_is_killed_is_done_by_the_next_one(served, tmp_path: Path):
+    hub, runs, _ = served
+    environment = hub.environment(tmp_path, token=ALICE) | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-m", "nlp_transfer", "push", str(runs["finetune"]), "hub.repository=alice/killed"]
+    for place in ("POST .*/preupload/", "POST .*/objects/batch", "POST .*/commit/"):
+        hub.faults.append(Fault(place, delay=4))
+        hub.log.clear()
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while not hub.asked(place) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        repository = hub.repositories["alice/killed"]
+        assert set(repository.head.files) == {".gitattributes"}
+    time.sleep(5)  # in which a server does what it was asked for last
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["pushed"]
+    assert len(hub.repositories["alice/killed"].history("main")) == 2
