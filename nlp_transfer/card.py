@@ -21,8 +21,9 @@ from nlp_transfer.evaluation.report import Report
 FILE = "README.md"
 _ROWS = 40  # labels shown one by one; of more, those that fare worst
 _WIDTH = 60  # characters of a name
-_MARKS = re.compile(r"([\\`*_\[\]|~$])")  # within a line
-_STARTS = re.compile(r"^([#+-]|\d+(?=[.)]))")  # of a line
+# What Markdown reads as its own: within a line, and where one starts.
+_MARKS = re.compile(r"([\\`*|~$]|(?<!\w)_|_(?!\w)|\](?=[(\[:]))")
+_STARTS = re.compile(r"^([#+-](?=[\s#+-]|$)|\d+(?=[.)](?:\s|$)))")
 _WAYS = {
     "probe": "a linear head on the frozen encoder",
     "finetune": "fine-tuning",
@@ -261,10 +262,11 @@ def _training(facts: Facts) -> str:
     plan, environment = facts.plan, facts.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment.items() if version != "missing")
     command = shlex.join(["nlp-transfer", "adapt", *facts.words])
+    how = f"{facts.steps:,} steps of {plan['batch_size']} examples" if facts.steps else "Solved without steps"
     lines = [
         f"{plan['trainable']:,} of {plan['parameters']:,} parameters learned; {escaped(plan['head'])}.",
-        f"{facts.steps:,} steps of {plan['batch_size']} examples, {plan['precision']}, on {plan['processes']} × "
-        f"{plan['device']}, in {facts.seconds:,.0f} s. Energy was not measured.",
+        f"{how}, {plan['precision']}, on {plan['processes']} × {plan['device']}, in {facts.seconds:,.0f} s. Energy was "
+        "not measured.",
         f"Encoder weights (SHA-256): `{plan['sha256']}`.",
         f"Versions: {escaped(versions)}.",
     ]

@@ -36,6 +36,7 @@ EPILOG = """examples:
   nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
   nlp-transfer evaluate runs/NAME data=files data.path=gold.csv
+  nlp-transfer push runs/NAME owner/name               on the Hub, private; --dry-run lists the files
   accelerate launch -m nlp_transfer adapt RECIPE key=value    on all GPUs
 `nlp-transfer plan --cfg` prints every key, the files in {conf} explain them."""
 
@@ -50,7 +51,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("show everything up to the first step; train nothing", "one RECIPE and key=value words"),
     "evaluate": ("measure a saved model on data", "one RUN and key=value words"),
     "predict": ("label the rows of a file or of standard input", "RUN, one FILE and key=value words"),
-    "push": ("publish a saved model on the Hub, with a card of what was measured", "one RUN and hub.key=value words"),
+    "push": (
+        "publish a saved model on the Hub, with a card of what was measured",
+        "RUN, owner/name and hub.key=value words",
+    ),
     "ls": ("list recipes, strategies, encoders and data sets", "one KIND"),
     "cp": ("copy a shipped recipe into the working folder to edit it", "RECIPE and the file to copy it to"),
     "cache": ("list or remove what runs keep for later ones", "`ls`, `rm ENTRY ...` or `rm --all`"),
@@ -319,11 +323,13 @@ def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[st
 def _push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     if world_size() > 1:
         raise UserError("push runs in one process: call it without accelerate launch or torchrun")
-    folder = _run_folder(words, "push")
+    folder = _run_folder(words[:1], "push")
+    if len(words) > 2:
+        raise UserError(f"push takes {VERBS['push'][1]}; {words[2]!r} is too much")
     from nlp_transfer import config
     from nlp_transfer.checks import check_hub
 
-    settings = config.compose(None, overrides)
+    settings = config.compose(None, [*(f"hub.repository={name}" for name in words[1:]), *overrides])
     check_hub(settings.hub)
     screen = _screen()
     if not arguments.dry_run:

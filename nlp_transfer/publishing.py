@@ -91,7 +91,9 @@ def hub_words(settings: HubSettings) -> list[str]:
     chosen = {
         field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.name != "push"
     }
-    return from_mapping({f"hub.{key}": value for key, value in chosen.items() if value != getattr(default, key)})
+    changed = {f"hub.{key}": value for key, value in chosen.items() if value != getattr(default, key)}
+    place = changed.pop("hub.repository", None)
+    return [*([place] if place else []), *from_mapping(changed)]
 
 
 def write_card(run: Path) -> None:

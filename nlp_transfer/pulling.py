@@ -24,7 +24,7 @@ def pull(name: str) -> Path:
         UserError: if it cannot be had, or was not made by `nlp-transfer adapt`.
     """
     repository, _, revision = name.partition("@")
-    folder = fetch(repository, revision or None, [*PATTERNS, ADAPTER_WEIGHTS], called=name)
+    folder = fetch(repository, revision or None, [*PATTERNS, ADAPTER_WEIGHTS], called=repository)
     if not (folder / RECORD).is_file():
         raise UserError(
             f"{name} holds no {RECORD}, so nlp_transfer did not make it; adapt it (encoder={name}), or load it with "
