@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch
 BIN = .venv/bin
 
-.PHONY: demo test test-slow lint types fix wheel clean
+.PHONY: demo test test-slow test-exhaustive lint types fix wheel clean
 
 demo: .venv/offline
 	$(BIN)/nlp-transfer adapt
@@ -15,6 +15,9 @@ test: .venv/test
 
 test-slow: .venv/test
 	$(BIN)/pytest -m slow --numprocesses 2 --dist worksteal
+
+test-exhaustive: .venv/test
+	$(BIN)/pytest -m exhaustive --numprocesses 2 --dist worksteal
 
 lint: .venv/test
 	$(BIN)/ruff check .

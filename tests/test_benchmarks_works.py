@@ -123,7 +123,7 @@ def test_precisions_are_measured_once(home: Path, tmp_path: Path, monkeypatch: p
     assert len(results.read_text().splitlines()) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_command_measures_in_processes_of_their_own(home: Path, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(Bench, "encoder", lambda self, model: home / "encoder")
     words = [str(home), "--quick", "--markdown", "--results", str(tmp_path / "speed.jsonl"), "--only", "lora", "start"]

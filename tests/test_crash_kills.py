@@ -18,8 +18,13 @@ from tests.encoder.families import tiny_encoder
 from tests.test_crashes import ENVIRONMENT, ROOT, told_by
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["finetune", "lora", "two"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(pytest.param(case, marks=pytest.mark.slow) for case in ("finetune", "two")),
+        pytest.param("lora", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_many_kills_in_one_run_end_in_the_same_bits(case: str):
     told = told_by("tests.crashes", case, "--chain", "30")
     assert told["failures"] == []
@@ -28,8 +33,13 @@ def test_many_kills_in_one_run_end_in_the_same_bits(case: str):
 
 
 # With two checkpoints, and with a saved model that was not measured.
-@pytest.mark.slow
-@pytest.mark.parametrize("after", [".making-step-000006", ".making-metrics.json"])
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(".making-step-000006", marks=pytest.mark.exhaustive),
+        pytest.param(".making-metrics.json", marks=pytest.mark.slow),
+    ],
+)
 def test_every_point_of_a_run_that_goes_on_ends_in_the_same_bits(after: str):
     told = told_by("tests.crashes", "finetune", "--after", after)
     assert told["failures"] == []
@@ -64,7 +74,7 @@ def started(home: Path, output: Path, *, seconds: float | None = None) -> tuple[
         return running.wait(), time.monotonic() - since
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_kills_at_random_times_end_in_the_same_bits(tmp_path: Path):
     tiny_encoder(tmp_path)
     output, chooser = tmp_path / "runs", random.Random(0)

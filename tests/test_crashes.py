@@ -41,9 +41,15 @@ def told_by(module: str, *words: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("torn", [False, True])
-@pytest.mark.parametrize("case", ["probe", "finetune", "lora"])
+@pytest.mark.parametrize(
+    ("case", "torn"),
+    [
+        *(pytest.param(case, True, marks=pytest.mark.slow) for case in ("probe", "lora")),
+        *(pytest.param(case, False, marks=pytest.mark.slow) for case in ("probe", "finetune")),
+        pytest.param("finetune", True, marks=pytest.mark.exhaustive),
+        pytest.param("lora", False, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_every_crash_point_ends_in_the_same_bits(case: str, torn: bool):
     told = told_by("tests.crashes", case, *["--torn"] * torn)
     assert told["failures"] == []

@@ -193,14 +193,16 @@ def test_some_operations_that_are_refused_end_in_a_sentence_and_then_in_the_same
     assert told["ended"]["refused"] >= 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "kind", "first", "every"),
     [
-        *(("finetune", "once", first, 4) for first in (1, 2, 3, 4)),  # all of them, in parts that run beside each other
-        ("finetune", "sticky", 1, 8),
-        ("lora", "once", 1, 8),
-        ("probe", "once", 1, 3),
+        *(
+            pytest.param("finetune", "once", first, 4, marks=pytest.mark.exhaustive) for first in (1, 3, 4)
+        ),  # all of them,
+        pytest.param("finetune", "once", 2, 4, marks=pytest.mark.slow),  # in parts that run beside each other
+        pytest.param("finetune", "sticky", 1, 8, marks=pytest.mark.slow),
+        pytest.param("lora", "once", 1, 8, marks=pytest.mark.slow),
+        pytest.param("probe", "once", 1, 3, marks=pytest.mark.slow),
     ],
 )
 def test_any_operation_that_is_refused_ends_in_a_sentence_and_then_in_the_same_bits(

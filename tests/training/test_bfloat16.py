@@ -170,7 +170,7 @@ def test_it_learns_as_in_float32(tmp_path: Path):
     assert scores["bf16"] == pytest.approx(scores["fp32"], abs=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("strategy", ["probe", "finetune"])
 def test_the_default_encoder_is_as_good_in_bfloat16(tmp_path: Path, strategy: str):
     """180 rows tell two accuracies apart by chance alone; the loss is finer."""
