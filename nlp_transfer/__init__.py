@@ -34,9 +34,13 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
 
     Raises:
         UserError: a ValueError that names the key, value, file or line that cannot be used.
+        PushFailed: with ``hub.push``, where the Hub does not take the model of a finished run.
     """
     from nlp_transfer.checks import check
     from nlp_transfer.config import compose
+    from nlp_transfer.console import Screen
+    from nlp_transfer.launch import is_main
+    from nlp_transfer.pushing import check_access
     from nlp_transfer.words import from_mapping
 
     words = from_mapping(overrides) if isinstance(overrides, Mapping) else list(overrides)
@@ -44,9 +48,17 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
         words = ["data=object", *words]
     settings = compose(recipe, words)
     check(settings, data=data)  # before torch is imported, which takes seconds
+    pushes = settings.hub.push and is_main()
+    if pushes:
+        check_access(settings.hub)
     from nlp_transfer.run import adapt as run_adapt
 
-    return run_adapt(settings, data=data)
+    run = run_adapt(settings, data=data)
+    if pushes:
+        from nlp_transfer.publishing import publish
+
+        publish(run.folder, settings.hub, tell=Screen(speaks=False).tell)
+    return run
 
 
 def load(folder: str | Path) -> Predictor:

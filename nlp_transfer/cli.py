@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from nlp_transfer import __version__
 from nlp_transfer.ending import USER_ERROR, leave_group, say, unexpected
-from nlp_transfer.errors import PushFailed, UserError
+from nlp_transfer.errors import UserError
 from nlp_transfer.importing import for_good
 from nlp_transfer.launch import is_main, world_size
 from nlp_transfer.secrets import redacted
@@ -200,11 +200,11 @@ def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]
     if settings is None:
         return 0
     screen = _screen()
-    if settings.hub.push and not settings.hub.create_pr and is_main():
+    if settings.hub.push and is_main():
         with screen.busy("asking the Hub whether the token may write"):
             from nlp_transfer.pushing import check_access
 
-            check_access(str(settings.hub.repository))  # before hours of training, not after them
+            check_access(settings.hub)  # before hours of training, not after them
     with screen.busy("reading data"):
         from nlp_transfer.data.corpus import load_corpus
 
@@ -343,23 +343,11 @@ def _push(arguments: argparse.Namespace, words: list[str], overrides: list[str])
 
 
 def _publish(folder: Path, settings: Settings, screen: Screen) -> dict[str, Any]:
-    """Push a run or a model; return where it is now, for machines.
-
-    Raises:
-        PushFailed: with the command that tries it again.
-    """
+    """Push a run or a model; return where it is now, for machines."""
     with screen.busy("pushing"), for_good():
-        from nlp_transfer.publishing import hub_words, packed
-        from nlp_transfer.pushing import check_access
+        from nlp_transfer.publishing import publish
 
-        try:
-            if not settings.hub.create_pr:  # which anybody may
-                check_access(str(settings.hub.repository))  # at once, before anything that takes seconds
-            with packed(folder, settings.hub) as parcel:
-                pushed = parcel.send(screen.tell)
-        except PushFailed as error:
-            again = shlex.join(["nlp-transfer", "push", str(folder), *hub_words(settings.hub)])
-            raise PushFailed(f"{error}; {folder} is as it was, to push it again: {again}") from error
+        pushed = publish(folder, settings.hub, tell=screen.tell)
     what = f"{pushed.changed} files changed" if pushed.changed else "nothing to do, all of it was there"
     screen.console.print(f"pushed to {pushed.url} ({what})", soft_wrap=True, style="bold")
     return {"pushed": pushed.url, "changed": pushed.changed}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,9 +17,9 @@ from nlp_transfer import card, config, verification
 from nlp_transfer.artefact import Record, read_record
 from nlp_transfer.data import hub
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, RECORD, digest_of, locate, read_json
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.evaluation.report import Report
-from nlp_transfer.pushing import Pushed, Target, push
+from nlp_transfer.pushing import Pushed, Target, check_access, push
 from nlp_transfer.settings import HubSettings
 from nlp_transfer.words import from_mapping
 from nlp_transfer.yamlfile import read_yaml
@@ -32,10 +33,6 @@ class Parcel:
 
     files: dict[str, Path]
     target: Target
-
-    def send(self, tell: Callable[[str], None]) -> Pushed:
-        """Push it; see `pushing.push`."""
-        return push(self.files, self.target, tell=tell)
 
     def listing(self) -> str:
         """Return what would be pushed and where, a line a file."""
@@ -85,7 +82,28 @@ def packed(folder: Path, settings: HubSettings) -> Iterator[Parcel]:
         )
 
 
-def hub_words(settings: HubSettings) -> list[str]:
+def publish(folder: Path, settings: HubSettings, *, tell: Callable[[str], None]) -> Pushed:
+    """Push a run or a model.
+
+    Args:
+        folder: of a run, or of a model.
+        settings: the `hub` group, checked.
+        tell: is told when something is tried again.
+
+    Raises:
+        PushFailed: with the command that tries it again.
+        UserError: see `packed`.
+    """
+    try:
+        check_access(settings)  # at once, before anything that takes seconds
+        with packed(folder, settings) as parcel:
+            return push(parcel.files, parcel.target, tell=tell)
+    except PushFailed as error:
+        again = shlex.join(["nlp-transfer", "push", str(folder), *_words(settings)])
+        raise PushFailed(f"{error}; {folder} is as it was, to push it again: {again}") from error
+
+
+def _words(settings: HubSettings) -> list[str]:
     """Return the words that push to the same place again."""
     default = HubSettings()
     chosen = {

@@ -21,6 +21,8 @@ from nlp_transfer.errors import PushFailed, UserError
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
+    from nlp_transfer.settings import HubSettings
+
 SILENCE = 120  # seconds in which the Hub must say something
 WAITS = (1, 2, 4, 8, 16)  # seconds before the second try and those after it, unless the Hub names a time
 LONGEST_WAIT = 60
@@ -59,7 +61,7 @@ class Pushed:
     changed: int
 
 
-def check_access(repository: str) -> None:
+def check_access(settings: HubSettings) -> None:
     """Ask the Hub, before any work is done, whether it is there and whether the token may write.
 
     Raises:
@@ -67,8 +69,9 @@ def check_access(repository: str) -> None:
     """
     from huggingface_hub import HfApi
 
+    repository = str(settings.repository)
     with _limited(), _explained(repository):
-        _check_access(HfApi(), repository)
+        _check_access(HfApi(), repository, owned=not settings.create_pr)
 
 
 def push(files: Mapping[str, Path], target: Target, *, tell: Callable[[str], None]) -> Pushed:
@@ -100,7 +103,7 @@ def push(files: Mapping[str, Path], target: Target, *, tell: Callable[[str], Non
     raise AssertionError("the last try returns or raises")
 
 
-def _check_access(api: HfApi, repository: str, *, owned: bool = True) -> None:
+def _check_access(api: HfApi, repository: str, *, owned: bool) -> None:
     """Ask in a way that fails at once; the transport of large files would try for minutes.
 
     Anybody may propose a change to a repository that others own.

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 import nlp_transfer
 from nlp_transfer.cli import main
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.predict import Predictor
 from tests.hub_repository import read
 from tests.hub_server import ALICE, READER, Fault, HubServer
@@ -249,6 +249,16 @@ def test_a_run_is_pushed_when_it_is_finished_and_not_twice(hub: HubServer, place
         (line,) = capfd.readouterr().out.splitlines()
         assert (json.loads(line)["changed"] > 0) == changed
     assert len(hub.repositories["alice/new"].history("main")) == 2
+
+
+def test_a_run_from_python_is_pushed_too(hub: HubServer, place: Path, tmp_path: Path):
+    words = words_to_push(place, tmp_path / "runs")[1:]
+    run = nlp_transfer.adapt(None, words)
+    assert "model.safetensors" in hub.repositories["alice/new"].head.files
+    hub.stop()
+    with pytest.raises(PushFailed, match="cannot be reached"):
+        nlp_transfer.adapt(None, words)
+    assert (run.folder / "metrics.json").is_file()
 
 
 def test_a_push_that_fails_leaves_a_finished_run_and_the_command_to_try_again(

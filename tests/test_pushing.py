@@ -12,6 +12,7 @@ from huggingface_hub.utils import _http
 from nlp_transfer import pushing
 from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.pushing import Pushed, Target, check_access, push
+from nlp_transfer.settings import HubSettings
 from tests.hub_server import ALICE, ALWAYS, READER, Fault, HubServer
 
 NAME = "alice/tiny"
@@ -201,7 +202,7 @@ def test_access_is_refused_at_once_in_a_sentence(hub, files, waits, monkeypatch,
     change(hub, monkeypatch)
     assert said in str(refusal(files))
     with pytest.raises(PushFailed, match=said):
-        check_access(NAME)
+        check_access(HubSettings(repository=NAME))
     assert not waits
     assert NAME not in hub.repositories
 

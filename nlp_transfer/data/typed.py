@@ -58,7 +58,7 @@ def from_hub(name: str, subset: str | None, revision: str | None) -> tuple[dict[
         revision: commit, branch or tag; None: the default branch.
 
     Returns:
-        The tables, the commit they are from, and a sentence where the Hub could not be asked for it.
+        The tables, the commit they are from, and sentences: their licence, or that the Hub could not be asked.
 
     Raises:
         UserError: in one sentence for whatever kept it from being loaded, and for a data set that is a program.
@@ -77,8 +77,12 @@ def from_hub(name: str, subset: str | None, revision: str | None) -> tuple[dict[
         raise
     except Exception as error:  # the library raises a dozen types, its dependencies more
         raise UserError(f"{wanted} {_reason(error, found)}") from error
-    unasked = f"the Hub cannot be reached; {name} is read from the cache of this machine, commit {builder.hash}"
-    return tables, str(builder.hash), [unasked] if found is None else []
+    if found is None:
+        notes = [f"the Hub cannot be reached; {name} is read from the cache of this machine, commit {builder.hash}"]
+    else:
+        licence = found.card_data and found.card_data.get("license")
+        notes = [f"licence of the data: {licence}"] if licence else []
+    return tables, str(builder.hash), notes
 
 
 def _builder(name: str, subset: str | None, found: Any) -> Any:

@@ -63,6 +63,13 @@ def test_whatever_the_revision_the_source_names_the_commit(hub, revision) -> Non
     assert all(COMMIT in path for path in asked)
 
 
+def test_the_licence_of_the_data_is_said_where_it_has_one(hub) -> None:
+    for header, notes in (("license: cc-by-4.0\n", ["licence of the data: cc-by-4.0"]), ("", [])):
+        serve(hub, FILES | {"README.md": f"---\n{header}language: en\n---\nTiny.\n"})
+        corpus = load_corpus(DataSettings(hub="acme/tiny"))
+        assert [note for note in corpus.notes if "licence" in note] == notes
+
+
 def test_a_commit_is_read_without_the_hub_once_it_was_read(hub, monkeypatch) -> None:
     online = load_corpus(DataSettings(hub="acme/tiny"))
     change(hub, {"train.csv": ROWS + "more,a\n"}, oid=OTHER)  # a new commit with other rows, which is now the latest
