@@ -40,7 +40,7 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
     from nlp_transfer.config import compose
     from nlp_transfer.console import Screen
     from nlp_transfer.launch import is_main
-    from nlp_transfer.pushing import check_access
+    from nlp_transfer.upload import check_access
     from nlp_transfer.words import from_mapping
 
     words = from_mapping(overrides) if isinstance(overrides, Mapping) else list(overrides)
@@ -48,16 +48,16 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
         words = ["data=object", *words]
     settings = compose(recipe, words)
     check(settings, data=data)  # before torch is imported, which takes seconds
-    pushes = settings.hub.push and is_main()
+    pushes, screen = settings.hub.push and is_main(), Screen(speaks=False)
     if pushes:
-        check_access(settings.hub)
+        check_access(settings.hub, tell=screen.tell)
     from nlp_transfer.run import adapt as run_adapt
 
     run = run_adapt(settings, data=data)
     if pushes:
-        from nlp_transfer.publishing import publish
+        from nlp_transfer.publication import publish
 
-        publish(run.folder, settings.hub, tell=Screen(speaks=False).tell)
+        publish(run.folder, settings.hub, tell=screen.tell, finished=True)
     return run
 
 
@@ -73,8 +73,8 @@ def load(folder: str | Path) -> Predictor:
     """
     from pathlib import Path
 
+    from nlp_transfer.download import names_model, pull
     from nlp_transfer.predict import Predictor
-    from nlp_transfer.pulling import names_model, pull
 
     is_elsewhere = not Path(folder).is_dir() and isinstance(folder, str) and names_model(folder)
     return Predictor(pull(str(folder)) if is_elsewhere else Path(folder))

@@ -215,16 +215,9 @@ def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
     """
     from transformers import AutoTokenizer
 
-    if asked := asked_code(folder):
-        file, entries = next(iter(asked.items()))
-        raise UserError(
-            f"{folder / file} asks to run code ({entries[0]}), which is never run from a saved model; if you trust it, "
-            "load the model with transformers itself"
-        )
+    check_files(folder, record)
     register_config()
     register_model()
-    _check_weights(folder, record)
-    _check_present(folder / "tokenizer_config.json")
     bounded = partial(within_weights, folder) if record.merged else nullcontext  # an adapter's weights say little
     with _damage_named(folder, "tokenizer.json, tokenizer_config.json"), bounded():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -241,6 +234,22 @@ def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
         )
     check_finite(model, str(folder / ("model.safetensors" if record.merged else ADAPTER_WEIGHTS)))
     return model.eval(), tokenizer
+
+
+def check_files(folder: Path, record: Record) -> None:
+    """Refuse a saved folder that asks for code, lacks a file, or holds other weights than were saved.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if asked := asked_code(folder):
+        file, entries = next(iter(asked.items()))
+        raise UserError(
+            f"{folder / file} asks to run code ({entries[0]}), which is never run from a saved model; if you trust it, "
+            "load the model with transformers itself"
+        )
+    _check_weights(folder, record)
+    _check_present(folder / "tokenizer_config.json")
 
 
 def _load_whole(folder: Path) -> Any:

@@ -42,7 +42,7 @@ class Facts:
         report: the figures.
         plan: of the run, as `plan.Plan.to_json` returns it.
         environment: versions.
-        words: key=value words that make the run.
+        words: key=value words that make the run; None where its rows were given from Python.
         seconds: that the training took.
         steps: of the optimizer.
         encoder: the encoder's name as others may read it; `known` if it can be had from the Hub by it.
@@ -54,7 +54,7 @@ class Facts:
     report: Report
     plan: Mapping[str, Any]
     environment: Mapping[str, Any]
-    words: Sequence[str]
+    words: Sequence[str] | None
     seconds: float
     steps: int
     encoder: str
@@ -248,20 +248,20 @@ def _data(facts: Facts) -> str:
     lines = [
         f"Source: {escaped(facts.data_set or facts.record['data']['source'])}; rows: {counts}.",
         f"Fingerprint of the rows (SHA-256): `{facts.record['data']['fingerprint']}`.",
-        *(escaped(note) + "." for note in plan["notes"] if not _names_files(note)),
+        *(f"{escaped(note)}." for note in map(_without_places, plan["notes"]) if note),
     ]
     return _list(lines)
 
 
-def _names_files(note: str) -> bool:
-    """Return whether a note points to rows of files, which only their owner has."""
-    return re.search(r"\S+:\d+|[/\\]", note) is not None
+def _without_places(note: str) -> str:
+    """Return a note without the rows and files it points to, which only their owner has; "" where it is about them."""
+    note = re.sub(r", for example \S.*", "", note)
+    return "" if re.search(r"\S+:\d+|(^|\s)(~?/|[A-Za-z]:\\)\S", note) else note
 
 
 def _training(facts: Facts) -> str:
     plan, environment = facts.plan, facts.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment.items() if version != "missing")
-    command = shlex.join(["nlp-transfer", "adapt", *facts.words])
     how = f"{facts.steps:,} steps of {plan['batch_size']} examples" if facts.steps else "Solved without steps"
     lines = [
         f"{plan['trainable']:,} of {plan['parameters']:,} parameters learned; {escaped(plan['head'])}.",
@@ -270,6 +270,9 @@ def _training(facts: Facts) -> str:
         f"Encoder weights (SHA-256): `{plan['sha256']}`.",
         f"Versions: {escaped(versions)}.",
     ]
+    if facts.words is None:
+        return _list([*lines, "The rows were given from Python."])
+    command = shlex.join(["nlp-transfer", "adapt", *facts.words])
     return f"{_list(lines)}\n\n{_block('console', command)}"
 
 

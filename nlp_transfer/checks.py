@@ -5,6 +5,7 @@ It imports no torch and opens no file. What depends on rows or on a model is che
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from nlp_transfer.data import hub
@@ -44,6 +45,10 @@ def check(settings: Settings, *, data: Any = None) -> None:
     check_evaluation(settings.evaluation)
     if settings.hub.push:
         check_hub(settings.hub)
+        if settings.hub.layout == "adapter" and not hasattr(settings.strategy, "peft_type"):
+            raise UserError(
+                "hub.layout=adapter needs a strategy that makes an adapter: strategy=lora or strategy=adapter"
+            )
     if not settings.checkpoint.seconds >= 0:
         raise UserError(f"checkpoint.seconds={settings.checkpoint.seconds} must be at least 0")
     if not settings.cache.gib >= 0:
@@ -149,6 +154,12 @@ def check_hub(settings: HubSettings) -> None:
         raise UserError("hub.repository is not set: name the repository to push to, hub.repository=owner/name")
     if not hub.is_name(settings.repository):
         raise UserError(f"hub.repository={settings.repository} is no name of a repository: owner/name")
+    if settings.revision is not None and not re.fullmatch(r"(?!refs/)\w[\w./-]{0,200}", settings.revision):
+        raise UserError(
+            f"hub.revision={settings.revision} is no name of a branch; hub.create_pr=true makes a pull request"
+        )
+    if settings.message is not None and (settings.message != settings.message.strip() or "\n" in settings.message):
+        raise UserError("hub.message is one line without spaces around it")
 
 
 def _at_least(key: str, value: float | None, least: float) -> None:

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from nlp_transfer import __version__
 from nlp_transfer.ending import USER_ERROR, leave_group, say, unexpected
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.importing import for_good
 from nlp_transfer.launch import is_main, world_size
 from nlp_transfer.secrets import redacted
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
-    from nlp_transfer.settings import Settings
+    from nlp_transfer.settings import HubSettings, Settings
 
 EPILOG = """examples:
   nlp-transfer adapt                                   the embedded data and encoder: a first look
@@ -202,9 +202,9 @@ def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]
     screen = _screen()
     if settings.hub.push and is_main():
         with screen.busy("asking the Hub whether the token may write"):
-            from nlp_transfer.pushing import check_access
+            from nlp_transfer.upload import check_access
 
-            check_access(settings.hub)  # before hours of training, not after them
+            check_access(settings.hub, tell=screen.tell)  # before hours of training, not after them
     with screen.busy("reading data"):
         from nlp_transfer.data.corpus import load_corpus
 
@@ -225,7 +225,7 @@ def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]
     found = {"folder": str(run.folder), "model": str(run.folder / "model"), "report": run.report.to_json()}
     try:
         if settings.hub.push and is_main():
-            found |= _publish(run.folder, settings, screen)
+            found |= _publish(run.folder, settings.hub, screen, finished=True)
     finally:
         _emit(found, screen)
     return 0
@@ -242,10 +242,16 @@ def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[s
         )
     if arguments.cfg:
         raise UserError("--cfg prints one configuration: call it without --multirun")
+    typed = {word.partition("=")[0]: word.partition("=")[2] for word in overrides}
+    if "hub.push" in typed and "," not in typed.get("hub.repository", ""):
+        raise UserError(
+            "hub.push with --multirun would push every run over the one before: push the best one when all are done"
+        )
     failed = sweep(recipe, overrides)
     for words_of_run, status in failed.items():
         print(f"nlp-transfer: the run {words_of_run} failed with status {status}", file=sys.stderr)  # noqa: T201
-    return USER_ERROR if set(failed.values()) == {USER_ERROR} else int(bool(failed))
+    statuses = set(failed.values())
+    return statuses.pop() if statuses in ({USER_ERROR}, {PushFailed.status}) else int(bool(failed))
 
 
 def _plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
@@ -329,25 +335,28 @@ def _push(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     from nlp_transfer import config
     from nlp_transfer.checks import check_hub
 
-    settings = config.compose(None, [*(f"hub.repository={name}" for name in words[1:]), *overrides])
-    check_hub(settings.hub)
+    if foreign := [word for word in overrides if not word.startswith("hub.")]:
+        raise UserError(f"push takes hub.key=value words; {foreign[0]!r} says nothing of where a model goes")
+    typed = config.compose(None, [*(f"hub.repository={name}" for name in words[1:]), *overrides]).hub
+    wanted = config.hub_of(folder, typed)
+    check_hub(wanted)
     screen = _screen()
     if not arguments.dry_run:
-        _emit(_publish(folder, settings, screen), screen)
+        _emit(_publish(folder, wanted, screen), screen)
         return 0
-    from nlp_transfer.publishing import packed
+    from nlp_transfer.publication import parcel_of
 
-    with screen.busy("loading the model in a fresh process"), packed(folder, settings.hub) as parcel:
+    with screen.busy("loading the model in a fresh process"), parcel_of(folder, wanted, tell=screen.tell) as parcel:
         print(parcel.listing())  # noqa: T201
     return 0
 
 
-def _publish(folder: Path, settings: Settings, screen: Screen) -> dict[str, Any]:
+def _publish(folder: Path, settings: HubSettings, screen: Screen, *, finished: bool = False) -> dict[str, Any]:
     """Push a run or a model; return where it is now, for machines."""
     with screen.busy("pushing"), for_good():
-        from nlp_transfer.publishing import publish
+        from nlp_transfer.publication import publish
 
-        pushed = publish(folder, settings.hub, tell=screen.tell)
+        pushed = publish(folder, settings, tell=screen.tell, finished=finished)
     what = f"{pushed.changed} files changed" if pushed.changed else "nothing to do, all of it was there"
     screen.console.print(f"pushed to {pushed.url} ({what})", soft_wrap=True, style="bold")
     return {"pushed": pushed.url, "changed": pushed.changed}
@@ -362,9 +371,10 @@ def _run_folder(words: Sequence[str], verb: str) -> Path:
     folder = expanded(name)
     if folder.is_dir():
         return folder
-    from nlp_transfer.pulling import names_model, pull
+    from nlp_transfer.download import names_model, pull
 
-    if verb == "predict" and names_model(name):
+    # A run that was moved is not looked for among strangers.
+    if verb == "predict" and names_model(name) and not name.startswith("runs/") and not folder.parent.is_dir():
         return pull(name)
     raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
 

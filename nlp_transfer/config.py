@@ -19,7 +19,7 @@ from nlp_transfer.encoder.source import CODE_OF_ADAPTERS
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.plain import checked, dotted, leaves, shown
-from nlp_transfer.settings import Settings
+from nlp_transfer.settings import HubSettings, Settings
 from nlp_transfer.shipped import CONF, GROUPS, locate_recipe, shipped_names
 from nlp_transfer.strategies import STRATEGIES
 from nlp_transfer.words import encoder_words, from_mapping, readable, refuse_second_values
@@ -177,6 +177,20 @@ def to_yaml(settings: Settings) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(settings)))
+
+
+def hub_of(folder: Path, typed: HubSettings) -> HubSettings:
+    """Return the `hub` group that was typed, and what the run in a folder was given beside it."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return typed
+    theirs, default = from_plain(read_yaml(path)).hub, HubSettings()
+    kept = {
+        field.name: getattr(theirs, field.name)
+        for field in dataclasses.fields(HubSettings)
+        if getattr(typed, field.name) == getattr(default, field.name)
+    }
+    return dataclasses.replace(typed, **kept)
 
 
 def words_of(settings: Settings) -> list[str]:

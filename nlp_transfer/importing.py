@@ -41,23 +41,28 @@ def when_imported(name: str, action: Callable[[], None]) -> None:
 
 
 class _Notice:
-    """An entry of ``sys.meta_path`` that has the others find a module, once, and tells when its code has run."""
+    """An entry of ``sys.meta_path`` that has the others find a module, and tells once when its code has run."""
 
     def __init__(self, name: str, action: Callable[[], None]) -> None:
-        self._name, self._action = name, action
+        self._name, self._action, self._asks = name, action, False
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != self._name:
+        if name != self._name or self._asks:
             return None
-        sys.meta_path.remove(self)
-        found = (finder.find_spec(name, path, target) for finder in sys.meta_path)
-        spec = next((each for each in found if each is not None), None)
-        if spec is not None and spec.loader is not None:
+        self._asks = True  # the others, in whose turn this one has nothing to say
+        try:
+            found = (finder.find_spec(name, path, target) for finder in sys.meta_path)
+            spec = next((each for each in found if each is not None), None)
+        finally:
+            self._asks = False
+        if spec is not None and spec.loader is not None:  # which somebody may merely look at
             run = spec.loader.exec_module
 
             def run_and_tell(module: ModuleType) -> None:
                 run(module)
-                self._action()
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                    self._action()
 
             spec.loader.exec_module = run_and_tell  # type: ignore[method-assign]
         return spec

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import artefact, publishing, resume, tracking, verification
+from nlp_transfer import artefact, publication, resume, tracking, verification
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
 from nlp_transfer.data.sources import read_splits
 from nlp_transfer.data.task import Task
-from nlp_transfer.encoder.source import locate
+from nlp_transfer.encoder.source import asked_code, locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
@@ -91,7 +91,10 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
             folder.check_encoder(source.sha256)
         report = folder.report()
         folder.tidy()
-        _describe(folder)
+        try:
+            _describe(folder)
+        except UserError as error:  # the run is there all the same
+            screen.tell(f"it has no card: {error}")
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
         return Run(folder.path, report)
     if folder.is_finished and not folder.model.is_dir():
@@ -143,13 +146,18 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
                 written = artefact.save(prepared.classifier, record, folder.model)
             if record.merged and not written.merged:
                 screen.tell("the adapter cannot be merged: model/ holds the adapter alone")
-            if settings.verify:  # a process of its own, which works while this one measures
+            if settings.verify and asked_code(folder.model):
+                screen.tell("not loaded in a fresh process: the encoder runs code of its own")
+            elif settings.verify:  # a process of its own, which works while this one measures
                 base = prepared.classifier.source.folder
                 asked = meanwhile.enter_context(verification.asking(folder.model, written, base=base))
         report = _measure(prepared, screen)
         if asked is not None:
             with screen.busy("loading the saved model in a fresh process"):
-                asked.result()
+                try:
+                    asked.result()
+                except verification.Unanswered as error:
+                    screen.tell(str(error))
     folder.finish(
         report,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
@@ -170,7 +178,7 @@ def _describe(folder: RunFolder) -> None:
     """Write the model's card, from what the run has written."""
     if is_main():
         with folder.reached():
-            publishing.write_card(folder.path)
+            publication.write_card(folder.path)
 
 
 def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Screen | None = None) -> Report:

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer.config import is_resolved, user_errors
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.plain import leaves
 from nlp_transfer.settings import Settings
 from nlp_transfer.shipped import CONF, GROUPS, locate_recipe, shipped_names
-from nlp_transfer.words import readable, refuse_second_values
+from nlp_transfer.words import encoder_words, readable, refuse_second_values
 
 
 class RunFailed(Exception):
@@ -46,6 +46,7 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> dict[str, int]:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    overrides = [each for word in overrides for each in encoder_words(word)]
     words = [readable(word, sweep=True) for word in overrides]
     refuse_second_values(overrides)
     folder, name = locate_recipe(recipe)
@@ -61,6 +62,7 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> dict[str, int]:
         done = _run([*([recipe] if recipe else []), *own])
         if done.returncode:
             failed[shlex.join(own)] = done.returncode
+        if done.returncode not in (0, PushFailed.status):  # what was not pushed is finished all the same
             raise RunFailed
         if not watched:  # a person has the tables
             print(done.stdout, end="", flush=True)  # noqa: T201

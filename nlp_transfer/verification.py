@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlp_transfer import answering
+from nlp_transfer import answers
 from nlp_transfer.encoder import pooled
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, POOLED, read_json
 from nlp_transfer.errors import UserError
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from nlp_transfer.artefact import Record
 
 ANSWERS = "answers.json"
+OUR_CODE = {  # as transformers writes it for our own head
+    "AutoConfig": "pooled_config.PooledConfig",
+    "AutoModelForSequenceClassification": "pooled.PooledForSequenceClassification",
+}
 SECONDS = 600  # in which a fresh process must have answered
 # By how much logits may differ, and by which share of the largest: float32 sums in another order differ by 1e-6 of it.
 TOLERANCE, SHARE = 1e-4, 1e-3
@@ -41,8 +45,12 @@ _LONG = "where is my order number 12 and why does it take so long "  # 13 tokens
 _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
 
 
-class Mismatch(Exception):
+class Mismatch(UserError):
     """A saved folder cannot be loaded by plain transformers, or answers otherwise than the model that was trained."""
+
+
+class Unanswered(UserError):
+    """The fresh process came to no end: that says nothing of the folder."""
 
 
 def write_answers(folder: Path, model: Any, tokenizer: Any, record: Record) -> None:
@@ -52,7 +60,7 @@ def write_answers(folder: Path, model: Any, tokenizer: Any, record: Record) -> N
     texts = [*_SENTENCES, long]
     pairs = [*_SECOND_SENTENCES, long] if task.pair else None
     truncation: str | bool = spec.pair_truncation if task.pair else True
-    logits = answering.answers_of(model.eval(), tokenizer, texts, pairs, truncation=truncation)
+    logits = answers.answers_of(model.eval(), tokenizer, texts, pairs, truncation=truncation)
     rounded = [[float(f"{value:.7g}") for value in row] for row in logits]
     content = {"texts": texts, "pairs": pairs, "truncation": truncation, "logits": rounded}
     (folder / ANSWERS).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -72,41 +80,49 @@ def verify(folder: Path, record: Record, *, base: Path | None) -> float:
 class Asked:
     """A fresh process that is loading a saved folder."""
 
-    def __init__(
-        self, process: subprocess.Popen[str], errors: IO[str], wanted: np.ndarray, labels: tuple[str, ...]
-    ) -> None:
-        self._process, self._errors, self._wanted, self._labels = process, errors, wanted, labels
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str], wanted: np.ndarray, record: Record) -> None:
+        self._process, self._errors, self._wanted, self._labels = process, errors, wanted, record.task.labels
 
     def result(self) -> float:
         """Wait for the answers; return the largest difference of a logit.
 
         Raises:
             Mismatch: saying what differs.
+            Unanswered: where no answer came.
         """
         try:
             output = self._process.communicate(timeout=SECONDS)[0]
         except subprocess.TimeoutExpired:
-            raise Mismatch(f"it did not answer within {SECONDS} s") from None
+            raise Unanswered(f"no fresh process loaded the saved model within {SECONDS} s") from None
+        if self._process.returncode < 0:
+            raise Unanswered(
+                f"a fresh process that loaded the saved model was killed (signal {-self._process.returncode})"
+            )
         if self._process.returncode:
             self._errors.seek(0)
             said = (self._errors.read().strip().splitlines() or [f"status {self._process.returncode}"])[-1]
-            raise Mismatch(f"it cannot be loaded: {said}")
+            raise self._mismatch(f"it cannot be loaded: {said}")
         return self._compared(json.loads(output.splitlines()[-1]))
+
+    def _mismatch(self, what: str) -> Mismatch:
+        return Mismatch(
+            f"the saved model is not the one that was trained, as a fresh process with transformers loads it: {what}"
+        )
 
     def _compared(self, found: Mapping[str, Any]) -> float:
         names = tuple(found.get("labels", self._labels))
         if self._labels and names != self._labels:
-            raise Mismatch(f"its config.json names the labels {names[:5]}, not {self._labels[:5]}")
+            raise self._mismatch(f"its config.json names the labels {names[:5]}, not {self._labels[:5]}")
         largest = 0.0
         for what in ("model", "adapter", "ours"):
             if what not in found:
                 continue
             logits = np.asarray(found[what], np.float64)
             if logits.shape != self._wanted.shape:
-                raise Mismatch(f"the {what} has {logits.shape[1]} outputs, not {self._wanted.shape[1]}")
+                raise self._mismatch(f"the {what} has {logits.shape[1]} outputs, not {self._wanted.shape[1]}")
             difference = float(np.abs(logits - self._wanted).max())
             if not difference <= TOLERANCE + SHARE * float(np.abs(self._wanted).max()):
-                raise Mismatch(f"a logit of the {what} differs by {difference:.2g}")
+                raise self._mismatch(f"a logit of the {what} differs by {difference:.2g}")
             largest = max(largest, difference)
         return largest
 
@@ -131,7 +147,7 @@ def asking(folder: Path, record: Record, *, base: Path | None) -> Iterator[Asked
     job |= {
         "whole": record.merged,
         "adapter": str(adapter) if plain else None,
-        "base": str(base),
+        "base": str(base) if plain else None,
         "ours": not record.merged and not plain,
     }
     with tempfile.TemporaryDirectory() as own, (Path(own) / "errors").open("w+", encoding="utf-8") as errors:
@@ -143,7 +159,7 @@ def asking(folder: Path, record: Record, *, base: Path | None) -> Iterator[Asked
             "PYTHONWARNINGS": "ignore",
         }
         # -P: the folder of that file, which is this package, must not be where it imports from.
-        command = [sys.executable, "-P", answering.__file__]
+        command = [sys.executable, "-P", answers.__file__]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
         )
@@ -153,7 +169,7 @@ def asking(folder: Path, record: Record, *, base: Path | None) -> Iterator[Asked
                 process.stdin.write(json.dumps(job))
                 process.stdin.close()
             process.stdin = None  # or `communicate` would flush it
-            yield Asked(process, errors, wanted, record.task.labels)
+            yield Asked(process, errors, wanted, record)
         finally:
             process.kill()
             process.wait()
@@ -187,8 +203,8 @@ def _has_our_head(folder: Path) -> bool:
     if config.get("model_type") != POOLED:
         return False
     ours = Path(pooled.__file__).parent
-    changed = [file for file in folder.glob("*.py") if file.read_bytes() != _bytes(ours / file.name)]
-    if changed or "--" in json.dumps(config.get("auto_map")):
+    changed = [file for file in folder.rglob("*.py") if file.read_bytes() != _bytes(ours / file.relative_to(folder))]
+    if changed or config.get("auto_map") != OUR_CODE:
         what = changed[0] if changed else f"auto_map in {folder / 'config.json'}"
         raise UserError(f"{what} is not the code of this version of nlp_transfer; adapt or save the model again")
     return True

@@ -119,9 +119,11 @@ from nlp_transfer.importing import when_imported
 told = []
 def tell():
     told.append(hasattr(sys.modules["wsgiref.headers"], "Headers"))  # which the end of the module defines
+import importlib.util
 finders = len(sys.meta_path)
 when_imported("wsgiref.headers", tell)
 when_imported("no_such_module", tell)
+importlib.util.find_spec("wsgiref.headers")  # a look is no import
 before = list(told)
 try:
     import no_such_module
@@ -134,4 +136,4 @@ after = list(told)
 when_imported("wsgiref.headers", tell)
 print(json.dumps([before, after, told, len(sys.meta_path) - finders]))
 """
-    assert json.loads(printed(code)) == [[], [True], [True, True], 0]
+    assert json.loads(printed(code)) == [[], [True], [True, True], 1]

@@ -1,6 +1,7 @@
 """What is pushed loads for everybody as it was trained, what is pulled is data, and a push that fails loses nothing."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -8,11 +9,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from huggingface_hub import constants
 
 import nlp_transfer
+from nlp_transfer import verification
 from nlp_transfer.cli import main
 from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.predict import Predictor
@@ -21,6 +24,7 @@ from tests.hub_server import ALICE, READER, Fault, HubServer
 from tests.place import furnish
 from tests.test_cli import adapt_words
 
+VERIFY = verification.verify
 TEXTS = ["where is my card", "the film was good and the card was late"]
 RUNS = {
     "finetune": ["strategy=finetune", "encoder.head=native", "training.max_steps=2"],
@@ -31,6 +35,7 @@ RUNS = {
 LOADS = """
 import json, sys
 from pathlib import Path
+from unittest.mock import patch
 texts = json.loads(sys.argv[1])
 found = {}
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -79,7 +84,7 @@ def served(place: Path, tmp_path_factory) -> Iterator[tuple[HubServer, dict[str,
     with HubServer(xet=folder / "xet") as hub, pytest.MonkeyPatch.context() as patch:
         hub.add("alice/encoder", read(place / "tiny-bert"))
         hub.attach(patch, folder / "home", token=ALICE, xet=True)
-        patch.setattr("nlp_transfer.publishing.verification.verify", lambda *_, **__: 0.0)  # has tests of its own
+        patch.setattr("nlp_transfer.publication.verification.verify", lambda *_, **__: 0.0)  # has tests of its own
         runs = {}
         for name, words in RUNS.items():
             runs[name] = folder / "runs" / name
@@ -238,8 +243,8 @@ def words_to_push(place: Path, output: Path, *more: str) -> list[str]:
 def hub(tmp_path: Path, monkeypatch) -> Iterator[HubServer]:
     with HubServer() as server:
         server.attach(monkeypatch, tmp_path / "home", token=ALICE)
-        monkeypatch.setattr("nlp_transfer.publishing.verification.verify", lambda *_, **__: 0.0)
-        monkeypatch.setattr("nlp_transfer.pushing.WAITS", (0,))
+        monkeypatch.setattr("nlp_transfer.publication.verification.verify", lambda *_, **__: 0.0)
+        monkeypatch.setattr("nlp_transfer.upload.WAITS", (0,))
         yield server
 
 
@@ -294,6 +299,63 @@ def test_what_would_fail_after_hours_fails_before(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "sub/evil.Evil"]}}),
+        ("config.json", {"auto_map": {"AutoConfig": "sub/evil.Evil"}}),
+        ("config.json", {"_attn_implementation_internal": "evil/kernel"}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["finetune", "probe"])
+def test_a_folder_that_asks_for_code_is_neither_loaded_nor_pushed(
+    served, hub: HubServer, tmp_path: Path, monkeypatch, capfd, file: str, change: dict, kind: str
+):
+    monkeypatch.setattr("nlp_transfer.publication.verification.verify", VERIFY)
+    _, runs, _ = served
+    model = Path(shutil.copytree(runs[kind] / "model", tmp_path / "elsewhere"))
+    (model / file).write_text(json.dumps(json.loads((model / file).read_text()) | change))
+    with patch("subprocess.Popen", side_effect=AssertionError):
+        assert main(["push", str(model), "alice/new", "--dry-run"]) == 2
+    assert re.search("asks to run code|is not the code of this version", capfd.readouterr().err)
+
+
+def test_words_that_say_nothing_of_the_hub_and_ways_that_lead_nowhere_are_refused(served, hub, tmp_path, capfd):
+    _, runs, _ = served
+    for words, said in (
+        (["push", str(runs["probe"]), "alice/new", "seed=3"], "'seed=3' says nothing of where a model goes"),
+        (["push", str(runs["probe"]), "alice/new", "hub.layout=adapter"], "holds no adapter"),
+        (["push", str(runs["probe"]), "alice/new", "hub.revision=refs/pr/1"], "is no name of a branch"),
+        (["push", str(runs["probe"]), "alice/new", "more"], "is too much"),
+        (
+            ["adapt", "hub.push=true", "hub.repository=a/b", "hub.layout=adapter"],
+            "needs a strategy that makes an adapter",
+        ),
+        (["adapt", "hub.push=true", "hub.repository=a/b", "seed=1,2", "--multirun"], "would push every run over"),
+        (["predict", "runs/moved-12345678", "rows.csv"], "there is no such folder"),
+    ):
+        assert main(words) == 2, words
+        assert said in capfd.readouterr().err
+    assert not hub.asked("POST|GET .*moved")
+
+
+def test_a_model_folder_of_a_run_is_described_as_the_run_and_an_own_card_stays(
+    served, hub: HubServer, tmp_path: Path, capfd
+):
+    _, runs, _ = served
+    assert main(["push", str(runs["finetune"] / "model"), "alice/new", "hub.license=mit"]) == 0
+    assert b"license: mit" in hub.repositories["alice/new"].head.files["README.md"].content
+    run = Path(shutil.copytree(runs["finetune"], tmp_path / "run"))
+    (run / "model" / "README.md").write_text("---\nlicense: gpl\n---\nmine\n")
+    (run / "model" / "adapter").mkdir()
+    (run / "model" / "adapter" / ".env").write_text("secret")
+    assert main(["push", str(run), "alice/own", "hub.license=mit"]) == 0
+    assert "is pushed as you changed it" in capfd.readouterr().err
+    files = hub.repositories["alice/own"].head.files
+    assert files["README.md"].content == b"---\nlicense: gpl\n---\nmine\n"
+    assert "adapter/.env" not in files
+
+
 def test_a_dry_run_lists_every_file_and_asks_nobody(hub: HubServer, served, capfd):
     _, runs, _ = served
     capfd.readouterr()
@@ -317,7 +379,7 @@ def test_a_model_that_answers_otherwise_is_not_pushed(served, tmp_path: Path, mo
     command = [sys.executable, "-m", "nlp_transfer", "push", str(run), "hub.repository=alice/wrong"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert "is not pushed: in a fresh process a logit of the model differs by 0.1" in done.stderr
+    assert "a logit of the model differs by 0.1" in done.stderr
     assert "alice/wrong" not in hub.repositories
 
 

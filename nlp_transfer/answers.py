@@ -56,13 +56,13 @@ def main() -> None:
 
     load = AutoModelForSequenceClassification.from_pretrained
     if job["whole"]:
-        model = load(job["folder"], dtype="float32", trust_remote_code=job["own_head"])
+        model = load(job["folder"], dtype="float32", use_safetensors=True, trust_remote_code=job["own_head"])
         names = [model.config.id2label[index] for index in range(model.config.num_labels)]
         found |= {"model": ask(model), "labels": names}
     if job["adapter"]:
         from peft import PeftModel
 
-        base = load(job["base"], dtype="float32", num_labels=job["outputs"])
+        base = load(job["base"], dtype="float32", use_safetensors=True, num_labels=job["outputs"])
         base.config.pad_token_id = tokenizer.pad_token_id  # which many a decoder lacks
         found["adapter"] = ask(PeftModel.from_pretrained(base, job["adapter"]))
     if job["ours"]:

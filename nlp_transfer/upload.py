@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nlp_transfer.data import hub
 from nlp_transfer.errors import PushFailed, UserError
@@ -23,14 +23,19 @@ if TYPE_CHECKING:
 
     from nlp_transfer.settings import HubSettings
 
+Digests = tuple[str, str]
+T = TypeVar("T")
+
 SILENCE = 120  # seconds in which the Hub must say something
 WAITS = (1, 2, 4, 8, 16)  # seconds before the second try and those after it, unless the Hub names a time
 LONGEST_WAIT = 60
 # What an earlier push may have left that would be loaded instead of, or beside, what is pushed now.
 _STALE = re.compile(
-    r"(model.*\.safetensors(\.index\.json)?|adapter_(config\.json|model\.safetensors)|adapter/.+|pytorch_model.*\.bin.*"
-    r"|(added_tokens|special_tokens_map|tokenizer|tokenizer_config|vocab)\.json|merges\.txt|vocab\.txt|\w+\.model"
-    r"|pooled(_config)?\.py|chat_template\.jinja)"
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json"
+    r"|pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"
+    r"|(adapter/)?adapter_(config\.json|model\.(safetensors|bin))"
+    r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|vocab\.txt"
+    r"|(spiece|sentencepiece\.bpe|tokenizer)\.model|pooled(_config)?\.py"
 )
 
 
@@ -61,7 +66,7 @@ class Pushed:
     changed: int
 
 
-def check_access(settings: HubSettings) -> None:
+def check_access(settings: HubSettings, *, tell: Callable[[str], None]) -> None:
     """Ask the Hub, before any work is done, whether it is there and whether the token may write.
 
     Raises:
@@ -71,7 +76,7 @@ def check_access(settings: HubSettings) -> None:
 
     repository = str(settings.repository)
     with _limited(), _explained(repository):
-        _check_access(HfApi(), repository, owned=not settings.create_pr)
+        _check_access(HfApi(), repository, owned=not settings.create_pr, tell=tell)
 
 
 def push(files: Mapping[str, Path], target: Target, *, tell: Callable[[str], None]) -> Pushed:
@@ -87,28 +92,40 @@ def push(files: Mapping[str, Path], target: Target, *, tell: Callable[[str], Non
     """
     from huggingface_hub import HfApi
 
+    digests = {name: _digests(path) for name, path in files.items()}
     api = HfApi(library_name="nlp_transfer")
     with _limited(), _explained(target.repository):
-        _check_access(api, target.repository, owned=not target.create_pr)
-        for wait in (*WAITS, None):
-            try:
-                _make_room(api, target)
-                return _push_once(api, files, target)
-            except Exception as error:
-                if wait is None or not _passes(error):
-                    raise
-                seconds = min(_asked_wait(error) or wait, LONGEST_WAIT)
-                tell(f"the Hub did not take it {_said(error)}; trying again in {seconds} s")
-                time.sleep(seconds)
+        _check_access(api, target.repository, owned=not target.create_pr, tell=tell)
+        _again(lambda: _make_room(api, target, tell=tell), tell=tell)
+        return _again(lambda: _push_once(api, files, digests, target, tell=tell), tell=tell)
+
+
+def _again(
+    work: Callable[[], T], *, tell: Callable[[str], None], passes: Callable[[Exception], bool] | None = None
+) -> T:
+    """Do a work, and what may work a little later again, within a bound."""
+    passes = passes or _passes
+    for wait in (*WAITS, None):
+        try:
+            return work()
+        except Exception as error:
+            if wait is None or not passes(error):
+                raise
+            seconds = min(_asked_wait(error) or wait, LONGEST_WAIT)
+            tell(f"the Hub did not take it {_said(error)}; trying again in {seconds} s")
+            time.sleep(seconds)
     raise AssertionError("the last try returns or raises")
 
 
-def _check_access(api: HfApi, repository: str, *, owned: bool) -> None:
-    """Ask in a way that fails at once; the transport of large files would try for minutes.
+def _check_access(api: HfApi, repository: str, *, owned: bool, tell: Callable[[str], None]) -> None:
+    """Ask in a way that fails at once where nobody answers; the transport of large files would try for minutes.
 
     Anybody may propose a change to a repository that others own.
     """
-    who = api.whoami()
+    # Kept by the client for the process: the Hub counts these questions.
+    who = _again(
+        lambda: api.whoami(cache=True), tell=tell, passes=lambda error: bool(_status(error)) and _passes(error)
+    )
     role = who.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
         raise PushFailed(
@@ -123,30 +140,42 @@ def _check_access(api: HfApi, repository: str, *, owned: bool) -> None:
         )
 
 
-def _make_room(api: HfApi, target: Target) -> None:
+def _make_room(api: HfApi, target: Target, *, tell: Callable[[str], None]) -> None:
     """Make the repository and the branch, where they are not there."""
     from huggingface_hub import errors
 
     try:
-        api.model_info(target.repository, timeout=hub.SECONDS)
+        there = api.model_info(target.repository, timeout=SILENCE)
     except errors.RepositoryNotFoundError:
         api.create_repo(target.repository, private=target.private, exist_ok=True)
-    if target.revision:
+    else:
+        if target.private and there.private is False:
+            tell(f"{target.repository} is there already and public, and stays so")
+    if target.revision and not target.create_pr:
         api.create_branch(target.repository, branch=target.revision, exist_ok=True)
 
 
-def _push_once(api: HfApi, files: Mapping[str, Path], target: Target) -> Pushed:
+def _push_once(
+    api: HfApi,
+    files: Mapping[str, Path],
+    digests: Mapping[str, Digests],
+    target: Target,
+    *,
+    tell: Callable[[str], None],
+) -> Pushed:
     """Compare with what is there, as it is now: a commit whose answer was lost is found done."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    there = api.model_info(target.repository, revision=target.revision, files_metadata=True)
+    there = api.model_info(target.repository, revision=target.revision, files_metadata=True, timeout=SILENCE)
     remote = {each.rfilename: _digest_there(each) for each in there.siblings or ()}
-    changed = [name for name, path in files.items() if remote.get(name) not in _digests(path)]
+    changed = [name for name in files if remote.get(name) not in digests[name]]
     stale = [name for name in remote if name not in files and _STALE.fullmatch(name)]
     if not changed and not stale:
         return Pushed(f"{api.endpoint}/{target.repository}/tree/{target.revision or 'main'}", 0)
-    if target.create_pr and (proposed := _proposed(api, target, files)):
+    if target.create_pr and (proposed := _proposed(api, target, digests)):
         return Pushed(proposed, 0)
+    if stale:
+        tell(f"taken away from {target.repository}, of another model: {', '.join(stale)}")
     commit: CommitInfo = api.create_commit(
         target.repository,
         [
@@ -161,13 +190,15 @@ def _push_once(api: HfApi, files: Mapping[str, Path], target: Target) -> Pushed:
     return Pushed(str(commit.pr_url or commit.commit_url), len(changed) + len(stale))
 
 
-def _proposed(api: HfApi, target: Target, files: Mapping[str, Path]) -> str | None:
+def _proposed(api: HfApi, target: Target, digests: Mapping[str, Digests]) -> str | None:
     """Return the address of an open pull request that holds the files already."""
     for each in api.get_repo_discussions(target.repository, discussion_type="pull_request", discussion_status="open"):
         if each.title == target.message:
-            there = api.model_info(target.repository, revision=f"refs/pr/{each.num}", files_metadata=True)
+            there = api.model_info(
+                target.repository, revision=f"refs/pr/{each.num}", files_metadata=True, timeout=SILENCE
+            )
             remote = {file.rfilename: _digest_there(file) for file in there.siblings or ()}
-            if all(remote.get(name) in _digests(path) for name, path in files.items()):
+            if all(remote.get(name) in known for name, known in digests.items()):
                 return each.url
     return None
 
@@ -176,15 +207,21 @@ def _digest_there(file: Any) -> str | None:
     return file.lfs["sha256"] if file.lfs else file.blob_id
 
 
-def _digests(path: Path) -> tuple[str, str]:
-    """Return what the Hub may know a file by: its SHA-256, or the name git gives its content."""
-    with path.open("rb") as stream:
-        large = hashlib.file_digest(stream, "sha256").hexdigest()
-    git = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            git.update(block)
-    return large, git.hexdigest()
+def _digests(path: Path) -> Digests:
+    """Return what the Hub may know a file by: its SHA-256, and the name git gives its content.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                sha256.update(block)
+                git.update(block)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return sha256.hexdigest(), git.hexdigest()
 
 
 @contextmanager
@@ -261,8 +298,8 @@ def _explained(repository: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     status = _status(error)
     if isinstance(error, ValueError) and "README.md" in str(error):
-        return "the Hub refuses the YAML header of the card, README.md"
-    if status == 404 and "xet" in str(error):
+        return f"the Hub refuses the YAML header of the card, README.md {hub.said(error)}"
+    if status == 404 and re.search(r"xet-(read|write)-token", str(error)):
         return "this Hub does not know Xet, by which the client sends large files: set HF_HUB_DISABLE_XET=1"
     known = {
         401: "the Hub does not take the token: `hf auth login` again, or mend HF_TOKEN",

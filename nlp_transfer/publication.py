@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nlp_transfer import card, config, verification
-from nlp_transfer.artefact import Record, read_record
+from nlp_transfer.artefact import Record, check_files, read_record
 from nlp_transfer.data import hub
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, RECORD, digest_of, locate, read_json
 from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.evaluation.report import Report
-from nlp_transfer.pushing import Pushed, Target, check_access, push
-from nlp_transfer.settings import HubSettings
+from nlp_transfer.settings import HubSettings, Settings
+from nlp_transfer.upload import Pushed, Target, check_access, push
 from nlp_transfer.words import from_mapping
 from nlp_transfer.yamlfile import read_yaml
 
@@ -45,60 +45,82 @@ class Parcel:
 
 
 @contextmanager
-def packed(folder: Path, settings: HubSettings) -> Iterator[Parcel]:
+def parcel_of(folder: Path, settings: HubSettings, *, tell: Callable[[str], None]) -> Iterator[Parcel]:
     """Put together, for the time of the block, what is pushed of a run or a model, and load it once more.
 
     Args:
         folder: of a run, or of a model.
         settings: the `hub` group, checked.
+        tell: is told what is passed over.
 
     Raises:
         UserError: if there is no model, no card, or a model that plain transformers loads as another one.
     """
-    model = folder / "model" if (folder / "model" / RECORD).is_file() else folder
+    run, model = _places(folder)
     record = read_record(model)
     with tempfile.TemporaryDirectory() as scratch:
         if settings.layout == "adapter" and record.merged:
             model, record = _adapter_alone(model, record, Path(scratch) / "adapter")
-        files = {path.relative_to(model).as_posix(): path for path in sorted(model.rglob("*")) if path.is_file()}
-        files = {name: path for name, path in files.items() if not name.startswith(".")}
-        files[card.FILE] = _card(folder, files.get(card.FILE), settings, record, Path(scratch))
-        base = (
-            locate(dataclasses.replace(record.encoder, trust_remote_code=False)).folder if not record.merged else None
-        )
+        if not record.merged and not hub.is_name(record.encoder.name):
+            raise UserError(
+                f"{model} holds an adapter alone, and nobody else has the encoder {Path(record.encoder.name).name!r} "
+                "that it belongs to; push a model that it is merged into (hub.layout=merged, strategy.merge=true)"
+            )
+        check_files(model, record)
+        if settings.layout == "merged" and not record.merged:
+            tell("the adapter was not merged, so that it goes alone, without a model that transformers loads")
+        files = {path.relative_to(model): path for path in sorted(model.rglob("*")) if path.is_file()}
+        shown = {
+            name.as_posix(): path
+            for name, path in files.items()
+            if not any(part.startswith(".") for part in name.parts)
+        }
+        shown[card.FILE] = _card(run, shown.get(card.FILE), settings, record, Path(scratch), tell=tell)
+        base = None if record.merged else locate(dataclasses.replace(record.encoder, trust_remote_code=False)).folder
         try:
             verification.verify(model, record, base=base)
-        except verification.Mismatch as error:
-            raise UserError(f"{model} is not pushed: in a fresh process {error}") from error
-        yield Parcel(
-            files,
-            Target(
-                repository=str(settings.repository),
-                private=settings.private,
-                revision=settings.revision,
-                create_pr=settings.create_pr,
-                message=settings.message or f"nlp_transfer: weights {str(record.sha256)[:12]}",
-            ),
+        except UserError as error:
+            raise UserError(f"{model} is not pushed: {error}") from error
+        target = Target(
+            repository=str(settings.repository),
+            private=settings.private,
+            revision=settings.revision,
+            create_pr=settings.create_pr,
+            message=settings.message or f"nlp_transfer: weights {str(record.sha256)[:12]}",
         )
+        yield Parcel(shown, target)
 
 
-def publish(folder: Path, settings: HubSettings, *, tell: Callable[[str], None]) -> Pushed:
+def _places(folder: Path) -> tuple[Path, Path]:
+    """Return the folder of a run and that of its model; a model that is alone stands for both."""
+    if (folder / "model" / RECORD).is_file():
+        return folder, folder / "model"
+    inside = folder.resolve()
+    if inside.name == "model" and (inside.parent / "metrics.json").is_file():
+        return inside.parent, folder
+    return folder, folder
+
+
+def publish(folder: Path, settings: HubSettings, *, tell: Callable[[str], None], finished: bool = False) -> Pushed:
     """Push a run or a model.
 
     Args:
         folder: of a run, or of a model.
         settings: the `hub` group, checked.
-        tell: is told when something is tried again.
+        tell: is told when something is tried again, or passed over.
+        finished: whether a run has just ended, which nothing here may make look as if it had failed.
 
     Raises:
         PushFailed: with the command that tries it again.
-        UserError: see `packed`.
+        UserError: see `parcel_of`; where a run has `finished`, that is a `PushFailed` too.
     """
     try:
-        check_access(settings)  # at once, before anything that takes seconds
-        with packed(folder, settings) as parcel:
+        check_access(settings, tell=tell)  # at once, before anything that takes seconds
+        with parcel_of(folder, settings, tell=tell) as parcel:
             return push(parcel.files, parcel.target, tell=tell)
-    except PushFailed as error:
+    except (OSError, UserError) as error:
+        if not finished and not isinstance(error, PushFailed):
+            raise
         again = shlex.join(["nlp-transfer", "push", str(folder), *_words(settings)])
         raise PushFailed(f"{error}; {folder} is as it was, to push it again: {again}") from error
 
@@ -143,7 +165,7 @@ def facts_of(run: Path, record: Record) -> card.Facts:
             report=Report.from_json(result["report"]),
             plan=plan,
             environment=environment,
-            words=[_public(word, known) for word in config.words_of(settings)],
+            words=[_public(word, known) for word in config.words_of(settings)] if _has_source(settings) else None,
             seconds=float(result["seconds"]),
             steps=int(result["steps"]),
             encoder=str(plan["encoder"]) if known else Path(plan["encoder"]).name,
@@ -156,6 +178,12 @@ def facts_of(run: Path, record: Record) -> card.Facts:
         ) from error
 
 
+def _has_source(settings: Settings) -> bool:
+    """Return whether the rows came from somewhere that a command can name."""
+    data = settings.data
+    return any((data.embedded, data.path, data.train, data.hub))
+
+
 def _public(word: str, known: bool) -> str:
     """Return a key=value word without the folders of this machine."""
     key, _, value = word.partition("=")
@@ -164,19 +192,28 @@ def _public(word: str, known: bool) -> str:
     return f"{key}={Path(value.strip(chr(34))).name}"
 
 
-def _card(run: Path, written: Path | None, settings: HubSettings, record: Record, scratch: Path) -> Path:
+def _card(
+    run: Path,
+    written: Path | None,
+    settings: HubSettings,
+    record: Record,
+    scratch: Path,
+    *,
+    tell: Callable[[str], None],
+) -> Path:
     """Return the file of the card: the user's own, where it was changed, or one for this repository."""
-    if not (run / "metrics.json").is_file():
-        if written is None:
-            raise UserError(f"{run} holds neither {card.FILE} nor the figures of a run to write one of; write one")
-        return written
-    facts = facts_of(run, record)
-    ours = card.render(facts_of(run, read_record(run / "model")), card.Wishes())
-    if written is not None and written.read_text(encoding="utf-8") != ours:
-        return written
+    described = (run / "metrics.json").is_file()
+    if not described and written is None:
+        raise UserError(f"{run} holds neither {card.FILE} nor the figures of a run to write one of; write one")
+    if written is not None:
+        ours = card.render(facts_of(run, read_record(run / "model")), card.Wishes()) if described else None
+        if written.read_text(encoding="utf-8") != ours:
+            if settings.license or settings.language or settings.examples:
+                tell(f"{written} is pushed as you changed it, without hub.license, hub.language and hub.examples")
+            return written
     wishes = card.Wishes(settings.repository, settings.license, settings.language, settings.examples)
     path = scratch / card.FILE
-    path.write_text(card.render(facts, wishes), encoding="utf-8")
+    path.write_text(card.render(facts_of(run, record), wishes), encoding="utf-8")
     return path
 
 
@@ -185,12 +222,6 @@ def _adapter_alone(model: Path, record: Record, folder: Path) -> tuple[Path, Rec
     adapter = model / ADAPTER
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"hub.layout=adapter: {model} holds no adapter; strategy=lora makes one")
-    base = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
-    if not isinstance(base, str) or not hub.is_name(base):
-        raise UserError(
-            f"hub.layout=adapter: nobody else has the encoder {base!r} that the adapter belongs to; push the merged "
-            "model"
-        )
     weights = re.compile(r"config\.json|model.*\.safetensors(\.index\.json)?|.*\.py")
     folder.mkdir()
     for path in (*model.iterdir(), *adapter.iterdir()):
