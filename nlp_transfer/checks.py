@@ -5,6 +5,7 @@ It imports no torch and opens no file. What depends on rows or on a model is che
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nlp_transfer.data import hub
@@ -15,7 +16,14 @@ from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.objectives.settings import compares
-from nlp_transfer.settings import EvaluationSettings, HubSettings, PredictSettings, Settings, TrainingSettings
+from nlp_transfer.settings import (
+    EvaluationSettings,
+    HubSettings,
+    PredictSettings,
+    ServeSettings,
+    Settings,
+    TrainingSettings,
+)
 from nlp_transfer.training.schedules import SCHEDULES
 
 _FEWEST = 4  # texts among which there is something to compare
@@ -149,6 +157,30 @@ def check_hub(settings: HubSettings) -> None:
         raise UserError("hub.repository is not set: name the repository to push to, hub.repository=owner/name")
     if not hub.is_name(settings.repository):
         raise UserError(f"hub.repository={settings.repository} is no name of a repository: owner/name")
+
+
+def check_serve(settings: ServeSettings) -> None:
+    """Check the values of the `serve` group, before a model is loaded.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    if not settings.host.strip():
+        raise UserError("serve.host is empty; it takes an address of this machine, such as 127.0.0.1")
+    if not 0 <= settings.port < 2**16:
+        raise UserError(f"serve.port={settings.port} must lie between 0 and 65535")
+    for key in ("texts", "characters", "bytes"):
+        if getattr(settings, key) < 1:
+            raise UserError(f"serve.{key}={getattr(settings, key)} must be at least 1")
+    if settings.queue < settings.texts:
+        raise UserError(
+            f"serve.queue={settings.queue} is less than serve.texts={settings.texts}: the largest request would never "
+            "be taken; raise the one or lower the other"
+        )
+    if not 0 < settings.seconds < math.inf:
+        raise UserError(f"serve.seconds={settings.seconds} must be positive")
+    if not 0 <= settings.wait_ms < 1000 * settings.seconds:
+        raise UserError(f"serve.wait_ms={settings.wait_ms} must be at least 0 and less than serve.seconds")
 
 
 def _at_least(key: str, value: float | None, least: float) -> None:
