@@ -5,6 +5,7 @@ It imports no torch and opens no file. What depends on rows or on a model is che
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -16,7 +17,14 @@ from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.objectives.settings import compares
-from nlp_transfer.settings import EvaluationSettings, HubSettings, PredictSettings, Settings, TrainingSettings
+from nlp_transfer.settings import (
+    EvaluationSettings,
+    HubSettings,
+    PredictSettings,
+    ServeSettings,
+    Settings,
+    TrainingSettings,
+)
 from nlp_transfer.training.schedules import SCHEDULES
 
 _FEWEST = 4  # texts among which there is something to compare
@@ -160,6 +168,30 @@ def check_hub(settings: HubSettings) -> None:
         )
     if settings.message is not None and (settings.message != settings.message.strip() or "\n" in settings.message):
         raise UserError("hub.message is one line without spaces around it")
+
+
+def check_serve(settings: ServeSettings) -> None:
+    """Check the values of the `serve` group, before a model is loaded.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    if not settings.host.strip():
+        raise UserError("serve.host is empty; it takes an address of this machine, such as 127.0.0.1")
+    if not 0 <= settings.port < 2**16:
+        raise UserError(f"serve.port={settings.port} must lie between 0 and 65535")
+    for key in ("texts", "characters", "bytes"):
+        if getattr(settings, key) < 1:
+            raise UserError(f"serve.{key}={getattr(settings, key)} must be at least 1")
+    if settings.queue < settings.texts:
+        raise UserError(
+            f"serve.queue={settings.queue} is less than serve.texts={settings.texts}: the largest request would never "
+            "be taken; raise the one or lower the other"
+        )
+    if not 0 < settings.seconds < math.inf:
+        raise UserError(f"serve.seconds={settings.seconds} must be positive")
+    if not 0 <= settings.wait_ms < 1000 * settings.seconds:
+        raise UserError(f"serve.wait_ms={settings.wait_ms} must be at least 0 and less than serve.seconds")
 
 
 def _at_least(key: str, value: float | None, least: float) -> None:

@@ -35,6 +35,7 @@ EPILOG = """examples:
   nlp-transfer plan intent data.path=tickets.csv       what would happen, nothing trained
   nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
+  nlp-transfer serve runs/NAME serve.port=8000         label texts over HTTP
   nlp-transfer evaluate runs/NAME data=files data.path=gold.csv
   nlp-transfer push runs/NAME owner/name               on the Hub, private; --dry-run lists the files
   accelerate launch -m nlp_transfer adapt RECIPE key=value    on all GPUs
@@ -42,7 +43,7 @@ EPILOG = """examples:
 
 WORDS = """words:
   RECIPE    one of `nlp-transfer ls recipes`, or a .yaml file; none: the embedded data, full fine-tune
-  RUN       a folder that adapt has made, runs/NAME; for predict also a model of the Hub, owner/name@revision
+  RUN       a folder that adapt has made, runs/NAME; for predict and serve also a model of the Hub, owner/name@revision
   key=value strategy=lora chooses one of `nlp-transfer ls strategies`, training.epochs=3 changes a value"""
 
 # verb -> (help, what it takes)
@@ -55,6 +56,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "publish a saved model on the Hub, with a card of what was measured",
         "RUN, owner/name and hub.key=value words",
     ),
+    "serve": ("answer over HTTP with a saved model, until Ctrl-C", "RUN and serve.key=value words"),
     "ls": ("list recipes, strategies, encoders and data sets", "one KIND"),
     "cp": ("copy a shipped recipe into the working folder to edit it", "RECIPE and the file to copy it to"),
     "cache": ("list or remove what runs keep for later ones", "`ls`, `rm ENTRY ...` or `rm --all`"),
@@ -151,7 +153,7 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
         "--cfg": (arguments.cfg, ("adapt", "plan")),
         "--all": (arguments.all, ("cache",)),
         "--dry-run": (arguments.dry_run, ("push",)),
-        "key=value words": (overrides, ("adapt", "plan", "evaluate", "predict", "push", "cache")),
+        "key=value words": (overrides, ("adapt", "plan", "evaluate", "predict", "serve", "push", "cache")),
     }
     for what, (given, verbs) in asked.items():
         if given and arguments.verb not in verbs:
@@ -302,8 +304,7 @@ def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[s
 def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     if world_size() > 1:
         raise UserError("predict runs in one process: call it without accelerate launch or torchrun")
-    named = [word.removeprefix("model=") for word in overrides if word.startswith("model=")]
-    overrides, words = [word for word in overrides if not word.startswith("model=")], [*named, *words]
+    words, overrides = _named_model(words, overrides)
     folder = _run_folder(words[:1], "predict")
     if len(words) > 2:
         raise UserError(f"predict takes {VERBS['predict'][1]}; {words[2]!r} is too much")
@@ -324,6 +325,31 @@ def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[st
     count = predict_file(predictor, wanted, data.columns, encoding=data.encoding, delimiter=data.delimiter)
     console.print(f"{count:,} rows labelled", style="dim")
     return 0
+
+
+def _serve(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    if world_size() > 1:
+        raise UserError("serve runs in one process: call it without accelerate launch or torchrun")
+    words, overrides = _named_model(words, overrides)
+    from nlp_transfer.serving.door import check_installed, serve
+
+    check_installed()
+    folder = _run_folder(words, "serve")
+    from nlp_transfer import config
+    from nlp_transfer.checks import check_evaluation, check_serve, check_training
+
+    settings = config.compose(None, overrides)
+    check_serve(settings.serve)
+    check_training(settings.training)
+    check_evaluation(settings.evaluation)
+    serve(folder, settings, _screen(), called=words[0])
+    return 0
+
+
+def _named_model(words: Sequence[str], overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return words and overrides with ``model=NAME`` as the first word."""
+    named = [word.removeprefix("model=") for word in overrides if word.startswith("model=")]
+    return [*named, *words], [word for word in overrides if not word.startswith("model=")]
 
 
 def _push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
@@ -374,7 +400,7 @@ def _run_folder(words: Sequence[str], verb: str) -> Path:
     from nlp_transfer.download import names_model, pull
 
     # A run that was moved is not looked for among strangers.
-    if verb == "predict" and names_model(name) and not name.startswith("runs/") and not folder.parent.is_dir():
+    if verb in ("predict", "serve") and names_model(name) and not (name.startswith("runs/") or folder.parent.is_dir()):
         return pull(name)
     raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
 
@@ -409,6 +435,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] 
     "plan": _plan,
     "evaluate": _evaluate,
     "predict": _predict,
+    "serve": _serve,
     "push": _push,
     "ls": _ls,
     "cp": _cp,

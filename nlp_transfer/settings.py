@@ -170,6 +170,20 @@ class HubSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """Where `serve` listens, and how much a request, and all that wait, may be."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    texts: int = 256
+    characters: int = 50_000
+    bytes: int = 4_194_304
+    queue: int = 4096
+    seconds: float = 30.0
+    wait_ms: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run, resolved: what `config.py` makes of conf/, a recipe and the command line."""
 
@@ -191,3 +205,4 @@ class Settings:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     predict: PredictSettings = field(default_factory=PredictSettings)
     hub: HubSettings = field(default_factory=HubSettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)

@@ -58,6 +58,7 @@ def printed(code: str, *words: str) -> str:
         (["adapt", "nonsense"], HEAVY | COMPOSING | {"numpy"}),
         (["predict", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
         (["evaluate", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
+        (["serve", "no/such/run"], HEAVY | COMPOSING | {"numpy", "fastapi", "uvicorn"}),
         (["cache", "ls"], HEAVY),
         (["plan", "--cfg"], HEAVY | {"numpy", "rich"}),
         (["plan", "intent", "strategy=lora", "data.path=no/such.csv", "--cfg"], HEAVY | {"numpy", "rich"}),
