@@ -15,9 +15,17 @@ from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.objectives.settings import compares
-from nlp_transfer.settings import EvaluationSettings, HubSettings, PredictSettings, Settings, TrainingSettings
+from nlp_transfer.settings import (
+    EvaluationSettings,
+    ExportSettings,
+    HubSettings,
+    PredictSettings,
+    Settings,
+    TrainingSettings,
+)
 from nlp_transfer.training.schedules import SCHEDULES
 
+EXPORTS = ("onnx", "onnx_int8", "openvino")
 _FEWEST = 4  # texts among which there is something to compare
 
 
@@ -149,6 +157,19 @@ def check_hub(settings: HubSettings) -> None:
         raise UserError("hub.repository is not set: name the repository to push to, hub.repository=owner/name")
     if not hub.is_name(settings.repository):
         raise UserError(f"hub.repository={settings.repository} is no name of a repository: owner/name")
+
+
+def check_export(settings: ExportSettings) -> None:
+    """Check the values of the `export` group, before a model is loaded.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    one_of(settings.format, EXPORTS, "export.format")
+    for key in ("rows", "threads"):
+        value = getattr(settings, key)
+        if value is not None and value < 1:
+            raise UserError(f"export.{key}={value} must be at least 1")
 
 
 def _at_least(key: str, value: float | None, least: float) -> None:

@@ -37,6 +37,7 @@ EPILOG = """examples:
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
   nlp-transfer evaluate runs/NAME data=files data.path=gold.csv
   nlp-transfer push runs/NAME owner/name               on the Hub, private; --dry-run lists the files
+  nlp-transfer export runs/NAME export.format=onnx_int8
   accelerate launch -m nlp_transfer adapt RECIPE key=value    on all GPUs
 `nlp-transfer plan --cfg` prints every key, the files in {conf} explain them."""
 
@@ -55,6 +56,8 @@ VERBS: dict[str, tuple[str, str]] = {
         "publish a saved model on the Hub, with a card of what was measured",
         "RUN, owner/name and hub.key=value words",
     ),
+    "export": ("write a saved model as ONNX or OpenVINO, compared with it", "one RUN and key=value words"),
+    "merge": ("merge a saved adapter into its encoder", "RUN and the folder to write"),
     "ls": ("list recipes, strategies, encoders and data sets", "one KIND"),
     "cp": ("copy a shipped recipe into the working folder to edit it", "RECIPE and the file to copy it to"),
     "cache": ("list or remove what runs keep for later ones", "`ls`, `rm ENTRY ...` or `rm --all`"),
@@ -151,7 +154,7 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
         "--cfg": (arguments.cfg, ("adapt", "plan")),
         "--all": (arguments.all, ("cache",)),
         "--dry-run": (arguments.dry_run, ("push",)),
-        "key=value words": (overrides, ("adapt", "plan", "evaluate", "predict", "push", "cache")),
+        "key=value words": (overrides, ("adapt", "plan", "evaluate", "predict", "push", "export", "cache")),
     }
     for what, (given, verbs) in asked.items():
         if given and arguments.verb not in verbs:
@@ -232,20 +235,12 @@ def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]
 
 
 def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer.sweep import sweep
+    from nlp_transfer import sweep
 
     recipe = _one(words, arguments.verb)
-    if world_size() > 1:
-        raise UserError(
-            "--multirun runs outside the launcher, which it starts once a job: call "
-            "`nlp-transfer adapt ... --multirun` without accelerate launch or torchrun"
-        )
     if arguments.cfg:
         raise UserError("--cfg prints one configuration: call it without --multirun")
-    failed = sweep(recipe, overrides)
-    for words_of_run, status in failed.items():
-        print(f"nlp-transfer: the run {words_of_run} failed with status {status}", file=sys.stderr)  # noqa: T201
-    return USER_ERROR if set(failed.values()) == {USER_ERROR} else int(bool(failed))
+    return sweep.show(recipe, overrides)
 
 
 def _plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
@@ -269,27 +264,10 @@ def _plan(arguments: argparse.Namespace, words: list[str], overrides: list[str])
 
 
 def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    folder = _run_folder(words, "evaluate")
-    inside = folder if folder.name == "model" else folder.resolve()
-    if inside.name == "model" and (inside.parent / "config.yaml").is_file():  # the model of a run
-        folder = inside.parent
-    if not (folder / "config.yaml").is_file():
-        raise UserError(
-            f"{folder} holds no config.yaml: give the folder of a run, as `nlp-transfer adapt` made it; a model alone "
-            "does not say which data is its own"
-        )
-    from nlp_transfer import config
-    from nlp_transfer.checks import check
+    folder, screen = _run_folder(words, "evaluate"), _screen()
+    from nlp_transfer import saved
 
-    trained, settings = (config.compose(str(folder / "config.yaml"), words) for words in ([], overrides))
-    check(settings)
-    screen = _screen()
-    with screen.busy("loading the model"), for_good():
-        from nlp_transfer.evaluation.report import render
-        from nlp_transfer.run import evaluate
-    report = evaluate(folder, trained, settings, screen=screen)
-    render(report, screen.console)
-    _emit({"folder": str(folder), "report": report.to_json()}, screen)
+    _emit(saved.evaluate(folder, overrides, screen), screen)
     return 0
 
 
@@ -310,8 +288,8 @@ def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[st
     check_training(settings.training)
     check_evaluation(settings.evaluation)
     with for_good():
-        from nlp_transfer.predict import Predictor, predict_file
-    predictor = Predictor(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
+        from nlp_transfer.predict import opened, predict_file
+    predictor = opened(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
     data, console = settings.data, _screen().console
     if wanted.input == "-" and sys.stdin.isatty():
         console.print("reading rows from standard input, until Ctrl-D", style="dim")
@@ -351,6 +329,24 @@ def _publish(folder: Path, settings: Settings, screen: Screen) -> dict[str, Any]
     what = f"{pushed.changed} files changed" if pushed.changed else "nothing to do, all of it was there"
     screen.console.print(f"pushed to {pushed.url} ({what})", soft_wrap=True, style="bold")
     return {"pushed": pushed.url, "changed": pushed.changed}
+
+
+def _export(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    folder, screen = _run_folder(words, "export"), _screen()
+    from nlp_transfer import saved
+
+    _emit(saved.export(folder, overrides, screen), screen)
+    return 0
+
+
+def _merge(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    folder, screen = _run_folder(words[:1], "merge"), _screen()
+    if len(words) != 2:
+        raise UserError(f"merge takes {VERBS['merge'][1]}: nlp-transfer merge {shlex.quote(words[0])} FOLDER")
+    from nlp_transfer import saved
+
+    _emit(saved.merge(folder, words[1], screen), screen)
+    return 0
 
 
 def _run_folder(words: Sequence[str], verb: str) -> Path:
@@ -400,6 +396,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] 
     "evaluate": _evaluate,
     "predict": _predict,
     "push": _push,
+    "export": _export,
+    "merge": _merge,
     "ls": _ls,
     "cp": _cp,
     "cache": _cache,

@@ -170,6 +170,16 @@ class HubSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """As what `export` writes a saved model, where, and how it is compared with it."""
+
+    format: str = "onnx"
+    output: str | None = None
+    rows: int | None = 5000
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run, resolved: what `config.py` makes of conf/, a recipe and the command line."""
 
@@ -191,3 +201,4 @@ class Settings:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     predict: PredictSettings = field(default_factory=PredictSettings)
     hub: HubSettings = field(default_factory=HubSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
