@@ -13,7 +13,7 @@ from nlp_transfer.importing import when_imported
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nlp_transfer.predict import Predictor
+    from nlp_transfer.labelling import Labeller
     from nlp_transfer.run import Run
 
 __version__ = "0.1.0"
@@ -61,12 +61,12 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
     return run
 
 
-def load(folder: str | Path) -> Predictor:
-    """Load a saved model: its ``.predict(texts)`` returns labels and probabilities.
+def load(folder: str | Path) -> Labeller:
+    """Load a saved or exported model: its ``.predict(texts)`` returns labels and probabilities.
 
     Args:
-        folder: a run folder, or its ``model/`` folder wherever it was moved to; or a model of the Hub,
-            ``owner/name`` or ``owner/name@revision``.
+        folder: a run folder, its ``model/`` folder or one that was exported, wherever it was moved to; or a model of
+            the Hub, ``owner/name`` or ``owner/name@revision``.
 
     Raises:
         UserError: if that is no model of ours.
@@ -74,10 +74,10 @@ def load(folder: str | Path) -> Predictor:
     from pathlib import Path
 
     from nlp_transfer.download import names_model, pull
-    from nlp_transfer.predict import Predictor
+    from nlp_transfer.predict import opened
 
     is_elsewhere = not Path(folder).is_dir() and isinstance(folder, str) and names_model(folder)
-    return Predictor(pull(str(folder)) if is_elsewhere else Path(folder))
+    return opened(pull(str(folder)) if is_elsewhere else Path(folder))
 
 
 # Our pooled head becomes known to transformers when transformers is imported, not before; in two steps, because its

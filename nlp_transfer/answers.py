@@ -1,4 +1,4 @@
-"""What plain transformers, and plain PEFT, answer from a saved folder.
+"""What a model answers to a few fixed sentences: when it is saved, and as plain transformers and PEFT load it.
 
 `verification` runs this file as a script in a process of its own, in which this package is not imported: the file may
 import torch, transformers and peft alone.
@@ -13,6 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+ANSWERS = "answers.json"
+_SENTENCES = (
+    "The parcel came a day late, but whoever answered the phone was kind.",
+    "¿Dónde está mi pedido n.º 4711?! 包裹还没有到 🙂",
+)
+_SECOND_SENTENCES = ("Delivery was slow; support was friendly.", "My order has arrived.")
+_LONG = "where is my order number 12 and why does it take so long "  # 13 tokens or so
 
 
 def answers_of(
@@ -38,12 +46,33 @@ def answers_of(
     return found
 
 
+def write_answers(folder: Path, model: Any, tokenizer: Any, *, limit: int, pair: bool, truncation: str) -> None:
+    """Keep in a saved folder what a model answers now, in evaluation mode, to a few fixed sentences.
+
+    Args:
+        folder: of the artefact.
+        model: that was trained.
+        tokenizer: its ``model_max_length`` is where texts are cut.
+        limit: tokens of the longest text.
+        pair: whether it reads two texts.
+        truncation: which of two is cut.
+    """
+    long = _LONG * (min(limit, 600) // 10 + 1)  # cut where the encoder takes up to 600 tokens
+    texts = [*_SENTENCES, long]
+    pairs = [*_SECOND_SENTENCES, long] if pair else None
+    cut: str | bool = truncation if pair else True
+    logits = answers_of(model.eval(), tokenizer, texts, pairs, truncation=cut)
+    rounded = [[float(f"{value:.7g}") for value in row] for row in logits]
+    content = {"texts": texts, "pairs": pairs, "truncation": cut, "logits": rounded}
+    (folder / ANSWERS).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Read a job from standard input; write what came out as the last line of standard output, both as JSON.
 
     The job names a ``folder`` with its tokenizer, the ``texts``, ``pairs`` and ``truncation``, and what to ask:
     ``whole``, the model in the folder (``own_head``: its head's code lies there too); an ``adapter`` folder on the
-    model in ``base``, with so many ``outputs``; ``ours``, the folder as this package loads it, where nobody else can.
+    model in ``base``, with so many ``outputs``.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -65,11 +94,6 @@ def main() -> None:
         base = load(job["base"], dtype="float32", use_safetensors=True, num_labels=job["outputs"])
         base.config.pad_token_id = tokenizer.pad_token_id  # which many a decoder lacks
         found["adapter"] = ask(PeftModel.from_pretrained(base, job["adapter"]))
-    if job["ours"]:
-        from nlp_transfer.artefact import load_model, read_record
-
-        folder = Path(job["folder"])
-        found["ours"] = ask(load_model(folder, read_record(folder))[0])
     print(json.dumps(found))  # noqa: T201
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import shutil
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -19,14 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
+from nlp_transfer.answers import write_answers
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
-from nlp_transfer.disk import remove, share
-from nlp_transfer.encoder.anatomy import sample_rows
-from nlp_transfer.encoder.classifier import Classifier, check_finite, forward, load_classifier, quiet
+from nlp_transfer.disk import appearing
+from nlp_transfer.encoder.classifier import Classifier, check_finite, load_classifier, quiet
+from nlp_transfer.encoder.merging import NotMerged, merged
 from nlp_transfer.encoder.pooled import register_model
 from nlp_transfer.encoder.pooled_config import register_config
 from nlp_transfer.encoder.sizes import within_weights
@@ -43,7 +42,6 @@ from nlp_transfer.encoder.source import (
 from nlp_transfer.errors import UserError
 from nlp_transfer.plain import checked
 from nlp_transfer.settings import EncoderSettings
-from nlp_transfer.verification import write_answers
 
 FORMAT = 2
 
@@ -117,34 +115,37 @@ def save(classifier: Classifier, record: Record, folder: Path) -> Record:
     Raises:
         UserError: if the folder cannot be written, or is something else than a saved model, which would be replaced.
     """
-    if folder.exists() and not (folder / RECORD).is_file():
-        raise UserError(f"{folder} exists and is no saved model; nothing is written over it")
-    making = folder.with_name(f".making-{folder.name}")
-    try:
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir(parents=True)
+    with appearing(folder, RECORD, "model", refused=(OSError, SafetensorError)) as making:
         with quiet():
             record = dataclasses.replace(record, merged=_save_weights(classifier, making, merge=record.merged))
         if record.merged:  # whoever loads it needs no encoder beside it, and no path of this machine
             encoder = dataclasses.replace(record.encoder, name=classifier.source.public_name)
             record = dataclasses.replace(record, encoder=encoder)
         record = dataclasses.replace(record, sha256=digest_of(_weights(making, record)))
-        tokenizer = _save_tokenizer(classifier, record, making)
-        write_answers(making, classifier.model, tokenizer, record)
-        written = json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n"
-        (making / RECORD).write_text(written, encoding="utf-8")
-        share(making)
-        remove(folder)
-        making.rename(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(making, ignore_errors=True)
-        raise UserError(f"the model cannot be saved in {folder}: {error}") from error
+        save_answers(classifier.model, save_tokenizer(classifier.tokenizer, record, making), record, making)
+        write_record(record, making)
     return record
 
 
-def _save_tokenizer(classifier: Classifier, record: Record, folder: Path) -> Any:
-    tokenizer = copy.copy(classifier.tokenizer)
-    tokenizer.model_max_length = record.tokens.limit  # a pipeline cuts where the measured model did
+def save_answers(model: Any, tokenizer: Any, record: Record, folder: Path) -> None:
+    """Write answers.json, by which `verification` tells whether the folder is the model."""
+    tokens, pair = record.tokens, record.task.pair
+    write_answers(folder, model, tokenizer, limit=tokens.limit, pair=pair, truncation=tokens.pair_truncation)
+
+
+def write_record(record: Record, folder: Path) -> None:
+    """Write nlp_transfer.json."""
+    (folder / RECORD).write_text(json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def save_tokenizer(tokenizer: Any, record: Record, folder: Path) -> Any:
+    """Write a tokenizer that cuts where the measured model did, as a pipeline would have it; return that.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.model_max_length = record.tokens.limit
     tokenizer.truncation_side = record.tokens.truncation_side
     try:
         tokenizer.save_pretrained(folder)
@@ -159,7 +160,10 @@ def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
 
     model: Any = classifier.model
     if isinstance(model, PeftModel):
-        whole = _merged(model) if merge else None
+        try:
+            whole = merged(model) if merge else None
+        except NotMerged:
+            whole = None
         for config in model.peft_config.values():
             # Beside the merged model a name, not a path of this machine; alone, the adapter is loaded by it.
             config.base_model_name_or_path = classifier.source.name if whole is None else classifier.source.public_name
@@ -173,18 +177,6 @@ def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
     model.config._name_or_path = classifier.source.public_name
     model.save_pretrained(folder)
     return True
-
-
-def _merged(model: Any) -> Any | None:
-    """Return a copy of the model with the adapter in its weights, or None where that is not the same model."""
-    rows = sample_rows(model)
-    try:
-        merged = copy.deepcopy(model).eval().merge_and_unload()
-        with torch.inference_mode():
-            wanted, found = forward(model.eval(), rows).logits, forward(merged, rows).logits
-    except Exception:  # methods that cannot be merged say so in many ways
-        return None
-    return merged if torch.allclose(wanted, found, rtol=1e-3, atol=1e-3) else None
 
 
 def read_record(folder: Path) -> Record:
@@ -213,18 +205,11 @@ def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
         UserError: naming the file, where one is missing, damaged or does not fit the others, and for a folder that
             asks for code.
     """
-    from transformers import AutoTokenizer
-
     check_files(folder, record)
-    register_config()
     register_model()
     bounded = partial(within_weights, folder) if record.merged else nullcontext  # an adapter's weights say little
-    with _damage_named(folder, "tokenizer.json, tokenizer_config.json"), bounded():
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if tokenizer.is_fast:
-        _check_present(folder / "tokenizer.json")  # without it some classes come with an empty vocabulary
-    if tokenizer.pad_token_id is None:
-        raise UserError(f"{folder / 'tokenizer_config.json'} names no padding token; the saved model is not whole")
+    with bounded():
+        tokenizer = load_tokenizer(folder)
     with bounded():
         model = _load_whole(folder) if record.merged else _load_adapter(folder, record)
     if model.config.num_labels != record.task.outputs:
@@ -242,14 +227,38 @@ def check_files(folder: Path, record: Record) -> None:
     Raises:
         UserError: naming the file.
     """
+    _refuse_code(folder)
+    _check_weights(folder, record)
+    _check_present(folder / "tokenizer_config.json")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a saved or exported folder.
+
+    Raises:
+        UserError: naming the file, where one is missing or damaged, and for a folder that asks for code.
+    """
+    from transformers import AutoTokenizer
+
+    _refuse_code(folder)
+    register_config()  # the library looks into config.json as well
+    _check_present(folder / "tokenizer_config.json")
+    with _damage_named(folder, "tokenizer.json, tokenizer_config.json"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.is_fast:
+        _check_present(folder / "tokenizer.json")  # without it some classes come with an empty vocabulary
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{folder / 'tokenizer_config.json'} names no padding token; the saved model is not whole")
+    return tokenizer
+
+
+def _refuse_code(folder: Path) -> None:
     if asked := asked_code(folder):
         file, entries = next(iter(asked.items()))
         raise UserError(
             f"{folder / file} asks to run code ({entries[0]}), which is never run from a saved model; if you trust it, "
             "load the model with transformers itself"
         )
-    _check_weights(folder, record)
-    _check_present(folder / "tokenizer_config.json")
 
 
 def _load_whole(folder: Path) -> Any:

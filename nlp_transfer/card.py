@@ -168,7 +168,7 @@ def _usage(facts: Facts, wishes: Wishes) -> str:
     more = ", top_k=None" if record["task"]["problem"] == "multi_label" else ""
     more += ', function_to_apply="none"' if record["task"]["problem"] == "regression" else ""
     own = record["encoder"]["head"] == "pooled"
-    trust = ", trust_remote_code=True" if own else ""
+    trust = f", trust_remote_code={own}" if own else ""
     asked = '{"text": "first text", "text_pair": "second text"}' if pair else '["a text"]'
     code = f"""
         from transformers import pipeline

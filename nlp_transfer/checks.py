@@ -19,6 +19,7 @@ from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.objectives.settings import compares
 from nlp_transfer.settings import (
     EvaluationSettings,
+    ExportSettings,
     HubSettings,
     PredictSettings,
     ServeSettings,
@@ -27,6 +28,7 @@ from nlp_transfer.settings import (
 )
 from nlp_transfer.training.schedules import SCHEDULES
 
+EXPORTS = ("onnx", "onnx_int8", "openvino")
 _FEWEST = 4  # texts among which there is something to compare
 
 
@@ -192,6 +194,19 @@ def check_serve(settings: ServeSettings) -> None:
         raise UserError(f"serve.seconds={settings.seconds} must be positive")
     if not 0 <= settings.wait_ms < 1000 * settings.seconds:
         raise UserError(f"serve.wait_ms={settings.wait_ms} must be at least 0 and less than serve.seconds")
+
+
+def check_export(settings: ExportSettings) -> None:
+    """Check the values of the `export` group, before a model is loaded.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    one_of(settings.format, EXPORTS, "export.format")
+    for key in ("rows", "threads"):
+        value = getattr(settings, key)
+        if value is not None and value < 1:
+            raise UserError(f"export.{key}={value} must be at least 1")
 
 
 def _at_least(key: str, value: float | None, least: float) -> None:

@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import resources
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from nlp_transfer import __version__
 from nlp_transfer.ending import USER_ERROR, leave_group, say, unexpected
-from nlp_transfer.errors import PushFailed, UserError
-from nlp_transfer.importing import for_good
-from nlp_transfer.launch import is_main, world_size
+from nlp_transfer.errors import UserError
+from nlp_transfer.launch import is_main
 from nlp_transfer.secrets import redacted
-
-if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
-    from nlp_transfer.settings import HubSettings, Settings
+from nlp_transfer.verbs import VERBS, models, one, runs
 
 EPILOG = """examples:
   nlp-transfer adapt                                   the embedded data and encoder: a first look
@@ -38,6 +31,7 @@ EPILOG = """examples:
   nlp-transfer serve runs/NAME serve.port=8000         label texts over HTTP
   nlp-transfer evaluate runs/NAME data=files data.path=gold.csv
   nlp-transfer push runs/NAME owner/name               on the Hub, private; --dry-run lists the files
+  nlp-transfer export runs/NAME export.format=onnx_int8
   accelerate launch -m nlp_transfer adapt RECIPE key=value    on all GPUs
 `nlp-transfer plan --cfg` prints every key, the files in {conf} explain them."""
 
@@ -45,23 +39,6 @@ WORDS = """words:
   RECIPE    one of `nlp-transfer ls recipes`, or a .yaml file; none: the embedded data, full fine-tune
   RUN       a folder that adapt has made, runs/NAME; for predict and serve also a model of the Hub, owner/name@revision
   key=value strategy=lora chooses one of `nlp-transfer ls strategies`, training.epochs=3 changes a value"""
-
-# verb -> (help, what it takes)
-VERBS: dict[str, tuple[str, str]] = {
-    "adapt": ("adapt an encoder to a task, measure it beside floors, save it", "one RECIPE and key=value words"),
-    "plan": ("show everything up to the first step; train nothing", "one RECIPE and key=value words"),
-    "evaluate": ("measure a saved model on data", "one RUN and key=value words"),
-    "predict": ("label the rows of a file or of standard input", "RUN, one FILE and key=value words"),
-    "push": (
-        "publish a saved model on the Hub, with a card of what was measured",
-        "RUN, owner/name and hub.key=value words",
-    ),
-    "serve": ("answer over HTTP with a saved model, until Ctrl-C", "RUN and serve.key=value words"),
-    "ls": ("list recipes, strategies, encoders and data sets", "one KIND"),
-    "cp": ("copy a shipped recipe into the working folder to edit it", "RECIPE and the file to copy it to"),
-    "cache": ("list or remove what runs keep for later ones", "`ls`, `rm ENTRY ...` or `rm --all`"),
-    "doctor": ("show versions, devices and how this was launched", "nothing"),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -153,7 +130,7 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
         "--cfg": (arguments.cfg, ("adapt", "plan")),
         "--all": (arguments.all, ("cache",)),
         "--dry-run": (arguments.dry_run, ("push",)),
-        "key=value words": (overrides, ("adapt", "plan", "evaluate", "predict", "serve", "push", "cache")),
+        "key=value words": (overrides, ("adapt", "plan", "evaluate", "predict", "serve", "push", "export", "cache")),
     }
     for what, (given, verbs) in asked.items():
         if given and arguments.verb not in verbs:
@@ -162,253 +139,10 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
             )
 
 
-def _one(words: Sequence[str], verb: str, *, most: int = 1) -> str | None:
-    if len(words) > most:
-        raise UserError(f"{verb} takes {VERBS[verb][1]}; {words[most]!r} is too much")
-    return words[0] if words else None
-
-
-def _settings(arguments: argparse.Namespace, words: Sequence[str], overrides: Sequence[str]) -> Settings | None:
-    """Return the checked settings of a run, or None where printing them was all that was asked for."""
-    with for_good():
-        from nlp_transfer import config
-
-        settings = config.compose(_one(words, arguments.verb), overrides)
-    if arguments.cfg:
-        print(config.to_yaml(settings), end="")  # noqa: T201
-        return None
-    from nlp_transfer.checks import check
-
-    check(settings)
-    return settings
-
-
-def _screen() -> Screen:
-    from nlp_transfer.console import Screen
-
-    return Screen(speaks=is_main())
-
-
-def _emit(plain: dict[str, Any], screen: Screen) -> None:
-    """Print the machine-readable result where no person reads it."""
-    if is_main() and not (screen.shows and sys.stdout.isatty()):
-        print(json.dumps(plain, ensure_ascii=False))  # noqa: T201
-
-
-def _adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    if arguments.multirun:
-        return _multirun(arguments, words, overrides)
-    settings = _settings(arguments, words, overrides)
-    if settings is None:
-        return 0
-    screen = _screen()
-    if settings.hub.push and is_main():
-        with screen.busy("asking the Hub whether the token may write"):
-            from nlp_transfer.upload import check_access
-
-            check_access(settings.hub, tell=screen.tell)  # before hours of training, not after them
-    with screen.busy("reading data"):
-        from nlp_transfer.data.corpus import load_corpus
-
-        corpus = load_corpus(settings.data, seed=settings.seed)  # and says what is wrong there before torch is needed
-    with screen.busy("starting"), for_good():
-        from nlp_transfer.run import adapt
-    run = adapt(settings, corpus=corpus, screen=screen)
-    from nlp_transfer.evaluation.report import render
-
-    render(run.report, screen.console)
-    screen.console.print(f"\nThe model lies in {run.folder / 'model'}. Next:", soft_wrap=True, style="bold")
-    for command in (
-        f"nlp-transfer predict {shlex.quote(str(run.folder))} FILE.csv > labelled.csv",
-        f"nlp-transfer evaluate {shlex.quote(str(run.folder))} data=files data.path=FILE.csv",
-        f"nlp-transfer adapt {shlex.quote(str(run.folder / 'config.yaml'))} strategy=lora",
-    ):
-        screen.console.print(f"  {command}", soft_wrap=True)
-    found = {"folder": str(run.folder), "model": str(run.folder / "model"), "report": run.report.to_json()}
-    try:
-        if settings.hub.push and is_main():
-            found |= _publish(run.folder, settings.hub, screen, finished=True)
-    finally:
-        _emit(found, screen)
-    return 0
-
-
-def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer.sweep import sweep
-
-    recipe = _one(words, arguments.verb)
-    if world_size() > 1:
-        raise UserError(
-            "--multirun runs outside the launcher, which it starts once a job: call "
-            "`nlp-transfer adapt ... --multirun` without accelerate launch or torchrun"
-        )
-    if arguments.cfg:
-        raise UserError("--cfg prints one configuration: call it without --multirun")
-    typed = {word.partition("=")[0]: word.partition("=")[2] for word in overrides}
-    if "hub.push" in typed and "," not in typed.get("hub.repository", ""):
-        raise UserError(
-            "hub.push with --multirun would push every run over the one before: push the best one when all are done"
-        )
-    failed = sweep(recipe, overrides)
-    for words_of_run, status in failed.items():
-        print(f"nlp-transfer: the run {words_of_run} failed with status {status}", file=sys.stderr)  # noqa: T201
-    statuses = set(failed.values())
-    return statuses.pop() if statuses in ({USER_ERROR}, {PushFailed.status}) else int(bool(failed))
-
-
-def _plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    settings = _settings(arguments, words, overrides)
-    if settings is None:
-        return 0
-    screen = _screen()
-    with screen.busy("reading data and encoder"):
-        from nlp_transfer.data.corpus import load_corpus
-
-        corpus = load_corpus(settings.data, seed=settings.seed)  # and says what is wrong there before torch is needed
-        with for_good():
-            from nlp_transfer.plan import render
-            from nlp_transfer.preparation import prepare
-            from nlp_transfer.records import RunFolder
-        unkept = dataclasses.replace(settings, cache=dataclasses.replace(settings.cache, gib=0.0))
-        plan = prepare(unkept, corpus, RunFolder.of(settings, corpus).path).plan
-    render(plan, screen.console)
-    _emit(plan.to_json(), screen)
-    return 0
-
-
-def _evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    folder = _run_folder(words, "evaluate")
-    inside = folder if folder.name == "model" else folder.resolve()
-    if inside.name == "model" and (inside.parent / "config.yaml").is_file():  # the model of a run
-        folder = inside.parent
-    if not (folder / "config.yaml").is_file():
-        raise UserError(
-            f"{folder} holds no config.yaml: give the folder of a run, as `nlp-transfer adapt` made it; a model alone "
-            "does not say which data is its own"
-        )
-    from nlp_transfer import config
-    from nlp_transfer.checks import check
-
-    trained, settings = (config.compose(str(folder / "config.yaml"), words) for words in ([], overrides))
-    check(settings)
-    screen = _screen()
-    with screen.busy("loading the model"), for_good():
-        from nlp_transfer.evaluation.report import render
-        from nlp_transfer.run import evaluate
-    report = evaluate(folder, trained, settings, screen=screen)
-    render(report, screen.console)
-    _emit({"folder": str(folder), "report": report.to_json()}, screen)
-    return 0
-
-
-def _predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    if world_size() > 1:
-        raise UserError("predict runs in one process: call it without accelerate launch or torchrun")
-    words, overrides = _named_model(words, overrides)
-    folder = _run_folder(words[:1], "predict")
-    if len(words) > 2:
-        raise UserError(f"predict takes {VERBS['predict'][1]}; {words[2]!r} is too much")
-    from nlp_transfer import config
-    from nlp_transfer.checks import check_evaluation, check_predict, check_training
-
-    settings = config.compose(None, overrides)
-    wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
-    check_predict(wanted)
-    check_training(settings.training)
-    check_evaluation(settings.evaluation)
-    with for_good():
-        from nlp_transfer.predict import Predictor, predict_file
-    predictor = Predictor(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
-    data, console = settings.data, _screen().console
-    if wanted.input == "-" and sys.stdin.isatty():
-        console.print("reading rows from standard input, until Ctrl-D", style="dim")
-    count = predict_file(predictor, wanted, data.columns, encoding=data.encoding, delimiter=data.delimiter)
-    console.print(f"{count:,} rows labelled", style="dim")
-    return 0
-
-
-def _serve(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    if world_size() > 1:
-        raise UserError("serve runs in one process: call it without accelerate launch or torchrun")
-    words, overrides = _named_model(words, overrides)
-    from nlp_transfer.serving.door import check_installed, serve
-
-    check_installed()
-    folder = _run_folder(words, "serve")
-    from nlp_transfer import config
-    from nlp_transfer.checks import check_evaluation, check_serve, check_training
-
-    settings = config.compose(None, overrides)
-    check_serve(settings.serve)
-    check_training(settings.training)
-    check_evaluation(settings.evaluation)
-    serve(folder, settings, _screen(), called=words[0])
-    return 0
-
-
-def _named_model(words: Sequence[str], overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return words and overrides with ``model=NAME`` as the first word."""
-    named = [word.removeprefix("model=") for word in overrides if word.startswith("model=")]
-    return [*named, *words], [word for word in overrides if not word.startswith("model=")]
-
-
-def _push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    if world_size() > 1:
-        raise UserError("push runs in one process: call it without accelerate launch or torchrun")
-    folder = _run_folder(words[:1], "push")
-    if len(words) > 2:
-        raise UserError(f"push takes {VERBS['push'][1]}; {words[2]!r} is too much")
-    from nlp_transfer import config
-    from nlp_transfer.checks import check_hub
-
-    if foreign := [word for word in overrides if not word.startswith("hub.")]:
-        raise UserError(f"push takes hub.key=value words; {foreign[0]!r} says nothing of where a model goes")
-    typed = config.compose(None, [*(f"hub.repository={name}" for name in words[1:]), *overrides]).hub
-    wanted = config.hub_of(folder, typed)
-    check_hub(wanted)
-    screen = _screen()
-    if not arguments.dry_run:
-        _emit(_publish(folder, wanted, screen), screen)
-        return 0
-    from nlp_transfer.publication import parcel_of
-
-    with screen.busy("loading the model in a fresh process"), parcel_of(folder, wanted, tell=screen.tell) as parcel:
-        print(parcel.listing())  # noqa: T201
-    return 0
-
-
-def _publish(folder: Path, settings: HubSettings, screen: Screen, *, finished: bool = False) -> dict[str, Any]:
-    """Push a run or a model; return where it is now, for machines."""
-    with screen.busy("pushing"), for_good():
-        from nlp_transfer.publication import publish
-
-        pushed = publish(folder, settings, tell=screen.tell, finished=finished)
-    what = f"{pushed.changed} files changed" if pushed.changed else "nothing to do, all of it was there"
-    screen.console.print(f"pushed to {pushed.url} ({what})", soft_wrap=True, style="bold")
-    return {"pushed": pushed.url, "changed": pushed.changed}
-
-
-def _run_folder(words: Sequence[str], verb: str) -> Path:
-    name = _one(words, verb)
-    if name is None:
-        raise UserError(f"{verb} needs the folder of a run: nlp-transfer {verb} runs/NAME")
-    from nlp_transfer.data.paths import expanded
-
-    folder = expanded(name)
-    if folder.is_dir():
-        return folder
-    from nlp_transfer.download import names_model, pull
-
-    # A run that was moved is not looked for among strangers.
-    if verb in ("predict", "serve") and names_model(name) and not (name.startswith("runs/") or folder.parent.is_dir()):
-        return pull(name)
-    raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
-
-
 def _ls(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     from nlp_transfer import catalogue
 
-    return catalogue.show(_one(words, "ls"))
+    return catalogue.show(one(words, "ls"))
 
 
 def _cp(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
@@ -426,17 +160,19 @@ def _cache(arguments: argparse.Namespace, words: list[str], overrides: list[str]
 def _doctor(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     from nlp_transfer import doctor
 
-    _one(words, "doctor", most=0)
+    one(words, "doctor", most=0)
     return doctor.show()
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] = {
-    "adapt": _adapt,
-    "plan": _plan,
-    "evaluate": _evaluate,
-    "predict": _predict,
-    "serve": _serve,
-    "push": _push,
+    "adapt": runs.adapt,
+    "plan": runs.plan,
+    "evaluate": runs.evaluate,
+    "predict": models.predict,
+    "serve": models.serve,
+    "push": models.push,
+    "export": models.export,
+    "merge": models.merge,
     "ls": _ls,
     "cp": _cp,
     "cache": _cache,

@@ -28,10 +28,10 @@ from nlp_transfer.yamlfile import check_values, read_yaml
 # What does not change what is computed does not change which run it is.
 NOT_IDENTITY = (
     *("name", "output", "overwrite", "resume", "verify"),
-    *("checkpoint", "cache", "tracking", "predict", "hub", "serve"),
+    *("checkpoint", "cache", "tracking", "predict", "hub", "serve", "export"),
 )
 _NAMES_OF_FILES = (
-    *("output", "predict.input", "predict.output", "encoder.name", "cache.folder"),
+    *("output", "predict.input", "predict.output", "export.output", "encoder.name", "cache.folder"),
     *("data.path", "data.train", "data.validation", "data.test"),
 )
 
@@ -86,6 +86,8 @@ def _composed(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:
 def is_resolved(path: Path) -> bool:
     """Return whether a file is a run's own config.yaml: no defaults list and every key in place.
 
+    An earlier version may not have known what does not change which run it is.
+
     Raises:
         UserError: for a file that is neither that nor a recipe.
     """
@@ -96,7 +98,7 @@ def is_resolved(path: Path) -> bool:
     _refuse_hydra(path, content)
     if "defaults" in content:
         return False
-    if content.keys() >= {field.name for field in dataclasses.fields(Settings)}:
+    if content.keys() >= {field.name for field in dataclasses.fields(Settings)} - set(NOT_IDENTITY):
         return True
     chosen = [f"override {group}: {content[group]}" for group in GROUPS if isinstance(content.get(group), str)]
     instead = "".join(f" instead of `{choice.removeprefix('override ')}`" for choice in chosen[:1])
@@ -117,12 +119,16 @@ def _refuse_hydra(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _change_resolved(folder: Path, name: str, words: Sequence[str]) -> Settings:
-    """Return the settings of a resolved file with overrides; a chosen group (``strategy=lora``) is taken from conf/."""
+    """Return the settings of a resolved file with overrides.
+
+    A chosen group (``strategy=lora``) is taken from conf/, and what the file does not know.
+    """
     chosen = {word.split("=")[0] for word in words if word.split("=")[0] in GROUPS}
+    chosen |= {field.name for field in dataclasses.fields(Settings)} - read_yaml(folder / f"{name}.yaml").keys()
     theirs = [word for word in words if word.lstrip("+~").split("=")[0].split(".")[0] in chosen]
     before = _composed(folder, name, [word for word in words if word not in theirs])
     conf, primary = locate_recipe(None)
-    fresh = _composed(conf, primary, theirs) if theirs else {}
+    fresh = _composed(conf, primary, theirs) if chosen else {}
     settings = from_plain(before | {group: fresh[group] for group in chosen})
     if settings.name == _default_name(None, from_plain(before)):  # the name tells data and strategy
         settings = dataclasses.replace(settings, name=None)

@@ -4,7 +4,43 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from nlp_transfer.errors import UserError
+
+
+@contextmanager
+def appearing(
+    folder: Path, mark: str, what: str, *, refused: tuple[type[Exception], ...] = (OSError,)
+) -> Iterator[Path]:
+    """Give a folder to write in; it takes the name of `folder` when all of it is there, or nothing of it stays.
+
+    Args:
+        folder: the name it will have.
+        mark: a file that every such folder holds; an existing folder without it is not replaced.
+        what: it holds, for messages.
+        refused: what is raised where the disk does not take what is written.
+
+    Raises:
+        UserError: if the folder cannot be written, or is something else, which would be replaced.
+    """
+    if folder.exists() and not (folder / mark).is_file():
+        raise UserError(f"{folder} exists and is no saved {what}; nothing is written over it")
+    making = folder.with_name(f".making-{folder.name}")
+    try:
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        yield making
+        share(making)
+        remove(folder)
+        making.rename(folder)
+    except BaseException as error:
+        shutil.rmtree(making, ignore_errors=True)
+        if isinstance(error, refused):
+            raise UserError(f"the {what} cannot be saved in {folder}: {error}") from error
+        raise
 
 
 def remove(path: Path) -> None:

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,7 +31,9 @@ from nlp_transfer.data.table import MISSING, Table
 from nlp_transfer.encoder.anatomy import dissect, unwrapped
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
-from nlp_transfer.evaluation.decisions import decide, probabilities
+from nlp_transfer.exported import FIGURES, Exported
+from nlp_transfer.labelling import Labeller, Prediction
+from nlp_transfer.places import model_folder
 from nlp_transfer.settings import ColumnSettings, PredictSettings, TrackingSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
@@ -41,25 +42,11 @@ from nlp_transfer.training.device import fitting, make_accelerator
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One text's answer.
-
-    Attributes:
-        label: the label's name; a list of names for multi-label; a number for regression.
-        probabilities: by label name; empty for regression.
-    """
-
-    label: str | list[str] | float
-    probabilities: dict[str, float]
-
-
-class Predictor:
+class Predictor(Labeller):
     """A saved model, loaded once."""
 
     def __init__(self, folder: Path, *, precision: str = "auto", batch_tokens: int = 4096) -> None:
-        folder = Path(folder)
-        self.folder = folder / "model" if (folder / "model" / artefact.RECORD).is_file() else folder
+        self.folder = model_folder(Path(folder))
         self.record = artefact.read_record(self.folder)
         self.batch_tokens = batch_tokens
         self._one_at_a_time = threading.Lock()
@@ -80,8 +67,7 @@ class Predictor:
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
         """Return the model's raw outputs, float32 (texts, outputs)."""
-        if (pairs is not None) != self.record.task.pair:
-            raise UserError(f"the model was trained on {'pairs of texts' if self.record.task.pair else 'single texts'}")
+        self.check_pairs(pairs)
         spec = self.record.tokens
         with self._one_at_a_time:  # the tokenizer is told how to cut, and the output layer what it reads
             encoded = token_ids.encode(self.tokenizer, texts, pairs, spec, max_length=spec.limit)
@@ -94,30 +80,25 @@ class Predictor:
                 most_tokens=self.batch_tokens,
             )
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
-        """Return the label and the probabilities of every text, in order."""
-        if isinstance(texts, str) or isinstance(pairs, str):
-            raise UserError("predict takes a list of texts; put the one text into a list")
-        task = self.record.task
-        if not texts:
-            return []
-        logits = self.logits(texts, pairs)
-        decisions, likely = decide(task, logits), probabilities(task, logits)
-        if task.problem == "regression":
-            return [Prediction(float(value), {}) for value in decisions]
-        answers: list[Prediction] = []
-        for decision, row in zip(decisions, likely, strict=True):
-            chosen = (
-                [name for name, yes in zip(task.labels, decision, strict=True) if yes]
-                if task.problem == "multi_label"
-                else task.labels[int(decision)]
-            )
-            answers.append(Prediction(chosen, dict(zip(task.labels, map(float, row), strict=True))))
-        return answers
+
+def opened(folder: Path, *, precision: str = "auto", batch_tokens: int = 4096) -> Labeller:
+    """Return the model of a folder, saved or exported.
+
+    Args:
+        folder: of a run, of its model, or what `nlp-transfer export` has written.
+        precision: in which a saved model computes; that of an exported one was chosen then.
+        batch_tokens: in one forward pass at most.
+
+    Raises:
+        UserError: if the folder holds no model of ours.
+    """
+    if (folder / FIGURES).is_file():
+        return Exported(folder, batch_tokens=batch_tokens)
+    return Predictor(folder, precision=precision, batch_tokens=batch_tokens)
 
 
 def predict_file(
-    predictor: Predictor, settings: PredictSettings, columns: ColumnSettings, *, encoding: str, delimiter: str | None
+    predictor: Labeller, settings: PredictSettings, columns: ColumnSettings, *, encoding: str, delimiter: str | None
 ) -> int:
     """Read rows, write the same rows with their prediction; return how many.
 

@@ -19,6 +19,7 @@ from nlp_transfer.data import hub
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, RECORD, digest_of, locate, read_json
 from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.evaluation.report import Report
+from nlp_transfer.places import model_folder, run_of
 from nlp_transfer.settings import HubSettings, Settings
 from nlp_transfer.upload import Pushed, Target, check_access, push
 from nlp_transfer.words import from_mapping
@@ -56,7 +57,8 @@ def parcel_of(folder: Path, settings: HubSettings, *, tell: Callable[[str], None
     Raises:
         UserError: if there is no model, no card, or a model that plain transformers loads as another one.
     """
-    run, model = _places(folder)
+    model = model_folder(folder)
+    run = run_of(folder) or model
     record = read_record(model)
     with tempfile.TemporaryDirectory() as scratch:
         if settings.layout == "adapter" and record.merged:
@@ -89,16 +91,6 @@ def parcel_of(folder: Path, settings: HubSettings, *, tell: Callable[[str], None
             message=settings.message or f"nlp_transfer: weights {str(record.sha256)[:12]}",
         )
         yield Parcel(shown, target)
-
-
-def _places(folder: Path) -> tuple[Path, Path]:
-    """Return the folder of a run and that of its model; a model that is alone stands for both."""
-    if (folder / "model" / RECORD).is_file():
-        return folder, folder / "model"
-    inside = folder.resolve()
-    if inside.name == "model" and (inside.parent / "metrics.json").is_file():
-        return inside.parent, folder
-    return folder, folder
 
 
 def publish(folder: Path, settings: HubSettings, *, tell: Callable[[str], None], finished: bool = False) -> Pushed:

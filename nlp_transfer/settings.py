@@ -184,6 +184,16 @@ class ServeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """As what `export` writes a saved model, where, and how it is compared with it."""
+
+    format: str = "onnx"
+    output: str | None = None
+    rows: int | None = 5000
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run, resolved: what `config.py` makes of conf/, a recipe and the command line."""
 
@@ -206,3 +216,4 @@ class Settings:
     predict: PredictSettings = field(default_factory=PredictSettings)
     hub: HubSettings = field(default_factory=HubSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer.config import is_resolved, user_errors
+from nlp_transfer.ending import USER_ERROR
 from nlp_transfer.errors import PushFailed, UserError
+from nlp_transfer.launch import world_size
 from nlp_transfer.plain import leaves
 from nlp_transfer.settings import Settings
 from nlp_transfer.shipped import CONF, GROUPS, locate_recipe, shipped_names
@@ -29,6 +31,24 @@ from nlp_transfer.words import encoder_words, readable, refuse_second_values
 
 class RunFailed(Exception):
     """A run ended with an error, about which its own process has spoken."""
+
+
+def show(recipe: str | None, overrides: Sequence[str]) -> int:
+    """Sweep, name the runs that failed, and return the exit status.
+
+    Raises:
+        UserError: see `sweep`; and inside a launcher.
+    """
+    if world_size() > 1:
+        raise UserError(
+            "--multirun runs outside the launcher, which it starts once a job: call "
+            "`nlp-transfer adapt ... --multirun` without accelerate launch or torchrun"
+        )
+    failed = sweep(recipe, overrides)
+    for words, status in failed.items():
+        print(f"nlp-transfer: the run {words} failed with status {status}", file=sys.stderr)  # noqa: T201
+    statuses = set(failed.values())
+    return statuses.pop() if statuses in ({USER_ERROR}, {PushFailed.status}) else int(bool(failed))
 
 
 def sweep(recipe: str | None, overrides: Sequence[str]) -> dict[str, int]:

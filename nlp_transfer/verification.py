@@ -15,19 +15,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
 from nlp_transfer import answers
+from nlp_transfer.answers import ANSWERS
+from nlp_transfer.artefact import Record
 from nlp_transfer.encoder import pooled
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, POOLED, read_json
 from nlp_transfer.errors import UserError
 
-if TYPE_CHECKING:
-    from nlp_transfer.artefact import Record
-
-ANSWERS = "answers.json"
 OUR_CODE = {  # as transformers writes it for our own head
     "AutoConfig": "pooled_config.PooledConfig",
     "AutoModelForSequenceClassification": "pooled.PooledForSequenceClassification",
@@ -35,12 +33,18 @@ OUR_CODE = {  # as transformers writes it for our own head
 SECONDS = 600  # in which a fresh process must have answered
 # By how much logits may differ, and by which share of the largest: float32 sums in another order differ by 1e-6 of it.
 TOLERANCE, SHARE = 1e-4, 1e-3
-_SENTENCES = (
-    "The parcel came a day late, but whoever answered the phone was kind.",
-    "¿Dónde está mi pedido n.º 4711?! 包裹还没有到 🙂",
-)
-_SECOND_SENTENCES = ("Delivery was slow; support was friendly.", "My order has arrived.")
-_LONG = "where is my order number 12 and why does it take so long "  # 13 tokens or so
+# What answers where nobody else can load the folder.
+_OURS = """
+import json, sys
+from pathlib import Path
+from nlp_transfer.answers import answers_of
+from nlp_transfer.artefact import load_model, read_record
+job = json.load(sys.stdin)
+folder = Path(job["folder"])
+model, tokenizer = load_model(folder, read_record(folder))
+found = answers_of(model, tokenizer, job["texts"], job["pairs"], truncation=job["truncation"])
+print(json.dumps({"ours": found}))
+"""
 # A launcher's word for who is who among its processes; this one is nobody among them.
 _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
 
@@ -51,19 +55,6 @@ class Mismatch(UserError):
 
 class Unanswered(UserError):
     """The fresh process came to no end: that says nothing of the folder."""
-
-
-def write_answers(folder: Path, model: Any, tokenizer: Any, record: Record) -> None:
-    """Write what a model answers now, in evaluation mode; its tokenizer must cut at its ``model_max_length``."""
-    spec, task = record.tokens, record.task
-    long = _LONG * (min(spec.limit, 600) // 10 + 1)  # cut where the encoder takes up to 600 tokens
-    texts = [*_SENTENCES, long]
-    pairs = [*_SECOND_SENTENCES, long] if task.pair else None
-    truncation: str | bool = spec.pair_truncation if task.pair else True
-    logits = answers.answers_of(model.eval(), tokenizer, texts, pairs, truncation=truncation)
-    rounded = [[float(f"{value:.7g}") for value in row] for row in logits]
-    content = {"texts": texts, "pairs": pairs, "truncation": truncation, "logits": rounded}
-    (folder / ANSWERS).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def verify(folder: Path, record: Record, *, base: Path | None) -> float:
@@ -148,8 +139,9 @@ def asking(folder: Path, record: Record, *, base: Path | None) -> Iterator[Asked
         "whole": record.merged,
         "adapter": str(adapter) if plain else None,
         "base": str(base) if plain else None,
-        "ours": not record.merged and not plain,
     }
+    # -P: the folder of that file, which is this package, must not be where it imports from.
+    asks = ["-P", answers.__file__] if record.merged or plain else ["-c", _OURS]
     with tempfile.TemporaryDirectory() as own, (Path(own) / "errors").open("w+", encoding="utf-8") as errors:
         environment = {key: value for key, value in os.environ.items() if key not in _RANKS}
         environment |= {
@@ -158,10 +150,13 @@ def asking(folder: Path, record: Record, *, base: Path | None) -> Iterator[Asked
             "CUDA_VISIBLE_DEVICES": "",  # the device is in use by whoever asks
             "PYTHONWARNINGS": "ignore",
         }
-        # -P: the folder of that file, which is this package, must not be where it imports from.
-        command = [sys.executable, "-P", answers.__file__]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            [sys.executable, *asks],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
         )
         try:
             assert process.stdin

@@ -54,7 +54,7 @@ def test_every_field_is_a_key_with_a_comment_and_the_same_default(path: str, kin
 def test_the_other_groups_mirror_too():
     conf = written("conf/config.yaml")
     plain = to_plain(Settings(strategy=STRATEGIES["finetune"](), objective={}))
-    for group in ("tokens", "training", "evaluation", "tracking", "predict"):
+    for group in ("tokens", "training", "evaluation", "tracking", "predict", "export"):
         assert {k: float(v) if isinstance(v, str) and "e-" in v else v for k, v in conf[group].items()} == plain[
             group
         ], group
@@ -110,6 +110,19 @@ def test_a_resolved_file_takes_group_choices(tmp_path: Path):
     wanted = ["strategy=lora", "strategy.rank=4", "data=files", "data.path=x.csv", "training.epochs=2", "seed=5"]
     assert changed == compose(None, [*wanted, "training.batch_size=8"])
     assert changed.name == "x-lora"
+
+
+def test_a_run_of_a_version_that_knew_fewer_groups_is_still_one(tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    settings = compose(None, ["strategy=probe", "seed=5"])
+    known = {key: value for key, value in to_plain(settings).items() if key not in ("export", "cache")}
+    path.write_text(yaml.safe_dump(known), encoding="utf-8")
+    assert compose(str(path)) == settings
+    changed = compose(str(path), ["export.format=onnx_int8", "seed=6"])
+    assert (changed.export.format, changed.seed, changed.strategy) == ("onnx_int8", 6, settings.strategy)
+    path.write_text(yaml.safe_dump({key: value for key, value in known.items() if key != "tokens"}), encoding="utf-8")
+    with pytest.raises(UserError, match="is no recipe yet"):
+        compose(str(path))
 
 
 def test_files_that_are_no_configuration_are_refused(tmp_path: Path):

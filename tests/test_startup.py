@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {
     *("torch", "transformers", "accelerate", "peft", "datasets", "evaluate", "sentence_transformers"),
     *("sklearn", "scipy", "pandas", "pyarrow", "tokenizers", "safetensors", "huggingface_hub"),
+    *("onnx", "onnxscript", "onnxruntime", "openvino"),
 }
 COMPOSING = {"hydra", "omegaconf", "yaml"}
 REPORT = """
@@ -59,6 +60,8 @@ def printed(code: str, *words: str) -> str:
         (["predict", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
         (["evaluate", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
         (["serve", "no/such/run"], HEAVY | COMPOSING | {"numpy", "fastapi", "uvicorn"}),
+        (["export", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
+        (["merge", "no/such/run", "whole"], HEAVY | COMPOSING | {"numpy"}),
         (["cache", "ls"], HEAVY),
         (["plan", "--cfg"], HEAVY | {"numpy", "rich"}),
         (["plan", "intent", "strategy=lora", "data.path=no/such.csv", "--cfg"], HEAVY | {"numpy", "rich"}),

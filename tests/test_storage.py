@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -240,16 +241,16 @@ def test_a_run_whose_folder_goes_away_stops_or_leaves_it_whole(
 
 def test_a_disk_that_takes_no_tokenizer_is_said(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What is written from Rust says in a way of its own that a disk is full."""
-    before, save = resource.getrlimit(resource.RLIMIT_FSIZE), artefact._save_tokenizer
+    before, save = resource.getrlimit(resource.RLIMIT_FSIZE), artefact.save_tokenizer
 
-    def limited(*arguments) -> None:
+    def limited(*arguments) -> Any:
         resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, before[1]))
         try:
-            save(*arguments)
+            return save(*arguments)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setattr(artefact, "_save_tokenizer", limited)
+    monkeypatch.setattr(artefact, "save_tokenizer", limited)
     with pytest.raises(UserError, match=rf"the model cannot be saved in {tmp_path}/.*File too large"):
         run(home, tmp_path)
 

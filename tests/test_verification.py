@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from nlp_transfer import verification
+from nlp_transfer import answers, verification
+from nlp_transfer.answers import ANSWERS
 from nlp_transfer.artefact import RECORD, Record, read_record, save
 from nlp_transfer.cli import main
 from nlp_transfer.data.task import Task
@@ -19,7 +20,7 @@ from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Adapter, Lora
-from nlp_transfer.verification import ANSWERS, OUR_CODE, Mismatch, Unanswered, asking, verify
+from nlp_transfer.verification import OUR_CODE, Mismatch, Unanswered, asking, verify
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
 from tests.test_artefact import TASK, record_of
@@ -192,13 +193,13 @@ def test_a_run_whose_model_cannot_be_loaded_elsewhere_is_not_finished(tmp_path: 
     """What was trained stays."""
     place = furnish(tmp_path)
     words = adapt_words(place, "verify=true", "strategy=finetune", "training.max_steps=1", "encoder.head=native")
-    write = verification.write_answers
+    write = answers.write_answers
 
-    def wrongly(folder: Path, model, tokenizer, record: Record) -> None:
-        write(folder, model, tokenizer, record)
-        answers = json.loads((folder / ANSWERS).read_text())
-        answers["logits"][0][0] += 0.5
-        (folder / ANSWERS).write_text(json.dumps(answers))
+    def wrongly(folder: Path, *given, **named) -> None:
+        write(folder, *given, **named)
+        content = json.loads((folder / ANSWERS).read_text())
+        content["logits"][0][0] += 0.5
+        (folder / ANSWERS).write_text(json.dumps(content))
 
     with patch("nlp_transfer.artefact.write_answers", wrongly):
         assert main(words) == 2

@@ -102,7 +102,7 @@ class PooledForSequenceClassification(PreTrainedModel):
         states = [out.last_hidden_state] if only_last else [out.hidden_states[layer] for layer in self.config.layers]
         vectors = [pool(state, attention_mask, self.config.pooling) for state in states]
         if self.config.siamese:
-            vectors = [compare(*vector.chunk(2)) for vector in vectors]
+            vectors = [compare(*vector.unflatten(0, (2, -1)).unbind()) for vector in vectors]
         vector = torch.cat(vectors, dim=-1) if self.mix is None else self.mix(torch.stack(vectors))
         if self.hidden_layer is not None:
             vector = nn.functional.gelu(self.hidden_layer(self.dropout(vector)))
@@ -129,17 +129,24 @@ def texts_apart(ids: Tensor, mask: Tensor, *, start: int, separator: int, betwee
     Returns:
         Ids and mask, padded on the right.
     """
-    kept = mask.to(torch.bool)
-    places = torch.arange(ids.shape[1], device=ids.device)
+    kept, width = mask.to(torch.bool), ids.shape[1]
+    places = torch.arange(width, device=ids.device)
     ends = kept & (ids == separator)
-    end = torch.where(ends.any(dim=1), (ends * places.add(1).flip(0)).argmax(dim=1), len(places)).unsqueeze(1)
+    end = torch.where(ends.any(dim=1), (ends * places.add(1).flip(0)).argmax(dim=1), width).unsqueeze(1)
     first = kept & (places <= end)
     rest = kept & (places >= end + between)
-    second = torch.where(rest.any(dim=1, keepdim=True), rest | (kept & (kept.cumsum(dim=1) <= start)), first)
+    alone = ~rest.any(dim=1, keepdim=True)
+    second = (alone & first) | rest | (~alone & kept & (kept.cumsum(dim=1) <= start))
     both = torch.cat([first, second])
-    order = (~both).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(both.sum(dim=1).max())]
-    mine = both.gather(1, order)
-    return torch.cat([ids, ids]).gather(1, order).masked_fill(~mine, separator), mine.to(mask.dtype)
+    lengths = both.sum(dim=1, keepdim=True)
+    # A column more than there can be tokens takes what belongs to the other text.
+    target = (both.cumsum(dim=1) - 1).masked_fill(~both, width)
+    apart = ids.new_full((target.shape[0], width + 1), separator).scatter(1, target, torch.cat([ids, ids]))
+    longest: Any = lengths.max().clamp(min=2).item()
+    torch._check(longest >= 2)  # for torch.export, which knows nothing of a width that hangs on the ids
+    torch._check(longest <= width + 1)
+    mine = torch.arange(longest, device=ids.device) < lengths
+    return apart.narrow(1, 0, longest).masked_fill(~mine, separator), mine.to(mask.dtype)
 
 
 def compare(u: Tensor, v: Tensor) -> Tensor:
@@ -166,7 +173,7 @@ def pool(states: Tensor, mask: Tensor, how: str) -> Tensor:
         place = (kept * places).argmax(dim=1)
     else:
         raise ValueError(f"pooling={how!r} is not known; choose from: mean, max, cls, last")
-    return states[torch.arange(len(states), device=states.device), place]
+    return states[torch.arange(states.shape[0], device=states.device), place]
 
 
 def encoder_options(config: PreTrainedConfig) -> dict[str, bool]:

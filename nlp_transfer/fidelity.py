@@ -1,0 +1,257 @@
+"""An exported model beside the model it was made of: answers, time and size, as values, JSON and a table."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.decisions import decide
+from nlp_transfer.evaluation.metrics import compute, selection_metric
+from nlp_transfer.evaluation.names import METRICS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nlp_transfer.data.corpus import Examples
+    from nlp_transfer.data.task import Task
+    from nlp_transfer.data.tokens import TokenSpec
+    from nlp_transfer.exported import Exported
+    from nlp_transfer.predict import Predictor
+
+TOLERANCE, RELATIVE = 1e-3, 1e-5  # of a logit; the second counts where a regression predicts thousands
+_TIE = 1e-5  # two logits that are nearer than that are told apart by the order of a sum
+_BATCHES = {1: 21, 32: 7}  # texts at once → how often that is timed
+_SECONDS = 5.0  # for one of them at most, as far as it was timed once
+_LONGEST = 512  # tokens of a probe; more would take gigabytes of attention
+_SENTENCES = (
+    "a",
+    "Where is my order? I have been waiting for two weeks.",
+    "It was the best of times, it was the worst of times.",
+    "Not bad at all :-)",
+    "Größe, naïve, 12.5 % — 東京, Привет!",
+    "The meeting has been moved to Tuesday, please tell everybody who was invited and cancel the room upstairs.",
+)
+_OTHERS = ("a", "no")  # short, or some ways of cutting pairs leave no room for the first
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of the model, and the export's."""
+
+    model: float
+    export: float
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How an export differs from its model.
+
+    Attributes:
+        on: "validation", the rows of the run, or "sentences", a few fixed ones, where there are no rows.
+        rows: how many were compared; the sentences are compared in any case.
+        metrics: of the rows, by name; none of the sentences, which have no labels.
+        equal_decisions: share of rows that are decided on alike; regression: whose values are the same to a
+            thousandth.
+        changed_decisions: rows and sentences that are decided on otherwise although the model was not undecided.
+        largest_difference: of any logit.
+        excess: the largest difference over what rounding explains; more than 1 is no rounding.
+        shapes: (texts, tokens) of forward passes that were compared, some of them; the graph was traced at another.
+        milliseconds: for a text, from the text to its logits, median; by texts at once.
+        threads: that computed while it was timed.
+        device: on which the model was timed; the export runs on the CPU.
+        megabytes: of the weights.
+    """
+
+    on: str
+    rows: int
+    metrics: dict[str, Figure]
+    equal_decisions: float
+    changed_decisions: int
+    largest_difference: float
+    excess: float
+    shapes: list[tuple[int, int]]
+    milliseconds: dict[str, Figure]
+    threads: int
+    device: str
+    megabytes: Figure
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; a metric that is undefined (nan) is None."""
+        metrics = {
+            name: {side: None if np.isnan(value) else value for side, value in asdict(figure).items()}
+            for name, figure in self.metrics.items()
+        }
+        return asdict(self) | {"metrics": metrics}
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether the export is the same function, up to the order in which floats are added."""
+        return self.excess <= 1 and not self.changed_decisions
+
+
+def measure(
+    predictor: Predictor, exported: Exported, rows: Examples | None, *, metric: str, threads: int, megabytes: Figure
+) -> Fidelity:
+    """Compare an export with its model.
+
+    Args:
+        predictor: the model, in float32.
+        exported: made of it, with as many threads.
+        rows: with labels, or None.
+        metric: name of the metric that decides, or "auto".
+        threads: that compute while it is timed.
+        megabytes: of both.
+
+    Raises:
+        UserError: if the export answers with infinite numbers or none.
+    """
+    task = predictor.record.task
+    texts, pairs = _probes(predictor.record.tokens, pair=task.pair)
+    shapes: set[tuple[int, int]] = set()
+    answers: list[tuple[np.ndarray, np.ndarray]] = []
+    # One by one and all at once, for a graph may hold for the shape it was traced at alone.
+    for part in (slice(0, 1), slice(1, 4), slice(None)):
+        some = texts[part], None if pairs is None else pairs[part]
+        shapes |= {batch["input_ids"].shape for _, batch in exported.batches(*some)}
+        answers.append(_both(predictor, exported, *some))
+    metrics: dict[str, Figure] = {}
+    if rows is not None:
+        texts, pairs = rows.texts, rows.pairs
+        wanted, found = _both(predictor, exported, texts, pairs)
+        answers.append((wanted, found))
+        metrics = _metrics(task, wanted, found, rows, metric)
+    wanted, found = answers[-1]
+    equal = _alike(task, wanted, found)
+    every = [np.concatenate(side) for side in zip(*answers, strict=True)]
+    difference = np.abs(every[0] - every[1])
+    return Fidelity(
+        on="sentences" if rows is None else "validation",
+        rows=len(wanted),
+        metrics=metrics,
+        equal_decisions=float(equal.mean()),
+        changed_decisions=int((~_alike(task, *every) & ~_undecided(task, *every)).sum()),
+        largest_difference=float(difference.max()),
+        excess=float((difference / (TOLERANCE + RELATIVE * np.abs(every[0]))).max()),
+        shapes=sorted((int(count), int(width)) for count, width in shapes),
+        milliseconds=_timed(predictor, exported, texts, pairs, threads),
+        threads=threads,
+        device=str(predictor.accelerator.device),
+        megabytes=megabytes,
+    )
+
+
+def render(fidelity: Fidelity, console: Console, *, title: str) -> None:
+    """Print the model beside its export; fits 80 columns."""
+    what = f"{fidelity.rows:,} {'validation rows' if fidelity.on == 'validation' else 'fixed sentences'}"
+    table = Table(
+        title=f"{title}: {what}",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("", no_wrap=True)
+    for name in ("model", "export", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, figure in fidelity.metrics.items():
+        table.add_row(name, f"{figure.model:.4f}", f"{figure.export:.4f}", f"{figure.export - figure.model:+.4f}")
+    table.add_row("equal decisions", "", f"{fidelity.equal_decisions:.2%}", "")
+    table.add_row("largest difference of a logit", "", "", f"{fidelity.largest_difference:.2g}")
+    threads = f"{fidelity.threads} thread{'s' * (fidelity.threads > 1)}"
+    for texts, figure in fidelity.milliseconds.items():
+        name = f"ms a text, {texts} at once, {threads}"
+        table.add_row(name, f"{figure.model:.2f}", f"{figure.export:.2f}", f"× {figure.export / figure.model:.2f}")
+    size = fidelity.megabytes
+    table.add_row("MB", f"{size.model:.1f}", f"{size.export:.1f}", f"× {size.export / size.model:.2f}")
+    console.print(table)
+
+
+def trace_texts(*, pair: bool) -> tuple[list[str], list[str] | None]:
+    """Return two short texts of unequal length, at whose shape a graph may be traced."""
+    return list(_SENTENCES[2:4]), list(_OTHERS) if pair else None
+
+
+def _probes(spec: TokenSpec, *, pair: bool) -> tuple[list[str], list[str] | None]:
+    """Return texts of one word up to as many as the model takes."""
+    texts = [*_SENTENCES, " ".join(["word"] * min(spec.limit, _LONGEST))]
+    if not pair:
+        return texts, None
+    others = [_OTHERS[place % 2] for place in range(len(texts))]
+    return (others, texts) if spec.pair_truncation == "only_second" else (texts, others)
+
+
+def _both(
+    predictor: Predictor, exported: Exported, texts: Sequence[str], pairs: Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    wanted, found = predictor.logits(texts, pairs), exported.logits(texts, pairs)
+    if not np.isfinite(found).all():
+        raise UserError("the exported model answers with infinite numbers, or none; nothing is written")
+    return wanted, found
+
+
+def _metrics(task: Task, wanted: np.ndarray, found: np.ndarray, rows: Examples, metric: str) -> dict[str, Figure]:
+    """Return the accuracy, where the problem type has it, and the metric that decides."""
+    names = [name for name in METRICS[task.problem] if name in ("accuracy", selection_metric(task, metric))]
+    model, export = (compute(task, logits, rows.targets, rows.weights) for logits in (wanted, found))
+    return {name: Figure(model[name], export[name]) for name in names}
+
+
+def _alike(task: Task, wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return for each row whether both are decided on alike."""
+    ours, theirs = decide(task, wanted), decide(task, found)
+    if task.problem == "regression":
+        return np.isclose(theirs, ours, rtol=RELATIVE, atol=TOLERANCE)
+    return ours == theirs if ours.ndim == 1 else (ours == theirs).all(axis=1)
+
+
+def _undecided(task: Task, wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return for each row whether the model's own decision hangs on the last bits of its logits."""
+    if task.problem == "regression":
+        return np.zeros(len(wanted), bool)
+    if task.problem == "multi_label":
+        differ = (wanted >= 0) != (found >= 0)
+        return (~differ | (np.abs(wanted) <= _TIE)).all(axis=1)
+    chosen = np.take_along_axis(wanted, found.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return wanted.max(axis=1) - chosen <= _TIE
+
+
+def _timed(
+    predictor: Predictor, exported: Exported, texts: Sequence[str], pairs: Sequence[str] | None, threads: int
+) -> dict[str, Figure]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return {str(size): _median(predictor, exported, texts, pairs, size, times) for size, times in _BATCHES.items()}
+    finally:
+        torch.set_num_threads(before)
+
+
+def _median(
+    predictor: Predictor, exported: Exported, texts: Sequence[str], pairs: Sequence[str] | None, size: int, times: int
+) -> Figure:
+    """Return milliseconds a text; both take turns, for other work on the machine slows both."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    began = time.perf_counter()
+    for turn in range(times + 1):
+        rows = [(turn * size + place) % len(texts) for place in range(size)]
+        some = [texts[row] for row in rows], None if pairs is None else [pairs[row] for row in rows]
+        for answering, taken in zip((predictor, exported), seconds, strict=True):
+            start = time.perf_counter()
+            answering.logits(*some)
+            taken.append(time.perf_counter() - start)
+        if time.perf_counter() - began > _SECONDS and turn:
+            break
+    # The first turn is none of them: libraries choose their kernels then.
+    model, export = (1000 * statistics.median(taken[1:]) / size for taken in seconds)
+    return Figure(round(model, 4), round(export, 4))

@@ -1,0 +1,98 @@
+"""The verbs that measure or convert a saved model: what they are told, and what they show of what they did."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlp_transfer.data.paths import expanded
+from nlp_transfer.errors import UserError
+from nlp_transfer.importing import for_good
+from nlp_transfer.launch import world_size
+from nlp_transfer.places import run_of
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
+
+
+def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, Any]:
+    """Measure a model, show its figures, and return them for machines.
+
+    Args:
+        folder: of a run, or its ``model/`` folder.
+        overrides: key=value words.
+        screen: for people.
+
+    Raises:
+        UserError: see ``run.evaluate``; and for a model alone, which does not say which data is its own.
+    """
+    folder = run_of(folder) or folder
+    if not (folder / "config.yaml").is_file():
+        raise UserError(
+            f"{folder} holds no config.yaml: give the folder of a run, as `nlp-transfer adapt` made it; a model alone "
+            "does not say which data is its own"
+        )
+    from nlp_transfer import config
+    from nlp_transfer.checks import check
+
+    trained, settings = (config.compose(str(folder / "config.yaml"), words) for words in ([], overrides))
+    check(settings)
+    with screen.busy("loading the model"), for_good():
+        from nlp_transfer.evaluation.report import render
+        from nlp_transfer.run import evaluate
+    report = evaluate(folder, trained, settings, screen=screen)
+    render(report, screen.console)
+    return {"folder": str(folder), "report": report.to_json()}
+
+
+def export(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, Any]:
+    """Export a model, show how it differs, and return that for machines.
+
+    Args:
+        folder: of a run, or of a model alone.
+        overrides: key=value words.
+        screen: for people.
+
+    Raises:
+        UserError: see ``export.export``.
+    """
+    _alone("export")
+    from nlp_transfer import config
+    from nlp_transfer.checks import check_export
+
+    run = run_of(folder)
+    settings = config.compose(str(run / "config.yaml") if run else None, overrides)
+    check_export(settings.export)
+    with screen.busy("starting"), for_good():
+        from nlp_transfer.export import export
+        from nlp_transfer.fidelity import render
+    done = export(folder, settings, screen=screen)
+    render(done.fidelity, screen.console, title=done.format)
+    for note in done.notes:
+        screen.tell(note)
+    name = shlex.quote(str(done.folder))
+    screen.console.print(f"\nIt lies in {done.folder}. Next:", soft_wrap=True, style="bold")
+    screen.console.print(f"  nlp-transfer predict {name} FILE.csv > labelled.csv", soft_wrap=True)
+    return {"folder": str(done.folder), **done.to_json()}
+
+
+def merge(folder: Path, target: str, screen: Screen) -> dict[str, Any]:
+    """Merge an adapter into its encoder; return where that lies, for machines.
+
+    Raises:
+        UserError: see ``merge.merge``.
+    """
+    _alone("merge")
+    with screen.busy("starting"), for_good():
+        from nlp_transfer.merge import merge
+    with screen.busy("merging"):
+        made = merge(folder, expanded(target))
+    screen.console.print(f"A whole model lies in {made}.", soft_wrap=True)
+    return {"model": str(made)}
+
+
+def _alone(verb: str) -> None:
+    if world_size() > 1:
+        raise UserError(f"{verb} runs in one process: call it without accelerate launch or torchrun")

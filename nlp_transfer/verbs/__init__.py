@@ -1,0 +1,53 @@
+"""What the command line can be asked to do: the verbs, and what all of them say and show in one way."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nlp_transfer.errors import UserError
+from nlp_transfer.launch import is_main
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
+
+# verb -> (help, what it takes)
+VERBS: dict[str, tuple[str, str]] = {
+    "adapt": ("adapt an encoder to a task, measure it beside floors, save it", "one RECIPE and key=value words"),
+    "plan": ("show everything up to the first step; train nothing", "one RECIPE and key=value words"),
+    "evaluate": ("measure a saved model on data", "one RUN and key=value words"),
+    "predict": ("label the rows of a file or of standard input", "RUN, one FILE and key=value words"),
+    "push": (
+        "publish a saved model on the Hub, with a card of what was measured",
+        "RUN, owner/name and hub.key=value words",
+    ),
+    "serve": ("answer over HTTP with a saved model, until Ctrl-C", "RUN and serve.key=value words"),
+    "export": ("write a saved model as ONNX or OpenVINO, compared with it", "one RUN and key=value words"),
+    "merge": ("merge a saved adapter into its encoder", "RUN and the folder to write"),
+    "ls": ("list recipes, strategies, encoders and data sets", "one KIND"),
+    "cp": ("copy a shipped recipe into the working folder to edit it", "RECIPE and the file to copy it to"),
+    "cache": ("list or remove what runs keep for later ones", "`ls`, `rm ENTRY ...` or `rm --all`"),
+    "doctor": ("show versions, devices and how this was launched", "nothing"),
+}
+
+
+def one(words: Sequence[str], verb: str, *, most: int = 1) -> str | None:
+    """Return the one word that a verb takes beside key=value words, or None; refuse more."""
+    if len(words) > most:
+        raise UserError(f"{verb} takes {VERBS[verb][1]}; {words[most]!r} is too much")
+    return words[0] if words else None
+
+
+def screen_of_main() -> Screen:
+    """Return the terminal of the first rank; others show nothing."""
+    from nlp_transfer.console import Screen
+
+    return Screen(speaks=is_main())
+
+
+def emit(plain: dict[str, Any], screen: Screen) -> None:
+    """Print the machine-readable result where no person reads it."""
+    if is_main() and not (screen.shows and sys.stdout.isatty()):
+        print(json.dumps(plain, ensure_ascii=False))  # noqa: T201

@@ -1,0 +1,148 @@
+"""The verbs that use a saved model: predict, serve, push, export and merge."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlp_transfer.errors import UserError
+from nlp_transfer.importing import for_good
+from nlp_transfer.launch import world_size
+from nlp_transfer.verbs import VERBS, emit, one, screen_of_main
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
+    from nlp_transfer.settings import HubSettings
+
+
+def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Label the rows of a file or of standard input."""
+    if world_size() > 1:
+        raise UserError("predict runs in one process: call it without accelerate launch or torchrun")
+    words, overrides = _named_model(words, overrides)
+    folder = run_folder(words[:1], "predict")
+    if len(words) > 2:
+        raise UserError(f"predict takes {VERBS['predict'][1]}; {words[2]!r} is too much")
+    from nlp_transfer import config
+    from nlp_transfer.checks import check_evaluation, check_predict, check_training
+
+    settings = config.compose(None, overrides)
+    wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
+    check_predict(wanted)
+    check_training(settings.training)
+    check_evaluation(settings.evaluation)
+    with for_good():
+        from nlp_transfer.predict import opened, predict_file
+    predictor = opened(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
+    data, console = settings.data, screen_of_main().console
+    if wanted.input == "-" and sys.stdin.isatty():
+        console.print("reading rows from standard input, until Ctrl-D", style="dim")
+    count = predict_file(predictor, wanted, data.columns, encoding=data.encoding, delimiter=data.delimiter)
+    console.print(f"{count:,} rows labelled", style="dim")
+    return 0
+
+
+def serve(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Answer over HTTP until it is told to stop."""
+    if world_size() > 1:
+        raise UserError("serve runs in one process: call it without accelerate launch or torchrun")
+    words, overrides = _named_model(words, overrides)
+    from nlp_transfer.serving.door import check_installed, serve
+
+    check_installed()
+    folder = run_folder(words, "serve")
+    from nlp_transfer import config
+    from nlp_transfer.checks import check_evaluation, check_serve, check_training
+
+    settings = config.compose(None, overrides)
+    check_serve(settings.serve)
+    check_training(settings.training)
+    check_evaluation(settings.evaluation)
+    serve(folder, settings, screen_of_main(), called=words[0])
+    return 0
+
+
+def push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Publish a model on the Hub, or list what would be published."""
+    if world_size() > 1:
+        raise UserError("push runs in one process: call it without accelerate launch or torchrun")
+    folder = run_folder(words[:1], "push")
+    if len(words) > 2:
+        raise UserError(f"push takes {VERBS['push'][1]}; {words[2]!r} is too much")
+    from nlp_transfer import config
+    from nlp_transfer.checks import check_hub
+
+    if foreign := [word for word in overrides if not word.startswith("hub.")]:
+        raise UserError(f"push takes hub.key=value words; {foreign[0]!r} says nothing of where a model goes")
+    typed = config.compose(None, [*(f"hub.repository={name}" for name in words[1:]), *overrides]).hub
+    wanted = config.hub_of(folder, typed)
+    check_hub(wanted)
+    screen = screen_of_main()
+    if not arguments.dry_run:
+        emit(published(folder, wanted, screen), screen)
+        return 0
+    from nlp_transfer.publication import parcel_of
+
+    with screen.busy("loading the model in a fresh process"), parcel_of(folder, wanted, tell=screen.tell) as parcel:
+        print(parcel.listing())  # noqa: T201
+    return 0
+
+
+def published(folder: Path, settings: HubSettings, screen: Screen, *, finished: bool = False) -> dict[str, Any]:
+    """Push a run or a model; return where it is now, for machines."""
+    with screen.busy("pushing"), for_good():
+        from nlp_transfer.publication import publish
+
+        pushed = publish(folder, settings, tell=screen.tell, finished=finished)
+    what = f"{pushed.changed} files changed" if pushed.changed else "nothing to do, all of it was there"
+    screen.console.print(f"pushed to {pushed.url} ({what})", soft_wrap=True, style="bold")
+    return {"pushed": pushed.url, "changed": pushed.changed}
+
+
+def export(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Write a model as ONNX or OpenVINO, compared with it."""
+    folder, screen = run_folder(words, "export"), screen_of_main()
+    from nlp_transfer import saved
+
+    emit(saved.export(folder, overrides, screen), screen)
+    return 0
+
+
+def merge(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Merge an adapter into its encoder."""
+    folder, screen = run_folder(words[:1], "merge"), screen_of_main()
+    if len(words) != 2:
+        raise UserError(f"merge takes {VERBS['merge'][1]}: nlp-transfer merge {shlex.quote(words[0])} FOLDER")
+    from nlp_transfer import saved
+
+    emit(saved.merge(folder, words[1], screen), screen)
+    return 0
+
+
+def run_folder(words: Sequence[str], verb: str) -> Path:
+    """Return the folder that is named by the one word, a run, a model or for some verbs a model of the Hub."""
+    name = one(words, verb)
+    if name is None:
+        raise UserError(f"{verb} needs the folder of a run: nlp-transfer {verb} runs/NAME")
+    from nlp_transfer.data.paths import expanded
+
+    folder = expanded(name)
+    if folder.is_dir():
+        return folder
+    from nlp_transfer.download import names_model, pull
+
+    # A run that was moved is not looked for among strangers.
+    if verb in ("predict", "serve") and names_model(name) and not (name.startswith("runs/") or folder.parent.is_dir()):
+        return pull(name)
+    raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
+
+
+def _named_model(words: Sequence[str], overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return words and overrides with ``model=NAME`` as the first word."""
+    named = [word.removeprefix("model=") for word in overrides if word.startswith("model=")]
+    return [*named, *words], [word for word in overrides if not word.startswith("model=")]

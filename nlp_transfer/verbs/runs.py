@@ -1,0 +1,116 @@
+"""The verbs that make and measure runs: adapt, with --multirun, plan and evaluate."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nlp_transfer.errors import UserError
+from nlp_transfer.importing import for_good
+from nlp_transfer.launch import is_main
+from nlp_transfer.verbs import emit, one, screen_of_main
+from nlp_transfer.verbs.models import published, run_folder
+
+if TYPE_CHECKING:
+    from nlp_transfer.settings import Settings
+
+
+def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Adapt an encoder, measure and save it, and push it if that is wanted."""
+    if arguments.multirun:
+        return _multirun(arguments, words, overrides)
+    settings = _settings(arguments, words, overrides)
+    if settings is None:
+        return 0
+    screen = screen_of_main()
+    if settings.hub.push and is_main():
+        with screen.busy("asking the Hub whether the token may write"):
+            from nlp_transfer.upload import check_access
+
+            check_access(settings.hub, tell=screen.tell)  # before hours of training, not after them
+    with screen.busy("reading data"):
+        from nlp_transfer.data.corpus import load_corpus
+
+        corpus = load_corpus(settings.data, seed=settings.seed)  # and says what is wrong there before torch is needed
+    with screen.busy("starting"), for_good():
+        from nlp_transfer.run import adapt
+    run = adapt(settings, corpus=corpus, screen=screen)
+    from nlp_transfer.evaluation.report import render
+
+    render(run.report, screen.console)
+    screen.console.print(f"\nThe model lies in {run.folder / 'model'}. Next:", soft_wrap=True, style="bold")
+    for command in (
+        f"nlp-transfer predict {shlex.quote(str(run.folder))} FILE.csv > labelled.csv",
+        f"nlp-transfer evaluate {shlex.quote(str(run.folder))} data=files data.path=FILE.csv",
+        f"nlp-transfer adapt {shlex.quote(str(run.folder / 'config.yaml'))} strategy=lora",
+    ):
+        screen.console.print(f"  {command}", soft_wrap=True)
+    found = {"folder": str(run.folder), "model": str(run.folder / "model"), "report": run.report.to_json()}
+    try:
+        if settings.hub.push and is_main():
+            found |= published(run.folder, settings.hub, screen, finished=True)
+    finally:
+        emit(found, screen)
+    return 0
+
+
+def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    from nlp_transfer import sweep
+
+    recipe = one(words, arguments.verb)
+    if arguments.cfg:
+        raise UserError("--cfg prints one configuration: call it without --multirun")
+    typed = {word.partition("=")[0]: word.partition("=")[2] for word in overrides}
+    if "hub.push" in typed and "," not in typed.get("hub.repository", ""):
+        raise UserError(
+            "hub.push with --multirun would push every run over the one before: push the best one when all are done"
+        )
+    return sweep.show(recipe, overrides)
+
+
+def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Show everything up to the first step."""
+    settings = _settings(arguments, words, overrides)
+    if settings is None:
+        return 0
+    screen = screen_of_main()
+    with screen.busy("reading data and encoder"):
+        from nlp_transfer.data.corpus import load_corpus
+
+        corpus = load_corpus(settings.data, seed=settings.seed)  # and says what is wrong there before torch is needed
+        with for_good():
+            from nlp_transfer.plan import render
+            from nlp_transfer.preparation import prepare
+            from nlp_transfer.records import RunFolder
+        unkept = dataclasses.replace(settings, cache=dataclasses.replace(settings.cache, gib=0.0))
+        plan = prepare(unkept, corpus, RunFolder.of(settings, corpus).path).plan
+    render(plan, screen.console)
+    emit(plan.to_json(), screen)
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Measure a saved model on data."""
+    folder, screen = run_folder(words, "evaluate"), screen_of_main()
+    from nlp_transfer import saved
+
+    emit(saved.evaluate(folder, overrides, screen), screen)
+    return 0
+
+
+def _settings(arguments: argparse.Namespace, words: Sequence[str], overrides: Sequence[str]) -> Settings | None:
+    """Return the checked settings of a run, or None where printing them was all that was asked for."""
+    with for_good():
+        from nlp_transfer import config
+
+        settings = config.compose(one(words, arguments.verb), overrides)
+    if arguments.cfg:
+        print(config.to_yaml(settings), end="")  # noqa: T201
+        return None
+    from nlp_transfer.checks import check
+
+    check(settings)
+    return settings
