@@ -40,6 +40,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+# Runs are forked: what OpenMP threads of the parent hold, a child would wait for in vain.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
 import torch
 import transformers
 from safetensors.torch import load_file
