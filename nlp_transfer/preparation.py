@@ -161,6 +161,7 @@ def prepare(
     encoder = resolve_encoder(settings.encoder, strategy, source, pair=corpus.task.pair)
     settings = dataclasses.replace(settings, encoder=encoder)
     classifier = load_classifier(encoder, corpus.task, head=encoder.head, seed=settings.seed, source=source)
+    classifier.max_tokens -= getattr(strategy, "reserved_tokens", 0)
     store = store_of(settings.cache, tell)
     columns, spec = encode_splits(settings, corpus, classifier, store)
     notes = [*corpus.notes, *encoder_notes(encoder, classifier)]

@@ -44,8 +44,11 @@ TEXTS = [
 OTHERS = ["late", "it was charged twice " * 3, "b", "refund", "not", "bad", "a"]
 # These name their layers otherwise, or alternate between two kinds of them.
 TWO_LAYERS = {"distilbert", "xlnet", "funnel", "gpt2", "xlm", "t5", "bart", "modernbert", "gemma3_text"}
-# Their code is another's.
-COPIES = {"xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "ernie", "flaubert", "qwen2"}
+# Their code is another's, or nearly so; they were tried once (2026-11-26).
+COPIES = {
+    *("xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "ernie", "megatron-bert", "rembert"),
+    *("flaubert", "qwen2", "opt", "nomic_bert"),
+}
 # What torch makes no graph of, and what it says.
 REFUSED = {
     "xlnet": "RuntimeError: Cannot find a compatible OpOverload",

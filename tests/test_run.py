@@ -496,3 +496,14 @@ def test_trackers_hear_of_settings_steps_and_figures(home: Path, tmp_path: Path,
     assert told.get("train/loss", []) == pytest.approx([line["loss"] for line in log if "loss" in line])
     assert len(told.get("validation/accuracy", [])) == sum(line.get("split") == "validation" for line in log)
     assert list((run.folder / "nlp_transfer").glob("*/hparams.yml"))
+
+
+def test_virtual_tokens_take_places_that_texts_then_lack(home: Path, tmp_path: Path):
+    """A text longer than the encoder takes is cut so that both fit, in training, when it is saved and afterwards."""
+    values = {"strategy": "adapter", "strategy.peft_type": "PROMPT_TUNING", "training.max_steps": 1}
+    data = data_for("single_label")
+    data["train"][0]["text"] = data["test"][0]["text"] = "where is my card " * 100
+    run = adapt(settings_for(home, output=str(tmp_path), **values), data=data)
+    plain = adapt(settings_for(home, output=str(tmp_path), **{"training.max_steps": 1}), data=data)
+    assert plain.predictor.record.tokens.limit - run.predictor.record.tokens.limit == 16
+    assert run.predict(["where is my card " * 100])

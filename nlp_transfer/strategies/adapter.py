@@ -12,6 +12,8 @@ from nlp_transfer.strategies.base import Group, check_rates, encoder_width, trai
 if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier
 
+_VIRTUAL_TOKENS = 16  # of prompt methods, unless strategy.peft says otherwise
+
 
 # PEFT 0.21 does not restore the first two exactly (measured); AdaLoRA wants to be called in every step.
 UNFIT = ("LN_TUNING", "P_TUNING", "ADALORA")
@@ -87,7 +89,7 @@ class Adapter:
         if "modules_to_save" in known:
             values["modules_to_save"] = saved_beside(classifier)
         if "num_virtual_tokens" in known:  # PEFT's own default is None, which its prompt methods cannot use
-            values.setdefault("num_virtual_tokens", 16)
+            values.setdefault("num_virtual_tokens", _VIRTUAL_TOKENS)
         try:
             with warnings.catch_warnings():  # PEFT asks by a name that transformers is about to change
                 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
@@ -99,6 +101,16 @@ class Adapter:
                 "with strategy.peft={...}, or choose another strategy.peft_type"
             ) from error
         classifier.model = model
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Places of the encoder that the method fills itself: the virtual tokens of prompt and prefix methods."""
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        config = {kind.value: each for kind, each in PEFT_TYPE_TO_CONFIG_MAPPING.items()}.get(self.peft_type.upper())
+        if config is None or "num_virtual_tokens" not in {field.name for field in fields(config)}:
+            return 0
+        return int((self.peft or {}).get("num_virtual_tokens", _VIRTUAL_TOKENS))
 
     def groups(self, classifier: Classifier) -> list[Group]:
         """Return the head and the adapter."""
@@ -149,6 +161,11 @@ class Lora(Adapter):
             raise UserError(f"strategy.rank={self.rank} must be at least 1")
         if not 0 <= self.dropout < 1:
             raise UserError(f"strategy.dropout={self.dropout} must lie in [0, 1)")
+
+    @property
+    def reserved_tokens(self) -> int:
+        """None."""
+        return 0
 
     def config(self, classifier: Classifier) -> dict[str, Any]:
         """Return LoRA's fields; `peft` still wins.
