@@ -44,11 +44,6 @@ TEXTS = [
 OTHERS = ["late", "it was charged twice " * 3, "b", "refund", "not", "bad", "a"]
 # These name their layers otherwise, or alternate between two kinds of them.
 TWO_LAYERS = {"distilbert", "xlnet", "funnel", "gpt2", "xlm", "t5", "bart", "modernbert", "gemma3_text"}
-# Their code is another's, or nearly so; they were tried once (2026-11-26).
-COPIES = {
-    *("xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "ernie", "megatron-bert", "rembert"),
-    *("flaubert", "qwen2", "opt", "nomic_bert"),
-}
 # What torch makes no graph of, and what it says.
 REFUSED = {
     "xlnet": "RuntimeError: Cannot find a compatible OpOverload",
@@ -321,11 +316,16 @@ def test_every_problem_is_decided_on_as_in_python(tmp_path: Path, head: str, tas
     assert_answers_alike(model, exported(model))
 
 
-FAMILY_CASES = [(family, "native") for family in FAMILIES if family not in COPIES]
-FAMILY_CASES += [(family, "pooled") for family in ("modernbert", "gpt2", "llama", "t5")]
+# Of every way of computing one; the exhaustive ones are all the others.
+OFTEN = ("distilbert", "modernbert", "deberta-v2", "gpt2", "t5", "xlnet")
+FAMILY_CASES = [
+    *(pytest.param(family, "native", marks=pytest.mark.slow) for family in OFTEN),
+    *(pytest.param(family, "native", marks=pytest.mark.exhaustive) for family in FAMILIES if family not in OFTEN),
+    pytest.param("llama", "pooled", marks=pytest.mark.slow),
+    *(pytest.param(family, "pooled", marks=pytest.mark.exhaustive) for family in ("modernbert", "gpt2", "t5")),
+]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("family", "head"), FAMILY_CASES)
 def test_every_family_answers_alike_or_is_refused_with_the_reason(tmp_path: Path, family: str, head: str):
     fewer = {} if family in TWO_LAYERS else {"num_hidden_layers": 1}  # half the time
