@@ -138,7 +138,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
         encoder=dataclasses.replace(encoder, revision=source.revision, sha256=source.sha256),
         max_tokens=classifier.max_tokens,
         merged=True,
-        data={"source": corpus.source, "fingerprint": corpus.fingerprint},
+        data={"source": Path(data).name, "fingerprint": corpus.fingerprint},
     )
     artefact.save(classifier, record, output / "model")
     return report
