@@ -46,6 +46,7 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
         f"nlp-transfer predict {shlex.quote(str(run.folder))} FILE.csv > labelled.csv",
         f"nlp-transfer evaluate {shlex.quote(str(run.folder))} data=files data.path=FILE.csv",
         f"nlp-transfer adapt {shlex.quote(str(run.folder / 'config.yaml'))} strategy=lora",
+        f"nlp-transfer push {shlex.quote(str(run.folder))} OWNER/NAME",
     ):
         screen.console.print(f"  {command}", soft_wrap=True)
     found = {"folder": str(run.folder), "model": str(run.folder / "model"), "report": run.report.to_json()}
