@@ -40,7 +40,7 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
     from nlp_transfer.config import compose
     from nlp_transfer.console import Screen
     from nlp_transfer.launch import is_main
-    from nlp_transfer.upload import check_access
+    from nlp_transfer.upload import check_before_training
     from nlp_transfer.words import from_mapping
 
     words = from_mapping(overrides) if isinstance(overrides, Mapping) else list(overrides)
@@ -50,7 +50,7 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
     check(settings, data=data)  # before torch is imported, which takes seconds
     pushes, screen = settings.hub.push and is_main(), Screen(speaks=False)
     if pushes:
-        check_access(settings.hub, tell=screen.tell)
+        check_before_training(settings.hub, tell=screen.tell)
     from nlp_transfer.run import adapt as run_adapt
 
     run = run_adapt(settings, data=data)

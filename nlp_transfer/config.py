@@ -185,18 +185,14 @@ def to_yaml(settings: Settings) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(settings)))
 
 
-def hub_of(folder: Path, typed: HubSettings) -> HubSettings:
-    """Return the `hub` group that was typed, and what the run in a folder was given beside it."""
-    path = folder / "config.yaml"
-    if not path.is_file():
+def hub_of(run: Path | None, words: Sequence[str]) -> HubSettings:
+    """Return the `hub` group of key=value words, and for keys that they do not name that of a run."""
+    typed = compose(None, words).hub
+    if run is None:
         return typed
-    theirs, default = from_plain(read_yaml(path)).hub, HubSettings()
-    kept = {
-        field.name: getattr(theirs, field.name)
-        for field in dataclasses.fields(HubSettings)
-        if getattr(typed, field.name) == getattr(default, field.name)
-    }
-    return dataclasses.replace(typed, **kept)
+    named = {word.partition("=")[0].removeprefix("hub.") for word in words}
+    theirs = dataclasses.asdict(from_plain(read_yaml(run / "config.yaml")).hub)
+    return dataclasses.replace(typed, **{key: value for key, value in theirs.items() if key not in named})
 
 
 def words_of(settings: Settings) -> list[str]:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from nlp_transfer.data import hub
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.encoder.source import ADAPTER_WEIGHTS, PATTERNS, RECORD, fetch
 from nlp_transfer.errors import UserError
 
 
 def names_model(name: str) -> bool:
-    """Return whether a name is ``owner/name`` or ``owner/name@revision``."""
-    return hub.is_name(name.partition("@")[0])
+    """Return whether a name is ``owner/name`` or ``owner/name@revision`` of the Hub.
+
+    A run that is not where it is looked for, in ``runs/`` or a folder that is there, is not looked for among strangers.
+    """
+    name = name.partition("@")[0]
+    return hub.is_name(name) and not (name.startswith("runs/") or expanded(name).parent.is_dir())
 
 
 def pull(name: str) -> Path:

@@ -79,6 +79,18 @@ def check_access(settings: HubSettings, *, tell: Callable[[str], None]) -> None:
         _check_access(HfApi(), repository, owned=not settings.create_pr, tell=tell)
 
 
+def check_before_training(settings: HubSettings, *, tell: Callable[[str], None]) -> None:
+    """Refuse a training whose model could not be pushed when it is done.
+
+    Raises:
+        UserError: saying what to do; not `PushFailed`, which tells of a run that is finished.
+    """
+    try:
+        check_access(settings, tell=tell)
+    except PushFailed as error:
+        raise UserError(f"nothing was trained, for hub.push=true would fail: {error}") from error
+
+
 def push(files: Mapping[str, Path], target: Target, *, tell: Callable[[str], None]) -> Pushed:
     """Commit files under their names, and take away what an earlier push left of another model.
 

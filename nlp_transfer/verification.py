@@ -1,7 +1,8 @@
 """Whether a saved folder answers everybody as the model did that was trained: asked of plain transformers and PEFT.
 
-What the model answered to a few fixed sentences is kept in the folder as ``answers.json``. A fresh process, in which
-nothing of this package is imported, loads the folder and answers them too. It knows nothing of training.
+What the model answered to a few fixed sentences is kept in the folder as ``answers.json``. A fresh process loads the
+folder and answers them too; nothing of this package is imported there, unless nobody else can load it. It knows
+nothing of training.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ from huggingface_hub import constants
 import nlp_transfer
 from nlp_transfer import verification
 from nlp_transfer.cli import main
-from nlp_transfer.errors import PushFailed, UserError
+from nlp_transfer.errors import UserError
 from nlp_transfer.predict import Predictor
 from tests.hub_repository import read
-from tests.hub_server import ALICE, READER, Fault, HubServer
+from tests.hub_server import ALICE, ALWAYS, READER, Fault, HubServer
 from tests.place import furnish
 from tests.test_cli import adapt_words
 
@@ -261,9 +261,21 @@ def test_a_run_from_python_is_pushed_too(hub: HubServer, place: Path, tmp_path: 
     run = nlp_transfer.adapt(None, words)
     assert "model.safetensors" in hub.repositories["alice/new"].head.files
     hub.stop()
-    with pytest.raises(PushFailed, match="cannot be reached"):
+    with pytest.raises(UserError, match="cannot be reached"):
         nlp_transfer.adapt(None, words)
     assert (run.folder / "metrics.json").is_file()
+
+
+def test_what_is_typed_wins_over_the_run_also_where_it_is_the_default(hub: HubServer, place: Path, tmp_path: Path):
+    """A run that was to be public is pushed privately by whoever says so, and publicly by whoever does not."""
+    hub.faults.append(Fault("POST .*/commit/", status=413, times=ALWAYS))
+    assert main(words_to_push(place, tmp_path / "runs", "hub.private=false", "hub.license=mit")) == 3
+    hub.faults.clear()
+    (run,) = (tmp_path / "runs").iterdir()
+    for words, private in ((["alice/typed", "hub.private=true"], True), (["alice/kept"], False)):
+        assert main(["push", str(run / "model"), *words]) == 0
+        assert hub.repositories[words[0]].private == private
+        assert b"license: mit" in hub.repositories[words[0]].head.files["README.md"].content
 
 
 def test_a_push_that_fails_leaves_a_finished_run_and_the_command_to_try_again(
@@ -284,8 +296,13 @@ def test_a_push_that_fails_leaves_a_finished_run_and_the_command_to_try_again(
 @pytest.mark.parametrize(
     ("token", "more", "status", "said"),
     [
-        (READER, [], 3, "the token may only read"),
-        (ALICE, ["hub.repository=bob/new"], 3, "bob is neither you"),
+        (
+            READER,
+            [],
+            2,
+            "nothing was trained, for hub.push=true would fail: hub.repository=alice/new: the token may only",
+        ),
+        (ALICE, ["hub.repository=bob/new"], 2, "bob is neither you"),
         (ALICE, ["hub.repository=new"], 2, "no name of a repository"),
         (ALICE, ["hub.layout=odd"], 2, "hub.layout='odd' is not known"),
     ],

@@ -76,11 +76,11 @@ def push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         raise UserError(f"push takes {VERBS['push'][1]}; {words[2]!r} is too much")
     from nlp_transfer import config
     from nlp_transfer.checks import check_hub
+    from nlp_transfer.places import run_of
 
     if foreign := [word for word in overrides if not word.startswith("hub.")]:
         raise UserError(f"push takes hub.key=value words; {foreign[0]!r} says nothing of where a model goes")
-    typed = config.compose(None, [*(f"hub.repository={name}" for name in words[1:]), *overrides]).hub
-    wanted = config.hub_of(folder, typed)
+    wanted = config.hub_of(run_of(folder), [*(f"hub.repository={name}" for name in words[1:]), *overrides])
     check_hub(wanted)
     screen = screen_of_main()
     if not arguments.dry_run:
@@ -136,8 +136,7 @@ def run_folder(words: Sequence[str], verb: str) -> Path:
         return folder
     from nlp_transfer.download import names_model, pull
 
-    # A run that was moved is not looked for among strangers.
-    if verb in ("predict", "serve") and names_model(name) and not (name.startswith("runs/") or folder.parent.is_dir()):
+    if verb in ("predict", "serve") and names_model(name):
         return pull(name)
     raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
 
