@@ -174,9 +174,16 @@ def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
         if whole is None:
             return False
         model = whole
-    model.config._name_or_path = classifier.source.public_name
+    name_base(model.config, classifier.source.public_name)
     model.save_pretrained(folder)
     return True
+
+
+def name_base(config: Any, name: str) -> None:
+    """Have a configuration say what the model was made of: a name, not a path of this machine."""
+    parts = (getattr(config, part, None) for part in config.sub_configs)
+    for each in filter(None, (config, *parts)):
+        each._name_or_path = name
 
 
 def read_record(folder: Path) -> Record:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from nlp_transfer.artefact import load_model, read_record, save_answers, save_tokenizer, write_record
+from nlp_transfer.artefact import load_model, name_base, read_record, save_answers, save_tokenizer, write_record
 from nlp_transfer.disk import appearing
 from nlp_transfer.encoder.classifier import quiet
 from nlp_transfer.encoder.merging import NotMerged, merged
@@ -54,7 +54,7 @@ def merge(folder: Path, target: Path) -> Path:
         ) from why
     public = locate(dataclasses.replace(record.encoder, trust_remote_code=False)).public_name
     record = dataclasses.replace(record, merged=True, encoder=dataclasses.replace(record.encoder, name=public))
-    whole.config._name_or_path = public  # not a path of this machine
+    name_base(whole.config, public)
     with appearing(target, RECORD, "model", refused=(OSError, SafetensorError)) as making:
         with quiet():
             whole.save_pretrained(making)

@@ -89,7 +89,6 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
             folder, config=config, **pooled.encoder_options(config), **_loading(settings)
         )
         config = encoder.config  # a copy, in float32
-        config._name_or_path = settings.name  # not a path of this machine
         prefix = "" if config.is_encoder_decoder else "encoder."  # whose encoder is called so already
         encoder = pooled.without_decoder(encoder)
     siamese = _chosen_pairs(settings, task, tokenizer, reads_alone=reads_alone)
