@@ -40,7 +40,7 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
     from nlp_transfer.config import compose
     from nlp_transfer.console import Screen
     from nlp_transfer.launch import is_main
-    from nlp_transfer.upload import check_before_training
+    from nlp_transfer.publishing.upload import check_before_training
     from nlp_transfer.words import from_mapping
 
     words = from_mapping(overrides) if isinstance(overrides, Mapping) else list(overrides)
@@ -55,7 +55,7 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
 
     run = run_adapt(settings, data=data)
     if pushes:
-        from nlp_transfer.publication import publish
+        from nlp_transfer.publishing.publication import publish
 
         publish(run.folder, settings.hub, tell=screen.tell, finished=True)
     return run
@@ -73,8 +73,8 @@ def load(folder: str | Path) -> Labeller:
     """
     from pathlib import Path
 
-    from nlp_transfer.download import names_model, pull
     from nlp_transfer.predict import opened
+    from nlp_transfer.publishing.download import names_model, pull
 
     is_elsewhere = not Path(folder).is_dir() and isinstance(folder, str) and names_model(folder)
     return opened(pull(str(folder)) if is_elsewhere else Path(folder))

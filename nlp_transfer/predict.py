@@ -31,7 +31,7 @@ from nlp_transfer.data.table import MISSING, Table
 from nlp_transfer.encoder.anatomy import dissect, unwrapped
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
-from nlp_transfer.exported import FIGURES, Exported
+from nlp_transfer.exporting.exported import FIGURES, Exported
 from nlp_transfer.labelling import Labeller, Prediction
 from nlp_transfer.places import model_folder
 from nlp_transfer.settings import ColumnSettings, PredictSettings, TrackingSettings

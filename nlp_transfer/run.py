@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import artefact, publication, resume, tracking, verification
+from nlp_transfer import artefact, resume, tracking
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
@@ -25,6 +25,7 @@ from nlp_transfer.launch import is_main
 from nlp_transfer.learning import learn
 from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
+from nlp_transfer.publishing import publication, verification
 from nlp_transfer.records import RunFolder
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.store import Store

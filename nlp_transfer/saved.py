@@ -66,8 +66,8 @@ def export(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, 
     settings = config.compose(str(run / "config.yaml") if run else None, overrides)
     check_export(settings.export)
     with screen.busy("starting"), for_good():
-        from nlp_transfer.export import export
-        from nlp_transfer.fidelity import render
+        from nlp_transfer.exporting.export import export
+        from nlp_transfer.exporting.fidelity import render
     done = export(folder, settings, screen=screen)
     render(done.fidelity, screen.console, title=done.format)
     for note in done.notes:

@@ -16,8 +16,8 @@ from nlp_transfer.run import adapt
 from nlp_transfer.settings import Settings
 from nlp_transfer.shipped import GROUPS, shipped_names
 from tests.encoder.families import tiny_encoder
-from tests.hub_repository import read
-from tests.hub_server import HubServer
+from tests.publishing.hub_repository import read
+from tests.publishing.hub_server import HubServer
 from tests.test_run import data_for
 
 RECIPES = Path(__file__).parent.parent / "recipes"

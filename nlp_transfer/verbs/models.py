@@ -86,7 +86,7 @@ def push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     if not arguments.dry_run:
         emit(published(folder, wanted, screen), screen)
         return 0
-    from nlp_transfer.publication import parcel_of
+    from nlp_transfer.publishing.publication import parcel_of
 
     with screen.busy("loading the model in a fresh process"), parcel_of(folder, wanted, tell=screen.tell) as parcel:
         print(parcel.listing())  # noqa: T201
@@ -96,7 +96,7 @@ def push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
 def published(folder: Path, settings: HubSettings, screen: Screen, *, finished: bool = False) -> dict[str, Any]:
     """Push a run or a model; return where it is now, for machines."""
     with screen.busy("pushing"), for_good():
-        from nlp_transfer.publication import publish
+        from nlp_transfer.publishing.publication import publish
 
         pushed = publish(folder, settings, tell=screen.tell, finished=finished)
     what = f"{pushed.changed} files changed" if pushed.changed else "nothing to do, all of it was there"
@@ -134,7 +134,7 @@ def run_folder(words: Sequence[str], verb: str) -> Path:
     folder = expanded(name)
     if folder.is_dir():
         return folder
-    from nlp_transfer.download import names_model, pull
+    from nlp_transfer.publishing.download import names_model, pull
 
     if verb in ("predict", "serve") and names_model(name):
         return pull(name)

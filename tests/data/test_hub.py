@@ -13,8 +13,8 @@ from nlp_transfer.data import hub as hub_module
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings
-from tests.hub_repository import Repository
-from tests.hub_server import ALWAYS, BOB, Fault, HubServer, attach
+from tests.publishing.hub_repository import Repository
+from tests.publishing.hub_server import ALWAYS, BOB, Fault, HubServer, attach
 
 ROWS = "text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(6))
 HIDDEN = "text,label\nhidden,\n"

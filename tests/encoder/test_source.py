@@ -17,8 +17,8 @@ from nlp_transfer.data import hub as hub_module
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
-from tests.hub_repository import read
-from tests.hub_server import ALWAYS, BOB, Fault, HubServer, attach
+from tests.publishing.hub_repository import read
+from tests.publishing.hub_server import ALWAYS, BOB, Fault, HubServer, attach
 
 from .families import tiny_encoder
 

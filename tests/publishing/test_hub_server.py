@@ -28,8 +28,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import _http
 
-from tests.hub_repository import read
-from tests.hub_server import ALICE, ALWAYS, BOB, READER, Fault, HubServer
+from tests.publishing.hub_repository import read
+from tests.publishing.hub_server import ALICE, ALWAYS, BOB, READER, Fault, HubServer
 
 WEIGHTS = bytes(range(256)) * 1000
 README = b"---\ntags: [tiny]\nlibrary_name: transformers\n---\nTiny.\n"

@@ -15,13 +15,13 @@ import pytest
 from huggingface_hub import constants
 
 import nlp_transfer
-from nlp_transfer import verification
 from nlp_transfer.cli import main
 from nlp_transfer.errors import UserError
 from nlp_transfer.predict import Predictor
-from tests.hub_repository import read
-from tests.hub_server import ALICE, ALWAYS, READER, Fault, HubServer
+from nlp_transfer.publishing import verification
 from tests.place import furnish
+from tests.publishing.hub_repository import read
+from tests.publishing.hub_server import ALICE, ALWAYS, READER, Fault, HubServer
 from tests.test_cli import adapt_words
 
 VERIFY = verification.verify
@@ -84,7 +84,8 @@ def served(place: Path, tmp_path_factory) -> Iterator[tuple[HubServer, dict[str,
     with HubServer(xet=folder / "xet") as hub, pytest.MonkeyPatch.context() as patch:
         hub.add("alice/encoder", read(place / "tiny-bert"))
         hub.attach(patch, folder / "home", token=ALICE, xet=True)
-        patch.setattr("nlp_transfer.publication.verification.verify", lambda *_, **__: 0.0)  # has tests of its own
+        # Verifying has tests of its own.
+        patch.setattr("nlp_transfer.publishing.verification.verify", lambda *_, **__: 0.0)
         runs = {}
         for name, words in RUNS.items():
             runs[name] = folder / "runs" / name
@@ -103,7 +104,7 @@ def close(found: list[list[float]], wanted: list[list[float]]) -> bool:
 
 def python(hub: HubServer, home: Path, code: str, *words: str, token: str | None = ALICE) -> str:
     """Run code in a new process that knows the Hub and shares nothing else."""
-    environment = hub.environment(home, token=token, xet=True) | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = hub.environment(home, token=token, xet=True) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", code, *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -243,8 +244,8 @@ def words_to_push(place: Path, output: Path, *more: str) -> list[str]:
 def hub(tmp_path: Path, monkeypatch) -> Iterator[HubServer]:
     with HubServer() as server:
         server.attach(monkeypatch, tmp_path / "home", token=ALICE)
-        monkeypatch.setattr("nlp_transfer.publication.verification.verify", lambda *_, **__: 0.0)
-        monkeypatch.setattr("nlp_transfer.upload.WAITS", (0,))
+        monkeypatch.setattr("nlp_transfer.publishing.verification.verify", lambda *_, **__: 0.0)
+        monkeypatch.setattr("nlp_transfer.publishing.upload.WAITS", (0,))
         yield server
 
 
@@ -328,7 +329,7 @@ def test_what_would_fail_after_hours_fails_before(
 def test_a_folder_that_asks_for_code_is_neither_loaded_nor_pushed(
     served, hub: HubServer, tmp_path: Path, monkeypatch, capfd, file: str, change: dict, kind: str
 ):
-    monkeypatch.setattr("nlp_transfer.publication.verification.verify", VERIFY)
+    monkeypatch.setattr("nlp_transfer.publishing.verification.verify", VERIFY)
     _, runs, _ = served
     model = Path(shutil.copytree(runs[kind] / "model", tmp_path / "elsewhere"))
     (model / file).write_text(json.dumps(json.loads((model / file).read_text()) | change))
@@ -392,7 +393,7 @@ def test_a_model_that_answers_otherwise_is_not_pushed(served, tmp_path: Path, mo
     answers = json.loads((run / "model" / "answers.json").read_text())
     answers["logits"][0][0] += 0.1
     (run / "model" / "answers.json").write_text(json.dumps(answers))
-    environment = hub.environment(tmp_path / "home", token=ALICE) | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = hub.environment(tmp_path / "home", token=ALICE) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "nlp_transfer", "push", str(run), "hub.repository=alice/wrong"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
@@ -403,7 +404,7 @@ def test_a_model_that_answers_otherwise_is_not_pushed(served, tmp_path: Path, mo
 @pytest.mark.slow
 def test_a_push_that_is_killed_is_done_by_the_next_one(served, tmp_path: Path):
     hub, runs, _ = served
-    environment = hub.environment(tmp_path, token=ALICE) | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = hub.environment(tmp_path, token=ALICE) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "nlp_transfer", "push", str(runs["finetune"]), "hub.repository=alice/killed"]
     for place in ("POST .*/preupload/", "POST .*/objects/batch", "POST .*/commit/"):
         hub.faults.append(Fault(place, delay=4))

@@ -11,9 +11,9 @@ from urllib.parse import parse_qs
 
 import yaml
 
-from tests.hub_access import AT, NAME, Answer, Request, address, route
-from tests.hub_large import LargeFiles
-from tests.hub_repository import MAIN, Blob, Commit, Discussion, Refusal, Repository, is_large
+from tests.publishing.hub_access import AT, NAME, Answer, Request, address, route
+from tests.publishing.hub_large import LargeFiles
+from tests.publishing.hub_repository import MAIN, Blob, Commit, Discussion, Refusal, Repository, is_large
 
 _CARD = re.compile(r"---\r?\n(.*?)\r?\n---\s*(?:\n|$)", re.DOTALL)
 

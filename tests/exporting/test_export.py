@@ -13,19 +13,19 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import nlp_transfer
-from nlp_transfer import export as exporting
 from nlp_transfer.artefact import RECORD
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
-from nlp_transfer.export import export
-from nlp_transfer.exported import FIGURES, ONNX, OPENVINO, Exported
-from nlp_transfer.fidelity import Figure, _alike, _undecided
+from nlp_transfer.exporting import export as exporting
+from nlp_transfer.exporting.export import export
+from nlp_transfer.exporting.exported import FIGURES, ONNX, OPENVINO, Exported
+from nlp_transfer.exporting.fidelity import Figure, _alike, _undecided
 from nlp_transfer.predict import Predictor
 from nlp_transfer.strategies import Adapter, Lora
 from tests.encoder.families import FAMILIES
-from tests.exporting import LABELS, SINGLE, saved_model
+from tests.exporting.models import LABELS, SINGLE, saved_model
 from tests.place import furnish
 from tests.test_cli import adapt_words, run_of
 
@@ -75,7 +75,7 @@ def assert_answers_alike(model: Path, made: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _timed_once(monkeypatch):
-    monkeypatch.setattr("nlp_transfer.fidelity._BATCHES", {1: 1})
+    monkeypatch.setattr("nlp_transfer.exporting.fidelity._BATCHES", {1: 1})
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nlp_transfer import card, config, verification
+from nlp_transfer import config
 from nlp_transfer.artefact import Record, check_files, read_record
 from nlp_transfer.data import hub
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, RECORD, digest_of, locate, read_json
 from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.places import model_folder, run_of
+from nlp_transfer.publishing import card, verification
+from nlp_transfer.publishing.upload import Pushed, Target, check_access, push
 from nlp_transfer.settings import HubSettings, Settings
-from nlp_transfer.upload import Pushed, Target, check_access, push
 from nlp_transfer.words import from_mapping
 from nlp_transfer.yamlfile import read_yaml
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from tests.hub_repository import MAIN, Refusal, Repository
+from tests.publishing.hub_repository import MAIN, Refusal, Repository
 
 NAME = r"([^/]+/[^/]+|[^/]+)"
 AT = rf"/api/(models|datasets|spaces)/{NAME}"

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.hub_access import AT, NAME, Answer, HubState, Request, route
-from tests.hub_repository import Blob, Refusal
-from tests.hub_xet import XetStore
+from tests.publishing.hub_access import AT, NAME, Answer, HubState, Request, route
+from tests.publishing.hub_repository import Blob, Refusal
+from tests.publishing.hub_xet import XetStore
 
 
 class LargeFiles(HubState):

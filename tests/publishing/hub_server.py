@@ -28,8 +28,8 @@ import pytest
 from huggingface_hub import constants, hf_api
 from huggingface_hub.utils import _xet
 
-from tests.hub_access import Answer, HubState, Request
-from tests.hub_api import HubAPI
+from tests.publishing.hub_access import Answer, HubState, Request
+from tests.publishing.hub_api import HubAPI
 
 ALICE, READER, BOB = (f"hf_{name * 7}" for name in ("Alice", "Reads", "BobBo"))  # READER is Alice, only reading
 TOKENS = {ALICE: ("alice", "write"), READER: ("alice", "read"), BOB: ("bob", "write")}

@@ -9,11 +9,11 @@ import pytest
 from huggingface_hub import HfApi, get_session
 from huggingface_hub.utils import _http
 
-from nlp_transfer import upload
 from nlp_transfer.errors import PushFailed, UserError
+from nlp_transfer.publishing import upload
+from nlp_transfer.publishing.upload import Pushed, Target, check_access, push
 from nlp_transfer.settings import HubSettings
-from nlp_transfer.upload import Pushed, Target, check_access, push
-from tests.hub_server import ALICE, ALWAYS, READER, Fault, HubServer
+from tests.publishing.hub_server import ALICE, ALWAYS, READER, Fault, HubServer
 
 NAME = "alice/tiny"
 FILES = {

@@ -1,0 +1,1 @@
+"""A saved model on the Hub, and from it: verified, described by a card, pushed, pulled."""
