@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,6 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from nlp_transfer.answers import write_answers
-from nlp_transfer.data.task import Task
-from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.disk import appearing
 from nlp_transfer.encoder.classifier import Classifier, check_finite, load_classifier, quiet
 from nlp_transfer.encoder.merging import NotMerged, merged
@@ -40,67 +36,7 @@ from nlp_transfer.encoder.source import (
     weight_files,
 )
 from nlp_transfer.errors import UserError
-from nlp_transfer.plain import checked
-from nlp_transfer.settings import EncoderSettings
-
-FORMAT = 2
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is needed to decide like the trained model and is not in its config.json.
-
-    Attributes:
-        task: problem type and label names.
-        tokens: how texts become ids.
-        roles: role → column name of the data it was trained on.
-        encoder: the encoder it was adapted from: the `encoder` group with the revision and sha256 that were found, so
-            that the model under an adapter that is not merged can be built again.
-        max_tokens: what the encoder can take, for whoever adapts the model again: `tokens.limit` may be less.
-        merged: whether the root holds a whole model; if not, the root holds a PEFT adapter for `encoder`.
-        data: source and fingerprint of the data.
-        sha256: of the weights in the folder, which `save` finds and loading compares; None where nothing is compared.
-    """
-
-    task: Task
-    tokens: TokenSpec
-    roles: dict[str, str]
-    encoder: EncoderSettings
-    max_tokens: int
-    merged: bool
-    data: dict[str, str]
-    sha256: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        groups = {name: dataclasses.asdict(plain[name]) for name in ("tokens", "encoder")}
-        return {"format": FORMAT, **plain, **groups, "task": self.task.to_json()}
-
-    @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> Record:
-        """Read plain values back.
-
-        Raises:
-            AttributeError, KeyError, TypeError, ValueError: for anything that `to_json` of this version did not write.
-        """
-        if plain["format"] != FORMAT:
-            raise ValueError(f"format {plain['format']!r}, not {FORMAT}")
-        values = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
-        if type(values["max_tokens"]) is not int or type(values["merged"]) is not bool:
-            raise ValueError("max_tokens is a whole number, merged true or false")
-        if not isinstance(values["sha256"], str | None):
-            raise ValueError("sha256 is a text or null")
-        for key in ("roles", "data"):
-            if not all(isinstance(text, str) for text in values[key].values()):
-                raise ValueError(f"{key} maps names to names")
-        groups = {
-            "task": Task.from_json(plain["task"]),
-            "tokens": checked(TokenSpec, plain["tokens"], "tokens."),
-            "encoder": checked(EncoderSettings, plain["encoder"], "encoder."),
-        }
-        groups["tokens"].check()
-        return cls(**values | groups)
+from nlp_transfer.record import Record, write_record
 
 
 def save(classifier: Classifier, record: Record, folder: Path) -> Record:
@@ -131,11 +67,6 @@ def save_answers(model: Any, tokenizer: Any, record: Record, folder: Path) -> No
     """Write answers.json, by which `verification` tells whether the folder is the model."""
     tokens, pair = record.tokens, record.task.pair
     write_answers(folder, model, tokenizer, limit=tokens.limit, pair=pair, truncation=tokens.pair_truncation)
-
-
-def write_record(record: Record, folder: Path) -> None:
-    """Write nlp_transfer.json."""
-    (folder / RECORD).write_text(json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_tokenizer(tokenizer: Any, record: Record, folder: Path) -> Any:
@@ -184,25 +115,6 @@ def name_base(config: Any, name: str) -> None:
     parts = (getattr(config, part, None) for part in config.sub_configs)
     for each in filter(None, (config, *parts)):
         each._name_or_path = name
-
-
-def read_record(folder: Path) -> Record:
-    """Return the record of a saved folder.
-
-    Raises:
-        UserError: if the folder is none of ours.
-    """
-    path = folder / RECORD
-    if not path.is_file():
-        known = "a run folder (runs/...) or its model/ folder"
-        raise UserError(f"{folder} holds no {RECORD}: give {known} made by `nlp-transfer adapt`")
-    content = read_json(path)
-    try:
-        return Record.from_json(content)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or was written by another version"
-        ) from error
 
 
 def load_model(folder: Path, record: Record) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.objectives.settings import compares
 from nlp_transfer.settings import (
+    DecisionSettings,
     EvaluationSettings,
     ExportSettings,
     HubSettings,
@@ -53,6 +54,7 @@ def check(settings: Settings, *, data: Any = None) -> None:
     check_objective(settings)
     check_training(settings.training)
     check_evaluation(settings.evaluation)
+    check_decision(settings.decision)
     if settings.hub.push:
         check_hub(settings.hub)
         if settings.hub.layout == "adapter" and not hasattr(settings.strategy, "peft_type"):
@@ -138,6 +140,18 @@ def check_evaluation(settings: EvaluationSettings) -> None:
     for key in ("resamples", "batch_tokens"):
         if getattr(settings, key) < 1:
             raise UserError(f"evaluation.{key}={getattr(settings, key)} must be at least 1")
+
+
+def check_decision(settings: DecisionSettings) -> None:
+    """Check the values of the `decision` group. Whether they suit the problem type is known with the data.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    if settings.threshold is not None and not 0 < settings.threshold < 1:
+        raise UserError(f"decision.threshold={settings.threshold} must lie between 0 and 1")
+    if settings.abstain_below is not None and not 0 <= settings.abstain_below < 1:
+        raise UserError(f"decision.abstain_below={settings.abstain_below} must lie in [0, 1); 0: never")
 
 
 def check_predict(settings: PredictSettings) -> None:

@@ -12,6 +12,7 @@ import torch
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.anatomy import output_layers
+from nlp_transfer.evaluation.calibration import temperature
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.strategies.convex import Head, Validated, is_lower, softened, validate_head
@@ -81,13 +82,29 @@ class Units:
         self._rescale(prepared, self.unit, self.shift)
 
     def _rescale(self, prepared: Prepared, factor: float, shift: float) -> None:
-        if self == Units():
-            return
-        output = _output(prepared)
-        with torch.no_grad():
-            output.weight.mul_(factor)
-            if output.bias is not None:
-                output.bias.mul_(factor).add_(shift)
+        if self != Units():
+            _rescale(prepared, factor, shift)
+
+
+def calibrate(prepared: Prepared) -> float:
+    """Divide the outputs by the temperature that suits the validation rows best, in the output layer; return it.
+
+    So whoever loads the model, and every export of it, has the probabilities that were measured.
+    """
+    validation, task = prepared.corpus.splits["validation"], prepared.corpus.task
+    if task.problem == "regression":
+        return 1.0
+    found = temperature(task, prepared.outputs("validation"), validation.targets, validation.weights)
+    _rescale(prepared, 1 / found, 0.0)
+    return found
+
+
+def _rescale(prepared: Prepared, factor: float, shift: float) -> None:
+    output = _output(prepared)
+    with torch.no_grad():
+        output.weight.mul_(factor)
+        if output.bias is not None:
+            output.bias.mul_(factor).add_(shift)
 
 
 def _output(prepared: Prepared) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.decisions import decide, probabilities
+from nlp_transfer.evaluation.decisions import abstains, decide, probabilities, settled
 
 if TYPE_CHECKING:
-    from nlp_transfer.artefact import Record
     from nlp_transfer.data.task import Task
+    from nlp_transfer.record import Record
+    from nlp_transfer.settings import DecisionSettings
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,12 @@ class Prediction:
     Attributes:
         label: the label's name; a list of names for multi-label; a number for regression.
         probabilities: by label name; empty for regression.
+        abstains: whether the highest probability is too low for the model's rule; the label is its best guess then.
     """
 
     label: str | list[str] | float
     probabilities: dict[str, float]
+    abstains: bool = False
 
 
 class Labeller(ABC):
@@ -38,6 +42,14 @@ class Labeller(ABC):
     """
 
     record: Record
+
+    def decide_by(self, settings: DecisionSettings) -> None:
+        """Follow the rules that are set instead of those the model was saved with.
+
+        Raises:
+            UserError: for a rule that the model's task has no use for.
+        """
+        self.record = dataclasses.replace(self.record, task=settled(self.record.task, settings))
 
     @abstractmethod
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
@@ -66,15 +78,15 @@ class Labeller(ABC):
 
 
 def _predictions(task: Task, logits: np.ndarray) -> list[Prediction]:
-    decisions, likely = decide(task, logits), probabilities(task, logits)
+    decisions, likely, unsure = decide(task, logits), probabilities(task, logits), abstains(task, logits)
     if task.problem == "regression":
         return [Prediction(float(value), {}) for value in decisions]
     answers: list[Prediction] = []
-    for decision, row in zip(decisions, likely, strict=True):
+    for decision, row, abstaining in zip(decisions, likely, unsure, strict=True):
         chosen = (
             [name for name, yes in zip(task.labels, decision, strict=True) if yes]
             if task.problem == "multi_label"
             else task.labels[int(decision)]
         )
-        answers.append(Prediction(chosen, dict(zip(task.labels, map(float, row), strict=True))))
+        answers.append(Prediction(chosen, dict(zip(task.labels, map(float, row), strict=True)), bool(abstaining)))
     return answers

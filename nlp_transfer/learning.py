@@ -10,12 +10,12 @@ from nlp_transfer.console import Screen
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics
-from nlp_transfer.head import Units, solve_head
+from nlp_transfer.head import Units, calibrate, solve_head
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import compares
 from nlp_transfer.plan import head_words
 from nlp_transfer.preparation import Prepared
-from nlp_transfer.records import RunFolder
+from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.training.bfloat16 import working_copy
 from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
 from nlp_transfer.training.memory import give_back
@@ -23,8 +23,8 @@ from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.state import Trajectory
 
 
-def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
-    """Fit the head, then everything that learns; the model is changed in place."""
+def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, float]:
+    """Fit the head, then everything that learns, then the temperature; return how, and that. The model is changed."""
     with ExitStack() as skipped:
         if prepared.boundary:
             with screen.busy("running the frozen layers once"):
@@ -33,7 +33,10 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
     if prepared.strategy.head_last:
         with screen.busy("fitting the head on the trained encoder's features"):
             solve_head(prepared, last=True)
-    return trajectory
+    if not prepared.settings.decision.calibrate:
+        return trajectory, 1.0
+    with screen.busy("calibrating on validation"):
+        return trajectory, calibrate(prepared)
 
 
 def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from nlp_transfer.artefact import load_model, name_base, read_record, save_answers, save_tokenizer, write_record
+from nlp_transfer.artefact import load_model, name_base, save_answers, save_tokenizer
 from nlp_transfer.disk import appearing
 from nlp_transfer.encoder.classifier import quiet
 from nlp_transfer.encoder.merging import NotMerged, merged
@@ -16,6 +16,7 @@ from nlp_transfer.encoder.source import ADAPTER, RECORD, digest_of, locate, weig
 from nlp_transfer.errors import UserError
 from nlp_transfer.exporting.exported import FIGURES
 from nlp_transfer.places import model_folder
+from nlp_transfer.record import read_record, write_record
 
 
 def merge(folder: Path, target: Path) -> Path:

@@ -28,12 +28,14 @@ from nlp_transfer.data.hints import typed
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import read_texts
 from nlp_transfer.data.table import MISSING, Table
+from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.anatomy import dissect, unwrapped
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.exporting.exported import FIGURES, Exported
 from nlp_transfer.labelling import Labeller, Prediction
 from nlp_transfer.places import model_folder
+from nlp_transfer.record import Record, read_record
 from nlp_transfer.settings import ColumnSettings, PredictSettings, TrackingSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
@@ -47,7 +49,7 @@ class Predictor(Labeller):
 
     def __init__(self, folder: Path, *, precision: str = "auto", batch_tokens: int = 4096) -> None:
         self.folder = model_folder(Path(folder))
-        self.record = artefact.read_record(self.folder)
+        self.record = read_record(self.folder)
         self.batch_tokens = batch_tokens
         self._one_at_a_time = threading.Lock()
         self.accelerator: Accelerator = make_accelerator(precision, TrackingSettings(), self.folder)
@@ -103,7 +105,8 @@ def predict_file(
     """Read rows, write the same rows with their prediction; return how many.
 
     The output has the input's format, delimiter and columns, then `prediction` and the probabilities: one column a
-    label (``p(label)``) in CSV and TSV, one object in JSONL. Lines of text become CSV.
+    label (``p(label)``) in CSV and TSV, one object in JSONL; for a model that may abstain, `abstains` (true or false)
+    comes between them. Lines of text become CSV.
 
     Raises:
         UserError: for unreadable rows (file:line), a missing column, or an output that would replace the input.
@@ -118,7 +121,7 @@ def predict_file(
     mark = DELIMITERS.get(kind, ",") if delimiter is None or kind == "text" else delimiter_of(delimiter)
     count = 0
     with _output(settings.output) as out:
-        writer = _Writer(out, kind, mark, predictor.record.task.labels)
+        writer = _Writer(out, kind, mark, predictor.record.task)
         for table in rows:
             writer.check(table)
             texts, pairs = _inputs(table, predictor.record, columns, kind)
@@ -158,11 +161,10 @@ def _output(name: str) -> Iterator[TextIO]:
 class _Writer:
     """Rows with their predictions in the format they came in."""
 
-    def __init__(self, out: TextIO, kind: str, delimiter: str, labels: Sequence[str]) -> None:
-        self.out, self.kind, self.labels = out, kind, labels
-        self.added = ["prediction", *(f"p({label})" for label in labels)]
-        if kind == "jsonl":
-            self.added = ["prediction"] + ["probabilities"] * bool(labels)
+    def __init__(self, out: TextIO, kind: str, delimiter: str, task: Task) -> None:
+        self.out, self.kind, self.labels, self.may_abstain = out, kind, task.labels, task.abstain_below > 0
+        figures = ["probabilities"] * bool(task.labels) if kind == "jsonl" else [f"p({label})" for label in task.labels]
+        self.added = ["prediction", *["abstains"] * self.may_abstain, *figures]
         self.cells = csv.writer(_Lines(out), delimiter=delimiter)
         self.began = False
 
@@ -181,12 +183,15 @@ class _Writer:
             self.began = True
         for row, answer in zip(_rows(table), answers, strict=True):
             if self.kind == "jsonl":
-                extra = dict(zip(self.added, (answer.label, answer.probabilities), strict=False))
+                cells = (answer.label, *[answer.abstains] * self.may_abstain, answer.probabilities)
+                extra = dict(zip(self.added, cells, strict=False))
                 given = {name: value for name, value in zip(names, row, strict=True) if value is not MISSING}
                 self.out.write(_json(given | extra) + "\n")
                 continue
             label = "|".join(answer.label) if isinstance(answer.label, list) else answer.label
-            self.cells.writerow([*row, label, *(f"{answer.probabilities[name]:.6f}" for name in self.labels)])
+            unsure = ["true" if answer.abstains else "false"] * self.may_abstain
+            figures = (f"{answer.probabilities[name]:.6f}" for name in self.labels)
+            self.cells.writerow([*row, label, *unsure, *figures])
 
 
 class _Lines:
@@ -208,9 +213,7 @@ def _rows(table: Table) -> Iterator[tuple[Any, ...]]:
     return zip(*table.columns.values(), strict=True)
 
 
-def _inputs(
-    table: Table, record: artefact.Record, columns: ColumnSettings, kind: str
-) -> tuple[list[str], list[str] | None]:
+def _inputs(table: Table, record: Record, columns: ColumnSettings, kind: str) -> tuple[list[str], list[str] | None]:
     """Return the texts of a table, in the columns the model was trained on unless others are named.
 
     A column that is alone is the text under any name that is known for texts.

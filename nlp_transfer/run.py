@@ -19,6 +19,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import asked_code, locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
+from nlp_transfer.evaluation.decisions import settled
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.features import store_of
 from nlp_transfer.launch import is_main
@@ -26,7 +27,8 @@ from nlp_transfer.learning import learn
 from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.publishing import publication, verification
-from nlp_transfer.records import RunFolder
+from nlp_transfer.record import Record
+from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.store import Store
 from nlp_transfer.training.signals import Stopped
@@ -82,6 +84,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     if corpus is None:
         with screen.busy("reading data"):
             corpus = load_corpus(settings.data, seed=settings.seed, data=data)
+    corpus = dataclasses.replace(corpus, task=settled(corpus.task, settings.decision))
     folder = RunFolder.of(settings, corpus)
     if folder.is_finished and not settings.overwrite and folder.model.is_dir():
         try:
@@ -131,7 +134,7 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
     tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()
     try:
-        trajectory = learn(prepared, folder, screen, commits.saving(found.snapshot if found else None))
+        trajectory, temperature = learn(prepared, folder, screen, commits.saving(found.snapshot if found else None))
     except Stopped:
         screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
         raise
@@ -139,7 +142,7 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
     if trajectory.skipped:
         steps = ", ".join(map(str, trajectory.skipped[:10])) + (", ..." if len(trajectory.skipped) > 10 else "")
         screen.tell(f"{len(trajectory.skipped)} steps changed nothing, for they were infinite or not a number: {steps}")
-    record = _record(prepared)
+    record = _record(prepared, temperature)
     with ExitStack() as meanwhile:
         asked = None
         if is_main():
@@ -199,7 +202,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
 
     screen = screen or Screen(speaks=False)
     predictor = Predictor(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
-    task = predictor.record.task
+    task = settled(predictor.record.task, settings.decision)
     notes: list[str] = []
     floors_wanted = settings.evaluation.floors and any(_source_of(trained.data))
     own = _source_of(settings.data) == _source_of(trained.data)
@@ -207,7 +210,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         corpus = (
             load_corpus(settings.data if own else trained.data, seed=trained.seed) if own or floors_wanted else None
         )
-        if corpus is not None and not _same_labels(corpus.task, task):
+        if corpus is not None and not corpus.task.asks_as(task):
             changed = f"{corpus.source} no longer has the labels the model was trained on"
             if own:
                 known = ", ".join(task.labels)
@@ -232,10 +235,6 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             task, examples, logits, floors=floors, settings=settings.evaluation, seed=settings.seed, split=split
         )
     return dataclasses.replace(report, notes=[*notes, *report.notes])
-
-
-def _same_labels(now: Task, trained: Task) -> bool:
-    return (now.problem, now.labels, now.pair) == (trained.problem, trained.labels, trained.pair)
 
 
 def _source_of(data: DataSettings) -> tuple[str | None, ...]:
@@ -269,9 +268,9 @@ def _floors(
     return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, store=store)
 
 
-def _record(prepared: Prepared) -> artefact.Record:
+def _record(prepared: Prepared, temperature: float) -> Record:
     source, corpus = prepared.classifier.source, prepared.corpus
-    return artefact.Record(
+    return Record(
         task=corpus.task,
         tokens=prepared.spec,
         roles=corpus.roles,
@@ -279,6 +278,7 @@ def _record(prepared: Prepared) -> artefact.Record:
         max_tokens=prepared.classifier.max_tokens,
         merged=getattr(prepared.strategy, "merge", True),
         data={"source": _public_source(prepared.settings.data, corpus), "fingerprint": corpus.fingerprint},
+        temperature=temperature,
     )
 
 

@@ -69,6 +69,10 @@ def export(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, 
         from nlp_transfer.exporting.export import export
         from nlp_transfer.exporting.fidelity import render
     done = export(folder, settings, screen=screen)
+    if run:
+        from nlp_transfer.publishing.publication import write_card
+
+        write_card(run)
     render(done.fidelity, screen.console, title=done.format)
     for note in done.notes:
         screen.tell(note)

@@ -136,6 +136,15 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecisionSettings:
+    """How outputs become labels; None is what a saved model was made with, and for a new one 0.5 and never."""
+
+    calibrate: bool = True
+    threshold: float | None = None
+    abstain_below: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
     """Experiment trackers of accelerate beside the metrics.jsonl that is always written."""
 
@@ -211,6 +220,7 @@ class Settings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
+    decision: DecisionSettings = field(default_factory=DecisionSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     predict: PredictSettings = field(default_factory=PredictSettings)

@@ -28,9 +28,11 @@ from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics
 from nlp_transfer.evaluation.baselines import floors
+from nlp_transfer.evaluation.calibration import temperature
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import ClassifySettings
+from nlp_transfer.record import Record
 from nlp_transfer.settings import (
     DataSettings,
     EncoderSettings,
@@ -126,12 +128,18 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
             copied=working_copy(accelerator, compiled=False),
         )
 
+    # Probabilities that mean what they say: one number for all outputs.
+    scale = temperature(task, run("validation"), validation.targets, validation.weights)
+    with torch.no_grad():
+        layer.weight.mul_(1 / scale)
+        layer.bias.mul_(1 / scale)
+
     # The figures, beside floors; then the folder that anybody's transformers loads.
     test = corpus.splits[split]
     beside = floors(task, train, test, seed=seed, metric=evaluation.metric)
     report = evaluate_predictions(task, test, run(split), floors=beside, settings=evaluation, seed=seed, split=split)
     source = classifier.source
-    record = artefact.Record(
+    record = Record(
         task=task,
         tokens=spec,
         roles=corpus.roles,
@@ -139,6 +147,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
         max_tokens=classifier.max_tokens,
         merged=True,
         data={"source": Path(data).name, "fingerprint": corpus.fingerprint},
+        temperature=scale,
     )
     artefact.save(classifier, record, output / "model")
     return report

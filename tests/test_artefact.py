@@ -13,13 +13,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from transformers import pipeline
 
-from nlp_transfer.artefact import RECORD, Record, load_model, read_record, save
+from nlp_transfer.artefact import RECORD, load_model, save
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.predict import Predictor
+from nlp_transfer.record import Record, read_record
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Lora
 from tests.encoder.families import TEXTS, tiny_encoder

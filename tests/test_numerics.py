@@ -26,8 +26,8 @@ from nlp_transfer.evaluation.decisions import probabilities
 from nlp_transfer.learning import learn
 from nlp_transfer.predict import Predictor
 from nlp_transfer.preparation import Prepared, prepare
-from nlp_transfer.records import RunFolder
 from nlp_transfer.run import adapt
+from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.schedules import rate
 from tests.encoder.families import tiny_encoder

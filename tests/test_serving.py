@@ -41,7 +41,10 @@ def runs(tmp_path_factory) -> dict[str, Path]:
 
 
 def plain(answers: list[Prediction]) -> list[dict]:
-    return [{"label": each.label, "probabilities": pytest.approx(each.probabilities, abs=1e-5)} for each in answers]
+    return [
+        {"label": each.label, "probabilities": pytest.approx(each.probabilities, abs=1e-5), "abstains": False}
+        for each in answers
+    ]
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "ordinal", "regression", "pair"])
@@ -52,7 +55,9 @@ def test_answers_are_those_of_the_predictor_whoever_asks_beside(runs: dict[str, 
     pairs = texts[::-1] if task.pair else None
     wanted = predictor.predict(texts, pairs)
     if problem == "regression":
-        expected = [{"label": pytest.approx(each.label, abs=1e-5), "probabilities": {}} for each in wanted]
+        expected = [
+            {"label": pytest.approx(each.label, abs=1e-5), "probabilities": {}, "abstains": False} for each in wanted
+        ]
     else:
         expected = plain(wanted)
     with serving(predictor.predict, task, batch_tokens=256) as client, ThreadPoolExecutor(12) as pool:

@@ -15,8 +15,8 @@ import pytest
 
 from nlp_transfer import artefact
 from nlp_transfer.errors import UserError
-from nlp_transfer.records import RunFolder
 from nlp_transfer.run import adapt
+from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder

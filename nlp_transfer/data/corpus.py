@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -197,7 +198,7 @@ def _encoded(rows: Mapping[str, Rows], task: Task, settings: DataSettings) -> tu
     weights = class_weights(settings.class_weights, plain["train"].targets, task)
     if weights is None:
         return task, plain
-    task = Task(problem=task.problem, labels=task.labels, pair=task.pair, class_weights=weights)
+    task = dataclasses.replace(task, class_weights=weights)
     return task, plain | {"train": _examples(rows["train"], task, split="train", weighted=True)}
 
 

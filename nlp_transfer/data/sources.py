@@ -138,7 +138,8 @@ def _read(settings: DataSettings, data: Any) -> Source:
     if settings.embedded is not None:
         with resources.as_file(resources.files(_EMBEDDED) / f"{settings.embedded}.csv") as path:
             # Its encoding and delimiter are ours, whatever is set for the user's files.
-            return Source(f"{settings.embedded} (embedded)", {"train": read_rows(path, DataSettings())})
+            notes = ["licence of the data: apache-2.0, like the package"]
+            return Source(f"{settings.embedded} (embedded)", {"train": read_rows(path, DataSettings())}, notes)
     if settings.hub is not None:
         tables, commit, notes = typed.from_hub(settings.hub, settings.subset, settings.revision)
         source = _labelled_test(_renamed(tables, f"{settings.hub} @ {commit}"), settings)

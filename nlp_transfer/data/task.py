@@ -30,17 +30,25 @@ class Task:
         pair: whether an example is two texts.
         class_weights: by label index, or None. single_label and ordinal: mean 1 over the training rows, already
             multiplied into ``Examples.weights``. multi_label: weights of the positive term of each label's loss.
+        threshold: multi_label: the probability from which a label is given.
+        abstain_below: single_label and ordinal: a model abstains where its highest probability is lower; 0: never.
     """
 
     problem: str
     labels: tuple[str, ...]
     pair: bool
     class_weights: tuple[float, ...] | None = None
+    threshold: float = 0.5
+    abstain_below: float = 0.0
 
     @property
     def outputs(self) -> int:
         """Logits an example: one a label, one for regression."""
         return 1 if self.problem == "regression" else len(self.labels)
+
+    def asks_as(self, other: Task) -> bool:
+        """Return whether the rows of one have the labels of the other, whatever weighs them and decides on them."""
+        return (self.problem, self.labels, self.pair) == (other.problem, other.labels, other.pair)
 
     def encode(self, values: Sequence[Label], where: Where) -> np.ndarray:
         """Turn labels into targets.
@@ -91,11 +99,16 @@ class Task:
             raise ValueError("no problem type with labels")
         if weights is not None and (len(weights) != len(labels) or None in map(number_of, weights)):
             raise ValueError("no class weights")
+        threshold, abstain_below = (number_of(values.get(*each)) for each in (("threshold", 0.5), ("abstain_below", 0)))
+        if threshold is None or abstain_below is None or not (0 < threshold < 1 and 0 <= abstain_below < 1):
+            raise ValueError("no threshold between 0 and 1")
         return cls(
             problem=problem,
             labels=tuple(labels),
             pair=values["pair"],
             class_weights=None if weights is None else tuple(weights),
+            threshold=threshold,
+            abstain_below=abstain_below,
         )
 
 

@@ -1,7 +1,8 @@
-"""What a model's outputs say: the decision on every row, and the probabilities behind it."""
+"""What a model's outputs say: the decision on every row, the probabilities behind it, and where it abstains."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,21 +11,42 @@ from nlp_transfer.errors import UserError
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
+    from nlp_transfer.settings import DecisionSettings
+
+
+def settled(task: Task, settings: DecisionSettings) -> Task:
+    """Return the task with the rules that the settings name instead of its own.
+
+    Raises:
+        UserError: for a rule that the problem type has no use for.
+    """
+    threshold, least = settings.threshold, settings.abstain_below
+    if threshold is not None and task.problem != "multi_label":
+        raise UserError(f"decision.threshold is for multi_label tasks; this one is {task.problem}")
+    if least and task.problem not in ("single_label", "ordinal"):
+        raise UserError(f"decision.abstain_below is for tasks with one label a text; this one is {task.problem}")
+    return dataclasses.replace(
+        task,
+        threshold=task.threshold if threshold is None else threshold,
+        abstain_below=task.abstain_below if least is None else least,
+    )
 
 
 def decide(task: Task, logits: np.ndarray) -> np.ndarray:
     """Turn logits into predictions; the only place where that is done.
 
     Returns:
-        single_label and ordinal: int64 (rows,), the first of the largest logits. multi_label: bool (rows, labels), true
-        from a probability of 0.5 on; the sign of the logit decides, so that rounding of the sigmoid cannot. regression:
-        float64 (rows,).
+        single_label and ordinal: int64 (rows,), the first of the largest logits, also where the model abstains.
+        multi_label: bool (rows, labels), true from the task's threshold on; the logit decides, so that rounding of the
+        sigmoid cannot. regression: float64 (rows,).
     """
+    from scipy.special import logit
+
     logits = finite_logits(task, logits)
     if task.problem == "regression":
         return logits[:, 0]
     if task.problem == "multi_label":
-        return logits >= 0
+        return logits >= logit(task.threshold)
     return logits.argmax(axis=1)
 
 
@@ -36,6 +58,13 @@ def probabilities(task: Task, logits: np.ndarray) -> np.ndarray:
     if task.problem == "regression":
         return logits
     return expit(logits) if task.problem == "multi_label" else softmax(logits, axis=1)
+
+
+def abstains(task: Task, logits: np.ndarray) -> np.ndarray:
+    """Return bool (rows,): where the highest probability is too low for the task's rule; nowhere without one."""
+    if not task.abstain_below:
+        return np.zeros(len(logits), dtype=bool)
+    return probabilities(task, logits).max(axis=1) < task.abstain_below
 
 
 def finite_logits(task: Task, logits: np.ndarray) -> np.ndarray:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_CLASSES = ("accuracy", "macro_f1", "weighted_f1", "log_loss")
+_CLASSES = ("accuracy", "macro_f1", "weighted_f1", "log_loss", "brier")
 METRICS: Mapping[str, tuple[str, ...]] = {
     "single_label": _CLASSES,
-    "multi_label": ("micro_f1", "macro_f1", "subset_accuracy", "log_loss"),
+    "multi_label": ("micro_f1", "macro_f1", "subset_accuracy", "log_loss", "brier"),
     "ordinal": (*_CLASSES, "mean_absolute_error", "quadratic_kappa"),
     "regression": ("mean_squared_error", "mean_absolute_error", "pearson", "spearman", "r2"),
 }
@@ -27,7 +27,7 @@ DEFAULT_METRIC: Mapping[str, str] = {
     "regression": "r2",
 }
 
-_LOWER_IS_BETTER = ("log_loss", "mean_absolute_error", "mean_squared_error")
+_LOWER_IS_BETTER = ("log_loss", "brier", "mean_absolute_error", "mean_squared_error")
 HIGHER_IS_BETTER: Mapping[str, bool] = {
     name: name not in _LOWER_IS_BETTER for names in METRICS.values() for name in names
 }

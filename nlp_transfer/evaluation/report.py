@@ -19,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nlp_transfer.evaluation.baselines import Floor
+from nlp_transfer.evaluation.calibration import calibration_error
+from nlp_transfer.evaluation.decisions import abstains
 from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
 from nlp_transfer.evaluation.intervals import Interval, interval, replicates
 from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
@@ -71,6 +73,8 @@ class Report:
         metric: what the verdict is about.
         confidence: of all intervals.
         rows: the adapted model first, then the floors.
+        calibration_error: of the model's probabilities, see `calibration.calibration_error`; nan for regression.
+        answered: share of the rows on which the model does not abstain; 1 for one that never does.
         labels: the model's scores for every label; empty for regression.
         notes: sentences a reader of the figures should know.
         comparison: None without a floor that has the metric.
@@ -81,6 +85,8 @@ class Report:
     metric: str
     confidence: float
     rows: list[Row]
+    calibration_error: float
+    answered: float
     labels: list[LabelScore]
     notes: list[str]
     comparison: Comparison | None
@@ -175,14 +181,20 @@ def evaluate_predictions(
         figures = {key: interval(values[key], drawn[name][key], confidence=settings.confidence) for key in values}
         rows.append(Row(name, figures))
     labels = per_label(task, logits[order], targets, weights)
+    unsure = abstains(task, logits[order])
+    notes = _notes(rows, labels, weights, floors, split=split)
+    if task.abstain_below:
+        notes.insert(0, _abstention(task, logits[order], targets, weights, unsure))
     return Report(
         split=split,
         examples=len(order),
         metric=metric,
         confidence=settings.confidence,
         rows=rows,
+        calibration_error=calibration_error(task, logits[order], targets, weights),
+        answered=float(1 - np.average(unsure, weights=weights)),
         labels=labels,
-        notes=_notes(rows, labels, weights, floors, split=split),
+        notes=notes,
         comparison=_compare(rows, drawn, metric=metric, confidence=settings.confidence),
     )
 
@@ -196,6 +208,17 @@ def render(report: Report, console: Console) -> None:
     console.print(Text(report.verdict, style=f"bold {colour}"))
     for note in report.notes:
         console.print(Text(note, style="dim"))
+
+
+def _abstention(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, unsure: np.ndarray) -> str:
+    """Say what abstaining gains and costs."""
+    share = np.average(unsure, weights=weights)
+    words = f"It abstains on {share:.1%} of the rows, where no label reaches a probability of {task.abstain_below:g}"
+    if unsure.all():
+        return f"{words}; all figures are of its best guesses."
+    sure = ~unsure
+    accuracy = compute(task, logits[sure], targets[sure], weights[sure])["accuracy"]
+    return f"{words}: {number(accuracy)} of the others are right. All figures count its best guess on every row."
 
 
 def _compare(

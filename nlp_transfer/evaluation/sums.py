@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.evaluation.correlation import pearson, spearman
-from nlp_transfer.evaluation.decisions import decide, finite_logits
+from nlp_transfer.evaluation.decisions import decide, finite_logits, probabilities
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -117,6 +117,19 @@ def row_losses(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarra
     return surprises[np.arange(len(targets)), targets] if targets.ndim == 1 else (targets * surprises).sum(axis=1)
 
 
+def row_squares(task: Task, logits: np.ndarray, shares: csr_array) -> np.ndarray:
+    """Return (rows,): the Brier score (1950) of each, the squared distance of its probabilities from its label.
+
+    multi_label: mean over the labels; otherwise summed over them, from 0 to 2, and of a label that is a distribution
+    the mean over it.
+    """
+    likely = probabilities(task, logits)
+    if task.problem == "multi_label":
+        return np.square(likely - shares.toarray()).mean(axis=1)
+    mass = shares.sum(axis=1)
+    return mass * (1 + np.square(likely).sum(axis=1)) - 2 * (shares * likely).sum(axis=1)
+
+
 def _columns(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     if task.problem == "regression":
         return _regression_columns(logits[:, 0], targets, weights)
@@ -138,6 +151,7 @@ def _label_columns(task: Task, logits: np.ndarray, targets: np.ndarray, weights:
         "mass": _column(mass),
         "hits": _column(weights * hits),
         "losses": _column(weights * row_losses(task, logits, targets)),
+        "squares": _column(weights * row_squares(task, logits, shares)),
         "true": shares * weights[:, None],
         "chosen": chosen * mass[:, None],
         "both": shares * chosen * weights[:, None],
@@ -216,6 +230,7 @@ _LABELS: Mapping[str, Callable[[Sums], np.ndarray]] = {
     "weighted_f1": _weighted_f1,
     "micro_f1": _micro_f1,
     "log_loss": _mean("losses"),
+    "brier": _mean("squares"),
     "mean_absolute_error": _mean("gaps"),
     "quadratic_kappa": _quadratic_kappa,
 }

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nlp_transfer.artefact import Record, load_model, read_record, save_tokenizer, write_record
+from nlp_transfer.artefact import load_model, save_tokenizer
 from nlp_transfer.checks import check_export
 from nlp_transfer.console import Screen
 from nlp_transfer.data.batches import Padding, pad
@@ -32,10 +32,12 @@ from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.encoder.classifier import INPUTS
 from nlp_transfer.encoder.source import digest_of, read_json, weight_files
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.decisions import settled
 from nlp_transfer.exporting.exported import FIGURES, ONNX, OPENVINO, OUTPUT, Exported, encode, need, weights_of
 from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_texts
 from nlp_transfer.places import model_folder, run_of
 from nlp_transfer.predict import Predictor
+from nlp_transfer.record import Record, read_record, write_record
 from nlp_transfer.settings import Settings
 from nlp_transfer.versions import installed
 
@@ -51,17 +53,18 @@ _NEEDED = {
 
 @dataclass(frozen=True)
 class Export:
-    """An exported model: its folder, and how it differs from the model."""
+    """An exported model: its folder, and how it differs from the model whose weights have that SHA-256."""
 
     folder: Path
     format: str
+    sha256: str | None
     fidelity: Fidelity
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         versions = installed(("nlp-transfer", "torch", "transformers", *_NEEDED[self.format]))
-        figures = {"format": self.format, "opset": OPSET, **self.fidelity.to_json()}
+        figures = {"format": self.format, "opset": OPSET, "sha256": self.sha256, **self.fidelity.to_json()}
         return figures | {"notes": self.notes, "versions": versions}
 
 
@@ -91,6 +94,7 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
             f"{model} holds an adapter that is not merged: nlp-transfer merge {folder} WHOLE, then nlp-transfer export "
             "WHOLE"
         )
+    record = dataclasses.replace(record, task=settled(record.task, settings.decision))
     beside = run / wanted.format if run else model.with_name(f"{model.name}-{wanted.format}")
     target = expanded(wanted.output) if wanted.output else beside
     with appearing(target, FIGURES, "export") as making:
@@ -99,8 +103,10 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
         with screen.busy("exporting the model"):
             _write(model, record, wanted.format, making)
         with screen.busy("comparing it with the model"):
+            predictor = Predictor(model, precision="fp32", batch_tokens=settings.evaluation.batch_tokens)
+            predictor.decide_by(settings.decision)
             fidelity = measure(
-                Predictor(model, precision="fp32", batch_tokens=settings.evaluation.batch_tokens),
+                predictor,
                 Exported(making, threads=wanted.threads, batch_tokens=settings.evaluation.batch_tokens),
                 rows,
                 metric=settings.evaluation.metric,
@@ -113,7 +119,7 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
                 f"{fidelity.changed_decisions:,} decisions are others; nothing is written. The conversion is at fault "
                 f"({_named(_NEEDED[wanted.format])}): try other versions, or another export.format"
             )
-        done = Export(target, wanted.format, fidelity, notes)
+        done = Export(target, wanted.format, record.sha256, fidelity, notes)
         (making / FIGURES).write_text(json.dumps(done.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return done
 
@@ -134,8 +140,7 @@ def _rows(run: Path | None, settings: Settings, record: Record) -> tuple[Example
         corpus = load_corpus(settings.data, seed=settings.seed)
     except UserError as error:
         return None, [f"The rows of the run cannot be had now: {error}"]
-    task = corpus.task
-    if (task.problem, task.labels, task.pair) != (record.task.problem, record.task.labels, record.task.pair):
+    if not corpus.task.asks_as(record.task):
         return None, [f"{corpus.source} no longer has the labels that the model was trained on."]
     rows, most = corpus.splits["validation"], settings.export.rows
     changed = corpus.fingerprint != record.data["fingerprint"]

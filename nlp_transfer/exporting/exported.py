@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from nlp_transfer.artefact import load_tokenizer, read_record
+from nlp_transfer.artefact import load_tokenizer
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Batch, Padding, evaluation_batches, pad
 from nlp_transfer.encoder.source import digest_of
 from nlp_transfer.errors import UserError
 from nlp_transfer.labelling import Labeller
+from nlp_transfer.record import read_record
 
 FIGURES = "export.json"  # what was compared when the folder was written; no other folder of ours holds it
 OUTPUT = "logits"

@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.decisions import decide
+from nlp_transfer.evaluation.decisions import abstains, decide, probabilities
 from nlp_transfer.evaluation.metrics import compute, selection_metric
 from nlp_transfer.evaluation.names import METRICS
 
@@ -206,22 +206,27 @@ def _metrics(task: Task, wanted: np.ndarray, found: np.ndarray, rows: Examples, 
 
 
 def _alike(task: Task, wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return for each row whether both are decided on alike."""
+    """Return for each row whether both are decided on alike, or abstained from."""
     ours, theirs = decide(task, wanted), decide(task, found)
     if task.problem == "regression":
         return np.isclose(theirs, ours, rtol=RELATIVE, atol=TOLERANCE)
-    return ours == theirs if ours.ndim == 1 else (ours == theirs).all(axis=1)
+    same = ours == theirs if ours.ndim == 1 else (ours == theirs).all(axis=1)
+    return same & (abstains(task, wanted) == abstains(task, found))
 
 
 def _undecided(task: Task, wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Return for each row whether the model's own decision hangs on the last bits of its logits."""
+    from scipy.special import logit
+
     if task.problem == "regression":
         return np.zeros(len(wanted), bool)
     if task.problem == "multi_label":
-        differ = (wanted >= 0) != (found >= 0)
-        return (~differ | (np.abs(wanted) <= _TIE)).all(axis=1)
+        differ = decide(task, wanted) != decide(task, found)
+        return (~differ | (np.abs(wanted - logit(task.threshold)) <= _TIE)).all(axis=1)
     chosen = np.take_along_axis(wanted, found.argmax(axis=1)[:, None], axis=1)[:, 0]
-    return wanted.max(axis=1) - chosen <= _TIE
+    settled = abstains(task, wanted) == abstains(task, found)
+    at_the_rule = np.abs(probabilities(task, wanted).max(axis=1) - task.abstain_below) <= _TIE
+    return (wanted.max(axis=1) - chosen <= _TIE) & (settled | at_the_rule)
 
 
 def _timed(

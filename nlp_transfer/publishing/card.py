@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +16,11 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from nlp_transfer.evaluation.formatting import number, shown, title_of
 from nlp_transfer.evaluation.report import Report
+from nlp_transfer.publishing.markdown import WIDTH, block, bullets, escaped, table
 
 FILE = "README.md"
 _ROWS = 40  # labels shown one by one; of more, those that fare worst
-_WIDTH = 60  # characters of a name
-# What Markdown reads as its own: within a line, and where one starts.
-_MARKS = re.compile(r"([\\`*|~$]|(?<!\w)_|_(?!\w)|\](?=[(\[:]))")
-_STARTS = re.compile(r"^([#+-](?=[\s#+-]|$)|\d+(?=[.)](?:\s|$)))")
+_EXPORTS, _LIMITS = "## Exports", "## Limits"
 _WAYS = {
     "probe": "a linear head on the frozen encoder",
     "finetune": "fine-tuning",
@@ -38,7 +35,7 @@ class Facts:
 
     Attributes:
         title: of the card: the run's name.
-        record: of the artefact, as `artefact.Record.to_json` returns it.
+        record: of the artefact, as `record.Record.to_json` returns it.
         report: the figures.
         plan: of the run, as `plan.Plan.to_json` returns it.
         environment: versions.
@@ -47,6 +44,7 @@ class Facts:
         steps: of the optimizer.
         encoder: the encoder's name as others may read it; `known` if it can be had from the Hub by it.
         data_set: id of the Hub data set, or None.
+        exports: of this model, as their `export.json` has it.
     """
 
     title: str
@@ -60,6 +58,7 @@ class Facts:
     encoder: str
     known: bool
     data_set: str | None
+    exports: Sequence[Mapping[str, Any]] = ()
 
     @property
     def outputs(self) -> int:
@@ -85,23 +84,19 @@ def render(facts: Facts, wishes: Wishes) -> str:
         _summary(facts),
         f"**{escaped(facts.report.verdict)}**",
         f"## How to use it\n\n{_usage(facts, wishes)}",
-        f"## Figures\n\n{_figures(facts.report)}",
+        f"## Figures\n\n{_figures(facts)}",
         f"## Labels\n\n{_labels(facts)}",
         f"## Data\n\n{_data(facts)}",
         f"## Training\n\n{_training(facts)}",
-        f"## Limits\n\n{_limits(facts, wishes)}",
+        *([f"{_EXPORTS}\n\n{_exports(facts.exports)}"] if facts.exports else []),
+        f"{_LIMITS}\n\n{_limits(facts, wishes)}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def escaped(text: str, width: int | None = None) -> str:
-    """Return a text as Markdown shows it literally, on one line: no table, heading, list or HTML is made of it."""
-    line = " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
-    if width and len(line) > width:
-        line = line[: width - 1] + "…"
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    line = _MARKS.sub(r"\\\1", line)
-    return _STARTS.sub(lambda found: f"&#{ord(found[1][0])};{found[1][1:]}", line)
+def without_exports(text: str) -> str:
+    """Return a card as it was before anything was exported."""
+    return re.sub(f"^{_EXPORTS}$.*(?=^{_LIMITS}$)", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def _header(facts: Facts, wishes: Wishes) -> str:
@@ -140,7 +135,7 @@ def _header(facts: Facts, wishes: Wishes) -> str:
 
 def _plain(text: str) -> str:
     """Return a name on one line, as a value in YAML."""
-    return " ".join(text.split())[:_WIDTH] or "model"
+    return " ".join(text.split())[:WIDTH] or "model"
 
 
 def _summary(facts: Facts) -> str:
@@ -183,13 +178,20 @@ def _usage(facts: Facts, wishes: Wishes) -> str:
             "the two short files and pin a `revision`, or import nlp_transfer first, which needs neither."
         )
     if record["task"]["problem"] == "multi_label":
-        sentences.append("A label is chosen from a score of 0.5 on.")
+        threshold = record["task"]["threshold"]
+        sentences.append(f"A label is chosen from a score of {threshold:g} on.")
+    if record["task"]["abstain_below"]:
+        least = record["task"]["abstain_below"]
+        sentences.append(
+            f"It abstains where no score reaches {least:g}: nlp_transfer says so (`abstains`), a pipeline leaves it to "
+            "you."
+        )
     if record["tokens"]["chunk"]:
         sentences.append(
             "Long texts were read in windows when it was measured; transformers cuts them, nlp_transfer reads them as "
             "then."
         )
-    return "\n\n".join([_block("python", code), *sentences, _ours(where, facts)])
+    return "\n\n".join([block("python", code), *sentences, _ours(where, facts)])
 
 
 def _adapter_usage(where: str, facts: Facts) -> str:
@@ -211,21 +213,57 @@ def _adapter_usage(where: str, facts: Facts) -> str:
         base.config.pad_token_id = tokenizer.pad_token_id
         classify = pipeline("text-classification", PeftModel.from_pretrained(base, "{where}"), tokenizer=tokenizer)
     """
-    return f"{said}:\n\n{_block('python', code)}\n\nor\n\n{_ours(where, facts)}"
+    return f"{said}:\n\n{block('python', code)}\n\nor\n\n{_ours(where, facts)}"
 
 
 def _ours(where: str, facts: Facts) -> str:
     asked = '["first text"], ["second text"]' if facts.record["task"]["pair"] else '["a text"]'
-    return _block("python", f'import nlp_transfer\n\nnlp_transfer.load("{where}").predict({asked})')
+    return block("python", f'import nlp_transfer\n\nnlp_transfer.load("{where}").predict({asked})')
 
 
-def _figures(report: Report) -> str:
+def _figures(facts: Facts) -> str:
+    report, temperature = facts.report, facts.record["temperature"]
     head = ["", *(title_of(row.name) for row in report.rows)]
     rows = [[metric, *(shown(row.intervals[metric]) for row in report.rows)] for metric in report.rows[0].intervals]
     said = (
         f"{report.examples:,} rows of the split {report.split}; bootstrap intervals of {100 * report.confidence:g} %."
     )
-    return f"{_table(head, rows)}\n\n{said} Floors were fitted to the same training rows."
+    lines = [f"{table(head, rows)}\n\n{said} Floors were fitted to the same training rows."]
+    if not math.isnan(report.calibration_error):
+        error = f"{number(report.calibration_error)} (expected calibration error, 15 bins)"
+        lines.append(f"Probabilities and frequencies differ by {error}. {_scaled(temperature)}")
+    return "\n\n".join(lines)
+
+
+def _scaled(temperature: float) -> str:
+    if temperature == 1:
+        return "The outputs are as they were trained: no temperature was fitted."
+    return f"The outputs were divided by a temperature of {temperature:.3g}, fitted on validation; the weights have it."
+
+
+def _exports(exports: Sequence[Mapping[str, Any]]) -> str:
+    """Return each beside the model it was made of."""
+    head = ["", "rows", "accuracy", "equal decisions", "largest difference of a logit", "ms a text", "MB"]
+    rows = [
+        [
+            f"{each['format']}, opset {each['opset']}",
+            f"{each['rows']:,} {'of validation' if each['on'] == 'validation' else 'fixed sentences'}",
+            _beside(each["metrics"].get("accuracy"), "{:.4f}"),
+            f"{each['equal_decisions']:.2%}",
+            f"{each['largest_difference']:.2g}",
+            _beside(each["milliseconds"].get("1"), "{:.2f}"),
+            _beside(each["megabytes"], "{:.1f}"),
+        ]
+        for each in exports
+    ]
+    threads = exports[0]["threads"]
+    said = f"The model in float32 → its export; one text at once, {threads} thread{'s' * (threads > 1)}."
+    return f"{table(head, rows)}\n\n{said}"
+
+
+def _beside(figure: Mapping[str, float | None] | None, form: str) -> str:
+    sides = [figure and figure[side] for side in ("model", "export")]
+    return "–" if None in sides else " → ".join(map(form.format, sides))
 
 
 def _labels(facts: Facts) -> str:
@@ -239,7 +277,7 @@ def _labels(facts: Facts) -> str:
         for label in listed
     ]
     more = f"The {_ROWS} of {len(labels):,} labels that fare worst.\n\n" if len(labels) > _ROWS else ""
-    return more + _table(["label", "rows", "precision", "recall", "F1"], rows)
+    return more + table(["label", "rows", "precision", "recall", "F1"], rows)
 
 
 def _data(facts: Facts) -> str:
@@ -250,7 +288,7 @@ def _data(facts: Facts) -> str:
         f"Fingerprint of the rows (SHA-256): `{facts.record['data']['fingerprint']}`.",
         *(f"{escaped(note)}." for note in map(_without_places, plan["notes"]) if note),
     ]
-    return _list(lines)
+    return bullets(lines)
 
 
 def _without_places(note: str) -> str:
@@ -271,9 +309,9 @@ def _training(facts: Facts) -> str:
         f"Versions: {escaped(versions)}.",
     ]
     if facts.words is None:
-        return _list([*lines, "The rows were given from Python."])
+        return bullets([*lines, "The rows were given from Python."])
     command = shlex.join(["nlp-transfer", "adapt", *facts.words])
-    return f"{_list(lines)}\n\n{_block('console', command)}"
+    return f"{bullets(lines)}\n\n{block('console', command)}"
 
 
 def _limits(facts: Facts, wishes: Wishes) -> str:
@@ -286,26 +324,6 @@ def _limits(facts: Facts, wishes: Wishes) -> str:
     else:
         cut = f"; {lengths['cut_examples']:,} {report.split} rows were" if lengths.get("cut_examples") else ""
         lines.append(f"Texts are cut after {limit:,} tokens{cut}.")
-    if report.labels:
-        lines.append("Calibration was judged by the log loss alone; no temperature was fitted.")
     if not wishes.language:
         lines.append("The figures hold for texts like those it was measured on, in their language.")
-    return _list(lines)
-
-
-def _list(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(escaped(cell, _WIDTH) for cell in cells) + " |"
-
-    return "\n".join([line(head), "|---" * len(head) + "|", *map(line, rows)])
-
-
-def _block(language: str, code: str) -> str:
-    """Return a fenced block whose fence is longer than any in the code."""
-    longest = max((len(found) for found in re.findall(r"`+", code)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{textwrap.dedent(code).strip()}\n{fence}"
+    return bullets(lines)

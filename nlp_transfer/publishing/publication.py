@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nlp_transfer import config
-from nlp_transfer.artefact import Record, check_files, read_record
+from nlp_transfer.artefact import check_files
 from nlp_transfer.data import hub
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, RECORD, digest_of, locate, read_json
 from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.evaluation.report import Report
+from nlp_transfer.exporting.exported import FIGURES
 from nlp_transfer.places import model_folder, run_of
 from nlp_transfer.publishing import card, verification
 from nlp_transfer.publishing.upload import Pushed, Target, check_access, push
+from nlp_transfer.record import Record, read_record
 from nlp_transfer.settings import HubSettings, Settings
 from nlp_transfer.words import from_mapping
 from nlp_transfer.yamlfile import read_yaml
@@ -130,16 +132,23 @@ def _words(settings: HubSettings) -> list[str]:
 
 
 def write_card(run: Path) -> None:
-    """Write the card of a finished run beside its model, unless there is one.
+    """Write the card of a finished run beside its model, with what was exported since; one that was changed stays.
 
     Raises:
         UserError: if what the run wrote about itself cannot be read.
     """
     path = run / "model" / card.FILE
-    if not path.exists():
+    facts = facts_of(run, read_record(run / "model"))
+    if not path.exists() or _is_ours(path, facts):
         making = path.with_name(f".making-{card.FILE}")
-        making.write_text(card.render(facts_of(run, read_record(run / "model")), card.Wishes()), encoding="utf-8")
+        making.write_text(card.render(facts, card.Wishes()), encoding="utf-8")
         making.rename(path)
+
+
+def _is_ours(path: Path, facts: card.Facts) -> bool:
+    """Return whether a card is as it was written, whatever has been exported before or since."""
+    plain = card.render(dataclasses.replace(facts, exports=()), card.Wishes())
+    return card.without_exports(path.read_text(encoding="utf-8")) == plain
 
 
 def facts_of(run: Path, record: Record) -> card.Facts:
@@ -164,6 +173,11 @@ def facts_of(run: Path, record: Record) -> card.Facts:
             encoder=str(plan["encoder"]) if known else Path(plan["encoder"]).name,
             known=known,
             data_set=settings.data.hub,
+            exports=[
+                made
+                for path in sorted(run.glob(f"*/{FIGURES}"))
+                if (made := read_json(path)).get("sha256") == record.sha256
+            ],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -198,12 +212,10 @@ def _card(
     described = (run / "metrics.json").is_file()
     if not described and written is None:
         raise UserError(f"{run} holds neither {card.FILE} nor the figures of a run to write one of; write one")
-    if written is not None:
-        ours = card.render(facts_of(run, read_record(run / "model")), card.Wishes()) if described else None
-        if written.read_text(encoding="utf-8") != ours:
-            if settings.license or settings.language or settings.examples:
-                tell(f"{written} is pushed as you changed it, without hub.license, hub.language and hub.examples")
-            return written
+    if written is not None and not (described and _is_ours(written, facts_of(run, read_record(run / "model")))):
+        if settings.license or settings.language or settings.examples:
+            tell(f"{written} is pushed as you changed it, without hub.license, hub.language and hub.examples")
+        return written
     wishes = card.Wishes(settings.repository, settings.license, settings.language, settings.examples)
     path = scratch / card.FILE
     path.write_text(card.render(facts_of(run, record), wishes), encoding="utf-8")

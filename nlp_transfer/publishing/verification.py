@@ -22,10 +22,10 @@ import numpy as np
 
 from nlp_transfer import answers
 from nlp_transfer.answers import ANSWERS
-from nlp_transfer.artefact import Record
 from nlp_transfer.encoder import pooled
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, POOLED, read_json
 from nlp_transfer.errors import UserError
+from nlp_transfer.record import Record
 
 OUR_CODE = {  # as transformers writes it for our own head
     "AutoConfig": "pooled_config.PooledConfig",
@@ -39,7 +39,8 @@ _OURS = """
 import json, sys
 from pathlib import Path
 from nlp_transfer.answers import answers_of
-from nlp_transfer.artefact import load_model, read_record
+from nlp_transfer.artefact import load_model
+from nlp_transfer.record import read_record
 job = json.load(sys.stdin)
 folder = Path(job["folder"])
 model, tokenizer = load_model(folder, read_record(folder))

@@ -173,7 +173,7 @@ def _plain(answer: Prediction, top_k: int | None) -> dict[str, Any]:
     likely = answer.probabilities
     if top_k is not None:
         likely = dict(sorted(likely.items(), key=lambda item: -item[1])[:top_k])
-    return {"label": answer.label, "probabilities": likely}
+    return {"label": answer.label, "probabilities": likely, "abstains": answer.abstains}
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

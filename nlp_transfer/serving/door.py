@@ -18,8 +18,8 @@ from nlp_transfer.training.signals import Stopped, listening
 from nlp_transfer.versions import installed
 
 if TYPE_CHECKING:
-    from nlp_transfer.artefact import Record
     from nlp_transfer.console import Screen
+    from nlp_transfer.record import Record
     from nlp_transfer.serving.app import Served
     from nlp_transfer.settings import Settings
 
@@ -42,7 +42,7 @@ def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> N
 
     Args:
         folder: of a run or a model.
-        settings: the groups `serve`, `training.precision` and `evaluation.batch_tokens` count.
+        settings: the groups `serve`, `decision`, `training.precision` and `evaluation.batch_tokens` count.
         screen: told where the server listens.
         called: how the model was named.
 
@@ -60,6 +60,7 @@ def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> N
             from nlp_transfer.serving.batching import Batcher
 
             predictor = Predictor(folder, precision=settings.training.precision, batch_tokens=tokens)
+            predictor.decide_by(settings.decision)
         predictor.predict(["a"], ["a"] if predictor.record.task.pair else None)  # what the first pass does once is done
         spec = predictor.record.tokens
         batcher = Batcher(

@@ -50,6 +50,7 @@ class Answered(BaseModel):
 
     label: str | list[str] | float = Field(description="a name; multi-label: a list of names; regression: a number")
     probabilities: dict[str, float] = Field(description="by label name; empty for regression")
+    abstains: bool = Field(description="whether the highest probability is too low for the model's rule, if it has one")
 
 
 class Answers(BaseModel):

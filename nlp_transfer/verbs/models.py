@@ -29,16 +29,18 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     if len(words) > 2:
         raise UserError(f"predict takes {VERBS['predict'][1]}; {words[2]!r} is too much")
     from nlp_transfer import config
-    from nlp_transfer.checks import check_evaluation, check_predict, check_training
+    from nlp_transfer.checks import check_decision, check_evaluation, check_predict, check_training
 
     settings = config.compose(None, overrides)
     wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
     check_predict(wanted)
     check_training(settings.training)
     check_evaluation(settings.evaluation)
+    check_decision(settings.decision)
     with for_good():
         from nlp_transfer.predict import opened, predict_file
     predictor = opened(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
+    predictor.decide_by(settings.decision)
     data, console = settings.data, screen_of_main().console
     if wanted.input == "-" and sys.stdin.isatty():
         console.print("reading rows from standard input, until Ctrl-D", style="dim")
@@ -57,12 +59,13 @@ def serve(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     check_installed()
     folder = run_folder(words, "serve")
     from nlp_transfer import config
-    from nlp_transfer.checks import check_evaluation, check_serve, check_training
+    from nlp_transfer.checks import check_decision, check_evaluation, check_serve, check_training
 
     settings = config.compose(None, overrides)
     check_serve(settings.serve)
     check_training(settings.training)
     check_evaluation(settings.evaluation)
+    check_decision(settings.decision)
     serve(folder, settings, screen_of_main(), called=words[0])
     return 0
 

@@ -85,7 +85,7 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         with for_good():
             from nlp_transfer.plan import render
             from nlp_transfer.preparation import prepare
-            from nlp_transfer.records import RunFolder
+            from nlp_transfer.run_folder import RunFolder
         unkept = dataclasses.replace(settings, cache=dataclasses.replace(settings.cache, gib=0.0))
         plan = prepare(unkept, corpus, RunFolder.of(settings, corpus).path).plan
     render(plan, screen.console)

@@ -39,6 +39,7 @@ def test_single_label_by_hand():
             "macro_f1": (2 / 3 + 2 / 4 + 0) / 3,
             "weighted_f1": (2 * 2 / 3 + 2 / 4 + 0) / 4,
             "log_loss": -(np.log(0.7) + np.log(0.2) + np.log(0.8) + np.log(0.3)) / 4,
+            "brier": ((0.3**2 + 0.2**2 + 0.1**2) + (0.8**2 + 0.6**2 + 0.2**2) + 0.06 + (0.2**2 + 0.5**2 + 0.7**2)) / 4,
         }
     )
 
@@ -49,12 +50,15 @@ def test_soft_labels_by_hand():
     values = compute(THREE, logits, np.array([[0.25, 0.75, 0], [0.5, 0, 0.5]], np.float32), np.array([3, 1]))
     f1 = {"a": 2 * 0.5 / (0.75 + 0.5 + 1), "b": 2 * 2.25 / (2.25 + 3), "c": 0.0}
     loss = -3 * (0.25 * np.log(0.1) + 0.75 * np.log(0.8)) - 0.5 * (np.log(0.6) + np.log(0.1))
+    first = 0.25 * (0.9**2 + 0.8**2 + 0.1**2) + 0.75 * (0.1**2 + 0.2**2 + 0.1**2)
+    brier = 3 * first + 0.5 * (0.4**2 + 0.3**2 + 0.1**2) + 0.5 * (0.6**2 + 0.3**2 + 0.9**2)
     assert values == pytest.approx(
         {
             "accuracy": 2.75 / 4,
             "macro_f1": sum(f1.values()) / 3,
             "weighted_f1": (1.25 * f1["a"] + 2.25 * f1["b"]) / 4,
             "log_loss": loss / 4,
+            "brier": brier / 4,
         }
     )
 
@@ -63,8 +67,10 @@ def test_multi_label_by_hand():
     task = Task("multi_label", ("a", "b"), pair=False)
     values = compute(task, np.array([[2.0, -1.0], [1.0, 1.0], [-1.0, -1.0]]), np.array([[1, 0], [0, 1], [0, 1]], float))
     loss = np.log1p(np.exp([[-2.0, -1.0], [1.0, -1.0], [-1.0, 1.0]])).mean()
+    likely, truth = 1 / (1 + np.exp([[-2.0, 1.0], [-1.0, -1.0], [1.0, 1.0]])), [[1, 0], [0, 1], [0, 1]]
+    brier = np.square(likely - truth).mean()
     assert values == pytest.approx(
-        {"micro_f1": 4 / 6, "macro_f1": (2 / 3 + 2 / 3) / 2, "subset_accuracy": 1 / 3, "log_loss": loss}
+        {"micro_f1": 4 / 6, "macro_f1": (2 / 3 + 2 / 3) / 2, "subset_accuracy": 1 / 3, "log_loss": loss, "brier": brier}
     )
 
 
@@ -102,6 +108,8 @@ def test_equal_to_scikit_learn(weighted):
         assert values["log_loss"] == pytest.approx(
             sk.log_loss(truth, probabilities(case.task, case.logits), **options), rel=1e-6
         )
+        squares = np.square(probabilities(case.task, case.logits) - np.eye(4)[truth]).sum(axis=1)
+        assert values["brier"] == pytest.approx(np.average(squares, weights=case.weights))
     kappa = sk.cohen_kappa_score(truth, predicted, weights="quadratic", **options)
     assert values["quadratic_kappa"] == pytest.approx(kappa)
     assert values["mean_absolute_error"] == pytest.approx(sk.mean_absolute_error(truth, predicted, **options))

@@ -10,10 +10,11 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from nlp_transfer.artefact import read_record
 from nlp_transfer.config import compose, run_id, words_of
 from nlp_transfer.publishing import card
+from nlp_transfer.publishing.markdown import escaped
 from nlp_transfer.publishing.publication import facts_of, write_card
+from nlp_transfer.record import read_record
 from nlp_transfer.run import adapt
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
@@ -73,7 +74,7 @@ def test_a_run_of_every_problem_has_a_card_with_its_figures(tmp_path: Path, prob
     wanted = {name: each["value"] for name, each in figures.items() if each["value"] is not None}
     assert stated == pytest.approx(wanted, abs=1e-6)
     assert found.data.pipeline_tag == "text-classification"
-    assert card.escaped(report["verdict"]) in found.text
+    assert escaped(report["verdict"]) in found.text
     assert facts.record["data"]["fingerprint"] in found.text
     for split in ("train", "validation", "test"):
         for row in data_for(problem)[split]:
@@ -180,3 +181,41 @@ def test_the_header_is_what_the_hub_knows(tmp_path: Path):
     assert header["tags"] == ["nlp_transfer", "finetune"]
     assert "base_model" not in header  # a folder that nobody else has
     assert header["model-index"][0]["results"][0]["dataset"]["split"] == "test"
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_card_says_how_far_probabilities_are_off_and_how_labels_are_decided_on(tmp_path: Path, problem: str):
+    rule = {"multi_label": {"decision.threshold": 0.3}, "regression": {}}.get(problem, {"decision.abstain_below": 0.8})
+    found, facts = parsed(run_of(tmp_path, problem, **rule))
+    scaled = f"divided by a temperature of {facts.record['temperature']:.3g}, fitted on validation"
+    if problem == "regression":
+        assert "expected calibration error" not in found.text
+        return
+    assert f"differ by {facts.report.calibration_error:.3f}"[:-1].replace(" 0.", " .") in found.text
+    assert scaled in found.text
+    assert ("from a score of 0.3 on" if problem == "multi_label" else "no score reaches 0.8") in found.text
+
+
+def test_exports_beside_a_model_are_in_its_card_while_they_are_of_that_model(tmp_path: Path):
+    from nlp_transfer.cli import main
+
+    place = furnish(tmp_path)
+    assert main(adapt_words(place, "strategy=finetune", "training.max_steps=1", "encoder.head=native")) == 0
+    (run,) = (place / "runs").iterdir()
+    path = run / "model" / "README.md"
+    before = path.read_text()
+    assert main(["export", str(run)]) == 0
+    after = path.read_text()
+    figures = json.loads((run / "onnx" / "export.json").read_text())
+    (row,) = [line for line in after.splitlines() if line.startswith("| onnx, opset 18")]
+    assert f"{figures['rows']:,} of validation" in row
+    assert f"{figures['megabytes']['model']:.1f} → {figures['megabytes']['export']:.1f}" in row
+    assert card.without_exports(after) == before
+    assert main(["export", str(run), "export.format=onnx_int8"]) == 0
+    assert path.read_text().count(", opset 18") == 2
+    (run / "onnx" / "export.json").write_text(json.dumps(figures | {"sha256": "of another model"}))
+    write_card(run)
+    assert path.read_text().count(", opset 18") == 1
+    path.write_text(after + "\nmine")
+    write_card(run)
+    assert path.read_text() == after + "\nmine"

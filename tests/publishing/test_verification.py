@@ -13,13 +13,14 @@ from safetensors.numpy import load_file, save_file
 
 from nlp_transfer import answers
 from nlp_transfer.answers import ANSWERS
-from nlp_transfer.artefact import RECORD, Record, read_record, save
+from nlp_transfer.artefact import RECORD, save
 from nlp_transfer.cli import main
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.errors import UserError
 from nlp_transfer.publishing import verification
 from nlp_transfer.publishing.verification import OUR_CODE, Mismatch, Unanswered, asking, verify
+from nlp_transfer.record import Record, read_record
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Adapter, Lora
 from tests.encoder.families import tiny_encoder

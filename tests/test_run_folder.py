@@ -10,7 +10,7 @@ import pytest
 from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
-from nlp_transfer.records import RunFolder
+from nlp_transfer.run_folder import RunFolder
 
 STUB: Any = SimpleNamespace(to_json=dict)  # a plan or a report of which only this is asked
 DIGEST = "ab" * 32

@@ -1,0 +1,104 @@
+"""``nlp_transfer.json``: what is needed to decide like a trained model and is not in its config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlp_transfer.data.task import Task
+from nlp_transfer.data.tokens import TokenSpec
+from nlp_transfer.encoder.source import RECORD, read_json
+from nlp_transfer.errors import UserError
+from nlp_transfer.plain import checked
+from nlp_transfer.settings import EncoderSettings
+
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is needed to decide like the trained model and is not in its config.json.
+
+    Attributes:
+        task: problem type and label names.
+        tokens: how texts become ids.
+        roles: role → column name of the data it was trained on.
+        encoder: the encoder it was adapted from: the `encoder` group with the revision and sha256 that were found, so
+            that the model under an adapter that is not merged can be built again.
+        max_tokens: what the encoder can take, for whoever adapts the model again: `tokens.limit` may be less.
+        merged: whether the root holds a whole model; if not, the root holds a PEFT adapter for `encoder`.
+        data: source and fingerprint of the data.
+        temperature: by which the outputs were divided for good: the weights answer so already.
+        sha256: of the weights in the folder, which `save` finds and loading compares; None where nothing is compared.
+    """
+
+    task: Task
+    tokens: TokenSpec
+    roles: dict[str, str]
+    encoder: EncoderSettings
+    max_tokens: int
+    merged: bool
+    data: dict[str, str]
+    temperature: float = 1.0
+    sha256: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        groups = {name: dataclasses.asdict(plain[name]) for name in ("tokens", "encoder")}
+        return {"format": FORMAT, **plain, **groups, "task": self.task.to_json()}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Record:
+        """Read plain values back.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: for anything that `to_json` of this version did not write.
+        """
+        if plain["format"] != FORMAT:
+            raise ValueError(f"format {plain['format']!r}, not {FORMAT}")
+        values = {f.name: plain[f.name] for f in dataclasses.fields(cls) if f.name != "temperature"}
+        values["temperature"] = plain.get("temperature", 1.0)
+        if type(values["temperature"]) not in (int, float):
+            raise ValueError("temperature is a number")
+        if type(values["max_tokens"]) is not int or type(values["merged"]) is not bool:
+            raise ValueError("max_tokens is a whole number, merged true or false")
+        if not isinstance(values["sha256"], str | None):
+            raise ValueError("sha256 is a text or null")
+        for key in ("roles", "data"):
+            if not all(isinstance(text, str) for text in values[key].values()):
+                raise ValueError(f"{key} maps names to names")
+        groups = {
+            "task": Task.from_json(plain["task"]),
+            "tokens": checked(TokenSpec, plain["tokens"], "tokens."),
+            "encoder": checked(EncoderSettings, plain["encoder"], "encoder."),
+        }
+        groups["tokens"].check()
+        return cls(**values | groups)
+
+
+def write_record(record: Record, folder: Path) -> None:
+    """Write nlp_transfer.json."""
+    (folder / RECORD).write_text(json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path) -> Record:
+    """Return the record of a saved folder.
+
+    Raises:
+        UserError: if the folder is none of ours.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        known = "a run folder (runs/...) or its model/ folder"
+        raise UserError(f"{folder} holds no {RECORD}: give {known} made by `nlp-transfer adapt`")
+    content = read_json(path)
+    try:
+        return Record.from_json(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}); it is damaged or was written by another version"
+        ) from error

@@ -1,0 +1,104 @@
+"""The temperature that is planted is found, does no harm to few rows, and the error is that of the definition."""
+
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+
+from nlp_transfer.data.task import Task
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.calibration import calibration_error, temperature
+from nlp_transfer.evaluation.decisions import abstains, decide, probabilities, settled
+from nlp_transfer.evaluation.metrics import compute
+from nlp_transfer.settings import DecisionSettings
+from tests.evaluation.conftest import make_case
+
+CLASSES = ("single_label", "multi_label", "ordinal")
+
+
+def drawn(problem: str, rows: int, *, seed: int = 0):
+    """Logits whose probabilities are the truth, and targets drawn from it."""
+    rng = np.random.default_rng(seed)
+    task = Task(problem, ("a", "b", "c"), pair=False)
+    logits = 2 * rng.normal(size=(rows, 3))
+    if problem == "multi_label":
+        return task, logits, (rng.random(logits.shape) < expit(logits)).astype(np.float32)
+    return task, logits, np.array([rng.choice(3, p=row) for row in softmax(logits, axis=1)])
+
+
+@pytest.mark.parametrize("problem", CLASSES)
+@pytest.mark.parametrize("planted", [0.3, 1.0, 4.0])
+def test_a_planted_temperature_is_found(problem, planted):
+    task, logits, targets = drawn(problem, 4000)
+    weights = np.ones(len(logits))
+    found = temperature(task, logits * planted, targets, weights)
+    assert found == pytest.approx(planted, rel=0.06)
+    before, after = (calibration_error(task, each, targets, weights) for each in (logits * planted, logits))
+    assert after < 0.03
+    assert before > after + 0.02 or planted == 1
+
+
+def test_a_row_of_weight_two_is_two_rows():
+    case = make_case("single_label", weighted=True)
+    copies = np.repeat(np.arange(len(case.logits)), (2 * case.weights).astype(int))
+    task, (logits, targets) = case.task, (part[copies] for part in (case.logits, case.targets))
+    ones = np.ones(len(copies), np.float32)
+    assert calibration_error(task, logits, targets, ones) == pytest.approx(calibration_error(*case.arguments))
+    assert temperature(task, logits, targets, ones) == pytest.approx(temperature(*case.arguments), rel=0.05)
+
+
+@pytest.mark.parametrize("problem", CLASSES)
+def test_few_rows_move_it_little_and_rows_that_are_all_right_not_to_the_end(problem):
+    task, logits, _ = drawn(problem, 500)
+    right = decide(task, logits).astype(np.float32 if problem == "multi_label" else np.int64)
+    found = temperature(task, logits, right, np.ones(500))
+    likely = probabilities(task, logits / found)
+    stated = np.maximum(likely, 1 - likely) if problem == "multi_label" else likely.max(axis=1)
+    assert 0.25 / 500 < 1 - stated.mean() < 0.05  # surer than before, but an error in 500 rows was possible
+    assert found < temperature(task, logits[:5], right[:5], np.ones(5)) < 1
+    case = make_case("regression")
+    assert temperature(case.task, case.logits, case.targets, np.ones(len(case.targets))) == 1
+
+
+def test_the_error_by_hand():
+    task = Task("single_label", ("a", "b"), pair=False)
+    logits = np.log([[0.9, 0.1], [0.91, 0.09], [0.3, 0.7], [0.45, 0.55]])
+    # bins of 1/15: .9 and .91 share one, (2 right of 2); .7 is wrong, .55 right
+    wanted = (abs(1.81 - 2) + 0.7 + (1 - 0.55)) / 4
+    assert calibration_error(task, logits, np.array([0, 0, 0, 1]), np.ones(4)) == pytest.approx(wanted)
+    soft = np.array([[1, 0], [0.5, 0.5], [0, 1], [0, 1]], np.float32)
+    wanted = (abs(1.81 - 1.5) + 0.3 + 0.45) / 4
+    assert calibration_error(task, logits, soft, np.ones(4)) == pytest.approx(wanted)
+    assert np.isnan(calibration_error(task, logits, soft, np.zeros(4)))
+
+
+def test_a_model_abstains_where_it_is_unsure_and_still_guesses():
+    task = Task("single_label", ("a", "b"), pair=False)
+    logits = np.log([[0.9, 0.1], [0.3, 0.7], [0.45, 0.55]])
+    assert not abstains(task, logits).any()
+    careful = settled(task, DecisionSettings(abstain_below=0.7 + 1e-9))
+    assert abstains(careful, logits).tolist() == [False, True, True]
+    assert (decide(careful, logits) == decide(task, logits)).all()
+    assert compute(careful, logits, np.array([0, 0, 1])) == compute(task, logits, np.array([0, 0, 1]))
+    assert settled(careful, DecisionSettings()) == careful
+    assert settled(careful, DecisionSettings(abstain_below=0)) == task
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.8])
+def test_a_threshold_decides_where_the_probability_reaches_it(threshold):
+    case = make_case("multi_label")
+    task = settled(case.task, DecisionSettings(threshold=threshold))
+    assert (decide(task, case.logits) == (probabilities(task, case.logits) >= threshold)).all()
+
+
+@pytest.mark.parametrize(
+    ("problem", "rule"),
+    [
+        ("single_label", {"threshold": 0.4}),
+        ("regression", {"threshold": 0.4}),
+        ("multi_label", {"abstain_below": 0.4}),
+        ("regression", {"abstain_below": 0.4}),
+    ],
+)
+def test_a_rule_that_the_problem_has_no_use_for_is_refused(problem, rule):
+    with pytest.raises(UserError, match=f"decision.{next(iter(rule))} is for"):
+        settled(make_case(problem).task, DecisionSettings(**rule))

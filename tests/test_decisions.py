@@ -1,0 +1,156 @@
+"""How outputs become labels is one thing for the run, its folder, files, exports and everybody's transformers."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import pipeline
+
+import nlp_transfer
+from nlp_transfer.artefact import RECORD, read_record
+from nlp_transfer.config import compose
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.calibration import temperature
+from nlp_transfer.exporting.export import export
+from nlp_transfer.exporting.exported import Exported
+from nlp_transfer.predict import Predictor, predict_file
+from nlp_transfer.run import adapt, evaluate
+from nlp_transfer.settings import ColumnSettings, DecisionSettings, PredictSettings
+from tests.encoder.families import tiny_encoder
+from tests.test_run import STRATEGIES, data_for, rows, settings_for
+
+CAREFUL = 0.9
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("decisions")
+    tiny_encoder(folder)
+    return folder
+
+
+def run_for(home: Path, problem: str = "single_label", **values):
+    words = {"evaluation.floors": False, "cache.gib": 0} | STRATEGIES["probe"] | values
+    return adapt(settings_for(home, problem, **words), data=data_for(problem))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_calibrating_divides_every_output_by_one_number(home: Path, tmp_path: Path, strategy: str):
+    made = {
+        calibrate: run_for(home, output=str(tmp_path), **STRATEGIES[strategy] | {"decision.calibrate": calibrate})
+        for calibrate in (False, True)
+    }
+    texts = [row["text"] for row in rows("single_label", 30, 7)]
+    plain, scaled = (made[calibrate].predictor for calibrate in (False, True))
+    found = scaled.record.temperature
+    assert plain.record.temperature == 1 != found
+    np.testing.assert_allclose(scaled.logits(texts) * found, plain.logits(texts), rtol=1e-4, atol=1e-4)
+    assert [each.label for each in scaled.predict(texts)] == [each.label for each in plain.predict(texts)]
+    validation = data_for("single_label")["validation"]
+    targets = plain.record.task.encode([row["label"] for row in validation], str)
+    logits = plain.logits([row["text"] for row in validation])
+    assert found == pytest.approx(temperature(plain.record.task, logits, targets, np.ones(len(targets))), rel=1e-3)
+
+
+@pytest.mark.parametrize("problem", ["single_label", "multi_label", "ordinal"])
+def test_everybodys_transformers_has_the_calibrated_probabilities(home: Path, problem: str):
+    run = run_for(home, problem, **STRATEGIES["finetune"] | {"encoder.head": "native"})
+    assert json.loads((run.folder / "model" / RECORD).read_text())["temperature"] != 1
+    texts = [row["text"] for row in rows(problem, 8, 9)]
+    theirs = pipeline("text-classification", str(run.folder / "model"), top_k=None)(texts)
+    for each, ours in zip(theirs, run.predict(texts), strict=True):
+        assert {one["label"]: one["score"] for one in each} == pytest.approx(ours.probabilities, abs=1e-5)
+
+
+def test_regression_has_no_temperature(home: Path):
+    run = run_for(home, "regression")
+    assert run.predictor.record.temperature == 1
+    assert np.isnan(run.report.calibration_error)
+    assert run.report.answered == 1
+
+
+def test_a_rule_to_abstain_is_kept_by_the_folder_its_files_and_its_export(home: Path, tmp_path: Path):
+    run = run_for(home, **{"decision.abstain_below": CAREFUL})
+    assert read_record(run.folder / "model").task.abstain_below == CAREFUL
+    texts = [row["text"] for row in rows("single_label", 40, 7)] + ["refund the movie card", "late", "b"]
+    answers = run.predict(texts)
+    unsure = [max(each.probabilities.values()) < CAREFUL for each in answers]
+    assert [each.abstains for each in answers] == unsure
+    assert set(unsure) == {True, False}
+    assert run.report.answered < 1
+    assert run.report.notes[0].startswith("It abstains on")
+
+    source = tmp_path / "texts.txt"
+    source.write_text("\n".join(texts) + "\n")
+    written = {}
+    for name in ("csv", "jsonl"):
+        given = tmp_path / f"in.{name}"
+        with given.open("w", newline="") as out:
+            if name == "csv":
+                csv.writer(out).writerows([["text"], *([text] for text in texts)])
+            else:
+                out.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+        target = tmp_path / f"out.{name}"
+        wanted = PredictSettings(input=str(given), output=str(target))
+        predict_file(run.predictor, wanted, ColumnSettings(), encoding="utf-8", delimiter=None)
+        written[name] = target
+    with written["csv"].open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert list(cells[0])[:3] == ["text", "prediction", "abstains"]
+    assert [row["abstains"] for row in cells] == [str(each).lower() for each in unsure]
+    lines = [json.loads(line) for line in written["jsonl"].read_text().splitlines()]
+    assert list(lines[0]) == ["text", "prediction", "abstains", "probabilities"]
+    assert [row["abstains"] for row in lines] == unsure
+
+    settings = compose(str(run.folder / "config.yaml"), [f"export.output={tmp_path / 'graph'}", "export.format=onnx"])
+    export(run.folder / "model", settings)
+    graph = Exported(tmp_path / "graph")
+    assert graph.record.task == run.predictor.record.task
+    assert [(each.label, each.abstains) for each in graph.predict(texts)] == [
+        (each.label, each.abstains) for each in answers
+    ]
+
+
+def test_another_rule_can_be_set_when_a_model_is_used(home: Path, tmp_path: Path):
+    run = run_for(home)
+    predictor = Predictor(run.folder)
+    texts = [row["text"] for row in rows("single_label", 20, 7)]
+    assert not any(each.abstains for each in predictor.predict(texts))
+    predictor.decide_by(DecisionSettings(abstain_below=0.999))
+    assert any(each.abstains for each in predictor.predict(texts))
+    with pytest.raises(UserError, match=r"decision\.threshold is for multi_label"):
+        predictor.decide_by(DecisionSettings(threshold=0.3))
+
+
+def test_a_threshold_is_kept_and_may_be_changed_to_measure(home: Path, tmp_path: Path):
+    for split, part in data_for("multi_label").items():
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    words = {"data": "files", "data.path": str(tmp_path), "decision.threshold": 0.2, "evaluation.floors": False}
+    settings = settings_for(home, "multi_label", **STRATEGIES["probe"] | words)
+    run = adapt(settings)
+    assert nlp_transfer.load(run.folder).record.task.threshold == 0.2
+    for answer in run.predict([row["text"] for row in rows("multi_label", 20, 7)]):
+        assert answer.label == [name for name, likely in answer.probabilities.items() if likely >= 0.2]
+    same = evaluate(run.folder, settings, settings)
+    strict = dataclasses.replace(settings, decision=DecisionSettings(threshold=0.9))
+    other = evaluate(run.folder, settings, strict)
+    assert same.rows[0].intervals == run.report.rows[0].intervals
+    assert sum(label.recall for label in other.labels) < sum(label.recall for label in same.labels)
+
+
+def test_a_folder_from_before_there_were_rules_decides_as_it_did(home: Path):
+    run = run_for(home)
+    path = run.folder / "model" / RECORD
+    plain = json.loads(path.read_text())
+    del plain["temperature"], plain["task"]["threshold"], plain["task"]["abstain_below"]
+    path.write_text(json.dumps(plain))
+    task = read_record(path.parent).task
+    assert (task.threshold, task.abstain_below) == (0.5, 0)
+    for key, value in (("threshold", 1.5), ("abstain_below", "x"), ("threshold", None)):
+        broken = plain | {"task": plain["task"] | {key: value}}
+        path.write_text(json.dumps(broken))
+        with pytest.raises(UserError, match="cannot be read"):
+            read_record(path.parent)
