@@ -189,7 +189,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     """Measure a saved model, on its own test rows or on others.
 
     Args:
-        folder: of the run.
+        folder: of the run, or of an export of its model.
         trained: the settings the run was made with; its training rows fit the floors.
         settings: the same with the user's changes. Where `data` differs, the test split of that data is measured on,
             or all of its rows where it has no splits.
@@ -198,10 +198,10 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     Raises:
         UserError: for rows that do not fit the model's task.
     """
-    from nlp_transfer.predict import Predictor
+    from nlp_transfer.predict import opened
 
     screen = screen or Screen(speaks=False)
-    predictor = Predictor(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
+    predictor = opened(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
     task = settled(predictor.record.task, settings.decision)
     notes: list[str] = []
     floors_wanted = settings.evaluation.floors and any(_source_of(trained.data))

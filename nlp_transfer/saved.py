@@ -21,15 +21,16 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
     """Measure a model, show its figures, and return them for machines.
 
     Args:
-        folder: of a run, or its ``model/`` folder.
+        folder: of a run, its ``model/`` folder, or an export that lies in the run's folder.
         overrides: key=value words.
         screen: for people.
 
     Raises:
         UserError: see ``run.evaluate``; and for a model alone, which does not say which data is its own.
     """
-    folder = run_of(folder) or folder
-    if not (folder / "config.yaml").is_file():
+    own = run_of(folder)
+    run, folder = (own, own) if own else (run_of(folder.parent), folder)
+    if run is None:
         raise UserError(
             f"{folder} holds no config.yaml: give the folder of a run, as `nlp-transfer adapt` made it; a model alone "
             "does not say which data is its own"
@@ -37,7 +38,7 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
     from nlp_transfer import config
     from nlp_transfer.checks import check
 
-    trained, settings = (config.compose(str(folder / "config.yaml"), words) for words in ([], overrides))
+    trained, settings = (config.compose(str(run / "config.yaml"), words) for words in ([], overrides))
     check(settings)
     with screen.busy("loading the model"), for_good():
         from nlp_transfer.evaluation.report import render

@@ -206,6 +206,9 @@ def render(report: Report, console: Console) -> None:
         console.print(_worst_labels(report))
     colour = _COLOURS[report.comparison.outcome] if report.comparison else "yellow"
     console.print(Text(report.verdict, style=f"bold {colour}"))
+    if not math.isnan(report.calibration_error):
+        error = f"Stated and true probabilities differ by {number(report.calibration_error)} on average (15 bins)."
+        console.print(Text(error, style="dim"))
     for note in report.notes:
         console.print(Text(note, style="dim"))
 

@@ -96,6 +96,19 @@ def onnx(place: Path) -> Path:
     return target
 
 
+def test_an_export_in_the_folder_of_its_run_is_measured_as_the_run_was(place: Path, capfd):
+    run = Path(run_of(place))
+    assert main(["export", str(run)]) == 0
+    capfd.readouterr()
+    assert main(["evaluate", str(run / "onnx")]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["folder"] == str(run / "onnx")
+    wanted = json.loads((run / "metrics.json").read_text())["report"]
+    for theirs, ours in zip(found["report"]["rows"], wanted["rows"], strict=True):
+        for name, figures in ours["intervals"].items():
+            assert theirs["intervals"][name] == pytest.approx(figures, abs=1e-4)
+
+
 def test_a_run_is_exported_and_compared_on_its_own_rows(place: Path, onnx: Path):
     figures = json.loads((onnx / FIGURES).read_text())
     assert (figures["on"], figures["equal_decisions"], figures["changed_decisions"]) == ("validation", 1, 0)
