@@ -61,11 +61,12 @@ def export(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, 
     """
     _alone("export")
     from nlp_transfer import config
-    from nlp_transfer.checks import check_export
+    from nlp_transfer.checks import check_decision, check_export
 
     run = run_of(folder)
     settings = config.compose(str(run / "config.yaml") if run else None, overrides)
     check_export(settings.export)
+    check_decision(settings.decision)
     with screen.busy("starting"), for_good():
         from nlp_transfer.exporting.export import export
         from nlp_transfer.exporting.fidelity import render

@@ -10,16 +10,20 @@ import pytest
 from transformers import pipeline
 
 import nlp_transfer
-from nlp_transfer.artefact import RECORD, read_record
+from nlp_transfer.artefact import RECORD
+from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import temperature
 from nlp_transfer.exporting.export import export
 from nlp_transfer.exporting.exported import Exported
 from nlp_transfer.predict import Predictor, predict_file
+from nlp_transfer.record import read_record
 from nlp_transfer.run import adapt, evaluate
 from nlp_transfer.settings import ColumnSettings, DecisionSettings, PredictSettings
 from tests.encoder.families import tiny_encoder
+from tests.place import furnish
+from tests.test_cli import adapt_words
 from tests.test_run import STRATEGIES, data_for, rows, settings_for
 
 CAREFUL = 0.9
@@ -154,3 +158,26 @@ def test_a_folder_from_before_there_were_rules_decides_as_it_did(home: Path):
         path.write_text(json.dumps(broken))
         with pytest.raises(UserError, match="cannot be read"):
             read_record(path.parent)
+
+
+def test_the_command_line_takes_another_rule_and_refuses_what_is_none(tmp_path: Path, capfd):
+    place = furnish(tmp_path)
+    assert main(adapt_words(place, "strategy=probe")) == 0
+    (run,) = (place / "runs").iterdir()
+    capfd.readouterr()
+    file = str(place / "data" / "test.csv")
+    assert main(["predict", str(run), file, "decision.abstain_below=0.9999"]) == 0
+    rows_written = list(csv.DictReader(capfd.readouterr().out.splitlines()))
+    assert {row["abstains"] for row in rows_written} <= {"true", "false"}
+    assert rows_written[0]["prediction"]
+    for words, said in (
+        (["predict", str(run), file, "decision.threshold=0.3"], "decision.threshold is for multi_label"),
+        (["predict", str(run), file, "decision.abstain_below=1"], "decision.abstain_below=1"),
+        (["evaluate", str(run), "decision.threshold=0"], "decision.threshold=0"),
+        (adapt_words(place, "strategy=probe", "decision.threshold=0.4"), "decision.threshold is for multi_label"),
+        (["export", str(run), "decision.abstain_below=-1"], "decision.abstain_below=-1"),
+    ):
+        assert main(words) == 2
+        error = capfd.readouterr().err
+        assert said in error
+        assert "Traceback" not in error
