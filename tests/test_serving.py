@@ -18,6 +18,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.predict import Prediction, Predictor
 from nlp_transfer.run import adapt
+from nlp_transfer.serving.host import NEEDED
 from tests.encoder.families import tiny_encoder
 from tests.serving_client import Client, serving, until
 from tests.test_run import data_for, settings_for
@@ -279,7 +280,7 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path],
         ):
             assert main(["serve", *words]) == 2
             assert said in capfd.readouterr().err
-    monkeypatch.setattr("nlp_transfer.serving.door._NEEDED", ("fastapi_of_nobody",))
+    monkeypatch.setitem(NEEDED, "serve", ("fastapi_of_nobody",))
     assert main(["serve", run]) == 2
     assert 'pip install "nlp-transfer[serve]"' in capfd.readouterr().err
 
