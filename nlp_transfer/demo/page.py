@@ -118,8 +118,8 @@ def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:
         most = max(_FEWEST, limits.effort // max(map(len, texts)))
         return outcome.explained(attribute(labeller, *texts, output=output, most=most), about)
 
-    def choose(event: gr.SelectData) -> list[str]:
-        return event.row_value[-len(current) :]
+    def choose(event: gr.SelectData) -> dict[Any, Any]:
+        return dict(zip(current, event.row_value[-len(current) :], strict=True))
 
     asked, seen = [threshold, lines, *boxes], [problem, results, *current]
 
