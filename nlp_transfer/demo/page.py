@@ -29,7 +29,8 @@ footer { display: none !important }
 .prose { overflow-wrap: anywhere }
 .problem { color: var(--error-text-color); background: var(--error-background-fill);
   border: 1px solid var(--error-border-color); border-radius: var(--radius-lg); padding: var(--spacing-lg) }
-.words .textfield { display: block; max-height: 25rem; overflow-y: auto; word-break: normal; overflow-wrap: anywhere }
+.words .textfield { display: block; max-height: 25rem; overflow: hidden auto;
+  word-break: normal; overflow-wrap: anywhere }
 .words .token-container { display: inline }
 .answer { font-size: var(--text-xl); font-weight: 600 }
 """

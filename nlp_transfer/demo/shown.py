@@ -74,7 +74,7 @@ def header(task: Task) -> list[str]:
 
 def widths(task: Task) -> list[str | int]:
     """Return how wide these columns are: the texts take what the answers leave."""
-    answers = {"regression": [20], "multi_label": [40]}.get(task.problem, [35, 20])
+    answers = {"regression": [20], "multi_label": [40]}.get(task.problem, [35, 26])
     texts = 2 if task.pair else 1
     return [f"{width}%" for width in [*answers, *[(100 - sum(answers)) // texts] * texts]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -40,10 +41,13 @@ class Page:
 
 
 @contextmanager
-def started(run: Path, *words: str) -> Iterator[Page]:
-    """Start the page of a model at a free port, without a browser."""
-    command = [sys.executable, "-m", "nlp_transfer", "demo", str(run), "demo.port=0", "demo.browser=false", *words]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def started(run: Path, temporary: Path) -> Iterator[Page]:
+    """Start the page of a model at a free port, without a browser, with a folder for its temporary files."""
+    command = [sys.executable, "-m", "nlp_transfer", "demo", str(run), "demo.port=0", "demo.browser=false"]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         line = process.stderr.readline()
         assert "can be tried at" in line, line + process.stderr.read()

@@ -87,7 +87,7 @@ def person(request, tmp_path: Path):
         served = export(run, settings, screen=Screen(speaks=False)).folder
     else:
         served = run
-    with started(served) as page:
+    with started(served, tmp_path) as page:
         person = Person(page.url, tmp_path / "downloads", tmp_path / "profile")
         yield person, Predictor(run), urlsplit(page.url).netloc
         person.driver.quit()

@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 import sys
-import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -128,9 +127,10 @@ def test_a_file_is_labelled_as_predict_does_and_its_name_is_told_without_its_pat
     assert sorted(path.name for path in upload.parent.iterdir()) == ["lines.txt", "tickets.tsv"]
 
 
-@pytest.fixture(scope="module")
-def page(runs: dict[str, Path]):
-    with started(runs["single_label"]) as page:
+@pytest.fixture
+def page(runs: dict[str, Path], tmp_path: Path):
+    (tmp_path / "temporary").mkdir()
+    with started(runs["single_label"], tmp_path / "temporary") as page:
         yield page
 
 
@@ -150,8 +150,8 @@ def test_a_started_page_answers_keeps_to_this_host_and_ends_for_a_signal(
     wrong = http.client.HTTPConnection(host, int(port))  # what the page never sends
     wrong.request("POST", "/gradio_api/run/label", json.dumps({"data": [SECRET]}), {"Content-Type": "application/json"})
     assert wrong.getresponse().status >= 400
-    places = [path for path in Path(tempfile.gettempdir()).glob("nlp-transfer-demo-*/**/tickets.*")]
-    assert places
+    kept = tmp_path / "temporary"
+    assert {path.name for path in kept.rglob("*.csv")} == {"tickets.csv", "tickets.labelled.csv"}
     with socket.create_connection((host, int(port))) as left_open:  # as every page in a browser does
         left_open.sendall(b"GET /gradio_api/heartbeat/x HTTP/1.1\r\nHost: x\r\n\r\n")
         assert left_open.recv(20).startswith(b"HTTP/1.1 200")
@@ -161,7 +161,7 @@ def test_a_started_page_answers_keeps_to_this_host_and_ends_for_a_signal(
     assert SECRET not in err
     assert "Traceback" not in err
     assert seconds < 5
-    assert not [path for path in places if path.exists()]
+    assert not list(kept.glob("nlp-transfer-*"))
 
 
 def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path], monkeypatch, capfd):
