@@ -19,6 +19,7 @@ from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.objectives.settings import compares
 from nlp_transfer.settings import (
     DecisionSettings,
+    DemoSettings,
     EvaluationSettings,
     ExportSettings,
     HubSettings,
@@ -192,13 +193,7 @@ def check_serve(settings: ServeSettings) -> None:
     Raises:
         UserError: naming the key, its value and what it may be.
     """
-    if not settings.host.strip():
-        raise UserError("serve.host is empty; it takes an address of this machine, such as 127.0.0.1")
-    if not 0 <= settings.port < 2**16:
-        raise UserError(f"serve.port={settings.port} must lie between 0 and 65535")
-    for key in ("texts", "characters", "bytes"):
-        if getattr(settings, key) < 1:
-            raise UserError(f"serve.{key}={getattr(settings, key)} must be at least 1")
+    _check_host("serve", settings)
     if settings.queue < settings.texts:
         raise UserError(
             f"serve.queue={settings.queue} is less than serve.texts={settings.texts}: the largest request would never "
@@ -208,6 +203,17 @@ def check_serve(settings: ServeSettings) -> None:
         raise UserError(f"serve.seconds={settings.seconds} must be positive")
     if not 0 <= settings.wait_ms < 1000 * settings.seconds:
         raise UserError(f"serve.wait_ms={settings.wait_ms} must be at least 0 and less than serve.seconds")
+
+
+def check_demo(settings: DemoSettings) -> None:
+    """Check the values of the `demo` group, before a model is loaded.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    _check_host("demo", settings)
+    if settings.effort < 1:
+        raise UserError(f"demo.effort={settings.effort} must be at least 1")
 
 
 def check_export(settings: ExportSettings) -> None:
@@ -221,6 +227,17 @@ def check_export(settings: ExportSettings) -> None:
         value = getattr(settings, key)
         if value is not None and value < 1:
             raise UserError(f"export.{key}={value} must be at least 1")
+
+
+def _check_host(verb: str, settings: ServeSettings | DemoSettings) -> None:
+    """Check an address to listen at, and how much may come there."""
+    if not settings.host.strip():
+        raise UserError(f"{verb}.host is empty; it takes an address of this machine, such as 127.0.0.1")
+    if not 0 <= settings.port < 2**16:
+        raise UserError(f"{verb}.port={settings.port} must lie between 0 and 65535")
+    for key in ("texts", "characters", "bytes"):
+        if getattr(settings, key) < 1:
+            raise UserError(f"{verb}.{key}={getattr(settings, key)} must be at least 1")
 
 
 def _at_least(key: str, value: float | None, least: float) -> None:

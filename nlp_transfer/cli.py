@@ -29,6 +29,7 @@ EPILOG = """examples:
   nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
   nlp-transfer serve runs/NAME serve.port=8000         label texts over HTTP
+  nlp-transfer demo runs/NAME                          a page in the browser, to try it
   nlp-transfer evaluate runs/NAME data=files data.path=gold.csv
   nlp-transfer push runs/NAME owner/name               on the Hub, private; --dry-run lists the files
   nlp-transfer export runs/NAME export.format=onnx_int8
@@ -37,7 +38,7 @@ EPILOG = """examples:
 
 WORDS = """words:
   RECIPE    one of `nlp-transfer ls recipes`, or a .yaml file; none: the embedded data, full fine-tune
-  RUN       a folder that adapt has made, runs/NAME; for predict and serve also a model of the Hub, owner/name@revision
+  RUN       a folder that adapt has made, runs/NAME; predict, serve and demo take owner/name@revision of the Hub too
   key=value strategy=lora chooses one of `nlp-transfer ls strategies`, training.epochs=3 changes a value"""
 
 
@@ -130,7 +131,10 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
         "--cfg": (arguments.cfg, ("adapt", "plan")),
         "--all": (arguments.all, ("cache",)),
         "--dry-run": (arguments.dry_run, ("push",)),
-        "key=value words": (overrides, ("adapt", "plan", "evaluate", "predict", "serve", "push", "export", "cache")),
+        "key=value words": (
+            overrides,
+            ("adapt", "plan", "evaluate", "predict", "serve", "demo", "push", "export", "cache"),
+        ),
     }
     for what, (given, verbs) in asked.items():
         if given and arguments.verb not in verbs:
@@ -170,6 +174,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] 
     "evaluate": runs.evaluate,
     "predict": models.predict,
     "serve": models.serve,
+    "demo": models.demo,
     "push": models.push,
     "export": models.export,
     "merge": models.merge,

@@ -193,6 +193,19 @@ class ServeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Where `demo` shows its page, whether it opens it, and how much may be typed or uploaded there."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    browser: bool | None = None
+    texts: int = 256
+    characters: int = 50_000
+    bytes: int = 16_777_216
+    effort: int = 40_000
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportSettings:
     """As what `export` writes a saved model, where, and how it is compared with it."""
 
@@ -226,4 +239,5 @@ class Settings:
     predict: PredictSettings = field(default_factory=PredictSettings)
     hub: HubSettings = field(default_factory=HubSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
+    demo: DemoSettings = field(default_factory=DemoSettings)
     export: ExportSettings = field(default_factory=ExportSettings)

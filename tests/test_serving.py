@@ -18,6 +18,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.predict import Prediction, Predictor
 from nlp_transfer.run import adapt
+from nlp_transfer.serving.host import NEEDED
 from tests.encoder.families import tiny_encoder
 from tests.serving_client import Client, serving, until
 from tests.test_run import data_for, settings_for
@@ -250,6 +251,21 @@ def started(run: Path, *words: str) -> tuple[subprocess.Popen, Client]:
     return process, Client(int(line.split("http://127.0.0.1:")[1].split(",")[0]))
 
 
+def test_an_export_is_served_with_its_rule(runs: dict[str, Path]):
+    run = runs["ordinal"]
+    assert main(["export", str(run), "decision.abstain_below=0.99"]) == 0
+    process, client = started(run / "onnx")
+    try:
+        answers = client.predict([SECRET, "good film"]).content["predictions"]
+        assert client.ask("/info").content["model"] == f"{run.name}/onnx"
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    wanted = Predictor(run).predict([SECRET, "good film"])
+    assert [each["label"] for each in answers] == [each.label for each in wanted]
+    assert [each["abstains"] for each in answers] == [max(each.probabilities.values()) < 0.99 for each in wanted]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_when_all_that_came_is_answered(runs: dict[str, Path], number: int):
     if signal.getsignal(number) is signal.SIG_IGN:
@@ -284,7 +300,7 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path],
         ):
             assert main(["serve", *words]) == 2
             assert said in capfd.readouterr().err
-    monkeypatch.setattr("nlp_transfer.serving.door._NEEDED", ("fastapi_of_nobody",))
+    monkeypatch.setitem(NEEDED, "serve", ("fastapi_of_nobody",))
     assert main(["serve", run]) == 2
     assert 'pip install "nlp-transfer[serve]"' in capfd.readouterr().err
 

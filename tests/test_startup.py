@@ -60,6 +60,7 @@ def printed(code: str, *words: str) -> str:
         (["predict", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
         (["evaluate", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
         (["serve", "no/such/run"], HEAVY | COMPOSING | {"numpy", "fastapi", "uvicorn"}),
+        (["demo", "no/such/run"], HEAVY | COMPOSING | {"numpy", "gradio", "fastapi", "uvicorn"}),
         (["export", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
         (["merge", "no/such/run", "whole"], HEAVY | COMPOSING | {"numpy"}),
         (["cache", "ls"], HEAVY),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.predict import Prediction
 from nlp_transfer.serving.batching import Batcher, Closed, Full
+from nlp_transfer.serving.host import say_failure
 from nlp_transfer.serving.schemas import (
     Answers,
     Error,
@@ -151,7 +151,7 @@ async def _answers(
     except UserError as error:  # memory, or weights that give no number
         raise HTTPException(500, str(error)) from None
     except Exception as error:  # its words may quote a text
-        _log(error)
+        say_failure(error)
         raise HTTPException(500, "the model failed on this request; what failed is in the server's log") from None
     finally:
         answer.cancel()  # which takes its texts out of the queue
@@ -186,15 +186,6 @@ def _json(content: dict[str, Any], *, status: int = 200, headers: Any = None) ->
     return Response(json.dumps(content).encode(), status, headers, "application/json")
 
 
-def _log(error: Exception) -> None:
-    """Say what went wrong and where, without the words of the error."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    where = f" at {place.tb_frame.f_globals.get('__name__')}:{place.tb_lineno}" if place is not None else ""
-    print(f"nlp-transfer: a request failed: {type(error).__name__}{where}", file=sys.stderr, flush=True)  # noqa: T201
-
-
 class _Guard:
     """Lets no mistake of ours through to the server, which would log it with its words."""
 
@@ -212,7 +203,7 @@ class _Guard:
         try:
             await self.app(scope, receive, note)
         except Exception as error:
-            _log(error)
+            say_failure(error)
             if scope["type"] == "http" and not began:
                 sentence = "this is a mistake of nlp_transfer, not of yours"
                 await _json({"error": sentence}, status=500)(scope, receive, send)

@@ -1,4 +1,4 @@
-"""The verbs that use a saved model: predict, serve, push, export and merge."""
+"""The verbs that use a saved model: predict, serve, demo, push, export and merge."""
 
 from __future__ import annotations
 
@@ -54,9 +54,10 @@ def serve(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     if world_size() > 1:
         raise UserError("serve runs in one process: call it without accelerate launch or torchrun")
     words, overrides = _named_model(words, overrides)
-    from nlp_transfer.serving.door import check_installed, serve
+    from nlp_transfer.serving.door import serve
+    from nlp_transfer.serving.host import check_installed
 
-    check_installed()
+    check_installed("serve")
     folder = run_folder(words, "serve")
     from nlp_transfer import config
     from nlp_transfer.checks import check_decision, check_evaluation, check_serve, check_training
@@ -67,6 +68,28 @@ def serve(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     check_evaluation(settings.evaluation)
     check_decision(settings.decision)
     serve(folder, settings, screen_of_main(), called=words[0])
+    return 0
+
+
+def demo(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Show a page in a browser until it is told to stop."""
+    if world_size() > 1:
+        raise UserError("demo runs in one process: call it without accelerate launch or torchrun")
+    words, overrides = _named_model(words, overrides)
+    from nlp_transfer.demo.door import demo
+    from nlp_transfer.serving.host import check_installed
+
+    check_installed("demo")
+    folder = run_folder(words, "demo")
+    from nlp_transfer import config
+    from nlp_transfer.checks import check_decision, check_demo, check_evaluation, check_training
+
+    settings = config.compose(None, overrides)
+    check_demo(settings.demo)
+    check_training(settings.training)
+    check_evaluation(settings.evaluation)
+    check_decision(settings.decision)
+    demo(folder, settings, screen_of_main(), called=words[0])
     return 0
 
 
@@ -139,7 +162,7 @@ def run_folder(words: Sequence[str], verb: str) -> Path:
         return folder
     from nlp_transfer.publishing.download import names_model, pull
 
-    if verb in ("predict", "serve") and names_model(name):
+    if verb in ("predict", "serve", "demo") and names_model(name):
         return pull(name)
     raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
 

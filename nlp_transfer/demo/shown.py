@@ -1,0 +1,149 @@
+"""What a model answered as what is shown of it: sentences, rows, bars and marked words. It knows no Gradio."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nlp_transfer.attribution import Attribution
+    from nlp_transfer.data.task import Task
+    from nlp_transfer.labelling import Prediction
+    from nlp_transfer.record import Record
+    from nlp_transfer.settings import ColumnSettings
+
+_STRONGEST = 12  # words in the table of them
+_BRIEF = 60  # characters of a part of a text in that table
+_NAMED = 8  # labels that the head of the page names
+
+
+def purpose(task: Task) -> str:
+    """Return what the model does with a text, as HTML."""
+    what = "pair of texts" if task.pair else "text"
+    if task.problem == "regression":
+        return f"This model gives every {what} a number."
+    names = html.escape(", ".join(task.labels[:_NAMED])) + (" …" if len(task.labels) > _NAMED else "")
+    if task.problem == "multi_label":
+        return f"This model gives every {what} none, one or several of {len(task.labels)} labels: {names}"
+    return f"This model gives every {what} one of {len(task.labels)} labels: {names}"
+
+
+def wanted_file(record: Record, columns: ColumnSettings) -> str:
+    """Return what a file must look like, as HTML."""
+    names = [getattr(columns, role) or record.roles.get(role, role) for role in ("text", "text_pair")]
+    wanted = [f"<code>{html.escape(name)}</code>" for name in names[: 1 + record.task.pair]]
+    has = f"columns {' and '.join(wanted)}" if record.task.pair else f"a column {wanted[0]}"
+    kinds = f"A CSV or TSV file whose first line names its columns, with {has}; or JSON lines with the same"
+    return kinds + ("." if record.task.pair else "; or a text file with one text a line.")
+
+
+def can_abstain(task: Task) -> bool:
+    """Return whether there is one best label, which may be too improbable to be given."""
+    return task.problem in ("single_label", "ordinal")
+
+
+def abstains(task: Task, answer: Prediction, threshold: float) -> bool:
+    """Return whether a model that answers from `threshold` on would give no label."""
+    return can_abstain(task) and max(answer.probabilities.values()) < threshold
+
+
+def headline(task: Task, answer: Prediction, threshold: float) -> str:
+    """Return the answer to one text as a sentence or less."""
+    if isinstance(answer.label, float):
+        return f"{answer.label:.4g}"
+    if isinstance(answer.label, list):
+        return ", ".join(answer.label) or f"none of the labels (no probability reaches {percent(task.threshold)})"
+    likely = percent(max(answer.probabilities.values()))
+    if abstains(task, answer, threshold):
+        return f"abstains: its best label, {answer.label}, has {likely}, less than {percent(threshold)}"
+    return f"{answer.label} ({likely})"
+
+
+def header(task: Task) -> list[str]:
+    """Return the names of the columns of `rows`."""
+    answers = {"regression": ["Number"], "multi_label": ["Labels"]}.get(task.problem, ["Label", "Probability"])
+    return [*answers, *(("First text", "Second text") if task.pair else ("Text",))]
+
+
+def widths(task: Task) -> list[str | int]:
+    """Return how wide these columns are: the texts take what the answers leave."""
+    answers = {"regression": [20], "multi_label": [40]}.get(task.problem, [35, 26])
+    texts = 2 if task.pair else 1
+    return [f"{width}%" for width in [*answers, *[(100 - sum(answers)) // texts] * texts]]
+
+
+def rows(
+    task: Task, columns: Sequence[Sequence[str]], answers: Sequence[Prediction], threshold: float
+) -> list[list[str]]:
+    """Return one row a text: what was answered, the text, and its pair if there is one."""
+    return [[*_cells(task, answer, threshold), *texts] for *texts, answer in zip(*columns, answers, strict=True)]
+
+
+def _cells(task: Task, answer: Prediction, threshold: float) -> list[str]:
+    if isinstance(answer.label, float):
+        return [f"{answer.label:.4g}"]
+    if isinstance(answer.label, list):
+        return [", ".join(f"{name} ({percent(answer.probabilities[name])})" for name in answer.label) or "(none)"]
+    label = f"abstains ({answer.label}?)" if abstains(task, answer, threshold) else answer.label
+    return [label, percent(max(answer.probabilities.values()))]
+
+
+def ranking(answer: Prediction) -> list[list[str]]:
+    """Return every label with its probability, the most probable first."""
+    likely = sorted(answer.probabilities.items(), key=lambda item: -item[1])
+    return [[name, percent(share)] for name, share in likely]
+
+
+def best_label(answer: Prediction) -> str | None:
+    """Return the most probable label, or None for a number."""
+    return max(answer.probabilities, key=answer.probabilities.__getitem__) if answer.probabilities else None
+
+
+def marked(found: Attribution) -> list[list[tuple[str, float | None]]]:
+    """Return the parts of each text with how strongly they are marked: from -1 to 1, which the strongest has."""
+    scale = max((abs(score) for _, score in _scored(found)), default=0.0) or 1.0
+    return [[(each.text, None if each.score is None else each.score / scale) for each in text] for text in found.texts]
+
+
+def legend(found: Attribution, about: str | None) -> str:
+    """Return what the marks mean, as HTML.
+
+    Args:
+        found: what is marked.
+        about: the label that it is about; None for a number.
+    """
+    what = "the number" if about is None else f"the probability of <b>{html.escape(about)}</b>"
+    left = f"each {found.grouped} neighbouring words, for it is long" if found.grouped > 1 else "each word"
+    return (
+        f"<p>The text was read again without {left}. <b>Red</b>, above 0: {what} falls then. <b>Purple</b>, below 0: "
+        "it rises. The stronger the colour, the more; 1 is the strongest of this text.</p>"
+    )
+
+
+def strongest(task: Task, found: Attribution) -> list[list[str]]:
+    """Return the words that mattered most: each, what the model says with it and what it would say without it."""
+
+    def said(evidence: float) -> str:
+        return f"{evidence:.4g}" if task.problem == "regression" else percent((1 + math.tanh(evidence / 2)) / 2)
+
+    first = sorted(_scored(found), key=lambda pair: -abs(pair[1]))[:_STRONGEST]
+    return [[_brief(text), said(found.evidence), said(found.evidence - score)] for text, score in first]
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF // 2]} … {text[-_BRIEF // 2 :]}"
+
+
+def _scored(found: Attribution) -> list[tuple[str, float]]:
+    return [(each.text, each.score) for text in found.texts for each in text if each.score is not None]
+
+
+def percent(share: float) -> str:
+    """Return a probability for people: never 0 % or 100 % where it is neither."""
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    if 0.999 < share < 1:
+        return "> 99.9 %"
+    return f"{100 * share:.1f} %"

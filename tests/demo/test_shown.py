@@ -1,0 +1,107 @@
+"""What is typed and what is shown, in words that people read."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from nlp_transfer.attribution import Attribution, Span
+from nlp_transfer.data.task import Task
+from nlp_transfer.demo import shown
+from nlp_transfer.demo.asked import read_texts
+from nlp_transfer.errors import UserError
+from nlp_transfer.labelling import Prediction
+from nlp_transfer.settings import ColumnSettings, DemoSettings
+
+ONE, MANY = Task("single_label", ("a", "b", "c"), pair=False), Task("multi_label", ("a", "b", "c"), pair=False)
+NUMBER = Task("regression", (), pair=False)
+LIKELY = {"a": 0.2, "b": 0.7, "c": 0.1}
+LIMITS = DemoSettings(texts=3, characters=10)
+
+
+@pytest.mark.parametrize(
+    ("typed", "pairs", "lines", "expected"),
+    [
+        ("one", None, True, (["one"], None)),
+        ("one\r\n\n  \ntwo\n\n", None, True, (["one", "two"], None)),
+        ("one\ntwo\n", None, False, (["one\ntwo\n"], None)),
+        ("a\nb", "c\nd\n", True, (["a", "b"], ["c", "d"])),
+        ("a\n\n\nb", "c\n\nx\nd", True, (["a", "", "b"], ["c", "x", "d"])),
+        ("a", "c\nd", False, (["a"], ["c\nd"])),
+    ],
+)
+def test_lines_are_texts_if_they_are_meant_to_be(typed, pairs, lines, expected):
+    assert read_texts(typed, pairs, LIMITS, lines=lines) == expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "pairs", "said"),
+    [
+        ("", None, "there is no text yet"),
+        (" \n\n", None, "there is no text yet"),
+        ("", "", "there is no text yet"),
+        ("a\nb", "c", "the first box has 2 texts and the second 1"),
+        ("a\nb\nc\nd", None, "4 texts are more than the 3"),
+        ("a\n" + "b" * 11, None, "text 2 has 11 characters, more than the 10"),
+        ("a", "b" * 11, "text 1 has 11 characters"),
+    ],
+)
+def test_what_cannot_be_labelled_is_said(typed, pairs, said):
+    with pytest.raises(UserError, match=said):
+        read_texts(typed, pairs, LIMITS, lines=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "threshold", "headline", "row"),
+    [
+        (ONE, Prediction("b", LIKELY), 0.0, "b (70.0 %)", ["b", "70.0 %"]),
+        (ONE, Prediction("b", LIKELY), 0.7, "b (70.0 %)", ["b", "70.0 %"]),
+        (
+            ONE,
+            Prediction("b", LIKELY),
+            0.71,
+            "abstains: its best label, b, has 70.0 %, less than 71.0 %",
+            ["abstains (b?)", "70.0 %"],
+        ),
+        (MANY, Prediction(["a", "b"], LIKELY), 0.99, "a, b", ["a (20.0 %), b (70.0 %)"]),
+        (MANY, Prediction([], LIKELY), 0.0, "none of the labels (no probability reaches 50.0 %)", ["(none)"]),
+        (NUMBER, Prediction(3.14159, {}), 0.5, "3.142", ["3.142"]),
+    ],
+)
+def test_an_answer_is_a_few_words(task, answer, threshold, headline, row):
+    assert shown.headline(task, answer, threshold) == headline
+    assert shown.rows(task, [["x"]], [answer], threshold) == [[*row, "x"]]
+    assert len(shown.header(task)) == len(shown.widths(task)) == len(row) + 1
+
+
+def test_probabilities_are_ranked_and_never_rounded_to_certainty():
+    assert shown.ranking(Prediction("b", LIKELY)) == [["b", "70.0 %"], ["a", "20.0 %"], ["c", "10.0 %"]]
+    assert [shown.percent(share) for share in (0, 1e-9, 0.5, 1 - 1e-9, 1)] == [
+        *("0.0 %", "< 0.1 %", "50.0 %", "> 99.9 %", "100.0 %"),
+    ]
+    assert shown.best_label(Prediction(1.0, {})) is None
+
+
+def test_marks_are_relative_to_the_strongest_and_told_in_numbers():
+    spans = [Span("good", 2.0), Span(" ", None), Span("b" * 99, -4.0)]
+    found = Attribution(0.0, [spans, [Span("z", 0.0)]], 1)
+    assert shown.marked(found) == [[("good", 0.5), (" ", None), ("b" * 99, -1.0)], [("z", 0.0)]]
+    long, good, nothing = shown.strongest(ONE, found)
+    assert (long[1:], good, nothing) == (["50.0 %", "98.2 %"], ["good", "50.0 %", "11.9 %"], ["z", "50.0 %", "50.0 %"])
+    assert len(long[0]) < 70
+    assert shown.strongest(NUMBER, found)[1] == ["good", "0", "-2"]
+    assert shown.marked(Attribution(0.0, [[]], 1)) == [[]]
+    assert "without each word" in shown.legend(found, "<b>")
+    assert "&lt;b&gt;" in shown.legend(found, "<b>")
+    assert "each 7 neighbouring words" in shown.legend(Attribution(0.0, [], 7), None)
+
+
+def test_the_page_says_what_the_model_does_and_which_file_it_takes():
+    assert shown.purpose(ONE) == "This model gives every text one of 3 labels: a, b, c"
+    assert shown.purpose(Task("single_label", tuple("abcdefghijkl<"), pair=True)).endswith(
+        "every pair of texts one of 13 labels: a, b, c, d, e, f, g, h …"
+    )
+    record = SimpleNamespace(task=ONE, roles={"text": "mess<age"})
+    assert "a column <code>mess&lt;age</code>" in shown.wanted_file(record, ColumnSettings())
+    assert "a column <code>body</code>" in shown.wanted_file(record, ColumnSettings(text="body"))
+    paired = SimpleNamespace(task=Task("single_label", ("a", "b"), pair=True), roles={})
+    assert "columns <code>text</code> and <code>text_pair</code>" in shown.wanted_file(paired, ColumnSettings())
