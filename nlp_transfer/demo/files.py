@@ -11,6 +11,7 @@ from nlp_transfer.labelling import Labeller
 from nlp_transfer.predict import predict_file
 from nlp_transfer.settings import Settings
 
+_CHUNK = 256  # rows, after which the end is noticed
 ENDINGS = (".csv", ".tsv", ".jsonl", ".txt")
 
 
@@ -30,7 +31,8 @@ def label_file(labeller: Labeller, upload: Path, settings: Settings, folder: Pat
     if size > most:
         raise UserError(f"{upload.name} has {size:,} bytes, more than the {most:,} of a file here: divide it")
     made = Path(tempfile.mkdtemp(dir=folder)) / f"{upload.stem}.labelled{_ending(upload)}"
-    wanted = dataclasses.replace(settings.predict, input=str(upload), output=str(made))
+    chunk = min(settings.predict.chunk_rows, _CHUNK)
+    wanted = dataclasses.replace(settings.predict, input=str(upload), output=str(made), chunk_rows=chunk)
     data = settings.data
     try:
         count = predict_file(labeller, wanted, data.columns, encoding=data.encoding, delimiter=data.delimiter)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI, Request, Response
+import numpy as np
+from fastapi import FastAPI
 from gradio import queueing, routes
-from starlette.middleware.base import RequestResponseEndpoint
+from starlette.datastructures import MutableHeaders
 from starlette.routing import Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nlp_transfer.demo.page import STYLE, make_page
+from nlp_transfer.errors import UserError
 from nlp_transfer.labelling import Labeller
 from nlp_transfer.serving.host import say_failure
 from nlp_transfer.settings import Settings
@@ -21,6 +24,42 @@ from nlp_transfer.settings import Settings
 _FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # of the machine; for cells and labels as well
 # Whatever the library's page would ask of other hosts, the browser does not.
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+
+
+class Ending(Labeller):
+    """A model that answers until it is told not to: a long file must not hold up the end.
+
+    Attributes:
+        ended: whether it refuses.
+    """
+
+    def __init__(self, labeller: Labeller) -> None:
+        self.record, self.ended, self._labeller = labeller.record, False, labeller
+
+    def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+        """Return what the model does.
+
+        Raises:
+            UserError: after the end, and as the model does.
+        """
+        if self.ended:
+            raise UserError("the page is being stopped")
+        return self._labeller.logits(texts, pairs)
+
+
+class _Policy:
+    """Sends the policy with every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def add(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Content-Security-Policy"] = _POLICY
+            await send(message)
+
+        await self.app(scope, receive, add)
 
 
 class _Failures:
@@ -45,16 +84,11 @@ def make_site(labeller: Labeller, settings: Settings, *, name: str, folder: Path
     for module in (queueing, routes):
         vars(module)["traceback"] = _Failures
     app = FastAPI(openapi_url=None)
-
-    @app.middleware("http")
-    async def keep_to_this_host(request: Request, answer: RequestResponseEndpoint) -> Response:
-        response = await answer(request)
-        response.headers["Content-Security-Policy"] = _POLICY
-        return response
-
+    app.add_middleware(_Policy)
+    answering = Ending(labeller)
     gr.mount_gradio_app(
         app,
-        make_page(labeller, settings, name=name, folder=folder),
+        make_page(answering, settings, name=name, folder=folder),
         path="/",
         theme=gr.themes.Default(font=_FONTS, font_mono=_FONTS),
         css=STYLE,
@@ -68,4 +102,9 @@ def make_site(labeller: Labeller, settings: Settings, *, name: str, folder: Path
     )
     inner: Any
     (inner,) = (route.app for route in app.routes if isinstance(route, Mount))
-    return app, inner.stop_event.set  # every open page holds a connection until then
+
+    def stop() -> None:
+        answering.ended = True
+        inner.stop_event.set()  # every open page holds a connection until then
+
+    return app, stop

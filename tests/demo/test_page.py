@@ -19,6 +19,7 @@ from nlp_transfer.cli import main
 from nlp_transfer.demo import door
 from nlp_transfer.demo.files import label_file
 from nlp_transfer.demo.page import make_page
+from nlp_transfer.demo.site import Ending
 from nlp_transfer.errors import UserError
 from nlp_transfer.predict import Predictor
 from nlp_transfer.serving.host import NEEDED
@@ -125,6 +126,21 @@ def test_a_file_is_labelled_as_predict_does_and_its_name_is_told_without_its_pat
     made, count = label_file(model, lines, Settings(), tmp_path)
     assert (made.name, count) == ("lines.labelled.csv", 2)
     assert sorted(path.name for path in upload.parent.iterdir()) == ["lines.txt", "tickets.tsv"]
+
+
+def test_a_long_file_does_not_hold_up_the_end(runs: dict[str, Path], tmp_path: Path):
+    model = Ending(Predictor(runs["single_label"]))
+    rows = tmp_path / "rows.txt"
+    rows.write_text("where is my card\n" * 1000)
+    inner = model._labeller.logits
+
+    def answer_and_end(texts, pairs=None):
+        model.ended = True
+        return inner(texts, pairs)
+
+    model._labeller.logits = answer_and_end
+    with pytest.raises(UserError, match="the page is being stopped"):
+        label_file(model, rows, Settings(), tmp_path)
 
 
 @pytest.fixture
