@@ -44,6 +44,7 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     screen.console.print(f"\nThe model lies in {run.folder / 'model'}. Next:", soft_wrap=True, style="bold")
     for command in (
         f"nlp-transfer predict {shlex.quote(str(run.folder))} FILE.csv > labelled.csv",
+        f"nlp-transfer demo {shlex.quote(str(run.folder))}",
         f"nlp-transfer evaluate {shlex.quote(str(run.folder))} data=files data.path=FILE.csv",
         f"nlp-transfer adapt {shlex.quote(str(run.folder / 'config.yaml'))} strategy=lora",
         f"nlp-transfer push {shlex.quote(str(run.folder))} OWNER/NAME",
