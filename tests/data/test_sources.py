@@ -195,11 +195,11 @@ def test_rows_from_python_beside_the_embedded_set_are_told_the_word() -> None:
         load_corpus(DataSettings(embedded="customer_intents"), data=SPLITS)
 
 
-def test_the_embedded_set_loads_without_a_note() -> None:
+def test_the_embedded_set_loads_with_its_licence_and_no_other_note() -> None:
     corpus = load_corpus(DataSettings(embedded="customer_intents", encoding="cp1252", delimiter=";"))
     assert corpus.source == "customer_intents (embedded)"
     assert list(corpus.splits) == ["train", "validation", "test"]
-    assert corpus.notes == []
+    assert corpus.notes == ["licence of the data: apache-2.0, like the package"]
 
 
 def test_a_row_of_no_split_is_an_error(tmp_path: Path) -> None:
