@@ -30,13 +30,18 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
             with screen.busy("running the frozen layers once"):
                 skipped.enter_context(prepared.frozen_layers_skipped())
         trajectory = _learn(prepared, folder, screen, saving)
-    if prepared.strategy.head_last:
-        with screen.busy("fitting the head on the trained encoder's features"):
-            solve_head(prepared, last=True)
+        if not prepared.strategy.head_last:
+            return trajectory, _calibrated(prepared, screen)
+    with screen.busy("fitting the head on the trained encoder's features"):
+        solve_head(prepared, last=True)
+    return trajectory, _calibrated(prepared, screen)
+
+
+def _calibrated(prepared: Prepared, screen: Screen) -> float:
     if not prepared.settings.decision.calibrate:
-        return trajectory, 1.0
+        return 1.0
     with screen.busy("calibrating on validation"):
-        return trajectory, calibrate(prepared)
+        return calibrate(prepared)
 
 
 def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.data.labels import number_of
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.source import RECORD, read_json
@@ -62,8 +63,9 @@ class Record:
             raise ValueError(f"format {plain['format']!r}, not {FORMAT}")
         values = {f.name: plain[f.name] for f in dataclasses.fields(cls) if f.name != "temperature"}
         values["temperature"] = plain.get("temperature", 1.0)
-        if type(values["temperature"]) not in (int, float):
-            raise ValueError("temperature is a number")
+        temperature = number_of(values["temperature"])
+        if temperature is None or temperature <= 0 or isinstance(values["temperature"], str):
+            raise ValueError("temperature is a positive number")
         if type(values["max_tokens"]) is not int or type(values["merged"]) is not bool:
             raise ValueError("max_tokens is a whole number, merged true or false")
         if not isinstance(values["sha256"], str | None):

@@ -29,7 +29,7 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
         UserError: see ``run.evaluate``; and for a model alone, which does not say which data is its own.
     """
     own = run_of(folder)
-    run, folder = (own, own) if own else (run_of(folder.parent), folder)
+    run, folder = (own, own) if own else (run_of(folder.resolve().parent), folder)
     if run is None:
         raise UserError(
             f"{folder} holds no config.yaml: give the folder of a run, as `nlp-transfer adapt` made it; a model alone "
@@ -38,7 +38,7 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
     from nlp_transfer import config
     from nlp_transfer.checks import check
 
-    trained, settings = (config.compose(str(run / "config.yaml"), words) for words in ([], overrides))
+    trained, settings = (config.compose(str(run / "config.yaml"), words) for words in ([], _as_saved(overrides)))
     check(settings)
     with screen.busy("loading the model"), for_good():
         from nlp_transfer.evaluation.report import render
@@ -64,23 +64,26 @@ def export(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, 
     from nlp_transfer.checks import check_decision, check_export
 
     run = run_of(folder)
-    settings = config.compose(str(run / "config.yaml") if run else None, overrides)
+    settings = config.compose(str(run / "config.yaml") if run else None, _as_saved(overrides))
     check_export(settings.export)
     check_decision(settings.decision)
     with screen.busy("starting"), for_good():
         from nlp_transfer.exporting.export import export
         from nlp_transfer.exporting.fidelity import render
     done = export(folder, settings, screen=screen)
-    if run:
-        from nlp_transfer.publishing.publication import write_card
-
-        write_card(run)
     render(done.fidelity, screen.console, title=done.format)
     for note in done.notes:
         screen.tell(note)
     name = shlex.quote(str(done.folder))
     screen.console.print(f"\nIt lies in {done.folder}. Next:", soft_wrap=True, style="bold")
     screen.console.print(f"  nlp-transfer predict {name} FILE.csv > labelled.csv", soft_wrap=True)
+    if run and (run / "metrics.json").is_file():
+        from nlp_transfer.publishing.publication import write_card
+
+        try:
+            write_card(run)
+        except (OSError, UserError) as error:  # the export is there all the same
+            screen.tell(f"the card of {run} does not tell of it: {error}")
     return {"folder": str(done.folder), **done.to_json()}
 
 
@@ -97,6 +100,13 @@ def merge(folder: Path, target: str, screen: Screen) -> dict[str, Any]:
         made = merge(folder, expanded(target))
     screen.console.print(f"A whole model lies in {made}.", soft_wrap=True)
     return {"model": str(made)}
+
+
+def _as_saved(overrides: Sequence[str]) -> list[str]:
+    """Return words by which a model decides as it was saved to, where no other rule is typed."""
+    typed = {word.lstrip("+").partition("=")[0] for word in overrides}
+    rules = ("decision.threshold", "decision.abstain_below")
+    return [*(f"{rule}=null" for rule in rules if rule not in typed), *overrides]
 
 
 def _alone(verb: str) -> None:

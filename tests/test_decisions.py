@@ -145,6 +145,23 @@ def test_a_threshold_is_kept_and_may_be_changed_to_measure(home: Path, tmp_path:
     assert sum(label.recall for label in other.labels) < sum(label.recall for label in same.labels)
 
 
+def test_an_export_is_measured_by_its_own_rule(home: Path, tmp_path: Path, capfd):
+    for split, part in data_for("multi_label").items():
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    words = {"data": "files", "data.path": str(tmp_path), "decision.threshold": 0.2, "evaluation.floors": False}
+    run = adapt(settings_for(home, "multi_label", **STRATEGIES["probe"] | words | {"output": str(tmp_path)}))
+    assert main(["export", str(run.folder), "decision.threshold=0.95"]) == 0
+    found = {}
+    for name, more in (("strict", ["decision.threshold=0.95"]), ("run", [])):
+        capfd.readouterr()
+        assert main(["evaluate", str(run.folder), *more]) == 0
+        found[name] = json.loads(capfd.readouterr().out)["report"]["rows"][0]["intervals"]["micro_f1"]["value"]
+    assert main(["evaluate", str(run.folder / "onnx")]) == 0
+    own = json.loads(capfd.readouterr().out)["report"]["rows"][0]["intervals"]["micro_f1"]["value"]
+    assert found["run"] == run.metrics["micro_f1"] != found["strict"]
+    assert own == pytest.approx(found["strict"])
+
+
 def test_a_folder_from_before_there_were_rules_decides_as_it_did(home: Path):
     run = run_for(home)
     path = run.folder / "model" / RECORD
@@ -153,8 +170,12 @@ def test_a_folder_from_before_there_were_rules_decides_as_it_did(home: Path):
     path.write_text(json.dumps(plain))
     task = read_record(path.parent).task
     assert (task.threshold, task.abstain_below) == (0.5, 0)
-    for key, value in (("threshold", 1.5), ("abstain_below", "x"), ("threshold", None)):
-        broken = plain | {"task": plain["task"] | {key: value}}
+    task = plain["task"]
+    for broken in (
+        *(plain | {"task": task | rule} for rule in ({"threshold": 1.5}, {"abstain_below": "x"}, {"threshold": None})),
+        plain | {"task": task | {"problem": "multi_label", "abstain_below": 0.5}},
+        *(plain | {"temperature": value} for value in (0, -1, float("inf"), float("nan"), "1", None)),
+    ):
         path.write_text(json.dumps(broken))
         with pytest.raises(UserError, match="cannot be read"):
             read_record(path.parent)

@@ -99,9 +99,11 @@ class Task:
             raise ValueError("no problem type with labels")
         if weights is not None and (len(weights) != len(labels) or None in map(number_of, weights)):
             raise ValueError("no class weights")
-        threshold, abstain_below = (number_of(values.get(*each)) for each in (("threshold", 0.5), ("abstain_below", 0)))
-        if threshold is None or abstain_below is None or not (0 < threshold < 1 and 0 <= abstain_below < 1):
-            raise ValueError("no threshold between 0 and 1")
+        rules = [number_of(values.get(*each)) for each in (("threshold", 0.5), ("abstain_below", 0))]
+        threshold, abstain_below = (-1 if rule is None else rule for rule in rules)
+        one_label = problem in ("single_label", "ordinal")
+        if not (0 < threshold < 1 and 0 <= abstain_below < 1) or (abstain_below and not one_label):
+            raise ValueError("no rule for deciding")
         return cls(
             problem=problem,
             labels=tuple(labels),

@@ -59,7 +59,7 @@ class Outcome:
         """Return what the components show of the answer to a text, by a model that abstains below `threshold`."""
         return {
             self.answer: f'<div class="answer">{html.escape(shown.headline(self.task, answer, threshold))}</div>',
-            self.bars: answer.probabilities or None,
+            self.bars: gr.update(value=answer.probabilities or None),  # bare, a label could pass for an instruction
             self.ranking: shown.ranking(answer),
             self.about: shown.best_label(answer),
         }

@@ -116,7 +116,7 @@ def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:
         if not any(texts):
             return None
         output = task.labels.index(about) if about else 0
-        most = max(_FEWEST, limits.effort // max(map(len, texts)))
+        most = max(_FEWEST, limits.effort // sum(map(len, texts)))
         return outcome.explained(attribute(labeller, *texts, output=output, most=most), about)
 
     def choose(event: gr.SelectData) -> dict[Any, Any]:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nlp_transfer.evaluation.decisions import decide, finite_logits, probabilities
-from nlp_transfer.evaluation.sums import label_shares, row_losses
+from nlp_transfer.evaluation.sums import label_shares, one_hot
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
 
 _BINS = 15
-_SPREAD = 0.5  # standard deviation of the logarithm of a temperature before any row was seen: few rows move it little
+_SPREAD = 0.5  # standard deviation of the logarithm of a temperature before any row was seen
 _FARTHEST = 3.0  # of that logarithm from zero: a factor of twenty
 
 
@@ -25,10 +25,11 @@ def temperature(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np
 
     .. math:: \min_T \sum_i v_i \left(n \, \ell(z_i / T, y_i) + \ell(z_i / T, u)\right) + \frac{\log^2 T}{2 \cdot 0.5^2}
 
-    with :math:`v_i` the share of row i in all weight and :math:`n` the number of rows. That is temperature scaling (Guo
-    et al. 2017, "On Calibration of Modern Neural Networks", ICML) with a log-normal prior around 1, as if one more row
-    had been seen whose label :math:`u` is any of them alike: no error among n rows is not none among all. No decision
-    changes by it, except for a multi-label threshold that is not 0.5.
+    with :math:`v_i` the share of row i in all weight and :math:`n` the number of rows with any (multi_label: the losses
+    of the labels added up). That is temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks",
+    ICML) with a log-normal prior around 1, as if one more row had been seen whose label :math:`u` is any of them alike:
+    no error among n rows is not none among all. So few rows make a model that is very sure less so, and hardly any
+    surer. No decision changes by it, except for a multi-label threshold that is not 0.5.
 
     Args:
         task: the task; of a regression nothing is scaled: 1.
@@ -40,18 +41,31 @@ def temperature(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np
 
     if task.problem == "regression":
         return 1.0
-    logits = finite_logits(task, logits)
-    share = np.asarray(weights, dtype=np.float64) / np.sum(weights, dtype=np.float64)
-    truth = targets.astype(np.float64) if targets.dtype.kind == "f" else targets
-    any_label = np.full(logits.shape, 0.5 if task.problem == "multi_label" else 1 / logits.shape[1])
+    logits, several = finite_logits(task, logits), task.problem == "multi_label"
+    shares = one_hot(targets, len(task.labels)).toarray() if targets.ndim == 1 else targets.astype(np.float64)
+    weights = np.asarray(weights, dtype=np.float64)
+    rows, labels = np.count_nonzero(weights), logits.shape[1]
+    # What of the losses is linear in the logits, and how often what is not counts; the last row has every label alike.
+    any_label = 0.5 * labels if several else 1
+    linear = rows * (shares * logits).sum(axis=1) + any_label * logits.mean(axis=1)
+    mass = rows * (1.0 if several else shares.sum(axis=1)) + 1
 
     def cost(logarithm: float) -> float:
-        scaled = logits / np.exp(logarithm)
-        losses = len(logits) * row_losses(task, scaled, truth) + row_losses(task, scaled, any_label)
-        return float(share @ losses + logarithm**2 / (2 * _SPREAD**2))
+        scale = np.exp(logarithm)
+        losses = mass * _normaliser(task, logits / scale) - linear / scale
+        return float(weights @ losses / weights.sum() + logarithm**2 / (2 * _SPREAD**2))
 
-    found = minimize_scalar(cost, bounds=(-_FARTHEST, _FARTHEST), method="bounded")
-    return float(np.exp(found.x))
+    grid = np.linspace(-_FARTHEST, _FARTHEST, 9)
+    near = grid[np.argmin([cost(each) for each in grid])]  # where logits are tiny, there is more than one dip
+    bounds = (max(near - 1, -_FARTHEST), min(near + 1, _FARTHEST))
+    return float(np.exp(minimize_scalar(cost, bounds=bounds, method="bounded").x))
+
+
+def _normaliser(task: Task, logits: np.ndarray) -> np.ndarray:
+    """Return (rows,): the part of the loss that does not hang on the label; multi_label: summed over the labels."""
+    from scipy.special import logsumexp
+
+    return np.logaddexp(0, logits).sum(axis=1) if task.problem == "multi_label" else logsumexp(logits, axis=1)
 
 
 def calibration_error(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
@@ -61,16 +75,18 @@ def calibration_error(task: Task, logits: np.ndarray, targets: np.ndarray, weigh
 
     over 15 bins :math:`b` of equal width (Naeini et al. 2015; Guo et al. 2017): :math:`p` is the highest probability
     and :math:`y` whether its label is right; multi_label: every label of every row counts, with its own probability.
-    It is never less than what chance makes of so many rows. nan without rows, and for regression.
+    Of a model that is right about itself it is what chance makes of so many rows, not 0. nan without rows, and for
+    regression.
     """
     if task.problem == "regression" or not np.sum(weights) > 0:
         return np.nan
-    likely, shares = probabilities(task, logits), label_shares(task, targets).toarray()
+    likely = probabilities(task, logits)
     if task.problem == "multi_label":
-        stated, true = likely, shares
+        stated, true = likely, label_shares(task, targets).toarray()
     else:
         rows, chosen = np.arange(len(likely)), decide(task, logits)
-        stated, true = likely[rows, chosen, None], shares[rows, chosen, None]
+        right = targets == chosen if targets.ndim == 1 else targets[rows, chosen]
+        stated, true = likely[rows, chosen, None], right[:, None]
     counted = np.broadcast_to(np.asarray(weights, dtype=np.float64)[:, None], stated.shape).ravel()
     bins = np.clip(np.ceil(stated.ravel() * _BINS).astype(np.int64) - 1, 0, _BINS - 1)
     gaps = np.bincount(bins, weights=counted * (stated - true).ravel(), minlength=_BINS)

@@ -21,6 +21,14 @@ from nlp_transfer.publishing.markdown import WIDTH, block, bullets, escaped, tab
 FILE = "README.md"
 _ROWS = 40  # labels shown one by one; of more, those that fare worst
 _EXPORTS, _LIMITS = "## Exports", "## Limits"
+_SAID = (
+    "The model in float32 → what `nlp-transfer export` made of it, which is not in this repository; one text at once "
+    "on a CPU."
+)
+# What of an export's figures is shown.
+SHOWN = frozenset(("format", "opset", "on", "rows", "metrics", "equal_decisions", "largest_difference")) | frozenset(
+    ("milliseconds", "threads", "megabytes")
+)
 _WAYS = {
     "probe": "a linear head on the frozen encoder",
     "finetune": "fine-tuning",
@@ -95,8 +103,9 @@ def render(facts: Facts, wishes: Wishes) -> str:
 
 
 def without_exports(text: str) -> str:
-    """Return a card as it was before anything was exported."""
-    return re.sub(f"^{_EXPORTS}$.*(?=^{_LIMITS}$)", "", text, flags=re.DOTALL | re.MULTILINE)
+    """Return a card as it was before anything was exported; what somebody added to that section stays."""
+    table = r"\n\n\|[^\n]*\n[|-]+\n(?:\| [^\n]*, opset \d+ \|[^\n]*\n)+"
+    return re.sub(f"^{_EXPORTS}{table}\n{re.escape(_SAID)}\n\n(?={_LIMITS}$)", "", text, flags=re.MULTILINE)
 
 
 def _header(facts: Facts, wishes: Wishes) -> str:
@@ -243,7 +252,7 @@ def _scaled(temperature: float) -> str:
 
 def _exports(exports: Sequence[Mapping[str, Any]]) -> str:
     """Return each beside the model it was made of."""
-    head = ["", "rows", "accuracy", "equal decisions", "largest difference of a logit", "ms a text", "MB"]
+    head = ["", "rows", "accuracy", "equal decisions", "largest difference of a logit", "ms a text, threads", "MB"]
     rows = [
         [
             f"{each['format']}, opset {each['opset']}",
@@ -251,14 +260,12 @@ def _exports(exports: Sequence[Mapping[str, Any]]) -> str:
             _beside(each["metrics"].get("accuracy"), "{:.4f}"),
             f"{each['equal_decisions']:.2%}",
             f"{each['largest_difference']:.2g}",
-            _beside(each["milliseconds"].get("1"), "{:.2f}"),
+            f"{_beside(each['milliseconds'].get('1'), '{:.2f}')}, {each['threads']}",
             _beside(each["megabytes"], "{:.1f}"),
         ]
         for each in exports
     ]
-    threads = exports[0]["threads"]
-    said = f"The model in float32 → its export; one text at once, {threads} thread{'s' * (threads > 1)}."
-    return f"{table(head, rows)}\n\n{said}"
+    return f"{table(head, rows)}\n\n{_SAID}"
 
 
 def _beside(figure: Mapping[str, float | None] | None, form: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nlp_transfer import config
 from nlp_transfer.artefact import check_files
@@ -173,16 +174,23 @@ def facts_of(run: Path, record: Record) -> card.Facts:
             encoder=str(plan["encoder"]) if known else Path(plan["encoder"]).name,
             known=known,
             data_set=settings.data.hub,
-            exports=[
-                made
-                for path in sorted(run.glob(f"*/{FIGURES}"))
-                if (made := read_json(path)).get("sha256") == record.sha256
-            ],
+            exports=list(_exports_of(run, record)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{run} cannot be described ({type(error).__name__}: {error}); overwrite=true does it again"
         ) from error
+
+
+def _exports_of(run: Path, record: Record) -> Iterator[dict[str, Any]]:
+    """Yield the figures of what was exported of this model, with this rule, and lies in the folder of its run."""
+    for path in sorted(run.glob(f"[!.]*/{FIGURES}")):
+        try:
+            made, task = read_json(path), read_record(path.parent).task
+        except UserError:  # damaged, and not the card's business
+            continue
+        if made.get("sha256") == record.sha256 is not None and task == record.task and made.keys() >= card.SHOWN:
+            yield made
 
 
 def _has_source(settings: Settings) -> bool:
@@ -212,7 +220,11 @@ def _card(
     described = (run / "metrics.json").is_file()
     if not described and written is None:
         raise UserError(f"{run} holds neither {card.FILE} nor the figures of a run to write one of; write one")
-    if written is not None and not (described and _is_ours(written, facts_of(run, read_record(run / "model")))):
+    try:
+        ours = written is None or (described and _is_ours(written, facts_of(run, read_record(run / "model"))))
+    except UserError:  # what the run wrote cannot be read, but there is a card
+        ours = False
+    if written is not None and not ours:
         if settings.license or settings.language or settings.examples:
             tell(f"{written} is pushed as you changed it, without hub.license, hub.language and hub.examples")
         return written

@@ -9,6 +9,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import calibration_error, temperature
 from nlp_transfer.evaluation.decisions import abstains, decide, probabilities, settled
 from nlp_transfer.evaluation.metrics import compute
+from nlp_transfer.evaluation.sums import row_losses
 from nlp_transfer.settings import DecisionSettings
 from tests.evaluation.conftest import make_case
 
@@ -44,6 +45,35 @@ def test_a_row_of_weight_two_is_two_rows():
     ones = np.ones(len(copies), np.float32)
     assert calibration_error(task, logits, targets, ones) == pytest.approx(calibration_error(*case.arguments))
     assert temperature(task, logits, targets, ones) == pytest.approx(temperature(*case.arguments), rel=0.05)
+
+
+@pytest.mark.parametrize("problem", CLASSES)
+def test_rows_of_no_weight_are_none(problem):
+    task, logits, targets = drawn(problem, 60)
+    weights = np.repeat([1.0, 0.0], 30)
+    alone = temperature(task, logits[:30], targets[:30], np.ones(30))
+    assert temperature(task, logits, targets, weights) == pytest.approx(alone, rel=1e-6)
+    assert calibration_error(task, logits, targets, weights) == pytest.approx(
+        calibration_error(task, logits[:30], targets[:30], np.ones(30))
+    )
+
+
+@pytest.mark.parametrize("problem", CLASSES)
+def test_it_is_where_the_cost_is_least(problem):
+    """By the formula, spelled out: n losses of the rows, one of a row with every label alike, and the prior."""
+    case = make_case(problem, soft=True, weighted=True)
+    task, logits, targets, weights = case.task, case.logits.astype(float), case.targets.astype(float), case.weights
+    sure = 6 * logits
+    several = targets.shape[1] if problem == "multi_label" else 1
+
+    def cost(scale):
+        alike = np.full_like(targets, 0.5 if problem == "multi_label" else 1 / targets.shape[1])
+        losses = len(sure) * row_losses(task, sure / scale, targets) + row_losses(task, sure / scale, alike)
+        return several * np.average(losses, weights=weights) + np.log(scale) ** 2 / (2 * 0.5**2)
+
+    found = temperature(task, sure, targets, weights)
+    assert cost(found) <= min(cost(scale) for scale in np.geomspace(0.06, 16, 400)) + 1e-3
+    assert found > 1
 
 
 @pytest.mark.parametrize("problem", CLASSES)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -213,9 +214,41 @@ def test_exports_beside_a_model_are_in_its_card_while_they_are_of_that_model(tmp
     assert card.without_exports(after) == before
     assert main(["export", str(run), "export.format=onnx_int8"]) == 0
     assert path.read_text().count(", opset 18") == 2
-    (run / "onnx" / "export.json").write_text(json.dumps(figures | {"sha256": "of another model"}))
+    for broken in ("", "{", json.dumps({"sha256": figures["sha256"]}), json.dumps(figures | {"sha256": "another"})):
+        (run / "onnx" / "export.json").write_text(broken)
+        write_card(run)
+        assert path.read_text().count(", opset 18") == 1
+    (run / "onnx" / "export.json").write_text(json.dumps(figures))
+    shutil.copytree(run / "onnx", run / ".trash-onnx")
     write_card(run)
-    assert path.read_text().count(", opset 18") == 1
-    path.write_text(after + "\nmine")
-    write_card(run)
-    assert path.read_text() == after + "\nmine"
+    assert path.read_text().count(", opset 18") == 2
+    for mine in (after + "\nmine", after.replace("\n## Limits", "\nmine\n\n## Limits")):
+        path.write_text(mine)
+        write_card(run)
+        assert path.read_text() == mine
+
+
+def test_an_export_under_another_rule_or_of_a_run_without_figures_leaves_the_card(tmp_path: Path, capfd):
+    from nlp_transfer.cli import main
+
+    place = furnish(tmp_path)
+    assert main(adapt_words(place, "strategy=finetune", "training.max_steps=1", "encoder.head=native")) == 0
+    (run,) = (place / "runs").iterdir()
+    before = (run / "model" / "README.md").read_text()
+    assert main(["export", str(run), "decision.abstain_below=0.9"]) == 0
+    assert (run / "model" / "README.md").read_text() == before
+    (run / "metrics.json").write_text("{}")
+    capfd.readouterr()
+    assert main(["export", str(run)]) == 0
+    found = capfd.readouterr()
+    assert json.loads(found.out)["equal_decisions"] == 1
+    assert "does not tell of it" in found.err
+
+
+def test_a_run_from_before_calibration_is_described(tmp_path: Path):
+    run = run_of(tmp_path, "single_label")
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics["report"]["calibration_error"], metrics["report"]["answered"]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    found, _ = parsed(run)
+    assert "calibration error" not in found.text
