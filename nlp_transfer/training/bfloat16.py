@@ -51,11 +51,15 @@ def in_bfloat16(module: nn.Module, model: nn.Module) -> nn.Module:
     return copied
 
 
-def why_not_in_bfloat16(model: Any, rows: Mapping[str, Tensor]) -> str | None:
-    """Return why a model cannot compute in bfloat16, or None; tried on rows, backwards too."""
+def why_not_in_bfloat16(model: Any, rows: Mapping[str, Tensor], *, autocast: bool = False) -> str | None:
+    """Return why a model cannot compute in bfloat16, in a copy or under autocast, or None.
+
+    It is tried on rows, backwards too; the model stays as it is.
+    """
     try:
-        own = in_bfloat16(model, model)
-        logits = own(**rows).logits
+        own = copy.deepcopy(model) if autocast else in_bfloat16(model, model)
+        with torch.autocast(next(iter(rows.values())).device.type, torch.bfloat16, enabled=autocast):
+            logits = own(**rows).logits
         if logits.requires_grad:
             logits.sum().backward()
     except Exception as error:  # architectures and adapters refuse in many ways what they do not know

@@ -71,7 +71,7 @@ def fitting(
     tracking: TrackingSettings,
     folder: Path,
 ) -> tuple[Accelerator, str | None]:
-    """Return the accelerator, or what suits a model that cannot run in bfloat16: autocast on a GPU, float32 on a CPU.
+    """Return the accelerator, or what suits a model that cannot run in bfloat16: on a GPU autocast, else float32.
 
     Args:
         accelerator: of `make_accelerator`.
@@ -92,11 +92,14 @@ def fitting(
     why = _agreed(why_not_in_bfloat16(model, rows))
     if why is None:
         return accelerator, None
-    if accelerator.device.type != "cpu":
+    kind = accelerator.device.type
+    if kind != "cpu" and _agreed(why_not_in_bfloat16(model, rows, autocast=True)) is None:
         other = make_accelerator("bf16", tracking, folder, autocast=True)
         return other, f"bfloat16 under autocast: the encoder cannot run in it alone ({why})"
     if precision != "auto":
-        raise UserError(f"training.precision=bf16: this encoder cannot on a CPU ({why}); set it to auto or fp32")
+        raise UserError(
+            f"training.precision=bf16: this encoder cannot on this device, {kind} ({why}); set it to auto or fp32"
+        )
     return make_accelerator("fp32", tracking, folder), f"float32: the encoder cannot run in bfloat16 ({why})"
 
 

@@ -19,7 +19,13 @@ from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import EncoderSettings, TrackingSettings
 from nlp_transfer.training import device
-from nlp_transfer.training.bfloat16 import WorkingCopy, computes_in_bfloat16, in_bfloat16, is_in_bfloat16
+from nlp_transfer.training.bfloat16 import (
+    WorkingCopy,
+    computes_in_bfloat16,
+    in_bfloat16,
+    is_in_bfloat16,
+    why_not_in_bfloat16,
+)
 from tests.crashes import fingerprint
 from tests.encoder.families import TEXTS, tiny_encoder
 from tests.test_crashes import stopped_run
@@ -54,13 +60,33 @@ class Gpu:
 def test_a_model_that_cannot_run_in_bfloat16_runs_under_autocast_on_a_gpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(device, "make_accelerator", lambda *_, autocast: Gpu(autocast=autocast))
     gpu, asked = Gpu(), (torch.nn.Linear(1, 1), {}, "bf16", TrackingSettings(), Path())
-    monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_: None)
+    monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_, **__: None)
     assert device.fitting(gpu, *asked) == (gpu, None)
     assert computes_in_bfloat16(gpu)
-    monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_: "it has its reasons")
+    monkeypatch.setattr(
+        device, "why_not_in_bfloat16", lambda *_, autocast=False: None if autocast else "it has its reasons"
+    )
     other, why = device.fitting(gpu, *asked)
     assert why == "bfloat16 under autocast: the encoder cannot run in it alone (it has its reasons)"
     assert not computes_in_bfloat16(other)
+    monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_, **__: "it has its reasons")
+    with pytest.raises(UserError, match=r"this encoder cannot on this device, cuda \(it has its reasons\)"):
+        device.fitting(gpu, *asked)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_whether_a_model_runs_under_autocast_is_tried_and_leaves_no_trace(classifier, refuses: bool):
+    model, rows = classifier.model, {"input_ids": torch.tensor([[1, 5, 6, 2]])}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def in_full(layer, inputs, found):
+        assert not refuses or found.dtype != torch.bfloat16, "no bfloat16"
+
+    linear = next(layer for layer in model.modules() if isinstance(layer, torch.nn.Linear))
+    handle = linear.register_forward_hook(in_full)
+    assert why_not_in_bfloat16(model, rows, autocast=True) == ("AssertionError: no bfloat16" if refuses else None)
+    handle.remove()
+    assert all(torch.equal(before[name], p) and p.grad is None for name, p in model.named_parameters())
 
 
 def test_an_accelerator_that_autocasts_makes_no_copies(tmp_path: Path):
@@ -69,6 +95,7 @@ def test_an_accelerator_that_autocasts_makes_no_copies(tmp_path: Path):
         assert computes_in_bfloat16(made) is not autocast
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="of a CPU")
 def test_a_model_that_cannot_run_in_bfloat16_runs_in_float32_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(device, "why_not_in_bfloat16", lambda *_: "it has its reasons")
 
@@ -79,7 +106,7 @@ def test_a_model_that_cannot_run_in_bfloat16_runs_in_float32_on_a_cpu(monkeypatc
     accelerator, why = found("auto")
     assert accelerator.mixed_precision == "no"
     assert why == "float32: the encoder cannot run in bfloat16 (it has its reasons)"
-    with pytest.raises(UserError, match=r"this encoder cannot on a CPU \(it has its reasons\); set it to auto or fp32"):
+    with pytest.raises(UserError, match=r"this encoder cannot on this device, cpu \(it has its reasons\)"):
         found("bf16")
 
 
