@@ -42,18 +42,20 @@ def told_by(module: str, *words: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("case", "torn"),
+    ("case", "torn", "every"),
     [
-        *(pytest.param(case, True, marks=pytest.mark.slow) for case in ("probe", "lora")),
-        *(pytest.param(case, False, marks=pytest.mark.slow) for case in ("probe", "finetune")),
-        pytest.param("finetune", True, marks=pytest.mark.exhaustive),
-        pytest.param("lora", False, marks=pytest.mark.exhaustive),
+        *(pytest.param(case, True, 1, marks=pytest.mark.slow) for case in ("probe", "lora")),
+        pytest.param("probe", False, 1, marks=pytest.mark.slow),
+        pytest.param("finetune", False, 2, marks=pytest.mark.slow),
+        pytest.param("finetune", False, 1, marks=pytest.mark.exhaustive),
+        pytest.param("finetune", True, 1, marks=pytest.mark.exhaustive),
+        pytest.param("lora", False, 1, marks=pytest.mark.exhaustive),
     ],
 )
-def test_every_crash_point_ends_in_the_same_bits(case: str, torn: bool):
-    told = told_by("tests.crashes", case, *["--torn"] * torn)
+def test_every_crash_point_ends_in_the_same_bits(case: str, torn: bool, every: int):
+    told = told_by("tests.crashes", case, "--every", str(every), *["--torn"] * torn)
     assert told["failures"] == []
-    assert told["same"] == told["tried"] == told["points"] > 4
+    assert told["same"] == told["tried"] >= told["points"] // every > 4
 
 
 RUN = """

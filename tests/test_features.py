@@ -172,7 +172,7 @@ def test_two_processes_share_what_one_has_made(tmp_path: Path):
         assert sum(each["passes"]) == reads, name
         assert len(each["passes"]) == 1 or not reads or min(each["passes"]) > 0
     entries = told["one, empty"]["entries"]["a"]
-    assert len(entries) == 3  # features of two splits, and the floor
+    assert len(entries) == 4  # features of three splits, and the floor
     assert told["two, empty"]["entries"] == {"c": entries}  # how many processes there are is no matter
     assert told["two, the second elsewhere"]["entries"] == {"a": entries, "b": []}  # the first alone writes
 
