@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.importing import for_good
-from nlp_transfer.launch import world_size
 from nlp_transfer.places import run_of
 
 if TYPE_CHECKING:
@@ -59,7 +58,6 @@ def export(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, 
     Raises:
         UserError: see ``export.export``.
     """
-    _alone("export")
     from nlp_transfer import config
     from nlp_transfer.checks import check_decision, check_export
 
@@ -93,7 +91,6 @@ def merge(folder: Path, target: str, screen: Screen) -> dict[str, Any]:
     Raises:
         UserError: see ``merge.merge``.
     """
-    _alone("merge")
     with screen.busy("starting"), for_good():
         from nlp_transfer.merge import merge
     with screen.busy("merging"):
@@ -107,8 +104,3 @@ def _as_saved(overrides: Sequence[str]) -> list[str]:
     typed = {word.lstrip("+").partition("=")[0] for word in overrides}
     rules = ("decision.threshold", "decision.abstain_below")
     return [*(f"{rule}=null" for rule in rules if rule not in typed), *overrides]
-
-
-def _alone(verb: str) -> None:
-    if world_size() > 1:
-        raise UserError(f"{verb} runs in one process: call it without accelerate launch or torchrun")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.launch import is_main
+from nlp_transfer.launch import is_main, world_size
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
@@ -39,6 +39,12 @@ def one(words: Sequence[str], verb: str, *, most: int = 1) -> str | None:
     if len(words) > most:
         raise UserError(f"{verb} takes {VERBS[verb][1]}; {words[most]!r} is too much")
     return words[0] if words else None
+
+
+def alone(verb: str) -> None:
+    """Refuse to be one of several processes."""
+    if world_size() > 1:
+        raise UserError(f"{verb} runs in one process: call it without accelerate launch or torchrun")
 
 
 def screen_of_main() -> Screen:

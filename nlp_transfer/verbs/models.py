@@ -12,31 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.importing import for_good
-from nlp_transfer.launch import world_size
-from nlp_transfer.verbs import VERBS, emit, one, screen_of_main
+from nlp_transfer.verbs import VERBS, alone, emit, one, screen_of_main
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
-    from nlp_transfer.settings import HubSettings
+    from nlp_transfer.settings import HubSettings, Settings
 
 
 def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Label the rows of a file or of standard input."""
-    if world_size() > 1:
-        raise UserError("predict runs in one process: call it without accelerate launch or torchrun")
+    alone("predict")
     words, overrides = _named_model(words, overrides)
     folder = run_folder(words[:1], "predict")
     if len(words) > 2:
         raise UserError(f"predict takes {VERBS['predict'][1]}; {words[2]!r} is too much")
-    from nlp_transfer import config
-    from nlp_transfer.checks import check_decision, check_evaluation, check_predict, check_training
+    settings = _settings(overrides)
+    from nlp_transfer.checks import check_predict
 
-    settings = config.compose(None, overrides)
     wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
     check_predict(wanted)
-    check_training(settings.training)
-    check_evaluation(settings.evaluation)
-    check_decision(settings.decision)
     with for_good():
         from nlp_transfer.predict import opened, predict_file
     predictor = opened(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
@@ -51,52 +45,41 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
 
 def serve(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Answer over HTTP until it is told to stop."""
-    if world_size() > 1:
-        raise UserError("serve runs in one process: call it without accelerate launch or torchrun")
+    alone("serve")
     words, overrides = _named_model(words, overrides)
     from nlp_transfer.serving.door import serve
     from nlp_transfer.serving.host import check_installed
 
     check_installed("serve")
     folder = run_folder(words, "serve")
-    from nlp_transfer import config
-    from nlp_transfer.checks import check_decision, check_evaluation, check_serve, check_training
+    settings = _settings(overrides)
+    from nlp_transfer.checks import check_serve
 
-    settings = config.compose(None, overrides)
     check_serve(settings.serve)
-    check_training(settings.training)
-    check_evaluation(settings.evaluation)
-    check_decision(settings.decision)
     serve(folder, settings, screen_of_main(), called=words[0])
     return 0
 
 
 def demo(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Show a page in a browser until it is told to stop."""
-    if world_size() > 1:
-        raise UserError("demo runs in one process: call it without accelerate launch or torchrun")
+    alone("demo")
     words, overrides = _named_model(words, overrides)
     from nlp_transfer.demo.door import demo
     from nlp_transfer.serving.host import check_installed
 
     check_installed("demo")
     folder = run_folder(words, "demo")
-    from nlp_transfer import config
-    from nlp_transfer.checks import check_decision, check_demo, check_evaluation, check_training
+    settings = _settings(overrides)
+    from nlp_transfer.checks import check_demo
 
-    settings = config.compose(None, overrides)
     check_demo(settings.demo)
-    check_training(settings.training)
-    check_evaluation(settings.evaluation)
-    check_decision(settings.decision)
     demo(folder, settings, screen_of_main(), called=words[0])
     return 0
 
 
 def push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Publish a model on the Hub, or list what would be published."""
-    if world_size() > 1:
-        raise UserError("push runs in one process: call it without accelerate launch or torchrun")
+    alone("push")
     folder = run_folder(words[:1], "push")
     if len(words) > 2:
         raise UserError(f"push takes {VERBS['push'][1]}; {words[2]!r} is too much")
@@ -132,6 +115,7 @@ def published(folder: Path, settings: HubSettings, screen: Screen, *, finished: 
 
 def export(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Write a model as ONNX or OpenVINO, compared with it."""
+    alone("export")
     folder, screen = run_folder(words, "export"), screen_of_main()
     from nlp_transfer import saved
 
@@ -141,6 +125,7 @@ def export(arguments: argparse.Namespace, words: list[str], overrides: list[str]
 
 def merge(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Merge an adapter into its encoder."""
+    alone("merge")
     folder, screen = run_folder(words[:1], "merge"), screen_of_main()
     if len(words) != 2:
         raise UserError(f"merge takes {VERBS['merge'][1]}: nlp-transfer merge {shlex.quote(words[0])} FOLDER")
@@ -165,6 +150,18 @@ def run_folder(words: Sequence[str], verb: str) -> Path:
     if verb in ("predict", "serve", "demo") and names_model(name):
         return pull(name)
     raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
+
+
+def _settings(overrides: Sequence[str]) -> Settings:
+    """Return settings whose groups are checked by which any saved model answers."""
+    from nlp_transfer import config
+    from nlp_transfer.checks import check_decision, check_evaluation, check_training
+
+    settings = config.compose(None, overrides)
+    check_training(settings.training)
+    check_evaluation(settings.evaluation)
+    check_decision(settings.decision)
+    return settings
 
 
 def _named_model(words: Sequence[str], overrides: Sequence[str]) -> tuple[list[str], list[str]]:
