@@ -35,7 +35,8 @@ def wanted_file(record: Record, columns: ColumnSettings) -> str:
     names = [getattr(columns, role) or record.roles.get(role, role) for role in ("text", "text_pair")]
     wanted = [f"<code>{html.escape(name)}</code>" for name in names[: 1 + record.task.pair]]
     has = f"columns {' and '.join(wanted)}" if record.task.pair else f"a column {wanted[0]}"
-    kinds = f"A CSV or TSV file in UTF-8 (commas or tabs) whose first line names its columns, with {has}; or JSON lines with the same"
+    tables = f"A CSV or TSV file (UTF-8, commas or tabs) whose first line names its columns, with {has}"
+    kinds = f"{tables}; or JSON lines with the same"
     return kinds + ("." if record.task.pair else "; or a text file with one text a line.")
 
 
