@@ -156,7 +156,7 @@ def test_a_full_queue_refuses_and_recovers(gate: Gate):
 
 
 def test_what_is_too_late_or_left_is_not_computed(gate: Gate):
-    with serving(gate, TASK, seconds=1) as client, ThreadPoolExecutor(4) as pool:
+    with serving(gate, TASK, seconds=3) as client, ThreadPoolExecutor(4) as pool:
         first = pool.submit(client.predict, ["first"])
         until(lambda: gate.passes)
         left = client.leave(["left"])
@@ -165,7 +165,7 @@ def test_what_is_too_late_or_left_is_not_computed(gate: Gate):
         until(lambda: client.batcher._waiting == 0)
         late = client.predict(["late"])
         assert late.status == 504
-        assert "within 1 seconds" in late.content["error"]
+        assert "within 3 seconds" in late.content["error"]
         assert first.result().status == 504
         assert client.batcher._waiting == 0
         gate.may.set()
