@@ -121,7 +121,8 @@ class Report:
             ValueError: naming what is missing, of another type, or does not fit the rest.
         """
         # Runs from before there were these two had neither rule nor figure.
-        report: Report = _read(cls, {"calibration_error": None, "answered": 1.0} | dict(values), "report")
+        absent = {"calibration_error": None, "answered": 1.0}
+        report: Report = _read(cls, absent | values if isinstance(values, dict) else values, "report")
         if not report.rows or not 0 < report.confidence < 1:
             raise ValueError("report has no rows or no confidence")
         if not all(math.isfinite(label.support) for label in report.labels):
