@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.importing import for_good
 from nlp_transfer.serving.host import bound, listen, named, run
@@ -14,6 +16,29 @@ from nlp_transfer.versions import installed
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
     from nlp_transfer.settings import Settings
+
+_KEPT = 5.0  # seconds that free memory is kept; giving it back takes some 30 ms
+
+
+def _giving_back(answer: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function; after it, now and then, memory that is free goes back to the system.
+
+    Passes are of many sizes, and the C library would keep ever more of what they leave in pieces.
+    """
+    from nlp_transfer.training.memory import give_back
+
+    last = time.monotonic()
+
+    def answering(*given: Any) -> Any:
+        nonlocal last
+        try:
+            return answer(*given)
+        finally:
+            if time.monotonic() - last > _KEPT:
+                give_back()
+                last = time.monotonic()
+
+    return answering
 
 
 def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> None:
@@ -41,7 +66,7 @@ def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> N
         record = predictor.record
         predictor.predict(["a"], ["a"] if record.task.pair else None)  # what the first pass does once is done
         batcher = Batcher(
-            predictor.predict,
+            _giving_back(predictor.predict),
             most_tokens=tokens,
             most_of_one=None if record.tokens.chunk else record.tokens.limit,
             most_waiting=limits.queue,
