@@ -36,7 +36,7 @@ from nlp_transfer.exporting.exported import FIGURES, Exported
 from nlp_transfer.labelling import Labeller, Prediction
 from nlp_transfer.places import model_folder
 from nlp_transfer.record import Record, read_record
-from nlp_transfer.settings import ColumnSettings, PredictSettings, TrackingSettings
+from nlp_transfer.settings import ColumnSettings, PredictSettings, Settings, TrackingSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
 from nlp_transfer.training.device import fitting, make_accelerator
@@ -83,20 +83,27 @@ class Predictor(Labeller):
             )
 
 
-def opened(folder: Path, *, precision: str = "auto", batch_tokens: int = 4096) -> Labeller:
+def opened(folder: Path, settings: Settings | None = None) -> Labeller:
     """Return the model of a folder, saved or exported.
 
     Args:
         folder: of a run, of its model, or what `nlp-transfer export` has written.
-        precision: in which a saved model computes; that of an exported one was chosen then.
-        batch_tokens: in one forward pass at most.
+        settings: `training.precision` (that of an exported model was chosen then), `evaluation.batch_tokens` and the
+            group `decision` count; None: the defaults, by which a model decides as it was saved to.
 
     Raises:
-        UserError: if the folder holds no model of ours.
+        UserError: if the folder holds no model of ours, or for a rule that its task has no use for.
     """
-    if (folder / FIGURES).is_file():
-        return Exported(folder, batch_tokens=batch_tokens)
-    return Predictor(folder, precision=precision, batch_tokens=batch_tokens)
+    settings = settings or Settings()
+    precision, tokens = settings.training.precision, settings.evaluation.batch_tokens
+    exported = (folder / FIGURES).is_file()
+    model: Labeller = (
+        Exported(folder, batch_tokens=tokens)
+        if exported
+        else Predictor(folder, precision=precision, batch_tokens=tokens)
+    )
+    model.decide_by(settings.decision)
+    return model
 
 
 def predict_file(

@@ -201,8 +201,8 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     from nlp_transfer.predict import opened
 
     screen = screen or Screen(speaks=False)
-    predictor = opened(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
-    task = settled(predictor.record.task, settings.decision)
+    predictor = opened(folder, settings)
+    task = predictor.record.task
     notes: list[str] = []
     floors_wanted = settings.evaluation.floors and any(_source_of(trained.data))
     own = _source_of(settings.data) == _source_of(trained.data)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.benchmarks import precision, speed
+from recipes.benchmarks import calibration, precision, speed, strategies
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.bench import Bench
 from recipes.benchmarks.timing.child import measure
@@ -121,6 +121,19 @@ def test_precisions_are_measured_once(home: Path, tmp_path: Path, monkeypatch: p
     precision.main([*words, "--strategies", "probe"])
     assert capsys.readouterr().out == first
     assert len(results.read_text().splitlines()) == 2
+
+
+def test_what_calibrating_is_worth_is_told_beside_the_temperature(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setitem(
+        strategies.DATASETS, "trec", {"encoder": "custom", "encoder.name": str(home / "encoder"), "cache.gib": 0}
+    )
+    calibration.main([str(home), "--datasets", "trec", "--strategies", "probe", "--seeds", "3", "--rows", "16"])
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| probe | trec |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    scale, losses = float(cells[2]), [float(each) for each in cells[3].split(" → ")]
+    assert scale != 1
+    assert losses[0] != losses[1]
+    assert cells[4] == f"{int(losses[1] < losses[0])} of 1"
 
 
 @pytest.mark.exhaustive

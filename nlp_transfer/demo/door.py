@@ -45,10 +45,7 @@ def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> No
             from nlp_transfer.demo.site import make_site
             from nlp_transfer.predict import opened
 
-            labeller = opened(
-                folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens
-            )
-            labeller.decide_by(settings.decision)
+            labeller = opened(folder, settings)
         name, _ = named(folder, called)
         app, stop = make_site(labeller, settings, name=name, folder=Path(made))
         url = listen(door)

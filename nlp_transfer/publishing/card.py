@@ -26,9 +26,10 @@ _SAID = (
     "on a CPU."
 )
 # What of an export's figures is shown.
-SHOWN = frozenset(("format", "opset", "on", "rows", "metrics", "equal_decisions", "largest_difference")) | frozenset(
-    ("milliseconds", "threads", "megabytes")
-)
+SHOWN = {
+    *("format", "opset", "on", "rows", "metrics", "equal_decisions", "largest_difference"),
+    *("milliseconds", "threads", "megabytes"),
+}
 _WAYS = {
     "probe": "a linear head on the frozen encoder",
     "finetune": "fine-tuning",
@@ -186,15 +187,7 @@ def _usage(facts: Facts, wishes: Wishes) -> str:
             "Its head (pooled states, see `pooled.py`) is no class of transformers, hence `trust_remote_code`: read "
             "the two short files and pin a `revision`, or import nlp_transfer first, which needs neither."
         )
-    if record["task"]["problem"] == "multi_label":
-        threshold = record["task"]["threshold"]
-        sentences.append(f"A label is chosen from a score of {threshold:g} on.")
-    if record["task"]["abstain_below"]:
-        least = record["task"]["abstain_below"]
-        sentences.append(
-            f"It abstains where no score reaches {least:g}: nlp_transfer says so (`abstains`), a pipeline leaves it to "
-            "you."
-        )
+    sentences += _rules(record["task"])
     if record["tokens"]["chunk"]:
         sentences.append(
             "Long texts were read in windows when it was measured; transformers cuts them, nlp_transfer reads them as "
@@ -203,10 +196,20 @@ def _usage(facts: Facts, wishes: Wishes) -> str:
     return "\n\n".join([block("python", code), *sentences, _ours(where, facts)])
 
 
+def _rules(task: Mapping[str, Any]) -> list[str]:
+    """Return what one must know to decide as the model did when it was measured."""
+    if task["problem"] == "multi_label":
+        return [f"A label is chosen from a score of {task['threshold']:g} on."]
+    if task["abstain_below"]:
+        least = f"It abstains where no score reaches {task['abstain_below']:g}"
+        return [f"{least}: nlp_transfer says so (`abstains`), a pipeline leaves it to you."]
+    return []
+
+
 def _adapter_usage(where: str, facts: Facts) -> str:
     said = "It holds an adapter alone, to be put on its encoder"
     if facts.record["encoder"]["head"] == "pooled":  # no class of transformers
-        return f"{said} and a head of ours:\n\n{_ours(where, facts)}"
+        return "\n\n".join([f"{said} and a head of ours:", _ours(where, facts), *_rules(facts.record["task"])])
     code = f"""
         import json
 
@@ -222,7 +225,8 @@ def _adapter_usage(where: str, facts: Facts) -> str:
         base.config.pad_token_id = tokenizer.pad_token_id
         classify = pipeline("text-classification", PeftModel.from_pretrained(base, "{where}"), tokenizer=tokenizer)
     """
-    return f"{said}:\n\n{block('python', code)}\n\nor\n\n{_ours(where, facts)}"
+    ways = [f"{said}:", block("python", code), "or", _ours(where, facts)]
+    return "\n\n".join([*ways, *_rules(facts.record["task"])])
 
 
 def _ours(where: str, facts: Facts) -> str:

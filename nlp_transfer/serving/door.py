@@ -61,8 +61,7 @@ def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> N
             from nlp_transfer.serving.app import Served, make_app
             from nlp_transfer.serving.batching import Batcher
 
-            predictor = opened(folder, precision=settings.training.precision, batch_tokens=tokens)
-            predictor.decide_by(settings.decision)
+            predictor = opened(folder, settings)
         record = predictor.record
         predictor.predict(["a"], ["a"] if record.task.pair else None)  # what the first pass does once is done
         batcher = Batcher(

@@ -33,8 +33,7 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     check_predict(wanted)
     with for_good():
         from nlp_transfer.predict import opened, predict_file
-    predictor = opened(folder, precision=settings.training.precision, batch_tokens=settings.evaluation.batch_tokens)
-    predictor.decide_by(settings.decision)
+    predictor = opened(folder, settings)
     data, console = settings.data, screen_of_main().console
     if wanted.input == "-" and sys.stdin.isatty():
         console.print("reading rows from standard input, until Ctrl-D", style="dim")
@@ -45,35 +44,23 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
 
 def serve(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Answer over HTTP until it is told to stop."""
-    alone("serve")
-    words, overrides = _named_model(words, overrides)
-    from nlp_transfer.serving.door import serve
-    from nlp_transfer.serving.host import check_installed
-
-    check_installed("serve")
-    folder = run_folder(words, "serve")
-    settings = _settings(overrides)
+    folder, settings, called = _hosted("serve", words, overrides)
     from nlp_transfer.checks import check_serve
+    from nlp_transfer.serving.door import serve
 
     check_serve(settings.serve)
-    serve(folder, settings, screen_of_main(), called=words[0])
+    serve(folder, settings, screen_of_main(), called=called)
     return 0
 
 
 def demo(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Show a page in a browser until it is told to stop."""
-    alone("demo")
-    words, overrides = _named_model(words, overrides)
-    from nlp_transfer.demo.door import demo
-    from nlp_transfer.serving.host import check_installed
-
-    check_installed("demo")
-    folder = run_folder(words, "demo")
-    settings = _settings(overrides)
+    folder, settings, called = _hosted("demo", words, overrides)
     from nlp_transfer.checks import check_demo
+    from nlp_transfer.demo.door import demo
 
     check_demo(settings.demo)
-    demo(folder, settings, screen_of_main(), called=words[0])
+    demo(folder, settings, screen_of_main(), called=called)
     return 0
 
 
@@ -150,6 +137,16 @@ def run_folder(words: Sequence[str], verb: str) -> Path:
     if verb in ("predict", "serve", "demo") and names_model(name):
         return pull(name)
     raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
+
+
+def _hosted(verb: str, words: list[str], overrides: list[str]) -> tuple[Path, Settings, str]:
+    """Return the model that is to answer others, the settings, and how the model was named."""
+    alone(verb)
+    words, overrides = _named_model(words, overrides)
+    from nlp_transfer.serving.host import check_installed
+
+    check_installed(verb)
+    return run_folder(words, verb), _settings(overrides), words[0]
 
 
 def _settings(overrides: Sequence[str]) -> Settings:

@@ -9,10 +9,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-
-pytest.importorskip("gradio")
-pytest.importorskip("selenium")
-
 from selenium import webdriver
 
 from nlp_transfer.console import Screen

@@ -10,9 +10,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("gradio")
-
 from gradio_client import Client, handle_file
 
 from nlp_transfer.cli import main

@@ -29,9 +29,6 @@ from tests.exporting.models import LABELS, SINGLE, saved_model
 from tests.place import furnish
 from tests.test_cli import adapt_words, run_of
 
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
-
 TEXTS = [
     "my card",
     "where is the order? it was charged twice",

@@ -197,6 +197,13 @@ def test_a_card_says_how_far_probabilities_are_off_and_how_labels_are_decided_on
     assert ("from a score of 0.3 on" if problem == "multi_label" else "no score reaches 0.8") in found.text
 
 
+def test_the_card_of_an_adapter_alone_says_how_it_decides(tmp_path: Path):
+    run = run_of(tmp_path, "multi_label", **{"strategy": "lora", "strategy.merge": False, "decision.threshold": 0.3})
+    found, facts = parsed(run)
+    assert not facts.record["merged"]
+    assert "from a score of 0.3 on" in found.text
+
+
 def test_exports_beside_a_model_are_in_its_card_while_they_are_of_that_model(tmp_path: Path):
     from nlp_transfer.cli import main
 
