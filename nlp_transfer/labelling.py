@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -43,13 +44,15 @@ class Labeller(ABC):
 
     record: Record
 
-    def decide_by(self, settings: DecisionSettings) -> None:
-        """Follow the rules that are set instead of those the model was saved with.
+    def deciding_by(self, settings: DecisionSettings) -> Self:
+        """Return the same model, following the rules that are set instead of its own; what computes is shared.
 
         Raises:
             UserError: for a rule that the model's task has no use for.
         """
-        self.record = dataclasses.replace(self.record, task=settled(self.record.task, settings))
+        other = copy.copy(self)
+        other.record = dataclasses.replace(self.record, task=settled(self.record.task, settings))
+        return other
 
     @abstractmethod
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:

@@ -102,8 +102,7 @@ def opened(folder: Path, settings: Settings | None = None) -> Labeller:
         if exported
         else Predictor(folder, precision=precision, batch_tokens=tokens)
     )
-    model.decide_by(settings.decision)
-    return model
+    return model.deciding_by(settings.decision)
 
 
 def predict_file(

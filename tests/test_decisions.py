@@ -123,10 +123,11 @@ def test_another_rule_can_be_set_when_a_model_is_used(home: Path, tmp_path: Path
     predictor = Predictor(run.folder)
     texts = [row["text"] for row in rows("single_label", 20, 7)]
     assert not any(each.abstains for each in predictor.predict(texts))
-    predictor.decide_by(DecisionSettings(abstain_below=0.999))
-    assert any(each.abstains for each in predictor.predict(texts))
+    strict = predictor.deciding_by(DecisionSettings(abstain_below=0.999))
+    assert any(each.abstains for each in strict.predict(texts))
+    assert not any(each.abstains for each in predictor.predict(texts))
     with pytest.raises(UserError, match=r"decision\.threshold is for multi_label"):
-        predictor.decide_by(DecisionSettings(threshold=0.3))
+        predictor.deciding_by(DecisionSettings(threshold=0.3))
 
 
 def test_a_threshold_is_kept_and_may_be_changed_to_measure(home: Path, tmp_path: Path):
@@ -193,6 +194,7 @@ def test_the_command_line_takes_another_rule_and_refuses_what_is_none(tmp_path: 
     assert rows_written[0]["prediction"]
     for words, said in (
         (["predict", str(run), file, "decision.threshold=0.3"], "decision.threshold is for multi_label"),
+        (["predict", str(run), file, "decision.calibrate=false"], "decision.calibrate is for adapt"),
         (["predict", str(run), file, "decision.abstain_below=1"], "decision.abstain_below=1"),
         (["evaluate", str(run), "decision.threshold=0"], "decision.threshold=0"),
         (adapt_words(place, "strategy=probe", "decision.threshold=0.4"), "decision.threshold is for multi_label"),

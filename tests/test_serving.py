@@ -284,6 +284,46 @@ def test_a_signal_ends_it_when_all_that_came_is_answered(runs: dict[str, Path], 
         client.ask("/health")
 
 
+FAILING = """
+import asyncio, os, signal, threading, urllib.error, urllib.request
+from fastapi import FastAPI
+from nlp_transfer.serving.host import bound, listen, run
+
+app = FastAPI()
+
+@app.get("/fails")
+async def fails():
+    raise ValueError("SECRET")
+
+@app.get("/lasts")
+async def lasts():
+    threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    await asyncio.sleep(60)
+
+def ask(url):
+    for name in ("fails", "lasts"):
+        try:
+            urllib.request.urlopen(f"{url}/{name}")
+        except OSError:
+            pass
+
+with bound("serve", "127.0.0.1", 0) as door:
+    threading.Thread(target=ask, args=[listen(door)], daemon=True).start()
+    run(app, door, on_stop=lambda: None, patience=1)
+"""
+
+
+def test_what_fails_or_is_cut_off_at_the_end_is_told_without_a_trace():
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING.replace("SECRET", SECRET)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        "nlp-transfer: a request failed: ValueError at __main__:10",
+        "Cancel 1 running task(s), timeout graceful shutdown exceeded",
+    ]
+
+
 def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path], monkeypatch, capfd):
     run = str(runs["single_label"])
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -55,10 +55,10 @@ class Outcome:
         """What `explained` fills, as outputs of an event."""
         return [*self.words, self.legend, self.numbers]
 
-    def answered(self, answer: Prediction, threshold: float) -> dict[Any, Any]:
-        """Return what the components show of the answer to a text, by a model that abstains below `threshold`."""
+    def answered(self, task: Task, answer: Prediction) -> dict[Any, Any]:
+        """Return what the components show of the answer to a text, by the rules of `task`."""
         return {
-            self.answer: f'<div class="answer">{html.escape(shown.headline(self.task, answer, threshold))}</div>',
+            self.answer: f'<div class="answer">{html.escape(shown.headline(task, answer))}</div>',
             self.bars: gr.update(value=answer.probabilities or None),  # bare, a label could pass for an instruction
             self.ranking: shown.ranking(answer),
             self.about: shown.best_label(answer),

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from nlp_transfer.attribution import attribute
+from nlp_transfer.data.task import Task
 from nlp_transfer.demo import shown
 from nlp_transfer.demo.asked import read_texts
 from nlp_transfer.demo.files import ENDINGS, label_file
@@ -18,7 +19,7 @@ from nlp_transfer.demo.outcome import Outcome
 from nlp_transfer.errors import UserError
 from nlp_transfer.labelling import Labeller
 from nlp_transfer.serving.host import say_failure
-from nlp_transfer.settings import DemoSettings, Settings
+from nlp_transfer.settings import DecisionSettings, DemoSettings, Settings
 
 _FEWEST = 16  # parts of a text, however long it is
 _SHORT = 200  # characters of a text in the table
@@ -56,6 +57,24 @@ def make_page(labeller: Labeller, settings: Settings, *, name: str, folder: Path
     return page
 
 
+def _slider(task: Task) -> gr.Slider:
+    """Lay out what sets the rule by which the model abstains."""
+    return gr.Slider(
+        0,
+        1,
+        task.abstain_below,
+        step=0.01,
+        label="Abstain below probability",
+        info="the model gives no label where its best one is less probable; 0: it always gives one",
+        visible=shown.can_abstain(task),
+    )
+
+
+def _following(labeller: Labeller, threshold: float) -> Labeller:
+    """Return the model as it decides with the slider where it is."""
+    return labeller.deciding_by(DecisionSettings(abstain_below=threshold))
+
+
 def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:
     """Lay out what takes texts and shows a table of answers, where there are many, and all about one of them."""
     task = labeller.record.task
@@ -64,15 +83,7 @@ def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:
         with gr.Column():
             boxes = [gr.Textbox(label=each, lines=6, max_lines=20, placeholder="Type or paste here") for each in names]
             lines = gr.Checkbox(True, label="Each line is a text of its own")
-            threshold = gr.Slider(
-                0,
-                1,
-                task.abstain_below,
-                step=0.01,
-                label="Abstain below probability",
-                info="the model gives no label where its best one is less probable; 0: it always gives one",
-                visible=shown.can_abstain(task),
-            )
+            threshold = _slider(task)
             button = gr.Button("Label", variant="primary")
         with gr.Column():
             problem = gr.HTML(visible=False)
@@ -93,7 +104,7 @@ def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:
     def label(threshold: float, lines: bool, *typed: str) -> dict[Any, Any]:
         texts, pairs = read_texts(typed[0], typed[1] if task.pair else None, limits, lines=lines)
         columns = [texts] if pairs is None else [texts, pairs]
-        answered = shown.rows(task, columns, labeller.predict(texts, pairs), threshold)
+        answered = shown.rows(columns, _following(labeller, threshold).predict(texts, pairs))
         first = {box: column[0] for box, column in zip(current, columns, strict=True)}
         return {results: gr.update(visible=True), table: gr.update(value=answered, visible=len(texts) > 1)} | first
 
@@ -105,8 +116,9 @@ def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:
     def detail(threshold: float, *texts: str) -> dict[Any, Any] | None:
         if not any(texts):
             return None
-        (answer,) = labeller.predict(*([text] for text in texts))
-        return outcome.answered(answer, threshold)
+        judge = _following(labeller, threshold)
+        (answer,) = judge.predict(*([text] for text in texts))
+        return outcome.answered(judge.record.task, answer)
 
     def judge(*given: Any) -> Any:
         return detail(*given).get(outcome.answer, gr.skip())
@@ -141,19 +153,20 @@ def _file_tab(labeller: Labeller, settings: Settings, folder: Path) -> None:
     """Lay out what takes a file and gives it back labelled."""
     gr.HTML(f"<p>{shown.wanted_file(labeller.record, settings.data.columns)}</p>")
     upload = gr.File(label="File", file_types=[*ENDINGS], height=140)
+    threshold = _slider(labeller.record.task)
     button = gr.Button("Label the file", variant="primary")
     problem = gr.HTML(visible=False)
     made = gr.DownloadButton(visible=False)
 
-    def label(path: str | None) -> dict[Any, Any]:
+    def label(threshold: float, path: str | None) -> dict[Any, Any]:
         if path is None:
             raise UserError("there is no file yet: choose one first")
-        labelled, count = label_file(labeller, Path(path), settings, folder)
+        labelled, count = label_file(_following(labeller, threshold), Path(path), settings, folder)
         words = f"Download {labelled.name} ({count:,} rows)"
         return {made: gr.update(label=words, value=str(labelled), visible=True)}
 
     answer = _told(problem, {made: gr.update(visible=False)}, label)
-    button.click(answer, upload, [problem, made], api_name="label_file", **_MODEL)
+    button.click(answer, [threshold, upload], [problem, made], api_name="label_file", **_MODEL)
 
 
 def _told(problem: gr.HTML, hidden: dict[Any, Any], answer: Handler) -> Handler:

@@ -45,20 +45,15 @@ def can_abstain(task: Task) -> bool:
     return task.problem in ("single_label", "ordinal")
 
 
-def abstains(task: Task, answer: Prediction, threshold: float) -> bool:
-    """Return whether a model that answers from `threshold` on would give no label."""
-    return can_abstain(task) and max(answer.probabilities.values()) < threshold
-
-
-def headline(task: Task, answer: Prediction, threshold: float) -> str:
+def headline(task: Task, answer: Prediction) -> str:
     """Return the answer to one text as a sentence or less."""
     if isinstance(answer.label, float):
         return f"{answer.label:.4g}"
     if isinstance(answer.label, list):
         return ", ".join(answer.label) or f"none of the labels (no probability reaches {percent(task.threshold)})"
     likely = percent(max(answer.probabilities.values()))
-    if abstains(task, answer, threshold):
-        return f"abstains: its best label, {answer.label}, has {likely}, less than {percent(threshold)}"
+    if answer.abstains:
+        return f"abstains: its best label, {answer.label}, has {likely}, less than {percent(task.abstain_below)}"
     return f"{answer.label} ({likely})"
 
 
@@ -75,19 +70,17 @@ def widths(task: Task) -> list[str | int]:
     return [f"{width}%" for width in [*answers, *[(100 - sum(answers)) // texts] * texts]]
 
 
-def rows(
-    task: Task, columns: Sequence[Sequence[str]], answers: Sequence[Prediction], threshold: float
-) -> list[list[str]]:
+def rows(columns: Sequence[Sequence[str]], answers: Sequence[Prediction]) -> list[list[str]]:
     """Return one row a text: what was answered, the text, and its pair if there is one."""
-    return [[*_cells(task, answer, threshold), *texts] for *texts, answer in zip(*columns, answers, strict=True)]
+    return [[*_cells(answer), *texts] for *texts, answer in zip(*columns, answers, strict=True)]
 
 
-def _cells(task: Task, answer: Prediction, threshold: float) -> list[str]:
+def _cells(answer: Prediction) -> list[str]:
     if isinstance(answer.label, float):
         return [f"{answer.label:.4g}"]
     if isinstance(answer.label, list):
         return [", ".join(f"{name} ({percent(answer.probabilities[name])})" for name in answer.label) or "(none)"]
-    label = f"abstains ({answer.label}?)" if abstains(task, answer, threshold) else answer.label
+    label = f"abstains ({answer.label}?)" if answer.abstains else answer.label
     return [label, percent(max(answer.probabilities.values()))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,11 @@ class Ending(Labeller):
     """A model that answers until it is told not to: a long file must not hold up the end.
 
     Attributes:
-        ended: whether it refuses.
+        ended: set, it refuses, and so does the same model under other rules.
     """
 
     def __init__(self, labeller: Labeller) -> None:
-        self.record, self.ended, self._labeller = labeller.record, False, labeller
+        self.record, self.ended, self._labeller = labeller.record, threading.Event(), labeller
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
         """Return what the model does.
@@ -42,7 +43,7 @@ class Ending(Labeller):
         Raises:
             UserError: after the end, and as the model does.
         """
-        if self.ended:
+        if self.ended.is_set():
             raise UserError("the page is being stopped")
         return self._labeller.logits(texts, pairs)
 
@@ -104,7 +105,7 @@ def make_site(labeller: Labeller, settings: Settings, *, name: str, folder: Path
     (inner,) = (route.app for route in app.routes if isinstance(route, Mount))
 
     def stop() -> None:
-        answering.ended = True
+        answering.ended.set()
         inner.stop_event.set()  # every open page holds a connection until then
 
     return app, stop

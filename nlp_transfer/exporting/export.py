@@ -104,7 +104,7 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
             _write(model, record, wanted.format, making)
         with screen.busy("comparing it with the model"):
             predictor = Predictor(model, precision="fp32", batch_tokens=settings.evaluation.batch_tokens)
-            predictor.decide_by(settings.decision)
+            predictor = predictor.deciding_by(settings.decision)
             fidelity = measure(
                 predictor,
                 Exported(making, threads=wanted.threads, batch_tokens=settings.evaluation.batch_tokens),

@@ -6,6 +6,7 @@ It knows no routes and no model.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -93,6 +94,7 @@ def run(app: FastAPI, door: socket.socket, *, on_stop: Callable[[], None], patie
             on_stop()
             self.should_exit = True
 
+    logging.getLogger("uvicorn.error").addFilter(_in_short)
     server = Server(
         uvicorn.Config(
             app,
@@ -105,6 +107,14 @@ def run(app: FastAPI, door: socket.socket, *, on_stop: Callable[[], None], patie
     )
     server.run(sockets=[door])
     return Stopped(server.number)
+
+
+def _in_short(record: logging.LogRecord) -> bool:
+    """Say an error of the server in our way, and not that it was cut off at the end; what has no error is logged."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, Exception):
+        say_failure(error)
+    return error is None
 
 
 def named(folder: Path, called: str) -> tuple[str, str | None]:

@@ -70,8 +70,8 @@ def test_every_kind_of_model_has_a_page(runs: dict[str, Path], tmp_path: Path, p
     assert [row[-1 - len(pairs)] for row in rows] == texts
     if problem in ("single_label", "ordinal", "pair"):
         assert [row[0] for row in rows] == [answer.label for answer in wanted]
-    shown = page.seen(page.detail(1.0, texts[0], *(each[0] for each in pairs)))
     abstains = problem in ("single_label", "ordinal", "pair")
+    shown = page.seen(page.detail(float(abstains), texts[0], *(each[0] for each in pairs)))
     assert ("abstains: its best label" in shown["HTML"]) == abstains
     assert (shown["Most probable labels"] or {}) == pytest.approx(wanted[0].probabilities, abs=1e-6)
     about = shown["Which words mattered for"]
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_shown_as_a_sentence_and_the_results_go(runs: dict[str,
 
     assert "there is no text yet" in said(page.label(0.0, True, ""))
     assert "6 texts are more than the 5" in said(page.label(0.0, True, "a\n" * 6))
-    assert "there is no file yet" in said(page.file(None))
+    assert "there is no file yet" in said(page.file(0.0, None))
     model.logits = lambda *_: 1 / 0
     assert "the model failed on this" in said(page.label(0.0, True, SECRET))
     err = capfd.readouterr().err
@@ -132,7 +132,7 @@ def test_a_long_file_does_not_hold_up_the_end(runs: dict[str, Path], tmp_path: P
     inner = model._labeller.logits
 
     def answer_and_end(texts, pairs=None):
-        model.ended = True
+        model.ended.set()
         return inner(texts, pairs)
 
     model._labeller.logits = answer_and_end
@@ -157,8 +157,10 @@ def test_a_started_page_answers_keeps_to_this_host_and_ends_for_a_signal(
     assert Predictor(runs["single_label"]).predict([SECRET])[0].label in json.dumps(found)
     upload = tmp_path / "tickets.csv"
     upload.write_text(f"text\n{SECRET}\n")
-    _, labelled = client.predict(handle_file(upload), api_name="/label_file")
-    assert "prediction" in Path(labelled["value"] if isinstance(labelled, dict) else labelled).read_text()
+    _, labelled = client.predict(1.0, handle_file(upload), api_name="/label_file")
+    written = Path(labelled["value"] if isinstance(labelled, dict) else labelled).read_text()
+    (row,) = csv.DictReader(written.splitlines())
+    assert (row["prediction"], row["abstains"]) == (Predictor(runs["single_label"]).predict([SECRET])[0].label, "true")
     host, port = page.url.removeprefix("http://").split(":")
     wrong = http.client.HTTPConnection(host, int(port))  # what the page never sends
     wrong.request("POST", "/gradio_api/run/label", json.dumps({"data": [SECRET]}), {"Content-Type": "application/json"})

@@ -1,5 +1,6 @@
 """What is typed and what is shown, in words that people read."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -51,25 +52,23 @@ def test_what_cannot_be_labelled_is_said(typed, pairs, said):
 
 
 @pytest.mark.parametrize(
-    ("task", "answer", "threshold", "headline", "row"),
+    ("task", "answer", "headline", "row"),
     [
-        (ONE, Prediction("b", LIKELY), 0.0, "b (70.0 %)", ["b", "70.0 %"]),
-        (ONE, Prediction("b", LIKELY), 0.7, "b (70.0 %)", ["b", "70.0 %"]),
+        (ONE, Prediction("b", LIKELY), "b (70.0 %)", ["b", "70.0 %"]),
         (
-            ONE,
-            Prediction("b", LIKELY),
-            0.71,
+            replace(ONE, abstain_below=0.71),
+            Prediction("b", LIKELY, abstains=True),
             "abstains: its best label, b, has 70.0 %, less than 71.0 %",
             ["abstains (b?)", "70.0 %"],
         ),
-        (MANY, Prediction(["a", "b"], LIKELY), 0.99, "a, b", ["a (20.0 %), b (70.0 %)"]),
-        (MANY, Prediction([], LIKELY), 0.0, "none of the labels (no probability reaches 50.0 %)", ["(none)"]),
-        (NUMBER, Prediction(3.14159, {}), 0.5, "3.142", ["3.142"]),
+        (MANY, Prediction(["a", "b"], LIKELY), "a, b", ["a (20.0 %), b (70.0 %)"]),
+        (MANY, Prediction([], LIKELY), "none of the labels (no probability reaches 50.0 %)", ["(none)"]),
+        (NUMBER, Prediction(3.14159, {}), "3.142", ["3.142"]),
     ],
 )
-def test_an_answer_is_a_few_words(task, answer, threshold, headline, row):
-    assert shown.headline(task, answer, threshold) == headline
-    assert shown.rows(task, [["x"]], [answer], threshold) == [[*row, "x"]]
+def test_an_answer_is_a_few_words(task, answer, headline, row):
+    assert shown.headline(task, answer) == headline
+    assert shown.rows([["x"]], [answer]) == [[*row, "x"]]
     assert len(shown.header(task)) == len(shown.widths(task)) == len(row) + 1
 
 
