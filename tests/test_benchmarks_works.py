@@ -13,28 +13,19 @@ from recipes.benchmarks.timing.bench import Bench
 from recipes.benchmarks.timing.child import measure
 from recipes.benchmarks.timing.growth import jobs
 from recipes.benchmarks.timing.texts import DATASETS, SPLITS, folder_of, generated
-from recipes.benchmarks.timing.works import AGAIN, OURS, Work, works
+from recipes.benchmarks.timing.works import OURS, Work, works
 
 # Six layers, for the work that freezes five of them.
 TINY = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 64}
 STEADY = {"cpu", "wall"}
-# The others are the same code in other sizes; a probe again is a probe first.
-OFTEN = {"finetune short batch 8": OURS, "lora short batch 8": OURS, "top_layer short": OURS}
-OFTEN |= {"probe short": AGAIN, "predict short": OURS}
+pytestmark = pytest.mark.slow
 OURS_OF_WORKS = [
-    pytest.param(
-        work, method, id=f"{work.name}, {method}", marks=[] if OFTEN.get(work.name) == method else pytest.mark.slow
-    )
+    pytest.param(work, method, id=f"{work.name}, {method}")
     for work in works(quick=True)
     for method in work.methods
     if method.startswith(OURS) and work.group != "start"
 ]
-GROWTH = {
-    (axis, job["piece"]): pytest.param(
-        job, id=f"{axis}, {job['piece']}", marks=[] if axis == "rows" else pytest.mark.slow
-    )
-    for axis, _, job in jobs(quick=True)
-}
+GROWTH = {(axis, job["piece"]): pytest.param(job, id=f"{axis}, {job['piece']}") for axis, _, job in jobs(quick=True)}
 
 
 @pytest.fixture(scope="module")

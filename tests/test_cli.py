@@ -381,6 +381,7 @@ def test_doctor_answers_in_json(capfd):
     assert found["transformers"] != "missing"
 
 
+@pytest.mark.slow
 def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, tmp_path: Path, monkeypatch, capfd):
     words = adapt_words(place, "--multirun")
     words = [f"output={tmp_path}" if word.startswith("output=") else word for word in words]
@@ -443,6 +444,7 @@ def test_no_file_beside_a_recipe_reaches_the_keys_of_hydra(tmp_path: Path, capfd
     assert "changes hydra.launcher._target_" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_that_fail_are_named(tmp_path: Path, capfd):
     words = [f"output={tmp_path}", "data.path=a=b.csv", "seed=1,2", "training.epochs=many"]
     before = list(sys.argv)
@@ -458,6 +460,7 @@ def test_runs_of_a_sweep_that_fail_are_named(tmp_path: Path, capfd):
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["seed=1,2", "--multirun"]])
 def test_an_interrupt_ends_with_status_130_and_a_commit(place: Path, tmp_path: Path, more: list[str]):
     words = adapt_words(place, f"output={tmp_path}", "strategy=finetune", "training.max_steps=100000", *more)

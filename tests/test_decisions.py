@@ -76,6 +76,7 @@ def test_regression_has_no_temperature(home: Path):
     assert run.report.answered == 1
 
 
+@pytest.mark.slow
 def test_a_rule_to_abstain_is_kept_by_the_folder_its_files_and_its_export(home: Path, tmp_path: Path):
     run = run_for(home, **{"decision.abstain_below": CAREFUL})
     assert read_record(run.folder / "model").task.abstain_below == CAREFUL
@@ -146,6 +147,7 @@ def test_a_threshold_is_kept_and_may_be_changed_to_measure(home: Path, tmp_path:
     assert sum(label.recall for label in other.labels) < sum(label.recall for label in same.labels)
 
 
+@pytest.mark.slow
 def test_an_export_is_measured_by_its_own_rule(home: Path, tmp_path: Path, capfd):
     for split, part in data_for("multi_label").items():
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))

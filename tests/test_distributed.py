@@ -203,6 +203,7 @@ def exact() -> dict[str, Any]:
     return told_by("tests.exactness")
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_figures_of_one_to_the_last_bit_and_they_are_scikit_learns(exact: dict[str, Any]):
     assert len(exact["figures"]) == len(ROWS) * len(BATCHES)
     for size, told in exact["figures"].items():
@@ -226,6 +227,7 @@ def _equal(first: dict[str, float], second: dict[str, float]) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_fewer_rows_than_a_batch_or_than_ranks_are_enough(exact: dict[str, Any]):
     assert {name: told["status"] for name, told in exact["few"].items()} == dict.fromkeys(exact["few"], 0)
     for strategy in ("probe", "finetune"):
@@ -235,6 +237,7 @@ def test_fewer_rows_than_a_batch_or_than_ranks_are_enough(exact: dict[str, Any])
             assert one == two
 
 
+@pytest.mark.slow
 def test_the_first_of_two_processes_alone_changes_files(exact: dict[str, Any]):
     for strategy in ("probe", "finetune"):
         one, two = (exact["few"][f"{strategy} {processes}"]["changed"] for processes in (1, 2))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from nlp_transfer.artefact import RECORD
@@ -15,6 +16,7 @@ from tests.test_cli import write_csv
 from tests.test_run import data_for
 
 
+@pytest.mark.slow
 def test_the_explicit_script_is_the_run(tmp_path: Path):
     encoder = tiny_encoder(tmp_path)
     (tmp_path / "data").mkdir()

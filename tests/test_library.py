@@ -91,7 +91,8 @@ def test_importing_us_imports_nothing_heavy_and_changes_nothing():
     assert json.loads(done.stdout) == {}
 
 
-@pytest.mark.parametrize("strategy", ["finetune", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["finetune", "lora"])
 def test_a_call_gives_back_what_it_took(place: Path, tmp_path: Path, strategy: str):
     """The second call is compared: what libraries do when they are imported is theirs."""
     words = [word for word in adapt_words(place)[1:] if not word.startswith(("strategy=", "output="))]

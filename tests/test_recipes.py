@@ -114,6 +114,7 @@ def check_two_steps(
     assert sum(np.isfinite(line["loss"]) for line in logged if "loss" in line) == done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", shipped_names("recipes"))
 def test_every_recipe_runs_as_its_header_says(encoders: dict[str, Path], tmp_path: Path, recipe: str):
     words = words_of(recipe)

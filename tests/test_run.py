@@ -470,6 +470,7 @@ def test_impossible_runs_are_refused_before_anything_is_written(home: Path, tmp_
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_python_api_mirrors_the_command_line(home: Path, tmp_path: Path):
     run = nlp_transfer.adapt(
         None,

@@ -251,6 +251,7 @@ def started(run: Path, *words: str) -> tuple[subprocess.Popen, Client]:
     return process, Client(int(line.split("http://127.0.0.1:")[1].split(",")[0]))
 
 
+@pytest.mark.slow
 def test_an_export_is_served_with_its_rule(runs: dict[str, Path]):
     run = runs["ordinal"]
     assert main(["export", str(run), "decision.abstain_below=0.99"]) == 0

@@ -85,6 +85,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return furnish(tmp_path_factory.mktemp("startup"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "needed"), [("finetune", set()), ("lora", {"peft"})])
 def test_the_first_step_is_made_without_libraries_that_it_does_not_need(
     place: Path, tmp_path: Path, strategy: str, needed: set[str]

@@ -187,6 +187,7 @@ def test_a_disk_of_any_size_ends_in_a_sentence_or_in_the_same_bits(
     assert refused
 
 
+@pytest.mark.slow
 def test_some_operations_that_are_refused_end_in_a_sentence_and_then_in_the_same_bits():
     told = told_by("tests.faults", "probe", "--every", "19")
     assert told["failures"] == []

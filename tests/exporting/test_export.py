@@ -93,6 +93,7 @@ def onnx(place: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_an_export_in_the_folder_of_its_run_is_measured_as_the_run_was(place: Path, capfd):
     run = Path(run_of(place))
     assert main(["export", str(run)]) == 0
@@ -227,7 +228,8 @@ def test_a_graph_that_answers_otherwise_is_not_kept(place: Path, onnx: Path, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-@pytest.mark.parametrize("form", ["onnx_int8", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx_int8", "openvino"])
 def test_other_formats_hold_what_they_need(tmp_path: Path, form: str):
     if form == "openvino":
         pytest.importorskip("openvino")

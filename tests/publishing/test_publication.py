@@ -386,6 +386,7 @@ def test_a_dry_run_lists_every_file_and_asks_nobody(hub: HubServer, served, capf
     assert not hub.log
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_otherwise_is_not_pushed(served, tmp_path: Path, monkeypatch, capfd):
     """The one push here that asks a fresh process."""
     hub, runs, _ = served

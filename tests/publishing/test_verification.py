@@ -77,6 +77,7 @@ def check(encoder: Path, tmp_path: Path, kinds: tuple[str, ...]) -> None:
             assert merged == (kind not in UNMERGED), kind
 
 
+@pytest.mark.slow
 def test_what_is_saved_answers_as_it_did(encoder: Path, tmp_path: Path):
     check(encoder, tmp_path, FEW)
 
@@ -191,6 +192,7 @@ def test_a_process_that_does_not_answer_is_ended(encoder: Path, tmp_path: Path, 
     assert asked._process.returncode is not None
 
 
+@pytest.mark.slow
 def test_a_run_whose_model_cannot_be_loaded_elsewhere_is_not_finished(tmp_path: Path, capfd):
     """What was trained stays."""
     place = furnish(tmp_path)
