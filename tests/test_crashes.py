@@ -72,10 +72,8 @@ except Stopped as stopped:
 """
 
 
-@pytest.mark.parametrize(
-    "number",
-    [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGUSR1))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_commits_and_the_next_start_goes_on(tmp_path: Path, number: signal.Signals):
     tiny_encoder(tmp_path)
     steps = 60

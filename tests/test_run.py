@@ -35,6 +35,7 @@ TOPICS = {
     "refund": ["please refund the order", "refund the payment", "my refund is late", "how can you refund"],
     "film": ["good movie", "terrible movie film", "love the film", "hate a bad movie"],
 }
+OFTEN = ("probe", "finetune", "lora")
 STRATEGIES = {
     "probe": {"strategy": "probe"},
     "probe adamw": {"strategy": "probe", "strategy.solver": "adamw"},
@@ -115,8 +116,16 @@ def home(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("strategy", "problem"),
+    [
+        pytest.param(
+            strategy, problem, marks=[] if problem == "single_label" or strategy in OFTEN else pytest.mark.slow
+        )
+        for strategy in STRATEGIES
+        for problem in PROBLEMS
+    ],
+)
 def test_every_strategy_adapts_to_every_problem(home: Path, tmp_path: Path, strategy: str, problem: str):
     # What words alone tell of a problem is the same under every strategy.
     values = STRATEGIES[strategy] | {"evaluation.floors": strategy == "probe"}

@@ -211,6 +211,7 @@ assert main(["predict", run, rows]) == 0
 """
 
 
+@pytest.mark.slow
 def test_a_run_with_secrets_in_its_environment_writes_none(place: Path, tmp_path: Path):
     given = [str(place / "data" / "test.csv"), *words(place, tmp_path / "runs")]
     produced = called(*given, cwd=tmp_path, status=0, code=VERBS)

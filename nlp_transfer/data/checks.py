@@ -1,72 +1,94 @@
-"""What is suspicious in a corpus, counted and said, never mended: repeats, leaks, conflicts, imbalance, label twins."""
+"""What every run tells of its rows: repeats, leaks, conflicts, imbalance, label twins; counted and never mended."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
+from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.labels import Label
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import Task, shares
 
+LEAKS = (("train", "validation"), ("train", "test"), ("validation", "test"))  # from which split into which
 _SHOWN = 3
 _IMBALANCE = 10  # times more rows in the largest class than in the smallest
 _SEPARATORS = ",;|"
+_JOINERS = re.compile(r"[\s_-]+")
 
 
-def check(splits: Mapping[str, Rows], task: Task) -> list[str]:
-    """Return a sentence for everything found.
+def check(splits: Mapping[str, Rows], task: Task) -> list[Finding]:
+    """Return what is found in seconds, whatever the size: all that a run tells of its rows.
 
     Two texts are the same if ``rows.text_key`` is: case, white space and Unicode compatibility forms aside.
     """
     return [
-        *_repeats(splits["train"]),
-        *_conflicts(splits["train"]),
-        *_leaks(splits),
-        *(_label_set(splits, task) if task.labels else ()),
+        *repeats("train", splits["train"]),
+        *conflicts("train", splits["train"]),
+        *leaks(splits),
+        *(label_set(splits, task) if task.labels else ()),
     ]
 
 
-def _repeats(train: Rows) -> Iterator[str]:
-    repeats = len(train) - len(set(train.keys))
-    if repeats:
-        yield f"{repeats:,} of {len(train):,} training rows repeat the text of another one"
-
-
-def _conflicts(train: Rows) -> Iterator[str]:
-    """Find texts that occur with different labels."""
+def repeats(split: str, rows: Rows) -> Iterator[Finding]:
+    """Find rows whose text an earlier row of their split has."""
     first: dict[bytes, int] = {}
-    pairs: dict[bytes, tuple[int, int]] = {}
-    for row, key in enumerate(train.keys):
-        earlier = first.setdefault(key, row)
-        if _comparable(train.labels[earlier]) != _comparable(train.labels[row]):
-            pairs.setdefault(key, (earlier, row))
-    if pairs:
-        one, other = next(iter(pairs.values()))
-        yield (
-            f"{len(pairs):,} training text{'s' * (len(pairs) != 1)} with more than one label, for example "
-            f"{train.where(one)} and {train.where(other)}"
+    again = tuple((split, row) for row, key in enumerate(rows.keys) if first.setdefault(key, row) != row)
+    if again:
+        yield Finding(
+            "repeat", f"{len(again):,} of {len(rows):,} {called(split)} rows repeat the text of another one", again
         )
 
 
-def _comparable(label: Label) -> object:
-    return frozenset(label) if isinstance(label, tuple) else label
+def conflicts(split: str, rows: Rows) -> Iterator[Finding]:
+    """Find texts that occur with different labels."""
+    found: defaultdict[bytes, list[int]] = defaultdict(list)
+    for row, key in enumerate(rows.keys):
+        found[key].append(row)
+    groups = [
+        group for group in found.values() if len(group) > 1 and len({comparable(rows.labels[row]) for row in group}) > 1
+    ]
+    if groups:
+        one = groups[0][0]
+        other = next(row for row in groups[0] if comparable(rows.labels[row]) != comparable(rows.labels[one]))
+        yield Finding(
+            "conflict",
+            f"{len(groups):,} {called(split)} text{'s' * (len(groups) != 1)} with more than one label, for example "
+            f"{rows.where(one)} and {rows.where(other)}",
+            tuple((split, row) for group in groups for row in group),
+        )
 
 
-def _leaks(splits: Mapping[str, Rows]) -> Iterator[str]:
-    """Count rows whose text an earlier split has too."""
-    for source, target in (("train", "validation"), ("train", "test"), ("validation", "test")):
+def comparable(label: Label) -> object:
+    """Return a label so that equal ones are equal, whatever the order of several names."""
+    return (
+        frozenset(label) if isinstance(label, tuple) else frozenset(label.items()) if isinstance(label, dict) else label
+    )
+
+
+def leaks(splits: Mapping[str, Rows]) -> Iterator[Finding]:
+    """Find rows whose text an earlier split has too."""
+    for source, target in LEAKS:
         if source in splits and target in splits:
-            known = set(splits[source].keys)
-            leaked = sum(key in known for key in splits[target].keys)
-            if leaked:
-                yield (
-                    f"{leaked:,} of {len(splits[target]):,} {target} rows have a text that is in {source} too: figures "
-                    "on them flatter"
+            known, keys = set(splits[source].keys), splits[target].keys
+            count, both = sum(key in known for key in keys), known.intersection(keys)
+            if count:
+                yield Finding(
+                    "leak",
+                    f"{count:,} of {len(keys):,} {target} rows have a text that is in {source} too: figures on them "
+                    "flatter",
+                    tuple((source, row) for row, key in enumerate(splits[source].keys) if key in both),
                 )
 
 
-def _label_set(splits: Mapping[str, Rows], task: Task) -> Iterator[str]:
+def called(split: str) -> str:
+    """Return how rows of a split are called in a sentence."""
+    return "training" if split == "train" else split
+
+
+def label_set(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
+    """Find what is wrong with the labels themselves: their numbers, and names that may mean one thing."""
     counts = {
         split: Counter(name for label in rows.labels for name, share in shares(label).items() if share)
         for split, rows in splits.items()
@@ -76,33 +98,54 @@ def _label_set(splits: Mapping[str, Rows], task: Task) -> Iterator[str]:
         pick(((name, train[name]) for name in task.labels), key=lambda item: item[1]) for pick in (max, min)
     )
     if most > _IMBALANCE * fewest:
-        yield (
+        yield Finding(
+            "imbalance",
             f"imbalance: {largest!r} has {most:,} training rows, {smallest!r} {fewest:,}; macro-F1 shows what accuracy "
-            "hides, data.class_weights=balanced weighs them alike"
+            "hides, data.class_weights=balanced weighs them alike",
         )
     single = [name for name in task.labels if train[name] == 1]
     if single:
-        yield f"{_names(single)}: one training row only"
+        yield Finding("rare_label", f"{_names(single)}: one training row only", _having("train", splits, single))
     for split in ("validation", "test"):
         absent = [name for name in task.labels if split in counts and not counts[split][name]]
         if absent:
-            yield f"{_names(absent)}: no {split} row"
-    yield from _twins(task, train)
+            yield Finding("absent_label", f"{_names(absent)}: no {split} row")
+    yield from _twins(splits, task, train)
     yield from _written_lists(task)
 
 
-def _twins(task: Task, train: Counter[str]) -> Iterator[str]:
-    """Find labels that differ in case or white space only."""
+def twins(task: Task, train: Counter[str]) -> dict[str, str]:
+    """Return label → the most frequent one that differs in case, white space, hyphens and underscores only."""
     alike: defaultdict[str, list[str]] = defaultdict(list)
     for name in task.labels:
-        alike["".join(name.casefold().split())].append(name)
-    for names in alike.values():
-        if len(names) > 1:
-            listed = ", ".join(f"{name!r} ({train[name]:,} rows)" for name in names)
-            yield f"labels that differ in case or white space only are different classes here: {listed}"
+        alike[_JOINERS.sub("", name.casefold())].append(name)
+    best = {key: max(names, key=lambda name: train[name]) for key, names in alike.items()}
+    return {name: best[key] for key, names in alike.items() for name in names if name != best[key]}
 
 
-def _written_lists(task: Task) -> Iterator[str]:
+def _twins(splits: Mapping[str, Rows], task: Task, train: Counter[str]) -> Iterator[Finding]:
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name, best in twins(task, train).items():
+        groups[best].append(name)
+    for best, names in groups.items():
+        listed = ", ".join(f"{name!r} ({train[name]:,} rows)" for name in task.labels if name in (best, *names))
+        yield Finding(
+            "twin",
+            f"labels that differ in case, white space or hyphens only are different classes here: {listed}",
+            tuple(place for split in splits for place in _having(split, splits, names)),
+        )
+
+
+def _having(split: str, splits: Mapping[str, Rows], names: Collection[str]) -> tuple[Place, ...]:
+    """Return the rows of a split that have one of these labels."""
+    return tuple(
+        (split, row)
+        for row, label in enumerate(splits[split].labels)
+        if any(share and name in names for name, share in shares(label).items())
+    )
+
+
+def _written_lists(task: Task) -> Iterator[Finding]:
     """Find single labels that look like several written into one cell."""
     if task.problem != "single_label":
         return
@@ -114,13 +157,16 @@ def _written_lists(task: Task) -> Iterator[str]:
             if separator in name and all(part.strip() in known for part in name.split(separator))
         ]
         if joined:
-            yield (
+            yield Finding(
+                "joined_label",
                 f"{_names(joined)}: made of other labels; if rows have several labels set "
-                f"data.label_separator={separator!r}"
+                f"data.label_separator={separator!r}",
             )
     lists = [name for name in task.labels if name.startswith("[") and name.endswith("]")]
     if lists:
-        yield f"{_names(lists)}: looks like a list written as text; JSONL and Parquet hold lists"
+        yield Finding(
+            "joined_label", f"{_names(lists)}: looks like a list written as text; JSONL and Parquet hold lists"
+        )
 
 
 def _names(names: list[str]) -> str:

@@ -53,7 +53,7 @@ class Validated:
     penalty: float
     held_out: np.ndarray
     _problem: Problems
-    _start: np.ndarray | None
+    _folds: _Folds | None
     _centre: np.ndarray
     _scale: float
     _shift: np.ndarray
@@ -61,7 +61,9 @@ class Validated:
 
     def fit(self) -> Head:
         """Solve the problem on all examples."""
-        matrix, bias = self._problem.original(self._problem.solve(self.penalty, self._start, tolerance=_EXACTLY))
+        # The mean solution of the folds is a good start for all rows together.
+        start = None if self._folds is None else self._folds.solution.mean(0, keepdims=True)
+        matrix, bias = self._problem.original(self._problem.solve(self.penalty, start, tolerance=_EXACTLY))
         matrix = matrix * self._unit[:, None] / self._scale
         return Head(
             weight=matrix.astype(np.float32),
@@ -69,6 +71,33 @@ class Validated:
             penalty=self.penalty,
             held_out=self.held_out,
         )
+
+    def outputs_held_out(self) -> np.ndarray | None:
+        """Return what a head that did not learn from it answers to each example, float32 (examples, outputs).
+
+        NaN for examples of weight zero; None where there were too few examples to hold any out.
+        """
+        if self._folds is None:
+            return None
+        outputs = np.full((len(self.held_out), self._problem.outputs), np.nan, np.float32)
+        found = self._folds.problems.outputs_held_out(self._folds.solution)
+        outputs[self._folds.rows] = found * self._unit + self._shift
+        return outputs
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """The problems without each fold, solved at the best penalty.
+
+    Attributes:
+        problems: one a fold.
+        solution: theirs.
+        rows: the example that each of their rows is.
+    """
+
+    problems: Problems
+    solution: np.ndarray
+    rows: np.ndarray
 
 
 def fit_head(features: np.ndarray, targets: np.ndarray, weights: np.ndarray, **options: Any) -> Head:
@@ -132,10 +161,12 @@ def validate_head(
     if folds is None:
         return Validated(1e-2, np.zeros(0, np.float32), problem, None, centre, scale, shift, unit)
     goal = (np.inf, np.inf) if rival is None else (rival.penalty, float(w @ rival.held_out[rows]))
-    penalty, losses, start = _cross_validate(Problems(directions, sizes), w, goal)
+    penalty, losses, solution = _cross_validate(Problems(directions, sizes), w, goal)
     held_out = np.zeros(len(weights), np.float32)
     held_out[rows] = losses
-    return Validated(penalty, held_out, problem, start, centre, scale, shift, unit)
+    # Other problems than those that were solved: these remember how they were.
+    parts = None if solution is None else _Folds(Problems(directions, sizes), solution, rows)
+    return Validated(penalty, held_out, problem, parts, centre, scale, shift, unit)
 
 
 def softened(head: Head, features: np.ndarray, *, share: float = 0.3, dropout: float = 0.1) -> Head:
@@ -172,10 +203,9 @@ def is_lower(losses: np.ndarray, others: np.ndarray, weights: np.ndarray, *, err
 def _cross_validate(
     folds: Problems, w: np.ndarray, rival: tuple[float, float]
 ) -> tuple[float, np.ndarray, np.ndarray | None]:
-    """Return the best penalty, every row's held-out loss there, and the folds' mean solution.
+    """Return the best penalty, every row's held-out loss there, and the solution; None where no loss is a number.
 
-    Weaker penalties are tried until they are no better, then stronger ones if the first was the best. The mean solution
-    is a good start for all rows together.
+    Weaker penalties are tried until they are no better, then stronger ones if the first was the best.
 
     Args:
         folds: the problems without each fold.
@@ -200,7 +230,7 @@ def _cross_validate(
             gain = best - float(w @ losses)
             if gain > 0:
                 best, best_losses, best_penalty, waited = float(w @ losses), losses, penalty, 0
-                best_solution = solution.mean(0, keepdims=True)
+                best_solution = solution
             elif is_lower(best_losses, losses, w, errors=_CLEARLY):
                 break
             else:

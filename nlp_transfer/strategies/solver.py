@@ -85,6 +85,11 @@ class Problems:
             self._masses[learning] += rows.w[block.start : block.stop].sum(dtype=np.float64)
         self._memory = _Memory()
 
+    @property
+    def outputs(self) -> int:
+        """How many outputs a layer has."""
+        return self._shape[1]
+
     def solve(self, penalty: float, start: np.ndarray | None, *, tolerance: float) -> np.ndarray:
         """Return the solution at a penalty.
 
@@ -125,6 +130,15 @@ class Problems:
                 z = weights[fold] @ rows.x[part].T + solution[fold, :, -1:]
                 losses[part] = rows.losses_and_slopes(z[None], part)[0]
         return losses
+
+    def outputs_held_out(self, solution: np.ndarray) -> np.ndarray:
+        """Return float32 (rows, outputs): each row's outputs under the problem that was solved without it."""
+        x = self.directions.rows.x
+        weights, outputs = self.directions.inward(solution[:, :, :-1]), np.empty((len(x), self._shape[1]), np.float32)
+        for fold, (block, _) in enumerate(self._blocks):
+            part = slice(block.start, block.stop)
+            outputs[part] = x[part] @ weights[fold].T + solution[fold, :, -1]
+        return outputs
 
     def original(self, solution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return weights (outputs, features) and bias (outputs,) of the first problem, for features as they came."""

@@ -147,6 +147,7 @@ def page(runs: dict[str, Path], tmp_path: Path):
         yield page
 
 
+@pytest.mark.slow
 def test_a_started_page_answers_keeps_to_this_host_and_ends_for_a_signal(
     page: Page, runs: dict[str, Path], tmp_path: Path
 ):

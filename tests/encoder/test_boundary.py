@@ -16,6 +16,7 @@ from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, settings_for
 
 PACKED = ("bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "qwen3", "gemma3_text", "nomic_bert")
+OFTEN = ("bert", "distilbert", "modernbert", "gpt2")
 FREEZING = {
     "finetune": {"strategy": "finetune", "strategy.freeze_layers": 1},
     "lora": {"strategy": "lora", "strategy.layers": [1]},
@@ -36,7 +37,9 @@ def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("strategy", FREEZING)
-@pytest.mark.parametrize("family", PACKED)
+@pytest.mark.parametrize(
+    "family", [pytest.param(each, marks=[] if each in OFTEN else pytest.mark.slow) for each in PACKED]
+)
 def test_the_weights_are_those_of_a_training_that_runs_every_layer(tmp_path: Path, family: str, strategy: str):
     tiny_encoder(tmp_path, family)
     weights = []

@@ -20,6 +20,7 @@ from nlp_transfer.settings import EncoderSettings
 from .families import tiny_encoder
 
 ROOT = Path(__file__).parent.parent.parent
+pytestmark = pytest.mark.slow
 MOST_SECONDS = 10
 MOST_BYTES = 1 << 30  # beyond what the imports take
 BILLION = 10**9

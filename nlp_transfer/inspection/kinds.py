@@ -1,0 +1,63 @@
+"""The kinds of defects that are looked for: how bad each is, what to do about it, and what a mended copy does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SEVERITIES = ("error", "warning", "note")
+"""error: figures measured on these rows mislead, or a run refuses them. warning: a model learns less than it could."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is true of every defect of a kind.
+
+    Attributes:
+        severity: see SEVERITIES.
+        advice: what to do, for people.
+        mended: what `check.fix` does; empty: nothing, for that is to be decided by somebody who knows the data.
+    """
+
+    severity: str
+    advice: str
+    mended: str = ""
+
+
+_SAME_SIDE = "the rows of the earlier split are dropped, so that figures stay comparable"
+KINDS = {
+    "empty": Kind("error", "correct them, or set data.empty=drop", "dropped"),
+    "unseen_label": Kind("error", "correct them, or set data.unseen=ignore"),
+    "leak": Kind("error", "drop the rows of the earlier split", _SAME_SIDE),
+    "near_leak": Kind("error", "drop the rows of the earlier split", _SAME_SIDE),
+    "shared_id": Kind("error", "divide the data again, by these ids"),
+    "id_as_text": Kind("error", "name the column of the texts: data.columns.text=..."),
+    "id_as_label": Kind("error", "name the column of the labels: data.columns.label=..."),
+    "conflict": Kind("warning", "decide for one label", "the label of the majority stays; without one, none does"),
+    "near_conflict": Kind("warning", "look at them: one of the two labels is often wrong"),
+    "label_error": Kind("warning", "look at them, the most certain first"),
+    "repeat": Kind("warning", "keep one of each", "the first row stays"),
+    "near_repeat": Kind("note", "keep one of each, unless they differ in what matters"),
+    "paraphrase": Kind("note", "look whether they were written from one another"),
+    "twin": Kind("warning", "write each label in one way", "the most frequent spelling stays"),
+    "joined_label": Kind("warning", "say that rows have several labels"),
+    "rare_label": Kind("warning", "add rows, or leave these labels out"),
+    "absent_label": Kind("warning", "add rows, or nothing is known of how well these labels are found"),
+    "imbalance": Kind("note", "look at macro-F1; data.class_weights=balanced weighs labels alike"),
+    "prior_shift": Kind("warning", "look at figures per class; probabilities suit the shares of the training rows"),
+    "style_shift": Kind("warning", "write the texts of all splits in one way, as those to come will be"),
+    "sorted": Kind("note", "shuffle before taking the first rows of a file; training shuffles anyway"),
+    "group": Kind("warning", "if it names a source, such as an author, let each be in one split only"),
+    "giveaway": Kind("warning", "take it out of the texts, or the model learns nothing else"),
+    "mojibake": Kind("warning", "decode the file as what it is: data.encoding=...", "decoded as it was meant"),
+    "entity": Kind("warning", "unescape them", "unescaped"),
+    "quoting": Kind("warning", "read the file as the format it was written in", "quoting undone"),
+    "escape": Kind("warning", "unescape them where the texts are written"),
+    "control": Kind("warning", "remove them", "removed"),
+    "lost_character": Kind("warning", "decode the source again: what is lost cannot be guessed"),
+    "markup": Kind("note", "remove it, unless it says something"),
+    "clipped": Kind("warning", "look whether the texts were cut where they were written"),
+    "truncated": Kind("warning", "raise tokens.max_length, or set tokens.long=chunk"),
+    "unknown_words": Kind("warning", "take an encoder that knows the language: encoder=multilingual"),
+    "languages": Kind("warning", "take an encoder for all of them: encoder=multilingual"),
+    "few_rows": Kind("note", "differences smaller than that are noise: compare over several seeds"),
+}

@@ -1,0 +1,85 @@
+"""Texts that are nearly the same: character n-grams by MinHash (Broder 1997), every pair then compared exactly.
+
+It knows texts and groups of them, no corpus.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+_GRAM = 4  # characters
+_SIMILAR = 0.8  # shared n-grams of all that two texts have, from which they are nearly the same
+_SOUGHT = 0.65  # from which pairs are compared: MinHash estimates, and most pairs above 0.8 must be found
+_PERMUTATIONS = 64
+_COMPARED = 50  # texts that one is compared with at most
+_CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two texts.
+
+    Attributes:
+        first, second: their numbers; the first is lower.
+        similarity: shared n-grams of all that either has.
+    """
+
+    first: int
+    second: int
+    similarity: float
+
+
+def near_pairs(
+    texts: Sequence[str], groups: Sequence[Hashable], *, show: Callable[[int, int], None] = lambda *_: None
+) -> list[Pair]:
+    """Return pairs of texts that share four fifths of their character 4-grams; letters and digits count alone.
+
+    A text that is near to one of its own group stands for nothing further: of many alike in a group, each is paired
+    with the first, and with the first of every other group. So time grows as the texts do.
+
+    Args:
+        texts: the texts.
+        groups: of each text.
+        show: told how many of how many texts are done.
+    """
+    from datasketch import MinHash, MinHashLSH
+
+    known = MinHashLSH(threshold=_SOUGHT, num_perm=_PERMUTATIONS, weights=(0.3, 0.7))
+    pairs: list[Pair] = []
+    for start in range(0, len(texts), _CHUNK):
+        grams = [_grams(text) for text in texts[start : start + _CHUNK]]
+        encoded = [[gram.encode() for gram in each] for each in grams]
+        for row, (own, signature) in enumerate(
+            zip(grams, MinHash.bulk(encoded, num_perm=_PERMUTATIONS), strict=True), start
+        ):
+            if not own:
+                continue
+            found = list(_alike(row, own, sorted(known.query(signature))[:_COMPARED], texts))
+            pairs += found
+            if not any(groups[pair.first] == groups[row] for pair in found):
+                known.insert(row, signature, check_duplication=False)
+        show(min(start + _CHUNK, len(texts)), len(texts))
+    return pairs
+
+
+def _alike(row: int, own: frozenset[str], candidates: Sequence[int], texts: Sequence[str]) -> Iterator[Pair]:
+    for other in candidates:
+        theirs = _grams(texts[other])
+        similarity = len(own & theirs) / len(own | theirs)
+        if similarity >= _SIMILAR:
+            yield Pair(other, row, similarity)
+
+
+def _grams(text: str) -> frozenset[str]:
+    """Return the n-grams of what is said; nothing where no letter and no digit is."""
+    kept = "".join(
+        character if character.isalnum() else " " for character in unicodedata.normalize("NFKC", text).casefold()
+    )
+    said = " ".join(kept.split())
+    return (
+        frozenset(said[start : start + _GRAM] for start in range(max(1, len(said) - _GRAM + 1)))
+        if said
+        else frozenset()
+    )

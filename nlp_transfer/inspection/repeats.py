@@ -1,0 +1,86 @@
+"""Rows that repeat others, exactly or nearly: within a split, across splits, with the same label or another."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+
+from nlp_transfer.data.checks import LEAKS, called, comparable, conflicts, leaks, repeats
+from nlp_transfer.data.finding import Finding, Place
+from nlp_transfer.data.labels import Label
+from nlp_transfer.data.rows import Rows
+from nlp_transfer.inspection.near import near_pairs
+
+_SHOWN = 3
+_BETWEEN = "\n"  # the texts of a pair
+
+
+def exact(splits: Mapping[str, Rows]) -> Iterator[Finding]:
+    """Find texts that are the same but for case, white space and Unicode compatibility forms."""
+    yield from leaks(splits)
+    for split, rows in splits.items():
+        yield from conflicts(split, rows)
+        yield from repeats(split, rows)
+
+
+def near(splits: Mapping[str, Rows], *, show: Callable[[int, int], None] = lambda *_: None) -> Iterator[Finding]:
+    """Find texts that are nearly the same, and not exactly: see ``near.near_pairs``."""
+    places, texts, groups = _distinct(splits)
+    leaked: defaultdict[tuple[str, str], dict[Place, Place]] = defaultdict(dict)
+    within: defaultdict[str, dict[Place, Place]] = defaultdict(dict)
+    disputed: defaultdict[str, dict[Place, Place]] = defaultdict(dict)
+    for pair in near_pairs(texts, groups, show=show):
+        early, late = places[pair.first], places[pair.second]
+        if early[0] != late[0]:
+            leaked[early[0], late[0]].setdefault(early, late)
+        elif comparable(_label(splits, early)) == comparable(_label(splits, late)):
+            within[late[0]].setdefault(late, early)
+        else:
+            disputed[late[0]].setdefault(late, early)
+    for source, target in LEAKS:
+        if found := leaked[source, target]:
+            count = len(set(found.values()))
+            yield Finding(
+                "near_leak",
+                f"{count:,} of {len(splits[target]):,} {target} rows are nearly the same as one in {source}: "
+                f"{_examples(splits, found)}",
+                tuple(found),
+            )
+    for split in splits:
+        for kind, found, what in (
+            ("near_conflict", disputed[split], "nearly the same as another one, which has another label"),
+            ("near_repeat", within[split], "nearly the same as another one"),
+        ):
+            if found:
+                verb = "row is" if len(found) == 1 else "rows are"
+                yield Finding(
+                    kind,
+                    f"{len(found):,} {called(split)} {verb} {what}: {_examples(splits, found)}",
+                    tuple(found),
+                )
+
+
+def _distinct(splits: Mapping[str, Rows]) -> tuple[list[Place], list[str], list[object]]:
+    """Return rows that are not exactly the same as an earlier one, with their texts, and what tells them apart."""
+    places: list[Place] = []
+    texts: list[str] = []
+    groups: list[object] = []
+    seen: set[bytes] = set()
+    for split, rows in splits.items():
+        for row, key in enumerate(rows.keys):
+            if key not in seen:
+                seen.add(key)
+                places.append((split, row))
+                texts.append(rows.texts[row] if rows.pairs is None else rows.texts[row] + _BETWEEN + rows.pairs[row])
+                groups.append((split, comparable(rows.labels[row])))
+    return places, texts, groups
+
+
+def _label(splits: Mapping[str, Rows], place: Place) -> Label:
+    return splits[place[0]].labels[place[1]]
+
+
+def _examples(splits: Mapping[str, Rows], found: Mapping[Place, Place]) -> str:
+    """Name the first few pairs of places."""
+    first = list(found.items())[:_SHOWN]
+    return ", ".join(" and ".join(splits[split].where(row) for split, row in pair) for pair in first)
