@@ -16,8 +16,10 @@ from nlp_transfer.data.labels import check_problem
 from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
 from nlp_transfer.objectives.settings import compares
 from nlp_transfer.settings import (
+    CheckSettings,
     DecisionSettings,
     DemoSettings,
     EvaluationSettings,
@@ -227,6 +229,17 @@ def check_export(settings: ExportSettings) -> None:
         value = getattr(settings, key)
         if value is not None and value < 1:
             raise UserError(f"export.{key}={value} must be at least 1")
+
+
+def check_examination(settings: CheckSettings) -> None:
+    """Check the values of the `check` group.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    one_of(settings.fail_on, (*SEVERITIES, "never"), "check.fail_on")
+    for kind in settings.skip:
+        one_of(kind, KINDS, "check.skip")
 
 
 def _check_host(verb: str, settings: ServeSettings | DemoSettings) -> None:

@@ -25,6 +25,7 @@ from nlp_transfer.verbs import VERBS, models, one, runs
 EPILOG = """examples:
   nlp-transfer adapt                                   the embedded data and encoder: a first look
   nlp-transfer adapt strategy=lora data=files data.path=tickets.csv
+  nlp-transfer check data=files data.path=tickets.csv  duplicates, leaks, wrong labels, damage
   nlp-transfer plan intent data.path=tickets.csv       what would happen, nothing trained
   nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
@@ -128,12 +129,12 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
     """Refuse what the verb would not look at: nothing that was asked for is passed over in silence."""
     asked = {
         "--multirun": (arguments.multirun, ("adapt",)),
-        "--cfg": (arguments.cfg, ("adapt", "plan")),
+        "--cfg": (arguments.cfg, ("adapt", "check", "plan")),
         "--all": (arguments.all, ("cache",)),
         "--dry-run": (arguments.dry_run, ("push",)),
         "key=value words": (
             overrides,
-            ("adapt", "plan", "evaluate", "predict", "serve", "demo", "push", "export", "cache"),
+            ("adapt", "check", "plan", "evaluate", "predict", "serve", "demo", "push", "export", "cache"),
         ),
     }
     for what, (given, verbs) in asked.items():
@@ -170,6 +171,7 @@ def _doctor(arguments: argparse.Namespace, words: list[str], overrides: list[str
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] = {
     "adapt": runs.adapt,
+    "check": runs.check,
     "plan": runs.plan,
     "evaluate": runs.evaluate,
     "predict": models.predict,

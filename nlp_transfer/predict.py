@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 import json
@@ -22,7 +21,7 @@ from nlp_transfer.checks import check_predict
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.columns import find_column
-from nlp_transfer.data.delimited import DELIMITERS, delimiter_of
+from nlp_transfer.data.delimited import DELIMITERS, cell_writer, delimiter_of
 from nlp_transfer.data.files import stream_format, stream_rows
 from nlp_transfer.data.hints import typed
 from nlp_transfer.data.paths import expanded
@@ -171,7 +170,7 @@ class _Writer:
         self.out, self.kind, self.labels, self.may_abstain = out, kind, task.labels, task.abstain_below > 0
         figures = ["probabilities"] * bool(task.labels) if kind == "jsonl" else [f"p({label})" for label in task.labels]
         self.added = ["prediction", *["abstains"] * self.may_abstain, *figures]
-        self.cells = csv.writer(_Lines(out), delimiter=delimiter)
+        self.cells = cell_writer(out, delimiter)
         self.began = False
 
     def check(self, table: Table) -> None:
@@ -198,16 +197,6 @@ class _Writer:
             unsure = ["true" if answer.abstains else "false"] * self.may_abstain
             figures = (f"{answer.probabilities[name]:.6f}" for name in self.labels)
             self.cells.writerow([*row, label, *unsure, *figures])
-
-
-class _Lines:
-    r"""What the csv module writes to: its lines end in \r\n, so that it quotes a cell with either; ours end in \n."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.out = out
-
-    def write(self, line: str) -> int:
-        return self.out.write(line.removesuffix("\r\n") + "\n")
 
 
 def _json(row: dict[str, Any]) -> str:

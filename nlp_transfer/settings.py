@@ -216,6 +216,16 @@ class ExportSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """What `check` looks for, when it fails, and where it writes a mended copy."""
+
+    encoder: bool = True
+    skip: list[str] = field(default_factory=list)
+    fail_on: str = "error"
+    fix: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run, resolved: what `config.py` makes of conf/, a recipe and the command line."""
 
@@ -241,3 +251,4 @@ class Settings:
     serve: ServeSettings = field(default_factory=ServeSettings)
     demo: DemoSettings = field(default_factory=DemoSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
+    check: CheckSettings = field(default_factory=CheckSettings)

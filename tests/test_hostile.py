@@ -348,6 +348,7 @@ def encoders(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     return folder, report("encoder", folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_an_encoder_is_data(encoders, name: str):
     folder, found = encoders
@@ -371,6 +372,7 @@ def runs(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     return folder, report("run", folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_saved_model_is_data(runs, name: str):
     folder, found = runs

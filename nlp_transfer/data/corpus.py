@@ -16,7 +16,7 @@ from nlp_transfer.data.checks import check
 from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.labels import check_problem, resolve_problem
 from nlp_transfer.data.rows import Rows, rows_of
-from nlp_transfer.data.sources import SPLIT_NAMES, Source, read_source
+from nlp_transfer.data.sources import SPLIT_NAMES, read_source
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.task import Task, class_weights, label_names, unseen, unseen_message
 from nlp_transfer.errors import UserError, one_of
@@ -80,22 +80,22 @@ def load_corpus(settings: DataSettings, *, seed: int = 0, data: Any = None) -> C
     Raises:
         UserError: for a setting that makes no sense here, and with file and line for rows that cannot be used.
     """
-    return corpus_of(read_corpus(settings, data=data), settings, seed=seed)
+    return encoded(divided(read_corpus(settings, data=data), settings, seed=seed), settings)
 
 
 @dataclass
 class ReadCorpus:
-    """A corpus as it was read: nothing is divided, and nothing dropped but what `data.empty` says.
+    """A corpus as rows.
 
     Attributes:
-        source: the tables, and where they come from.
+        source: where they come from, for people.
         roles: role → column.
         task: problem type and labels.
         rows: by split, those that are there.
         notes: sentences on what was detected, dropped or left unread.
     """
 
-    source: Source
+    source: str
     roles: dict[str, str]
     task: Task
     rows: dict[str, Rows]
@@ -103,7 +103,10 @@ class ReadCorpus:
 
 
 def read_corpus(settings: DataSettings, *, data: Any = None) -> ReadCorpus:
-    """Read a corpus and give its cells their meaning; arguments and errors are those of `load_corpus`."""
+    """Read a corpus and give its cells their meaning; nothing is divided, and nothing dropped but empty texts.
+
+    Arguments and errors are those of `load_corpus`.
+    """
     _check(settings)
     source = read_source(settings, data=data)
     notes = list(source.notes)
@@ -114,23 +117,29 @@ def read_corpus(settings: DataSettings, *, data: Any = None) -> ReadCorpus:
         for split, table in source.splits.items()
     }
     labels = label_names(rows["train"].labels, problem=problem, order=settings.order)
-    return ReadCorpus(source, roles, Task(problem=problem, labels=labels, pair="text_pair" in roles), rows, notes)
+    task = Task(problem=problem, labels=labels, pair="text_pair" in roles)
+    return ReadCorpus(source.name, roles, task, rows, notes)
 
 
-def corpus_of(read: ReadCorpus, settings: DataSettings, *, seed: int) -> Corpus:
-    """Divide, limit, check and encode what was read; arguments and errors are those of `load_corpus`."""
+def divided(read: ReadCorpus, settings: DataSettings, *, seed: int) -> ReadCorpus:
+    """Return the rows that a run uses: without unseen labels, in train, validation and maybe test, within limits."""
     rows, notes, problem = dict(read.rows), list(read.notes), read.task.problem
     _settle_unseen(rows, read.task.labels, settings, notes)
     _divide(rows, problem, settings, notes)
     _limit(rows, problem, settings, seed, notes)
-    task, examples = _encoded(rows, read.task, settings)
+    return dataclasses.replace(read, rows=rows, notes=notes)
+
+
+def encoded(read: ReadCorpus, settings: DataSettings) -> Corpus:
+    """Check and encode rows that are divided."""
+    task, examples = _encoded(read.rows, read.task, settings)
     return Corpus(
         task=task,
         splits={split: examples[split] for split in SPLIT_NAMES if split in examples},
         roles=read.roles,
-        source=read.source.name,
-        notes=notes + [found.message for found in check(rows, task)],
-        fingerprint=_fingerprint(rows, examples, task),
+        source=read.source,
+        notes=read.notes + [found.message for found in check(read.rows, task)],
+        fingerprint=_fingerprint(read.rows, examples, task),
     )
 
 

@@ -6,6 +6,7 @@ import csv
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any, TextIO
 
 from nlp_transfer.data.hints import typed
 from nlp_transfer.data.table import Table
@@ -124,3 +125,18 @@ def _width_error(place: str, cells: list[str], header: list[str], delimiter: str
     if len(cells) < len(header):
         return f"{expected}; no cell for column {header[len(cells)]!r}"
     return f"{expected}; a text that contains {delimiter!r} must stand in double quotes"
+
+
+class _Lines:
+    r"""What the csv module writes to: its lines end in \r\n, so that it quotes a cell with either; ours end in \n."""
+
+    def __init__(self, out: TextIO) -> None:
+        self.out = out
+
+    def write(self, line: str) -> int:
+        return self.out.write(line.removesuffix("\r\n") + "\n")
+
+
+def cell_writer(out: TextIO, delimiter: str) -> Any:
+    """Return a csv.writer whose lines are read back as they were written."""
+    return csv.writer(_Lines(out), delimiter=delimiter)

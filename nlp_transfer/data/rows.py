@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nlp_transfer.data.labels import Label, is_missing, name_of, number_of, read_labels
 from nlp_transfer.data.table import MISSING, Table
@@ -50,6 +51,11 @@ class Rows:
     def where(self, row: int) -> str:
         """Return the place a row was read from."""
         return self.table.where(self.numbers[row])
+
+    def cells(self, column: str) -> list[Any]:
+        """Return the cells of these rows in a column of their table, whatever its role."""
+        cells = self.table.columns[column]
+        return [cells[number] for number in self.numbers]
 
     def take(self, rows: Sequence[int]) -> Rows:
         """Return some of the rows, in the order given."""

@@ -52,8 +52,8 @@ def order(splits: Mapping[str, Rows], roles: Mapping[str, str]) -> Iterator[Find
     for split, rows in splits.items():
         sorted_by = [
             column
-            for column, cells in rows.table.columns.items()
-            if column not in (roles["text"], roles.get("text_pair")) and _is_sorted([repr(cell) for cell in cells])
+            for column in rows.table.columns
+            if column not in (roles["text"], roles.get("text_pair")) and _is_sorted(list(map(repr, rows.cells(column))))
         ]
         if sorted_by:
             yield Finding("sorted", f"the {called(split)} rows are sorted by {', '.join(map(repr, sorted_by))}")
@@ -70,34 +70,35 @@ def _is_sorted(cells: Sequence[str]) -> bool:
 
 
 def groups(splits: Mapping[str, Rows], roles: Mapping[str, str]) -> Iterator[Finding]:
-    """Find columns, such as authors, that tell the label and whose values stand in two splits."""
+    """Find columns, such as authors, that tell the label and whose values stand in train and in test as well."""
     taken = {roles[role] for role in _NO_GROUP if role in roles}
-    for source, target in LEAKS:
-        if source not in splits or target not in splits or source != "train":
+    target = "test" if "test" in splits else "validation"
+    if target not in splits:
+        return
+    ours, theirs = splits["train"], splits[target]
+    for column in ours.table.columns:
+        if column in taken or column not in theirs.table.columns:
             continue
-        ours, theirs = splits[source], splits[target]
-        for column in ours.table.columns:
-            if column in taken or column not in theirs.table.columns:
-                continue
-            told = _told(ours, theirs, column)
-            if told is not None:
-                seen, right, usual = told
-                yield Finding(
-                    "group",
-                    f"column {column!r}: {seen:.0%} of the {called(target)} rows have a value that training rows have, "
-                    f"and by the most frequent label of these alone {right:.0%} are right (without: {usual:.0%})",
-                )
+        told = _told(ours, theirs, column)
+        if told is not None:
+            seen, right, usual = told
+            yield Finding(
+                "group",
+                f"column {column!r}: {seen:.0%} of the {called(target)} rows have a value that training rows have, and "
+                f"by the most frequent label of these alone {right:.0%} are right (without: {usual:.0%})",
+            )
 
 
 def _told(ours: Rows, theirs: Rows, column: str) -> tuple[float, float, float] | None:
     """Return, where a column tells much of the label: share of known values, accuracy by it, and without it."""
     labels: defaultdict[str, Counter[object]] = defaultdict(Counter)
     everything: Counter[object] = Counter()
-    for cell, label in zip(ours.table.columns[column], ours.labels, strict=True):
+    known = ours.cells(column)
+    for cell, label in zip(known, ours.labels, strict=True):
         labels[repr(cell)][comparable(label)] += 1
         everything[comparable(label)] += 1
-    cells = [repr(cell) for cell in theirs.table.columns[column]]
-    if not _GROUPS <= len(labels) <= len(ours) / 2 or _all_measures(ours.table.columns[column]):
+    cells = list(map(repr, theirs.cells(column)))
+    if not _GROUPS <= len(labels) <= len(ours) / 2 or _all_measures(known):
         return None
     usual = everything.most_common(1)[0][0]
     wanted = [comparable(label) for label in theirs.labels]
@@ -119,7 +120,8 @@ def _unique_columns(rows: Rows, roles: Mapping[str, str]) -> dict[str, dict[str,
     """Return the columns with another value in nearly every row: value → row."""
     taken = {roles[role] for role in _NO_GROUP if role in roles}
     found = {}
-    for column, cells in rows.table.columns.items():
+    for column in rows.table.columns:
+        cells = rows.cells(column)
         values = {str(cell): row for row, cell in reversed(list(enumerate(cells))) if not is_missing(cell)}
         unique = len(rows) > 1 and len(values) > _MOSTLY * len(rows)
         if unique and column not in taken and not _all_measures(cells) and not any(" " in value for value in values):

@@ -28,7 +28,7 @@ KINDS = {
     "empty": Kind("error", "correct them, or set data.empty=drop", "dropped"),
     "unseen_label": Kind("error", "correct them, or set data.unseen=ignore"),
     "leak": Kind("error", "drop the rows of the earlier split", _SAME_SIDE),
-    "near_leak": Kind("error", "drop the rows of the earlier split", _SAME_SIDE),
+    "near_leak": Kind("warning", "drop the rows of the earlier split, unless they differ in what matters", _SAME_SIDE),
     "shared_id": Kind("error", "divide the data again, by these ids"),
     "id_as_text": Kind("error", "name the column of the texts: data.columns.text=..."),
     "id_as_label": Kind("error", "name the column of the labels: data.columns.label=..."),

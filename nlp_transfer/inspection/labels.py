@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -14,10 +13,11 @@ from nlp_transfer.data.checks import called
 from nlp_transfer.data.finding import Finding
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import Task, shares, unseen
+from nlp_transfer.inspection.wording import said
 
 _RATIO = 3.0  # times the share
 _ERRORS = 5.0  # standard errors by which shares differ for certain, however many labels are compared
-_SAYS = 0.8  # share of rows whose text says its label
+_SAYS = 0.8  # share of the rows of a label whose text says it, on average
 _OWN = 0.5  # labels a row, from which labels are no classes
 _FEWEST = 20
 _WIDE = 0.03  # half the width of an interval from which two models can hardly be told apart
@@ -83,19 +83,19 @@ def giveaway(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
     if task.problem != "single_label":
         return
     train = splits["train"]
-    words = {name: re.compile(rf"\b{re.escape(_plain(name))}\b") for name in task.labels if _plain(name)}
+    words = {name: re.compile(rf"\b{re.escape(said(name))}\b") for name in task.labels if said(name)}
     own = [name for name in train.labels if isinstance(name, str)]
     if len(own) < max(_FEWEST, len(train)):
         return
-    says = [
-        bool(name in words and words[name].search(_plain(text))) for name, text in zip(own, train.texts, strict=True)
-    ]
-    share = sum(says) / len(says)
+    says = [bool(name in words and words[name].search(said(text))) for name, text in zip(own, train.texts, strict=True)]
+    count, hits = Counter(own), Counter(name for name, yes in zip(own, says, strict=True) if yes)
+    share = sum(hits[name] / count[name] for name in count) / len(count)  # a large class may be called as its topic is
     if share >= _SAYS:
         first = says.index(True)
         yield Finding(
             "giveaway",
-            f"{share:.0%} of the training texts hold the name of their own label, for example {train.where(first)}",
+            f"{sum(says):,} of {len(says):,} training texts hold the name of their own label, for example "
+            f"{train.where(first)}",
             tuple(("train", row) for row, said in enumerate(says) if said),
         )
 
@@ -122,8 +122,3 @@ def _counts(rows: Rows, task: Task) -> np.ndarray:
         for name, share in shares(label).items():
             total[name] += share  # type: ignore[assignment]
     return np.array([float(total[name]) for name in task.labels])
-
-
-def _plain(text: str) -> str:
-    """Return words as they are compared, with single spaces between them."""
-    return " ".join(re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).split())

@@ -5,9 +5,11 @@ It knows texts and groups of them, no corpus.
 
 from __future__ import annotations
 
-import unicodedata
+import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+
+from nlp_transfer.inspection.wording import said
 
 _GRAM = 4  # characters
 _SIMILAR = 0.8  # shared n-grams of all that two texts have, from which they are nearly the same
@@ -52,7 +54,7 @@ def near_pairs(
         grams = [_grams(text) for text in texts[start : start + _CHUNK]]
         encoded = [[gram.encode() for gram in each] for each in grams]
         for row, (own, signature) in enumerate(
-            zip(grams, MinHash.bulk(encoded, num_perm=_PERMUTATIONS), strict=True), start
+            zip(grams, MinHash.bulk(encoded, num_perm=_PERMUTATIONS, hashfunc=zlib.crc32), strict=True), start
         ):
             if not own:
                 continue
@@ -73,13 +75,6 @@ def _alike(row: int, own: frozenset[str], candidates: Sequence[int], texts: Sequ
 
 
 def _grams(text: str) -> frozenset[str]:
-    """Return the n-grams of what is said; nothing where no letter and no digit is."""
-    kept = "".join(
-        character if character.isalnum() else " " for character in unicodedata.normalize("NFKC", text).casefold()
-    )
-    said = " ".join(kept.split())
-    return (
-        frozenset(said[start : start + _GRAM] for start in range(max(1, len(said) - _GRAM + 1)))
-        if said
-        else frozenset()
-    )
+    """Return the n-grams of what a text says."""
+    words = said(text)
+    return frozenset(words[start : start + _GRAM] for start in range(max(1, len(words) - _GRAM + 1))) - {""}

@@ -11,7 +11,6 @@ from nlp_transfer.data.labels import Label
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.inspection.near import near_pairs
 
-_SHOWN = 3
 _BETWEEN = "\n"  # the texts of a pair
 
 
@@ -43,7 +42,7 @@ def near(splits: Mapping[str, Rows], *, show: Callable[[int, int], None] = lambd
             yield Finding(
                 "near_leak",
                 f"{count:,} of {len(splits[target]):,} {target} rows are nearly the same as one in {source}: "
-                f"{_examples(splits, found)}",
+                f"{_example(splits, found)}",
                 tuple(found),
             )
     for split in splits:
@@ -55,7 +54,7 @@ def near(splits: Mapping[str, Rows], *, show: Callable[[int, int], None] = lambd
                 verb = "row is" if len(found) == 1 else "rows are"
                 yield Finding(
                     kind,
-                    f"{len(found):,} {called(split)} {verb} {what}: {_examples(splits, found)}",
+                    f"{len(found):,} {called(split)} {verb} {what}: {_example(splits, found)}",
                     tuple(found),
                 )
 
@@ -80,7 +79,7 @@ def _label(splits: Mapping[str, Rows], place: Place) -> Label:
     return splits[place[0]].labels[place[1]]
 
 
-def _examples(splits: Mapping[str, Rows], found: Mapping[Place, Place]) -> str:
-    """Name the first few pairs of places."""
-    first = list(found.items())[:_SHOWN]
-    return ", ".join(" and ".join(splits[split].where(row) for split, row in pair) for pair in first)
+def _example(splits: Mapping[str, Rows], found: Mapping[Place, Place]) -> str:
+    """Name the first pair of places."""
+    pair = next(iter(found.items()))
+    return "for example " + " and ".join(splits[split].where(row) for split, row in pair)

@@ -13,6 +13,7 @@ from nlp_transfer.data.rows import Rows
 from nlp_transfer.inspection.damage import damage
 
 _FEWEST = 100  # rows, of which a share means something
+_SHORT = 50  # characters, at which nobody cuts a text
 _SHIFT = 0.4  # difference of shares from which two splits are written differently
 _LONGER = 2.0  # times as long on average
 _SAMPLE = 1000  # rows of a split whose language is looked at
@@ -73,7 +74,7 @@ def clipped(splits: Mapping[str, Rows]) -> Iterator[Finding]:
         longest = max(lengths)
         at = sum(lengths[longest - back] for back in range(3))  # white space at the end may have gone since
         before = sum(lengths[longest - back] for back in range(3, 23)) * 3 / 20
-        if len(rows) >= _FEWEST and at >= max(5, 0.005 * len(rows)) and at > 5 * before:
+        if len(rows) >= _FEWEST and longest >= _SHORT and at >= max(5, 0.005 * len(rows)) and at > 5 * before:
             yield Finding(
                 "clipped",
                 f"{at:,} of {len(rows):,} {called(split)} texts end at {longest:,} characters, and hardly one just "

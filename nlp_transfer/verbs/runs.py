@@ -8,10 +8,11 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.importing import for_good
 from nlp_transfer.launch import is_main
-from nlp_transfer.verbs import emit, one, screen_of_main
+from nlp_transfer.verbs import alone, emit, one, screen_of_main
 from nlp_transfer.verbs.models import published, run_folder
 
 if TYPE_CHECKING:
@@ -71,6 +72,35 @@ def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[s
             "hub.push with --multirun would push every run over the one before: push the best one when all are done"
         )
     return sweep.show(recipe, overrides)
+
+
+def check(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Look for defects of the data; the exit status says whether there are bad ones."""
+    alone("check")
+    settings = _settings(arguments, words, overrides)
+    if settings is None:
+        return 0
+    from nlp_transfer.checks import check_examination
+
+    check_examination(settings.check)
+    screen = screen_of_main()
+    from nlp_transfer.inspection.examine import examine
+    from nlp_transfer.inspection.mending import mend, mends
+    from nlp_transfer.inspection.show import render
+
+    found = examine(settings, screen)
+    render(found, screen.console)
+    if settings.check.fix:
+        folder = expanded(settings.check.fix)
+        dropped, changed = mend(found, folder, separator=settings.data.label_separator)
+        screen.console.print(
+            f"{dropped:,} rows dropped, {changed:,} changed in {folder}: adapt with data=files data.path={folder}",
+            soft_wrap=True,
+        )
+    elif mends(found):
+        screen.console.print("check.fix=FOLDER writes a copy in which is mended what nobody has to decide")
+    emit(found.to_json(), screen)
+    return int(found.fails(settings.check.fail_on))
 
 
 def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:

@@ -1,0 +1,201 @@
+"""All that is looked for in a corpus, in one pass: first what rows tell by themselves, then what an encoder sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlp_transfer.data.checks import called, label_set
+from nlp_transfer.data.corpus import ReadCorpus, divided, encoded, read_corpus
+from nlp_transfer.data.finding import Finding, Place
+from nlp_transfer.data.rows import Rows, blank_rows
+from nlp_transfer.data.task import Task
+from nlp_transfer.errors import UserError
+from nlp_transfer.importing import for_good
+from nlp_transfer.inspection import columns, labels, repeats, texts
+from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
+    from nlp_transfer.inspection.doubts import Doubt
+    from nlp_transfer.settings import DataSettings, Settings
+
+_SAME = ("leak", "near_leak", "repeat", "near_repeat", "conflict", "near_conflict")
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found in a corpus.
+
+    Attributes:
+        corpus: the rows as they were read.
+        findings: the worst first; their places are splits as they were read and rows of their tables.
+        doubts: labels that are likely wrong, the most certain first, with places like these.
+    """
+
+    corpus: ReadCorpus
+    findings: list[Finding]
+    doubts: list[Doubt]
+
+    def count(self, severity: str) -> int:
+        """Return how many findings are so severe."""
+        return sum(KINDS[found.kind].severity == severity for found in self.findings)
+
+    def fails(self, severity: str) -> bool:
+        """Return whether anything is as severe as that, or more; nothing is as severe as `never`."""
+        worst = SEVERITIES.index(severity) if severity in SEVERITIES else -1
+        return any(self.count(each) for each in SEVERITIES[: worst + 1])
+
+    def where(self, place: Place) -> str:
+        """Return the file and line of a row."""
+        split, row = place
+        return self.corpus.rows[split].table.where(row)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything, for machines; no text of a row is in it."""
+        return {
+            "data": self.corpus.source,
+            "rows": {split: len(rows) for split, rows in self.corpus.rows.items()},
+            "findings": [
+                {
+                    "kind": found.kind,
+                    "severity": KINDS[found.kind].severity,
+                    "message": found.message,
+                    "advice": KINDS[found.kind].advice,
+                    "places": [self.where(place) for place in found.places],
+                }
+                for found in self.findings
+            ],
+            "label_errors": [
+                {
+                    "place": self.where(doubt.place),
+                    "label": doubt.given,
+                    "suggested": doubt.suggested,
+                    "probability": round(doubt.probability, 6),
+                }
+                for doubt in self.doubts
+            ],
+        }
+
+
+def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examination:
+    """Look for defects.
+
+    Args:
+        settings: the groups `data`, `tokens`, `encoder`, `training`, `evaluation`, `cache` and `check` count; the
+            strategy is `probe`, whichever is set.
+        screen: where progress is shown.
+        data: rows from Python, see ``corpus.load_corpus``.
+
+    Raises:
+        UserError: for data that cannot be read at all, and for an encoder that cannot be found.
+    """
+    lenient = dataclasses.replace(settings.data, empty="keep", unseen="ignore")
+    with screen.busy("reading data"):
+        corpus = read_corpus(lenient, data=data)
+    tables = {id(rows.table): split for split, rows in corpus.rows.items()}
+    blank = {split: set(blank_rows(rows.texts, rows.pairs)) for split, rows in corpus.rows.items()}
+    if everything := [split for split, rows in corpus.rows.items() if len(blank[split]) == len(rows)]:
+        raise UserError(f"{corpus.rows[everything[0]].table.origin}: no row has anything to read")
+    findings = list(_empty(corpus, blank))
+    told = {
+        split: rows.take([row for row in range(len(rows)) if row not in blank[split]]) if blank[split] else rows
+        for split, rows in corpus.rows.items()
+    }
+    with screen.bar("comparing texts") as bar:
+        findings += _placed(itertools.chain(repeats.exact(told), repeats.near(told, show=bar.show)), told, tables)
+    with screen.busy("looking at texts and labels"):
+        findings += _placed(_plain(told, corpus.task, corpus.roles), told, tables)
+    doubts: list[Doubt] = []
+    if settings.check.encoder:
+        known = {place for found in findings if found.kind in _SAME for place in found.places}
+        used = divided(dataclasses.replace(corpus, rows=told, notes=[]), lenient, seed=settings.seed)
+        seen, doubts = _learned(used, lenient, settings, known, tables, screen)
+        findings += seen
+    wanted = [found for found in findings if found.kind not in settings.check.skip]
+    order = list(KINDS)
+    wanted.sort(key=lambda found: (SEVERITIES.index(KINDS[found.kind].severity), order.index(found.kind)))
+    return Examination(corpus, wanted, [] if "label_error" in settings.check.skip else doubts)
+
+
+def _empty(corpus: ReadCorpus, blank: Mapping[str, set[int]]) -> Iterator[Finding]:
+    for split, rows in corpus.rows.items():
+        if found := sorted(blank[split]):
+            yield Finding(
+                "empty",
+                f"{len(found):,} of {len(rows):,} {called(split)} rows have nothing to read, for example "
+                f"{rows.where(found[0])}",
+                tuple((split, row) for row in found),
+            )
+
+
+def _plain(splits: Mapping[str, Rows], task: Task, roles: Mapping[str, str]) -> Iterator[Finding]:
+    """Find what needs no other row to compare with, and no encoder."""
+    yield from labels.unseen_labels(splits, task)
+    yield from labels.identifiers(splits, task)
+    yield from columns.identifiers(splits, roles)
+    yield from label_set(splits, task) if task.labels else ()
+    yield from labels.prior_shift(splits, task)
+    yield from labels.giveaway(splits, task)
+    yield from columns.groups(splits, roles)
+    yield from texts.damaged(splits)
+    yield from texts.clipped(splits)
+    yield from texts.styles(splits)
+    yield from texts.languages(splits)
+    yield from columns.order(splits, roles)
+    yield from labels.few_rows(splits, task)
+
+
+def _learned(
+    used: ReadCorpus,
+    data: DataSettings,
+    settings: Settings,
+    known: Collection[Place],
+    tables: Mapping[int, str],
+    screen: Screen,
+) -> tuple[list[Finding], list[Doubt]]:
+    """Return what an encoder sees in rows as a run would use them."""
+    with screen.busy("loading the encoder"), for_good():
+        from nlp_transfer.inspection import doubts as doubting
+        from nlp_transfer.inspection import encoded as seeing
+        from nlp_transfer.objectives.settings import ClassifySettings
+        from nlp_transfer.preparation import prepare
+        from nlp_transfer.strategies import Probe
+
+        probing = dataclasses.replace(settings, data=data, strategy=Probe(), objective={"classify": ClassifySettings()})
+        prepared = prepare(probing, encoded(used, data), Path(settings.output), tell=screen.tell)
+    with screen.busy("encoding texts"):
+        for split in prepared.columns:
+            prepared.features(split)
+    with screen.busy("asking a probe about every label"):
+        found = doubting.doubts(prepared)
+    place = partial(_home, used.rows, tables)
+    elsewhere = {
+        (split, row) for split, rows in used.rows.items() for row in range(len(rows)) if place((split, row)) in known
+    }
+    findings = [
+        *doubting.doubted(prepared, found),
+        *seeing.tokens(prepared),
+        *seeing.paraphrases(prepared, elsewhere),
+    ]
+    doubts = [dataclasses.replace(doubt, place=place(doubt.place)) for doubt in found]
+    return _placed(findings, used.rows, tables), doubts
+
+
+def _placed(findings: Iterable[Finding], splits: Mapping[str, Rows], tables: Mapping[int, str]) -> list[Finding]:
+    """Return findings with the places of their rows as they were read."""
+    return [
+        dataclasses.replace(found, places=tuple(_home(splits, tables, place) for place in found.places))
+        for found in findings
+    ]
+
+
+def _home(splits: Mapping[str, Rows], tables: Mapping[int, str], place: Place) -> Place:
+    """Return where a row was read: its split then, and its row in that table."""
+    split, row = place
+    return tables[id(splits[split].table)], splits[split].numbers[row]

@@ -1,0 +1,69 @@
+"""An examination on a terminal: what was found, the worst first, and the labels that are doubted most."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from nlp_transfer.data.checks import called
+from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nlp_transfer.data.finding import Place
+    from nlp_transfer.inspection.examine import Examination
+
+_DOUBTS = 10
+_TEXT = 100  # characters of a text
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def render(examination: Examination, console: Console) -> None:
+    """Show what was found."""
+    from rich.table import Table
+
+    def short(words: str) -> str:
+        """Leave out the folder that all places lie in; it stands above."""
+        return words.replace(f"{examination.corpus.source}/", "")
+
+    sizes = ", ".join(f"{len(rows):,} {called(split)}" for split, rows in examination.corpus.rows.items())
+    console.print(f"{examination.corpus.source}: {sizes} rows", style="bold", soft_wrap=True)
+    if examination.findings:
+        table = Table(show_edge=False, pad_edge=False, header_style="bold")
+        table.add_column("", no_wrap=True)
+        table.add_column("found", overflow="fold", ratio=3)
+        table.add_column("what to do", overflow="fold", ratio=2)
+        for kind, found in groupby(examination.findings, key=lambda each: KINDS[each.kind]):
+            words = "\n".join(short(each.message) for each in found)
+            table.add_row(kind.severity, words, kind.advice, style=_STYLES[kind.severity])
+        console.print(table)
+    if examination.doubts:
+        table = Table(title="Labels that are doubted most", title_justify="left", show_edge=False, pad_edge=False)
+        for name in ("where", "label", "rather", "text"):
+            table.add_column(name, overflow="fold")
+        for doubt in examination.doubts[:_DOUBTS]:
+            table.add_row(
+                short(examination.where(doubt.place)),
+                doubt.given,
+                doubt.suggested,
+                _brief(_text(examination, doubt.place)),
+            )
+        console.print(table)
+    console.print(summary(examination), style="bold")
+
+
+def summary(examination: Examination) -> str:
+    """Return how much was found, in one line."""
+    counts = [(examination.count(severity), severity) for severity in SEVERITIES]
+    told = [f"{count} {severity}{'s' * (count != 1)}" for count, severity in counts if count]
+    return ", ".join(told) or "nothing was found"
+
+
+def _text(examination: Examination, place: Place) -> str:
+    split, row = place
+    return str(examination.corpus.rows[split].table.columns[examination.corpus.roles["text"]][row])
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= _TEXT else f"{text[:_TEXT]} …"

@@ -1,0 +1,92 @@
+"""Nearly equal texts are found as by comparing all with all; damage is undone where it is, and nowhere else."""
+
+from __future__ import annotations
+
+import html
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nlp_transfer.inspection.damage import UNDO, damage
+from nlp_transfer.inspection.near import near_pairs
+from nlp_transfer.inspection.wording import said
+from tests.inspection.defects import clean
+
+
+def grams(text: str) -> set[str]:
+    words = said(text)
+    return {words[start : start + 4] for start in range(max(1, len(words) - 3))}
+
+
+def varied(seed: int) -> list[str]:
+    """Texts, and others that were made from them by changing some words."""
+    draws = random.Random(seed)
+    texts = [row["text"] for row in clean(seed, {"train": 150})["train"]]
+    for text in texts[:100]:
+        words = text.split()
+        for _ in range(draws.choice([1, 1, 2, 3])):
+            words[draws.randrange(len(words))] = draws.choice(["very", "not", "a", "THE", "again", ""])
+        texts.append(" ".join(words))
+    draws.shuffle(texts)
+    return texts
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_pairs_are_those_that_are_found_by_comparing_all_with_all(seed: int):
+    texts = varied(seed)
+    every = [grams(text) for text in texts]
+    alike = {
+        (first, second)
+        for second in range(len(texts))
+        for first in range(second)
+        if len(every[first] & every[second]) >= 0.8 * len(every[first] | every[second])
+    }
+    found = {(pair.first, pair.second) for pair in near_pairs(texts, list(range(len(texts))))}
+    assert len(alike) > 30
+    assert found <= alike
+    assert len(found) >= 0.95 * len(alike)
+
+
+def test_of_many_alike_each_is_paired_once_with_every_group():
+    texts = [f"please send my card to the new address number {number % 3}" for number in range(300)]
+    groups = [number % 2 for number in range(300)]
+    pairs = near_pairs(texts, groups)
+    assert {pair.second for pair in pairs} == set(range(1, 300))
+    assert len(pairs) <= 2 * 300
+    assert near_pairs(["", "!?", "…", ""], [0, 0, 0, 0]) == []
+
+
+@given(st.text(max_size=60))
+def test_what_is_undone_is_undone_and_shows_no_damage_of_its_kind(text: str):
+    for kind, undo in UNDO.items():
+        mended = undo(text)
+        assert undo(mended) == mended
+        assert kind not in damage(mended)
+
+
+@given(st.text(alphabet=st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=60))
+def test_entities_of_a_plain_text_are_undone_to_it(text: str):
+    plain = UNDO["entity"](text)
+    assert UNDO["entity"](html.escape(plain, quote=True)) == plain
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "AT&T & co",
+            "a < b",
+            'He said "no".',
+            '"A quotation."',
+            "C:\\new",
+            "naïve café — “well”",
+            "日本語のテキスト",
+        ),
+        *("l'été à Paris", "😀 great", "x & y;", "R&D; or not"),
+    ],
+)
+def test_what_is_no_damage_is_left_alone(text: str):
+    assert [kind for kind in damage(text) if kind in UNDO] == []
+    assert all(undo(text) == text for undo in UNDO.values())
