@@ -13,11 +13,12 @@ from nlp_transfer.importing import when_imported
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from nlp_transfer.inspection.examine import Examination
     from nlp_transfer.labelling import Labeller
     from nlp_transfer.run import Run
 
 __version__ = "0.1.0"
-__all__ = ["adapt", "load"]
+__all__ = ["adapt", "check", "load"]
 
 
 def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = (), *, data: Any = None) -> Run:
@@ -41,12 +42,8 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
     from nlp_transfer.console import Screen
     from nlp_transfer.launch import is_main
     from nlp_transfer.publishing.upload import check_before_training
-    from nlp_transfer.words import from_mapping
 
-    words = from_mapping(overrides) if isinstance(overrides, Mapping) else list(overrides)
-    if data is not None:
-        words = ["data=object", *words]
-    settings = compose(recipe, words)
+    settings = compose(recipe, _words(overrides, data))
     check(settings, data=data)  # before torch is imported, which takes seconds
     pushes, screen = settings.hub.push and is_main(), Screen(speaks=False)
     if pushes:
@@ -59,6 +56,34 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
 
         publish(run.folder, settings.hub, tell=screen.tell, finished=True)
     return run
+
+
+def check(
+    recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = (), *, data: Any = None
+) -> Examination:
+    """Look for defects of a corpus before anything is trained: what `nlp-transfer check` does.
+
+    Args:
+        recipe: see `adapt`; the encoder of the recipe looks too, unless `check.encoder=false`.
+        overrides: see `adapt`.
+        data: see `adapt`.
+
+    Returns:
+        What was found: ``.findings`` and ``.doubts``, labels that are likely wrong, both with places; ``.where(place)``
+        is the file and line.
+
+    Raises:
+        UserError: a ValueError that names the key, value, file or line that cannot be used.
+    """
+    from nlp_transfer.checks import check, check_examination
+    from nlp_transfer.config import compose
+    from nlp_transfer.console import Screen
+    from nlp_transfer.inspection.examine import examine
+
+    settings = compose(recipe, _words(overrides, data))
+    check(settings, data=data)
+    check_examination(settings.check)
+    return examine(settings, Screen(speaks=False), data=data)
 
 
 def load(folder: str | Path) -> Labeller:
@@ -78,6 +103,14 @@ def load(folder: str | Path) -> Labeller:
 
     is_elsewhere = not Path(folder).is_dir() and isinstance(folder, str) and names_model(folder)
     return opened(pull(str(folder)) if is_elsewhere else Path(folder))
+
+
+def _words(overrides: Sequence[str] | Mapping[str, Any], data: Any) -> list[str]:
+    """Return what the command line would take."""
+    from nlp_transfer.words import from_mapping
+
+    words = from_mapping(overrides) if isinstance(overrides, Mapping) else list(overrides)
+    return words if data is None else ["data=object", *words]
 
 
 # Our pooled head becomes known to transformers when transformers is imported, not before; in two steps, because its

@@ -26,6 +26,7 @@ from nlp_transfer.settings import (
     ExportSettings,
     HubSettings,
     PredictSettings,
+    RankSettings,
     ServeSettings,
     Settings,
     TrainingSettings,
@@ -240,6 +241,16 @@ def check_examination(settings: CheckSettings) -> None:
     one_of(settings.fail_on, (*SEVERITIES, "never"), "check.fail_on")
     for kind in settings.skip:
         one_of(kind, KINDS, "check.skip")
+
+
+def check_ranking(settings: RankSettings) -> None:
+    """Check the values of the `rank` group.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    if settings.rows is not None and settings.rows < 10:
+        raise UserError(f"rank.rows={settings.rows} must be at least 10")
 
 
 def _check_host(verb: str, settings: ServeSettings | DemoSettings) -> None:

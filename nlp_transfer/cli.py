@@ -26,6 +26,7 @@ EPILOG = """examples:
   nlp-transfer adapt                                   the embedded data and encoder: a first look
   nlp-transfer adapt strategy=lora data=files data.path=tickets.csv
   nlp-transfer check data=files data.path=tickets.csv  duplicates, leaks, wrong labels, damage
+  nlp-transfer rank minilm e5 runs/NAME data=files data.path=tickets.csv
   nlp-transfer plan intent data.path=tickets.csv       what would happen, nothing trained
   nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
@@ -39,6 +40,7 @@ EPILOG = """examples:
 
 WORDS = """words:
   RECIPE    one of `nlp-transfer ls recipes`, or a .yaml file; none: the embedded data, full fine-tune
+  ENCODER   one of `nlp-transfer ls encoders`, a folder, a RUN, or owner/name@revision of the Hub
   RUN       a folder that adapt has made, runs/NAME; predict, serve and demo take owner/name@revision of the Hub too
   key=value strategy=lora chooses one of `nlp-transfer ls strategies`, training.epochs=3 changes a value"""
 
@@ -134,7 +136,7 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
         "--dry-run": (arguments.dry_run, ("push",)),
         "key=value words": (
             overrides,
-            ("adapt", "check", "plan", "evaluate", "predict", "serve", "demo", "push", "export", "cache"),
+            ("adapt", "check", "rank", "plan", "evaluate", "predict", "serve", "demo", "push", "export", "cache"),
         ),
     }
     for what, (given, verbs) in asked.items():
@@ -172,6 +174,7 @@ def _doctor(arguments: argparse.Namespace, words: list[str], overrides: list[str
 _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] = {
     "adapt": runs.adapt,
     "check": runs.check,
+    "rank": runs.rank,
     "plan": runs.plan,
     "evaluate": runs.evaluate,
     "predict": models.predict,

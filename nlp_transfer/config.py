@@ -28,7 +28,7 @@ from nlp_transfer.yamlfile import check_values, read_yaml
 # What does not change what is computed does not change which run it is.
 NOT_IDENTITY = (
     *("name", "output", "overwrite", "resume", "verify"),
-    *("checkpoint", "cache", "tracking", "predict", "hub", "serve", "demo", "export", "check"),
+    *("checkpoint", "cache", "tracking", "predict", "hub", "serve", "demo", "export", "check", "rank"),
 )
 _NAMES_OF_FILES = (
     *("output", "predict.input", "predict.output", "export.output", "check.fix", "encoder.name", "cache.folder"),

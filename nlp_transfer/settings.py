@@ -226,6 +226,13 @@ class CheckSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankSettings:
+    """How many training rows `rank` reads where `data.train_limit` and `data.per_class` do not say."""
+
+    rows: int | None = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run, resolved: what `config.py` makes of conf/, a recipe and the command line."""
 
@@ -252,3 +259,4 @@ class Settings:
     demo: DemoSettings = field(default_factory=DemoSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
     check: CheckSettings = field(default_factory=CheckSettings)
+    rank: RankSettings = field(default_factory=RankSettings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -57,6 +58,19 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.first) - 1
 
+    def take(self, examples: Sequence[int]) -> Tokens:
+        """Return some of the examples, in the order given."""
+        sequences = _ranges(self.first, np.asarray(examples, np.int64))
+        places = _ranges(self.offsets, sequences)
+        return Tokens(
+            self.ids[places],
+            None if self.types is None else self.types[places],
+            starts(self.sequence_lengths[sequences]),
+            starts(self.windows[examples]),
+            self.full[examples],
+            self.cut[examples],
+        )
+
     @cached_property
     def sequence_lengths(self) -> np.ndarray:
         """Tokens of every sequence, int64 (sequences,)."""
@@ -76,6 +90,11 @@ class Tokens:
     def longest(self) -> np.ndarray:
         """Tokens of every example's longest sequence, int64 (examples,): what a padded row of it costs."""
         return np.maximum.reduceat(self.sequence_lengths, self.first[:-1]) if len(self) else np.zeros(0, np.int64)
+
+
+def _ranges(ends: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the places of some of several neighbours, whose ends are given, one after the other."""
+    return np.concatenate([np.arange(ends[each], ends[each + 1]) for each in chosen])
 
 
 def starts(lengths: np.ndarray) -> np.ndarray:

@@ -94,6 +94,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
     siamese = _chosen_pairs(settings, task, tokenizer, reads_alone=reads_alone)
     spread = settings.layers == "spread" or (settings.layers == "auto" and siamese is not None)
     layers = _spread(encoder) if spread else _chosen_layers(settings, encoder)
+    together = spread or settings.layers == "all"
     pooling = settings.pooling
     if pooling == "auto":
         pooling = trained_with or ("last" if is_causal(config) else "mean")
@@ -101,7 +102,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
         encoder=copy.deepcopy(config),  # making it forgets how attention is computed, also in its part
         pooling=one_of(pooling, sorted(set(POOLING.values())), "encoder.pooling"),
         layers=layers,
-        combine="concat" if spread else one_of(settings.combine, COMBINE, "encoder.combine"),
+        combine="concat" if together else one_of(settings.combine, COMBINE, "encoder.combine"),
         hidden=settings.hidden,
         head_dropout=0.1 if settings.head_dropout is None else settings.head_dropout,
         siamese=siamese,
@@ -169,12 +170,15 @@ def _chosen_layers(settings: EncoderSettings, encoder: Any) -> list[int]:
     count = getattr(encoder.config, "num_hidden_layers", None)
     if settings.layers in ("auto", "last"):
         return [-1]
+    if settings.layers == "all":
+        depth = _readable_depth(encoder)
+        return list(range(depth + 1)) if depth else [-1]
     layers = settings.layers
     whole = isinstance(layers, list) and all(isinstance(layer, int) for layer in layers)
     if not whole or not layers or any(count is not None and not -count - 1 <= layer <= count for layer in layers):
         raise UserError(
-            f"encoder.layers={layers}: choose last, spread, or a list of hidden states from 0 (embeddings) to {count}, "
-            f"or from -1 (last layer) to {-count - 1 if count else '...'}"
+            f"encoder.layers={layers}: choose last, spread, all, or a list of hidden states from 0 (embeddings) to "
+            f"{count}, or from -1 (last layer) to {-count - 1 if count else '...'}"
         )
     return layers
 

@@ -103,6 +103,39 @@ def check(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     return int(found.fails(settings.check.fail_on))
 
 
+def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Order encoders by what a probe on each of their layers finds."""
+    alone("rank")
+    from nlp_transfer import config
+    from nlp_transfer.checks import check, check_ranking
+    from nlp_transfer.places import model_folder
+
+    if not words:
+        raise UserError("rank needs encoders: nlp-transfer rank minilm runs/NAME data=files data.path=FILE")
+    if twice := [word for word in words if words.count(word) > 1]:
+        raise UserError(f"{twice[0]!r} is given twice; name every encoder once")
+    if named := [word for word in overrides if word.startswith(("encoder=", "encoder.name="))]:
+        raise UserError(f"rank takes encoders as words of their own: write {named[0].partition('=')[2]}")
+    encoders = []
+    for word in words:
+        folder = expanded(word)
+        name = (
+            f"./{model_folder(folder)}" if folder.is_dir() and not folder.is_absolute() else str(model_folder(folder))
+        )
+        settings = config.compose(None, [*overrides, f"encoder={name if folder.is_dir() else word}"])
+        encoders.append((word, settings.encoder))
+    check(settings)
+    check_ranking(settings.rank)
+    screen = screen_of_main()
+    with screen.busy("starting"), for_good():
+        from nlp_transfer.ranking.rank import rank
+        from nlp_transfer.ranking.show import render, verdict
+    found = rank(settings, encoders, screen)
+    render(found, screen.console)
+    emit({"ranking": [each.to_json() for each in found], "verdict": verdict(found)}, screen)
+    return 0
+
+
 def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Show everything up to the first step."""
     settings = _settings(arguments, words, overrides)

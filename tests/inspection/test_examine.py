@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import nlp_transfer
 from nlp_transfer.console import Screen
+from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.examine import Examination, examine
 from nlp_transfer.inspection.kinds import KINDS
 from tests.composed import settings_of
@@ -87,3 +89,14 @@ def test_wrong_labels_are_told_with_the_right_ones_the_most_certain_first(known:
     likely = [doubt.probability for doubt in found.doubts]
     assert likely == sorted(likely)
     assert len(told) < 20
+
+
+def test_from_python_rows_are_looked_at_as_from_files(sound: Splits):
+    splits = copy.deepcopy(sound)
+    PLAIN["conflict"](splits)
+    found = nlp_transfer.check(None, {"check.encoder": False}, data=splits)
+    (conflict,) = (each for each in found.findings if each.kind == "conflict")
+    assert conflict.places[0] == ("train", 0)
+    assert len(conflict.places) == 18
+    with pytest.raises(UserError, match=r"check\.fail_on='no'"):
+        nlp_transfer.check(None, ["check.fail_on=no"], data=splits)

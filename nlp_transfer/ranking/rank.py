@@ -1,0 +1,128 @@
+"""Encoders asked one after the other: one pass over the training rows each, then every layer by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlp_transfer.data.batches import Columns
+from nlp_transfer.data.corpus import Corpus, load_corpus
+from nlp_transfer.encoder.anatomy import encoder_config
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_accuracy
+from nlp_transfer.head import validate
+from nlp_transfer.objectives.settings import ClassifySettings
+from nlp_transfer.preparation import Prepared, prepare
+from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, stand
+from nlp_transfer.strategies import Probe
+
+_TIMED = 256  # rows
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
+    from nlp_transfer.settings import EncoderSettings, Settings
+
+
+def rank(
+    settings: Settings, encoders: Sequence[tuple[str, EncoderSettings]], screen: Screen, *, data: Any = None
+) -> list[Standing]:
+    """Order encoders by how much of the labels a linear probe finds in their best layer; nothing else is trained.
+
+    Args:
+        settings: the groups `data`, `tokens`, `training`, `evaluation`, `cache` and `rank` count. Training rows alone
+            are read, `rank.rows` of them at most, drawn by the seed.
+        encoders: names, and what each stands for.
+        screen: where progress is shown.
+        data: rows from Python, see ``corpus.load_corpus``.
+
+    Raises:
+        UserError: for an encoder that cannot be found or loaded, and for too few rows to hold any out.
+    """
+    few = settings.data.train_limit is None and settings.data.per_class is None
+    limited = dataclasses.replace(settings.data, train_limit=settings.rank.rows) if few else settings.data
+    with screen.busy("reading data"):
+        corpus = load_corpus(limited, seed=settings.seed, data=data)
+    corpus.splits = {split: corpus.splits[split] for split in ("train", "validation")}
+    probing = dataclasses.replace(settings, data=limited, strategy=Probe(), objective={"classify": ClassifySettings()})
+    found = []
+    for name, encoder in encoders:
+        with screen.busy(f"asking {name}"):
+            found.append(_ask(name, dataclasses.replace(probing, encoder=encoder), corpus, screen))
+    evaluation = settings.evaluation
+    return stand(found, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=settings.seed)
+
+
+def _ask(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Candidate:
+    """Return what the layers of an encoder tell."""
+    open_ = settings.encoder.layers == "auto" and settings.encoder.head != "native"
+    if open_:
+        settings = dataclasses.replace(
+            settings, encoder=dataclasses.replace(settings.encoder, layers="all", head="pooled")
+        )
+    prepared = prepare(settings, corpus, Path(settings.output), tell=screen.tell)
+    features, layers = prepared.features("train"), getattr(prepared.classifier.model.config, "layers", [-1])
+    weights = corpus.splits["train"].weights.astype(np.float64)
+    weights = weights / weights.mean()
+    # A layer that tells nothing: what a constant answer loses on rows that it was not chosen by.
+    nothing = validate(prepared, np.zeros((len(features), 1), np.float32))
+    if not len(nothing.held_out):
+        raise UserError(f"{len(features):,} training rows are too few to hold any out; give at least 10")
+    losses, found = [], []
+    for number, part in zip(layers, np.split(features, len(layers), axis=1), strict=True):
+        validated = validate(prepared, part)
+        losses.append(validated.held_out * weights / (weights @ nothing.held_out / len(weights)))
+        found.append(_layer(prepared, number, part, validated.outputs_held_out(), 1 - float(losses[-1].mean())))
+    source = prepared.classifier.source
+    return Candidate(name, _about(prepared), source.sha256, found, np.stack(losses), _cost(prepared))
+
+
+def _layer(prepared: Prepared, number: int, part: np.ndarray, outputs: np.ndarray | None, explained: float) -> Layer:
+    task, targets = prepared.corpus.task, prepared.corpus.splits["train"].targets
+    classes = targets if targets.ndim == 1 else targets.argmax(1)
+    one = task.problem in ("single_label", "ordinal")
+    wanted = np.eye(len(task.labels))[classes] if one else targets.reshape(len(targets), -1)
+    known = np.flatnonzero(np.isfinite(outputs).all(1)) if outputs is not None else np.empty(0, int)
+    return Layer(
+        number=number,
+        explained=explained,
+        accuracy=float((outputs[known].argmax(1) == classes[known]).mean()) if one and outputs is not None else None,
+        logme=logme(part, wanted),
+        h_score=h_score(part, classes) if one else None,
+        neighbours=neighbour_accuracy(part, classes) if one else None,
+    )
+
+
+def _about(prepared: Prepared) -> str:
+    """Return what an encoder is, in a few words."""
+    config = encoder_config(prepared.classifier.model.config)
+    depth = getattr(config, "num_hidden_layers", None)
+    return f"{config.model_type}{f', {depth} layers' if depth else ''}, {config.hidden_size} wide"
+
+
+def _cost(prepared: Prepared) -> Cost:
+    anatomy, columns = prepared.classifier.anatomy, prepared.columns["train"]
+    sizes = {name: parameter.numel() for name, parameter in prepared.classifier.model.named_parameters()}
+    inside = {name: size for name, size in sizes.items() if name.startswith(f"{anatomy.base}.")}
+    embedding = sum(size for name, size in inside.items() if anatomy.depth[name] == 0)
+    lengths = columns.tokens.sequence_lengths.astype(np.float64)
+    width = encoder_config(prepared.classifier.model.config).hidden_size
+    attention = 4 * anatomy.layers * width * float(np.square(lengths).mean())
+    products = 2 * (sum(inside.values()) - embedding) * float(lengths.mean())
+    step = max(1, len(columns) // _TIMED)
+    some = range(0, len(columns), step)
+    sample = Columns(columns.tokens.take(some), columns.targets[some], columns.weights[some])
+    began = time.perf_counter()
+    prepared.below_output.fresh(sample)
+    seconds = time.perf_counter() - began
+    return Cost(
+        parameters=sum(inside.values()),
+        embedding=embedding,
+        gigaflops=(products + attention) * float(columns.tokens.windows.mean()) / 1e9,
+        milliseconds=1000 * seconds / len(some),
+        megabytes=4 * sum(inside.values()) / 1e6,
+    )
