@@ -16,9 +16,9 @@ _STEPS = 30  # of LogME, which takes a few
 def logme(features: np.ndarray, targets: np.ndarray) -> float:
     r"""Return the mean log evidence of a Bayesian linear model, a row and an output.
 
-    The evidence :math:`p(y \mid F)` with weights drawn from :math:`N(0, \alpha^{-1})` and noise :math:`\beta^{-1}`,
-    both chosen to make it largest by MacKay's fixed point (You et al. 2021, "LogME: Practical Assessment of Pre-trained
-    Models for Transfer Learning", ICML).
+    Targets and features count from their means. The evidence :math:`p(y \mid F)` has weights drawn from
+    :math:`N(0, \alpha^{-1})` and noise :math:`\beta^{-1}`, both chosen to make it largest by MacKay's fixed point (You et
+    al. 2021, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning", ICML).
 
     Args:
         features: (rows, width).
@@ -35,15 +35,20 @@ def logme(features: np.ndarray, targets: np.ndarray) -> float:
     moments, turn = moments[kept], turn[:, kept]
     # Squared shares of the targets along the left singular vectors of the features.
     along = (f @ turn / np.sqrt(moments) if rows > width else turn).T @ y
+    free = (
+        rows - 1
+    )  # a mean was taken away; without that, features wider than the rows would tell everything for certain
     evidence = [
-        _evidence(moments, along[:, output] ** 2, float(y[:, output] @ y[:, output]), rows, width)
+        _evidence(moments, along[:, output] ** 2, float(y[:, output] @ y[:, output]), free, width)
         for output in range(y.shape[1])
     ]
-    return float(np.mean(evidence)) / rows
+    return float(np.mean(evidence)) / free
 
 
 def _evidence(moments: np.ndarray, along: np.ndarray, total: float, rows: int, width: int) -> float:
     """Return the largest log evidence of one output."""
+    if not len(moments):  # the features are constant
+        return 0.5 * rows * float(np.log(rows / (2 * np.pi * max(total, 1e-300))) - 1)
     outside = max(total - float(along.sum()), 0.0)
     alpha, beta = 1.0, 1.0
     for _ in range(_STEPS):
@@ -73,6 +78,8 @@ def h_score(features: np.ndarray, classes: np.ndarray) -> float:
 
     f = np.asarray(features, dtype=np.float64)
     f = f - f.mean(0)
+    if not f.any():
+        return 0.0
     covariance, shrinkage = ledoit_wolf(f, assume_centered=True)
     names, numbers = np.unique(classes, return_inverse=True)
     means = np.stack([f[numbers == name].mean(0) for name in range(len(names))])[numbers]
