@@ -17,8 +17,8 @@ def logme(features: np.ndarray, targets: np.ndarray) -> float:
     r"""Return the mean log evidence of a Bayesian linear model, a row and an output.
 
     Targets and features count from their means. The evidence :math:`p(y \mid F)` has weights drawn from
-    :math:`N(0, \alpha^{-1})` and noise :math:`\beta^{-1}`, both chosen to make it largest by MacKay's fixed point (You et
-    al. 2021, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning", ICML).
+    :math:`N(0, \alpha^{-1})` and noise :math:`\beta^{-1}`, both chosen to make it largest by MacKay's fixed point (You
+    et al. 2021, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning", ICML).
 
     Args:
         features: (rows, width).
