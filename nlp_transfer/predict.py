@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
-import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,6 +22,7 @@ from nlp_transfer.data.columns import find_column
 from nlp_transfer.data.delimited import DELIMITERS, cell_writer, delimiter_of
 from nlp_transfer.data.files import stream_format, stream_rows
 from nlp_transfer.data.hints import typed
+from nlp_transfer.data.jsonl import json_line
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import read_texts
 from nlp_transfer.data.table import MISSING, Table
@@ -39,8 +38,6 @@ from nlp_transfer.settings import ColumnSettings, PredictSettings, Settings, Tra
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
 from nlp_transfer.training.device import fitting, make_accelerator
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Predictor(Labeller):
@@ -191,17 +188,12 @@ class _Writer:
                 cells = (answer.label, *[answer.abstains] * self.may_abstain, answer.probabilities)
                 extra = dict(zip(self.added, cells, strict=False))
                 given = {name: value for name, value in zip(names, row, strict=True) if value is not MISSING}
-                self.out.write(_json(given | extra) + "\n")
+                self.out.write(json_line(given | extra) + "\n")
                 continue
             label = "|".join(answer.label) if isinstance(answer.label, list) else answer.label
             unsure = ["true" if answer.abstains else "false"] * self.may_abstain
             figures = (f"{answer.probabilities[name]:.6f}" for name in self.labels)
             self.cells.writerow([*row, label, *unsure, *figures])
-
-
-def _json(row: dict[str, Any]) -> str:
-    """Return a row as one line; half a surrogate pair, which no encoding can hold, stays escaped as it came."""
-    return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", json.dumps(row, ensure_ascii=False))
 
 
 def _rows(table: Table) -> Iterator[tuple[Any, ...]]:

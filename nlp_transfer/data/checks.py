@@ -15,7 +15,7 @@ LEAKS = (("train", "validation"), ("train", "test"), ("validation", "test"))  # 
 _SHOWN = 3
 _IMBALANCE = 10  # times more rows in the largest class than in the smallest
 _SEPARATORS = ",;|"
-_JOINERS = re.compile(r"[\s_-]+")
+_JOINERS = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")
 
 
 def check(splits: Mapping[str, Rows], task: Task) -> list[Finding]:
@@ -42,7 +42,7 @@ def repeats(split: str, rows: Rows) -> Iterator[Finding]:
 
 
 def conflicts(split: str, rows: Rows) -> Iterator[Finding]:
-    """Find texts that occur with different labels."""
+    """Find texts that occur with different labels; numbers differ without being in conflict."""
     found: defaultdict[bytes, list[int]] = defaultdict(list)
     for row, key in enumerate(rows.keys):
         found[key].append(row)
@@ -61,10 +61,12 @@ def conflicts(split: str, rows: Rows) -> Iterator[Finding]:
 
 
 def comparable(label: Label) -> object:
-    """Return a label so that equal ones are equal, whatever the order of several names."""
-    return (
-        frozenset(label) if isinstance(label, tuple) else frozenset(label.items()) if isinstance(label, dict) else label
-    )
+    """Return what of a label another one may contradict: several names in any order, no number."""
+    if isinstance(label, tuple):
+        return frozenset(label)
+    if isinstance(label, dict):
+        return max(label, key=label.__getitem__, default=None)
+    return None if isinstance(label, float) else label
 
 
 def leaks(splits: Mapping[str, Rows]) -> Iterator[Finding]:
@@ -89,13 +91,13 @@ def called(split: str) -> str:
 
 def label_set(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
     """Find what is wrong with the labels themselves: their numbers, and names that may mean one thing."""
-    counts = {
-        split: Counter(name for label in rows.labels for name, share in shares(label).items() if share)
-        for split, rows in splits.items()
-    }
+    counts = {split: label_counts(rows) for split, rows in splits.items()}
     train = counts["train"]
+    if unused := [name for name in task.labels if not train[name]]:
+        yield Finding("absent_label", f"{_names(unused)}: no training row that has anything to read")
     (largest, most), (smallest, fewest) = (
-        pick(((name, train[name]) for name in task.labels), key=lambda item: item[1]) for pick in (max, min)
+        pick(((name, train[name]) for name in task.labels if train[name]), key=lambda item: item[1])
+        for pick in (max, min)
     )
     if most > _IMBALANCE * fewest:
         yield Finding(
@@ -114,11 +116,20 @@ def label_set(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
     yield from _written_lists(task)
 
 
+def label_counts(rows: Rows) -> Counter[str]:
+    """Return how many rows have each label, several labels and soft ones each; none has a number."""
+    named = (label for label in rows.labels if not isinstance(label, float))
+    return Counter(name for label in named for name, share in shares(label).items() if share)
+
+
 def twins(task: Task, train: Counter[str]) -> dict[str, str]:
-    """Return label → the most frequent one that differs in case, white space, hyphens and underscores only."""
+    """Return label → the most frequent one that differs in case, or in what joins its words, only.
+
+    A sign before or behind a word tells labels apart, as in B and B-.
+    """
     alike: defaultdict[str, list[str]] = defaultdict(list)
     for name in task.labels:
-        alike[_JOINERS.sub("", name.casefold())].append(name)
+        alike[_JOINERS.sub("", name.strip().casefold())].append(name)
     best = {key: max(names, key=lambda name: train[name]) for key, names in alike.items()}
     return {name: best[key] for key, names in alike.items() for name in names if name != best[key]}
 

@@ -16,8 +16,10 @@ class Finding:
         kind: of the defect.
         message: a sentence with counts.
         places: the rows that are affected; where two rows belong together, the one that could go.
+        beside: for each of them the row that it belongs together with, where there is one.
     """
 
     kind: str
     message: str
     places: tuple[Place, ...] = ()
+    beside: tuple[Place, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import re
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 from nlp_transfer.data.table import Table, from_records
 from nlp_transfer.errors import UserError
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -127,3 +129,19 @@ def _no_constant(name: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+
+
+def json_line(row: dict[str, Any]) -> str:
+    """Return a row as one line; half a surrogate pair, which no encoding can hold, is escaped, and dates are text.
+
+    Raises:
+        ValueError, TypeError: for numbers that are nan or infinite, and for what JSON has no form for.
+    """
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_date)
+    return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", line)
+
+
+def _date(value: Any) -> str:
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    raise TypeError(f"there is no JSON for a {type(value).__name__}")

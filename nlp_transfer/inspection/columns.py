@@ -41,7 +41,7 @@ def identifiers(splits: Mapping[str, Rows], roles: Mapping[str, str]) -> Iterato
             if both and not (_numbers_rows(ours) and _numbers_rows(theirs)):
                 yield Finding(
                     "shared_id",
-                    f"{len(both):,} of the {len(theirs):,} {called(target)} rows have a {column!r} that a row of "
+                    f"{len(both):,} of {len(splits[target]):,} {called(target)} rows have a {column!r} that a row of "
                     f"{source} has too",
                     tuple((source, ours[each]) for each in sorted(both)),
                 )
@@ -123,18 +123,24 @@ def _unique_columns(rows: Rows, roles: Mapping[str, str]) -> dict[str, dict[str,
     for column in rows.table.columns:
         cells = rows.cells(column)
         values = {str(cell): row for row, cell in reversed(list(enumerate(cells))) if not is_missing(cell)}
-        unique = len(rows) > 1 and len(values) > _MOSTLY * len(rows)
-        if unique and column not in taken and not _all_measures(cells) and not any(" " in value for value in values):
+        unique = len(rows) >= _FEWEST and len(values) > _MOSTLY * len(rows)
+        named = all(isinstance(cell, str | int) for cell in cells if not is_missing(cell))
+        if (
+            unique
+            and named
+            and column not in taken
+            and not _all_measures(cells)
+            and not any(" " in value for value in values)
+        ):
             found[column] = values
     return found
 
 
 def _numbers_rows(values: Mapping[str, int]) -> bool:
-    """Return whether values are integers without gaps, by which rows are numbered and not named."""
-    if not all(value.isdigit() for value in values):
-        return False
-    numbers = [int(value) for value in values]
-    return max(numbers) - min(numbers) < len(numbers) / _MOSTLY
+    """Return whether values are integers without gaps, maybe behind one word, which number rows and name none."""
+    start = next(iter(values)).rstrip("0123456789")
+    numbers = [int(rest) for value in values if (rest := value.removeprefix(start)).isdecimal() and len(rest) < 19]
+    return len(numbers) == len(values) and max(numbers) - min(numbers) < len(numbers) / _MOSTLY
 
 
 def _is_code(text: str) -> bool:

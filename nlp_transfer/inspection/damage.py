@@ -8,12 +8,14 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Mapping
+from html import entities
 
 _ENTITY = re.compile(r"&(?:[a-zA-Z][a-zA-Z0-9]{1,31}|#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6});")
 _MARKUP = re.compile(r"<(?:br|/?(?:p|div|span|a|b|i|em|strong|li|ul|td|tr|table|font|h[1-6]))(?:\s[^<>]*)?/?>", re.I)
 _QUOTED = re.compile(r'"(?:[^"]|"")*"', re.S)
 _ESCAPE = re.compile(r"\\(?:n|r|t|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2})|\\\"")
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff]")
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f\u2060\ufeff]")
+_BREAK = re.compile("[\x0b\x0c\x1c-\x1f]+")
 _LOST = "\ufffd"
 
 Undo = Callable[[str], str]
@@ -31,9 +33,16 @@ def unmangled(text: str) -> str:
 
 def unescaped(text: str) -> str:
     """Return a text with the characters that HTML entities stand for, also where they were escaped twice."""
-    while _ENTITY.search(text) and (plain := html.unescape(text)) != text:
+    while (plain := _ENTITY.sub(_character, text)) != text:
         text = plain
     return text
+
+
+def _character(entity: re.Match[str]) -> str:
+    """Return what an entity stands for; itself where that is no character that a text should hold."""
+    plain = html.unescape(entity[0])
+    whole = entity[0][1] == "#" or entity[0][1:] in entities.html5
+    return plain if whole and plain.isprintable() and _LOST not in plain else entity[0]
 
 
 def unquoted(text: str) -> str:
@@ -48,8 +57,8 @@ def unquoted(text: str) -> str:
 
 
 def without_controls(text: str) -> str:
-    """Return a text without control, zero-width and byte-order characters; line ends and tabs stay."""
-    return _CONTROL.sub("", text)
+    """Return a text without control and byte-order characters, those that part words as a space; line ends stay."""
+    return _BREAK.sub(" ", _CONTROL.sub("", text))
 
 
 UNDO: Mapping[str, Undo] = {

@@ -34,11 +34,13 @@ class Examination:
 
     Attributes:
         corpus: the rows as they were read.
+        settings: the group `data` as they were read by: nothing is refused that can be told.
         findings: the worst first; their places are splits as they were read and rows of their tables.
         doubts: labels that are likely wrong, the most certain first, with places like these.
     """
 
     corpus: ReadCorpus
+    settings: DataSettings
     findings: list[Finding]
     doubts: list[Doubt]
 
@@ -68,6 +70,7 @@ class Examination:
                     "message": found.message,
                     "advice": KINDS[found.kind].advice,
                     "places": [self.where(place) for place in found.places],
+                    "beside": [self.where(place) for place in found.beside],
                 }
                 for found in self.findings
             ],
@@ -93,19 +96,22 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
         data: rows from Python, see ``corpus.load_corpus``.
 
     Raises:
-        UserError: for data that cannot be read at all, and for an encoder that cannot be found.
+        UserError: for data that cannot be read at all.
     """
-    lenient = dataclasses.replace(settings.data, empty="keep", unseen="ignore")
+    lenient = dataclasses.replace(
+        settings.data, empty="keep", unseen="ignore", train_limit=None, per_class=None, class_weights="none"
+    )
     with screen.busy("reading data"):
         corpus = read_corpus(lenient, data=data)
     tables = {id(rows.table): split for split, rows in corpus.rows.items()}
     blank = {split: set(blank_rows(rows.texts, rows.pairs)) for split, rows in corpus.rows.items()}
-    if everything := [split for split, rows in corpus.rows.items() if len(blank[split]) == len(rows)]:
-        raise UserError(f"{corpus.rows[everything[0]].table.origin}: no row has anything to read")
+    if len(blank["train"]) == len(corpus.rows["train"]):
+        raise UserError(f"{corpus.rows['train'].table.origin}: no row has anything to read")
     findings = list(_empty(corpus, blank))
     told = {
         split: rows.take([row for row in range(len(rows)) if row not in blank[split]]) if blank[split] else rows
         for split, rows in corpus.rows.items()
+        if len(blank[split]) < len(rows)
     }
     with screen.bar("comparing texts") as bar:
         findings += _placed(itertools.chain(repeats.exact(told), repeats.near(told, show=bar.show)), told, tables)
@@ -114,13 +120,17 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
     doubts: list[Doubt] = []
     if settings.check.encoder:
         known = {place for found in findings if found.kind in _SAME for place in found.places}
-        used = divided(dataclasses.replace(corpus, rows=told, notes=[]), lenient, seed=settings.seed)
-        seen, doubts = _learned(used, lenient, settings, known, tables, screen)
-        findings += seen
+        try:
+            used = divided(dataclasses.replace(corpus, rows=told, notes=[]), lenient, seed=settings.seed)
+            seen, doubts = _learned(used, lenient, settings, known, tables, screen)
+        except UserError as error:  # what was found stays found
+            screen.tell(f"the encoder was not asked, for a run would end with: {error}")
+        else:
+            findings += seen
     wanted = [found for found in findings if found.kind not in settings.check.skip]
     order = list(KINDS)
     wanted.sort(key=lambda found: (SEVERITIES.index(KINDS[found.kind].severity), order.index(found.kind)))
-    return Examination(corpus, wanted, [] if "label_error" in settings.check.skip else doubts)
+    return Examination(corpus, lenient, wanted, [] if "label_error" in settings.check.skip else doubts)
 
 
 def _empty(corpus: ReadCorpus, blank: Mapping[str, set[int]]) -> Iterator[Finding]:
@@ -190,7 +200,11 @@ def _learned(
 def _placed(findings: Iterable[Finding], splits: Mapping[str, Rows], tables: Mapping[int, str]) -> list[Finding]:
     """Return findings with the places of their rows as they were read."""
     return [
-        dataclasses.replace(found, places=tuple(_home(splits, tables, place) for place in found.places))
+        dataclasses.replace(
+            found,
+            places=tuple(_home(splits, tables, place) for place in found.places),
+            beside=tuple(_home(splits, tables, place) for place in found.beside),
+        )
         for found in findings
     ]
 

@@ -13,6 +13,7 @@ from nlp_transfer.data.checks import called
 from nlp_transfer.data.finding import Finding
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import Task, shares, unseen
+from nlp_transfer.inspection.texts import texts_of
 from nlp_transfer.inspection.wording import said
 
 _RATIO = 3.0  # times the share
@@ -84,10 +85,11 @@ def giveaway(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
         return
     train = splits["train"]
     words = {name: re.compile(rf"\b{re.escape(said(name))}\b") for name in task.labels if said(name)}
+    whole = [" ".join(texts_of(train, row)) for row in range(len(train))]
     own = [name for name in train.labels if isinstance(name, str)]
     if len(own) < max(_FEWEST, len(train)):
         return
-    says = [bool(name in words and words[name].search(said(text))) for name, text in zip(own, train.texts, strict=True)]
+    says = [bool(name in words and words[name].search(said(text))) for name, text in zip(own, whole, strict=True)]
     count, hits = Counter(own), Counter(name for name, yes in zip(own, says, strict=True) if yes)
     share = sum(hits[name] / count[name] for name in count) / len(count)  # a large class may be called as its topic is
     if share >= _SAYS:
@@ -96,7 +98,7 @@ def giveaway(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
             "giveaway",
             f"{sum(says):,} of {len(says):,} training texts hold the name of their own label, for example "
             f"{train.where(first)}",
-            tuple(("train", row) for row, said in enumerate(says) if said),
+            tuple(("train", row) for row, yes in enumerate(says) if yes),
         )
 
 

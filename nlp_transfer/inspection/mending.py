@@ -1,6 +1,7 @@
-"""A copy of a corpus in which is mended what can be mended without knowing better than its owner.
+"""A copy of a corpus in which is mended what nobody has to decide.
 
-The original is never touched. No row of a test split goes but those with nothing to read: figures stay comparable.
+The original is never touched. First texts and labels are written as they were meant, then rows go that are superfluous
+now. No row of a test split goes but those with nothing to read: figures stay comparable.
 """
 
 from __future__ import annotations
@@ -8,107 +9,149 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.data.checks import comparable, twins
+from nlp_transfer.data.checks import LEAKS, called, comparable, label_counts, twins
 from nlp_transfer.data.delimited import cell_writer
-from nlp_transfer.data.finding import Finding, Place
-from nlp_transfer.data.labels import name_of
-from nlp_transfer.data.rows import Rows
+from nlp_transfer.data.finding import Place
+from nlp_transfer.data.jsonl import json_line
+from nlp_transfer.data.paths import expanded
+from nlp_transfer.data.rows import Rows, blank_rows, rows_of
 from nlp_transfer.data.table import MISSING, Table
-from nlp_transfer.data.task import Task, shares
 from nlp_transfer.disk import appearing
+from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.damage import UNDO
 from nlp_transfer.inspection.examine import Examination
-from nlp_transfer.inspection.kinds import KINDS
 
 MENDED = "mended.json"
-_DROPPED = ("empty", "leak", "near_leak")
 
 
-def mend(examination: Examination, folder: Path, *, separator: str | None) -> tuple[int, int]:
-    """Write a mended copy, one file a split, and what was done; return how many rows were dropped and changed.
+@dataclass(frozen=True)
+class Plan:
+    """What a mended copy holds.
 
-    Args:
-        examination: whose findings are mended, as ``kinds.KINDS`` says.
-        folder: of the copy. A text source becomes CSV in UTF-8, one with types JSON lines.
-        separator: of several labels in one cell, see `data.label_separator`.
+    Attributes:
+        tables: by split, with what was changed, all rows.
+        gone: rows that are left out, and why.
+        changed: rows that stay and are written otherwise, and why.
+        lost: labels that no training row has any more.
+    """
+
+    tables: dict[str, Table]
+    gone: dict[Place, str]
+    changed: dict[Place, list[str]]
+    lost: list[str]
+
+    def __bool__(self) -> bool:
+        """Whether the copy would be another corpus."""
+        return bool(self.gone or self.changed)
+
+
+def plan(examination: Examination) -> Plan:
+    """Return what would be mended of the kinds that were found, see ``kinds.KINDS``."""
+    kinds = {found.kind for found in examination.findings}
+    corpus, settings = examination.corpus, examination.settings
+    spelled = twins(corpus.task, label_counts(corpus.rows["train"])) if "twin" in kinds else {}
+    undone = [kind for kind in UNDO if kind in kinds]
+    tables: dict[str, Table] = {}
+    changed: dict[Place, list[str]] = {}
+    rows: dict[str, Rows] = {}
+    for split, read in corpus.rows.items():
+        table = read.table
+        columns = {name: list(cells) for name, cells in table.columns.items()}
+        text_columns = [columns[corpus.roles[role]] for role in ("text", "text_pair") if role in corpus.roles]
+        labels = columns[corpus.roles["label"]]
+        for row in range(len(table)):
+            done = {kind for cells in text_columns for kind in _undo(cells, row, undone)}
+            done |= {"twin"} if _respell(labels, row, spelled, settings.label_separator) else set()
+            if done:
+                changed[split, row] = sorted(done)
+        tables[split] = Table(columns, table.origin, table.lines, table.files)
+        rows[split] = rows_of(tables[split], corpus.roles, settings, split=split, problem=corpus.task.problem, notes=[])
+    gone = _gone(rows, kinds)
+    for split, part in rows.items():
+        if all((split, row) in gone for row in range(len(part))):
+            raise UserError(f"a mended copy would have no {called(split)} row: all of them are repeated, or empty")
+    kept = rows["train"].take([row for row in range(len(rows["train"])) if ("train", row) not in gone])
+    before, after = label_counts(rows["train"]), label_counts(kept)
+    lost = [name for name in corpus.task.labels if before[name] and not after[name]]
+    return Plan(tables, gone, {place: done for place, done in changed.items() if place not in gone}, lost)
+
+
+def write(planned: Plan, examination: Examination, folder: Path) -> None:
+    """Write the copy, one file a split, and ``mended.json``, which tells of every row.
+
+    Where every cell is text, the files are CSV in UTF-8, else JSON lines.
 
     Raises:
-        UserError: if the folder cannot be written, or holds something else.
+        UserError: if the folder cannot be written, holds something else, or has to do with the original; and for a cell
+            that no JSON can hold.
     """
-    corpus, kinds = examination.corpus, {found.kind for found in examination.findings}
-    gone = _dropped(corpus.rows, examination.findings, kinds)
-    spelled = _spellings(corpus.rows, corpus.task) if "twin" in kinds else {}
-    undone = [kind for kind in UNDO if kind in kinds]
-    changed: dict[Place, list[str]] = {}
+    _check_apart(folder, examination)
+    tables = {
+        split: table.take([row for row in range(len(table)) if (split, row) not in planned.gone])
+        for split, table in planned.tables.items()
+    }
+    cells = (cell for table in tables.values() for column in table.columns.values() for cell in column)
+    as_text = all(isinstance(cell, str) and _is_encodable(cell) for cell in cells)
     with appearing(folder, MENDED, "mended corpus") as making:
-        for split, rows in corpus.rows.items():
-            table, roles = rows.table, corpus.roles
-            columns = {name: list(cells) for name, cells in table.columns.items()}
-            for row in range(len(table)):
-                done = [
-                    kind
-                    for role in ("text", "text_pair")
-                    if role in roles
-                    for kind in _undo(columns[roles[role]], row, undone)
-                ]
-                done += ["twin"] * _respell(columns[roles["label"]], row, spelled, separator)
-                if done and (split, row) not in gone:
-                    changed[split, row] = sorted(set(done))
-            kept = [row for row in range(len(table)) if (split, row) not in gone]
-            _write(Table(columns, table.origin, table.lines, table.files).take(kept), making / split)
+        for split, table in tables.items():
+            (_write_csv if as_text else _write_jsonl)(table, making / split)
         told = {
-            "from": corpus.source,
-            "dropped": [{"place": examination.where(place), "kind": kind} for place, kind in sorted(gone.items())],
-            "changed": [{"place": examination.where(place), "kinds": done} for place, done in sorted(changed.items())],
+            "from": examination.corpus.source,
+            "dropped": [
+                {"place": examination.where(place), "kind": why} for place, why in sorted(planned.gone.items())
+            ],
+            "changed": [
+                {"place": examination.where(place), "kinds": why} for place, why in sorted(planned.changed.items())
+            ],
         }
         (making / MENDED).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return len(gone), len(changed)
 
 
-def mends(examination: Examination) -> bool:
-    """Return whether a copy would be any better."""
-    return any(KINDS[found.kind].mended for found in examination.findings)
-
-
-def _dropped(splits: Mapping[str, Rows], findings: Sequence[Finding], kinds: set[str]) -> dict[Place, str]:
+def _gone(rows: Mapping[str, Rows], kinds: set[str]) -> dict[Place, str]:
     """Return the rows that go, and why."""
-    gone = {place: found.kind for found in findings if found.kind in _DROPPED for place in found.places}
-    if not kinds & {"repeat", "conflict"}:
-        return gone
+    blank = {(split, row) for split, part in rows.items() for row in blank_rows(part.texts, part.pairs)}
+    gone = dict.fromkeys(blank, "empty") if "empty" in kinds else {}
+    if kinds & {"leak", *UNDO}:  # what was undone may show that texts are the same
+        for source, target in LEAKS:
+            known = (
+                {key for row, key in enumerate(rows[target].keys) if (target, row) not in blank}
+                if target in rows
+                else set()
+            )
+            for row, key in enumerate(rows[source].keys if source in rows else ()):
+                if key in known and (source, row) not in blank:
+                    gone[source, row] = "leak"
+    train = rows["train"]
     alike: defaultdict[bytes, list[int]] = defaultdict(list)
-    train = splits["train"]
     for row, key in enumerate(train.keys):
-        if ("train", train.numbers[row]) not in gone:
+        if ("train", row) not in gone and ("train", row) not in blank:
             alike[key].append(row)
-    for rows in alike.values():
-        for row, kind in _superfluous(train, rows, kinds):
-            gone["train", train.numbers[row]] = kind
+    for same in alike.values():
+        gone |= {("train", row): why for row, why in _superfluous(train, same, kinds)}
     return gone
 
 
 def _superfluous(train: Rows, rows: Sequence[int], kinds: set[str]) -> Iterator[tuple[int, str]]:
     """Yield which of the rows with one text go: those without the majority's label, then all but the first."""
-    votes = Counter(comparable(train.labels[row]) for row in rows).most_common(2)
     kept = list(rows)
-    if len(votes) > 1 and "conflict" in kinds:
-        (best, most), (_, next_most) = votes
-        kept = [row for row in rows if most > next_most and comparable(train.labels[row]) == best]
-        yield from ((row, "conflict") for row in rows if row not in kept)
-    if "repeat" in kinds:
+    if "conflict" in kinds and not any(isinstance(train.labels[row], dict) for row in rows):
+        votes = Counter(comparable(train.labels[row]) for row in rows).most_common(2)
+        if len(votes) > 1:
+            (best, most), (_, next_most) = votes
+            kept = [row for row in rows if most > next_most and comparable(train.labels[row]) == best]
+            stay = set(kept)
+            yield from ((row, "conflict") for row in rows if row not in stay)
+    if kinds & {"repeat", *UNDO, "twin"}:
         first: set[object] = set()
         for row in kept:
-            label = comparable(train.labels[row])
+            label = repr(train.labels[row])
             if label in first:
                 yield row, "repeat"
             first.add(label)
-
-
-def _spellings(splits: Mapping[str, Rows], task: Task) -> dict[str, str]:
-    counts = Counter(name for label in splits["train"].labels for name, share in shares(label).items() if share)
-    return twins(task, counts)
 
 
 def _undo(cells: list[Any], row: int, kinds: Sequence[str]) -> Iterator[str]:
@@ -122,32 +165,49 @@ def _undo(cells: list[Any], row: int, kinds: Sequence[str]) -> Iterator[str]:
 def _respell(cells: list[Any], row: int, spelled: Mapping[str, str], separator: str | None) -> bool:
     """Write the label of a row, or its labels, as most rows do; return whether that changed it."""
     cell = cells[row]
-    if isinstance(cell, dict):
-        return False  # soft labels of one text may name both spellings
-    if isinstance(cell, list | tuple):
-        new: Any = [spelled.get(str(name_of(each)), each) for each in cell]
-        changed = new != list(cell)
+    if isinstance(cell, list | tuple):  # both spellings of one label are that label once
+        names = [_spelling(each, spelled) for each in cell]
+        new: Any = list(dict.fromkeys(names)) if names != list(cell) else cell
     elif separator and isinstance(cell, str):
-        new = separator.join(spelled.get(each.strip(), each) for each in cell.split(separator))
-        changed = new != cell
+        parts = [each.strip() for each in cell.split(separator)]
+        names = [_spelling(each, spelled) for each in parts]
+        new = separator.join(dict.fromkeys(names)) if names != parts else cell
     else:
-        new = spelled.get(str(name_of(cell)), cell)
-        changed = new != cell
-    if changed:
-        cells[row] = new
-    return changed
+        new = _spelling(cell, spelled)
+    cells[row] = new
+    return bool(new != cell)
 
 
-def _write(table: Table, path: Path) -> None:
-    """Write a table under a name without its ending."""
-    rows = zip(*table.columns.values(), strict=True)
-    if all(isinstance(cell, str) for cells in table.columns.values() for cell in cells):
-        with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as out:
-            writer = cell_writer(out, ",")
-            writer.writerow(table.columns)
-            writer.writerows(rows)
-        return
+def _spelling(cell: Any, spelled: Mapping[str, str]) -> Any:
+    """Return a label as most rows write it; anything but text as it is."""
+    return spelled.get(cell, spelled.get(cell.strip(), cell)) if isinstance(cell, str) else cell
+
+
+def _check_apart(folder: Path, examination: Examination) -> None:
+    """Refuse to write over, into or around the original."""
+    target = folder.resolve()
+    named = [getattr(examination.settings, key) for key in ("path", "train", "validation", "test")]
+    for source in (expanded(name).resolve() for name in named if name is not None):
+        if target == source or source in target.parents or target in source.parents:
+            raise UserError(f"check.fix={folder} has to do with the original, {source}, which stays as it is")
+
+
+def _is_encodable(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _write_csv(table: Table, path: Path) -> None:
+    with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as out:
+        writer = cell_writer(out, ",")
+        writer.writerow(table.columns)
+        writer.writerows(zip(*table.columns.values(), strict=True))
+
+
+def _write_jsonl(table: Table, path: Path) -> None:
     with path.with_suffix(".jsonl").open("w", encoding="utf-8") as out:
-        for row in rows:
-            given = {name: cell for name, cell in zip(table.columns, row, strict=True) if cell is not MISSING}
-            out.write(json.dumps(given, ensure_ascii=False, default=str) + "\n")
+        for row, cells in enumerate(zip(*table.columns.values(), strict=True)):
+            given = {name: cell for name, cell in zip(table.columns, cells, strict=True) if cell is not MISSING}
+            try:
+                out.write(json_line(given) + "\n")
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{table.where(row)} cannot be written as JSON: {error}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from nlp_transfer.inspection.wording import said
 
@@ -15,7 +16,8 @@ _GRAM = 4  # characters
 _SIMILAR = 0.8  # shared n-grams of all that two texts have, from which they are nearly the same
 _SOUGHT = 0.65  # from which pairs are compared: MinHash estimates, and most pairs above 0.8 must be found
 _PERMUTATIONS = 64
-_COMPARED = 50  # texts that one is compared with at most
+_COMPARED = 20  # texts that one is compared with at most
+_KEPT = 4096  # texts whose n-grams are kept, for of many alike the same ones are asked for
 _CHUNK = 1000
 
 
@@ -49,6 +51,8 @@ def near_pairs(
     from datasketch import MinHash, MinHashLSH
 
     known = MinHashLSH(threshold=_SOUGHT, num_perm=_PERMUTATIONS, weights=(0.3, 0.7))
+    signatures: dict[int, MinHash] = {}
+    kept = lru_cache(_KEPT)(_grams)
     pairs: list[Pair] = []
     for start in range(0, len(texts), _CHUNK):
         grams = [_grams(text) for text in texts[start : start + _CHUNK]]
@@ -58,17 +62,21 @@ def near_pairs(
         ):
             if not own:
                 continue
-            found = list(_alike(row, own, sorted(known.query(signature))[:_COMPARED], texts))
+            likely = [other for other in known.query(signature) if signatures[other].jaccard(signature) >= _SOUGHT]
+            found = list(_alike(row, own, sorted(likely)[:_COMPARED], lambda other: kept(texts[other])))
             pairs += found
             if not any(groups[pair.first] == groups[row] for pair in found):
                 known.insert(row, signature, check_duplication=False)
+                signatures[row] = signature
         show(min(start + _CHUNK, len(texts)), len(texts))
     return pairs
 
 
-def _alike(row: int, own: frozenset[str], candidates: Sequence[int], texts: Sequence[str]) -> Iterator[Pair]:
+def _alike(
+    row: int, own: frozenset[str], candidates: Sequence[int], grams_of: Callable[[int], frozenset[str]]
+) -> Iterator[Pair]:
     for other in candidates:
-        theirs = _grams(texts[other])
+        theirs = grams_of(other)
         similarity = len(own & theirs) / len(own | theirs)
         if similarity >= _SIMILAR:
             yield Pair(other, row, similarity)

@@ -44,6 +44,7 @@ def near(splits: Mapping[str, Rows], *, show: Callable[[int, int], None] = lambd
                 f"{count:,} of {len(splits[target]):,} {target} rows are nearly the same as one in {source}: "
                 f"{_example(splits, found)}",
                 tuple(found),
+                tuple(found.values()),
             )
     for split in splits:
         for kind, found, what in (
@@ -56,6 +57,7 @@ def near(splits: Mapping[str, Rows], *, show: Callable[[int, int], None] = lambd
                     kind,
                     f"{len(found):,} {called(split)} {verb} {what}: {_example(splits, found)}",
                     tuple(found),
+                    tuple(found.values()),
                 )
 
 

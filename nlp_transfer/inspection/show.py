@@ -45,9 +45,7 @@ def render(examination: Examination, console: Console) -> None:
         for doubt in examination.doubts[:_DOUBTS]:
             table.add_row(
                 short(examination.where(doubt.place)),
-                doubt.given,
-                doubt.suggested,
-                _brief(_text(examination, doubt.place)),
+                *map(_plain, (doubt.given, doubt.suggested, _brief(_text(examination, doubt.place)))),
             )
         console.print(table)
     console.print(summary(examination), style="bold")
@@ -63,6 +61,11 @@ def summary(examination: Examination) -> str:
 def _text(examination: Examination, place: Place) -> str:
     split, row = place
     return str(examination.corpus.rows[split].table.columns[examination.corpus.roles["text"]][row])
+
+
+def _plain(words: str) -> str:
+    """Return words without what would steer the terminal."""
+    return "".join(character if character.isprintable() else " " for character in words)
 
 
 def _brief(text: str) -> str:

@@ -74,7 +74,13 @@ def clipped(splits: Mapping[str, Rows]) -> Iterator[Finding]:
         longest = max(lengths)
         at = sum(lengths[longest - back] for back in range(3))  # white space at the end may have gone since
         before = sum(lengths[longest - back] for back in range(3, 23)) * 3 / 20
-        if len(rows) >= _FEWEST and longest >= _SHORT and at >= max(5, 0.005 * len(rows)) and at > 5 * before:
+        if (
+            len(rows) >= _FEWEST
+            and longest >= _SHORT
+            and at >= max(5, 0.005 * len(rows))
+            and 2 * at < len(rows)
+            and at > 5 * before
+        ):
             yield Finding(
                 "clipped",
                 f"{at:,} of {len(rows):,} {called(split)} texts end at {longest:,} characters, and hardly one just "
@@ -86,13 +92,13 @@ def clipped(splits: Mapping[str, Rows]) -> Iterator[Finding]:
 def styles(splits: Mapping[str, Rows]) -> Iterator[Finding]:
     """Find splits, or domains among the training rows, whose texts are written in another way than the others."""
     parts = {called(split): rows.texts for split, rows in splits.items()}
-    yield from _differing({name: texts for name, texts in parts.items()}, "rows")
+    yield from _differing(parts, "rows")
     train = splits["train"]
     if train.domains is not None:
         domains: defaultdict[str, list[str]] = defaultdict(list)
         for text, domain in zip(train.texts, train.domains, strict=True):
             domains[domain].append(text)
-        yield from _differing({f"{name!r}": texts for name, texts in domains.items()}, "rows of the domain")
+        yield from _differing({repr(name): texts for name, texts in domains.items()}, "rows of the domain")
 
 
 def _differing(parts: Mapping[str, Sequence[str]], rows: str) -> Iterator[Finding]:

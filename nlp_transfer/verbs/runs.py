@@ -85,19 +85,23 @@ def check(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     check_examination(settings.check)
     screen = screen_of_main()
     from nlp_transfer.inspection.examine import examine
-    from nlp_transfer.inspection.mending import mend, mends
+    from nlp_transfer.inspection.mending import plan, write
     from nlp_transfer.inspection.show import render
 
     found = examine(settings, screen)
     render(found, screen.console)
+    mended = plan(found)
     if settings.check.fix:
         folder = expanded(settings.check.fix)
-        dropped, changed = mend(found, folder, separator=settings.data.label_separator)
+        write(mended, found, folder)
         screen.console.print(
-            f"{dropped:,} rows dropped, {changed:,} changed in {folder}: adapt with data=files data.path={folder}",
+            f"{len(mended.gone):,} rows dropped, {len(mended.changed):,} changed; read the copy with data=files "
+            f"data.path={shlex.quote(str(folder))}, in UTF-8 whatever the original was in",
             soft_wrap=True,
         )
-    elif mends(found):
+        for name in mended.lost:
+            screen.tell(f"no training row has the label {name!r} any more")
+    elif mended:
         screen.console.print("check.fix=FOLDER writes a copy in which is mended what nobody has to decide")
     emit(found.to_json(), screen)
     return int(found.fails(settings.check.fail_on))

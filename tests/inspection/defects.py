@@ -91,7 +91,7 @@ def _add(split: str, rows: list[Row]) -> Callable[[Splits], None]:
     return lambda splits: splits[split].extend(rows)
 
 
-def _other(row: Row) -> Row:
+def other(row: Row) -> Row:
     return row | {"label": "film" if row["label"] != "film" else "card"}
 
 
@@ -154,7 +154,7 @@ def _shift(splits: Splits) -> None:
 
 def _wrong_labels(splits: Splits) -> None:
     for row in splits["train"][:12]:
-        row["label"] = _other(row)["label"]
+        row["label"] = other(row)["label"]
 
 
 def _foreign(splits: Splits) -> None:
@@ -180,8 +180,8 @@ PLAIN: dict[str, Callable[[Splits], None]] = {
     "shared_id": _ids,
     "id_as_text": _ids_instead,
     "id_as_label": _texts_as_labels,
-    "conflict": _copied("train", "train", _other),
-    "near_conflict": _copied("train", "train", lambda row: _other(_nearly(row))),
+    "conflict": _copied("train", "train", other),
+    "near_conflict": _copied("train", "train", lambda row: other(_nearly(row))),
     "repeat": _copied("validation", "validation"),
     "near_repeat": _copied("train", "train", _nearly),
     "twin": _each(lambda row: row.update(label=row["label"].title() + " ")),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import csv
+import random
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from nlp_transfer.inspection.examine import Examination, examine
 from nlp_transfer.inspection.kinds import KINDS
 from tests.composed import settings_of
 from tests.encoder.families import tiny_encoder
-from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean
+from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean, other
 from tests.test_run import rows
 
 QUIET = Screen(speaks=False)
@@ -100,3 +102,102 @@ def test_from_python_rows_are_looked_at_as_from_files(sound: Splits):
     assert len(conflict.places) == 18
     with pytest.raises(UserError, match=r"check\.fail_on='no'"):
         nlp_transfer.check(None, ["check.fail_on=no"], data=splits)
+
+
+@pytest.mark.parametrize("problem", ["soft", "multi_label", "ordinal", "regression", "pair"])
+def test_every_kind_of_task_is_looked_at(encoder: Path, problem: str):
+    data = {"train": rows(problem, 150, 1), "validation": rows(problem, 40, 2), "test": rows(problem, 40, 3)}
+    words = custom(encoder) | {
+        "data.problem": problem if problem in ("ordinal", "regression", "multi_label") else "auto"
+    }
+    found = examined(data, **words)
+    assert "leak" in kinds(found)  # the texts are few words
+    if problem == "regression":
+        assert not {"conflict", "near_conflict", "label_error"} & kinds(found)
+    for each in found.findings:
+        assert all(found.where(place) for place in (*each.places, *each.beside))
+        assert len(each.beside) in (0, len(each.places))
+
+
+def test_places_are_those_of_the_rows_as_they_were_read_whatever_is_divided_off(encoder: Path):
+    """One file, blank rows in it, validation and test carved out, a row of weight zero."""
+    made = [row | {"weight": 1} for row in rows("single_label", 200, 1)]
+    for number in (3, 50, 51):
+        made[number]["text"] = " "
+    made[7]["weight"] = 0
+    wrong = range(20, 32)
+    for number in wrong:
+        made[number] = other(made[number])
+    found = examined({"train": made}, **custom(encoder))
+    (empty,) = (each for each in found.findings if each.kind == "empty")
+    assert [row for _, row in empty.places] == [3, 50, 51]
+    told = {doubt.place[1]: doubt for doubt in found.doubts}
+    assert {place for place, _ in (doubt.place for doubt in found.doubts)} == {"train"}
+    assert all(doubt.given == made[row]["label"] for row, doubt in told.items())
+    assert len(set(wrong) & told.keys()) >= 8
+    assert found.where(("train", 20)).endswith(":21")
+
+
+def test_a_split_column_divides_and_places_stay_those_of_the_file(sound: Splits, tmp_path: Path):
+    path = tmp_path / "all.csv"
+    with path.open("w", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["text", "label", "split"])
+        for number, row in enumerate(sound["train"][:60]):
+            writer.writerow([row["text"], row["label"], ("train", "test")[number % 2]])
+        writer.writerow([sound["train"][1]["text"], sound["train"][1]["label"], "train"])
+    found = examine(settings_of({"data": "files", "data.path": str(path), "check.encoder": False}), QUIET)
+    (leak,) = (each for each in found.findings if each.kind == "leak")
+    assert [found.where(place) for place in leak.places] == [f"{path}:62"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda splits: [row.update(label="never seen") for row in splits["test"]], "unseen_label"),
+        (lambda splits: [row.update(text=" ") for row in splits["test"]], "empty"),
+        (PLAIN["id_as_label"], "id_as_label"),
+    ],
+)
+def test_what_no_run_would_take_is_told_all_the_same(known: Splits, encoder: Path, change, kind: str, capfd):
+    splits = copy.deepcopy(known)
+    change(splits)
+    settings = settings_of(
+        {"data": "object"} | custom(encoder) | {"data.class_weights": "balanced", "data.per_class": 5}
+    )
+    found = examine(settings, Screen(speaks=True), data=splits)
+    assert kind in kinds(found)
+
+
+def test_odd_columns_are_no_identifiers_and_no_trouble(sound: Splits):
+    splits = copy.deepcopy(sound)
+    for split, part in splits.items():
+        for number, row in enumerate(part):
+            row |= {
+                "numbered": f"row-{number}",
+                "odd": "²³¹"[number % 3] + "1" * 5000,
+                "many": [number],
+                "at": number / 3,
+            }
+            row |= {"url": f"{split}/{number}"}
+    assert kinds(examined(splits)) <= {"few_rows"}
+    assert "shared_id" not in kinds(examined({split: part[:5] for split, part in splits.items()}))
+
+
+def test_texts_of_one_length_were_not_cut(sound: Splits):
+    draws = random.Random(0)
+    splits = {
+        split: [{"text": "".join(draws.choices("ACGT", k=60)), "label": "ab"[number % 2]} for number in range(200)]
+        for split in sound
+    }
+    assert "clipped" not in kinds(examined(splits))
+
+
+@pytest.mark.slow
+def test_what_was_said_in_other_words_is_found(sound: Splits):
+    splits = {"train": copy.deepcopy(sound["train"][:110]), "test": copy.deepcopy(sound["test"][:30])}
+    splits["train"][0]["text"] = "How can I close my bank account?"
+    splits["test"][0]["text"] = "How do I close the bank account that I have?"
+    found = examined(splits, **{"check.encoder": True})
+    (told,) = (each for each in found.findings if each.kind == "paraphrase")
+    assert ("test", 0) in told.places

@@ -16,7 +16,7 @@ from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.examine import Examination, examine
 from nlp_transfer.inspection.kinds import KINDS
-from nlp_transfer.inspection.mending import MENDED, mend
+from nlp_transfer.inspection.mending import MENDED, Plan, plan, write
 from tests.composed import settings_of
 from tests.inspection.defects import PLAIN, Splits, clean
 
@@ -55,9 +55,26 @@ def texts(folder: Path) -> dict[str, list[str]]:
     return {split: part.texts for split, part in load_corpus(settings.data).splits.items()}
 
 
+def mended(found: Examination, folder: Path) -> Plan:
+    """Write the copy of what was found."""
+    planned = plan(found)
+    write(planned, found, folder)
+    return planned
+
+
+def bad(found: Examination) -> set[tuple[str, str]]:
+    """Kinds that matter, and the splits of their rows."""
+    return {
+        (each.kind, split)
+        for each in found.findings
+        if KINDS[each.kind].severity != "note"
+        for split in {split for split, _ in each.places} or {""}
+    }
+
+
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 @pytest.mark.parametrize("kind", MENDABLE)
-def test_what_is_mended_is_not_found_again(sound: Splits, tmp_path: Path, kind: str, form: str):
+def test_what_is_mended_is_not_found_again_and_nothing_new(sound: Splits, tmp_path: Path, kind: str, form: str):
     splits = copy.deepcopy(sound)
     PLAIN[kind](splits)
     if kind == "repeat":  # within train; other splits keep theirs
@@ -65,41 +82,49 @@ def test_what_is_mended_is_not_found_again(sound: Splits, tmp_path: Path, kind: 
     source = written(splits, tmp_path / "source", form)
     before = hashes(source)
     found = examined(source)
-    dropped, changed = mend(found, tmp_path / "copy", separator=None)
+    planned = mended(found, tmp_path / "copy")
     assert hashes(source) == before
-    assert dropped + changed >= 9
+    assert len(planned.gone) + len(planned.changed) >= 9
     again = examined(tmp_path / "copy")
-    left = [each for each in again.findings if each.kind == kind and kind != "repeat"]
-    assert not left
+    assert (kind, "train") not in bad(again)
+    assert bad(again) <= bad(found)
+    assert not plan(again)
     told = json.loads((tmp_path / "copy" / MENDED).read_text())
-    assert len(told["dropped"]) == dropped
-    assert len(told["changed"]) == changed
-    if kind not in ("empty",):
+    assert len(told["dropped"]) == len(planned.gone)
+    assert len(told["changed"]) == len(planned.changed)
+    if kind != "empty":  # with which no corpus is loaded
         kept, was = texts(tmp_path / "copy"), texts(source)
         assert kept["test"] == was["test"]
-        assert len(kept["train"]) + dropped == len(was["train"])
+        assert len(kept["train"]) + len(planned.gone) == len(was["train"])
 
 
 def test_a_sound_corpus_is_copied_as_it_is(sound: Splits, tmp_path: Path):
     source = written(sound, tmp_path / "source", "csv")
-    assert mend(examined(source), tmp_path / "copy", separator=None) == (0, 0)
+    assert not mended(examined(source), tmp_path / "copy")
     assert texts(tmp_path / "copy") == texts(source)
     assert {name: digest for name, digest in hashes(tmp_path / "copy").items() if name != MENDED} == hashes(source)
 
 
+def copied(rows: list[dict], folder: Path, form: str = "jsonl", **values) -> list[dict]:
+    """The training rows of the copy of a corpus of these; `n` left out."""
+    source = written({"train": rows}, folder / "source", form)
+    mended(examined(source, **values), folder / "copy")
+    examined(folder / "copy", **values)  # it can be read
+    if form == "csv":
+        with (folder / "copy" / "train.csv").open(newline="") as lines:
+            return list(csv.DictReader(lines))
+    lines = (folder / "copy" / "train.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "n"} for line in lines]
+
+
+def labelled(*pairs: tuple[str, object]) -> list[dict]:
+    return [{"text": text, "label": label} for text, label in pairs]
+
+
 def test_the_label_of_the_majority_stays_and_without_one_none(tmp_path: Path):
-    rows = [
-        {"text": text, "label": label} for text, label in (("One text.", "a"), ("one  TEXT.", "b"), ("One text.", "b"))
-    ]
-    rows += [
-        {"text": "Another one?", "label": "a"},
-        {"text": "another one?", "label": "b"},
-        {"text": "Third", "label": "a"},
-    ]
-    source = written({"train": rows}, tmp_path / "source", "csv")
-    mend(examined(source), tmp_path / "copy", separator=None)
-    with (tmp_path / "copy" / "train.csv").open(newline="") as lines:
-        assert list(csv.reader(lines)) == [["text", "label"], ["one  TEXT.", "b"], ["Third", "a"]]
+    rows = labelled(("One text.", "a"), ("one  TEXT.", "b"), ("One text.", "b"))
+    rows += labelled(("Another one?", "a"), ("another one?", "b"), ("Third", "a"))
+    assert copied(rows, tmp_path, "csv") == labelled(("one  TEXT.", "b"), ("Third", "a"))
     told = json.loads((tmp_path / "copy" / MENDED).read_text())["dropped"]
     assert [(Path(each["place"]).name, each["kind"]) for each in told] == [
         *(
@@ -111,22 +136,95 @@ def test_the_label_of_the_majority_stays_and_without_one_none(tmp_path: Path):
     ]
 
 
-def test_several_labels_are_spelled_in_one_way_too(tmp_path: Path):
-    rows = [
-        {"text": f"{name} number {n}", "label": name} for n in range(5) for name in ("a;late card", "b", "late card")
-    ]
-    rows[0]["label"] = "a;Late_Card"
-    source = written({"train": rows}, tmp_path / "source", "csv")
-    mend(examined(source, **{"data.label_separator": ";"}), tmp_path / "copy", separator=";")
-    with (tmp_path / "copy" / "train.csv").open(newline="") as lines:
-        assert [row["label"] for row in csv.DictReader(lines)][:3] == ["a;late card", "b", "late card"]
+@pytest.mark.parametrize(
+    "labels", [("B", "B-", "C"), (-1, 0, 1), ("-1", "0", "1"), ("C", "C++", "C#"), ("a_", "a", "b")]
+)
+def test_labels_that_a_sign_tells_apart_stay_apart(tmp_path: Path, labels: tuple):
+    rows = labelled(*((f"A text about {label!r} and number {n}", label) for n in range(4) for label in labels))
+    assert copied(rows, tmp_path) == rows
 
 
-def test_a_folder_that_holds_something_else_is_not_written_over(sound: Splits, tmp_path: Path):
+def test_labels_are_spelled_before_they_are_counted(tmp_path: Path):
+    rows = labelled(("fallen leaf", "late card"), ("fallen leaf", "Late card"), ("a tree", "late card"), ("moss", "b"))
+    assert copied(rows, tmp_path) == labelled(("fallen leaf", "late card"), ("a tree", "late card"), ("moss", "b"))
+
+
+def test_of_two_spellings_in_one_row_one_is_left(tmp_path: Path):
+    rows = labelled(
+        ("one", ["late card", "Late_Card"]),
+        ("two", ["late card"]),
+        ("three", ["b", "Late_Card"]),
+        ("four", ["late card"]),
+    )
+    assert [row["label"] for row in copied(rows, tmp_path)][:3] == [["late card"], ["late card"], ["b", "late card"]]
+    joined = [row | {"label": ";".join(row["label"])} for row in rows]
+    found = copied(joined, tmp_path / "joined", "csv", **{"data.label_separator": ";"})
+    assert [row["label"] for row in found] == ["late card", "late card", "b;late card", "late card"]
+
+
+@pytest.mark.parametrize("labels", [(0.0, 1 / 3, 2 / 3, 1.0), ({"a": 0.7, "b": 0.3}, {"a": 0.4, "b": 0.6})])
+def test_numbers_and_soft_labels_of_one_text_are_no_conflict_to_mend(tmp_path: Path, labels: tuple):
+    rows = labelled(*(("one text", label) for label in labels), ("another", labels[0]), ("b text", labels[-1]))
+    problem = "regression" if isinstance(labels[0], float) else "auto"
+    assert copied(rows, tmp_path, **{"data.problem": problem}) == rows
+
+
+def test_what_is_undone_may_show_a_leak_which_is_mended_too(sound: Splits, tmp_path: Path):
+    splits = copy.deepcopy(sound)
+    splits["train"] += labelled(("quiet &amp; lake", "card"), ("loud &amp; lake", "card"))
+    splits["test"] += labelled(("quiet & lake", "card"))
+    mended(examined(written(splits, tmp_path / "source", "csv")), tmp_path / "copy")
+    kept = texts(tmp_path / "copy")
+    assert "quiet & lake" not in kept["train"]
+    assert {"quiet & lake"} <= set(kept["test"])
+    assert "loud & lake" in kept["train"]
+
+
+def test_a_kind_that_is_left_out_is_not_mended(tmp_path: Path):
+    rows = labelled(("one", "a"), (" ", "a"), ("", "a"), ("one", "a"), ("two", "b"))
+    assert copied(rows, tmp_path, **{"check.skip": ["empty"]}) == labelled(
+        ("one", "a"), (" ", "a"), ("", "a"), ("two", "b")
+    )
+
+
+def test_a_split_that_would_be_empty_is_refused(sound: Splits, tmp_path: Path):
+    splits = {"train": sound["train"][:20], "test": sound["train"][:20]}
+    found = examined(written(splits, tmp_path / "source", "csv"))
+    with pytest.raises(UserError, match="a mended copy would have no training row"):
+        plan(found)
+
+
+@pytest.mark.parametrize(
+    ("cell", "kept"), [(1, 1), (1.5, 1.5), (None, None), ([1, "a"], [1, "a"]), ("x\ud800", "x\ud800"), (True, True)]
+)
+def test_other_cells_stay_what_they_are(tmp_path: Path, cell, kept):
+    found = examine(
+        settings_of({"data": "object", "check.encoder": False}),
+        QUIET,
+        data={"train": [{"text": f"text {n}", "label": "ab"[n % 2], "more": cell} for n in range(4)]},
+    )
+    mended(found, tmp_path / "copy")
+    lines = (tmp_path / "copy" / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["more"] for line in lines] == [kept] * 4
+
+
+def test_what_json_cannot_hold_is_said(tmp_path: Path):
+    data = {"train": [{"text": f"text {n}", "label": "ab"[n % 2], "more": [float("inf")]} for n in range(4)]}
+    found = examine(settings_of({"data": "object", "check.encoder": False}), QUIET, data=data)
+    with pytest.raises(UserError, match="cannot be written as JSON"):
+        mended(found, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("place", ["source", "source/copy", "."])
+def test_the_original_is_not_written_over_nor_into(sound: Splits, tmp_path: Path, place: str):
     source = written(sound, tmp_path / "source", "csv")
     before = hashes(source)
-    with pytest.raises(UserError, match="is no saved mended corpus"):
-        mend(examined(source), source, separator=None)
+    found = examined(source)
+    (source / MENDED).write_text("{}")  # as in a copy of another one
+    with pytest.raises(UserError, match="has to do with the original"):
+        mended(found, tmp_path / place)
+    (source / MENDED).unlink()
     assert hashes(source) == before
 
 
@@ -151,7 +249,7 @@ def test_the_command_line_tells_mends_and_fails_where_it_should(sound: Splits, t
     for wrong, said in (
         ("check.fail_on=sometimes", "check.fail_on='sometimes' is not known"),
         ("check.skip=[leek]", "did you mean 'leak'?"),
-        (f"check.fix={source}", "nothing is written over it"),
+        (f"check.fix={source}", "has to do with the original"),
         ("data.path=no/such/folder", "no/such/folder"),
     ):
         assert main([*words, wrong]) == 2

@@ -58,6 +58,10 @@ def test_of_many_alike_each_is_paired_once_with_every_group():
     assert near_pairs(["", "!?", "…", ""], [0, 0, 0, 0]) == []
 
 
+def test_page_breaks_part_words():
+    assert UNDO["control"]("apple tree\x0cNext\x07 page\ufeff") == "apple tree Next page"
+
+
 @given(st.text(max_size=60))
 def test_what_is_undone_is_undone_and_shows_no_damage_of_its_kind(text: str):
     for kind, undo in UNDO.items():
@@ -76,6 +80,8 @@ def test_entities_of_a_plain_text_are_undone_to_it(text: str):
     "text",
     [
         *(
+            "http://x.y/?a=1&copy=2&reg=3",
+            "&notit; &#0; &#65533;",
             "AT&T & co",
             "a < b",
             'He said "no".',
