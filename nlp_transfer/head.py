@@ -12,7 +12,9 @@ import torch
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.anatomy import output_layers
+from nlp_transfer.evaluation import thresholds
 from nlp_transfer.evaluation.calibration import temperature
+from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.strategies.convex import Head, Validated, is_lower, softened, validate_head
@@ -86,16 +88,28 @@ class Units:
             _rescale(prepared, factor, shift)
 
 
-def calibrate(prepared: Prepared) -> float:
-    """Divide the outputs by the temperature that suits the validation rows best, in the output layer; return it.
+def settle(prepared: Prepared) -> float:
+    """Choose on the validation rows how outputs become labels; return the temperature by which they were divided.
 
-    So whoever loads the model, and every export of it, has the probabilities that were measured.
+    The temperature is divided into the output layer, so that whoever loads the model, and every export of it, has the
+    probabilities that were measured. Where a row may have several labels, the task gets the threshold for F1.
     """
-    validation, task = prepared.corpus.splits["validation"], prepared.corpus.task
-    if task.problem == "regression":
+    validation, task, wanted = prepared.corpus.splits["validation"], prepared.corpus.task, prepared.settings.decision
+    free = task.problem == "multi_label" and wanted.threshold is None
+    if task.problem == "regression" or not (wanted.calibrate or free):
         return 1.0
-    found = temperature(task, prepared.outputs("validation"), validation.targets, validation.weights)
-    _rescale(prepared, 1 / found, 0.0)
+    logits, found = prepared.outputs("validation"), 1.0
+    if wanted.calibrate:
+        found = temperature(task, logits, validation.targets, validation.weights)
+        _rescale(prepared, 1 / found, 0.0)
+    if free:
+        metric = selection_metric(task, prepared.settings.evaluation.metric)
+        rule = (
+            thresholds.expected(task, logits / found, validation.weights, metric=metric)
+            if wanted.calibrate
+            else thresholds.measured(task, logits, validation.targets, validation.weights, metric=metric)
+        )
+        prepared.corpus = dataclasses.replace(prepared.corpus, task=dataclasses.replace(task, threshold=rule))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -9,8 +10,8 @@ from nlp_transfer import tracking
 from nlp_transfer.console import Screen
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation import metrics
-from nlp_transfer.head import Units, calibrate, solve_head
+from nlp_transfer.evaluation import metrics, thresholds
+from nlp_transfer.head import Units, settle, solve_head
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import compares
 from nlp_transfer.plan import head_words
@@ -24,24 +25,25 @@ from nlp_transfer.training.state import Trajectory
 
 
 def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, float]:
-    """Fit the head, then everything that learns, then the temperature; return how, and that. The model is changed."""
+    """Fit the head, then everything that learns, then how outputs become labels; return how, and the temperature.
+
+    The model is changed, and so is the threshold of the task where it is free.
+    """
     with ExitStack() as skipped:
         if prepared.boundary:
             with screen.busy("running the frozen layers once"):
                 skipped.enter_context(prepared.frozen_layers_skipped())
         trajectory = _learn(prepared, folder, screen, saving)
         if not prepared.strategy.head_last:
-            return trajectory, _calibrated(prepared, screen)
+            return trajectory, _settled(prepared, screen)
     with screen.busy("fitting the head on the trained encoder's features"):
         solve_head(prepared, last=True)
-    return trajectory, _calibrated(prepared, screen)
+    return trajectory, _settled(prepared, screen)
 
 
-def _calibrated(prepared: Prepared, screen: Screen) -> float:
-    if not prepared.settings.decision.calibrate:
-        return 1.0
+def _settled(prepared: Prepared, screen: Screen) -> float:
     with screen.busy("calibrating on validation"):
-        return calibrate(prepared)
+        return settle(prepared)
 
 
 def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
@@ -64,6 +66,7 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
         units.enter(prepared)
     metric = metrics.selection_metric(task, settings.evaluation.metric)
     validation = prepared.corpus.splits["validation"]
+    free = task.problem == "multi_label" and settings.decision.threshold is None
 
     with screen.bar("training") as bar:
 
@@ -71,7 +74,11 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
             bar.detail(now="measuring on validation")
             logits = units.logits(prepared.outputs("validation"))
             give_back()
-            return metrics.compute(task, logits, validation.targets, validation.weights)
+            held = (validation.targets, validation.weights)
+            if free:  # as it will be chosen once more when all is learned
+                rule = thresholds.measured(task, logits, *held, metric=metric)
+                return metrics.compute(dataclasses.replace(task, threshold=rule), logits, *held)
+            return metrics.compute(task, logits, *held)
 
         def on_step(done: int, total: int, values: dict[str, float]) -> None:
             bar.show(done, total, loss=f"{values['loss']:.3f}")

@@ -265,7 +265,8 @@ def _floors(
     if not settings.evaluation.floors:
         return []
     metric = settings.evaluation.metric
-    return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, store=store)
+    free = settings.decision.threshold is None
+    return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, store=store)
 
 
 def _record(prepared: Prepared, temperature: float) -> Record:

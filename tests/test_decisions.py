@@ -147,6 +147,29 @@ def test_a_threshold_is_kept_and_may_be_changed_to_measure(home: Path, tmp_path:
     assert sum(label.recall for label in other.labels) < sum(label.recall for label in same.labels)
 
 
+@pytest.mark.parametrize("strategy", ["probe", "finetune"])
+@pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "subset_accuracy"])
+def test_thresholds_are_chosen_for_the_metric_and_kept(home: Path, tmp_path: Path, metric: str, strategy: str):
+    words = STRATEGIES[strategy] | {"evaluation.metric": metric, "training.epochs": 1, "output": str(tmp_path)}
+    run = adapt(settings_for(home, "multi_label", **words), data=data_for("multi_label"))
+    task = nlp_transfer.load(run.folder).record.task
+    assert isinstance(task.threshold, tuple) == (metric == "macro_f1")
+    assert (task.threshold == 0.5) == (metric == "subset_accuracy")
+    least = task.threshold if isinstance(task.threshold, tuple) else [task.threshold] * len(task.labels)
+    texts = [row["text"] for row in rows("multi_label", 20, 7)]
+    for answer in nlp_transfer.load(run.folder).predict(texts):
+        likely = zip(answer.probabilities.items(), least, strict=True)
+        assert answer.label == [name for (name, each), limit in likely if each >= limit]
+    notes = " ".join(run.report.notes)
+    assert ("a probability of its own" in notes) == (metric == "macro_f1")
+    fixed = adapt(
+        settings_for(home, "multi_label", **words | {"decision.threshold": 0.5}), data=data_for("multi_label")
+    )
+    if metric != "subset_accuracy":
+        ours, theirs = ({row.name: row.intervals[metric].value for row in each.report.rows} for each in (run, fixed))
+        assert ours["tfidf"] >= theirs["tfidf"] - 0.1  # floors are free as well
+
+
 @pytest.mark.slow
 def test_an_export_is_measured_by_its_own_rule(home: Path, tmp_path: Path, capfd):
     for split, part in data_for("multi_label").items():
@@ -175,7 +198,10 @@ def test_a_folder_from_before_there_were_rules_decides_as_it_did(home: Path):
     assert (task.threshold, task.abstain_below) == (0.5, 0)
     task = plain["task"]
     for broken in (
-        *(plain | {"task": task | rule} for rule in ({"threshold": 1.5}, {"abstain_below": "x"}, {"threshold": None})),
+        *(
+            plain | {"task": task | rule}
+            for rule in ({"threshold": [0.5]}, {"threshold": 1.5}, {"abstain_below": "x"}, {"threshold": None})
+        ),
         plain | {"task": task | {"problem": "multi_label", "abstain_below": 0.5}},
         *(plain | {"temperature": value} for value in (0, -1, float("inf"), float("nan"), "1", None)),
     ):

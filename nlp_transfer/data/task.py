@@ -30,7 +30,7 @@ class Task:
         pair: whether an example is two texts.
         class_weights: by label index, or None. single_label and ordinal: mean 1 over the training rows, already
             multiplied into ``Examples.weights``. multi_label: weights of the positive term of each label's loss.
-        threshold: multi_label: the probability from which a label is given.
+        threshold: multi_label: the probability from which a label is given; one for all, or one a label.
         abstain_below: single_label and ordinal: a model abstains where its highest probability is lower; 0: never.
     """
 
@@ -38,7 +38,7 @@ class Task:
     labels: tuple[str, ...]
     pair: bool
     class_weights: tuple[float, ...] | None = None
-    threshold: float = 0.5
+    threshold: float | tuple[float, ...] = 0.5
     abstain_below: float = 0.0
 
     @property
@@ -99,18 +99,24 @@ class Task:
             raise ValueError("no problem type with labels")
         if weights is not None and (len(weights) != len(labels) or None in map(number_of, weights)):
             raise ValueError("no class weights")
-        rules = [number_of(values.get(*each)) for each in (("threshold", 0.5), ("abstain_below", 0))]
-        threshold, abstain_below = (-1 if rule is None else rule for rule in rules)
+        given, least = values.get("threshold", 0.5), number_of(values.get("abstain_below", 0))
+        several = isinstance(given, list)
+        if several and (problem != "multi_label" or len(given) != len(labels)):
+            raise ValueError("no thresholds of these labels")
+        thresholds = [number_of(each) for each in (given if several else [given])]
         one_label = problem in ("single_label", "ordinal")
-        if not (0 < threshold < 1 and 0 <= abstain_below < 1) or (abstain_below and not one_label):
+        if not all(each is not None and 0 < each < 1 for each in thresholds) or least is None or not 0 <= least < 1:
             raise ValueError("no rule for deciding")
+        if least and not one_label:
+            raise ValueError("nothing to abstain from")
+        threshold = tuple(each or 0.0 for each in thresholds)
         return cls(
             problem=problem,
             labels=tuple(labels),
             pair=values["pair"],
             class_weights=None if weights is None else tuple(weights),
-            threshold=threshold,
-            abstain_below=abstain_below,
+            threshold=threshold if several else threshold[0],
+            abstain_below=least,
         )
 
 

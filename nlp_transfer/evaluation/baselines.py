@@ -13,6 +13,7 @@ has seen those splits; nothing is chosen on the test split of a run.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -25,6 +26,7 @@ import numpy as np
 from nlp_transfer.evaluation.metrics import compute, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.evaluation.sums import label_shares
+from nlp_transfer.evaluation.thresholds import Threshold, expected, measured
 from nlp_transfer.versions import digest_of_code, installed
 
 if TYPE_CHECKING:
@@ -54,19 +56,29 @@ class Floor:
         name: majority or tfidf.
         logits: (rows, outputs): log-probabilities, for multi_label log-odds, for regression values.
         detail: the setting that was chosen, in words.
+        threshold: from which it gives a label, chosen as the model's is; None: from the task's.
     """
 
     name: str
     logits: np.ndarray
     detail: str = ""
+    threshold: Threshold | None = None
 
 
 def floors(
-    task: Task, train: Examples, test: Examples, *, seed: int, metric: str = "auto", store: Store | None = None
+    task: Task,
+    train: Examples,
+    test: Examples,
+    *,
+    seed: int,
+    metric: str = "auto",
+    free: bool = True,
+    store: Store | None = None,
 ) -> list[Floor]:
     """Return the floors for `test`, fitted on `train`.
 
     - majority: the class priors of the training rows; multi_label: the prior of each label; regression: the mean.
+      multi_label: from the threshold on that suits these priors.
     - tfidf: words, pairs of words and character 4-grams into logistic regression (one label against the rest), for
       regression into ridge. Strength and class balance are those with the best `metric` in 3-fold cross-validation on
       the training rows; on big sets on a sample of them (banking77: 1,700 rows). With fewer than 12 rows the middle
@@ -82,36 +94,48 @@ def floors(
         test: the rows to predict; their targets are not looked at.
         seed: of folds and solver.
         metric: what the floor is made strong in, see ``metrics.selection_metric``.
+        free: multi_label: whether thresholds are chosen, those of tfidf in the same cross-validation.
         store: where tfidf is kept for the next run on the same rows with the same seed; None: nowhere.
     """
     weights = _own_weights(task, train)
     priors = np.repeat(_priors(task, train.targets, weights)[None], len(test.texts), axis=0)
-    majority = Floor("majority", priors)
-    metric = selection_metric(task, metric)
-    key = "" if store is None else _key(task, train, test, seed=seed, metric=metric)
+    metric, free = selection_metric(task, metric), free and task.problem == "multi_label"
+    if free:
+        task = dataclasses.replace(task, threshold=0.5)  # that of the model is no business of theirs
+    simple = expected(task, priors[:1], np.ones(1), metric=metric) if free and len(priors) else None
+    majority = Floor("majority", priors, threshold=simple)
+    key = "" if store is None else _key(task, train, test, seed=seed, metric=metric, free=free)
     kept = None if store is None else store.find(key)
     started = time.monotonic()
     if kept is not None:
-        best, logits = _Setting(float(kept[0]), bool(kept[1])), kept[2:].reshape(-1, task.outputs)
-        return [majority, Floor("tfidf", logits, best.described(task))]
+        (strength, balanced, count), rest = kept[:3], kept[3:]
+        rule = _unfolded(rest[: int(count)])
+        best, logits = _Setting(float(strength), bool(balanced)), rest[int(count) :].reshape(-1, task.outputs)
+        return [majority, Floor("tfidf", logits, best.described(task), rule)]
     features = _features(task, train, test)
     if features is None:
-        return [majority, Floor("tfidf", priors, "no word in the training texts")]
+        return [majority, Floor("tfidf", priors, "no word in the training texts", simple)]
     learn, held = features
-    best = _best_setting(task, learn, train.targets, weights, metric=metric, seed=seed)
+    best, rule = _best_setting(task, learn, train.targets, weights, metric=metric, free=free, seed=seed)
     logits = _fit_predict(task, learn, train.targets, weights, held, best, seed=seed)
     if store is not None:
         about = {"what": "TF-IDF floor", "encoder": "none", "rows": len(test.texts)}
         about |= {"seconds": round(time.monotonic() - started, 3)}
-        store.keep(key, np.append([best.strength, best.balanced], logits), about)
-    return [majority, Floor("tfidf", logits, best.described(task))]
+        own = np.atleast_1d(() if rule is None else rule)
+        store.keep(key, np.concatenate([[best.strength, best.balanced, len(own)], own, logits.ravel()]), about)
+    return [majority, Floor("tfidf", logits, best.described(task), rule)]
 
 
-def _key(task: Task, train: Examples, test: Examples, *, seed: int, metric: str) -> str:
+def _unfolded(own: np.ndarray) -> Threshold | None:
+    """Return thresholds that were kept: none, one for all labels, or one for each."""
+    return None if not len(own) else float(own[0]) if len(own) == 1 else tuple(map(float, own))
+
+
+def _key(task: Task, train: Examples, test: Examples, *, seed: int, metric: str, free: bool) -> str:
     """Return a hash of all that the tfidf floor hangs on."""
     versions = {"nlp_transfer": digest_of_code(), **installed(("numpy", "scipy", "scikit-learn"))}
     texts = [train.texts, train.pairs, test.texts, test.pairs]
-    key = hashlib.sha256(json.dumps([task.to_json(), seed, metric, versions, texts]).encode())
+    key = hashlib.sha256(json.dumps([task.to_json(), seed, metric, free, versions, texts]).encode())
     for array in (train.targets, train.weights):
         key.update(f"\n{array.dtype.str} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
     return key.hexdigest()
@@ -191,17 +215,20 @@ def _compared(first: csr_array, second: csr_array | None = None) -> csr_array:
 
 
 def _best_setting(
-    task: Task, features: csr_array, targets: np.ndarray, weights: np.ndarray, *, metric: str, seed: int
-) -> _Setting:
+    task: Task, features: csr_array, targets: np.ndarray, weights: np.ndarray, *, metric: str, free: bool, seed: int
+) -> tuple[_Setting, Threshold | None]:
+    """Return the setting that is best on rows that were held out, and if it is free the threshold."""
     strengths = _ALPHAS if task.problem == "regression" else _STRENGTHS
     middle = _Setting(strengths[len(strengths) // 2])
     generator = np.random.default_rng(seed)
     affordable = max(_FEWEST_SAMPLED, int(_MOST_WORK * len(targets) / (features.nnz * task.outputs + 1)))
     rows = generator.permutation(len(targets))[:affordable]
     if len(rows) < _FEWEST_ROWS:
-        return middle
+        return middle, None
     features, targets, weights = features[rows], targets[rows], weights[rows]
     fold = _folds(task, targets)
+
+    rules: dict[_Setting, Threshold] = {}
 
     def score(setting: _Setting) -> float:
         logits = np.empty((len(targets), task.outputs))
@@ -209,16 +236,21 @@ def _best_setting(
             logits[held] = _fit_predict(
                 task, features[~held], targets[~held], weights[~held], features[held], setting, seed=seed
             )
-        value = compute(task, logits, targets, weights)[metric]
+        own = task
+        if free:
+            rules[setting] = measured(task, logits, targets, weights, metric=metric)
+            own = dataclasses.replace(task, threshold=rules[setting])
+        value = compute(own, logits, targets, weights)[metric]
         return -np.inf if np.isnan(value) else value if HIGHER_IS_BETTER[metric] else -value
 
     if task.problem == "regression":
-        return max(map(_Setting, strengths), key=score)
+        return max(map(_Setting, strengths), key=score), None
     # Strength first, with balanced classes; balance matters less for it than it costs to try all pairs.
     scores = {setting: score(setting) for setting in (_Setting(strength, balanced=True) for strength in strengths)}
     best = max(scores, key=scores.__getitem__)
     plain = _Setting(best.strength)
-    return plain if score(plain) > scores[best] else best
+    chosen = plain if score(plain) > scores[best] else best
+    return chosen, rules.get(chosen)
 
 
 def _folds(task: Task, targets: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ def decide(task: Task, logits: np.ndarray) -> np.ndarray:
 
     Returns:
         single_label and ordinal: int64 (rows,), the first of the largest logits, also where the model abstains.
-        multi_label: bool (rows, labels), true from the task's threshold on; the logit decides, so that rounding of the
+        multi_label: bool (rows, labels), true from the task's thresholds on; the logit decides, so that rounding of the
         sigmoid cannot. regression: float64 (rows,).
     """
     from scipy.special import logit
@@ -46,7 +46,7 @@ def decide(task: Task, logits: np.ndarray) -> np.ndarray:
     if task.problem == "regression":
         return logits[:, 0]
     if task.problem == "multi_label":
-        return logits >= logit(task.threshold)
+        return logits >= logit(np.asarray(task.threshold))
     return logits.argmax(axis=1)
 
 

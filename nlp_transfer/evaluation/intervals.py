@@ -59,7 +59,7 @@ def bootstrap(
         Metric → interval, in the order asked for.
     """
     values = compute(task, logits, targets, weights)
-    (drawn,) = replicates(task, [logits], targets, weights, metrics=metrics, resamples=resamples, seed=seed)
+    (drawn,) = replicates([task], [logits], targets, weights, metrics=metrics, resamples=resamples, seed=seed)
     return {name: interval(values[name], drawn[name], confidence=confidence) for name in metrics}
 
 
@@ -74,7 +74,7 @@ def interval(value: float, drawn: np.ndarray, *, confidence: float) -> Interval:
 
 
 def replicates(
-    task: Task,
+    tasks: Sequence[Task],
     logits: Sequence[np.ndarray],
     targets: np.ndarray,
     weights: np.ndarray | None,
@@ -86,9 +86,9 @@ def replicates(
     """Return for each of several models the value of each metric on each resample, (resamples,).
 
     All models get the same draws, so their replicates can be compared pairwise; another call with the same seed and
-    number of rows gets them, too.
+    number of rows gets them, too. Their tasks may decide otherwise, nothing else.
     """
-    models = [Rows.of(task, each, targets, weights) for each in logits]
+    models = [Rows.of(task, each, targets, weights) for task, each in zip(tasks, logits, strict=True)]
     if not len(models[0]):
         return [{name: np.full(resamples, np.nan) for name in metrics} for _ in logits]
     drawn: list[dict[str, list[np.ndarray]]] = [{name: [] for name in metrics} for _ in logits]

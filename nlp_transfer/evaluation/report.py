@@ -168,8 +168,12 @@ def evaluate_predictions(
     order = np.argsort(np.asarray(examples.ids), kind="stable")
     targets, weights = examples.targets[order], examples.weights[order]
     predictions = {MODEL: logits[order]} | {floor.name: floor.logits[order] for floor in floors}
+    tasks = {MODEL: task} | {
+        floor.name: task if floor.threshold is None else dataclasses.replace(task, threshold=floor.threshold)
+        for floor in floors
+    }
     replicated = replicates(
-        task,
+        list(tasks.values()),
         list(predictions.values()),
         targets,
         weights,
@@ -179,12 +183,14 @@ def evaluate_predictions(
     )
     rows, drawn = [], dict(zip(predictions, replicated, strict=True))
     for name, predicted in predictions.items():
-        values = compute(task, predicted, targets, weights)
+        values = compute(tasks[name], predicted, targets, weights)
         figures = {key: interval(values[key], drawn[name][key], confidence=settings.confidence) for key in values}
         rows.append(Row(name, figures))
     labels = per_label(task, logits[order], targets, weights)
     unsure = abstains(task, logits[order])
     notes = _notes(rows, labels, weights, floors, split=split)
+    if task.problem == "multi_label":
+        notes.insert(0, _rule(task))
     if task.abstain_below:
         notes.insert(0, _abstention(task, logits[order], targets, weights, unsure))
     return Report(
@@ -213,6 +219,13 @@ def render(report: Report, console: Console) -> None:
         console.print(Text(error, style="dim"))
     for note in report.notes:
         console.print(Text(note, style="dim"))
+
+
+def _rule(task: Task) -> str:
+    if isinstance(task.threshold, float):
+        return f"Labels are given from a probability of {number(task.threshold)} on."
+    least, most = map(number, (min(task.threshold), max(task.threshold)))
+    return f"Each label is given from a probability of its own on, {least} to {most}."
 
 
 def _abstention(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, unsure: np.ndarray) -> str:

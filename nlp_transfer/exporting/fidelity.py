@@ -222,7 +222,7 @@ def _undecided(task: Task, wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
         return np.zeros(len(wanted), bool)
     if task.problem == "multi_label":
         differ = decide(task, wanted) != decide(task, found)
-        return (~differ | (np.abs(wanted - logit(task.threshold)) <= _TIE)).all(axis=1)
+        return (~differ | (np.abs(wanted - logit(np.asarray(task.threshold))) <= _TIE)).all(axis=1)
     chosen = np.take_along_axis(wanted, found.argmax(axis=1)[:, None], axis=1)[:, 0]
     settled = abstains(task, wanted) == abstains(task, found)
     at_the_rule = np.abs(probabilities(task, wanted).max(axis=1) - task.abstain_below) <= _TIE

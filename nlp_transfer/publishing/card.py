@@ -199,7 +199,11 @@ def _usage(facts: Facts, wishes: Wishes) -> str:
 def _rules(task: Mapping[str, Any]) -> list[str]:
     """Return what one must know to decide as the model did when it was measured."""
     if task["problem"] == "multi_label":
-        return [f"A label is chosen from a score of {task['threshold']:g} on."]
+        rule = task["threshold"]
+        if isinstance(rule, float | int):
+            return [f"A label is chosen from a score of {rule:.3g} on."]
+        spread = f"{min(rule):.3g} to {max(rule):.3g}"
+        return [f"Each label is chosen from a score of its own on, {spread}: `threshold` in `nlp_transfer.json`."]
     if task["abstain_below"]:
         least = f"It abstains where no score reaches {task['abstain_below']:g}"
         return [f"{least}: nlp_transfer says so (`abstains`), a pipeline leaves it to you."]

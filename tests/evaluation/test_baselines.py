@@ -90,9 +90,11 @@ def test_what_was_fitted_before_is_read_back(problem, tmp_path):
     fitted, found = (floors(task, train, test, seed=3, store=store)[1] for _ in range(2))
     assert (found.logits == fitted.logits).all()
     assert (found.logits.shape, found.logits.dtype) == (fitted.logits.shape, fitted.logits.dtype)
-    assert found.detail == fitted.detail
+    assert (found.detail, found.threshold) == (fitted.detail, fitted.threshold)
+    assert (found.threshold is None) == (problem != "multi_label")
     (entry,) = store.entries()
-    other = np.array(store.find(entry.key)) + 1
+    other = np.array(store.find(entry.key))
+    other[-fitted.logits.size :] += 1
     store.remove(entry.key)
     store.keep(entry.key, other, {})
     assert (floors(task, train, test, seed=3, store=store)[1].logits == fitted.logits + 1).all()

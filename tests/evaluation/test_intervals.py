@@ -14,7 +14,7 @@ OPTIONS = {"resamples": 40, "confidence": 0.9, "seed": 3}
 
 def replicated(task, logits, targets, weights, **options):
     """The replicates of one model."""
-    (drawn,) = replicates(task, [logits], targets, weights, **options)
+    (drawn,) = replicates([task], [logits], targets, weights, **options)
     return drawn
 
 
@@ -132,7 +132,7 @@ def test_without_rows_nothing_is_defined(case):
 def test_models_are_replicated_on_the_same_rows(case):
     models = [case.logits, 2 * case.logits, -case.logits]
     options = {"metrics": METRICS[case.task.problem], "resamples": 20, "seed": 0}
-    together = replicates(case.task, models, case.targets, case.weights, **options)
+    together = replicates([case.task] * len(models), models, case.targets, case.weights, **options)
     for found, logits in zip(together, models, strict=True):
         alone = replicated(case.task, logits, case.targets, case.weights, **options)
         for name, values in alone.items():
