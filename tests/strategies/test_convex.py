@@ -162,3 +162,24 @@ def test_a_rival_out_of_reach_ends_the_search_early_and_one_within_reach_changes
     beaten, solves = tried(rival=behind)
     assert (beaten.penalty, solves) == (free.penalty, free_solves)
     np.testing.assert_array_equal(beaten.held_out, free.held_out)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "squared"])
+def test_what_is_answered_out_of_fold_has_the_losses_that_chose_the_penalty(loss: str):
+    x, y = blobs(150, 3, 6, seed=5)
+    targets = np.eye(3)[y] if loss != "squared" else np.stack([y * 3.0 + 7, -y], 1)
+    weights = np.ones(len(x))
+    weights[::7] = 0
+    found = validate_head(x, targets, weights, loss=loss, strata=y)
+    outputs = found.outputs_held_out()
+    assert np.isnan(outputs[::7]).all()
+    kept = weights > 0
+    z, t = outputs[kept].astype(np.float64), targets[kept]
+    if loss == "softmax":
+        losses = np.logaddexp.reduce(z, axis=1) - (z * t).sum(1)
+    elif loss == "sigmoid":
+        losses = (np.logaddexp(0, z) - z * t).mean(1)
+    else:  # in units of the targets' spread
+        losses = np.square((z - t) / t.std(0)).mean(1)
+    np.testing.assert_allclose(losses, found.held_out[kept], rtol=2e-3, atol=2e-3)
+    assert validate_head(x[:6], targets[:6], weights[:6], loss=loss).outputs_held_out() is None
