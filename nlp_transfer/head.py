@@ -98,18 +98,17 @@ def settle(prepared: Prepared) -> float:
     free = task.problem == "multi_label" and wanted.threshold is None
     if task.problem == "regression" or not (wanted.calibrate or free):
         return 1.0
-    logits, found = prepared.outputs("validation"), 1.0
-    if wanted.calibrate:
-        found = temperature(task, logits, validation.targets, validation.weights)
-        _rescale(prepared, 1 / found, 0.0)
+    logits = prepared.outputs("validation")
     if free:
         metric = selection_metric(task, prepared.settings.evaluation.metric)
-        rule = (
-            thresholds.expected(task, logits / found, validation.weights, metric=metric)
-            if wanted.calibrate
-            else thresholds.measured(task, logits, validation.targets, validation.weights, metric=metric)
-        )
+        found, rule = thresholds.settled(task, logits, validation.targets, validation.weights, metric=metric)
+        rule = rule if wanted.calibrate else thresholds.undivided(rule, found)
         prepared.corpus = dataclasses.replace(prepared.corpus, task=dataclasses.replace(task, threshold=rule))
+    else:
+        found = temperature(task, logits, validation.targets, validation.weights)
+    if not wanted.calibrate:
+        return 1.0
+    _rescale(prepared, 1 / found, 0.0)
     return found
 
 

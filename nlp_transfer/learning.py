@@ -75,9 +75,10 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
             logits = units.logits(prepared.outputs("validation"))
             give_back()
             held = (validation.targets, validation.weights)
-            if free:  # as it will be chosen once more when all is learned
-                rule = thresholds.measured(task, logits, *held, metric=metric)
-                return metrics.compute(dataclasses.replace(task, threshold=rule), logits, *held)
+            if free:  # chosen in the same way once more when all is learned
+                scale, rule = thresholds.settled(task, logits, *held, metric=metric)
+                own = dataclasses.replace(task, threshold=thresholds.undivided(rule, scale))
+                return metrics.compute(own, logits, *held)
             return metrics.compute(task, logits, *held)
 
         def on_step(done: int, total: int, values: dict[str, float]) -> None:

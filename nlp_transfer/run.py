@@ -230,7 +230,8 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     with screen.busy(f"measuring {len(examples):,} rows"):
         logits = predictor.logits(examples.texts, examples.pairs)
         store = store_of(settings.cache, screen.tell)
-        floors = _floors(settings, corpus.splits["train"], task, examples, store) if corpus else []
+        train, fixed = corpus and corpus.splits["train"], trained.decision.threshold is not None
+        floors = _floors(settings, train, task, examples, store, fixed=fixed) if train else []
         report = evaluate_predictions(
             task, examples, logits, floors=floors, settings=settings.evaluation, seed=settings.seed, split=split
         )
@@ -260,12 +261,14 @@ def _measure(prepared: Prepared, screen: Screen) -> Report:
 
 
 def _floors(
-    settings: Settings, train: Examples, task: Task, examples: Examples, store: Store | None
+    settings: Settings, train: Examples, task: Task, examples: Examples, store: Store | None, *, fixed: bool = False
 ) -> list[baselines.Floor]:
+    """Return the floors, with thresholds of their own unless the model's was fixed when it was made or is now."""
     if not settings.evaluation.floors:
         return []
     metric = settings.evaluation.metric
-    free = settings.decision.threshold is None
+    # One half is the threshold of a model for which none was chosen.
+    free = settings.decision.threshold is None and not fixed and task.threshold != 0.5
     return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, store=store)
 
 

@@ -94,7 +94,7 @@ class Tokens:
 
 def _ranges(ends: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Return the places of some of several neighbours, whose ends are given, one after the other."""
-    return np.concatenate([np.arange(ends[each], ends[each + 1]) for each in chosen])
+    return np.concatenate([np.empty(0, np.int64), *(np.arange(ends[each], ends[each + 1]) for each in chosen)])
 
 
 def starts(lengths: np.ndarray) -> np.ndarray:

@@ -83,6 +83,7 @@ class Task:
         """Return plain JSON values."""
         return asdict(self) | {
             "labels": list(self.labels),
+            "threshold": list(self.threshold) if isinstance(self.threshold, tuple) else self.threshold,
             "class_weights": None if self.class_weights is None else list(self.class_weights),
         }
 

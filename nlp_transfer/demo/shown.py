@@ -50,15 +50,17 @@ def headline(task: Task, answer: Prediction) -> str:
     if isinstance(answer.label, float):
         return f"{answer.label:.4g}"
     if isinstance(answer.label, list):
-        return ", ".join(answer.label) or f"none of the labels (no probability reaches {_threshold(task)})"
+        return ", ".join(answer.label) or f"none of the labels ({_unreached(task)})"
     likely = percent(max(answer.probabilities.values()))
     if answer.abstains:
         return f"abstains: its best label, {answer.label}, has {likely}, less than {percent(task.abstain_below)}"
     return f"{answer.label} ({likely})"
 
 
-def _threshold(task: Task) -> str:
-    return percent(task.threshold) if isinstance(task.threshold, float) else "its threshold"
+def _unreached(task: Task) -> str:
+    if isinstance(task.threshold, tuple):
+        return "none reaches its own threshold"
+    return f"no probability reaches {percent(task.threshold)}"
 
 
 def header(task: Task) -> list[str]:

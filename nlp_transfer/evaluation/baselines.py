@@ -224,7 +224,7 @@ def _best_setting(
     affordable = max(_FEWEST_SAMPLED, int(_MOST_WORK * len(targets) / (features.nnz * task.outputs + 1)))
     rows = generator.permutation(len(targets))[:affordable]
     if len(rows) < _FEWEST_ROWS:
-        return middle, None
+        return middle, 0.5 if free else None
     features, targets, weights = features[rows], targets[rows], weights[rows]
     fold = _folds(task, targets)
 

@@ -223,9 +223,9 @@ def render(report: Report, console: Console) -> None:
 
 def _rule(task: Task) -> str:
     if isinstance(task.threshold, float):
-        return f"Labels are given from a probability of {number(task.threshold)} on."
-    least, most = map(number, (min(task.threshold), max(task.threshold)))
-    return f"Each label is given from a probability of its own on, {least} to {most}."
+        return f"Labels are given from a probability of {task.threshold:.3g} on."
+    least, most = min(task.threshold), max(task.threshold)
+    return f"Each label is given from a probability of its own on, {least:.3g} to {most:.3g}."
 
 
 def _abstention(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, unsure: np.ndarray) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nlp_transfer.evaluation.calibration import temperature
 from nlp_transfer.evaluation.decisions import probabilities
 from nlp_transfer.evaluation.sums import label_shares
 
@@ -23,12 +24,12 @@ _LEAST, _MOST = 1e-4, 1 - 1e-4
 
 
 def expected(task: Task, logits: np.ndarray, weights: np.ndarray, *, metric: str) -> Threshold:
-    r"""Return the threshold at which the expected F1 is largest, if probabilities mean what they say.
+    r"""Return the threshold at which F1 will be about largest, if probabilities mean what they say.
 
-    With the rows' probabilities p in falling order, giving the label to the first k has the expected F1
-    :math:`2 \sum_{i \le k} p_i / (k + \sum_i p_i)` (Dembczyński et al. 2013, ICML). No target is looked at, so that few
-    rows, of which a label has two or three, do not lead it astray: on goemotions it is better than the threshold that
-    is best on the validation rows themselves.
+    With the rows' probabilities p in falling order, giving the label to the first k has an F1 of about
+    :math:`2 \sum_{i \le k} p_i / (k + \sum_i p_i)`, the ratio of the expectations. No target is looked at, so that few
+    rows, of which a label has two or three, do not lead it astray: on goemotions one a label is better than those that
+    are best on the validation rows themselves.
 
     Args:
         task: multi_label.
@@ -74,3 +75,27 @@ def _best(likely: np.ndarray, worth: np.ndarray, masses: np.ndarray) -> float:
     last = int(f1.argmax())
     below = p[last + 1] if last + 1 < len(p) else 0.0
     return float(np.clip((p[last] + below) / 2, _LEAST, _MOST))
+
+
+def settled(
+    task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, *, metric: str
+) -> tuple[float, Threshold]:
+    """Return the temperature of a model, and the threshold for its outputs when they are divided by that.
+
+    Args:
+        task: multi_label.
+        logits: (rows, labels), of rows that taught the model nothing.
+        targets: (rows, labels).
+        weights: (rows,).
+        metric: see `expected`.
+    """
+    found = temperature(task, logits, targets, weights)
+    return found, expected(task, logits / found, weights, metric=metric)
+
+
+def undivided(rule: Threshold, scale: float) -> Threshold:
+    """Return the threshold that gives the same labels where outputs are not divided by the temperature."""
+    from scipy.special import expit, logit
+
+    raw = np.clip(expit(scale * logit(np.asarray(rule))), _LEAST, _MOST)
+    return float(raw) if raw.ndim == 0 else tuple(map(float, raw))

@@ -35,12 +35,14 @@ class Examination:
     Attributes:
         corpus: the rows as they were read.
         settings: the group `data` as they were read by: nothing is refused that can be told.
+        skipped: kinds that are not told of.
         findings: the worst first; their places are splits as they were read and rows of their tables.
         doubts: labels that are likely wrong, the most certain first, with places like these.
     """
 
     corpus: ReadCorpus
     settings: DataSettings
+    skipped: frozenset[str]
     findings: list[Finding]
     doubts: list[Doubt]
 
@@ -130,7 +132,8 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
     wanted = [found for found in findings if found.kind not in settings.check.skip]
     order = list(KINDS)
     wanted.sort(key=lambda found: (SEVERITIES.index(KINDS[found.kind].severity), order.index(found.kind)))
-    return Examination(corpus, lenient, wanted, [] if "label_error" in settings.check.skip else doubts)
+    skipped = frozenset(settings.check.skip)
+    return Examination(corpus, lenient, skipped, wanted, [] if "label_error" in skipped else doubts)
 
 
 def _empty(corpus: ReadCorpus, blank: Mapping[str, set[int]]) -> Iterator[Finding]:

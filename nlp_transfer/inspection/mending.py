@@ -70,7 +70,9 @@ def plan(examination: Examination) -> Plan:
                 changed[split, row] = sorted(done)
         tables[split] = Table(columns, table.origin, table.lines, table.files)
         rows[split] = rows_of(tables[split], corpus.roles, settings, split=split, problem=corpus.task.problem, notes=[])
-    gone = _gone(rows, kinds)
+    # What is spelled or decoded otherwise now may be the same as another row.
+    also = {"leak", "conflict", "repeat"} if kinds & {*UNDO, "twin"} else set()
+    gone = _gone(rows, (kinds | also) - examination.skipped)
     for split, part in rows.items():
         if all((split, row) in gone for row in range(len(part))):
             raise UserError(f"a mended copy would have no {called(split)} row: all of them are repeated, or empty")
@@ -115,7 +117,7 @@ def _gone(rows: Mapping[str, Rows], kinds: set[str]) -> dict[Place, str]:
     """Return the rows that go, and why."""
     blank = {(split, row) for split, part in rows.items() for row in blank_rows(part.texts, part.pairs)}
     gone = dict.fromkeys(blank, "empty") if "empty" in kinds else {}
-    if kinds & {"leak", *UNDO}:  # what was undone may show that texts are the same
+    if "leak" in kinds:
         for source, target in LEAKS:
             known = (
                 {key for row, key in enumerate(rows[target].keys) if (target, row) not in blank}
@@ -145,10 +147,11 @@ def _superfluous(train: Rows, rows: Sequence[int], kinds: set[str]) -> Iterator[
             kept = [row for row in rows if most > next_most and comparable(train.labels[row]) == best]
             stay = set(kept)
             yield from ((row, "conflict") for row in rows if row not in stay)
-    if kinds & {"repeat", *UNDO, "twin"}:
+    if "repeat" in kinds:
         first: set[object] = set()
         for row in kept:
-            label = repr(train.labels[row])
+            own = train.labels[row]
+            label = comparable(own) if isinstance(own, str | tuple) else repr(own)
             if label in first:
                 yield row, "repeat"
             first.add(label)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.data.batches import Columns
-from nlp_transfer.data.corpus import Corpus, load_corpus
+from nlp_transfer.data.corpus import Corpus, Examples, load_corpus
 from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_accuracy
@@ -21,7 +21,7 @@ from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, stand
 from nlp_transfer.strategies import Probe
 
-_TIMED = 256  # rows
+_TIMED, _COUNTED = 256, 32  # rows
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
@@ -47,7 +47,8 @@ def rank(
     limited = dataclasses.replace(settings.data, train_limit=settings.rank.rows) if few else settings.data
     with screen.busy("reading data"):
         corpus = load_corpus(limited, seed=settings.seed, data=data)
-    corpus.splits = {split: corpus.splits[split] for split in ("train", "validation")}
+    # Of other splits nothing is read; a run wants a validation split all the same.
+    corpus.splits = {"train": corpus.splits["train"], "validation": _first(corpus.splits["validation"])}
     probing = dataclasses.replace(settings, data=limited, strategy=Probe(), objective={"classify": ClassifySettings()})
     found = []
     for name, encoder in encoders:
@@ -57,28 +58,52 @@ def rank(
     return stand(found, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=settings.seed)
 
 
+def _first(examples: Examples) -> Examples:
+    return dataclasses.replace(
+        examples,
+        texts=examples.texts[:1],
+        pairs=None if examples.pairs is None else examples.pairs[:1],
+        targets=examples.targets[:1],
+        weights=examples.weights[:1],
+        ids=examples.ids[:1],
+        domains=None if examples.domains is None else examples.domains[:1],
+    )
+
+
 def _ask(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Candidate:
     """Return what the layers of an encoder tell."""
-    open_ = settings.encoder.layers == "auto" and settings.encoder.head != "native"
-    if open_:
-        settings = dataclasses.replace(
-            settings, encoder=dataclasses.replace(settings.encoder, layers="all", head="pooled")
-        )
+    encoder = settings.encoder
+    if encoder.head != "native":
+        layers = "all" if encoder.layers == "auto" else encoder.layers
+        encoder = dataclasses.replace(encoder, layers=layers, head="pooled", combine="concat", hidden=0)
+        settings = dataclasses.replace(settings, encoder=encoder)
     prepared = prepare(settings, corpus, Path(settings.output), tell=screen.tell)
     features, layers = prepared.features("train"), getattr(prepared.classifier.model.config, "layers", [-1])
+    depth = getattr(encoder_config(prepared.classifier.model.config), "num_hidden_layers", None) or 0
     weights = corpus.splits["train"].weights.astype(np.float64)
     weights = weights / weights.mean()
     # A layer that tells nothing: what a constant answer loses on rows that it was not chosen by.
     nothing = validate(prepared, np.zeros((len(features), 1), np.float32))
     if not len(nothing.held_out):
-        raise UserError(f"{len(features):,} training rows are too few to hold any out; give at least 10")
+        usable = np.count_nonzero(weights)
+        raise UserError(f"{usable:,} training rows that weigh anything are too few to hold any out; give 10")
     losses, found = [], []
     for number, part in zip(layers, np.split(features, len(layers), axis=1), strict=True):
         validated = validate(prepared, part)
-        losses.append(validated.held_out * weights / (weights @ nothing.held_out / len(weights)))
-        found.append(_layer(prepared, number, part, validated.outputs_held_out(), 1 - float(losses[-1].mean())))
-    source = prepared.classifier.source
-    return Candidate(name, _about(prepared), source.sha256, found, np.stack(losses), _cost(prepared))
+        losses.append(validated.held_out * weights)
+        explained = 1 - float(losses[-1].sum() / (weights @ nothing.held_out))
+        place = number + depth + 1 if number < 0 < depth else number
+        found.append(_layer(prepared, place, part, validated.outputs_held_out(), explained))
+    return Candidate(
+        name,
+        encoder=_about(prepared),
+        sha256=prepared.classifier.source.sha256,
+        layers=found,
+        depth=depth,
+        held_out=np.stack(losses),
+        nothing=nothing.held_out * weights,
+        cost=_cost(prepared),
+    )
 
 
 def _layer(prepared: Prepared, number: int, part: np.ndarray, outputs: np.ndarray | None, explained: float) -> Layer:
@@ -105,24 +130,27 @@ def _about(prepared: Prepared) -> str:
 
 
 def _cost(prepared: Prepared) -> Cost:
+    """Return what the encoder costs; operations are counted in one pass, so that layers that run twice count twice."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     anatomy, columns = prepared.classifier.anatomy, prepared.columns["train"]
     sizes = {name: parameter.numel() for name, parameter in prepared.classifier.model.named_parameters()}
     inside = {name: size for name, size in sizes.items() if name.startswith(f"{anatomy.base}.")}
-    embedding = sum(size for name, size in inside.items() if anatomy.depth[name] == 0)
-    lengths = columns.tokens.sequence_lengths.astype(np.float64)
-    width = encoder_config(prepared.classifier.model.config).hidden_size
-    attention = 4 * anatomy.layers * width * float(np.square(lengths).mean())
-    products = 2 * (sum(inside.values()) - embedding) * float(lengths.mean())
-    step = max(1, len(columns) // _TIMED)
-    some = range(0, len(columns), step)
-    sample = Columns(columns.tokens.take(some), columns.targets[some], columns.weights[some])
+
+    def sample(most: int) -> Columns:
+        some = range(0, len(columns), -(-len(columns) // most))
+        return Columns(columns.tokens.take(some), columns.targets[some], columns.weights[some])
+
+    few, many = sample(_COUNTED), sample(_TIMED)
+    with FlopCounterMode(display=False) as counter:
+        prepared.below_output.fresh(few)
     began = time.perf_counter()
-    prepared.below_output.fresh(sample)
+    prepared.below_output.fresh(many)
     seconds = time.perf_counter() - began
     return Cost(
         parameters=sum(inside.values()),
-        embedding=embedding,
-        gigaflops=(products + attention) * float(columns.tokens.windows.mean()) / 1e9,
-        milliseconds=1000 * seconds / len(some),
+        embedding=sum(size for name, size in inside.items() if anatomy.depth[name] == 0),
+        gigaflops=counter.get_total_flops() / len(few) / 1e9,
+        milliseconds=1000 * seconds / len(many),
         megabytes=4 * sum(inside.values()) / 1e6,
     )

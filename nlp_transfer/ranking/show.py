@@ -20,17 +20,17 @@ def render(standings: list[Standing], console: Console) -> None:
     for name in ("explained", "accuracy", "best layer", "LogME", "parameters", "ms a text"):
         table.add_column(name, justify="right")
     for each in standings:
-        place = 1 + sum(other.candidate.best.explained > each.candidate.best.explained for other in standings)
+        place = 1 + sum(other.told > each.told for other in standings)
         best, cost = each.candidate.best, each.candidate.cost
         low, high = each.ranks
-        told, (least, most) = best.explained, each.explained
+        least, most = each.explained
         table.add_row(
             f"{place}" if low == high else f"{place} ({low}–{high})",
             each.candidate.name,
             each.candidate.encoder,
-            f"{told:.3f} [{least:.3f}, {most:.3f}]",
+            f"{each.told:.3f} [{least:.3f}, {most:.3f}]",
             "" if best.accuracy is None else f"{best.accuracy:.3f}",
-            f"{best.number} of {len(each.candidate.layers) - 1}" if len(each.candidate.layers) > 1 else "last",
+            f"{best.number} of {each.candidate.depth}" if each.candidate.depth else "last",
             f"{best.logme:.3f}",
             f"{cost.parameters / 1e6:,.1f} M",
             f"{cost.milliseconds:.2f}",
@@ -48,8 +48,7 @@ def verdict(standings: list[Standing]) -> str:
     rivals = [each.candidate.name for each in standings[1:] if each.ranks[0] == 1]
     if not rivals:
         return f"start from {name}" + (f": it is first in {best.first:.0%} of the resamples" if standings[1:] else "")
-    cheapest = min(
-        (each for each in standings if each.ranks[0] == 1), key=lambda each: each.candidate.cost.gigaflops
-    ).candidate.name
+    as_good = [each.candidate for each in standings if each.ranks[0] == 1 or each is best]
+    cheapest = min(as_good, key=lambda each: each.cost.gigaflops).name
     cheap = f"; {cheapest} costs least of them" if cheapest != name else ""
     return f"start from {name}; {', '.join(rivals)} may be as good{cheap}"

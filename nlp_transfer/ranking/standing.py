@@ -55,7 +55,9 @@ class Candidate:
         encoder: what it is, for people.
         sha256: of its weights.
         layers: what each tells.
-        held_out: float32 (layers, rows): the loss of the probe on each row, as a share of the mean loss of a constant.
+        depth: how many layers it has; 0: that is not known, and the last one alone was read.
+        held_out: float (layers, rows): the loss of the probe on each row that it did not learn from.
+        nothing: float (rows,): that of a constant.
         cost: what it costs.
     """
 
@@ -63,7 +65,9 @@ class Candidate:
     encoder: str
     sha256: str
     layers: list[Layer]
+    depth: int
     held_out: np.ndarray
+    nothing: np.ndarray
     cost: Cost
 
     @property
@@ -78,12 +82,14 @@ class Standing:
 
     Attributes:
         candidate: the encoder.
-        explained: interval of the best layer's share.
+        told: share that the best layer explains, chosen on other rows than it is measured on.
+        explained: its interval.
         ranks: interval of its place, 1 is the best, over the same resampled rows for all.
         first: share of the resamples in which it is the best.
     """
 
     candidate: Candidate
+    told: float
     explained: tuple[float, float]
     ranks: tuple[int, int]
     first: float
@@ -95,7 +101,7 @@ class Standing:
             "name": of.name,
             "encoder": of.encoder,
             "sha256": of.sha256,
-            "explained": best.explained,
+            "explained": self.told,
             "explained_interval": list(self.explained),
             "rank_interval": list(self.ranks),
             "first": self.first,
@@ -108,8 +114,9 @@ class Standing:
 def stand(candidates: list[Candidate], *, resamples: int, confidence: float, seed: int) -> list[Standing]:
     """Order encoders by what their best layer tells; say how sure the order is.
 
-    The rows are resampled with replacement (Efron and Tibshirani 1993), the same ones for every encoder, and its best
-    layer is chosen anew each time, so that a layer that was best by chance makes its interval wide.
+    The rows are resampled with replacement (Efron and Tibshirani 1993), the same ones for every encoder. Each time its
+    best layer is chosen on the rows that were not drawn and measured on those that were: an encoder of many layers has
+    no better chance than one of few.
 
     Args:
         candidates: measured on the same rows in the same order.
@@ -119,20 +126,29 @@ def stand(candidates: list[Candidate], *, resamples: int, confidence: float, see
     """
     rows = candidates[0].held_out.shape[1]
     draws = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    counts = draws.multinomial(rows, np.full(rows, 1 / rows), size=resamples).astype(np.float32) / rows
-    told = np.stack([1 - (each.held_out @ counts.T).min(0) for each in candidates])  # (candidates, resamples)
+    counts = draws.multinomial(rows, np.full(rows, 1 / rows), size=resamples).T.astype(np.float64)
+    told = np.stack([_told(each, counts) for each in candidates])  # (candidates, resamples)
     places = 1 + (told[None] > told[:, None]).sum(1)
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     standings = [
         Standing(
             candidate,
+            told=float(told[number].mean()),
             explained=_pair(np.quantile(told[number], ends)),
             ranks=_whole(np.quantile(places[number], ends, method="closest_observation")),
             first=float((places[number] == 1).mean()),
         )
         for number, candidate in enumerate(candidates)
     ]
-    return sorted(standings, key=lambda each: -each.candidate.best.explained)
+    return sorted(standings, key=lambda each: -each.told)
+
+
+def _told(candidate: Candidate, counts: np.ndarray) -> np.ndarray:
+    """Return what is explained in each resample: (resamples,)."""
+    left = (counts == 0).astype(np.float64)
+    chosen = (candidate.held_out @ left).argmin(0)
+    lost = (candidate.held_out @ counts)[chosen, np.arange(counts.shape[1])]
+    return 1 - lost / (candidate.nothing @ counts)
 
 
 def _pair(values: np.ndarray) -> tuple[float, float]:

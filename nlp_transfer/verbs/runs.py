@@ -113,6 +113,7 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     from nlp_transfer import config
     from nlp_transfer.checks import check, check_ranking
     from nlp_transfer.places import model_folder
+    from nlp_transfer.shipped import shipped_names
 
     if not words:
         raise UserError("rank needs encoders: nlp-transfer rank minilm runs/NAME data=files data.path=FILE")
@@ -122,11 +123,10 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         raise UserError(f"rank takes encoders as words of their own: write {named[0].partition('=')[2]}")
     encoders = []
     for word in words:
-        folder = expanded(word)
-        name = (
-            f"./{model_folder(folder)}" if folder.is_dir() and not folder.is_absolute() else str(model_folder(folder))
-        )
-        settings = config.compose(None, [*overrides, f"encoder={name if folder.is_dir() else word}"])
+        folder, name = expanded(word), word
+        if word not in shipped_names("encoder") and folder.is_dir():
+            name = str(model_folder(folder).resolve())
+        settings = config.compose(None, [*overrides, f"encoder={name}"])
         encoders.append((word, settings.encoder))
     check(settings)
     check_ranking(settings.rank)

@@ -187,6 +187,26 @@ def test_a_kind_that_is_left_out_is_not_mended(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize("kind", ["leak", "repeat", "conflict"])
+def test_what_is_left_out_is_not_mended_by_way_of_another_kind(tmp_path: Path, kind: str):
+    same = {
+        "leak": labelled(("in test", "a")),
+        "repeat": labelled(("twice", "a"), ("twice", "a")),
+        "conflict": labelled(("both", "a"), ("both", "b")),
+    }[kind]
+    rows = labelled(("x &amp; y", "a"), ("another", "b")) + same
+    source = written({"train": rows, "test": labelled(("in test", "a"), ("b", "b"))}, tmp_path / "source", "csv")
+    for skip, gone in (([kind], 0), ([], 2 if kind == "conflict" else 1)):
+        assert len(plan(examined(source, **{"check.skip": skip})).gone) == gone
+
+
+def test_what_is_the_same_once_it_is_undone_is_mended_too(tmp_path: Path):
+    rows = labelled(("x &amp; y", "a"), ("x & y", "b"), ("m &amp; n", "a"), ("m & n", "a"), ("z", "b"))
+    assert copied(rows, tmp_path, "csv") == labelled(("m & n", "a"), ("z", "b"))
+    several = labelled(("one text", ["a", "b"]), ("one text", ["b", "a"]), ("c", ["a"]), ("d", ["b"]))
+    assert copied(several, tmp_path / "several") == [several[0], *several[2:]]
+
+
 def test_a_split_that_would_be_empty_is_refused(sound: Splits, tmp_path: Path):
     splits = {"train": sound["train"][:20], "test": sound["train"][:20]}
     found = examined(written(splits, tmp_path / "source", "csv"))
