@@ -200,10 +200,10 @@ def test_some_operations_that_are_refused_end_in_a_sentence_and_then_in_the_same
     [
         # All of them, in parts that run beside each other; of some cases some.
         *(pytest.param("finetune", "once", first, 4, marks=pytest.mark.exhaustive) for first in (1, 2, 3, 4)),
-        pytest.param("finetune", "once", 2, 8, marks=pytest.mark.slow),
+        pytest.param("finetune", "once", 2, 16, marks=pytest.mark.slow),
         pytest.param("finetune", "sticky", 1, 16, marks=pytest.mark.slow),
         pytest.param("lora", "once", 1, 16, marks=pytest.mark.slow),
-        pytest.param("probe", "once", 1, 3, marks=pytest.mark.slow),
+        pytest.param("probe", "once", 1, 6, marks=pytest.mark.slow),
     ],
 )
 def test_any_operation_that_is_refused_ends_in_a_sentence_and_then_in_the_same_bits(
