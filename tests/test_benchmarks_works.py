@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.benchmarks import calibration, precision, speed, strategies
+from recipes.benchmarks import calibration, checking, precision, ranking, speed, strategies
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.bench import Bench
 from recipes.benchmarks.timing.child import measure
@@ -125,6 +125,35 @@ def test_what_calibrating_is_worth_is_told_beside_the_temperature(home: Path, mo
     assert scale != 1
     assert losses[0] != losses[1]
     assert cells[4] == f"{int(losses[1] < losses[0])} of 1"
+
+
+def test_labels_that_are_made_wrong_are_looked_for(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setitem(
+        strategies.DATASETS, "trec", {"encoder": "custom", "encoder.name": str(home / "encoder"), "cache.gib": 0}
+    )
+    checking.main([str(home), "--datasets", "trec", "--seeds", "0", "--rows", "300", "--wrong", "0.1"])
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| trec | nlp_transfer |")]
+    (cells,) = ([cell.strip() for cell in line.strip("|").split("|")] for line in found)
+    before, after = map(float, cells[2].split(" → "))
+    assert after > before
+    assert all(0 < float(cell) <= 1 for cell in cells[3:])
+
+
+def test_what_the_order_of_encoders_is_worth_is_told_and_kept(home: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(ranking, "ENCODERS", ("minilm", "1 layer"))
+    monkeypatch.setattr(ranking.machine, "package", lambda name: home / "wrapped")
+    (home / "wrapped").mkdir()
+    (home / "wrapped" / "model").symlink_to(home / "encoder")
+    words = [str(home), "--datasets", "sst2", "--rows", "60", "--encoders", str(tmp_path / "made")]
+    words += ["--results", str(tmp_path / "kept.jsonl")]
+    monkeypatch.setitem(strategies.DATASETS, "sst2", {"cache.gib": 0})
+    ranking.main(words)
+    first = capsys.readouterr().out
+    assert "| sst2 | " in first
+    assert "| explained, best layer | " in first
+    assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 2
+    ranking.main(words)
+    assert capsys.readouterr().out == first
 
 
 @pytest.mark.exhaustive
