@@ -29,6 +29,8 @@ from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, settings_for
 from tests.training.scarce import no_memory
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -44,9 +46,9 @@ def told_by(module: str, *words: str) -> dict:
 @pytest.mark.parametrize(
     ("case", "torn", "every"),
     [
-        *(pytest.param(case, True, 1, marks=pytest.mark.slow) for case in ("probe", "lora")),
-        pytest.param("probe", False, 1, marks=pytest.mark.slow),
-        pytest.param("finetune", False, 2, marks=pytest.mark.slow),
+        *((case, True, 1) for case in ("probe", "lora")),
+        ("probe", False, 1),
+        ("finetune", False, 2),
         pytest.param("finetune", False, 1, marks=pytest.mark.exhaustive),
         pytest.param("finetune", True, 1, marks=pytest.mark.exhaustive),
         pytest.param("lora", False, 1, marks=pytest.mark.exhaustive),
@@ -72,7 +74,6 @@ except Stopped as stopped:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_commits_and_the_next_start_goes_on(tmp_path: Path, number: signal.Signals):
     tiny_encoder(tmp_path)

@@ -34,6 +34,8 @@ from tests.encoder.families import tiny_encoder
 from tests.test_crashes import stopped_run
 from tests.test_run import STRATEGIES, data_for, rows, settings_for
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent / "golden.json"
 PEAK = 1e-3
 

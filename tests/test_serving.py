@@ -23,6 +23,8 @@ from tests.encoder.families import tiny_encoder
 from tests.serving_client import Client, serving, until
 from tests.test_run import data_for, settings_for
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 TASK = Task("single_label", ("good", "bad"), pair=False)
 WORDS = ("where", "is", "my", "late", "card", "the", "good", "film")
@@ -251,7 +253,6 @@ def started(run: Path, *words: str) -> tuple[subprocess.Popen, Client]:
     return process, Client(int(line.split("http://127.0.0.1:")[1].split(",")[0]))
 
 
-@pytest.mark.slow
 def test_an_export_is_served_with_its_rule(runs: dict[str, Path]):
     run = runs["ordinal"]
     assert main(["export", str(run), "decision.abstain_below=0.99"]) == 0
@@ -267,7 +268,7 @@ def test_an_export_is_served_with_its_rule(runs: dict[str, Path]):
     assert [each["abstains"] for each in answers] == [max(each.probabilities.values()) < 0.99 for each in wanted]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_when_all_that_came_is_answered(runs: dict[str, Path], number: int):
     if signal.getsignal(number) is signal.SIG_IGN:
         pytest.skip("the signal is ignored here, as in a job in the background of a shell")
@@ -346,7 +347,6 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path],
     assert 'pip install "nlp-transfer[serve]"' in capfd.readouterr().err
 
 
-@pytest.mark.slow
 def test_generated_requests_find_nothing(door: Client, tmp_path: Path):
     """Every answer is one that the description has."""
     pytest.importorskip("schemathesis")

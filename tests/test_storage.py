@@ -23,6 +23,8 @@ from tests.encoder.families import tiny_encoder
 from tests.test_crashes import told_by
 from tests.test_run import data_for, settings_for
 
+pytestmark = pytest.mark.slow
+
 PAGE = 4096
 ROOM = 64 * 2**20
 # All checkpoints are of one size: from the first on they hold the best weights as well.
@@ -153,7 +155,6 @@ def used(place: Path) -> int:
     return shutil.disk_usage(place).used
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "missing"),
     [
@@ -187,7 +188,6 @@ def test_a_disk_of_any_size_ends_in_a_sentence_or_in_the_same_bits(
     assert refused
 
 
-@pytest.mark.slow
 def test_some_operations_that_are_refused_end_in_a_sentence_and_then_in_the_same_bits():
     told = told_by("tests.faults", "probe", "--every", "19")
     assert told["failures"] == []
@@ -200,10 +200,10 @@ def test_some_operations_that_are_refused_end_in_a_sentence_and_then_in_the_same
     [
         # All of them, in parts that run beside each other; of some cases some.
         *(pytest.param("finetune", "once", first, 4, marks=pytest.mark.exhaustive) for first in (1, 2, 3, 4)),
-        pytest.param("finetune", "once", 2, 16, marks=pytest.mark.slow),
-        pytest.param("finetune", "sticky", 1, 16, marks=pytest.mark.slow),
-        pytest.param("lora", "once", 1, 16, marks=pytest.mark.slow),
-        pytest.param("probe", "once", 1, 6, marks=pytest.mark.slow),
+        ("finetune", "once", 2, 16),
+        ("finetune", "sticky", 1, 16),
+        ("lora", "once", 1, 16),
+        ("probe", "once", 1, 6),
     ],
 )
 def test_any_operation_that_is_refused_ends_in_a_sentence_and_then_in_the_same_bits(
@@ -259,7 +259,7 @@ def test_a_disk_that_takes_no_tokenizer_is_said(home: Path, tmp_path: Path, monk
     "name",
     [
         "größe-模型-🤖 with  spaces",
-        *(pytest.param(each, marks=pytest.mark.slow) for each in ('it\'s "quoted" $HOME', "a" * 200, "-rf")),
+        *('it\'s "quoted" $HOME', "a" * 200, "-rf"),
     ],
 )
 def test_a_folder_of_any_name_will_do(home: Path, tmp_path: Path, wanted: dict[str, str], name: str):

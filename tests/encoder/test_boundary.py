@@ -15,8 +15,9 @@ from nlp_transfer.run import adapt
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, settings_for
 
+pytestmark = pytest.mark.slow
+
 PACKED = ("bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "qwen3", "gemma3_text", "nomic_bert")
-OFTEN = ("bert", "distilbert", "modernbert", "gpt2")
 FREEZING = {
     "finetune": {"strategy": "finetune", "strategy.freeze_layers": 1},
     "lora": {"strategy": "lora", "strategy.layers": [1]},
@@ -37,9 +38,7 @@ def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("strategy", FREEZING)
-@pytest.mark.parametrize(
-    "family", [pytest.param(each, marks=[] if each in OFTEN else pytest.mark.slow) for each in PACKED]
-)
+@pytest.mark.parametrize("family", PACKED)
 def test_the_weights_are_those_of_a_training_that_runs_every_layer(tmp_path: Path, family: str, strategy: str):
     tiny_encoder(tmp_path, family)
     weights = []

@@ -29,6 +29,8 @@ from tests.exporting.models import LABELS, SINGLE, saved_model
 from tests.place import furnish
 from tests.test_cli import adapt_words, run_of
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [
     "my card",
     "where is the order? it was charged twice",
@@ -93,7 +95,6 @@ def onnx(place: Path) -> Path:
     return target
 
 
-@pytest.mark.slow
 def test_an_export_in_the_folder_of_its_run_is_measured_as_the_run_was(place: Path, capfd):
     run = Path(run_of(place))
     assert main(["export", str(run)]) == 0
@@ -228,7 +229,6 @@ def test_a_graph_that_answers_otherwise_is_not_kept(place: Path, onnx: Path, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx_int8", "openvino"])
 def test_other_formats_hold_what_they_need(tmp_path: Path, form: str):
     if form == "openvino":
@@ -321,7 +321,6 @@ CASES = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("head", "task", "options"), CASES, ids=lambda value: getattr(value, "problem", None))
 def test_every_problem_is_decided_on_as_in_python(tmp_path: Path, head: str, task: Task, options: dict):
     model = saved_model(tmp_path, "bert" if task.pair else "roberta", task=task, head=head, **options)
@@ -331,9 +330,9 @@ def test_every_problem_is_decided_on_as_in_python(tmp_path: Path, head: str, tas
 # Of every way of computing one; the exhaustive ones are all the others.
 OFTEN = ("distilbert", "modernbert", "deberta-v2", "gpt2", "t5", "xlnet")
 FAMILY_CASES = [
-    *(pytest.param(family, "native", marks=pytest.mark.slow) for family in OFTEN),
+    *((family, "native") for family in OFTEN),
     *(pytest.param(family, "native", marks=pytest.mark.exhaustive) for family in FAMILIES if family not in OFTEN),
-    pytest.param("llama", "pooled", marks=pytest.mark.slow),
+    ("llama", "pooled"),
     *(pytest.param(family, "pooled", marks=pytest.mark.exhaustive) for family in ("modernbert", "gpt2", "t5")),
 ]
 

@@ -21,6 +21,8 @@ from tests.encoder.families import tiny_encoder
 from tests.test_crashes import stopped_run
 from tests.test_run import STRATEGIES, data_for, settings_for
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("pairs", "supcon")
 CONTRAST = {"objective": "contrast", "strategy.head_last": True}
 

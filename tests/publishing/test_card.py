@@ -22,6 +22,8 @@ from tests.place import furnish
 from tests.test_cli import adapt_words
 from tests.test_run import PROBLEMS, data_for, settings_for
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = [
     "---",
     "\n---\nlicense: evil\n---\n",
@@ -204,7 +206,6 @@ def test_the_card_of_an_adapter_alone_says_how_it_decides(tmp_path: Path):
     assert "from a score of 0.3 on" in found.text
 
 
-@pytest.mark.slow
 def test_exports_beside_a_model_are_in_its_card_while_they_are_of_that_model(tmp_path: Path):
     from nlp_transfer.cli import main
 
@@ -236,7 +237,6 @@ def test_exports_beside_a_model_are_in_its_card_while_they_are_of_that_model(tmp
         assert path.read_text() == mine
 
 
-@pytest.mark.slow
 def test_an_export_under_another_rule_or_of_a_run_without_figures_leaves_the_card(tmp_path: Path, capfd):
     from nlp_transfer.cli import main
 

@@ -24,6 +24,8 @@ from tests.publishing.hub_repository import read
 from tests.publishing.hub_server import ALICE, ALWAYS, READER, Fault, HubServer
 from tests.test_cli import adapt_words
 
+pytestmark = pytest.mark.slow
+
 VERIFY = verification.verify
 TEXTS = ["where is my card", "the film was good and the card was late"]
 RUNS = {
@@ -112,7 +114,6 @@ def python(hub: HubServer, home: Path, code: str, *words: str, token: str | None
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.slow
 def test_everybody_loads_what_was_pushed(served, tmp_path: Path):
     hub, runs, _ = served
     found = json.loads(python(hub, tmp_path, LOADS, json.dumps(TEXTS)))
@@ -386,7 +387,6 @@ def test_a_dry_run_lists_every_file_and_asks_nobody(hub: HubServer, served, capf
     assert not hub.log
 
 
-@pytest.mark.slow
 def test_a_model_that_answers_otherwise_is_not_pushed(served, tmp_path: Path, monkeypatch, capfd):
     """The one push here that asks a fresh process."""
     hub, runs, _ = served
@@ -402,7 +402,6 @@ def test_a_model_that_answers_otherwise_is_not_pushed(served, tmp_path: Path, mo
     assert "alice/wrong" not in hub.repositories
 
 
-@pytest.mark.slow
 def test_a_push_that_is_killed_is_done_by_the_next_one(served, tmp_path: Path):
     hub, runs, _ = served
     environment = hub.environment(tmp_path, token=ALICE) | {"PYTHONPATH": str(Path(__file__).parents[2])}

@@ -31,6 +31,8 @@ from tests.encoder.families import TEXTS, tiny_encoder
 from tests.test_crashes import stopped_run
 from tests.test_run import data_for, settings_for
 
+pytestmark = pytest.mark.slow
+
 # Before any fixture of all tests replaces it.
 measured = device.multiplies_bf16_fast
 TASK = Task("single_label", ("a", "b", "c"), pair=False)

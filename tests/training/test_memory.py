@@ -18,6 +18,8 @@ from nlp_transfer.training.passes import NoMemory, Passes
 from tests.training.scarce import Scarce, no_memory
 from tests.training.test_normalisation import parts
 
+pytestmark = pytest.mark.slow
+
 
 def gradient(step: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in step.parameters() if p.grad is not None])
