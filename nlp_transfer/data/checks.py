@@ -19,7 +19,7 @@ _JOINERS = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")
 
 
 def check(splits: Mapping[str, Rows], task: Task) -> list[Finding]:
-    """Return what is found in seconds, whatever the size: all that a run tells of its rows.
+    """Return all that a run tells of its rows, found by looking at each of them once or twice.
 
     Two texts are the same if ``rows.text_key`` is: case, white space and Unicode compatibility forms aside.
     """
