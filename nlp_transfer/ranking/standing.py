@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+_BLOCK = 2_000_000  # drawn rows held at a time: 16 MB
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -126,8 +128,12 @@ def stand(candidates: list[Candidate], *, resamples: int, confidence: float, see
     """
     rows = candidates[0].held_out.shape[1]
     draws = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    counts = draws.multinomial(rows, np.full(rows, 1 / rows), size=resamples).T.astype(np.float64)
-    told = np.stack([_told(each, counts) for each in candidates])  # (candidates, resamples)
+    blocks = []
+    for start in range(0, resamples, block := max(1, _BLOCK // rows)):
+        size = min(block, resamples - start)
+        counts = draws.multinomial(rows, np.full(rows, 1 / rows), size=size).T.astype(np.float64)
+        blocks.append(np.stack([_told(each, counts) for each in candidates]))
+    told = np.concatenate(blocks, axis=1)  # (candidates, resamples)
     places = 1 + (told[None] > told[:, None]).sum(1)
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     standings = [
