@@ -13,12 +13,13 @@ from nlp_transfer.importing import when_imported
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from nlp_transfer.comparing.outcome import Outcome
     from nlp_transfer.inspection.examine import Examination
     from nlp_transfer.labelling import Labeller
     from nlp_transfer.run import Run
 
 __version__ = "0.1.0"
-__all__ = ["adapt", "check", "load"]
+__all__ = ["adapt", "check", "compare", "load"]
 
 
 def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = (), *, data: Any = None) -> Run:
@@ -84,6 +85,28 @@ def check(
     check(settings, data=data)
     check_examination(settings.check)
     return examine(settings, Screen(speaks=False), data=data)
+
+
+def compare(
+    recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any] = (), *, data: Any = None
+) -> Outcome:
+    """Compare strategies and floors at several numbers of labels: what `nlp-transfer compare` does.
+
+    Args:
+        recipe: see `adapt`.
+        overrides: see `adapt`; the group `compare` says who is compared.
+        data: see `adapt`.
+
+    Returns:
+        Figures with intervals: ``.verdict`` in words, ``.winner``, ``.recipe``, the file with the winner's recipe.
+
+    Raises:
+        UserError: a ValueError that names the key, value, file or line that cannot be used.
+    """
+    from nlp_transfer.comparing.compare import Comparison
+    from nlp_transfer.console import Screen
+
+    return Comparison(recipe, _words(overrides, data), Screen(speaks=False), data=data).run()
 
 
 def load(folder: str | Path) -> Labeller:

@@ -20,6 +20,7 @@ from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
 from nlp_transfer.objectives.settings import compares
 from nlp_transfer.settings import (
     CheckSettings,
+    CompareSettings,
     DecisionSettings,
     DemoSettings,
     EvaluationSettings,
@@ -55,6 +56,10 @@ def check(settings: Settings, *, data: Any = None) -> None:
     check_problem(settings.data.problem, settings.data.label_separator)
     check_tokens(settings.tokens)
     settings.strategy.check()
+    if not settings.encoder.pretrained and hasattr(settings.strategy, "peft_type"):
+        raise UserError(
+            "encoder.pretrained=false leaves nothing for an adapter to be put on; use strategy=finetune, or probe"
+        )
     check_objective(settings)
     check_training(settings.training)
     check_evaluation(settings.evaluation)
@@ -251,6 +256,27 @@ def check_ranking(settings: RankSettings) -> None:
     """
     if settings.rows is not None and settings.rows < 10:
         raise UserError(f"rank.rows={settings.rows} must be at least 10")
+
+
+def check_comparison(settings: Settings) -> None:
+    """Check the values of the `compare` group, and that nothing else says which rows there are.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    own: CompareSettings = settings.compare
+    for key in ("train_limit", "per_class", "validation_limit"):
+        if (value := getattr(settings.data, key)) is not None:
+            raise UserError(f"data.{key}={value}: in a comparison compare.labels says how many rows there are")
+    if not own.labels:
+        raise UserError("compare.labels is empty; give numbers of training rows a class, or all")
+    for labels in own.labels:
+        if labels != "all" and (type(labels) is not int or labels < 1):
+            raise UserError(f"compare.labels: {labels!r} must be a whole number from 1 up, or all")
+    if own.seeds < 1:
+        raise UserError(f"compare.seeds={own.seeds} must be at least 1")
+    if own.minutes is not None and not own.minutes > 0:
+        raise UserError(f"compare.minutes={own.minutes} must be above 0")
 
 
 def _check_host(verb: str, settings: ServeSettings | DemoSettings) -> None:

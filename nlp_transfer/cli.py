@@ -27,6 +27,7 @@ EPILOG = """examples:
   nlp-transfer adapt strategy=lora data=files data.path=tickets.csv
   nlp-transfer check data=files data.path=tickets.csv  duplicates, leaks, wrong labels, damage
   nlp-transfer rank minilm e5 runs/NAME data=files data.path=tickets.csv
+  nlp-transfer compare data=files data.path=tickets.csv    which strategy, how many labels
   nlp-transfer plan intent data.path=tickets.csv       what would happen, nothing trained
   nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
@@ -136,7 +137,7 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
         "--dry-run": (arguments.dry_run, ("push",)),
         "key=value words": (
             overrides,
-            ("adapt", "check", "rank", "plan", "evaluate", "predict", "serve", "demo", "push", "export", "cache"),
+            tuple(verb for verb in VERBS if verb not in ("merge", "ls", "cp", "doctor")),
         ),
     }
     for what, (given, verbs) in asked.items():
@@ -175,6 +176,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] 
     "adapt": runs.adapt,
     "check": runs.check,
     "rank": runs.rank,
+    "compare": runs.compare,
     "plan": runs.plan,
     "evaluate": runs.evaluate,
     "predict": models.predict,

@@ -28,7 +28,7 @@ from nlp_transfer.yamlfile import check_values, read_yaml
 # What does not change what is computed does not change which run it is.
 NOT_IDENTITY = (
     *("name", "output", "overwrite", "resume", "verify"),
-    *("checkpoint", "cache", "tracking", "predict", "hub", "serve", "demo", "export", "check", "rank"),
+    *("checkpoint", "cache", "tracking", "predict", "hub", "serve", "demo", "export", "check", "rank", "compare"),
 )
 _NAMES_OF_FILES = (
     *("output", "predict.input", "predict.output", "export.output", "check.fix", "encoder.name", "cache.folder"),
@@ -197,12 +197,29 @@ def hub_of(run: Path | None, words: Sequence[str]) -> HubSettings:
 
 def words_of(settings: Settings) -> list[str]:
     """Return key=value words that make the same run: what is part of it and differs from the defaults."""
+    chosen, changed = _differences(settings)
+    return [*(f"{group}={name}" for group, name in chosen.items()), *from_mapping(changed)]
+
+
+def to_recipe(settings: Settings) -> str:
+    """Return the same as a recipe: a YAML file with the choices and what else differs from the defaults."""
+    from omegaconf import OmegaConf
+
+    chosen, changed = _differences(settings)
+    nested = OmegaConf.create({"defaults": ["config", *({f"override {k}": v} for k, v in chosen.items()), "_self_"]})
+    for key, value in ({"name": settings.name} | changed).items():
+        OmegaConf.update(nested, key, value)
+    return OmegaConf.to_yaml(nested)
+
+
+def _differences(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return by group what is chosen, and by dotted key what differs from the defaults and is part of the run."""
     plain = to_plain(settings)
-    words = [f"strategy={plain['strategy']['name']}"]
+    chosen = {"strategy": str(plain["strategy"]["name"])}
     if terms := [name for name in settings.objective if name != "classify"]:
-        words.append(f"objective={terms[0]}")
-    before = to_plain(compose(None, words))
-    return [*words, *from_mapping({key: value for key, value in _changes(plain, before) if key not in NOT_IDENTITY})]
+        chosen["objective"] = terms[0]
+    before = to_plain(compose(None, [f"{group}={name}" for group, name in chosen.items()]))
+    return chosen, {key: value for key, value in _changes(plain, before) if key not in NOT_IDENTITY}
 
 
 def _changes(now: Mapping[str, Any], before: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:

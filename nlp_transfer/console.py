@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,17 +17,24 @@ if TYPE_CHECKING:
 class Screen:
     """The terminal, or nothing.
 
+    Args:
+        speaks: whether anything is shown.
+        says: takes what `tell` is told instead, from a part of a larger work that has its own bar.
+
     Everything a person reads goes to standard error, so that standard output carries one machine-readable result.
     """
 
-    def __init__(self, *, speaks: bool) -> None:
+    def __init__(self, *, speaks: bool, says: Callable[[str], None] | None = None) -> None:
+        self._says = says
         self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self.speaks, self.shows = speaks, speaks and self.console.is_terminal
         self.console.quiet = not self.shows
 
     def tell(self, sentence: str) -> None:
         """Say what one must know, also where nobody looks at a terminal: then it is a line in a log."""
-        if self.shows:
+        if self._says is not None:
+            self._says(sentence)
+        elif self.shows:
             self.console.print(sentence, style="yellow", soft_wrap=True)
         elif self.speaks:
             print(f"nlp-transfer: {sentence}", file=sys.stderr, flush=True)  # noqa: T201

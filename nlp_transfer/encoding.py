@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
 from typing import Any
 
+import numpy as np
+
 from nlp_transfer.data import tokens as token_ids
-from nlp_transfer.data.batches import Columns
+from nlp_transfer.data.batches import Columns, Drawn
 from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.data.ragged import Tokens
 from nlp_transfer.data.tokens import TokenSpec
@@ -37,7 +40,9 @@ def encode_splits(
     """
     tokenizer = classifier.tokenizer
     encoder = classifier.source.name
-    whole = {split: _whole(tokenizer, examples, store, encoder) for split, examples in corpus.splits.items()}
+    pool = corpus.pool
+    splits = corpus.splits if pool is None else corpus.splits | {"train": pool.examples}
+    whole = {split: _whole(tokenizer, examples, store, encoder) for split, examples in splits.items()}
     lengths = whole["train"].full
     spec = token_ids.resolve_spec(settings.tokens, lengths, limit=classifier.max_tokens, pair=corpus.task.pair)
     columns = {
@@ -52,9 +57,16 @@ def encode_splits(
                 max_length=spec.max_length if split == "train" else spec.limit,
             ),
         )
-        for split, examples in corpus.splits.items()
+        for split, examples in splits.items()
     }
+    if pool is not None:
+        columns["train"] = _drawn(columns["train"], corpus.splits["train"], pool.chosen)
     return columns, spec
+
+
+def _drawn(pool: Columns, examples: Examples, chosen: np.ndarray) -> Columns:
+    own = _columns(examples, pool.tokens.take(chosen.tolist()))
+    return dataclasses.replace(own, pool=Drawn(pool, chosen))
 
 
 def _columns(examples: Examples, tokens: Tokens) -> Columns:

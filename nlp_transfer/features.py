@@ -73,7 +73,9 @@ class Features:
         model.keep_layer(position)
 
     def now(self, columns: Columns) -> np.ndarray:
-        """Return the features of a split as the model is now."""
+        """Return the features of a split as the model is now; of rows that were drawn, those of their pool, cut out."""
+        if columns.pool is not None:
+            return _read_only(self.now(columns.pool.columns)[columns.pool.chosen])
         return self._kept("features", columns, self._below_output, partial(self._run, columns))
 
     def fresh(self, columns: Columns) -> np.ndarray:

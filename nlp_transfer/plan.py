@@ -149,7 +149,10 @@ def encoder_notes(encoder: EncoderSettings, classifier: Classifier) -> list[str]
         "warning: this architecture lets padding reach the text: what it answers for a text depends a little on the "
         "texts beside it"
     )
-    return [code] * encoder.trust_remote_code + [padding] * reads_padding(classifier)
+    chance = "the encoder starts from random weights: encoder.pretrained=false"
+    return (
+        [chance] * (not encoder.pretrained) + [code] * encoder.trust_remote_code + [padding] * reads_padding(classifier)
+    )
 
 
 def head_words(classifier: Classifier) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import artefact, resume, tracking
+from nlp_transfer import artefact, tracking
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
@@ -23,7 +22,6 @@ from nlp_transfer.evaluation.decisions import settled
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.features import store_of
 from nlp_transfer.launch import is_main
-from nlp_transfer.learning import learn
 from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.publishing import publication, verification
@@ -31,7 +29,7 @@ from nlp_transfer.record import Record
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.store import Store
-from nlp_transfer.training.signals import Stopped
+from nlp_transfer.trained import train
 from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:
@@ -113,36 +111,9 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
 def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen) -> Run:
     """Train, save and measure in a folder that nobody else writes to, from where an earlier process was stopped."""
     corpus = prepared.corpus
-    made_from = resume.origin(
-        settings,
-        corpus,
-        prepared.classifier.source.sha256,
-        precision=str(prepared.accelerator.mixed_precision),
-    )
-    # A finished run is done again from nothing: what it may have left is of no use.
-    found = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)
-    commits = resume.Commits(prepared.accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)
-    if found:
-        for sentence in found.damaged:
-            screen.tell(f"passed over: {sentence}")
-        screen.tell(f"going on from {found.path}")
-    if is_main() and (short := resume.check_room(folder.path, prepared.classifier.model, settings.training)):
-        screen.tell(short)
-    in_place = found is not None and found.path.resolve().parent == folder.checkpoints.resolve()
-    folder.begin(settings, prepared.plan, resumed=found.snapshot.step if found and in_place else None)
-    prepared.accelerator.wait_for_everyone()
-    tracking.start(prepared.accelerator, settings, folder.path)
-    started = time.monotonic()
-    try:
-        trajectory, temperature = learn(prepared, folder, screen, commits.saving(found.snapshot if found else None))
-    except Stopped:
-        screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
-        raise
-    seconds = time.monotonic() - started
-    if trajectory.skipped:
-        steps = ", ".join(map(str, trajectory.skipped[:10])) + (", ..." if len(trajectory.skipped) > 10 else "")
-        screen.tell(f"{len(trajectory.skipped)} steps changed nothing, for they were infinite or not a number: {steps}")
-    record = _record(prepared, temperature)
+    trained = train(settings, prepared, folder, screen)
+    trajectory = trained.trajectory
+    record = _record(prepared, trained.temperature)
     with ExitStack() as meanwhile:
         asked = None
         if is_main():
@@ -170,7 +141,7 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
         kept_step=trajectory.kept_step,
         skipped=trajectory.skipped,
         head=head_words(prepared.classifier),
-        seconds=round(seconds, 3),
+        seconds=round(trained.seconds, 3),
     )
     _describe(folder)
     tracking.finish(prepared.accelerator, report, trajectory.steps)

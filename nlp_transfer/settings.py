@@ -48,6 +48,7 @@ class DataSettings:
     test_share: float = 0.2
     train_limit: int | None = None
     per_class: int | None = None
+    validation_limit: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,7 @@ class EncoderSettings:
     revision: str | None = None
     package: str | None = None
     sha256: str | None = None
+    pretrained: bool = True
     head: str = "auto"
     pooling: str = "auto"
     layers: Any = "auto"
@@ -233,6 +235,17 @@ class RankSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Who is compared, with how many labels and seeds, and in what time."""
+
+    candidates: list[str] = field(default_factory=lambda: ["probe", "finetune", "lora"])
+    labels: list[Any] = field(default_factory=lambda: [8, 16, 64, 256, "all"])
+    seeds: int = 3
+    scratch: bool = True
+    minutes: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run, resolved: what `config.py` makes of conf/, a recipe and the command line."""
 
@@ -260,3 +273,4 @@ class Settings:
     export: ExportSettings = field(default_factory=ExportSettings)
     check: CheckSettings = field(default_factory=CheckSettings)
     rank: RankSettings = field(default_factory=RankSettings)
+    compare: CompareSettings = field(default_factory=CompareSettings)

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nlp_transfer.config import compose, from_plain, run_id, to_plain, to_yaml
+from nlp_transfer.config import compose, from_plain, run_id, to_plain, to_recipe, to_yaml
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.settings import ColumnSettings, DataSettings, EncoderSettings, Settings
@@ -62,6 +62,31 @@ def test_the_other_groups_mirror_too():
     assert set(written("conf/data/base.yaml")["columns"]) == fields(ColumnSettings)
     for name, kind in TERM_SETTINGS.items():
         assert set(written(f"conf/objective/{name}.yaml")[name]) == fields(kind)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["strategy=lora", "strategy.rank=4", "data=files", "data.path=a b.csv", "data.class_weights={a: 2, b: 1.5}"],
+        [
+            "strategy=probe",
+            "encoder=e5",
+            "data=files",
+            "data.path=x.csv",
+            'data.order=["1","2"]',
+            "training.betas=[0.8,0.99]",
+        ],
+        ["objective=contrast", "training.batch_size=32", "name=mine"],
+    ],
+)
+def test_a_recipe_says_the_same_as_the_settings_it_was_made_from(tmp_path: Path, words: list[str]):
+    settings = compose(None, words)
+    path = tmp_path / "other.yaml"
+    path.write_text(to_recipe(settings), encoding="utf-8")
+    again = compose(str(path))
+    assert run_id(again) == run_id(settings)
+    assert again.name in (settings.name, "other")
 
 
 def test_yaml_round_trip_keeps_the_run(tmp_path: Path):

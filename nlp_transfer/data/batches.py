@@ -42,6 +42,14 @@ class Padding:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Columns, and which of their examples were drawn, int64."""
+
+    columns: Columns
+    chosen: np.ndarray
+
+
+@dataclass(frozen=True)
 class Columns:
     """The columns of a split that a step may need, by example.
 
@@ -52,6 +60,7 @@ class Columns:
         features: float32 (examples, width) where the encoder is frozen and was run once, else None.
         states: (tokens, width), hidden states of every token of `tokens`, float32 or the bits of bfloat16 as uint16,
             where the layers below are frozen and were run once, else None.
+        pool: the columns of which these are some, where what is computed of all of them serves several draws.
     """
 
     tokens: Tokens
@@ -59,6 +68,7 @@ class Columns:
     weights: np.ndarray
     features: np.ndarray | None = None
     states: np.ndarray | None = None
+    pool: Drawn | None = None
 
     def __len__(self) -> int:
         return len(self.weights)

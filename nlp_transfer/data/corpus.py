@@ -48,6 +48,19 @@ class Examples:
         return len(self.texts)
 
 
+@dataclass(frozen=True)
+class Pool:
+    """Rows of which the training rows are some: what is computed of all of them serves every draw.
+
+    Attributes:
+        examples: the rows.
+        chosen: int64 (training rows,), which of them each training row is.
+    """
+
+    examples: Examples
+    chosen: np.ndarray
+
+
 @dataclass
 class Corpus:
     """What is learned from and measured on.
@@ -59,6 +72,7 @@ class Corpus:
         source: where the rows come from, for people.
         notes: sentences for the plan: what was detected, carved, dropped or looks wrong, with counts.
         fingerprint: SHA-256 over the rows used (texts, pairs, labels, own weights, splits), whatever file they were in.
+        pool: of the training rows, where several draws of them are compared; None: they stand alone.
     """
 
     task: Task
@@ -67,6 +81,7 @@ class Corpus:
     source: str
     notes: list[str]
     fingerprint: str
+    pool: Pool | None = None
 
 
 def load_corpus(settings: DataSettings, *, seed: int = 0, data: Any = None) -> Corpus:
@@ -74,7 +89,7 @@ def load_corpus(settings: DataSettings, *, seed: int = 0, data: Any = None) -> C
 
     Args:
         settings: the `data` group.
-        seed: which training rows `train_limit` and `per_class` choose; nothing else depends on it.
+        seed: which rows `train_limit`, `per_class` and `validation_limit` choose; nothing else depends on it.
         data: rows from Python instead of a setting, see ``sources.read_source``.
 
     Raises:
@@ -223,12 +238,17 @@ def _divide(rows: dict[str, Rows], problem: str, settings: DataSettings, notes: 
 
 
 def _limit(rows: dict[str, Rows], problem: str, settings: DataSettings, seed: int, notes: list[str]) -> None:
-    train = rows["train"]
-    kept = dividing.limit(train, total=settings.train_limit, per_class=settings.per_class, seed=seed, problem=problem)
-    if len(kept) < len(train):
-        rows["train"] = train.take(kept)
-        name = "train_limit" if settings.train_limit is not None else "per_class"
-        notes.append(f"train: {len(kept):,} of {len(train):,} rows used ({name}={getattr(settings, name)})")
+    limits = {
+        "train": ("train_limit", settings.train_limit, settings.per_class),
+        "validation": ("validation_limit", settings.validation_limit, None),
+    }
+    for split, (name, total, per_class) in limits.items():
+        part = rows[split]
+        kept = dividing.limit(part, name, total=total, per_class=per_class, seed=seed, problem=problem)
+        if len(kept) < len(part):
+            rows[split] = part.take(kept)
+            said = f"{name}={total}" if per_class is None else f"per_class={per_class}"
+            notes.append(f"{split}: {len(kept):,} of {len(part):,} rows used ({said})")
 
 
 def _encoded(rows: Mapping[str, Rows], task: Task, settings: DataSettings) -> tuple[Task, dict[str, Examples]]:

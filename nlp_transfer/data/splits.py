@@ -64,11 +64,14 @@ def carve(rows: Rows, share: float, *, split: str, problem: str) -> tuple[list[i
     return [row for row in range(len(rows)) if row not in gone], sorted(gone)
 
 
-def limit(rows: Rows, *, total: int | None, per_class: int | None, seed: int, problem: str) -> list[int]:
-    """Choose the training rows to use, stratified, in the order of SHA-256(seed, text); return them in reading order.
+def limit(
+    rows: Rows, key: str = "train_limit", *, total: int | None, per_class: int | None, seed: int, problem: str
+) -> list[int]:
+    """Choose the rows of a split to use, stratified, in the order of SHA-256(seed, text); return them in reading order.
 
     Args:
-        rows: the training rows.
+        rows: of the split.
+        key: the setting that names `total`, for messages.
         total: how many rows in all, at least one of each class; or None.
         per_class: how many rows of each class, all where it has fewer; or None.
         seed: which rows.
@@ -77,7 +80,7 @@ def limit(rows: Rows, *, total: int | None, per_class: int | None, seed: int, pr
     Raises:
         UserError: for a limit that makes no sense here.
     """
-    name, wanted = ("train_limit", total) if per_class is None else ("per_class", per_class)
+    name, wanted = (key, total) if per_class is None else ("per_class", per_class)
     if wanted is None:
         return list(range(len(rows)))
     if total is not None and per_class is not None:
@@ -94,7 +97,7 @@ def limit(rows: Rows, *, total: int | None, per_class: int | None, seed: int, pr
         quotas: Mapping[str, int] = {stratum: min(per_class, size) for stratum, size in sizes.items()}
     else:
         if wanted < len(sizes) and problem in ("single_label", "ordinal"):
-            raise UserError(f"data.train_limit={wanted} leaves some of the {len(sizes)} classes without a row")
+            raise UserError(f"data.{key}={wanted} leaves some of the {len(sizes)} classes without a row")
         quotas = apportion(sizes, min(wanted, len(rows)), least=1 if wanted >= len(sizes) else 0)
     by_stratum: defaultdict[str, list[int]] = defaultdict(list)
     for row, stratum in enumerate(stratum_of):

@@ -29,6 +29,7 @@ from nlp_transfer.encoder.anatomy import (
     unwrapped,
 )
 from nlp_transfer.encoder.boundary import entering
+from nlp_transfer.encoder.chance import randomise
 from nlp_transfer.encoder.heads import native_model, pooled_model
 from nlp_transfer.encoder.pooled_config import register_config
 from nlp_transfer.encoder.sizes import within_weights
@@ -92,7 +93,8 @@ def load_classifier(
         settings: Which encoder, which head.
         task: Labels and kind of problem.
         head: "native", the architecture's own, or "pooled", ours.
-        seed: Decides the weights of the head; the global random state is left alone.
+        seed: Decides the weights of the head, and those of an encoder that shall not be pretrained; the global random
+            state is left alone.
         source: What `locate` found for the settings, where that was asked already.
 
     Raises:
@@ -119,6 +121,11 @@ def load_classifier(
         raise UserError(f"encoder.name={settings.name!r}: {source.folder} holds no vocabulary (tokenizer.json)")
     check_finite(model, f"encoder.name={settings.name!r} ({source.folder})")
     _agree(model, tokenizer)
+    if not settings.pretrained:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            base = f"{model.base_model_prefix}."
+            randomise(model, model.base_model_prefix, lambda name: name.startswith(base))
     anatomy = dissect(model, fresh=fresh, segments="token_type_ids" in tokenizer.model_input_names)
     # A native head may rest on a new pooler of the encoder; ours reads none, so that nothing there may be new.
     pretrained = anatomy.layers if head == "native" else anatomy.layers + 2

@@ -158,6 +158,8 @@ def _summary(facts: Facts) -> str:
     }[task["problem"]]
     read = "pairs of texts" if task["pair"] else "texts"
     base = f"[{escaped(facts.encoder)}](https://hf.co/{facts.encoder})" if facts.known else escaped(facts.encoder)
+    if not facts.record["encoder"].get("pretrained", True):
+        base = f"The architecture of {base}, with random weights,"
     way = _WAYS[facts.plan["strategy"]]
     if not facts.record["merged"]:
         way = way.replace(", merged into the weights", "")

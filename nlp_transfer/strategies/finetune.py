@@ -6,6 +6,7 @@ import fnmatch
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from nlp_transfer.encoder.chance import randomise
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.strategies.base import Group, check_rates, encoder_width, freeze, trainable
 
@@ -120,13 +121,6 @@ def _level_name(level: int, layers: int) -> str:
 
 
 def _reinitialise(classifier: Classifier, *, above: int) -> None:
-    """Give every module of the layers above a depth the encoder's own random initialisation."""
-    depth = classifier.anatomy.depth
-    encoder = getattr(classifier.model, classifier.anatomy.base)  # under our own head the model knows other rules
-    for prefix, module in classifier.model.named_modules():
-        own = [f"{prefix}.{name}" for name, _ in module.named_parameters(recurse=False)]
-        if own and all(above < depth[name] <= classifier.anatomy.layers for name in own):
-            for parameter in module.parameters(recurse=False):
-                parameter._is_hf_initialized = False  # or transformers leaves it alone
-            module._is_hf_initialized = False
-            encoder._init_weights(module)
+    """Let every module of the layers above a depth start from random weights."""
+    depth, layers = classifier.anatomy.depth, classifier.anatomy.layers
+    randomise(classifier.model, classifier.anatomy.base, lambda name: above < depth[name] <= layers)

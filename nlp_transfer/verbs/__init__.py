@@ -18,6 +18,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "adapt": ("adapt an encoder to a task, measure it beside floors, save it", "one RECIPE and key=value words"),
     "check": ("look for defects of the data before anything is trained", "one RECIPE and key=value words"),
     "rank": ("order encoders by what they tell of the labels, before any is trained", "ENCODERS and key=value words"),
+    "compare": (
+        "try strategies at several numbers of labels, beside floors: does transfer help?",
+        "one RECIPE and key=value words",
+    ),
     "plan": ("show everything up to the first step; train nothing", "one RECIPE and key=value words"),
     "evaluate": ("measure a saved model on data", "one RUN and key=value words"),
     "predict": ("label the rows of a file or of standard input", "RUN, one FILE and key=value words"),

@@ -140,6 +140,20 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     return 0
 
 
+def compare(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Compare strategies and floors at several numbers of labels."""
+    alone("compare")
+    screen = screen_of_main()
+    with screen.busy("starting"), for_good():
+        from nlp_transfer.comparing.compare import Comparison
+        from nlp_transfer.comparing.show import render
+    outcome = Comparison(one(words, arguments.verb), overrides, screen).run()
+    render(outcome, screen.console)
+    screen.console.print(f"\nThe winner: nlp-transfer adapt {shlex.quote(str(outcome.recipe))}", soft_wrap=True)
+    emit(outcome.to_json(), screen)
+    return 0
+
+
 def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Show everything up to the first step."""
     settings = _settings(arguments, words, overrides)

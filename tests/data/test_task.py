@@ -281,6 +281,7 @@ def test_every_problem_type_can_be_carved_and_limited(labels: list[Any], limit: 
         ({"train_limit": 2}, "leaves some of the 3 classes without a row"),
         ({"train_limit": 0}, "must be at least 1"),
         ({"train_limit": 9, "per_class": 3}, "both set"),
+        ({"validation_limit": 2}, r"data\.validation_limit=2 leaves some of the 3 classes without a row"),
         ({"validation_share": 0.0}, "data.validation_share=0.0 must lie between"),
         ({"test_share": 1.0}, "data.test_share=1.0 must lie in"),
     ],
@@ -288,6 +289,14 @@ def test_every_problem_type_can_be_carved_and_limited(labels: list[Any], limit: 
 def test_limits_and_shares_that_cannot_be(options: dict[str, Any], error: str) -> None:
     with pytest.raises(UserError, match=error):
         load(HARD, **options)
+
+
+def test_fewer_rows_to_choose_by_keep_their_classes_and_nothing_else_changes() -> None:
+    whole, few = load(HARD), load(HARD, validation_limit=3)
+    assert sorted(few.splits["validation"].targets) == [0, 1, 2]
+    assert set(few.splits["validation"].ids) < set(whole.splits["validation"].ids)
+    assert few.splits["train"].ids == whole.splits["train"].ids
+    assert any("validation_limit=3" in note for note in few.notes)
 
 
 def test_rows_per_class_need_classes() -> None:

@@ -1,5 +1,6 @@
 """Loading a classifier and its one forward pass: what does not depend on the family."""
 
+import dataclasses
 import json
 import shutil
 
@@ -97,6 +98,25 @@ def test_the_seed_decides_the_head_and_nothing_else_does(tmp_path, head):
     changed = {name for name, tensor in other.model.state_dict().items() if not torch.equal(weights[name], tensor)}
     assert changed
     assert changed <= set(first.fresh)
+
+
+@pytest.mark.parametrize("head", ["native", "pooled"])
+def test_without_pretraining_the_encoder_is_as_its_architecture_starts(tmp_path, head):
+    settings = EncoderSettings(name=str(tiny_encoder(tmp_path)), pretrained=False)
+    state = torch.get_rng_state()
+    one, same, other = (load_classifier(settings, TASK, head=head, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(state, torch.get_rng_state())
+    known = load_classifier(dataclasses.replace(settings, pretrained=True), TASK, head=head, seed=0)
+    base = f"{known.anatomy.base}."
+    for name, weight in known.model.named_parameters():
+        random = one.model.get_parameter(name)
+        assert torch.equal(random, same.model.get_parameter(name))
+        if weight.ndim == 2 and name.startswith(base):
+            assert not torch.equal(random, weight)
+            assert not torch.equal(random, other.model.get_parameter(name))
+            assert random.std().item() == pytest.approx(
+                getattr(known.model, known.anatomy.base).config.initializer_range, rel=0.5
+            )
 
 
 @pytest.mark.parametrize("head", ["native", "pooled"])

@@ -1,0 +1,180 @@
+"""What a comparison came to, as values and in words: standings, duels, and whether transfer helped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlp_transfer.comparing.grid import ALL
+from nlp_transfer.comparing.slices import FEWEST
+from nlp_transfer.evaluation.formatting import number, title_of
+
+if TYPE_CHECKING:
+    from nlp_transfer.comparing.contest import Duel
+    from nlp_transfer.comparing.slices import Slice
+    from nlp_transfer.evaluation.intervals import Interval
+
+_SAID = {"better": "POSITIVE transfer", "worse": "NEGATIVE transfer", "no evidence": "No evidence that transfer helps"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One of them with so many labels.
+
+    Attributes:
+        name: who.
+        labels: how many, a class or all.
+        rows: training rows that these are.
+        figure: the metric, mean over the seeds, with its interval over other rows and other seeds.
+        values: of each seed.
+        validation: the metric on the validation rows, mean over the seeds; None for floors, nobody chooses by it.
+        seconds: of training, median over the seeds; what was kept from an earlier trial is not computed again.
+        learning: parameters that learned.
+        parameters: all of them.
+        megabytes: the most memory that was taken; None where that is not known.
+    """
+
+    name: str
+    labels: str
+    rows: int
+    figure: Interval
+    values: list[float]
+    validation: float | None
+    seconds: float
+    learning: int
+    parameters: int
+    megabytes: float | None
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """With so many labels: the candidate that the validation rows choose, against the floor that is best.
+
+    Attributes:
+        labels: how many.
+        duel: between the two.
+    """
+
+    labels: str
+    duel: Duel
+
+    @property
+    def words(self) -> str:
+        """One sentence with the interval."""
+        duel, apart = self.duel, self.duel.difference
+        return (
+            f"{_SAID[duel.outcome]} {with_labels(self.labels)}: {duel.one} against {title_of(duel.other)}, difference "
+            f"{number(apart.value, signed=True)} [{number(apart.low, signed=True)}, {number(apart.high, signed=True)}]"
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished comparison.
+
+    Attributes:
+        folder: where it lies.
+        data: what it was made on, for people.
+        metric: that decides.
+        higher_is_better: of the metric.
+        split: whose rows everybody is measured on.
+        rows: how many these are.
+        confidence: of all intervals.
+        seeds: of the trials.
+        floors: names of those that know nothing of language before.
+        cells: everybody with every number of labels.
+        transfers: from few labels to many.
+        duels: everybody against everybody with the most labels.
+        slices: the winner against the best floor, with the most labels.
+        reached: by candidate, the fewest labels with which it has what the best floor has with the most.
+        left_out: trials that a budget left no time for, and why.
+        recipe: of the winner.
+    """
+
+    folder: Path
+    data: str
+    metric: str
+    higher_is_better: bool
+    split: str
+    rows: int
+    confidence: float
+    seeds: list[int]
+    floors: list[str]
+    cells: list[Cell]
+    transfers: list[Transfer]
+    duels: list[Duel]
+    slices: list[Slice]
+    reached: dict[str, str]
+    left_out: list[str]
+    recipe: Path
+
+    @property
+    def most(self) -> Transfer:
+        """The answer with the most labels."""
+        return self.transfers[-1]
+
+    @property
+    def winner(self) -> str:
+        """The candidate that the validation rows choose with the most labels."""
+        return self.most.duel.one
+
+    @property
+    def verdict(self) -> list[str]:
+        """Sentences: whether transfer helped, for how many labels, where it hurt, and what would do as well."""
+        said = [f"{self.most.words}."]
+        if others := [each.words for each in self.transfers[:-1] if each.duel.outcome != self.most.duel.outcome]:
+            said += [f"{words}." for words in others]
+        for kind in dict.fromkeys(each.kind for each in self.slices):
+            said.append(self._of_slices(kind))
+        as_good = [
+            duel.other if duel.one == self.winner else duel.one
+            for duel in self.duels
+            if self.winner in (duel.one, duel.other) and duel.outcome == "no evidence"
+        ]
+        if cheaper := [name for name in as_good if self._seconds(name) < self._seconds(self.winner)]:
+            said.append(f"{_listed(cheaper)} cannot be told from {self.winner} by these rows, and took less time.")
+        for name, labels in self.reached.items():
+            if labels != self.most.labels:
+                best, most = title_of(self.most.duel.other), with_labels(self.most.labels)
+                said.append(f"{name} {with_labels(labels)} reaches what {best} has {most}.")
+        return said
+
+    def cell(self, name: str, labels: str) -> Cell | None:
+        """Return one of the cells, or None where nobody was tried."""
+        return next((each for each in self.cells if (each.name, each.labels) == (name, labels)), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; what is undefined is None, and the verdict stands beside the figures."""
+        plain = dataclasses.asdict(self) | {"folder": str(self.folder), "recipe": str(self.recipe)}
+        return _finite(plain) | {"winner": self.winner, "verdict": self.verdict}
+
+    def _seconds(self, name: str) -> float:
+        cell = self.cell(name, self.most.labels)
+        return math.inf if cell is None else cell.seconds
+
+    def _of_slices(self, kind: str) -> str:
+        of = [each for each in self.slices if each.kind == kind]
+        better, worse = ([each.name for each in of if each.outcome == said] for said in ("better", "worse"))
+        where = f": NEGATIVE transfer on {_listed(worse)}" if worse else ""
+        said = f"Of {len(of):,} {kind}s with {FEWEST} rows or more, {self.winner} is better on {len(better):,}"
+        return f"{said}, worse on {len(worse):,}{where}."
+
+
+def with_labels(labels: str) -> str:
+    """Return how many labels there are, in words."""
+    return "with all labels" if labels == ALL else f"with {int(labels):,} labels a class"
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,79 @@
+"""A comparison on a terminal: learning curves as a table, what each costs, and the verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nlp_transfer.comparing.outcome import with_labels
+from nlp_transfer.evaluation.formatting import number, title_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from nlp_transfer.comparing.outcome import Outcome
+    from nlp_transfer.evaluation.intervals import Interval
+
+_COLOURS = {"better": "green", "no evidence": "yellow", "worse": "red"}
+
+
+def render(outcome: Outcome, console: Console) -> None:
+    """Show the comparison; fits 80 columns."""
+    from rich.text import Text
+
+    console.print(
+        f"{outcome.metric} by labels a class; {outcome.split}: {outcome.rows:,} rows, mean of {len(outcome.seeds)} "
+        f"seeds, {100 * outcome.confidence:g}% intervals",
+        style="bold",
+    )
+    console.print(_curves(outcome))
+    console.print(f"what it costs, {with_labels(outcome.most.labels)}", style="bold")
+    console.print(_costs(outcome))
+    for place, sentence in enumerate(outcome.verdict):
+        console.print(Text(sentence, style=f"bold {_COLOURS[outcome.most.duel.outcome]}" if place == 0 else ""))
+
+
+def _curves(outcome: Outcome) -> Table:
+    labels = list(dict.fromkeys(cell.labels for cell in outcome.cells))
+    table = _table()
+    table.add_column("", overflow="fold")
+    for name in labels:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in dict.fromkeys(cell.name for cell in outcome.cells):
+        cells = [outcome.cell(name, each) for each in labels]
+        shown = ["" if cell is None else _two_lines(cell.figure) for cell in cells]
+        table.add_row(title_of(name), *shown, style="dim" if name in outcome.floors else "")
+    return table
+
+
+def _two_lines(figure: Interval) -> str:
+    return f"{number(figure.value)}\n{number(figure.low)}–{number(figure.high)}"
+
+
+def _costs(outcome: Outcome) -> Table:
+    table = _table()
+    table.add_column("", overflow="fold")
+    for name in (outcome.metric, "against the winner", "Holm p", "seconds", "learning", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    duels = {frozenset((duel.one, duel.other)): duel for duel in outcome.duels}
+    for cell in (each for each in outcome.cells if each.labels == outcome.most.labels):
+        duel = duels.get(frozenset((cell.name, outcome.winner)))
+        sign = 1 if duel is None or duel.one == cell.name else -1
+        table.add_row(
+            title_of(cell.name),
+            number(cell.figure.value),
+            "" if duel is None else number(sign * duel.difference.value, signed=True),
+            "" if duel is None else "<.001" if duel.adjusted < 0.001 else number(duel.adjusted),
+            f"{cell.seconds:,.1f}",
+            f"{cell.learning:,}" if cell.learning else "",
+            f"{cell.megabytes:,.0f}" if cell.megabytes else "",
+            style="dim" if cell.name in outcome.floors else "",
+        )
+    return table
+
+
+def _table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -1,0 +1,104 @@
+"""Where one is better than another and where it is worse: by class, by domain, with short texts and with long ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nlp_transfer.comparing.contest import holm, mcnemar
+from nlp_transfer.evaluation.intervals import Interval, interval
+
+if TYPE_CHECKING:
+    from nlp_transfer.data.corpus import Examples
+    from nlp_transfer.data.task import Task
+
+_LENGTHS = 4  # parts of equal size
+FEWEST = 10  # rows of which anything can be said
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some of the rows.
+
+    Attributes:
+        kind: label, domain or length.
+        name: of the label or domain, or how many characters.
+        rows: how many.
+        gain: errors that the one has less than the other, a row; with one label a text the share of rows.
+        adjusted: probability of McNemar's test, after Holm's correction over all slices of the kind.
+        outcome: better or worse where that is less than 1 - confidence, else no evidence.
+    """
+
+    kind: str
+    name: str
+    rows: int
+    gain: Interval
+    adjusted: float
+    outcome: str
+
+
+def slices(
+    task: Task, examples: Examples, gains: np.ndarray, *, resamples: int, confidence: float, seed: int
+) -> list[Slice]:
+    """Return what of the gains falls into every slice that has rows enough.
+
+    Args:
+        task: of the rows.
+        examples: the rows.
+        gains: (rows,), see `contest.Contest.gains`.
+        resamples: of the bootstrap behind the intervals.
+        confidence: of intervals and outcomes.
+        seed: of the resamples.
+    """
+    found: list[Slice] = []
+    for kind, parts in _parts(task, examples).items():
+        kept = [(name, rows) for name, rows in parts if len(rows) >= FEWEST]
+        tests = [mcnemar(gains[rows])[2] for _, rows in kept]
+        for (name, rows), p in zip(kept, holm(tests), strict=True):
+            gain = _gain(gains[rows], examples.weights[rows], resamples, confidence, seed)
+            sure = p < 1 - confidence and gain.value
+            outcome = "no evidence" if not sure else "better" if gain.value > 0 else "worse"
+            found.append(Slice(kind, name, len(rows), gain, p, outcome))
+    return found
+
+
+def _parts(task: Task, examples: Examples) -> dict[str, list[tuple[str, np.ndarray]]]:
+    known = examples.weights > 0
+    lengths = np.array([len(text) for text in examples.texts])
+    if examples.pairs is not None:
+        lengths = lengths + [len(text) for text in examples.pairs]
+    parts = {"label": list(_by_label(task, examples.targets, known)), "length": list(_by_length(lengths, known))}
+    if examples.domains is not None:
+        domains = np.asarray(examples.domains)
+        parts["domain"] = [(str(name), np.flatnonzero((domains == name) & known)) for name in np.unique(domains)]
+    return {kind: each for kind, each in parts.items() if len(each) > 1}
+
+
+def _by_label(task: Task, targets: np.ndarray, known: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    if task.problem == "regression":
+        return
+    for place, name in enumerate(task.labels):
+        if task.problem == "multi_label":
+            having = targets[:, place] >= 0.5
+        else:
+            having = (targets if targets.ndim == 1 else targets.argmax(axis=1)) == place
+        yield name, np.flatnonzero(having & known)
+
+
+def _by_length(lengths: np.ndarray, known: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    edges = np.unique(np.quantile(lengths[known], np.linspace(0, 1, _LENGTHS + 1), method="closest_observation"))
+    for place, (low, high) in enumerate(pairwise(edges)):
+        first = low if place == 0 else low + 1
+        yield f"{first:,} to {high:,} characters", np.flatnonzero((lengths >= first) & (lengths <= high) & known)
+
+
+def _gain(gains: np.ndarray, weights: np.ndarray, resamples: int, confidence: float, seed: int) -> Interval:
+    share = weights.astype(np.float64)
+    draws = np.random.default_rng(seed).multinomial(len(gains), np.full(len(gains), 1 / len(gains)), size=resamples)
+    with np.errstate(invalid="ignore"):
+        drawn = (draws @ (share * gains)) / (draws @ share)
+    return interval(float(np.average(gains, weights=share)), drawn, confidence=confidence)

@@ -1,0 +1,125 @@
+"""One training of a comparison, whose answers are kept instead of its model; a finished one is read back."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from nlp_transfer.comparing.peak import forget_peak, peak_megabytes
+from nlp_transfer.config import run_id
+from nlp_transfer.data.task import Task
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.report import Report, evaluate_predictions
+from nlp_transfer.preparation import prepare
+from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.trained import train
+from nlp_transfer.training.state import own_numbers
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
+    from nlp_transfer.data.corpus import Corpus
+    from nlp_transfer.settings import Settings
+
+_ANSWERS = "answers.safetensors"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What somebody answers to the rows that all are measured on, and what that took.
+
+    Attributes:
+        task: with the thresholds by which these answers are decided.
+        logits: (rows, outputs), in the order of the split.
+        validation: the metric on the validation rows; None where nobody chooses by it.
+        seconds: of training and of answering.
+        learning: parameters that learned.
+        parameters: all of them.
+        megabytes: the most memory that the process took meanwhile; None where that is not known.
+    """
+
+    task: Task
+    logits: np.ndarray
+    validation: float | None = None
+    seconds: float = 0.0
+    learning: int = 0
+    parameters: int = 0
+    megabytes: float | None = None
+
+
+def is_finished(settings: Settings) -> bool:
+    """Return whether a trial of these settings need not be done again."""
+    name = f"{settings.name}-{run_id(settings)}"
+    return not settings.overwrite and (Path(settings.output) / name / "metrics.json").is_file()
+
+
+@own_numbers()
+def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
+    """Train and return what the model answers to the reported split.
+
+    Args:
+        settings: of the run; its folder is where the answers are kept.
+        corpus: its data.
+        screen: where progress is shown.
+
+    Raises:
+        UserError: for anything in the settings or the data that cannot be used.
+    """
+    folder = RunFolder.of(settings, corpus)
+    if folder.is_finished and not settings.overwrite:
+        folder.tidy()
+        return _read(folder)
+    forget_peak()
+    prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
+    with folder.locked():
+        trained = train(settings, prepared, folder, screen)
+        logits = {name: prepared.outputs(name) for name in {"validation", prepared.reported_split}}
+        save_file(logits, folder.path / _ANSWERS)
+        folder.finish(
+            _figures(settings, prepared.corpus.task, corpus, logits["validation"]),
+            data={"source": corpus.source, "fingerprint": corpus.fingerprint},
+            encoder={"name": prepared.classifier.source.name, "sha256": prepared.classifier.source.sha256},
+            task=prepared.corpus.task.to_json(),
+            split=prepared.reported_split,
+            seconds=round(trained.seconds, 3),
+            learning=prepared.plan.trainable,
+            parameters=prepared.plan.parameters,
+            megabytes=peak_megabytes(),
+        )
+    return _read(folder)
+
+
+def _figures(settings: Settings, task: Task, corpus: Corpus, logits: np.ndarray) -> Report:
+    """Return the figures of the validation rows, without intervals: they choose, and are not shown."""
+    plain = dataclasses.replace(settings.evaluation, resamples=0)
+    rows = corpus.splits["validation"]
+    return evaluate_predictions(task, rows, logits, floors=[], settings=plain, seed=settings.seed, split="validation")
+
+
+def _read(folder: RunFolder) -> Answers:
+    """Return what a finished trial wrote.
+
+    Raises:
+        UserError: naming the file, for one that is damaged.
+    """
+    result, report = folder.result(), folder.report()
+    try:
+        logits = load_file(folder.path / _ANSWERS)[result["split"]]
+        return Answers(
+            task=Task.from_json(result["task"]),
+            logits=logits,
+            validation=report.rows[0].intervals[report.metric].value,
+            seconds=float(result["seconds"]),
+            learning=int(result["learning"]),
+            parameters=int(result["parameters"]),
+            megabytes=result["megabytes"],
+        )
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"{folder.path} holds no trial that can be read ({error}); take the folder away, and it is done again"
+        ) from error

@@ -1,0 +1,79 @@
+"""A training in a run folder, from where an earlier process was stopped; it knows nothing of what its model is for."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nlp_transfer import resume, tracking
+from nlp_transfer.launch import is_main
+from nlp_transfer.learning import learn
+from nlp_transfer.training.signals import Stopped
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
+    from nlp_transfer.preparation import Prepared
+    from nlp_transfer.run_folder import RunFolder
+    from nlp_transfer.settings import Settings
+    from nlp_transfer.training.state import Trajectory
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to; the model itself was changed in place.
+
+    Attributes:
+        trajectory: its steps.
+        temperature: by which the outputs were divided.
+        seconds: that it took, without what an earlier process did.
+    """
+
+    trajectory: Trajectory
+    temperature: float
+    seconds: float
+
+
+def train(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen) -> Trained:
+    """Train what was prepared, in a folder that is locked.
+
+    Args:
+        settings: of the run.
+        prepared: its parts.
+        folder: of the run; begun here, finished by the caller.
+        screen: where progress is shown.
+
+    Raises:
+        UserError: for a checkpoint that cannot be gone on from, a disk that is full, or a training that diverges.
+        Stopped: by a signal; what was reached is committed.
+    """
+    made_from = resume.origin(
+        settings,
+        prepared.corpus,
+        prepared.classifier.source.sha256,
+        precision=str(prepared.accelerator.mixed_precision),
+    )
+    # A finished run is done again from nothing: what it may have left is of no use.
+    found = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)
+    commits = resume.Commits(prepared.accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)
+    if found:
+        for sentence in found.damaged:
+            screen.tell(f"passed over: {sentence}")
+        screen.tell(f"going on from {found.path}")
+    if is_main() and (short := resume.check_room(folder.path, prepared.classifier.model, settings.training)):
+        screen.tell(short)
+    in_place = found is not None and found.path.resolve().parent == folder.checkpoints.resolve()
+    folder.begin(settings, prepared.plan, resumed=found.snapshot.step if found and in_place else None)
+    prepared.accelerator.wait_for_everyone()
+    tracking.start(prepared.accelerator, settings, folder.path)
+    started = time.monotonic()
+    try:
+        trajectory, temperature = learn(prepared, folder, screen, commits.saving(found.snapshot if found else None))
+    except Stopped:
+        screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
+        raise
+    seconds = time.monotonic() - started
+    if trajectory.skipped:
+        steps = ", ".join(map(str, trajectory.skipped[:10])) + (", ..." if len(trajectory.skipped) > 10 else "")
+        screen.tell(f"{len(trajectory.skipped)} steps changed nothing, for they were infinite or not a number: {steps}")
+    return Trained(trajectory, temperature, seconds)

@@ -1,0 +1,195 @@
+"""A comparison from words to a verdict: the same rows for all, nothing done twice, and the winner's recipe runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nlp_transfer
+from nlp_transfer.cli import main
+from nlp_transfer.comparing import compare as module
+from nlp_transfer.comparing.compare import Comparison
+from nlp_transfer.comparing.grid import ALL, Draws, candidates_of
+from nlp_transfer.comparing.trial import answers_of
+from nlp_transfer.config import compose, run_id
+from nlp_transfer.console import Screen
+from nlp_transfer.errors import UserError
+from nlp_transfer.preparation import prepare
+from tests.encoder.families import tiny_encoder
+from tests.place import furnish
+from tests.test_run import data_for, rows
+
+QUIET = Screen(speaks=False)
+SHORT = ["training.epochs=1", "training.precision=fp32", "evaluation.resamples=50", "training.batch_size=8"]
+
+
+def words(folder: Path, *more: str) -> list[str]:
+    encoder = folder / "tiny-bert"
+    return ["data=object", f"encoder={encoder}", f"output={folder / 'runs'}", *SHORT, *more]
+
+
+def figures(outcome) -> list[tuple]:
+    return [(cell.name, cell.labels, cell.figure, cell.values, cell.validation) for cell in outcome.cells]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    tiny_encoder(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(place: Path):
+    chosen = ["compare.candidates=[probe,'finetune strategy.lr=1e-3']", "compare.labels=[4,all]", "compare.seeds=2"]
+    given = words(place, *chosen)
+    return given, Comparison(None, given, QUIET, data=data_for("single_label")).run()
+
+
+def test_everybody_is_there_with_every_number_of_labels(compared):
+    _, outcome = compared
+    names = {"probe", "finetune strategy.lr=1e-3", "scratch", "majority", "tfidf"}
+    assert {(cell.name, cell.labels) for cell in outcome.cells} == {(name, of) for name in names for of in ("4", "all")}
+    assert all(len(cell.values) == 2 for cell in outcome.cells)
+    assert {cell.labels: cell.rows for cell in outcome.cells} == {"4": 12, "all": 48}
+    assert set(outcome.floors) == {"scratch", "majority", "tfidf"}
+    assert len(outcome.duels) == 10
+    assert [each.labels for each in outcome.transfers] == ["4", "all"]
+    assert outcome.winner in {"probe", "finetune strategy.lr=1e-3"}
+    assert outcome.verdict[0].startswith(("POSITIVE", "NEGATIVE", "No evidence"))
+    learning = {cell.name: cell.learning for cell in outcome.cells}
+    assert learning["majority"] == 0 < learning["probe"] < learning["scratch"]
+
+
+def test_the_same_words_do_nothing_again_and_say_the_same(compared, monkeypatch: pytest.MonkeyPatch):
+    given, outcome = compared
+    monkeypatch.setattr("nlp_transfer.comparing.trial.prepare", lambda *_, **__: pytest.fail("trained again"))
+    again = Comparison(None, given, QUIET, data=data_for("single_label")).run()
+    assert again.to_json()["duels"] == outcome.to_json()["duels"]
+    assert figures(again) == figures(outcome)
+
+
+def test_a_comparison_that_was_stopped_goes_on_to_the_same_figures(
+    compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given, outcome = compared
+    elsewhere = [word if not word.startswith("output=") else f"output={tmp_path}" for word in given]
+    done = []
+
+    def interrupted(*arguments):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(arguments)
+        return answers_of(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "answers_of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Comparison(None, elsewhere, QUIET, data=data_for("single_label")).run()
+    assert not list(tmp_path.rglob("compare.json"))
+    found = Comparison(None, elsewhere, QUIET, data=data_for("single_label")).run()
+    assert figures(found) == figures(outcome)
+
+
+def test_another_corpus_under_the_same_words_is_refused(compared):
+    given, _ = compared
+    other = data_for("single_label") | {"test": rows("single_label", 16, 9)}
+    with pytest.raises(UserError, match="other data"):
+        Comparison(None, given, QUIET, data=other).run()
+
+
+def test_the_recipe_is_the_winners_run(compared):
+    given, outcome = compared
+    _, candidates = candidates_of(None, given)
+    winner = next(each for each in candidates if each.name == outcome.winner)
+    assert run_id(compose(str(outcome.recipe))) == run_id(winner.settings)
+    text = outcome.recipe.read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert f"nlp-transfer adapt {outcome.recipe}" in text
+
+
+def test_draws_share_the_test_rows_and_have_as_few_to_choose_by_as_to_learn_from(place: Path):
+    settings = compose(None, words(place, "compare.labels=[2,4,400,all]"))
+    draws = Draws(settings, data=data_for("single_label"))
+    assert draws.labels == ["2", "4", ALL]
+    for labels in draws.labels:
+        for seed in (0, 1):
+            found = draws.corpus(labels, seed, pooled=True)
+            train = found.splits["train"]
+            assert found.splits["test"].ids == draws.whole.splits["test"].ids
+            assert len(train) == draws.rows(labels)
+            assert len(found.splits["validation"]) <= max(len(train), 0)
+            if labels != ALL:
+                assert np.bincount(train.targets).tolist() == [int(labels)] * 3
+                assert [found.pool.examples.ids[row] for row in found.pool.chosen] == train.ids
+    few, more = (set(draws.corpus(labels, 0, pooled=True).splits["train"].ids) for labels in ("2", "4"))
+    assert few < more
+    assert few != set(draws.corpus("2", 1, pooled=True).splits["train"].ids)
+
+
+@pytest.mark.parametrize("problem", ["single_label", "multi_label", "ordinal", "regression", "pair", "soft"])
+def test_what_is_computed_of_the_pool_is_what_a_draw_would_compute(place: Path, problem: str):
+    of = [f"data.problem={problem}"] if problem in ("ordinal", "regression", "multi_label") else []
+    settings = compose(None, words(place, *of, "strategy=probe", "compare.labels=[2,all]"))
+    draws = Draws(settings, data=data_for(problem))
+    pooled, alone = (
+        prepare(settings, draws.corpus("2", 0, pooled=each), place).features("train") for each in (True, False)
+    )
+    assert pooled.shape == alone.shape
+    assert np.abs(pooled - alone).max() < 1e-5
+
+
+def test_transfer_that_hurts_is_called_negative(place: Path):
+    """Words the encoder does not know tell the label: it sees nothing, TF-IDF everything."""
+
+    def unknown(part: list[dict]) -> list[dict]:
+        names = dict(zip(sorted({row["label"] for row in part}), ("жук", "лось", "рыба"), strict=True))
+        return [row | {"text": names[row["label"]]} for row in part]
+
+    data = {
+        split: unknown(rows("single_label", 60, seed)) for seed, split in enumerate(("train", "validation", "test"))
+    }
+    given = words(
+        place, "compare.candidates=[probe]", "compare.labels=[all]", "compare.seeds=1", "compare.scratch=false"
+    )
+    outcome = nlp_transfer.compare(None, given[1:], data=data)
+    assert outcome.verdict[0].startswith("NEGATIVE transfer with all labels: probe against TF-IDF + linear")
+    assert any("NEGATIVE transfer on" in sentence for sentence in outcome.verdict)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["strategy=lora"], "compare takes strategies as compare.candidates"),
+        (["compare.candidates=[]"], "compare.candidates is empty"),
+        (["compare.candidates=[probe,probe]"], "'probe' is there already"),
+        (["compare.candidates=[prob]"], "did you mean 'probe'"),
+        (["compare.candidates=['probe lr']"], "'lr' in 'probe lr' is no strategy"),
+        (["compare.candidates=['probe strategy.rank=4']"], "strategy.rank"),
+        (["compare.labels=[0]"], "0 must be a whole number"),
+        (["compare.labels=[many]"], "'many' must be a whole number"),
+        (["compare.labels=[]"], "compare.labels is empty"),
+        (["compare.seeds=0"], "compare.seeds=0"),
+        (["compare.minutes=0"], "compare.minutes=0"),
+        (["data.per_class=4"], "data.per_class=4: in a comparison compare.labels"),
+        (["compare.minutes=1e-7"], "was over before anybody was tried"),
+    ],
+)
+def test_what_makes_no_comparison_is_refused(place: Path, given: list[str], said: str):
+    with pytest.raises(UserError, match=said.replace("[", r"\[")):
+        Comparison(None, words(place, *given), QUIET, data=data_for("single_label")).run()
+
+
+def test_the_command_line_compares_and_a_person_can_read_it(tmp_path: Path, capfd):
+    place = furnish(tmp_path)
+    given = ["data=files", f"data.path={place / 'data'}", f"encoder={place / 'tiny-bert'}", f"output={place / 'runs'}"]
+    given += [*SHORT, "compare.candidates=[probe]", "compare.labels=[all]", "compare.seeds=1", "compare.scratch=false"]
+    assert main(["compare", *given]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["winner"] == "probe"
+    assert told == json.loads((Path(told["folder"]) / "compare.json").read_text(encoding="utf-8"))
+    assert main(["compare", *given, "compare.seeds=none"]) == 2
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,143 @@
+"""Figures, intervals and tests are those of their definitions, and of the same rows for everybody."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nlp_transfer.comparing.contest import Contest, errors, holm, mcnemar
+from nlp_transfer.comparing.grid import Trial
+from nlp_transfer.comparing.slices import slices
+from nlp_transfer.comparing.trial import Answers
+from nlp_transfer.data.corpus import Examples
+from nlp_transfer.data.task import Task
+from nlp_transfer.evaluation.intervals import bootstrap
+
+TASK = Task(problem="single_label", labels=("no", "yes"), pair=False)
+ROWS = 200
+
+
+def examples(rows: int = ROWS, *, domains: list[str] | None = None) -> Examples:
+    targets = np.arange(rows) % 2
+    texts = ["word " * (1 + row % 7) for row in range(rows)]
+    return Examples(texts, None, targets, np.ones(rows, np.float32), [f"{row:04}" for row in range(rows)], domains)
+
+
+def answers(right: np.ndarray, of: Examples | None = None) -> Answers:
+    """Return answers that are right where it is said."""
+    targets = (examples() if of is None else of).targets
+    chosen = np.where(right, targets, 1 - targets)
+    return Answers(TASK, np.eye(2)[chosen].astype(np.float32))
+
+
+def right(share: float, seed: int, rows: int = ROWS) -> np.ndarray:
+    return np.random.default_rng(seed).random(rows) < share
+
+
+def contest(given: dict[tuple[str, int], Answers], *, of: Examples | None = None, resamples: int = 500) -> Contest:
+    known = {Trial(name, "all", seed): each for (name, seed), each in given.items()}
+    of = examples() if of is None else of
+    return Contest(of, "accuracy", known, resamples=resamples, confidence=0.95, seed=0)
+
+
+def test_mcnemars_test_is_the_binomial_one_on_the_rows_that_differ():
+    gains = np.array([1.0] * 8 + [-1.0] * 2 + [0.0] * 40)
+    wins, losses, p = mcnemar(gains)
+    assert (wins, losses) == (8, 2)
+    assert p == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+    assert mcnemar(np.zeros(5)) == (0, 0, 1.0)
+
+
+def test_holm_multiplies_by_how_many_are_left_and_keeps_the_order():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_with_one_seed_the_interval_is_that_of_a_run():
+    one = answers(right(0.8, 1))
+    found = contest({("one", 0): one}).figure("one", "all")
+    rows = examples()
+    same = bootstrap(
+        TASK, one.logits, rows.targets, rows.weights, metrics=["accuracy"], resamples=500, confidence=0.95, seed=0
+    )
+    assert found == same["accuracy"]
+
+
+def test_figures_are_means_over_seeds_and_seeds_widen_the_interval():
+    steady = {("steady", seed): answers(right(0.8, 1)) for seed in range(3)}
+    moody = {("moody", seed): answers(right(share, 2)) for seed, share in enumerate((0.6, 0.8, 0.95))}
+    found = contest(steady | moody)
+    assert found.value("moody", "all") == pytest.approx(np.mean(found.values("moody", "all")))
+    width = {name: found.figure(name, "all").high - found.figure(name, "all").low for name in ("steady", "moody")}
+    assert width["moody"] > 1.5 * width["steady"]
+
+
+def test_a_duel_is_paired():
+    """Two that differ on six rows: their own intervals overlap, that of the difference does not hold zero."""
+    good = right(0.7, 1)
+    better = good | (np.cumsum(~good) <= 6)
+    of = contest({("better", 0): answers(better), ("good", 0): answers(good), ("same", 0): answers(good)})
+    (duel, equal) = of.duels([("better", "good"), ("good", "same")], "all")
+    assert of.figure("better", "all").low < of.figure("good", "all").high
+    assert duel.outcome == "better"
+    assert duel.difference.value == pytest.approx(6 / ROWS)
+    assert (duel.wins, duel.losses) == (6, 0)
+    assert duel.p == pytest.approx(2 / 2**6)
+    assert duel.adjusted == pytest.approx(2 * duel.p)
+    assert (equal.difference.low, equal.difference.high, equal.p, equal.outcome) == (0, 0, 1, "no evidence")
+    (reverse,) = of.duels([("good", "better")], "all")
+    assert reverse.outcome == "worse"
+    assert reverse.difference.value == -duel.difference.value
+
+
+def test_only_seeds_that_both_have_are_compared():
+    of = contest(
+        {("one", 0): answers(right(0.9, 1)), ("one", 1): answers(right(0.1, 2)), ("two", 0): answers(right(0.9, 1))}
+    )
+    (duel,) = of.duels([("one", "two")], "all")
+    assert duel.difference.value == 0
+    assert of.duels([("one", "nobody")], "all") == []
+
+
+def test_nobody_better_is_seldom_called_better():
+    called = 0
+    for seed in range(60):
+        given = {("one", s): answers(right(0.7, 100 * seed + s)) for s in range(3)}
+        given |= {("two", s): answers(right(0.7, 100 * seed + 50 + s)) for s in range(3)}
+        (duel,) = contest(given, resamples=200).duels([("one", "two")], "all")
+        called += duel.outcome != "no evidence"
+    assert called <= 9
+
+
+@pytest.mark.parametrize(
+    ("task", "logits", "targets", "wanted"),
+    [
+        (TASK, [[0, 1], [1, 0]], np.array([1, 1]), [0, 1]),
+        (TASK, [[0, 1], [1, 0]], np.array([[0.25, 0.75], [0.25, 0.75]]), [0.25, 0.75]),
+        (Task("ordinal", ("1", "2", "3"), False), [[1, 0, 0], [0, 0, 1]], np.array([2, 2]), [2, 0]),
+        (Task("multi_label", ("a", "b"), False), [[1, 1], [-1, 1]], np.array([[1, 0], [1, 0]]), [1, 2]),
+        (Task("regression", (), False), [[1.0], [3.0]], np.array([1.5, 3.0]), [0.5, 0]),
+    ],
+)
+def test_errors_are_those_of_the_problem(task: Task, logits: list, targets: np.ndarray, wanted: list[float]):
+    assert errors(task, np.array(logits, np.float32), targets) == pytest.approx(wanted)
+
+
+def test_a_slice_that_is_hurt_is_found_and_the_rest_is_not_blamed():
+    of = examples(400, domains=["home" if row % 4 else "away" for row in range(400)])
+    base = right(0.7, 3, 400)
+    hurt = np.array([domain == "away" for domain in of.domains or []]) & (of.targets == 0)
+    given = {("one", 0): answers(base & ~hurt, of), ("floor", 0): answers(base, of)}
+    gains = contest(given, of=of).gains("one", "floor", "all")
+    found = slices(TASK, of, gains, resamples=200, confidence=0.95, seed=0)
+    assert {(each.kind, each.name): each.outcome for each in found if each.kind != "length"} == {
+        ("label", "no"): "worse",
+        ("label", "yes"): "no evidence",
+        ("domain", "away"): "worse",
+        ("domain", "home"): "no evidence",
+    }
+    lengths = [each for each in found if each.kind == "length"]
+    assert sum(each.rows for each in lengths) == 400
+    for each in found:
+        assert each.gain.low <= each.gain.value <= each.gain.high

@@ -1,0 +1,71 @@
+"""Every trial is done where there is time; under a budget the better half, and whoever is catching up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from nlp_transfer.comparing.grid import Trial
+from nlp_transfer.comparing.schedule import Schedule, Tried
+
+ROWS = {"8": 80, "64": 640, "all": 6400}
+NAMES = ("steady", "rising", "poor", "worst")
+SCORES = {"steady": (0.7, 0.75, 0.8), "rising": (0.3, 0.6, 0.9), "poor": (0.4, 0.41, 0.42), "worst": (0.2, 0.21, 0.22)}
+
+
+def run(
+    schedule: Schedule, *, seconds: Callable[[Trial], float] = lambda trial: ROWS[trial.labels] / 100
+) -> list[Trial]:
+    """Do the trials of a schedule at a clock that they move."""
+    done = []
+    clock = {"now": 0.0}
+    if schedule.left is not None:
+        whole = schedule.left()
+        schedule.left = lambda: whole - clock["now"]
+    for trial in schedule:
+        done.append(trial)
+        clock["now"] += 0 if schedule.is_kept(trial) else seconds(trial)
+        score = SCORES.get(trial.name, (0, 0, 0))[list(ROWS).index(trial.labels)]
+        schedule.done[trial] = Tried(score, seconds(trial))
+    return done
+
+
+def budgeted(minutes: float, **more) -> Schedule:
+    return Schedule(NAMES, ["scratch"], ROWS, [0, 1], left=lambda: minutes, **more)
+
+
+def test_without_a_budget_every_trial_is_done_once_and_the_whole_curve_before_another_seed():
+    schedule = Schedule(NAMES, ["scratch"], ROWS, [0, 1])
+    done = run(schedule)
+    assert sorted(done) == sorted(schedule.all)
+    assert len(set(done)) == len(done) == 5 * 3 * 2
+    assert [trial.seed for trial in done] == [0] * 15 + [1] * 15
+    assert not schedule.left_out
+
+
+def test_the_better_half_goes_on_and_whoever_catches_up_and_floors_are_not_halved():
+    schedule = budgeted(1e9)
+    done = run(schedule)
+    with_all = {trial.name for trial in done if trial.labels == "all" and trial.seed == 0}
+    assert with_all == {"steady", "rising", "scratch"}
+    assert {trial.name for trial in done if trial.labels == "64"} == {*NAMES, "scratch"}
+    assert set(done).isdisjoint(schedule.left_out)
+    assert {*done, *schedule.left_out} == set(schedule.all)
+    assert schedule.left_out[Trial("poor", "all", 0)].startswith("not among the better")
+
+
+@pytest.mark.parametrize("budget", [0.0, 1.0, 30.0, 100.0, 300.0])
+def test_no_trial_is_begun_that_would_end_too_late_by_those_before(budget: float):
+    schedule = budgeted(budget)
+    done = run(schedule)
+    seconds = {trial: ROWS[trial.labels] / 100 for trial in done}
+    firsts = {next(trial for trial in done if trial.name == name) for name in {trial.name for trial in done}}
+    assert sum(each for trial, each in seconds.items() if trial not in firsts) <= budget
+    assert {*done, *schedule.left_out} == set(schedule.all)
+
+
+def test_what_an_earlier_process_did_costs_nothing():
+    before = run(budgeted(100.0))
+    again = run(budgeted(1e-9, is_kept=lambda trial: trial in before))
+    assert again == before
