@@ -31,7 +31,16 @@ NOT_IDENTITY = (
     *("checkpoint", "cache", "tracking", "predict", "hub", "serve", "demo", "export", "check", "rank", "compare"),
 )
 _NAMES_OF_FILES = (
-    *("output", "predict.input", "predict.output", "export.output", "check.fix", "encoder.name", "cache.folder"),
+    *(
+        "output",
+        "predict.input",
+        "predict.output",
+        "export.output",
+        "check.fix",
+        "check.beside",
+        "encoder.name",
+        "cache.folder",
+    ),
     *("data.path", "data.train", "data.validation", "data.test"),
 )
 

@@ -224,6 +224,7 @@ class CheckSettings:
     encoder: bool = True
     skip: list[str] = field(default_factory=list)
     fail_on: str = "error"
+    beside: str | None = None
     fix: str | None = None
 
 

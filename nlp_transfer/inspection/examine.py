@@ -17,7 +17,7 @@ from nlp_transfer.data.rows import Rows, blank_rows
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.importing import for_good
-from nlp_transfer.inspection import columns, labels, repeats, texts
+from nlp_transfer.inspection import beside, columns, labels, repeats, texts
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
 
 if TYPE_CHECKING:
@@ -101,7 +101,13 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
         UserError: for data that cannot be read at all.
     """
     lenient = dataclasses.replace(
-        settings.data, empty="keep", unseen="ignore", train_limit=None, per_class=None, class_weights="none"
+        settings.data,
+        empty="keep",
+        unseen="ignore",
+        class_weights="none",
+        train_limit=None,
+        per_class=None,
+        validation_limit=None,
     )
     with screen.busy("reading data"):
         corpus = read_corpus(lenient, data=data)
@@ -117,6 +123,8 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
     }
     with screen.bar("comparing texts") as bar:
         findings += _placed(itertools.chain(repeats.exact(told), repeats.near(told, show=bar.show)), told, tables)
+        if settings.check.beside:
+            findings += _placed(beside.shared(told, settings.check.beside, show=bar.show), told, tables)
     with screen.busy("looking at texts and labels"):
         findings += _placed(_plain(told, corpus.task, corpus.roles), told, tables)
     doubts: list[Doubt] = []

@@ -29,6 +29,7 @@ KINDS = {
     "unseen_label": Kind("error", "correct them, or set data.unseen=ignore"),
     "leak": Kind("error", "drop the rows of the earlier split", _SAME_SIDE),
     "near_leak": Kind("warning", "drop the rows of the earlier split, unless they differ in what matters"),
+    "contamination": Kind("error", "measure no model on these rows that has learned from the other data set"),
     "shared_id": Kind("error", "divide the data again, by these ids"),
     "id_as_text": Kind("error", "name the column of the texts: data.columns.text=..."),
     "id_as_label": Kind("error", "name the column of the labels: data.columns.label=..."),

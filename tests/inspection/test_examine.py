@@ -42,7 +42,7 @@ def kinds(found: Examination) -> set[str]:
 
 
 def test_every_kind_is_tried_and_every_one_that_is_tried_is_a_kind():
-    assert {*PLAIN, *LEARNED, "paraphrase"} == set(KINDS)
+    assert {*PLAIN, *LEARNED, "paraphrase", "contamination"} == set(KINDS)
 
 
 def test_a_sound_corpus_has_no_defects(sound: Splits):
@@ -201,3 +201,21 @@ def test_what_was_said_in_other_words_is_found(sound: Splits):
     found = examined(splits, **{"check.encoder": True})
     (told,) = (each for each in found.findings if each.kind == "paraphrase")
     assert ("test", 0) in told.places
+
+
+def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path):
+    other_rows = [{"words": row["text"].upper(), "kind": "x"} for row in sound["test"][:7]]
+    other_rows += [{"words": row["text"], "kind": "y"} for row in sound["train"]]
+    path = tmp_path / "other.csv"
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, ["text", "label"])
+        writer.writeheader()
+        writer.writerows({"text": row["words"], "label": row["kind"]} for row in other_rows)
+    found = examined(sound, **{"check.beside": str(path)})
+    (told,) = [each for each in found.findings if each.kind == "contamination"]
+    assert told.places == tuple(("test", row) for row in range(7))
+    assert f"7 of {len(sound['test'])} test rows stand in {path}" in told.message
+    assert f"{path}:2" in told.message
+    assert found.fails("error")
+    with pytest.raises(UserError, match=r"nowhere\.csv"):
+        examined(sound, **{"check.beside": "nowhere.csv"})

@@ -1,0 +1,114 @@
+"""What `strategy=auto` is worth: its choice beside every strategy, at several numbers of labels, on many data sets.
+
+    python recipes/benchmarks/choosing.py DATA_FOLDER [--datasets trec sst5 ...] [--seeds 2] [--results FILE]
+
+DATA_FOLDER holds one folder a data set with train, validation and test files. `nlp-transfer compare` tries every strategy
+with 4, 16 and 64 training rows a class, drawn by the seed, and as many to choose by; all test rows are measured.
+"Regret" is what a choice lacks to the best strategy in hindsight, in macro-F1, mean over the seeds: of the rule, of each
+strategy for everything, and of whoever is best on the validation rows, for which all have to be tried. The rule was made
+from the data sets of MADE_FROM; the others it has not seen. Scores are appended to --results and not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from recipes.benchmarks.timing import machine
+
+MADE_FROM = ("trec", "tweet_emotion", "cr", "banking77")
+HELD_OUT = ("sst5", "scicite", "tweet_irony", "sst2")
+LABELS = (4, 16, 64)
+STRATEGIES = {
+    "probe": "probe",
+    "finetune": "finetune training.min_steps=150",
+    "lora": "lora training.min_steps=150",
+}
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run, and print the tables as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--datasets", nargs="+", default=[*MADE_FROM, *HELD_OUT])
+    parser.add_argument("--labels", nargs="+", type=int, default=LABELS)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--results", type=Path, help="JSON lines of scores")
+    arguments = parser.parse_args(words)
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
+    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
+    lines = [line for dataset in arguments.datasets for line in measure(dataset, arguments)]
+    _tell(lines)
+
+
+def measure(dataset: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return a line for every strategy, number of labels and seed."""
+    known = _known(arguments.results, dataset)
+    if known:
+        return known
+    import nlp_transfer
+
+    with tempfile.TemporaryDirectory() as runs:
+        outcome = nlp_transfer.compare(
+            None,
+            {
+                "data": "files",
+                "data.path": str(arguments.data / dataset),
+                "output": runs,
+                "compare.candidates": list(STRATEGIES.values()),
+                "compare.labels": list(arguments.labels),
+                "compare.seeds": arguments.seeds,
+                "compare.scratch": False,
+                "evaluation.resamples": 100,
+            },
+        )
+    names = {words: name for name, words in STRATEGIES.items()}
+    lines = [
+        {
+            "dataset": dataset,
+            "strategy": names.get(cell.name, cell.name),
+            "labels": int(cell.labels),
+            "rows": cell.rows,
+            "seed": seed,
+            "metric": outcome.metric,
+            "value": round(value, 4),
+            "seconds": round(cell.seconds, 1),
+        }
+        for cell in outcome.cells
+        for seed, value in zip(outcome.seeds, cell.values, strict=True)
+    ]
+    if arguments.results is not None:
+        with arguments.results.open("a", encoding="utf-8") as out:
+            out.writelines(json.dumps(line) + "\n" for line in lines)
+    return lines
+
+
+def _known(results: Path | None, dataset: str) -> list[dict[str, Any]]:
+    if results is None or not results.is_file():
+        return []
+    lines = map(json.loads, results.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line["dataset"] == dataset]
+
+
+def _tell(lines: list[dict[str, Any]]) -> None:
+    scores: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        scores[line["dataset"], line["labels"]][line["strategy"]].append(line["value"])
+    names = [*STRATEGIES, "tfidf"]
+    print(f"| data set | labels a class | {' | '.join(names)} |\n|---|---{'|---' * len(names)}|")
+    for (dataset, labels), of in scores.items():
+        print(f"| {dataset} | {labels} | {' | '.join(f'{np.mean(of[name]):.3f}' for name in names)} |")
+
+
+if __name__ == "__main__":
+    main()
