@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import artefact, tracking
+from nlp_transfer import artefact, choosing, tracking
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
@@ -83,6 +83,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
         with screen.busy("reading data"):
             corpus = load_corpus(settings.data, seed=settings.seed, data=data)
     corpus = dataclasses.replace(corpus, task=settled(corpus.task, settings.decision))
+    settings = choosing.settled(settings, corpus, screen.tell)
     folder = RunFolder.of(settings, corpus)
     if folder.is_finished and not settings.overwrite and folder.model.is_dir():
         try:

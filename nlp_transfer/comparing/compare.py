@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import config
+from nlp_transfer import choosing, config
 from nlp_transfer.checks import check, check_comparison
 from nlp_transfer.comparing.contest import Contest, Duel
 from nlp_transfer.comparing.grid import Candidate, Draws, Trial, candidates_of
@@ -224,8 +224,9 @@ class Comparison:
     def _settings_of(self, candidate: Candidate, trial: Trial) -> Settings:
         """Return the settings of a trial: those of a run with its rows and seed."""
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", candidate.name)
+        corpus = self._draws.corpus(trial.labels, trial.seed, pooled=self._store is not None)
         return dataclasses.replace(
-            candidate.settings,
+            choosing.settled(candidate.settings, corpus, lambda _: None),
             name=f"{slug}-{trial.labels}-{trial.seed}",
             seed=trial.seed,
             output=str(self.folder / "trials"),

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from nlp_transfer.strategies.adapter import Adapter, Lora
+from nlp_transfer.strategies.auto import Auto
 from nlp_transfer.strategies.base import Group, Strategy
 from nlp_transfer.strategies.finetune import Finetune
 from nlp_transfer.strategies.probe import Probe
 
-STRATEGIES: dict[str, type] = {"probe": Probe, "finetune": Finetune, "lora": Lora, "adapter": Adapter}
+STRATEGIES: dict[str, type] = {
+    "probe": Probe,
+    "finetune": Finetune,
+    "lora": Lora,
+    "adapter": Adapter,
+    "auto": Auto,
+}
 
-__all__ = ["STRATEGIES", "Adapter", "Finetune", "Group", "Lora", "Probe", "Strategy"]
+__all__ = ["STRATEGIES", "Adapter", "Auto", "Finetune", "Group", "Lora", "Probe", "Strategy"]

@@ -165,9 +165,11 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
 
         corpus = load_corpus(settings.data, seed=settings.seed)  # and says what is wrong there before torch is needed
         with for_good():
+            from nlp_transfer import choosing
             from nlp_transfer.plan import render
             from nlp_transfer.preparation import prepare
             from nlp_transfer.run_folder import RunFolder
+        settings = choosing.settled(settings, corpus, screen.tell)
         unkept = dataclasses.replace(settings, cache=dataclasses.replace(settings.cache, gib=0.0))
         plan = prepare(unkept, corpus, RunFolder.of(settings, corpus).path).plan
     render(plan, screen.console)

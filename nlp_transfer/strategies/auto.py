@@ -1,0 +1,28 @@
+"""The strategy that is one of the others: it stands in the settings until the rows are known, see ``choosing``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nlp_transfer.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto:
+    """Probe or full fine-tuning, chosen by rows, labels and time.
+
+    Attributes:
+        minutes: of training that there are; None: as many as it takes.
+    """
+
+    minutes: float | None = None
+
+    frozen = False
+    solves_head = True
+    trains = True
+    head_last = False
+
+    def check(self) -> None:
+        """Refuse no time."""
+        if self.minutes is not None and not self.minutes > 0:
+            raise UserError(f"strategy.minutes={self.minutes} must be above 0")
