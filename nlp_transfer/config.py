@@ -28,10 +28,19 @@ from nlp_transfer.yamlfile import check_values, read_yaml
 # What does not change what is computed does not change which run it is.
 NOT_IDENTITY = (
     *("name", "output", "overwrite", "resume", "verify"),
-    *("checkpoint", "cache", "tracking", "predict", "hub", "serve", "demo", "export", "check", "rank"),
+    *("checkpoint", "cache", "report", "tracking", "predict", "hub", "serve", "demo", "export", "check", "rank"),
 )
 _NAMES_OF_FILES = (
-    *("output", "predict.input", "predict.output", "export.output", "check.fix", "encoder.name", "cache.folder"),
+    *(
+        "output",
+        "predict.input",
+        "predict.output",
+        "export.output",
+        "report.output",
+        "check.fix",
+        "encoder.name",
+        "cache.folder",
+    ),
     *("data.path", "data.train", "data.validation", "data.test"),
 )
 
