@@ -19,6 +19,7 @@ from nlp_transfer.reporting.matrix import NUMBERED, confusion_matrix
 _CONFUSED = 20  # pairs of labels
 _NARROW = 8  # labels whose matrix leaves room for a table beside it
 _OPEN = 25  # labels up to which their table is not folded
+_NAME = 80  # characters of one
 _WORST = 3  # labels with a curve of their own
 
 
@@ -45,7 +46,7 @@ def confusion(evidence: Evidence) -> Section:
     pairs = measures.largest_confusions(counts, _CONFUSED)
     if pairs:
         rows: list[list[str | Cell]] = [
-            [task.labels[true], task.labels[given], f"{count:,.4g}", Cell(f"{share:.1%}", share=share)]
+            [_brief(task.labels[true]), _brief(task.labels[given]), f"{count:,.4g}", Cell(f"{share:.1%}", share=share)]
             for true, given, count, share in pairs
         ]
         head = ["true", "given", "rows", "share of true"]
@@ -74,7 +75,7 @@ def scores(evidence: Evidence) -> Section:
     )
     rows: list[list[str | Cell]] = [
         [
-            task.labels[label],
+            _brief(task.labels[label]),
             f"{report.labels[label].support:,.10g}",
             shown(found[label]["precision"]),
             shown(found[label]["recall"]),
@@ -90,6 +91,10 @@ def scores(evidence: Evidence) -> Section:
     return Section(
         "Label by label", [Table(["label", "rows", "precision", "recall", "F1"], rows, caption=caption, folded=folded)]
     )
+
+
+def _brief(name: str) -> str:
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
 
 
 def _with_bar(words: str, value: float) -> Cell:

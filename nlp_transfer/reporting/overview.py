@@ -81,7 +81,7 @@ def _curves(evidence: Evidence) -> Iterator[Block]:
         return
     steps, values = np.array(losses, dtype=np.float64).T
     at, scores = np.array(measured, dtype=np.float64).reshape(-1, 2).T
-    line = figures.Line(f"validation {metric}", at, scores) if len(at) else None
+    line = figures.Line(metric, at, scores) if len(at) else None
     best = ""
     if len(at):
         pick = np.argmax if HIGHER_IS_BETTER[metric] else np.argmin

@@ -116,9 +116,10 @@ def unseen(evidence: Evidence) -> Section:
     near = (
         "near repeats were not looked for, for there is too much text"
         if left.near is None
-        else f"{left.near:,} more {'is' if left.near == 1 else 'are'} nearly so (four fifths of the character 4-grams)"
+        else f"{_so_many(left.near, 'is', 'are')} nearly the same as one (four fifths of the character 4-grams)"
     )
-    said = f"{left.exact:,} of {len(examples):,} {report.split} rows have a text of the training rows; {near}."
+    exact = _so_many(left.exact, "has", "have")
+    said = f"Of {len(examples):,} {report.split} rows {exact} a text of the training rows; {near}."
     if len(left.rows) == len(examples):
         return Section(title, [Prose(f"{said} So nothing flatters the figures in this way.")])
     fewest = len(left.rows) < _ENOUGH or not examples.weights[left.rows].sum() > 0
@@ -140,6 +141,10 @@ def unseen(evidence: Evidence) -> Section:
         table.append([name, f"{len(members):,}", *map(shown, scores)])
     head = ["", "rows", *(f"{title_of(each.name)}, {metric}" for each in evidence.compared)]
     return Section(title, [Prose(said), Table(head, table)])
+
+
+def _so_many(count: int, one: str, several: str) -> str:
+    return f"{count or 'none'} {one}" if count < 2 else f"{count:,} {several}"
 
 
 def hardest(evidence: Evidence) -> Section:
