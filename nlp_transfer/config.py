@@ -28,7 +28,8 @@ from nlp_transfer.yamlfile import check_values, read_yaml
 # What does not change what is computed does not change which run it is.
 NOT_IDENTITY = (
     *("name", "output", "overwrite", "resume", "verify"),
-    *("checkpoint", "cache", "tracking", "predict", "hub", "serve", "demo", "export", "check", "rank", "compare"),
+    *("checkpoint", "cache", "report", "tracking", "predict", "hub", "serve", "demo", "export"),
+    *("check", "rank", "compare"),
 )
 _NAMES_OF_FILES = (
     *(
@@ -36,6 +37,7 @@ _NAMES_OF_FILES = (
         "predict.input",
         "predict.output",
         "export.output",
+        "report.output",
         "check.fix",
         "check.beside",
         "encoder.name",

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import artefact, choosing, tracking
+from nlp_transfer import artefact, choosing, pages, tracking
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
@@ -26,7 +26,7 @@ from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.publishing import publication, verification
 from nlp_transfer.record import Record
-from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.run_folder import PAGES, RunFolder
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.store import Store
 from nlp_transfer.trained import train
@@ -47,6 +47,11 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """The adapted model's figures on the split that was reported."""
         return {name: interval.value for name, interval in self.report.rows[0].intervals.items()}
+
+    @property
+    def pages(self) -> list[Path]:
+        """The pages about its figures that are there."""
+        return [self.folder / name for name in PAGES if (self.folder / name).is_file()]
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -127,15 +132,16 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
             elif settings.verify:  # a process of its own, which works while this one measures
                 base = prepared.classifier.source.folder
                 asked = meanwhile.enter_context(verification.asking(folder.model, written, base=base))
-        report = _measure(prepared, screen)
+        measured = _measure(prepared, screen)
         if asked is not None:
             with screen.busy("loading the saved model in a fresh process"):
                 try:
                     asked.result()
                 except verification.Unanswered as error:
                     screen.tell(str(error))
+    _report(prepared, measured, pages.Took(trained.seconds, trajectory.steps), folder, screen)
     folder.finish(
-        report,
+        measured.report,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
         encoder={"name": record.encoder.name, "sha256": record.encoder.sha256},
         steps=trajectory.steps,
@@ -145,9 +151,17 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
         seconds=round(trained.seconds, 3),
     )
     _describe(folder)
-    tracking.finish(prepared.accelerator, report, trajectory.steps)
+    tracking.finish(prepared.accelerator, measured.report, trajectory.steps)
     prepared.accelerator.wait_for_everyone()
-    return Run(folder.path, report)
+    return Run(folder.path, measured.report)
+
+
+def _report(prepared: Prepared, measured: pages.Measured, took: pages.Took, folder: RunFolder, screen: Screen) -> None:
+    """Write the pages about the figures, before the run counts as finished: after that it is only read back."""
+    if prepared.settings.report.write and is_main():
+        with screen.busy("writing the report"):
+            source = _public_source(prepared.settings.data, prepared.corpus)
+            pages.write_pages(prepared, measured, took, folder.path, source=source, tell=screen.tell)
 
 
 def _describe(folder: RunFolder) -> None:
@@ -202,26 +216,31 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     with screen.busy(f"measuring {len(examples):,} rows"):
         logits = predictor.logits(examples.texts, examples.pairs)
         store = store_of(settings.cache, screen.tell)
-        train, fixed = corpus and corpus.splits["train"], trained.decision.threshold is not None
+        train, fixed = corpus.splits["train"] if corpus else None, trained.decision.threshold is not None
         floors = _floors(settings, train, task, examples, store, fixed=fixed) if train else []
         report = evaluate_predictions(
             task, examples, logits, floors=floors, settings=settings.evaluation, seed=settings.seed, split=split
         )
-    return dataclasses.replace(report, notes=[*notes, *report.notes])
+    report = dataclasses.replace(report, notes=[*notes, *report.notes])
+    if settings.report.output and is_main():
+        measured = pages.Measured(examples, logits, floors, report, train)
+        with screen.busy("writing the report"):
+            pages.write_page(folder, task, measured, settings, source=_named(settings.data))
+    return report
 
 
 def _source_of(data: DataSettings) -> tuple[str | None, ...]:
     return data.embedded, data.path, data.train, data.validation, data.test, data.hub, data.subset, data.revision
 
 
-def _measure(prepared: Prepared, screen: Screen) -> Report:
+def _measure(prepared: Prepared, screen: Screen) -> pages.Measured:
     """Return the figures on the reported split, floors beside them."""
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.reported_split
     with screen.busy(f"measuring on {split}"):
         logits = prepared.outputs(split)
         known, store = (corpus.splits["train"], corpus.task, corpus.splits[split]), prepared.below_output.store
         floors = _floors(settings, *known, store) if is_main() else []
-        return evaluate_predictions(
+        report = evaluate_predictions(
             corpus.task,
             corpus.splits[split],
             logits,
@@ -230,6 +249,7 @@ def _measure(prepared: Prepared, screen: Screen) -> Report:
             seed=settings.seed,
             split=split,
         )
+    return pages.Measured(corpus.splits[split], logits, floors, report, corpus.splits["train"])
 
 
 def _floors(
@@ -259,6 +279,11 @@ def _record(prepared: Prepared, temperature: float) -> Record:
 
 
 def _public_source(data: DataSettings, corpus: Corpus) -> str:
-    """Return where the rows came from as others may read it: of files the names alone."""
+    """Return where the rows came from as others may read it."""
+    return _named(data) or corpus.source
+
+
+def _named(data: DataSettings) -> str:
+    """Return the names of the files that rows come from, without their folders."""
     files = [name for name in (data.path, data.train, data.validation, data.test) if name is not None]
-    return ", ".join(Path(name).name for name in files) or corpus.source
+    return ", ".join(Path(name).name for name in files)

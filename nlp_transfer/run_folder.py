@@ -26,6 +26,8 @@ from nlp_transfer.settings import Settings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.versions import environment
 
+PAGES = ("report.html", "report.md")
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -132,6 +134,8 @@ class RunFolder:
                 remove(self.checkpoints)
                 (self.path / "metrics.json").unlink(missing_ok=True)
                 remove(self.model)
+                for name in PAGES:
+                    (self.path / name).unlink(missing_ok=True)
                 for path in [self.path / "metrics.jsonl", *self.path.rglob("events.out.tfevents.*")]:
                     path.unlink(missing_ok=True)
             else:

@@ -39,11 +39,17 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
 
     trained, settings = (config.compose(str(run / "config.yaml"), words) for words in ([], _as_saved(overrides)))
     check(settings)
+    if settings.report.output:
+        from nlp_transfer.reporting.files import check_target
+
+        check_target(expanded(settings.report.output))
     with screen.busy("loading the model"), for_good():
         from nlp_transfer.evaluation.report import render
         from nlp_transfer.run import evaluate
     report = evaluate(folder, trained, settings, screen=screen)
     render(report, screen.console)
+    if settings.report.output:
+        screen.console.print(f"All about these figures: {settings.report.output}", soft_wrap=True)
     return {"folder": str(folder), "report": report.to_json()}
 
 
@@ -100,7 +106,7 @@ def merge(folder: Path, target: str, screen: Screen) -> dict[str, Any]:
 
 
 def _as_saved(overrides: Sequence[str]) -> list[str]:
-    """Return words by which a model decides as it was saved to, where no other rule is typed."""
+    """Return words by which a model decides as it was saved to, where no other rule is typed; no page is left over."""
     typed = {word.lstrip("+").partition("=")[0] for word in overrides}
-    rules = ("decision.threshold", "decision.abstain_below")
+    rules = ("decision.threshold", "decision.abstain_below", "report.output")
     return [*(f"{rule}=null" for rule in rules if rule not in typed), *overrides]

@@ -147,6 +147,14 @@ class DecisionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """Whether a run writes a page about its figures, and where `evaluate` writes one."""
+
+    write: bool = True
+    output: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
     """Experiment trackers of accelerate beside the metrics.jsonl that is always written."""
 
@@ -266,6 +274,7 @@ class Settings:
     cache: CacheSettings = field(default_factory=CacheSettings)
     decision: DecisionSettings = field(default_factory=DecisionSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     predict: PredictSettings = field(default_factory=PredictSettings)
     hub: HubSettings = field(default_factory=HubSettings)

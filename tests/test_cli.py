@@ -18,6 +18,8 @@ import torch
 
 from nlp_transfer import cli, sweep
 from nlp_transfer.cli import main
+from nlp_transfer.publishing.publication import parcel_of
+from nlp_transfer.settings import HubSettings
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish, write_csv
 from tests.test_run import data_for, rows
@@ -28,7 +30,7 @@ def place(tmp_path_factory) -> Path:
     """A folder with a tiny encoder, a corpus in three files, and a finished run."""
     folder = tmp_path_factory.mktemp("cli")
     furnish(folder)
-    assert main(adapt_words(folder)) == 0
+    assert main(adapt_words(folder, "report.write=true")) == 0
     return folder
 
 
@@ -42,6 +44,7 @@ def adapt_words(folder: Path, *more: str) -> list[str]:
         "strategy=probe",
         "evaluation.resamples=20",
         "verify=false",
+        "report.write=false",
         f"output={folder / 'runs'}",
         *more,
     ]
@@ -87,6 +90,47 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     write_csv(tmp_path / "foreign.csv", [row | {"label": "nonsense"} for row in rows("single_label", 4, 8)])
     assert main(["evaluate", run_of(place), f"data.path={tmp_path / 'foreign.csv'}"]) == 2
     assert "nonsense" in capfd.readouterr().err
+
+
+def test_a_run_leaves_a_report_that_is_never_pushed(place: Path, monkeypatch):
+    run = Path(run_of(place))
+    html, markdown = ((run / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    assert "<h2>What is taken for what</h2>" in html
+    assert "none: the head was solved for" in html
+    assert "<dt>encoder</dt><dd>tiny-bert, " in html
+    assert str(place) not in html + markdown
+    assert "## Label by label" in markdown
+    monkeypatch.setattr("nlp_transfer.publishing.verification.verify", lambda *_, **__: 0.0)
+    with parcel_of(run, HubSettings(repository="owner/name"), tell=print) as parcel:
+        assert "model.safetensors" in parcel.files
+        assert not [name for name, path in parcel.files.items() if "report" in f"{name} {path.name}"]
+        card = parcel.files["README.md"].read_text(encoding="utf-8")
+    assert "texts of the data" not in card
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_the_run(place: Path, tmp_path: Path, monkeypatch, capfd):
+    def broken(*_: object) -> None:
+        raise RuntimeError("no\nink")
+
+    monkeypatch.setattr("nlp_transfer.reporting.report_page.document_of", broken)
+    assert main(adapt_words(place, f"output={tmp_path / 'runs'}", "report.write=true")) == 0
+    assert "the run has no report (RuntimeError: no ink); all else is there" in capfd.readouterr().err
+    assert (Path(run_of(tmp_path)) / "metrics.json").is_file()
+
+
+def test_evaluate_writes_a_report_where_it_is_told_to(place: Path, tmp_path: Path, capfd):
+    write_csv(tmp_path / "other.csv", rows("single_label", 30, 8))
+    words = ["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]
+    assert main([*words, f"report.output={tmp_path / 'page.html'}"]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<dt>data</dt><dd>other.csv, train: 30 rows</dd>" in page
+    assert "Training and cost" not in page
+    assert "Without rows that it learned from" in page
+    capfd.readouterr()
+    (tmp_path / "mine.md").write_text("mine")
+    assert main([*words, f"report.output={tmp_path / 'mine.md'}"]) == 2
+    assert "mine.md exists and is no report of ours" in capfd.readouterr().err
+    assert (tmp_path / "mine.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("change", ["renamed", "additional", "reordered file"])

@@ -101,6 +101,7 @@ def settings_for(folder: Path, problem: str = "single_label", **values):
         "training.precision": "fp32",
         "evaluation.resamples": 20,
         "verify": False,
+        "report.write": False,
     }
     if problem == "chunk":
         base |= {"tokens.long": "chunk", "tokens.max_length": 24}

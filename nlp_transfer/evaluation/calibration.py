@@ -5,6 +5,7 @@ Knows logits, targets and the task; neither models nor files.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,6 +81,41 @@ def calibration_error(task: Task, logits: np.ndarray, targets: np.ndarray, weigh
     """
     if task.problem == "regression" or not np.sum(weights) > 0:
         return np.nan
+    bins, stated, true, counted = _binned(task, logits, targets, weights)
+    gaps = np.bincount(bins, weights=counted * (stated - true), minlength=_BINS)
+    return float(np.abs(gaps).sum() / counted.sum())
+
+
+@dataclass(frozen=True)
+class Bins:
+    """What was stated and what was true, in the bins of `calibration_error`; nan in a bin without rows.
+
+    Attributes:
+        edges: (bins + 1,) of the stated probability.
+        stated, true: (bins,): means.
+        rows: int64 (bins,): how many answers are in it, whatever they weigh.
+    """
+
+    edges: np.ndarray
+    stated: np.ndarray
+    true: np.ndarray
+    rows: np.ndarray
+
+
+def reliability(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Bins:
+    """Return stated and true frequencies bin by bin; not for regression, and the sum of the weights is positive."""
+    bins, stated, true, counted = _binned(task, logits, targets, weights)
+    mass = np.bincount(bins, weights=counted, minlength=_BINS)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(bins, weights=counted * each, minlength=_BINS) / mass for each in (stated, true)]
+    rows = np.bincount(bins[counted > 0], minlength=_BINS)
+    return Bins(np.linspace(0, 1, _BINS + 1), means[0], means[1], rows)
+
+
+def _binned(
+    task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return of every answer its bin, what it stated, what was true, and its weight."""
     likely = probabilities(task, logits)
     if task.problem == "multi_label":
         stated, true = likely, label_shares(task, targets).toarray()
@@ -89,5 +125,4 @@ def calibration_error(task: Task, logits: np.ndarray, targets: np.ndarray, weigh
         stated, true = likely[rows, chosen, None], right[:, None]
     counted = np.broadcast_to(np.asarray(weights, dtype=np.float64)[:, None], stated.shape).ravel()
     bins = np.clip(np.ceil(stated.ravel() * _BINS).astype(np.int64) - 1, 0, _BINS - 1)
-    gaps = np.bincount(bins, weights=counted * (stated - true).ravel(), minlength=_BINS)
-    return float(np.abs(gaps).sum() / counted.sum())
+    return bins, stated.ravel(), true.ravel(), counted

@@ -92,15 +92,18 @@ def replicates(
     if not len(models[0]):
         return [{name: np.full(resamples, np.nan) for name in metrics} for _ in logits]
     drawn: list[dict[str, list[np.ndarray]]] = [{name: [] for name in metrics} for _ in logits]
-    for counts in _draws(len(models[0]), resamples=resamples, seed=seed):
+    for counts in draws(len(models[0]), resamples=resamples, seed=seed):
         for rows, blocks in zip(models, drawn, strict=True):
             for name, values in rows.metrics(metrics, counts).items():
                 blocks[name].append(values)
     return [{name: np.concatenate([*values, np.empty(0)]) for name, values in blocks.items()} for blocks in drawn]
 
 
-def _draws(rows: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield (rows, some resamples): how often each resample draws each row, whatever the size of the blocks."""
+def draws(rows: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield float64 (rows, some resamples): how often each resample draws each row, whatever the size of the blocks.
+
+    Equal seeds and numbers of rows give equal draws.
+    """
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK // rows)
     for start in range(0, resamples, block):

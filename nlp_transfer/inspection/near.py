@@ -6,9 +6,12 @@ It knows texts and groups of them, no corpus.
 from __future__ import annotations
 
 import zlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from heapq import nsmallest
+from math import ceil
 
 from nlp_transfer.inspection.wording import said
 
@@ -80,6 +83,40 @@ def _alike(
         similarity = len(own & theirs) / len(own | theirs)
         if similarity >= _SIMILAR:
             yield Pair(other, row, similarity)
+
+
+def near_some(known: Sequence[str], asked: Sequence[str]) -> list[bool]:
+    """Return for each text that is asked about whether a known one shares four fifths of the character 4-grams with it.
+
+    No pair is missed: two such texts have one of the rarest n-grams of each in common (prefix filtering, Chaudhuri et
+    al. 2006), and those that do are compared. All n-grams are held in memory, so this is for texts that are not many.
+    """
+    numbers: dict[str, int] = {}
+    grams = [{numbers.setdefault(gram, len(numbers)) for gram in _grams(text)} for text in (*known, *asked)]
+    counts = Counter(gram for own in grams for gram in own)
+
+    def rarest(own: set[int]) -> list[int]:
+        """Return so many that of two similar texts at least one is shared."""
+        return nsmallest(len(own) - ceil(_SIMILAR * len(own)) + 1, own, key=lambda gram: (counts[gram], gram))
+
+    having: defaultdict[int, list[int]] = defaultdict(list)
+    for place, own in enumerate(grams[: len(known)]):
+        for gram in rarest(own):
+            having[gram].append(place)
+
+    def near(own: set[int]) -> bool:
+        seen = {place for gram in rarest(own) for place in having.get(gram, ())}
+        return any(_similar(own, grams[place]) for place in seen)
+
+    return [bool(own) and near(own) for own in grams[len(known) :]]
+
+
+def _similar(one: set[int], other: set[int]) -> bool:
+    fewer, more = sorted((len(one), len(other)))
+    if fewer < _SIMILAR * more:
+        return False
+    shared = len(one & other)
+    return shared >= _SIMILAR * (fewer + more - shared)
 
 
 def _grams(text: str) -> frozenset[str]:

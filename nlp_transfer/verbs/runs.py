@@ -42,7 +42,8 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     from nlp_transfer.evaluation.report import render
 
     render(run.report, screen.console)
-    screen.console.print(f"\nThe model lies in {run.folder / 'model'}. Next:", soft_wrap=True, style="bold")
+    page = next((f", all about its figures in {path}" for path in run.pages), "")
+    screen.console.print(f"\nThe model lies in {run.folder / 'model'}{page}. Next:", soft_wrap=True, style="bold")
     for command in (
         f"nlp-transfer predict {shlex.quote(str(run.folder))} FILE.csv > labelled.csv",
         f"nlp-transfer demo {shlex.quote(str(run.folder))}",

@@ -2,11 +2,11 @@
 
     python recipes/benchmarks/choosing.py DATA_FOLDER [--datasets trec sst5 ...] [--seeds 2] [--results FILE]
 
-DATA_FOLDER holds one folder a data set with train, validation and test files. `nlp-transfer compare` tries every strategy
-with 4, 16 and 64 training rows a class, drawn by the seed, and as many to choose by; all test rows are measured.
-"Regret" is what a choice lacks to the best strategy in hindsight, in macro-F1, mean over the seeds: of the rule, of each
-strategy for everything, and of whoever is best on the validation rows, for which all have to be tried. The rule was made
-from the data sets of MADE_FROM; the others it has not seen. Scores are appended to --results and not measured again.
+DATA_FOLDER holds one folder a data set with train, validation and test files. `nlp-transfer compare` tries every
+strategy with 4, 16 and 64 training rows a class, drawn by the seed, and as many to choose by; all test rows are
+measured. "Regret" is what a choice lacks to the best strategy in hindsight, in macro-F1, mean over the seeds: of the
+rule, and of each strategy for everything. The rule was made from the data sets of MADE_FROM; the others it has not
+seen. Scores are appended to --results and not measured again.
 """
 
 from __future__ import annotations

@@ -1,0 +1,126 @@
+"""What the page of a run is made of: plain values, in an order that does not hang on the order of the rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlp_transfer.evaluation.formatting import MODEL
+
+if TYPE_CHECKING:
+    from nlp_transfer.data.corpus import Examples
+    from nlp_transfer.data.task import Task
+    from nlp_transfer.evaluation.baselines import Floor
+    from nlp_transfer.evaluation.report import Report
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one predictor said of every row, and by which rule it decides.
+
+    Attributes:
+        name: "model", or that of a floor.
+        task: with its own thresholds.
+        logits: (rows, outputs).
+    """
+
+    name: str
+    task: Task
+    logits: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A measured model.
+
+    Attributes:
+        title: what it is called.
+        facts: what was adapted: a name, and what there is to say of it.
+        costs: the same of what it took; none where nothing was trained.
+        examples: the rows of the reported split, by id.
+        train: the training rows; None where they are not at hand.
+        report: the figures.
+        answers: the model's first, then those of the floors, in the order of the examples.
+        steps: lines of metrics.jsonl.
+        seed, resamples: of the bootstrap, as those of the report.
+    """
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    costs: Sequence[tuple[str, str]]
+    examples: Examples
+    train: Examples | None
+    report: Report
+    answers: Sequence[Answers]
+    steps: Sequence[Mapping[str, Any]]
+    seed: int
+    resamples: int
+
+    @property
+    def model(self) -> Answers:
+        """The model's answers."""
+        return self.answers[0]
+
+    @property
+    def task(self) -> Task:
+        """The task with the model's rules."""
+        return self.model.task
+
+    @property
+    def compared(self) -> list[Answers]:
+        """The model, and the floor that it is compared with, where there is one."""
+        against = self.report.comparison
+        return [each for each in self.answers if each.name == MODEL or (against and each.name == against.floor)]
+
+
+def evidence_of(
+    task: Task,
+    examples: Examples,
+    logits: np.ndarray,
+    *,
+    floors: Sequence[Floor],
+    report: Report,
+    train: Examples | None,
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    seed: int,
+    resamples: int,
+    costs: Sequence[tuple[str, str]] = (),
+    steps: Sequence[Mapping[str, Any]] = (),
+) -> Evidence:
+    """Put together what was measured, by the ids of the rows; see `Evidence` and `report.evaluate_predictions`."""
+    order = np.argsort(np.asarray(examples.ids), kind="stable")
+    own = {floor.name: floor.threshold for floor in floors}
+    rules = {
+        name: task if rule is None else dataclasses.replace(task, threshold=rule)
+        for name, rule in ({MODEL: None} | own).items()
+    }
+    said = {MODEL: logits} | {floor.name: floor.logits for floor in floors}
+    return Evidence(
+        title=title,
+        facts=facts,
+        costs=costs,
+        examples=taken(examples, order),
+        train=train,
+        report=report,
+        answers=[Answers(name, rules[name], np.asarray(said[name])[order]) for name in said],
+        steps=steps,
+        seed=seed,
+        resamples=resamples,
+    )
+
+
+def taken(examples: Examples, rows: np.ndarray) -> Examples:
+    """Return some of the rows, in the order given."""
+    lists: dict[str, Any] = {
+        name: None if values is None else [values[row] for row in rows]
+        for name, values in (
+            *(("texts", examples.texts), ("pairs", examples.pairs)),
+            *(("ids", examples.ids), ("domains", examples.domains)),
+        )
+    }
+    return dataclasses.replace(examples, targets=examples.targets[rows], weights=examples.weights[rows], **lists)

@@ -1,0 +1,248 @@
+"""Figures, from numbers to SVG; of plain arguments, so that they know neither a run nor a page.
+
+Every function takes the name that its ids start with and returns markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlp_transfer.reporting.drawing import axes, svg_of, themed
+from nlp_transfer.reporting.palette import BLUE, INK, LINE, MUTED, ORANGE, PAPER, SERIES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+_POINTS = 240  # of a line, which has fewer pixels than many have points
+_DASHES = ("-", "--", "-.", ":")
+_MARKS = ("o", "s", "^", "D")
+_NAME = 24  # characters
+_UNEQUAL = 50  # answers in a bin, from which few ones in another cannot be seen beside them on a linear axis
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named line.
+
+    Attributes:
+        name: in the legend.
+        x, y: (points,).
+        low, high: (points,) of a band around it; None: no band.
+    """
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A named point with an interval in y; nan where that is unknown."""
+
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+def reliability(edges: np.ndarray, stated: np.ndarray, true: np.ndarray, rows: np.ndarray, *, name: str) -> str:
+    """Draw how often what was stated came true, bin by bin, over the number of answers in each bin."""
+    with themed():
+        figure, (above, below) = axes(rows=(3, 1))
+        there = rows > 0
+        above.plot([0, 1], [0, 1], color=MUTED.stand_in, linestyle="--", linewidth=1.2)
+        above.vlines(stated[there], stated[there], true[there], color=ORANGE.stand_in, linewidth=2)
+        above.plot(stated[there], true[there], color=BLUE.stand_in, marker="o")
+        above.set(ylim=(-0.02, 1.02), xlim=(0, 1), ylabel="came true")
+        below.bar(edges[:-1], rows, np.diff(edges), align="edge", color=BLUE.stand_in, linewidth=0.7)
+        below.set(xlabel="stated probability", ylabel="answers")
+        if rows.max() > _UNEQUAL:
+            below.set(yscale="log", ylim=(0.8, None))
+            _plain_ticks(below.yaxis)
+        below.grid(visible=False, axis="x")
+        return svg_of(figure, name=name, label="Stated probability against the share that came true")
+
+
+def lines(
+    drawn: Sequence[Line], *, name: str, label: str, x: str, y: str, whole: bool = False, mark: float | None = None
+) -> str:
+    """Draw lines against each other.
+
+    Args:
+        drawn: the lines.
+        name: of the figure.
+        label: of the figure.
+        x: what its axis means.
+        y: likewise.
+        whole: whether y is shown from 0 to 1.
+        mark: an x to point out; None: none.
+    """
+    with themed():
+        figure, (plot,) = axes()
+        for place, line in enumerate(drawn):
+            points = _thinned(line.x)
+            plot.plot(line.x[points], line.y[points], _DASHES[place % 4], color=_colour(place), label=_short(line.name))
+        if mark is not None:
+            plot.axvline(mark, color=MUTED.stand_in, linestyle=":", linewidth=1.4)
+        plot.set(xlabel=x, ylabel=y)
+        plot.set_ylim(*((0, 1.02) if whole else (0, None)))
+        _legend(plot, len(drawn))
+        return svg_of(figure, name=name, label=label)
+
+
+def group_scores(groups: Sequence[str], scores: Sequence[tuple[str, np.ndarray]], *, name: str, score: str) -> str:
+    """Draw how each predictor fares on each group, with intervals, a group below the other.
+
+    Args:
+        groups: their names.
+        scores: of each predictor its name, and (groups, 3) value, low and high.
+        name: of the figure.
+        score: what is measured.
+    """
+    with themed():
+        figure, (plot,) = axes(height=78 + 40 * len(groups))
+        for place, (who, values) in enumerate(scores):
+            at = np.arange(len(groups)) + 0.3 * (place - (len(scores) - 1) / 2)
+            plot.errorbar(
+                values[:, 0], at, xerr=_reach(values), fmt=_MARKS[place % 4], color=_colour(place), label=_short(who)
+            )
+        plot.set_yticks(np.arange(len(groups)), [_short(each) for each in groups])
+        plot.set_ylim(len(groups) - 0.4, -0.6)
+        plot.set_xlabel(score)
+        plot.locator_params(axis="x", nbins=5)
+        plot.grid(visible=False, axis="y")
+        plot.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        return svg_of(figure, name=name, label=f"{score} by group")
+
+
+def training(steps: np.ndarray, losses: np.ndarray, measured: Line | None, *, name: str) -> str:
+    """Draw the loss of every step, smoothed over a twentieth of them, and below it what was measured on validation."""
+    with themed():
+        figure, plots = axes(rows=(1, 1) if measured else (1,))
+        window = max(1, len(losses) // 20)
+        smooth = np.convolve(losses, np.full(window, 1 / window), mode="valid")
+        points, kept = _thinned(steps), _thinned(smooth)
+        plots[0].plot(steps[points], losses[points], color=LINE.stand_in, linewidth=1)
+        plots[0].plot(steps[window - 1 :][kept], smooth[kept], color=BLUE.stand_in)
+        plots[0].set_ylabel("training loss")
+        plots[0].set_ylim(0, None)
+        if measured:
+            plots[1].plot(measured.x, measured.y, color=ORANGE.stand_in, marker="o")
+            plots[1].set_ylabel(_short(measured.name))
+        plots[-1].set_xlabel("step")
+        return svg_of(figure, name=name, label="Training loss and validation score by step")
+
+
+def agreement(true: np.ndarray, said: np.ndarray, *, name: str) -> str:
+    """Draw predicted numbers against true ones, with the line on which both are equal."""
+    with themed():
+        figure, (plot,) = axes(height=340)
+        ends = [min(true.min(), said.min()), max(true.max(), said.max())]
+        plot.plot(true, said, "o", color=BLUE.stand_in, alpha=0.45, markersize=4, markeredgewidth=0)
+        plot.plot(ends, ends, color=INK.stand_in, linestyle="--", linewidth=1.2)
+        plot.set(xlabel="true", ylabel="predicted")
+        return svg_of(figure, name=name, label="Predicted numbers against true ones")
+
+
+def histogram(values: np.ndarray, *, name: str, label: str, x: str) -> str:
+    """Draw how often values occur, with a line at zero."""
+    with themed():
+        figure, (plot,) = axes()
+        plot.hist(values, bins=min(40, max(5, int(np.sqrt(len(values))))), color=BLUE.stand_in, linewidth=0.7)
+        plot.axvline(0, color=INK.stand_in, linestyle="--", linewidth=1.2)
+        plot.set(xlabel=x, ylabel="rows")
+        plot.grid(visible=False, axis="x")
+        return svg_of(figure, name=name, label=label)
+
+
+def learning_curves(candidates: Sequence[Line], *, name: str, score: str) -> str:
+    """Draw what each candidate reaches with how many labelled rows, on a logarithmic axis.
+
+    Args:
+        candidates: of each the mean over repetitions, and the band between `low` and `high`.
+        name: of the figure.
+        score: what is measured.
+    """
+    with themed():
+        figure, (plot,) = axes()
+        for place, line in enumerate(candidates):
+            if line.low is not None and line.high is not None:
+                plot.fill_between(line.x, line.low, line.high, color=_colour(place), alpha=0.18, linewidth=0)
+            look: dict[str, Any] = {
+                "color": _colour(place),
+                "linestyle": _DASHES[(place + place // 4) % 4],  # a colour that comes again has other dashes
+                "marker": _MARKS[(place + place // 4) % 4],
+            }
+            plot.plot(line.x, line.y, label=_short(line.name), **look)
+        seen = np.unique(np.concatenate([line.x for line in candidates]))
+        plot.set(xscale="log", xlabel="labelled rows", ylabel=score)
+        plot.set_xticks(seen, [f"{rows:,.0f}" for rows in seen])
+        plot.set_xticks([], minor=True)
+        _legend(plot, len(candidates))
+        return svg_of(figure, name=name, label=f"{score} by the number of labelled rows")
+
+
+def cost_against_score(candidates: Sequence[Point], *, name: str, score: str) -> str:
+    """Draw what each candidate reaches in how many seconds, on a logarithmic axis; each is named beside its point."""
+    with themed():
+        figure, (plot,) = axes()
+        for place, point in enumerate(candidates):
+            reach = _reach(np.array([[point.y, point.low, point.high]]))
+            plot.errorbar([point.x], [point.y], yerr=reach, fmt=_MARKS[place % 4], color=_colour(place))
+        plot.set(xscale="log", xlabel="seconds", ylabel=score)
+        plot.margins(x=0.25, y=0.12)
+        _plain_ticks(plot.xaxis)
+        middle = np.sqrt(plot.get_xlim()[0] * plot.get_xlim()[1])
+        for point in candidates:  # on the side where there is room
+            left = point.x > middle
+            plot.annotate(
+                _short(point.name),
+                (point.x, point.y),
+                (-8 if left else 8, 4),
+                textcoords="offset points",
+                ha="right" if left else "left",
+            )
+        return svg_of(figure, name=name, label=f"{score} against seconds")
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Write the numbers of a logarithmic axis out: powers would be mathematics, which is drawn by no font of a page."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0,), numticks=5))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _colour(place: int) -> str:
+    return SERIES[place % len(SERIES)].stand_in
+
+
+def _short(words: str) -> str:
+    line = " ".join(words.split())
+    return line if len(line) <= _NAME else f"{line[: _NAME - 1]}…"
+
+
+def _thinned(points: np.ndarray) -> np.ndarray:
+    """Return the places of at most so many points as a line needs, the ends among them."""
+    return np.unique(np.linspace(0, len(points) - 1, min(len(points), _POINTS)).round().astype(np.int64))
+
+
+def _reach(values: np.ndarray) -> np.ndarray:
+    """Return (2, rows): how far an interval reaches down and up from its value; no way where it is unknown."""
+    return np.nan_to_num(np.stack([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]])).clip(min=0)
+
+
+def _legend(plot: Axes, count: int) -> None:
+    """Name the lines where there are several, above the plot, for they may be anywhere in it."""
+    if count > 1:
+        look: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+        plot.legend(**look, handlelength=1.8, columnspacing=1.2, facecolor=PAPER.stand_in)

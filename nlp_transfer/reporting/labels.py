@@ -1,0 +1,193 @@
+"""What the page of a run tells of labels: which are confused, how each fares, whether probabilities mean anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from nlp_transfer.evaluation.calibration import reliability
+from nlp_transfer.evaluation.decisions import probabilities
+from nlp_transfer.evaluation.formatting import number, shown
+from nlp_transfer.evaluation.sums import label_shares
+from nlp_transfer.reporting import figures, measures
+from nlp_transfer.reporting.document import Beside, Block, Cell, Drawing, Prose, Section, Table
+from nlp_transfer.reporting.evidence import Evidence
+from nlp_transfer.reporting.matrix import NUMBERED, confusion_matrix
+
+_CONFUSED = 20  # pairs of labels
+_NARROW = 8  # labels whose matrix leaves room for a table beside it
+_OPEN = 25  # labels up to which their table is not folded
+_NAME = 80  # characters of one
+_WORST = 3  # labels with a curve of their own
+
+
+def confusion(evidence: Evidence) -> Section:
+    """Return the matrix and the most frequent mistakes; nothing where a row may have several labels."""
+    task = evidence.task
+    if task.problem not in ("single_label", "ordinal"):
+        return Section("", [])
+    counts = measures.confusions(task, evidence.model.logits, evidence.examples.targets, evidence.examples.weights)
+    numbered, ordered = len(task.labels) <= NUMBERED, task.problem == "ordinal"
+    order = np.arange(len(counts)) if numbered or ordered else measures.neighbours(counts)
+    names = [task.labels[label] for label in order]
+    title = f"Confusion matrix of {len(names):,} labels"
+    caption = (
+        "Each line is a true label, each column what the model gave; the darker, the larger the share of the line. "
+        "Blue is right, orange is wrong."
+    )
+    if not numbered:
+        caption += (
+            " Labels that are taken for each other stand beside each other: orange blocks near the diagonal are groups "
+            "that the model does not tell apart."
+        ) * (not ordered) + " Scroll to see all of it."
+    drawing = Drawing(confusion_matrix(counts[np.ix_(order, order)], names, label=title), caption, wide=True)
+    pairs = measures.largest_confusions(counts, _CONFUSED)
+    if pairs:
+        rows: list[list[str | Cell]] = [
+            [_brief(task.labels[true]), _brief(task.labels[given]), f"{count:,.4g}", Cell(f"{share:.1%}", share=share)]
+            for true, given, count, share in pairs
+        ]
+        head = ["true", "given", "rows", "share of true"]
+        table = Table(head, rows, words=2, caption="The most frequent mistakes.")
+        blocks: list[Block] = [Beside(drawing, table)] if len(names) <= _NARROW else [drawing, table]
+    else:
+        blocks = [drawing, Prose("No row got another label than its own.")]
+    return Section("What is taken for what", blocks)
+
+
+def scores(evidence: Evidence) -> Section:
+    """Return support, precision, recall and F1 of every label with intervals, the worst first."""
+    report, task = evidence.report, evidence.task
+    if not task.labels:
+        return Section("", [])
+    found = measures.label_intervals(
+        *(task, evidence.model.logits, evidence.examples.targets, evidence.examples.weights),
+        resamples=evidence.resamples,
+        confidence=report.confidence,
+        seed=evidence.seed,
+    )
+    # What has no F1 comes last: it neither occurs nor was given.
+    order = sorted(
+        range(len(found)),
+        key=lambda label: (math.inf if math.isnan(found[label]["f1"].value) else found[label]["f1"].value, label),
+    )
+    rows: list[list[str | Cell]] = [
+        [
+            _brief(task.labels[label]),
+            f"{report.labels[label].support:,.10g}",
+            shown(found[label]["precision"]),
+            shown(found[label]["recall"]),
+            _with_bar(shown(found[label]["f1"]), found[label]["f1"].value),
+        ]
+        for label in order
+    ]
+    caption = (
+        f"The worst first, with {100 * report.confidence:g} % bootstrap intervals; where a label has few rows they are "
+        "wide, and the order of the labels says little."
+    )
+    folded = f"All {len(rows):,} labels" if len(rows) > _OPEN else None
+    return Section(
+        "Label by label", [Table(["label", "rows", "precision", "recall", "F1"], rows, caption=caption, folded=folded)]
+    )
+
+
+def _brief(name: str) -> str:
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
+
+
+def _with_bar(words: str, value: float) -> Cell:
+    return Cell(words, share=None if math.isnan(value) else value)
+
+
+def sureness(evidence: Evidence) -> Section:
+    """Return whether probabilities mean what they say, and what it costs and gains to keep the surest answers alone."""
+    if evidence.task.problem == "regression":
+        return Section("", [])
+    stated = _reliability(evidence)
+    return Section("How sure it is", [stated[0], *_risk(evidence), *_precision_recall(evidence), stated[1]])
+
+
+def _reliability(evidence: Evidence) -> tuple[Drawing, Table]:
+    report, examples = evidence.report, evidence.examples
+    bins = reliability(evidence.task, evidence.model.logits, examples.targets, examples.weights)
+    error = number(report.calibration_error)
+    brier = number(report.rows[0].intervals["brier"].value)
+    what = "every label of every row" if evidence.task.problem == "multi_label" else "the label it gave"
+    drawing = Drawing(
+        figures.reliability(bins.edges, bins.stated, bins.true, bins.rows, name="reliability"),
+        f"Reliability of the probability of {what}: points below the dashed line are claims that were too sure, points "
+        f"above it too modest; bars count the answers. Expected calibration error {error} (15 bins), Brier score "
+        f"{brier}; 0 would be perfect.",
+    )
+    there = np.flatnonzero(bins.rows)
+    rows = [
+        [
+            f"{bins.edges[each]:.2f}–{bins.edges[each + 1]:.2f}",
+            f"{bins.rows[each]:,}",
+            number(float(bins.stated[each])),
+            number(float(bins.true[each])),
+        ]
+        for each in there
+    ]
+    head = ["probability", "answers", "stated, mean", "came true"]
+    return drawing, Table(head, rows, folded="Reliability, bin by bin")
+
+
+def _risk(evidence: Evidence) -> Iterator[Block]:
+    task, examples = evidence.task, evidence.examples
+    if task.problem == "multi_label":
+        return
+    logits = evidence.model.logits
+    curve = measures.risk_coverage(task, logits, examples.targets, examples.weights)
+    halves = ", ".join(
+        f"{float(np.interp(share, curve.x, curve.y)):.1%} of the surest {share:.0%}" for share in (0.5, 0.8, 1.0)
+    )
+    rule, mark = "", None
+    if task.abstain_below:
+        mark = evidence.report.answered
+        rule = f" Dotted: where it abstains, below a probability of {task.abstain_below:g}."
+    yield Drawing(
+        figures.lines(
+            [figures.Line("model", curve.x, curve.y)],
+            name="risk",
+            label="Error among the rows kept against the share of rows kept",
+            x="share of rows kept, the surest first",
+            y="error among them",
+            mark=mark,
+        ),
+        f"If it only answered where it is surest: it is wrong on {halves}. Area under the curve {number(curve.area)} "
+        f"(lower is better; Geifman & El-Yaniv 2017).{rule}",
+    )
+
+
+def _precision_recall(evidence: Evidence) -> Iterator[Block]:
+    task, targets = evidence.task, evidence.examples.targets
+    likely, true = probabilities(task, evidence.model.logits), label_shares(task, targets).toarray()
+    weights = np.asarray(evidence.examples.weights, dtype=np.float64)
+    there = np.flatnonzero((true * weights[:, None]).sum(axis=0) > 0)
+    if not len(there):
+        return
+    own = {label: measures.precision_recall(likely[:, label], true[:, label], weights) for label in there}
+    several = len(task.labels) > 2 or task.problem == "multi_label"
+    worst = sorted(there, key=lambda label: own[label].area)[: _WORST if several else 2]
+    drawn = [(task.labels[label], own[label]) for label in worst]
+    what = "each label"
+    if several:
+        spread = np.repeat(weights, len(task.labels))
+        drawn.insert(0, ("all labels together", measures.precision_recall(likely.ravel(), true.ravel(), spread)))
+        what = "all labels together (micro-average) and the labels that fare worst"
+    areas = ", ".join(f"{number(curve.area)} {name}" for name, curve in drawn)
+    yield Drawing(
+        figures.lines(
+            [figures.Line(name, curve.x, curve.y) for name, curve in drawn],
+            name="precision-recall",
+            label="Precision against recall",
+            x="recall",
+            y="precision",
+            whole=True,
+        ),
+        f"Precision against recall of {what}, for every threshold; the closer to the upper right, the better. Average "
+        f"precision: {areas}.",
+    )

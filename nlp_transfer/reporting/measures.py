@@ -1,0 +1,206 @@
+"""The numbers behind the figures: confusions, curves, scores of labels and of groups of rows. Arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nlp_transfer.evaluation.decisions import decide, probabilities
+from nlp_transfer.evaluation.intervals import Interval, bootstrap, draws, interval
+from nlp_transfer.evaluation.sums import Rows, label_shares, one_hot
+
+if TYPE_CHECKING:
+    from nlp_transfer.data.task import Task
+    from nlp_transfer.reporting.evidence import Answers
+
+# What is a mean over rows, or nearly: a group of rows may lack most labels, which a macro average does not stand.
+GROUP_METRIC = {
+    "single_label": "accuracy",
+    "ordinal": "accuracy",
+    "multi_label": "micro_f1",
+    "regression": "mean_absolute_error",
+}
+_FEWEST = 20  # rows of a group of lengths
+_LENGTHS = 5
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of a line, and one number that says it all.
+
+    Attributes:
+        x, y: (points,).
+        area: under it.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    area: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some of the rows, and how each predictor fares on them.
+
+    Attributes:
+        name: of the group.
+        rows: how many they are.
+        scores: of each predictor, in the order they were given.
+    """
+
+    name: str
+    rows: int
+    scores: Sequence[Interval]
+
+
+def confusions(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return float64 (labels, labels): rows that have the label of the line and were given that of the column.
+
+    Rows count by their weight; one whose label is a distribution counts in several lines. One label a row only.
+    """
+    shares, chosen = label_shares(task, targets), one_hot(decide(task, logits), len(task.labels))
+    return (shares.T @ (chosen * np.asarray(weights, dtype=np.float64)[:, None])).toarray()
+
+
+def neighbours(counts: np.ndarray) -> np.ndarray:
+    """Return int64 (labels,): an order in which labels that are taken for each other stand beside each other.
+
+    Args:
+        counts: as `confusions` returns them; average linkage over the share in which two are confused.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    if len(counts) < 3:
+        return np.arange(len(counts))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
+    apart = 1 - (shares + shares.T) / 2
+    np.fill_diagonal(apart, 0)
+    return leaves_list(linkage(squareform(apart, checks=False), "average", optimal_ordering=True)).astype(np.int64)
+
+
+def largest_confusions(counts: np.ndarray, most: int) -> list[tuple[int, int, float, float]]:
+    """Return (true, given, how many, share of the true label) of the most frequent mistakes, the largest first."""
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(place), len(counts)) for place in order]
+    totals = counts.sum(axis=1)
+    return [
+        (one, other, wrong[one, other], wrong[one, other] / totals[one]) for one, other in pairs if wrong[one, other]
+    ]
+
+
+def label_intervals(
+    task: Task,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> list[dict[str, Interval]]:
+    """Return precision, recall and F1 of every label with bootstrap intervals; nan where undefined."""
+    rows = Rows.of(task, logits, targets, weights)
+    if not len(rows):
+        return [dict.fromkeys(("precision", "recall", "f1"), Interval(np.nan, np.nan, np.nan)) for _ in task.labels]
+    blocks = [_scores(rows, counts) for counts in draws(len(rows), resamples=resamples, seed=seed)]
+    values = _scores(rows)
+    drawn = {name: np.concatenate([block[name] for block in blocks], axis=1) for name in values} if blocks else {}
+    nothing = np.empty((len(task.labels), 0))
+    return [
+        {
+            name: interval(float(values[name][label, 0]), drawn.get(name, nothing)[label], confidence=confidence)
+            for name in values
+        }
+        for label in range(len(task.labels))
+    ]
+
+
+def _scores(rows: Rows, counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Return (labels, sets of rows) each."""
+    sums = rows.sums(counts)
+    true, chosen, both = sums["true"], sums["chosen"], sums["both"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {"precision": both / chosen, "recall": both / true, "f1": 2 * both / (true + chosen)}
+
+
+def risk_coverage(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Curve:
+    """Return the error among the rows that are kept against the share that is, the surest first.
+
+    That is selective prediction (Geifman & El-Yaniv 2017, "Selective Classification for Deep Neural Networks",
+    NeurIPS). Rows of one probability are kept together; where the curve has to pass through them, it does so as if they
+    came in any order. One label a row only, and some weight.
+    """
+    rows, chosen = np.arange(len(logits)), decide(task, logits)
+    right = targets == chosen if targets.ndim == 1 else targets[rows, chosen]
+    sure = probabilities(task, logits)[rows, chosen]
+    weights = np.asarray(weights, dtype=np.float64)
+    _, place = np.unique(-sure[weights > 0], return_inverse=True)
+    mass = np.bincount(place, weights=weights[weights > 0])
+    wrong = np.bincount(place, weights=(weights * (1 - right.astype(np.float64)))[weights > 0])
+    kept, risks = np.cumsum(mass) / mass.sum(), np.cumsum(wrong) / np.cumsum(mass)
+    return Curve(kept, risks, float(mass @ risks / mass.sum()))
+
+
+def precision_recall(stated: np.ndarray, true: np.ndarray, weights: np.ndarray) -> Curve:
+    """Return precision against recall for every threshold, the highest first, and average precision as the area.
+
+    Args:
+        stated: (answers,) probabilities.
+        true: (answers,) how much of each is right, 0 to 1, some of it.
+        weights: (answers,).
+    """
+    levels, place = np.unique(-stated, return_inverse=True)
+    mass = np.cumsum(np.bincount(place, weights=weights, minlength=len(levels)))
+    hits = np.cumsum(np.bincount(place, weights=weights * true, minlength=len(levels)))
+    there = mass > 0
+    precision, recall = hits[there] / mass[there], hits[there] / hits[-1]
+    area = float((np.diff(recall, prepend=0.0) * precision).sum())
+    return Curve(np.concatenate([[0.0], recall]), np.concatenate([precision[:1], precision]), area)
+
+
+def length_groups(lengths: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Return up to five groups of about as many rows each by length, with their names; none where rows are too few.
+
+    Args:
+        lengths: int64 (rows,), in characters.
+    """
+    parts = min(_LENGTHS, len(lengths) // _FEWEST)
+    if parts < 2:
+        return []
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, parts + 1), method="lower"))
+    inner = np.searchsorted(edges[1:-1], lengths, side="left") if len(edges) > 2 else np.zeros(len(lengths), dtype=int)
+    groups = [np.flatnonzero(inner == part) for part in np.unique(inner)]
+    if len(groups) < 2:
+        return []
+    return [(f"{lengths[rows].min():,}–{lengths[rows].max():,}", rows) for rows in groups]
+
+
+def grouped_scores(
+    answers: Sequence[Answers],
+    targets: np.ndarray,
+    weights: np.ndarray,
+    groups: Sequence[tuple[str, np.ndarray]],
+    *,
+    metric: str,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> list[Group]:
+    """Return how each predictor fares on each group of rows, on the same resamples of it."""
+
+    def score(answer: Answers, rows: np.ndarray) -> Interval:
+        return bootstrap(
+            *(answer.task, answer.logits[rows], targets[rows], weights[rows]),
+            metrics=[metric],
+            resamples=resamples,
+            confidence=confidence,
+            seed=seed,
+        )[metric]
+
+    return [Group(name, len(rows), [score(answer, rows) for answer in answers]) for name, rows in groups if len(rows)]

@@ -1,0 +1,92 @@
+"""The head of a run's page and its end: what was adapted, how it fares beside the floors, how it learned, its costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.evaluation.report import Report
+from nlp_transfer.reporting import figures
+from nlp_transfer.reporting.document import Block, Bullets, Cell, Drawing, Facts, Prose, Section, Table
+from nlp_transfer.reporting.evidence import Evidence
+
+
+def lead(evidence: Evidence) -> list[Block]:
+    """Return the verdict, the figures, what was adapted and what one should know."""
+    report = evidence.report
+    blocks: list[Block] = [Prose(report.verdict, strong=True), figures_table(report), Facts(evidence.facts)]
+    return [*blocks, Bullets(report.notes)] if report.notes else blocks
+
+
+def figures_table(report: Report) -> Table:
+    """Return the metrics of all predictors; the best of a line is strong where chance does not explain it."""
+    names = [row.name for row in report.rows]
+    rows: list[list[str | Cell]] = [
+        [
+            metric,
+            *(
+                Cell(shown(row.intervals[metric]), strong=row.name == _clear_winner(report, metric))
+                for row in report.rows
+            ),
+        ]
+        for metric in report.rows[0].intervals
+    ]
+    caption = (
+        f"{report.examples:,} rows of {report.split}, with {100 * report.confidence:g} % bootstrap intervals. Bold: "
+        f"better than every other by more than chance explains. {report.metric} decides."
+    )
+    return Table(["", *map(title_of, names)], rows, caption=caption)
+
+
+def _clear_winner(report: Report, metric: str) -> str | None:
+    """Return who is better than all others: by the paired comparison, where there is one, else by apart intervals."""
+    if metric == report.metric:
+        against = report.comparison
+        if against is None or against.outcome == "no evidence":
+            return None
+        return MODEL if against.outcome == "better" else against.floor
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    spans = {
+        row.name: sorted((sign * row.intervals[metric].low, sign * row.intervals[metric].high)) for row in report.rows
+    }
+    if len(spans) < 2 or any(math.isnan(end) for span in spans.values() for end in span):
+        return None
+    best = max(spans, key=lambda name: spans[name][0])
+    return best if all(spans[best][0] > high for name, (_, high) in spans.items() if name != best) else None
+
+
+def training(evidence: Evidence) -> Section:
+    """Return how it learned, where it did step by step, and what that took."""
+    blocks: list[Block] = [*_curves(evidence)]
+    if evidence.costs:
+        blocks.append(Facts(evidence.costs))
+    return Section("Training and cost", blocks)
+
+
+def _curves(evidence: Evidence) -> Iterator[Block]:
+    losses = [
+        (line["step"], line["loss"]) for line in evidence.steps if line.get("loss") is not None and "split" not in line
+    ]
+    metric = evidence.report.metric
+    measured = [
+        (line["step"], line[metric])
+        for line in evidence.steps
+        if line.get("split") == "validation" and line.get(metric) is not None
+    ]
+    if len(losses) < 2:
+        return
+    steps, values = np.array(losses, dtype=np.float64).T
+    at, scores = np.array(measured, dtype=np.float64).reshape(-1, 2).T
+    line = figures.Line(metric, at, scores) if len(at) else None
+    best = ""
+    if len(at):
+        pick = np.argmax if HIGHER_IS_BETTER[metric] else np.argmin
+        best = f" Below: {metric} on validation, best at step {at[pick(scores)]:,.0f} ({number(scores[pick(scores)])})."
+    yield Drawing(
+        figures.training(steps, values, line, name="training"),
+        f"The loss of every step (thin) and its running mean (thick). It should fall and flatten out.{best}",
+    )

@@ -1,0 +1,36 @@
+"""A document as Markdown for terminals and cards: its words and tables, without its drawings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nlp_transfer.publishing.markdown import bullets, escaped, table
+from nlp_transfer.reporting.document import Beside, Block, Bullets, Cell, Document, Drawing, Facts, Prose, Table
+
+MARK = "<!-- nlp_transfer report -->"
+
+
+def render(document: Document) -> str:
+    """Return the document. All words are shown as they are; those of a cell are cut where they are long."""
+    parts = [MARK, f"# {escaped(document.title)}", *_blocks(document.lead)]
+    for section in document.sections:
+        if blocks := _blocks(section.blocks):
+            parts += [f"## {escaped(section.title)}", *blocks]
+    return "\n\n".join([*parts, *map(escaped, document.foot)]) + "\n"
+
+
+def _blocks(blocks: Sequence[Block]) -> list[str]:
+    plain = [block.table if isinstance(block, Beside) else block for block in blocks]
+    return [_block(block) for block in plain if not isinstance(block, Drawing | Beside)]
+
+
+def _block(block: Prose | Bullets | Facts | Table) -> str:
+    if isinstance(block, Prose):
+        return f"**{escaped(block.text)}**" if block.strong else escaped(block.text)
+    if isinstance(block, Bullets):
+        return bullets([escaped(item) for item in block.items])
+    if isinstance(block, Facts):
+        return bullets([f"{escaped(name)}: {escaped(words)}" for name, words in block.items])
+    caption = block.caption or block.folded
+    made = table(block.head, [[each.text if isinstance(each, Cell) else each for each in row] for row in block.rows])
+    return f"{escaped(caption)}\n\n{made}" if caption else made
