@@ -17,6 +17,7 @@ from nlp_transfer.checks import check, check_comparison
 from nlp_transfer.comparing.contest import Contest, Duel
 from nlp_transfer.comparing.grid import Candidate, Draws, Trial, candidates_of
 from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
+from nlp_transfer.comparing.page import document_of
 from nlp_transfer.comparing.recipe import write_recipe
 from nlp_transfer.comparing.schedule import Schedule, Tried
 from nlp_transfer.comparing.slices import Slice, slices
@@ -27,6 +28,8 @@ from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.features import store_of
+from nlp_transfer.reporting.files import write
+from nlp_transfer.run_folder import PAGES
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
@@ -100,6 +103,9 @@ class Comparison:
         making = path.with_name(f".making-{path.name}")
         making.write_text(json.dumps(outcome.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         making.rename(path)
+        document = document_of(outcome)
+        for name in PAGES:
+            write(document, self.folder / name)
         return outcome
 
     def _outcome(self, schedule: Schedule) -> Outcome:
@@ -130,7 +136,9 @@ class Comparison:
             )
         most = transfers[-1]
         present = [cell.name for cell in cells if cell.labels == most.labels]
-        pairs = [(one, other) for place, one in enumerate(present) for other in present[place + 1 :]]
+        pairs = [
+            (one, other) for place, one in enumerate(present) if one not in floors for other in present[place + 1 :]
+        ]
         floor = contest.value(most.duel.other, most.labels)
         reached = {
             cell.name: cell.labels

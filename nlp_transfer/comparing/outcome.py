@@ -87,7 +87,7 @@ class Outcome:
         floors: names of those that know nothing of language before.
         cells: everybody with every number of labels.
         transfers: from few labels to many.
-        duels: everybody against everybody with the most labels.
+        duels: every candidate against everybody with the most labels.
         slices: the winner against the best floor, with the most labels.
         reached: by candidate, the fewest labels with which it has what the best floor has with the most.
         left_out: trials that a budget left no time for, and why.

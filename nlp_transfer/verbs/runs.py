@@ -150,7 +150,8 @@ def compare(arguments: argparse.Namespace, words: list[str], overrides: list[str
         from nlp_transfer.comparing.show import render
     outcome = Comparison(one(words, arguments.verb), overrides, screen).run()
     render(outcome, screen.console)
-    screen.console.print(f"\nThe winner: nlp-transfer adapt {shlex.quote(str(outcome.recipe))}", soft_wrap=True)
+    screen.console.print(f"\nWith pictures: {outcome.folder / 'report.html'}", soft_wrap=True)
+    screen.console.print(f"The winner: nlp-transfer adapt {shlex.quote(str(outcome.recipe))}", soft_wrap=True)
     emit(outcome.to_json(), screen)
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import json
 from pathlib import Path
 
@@ -13,11 +15,13 @@ from nlp_transfer.cli import main
 from nlp_transfer.comparing import compare as module
 from nlp_transfer.comparing.compare import Comparison
 from nlp_transfer.comparing.grid import ALL, Draws, candidates_of
+from nlp_transfer.comparing.page import document_of
 from nlp_transfer.comparing.trial import answers_of
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
 from nlp_transfer.preparation import prepare
+from nlp_transfer.reporting.files import write
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
 from tests.test_run import data_for, rows
@@ -56,7 +60,7 @@ def test_everybody_is_there_with_every_number_of_labels(compared):
     assert all(len(cell.values) == 2 for cell in outcome.cells)
     assert {cell.labels: cell.rows for cell in outcome.cells} == {"4": 12, "all": 48}
     assert set(outcome.floors) == {"scratch", "majority", "tfidf"}
-    assert len(outcome.duels) == 10
+    assert len(outcome.duels) == 4 + 3  # nobody asks whether one floor is better than another
     assert [each.labels for each in outcome.transfers] == ["4", "all"]
     assert outcome.winner in {"probe", "finetune strategy.lr=1e-3"}
     assert outcome.verdict[0].startswith(("POSITIVE", "NEGATIVE", "No evidence"))
@@ -109,6 +113,20 @@ def test_the_recipe_is_the_winners_run(compared):
     text = outcome.recipe.read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert f"nlp-transfer adapt {outcome.recipe}" in text
+
+
+def test_the_page_says_what_the_figures_say_and_names_are_words_on_it(compared, tmp_path: Path):
+    _, outcome = compared
+    page, plain = ((outcome.folder / f"report.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
+    for said in (*outcome.verdict, outcome.data, "Candidates against everybody"):
+        assert said.split(":")[0].split("[")[0] in html.unescape(page)
+    assert "<script" not in page
+    assert page.count("<svg") == 2
+    assert f"{outcome.cell(outcome.winner, ALL).figure.value:.3f}"[1:] in plain
+    odd = dataclasses.replace(outcome.cells[0], name="<script>alert(1)</script>")
+    changed = dataclasses.replace(outcome, cells=[*outcome.cells, odd], folder=tmp_path)
+    write(document_of(changed), tmp_path / "report.html")
+    assert "<script" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_draws_share_the_test_rows_and_have_as_few_to_choose_by_as_to_learn_from(place: Path):
