@@ -104,19 +104,18 @@ def near_some(known: Sequence[str], asked: Sequence[str]) -> list[bool]:
         for gram in rarest(own):
             having[gram].append(place)
 
+    sizes = [len(own) for own in grams]
+
     def near(own: set[int]) -> bool:
-        seen = {place for gram in rarest(own) for place in having.get(gram, ())}
-        return any(_similar(own, grams[place]) for place in seen)
+        least, most = _SIMILAR * len(own), len(own) / _SIMILAR
+        likely = {place for gram in rarest(own) for place in having.get(gram, ()) if least <= sizes[place] <= most}
+        for place in likely:
+            shared = len(own & grams[place])
+            if shared >= _SIMILAR * (len(own) + sizes[place] - shared):
+                return True
+        return False
 
     return [bool(own) and near(own) for own in grams[len(known) :]]
-
-
-def _similar(one: set[int], other: set[int]) -> bool:
-    fewer, more = sorted((len(one), len(other)))
-    if fewer < _SIMILAR * more:
-        return False
-    shared = len(one & other)
-    return shared >= _SIMILAR * (fewer + more - shared)
 
 
 def _grams(text: str) -> frozenset[str]:

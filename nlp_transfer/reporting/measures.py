@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nlp_transfer.evaluation.decisions import decide, probabilities
-from nlp_transfer.evaluation.intervals import Interval, bootstrap, draws, interval
+from nlp_transfer.evaluation.intervals import Interval, draws, interval, replicates
+from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.sums import Rows, label_shares, one_hot
 
 if TYPE_CHECKING:
@@ -193,14 +194,13 @@ def grouped_scores(
     seed: int,
 ) -> list[Group]:
     """Return how each predictor fares on each group of rows, on the same resamples of it."""
+    tasks = [each.task for each in answers]
 
-    def score(answer: Answers, rows: np.ndarray) -> Interval:
-        return bootstrap(
-            *(answer.task, answer.logits[rows], targets[rows], weights[rows]),
-            metrics=[metric],
-            resamples=resamples,
-            confidence=confidence,
-            seed=seed,
-        )[metric]
+    def scores(rows: np.ndarray) -> list[Interval]:
+        logits = [each.logits[rows] for each in answers]
+        held = (targets[rows], weights[rows])
+        drawn = replicates(tasks, logits, *held, metrics=[metric], resamples=resamples, seed=seed)
+        values = [compute(task, each, *held)[metric] for task, each in zip(tasks, logits, strict=True)]
+        return [interval(value, each[metric], confidence=confidence) for value, each in zip(values, drawn, strict=True)]
 
-    return [Group(name, len(rows), [score(answer, rows) for answer in answers]) for name, rows in groups if len(rows)]
+    return [Group(name, len(rows), scores(rows)) for name, rows in groups if len(rows)]

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nlp_transfer.evaluation.formatting import number, shown, title_of
-from nlp_transfer.evaluation.intervals import bootstrap
 from nlp_transfer.reporting import figures, measures, rows
 from nlp_transfer.reporting.document import Block, Drawing, Prose, Section, Table
 from nlp_transfer.reporting.evidence import Evidence
@@ -125,20 +124,22 @@ def unseen(evidence: Evidence) -> Section:
     fewest = len(left.rows) < _ENOUGH or not examples.weights[left.rows].sum() > 0
     if fewest:
         return Section(title, [Prose(f"{said} The {len(left.rows):,} others are too few for a score.")])
-    metric, parts = report.metric, {"all rows": np.arange(len(examples)), "without repeats": left.rows}
-    table = []
-    for name, members in parts.items():
-        scores = [
-            bootstrap(
-                *(each.task, each.logits[members], examples.targets[members], examples.weights[members]),
-                metrics=[metric],
-                resamples=evidence.resamples,
-                confidence=report.confidence,
-                seed=evidence.seed,
-            )[metric]
-            for each in evidence.compared
-        ]
-        table.append([name, f"{len(members):,}", *map(shown, scores)])
+    metric = report.metric
+    (others,) = measures.grouped_scores(
+        evidence.compared,
+        examples.targets,
+        examples.weights,
+        [("without repeats", left.rows)],
+        metric=metric,
+        resamples=evidence.resamples,
+        confidence=report.confidence,
+        seed=evidence.seed,
+    )
+    known = {row.name: row.intervals[metric] for row in report.rows}
+    table = [
+        ["all rows", f"{len(examples):,}", *(shown(known[each.name]) for each in evidence.compared)],
+        [others.name, f"{others.rows:,}", *map(shown, others.scores)],
+    ]
     head = ["", "rows", *(f"{title_of(each.name)}, {metric}" for each in evidence.compared)]
     return Section(title, [Prose(said), Table(head, table)])
 

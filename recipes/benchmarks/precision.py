@@ -44,6 +44,7 @@ WORDS: dict[str, Any] = {
     "evaluation.floors": False,
     "evaluation.resamples": 2,
     "verify": False,
+    "report.write": False,
 }
 Row = dict[str, Any]
 

@@ -37,7 +37,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from nlp_transfer.predict import Prediction, Predictor
 from recipes.benchmarks.timing import machine
 
-WORDS = ("data=files", "data.unseen=ignore", "training.max_steps=20", "verify=false", "evaluation.floors=false")
+WORDS = (
+    "data=files",
+    "data.unseen=ignore",
+    "training.max_steps=20",
+    "verify=false",
+    "report.write=false",
+    "evaluation.floors=false",
+)
 # What it takes to serve a model without a queue.
 NAIVE = """
 import sys, uvicorn

@@ -96,6 +96,7 @@ def settings_of(dataset: str, method: str, seed: int, folder: Path) -> Any:
         "evaluation.floors": False,
         "evaluation.resamples": 2,
         "verify": False,
+        "report.write": False,
         "output": str(folder / "runs"),
         **DATASETS[dataset],
         **OURS.get(method, OURS["finetune"]),

@@ -44,6 +44,7 @@ def settings_of(job: Job, **more: Any) -> Any:
         "evaluation.floors": False,
         "evaluation.resamples": 2,
         "verify": False,
+        "report.write": False,
         "output": job["scratch"],
         **job["words"],
         **more,
