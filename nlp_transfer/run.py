@@ -6,7 +6,7 @@ import dataclasses
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,9 @@ from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.publishing import publication, verification
 from nlp_transfer.record import Record
+from nlp_transfer.rules import needs_features
+from nlp_transfer.rules_fit import Fitted, check_corpus
+from nlp_transfer.rules_report import said_of
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.store import Store
@@ -85,6 +88,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
         with screen.busy("reading data"):
             corpus = load_corpus(settings.data, seed=settings.seed, data=data)
     corpus = dataclasses.replace(corpus, task=settled(corpus.task, settings.decision))
+    check_corpus(corpus)
     folder = RunFolder.of(settings, corpus)
     if folder.is_finished and not settings.overwrite and folder.model.is_dir():
         try:
@@ -134,7 +138,7 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
     tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()
     try:
-        trajectory, temperature = learn(prepared, folder, screen, commits.saving(found.snapshot if found else None))
+        trajectory, fitted = learn(prepared, folder, screen, commits.saving(found.snapshot if found else None))
     except Stopped:
         screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
         raise
@@ -142,12 +146,12 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
     if trajectory.skipped:
         steps = ", ".join(map(str, trajectory.skipped[:10])) + (", ..." if len(trajectory.skipped) > 10 else "")
         screen.tell(f"{len(trajectory.skipped)} steps changed nothing, for they were infinite or not a number: {steps}")
-    record = _record(prepared, temperature)
+    record = _record(prepared, fitted)
     with ExitStack() as meanwhile:
         asked = None
         if is_main():
             with screen.busy("saving"):  # before anything is measured: a figure can be had again, a training not
-                written = artefact.save(prepared.classifier, record, folder.model)
+                written = artefact.save(prepared.classifier, record, folder.model, detector=fitted.detector)
             if record.merged and not written.merged:
                 screen.tell("the adapter cannot be merged: model/ holds the adapter alone")
             if settings.verify and asked_code(folder.model):
@@ -155,7 +159,7 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
             elif settings.verify:  # a process of its own, which works while this one measures
                 base = prepared.classifier.source.folder
                 asked = meanwhile.enter_context(verification.asking(folder.model, written, base=base))
-        report = _measure(prepared, screen)
+        report = _measure(prepared, record, fitted, screen)
         if asked is not None:
             with screen.busy("loading the saved model in a fresh process"):
                 try:
@@ -219,21 +223,31 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             corpus = None
         if own and corpus is not None:
             split = "test" if "test" in corpus.splits else "validation"
-            examples = corpus.splits[split]
+            examples, foreign = corpus.splits[split], corpus.foreign.get(split)
             if corpus.fingerprint != predictor.record.data["fingerprint"]:
                 notes.append("The data is not what the model was trained on; rows measured here may have trained it.")
         else:
             tables = read_splits(settings.data)
             split = next(name for name in ("test", "validation", "train") if name in tables)
-            examples, found = read_examples(tables[split], task, settings.data, split=split)
+            examples, found, foreign = read_examples(tables[split], task, settings.data, split=split)
             notes += found
     with screen.busy(f"measuring {len(examples):,} rows"):
-        logits = predictor.logits(examples.texts, examples.pairs)
+        answers = predictor.answers(examples.texts, examples.pairs)
+        strangers = foreign and partial(predictor.answers, foreign.texts, foreign.pairs)
+        confidence = settings.evaluation.confidence
+        rules = said_of(predictor.record, predictor.detector, examples, answers, strangers, confidence=confidence)
         store = store_of(settings.cache, screen.tell)
         train, fixed = corpus and corpus.splits["train"], trained.decision.threshold is not None
         floors = _floors(settings, train, task, examples, store, fixed=fixed) if train else []
         report = evaluate_predictions(
-            task, examples, logits, floors=floors, settings=settings.evaluation, seed=settings.seed, split=split
+            task,
+            examples,
+            answers[0],
+            floors=floors,
+            settings=settings.evaluation,
+            seed=settings.seed,
+            split=split,
+            said=rules,
         )
     return dataclasses.replace(report, notes=[*notes, *report.notes])
 
@@ -242,21 +256,28 @@ def _source_of(data: DataSettings) -> tuple[str | None, ...]:
     return data.embedded, data.path, data.train, data.validation, data.test, data.hub, data.subset, data.revision
 
 
-def _measure(prepared: Prepared, screen: Screen) -> Report:
+def _measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen) -> Report:
     """Return the figures on the reported split, floors beside them."""
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.reported_split
     with screen.busy(f"measuring on {split}"):
-        logits = prepared.outputs(split)
+        logits, examples = prepared.outputs(split), corpus.splits[split]
+        features, foreign = None, corpus.foreign.get(split)
+        if needs_features(record):
+            features = prepared.features_now(split)
+        strangers = foreign and partial(prepared.answers_to, foreign)
+        confidence = settings.evaluation.confidence
+        said = said_of(record, fitted.detector, examples, (logits, features), strangers, confidence=confidence)
         known, store = (corpus.splits["train"], corpus.task, corpus.splits[split]), prepared.below_output.store
         floors = _floors(settings, *known, store) if is_main() else []
         return evaluate_predictions(
             corpus.task,
-            corpus.splits[split],
+            examples,
             logits,
             floors=floors,
             settings=settings.evaluation,
             seed=settings.seed,
             split=split,
+            said=said,
         )
 
 
@@ -272,7 +293,7 @@ def _floors(
     return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, store=store)
 
 
-def _record(prepared: Prepared, temperature: float) -> Record:
+def _record(prepared: Prepared, fitted: Fitted) -> Record:
     source, corpus = prepared.classifier.source, prepared.corpus
     return Record(
         task=corpus.task,
@@ -282,7 +303,9 @@ def _record(prepared: Prepared, temperature: float) -> Record:
         max_tokens=prepared.classifier.max_tokens,
         merged=getattr(prepared.strategy, "merge", True),
         data={"source": _public_source(prepared.settings.data, corpus), "fingerprint": corpus.fingerprint},
-        temperature=temperature,
+        temperature=fitted.temperature,
+        novelty=fitted.novelty,
+        nonconformity=fitted.nonconformity,
     )
 
 
