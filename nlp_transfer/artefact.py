@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
 
 from nlp_transfer.answers import write_answers
 from nlp_transfer.disk import appearing
@@ -29,6 +30,7 @@ from nlp_transfer.encoder.source import (
     ADAPTER,
     ADAPTER_WEIGHTS,
     RECORD,
+    UNKNOWN,
     asked_code,
     check_layout,
     digest_of,
@@ -36,14 +38,21 @@ from nlp_transfer.encoder.source import (
     weight_files,
 )
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.unknown import DETECTORS, Detector
 from nlp_transfer.record import Record, write_record
 
 
-def save(classifier: Classifier, record: Record, folder: Path) -> Record:
+def save(classifier: Classifier, record: Record, folder: Path, *, detector: Detector | None = None) -> Record:
     """Write the artefact; it appears whole under its name or not at all.
 
     An adapter is merged into the model if `record` says so and the method can: the merged model must answer as the
     adapted one does, which is tried on two rows, for not every method of PEFT keeps that promise.
+
+    Args:
+        classifier: to be saved.
+        record: what its configuration cannot hold.
+        folder: to write.
+        detector: its score of the unknown, if it has one.
 
     Returns:
         The record that was written: `merged` is false where merging was not possible.
@@ -58,6 +67,11 @@ def save(classifier: Classifier, record: Record, folder: Path) -> Record:
             encoder = dataclasses.replace(record.encoder, name=classifier.source.public_name)
             record = dataclasses.replace(record, encoder=encoder)
         record = dataclasses.replace(record, sha256=digest_of(_weights(making, record)))
+        if detector is not None and record.novelty is not None and record.novelty.reads_features:
+            save_file(detector.tensors(), making / UNKNOWN)
+            record = dataclasses.replace(
+                record, novelty=dataclasses.replace(record.novelty, sha256=digest_of([making / UNKNOWN]))
+            )
         save_answers(classifier.model, save_tokenizer(classifier.tokenizer, record, making), record, making)
         write_record(record, making)
     return record
@@ -148,6 +162,7 @@ def check_files(folder: Path, record: Record) -> None:
     """
     _refuse_code(folder)
     _check_weights(folder, record)
+    _check_unknown(folder, record)
     _check_present(folder / "tokenizer_config.json")
 
 
@@ -215,6 +230,34 @@ def _load_adapter(folder: Path, record: Record) -> Any:
 def _check_present(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"{path} is missing; the saved model is not whole")
+
+
+def load_detector(folder: Path, record: Record) -> Detector | None:
+    """Return the score of the unknown that a saved folder holds; None for a model that has none.
+
+    Raises:
+        UserError: naming the file, where it is missing, damaged or another than was saved.
+    """
+    if record.novelty is None:
+        return None
+    tensors = {}
+    if record.novelty.reads_features:
+        _check_unknown(folder, record)
+        tensors = load_file(folder / UNKNOWN)
+    try:
+        return DETECTORS[record.novelty.score].of(tensors)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{folder / UNKNOWN} does not fit {RECORD} ({error}); the saved model is not whole") from error
+
+
+def _check_unknown(folder: Path, record: Record) -> None:
+    if record.novelty is None or not record.novelty.reads_features:
+        return
+    _check_present(folder / UNKNOWN)
+    if digest_of([folder / UNKNOWN]) != record.novelty.sha256:
+        raise UserError(
+            f"{folder / UNKNOWN} is not what was saved ({RECORD} has another sha256 under novelty): copy it again"
+        )
 
 
 def _weights(folder: Path, record: Record) -> list[Path]:

@@ -161,6 +161,10 @@ def check_decision(settings: DecisionSettings) -> None:
         raise UserError(f"decision.threshold={settings.threshold} must lie between 0 and 1")
     if settings.abstain_below is not None and not 0 <= settings.abstain_below < 1:
         raise UserError(f"decision.abstain_below={settings.abstain_below} must lie in [0, 1); 0: never")
+    if settings.unknown is not None and not 0 <= settings.unknown <= 0.5:
+        raise UserError(f"decision.unknown={settings.unknown} must lie in [0, 0.5]; 0: nothing is called unknown")
+    if settings.coverage is not None and not 0 <= settings.coverage < 1:
+        raise UserError(f"decision.coverage={settings.coverage} must lie in [0, 1); 0: no sets")
 
 
 def check_predict(settings: PredictSettings) -> None:

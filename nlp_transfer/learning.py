@@ -16,6 +16,7 @@ from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import compares
 from nlp_transfer.plan import head_words
 from nlp_transfer.preparation import Prepared
+from nlp_transfer.rules_fit import Fitted, fit_rules
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.training.bfloat16 import working_copy
 from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
@@ -24,8 +25,8 @@ from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.state import Trajectory
 
 
-def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, float]:
-    """Fit the head, then everything that learns, then how outputs become labels; return how, and the temperature.
+def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, Fitted]:
+    """Fit the head, then everything that learns, then how outputs become labels; return how it went, and the last.
 
     The model is changed, and so is the threshold of the task where it is free.
     """
@@ -41,9 +42,14 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
     return trajectory, _settled(prepared, screen)
 
 
-def _settled(prepared: Prepared, screen: Screen) -> float:
+def _settled(prepared: Prepared, screen: Screen) -> Fitted:
     with screen.busy("calibrating on validation"):
-        return settle(prepared)
+        fitted = fit_rules(prepared, settle(prepared))
+    if fitted.novelty:
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in fitted.novelty.rehearsed.items())
+        chosen = f"AUROC with classes hidden: {figures}" if figures else "two classes leave nothing to choose by"
+        screen.console.print(f"unknown texts are told by {fitted.novelty.score} ({chosen})", style="dim")
+    return fitted
 
 
 def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:

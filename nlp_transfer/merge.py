@@ -12,7 +12,7 @@ from nlp_transfer.artefact import load_model, name_base, save_answers, save_toke
 from nlp_transfer.disk import appearing
 from nlp_transfer.encoder.classifier import quiet
 from nlp_transfer.encoder.merging import NotMerged, merged
-from nlp_transfer.encoder.source import ADAPTER, RECORD, digest_of, locate, weight_files
+from nlp_transfer.encoder.source import ADAPTER, RECORD, UNKNOWN, digest_of, locate, weight_files
 from nlp_transfer.errors import UserError
 from nlp_transfer.exporting.exported import FIGURES
 from nlp_transfer.places import model_folder
@@ -60,6 +60,8 @@ def merge(folder: Path, target: Path) -> Path:
         with quiet():
             whole.save_pretrained(making)
         record = dataclasses.replace(record, sha256=digest_of(weight_files(making)))
+        if (folder / UNKNOWN).is_file():
+            shutil.copyfile(folder / UNKNOWN, making / UNKNOWN)
         save_answers(whole, save_tokenizer(tokenizer, record, making), record, making)
         write_record(record, making)
     return target

@@ -34,6 +34,7 @@ from nlp_transfer.exporting.exported import FIGURES, Exported
 from nlp_transfer.labelling import Labeller, Prediction
 from nlp_transfer.places import model_folder
 from nlp_transfer.record import Record, read_record
+from nlp_transfer.rules import needs_features
 from nlp_transfer.settings import ColumnSettings, PredictSettings, Settings, TrackingSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
@@ -50,6 +51,7 @@ class Predictor(Labeller):
         self._one_at_a_time = threading.Lock()
         self.accelerator: Accelerator = make_accelerator(precision, TrackingSettings(), self.folder)
         self.model, self.tokenizer = artefact.load_model(self.folder, self.record)
+        self.detector = artefact.load_detector(self.folder, self.record)
         self.model.to(self.accelerator.device)
         anatomy = dissect(unwrapped(self.model), segments="token_type_ids" in self.tokenizer.model_input_names)
         # What the training demanded is a wish here.
@@ -65,6 +67,17 @@ class Predictor(Labeller):
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
         """Return the model's raw outputs, float32 (texts, outputs)."""
+        return self._run(texts, pairs, ("logits",))
+
+    def answers(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the logits and, where a rule asks for them, the features of one and the same pass."""
+        if not needs_features(self.record):
+            return self.logits(texts, pairs), None
+        both = self._run(texts, pairs, ("logits", "features"))
+        outputs = self.record.task.outputs
+        return both[:, :outputs], both[:, outputs:]
+
+    def _run(self, texts: Sequence[str], pairs: Sequence[str] | None, want: tuple[str, ...]) -> np.ndarray:
         self.check_pairs(pairs)
         spec = self.record.tokens
         with self._one_at_a_time:  # the tokenizer is told how to cut, and the output layer what it reads
@@ -76,6 +89,7 @@ class Predictor(Labeller):
                 columns,
                 padding=self.padding,
                 most_tokens=self.batch_tokens,
+                want=want,
             )
 
 
@@ -107,8 +121,9 @@ def predict_file(
     """Read rows, write the same rows with their prediction; return how many.
 
     The output has the input's format, delimiter and columns, then `prediction` and the probabilities: one column a
-    label (``p(label)``) in CSV and TSV, one object in JSONL; for a model that may abstain, `abstains` (true or false)
-    comes between them. Lines of text become CSV.
+    label (``p(label)``) in CSV and TSV, one object in JSONL. What the rules of the model say comes between them, of a
+    model that has the rule: `abstains` and `unknown` (true or false), `set` (labels, in a CSV joined by |), and for a
+    number `low` and `high`. Lines of text become CSV.
 
     Raises:
         UserError: for unreadable rows (file:line), a missing column, or an output that would replace the input.
@@ -164,9 +179,17 @@ class _Writer:
     """Rows with their predictions in the format they came in."""
 
     def __init__(self, out: TextIO, kind: str, delimiter: str, task: Task) -> None:
-        self.out, self.kind, self.labels, self.may_abstain = out, kind, task.labels, task.abstain_below > 0
+        self.out, self.kind, self.labels = out, kind, task.labels
+        ruled = {
+            "abstains": task.abstain_below,
+            "unknown": task.unknown,
+            "set": task.coverage and task.problem != "regression",
+            "low": task.coverage and task.problem == "regression",
+            "high": task.coverage and task.problem == "regression",
+        }
+        self.ruled = [name for name, rule in ruled.items() if rule]
         figures = ["probabilities"] * bool(task.labels) if kind == "jsonl" else [f"p({label})" for label in task.labels]
-        self.added = ["prediction", *["abstains"] * self.may_abstain, *figures]
+        self.added = ["prediction", *self.ruled, *figures]
         self.cells = cell_writer(out, delimiter)
         self.began = False
 
@@ -185,15 +208,21 @@ class _Writer:
             self.began = True
         for row, answer in zip(_rows(table), answers, strict=True):
             if self.kind == "jsonl":
-                cells = (answer.label, *[answer.abstains] * self.may_abstain, answer.probabilities)
+                cells = (answer.label, *(getattr(answer, name) for name in self.ruled), answer.probabilities)
                 extra = dict(zip(self.added, cells, strict=False))
                 given = {name: value for name, value in zip(names, row, strict=True) if value is not MISSING}
                 self.out.write(json_line(given | extra) + "\n")
                 continue
-            label = "|".join(answer.label) if isinstance(answer.label, list) else answer.label
-            unsure = ["true" if answer.abstains else "false"] * self.may_abstain
+            said = (answer.label, *(getattr(answer, name) for name in self.ruled))
             figures = (f"{answer.probabilities[name]:.6f}" for name in self.labels)
-            self.cells.writerow([*row, label, *unsure, *figures])
+            self.cells.writerow([*row, *map(_cell, said), *figures])
+
+
+def _cell(value: Any) -> Any:
+    """Return what is said of a row as a cell of a table."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "|".join(value) if isinstance(value, list) else value
 
 
 def _rows(table: Table) -> Iterator[tuple[Any, ...]]:

@@ -16,8 +16,9 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from nlp_transfer import tracking
+from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
-from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.data.corpus import Corpus, Texts
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.anatomy import Anatomy, encoder_config, unwrapped
 from nlp_transfer.encoder.boundary import can_stand_in, layers_around, standing_in
@@ -113,6 +114,18 @@ class Prepared:
     def features(self, split: str) -> np.ndarray:
         """Return what enters the output layer for every example of a split, float32 (examples, width), read-only."""
         return self.below_output.of(split, self.columns[split])
+
+    def features_now(self, split: str) -> np.ndarray:
+        """Return the same as `features`, but of an encoder that was trained it is not kept for later runs."""
+        return self.features(split) if self.strategy.frozen else self.below_output.fresh(self.columns[split])
+
+    def answers_to(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """Return the logits and the features of texts that are in no split, in the tokens of a split to be measured."""
+        spec, tokenizer = self.spec, self.classifier.tokenizer
+        tokens = token_ids.encode(tokenizer, texts.texts, texts.pairs, spec, max_length=spec.limit)
+        columns = Columns(tokens, np.zeros(len(texts.texts), np.float32), np.ones(len(texts.texts), np.float32))
+        features = self.below_output.fresh(columns)
+        return self.logits(with_features(columns, features)), features
 
     @contextmanager
     def frozen_layers_skipped(self) -> Iterator[None]:

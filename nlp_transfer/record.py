@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.source import RECORD, read_json
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.kept import KeptScores
 from nlp_transfer.plain import checked
+from nlp_transfer.rules import Novelty
 from nlp_transfer.settings import EncoderSettings
 
 FORMAT = 2
+_KEPT: dict[str, type[Novelty] | type[KeptScores]] = {"novelty": Novelty, "nonconformity": KeptScores}
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Record:
         merged: whether the root holds a whole model; if not, the root holds a PEFT adapter for `encoder`.
         data: source and fingerprint of the data.
         temperature: by which the outputs were divided for good: the weights answer so already.
+        novelty: how unlike what the model knows the validation rows are; None where that was not asked for.
+        nonconformity: how badly their truth fits what the model says of them; None likewise.
         sha256: of the weights in the folder, which `save` finds and loading compares; None where nothing is compared.
     """
 
@@ -44,13 +50,16 @@ class Record:
     merged: bool
     data: dict[str, str]
     temperature: float = 1.0
+    novelty: Novelty | None = None
+    nonconformity: KeptScores | None = None
     sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         groups = {name: dataclasses.asdict(plain[name]) for name in ("tokens", "encoder")}
-        return {"format": FORMAT, **plain, **groups, "task": self.task.to_json()}
+        kept = {name: plain[name] and plain[name].to_json() for name in _KEPT}
+        return {"format": FORMAT, **plain, **groups, **kept, "task": self.task.to_json()}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Record:
@@ -61,8 +70,9 @@ class Record:
         """
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']!r}, not {FORMAT}")
-        values = {f.name: plain[f.name] for f in dataclasses.fields(cls) if f.name != "temperature"}
-        values["temperature"] = plain.get("temperature", 1.0)
+        # Models from before there were these had none of them.
+        plain = {"temperature": 1.0} | dict.fromkeys(_KEPT) | plain
+        values = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
         temperature = number_of(values["temperature"])
         if temperature is None or temperature <= 0 or isinstance(values["temperature"], str):
             raise ValueError("temperature is a positive number")
@@ -79,12 +89,19 @@ class Record:
             "encoder": checked(EncoderSettings, plain["encoder"], "encoder."),
         }
         groups["tokens"].check()
-        return cls(**values | groups)
+        kept = {name: None if plain[name] is None else kind.from_json(plain[name]) for name, kind in _KEPT.items()}
+        record = cls(**values | groups | kept)
+        if (record.task.unknown and not record.novelty) or (record.task.coverage and not record.nonconformity):
+            raise ValueError("a rule without the scores to set its limit by")
+        return record
 
 
 def write_record(record: Record, folder: Path) -> None:
     """Write nlp_transfer.json."""
-    (folder / RECORD).write_text(json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    content = json.dumps(record.to_json(), indent=2, ensure_ascii=False)
+    # A thousand numbers are no thousand lines. Only between values has JSON line ends.
+    content = re.sub(r"\[\n[-+.\d\seE,]+\]", lambda numbers: " ".join(numbers[0].split()), content)
+    (folder / RECORD).write_text(content + "\n", encoding="utf-8")
 
 
 def read_record(folder: Path) -> Record:

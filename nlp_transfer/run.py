@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,9 @@ from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.publishing import publication, verification
 from nlp_transfer.record import Record
+from nlp_transfer.rules import needs_features
+from nlp_transfer.rules_fit import Fitted, check_corpus
+from nlp_transfer.rules_report import said_of
 from nlp_transfer.run_folder import PAGES, RunFolder
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.store import Store
@@ -88,6 +91,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
         with screen.busy("reading data"):
             corpus = load_corpus(settings.data, seed=settings.seed, data=data)
     corpus = dataclasses.replace(corpus, task=settled(corpus.task, settings.decision))
+    check_corpus(corpus)
     settings = choosing.settled(settings, corpus, screen.tell)
     folder = RunFolder.of(settings, corpus)
     if folder.is_finished and not settings.overwrite and folder.model.is_dir():
@@ -119,12 +123,12 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
     corpus = prepared.corpus
     trained = train(settings, prepared, folder, screen)
     trajectory = trained.trajectory
-    record = _record(prepared, trained.temperature)
+    record = _record(prepared, trained.fitted)
     with ExitStack() as meanwhile:
         asked = None
         if is_main():
             with screen.busy("saving"):  # before anything is measured: a figure can be had again, a training not
-                written = artefact.save(prepared.classifier, record, folder.model)
+                written = artefact.save(prepared.classifier, record, folder.model, detector=trained.fitted.detector)
             if record.merged and not written.merged:
                 screen.tell("the adapter cannot be merged: model/ holds the adapter alone")
             if settings.verify and asked_code(folder.model):
@@ -132,7 +136,7 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
             elif settings.verify:  # a process of its own, which works while this one measures
                 base = prepared.classifier.source.folder
                 asked = meanwhile.enter_context(verification.asking(folder.model, written, base=base))
-        measured = _measure(prepared, screen)
+        measured = _measure(prepared, record, trained.fitted, screen)
         if asked is not None:
             with screen.busy("loading the saved model in a fresh process"):
                 try:
@@ -205,25 +209,35 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             corpus = None
         if own and corpus is not None:
             split = "test" if "test" in corpus.splits else "validation"
-            examples = corpus.splits[split]
+            examples, foreign = corpus.splits[split], corpus.foreign.get(split)
             if corpus.fingerprint != predictor.record.data["fingerprint"]:
                 notes.append("The data is not what the model was trained on; rows measured here may have trained it.")
         else:
             tables = read_splits(settings.data)
             split = next(name for name in ("test", "validation", "train") if name in tables)
-            examples, found = read_examples(tables[split], task, settings.data, split=split)
+            examples, found, foreign = read_examples(tables[split], task, settings.data, split=split)
             notes += found
     with screen.busy(f"measuring {len(examples):,} rows"):
-        logits = predictor.logits(examples.texts, examples.pairs)
+        answers = predictor.answers(examples.texts, examples.pairs)
+        strangers = partial(predictor.answers, foreign.texts, foreign.pairs) if foreign else None
+        confidence = settings.evaluation.confidence
+        rules = said_of(predictor.record, predictor.detector, examples, answers, strangers, confidence=confidence)
         store = store_of(settings.cache, screen.tell)
         train, fixed = corpus.splits["train"] if corpus else None, trained.decision.threshold is not None
         floors = _floors(settings, train, task, examples, store, fixed=fixed) if train else []
         report = evaluate_predictions(
-            task, examples, logits, floors=floors, settings=settings.evaluation, seed=settings.seed, split=split
+            task,
+            examples,
+            answers[0],
+            floors=floors,
+            settings=settings.evaluation,
+            seed=settings.seed,
+            split=split,
+            said=rules,
         )
     report = dataclasses.replace(report, notes=[*notes, *report.notes])
     if settings.report.output and is_main():
-        measured = pages.Measured(examples, logits, floors, report, train)
+        measured = pages.Measured(examples, answers[0], floors, report, train)
         with screen.busy("writing the report"):
             pages.write_page(folder, task, measured, settings, source=_named(settings.data))
     return report
@@ -233,23 +247,30 @@ def _source_of(data: DataSettings) -> tuple[str | None, ...]:
     return data.embedded, data.path, data.train, data.validation, data.test, data.hub, data.subset, data.revision
 
 
-def _measure(prepared: Prepared, screen: Screen) -> pages.Measured:
+def _measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen) -> pages.Measured:
     """Return the figures on the reported split, floors beside them."""
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.reported_split
     with screen.busy(f"measuring on {split}"):
-        logits = prepared.outputs(split)
+        logits, examples = prepared.outputs(split), corpus.splits[split]
+        features, foreign = None, corpus.foreign.get(split)
+        if needs_features(record):
+            features = prepared.features_now(split)
+        strangers = partial(prepared.answers_to, foreign) if foreign else None
+        confidence = settings.evaluation.confidence
+        said = said_of(record, fitted.detector, examples, (logits, features), strangers, confidence=confidence)
         known, store = (corpus.splits["train"], corpus.task, corpus.splits[split]), prepared.below_output.store
         floors = _floors(settings, *known, store) if is_main() else []
         report = evaluate_predictions(
             corpus.task,
-            corpus.splits[split],
+            examples,
             logits,
             floors=floors,
             settings=settings.evaluation,
             seed=settings.seed,
             split=split,
+            said=said,
         )
-    return pages.Measured(corpus.splits[split], logits, floors, report, corpus.splits["train"])
+    return pages.Measured(examples, logits, floors, report, corpus.splits["train"])
 
 
 def _floors(
@@ -264,7 +285,7 @@ def _floors(
     return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, store=store)
 
 
-def _record(prepared: Prepared, temperature: float) -> Record:
+def _record(prepared: Prepared, fitted: Fitted) -> Record:
     source, corpus = prepared.classifier.source, prepared.corpus
     return Record(
         task=corpus.task,
@@ -274,7 +295,9 @@ def _record(prepared: Prepared, temperature: float) -> Record:
         max_tokens=prepared.classifier.max_tokens,
         merged=getattr(prepared.strategy, "merge", True),
         data={"source": _public_source(prepared.settings.data, corpus), "fingerprint": corpus.fingerprint},
-        temperature=temperature,
+        temperature=fitted.temperature,
+        novelty=fitted.novelty,
+        nonconformity=fitted.nonconformity,
     )
 
 

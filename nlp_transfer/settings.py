@@ -144,6 +144,8 @@ class DecisionSettings:
     calibrate: bool = True
     threshold: float | None = None
     abstain_below: float | None = None
+    unknown: float | None = None
+    coverage: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

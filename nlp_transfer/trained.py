@@ -14,6 +14,7 @@ from nlp_transfer.training.signals import Stopped
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
     from nlp_transfer.preparation import Prepared
+    from nlp_transfer.rules_fit import Fitted
     from nlp_transfer.run_folder import RunFolder
     from nlp_transfer.settings import Settings
     from nlp_transfer.training.state import Trajectory
@@ -25,12 +26,12 @@ class Trained:
 
     Attributes:
         trajectory: its steps.
-        temperature: by which the outputs were divided.
+        fitted: how outputs become labels.
         seconds: that it took, without what an earlier process did.
     """
 
     trajectory: Trajectory
-    temperature: float
+    fitted: Fitted
     seconds: float
 
 
@@ -68,7 +69,7 @@ def train(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Scr
     tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()
     try:
-        trajectory, temperature = learn(prepared, folder, screen, commits.saving(found.snapshot if found else None))
+        trajectory, fitted = learn(prepared, folder, screen, commits.saving(found.snapshot if found else None))
     except Stopped:
         screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
         raise
@@ -76,4 +77,4 @@ def train(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Scr
     if trajectory.skipped:
         steps = ", ".join(map(str, trajectory.skipped[:10])) + (", ..." if len(trajectory.skipped) > 10 else "")
         screen.tell(f"{len(trajectory.skipped)} steps changed nothing, for they were infinite or not a number: {steps}")
-    return Trained(trajectory, temperature, seconds)
+    return Trained(trajectory, fitted, seconds)

@@ -33,6 +33,7 @@ from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.record import Record
+from nlp_transfer.rules_report import said_of
 from nlp_transfer.settings import (
     DataSettings,
     EncoderSettings,
@@ -137,7 +138,6 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     # The figures, beside floors; then the folder that anybody's transformers loads.
     test = corpus.splits[split]
     beside = floors(task, train, test, seed=seed, metric=evaluation.metric)
-    report = evaluate_predictions(task, test, run(split), floors=beside, settings=evaluation, seed=seed, split=split)
     source = classifier.source
     record = Record(
         task=task,
@@ -148,6 +148,17 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
         merged=True,
         data={"source": Path(data).name, "fingerprint": corpus.fingerprint},
         temperature=scale,
+    )
+    logits = run(split)
+    report = evaluate_predictions(
+        task,
+        test,
+        logits,
+        floors=beside,
+        settings=evaluation,
+        seed=seed,
+        split=split,
+        said=said_of(record, None, test, (logits, None), None, confidence=evaluation.confidence),
     )
     artefact.save(classifier, record, output / "model")
     return report

@@ -321,3 +321,27 @@ def test_precisions_are_compared_seed_by_seed():
     assert [line.count("|") for line in lines] == [9] * 5
     assert "| probe | a | 0.5500 ± 0.0707 | 0.5600 ± 0.0707 | +0.0100 [+0.0100, +0.0100] |" in lines[2]
     assert lines[4].startswith("| probe | all |  |  | +0.0100 [+0.0100, +0.0100] |")
+
+
+def test_figures_of_the_unknown_by_hand():
+    from recipes.benchmarks import unknown
+
+    known, strange = np.arange(20.0), np.array([18.5, 30.0])
+    right = np.arange(20) % 2 == 0
+    found = unknown.figures_of(known, strange, right, np.arange(1.0, 20.0))
+    assert found["auroc"] == pytest.approx(39 / 40)
+    assert found["found"] == 0.5  # beyond 19, the greatest of the 19 validation scores
+    assert found["right"] == 0.5
+    assert found["fpr95"] == 0.0
+
+
+def test_vector_scaling_undoes_what_was_done_to_the_logits():
+    from recipes.benchmarks import scaling
+
+    chooser = np.random.default_rng(0)
+    logits = chooser.normal(size=(20_000, 3)) * 2
+    likely = np.exp(logits)
+    truth = (chooser.random((20_000, 1)) > (likely / likely.sum(1, keepdims=True)).cumsum(1)).sum(1)
+    scales, shifts = scaling.vector(logits / [1, 2, 0.5] + [1, 0, 0], truth, 1.0, 1.0)
+    np.testing.assert_allclose(scales, [1, 2, 0.5], atol=0.1)
+    np.testing.assert_allclose(shifts - shifts[1], [-1, 0, 0], atol=0.1)

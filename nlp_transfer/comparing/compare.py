@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer import choosing, config
 from nlp_transfer.checks import check, check_comparison
 from nlp_transfer.comparing.contest import Contest, Duel
-from nlp_transfer.comparing.grid import Candidate, Draws, Trial, candidates_of
+from nlp_transfer.comparing.grid import Candidate, Draws, Trial, candidates_of, decision_of
 from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
 from nlp_transfer.comparing.page import document_of
 from nlp_transfer.comparing.recipe import write_recipe
@@ -239,6 +239,7 @@ class Comparison:
             seed=trial.seed,
             output=str(self.folder / "trials"),
             data=self._draws.settings_of(trial.labels),
+            decision=decision_of(candidate.settings),
         )
 
     def _clock(self) -> Any:

@@ -14,10 +14,11 @@ import numpy as np
 from nlp_transfer import config
 from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded, read_corpus
 from nlp_transfer.errors import UserError, did_you_mean
+from nlp_transfer.evaluation.decisions import settled
 from nlp_transfer.shipped import shipped_names
 
 if TYPE_CHECKING:
-    from nlp_transfer.settings import DataSettings, Settings
+    from nlp_transfer.settings import DataSettings, DecisionSettings, Settings
 
 ALL = "all"
 SCRATCH = "scratch"
@@ -92,6 +93,11 @@ def _words(name: str) -> list[str]:
     return [f"strategy={word}" for word in first] + words[len(first) :]
 
 
+def decision_of(settings: Settings) -> DecisionSettings:
+    """Return how trials decide: without what changes no label and is asked of a saved model alone."""
+    return dataclasses.replace(settings.decision, unknown=None, coverage=None)
+
+
 class Draws:
     """The corpus as trials see it: the same test rows for all, as many rows to learn and to choose from as they have.
 
@@ -101,7 +107,7 @@ class Draws:
     """
 
     def __init__(self, settings: Settings, *, data: Any = None) -> None:
-        self._data = settings.data
+        self._data, self._decision = settings.data, decision_of(settings)
         self._read: ReadCorpus = read_corpus(settings.data, data=data)
         self.whole = self._loaded(settings.data, settings.seed)
         self._rows = {ALL: len(self.whole.splits["train"])}
@@ -149,4 +155,5 @@ class Draws:
         return found
 
     def _loaded(self, settings: DataSettings, seed: int) -> Corpus:
-        return encoded(divided(self._read, settings, seed=seed), settings)
+        found = encoded(divided(self._read, settings, seed=seed), settings)
+        return dataclasses.replace(found, task=settled(found.task, self._decision))

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,14 @@ class Pool:
 
 
 @dataclass
+class Texts:
+    """Texts, and the second ones of pairs, or None."""
+
+    texts: list[str]
+    pairs: list[str] | None
+
+
+@dataclass
 class Corpus:
     """What is learned from and measured on.
 
@@ -73,6 +81,7 @@ class Corpus:
         notes: sentences for the plan: what was detected, carved, dropped or looks wrong, with counts.
         fingerprint: SHA-256 over the rows used (texts, pairs, labels, own weights, splits), whatever file they were in.
         pool: of the training rows, where several draws of them are compared; None: they stand alone.
+        foreign: texts of the rows by split that were dropped for a label that training lacks.
     """
 
     task: Task
@@ -82,6 +91,7 @@ class Corpus:
     notes: list[str]
     fingerprint: str
     pool: Pool | None = None
+    foreign: dict[str, Texts] = field(default_factory=dict)
 
 
 def load_corpus(settings: DataSettings, *, seed: int = 0, data: Any = None) -> Corpus:
@@ -108,6 +118,7 @@ class ReadCorpus:
         task: problem type and labels.
         rows: by split, those that are there.
         notes: sentences on what was detected, dropped or left unread.
+        foreign: see `Corpus`.
     """
 
     source: str
@@ -115,6 +126,7 @@ class ReadCorpus:
     task: Task
     rows: dict[str, Rows]
     notes: list[str]
+    foreign: dict[str, Texts] = field(default_factory=dict)
 
 
 def read_corpus(settings: DataSettings, *, data: Any = None) -> ReadCorpus:
@@ -139,10 +151,10 @@ def read_corpus(settings: DataSettings, *, data: Any = None) -> ReadCorpus:
 def divided(read: ReadCorpus, settings: DataSettings, *, seed: int) -> ReadCorpus:
     """Return the rows that a run uses: without unseen labels, in train, validation and maybe test, within limits."""
     rows, notes, problem = dict(read.rows), list(read.notes), read.task.problem
-    _settle_unseen(rows, read.task.labels, settings, notes)
+    foreign = _settle_unseen(rows, read.task.labels, settings, notes)
     _divide(rows, problem, settings, notes)
     _limit(rows, problem, settings, seed, notes)
-    return dataclasses.replace(read, rows=rows, notes=notes)
+    return dataclasses.replace(read, rows=rows, notes=notes, foreign=foreign)
 
 
 def encoded(read: ReadCorpus, settings: DataSettings) -> Corpus:
@@ -155,12 +167,13 @@ def encoded(read: ReadCorpus, settings: DataSettings) -> Corpus:
         source=read.source,
         notes=read.notes + [found.message for found in check(read.rows, task)],
         fingerprint=_fingerprint(read.rows, examples, task),
+        foreign=read.foreign,
     )
 
 
 def read_examples(
     table: Table, task: Task, settings: DataSettings, *, split: str = "test"
-) -> tuple[Examples, list[str]]:
+) -> tuple[Examples, list[str], Texts | None]:
     """Turn rows with labels into examples of a task that is known already: a saved model measured on other data.
 
     Args:
@@ -170,7 +183,8 @@ def read_examples(
         split: for ids and messages.
 
     Returns:
-        The examples, weighted by their own weights, and a sentence for everything that was dropped.
+        The examples, weighted by their own weights, a sentence for everything that was dropped, and the texts of the
+        rows that were dropped for a label that is not in the task, if there are any.
 
     Raises:
         UserError: as `load_corpus`.
@@ -183,8 +197,8 @@ def read_examples(
         )
         raise UserError(f"{table.origin}: the model takes {expected}")
     rows = {split: rows_of(table, roles, settings, split=split, problem=task.problem, notes=notes)}
-    _settle_unseen(rows, task.labels, settings, notes)
-    return _examples(rows[split], task, split=split), notes
+    foreign = _settle_unseen(rows, task.labels, settings, notes)
+    return _examples(rows[split], task, split=split), notes, foreign.get(split)
 
 
 def _check(settings: DataSettings) -> None:
@@ -207,8 +221,11 @@ def _problem(train: Table, column: str, settings: DataSettings, notes: list[str]
     return problem
 
 
-def _settle_unseen(rows: dict[str, Rows], labels: tuple[str, ...], settings: DataSettings, notes: list[str]) -> None:
-    """Refuse or drop rows outside train that have a label train does not have."""
+def _settle_unseen(
+    rows: dict[str, Rows], labels: tuple[str, ...], settings: DataSettings, notes: list[str]
+) -> dict[str, Texts]:
+    """Refuse or drop rows outside train that have a label train does not have; return the texts of those dropped."""
+    gone: dict[str, Texts] = {}
     for split, part in rows.items() if labels else ():
         foreign = unseen(part.labels, labels)
         if not foreign:
@@ -219,7 +236,10 @@ def _settle_unseen(rows: dict[str, Rows], labels: tuple[str, ...], settings: Dat
             raise UserError(f"{split}: no row has a label of the training rows")
         dropped = set(foreign)
         rows[split] = part.take([row for row in range(len(part)) if row not in dropped])
+        left = part.take(foreign)
+        gone[split] = Texts(left.texts, left.pairs)
         notes.append(f"{split}: {len(foreign):,} of {len(part):,} rows with a label that training lacks were dropped")
+    return gone
 
 
 def _divide(rows: dict[str, Rows], problem: str, settings: DataSettings, notes: list[str]) -> None:

@@ -32,6 +32,10 @@ class Task:
             multiplied into ``Examples.weights``. multi_label: weights of the positive term of each label's loss.
         threshold: multi_label: the probability from which a label is given; one for all, or one a label.
         abstain_below: single_label and ordinal: a model abstains where its highest probability is lower; 0: never.
+        unknown: single_label and ordinal: the share of texts like those it was made for that a model calls unknown all
+            the same, that is unlike all it has seen; 0: it calls none so.
+        coverage: how often the set that comes with a prediction (regression: the interval) holds the truth; 0: none
+            comes with it. Not for multi_label.
     """
 
     problem: str
@@ -40,6 +44,8 @@ class Task:
     class_weights: tuple[float, ...] | None = None
     threshold: float | tuple[float, ...] = 0.5
     abstain_below: float = 0.0
+    unknown: float = 0.0
+    coverage: float = 0.0
 
     @property
     def outputs(self) -> int:
@@ -110,6 +116,11 @@ class Task:
             raise ValueError("no rule for deciding")
         if least and not one_label:
             raise ValueError("nothing to abstain from")
+        unknown, coverage = (number_of(values.get(key, 0)) for key in ("unknown", "coverage"))
+        if unknown is None or not 0 <= unknown <= 0.5 or (unknown and not one_label):
+            raise ValueError("no share of unknown texts")
+        if coverage is None or not 0 <= coverage < 1 or (coverage and problem == "multi_label"):
+            raise ValueError("no coverage of sets")
         threshold = tuple(each or 0.0 for each in thresholds)
         return cls(
             problem=problem,
@@ -118,6 +129,8 @@ class Task:
             class_weights=None if weights is None else tuple(weights),
             threshold=threshold if several else threshold[0],
             abstain_below=least,
+            unknown=unknown,
+            coverage=coverage,
         )
 
 

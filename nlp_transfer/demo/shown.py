@@ -48,13 +48,18 @@ def can_abstain(task: Task) -> bool:
 def headline(task: Task, answer: Prediction) -> str:
     """Return the answer to one text as a sentence or less."""
     if isinstance(answer.label, float):
-        return f"{answer.label:.4g}"
+        if answer.low is None or answer.high is None:
+            return f"{answer.label:.4g}"
+        return f"{answer.label:.4g} ({answer.low:.4g} to {answer.high:.4g}, {percent(task.coverage)} interval)"
     if isinstance(answer.label, list):
         return ", ".join(answer.label) or f"none of the labels ({_unreached(task)})"
     likely = percent(max(answer.probabilities.values()))
     if answer.abstains:
-        return f"abstains: its best label, {answer.label}, has {likely}, less than {percent(task.abstain_below)}"
-    return f"{answer.label} ({likely})"
+        said = f"abstains: its best label, {answer.label}, has {likely}, less than {percent(task.abstain_below)}"
+    else:
+        said = f"{answer.label} ({likely})"
+    said = f"unlike all it knows; best guess: {said}" if answer.unknown else said
+    return said if answer.set is None else f"{said}; {percent(task.coverage)} set: {', '.join(answer.set)}"
 
 
 def _unreached(task: Task) -> str:
@@ -87,6 +92,7 @@ def _cells(answer: Prediction) -> list[str]:
     if isinstance(answer.label, list):
         return [", ".join(f"{name} ({percent(answer.probabilities[name])})" for name in answer.label) or "(none)"]
     label = f"abstains ({answer.label}?)" if answer.abstains else answer.label
+    label = f"unknown ({answer.label}?)" if answer.unknown else label
     return [label, percent(max(answer.probabilities.values()))]
 
 

@@ -35,7 +35,8 @@ class Ending(Labeller):
     """
 
     def __init__(self, labeller: Labeller) -> None:
-        self.record, self.ended, self._labeller = labeller.record, threading.Event(), labeller
+        self.record, self.detector, self._labeller = labeller.record, labeller.detector, labeller
+        self.ended = threading.Event()
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
         """Return what the model does.
@@ -46,6 +47,12 @@ class Ending(Labeller):
         if self.ended.is_set():
             raise UserError("the page is being stopped")
         return self._labeller.logits(texts, pairs)
+
+    def answers(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what the model does; errors are those of `logits`."""
+        if self.ended.is_set():
+            raise UserError("the page is being stopped")
+        return self._labeller.answers(texts, pairs)
 
 
 class _Policy:

@@ -22,6 +22,7 @@ from nlp_transfer.settings import EncoderSettings
 # What is fetched from the Hub: weights as safetensors, configuration, vocabulary; no code, no pickle, no ONNX copies.
 PATTERNS = ["model*.safetensors", "*.json", "*.txt", "*.model", "*.merges", "1_Pooling/*"]
 RECORD = "nlp_transfer.json"  # what a saved model of ours says about itself, see `artefact`
+UNKNOWN = "unknown.safetensors"  # what a model of ours needs to tell what it knows from what it does not
 ADAPTER = "adapter"  # the folder of an adapter beside the model that it was merged into
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 POOLED = "nlp_transfer_pooled"  # the one model type whose remote code is our own and is never taken from the folder

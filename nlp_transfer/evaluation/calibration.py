@@ -32,6 +32,11 @@ def temperature(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np
     no error among n rows is not none among all. So few rows make a model that is very sure less so, and hardly any
     surer. No decision changes by it, except for a multi-label threshold that is not 0.5.
 
+    One number for all classes: a scale and a shift for each (vector scaling, section 4.2 there) is better where the
+    labels of the training rows are mixed otherwise than those of validation, but was worse where they are not, see
+    ``recipes/benchmarks/scaling.py``. Isotonic regression cannot be folded into an output layer that plain transformers
+    loads.
+
     Args:
         task: the task; of a regression nothing is scaled: 1.
         logits: (rows, outputs), of rows that taught the model nothing.

@@ -25,10 +25,18 @@ def settled(task: Task, settings: DecisionSettings) -> Task:
         raise UserError(f"decision.threshold is for multi_label tasks; this one is {task.problem}")
     if least and task.problem not in ("single_label", "ordinal"):
         raise UserError(f"decision.abstain_below is for tasks with one label a text; this one is {task.problem}")
+    if settings.unknown and task.problem not in ("single_label", "ordinal"):
+        raise UserError(
+            f"decision.unknown is for tasks with one label a text, which have classes; this one is {task.problem}"
+        )
+    if settings.coverage and task.problem == "multi_label":
+        raise UserError("decision.coverage is for one label a text, or a number; this task is multi_label")
     return dataclasses.replace(
         task,
         threshold=task.threshold if threshold is None else threshold,
         abstain_below=task.abstain_below if least is None else least,
+        unknown=task.unknown if settings.unknown is None else settings.unknown,
+        coverage=task.coverage if settings.coverage is None else settings.coverage,
     )
 
 

@@ -148,6 +148,7 @@ def evaluate_predictions(
     settings: EvaluationSettings,
     seed: int,
     split: str,
+    said: Sequence[str] = (),
 ) -> Report:
     """Measure a model and its floors on the same rows and the same resamples of them.
 
@@ -159,6 +160,7 @@ def evaluate_predictions(
         settings: metric, resamples and confidence.
         seed: of the resamples.
         split: the name of the split, for the report.
+        said: sentences on what the rules of the model came to, which go before the other notes.
 
     Raises:
         UserError: for a metric the problem type does not have, or logits that are nan or infinite.
@@ -189,6 +191,7 @@ def evaluate_predictions(
     labels = per_label(task, logits[order], targets, weights)
     unsure = abstains(task, logits[order])
     notes = _notes(rows, labels, weights, floors, split=split)
+    notes = [*said, *notes]
     if task.problem == "multi_label":
         notes.insert(0, _rule(task))
     if task.abstain_below:

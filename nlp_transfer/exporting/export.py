@@ -32,12 +32,12 @@ from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.encoder.classifier import INPUTS
 from nlp_transfer.encoder.source import digest_of, read_json, weight_files
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.decisions import settled
 from nlp_transfer.exporting.exported import FIGURES, ONNX, OPENVINO, OUTPUT, Exported, encode, need, weights_of
 from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_texts
 from nlp_transfer.places import model_folder, run_of
 from nlp_transfer.predict import Predictor
 from nlp_transfer.record import Record, read_record, write_record
+from nlp_transfer.rules import needs_features, ruled
 from nlp_transfer.settings import Settings
 from nlp_transfer.versions import installed
 
@@ -94,7 +94,7 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
             f"{model} holds an adapter that is not merged: nlp-transfer merge {folder} WHOLE, then nlp-transfer export "
             "WHOLE"
         )
-    record = dataclasses.replace(record, task=settled(record.task, settings.decision))
+    record = _without_features(ruled(record, settings.decision), folder)
     beside = run / wanted.format if run else model.with_name(f"{model.name}-{wanted.format}")
     target = expanded(wanted.output) if wanted.output else beside
     with appearing(target, FIGURES, "export") as making:
@@ -122,6 +122,22 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
         done = Export(target, wanted.format, record.sha256, fidelity, notes)
         (making / FIGURES).write_text(json.dumps(done.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return done
+
+
+def _without_features(record: Record, folder: Path) -> Record:
+    """Return the record of a graph, which answers with logits alone.
+
+    Raises:
+        UserError: where the model's rule for the unknown needs more.
+    """
+    if record.novelty is None or not record.novelty.reads_features:
+        return record
+    if needs_features(record):
+        raise UserError(
+            f"decision.unknown={record.task.unknown:g}: this model tells unknown texts by {record.novelty.score}, from "
+            f"features that an export does not give: nlp-transfer export {folder} decision.unknown=0 leaves that out"
+        )
+    return dataclasses.replace(record, novelty=None)
 
 
 def _named(libraries: tuple[str, ...]) -> str:

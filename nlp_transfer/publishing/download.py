@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nlp_transfer.data import hub
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.encoder.source import ADAPTER_WEIGHTS, PATTERNS, RECORD, fetch
+from nlp_transfer.encoder.source import ADAPTER_WEIGHTS, PATTERNS, RECORD, UNKNOWN, fetch
 from nlp_transfer.errors import UserError
 
 
@@ -29,7 +29,7 @@ def pull(name: str) -> Path:
         UserError: if it cannot be had, or was not made by `nlp-transfer adapt`.
     """
     repository, _, revision = name.partition("@")
-    folder = fetch(repository, revision or None, [*PATTERNS, ADAPTER_WEIGHTS], called=repository)
+    folder = fetch(repository, revision or None, [*PATTERNS, ADAPTER_WEIGHTS, UNKNOWN], called=repository)
     if not (folder / RECORD).is_file():
         raise UserError(
             f"{name} holds no {RECORD}, so nlp_transfer did not make it; adapt it (encoder={name}), or load it with "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shlex
 import shutil
@@ -17,14 +16,14 @@ from typing import Any
 from nlp_transfer import config
 from nlp_transfer.artefact import check_files
 from nlp_transfer.data import hub
-from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, RECORD, digest_of, locate, read_json
+from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, digest_of, locate, read_json
 from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.exporting.exported import FIGURES
 from nlp_transfer.places import model_folder, run_of
 from nlp_transfer.publishing import card, verification
 from nlp_transfer.publishing.upload import Pushed, Target, check_access, push
-from nlp_transfer.record import Record, read_record
+from nlp_transfer.record import Record, read_record, write_record
 from nlp_transfer.settings import HubSettings, Settings
 from nlp_transfer.words import from_mapping
 from nlp_transfer.yamlfile import read_yaml
@@ -245,5 +244,5 @@ def _adapter_alone(model: Path, record: Record, folder: Path) -> tuple[Path, Rec
         if path.is_file() and not weights.fullmatch(path.name):
             shutil.copyfile(path, folder / path.name)
     record = dataclasses.replace(record, merged=False, sha256=digest_of([folder / ADAPTER_WEIGHTS]))
-    (folder / RECORD).write_text(json.dumps(record.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_record(record, folder)
     return folder, record

@@ -31,7 +31,7 @@ WAITS = (1, 2, 4, 8, 16)  # seconds before the second try and those after it, un
 LONGEST_WAIT = 60
 # What an earlier push may have left that would be loaded instead of, or beside, what is pushed now.
 _STALE = re.compile(
-    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|config\.json"
+    r"model(-\d{5}-of-\d{5})?\.safetensors|unknown\.safetensors|model\.safetensors\.index\.json|config\.json"
     r"|pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"
     r"|(adapter/)?adapter_(config\.json|model\.(safetensors|bin))"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|vocab\.txt"

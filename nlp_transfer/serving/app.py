@@ -173,7 +173,9 @@ def _plain(answer: Prediction, top_k: int | None) -> dict[str, Any]:
     likely = answer.probabilities
     if top_k is not None:
         likely = dict(sorted(likely.items(), key=lambda item: -item[1])[:top_k])
-    return {"label": answer.label, "probabilities": likely, "abstains": answer.abstains}
+    ruled = {name: getattr(answer, name) for name in ("unknown", "set", "low", "high")}
+    said = {name: value for name, value in ruled.items() if value is not None}
+    return {"label": answer.label, "probabilities": likely, "abstains": answer.abstains} | said
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

@@ -51,6 +51,14 @@ class Answered(BaseModel):
     label: str | list[str] | float = Field(description="a name; multi-label: a list of names; regression: a number")
     probabilities: dict[str, float] = Field(description="by label name; empty for regression")
     abstains: bool = Field(description="whether the highest probability is too low for the model's rule, if it has one")
+    unknown: bool | None = Field(
+        None, description="whether the text is unlike all the model knows; there only where it has a rule for that"
+    )
+    set: list[str] | None = Field(
+        None, description="labels among which is the true one as often as the rule says; there only with that rule"
+    )
+    low: float | None = Field(None, description="regression: where the interval begins that the rule gives")
+    high: float | None = Field(None, description="regression: where it ends")
 
 
 class Answers(BaseModel):

@@ -42,7 +42,7 @@ def run(
     *,
     padding: Padding,
     most_tokens: int,
-    want: str = "logits",
+    want: str | tuple[str, ...] = "logits",
 ) -> np.ndarray:
     """Return one row an example, float32 (examples, outputs or width), the same on every rank.
 
@@ -55,11 +55,12 @@ def run(
         columns: the split.
         padding: how rows are made equal.
         most_tokens: padded tokens in one forward pass.
-        want: "logits" or "features" (what enters the output layer).
+        want: "logits" or "features" (what enters the output layer), or both, which then stand side by side.
 
     Raises:
         UserError: where memory does not suffice for a single example, or the model's answer is not a finite number.
     """
+    wanted = (want,) if isinstance(want, str) else want
     with _answering(accelerator, model, whole=columns.features is None) as (model, autocast):
         mine = evaluation_batches(columns.tokens, most_tokens=most_tokens, places_a_token=padding.places_a_token)[
             accelerator.process_index :: accelerator.num_processes
@@ -69,7 +70,7 @@ def run(
             batch = to_device(collate(columns, examples, padding=padding), accelerator.device)
             with autocast():
                 outputs = forward(model, batch)
-            return getattr(outputs, want).float().cpu().numpy()
+            return np.hstack([getattr(outputs, name).float().cpu().numpy() for name in wanted])
 
         own, count = np.zeros((len(columns), 0), np.float32), np.zeros(len(columns), np.int32)
         for examples, values in _passes(mine, forwarded, columns):
@@ -81,9 +82,9 @@ def run(
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(broken):  # or every figure would be of labels picked by chance
         raise UserError(
-            f"the model's {want} are infinite or not a number for {len(broken):,} of {len(values):,} rows (of these "
-            f"the {broken[0] + 1:,}. first); set training.precision=fp32; if that changes nothing, the weights are "
-            "damaged"
+            f"the model's {' and '.join(wanted)} are infinite or not a number for {len(broken):,} of {len(values):,} "
+            f"rows (of these the {broken[0] + 1:,}. first); set training.precision=fp32; if that changes nothing, the "
+            "weights are damaged"
         )
     return values
 

@@ -104,3 +104,12 @@ def test_the_page_says_what_the_model_does_and_which_file_it_takes():
     assert "a column <code>body</code>" in shown.wanted_file(record, ColumnSettings(text="body"))
     paired = SimpleNamespace(task=Task("single_label", ("a", "b"), pair=True), roles={})
     assert "columns <code>text</code> and <code>text_pair</code>" in shown.wanted_file(paired, ColumnSettings())
+
+
+def test_what_the_rules_say_is_in_the_headline():
+    strange = Prediction("b", LIKELY, unknown=True, set=["a", "b"])
+    task = replace(ONE, unknown=0.05, coverage=0.9)
+    assert shown.headline(task, strange) == "unlike all it knows; best guess: b (70.0 %); 90.0 % set: a, b"
+    assert shown.rows([["text"]], [strange]) == [["unknown (b?)", "70.0 %", "text"]]
+    number = Prediction(2.0, {}, low=1.5, high=2.5)
+    assert shown.headline(replace(NUMBER, coverage=0.9), number) == "2 (1.5 to 2.5, 90.0 % interval)"

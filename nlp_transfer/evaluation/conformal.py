@@ -1,0 +1,60 @@
+"""Sets of labels, and intervals of numbers, that hold the truth with a stated probability: split conformal prediction.
+
+Knows logits, targets and the task; neither models nor files.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nlp_transfer.evaluation.decisions import finite_logits, probabilities
+
+if TYPE_CHECKING:
+    from nlp_transfer.data.task import Task
+
+
+def nonconformity(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    r"""Return float64 (rows,): how badly the truth of a row fits what the model says of it.
+
+    A label's is :math:`1 - p` of the true label, the least ambiguous classifier (LAC; Sadinle, Lei and Wasserman 2019,
+    "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA): of all rules with the same coverage it
+    has the smallest sets on average, if the probabilities are right, and they are calibrated. RAPS (Angelopoulos et
+    al. 2021) pays for a coverage that is more even between easy and hard rows with larger sets. A regression's is the
+    distance of the prediction from the target.
+
+    Args:
+        task: single_label, ordinal or regression.
+        logits: (rows, outputs).
+        targets: as ``Task.encode`` makes them; of a distribution the likeliest label counts.
+    """
+    if task.problem == "regression":
+        return np.abs(finite_logits(task, logits)[:, 0] - np.asarray(targets, dtype=np.float64))
+    true = targets if targets.ndim == 1 else targets.argmax(axis=1)
+    return 1 - probabilities(task, logits)[np.arange(len(true)), true]
+
+
+def label_sets(task: Task, logits: np.ndarray, limit: float) -> np.ndarray:
+    """Return bool (rows, labels): the labels whose nonconformity is at most `limit`.
+
+    The best guess is always among them, for an empty set says nothing; of an ordinal task what lies between two labels
+    of a set is in it. Both can only raise the coverage.
+    """
+    likely = probabilities(task, logits)
+    sets = 1 - likely <= limit
+    sets[np.arange(len(sets)), likely.argmax(axis=1)] = True
+    if task.problem == "ordinal":
+        sets = np.logical_or.accumulate(sets, axis=1) & np.logical_or.accumulate(sets[:, ::-1], axis=1)[:, ::-1]
+    return sets
+
+
+def number_bounds(task: Task, logits: np.ndarray, limit: float) -> np.ndarray:
+    """Return float64 (rows, 2): the prediction of a regression minus and plus `limit`."""
+    return finite_logits(task, logits) + np.array([-limit, limit])
+
+
+def covered(sets: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return bool (rows,): whether the true label is in the set; of a distribution the likeliest one."""
+    true = targets if targets.ndim == 1 else targets.argmax(axis=1)
+    return sets[np.arange(len(true)), true]

@@ -1,0 +1,165 @@
+"""What a saved model says of a text beside its label: whether it is unlike all it knows, and which labels it may have.
+
+The statistics behind it are kept with the model (see `rules_fit`); which of them are applied, and at which level, says
+the task. It knows arrays and records, neither models nor texts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.conformal import label_sets, number_bounds
+from nlp_transfer.evaluation.decisions import settled
+from nlp_transfer.evaluation.kept import KeptScores, fewest
+from nlp_transfer.evaluation.unknown import DETECTORS, OF_LOGITS, Detector
+
+if TYPE_CHECKING:
+    from nlp_transfer.data.task import Task
+    from nlp_transfer.record import Record
+    from nlp_transfer.settings import DecisionSettings
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """How unlike what a model knows a text may be.
+
+    Attributes:
+        score: a name in `unknown.DETECTORS`.
+        kept: that score of the validation rows.
+        rehearsed: the mean AUROC of every score where classes were hidden, by which this one was chosen; empty where
+            there were too few classes.
+        sha256: of the file with what the score needs beside the model; None where it needs none.
+    """
+
+    score: str
+    kept: KeptScores
+    rehearsed: dict[str, float]
+    sha256: str | None = None
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether the score needs more than the logits."""
+        return self.score not in OF_LOGITS
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self) | {"kept": self.kept.to_json()}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Novelty:
+        """Return what `to_json` wrote.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: for anything that it does not write.
+        """
+        score, rehearsed, sha256 = plain["score"], plain["rehearsed"], plain["sha256"]
+        if score not in DETECTORS or isinstance(sha256, str) == (score in OF_LOGITS):
+            raise ValueError("no score of the unknown")
+        if not all(name in DETECTORS and isinstance(value, float) for name, value in rehearsed.items()):
+            raise ValueError("no figures of a rehearsal")
+        return cls(score, KeptScores.from_json(plain["kept"]), dict(rehearsed), sha256)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is said of rows beside their labels; None is what the rules of the model do not say.
+
+    Attributes:
+        unknown: bool (rows,).
+        sets: bool (rows, labels).
+        bounds: float64 (rows, 2), of a number the least and the greatest.
+    """
+
+    unknown: np.ndarray | None = None
+    sets: np.ndarray | None = None
+    bounds: np.ndarray | None = None
+
+
+def ruled(record: Record, settings: DecisionSettings) -> Record:
+    """Return the record with the rules that the settings name instead of its own.
+
+    Raises:
+        UserError: for a rule that the task has no use for, or the model no statistics.
+    """
+    task = settled(record.task, settings)
+    if task.unknown:
+        if record.novelty is None:
+            raise _unfit(f"decision.unknown={task.unknown:g}", "unknown")
+        check_rows("unknown", task.unknown, record.novelty.kept.rows)
+    if task.coverage:
+        if record.nonconformity is None:
+            raise _unfit(f"decision.coverage={task.coverage:g}", "coverage")
+        check_rows("coverage", task.coverage, record.nonconformity.rows)
+    return dataclasses.replace(record, task=task)
+
+
+def _unfit(said: str, key: str) -> UserError:
+    return UserError(
+        f"{said}: this model was adapted without decision.{key}, so that it has no validation scores to set a limit "
+        "by; adapt it with that key"
+    )
+
+
+def check_rows(key: str, value: float, rows: int) -> None:
+    """Refuse a rule that so few validation rows say nothing about.
+
+    Raises:
+        UserError: naming the key, its value and how many there must be.
+    """
+    needed = fewest(1 - value if key == "unknown" else value)
+    if rows < needed:
+        raise UserError(
+            f"decision.{key}={value:g} needs at least {needed:,} validation rows, of which there are {rows:,}: "
+            f"{'raise' if key == 'unknown' else 'lower'} it, or give more rows (data.validation_share)"
+        )
+
+
+def needs_features(record: Record) -> bool:
+    """Return whether what enters the output layer is asked for, beside the logits."""
+    return bool(record.task.unknown) and record.novelty is not None and record.novelty.reads_features
+
+
+def marks(record: Record, detector: Detector | None, logits: np.ndarray, features: np.ndarray | None) -> Marks:
+    """Return what the rules of a model say of rows.
+
+    Args:
+        record: of the model.
+        detector: its score of the unknown, where that needs features.
+        logits: (rows, outputs).
+        features: (rows, width), or None where `needs_features` says so.
+    """
+    task = record.task
+    return Marks(
+        unknown=strangeness(record, detector, logits, features) > limit_of(record) if task.unknown else None,
+        sets=label_sets(task, logits, _reach(record)) if task.coverage and task.problem != "regression" else None,
+        bounds=number_bounds(task, logits, _reach(record)) if task.coverage and task.problem == "regression" else None,
+    )
+
+
+def strangeness(
+    record: Record, detector: Detector | None, logits: np.ndarray, features: np.ndarray | None
+) -> np.ndarray:
+    """Return float64 (rows,), the model's score of the unknown; for the arguments see `marks`."""
+    assert record.novelty is not None
+    return (detector or DETECTORS[record.novelty.score].of({})).scores(logits, features)
+
+
+def limit_of(record: Record) -> float:
+    """Return the score beyond which a text is called unknown."""
+    return math.inf if record.novelty is None else record.novelty.kept.limit(1 - record.task.unknown)
+
+
+def _reach(record: Record) -> float:
+    return math.inf if record.nonconformity is None else record.nonconformity.limit(record.task.coverage)
+
+
+def names_of(task: Task, chosen: np.ndarray) -> list[str]:
+    """Return the labels of a row that are chosen, bool (labels,)."""
+    return [name for name, yes in zip(task.labels, chosen, strict=True) if yes]

@@ -1,0 +1,86 @@
+"""What the rules of a model need beside it, taken from the rows of a run: training rows teach, validation rows rate.
+
+Applying the rules is the business of `rules`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from nlp_transfer.data.corpus import Corpus, Examples
+from nlp_transfer.evaluation import hiding
+from nlp_transfer.evaluation.conformal import nonconformity
+from nlp_transfer.evaluation.kept import KeptScores
+from nlp_transfer.evaluation.unknown import Detector
+from nlp_transfer.preparation import Prepared
+from nlp_transfer.rules import Novelty, check_rows
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How outputs become what is said of a text.
+
+    Attributes:
+        temperature: by which the outputs were divided.
+        novelty: None where nothing is to be called unknown; without the digest of a file that is not written yet.
+        detector: the score of that.
+        nonconformity: None where no sets are wanted.
+    """
+
+    temperature: float
+    novelty: Novelty | None = None
+    detector: Detector | None = None
+    nonconformity: KeptScores | None = None
+
+
+def check_corpus(corpus: Corpus) -> None:
+    """Refuse before the training what its validation rows are too few for.
+
+    Raises:
+        UserError: naming the key.
+    """
+    rows = int(np.count_nonzero(corpus.splits["validation"].weights))
+    for key in ("unknown", "coverage"):
+        if value := getattr(corpus.task, key):
+            check_rows(key, value, rows)
+
+
+def fit_rules(prepared: Prepared, temperature: float) -> Fitted:
+    """Return what the rules of the task need of the model as it is now, its outputs divided by the temperature.
+
+    Rows of weight 0 count as absent, all others once: what is promised is about rows as they come.
+    """
+    task, validation = prepared.corpus.task, prepared.corpus.splits["validation"]
+    found = Fitted(temperature)
+    if not (task.unknown or task.coverage):
+        return found
+    present = validation.weights > 0
+    logits = prepared.outputs("validation")[present]
+    if task.coverage:
+        kept = KeptScores.of(nonconformity(task, logits, validation.targets[present]))
+        found = dataclasses.replace(found, nonconformity=kept)
+    if task.unknown:
+        novelty, detector = _novelty(prepared, logits, present)
+        found = dataclasses.replace(found, novelty=novelty, detector=detector)
+    return found
+
+
+def _novelty(prepared: Prepared, logits: np.ndarray, present: np.ndarray) -> tuple[Novelty, Detector]:
+    train, validation = prepared.corpus.splits["train"], prepared.corpus.splits["validation"]
+    taught, seed = train.weights > 0, prepared.settings.seed
+    task = prepared.corpus.task
+    features, held = prepared.features_now("train")[taught], prepared.features_now("validation")[present]
+    classes, truth = _classes(train)[taught], _classes(validation)[present]
+    figures = hiding.rehearsed(features, classes, held, truth, labels=task.outputs, seed=seed)
+    score = max(figures, key=figures.__getitem__) if figures else hiding.USUAL
+    detector = hiding.fitted(score, features, classes, labels=task.outputs, seed=seed)
+    rounded = {name: round(value, 4) for name, value in figures.items()}
+    return Novelty(score, KeptScores.of(detector.scores(logits, held)), rounded), detector
+
+
+def _classes(examples: Examples) -> np.ndarray:
+    """Return int (rows,): the label of each row, of soft labels the likeliest."""
+    return examples.targets if examples.targets.ndim == 1 else examples.targets.argmax(axis=1)

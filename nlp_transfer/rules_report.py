@@ -1,0 +1,110 @@
+"""What the rules of a model came to on rows whose labels are known, in sentences for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlp_transfer.evaluation.calibration import calibration_error
+from nlp_transfer.evaluation.conformal import covered
+from nlp_transfer.evaluation.decisions import decide
+from nlp_transfer.evaluation.formatting import number
+from nlp_transfer.evaluation.hiding import auroc
+from nlp_transfer.evaluation.metrics import compute
+from nlp_transfer.rules import limit_of, marks, strangeness
+
+if TYPE_CHECKING:
+    from nlp_transfer.data.corpus import Examples
+    from nlp_transfer.evaluation.unknown import Detector
+    from nlp_transfer.record import Record
+
+Answers = tuple[np.ndarray, np.ndarray | None]  # logits, and features where a rule reads them
+
+
+def said_of(
+    record: Record,
+    detector: Detector | None,
+    examples: Examples,
+    answers: Answers,
+    foreign: Callable[[], Answers] | None,
+    *,
+    confidence: float,
+) -> list[str]:
+    """Return what calibration and rules came to.
+
+    Args:
+        record: of the model.
+        detector: its score of the unknown.
+        examples: the rows, all with labels that the model knows.
+        answers: of the model to them.
+        foreign: returns those to rows with other labels; None: there are no such rows.
+        confidence: of the interval of a coverage.
+    """
+    present = examples.weights > 0
+    logits, features = (None if part is None else part[present] for part in answers)
+    assert logits is not None
+    targets, sentences = examples.targets[present], []
+    if record.task.unknown:
+        sentences.append(_unknown(record, detector, (logits, features), targets, foreign and foreign()))
+    if record.task.coverage:
+        said = marks(record, detector, logits, features)
+        if said.bounds is not None:
+            low, high = said.bounds.T
+            inside = (low <= targets) & (targets <= high)
+            size = f"they are {number(float((high - low).mean()))} wide"
+        else:
+            assert said.sets is not None
+            sizes, inside = said.sets.sum(axis=1), covered(said.sets, targets)
+            size = f"they hold {sizes.mean():.2f} labels on average, {(sizes == 1).mean():.1%} of them one alone"
+        sentences.append(_coverage(record.task.coverage, inside, size, confidence))
+    return sentences + _calibrated(record, examples, answers[0])
+
+
+def _calibrated(record: Record, examples: Examples, logits: np.ndarray) -> list[str]:
+    """Return what the calibration of a model came to: its figures, and those of its outputs as they were trained."""
+    if record.temperature == 1 or record.task.problem == "regression":
+        return []
+    before, after = (_honesty(record, examples, each) for each in (logits * record.temperature, logits))
+    return [
+        f"Before calibration (a temperature of {record.temperature:.3g}): calibration error {number(before[0])}, Brier "
+        f"score {number(before[1])}; with it {number(after[0])} and {number(after[1])}."
+    ]
+
+
+def _honesty(record: Record, examples: Examples, logits: np.ndarray) -> tuple[float, float]:
+    targets, weights = examples.targets, examples.weights
+    error = calibration_error(record.task, logits, targets, weights)
+    return error, compute(record.task, logits, targets, weights)["brier"]
+
+
+def _unknown(
+    record: Record, detector: Detector | None, answers: Answers, targets: np.ndarray, foreign: Answers | None
+) -> str:
+    task, limit = record.task, limit_of(record)
+    known = strangeness(record, detector, *answers)
+    right: Any = decide(task, answers[0]) == (targets if targets.ndim == 1 else targets.argmax(axis=1))
+    taken = known <= limit
+    score = "" if record.novelty is None else f" by {record.novelty.score}"
+    words = (
+        f"It calls {1 - taken.mean():.1%} of the rows unknown{score}, to be {task.unknown:.1%}; of all of them "
+        f"{number(float((right & taken).mean()))} are taken for known and labelled right"
+    )
+    if foreign is None:
+        return f"{words}. All figures count its best guess on every row."
+    strange = strangeness(record, detector, *foreign)
+    return (
+        f"{words}. Of {len(strange):,} rows with a label it does not know it calls {(strange > limit).mean():.1%} "
+        f"unknown (AUROC {number(auroc(known, strange))}); no other figure counts these."
+    )
+
+
+def _coverage(wanted: float, inside: np.ndarray, size: str, confidence: float) -> str:
+    from scipy.stats import binomtest
+
+    ends = binomtest(int(inside.sum()), len(inside)).proportion_ci(confidence)
+    return (
+        f"Its sets are to hold the truth in {wanted:.1%} of the rows and do in {inside.mean():.1%} "
+        f"[{ends.low:.1%}, {ends.high:.1%}]; {size}."
+    )

@@ -1,0 +1,161 @@
+"""How well unknown texts are told: every score beside the one that a run chooses without having seen any.
+
+    python recipes/benchmarks/unknown.py DATA_FOLDER [--cases clinc_oos:oos banking77 trec ...] [--per-class 30]
+        [--seeds 0] [--results FILE]
+
+DATA_FOLDER holds one folder a data set with train, validation and test files. A case is a data set and the label of its
+out-of-scope rows, or a data set alone: a fifth of its labels, drawn by the seed, are unknown then. No row with an
+unknown label is in train or validation; those of test are what must be told. Probes on MiniLM. "rehearsed" is the mean
+AUROC with known classes hidden, by which a run chooses; AUROC, AUPR and FPR95 (known texts called unknown where 95 % of
+the unknown are found) are of test; "right at 5 %": known rows that are taken for known and labelled right where 5 % of
+the validation rows are called unknown, "found": unknown rows that are called so then. Results are appended to a
+JSON-lines file at once and not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from recipes.benchmarks.timing import machine
+
+CASES = ("clinc_oos:oos", "banking77", "trec")
+RATE = 0.05
+FIGURES = ("rehearsed", "auroc", "aupr", "fpr95", "right", "found")
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run, and print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--cases", nargs="+", default=CASES)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--per-class", type=int, default=30, help="training rows a label")
+    parser.add_argument("--results", type=Path, help="JSON lines of figures")
+    arguments = parser.parse_args(words)
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
+    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}")
+    print(f"{arguments.per_class:,} training rows a label, seeds {arguments.seeds}\n")
+    print("| case | score | rehearsed | AUROC | AUPR | FPR95 | right at 5 % | found at 5 % |")
+    print("|---" * 8 + "|")
+    lost = []
+    for case in arguments.cases:
+        of = [measured(case, seed, arguments) for seed in arguments.seeds]
+        chosen = [max(each, key=lambda name, each=each: each[name]["rehearsed"]) for each in of]
+        for name in of[0]:
+            cells = (f"{np.mean([each[name][figure] for each in of]):.3f}" for figure in FIGURES)
+            mark = f" (chosen {chosen.count(name)} of {len(of)})" if name in chosen else ""
+            print(f"| {case} | {name}{mark} | {' | '.join(cells)} |", flush=True)
+        lost += [
+            max(part["auroc"] for part in each.values()) - each[name]["auroc"]
+            for each, name in zip(of, chosen, strict=True)
+        ]
+    lacks = f"{np.mean(lost):.3f} AUROC on average, {max(lost):.3f} at most"
+    print(f"\nTo the best score in hindsight the chosen one lacks {lacks}.")
+
+
+def measured(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return the figures of every score, measured now or before."""
+    key = {"case": case, "seed": seed, "per_class": arguments.per_class}
+    path = arguments.results
+    if path is not None and path.is_file():
+        for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+            if key.items() <= line.items():
+                return line["scores"]
+    scores = measure(case, seed, arguments)
+    if path is not None:
+        with path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(key | {"scores": scores}) + "\n")
+    return scores
+
+
+def measure(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Adapt a probe to the known labels; return the figures of every score."""
+    from nlp_transfer.config import compose
+    from nlp_transfer.data.corpus import load_corpus
+    from nlp_transfer.evaluation.hiding import fitted, rehearsed
+    from nlp_transfer.evaluation.unknown import DETECTORS
+    from nlp_transfer.head import settle, solve_head
+    from nlp_transfer.preparation import prepare
+
+    with tempfile.TemporaryDirectory() as scratch:
+        divide(arguments.data, case, seed, Path(scratch))
+        words = ["data=files", f"data.path={scratch}", "data.unseen=ignore", f"data.per_class={arguments.per_class}"]
+        settings = compose(None, [*words, "strategy=probe", f"seed={seed}"])
+        corpus = load_corpus(settings.data, seed=seed)
+        prepared = prepare(settings, corpus, Path(scratch) / "run")
+        solve_head(prepared)
+        settle(prepared)
+    train, held, test = (prepared.features(split) for split in ("train", "validation", "test"))
+    logits, strange = prepared.outputs("test"), prepared.answers_to(corpus.foreign["test"])
+    classes, truth = (corpus.splits[split].targets for split in ("train", "validation"))
+    labels = len(corpus.task.labels)
+    figures = rehearsed(train, classes, held, truth, labels=labels, seed=seed)
+    right = logits.argmax(1) == corpus.splits["test"].targets
+    found = {}
+    for name in DETECTORS:
+        detector = fitted(name, train, classes, labels=labels, seed=seed)
+        limit = detector.scores(prepared.outputs("validation"), held)
+        known, unknown = detector.scores(logits, test), detector.scores(*strange)
+        found[name] = {"rehearsed": figures[name]} | figures_of(known, unknown, right, limit)
+    return found
+
+
+def figures_of(known: np.ndarray, unknown: np.ndarray, right: np.ndarray, held: np.ndarray) -> dict[str, float]:
+    """Return the figures of scores of known test rows, unknown ones and validation rows."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    from nlp_transfer.evaluation.kept import KeptScores
+
+    truth, scores = np.repeat([0, 1], [len(known), len(unknown)]), np.concatenate([known, unknown])
+    limit = KeptScores.of(held).limit(1 - RATE)
+    return {
+        "auroc": float(roc_auc_score(truth, scores)),
+        "aupr": float(average_precision_score(truth, scores)),
+        "fpr95": float((known >= np.quantile(unknown, 0.05)).mean()),
+        "right": float((right & (known <= limit)).mean()),
+        "found": float((unknown > limit).mean()),
+    }
+
+
+def divide(data: Path, case: str, seed: int, folder: Path, *, hidden: float = 0.2) -> None:
+    """Write train and validation without the rows of unknown labels, and test with them.
+
+    Args:
+        data: folder of data sets.
+        case: one of them, and the unknown label, if that is one of its own.
+        seed: of the labels that are unknown otherwise.
+        folder: to write.
+        hidden: the share of labels that are unknown then.
+    """
+    name, _, label = case.partition(":")
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for split in ("train", "validation", "test"):
+        with (data / name / f"{split}.csv").open(encoding="utf-8", newline="") as lines:
+            tables[split] = list(csv.DictReader(lines))
+    labels = sorted({row["label"] for row in tables["train"]})
+    unknown = {label} if label else set(random.Random(seed).sample(labels, math.ceil(hidden * len(labels) - 0.99)))
+    # Out-of-scope rows are no unknown class where other labels are.
+    known = [each for each in labels if each not in unknown | {"oos"}]
+    for split, rows in tables.items():
+        wanted = {*known, *unknown} if split == "test" else set(known)
+        with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as out:
+            writer = csv.DictWriter(out, ["text", "label"], extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(row for row in rows if row["label"] in wanted)
+
+
+if __name__ == "__main__":
+    main()

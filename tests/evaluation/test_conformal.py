@@ -1,0 +1,89 @@
+"""Sets hold the truth as often as they are to, whatever the model is worth; limits are order statistics."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from nlp_transfer.data.task import Task
+from nlp_transfer.evaluation.conformal import covered, label_sets, nonconformity, number_bounds
+from nlp_transfer.evaluation.kept import KeptScores, fewest
+
+TASK = Task("single_label", ("a", "b", "c", "d"), pair=False)
+ORDINAL = Task("ordinal", ("1", "2", "3", "4"), pair=False)
+NUMBER = Task("regression", (), pair=False)
+
+
+def test_limits_by_hand():
+    kept = KeptScores.of(np.arange(1, 10)[::-1])  # 1 to 9, of which the (9 + 1) * 0.9 = 9th is the limit
+    assert kept.limit(0.9) == 9
+    assert kept.limit(0.5) == 5
+    assert kept.limit(0.51) == 6
+    assert kept.limit(0.91) == math.inf
+    assert [fewest(level) for level in (0.5, 0.9, 0.95, 0.99)] == [1, 9, 19, 99]
+    for level in (0.8, 0.9, 0.95, 0.99):
+        rows = fewest(level)
+        assert KeptScores.of(np.zeros(rows)).limit(level) == 0
+        assert KeptScores.of(np.zeros(rows - 1)).limit(level) == math.inf
+
+
+@pytest.mark.parametrize("rows", [1001, 1002, 5_000, 12_345])
+def test_of_many_rows_a_thousand_are_kept_and_no_promise_is_broken(rows: int):
+    scores = np.arange(1, rows + 1)
+    kept = KeptScores.of(scores)
+    assert len(kept.values) == 1001
+    assert (kept.values[0], kept.values[-1]) == (1, rows)
+    for level in (0.001, 0.5, 0.9, 0.95, 0.999):
+        exact = math.ceil((rows + 1) * level - 1e-9)
+        assert exact <= kept.limit(level) <= exact + rows / 1000
+    assert KeptScores.from_json(kept.to_json()) == kept
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"rows": 3, "values": [1, 2]}, {"rows": 2, "values": [2, 1]}, {"rows": 1, "values": ["1"]}, {"rows": True}, {}],
+)
+def test_what_was_not_kept_is_refused(broken: dict):
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        KeptScores.from_json(broken | ({"values": [1.0]} if broken.get("rows") is True else {}))
+
+
+def drawn(chooser: np.random.Generator, rows: int, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a poor model, and the truth."""
+    if task.problem == "regression":
+        targets = chooser.standard_t(3, size=rows)
+        return (0.5 * targets + chooser.normal(size=rows))[:, None], targets
+    truth = chooser.integers(4, size=rows)
+    return 2 * np.eye(4)[truth] + 2 * chooser.normal(size=(rows, 4)), truth
+
+
+@pytest.mark.parametrize("task", [TASK, ORDINAL, NUMBER], ids=lambda task: task.problem)
+@pytest.mark.parametrize("level", [0.8, 0.9])
+def test_sets_hold_the_truth_as_often_as_they_are_to(task: Task, level: float):
+    chooser, hits, trials = np.random.default_rng(0), 0, 1000
+    for _ in range(trials):
+        logits, truth = drawn(chooser, 60, task)
+        limit = KeptScores.of(nonconformity(task, logits[:-1], truth[:-1])).limit(level)
+        if task.problem == "regression":
+            low, high = number_bounds(task, logits[-1:], limit)[0]
+            hits += int(low <= truth[-1] <= high)
+        else:
+            hits += int(covered(label_sets(task, logits[-1:], limit), truth[-1:])[0])
+    assert hits >= binom.ppf(0.001, trials, level)
+    if task is not ORDINAL:  # filled sets hold more
+        assert hits <= binom.ppf(0.999, trials, level + 1 / 60) + trials * 0.02  # and sets that would be empty
+
+
+def test_a_set_is_never_empty_and_an_ordinal_one_has_no_gap():
+    logits = np.log([[0.4, 0.1, 0.4, 0.1], [0.3, 0.3, 0.2, 0.2]])
+    assert label_sets(TASK, logits, 0.65).tolist() == [[True, False, True, False], [True, False, False, False]]
+    assert label_sets(ORDINAL, logits, 0.65).tolist() == [[True, True, True, False], [True, False, False, False]]
+    assert label_sets(TASK, logits, math.inf).all()
+
+
+def test_of_a_distribution_the_likeliest_label_counts():
+    logits = np.log([[0.7, 0.1, 0.1, 0.1]])
+    hard, soft = np.array([1]), np.array([[0.2, 0.8, 0, 0]])
+    for targets in (hard, soft):
+        assert nonconformity(TASK, logits, targets) == pytest.approx([0.9])

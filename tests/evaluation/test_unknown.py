@@ -1,0 +1,111 @@
+"""Scores of the unknown: by hand, against scikit-learn, and whatever order or blocks the rows come in."""
+
+import numpy as np
+import pytest
+from sklearn.covariance import ledoit_wolf
+from sklearn.metrics import roc_auc_score
+
+from nlp_transfer.evaluation import unknown
+from nlp_transfer.evaluation.hiding import auroc, fitted, rehearsed, some_rows
+from nlp_transfer.evaluation.unknown import DETECTORS, Mahalanobis, Moments
+
+LABELS, WIDTH = 6, 8
+
+
+def clouds(rows: int, seed: int, labels: int = LABELS) -> tuple[np.ndarray, np.ndarray]:
+    """Rows around one corner of a cube for each class."""
+    chooser = np.random.default_rng(seed)
+    classes = chooser.integers(labels, size=rows)
+    features = 4 * np.eye(WIDTH)[classes] + 1 + chooser.normal(size=(rows, WIDTH))
+    return features.astype(np.float32), classes
+
+
+def scores_of(name: str, features: np.ndarray, logits: np.ndarray | None = None) -> np.ndarray:
+    train, classes = clouds(300, 0)
+    return fitted(name, train, classes, labels=LABELS, seed=0).scores(
+        features[:, :LABELS] if logits is None else logits, features
+    )
+
+
+def test_auroc_is_that_of_scikit_learn():
+    chooser = np.random.default_rng(0)
+    known, strange = chooser.integers(5, size=40), chooser.integers(1, 7, size=30)  # with ties
+    truth = np.repeat([0, 1], [40, 30])
+    assert auroc(known, strange) == pytest.approx(roc_auc_score(truth, np.concatenate([known, strange])))
+
+
+def test_scores_of_logits_by_hand():
+    logits = np.log([[1.0, 3.0], [4.0, 4.0]])
+    np.testing.assert_allclose(DETECTORS["energy"].of({}).scores(logits, None), -np.log([4, 8]))
+    np.testing.assert_allclose(DETECTORS["probability"].of({}).scores(logits, None), [0.25, 0.5])
+
+
+def test_the_covariance_is_the_one_of_ledoit_and_wolf():
+    features, classes = clouds(60, 1)
+    means = np.stack([features[classes == label].mean(axis=0) for label in range(LABELS)])
+    wanted, _ = ledoit_wolf(features.astype(np.float64) - means[classes], assume_centered=True)
+    found = Moments.of(features, classes, LABELS).covariance()
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_distances_are_those_of_their_definitions():
+    features, classes = clouds(200, 1)
+    moments = Moments.of(features, classes, LABELS + 1)  # one class has no row
+    rows = clouds(9, 2)[0].astype(np.float64)
+    means = [features[classes == label].mean(axis=0, dtype=np.float64) for label in range(LABELS)]
+    inverse, whole = (np.linalg.inv(moments.covariance(whole=each)) for each in (False, True))
+    near = np.array([min((row - mean) @ inverse @ (row - mean) for mean in means) for row in rows])
+    found = Mahalanobis.fit(moments).scores(np.zeros(0), rows.astype(np.float32))
+    np.testing.assert_allclose(found, near, rtol=1e-4)
+    centred = rows - features.mean(axis=0, dtype=np.float64)
+    far = np.array([row @ whole @ row for row in centred])
+    relative = unknown.RelativeMahalanobis.fit(moments).scores(np.zeros(0), rows.astype(np.float32))
+    np.testing.assert_allclose(relative, near - far, rtol=1e-3, atol=1e-3)
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    cosines = (rows / np.linalg.norm(rows, axis=1, keepdims=True)) @ (features / length).T
+    neighbours = unknown.Neighbours.fit(features).scores(np.zeros(0), rows.astype(np.float32))
+    np.testing.assert_allclose(neighbours, np.sqrt(2 - 2 * cosines.max(axis=1)), atol=2e-3)  # kept in halves
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_score_depends_neither_on_order_nor_blocks_and_survives_its_tensors(name: str, monkeypatch):
+    features = clouds(50, 3)[0]
+    whole = scores_of(name, features)
+    np.testing.assert_allclose(scores_of(name, features[::-1])[::-1], whole, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(unknown, "_BLOCK", 7)
+    np.testing.assert_allclose(scores_of(name, features), whole, rtol=1e-5, atol=1e-5)
+    train, classes = clouds(300, 0)
+    detector = fitted(name, train, classes, labels=LABELS, seed=0)
+    again = DETECTORS[name].of(detector.tensors())
+    logits = features[:, :LABELS]
+    np.testing.assert_array_equal(again.scores(logits, features), detector.scores(logits, features))
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "neighbours"])
+def test_what_is_far_from_all_classes_is_stranger(name: str):
+    foreign = np.random.default_rng(5).normal(size=(100, WIDTH)).astype(np.float32) - 3
+    assert auroc(scores_of(name, clouds(100, 4)[0]), scores_of(name, foreign)) > 0.99
+
+
+def test_a_rehearsal_is_about_hidden_classes_and_of_two_there_is_none():
+    (train, classes), (held, truth) = clouds(300, 0), clouds(200, 1)
+    figures = rehearsed(train, classes, held, truth, labels=LABELS, seed=0)
+    assert list(figures) == list(DETECTORS)
+    assert figures["mahalanobis"] > 0.9
+    assert figures == rehearsed(train, classes, held, truth, labels=LABELS, seed=0)
+    mixed = np.random.default_rng(0).permutation(truth)
+    assert rehearsed(train, classes, held, mixed, labels=LABELS, seed=0)["mahalanobis"] == pytest.approx(0.5, abs=0.1)
+    assert rehearsed(train, classes % 2, held, truth % 2, labels=2, seed=0) == {}
+
+
+def test_rows_that_are_kept_are_drawn_by_the_seed():
+    assert list(some_rows(3, 3, seed=0)) == [0, 1, 2]
+    drawn = some_rows(100, 10, seed=0)
+    assert len(set(drawn)) == 10
+    assert list(drawn) == sorted(drawn) == list(some_rows(100, 10, seed=0))
+    assert list(drawn) != list(some_rows(100, 10, seed=1))
+
+
+def test_features_that_do_not_vary_have_a_score():
+    detector = fitted("mahalanobis", np.ones((9, 4), np.float32), np.arange(9) % 3, labels=3, seed=0)
+    assert np.isfinite(detector.scores(np.zeros(0), np.ones((2, 4), np.float32))).all()
