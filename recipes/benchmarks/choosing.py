@@ -101,13 +101,27 @@ def _known(results: Path | None, dataset: str) -> list[dict[str, Any]]:
 
 
 def _tell(lines: list[dict[str, Any]]) -> None:
-    scores: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    from nlp_transfer.choosing import FEW
+
+    found: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        scores[line["dataset"], line["labels"]][line["strategy"]].append(line["value"])
+        found[line["dataset"], line["labels"]][line["strategy"]].append(line["value"])
+    scores = {key: {name: float(np.mean(values)) for name, values in of.items()} for key, of in found.items()}
     names = [*STRATEGIES, "tfidf"]
     print(f"| data set | labels a class | {' | '.join(names)} |\n|---|---{'|---' * len(names)}|")
     for (dataset, labels), of in scores.items():
-        print(f"| {dataset} | {labels} | {' | '.join(f'{np.mean(of[name]):.3f}' for name in names)} |")
+        print(f"| {dataset} | {labels} | {' | '.join(f'{of[name]:.3f}' for name in names)} |")
+    print("\n| choice | regret, made from | most | regret, not seen | most |\n|---|---|---|---|---|")
+    choices = {"auto": {key: "probe" if key[1] < FEW else "finetune" for key in scores}}
+    choices |= {f"always {name}": dict.fromkeys(scores, name) for name in STRATEGIES}
+    for name, chosen in choices.items():
+        cells = []
+        for group in (MADE_FROM, HELD_OUT):
+            regrets = [
+                max(of[each] for each in STRATEGIES) - of[chosen[key]] for key, of in scores.items() if key[0] in group
+            ]
+            cells += [f"{np.mean(regrets):.3f}", f"{max(regrets):.3f}"] if regrets else ["", ""]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
