@@ -233,7 +233,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             notes += found
     with screen.busy(f"measuring {len(examples):,} rows"):
         answers = predictor.answers(examples.texts, examples.pairs)
-        strangers = foreign and partial(predictor.answers, foreign.texts, foreign.pairs)
+        strangers = partial(predictor.answers, foreign.texts, foreign.pairs) if foreign else None
         confidence = settings.evaluation.confidence
         rules = said_of(predictor.record, predictor.detector, examples, answers, strangers, confidence=confidence)
         store = store_of(settings.cache, screen.tell)
@@ -264,7 +264,7 @@ def _measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen)
         features, foreign = None, corpus.foreign.get(split)
         if needs_features(record):
             features = prepared.features_now(split)
-        strangers = foreign and partial(prepared.answers_to, foreign)
+        strangers = partial(prepared.answers_to, foreign) if foreign else None
         confidence = settings.evaluation.confidence
         said = said_of(record, fitted.detector, examples, (logits, features), strangers, confidence=confidence)
         known, store = (corpus.splits["train"], corpus.task, corpus.splits[split]), prepared.below_output.store
