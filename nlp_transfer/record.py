@@ -15,8 +15,8 @@ from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.source import RECORD, read_json
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.kept import KeptScores
+from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.plain import checked
-from nlp_transfer.rules import Novelty
 from nlp_transfer.settings import EncoderSettings
 
 FORMAT = 2

@@ -14,9 +14,10 @@ from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.evaluation import hiding
 from nlp_transfer.evaluation.conformal import nonconformity
 from nlp_transfer.evaluation.kept import KeptScores
+from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.evaluation.unknown import Detector
 from nlp_transfer.preparation import Prepared
-from nlp_transfer.rules import Novelty, check_rows
+from nlp_transfer.rules import check_rows
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.evaluation.hiding import auroc, fitted
 from nlp_transfer.evaluation.kept import KeptScores
+from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.evaluation.unknown import DETECTORS, OF_LOGITS
 from nlp_transfer.predict import Predictor, predict_file
 from nlp_transfer.record import read_record, write_record
-from nlp_transfer.rules import Novelty, limit_of, ruled
+from nlp_transfer.rules import limit_of, ruled
 from nlp_transfer.rules_report import said_of
 from nlp_transfer.run import adapt
 from nlp_transfer.serving.app import _plain
