@@ -14,6 +14,7 @@ from nlp_transfer.evaluation.decisions import probabilities
 from nlp_transfer.head import validate
 from nlp_transfer.preparation import Prepared
 
+_FAR_OUT = 3.0
 _FEWEST = 100  # training rows that teach a probe to doubt
 
 
@@ -25,7 +26,7 @@ class Doubt:
         place: the row.
         given: its label; multi_label: the one that it has or lacks wrongly.
         suggested: the label that the probe gives it; multi_label: whether it should have that label.
-        probability: of what is given.
+        probability: of what is given; of a number the share of training rows that lie as far off.
     """
 
     place: Place
@@ -41,14 +42,16 @@ def doubts(prepared: Prepared) -> list[Doubt]:
     70) a probe that did not learn from a row is confident of a label which it gives as surely as to training rows that
     have it. So many rows as it is confident to have another label are told of: of those to which it gives another one,
     those whose own label is least probable. The paper tells of the first ones instead; where labels are many, or some
-    are easy, fewer of these are wrong. Training rows are asked about out of fold.
+    are easy, fewer of these are wrong. Training rows are asked about out of fold. Numbers are told of where they are
+    far out (Tukey 1977, "Exploratory Data Analysis"): farther from what the probe says than three times the range of
+    the middle half of the training rows beyond that half.
     """
     task, splits = prepared.corpus.task, prepared.corpus.splits
-    if task.problem == "regression" or len(splits["train"]) < _FEWEST:
+    if len(splits["train"]) < _FEWEST:
         return []
     asked, likely = unlearned(prepared)
     targets = {split: splits[split].targets[rows] for split, rows in asked.items()}
-    judge = _several if task.problem == "multi_label" else _one
+    judge = {"multi_label": _several, "regression": _numbers}.get(task.problem, _one)
     return sorted(judge(task, likely, targets, asked), key=lambda doubt: doubt.probability)
 
 
@@ -117,6 +120,18 @@ def _several(task: Task, likely: Arrays, targets: Arrays, rows: Arrays) -> Itera
                 f"not {name}" if has else name,
                 float(own[row, label]),
             )
+
+
+def _numbers(task: Task, likely: Arrays, targets: Arrays, rows: Arrays) -> Iterator[Doubt]:
+    gaps = {split: targets[split] - said[:, 0] for split, said in likely.items()}
+    low, high = np.quantile(gaps["train"], [0.25, 0.75])
+    far = _FAR_OUT * (high - low)
+    sizes = np.sort(np.abs(gaps["train"]))
+    for split, gap in gaps.items():
+        for row in np.flatnonzero((gap < low - far) | (gap > high + far)):
+            as_far = len(sizes) - np.searchsorted(sizes, abs(gap[row]))
+            given, said = f"{targets[split][row]:.4g}", f"{likely[split][row, 0]:.4g}"
+            yield Doubt((split, int(rows[split][row])), given, said, float(as_far / len(sizes)))
 
 
 def doubted(prepared: Prepared, found: list[Doubt]) -> Iterator[Finding]:

@@ -93,6 +93,23 @@ def test_wrong_labels_are_told_with_the_right_ones_the_most_certain_first(known:
     assert len(told) < 20
 
 
+def test_numbers_that_are_far_out_are_told_the_farthest_first(encoder: Path):
+    data = {split: rows("regression", count, seed) for split, count, seed in (("train", 150, 1), ("validation", 40, 2))}
+    for part in data.values():
+        for row in part:
+            row["label"] = float(int(row["label"]))
+    right = [row["label"] for row in data["train"][:3]]
+    assert not examined(data, **custom(encoder) | {"data.problem": "regression"}).doubts
+    for row in data["train"][:3]:
+        row["label"] += 25
+    told = {doubt.place: doubt for doubt in examined(data, **custom(encoder) | {"data.problem": "regression"}).doubts}
+    assert set(list(told)[:3]) == {("train", row) for row in range(3)}
+    assert len(told) < 12  # whoever learns from wrong numbers is wrong about some that are like them
+    for row, value in enumerate(right):
+        assert abs(float(told["train", row].suggested) - value) < 8
+        assert float(told["train", row].given) == value + 25
+
+
 def test_from_python_rows_are_looked_at_as_from_files(sound: Splits):
     splits = copy.deepcopy(sound)
     PLAIN["conflict"](splits)
