@@ -275,10 +275,12 @@ def check_comparison(settings: Settings) -> None:
     if not own.labels:
         raise UserError("compare.labels is empty; give numbers of training rows a class, or all")
     for labels in own.labels:
-        if labels != "all" and (type(labels) is not int or labels < 1):
+        if labels != "all" and (not labels.isdecimal() or int(labels) < 1):
             raise UserError(f"compare.labels: {labels!r} must be a whole number from 1 up, or all")
     if own.seeds < 1:
         raise UserError(f"compare.seeds={own.seeds} must be at least 1")
+    if settings.seed + own.seeds > 2**32:
+        raise UserError(f"seed={settings.seed} and compare.seeds={own.seeds} must stay below 2**32 together")
     if own.minutes is not None and not own.minutes > 0:
         raise UserError(f"compare.minutes={own.minutes} must be above 0")
 

@@ -1,21 +1,22 @@
 """Which strategy `strategy=auto` stands for, and why: a rule that was made from measurements.
 
 `recipes/benchmarks/choosing.py` holds it against every strategy in hindsight, on data sets that it was made from and on
-others.
+others. It imports no torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING
 
+from nlp_transfer import config
 from nlp_transfer.checks import check_objective
-from nlp_transfer.objectives.settings import ClassifySettings
-from nlp_transfer.strategies import Finetune, Probe
-from nlp_transfer.strategies.auto import Auto
+from nlp_transfer.encoder.source import locate, weight_files
+from nlp_transfer.objectives.settings import compares
+from nlp_transfer.strategies import Auto, Finetune, Probe
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus
@@ -25,61 +26,67 @@ if TYPE_CHECKING:
 FEW = 8  # rows a class below which nothing is moved but the head
 STEPS = 150  # that a fine-tuning has at least: few rows need steps, not epochs (Mosbach et al. 2021, arXiv 2006.04884)
 _DECILES = 10  # of numbers stand for classes
-_STEP = 3.5  # times a forward pass
-_TIMED = 64  # rows
+_A_CORE, _A_GPU = 4e10, 2e13  # operations a second, which most machines exceed
+_A_TOKEN = 4  # characters
+_LONGEST = 512  # tokens of a text that count
 
 
-def settled(settings: Settings, corpus: Corpus, tell: Callable[[str], None]) -> Settings:
-    """Return the settings with the strategy that `strategy=auto` stands for; others as they are.
+def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
+    """Return the settings with the strategy that `strategy=auto` stands for, and why it is that one.
 
-    With fewer than 8 rows a class the probe: its head is the optimum of a convex problem and cannot collapse. With more
-    full fine-tuning, of at least 150 steps. Where `strategy.minutes` are fewer than that would take, by the time that a
-    forward pass of 64 training rows takes here, the probe.
+    With fewer than 8 training rows a class the probe: its head is the optimum of a convex problem and cannot collapse.
+    With more full fine-tuning, of at least 150 steps. Where `strategy.minutes` are fewer than that would take by the
+    size of encoder and texts and the number of cores, the probe; nothing is timed for that, so that the same words are
+    the same run, on every rank. An objective that compares texts moves the encoder, so with that it is fine-tuning.
+    Other strategies are left as they are, for no reason.
 
     Args:
         settings: of a run.
         corpus: its data.
-        tell: is told which it is and why, in a sentence.
 
     Raises:
         UserError: where the choice does not suit the objective.
     """
     if not isinstance(settings.strategy, Auto):
-        return settings
+        return settings, ""
     rows, minutes = len(corpus.splits["train"]), settings.strategy.minutes
     longer = dataclasses.replace(settings.training, min_steps=max(settings.training.min_steps, STEPS))
-    tuning = dataclasses.replace(settings, strategy=Finetune(), training=longer)
-    probing = dataclasses.replace(settings, strategy=Probe())
-    few = rows_a_class(corpus.task, rows)
-    chosen, words = tuning, f"finetune: {few:.3g} training rows a class are {FEW} or more"
-    if few < FEW:
-        chosen, words = probing, f"probe: {few:.3g} training rows a class are fewer than {FEW}"
+    tuning = _named(settings, dataclasses.replace(settings, strategy=Finetune(), training=longer))
+    probing = _named(settings, dataclasses.replace(settings, strategy=Probe()))
+    few = rows / classes_of(corpus.task)
+    taken, why = tuning, f"finetune, for {few:.3g} training rows a class are {FEW} or more"
+    if compares(settings.objective):
+        why = "finetune, for the objective moves the encoder"
+    elif few < FEW:
+        taken, why = probing, f"probe, for {few:.3g} training rows a class are fewer than {FEW}"
     elif minutes is not None and (needed := _minutes(tuning, corpus)) > minutes:
-        chosen, words = probing, f"probe: fine-tuning would take about {needed:.2g} of {minutes:g} minutes"
-    tell(f"strategy=auto is {words}")
-    check_objective(chosen)
-    return chosen
+        taken, why = probing, f"probe, for fine-tuning may take {needed:.2g} minutes, and there are {minutes:g}"
+    check_objective(taken)
+    return taken, f"strategy=auto is {why} ({rows:,} rows)"
 
 
-def rows_a_class(task: Task, rows: int) -> float:
-    """Return the training rows there are for every class; of numbers a decile counts as one."""
-    return rows / (len(task.labels) or _DECILES)
+def classes_of(task: Task) -> int:
+    """Return how many classes there are; of numbers a decile counts as one."""
+    return len(task.labels) or _DECILES
+
+
+def _named(auto: Settings, settings: Settings) -> Settings:
+    """Return the settings, named after their own strategy if the name was not given."""
+    usual = config.default_name(auto) == auto.name
+    return dataclasses.replace(settings, name=config.default_name(settings)) if usual else settings
 
 
 def _minutes(settings: Settings, corpus: Corpus) -> float:
-    """Return about how many minutes the steps of a fine-tuning take on this machine."""
-    from nlp_transfer.data.batches import Columns
-    from nlp_transfer.preparation import prepare
-    from nlp_transfer.training.loop import planned_steps
-
-    plain: dict[str, Any] = {"classify": ClassifySettings()}
-    prepared = prepare(dataclasses.replace(settings, strategy=Probe(), objective=plain), corpus, Path(settings.output))
-    columns = prepared.columns["train"]
-    some = range(0, len(columns), -(-len(columns) // _TIMED))
-    sample = Columns(columns.tokens.take(some), columns.targets[some], columns.weights[some])
-    prepared.below_output.fresh(sample)  # the first pass sets things up
-    began = time.perf_counter()
-    prepared.below_output.fresh(sample)
-    a_row = (time.perf_counter() - began) / len(sample)
-    steps = planned_steps(len(columns), settings.training)
-    return _STEP * a_row * steps * settings.training.batch_size / 60
+    """Return about how many minutes fine-tuning takes: six operations a weight and token (Kaplan et al. 2020)."""
+    source = locate(settings.encoder)
+    shape = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    bytes_ = sum(file.stat().st_size for file in weight_files(source.folder))
+    shape = shape["encoder"] if isinstance(shape.get("encoder"), dict) else shape  # under our own head
+    weights = max(1.0, bytes_ / 4 - shape.get("vocab_size", 0) * shape.get("hidden_size", 0))
+    train, training = corpus.splits["train"], settings.training
+    texts = [*train.texts, *(train.pairs or ())]
+    tokens = sum(min(_LONGEST, 2 + len(text) / _A_TOKEN) for text in texts) / len(train)
+    steps = max(training.epochs * len(train) / training.batch_size, training.min_steps)
+    examples = training.batch_size * min(steps, training.max_steps or steps)
+    rate = _A_GPU if shutil.which("nvidia-smi") else _A_CORE * (os.cpu_count() or 1)
+    return 6 * weights * tokens * examples / rate / 60

@@ -65,7 +65,7 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Setting
         settings = _change_resolved(folder, name, words)
     else:
         settings = from_plain(_composed(folder, name, words))
-        settings = dataclasses.replace(settings, name=settings.name or _default_name(recipe, settings))
+        settings = dataclasses.replace(settings, name=settings.name or default_name(settings, recipe))
     trusting = ("encoder.trust_remote_code=", "encoder={")
     if settings.encoder.trust_remote_code and not any(word.startswith(trusting) for word in words):
         raise UserError(
@@ -141,9 +141,9 @@ def _change_resolved(folder: Path, name: str, words: Sequence[str]) -> Settings:
     conf, primary = locate_recipe(None)
     fresh = _composed(conf, primary, theirs) if chosen else {}
     settings = from_plain(before | {group: fresh[group] for group in chosen})
-    if settings.name == _default_name(None, from_plain(before)):  # the name tells data and strategy
+    if settings.name == default_name(from_plain(before)):  # the name tells data and strategy
         settings = dataclasses.replace(settings, name=None)
-    return dataclasses.replace(settings, name=settings.name or _default_name(None, settings))
+    return dataclasses.replace(settings, name=settings.name or default_name(settings))
 
 
 def from_plain(plain: Mapping[str, Any]) -> Settings:
@@ -249,7 +249,8 @@ def run_id(settings: Settings) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
-def _default_name(recipe: str | None, settings: Settings) -> str:
+def default_name(settings: Settings, recipe: str | None = None) -> str:
+    """Return what a run is called where no name is given: as its recipe, or after its data and strategy."""
     if recipe is not None:
         return Path(recipe).stem
     data = settings.data

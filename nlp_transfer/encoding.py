@@ -43,30 +43,36 @@ def encode_splits(
     pool = corpus.pool
     splits = corpus.splits if pool is None else corpus.splits | {"train": pool.examples}
     whole = {split: _whole(tokenizer, examples, store, encoder) for split, examples in splits.items()}
-    lengths = whole["train"].full
-    spec = token_ids.resolve_spec(settings.tokens, lengths, limit=classifier.max_tokens, pair=corpus.task.pair)
-    columns = {
-        split: _columns(
-            examples,
-            token_ids.shorten(
-                whole[split],
-                tokenizer,
-                examples.texts,
-                examples.pairs,
-                spec,
-                max_length=spec.max_length if split == "train" else spec.limit,
-            ),
-        )
-        for split, examples in splits.items()
-    }
+
+    def resolved(lengths: np.ndarray) -> TokenSpec:
+        return token_ids.resolve_spec(settings.tokens, lengths, limit=classifier.max_tokens, pair=corpus.task.pair)
+
+    def cut(split: str, own: TokenSpec) -> Columns:
+        most, examples = own.max_length if split == "train" else own.limit, splits[split]
+        tokens = token_ids.shorten(whole[split], tokenizer, examples.texts, examples.pairs, own, max_length=most)
+        return _columns(examples, tokens)
+
+    full = whole["train"].full
+    spec = resolved(full if pool is None else full[pool.chosen])
+    columns = {split: cut(split, spec) for split in splits}
     if pool is not None:
-        columns["train"] = _drawn(columns["train"], corpus.splits["train"], pool.chosen)
+        columns["train"] = _drawn(cut("train", resolved(full)), columns["train"], corpus.splits["train"], pool.chosen)
     return columns, spec
 
 
-def _drawn(pool: Columns, examples: Examples, chosen: np.ndarray) -> Columns:
-    own = _columns(examples, pool.tokens.take(chosen.tolist()))
-    return dataclasses.replace(own, pool=Drawn(pool, chosen))
+def _drawn(pool: Columns, cut: Columns, examples: Examples, chosen: np.ndarray) -> Columns:
+    """Return the rows that were drawn from a pool, with the pool if it was cut as they are.
+
+    Args:
+        pool: all of its rows, cut as suits all of them.
+        cut: all of its rows, cut as suits those that were drawn.
+        examples: the rows that were drawn.
+        chosen: which of the pool they are.
+    """
+    rows = chosen.tolist()
+    own, theirs = cut.tokens.take(rows), pool.tokens.take(rows)
+    same = all(np.array_equal(getattr(own, of), getattr(theirs, of)) for of in ("ids", "offsets", "first"))
+    return dataclasses.replace(_columns(examples, own), pool=Drawn(pool, chosen) if same else None)
 
 
 def _columns(examples: Examples, tokens: Tokens) -> Columns:

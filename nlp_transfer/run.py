@@ -92,7 +92,9 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
             corpus = load_corpus(settings.data, seed=settings.seed, data=data)
     corpus = dataclasses.replace(corpus, task=settled(corpus.task, settings.decision))
     check_corpus(corpus)
-    settings = choosing.settled(settings, corpus, screen.tell)
+    settings, why = choosing.chosen(settings, corpus)
+    if why:
+        screen.tell(why)
     folder = RunFolder.of(settings, corpus)
     if folder.is_finished and not settings.overwrite and folder.model.is_dir():
         try:

@@ -250,7 +250,7 @@ class CompareSettings:
     """Who is compared, with how many labels and seeds, and in what time."""
 
     candidates: list[str] = field(default_factory=lambda: ["probe", "finetune", "lora"])
-    labels: list[Any] = field(default_factory=lambda: [8, 16, 64, 256, "all"])
+    labels: list[str] = field(default_factory=lambda: ["8", "16", "64", "256", "all"])
     seeds: int = 3
     scratch: bool = True
     minutes: float | None = None

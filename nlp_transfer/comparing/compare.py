@@ -8,17 +8,18 @@ import json
 import re
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import choosing, config
 from nlp_transfer.checks import check, check_comparison
-from nlp_transfer.comparing.contest import Contest, Duel
+from nlp_transfer.comparing.contest import Contest, Duel, comparable
 from nlp_transfer.comparing.grid import Candidate, Draws, Trial, candidates_of, decision_of
 from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
 from nlp_transfer.comparing.page import document_of
-from nlp_transfer.comparing.recipe import write_recipe
+from nlp_transfer.comparing.recipe import recipe_of
 from nlp_transfer.comparing.schedule import Schedule, Tried
 from nlp_transfer.comparing.slices import Slice, slices
 from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
@@ -29,13 +30,16 @@ from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.features import store_of
 from nlp_transfer.reporting.files import write
-from nlp_transfer.run_folder import PAGES
+from nlp_transfer.run_folder import PAGES, RunFolder
+from nlp_transfer.strategies import Auto
+from nlp_transfer.training.loop import planned_steps
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
     from nlp_transfer.store import Store
 
 _FLOORS = ("majority", "tfidf")
+_NAME = 60  # characters of a candidate that the name of a folder has
 
 
 class Comparison:
@@ -52,65 +56,80 @@ class Comparison:
     """
 
     def __init__(self, recipe: str | None, words: Sequence[str], screen: Screen, *, data: Any = None) -> None:
-        self.settings, self.candidates = candidates_of(recipe, words)
+        self.settings, candidates = candidates_of(recipe, words)
         check_comparison(self.settings)
-        for candidate in self.candidates:
+        for candidate in candidates:
             check(candidate.settings, data=data)
+        self._candidates = {candidate.name: candidate for candidate in candidates}
         self._screen = screen
         with screen.busy("reading data"):
             self._draws = Draws(self.settings, data=data)
-        whole = self._draws.whole
-        self.metric = selection_metric(whole.task, self.settings.evaluation.metric)
-        self.split = "test" if "test" in whole.splits else "validation"
-        self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest()}"
+        self.metric = selection_metric(self._draws.whole.task, self.settings.evaluation.metric)
+        self._sign = 1 if HIGHER_IS_BETTER[self.metric] else -1
+        self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(candidates)}"
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
         self._store: Store | None = store_of(self.settings.cache, screen.tell)
         self._answers: dict[Trial, Answers] = {}
 
     def run(self) -> Outcome:
-        """Try everybody, measure, and write the winner's recipe and the figures into the folder."""
-        sign = 1 if HIGHER_IS_BETTER[self.metric] else -1
-        names = [candidate.name for candidate in self.candidates]
-        by_name = dict(zip(names, self.candidates, strict=True))
+        """Try everybody, measure, and write the winner's recipe, the figures and the page into the folder."""
+        names = self._candidates
         schedule = Schedule(
-            candidates=[name for name in names if not by_name[name].is_floor],
-            floors=[name for name in names if by_name[name].is_floor],
-            rows={labels: self._draws.rows(labels) for labels in self._draws.labels},
+            candidates=[name for name in names if not names[name].is_floor],
+            floors=[name for name in names if names[name].is_floor],
+            labels=self._draws.labels,
             seeds=self.seeds,
             left=self._clock(),
-            is_kept=lambda trial: is_finished(self._settings_of(by_name[trial.name], trial)),
+            work=self._work,
+            is_kept=lambda trial: is_finished(self._settings_of(trial)),
         )
         with self._screen.bar("comparing") as bar:
-            for done, trial in enumerate(self._cheap_ones()):
-                self._answers |= self._floors(trial)
-                bar.show(done, len(schedule.all), now=f"floors, {trial.labels} labels")
             for done, trial in enumerate(schedule):
                 bar.show(done, len(schedule.all), now=f"{trial.name}, {trial.labels} labels, seed {trial.seed}")
-                corpus = self._draws.corpus(trial.labels, trial.seed, pooled=self._store is not None)
-                found = answers_of(
-                    self._settings_of(by_name[trial.name], trial), corpus, Screen(speaks=False, says=self._screen.tell)
-                )
-                assert found.validation is not None
-                self._answers[trial] = found
-                schedule.done[trial] = Tried(sign * found.validation, found.seconds)
-        for trial, why in schedule.left_out.items():
-            self._screen.tell(f"not tried: {trial.name} with {trial.labels} labels, seed {trial.seed}: {why}")
+                found = self._tried(trial)
+                schedule.done[trial] = Tried(comparable(found.validation, self._sign), found.seconds)
+        left_out = [
+            f"{trial.name} with {trial.labels} labels, seed {trial.seed}: {why}"
+            for trial, why in schedule.left_out.items()
+        ]
+        for sentence in left_out:
+            self._screen.tell(f"not tried: {sentence}")
         with self._screen.busy("measuring"):
-            outcome = self._outcome(schedule)
-        winner = by_name[outcome.winner]
-        write_recipe(outcome, winner.settings)
-        path = self.folder / "compare.json"
-        making = path.with_name(f".making-{path.name}")
-        making.write_text(json.dumps(outcome.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        making.rename(path)
+            outcome = self._outcome(schedule, left_out)
+            self._write(outcome)
+        return outcome
+
+    def _tried(self, trial: Trial) -> Answers:
+        """Return what a trial came to; the floors with the same labels and seed are asked before the first one."""
+        corpus = self._corpus(trial)
+        if trial._replace(name=_FLOORS[0]) not in self._answers:
+            self._answers |= self._floors(trial)
+        quiet = Screen(speaks=False, says=self._screen.tell)
+        self._answers[trial] = answers_of(self._settings_of(trial), corpus, quiet)
+        return self._answers[trial]
+
+    def _write(self, outcome: Outcome) -> None:
+        """Write what a comparison leaves; each file takes its name when it is whole.
+
+        Raises:
+            UserError: if that is not possible.
+        """
+        folder = RunFolder(self.folder, self._draws.whole.fingerprint)
+        figures = json.dumps(outcome.to_json(), indent=2, ensure_ascii=False) + "\n"
+        recipe = recipe_of(outcome, self._candidates[outcome.winner].settings)
+        with folder.reached():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, text in (("compare.json", figures), (outcome.recipe.name, recipe)):
+                making = self.folder / f".making-{name}"
+                making.write_text(text, encoding="utf-8")
+                making.rename(self.folder / name)
         document = document_of(outcome)
         for name in PAGES:
             write(document, self.folder / name)
-        return outcome
 
-    def _outcome(self, schedule: Schedule) -> Outcome:
+    def _outcome(self, schedule: Schedule, left_out: list[str]) -> Outcome:
         contest = Contest(
-            examples=self._draws.whole.splits[self.split],
+            examples=self._draws.whole.splits["test"],
             metric=self.metric,
             answers=self._answers,
             resamples=self.settings.evaluation.resamples,
@@ -125,7 +144,7 @@ class Comparison:
             if contest.seeds(name, labels=labels)
         ]
         transfers = [
-            Transfer(labels, duel)
+            Transfer(self._said(labels), labels, duel)
             for labels in self._draws.labels
             for duel in self._against_floors(contest, cells, floors, labels)
         ]
@@ -136,21 +155,11 @@ class Comparison:
             )
         most = transfers[-1]
         present = [cell.name for cell in cells if cell.labels == most.labels]
-        pairs = [
-            (one, other) for place, one in enumerate(present) if one not in floors for other in present[place + 1 :]
-        ]
-        floor = contest.value(most.duel.other, most.labels)
-        reached = {
-            cell.name: cell.labels
-            for cell in reversed(cells)
-            if cell.name in schedule.candidates and contest.sign * (cell.figure.value - floor) >= 0
-        }
+        pairs = [(one, two) for place, one in enumerate(present) if one not in floors for two in present[place + 1 :]]
         return Outcome(
             folder=self.folder,
             data=self._draws.whole.source,
             metric=self.metric,
-            higher_is_better=contest.sign > 0,
-            split=self.split,
             rows=len(contest.examples),
             confidence=contest.confidence,
             seeds=self.seeds,
@@ -159,8 +168,8 @@ class Comparison:
             transfers=transfers,
             duels=contest.duels(pairs, most.labels),
             slices=self._slices(contest, most),
-            reached=reached,
-            left_out=[f"{trial.name}, {trial.labels}, seed {trial.seed}" for trial in schedule.left_out],
+            reached=self._reached(cells, most),
+            left_out=left_out,
             recipe=self.folder / "winner.yaml",
         )
 
@@ -171,6 +180,7 @@ class Comparison:
         return Cell(
             name=name,
             labels=labels,
+            said=self._said(labels),
             rows=self._draws.rows(labels),
             figure=contest.figure(name, labels),
             values=contest.values(name, labels),
@@ -187,11 +197,24 @@ class Comparison:
         candidates = [cell for cell in here if cell.name not in floors]
         if not candidates:
             return
-        winner = max(candidates, key=lambda cell: contest.sign * (cell.validation or 0.0))
+        winner = max(candidates, key=lambda cell: comparable(cell.validation, self._sign))
         best = max(
-            (cell for cell in here if cell.name in floors), key=lambda cell: contest.sign * contest.known(cell.figure)
+            (cell for cell in here if cell.name in floors), key=lambda cell: comparable(cell.figure.value, self._sign)
         )
         yield from contest.duels([(winner.name, best.name)], labels)
+
+    def _reached(self, cells: list[Cell], most: Transfer) -> dict[str, str]:
+        """Return by candidate from how many labels on its mean is that of the best floor with the most."""
+        (floor,) = (cell for cell in cells if (cell.name, cell.labels) == (most.duel.other, most.labels))
+        wanted, reached = comparable(floor.figure.value, self._sign), dict[str, str]()
+        for cell in cells:
+            if cell.validation is None or self._candidates[cell.name].is_floor:
+                continue
+            if comparable(cell.figure.value, self._sign) >= wanted:
+                reached.setdefault(cell.name, cell.labels)
+            else:
+                reached.pop(cell.name, None)
+        return reached
 
     def _slices(self, contest: Contest, most: Transfer) -> list[Slice]:
         gains = contest.gains(most.duel.one, most.duel.other, most.labels)
@@ -204,20 +227,14 @@ class Comparison:
             seed=contest.seed,
         )
 
-    def _cheap_ones(self) -> Iterator[Trial]:
-        for labels in self._draws.labels:
-            for seed in self.seeds:
-                yield Trial("", labels, seed)
-
     def _floors(self, trial: Trial) -> dict[Trial, Answers]:
         """Return what majority and TF-IDF answer with so many labels."""
-        corpus = self._draws.corpus(trial.labels, trial.seed, pooled=self._store is not None)
+        corpus = self._corpus(trial)
         found = {}
-        started = time.monotonic()
         for floor in baselines.floors(
             corpus.task,
             corpus.splits["train"],
-            corpus.splits[self.split],
+            corpus.splits["test"],
             seed=trial.seed,
             metric=self.metric,
             free=self.settings.decision.threshold is None,
@@ -225,16 +242,15 @@ class Comparison:
         ):
             task = corpus.task
             task = task if floor.threshold is None else dataclasses.replace(task, threshold=floor.threshold)
-            seconds = time.monotonic() - started if floor.name == "tfidf" else 0.0
-            found[trial._replace(name=floor.name)] = Answers(task, floor.logits, seconds=seconds)
+            found[trial._replace(name=floor.name)] = Answers(task, floor.logits, seconds=floor.seconds)
         return found
 
-    def _settings_of(self, candidate: Candidate, trial: Trial) -> Settings:
+    def _settings_of(self, trial: Trial) -> Settings:
         """Return the settings of a trial: those of a run with its rows and seed."""
-        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", candidate.name)
-        corpus = self._draws.corpus(trial.labels, trial.seed, pooled=self._store is not None)
+        candidate = self._candidates[trial.name]
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", candidate.name)[:_NAME]
         return dataclasses.replace(
-            choosing.settled(candidate.settings, corpus, lambda _: None),
+            self._resolved(trial.name, trial.labels),
             name=f"{slug}-{trial.labels}-{trial.seed}",
             seed=trial.seed,
             output=str(self.folder / "trials"),
@@ -242,21 +258,49 @@ class Comparison:
             decision=decision_of(candidate.settings),
         )
 
-    def _clock(self) -> Any:
+    @cache  # noqa: B019  # as many as there are cells
+    def _resolved(self, name: str, labels: str) -> Settings:
+        """Return the settings of a candidate with the strategy that `auto` stands for with so many labels."""
+        settings = self._candidates[name].settings
+        if isinstance(settings.strategy, Auto):
+            settings, why = choosing.chosen(settings, self._corpus(Trial(name, labels, self.settings.seed)))
+            self._screen.tell(f"{self._said(labels)} {why}")
+        return settings
+
+    def _corpus(self, trial: Trial) -> Any:
+        return self._draws.corpus(trial.labels, trial.seed, pooled=self._store is not None)
+
+    def _work(self, trial: Trial) -> float:
+        """Return the optimizer steps of a trial; a head that is solved takes hardly longer with more rows."""
+        settings = self._resolved(trial.name, trial.labels)
+        return (
+            float(planned_steps(self._draws.rows(trial.labels), settings.training)) if settings.strategy.trains else 1.0
+        )
+
+    def _said(self, labels: str) -> str:
+        """Return how many labels there are, in words."""
+        if labels not in self._draws.labels or labels == "all":
+            return "with all labels"
+        if self._draws.by_class:
+            return f"with {int(labels):,} labels a class"
+        return f"with {self._draws.rows(labels):,} rows"
+
+    def _clock(self) -> Callable[[], float] | None:
         minutes = self.settings.compare.minutes
         if minutes is None:
             return None
         ends = time.monotonic() + 60 * minutes
         return lambda: ends - time.monotonic()
 
-    def _digest(self) -> str:
+    def _digest(self, candidates: Sequence[Candidate]) -> str:
         """Return eight hex digits of all that is compared; a budget decides how much of it is done, not what it is."""
         own = self.settings.compare
-        parts = [[config.run_id(each.settings) for each in self.candidates], own.labels, own.seeds, self.settings.seed]
+        parts = [[config.run_id(each.settings) for each in candidates], own.labels, own.seeds, self.settings.seed]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
 def _name(settings: Settings) -> str:
     """Return the name of the comparison; the default one of a run names its strategy, which is none of many."""
     strategy = str(config.to_plain(settings)["strategy"]["name"])
-    return f"{(settings.name or 'data').removesuffix(f'-{strategy}')}-compare"
+    usual = settings.name == config.default_name(settings)
+    return f"{(settings.name or 'data').removesuffix(f'-{strategy}' if usual else '')}-compare"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ class Duel:
     Attributes:
         one, other: their names.
         labels: how many labels they had.
+        seeds: how many trainings of each.
         difference: the metric of the one minus that of the other, mean over the seeds that both have.
         wins, losses: rows on which the one is right in more seeds than the other, and the reverse.
         p: of McNemar's test.
@@ -37,6 +39,7 @@ class Duel:
     one: str
     other: str
     labels: str
+    seeds: int
     difference: Interval
     wins: int
     losses: int
@@ -88,55 +91,52 @@ class Contest:
         """Return the metric of every seed."""
         return [self._value(Trial(name, labels, seed)) for seed in self.seeds(name, labels=labels)]
 
-    def value(self, name: str, labels: str) -> float:
-        """Return the metric, mean over the seeds."""
-        return float(np.mean(self.values(name, labels)))
-
-    def known(self, figure: Interval) -> float:
-        """Return a figure as one that can be compared: what is undefined is worst."""
-        return -self.sign * np.inf if np.isnan(figure.value) else figure.value
-
     def figure(self, name: str, labels: str) -> Interval:
-        """Return the metric with its interval over other rows of the kind and other seeds; nan without answers."""
-        seeds = self.seeds(name, labels=labels)
-        if not seeds:
+        """Return the metric, mean over the seeds, see `over_seeds`; nan without answers."""
+        trials = [Trial(name, labels, seed) for seed in self.seeds(name, labels=labels)]
+        if not trials:
             return Interval(np.nan, np.nan, np.nan)
-        drawn = self._over_seeds([self._replicates(Trial(name, labels, seed)) for seed in seeds])
-        return interval(self.value(name, labels), drawn, confidence=self.confidence)
+        drawn = np.stack([self._replicates(trial) for trial in trials])
+        found = over_seeds([self._value(trial) for trial in trials], drawn, confidence=self.confidence)
+        # No metric that is better when it is higher exceeds 1, and no other one is below 0.
+        if self.sign > 0:
+            return dataclasses.replace(found, high=min(found.high, 1.0))
+        return dataclasses.replace(found, low=max(found.low, 0.0))
 
     def duels(self, pairs: Sequence[tuple[str, str]], labels: str) -> list[Duel]:
         """Return a family of duels, their tests corrected together (Holm 1979); pairs without a common seed are not.
 
         McNemar's test (1947), exact: of the rows on which the two differ, each is right on half if they are as good.
         With several seeds a row counts for who is right in more of them; where an answer is a number or a set, for who
-        is nearer.
+        is nearer. The test is about these trainings: other seeds are the business of the interval.
         """
         found = [self._duel(one, other, labels) for one, other in pairs if self.seeds(one, other, labels=labels)]
         adjusted = holm([duel.p for duel in found])
-        return [Duel(**{**vars(duel), "adjusted": p}) for duel, p in zip(found, adjusted, strict=True)]
+        return [dataclasses.replace(duel, adjusted=p) for duel, p in zip(found, adjusted, strict=True)]
 
     def gains(self, one: str, other: str, labels: str) -> np.ndarray:
-        """Return by how much the one errs less than the other on every row, mean over seeds; in the examples' order."""
-        gains = np.empty(len(self._order))
-        gains[self._order] = self._gains(one, other, labels)
+        """Return by how much the one errs less than the other, (seeds, rows) in the order of the examples."""
+        gains = np.empty((len(self.seeds(one, other, labels=labels)), len(self._order)))
+        gains[:, self._order] = self._gains(one, other, labels)
         return gains
 
     def _duel(self, one: str, other: str, labels: str) -> Duel:
-        seeds = self.seeds(one, other, labels=labels)
-        apart = [
-            self._replicates(Trial(one, labels, seed)) - self._replicates(Trial(other, labels, seed)) for seed in seeds
+        pairs = [
+            (Trial(one, labels, seed), Trial(other, labels, seed)) for seed in self.seeds(one, other, labels=labels)
         ]
-        value = float(
-            np.mean([self._value(Trial(one, labels, seed)) - self._value(Trial(other, labels, seed)) for seed in seeds])
+        difference = over_seeds(
+            [self._value(ours) - self._value(theirs) for ours, theirs in pairs],
+            np.stack([self._replicates(ours) - self._replicates(theirs) for ours, theirs in pairs]),
+            confidence=self.confidence,
         )
-        difference = interval(value, self._over_seeds(apart), confidence=self.confidence)
-        wins, losses, p = mcnemar(self._gains(one, other, labels)[self._weights > 0])
-        return Duel(one, other, labels, difference, wins, losses, p, p, outcome(difference, self.sign))
+        wins, losses, p = mcnemar(self._gains(one, other, labels).mean(axis=0)[self._weights > 0])
+        return Duel(one, other, labels, len(pairs), difference, wins, losses, p, p, outcome(difference, self.sign))
 
     def _gains(self, one: str, other: str, labels: str) -> np.ndarray:
         seeds = self.seeds(one, other, labels=labels)
-        ours, theirs = ([self._errors(Trial(name, labels, seed)) for seed in seeds] for name in (one, other))
-        return np.mean(theirs, axis=0) - np.mean(ours, axis=0)
+        return np.stack(
+            [self._errors(Trial(other, labels, seed)) - self._errors(Trial(one, labels, seed)) for seed in seeds]
+        )
 
     def _value(self, trial: Trial) -> float:
         if trial not in self._values:
@@ -167,11 +167,30 @@ class Contest:
             self._wrong[trial] = errors(of.task, of.logits[self._order], self._targets)
         return self._wrong[trial]
 
-    def _over_seeds(self, drawn: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the mean over seeds that are resampled, too, with every resample of the rows."""
-        values = np.stack(drawn)
-        picks = np.random.default_rng([self.seed, len(values)]).integers(len(values), size=values.shape[::-1])
-        return np.take_along_axis(values, picks.T, axis=0).mean(axis=0)
+
+def over_seeds(values: Sequence[float], drawn: np.ndarray, *, confidence: float) -> Interval:
+    r"""Return the mean over seeds with an interval over other rows of the kind and other seeds.
+
+    The two kinds of chance are independent, so their reaches add up as squares: down and up to the percentiles of the
+    mean over resampled rows, and :math:`t_{n-1} \, s / \sqrt{n}` for n seeds whose values deviate by s. (Resampling
+    three seeds would find them between the least and the greatest of the three, which is far too sure.) One seed says
+    nothing of others: then the interval is over rows alone.
+
+    Args:
+        values: of each seed.
+        drawn: (seeds, resamples), the same on resampled rows.
+        confidence: of the interval.
+    """
+    from scipy.stats import t
+
+    seeds, value = len(values), float(np.mean(values))
+    rows = interval(value, drawn.mean(axis=0), confidence=confidence)
+    if seeds == 1:
+        return rows
+    reach = float(t.ppf((1 + confidence) / 2, seeds - 1) * np.std(values, ddof=1) / np.sqrt(seeds))
+    return Interval(
+        value, value - float(np.hypot(value - rows.low, reach)), value + float(np.hypot(rows.high - value, reach))
+    )
 
 
 def errors(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -213,3 +232,8 @@ def outcome(difference: Interval, sign: int) -> str:
     """Return better, worse or no evidence."""
     low, high = sorted((sign * difference.low, sign * difference.high))
     return "better" if low > 0 else "worse" if high < 0 else "no evidence"
+
+
+def comparable(value: float | None, sign: int) -> float:
+    """Return a value of a metric so that more is better; what is undefined is worst."""
+    return -np.inf if value is None or np.isnan(value) else sign * value

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nlp_transfer import config
+from nlp_transfer.choosing import classes_of
 from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded, read_corpus
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.evaluation.decisions import settled
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 ALL = "all"
 SCRATCH = "scratch"
 _SCRATCH = ("strategy=finetune", "strategy.head_first=false", "encoder.pretrained=false")
-_SCRATCH_EPOCHS = 3  # times those of the others
-_DECILES = 10  # of numbers stand for classes where rows are counted
+_SCRATCH_STEPS = 3  # times those of the others
+_SHARED = ("seed", "name", "output", "overwrite", "data", "evaluation", "decision", "compare", "cache", "hub", "report")
 
 
 class Trial(NamedTuple):
@@ -68,12 +69,25 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
         raise UserError("compare.candidates is empty; name strategies, such as [probe,finetune]")
     if twice := [name for name in names if names.count(name) > 1 or name == SCRATCH]:
         raise UserError(f"compare.candidates: {twice[0]!r} is there already; name every candidate once")
-    candidates = [Candidate(name, config.compose(recipe, [*words, *_words(name)])) for name in names]
+    candidates = [Candidate(name, _composed(recipe, words, _words(name), name)) for name in names]
     if settings.compare.scratch:
-        theirs = config.compose(recipe, [*words, *_SCRATCH])
-        longer = dataclasses.replace(theirs.training, epochs=_SCRATCH_EPOCHS * theirs.training.epochs)
+        theirs = _composed(recipe, words, [*_SCRATCH], SCRATCH)
+        of = theirs.training
+        longer = dataclasses.replace(
+            of,
+            epochs=_SCRATCH_STEPS * of.epochs,
+            min_steps=_SCRATCH_STEPS * of.min_steps,
+            max_steps=None if of.max_steps is None else _SCRATCH_STEPS * of.max_steps,
+        )
         candidates.append(Candidate(SCRATCH, dataclasses.replace(theirs, training=longer), is_floor=True))
     return settings, candidates
+
+
+def _composed(recipe: str | None, words: Sequence[str], own: Sequence[str], name: str) -> Settings:
+    try:
+        return config.compose(recipe, [*words, *own])
+    except UserError as error:
+        raise UserError(f"the candidate {name!r}: {error}") from error
 
 
 def _words(name: str) -> list[str]:
@@ -83,14 +97,17 @@ def _words(name: str) -> list[str]:
     except ValueError as error:
         raise UserError(f"compare.candidates: {name!r} cannot be read: {error}") from None
     known = shipped_names("strategy")
-    first = [word for word in words[:1] if "=" not in word]
-    for word in [*words[len(first) :], *first]:
-        if "=" not in word and (word not in known or word not in first):
-            raise UserError(
-                f"compare.candidates: {word!r} in {name!r} is no strategy{did_you_mean(word, known)}; a candidate is "
-                f"one of {', '.join(known)}, key=value words, or both"
-            )
-    return [f"strategy={word}" for word in first] + words[len(first) :]
+    strategy, rest = words[:1], words[1:]
+    if strategy and "=" in strategy[0]:
+        strategy, rest = [], words
+    for word in [word for word in strategy if word not in known] + [word for word in rest if "=" not in word]:
+        raise UserError(
+            f"compare.candidates: {word!r} in {name!r} is no strategy{did_you_mean(word, known)}; a candidate is one "
+            f"of {', '.join(known)}, key=value words, or both"
+        )
+    if shared := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] in _SHARED]:
+        raise UserError(f"compare.candidates: {shared[0]!r} in {name!r} is for all of them: write it beside the list")
+    return [f"strategy={word}" for word in strategy] + rest
 
 
 def decision_of(settings: Settings) -> DecisionSettings:
@@ -104,21 +121,34 @@ class Draws:
     Attributes:
         whole: with all rows.
         labels: numbers of labels, from few to many, as their names: training rows a class, or "all".
+
+    Raises:
+        UserError: where there are no test rows.
     """
 
     def __init__(self, settings: Settings, *, data: Any = None) -> None:
-        self._data, self._decision = settings.data, decision_of(settings)
+        self._data, self._decision, self._seed = settings.data, decision_of(settings), settings.seed
         self._read: ReadCorpus = read_corpus(settings.data, data=data)
-        self.whole = self._loaded(settings.data, settings.seed)
-        self._rows = {ALL: len(self.whole.splits["train"])}
+        self.whole = self._encoded(self._divided(ALL, settings.seed))
+        if "test" not in self.whole.splits:
+            raise UserError(
+                "a comparison needs test rows that nothing chooses by: give data.test, or leave validation out and "
+                "data.test_share above 0, so that both are carved out of the training rows"
+            )
         self._places = {name: row for row, name in enumerate(self.whole.splits["train"].ids)}
-        counts = sorted({int(count) for count in settings.compare.labels if count != ALL})
-        for count in map(str, counts):
-            self._rows[count] = len(self._loaded(self.settings_of(count), settings.seed).splits["train"])
-        wanted = [*map(str, counts), ALL] if ALL in settings.compare.labels else [*map(str, counts)]
-        most = [self._rows[name] for name in wanted]
-        # A number that no class has, and one that changes nothing, would be the next one over again.
-        self.labels = [name for name, rows, more in zip(wanted, most, [*most[1:], 0], strict=True) if rows != more]
+        self._rows = {ALL: len(self._places)}
+        counts = [str(count) for count in sorted({int(each) for each in settings.compare.labels if each != ALL})]
+        for count in counts:
+            self._rows[count] = len(self._divided(count, settings.seed).rows["train"])
+        # What no class has is all rows, and a number that changes nothing would be the one before over again.
+        wanted = [count if self._rows[count] < self._rows[ALL] else ALL for count in counts]
+        wanted += [ALL] if ALL in settings.compare.labels else []
+        self.labels = list({self._rows[each]: each for each in wanted}.values())
+
+    @property
+    def by_class(self) -> bool:
+        """Whether numbers of labels are rows a class; where a row has no one class they are so many times as many."""
+        return self._read.task.problem in ("single_label", "ordinal")
 
     def rows(self, labels: str) -> int:
         """Return how many training rows so many labels are; the seed does not change that."""
@@ -131,11 +161,10 @@ class Draws:
         """
         if labels == ALL:
             return self._data
-        task, count = self._read.task, int(labels)
-        rows = count * (len(task.labels) or _DECILES)
-        if task.problem in ("regression", "multi_label"):
-            return dataclasses.replace(self._data, train_limit=rows, validation_limit=rows)
-        return dataclasses.replace(self._data, per_class=count, validation_limit=rows)
+        rows = int(labels) * classes_of(self._read.task)
+        if self.by_class:
+            return dataclasses.replace(self._data, per_class=int(labels), validation_limit=rows)
+        return dataclasses.replace(self._data, train_limit=rows, validation_limit=rows)
 
     @lru_cache(maxsize=1)  # noqa: B019  # one candidate after the other asks for the same
     def corpus(self, labels: str, seed: int, *, pooled: bool) -> Corpus:
@@ -148,12 +177,15 @@ class Draws:
         """
         if labels == ALL:
             return self.whole
-        found = self._loaded(self.settings_of(labels), seed)
+        found = self._encoded(self._divided(labels, seed), self.settings_of(labels))
         if pooled and ALL in self.labels:
             chosen = np.array([self._places[name] for name in found.splits["train"].ids])
             found.pool = Pool(self.whole.splits["train"], chosen)
         return found
 
-    def _loaded(self, settings: DataSettings, seed: int) -> Corpus:
-        found = encoded(divided(self._read, settings, seed=seed), settings)
+    def _divided(self, labels: str, seed: int) -> ReadCorpus:
+        return divided(self._read, self.settings_of(labels), seed=seed)
+
+    def _encoded(self, rows: ReadCorpus, settings: DataSettings | None = None) -> Corpus:
+        found = encoded(rows, settings or self._data)
         return dataclasses.replace(found, task=settled(found.task, self._decision))

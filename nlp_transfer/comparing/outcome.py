@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.comparing.grid import ALL
 from nlp_transfer.comparing.slices import FEWEST
 from nlp_transfer.evaluation.formatting import number, title_of
 
@@ -27,6 +26,7 @@ class Cell:
     Attributes:
         name: who.
         labels: how many, a class or all.
+        said: the same in words.
         rows: training rows that these are.
         figure: the metric, mean over the seeds, with its interval over other rows and other seeds.
         values: of each seed.
@@ -39,6 +39,7 @@ class Cell:
 
     name: str
     labels: str
+    said: str
     rows: int
     figure: Interval
     values: list[float]
@@ -54,10 +55,12 @@ class Transfer:
     """With so many labels: the candidate that the validation rows choose, against the floor that is best.
 
     Attributes:
+        said: how many, in words.
         labels: how many.
         duel: between the two.
     """
 
+    said: str
     labels: str
     duel: Duel
 
@@ -65,10 +68,10 @@ class Transfer:
     def words(self) -> str:
         """One sentence with the interval."""
         duel, apart = self.duel, self.duel.difference
-        return (
-            f"{_SAID[duel.outcome]} {with_labels(self.labels)}: {duel.one} against {title_of(duel.other)}, difference "
-            f"{number(apart.value, signed=True)} [{number(apart.low, signed=True)}, {number(apart.high, signed=True)}]"
-        )
+        alone = "; one training of each: another one may say otherwise" if duel.seeds == 1 else ""
+        value, low, high = (number(each, signed=True) for each in (apart.value, apart.low, apart.high))
+        against = f"{duel.one} against {title_of(duel.other)}"
+        return f"{_SAID[duel.outcome]} {self.said}: {against}, difference {value} [{low}, {high}]{alone}"
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,7 @@ class Outcome:
         folder: where it lies.
         data: what it was made on, for people.
         metric: that decides.
-        higher_is_better: of the metric.
-        split: whose rows everybody is measured on.
-        rows: how many these are.
+        rows: of the test split, on which everybody is measured.
         confidence: of all intervals.
         seeds: of the trials.
         floors: names of those that know nothing of language before.
@@ -89,7 +90,7 @@ class Outcome:
         transfers: from few labels to many.
         duels: every candidate against everybody with the most labels.
         slices: the winner against the best floor, with the most labels.
-        reached: by candidate, the fewest labels with which it has what the best floor has with the most.
+        reached: by candidate, from how many labels on its mean is that of the best floor with the most.
         left_out: trials that a budget left no time for, and why.
         recipe: of the winner.
     """
@@ -97,8 +98,6 @@ class Outcome:
     folder: Path
     data: str
     metric: str
-    higher_is_better: bool
-    split: str
     rows: int
     confidence: float
     seeds: list[int]
@@ -135,11 +134,13 @@ class Outcome:
             if self.winner in (duel.one, duel.other) and duel.outcome == "no evidence"
         ]
         if cheaper := [name for name in as_good if self._seconds(name) < self._seconds(self.winner)]:
-            said.append(f"{_listed(cheaper)} cannot be told from {self.winner} by these rows, and took less time.")
+            names = _listed([title_of(name) for name in cheaper])
+            said.append(f"{names} cannot be told from {self.winner} by these rows, and took less time.")
         for name, labels in self.reached.items():
             if labels != self.most.labels:
-                best, most = title_of(self.most.duel.other), with_labels(self.most.labels)
-                said.append(f"{name} {with_labels(labels)} reaches what {best} has {most}.")
+                best, few = title_of(self.most.duel.other), self.cell(name, labels)
+                assert few is not None
+                said.append(f"{name} {few.said} has on average what {best} has {self.most.said}.")
         return said
 
     def cell(self, name: str, labels: str) -> Cell | None:
@@ -161,11 +162,6 @@ class Outcome:
         where = f": NEGATIVE transfer on {_listed(worse)}" if worse else ""
         said = f"Of {len(of):,} {kind}s with {FEWEST} rows or more, {self.winner} is better on {len(better):,}"
         return f"{said}, worse on {len(worse):,}{where}."
-
-
-def with_labels(labels: str) -> str:
-    """Return how many labels there are, in words."""
-    return "with all labels" if labels == ALL else f"with {int(labels):,} labels a class"
 
 
 def _listed(names: list[str], most: int = 5) -> str:

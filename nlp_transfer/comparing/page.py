@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.comparing.grid import ALL
-from nlp_transfer.comparing.outcome import with_labels
 from nlp_transfer.evaluation.formatting import number, shown, title_of
 from nlp_transfer.reporting import figures
 from nlp_transfer.reporting.document import (
@@ -29,8 +27,9 @@ if TYPE_CHECKING:
 
 _OPEN = 20  # rows of a table that are shown without asking
 _FOOT = (
-    "Intervals are percentiles of a bootstrap over test rows and seeds together, drawn in pairs for differences.",
-    "Tests are McNemar's, exact, over rows on which one is right in more seeds than the other, corrected by Holm.",
+    "Intervals are over other test rows of the kind (bootstrap, in pairs for differences) and seeds (Student's t).",
+    "Tests are McNemar's, exact, over rows on which one is right in more seeds than the other, corrected by Holm; "
+    "they are about these trainings, not about other seeds.",
 )
 
 
@@ -42,7 +41,7 @@ def document_of(outcome: Outcome) -> Document:
         Facts(
             [
                 ("data", outcome.data),
-                ("measured on", f"{outcome.rows:,} rows of {outcome.split}, {outcome.metric}"),
+                ("measured on", f"{outcome.rows:,} test rows, {outcome.metric}"),
                 ("seeds", ", ".join(map(str, outcome.seeds))),
                 ("the winner's run", f"nlp-transfer adapt {outcome.recipe}"),
             ]
@@ -54,13 +53,13 @@ def document_of(outcome: Outcome) -> Document:
 
 def _curves(outcome: Outcome) -> Section:
     """Return what everybody has with how many labels."""
-    labels = list(dict.fromkeys(cell.labels for cell in outcome.cells))
+    labels = dict.fromkeys((cell.labels, cell.said) for cell in outcome.cells)
     names = list(dict.fromkeys(cell.name for cell in outcome.cells))
     rows: list[list[str | Cell]] = []
     for name in names:
-        cells = [outcome.cell(name, each) for each in labels]
+        cells = [outcome.cell(name, each) for each, _ in labels]
         rows.append([title_of(name), *(_cell(outcome, cell) for cell in cells)])
-    head = ["", *("all labels" if each == ALL else f"{each} a class" for each in labels)]
+    head = ["", *(said.removeprefix("with ") for _, said in labels)]
     table = Table(
         head,
         rows,
@@ -93,10 +92,11 @@ def _cell(outcome: Outcome, cell: compared.Cell | None) -> str | Cell:
 
 
 def _is_alone(outcome: Outcome, name: str) -> bool:
-    """Return whether one is better than everybody else with the most labels."""
+    """Return whether a candidate is better than everybody else with the most labels."""
     of = [duel for duel in outcome.duels if name in (duel.one, duel.other)]
     wanted = {True: "better", False: "worse"}
-    return bool(of) and all(duel.outcome == wanted[duel.one == name] for duel in of)
+    sure = all(duel.outcome == wanted[duel.one == name] and duel.adjusted < 1 - outcome.confidence for duel in of)
+    return name not in outcome.floors and bool(of) and sure
 
 
 def _costs(outcome: Outcome) -> Section:
@@ -123,9 +123,7 @@ def _costs(outcome: Outcome) -> Section:
     drawing = Drawing(
         figures.cost_against_score(points, name="costs", score=outcome.metric), "Up is better, left is cheaper."
     )
-    return Section(
-        f"What it costs, {with_labels(outcome.most.labels)}", [Beside(drawing, Table(head, rows, caption=seen))]
-    )
+    return Section(f"What it costs, {outcome.most.said}", [Beside(drawing, Table(head, rows, caption=seen))])
 
 
 def _duels(outcome: Outcome) -> Section:
@@ -142,7 +140,7 @@ def _duels(outcome: Outcome) -> Section:
     caption = "Bold: the interval of the difference does not hold zero."
     head = ["one", "other", "difference", "rows won : lost", "p, corrected"]
     return Section(
-        f"Candidates against everybody, {with_labels(outcome.most.labels)}",
+        f"Candidates against everybody, {outcome.most.said}",
         [Table(head, rows, words=2, caption=caption)],
     )
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
 
 
-def write_recipe(outcome: Outcome, settings: Settings) -> None:
-    """Write the recipe of the winner's run on all rows.
+def recipe_of(outcome: Outcome, settings: Settings) -> str:
+    """Return the recipe of the winner's run on all rows, as YAML.
 
     Args:
         outcome: of the comparison.
@@ -24,16 +24,17 @@ def write_recipe(outcome: Outcome, settings: Settings) -> None:
     floor = outcome.cell(duel.other, outcome.most.labels)
     assert cell is not None
     assert floor is not None
+    others = dict.fromkeys(title_of(each.name) for each in outcome.cells if each.name != outcome.winner)
     lines = [
-        f"{outcome.winner}: chosen on the validation rows of {outcome.data}, beside "
-        f"{', '.join(dict.fromkeys(each.name for each in outcome.cells if each.name != outcome.winner))}.",
+        f"{outcome.winner}: chosen on the validation rows of {outcome.data}, beside {', '.join(others)}.",
         "",
         f"  nlp-transfer adapt {shlex.quote(str(outcome.recipe))}",
         "",
-        f"Measured on {outcome.rows:,} {outcome.split} rows, {cell.rows:,} training rows, mean of {len(cell.values)} "
-        f"seeds: {outcome.metric} {shown(cell.figure)} beside {number(floor.figure.value)} of {title_of(duel.other)}; "
-        f"{cell.seconds:,.0f} s.",
+        f"Measured on {outcome.rows:,} test rows {cell.said}, mean of {len(cell.values)} seeds: {outcome.metric} "
+        f"{shown(cell.figure)} beside {number(floor.figure.value)} of {title_of(duel.other)}; {cell.seconds:,.0f} s.",
     ]
-    head = "".join(f"# {line}".rstrip() + "\n" for line in " \n".join(lines).split("\n"))
-    outcome.folder.mkdir(parents=True, exist_ok=True)
-    outcome.recipe.write_text(head + config.to_recipe(settings), encoding="utf-8")
+    if settings.data.embedded == settings.data.path == settings.data.train == settings.data.hub:  # all none
+        lines.append("The rows came from Python, as data=...; give them again: nlp_transfer.adapt(recipe, data=...).")
+    # A name or a path may hold what would end the comment.
+    head = "".join(f"# {' '.join(line.splitlines())}".rstrip() + "\n" for line in lines)
+    return head + config.to_recipe(settings)

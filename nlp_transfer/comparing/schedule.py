@@ -36,9 +36,10 @@ class Schedule:
     Attributes:
         candidates: their names.
         floors: of the floors that are trained.
-        rows: training rows of each number of labels, from few to many.
+        labels: numbers of labels, from few to many.
         seeds: of the trials.
         left: returns the seconds that are left; None: as many as it takes.
+        work: returns how much a trial has to do, beside others of the same candidate.
         is_kept: whether a trial was done by an earlier process: it costs nothing.
         done: filled by whoever does the trials.
         left_out: trials that were passed over, and why.
@@ -46,9 +47,10 @@ class Schedule:
 
     candidates: Sequence[str]
     floors: Sequence[str]
-    rows: Mapping[str, int]
+    labels: Sequence[str]
     seeds: Sequence[int]
     left: Callable[[], float] | None = None
+    work: Callable[[Trial], float] = lambda _: 1.0
     is_kept: Callable[[Trial], bool] = lambda _: False
     done: dict[Trial, Tried] = field(default_factory=dict)
     left_out: dict[Trial, str] = field(default_factory=dict)
@@ -57,7 +59,7 @@ class Schedule:
     def all(self) -> list[Trial]:
         """Every trial of the grid."""
         names = [*self.candidates, *self.floors]
-        return [Trial(name, labels, seed) for seed in self.seeds for labels in self.rows for name in names]
+        return [Trial(name, labels, seed) for seed in self.seeds for labels in self.labels for name in names]
 
     def __iter__(self) -> Iterator[Trial]:
         """Yield each trial; which is the next depends on what `done` says of those before."""
@@ -66,31 +68,40 @@ class Schedule:
             return
         first, *others = self.seeds
         alive, before = list(self.candidates), None
-        for labels in self.rows:
+        for labels in self.labels:
             yield from self._affordable(Trial(name, labels, first) for name in [*alive, *self.floors])
             scores = {each.name: tried.score for each, tried in self.done.items() if each[1:] == (labels, first)}
-            alive = self._survivors({name: scores[name] for name in alive if name in scores}, before) or alive
-            before = scores
-        for name in sorted([*self.candidates, *self.floors], key=lambda name: name not in alive):
-            known = (Trial(name, labels, seed) for seed in others for labels in self.rows)
-            yield from self._affordable(each for each in known if Trial(name, each.labels, first) in self.done)
+            kept = self._survivors({name: scores[name] for name in alive if name in scores}, before) or alive
+            for trial in self.all:
+                if trial.name in alive and trial.name not in kept and trial not in {*self.done, *self.left_out}:
+                    self.left_out[trial] = "not among the better ones with fewer labels"
+            alive, before = kept, scores
+        for seed in others:
+            for labels in self.labels:
+                names = sorted([*self.candidates, *self.floors], key=lambda name: name not in alive)
+                yield from self._affordable(
+                    trial
+                    for trial in (Trial(name, labels, seed) for name in names)
+                    if trial._replace(seed=first) in self.done
+                )
         for trial in self.all:
             if trial not in self.done:
-                self.left_out.setdefault(trial, "not among the better ones with fewer labels")
+                self.left_out.setdefault(trial, "no time")
 
     def expected(self, trial: Trial) -> float:
-        """Return how many seconds a trial may take: those of the candidate's largest one by rows; 0 without any."""
-        known = [
-            (self.rows[each.labels], tried.seconds) for each, tried in self.done.items() if each.name == trial.name
-        ]
-        rows, seconds = max(known, default=(1, 0.0))
-        return seconds * self.rows[trial.labels] / rows
+        """Return how many seconds a trial may take: by the candidate's largest one and what both have to do."""
+        of = {each: tried for each, tried in self.done.items() if each.name == trial.name}
+        if not of:
+            return 0.0
+        largest = max(of, key=lambda each: (self.work(each), -of[each].seconds))
+        return of[largest].seconds * self.work(trial) / self.work(largest)
 
     def _affordable(self, trials: Iterator[Trial]) -> Iterator[Trial]:
         assert self.left is not None
         for trial in trials:
             left = self.left()
             if self.is_kept(trial) or (left > 0 and self.expected(trial) <= left):
+                self.left_out.pop(trial, None)
                 yield trial
             else:
                 self.left_out[trial] = "no time"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlp_transfer.comparing.outcome import with_labels
 from nlp_transfer.evaluation.formatting import number, title_of
 
 if TYPE_CHECKING:
@@ -22,25 +21,25 @@ def render(outcome: Outcome, console: Console) -> None:
     from rich.text import Text
 
     console.print(
-        f"{outcome.metric} by labels a class; {outcome.split}: {outcome.rows:,} rows, mean of {len(outcome.seeds)} "
+        f"{outcome.metric} by number of labels; {outcome.rows:,} test rows, mean of {len(outcome.seeds)} "
         f"seeds, {100 * outcome.confidence:g}% intervals",
         style="bold",
     )
     console.print(_curves(outcome))
-    console.print(f"what it costs, {with_labels(outcome.most.labels)}", style="bold")
+    console.print(f"what it costs, {outcome.most.said}", style="bold")
     console.print(_costs(outcome))
     for place, sentence in enumerate(outcome.verdict):
         console.print(Text(sentence, style=f"bold {_COLOURS[outcome.most.duel.outcome]}" if place == 0 else ""))
 
 
 def _curves(outcome: Outcome) -> Table:
-    labels = list(dict.fromkeys(cell.labels for cell in outcome.cells))
+    labels = dict.fromkeys((cell.labels, cell.said) for cell in outcome.cells)
     table = _table()
     table.add_column("", overflow="fold")
-    for name in labels:
-        table.add_column(name, justify="right", no_wrap=True)
+    for _, said in labels:
+        table.add_column(said.removeprefix("with ").removesuffix(" labels a class"), justify="right", no_wrap=True)
     for name in dict.fromkeys(cell.name for cell in outcome.cells):
-        cells = [outcome.cell(name, each) for each in labels]
+        cells = [outcome.cell(name, each) for each, _ in labels]
         shown = ["" if cell is None else _two_lines(cell.figure) for cell in cells]
         table.add_row(title_of(name), *shown, style="dim" if name in outcome.floors else "")
     return table

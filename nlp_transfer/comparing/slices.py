@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.comparing.contest import holm, mcnemar
-from nlp_transfer.evaluation.intervals import Interval, interval
+from nlp_transfer.comparing.contest import holm, mcnemar, outcome, over_seeds
+from nlp_transfer.evaluation.intervals import Interval, draws
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples
@@ -30,7 +30,8 @@ class Slice:
         rows: how many.
         gain: errors that the one has less than the other, a row; with one label a text the share of rows.
         adjusted: probability of McNemar's test, after Holm's correction over all slices of the kind.
-        outcome: better or worse where that is less than 1 - confidence, else no evidence.
+        outcome: better or worse where that is less than 1 - confidence and the interval lies on that side of zero, else
+            no evidence.
     """
 
     kind: str
@@ -49,7 +50,7 @@ def slices(
     Args:
         task: of the rows.
         examples: the rows.
-        gains: (rows,), see `contest.Contest.gains`.
+        gains: (seeds, rows), see `contest.Contest.gains`.
         resamples: of the bootstrap behind the intervals.
         confidence: of intervals and outcomes.
         seed: of the resamples.
@@ -57,12 +58,13 @@ def slices(
     found: list[Slice] = []
     for kind, parts in _parts(task, examples).items():
         kept = [(name, rows) for name, rows in parts if len(rows) >= FEWEST]
-        tests = [mcnemar(gains[rows])[2] for _, rows in kept]
-        for (name, rows), p in zip(kept, holm(tests), strict=True):
-            gain = _gain(gains[rows], examples.weights[rows], resamples, confidence, seed)
-            sure = p < 1 - confidence and gain.value
-            outcome = "no evidence" if not sure else "better" if gain.value > 0 else "worse"
-            found.append(Slice(kind, name, len(rows), gain, p, outcome))
+        tests = [mcnemar(gains[:, rows].mean(axis=0)) for _, rows in kept]
+        adjusted = holm([p for _, _, p in tests])
+        for (name, rows), (wins, losses, _), p in zip(kept, tests, adjusted, strict=True):
+            gain = _gain(gains[:, rows], examples.weights[rows], resamples, confidence, seed)
+            told = outcome(gain, 1) if p < 1 - confidence else "no evidence"
+            agrees = told == ("better" if wins > losses else "worse")  # where gains differ in size they may not
+            found.append(Slice(kind, name, len(rows), gain, p, told if agrees else "no evidence"))
     return found
 
 
@@ -98,7 +100,9 @@ def _by_length(lengths: np.ndarray, known: np.ndarray) -> Iterator[tuple[str, np
 
 def _gain(gains: np.ndarray, weights: np.ndarray, resamples: int, confidence: float, seed: int) -> Interval:
     share = weights.astype(np.float64)
-    draws = np.random.default_rng(seed).multinomial(len(gains), np.full(len(gains), 1 / len(gains)), size=resamples)
-    with np.errstate(invalid="ignore"):
-        drawn = (draws @ (share * gains)) / (draws @ share)
-    return interval(float(np.average(gains, weights=share)), drawn, confidence=confidence)
+    parts = [
+        ((share * gains) @ counts) / (share @ counts) for counts in draws(len(share), resamples=resamples, seed=seed)
+    ]
+    values = np.average(gains, axis=1, weights=share)
+    drawn = np.concatenate(parts, axis=1) if parts else np.full((len(gains), 1), np.nan)
+    return over_seeds(values.tolist(), drawn, confidence=confidence)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from nlp_transfer.comparing.peak import forget_peak, peak_megabytes
 from nlp_transfer.config import run_id
 from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.preparation import prepare
@@ -37,7 +39,7 @@ class Answers:
         task: with the thresholds by which these answers are decided.
         logits: (rows, outputs), in the order of the split.
         validation: the metric on the validation rows; None where nobody chooses by it.
-        seconds: of training and of answering.
+        seconds: of loading, training and answering, without what an earlier process did.
         learning: parameters that learned.
         parameters: all of them.
         megabytes: the most memory that the process took meanwhile; None where that is not known.
@@ -60,7 +62,7 @@ def is_finished(settings: Settings) -> bool:
 
 @own_numbers()
 def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
-    """Train and return what the model answers to the reported split.
+    """Train and return what the model answers to the test rows.
 
     Args:
         settings: of the run; its folder is where the answers are kept.
@@ -72,21 +74,23 @@ def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
     """
     folder = RunFolder.of(settings, corpus)
     if folder.is_finished and not settings.overwrite:
+        folder.check_encoder(locate(settings.encoder).sha256)
         folder.tidy()
         return _read(folder)
     forget_peak()
+    started = time.monotonic()
     prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     with folder.locked():
-        trained = train(settings, prepared, folder, screen)
-        logits = {name: prepared.outputs(name) for name in {"validation", prepared.reported_split}}
-        save_file(logits, folder.path / _ANSWERS)
+        train(settings, prepared, folder, screen)
+        logits = {name: prepared.outputs(name) for name in ("validation", "test")}
+        with folder.reached():
+            (folder.path / _ANSWERS).write_bytes(save(logits))
         folder.finish(
             _figures(settings, prepared.corpus.task, corpus, logits["validation"]),
             data={"source": corpus.source, "fingerprint": corpus.fingerprint},
             encoder={"name": prepared.classifier.source.name, "sha256": prepared.classifier.source.sha256},
             task=prepared.corpus.task.to_json(),
-            split=prepared.reported_split,
-            seconds=round(trained.seconds, 3),
+            seconds=round(time.monotonic() - started, 3),
             learning=prepared.plan.trainable,
             parameters=prepared.plan.parameters,
             megabytes=peak_megabytes(),
@@ -109,7 +113,7 @@ def _read(folder: RunFolder) -> Answers:
     """
     result, report = folder.result(), folder.report()
     try:
-        logits = load_file(folder.path / _ANSWERS)[result["split"]]
+        logits = load_file(folder.path / _ANSWERS)["test"]
         return Answers(
             task=Task.from_json(result["task"]),
             logits=logits,

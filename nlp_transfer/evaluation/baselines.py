@@ -57,12 +57,14 @@ class Floor:
         logits: (rows, outputs): log-probabilities, for multi_label log-odds, for regression values.
         detail: the setting that was chosen, in words.
         threshold: from which it gives a label, chosen as the model's is; None: from the task's.
+        seconds: that it took when it was computed.
     """
 
     name: str
     logits: np.ndarray
     detail: str = ""
     threshold: Threshold | None = None
+    seconds: float = 0.0
 
 
 def floors(
@@ -108,22 +110,22 @@ def floors(
     kept = None if store is None else store.find(key)
     started = time.monotonic()
     if kept is not None:
-        (strength, balanced, count), rest = kept[:3], kept[3:]
+        (strength, balanced, count, seconds), rest = kept[:4], kept[4:]
         rule = _unfolded(rest[: int(count)])
         best, logits = _Setting(float(strength), bool(balanced)), rest[int(count) :].reshape(-1, task.outputs)
-        return [majority, Floor("tfidf", logits, best.described(task), rule)]
+        return [majority, Floor("tfidf", logits, best.described(task), rule, float(seconds))]
     features = _features(task, train, test)
     if features is None:
         return [majority, Floor("tfidf", priors, "no word in the training texts", simple)]
     learn, held = features
     best, rule = _best_setting(task, learn, train.targets, weights, metric=metric, free=free, seed=seed)
     logits = _fit_predict(task, learn, train.targets, weights, held, best, seed=seed)
+    seconds = round(time.monotonic() - started, 3)
     if store is not None:
-        about = {"what": "TF-IDF floor", "encoder": "none", "rows": len(test.texts)}
-        about |= {"seconds": round(time.monotonic() - started, 3)}
+        about = {"what": "TF-IDF floor", "encoder": "none", "rows": len(test.texts), "seconds": seconds}
         own = np.atleast_1d(() if rule is None else rule)
-        store.keep(key, np.concatenate([[best.strength, best.balanced, len(own)], own, logits.ravel()]), about)
-    return [majority, Floor("tfidf", logits, best.described(task), rule)]
+        store.keep(key, np.concatenate([[best.strength, best.balanced, len(own), seconds], own, logits.ravel()]), about)
+    return [majority, Floor("tfidf", logits, best.described(task), rule, seconds)]
 
 
 def _unfolded(own: np.ndarray) -> Threshold | None:

@@ -171,7 +171,9 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
             from nlp_transfer.plan import render
             from nlp_transfer.preparation import prepare
             from nlp_transfer.run_folder import RunFolder
-        settings = choosing.settled(settings, corpus, screen.tell)
+        settings, why = choosing.chosen(settings, corpus)
+        if why:
+            screen.tell(why)
         unkept = dataclasses.replace(settings, cache=dataclasses.replace(settings.cache, gib=0.0))
         plan = prepare(unkept, corpus, RunFolder.of(settings, corpus).path).plan
     render(plan, screen.console)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import nlp_transfer
 from nlp_transfer.cli import main
@@ -20,6 +22,7 @@ from nlp_transfer.comparing.trial import answers_of
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.formatting import shown
 from nlp_transfer.preparation import prepare
 from nlp_transfer.reporting.files import write
 from tests.encoder.families import tiny_encoder
@@ -118,29 +121,94 @@ def test_the_recipe_is_the_winners_run(compared):
 def test_the_page_says_what_the_figures_say_and_names_are_words_on_it(compared, tmp_path: Path):
     _, outcome = compared
     page, plain = ((outcome.folder / f"report.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
+    words = html.unescape(re.sub("<[^>]*>", "", page))
     for said in (*outcome.verdict, outcome.data, "Candidates against everybody"):
-        assert said.split(":")[0].split("[")[0] in html.unescape(page)
+        assert said in words
     assert "<script" not in page
     assert page.count("<svg") == 2
-    assert f"{outcome.cell(outcome.winner, ALL).figure.value:.3f}"[1:] in plain
+    assert shown(outcome.cell("tfidf", "4").figure) in plain.replace("\\", "")
     odd = dataclasses.replace(outcome.cells[0], name="<script>alert(1)</script>")
     changed = dataclasses.replace(outcome, cells=[*outcome.cells, odd], folder=tmp_path)
     write(document_of(changed), tmp_path / "report.html")
     assert "<script" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_other_weights_under_the_encoders_name_are_noticed(compared, place: Path):
+    given, _ = compared
+    weights = place / "tiny-bert" / "model.safetensors"
+    kept = weights.read_bytes()
+    tensors = load_file(weights)
+    try:
+        save_file({name: tensor + 0.01 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+        with pytest.raises(UserError, match="other encoder weights"):
+            Comparison(None, given, QUIET, data=data_for("single_label")).run()
+    finally:
+        weights.write_bytes(kept)
+
+
+def test_all_decide_by_the_rules_that_are_set(place: Path):
+    data = data_for("multi_label")
+    given = words(
+        place, "compare.candidates=[probe]", "compare.labels=[all]", "compare.seeds=1", "compare.scratch=false"
+    )
+    given += ["data.problem=multi_label"]
+    free, fixed = (
+        Comparison(None, [*given, *more], QUIET, data=data).run() for more in ([], ["decision.threshold=0.02"])
+    )
+    assert all(cell.said == "with all labels" for cell in fixed.cells)
+    for name in ("probe", "tfidf"):
+        assert fixed.cell(name, ALL).figure.value < free.cell(name, ALL).figure.value
+    with pytest.raises(UserError, match=r"decision\.threshold is for multi_label"):
+        Comparison(None, words(place, "decision.threshold=0.1"), QUIET, data=data_for("single_label"))
+
+
+def test_numbers_of_rows_are_said_where_a_row_has_no_one_class(place: Path):
+    given = words(
+        place, "compare.candidates=[probe]", "compare.labels=[2,all]", "compare.seeds=1", "compare.scratch=false"
+    )
+    outcome = Comparison(None, [*given, "data.problem=regression"], QUIET, data=data_for("regression")).run()
+    assert [each.said for each in outcome.transfers] == ["with 20 rows", "with all labels"]
+
+
+def test_the_best_by_validation_is_no_one_who_has_no_figure(place: Path, monkeypatch: pytest.MonkeyPatch):
+    """Constant answers have no correlation."""
+    given = words(
+        place, "compare.candidates=[probe,'finetune training.max_steps=1']", "compare.labels=[all]", "compare.seeds=1"
+    )
+    given += ["compare.scratch=false", "data.problem=regression", "evaluation.metric=pearson"]
+
+    def broken(settings, corpus, screen):
+        found = answers_of(settings, corpus, screen)
+        return dataclasses.replace(found, validation=float("nan")) if settings.name.startswith("probe") else found
+
+    monkeypatch.setattr(module, "answers_of", broken)
+    assert Comparison(None, given, QUIET, data=data_for("regression")).run().winner.startswith("finetune")
+
+
+def test_within_a_budget_something_is_said_of_what_was_tried(place: Path, tmp_path: Path, capfd):
+    given = words(place, "compare.labels=[2,all]", "compare.seeds=2", "compare.minutes=0.05", "compare.scratch=false")
+    given = [word if not word.startswith("output=") else f"output={tmp_path}" for word in given]
+    outcome = Comparison(None, given, Screen(speaks=True), data=data_for("single_label")).run()
+    tried = sum(len(cell.values) for cell in outcome.cells if cell.name not in outcome.floors)
+    assert tried + len(outcome.left_out) == 3 * 2 * 2
+    for said in outcome.left_out:
+        assert said.endswith(("no time", "not among the better ones with fewer labels"))
+    assert capfd.readouterr().err.count("not tried: ") == len(outcome.left_out)
+
+
 def test_draws_share_the_test_rows_and_have_as_few_to_choose_by_as_to_learn_from(place: Path):
     settings = compose(None, words(place, "compare.labels=[2,4,400,all]"))
     draws = Draws(settings, data=data_for("single_label"))
     assert draws.labels == ["2", "4", ALL]
+    assert Draws(compose(None, words(place, "compare.labels=[400]")), data=data_for("single_label")).labels == [ALL]
     for labels in draws.labels:
         for seed in (0, 1):
             found = draws.corpus(labels, seed, pooled=True)
             train = found.splits["train"]
             assert found.splits["test"].ids == draws.whole.splits["test"].ids
             assert len(train) == draws.rows(labels)
-            assert len(found.splits["validation"]) <= max(len(train), 0)
             if labels != ALL:
+                assert len(found.splits["validation"]) <= len(train)
                 assert np.bincount(train.targets).tolist() == [int(labels)] * 3
                 assert [found.pool.examples.ids[row] for row in found.pool.chosen] == train.ids
     few, more = (set(draws.corpus(labels, 0, pooled=True).splits["train"].ids) for labels in ("2", "4"))
@@ -187,7 +255,12 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
         (["compare.candidates=[prob]"], "did you mean 'probe'"),
         (["compare.candidates=['probe lr']"], "'lr' in 'probe lr' is no strategy"),
         (["compare.candidates=['probe strategy.rank=4']"], "strategy.rank"),
-        (["compare.labels=[0]"], "0 must be a whole number"),
+        (["compare.candidates=['probe data.class_weights=balanced']"], "is for all of them"),
+        (["compare.candidates=['probe seed=7']"], "is for all of them"),
+        (["compare.labels=all"], "a list of texts"),
+        (["seed=4294967295"], "must stay below"),
+        (["data.test_share=0"], "a comparison needs test rows"),
+        (["compare.labels=[0]"], "'0' must be a whole number"),
         (["compare.labels=[many]"], "'many' must be a whole number"),
         (["compare.labels=[]"], "compare.labels is empty"),
         (["compare.seeds=0"], "compare.seeds=0"),
@@ -197,8 +270,11 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
     ],
 )
 def test_what_makes_no_comparison_is_refused(place: Path, given: list[str], said: str):
+    data = data_for("single_label")
+    if "data.test_share=0" in given:
+        del data["test"]
     with pytest.raises(UserError, match=said.replace("[", r"\[")):
-        Comparison(None, words(place, *given), QUIET, data=data_for("single_label")).run()
+        Comparison(None, words(place, *given), QUIET, data=data).run()
 
 
 def test_the_command_line_compares_and_a_person_can_read_it(tmp_path: Path, capfd):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from nlp_transfer.comparing.contest import Contest, errors, holm, mcnemar
+from nlp_transfer.comparing.contest import Contest, comparable, errors, holm, mcnemar, over_seeds
 from nlp_transfer.comparing.grid import Trial
 from nlp_transfer.comparing.slices import slices
 from nlp_transfer.comparing.trial import Answers
@@ -66,11 +68,27 @@ def test_with_one_seed_the_interval_is_that_of_a_run():
 
 def test_figures_are_means_over_seeds_and_seeds_widen_the_interval():
     steady = {("steady", seed): answers(right(0.8, 1)) for seed in range(3)}
-    moody = {("moody", seed): answers(right(share, 2)) for seed, share in enumerate((0.6, 0.8, 0.95))}
+    moody = {("moody", seed): answers(right(share, 2)) for seed, share in enumerate((0.7, 0.8, 0.9))}
     found = contest(steady | moody)
-    assert found.value("moody", "all") == pytest.approx(np.mean(found.values("moody", "all")))
-    width = {name: found.figure(name, "all").high - found.figure(name, "all").low for name in ("steady", "moody")}
-    assert width["moody"] > 1.5 * width["steady"]
+    figure = {name: found.figure(name, "all") for name in ("steady", "moody")}
+    assert figure["moody"].value == pytest.approx(np.mean(found.values("moody", "all")))
+    rows = contest({("steady", 0): answers(right(0.8, 1))}).figure("steady", "all")
+    assert dataclasses.astuple(figure["steady"]) == pytest.approx(dataclasses.astuple(rows))  # they agree
+    reach = 4.3027 * np.std(found.values("moody", "all"), ddof=1) / np.sqrt(3)  # t with two degrees of freedom
+    assert figure["moody"].value - figure["moody"].low >= reach
+    assert figure["moody"].high == 1.0  # and no accuracy is above that
+
+
+def test_an_interval_over_rows_and_seeds_holds_what_it_promises():
+    """Means that vary with the rows and from seed to seed are where the interval says in about 95 of 100 cases."""
+    held = 0
+    for number in range(300):
+        draws = np.random.default_rng(number)
+        rows, seeds = draws.normal(0, 0.01), draws.normal(0, 0.03, 3)
+        drawn = rows + seeds[:, None] + draws.normal(0, 0.01, 400)[None]
+        found = over_seeds((rows + seeds).tolist(), drawn, confidence=0.95)
+        held += found.low <= 0 <= found.high
+    assert 0.92 <= held / 300 <= 0.99
 
 
 def test_a_duel_is_paired():
@@ -100,14 +118,24 @@ def test_only_seeds_that_both_have_are_compared():
     assert of.duels([("one", "nobody")], "all") == []
 
 
-def test_nobody_better_is_seldom_called_better():
+def test_nobody_better_is_seldom_called_better_however_trainings_vary():
     called = 0
-    for seed in range(60):
-        given = {("one", s): answers(right(0.7, 100 * seed + s)) for s in range(3)}
-        given |= {("two", s): answers(right(0.7, 100 * seed + 50 + s)) for s in range(3)}
-        (duel,) = contest(given, resamples=200).duels([("one", "two")], "all")
+    for number in range(100):
+        draws = np.random.default_rng(number)
+        given = {
+            (name, seed): answers(draws.random(ROWS) < 0.7 + draws.normal(0, 0.05))
+            for name in ("one", "two")
+            for seed in range(3)
+        }
+        (duel,) = contest(given, resamples=100).duels([("one", "two")], "all")
         called += duel.outcome != "no evidence"
     assert called <= 9
+
+
+def test_what_is_undefined_is_worst_whichever_way_is_up():
+    for sign in (1, -1):
+        assert comparable(np.nan, sign) == comparable(None, sign) == -np.inf
+    assert comparable(0.2, -1) > comparable(0.3, -1)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +150,18 @@ def test_nobody_better_is_seldom_called_better():
 )
 def test_errors_are_those_of_the_problem(task: Task, logits: list, targets: np.ndarray, wanted: list[float]):
     assert errors(task, np.array(logits, np.float32), targets) == pytest.approx(wanted)
+
+
+def test_a_slice_where_gains_are_few_and_large_is_told_neither_way():
+    """Numbers: five rows are a little better, 25 much worse by count and better by size."""
+    task, of = Task("regression", (), False), examples(60, domains=["home"] * 30 + ["away"] * 30)
+    gains = np.zeros((1, 60))
+    gains[0, :25], gains[0, 25:30] = -0.1, 10.0
+    found = slices(task, of, gains, resamples=200, confidence=0.95, seed=0)
+    (home,) = (each for each in found if each.name == "home")
+    assert home.gain.value > 0
+    assert home.adjusted < 0.05
+    assert home.outcome == "no evidence"
 
 
 def test_a_slice_that_is_hurt_is_found_and_the_rest_is_not_blamed():

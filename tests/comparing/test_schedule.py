@@ -31,12 +31,14 @@ def run(
     return done
 
 
-def budgeted(minutes: float, **more) -> Schedule:
-    return Schedule(NAMES, ["scratch"], ROWS, [0, 1], left=lambda: minutes, **more)
+def budgeted(seconds: float, **more) -> Schedule:
+    return Schedule(
+        NAMES, ["scratch"], list(ROWS), [0, 1], left=lambda: seconds, work=lambda trial: ROWS[trial.labels], **more
+    )
 
 
 def test_without_a_budget_every_trial_is_done_once_and_the_whole_curve_before_another_seed():
-    schedule = Schedule(NAMES, ["scratch"], ROWS, [0, 1])
+    schedule = Schedule(NAMES, ["scratch"], list(ROWS), [0, 1])
     done = run(schedule)
     assert sorted(done) == sorted(schedule.all)
     assert len(set(done)) == len(done) == 5 * 3 * 2
@@ -53,6 +55,8 @@ def test_the_better_half_goes_on_and_whoever_catches_up_and_floors_are_not_halve
     assert set(done).isdisjoint(schedule.left_out)
     assert {*done, *schedule.left_out} == set(schedule.all)
     assert schedule.left_out[Trial("poor", "all", 0)].startswith("not among the better")
+    assert Trial("poor", "64", 1) not in schedule.left_out
+    assert not any(trial.name == "scratch" for trial in schedule.left_out)
 
 
 @pytest.mark.parametrize("budget", [0.0, 1.0, 30.0, 100.0, 300.0])
@@ -69,3 +73,9 @@ def test_what_an_earlier_process_did_costs_nothing():
     before = run(budgeted(100.0))
     again = run(budgeted(1e-9, is_kept=lambda trial: trial in before))
     assert again == before
+
+
+def test_what_was_slow_once_is_not_thought_to_be_slow_for_ever():
+    """The first trial of a probe computes what the others share; more rows give it hardly more to do."""
+    schedule = Schedule(["probe"], [], list(ROWS), [0, 1], left=lambda: 130.0)
+    assert len(run(schedule, seconds=lambda trial: 60.0 if trial == Trial("probe", "8", 0) else 0.5)) == 6

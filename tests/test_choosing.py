@@ -1,0 +1,69 @@
+"""What `strategy=auto` stands for: a rule on rows, labels and time, the same run whenever it is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import nlp_transfer
+from nlp_transfer.choosing import FEW, STEPS, chosen
+from nlp_transfer.config import compose, run_id
+from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.errors import UserError
+from tests.encoder.families import tiny_encoder
+from tests.test_run import data_for, rows
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def taken(encoder: Path, count: int, *words: str, problem: str = "single_label"):
+    settings = compose(None, ["data=object", f"data.problem={problem}", "strategy=auto", f"encoder={encoder}", *words])
+    corpus = load_corpus(settings.data, data=data_for(problem) | {"train": rows(problem, count, 1)})
+    return chosen(settings, corpus)
+
+
+@pytest.mark.parametrize(
+    ("count", "problem", "words", "name"),
+    [
+        (3 * FEW - 1, "single_label", [], "probe"),
+        (3 * FEW, "single_label", [], "finetune"),
+        (3 * FEW, "single_label", ["strategy.minutes=1e-9"], "probe"),
+        (3 * FEW, "single_label", ["strategy.minutes=1000"], "finetune"),
+        (10 * FEW - 1, "regression", [], "probe"),
+        (10 * FEW, "regression", [], "finetune"),
+        (3 * FEW - 1, "single_label", ["objective=contrast"], "finetune"),
+    ],
+)
+def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, problem: str, words: list, name: str):
+    settings, why = taken(encoder, count, *words, problem=problem)
+    assert type(settings.strategy).__name__.lower() == name
+    assert f"strategy=auto is {name}, for " in why
+    assert settings.training.min_steps == (STEPS if name == "finetune" else 0)
+    assert settings.name == f"data-{name}"
+    again, _ = taken(encoder, count, *words, problem=problem)
+    assert run_id(again) == run_id(settings)
+
+
+def test_more_steps_that_are_asked_for_stay_and_other_strategies_are_left_alone(encoder: Path):
+    settings, _ = taken(encoder, 60, "training.min_steps=400", "name=mine")
+    assert settings.training.min_steps == 400
+    assert settings.name == "mine"
+    plain = compose(None, ["strategy=lora"])
+    assert chosen(plain, load_corpus(compose(None, ["data=object"]).data, data=data_for("single_label"))) == (plain, "")
+    with pytest.raises(UserError, match=r"strategy\.minutes=0"):
+        nlp_transfer.adapt(None, ["strategy=auto", "strategy.minutes=0"])
+
+
+def test_the_run_is_that_of_the_strategy_by_its_own_name(encoder: Path, tmp_path: Path):
+    words = [f"encoder={encoder}", f"output={tmp_path}", "training.precision=fp32", "evaluation.resamples=20"]
+    data = data_for("single_label") | {"train": rows("single_label", 3 * FEW - 1, 1)}
+    auto, named = (
+        nlp_transfer.adapt(None, [*words, f"strategy={name}", "verify=false"], data=data) for name in ("auto", "probe")
+    )
+    assert auto.folder == named.folder
+    assert dataclasses.asdict(auto.report) == dataclasses.asdict(named.report)
