@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.comparing.slices import FEWEST
 from nlp_transfer.evaluation.formatting import number, title_of
+from nlp_transfer.evaluation.plain_values import without_nan
 
 if TYPE_CHECKING:
     from nlp_transfer.comparing.contest import Duel
@@ -150,7 +151,7 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; what is undefined is None, and the verdict stands beside the figures."""
         plain = dataclasses.asdict(self) | {"folder": str(self.folder), "recipe": str(self.recipe)}
-        return _finite(plain) | {"winner": self.winner, "verdict": self.verdict}
+        return without_nan(plain) | {"winner": self.winner, "verdict": self.verdict}
 
     def _seconds(self, name: str) -> float:
         cell = self.cell(name, self.most.labels)
@@ -166,11 +167,3 @@ class Outcome:
 
 def _listed(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,7 @@ from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
 from nlp_transfer.evaluation.intervals import Interval, interval, replicates
 from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS
+from nlp_transfer.evaluation.plain_values import read, without_nan
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,7 +110,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; what is undefined (nan) is None, and the verdict stands beside the figures."""
-        return _without_nan(asdict(self)) | {"verdict": self.verdict}
+        return without_nan(asdict(self)) | {"verdict": self.verdict}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Report:
@@ -122,7 +121,7 @@ class Report:
         """
         # Runs from before there were these two had neither rule nor figure.
         absent = {"calibration_error": None, "answered": 1.0}
-        report: Report = _read(cls, absent | values if isinstance(values, dict) else values, "report")
+        report: Report = read(cls, absent | values if isinstance(values, dict) else values, "report")
         if not report.rows or not 0 < report.confidence < 1:
             raise ValueError("report has no rows or no confidence")
         if not all(math.isfinite(label.support) for label in report.labels):
@@ -318,35 +317,3 @@ def _worst_labels(report: Report) -> Table:
         name.truncate(_NAME_WIDTH, overflow="ellipsis")
         table.add_row(name, support, number(label.precision), number(label.recall), number(label.f1))
     return table
-
-
-def _without_nan(values: Any) -> Any:
-    if isinstance(values, dict):
-        return {key: _without_nan(value) for key, value in values.items()}
-    if isinstance(values, list):
-        return [_without_nan(value) for value in values]
-    return None if isinstance(values, float) and math.isnan(values) else values
-
-
-def _read(kind: Any, value: Any, key: str) -> Any:
-    """Return a plain value as the type that a field declares; None is nan where that is a number."""
-    base, parts = typing.get_origin(kind), typing.get_args(kind)
-    if base is types.UnionType:
-        return None if value is None else _read(parts[0], value, key)
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        fields = typing.get_type_hints(kind)
-        if missing := fields.keys() - value.keys():
-            raise ValueError(f"{key} lacks {min(missing)}")
-        known = typing.cast(type, kind)
-        return known(**{name: _read(field, value[name], f"{key}.{name}") for name, field in fields.items()})
-    if base is list and isinstance(value, list):
-        return [_read(parts[0], each, f"{key}.{place}") for place, each in enumerate(value)]
-    if base is dict and isinstance(value, dict):
-        return {_read(str, name, key): _read(parts[1], each, f"{key}.{name}") for name, each in value.items()}
-    if kind is float and (value is None or type(value) in (int, float)):
-        return math.nan if value is None else float(value)
-    if type(value) is not kind:
-        raise ValueError(f"{key}={str(value)[:40]} is of another type")
-    if kind is str:
-        value.encode()  # half a surrogate pair, which JSON can spell, cannot be printed
-    return value

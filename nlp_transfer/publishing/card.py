@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from nlp_transfer.evaluation.formatting import number, shown, title_of
 from nlp_transfer.evaluation.report import Report
+from nlp_transfer.publishing.card_rules import rules_of
 from nlp_transfer.publishing.markdown import WIDTH, block, bullets, escaped, table
 
 FILE = "README.md"
@@ -189,7 +190,7 @@ def _usage(facts: Facts, wishes: Wishes) -> str:
             "Its head (pooled states, see `pooled.py`) is no class of transformers, hence `trust_remote_code`: read "
             "the two short files and pin a `revision`, or import nlp_transfer first, which needs neither."
         )
-    sentences += _rules(record["task"])
+    sentences += rules_of(record["task"])
     if record["tokens"]["chunk"]:
         sentences.append(
             "Long texts were read in windows when it was measured; transformers cuts them, nlp_transfer reads them as "
@@ -198,33 +199,10 @@ def _usage(facts: Facts, wishes: Wishes) -> str:
     return "\n\n".join([block("python", code), *sentences, _ours(where, facts)])
 
 
-def _rules(task: Mapping[str, Any]) -> list[str]:
-    """Return what one must know to decide as the model did when it was measured."""
-    if task["problem"] == "multi_label":
-        rule = task["threshold"]
-        if isinstance(rule, float | int):
-            return [f"A label is chosen from a score of {rule:.3g} on."]
-        spread = f"{min(rule):.3g} to {max(rule):.3g}"
-        return [f"Each label is chosen from a score of its own on, {spread}: `threshold` in `nlp_transfer.json`."]
-    rules = []
-    if task["abstain_below"]:
-        least = f"It abstains where no score reaches {task['abstain_below']:g}"
-        rules.append(f"{least}: nlp_transfer says so (`abstains`), a pipeline leaves it to you.")
-    if task.get("unknown"):
-        share = f"about {task['unknown']:.1%} of the others"
-        rules.append(
-            f"A text unlike all it knows is called unknown, and so are {share} (`unknown`, nlp_transfer alone)."
-        )
-    if task.get("coverage"):
-        what = "an interval (`low`, `high`)" if task["problem"] == "regression" else "a set of labels (`set`)"
-        rules.append(f"nlp_transfer gives {what} that is to hold the truth in {task['coverage']:.1%} of the texts.")
-    return rules
-
-
 def _adapter_usage(where: str, facts: Facts) -> str:
     said = "It holds an adapter alone, to be put on its encoder"
     if facts.record["encoder"]["head"] == "pooled":  # no class of transformers
-        return "\n\n".join([f"{said} and a head of ours:", _ours(where, facts), *_rules(facts.record["task"])])
+        return "\n\n".join([f"{said} and a head of ours:", _ours(where, facts), *rules_of(facts.record["task"])])
     code = f"""
         import json
 
@@ -241,7 +219,7 @@ def _adapter_usage(where: str, facts: Facts) -> str:
         classify = pipeline("text-classification", PeftModel.from_pretrained(base, "{where}"), tokenizer=tokenizer)
     """
     ways = [f"{said}:", block("python", code), "or", _ours(where, facts)]
-    return "\n\n".join([*ways, *_rules(facts.record["task"])])
+    return "\n\n".join([*ways, *rules_of(facts.record["task"])])
 
 
 def _ours(where: str, facts: Facts) -> str:

@@ -1,0 +1,29 @@
+"""What a card says of how a model decides: its thresholds, where it abstains, what it calls unknown, its sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def rules_of(task: Mapping[str, Any]) -> list[str]:
+    """Return what one must know to decide as the model did when it was measured."""
+    if task["problem"] == "multi_label":
+        rule = task["threshold"]
+        if isinstance(rule, float | int):
+            return [f"A label is chosen from a score of {rule:.3g} on."]
+        spread = f"{min(rule):.3g} to {max(rule):.3g}"
+        return [f"Each label is chosen from a score of its own on, {spread}: `threshold` in `nlp_transfer.json`."]
+    rules = []
+    if task["abstain_below"]:
+        least = f"It abstains where no score reaches {task['abstain_below']:g}"
+        rules.append(f"{least}: nlp_transfer says so (`abstains`), a pipeline leaves it to you.")
+    if task.get("unknown"):
+        share = f"about {task['unknown']:.1%} of the others"
+        rules.append(
+            f"A text unlike all it knows is called unknown, and so are {share} (`unknown`, nlp_transfer alone)."
+        )
+    if task.get("coverage"):
+        what = "an interval (`low`, `high`)" if task["problem"] == "regression" else "a set of labels (`set`)"
+        rules.append(f"nlp_transfer gives {what} that is to hold the truth in {task['coverage']:.1%} of the texts.")
+    return rules
