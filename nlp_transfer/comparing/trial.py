@@ -123,7 +123,7 @@ def _read(folder: RunFolder) -> Answers:
             parameters=int(result["parameters"]),
             megabytes=result["megabytes"],
         )
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, OverflowError, TypeError, ValueError, SafetensorError) as error:
         raise UserError(
             f"{folder.path} holds no trial that can be read ({error}); take the folder away, and it is done again"
         ) from error

@@ -175,7 +175,7 @@ def facts_of(run: Path, record: Record) -> card.Facts:
             data_set=settings.data.hub,
             exports=list(_exports_of(run, record)),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(
             f"{run} cannot be described ({type(error).__name__}: {error}); overwrite=true does it again"
         ) from error
