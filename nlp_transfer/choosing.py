@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 from nlp_transfer import config
 from nlp_transfer.checks import check_objective
 from nlp_transfer.encoder.source import locate, weight_files
-from nlp_transfer.objectives.settings import compares
-from nlp_transfer.strategies import Auto, Finetune, Probe
+from nlp_transfer.strategies import Auto, Finetune, Lora, Probe
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus
     from nlp_transfer.data.task import Task
     from nlp_transfer.settings import Settings
 
-FEW = 8  # rows a class below which nothing is moved but the head
-STEPS = 150  # that a fine-tuning has at least: few rows need steps, not epochs (Mosbach et al. 2021, arXiv 2006.04884)
+FEW = 10  # rows a class below which low-rank updates do better than all weights
+STEPS = 150  # that there are at least: few rows need steps, not epochs (Mosbach et al. 2021, arXiv 2006.04884)
 _DECILES = 10  # of numbers stand for classes
 _A_CORE, _A_GPU = 4e10, 2e13  # operations a second, which most machines exceed
 _A_TOKEN = 4  # characters
@@ -34,11 +33,10 @@ _LONGEST = 512  # tokens of a text that count
 def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     """Return the settings with the strategy that `strategy=auto` stands for, and why it is that one.
 
-    With fewer than 8 training rows a class the probe: its head is the optimum of a convex problem and cannot collapse.
-    With more full fine-tuning, of at least 150 steps. Where `strategy.minutes` are fewer than that would take by the
-    size of encoder and texts and the number of cores, the probe; nothing is timed for that, so that the same words are
-    the same run, on every rank. An objective that compares texts moves the encoder, so with that it is fine-tuning.
-    Other strategies are left as they are, for no reason.
+    With fewer than 10 training rows a class LoRA, with more full fine-tuning, each of at least 150 steps. Where
+    `strategy.minutes` are fewer than that would take by the size of encoder and texts and the number of cores, the
+    probe; nothing is timed for that, so that the same words are the same run, on every rank. Other strategies are left
+    as they are, for no reason.
 
     Args:
         settings: of a run.
@@ -51,16 +49,14 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
         return settings, ""
     rows, minutes = len(corpus.splits["train"]), settings.strategy.minutes
     longer = dataclasses.replace(settings.training, min_steps=max(settings.training.min_steps, STEPS))
-    tuning = _named(settings, dataclasses.replace(settings, strategy=Finetune(), training=longer))
-    probing = _named(settings, dataclasses.replace(settings, strategy=Probe()))
     few = rows / classes_of(corpus.task)
-    taken, why = tuning, f"finetune, for {few:.3g} training rows a class are {FEW} or more"
-    if compares(settings.objective):
-        why = "finetune, for the objective moves the encoder"
-    elif few < FEW:
-        taken, why = probing, f"probe, for {few:.3g} training rows a class are fewer than {FEW}"
-    elif minutes is not None and (needed := _minutes(tuning, corpus)) > minutes:
-        taken, why = probing, f"probe, for fine-tuning may take {needed:.2g} minutes, and there are {minutes:g}"
+    strategy, compared = (Lora(), "fewer than") if few < FEW else (Finetune(), "no fewer than")
+    taken = _named(settings, dataclasses.replace(settings, strategy=strategy, training=longer))
+    name = "lora" if few < FEW else "finetune"
+    why = f"{name}, for {few:.3g} training rows a class are {compared} {FEW}"
+    if minutes is not None and (needed := _minutes(taken, corpus)) > minutes:
+        taken = _named(settings, dataclasses.replace(settings, strategy=Probe()))
+        why = f"probe, for {name} may take {needed:.2g} minutes, and there are {minutes:g}"
     check_objective(taken)
     return taken, f"strategy=auto is {why} ({rows:,} rows)"
 

@@ -30,20 +30,21 @@ def taken(encoder: Path, count: int, *words: str, problem: str = "single_label")
 @pytest.mark.parametrize(
     ("count", "problem", "words", "name"),
     [
-        (3 * FEW - 1, "single_label", [], "probe"),
+        (3 * FEW - 1, "single_label", [], "lora"),
+        (3 * FEW - 1, "single_label", ["strategy.minutes=1e-9"], "probe"),
         (3 * FEW, "single_label", [], "finetune"),
         (3 * FEW, "single_label", ["strategy.minutes=1e-9"], "probe"),
         (3 * FEW, "single_label", ["strategy.minutes=1000"], "finetune"),
-        (10 * FEW - 1, "regression", [], "probe"),
+        (10 * FEW - 1, "regression", [], "lora"),
         (10 * FEW, "regression", [], "finetune"),
-        (3 * FEW - 1, "single_label", ["objective=contrast"], "finetune"),
+        (3 * FEW - 1, "single_label", ["objective=contrast"], "lora"),
     ],
 )
 def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, problem: str, words: list, name: str):
     settings, why = taken(encoder, count, *words, problem=problem)
     assert type(settings.strategy).__name__.lower() == name
     assert f"strategy=auto is {name}, for " in why
-    assert settings.training.min_steps == (STEPS if name == "finetune" else 0)
+    assert settings.training.min_steps == (0 if name == "probe" else STEPS)
     assert settings.name == f"data-{name}"
     again, _ = taken(encoder, count, *words, problem=problem)
     assert run_id(again) == run_id(settings)
@@ -61,9 +62,10 @@ def test_more_steps_that_are_asked_for_stay_and_other_strategies_are_left_alone(
 
 def test_the_run_is_that_of_the_strategy_by_its_own_name(encoder: Path, tmp_path: Path):
     words = [f"encoder={encoder}", f"output={tmp_path}", "training.precision=fp32", "evaluation.resamples=20"]
-    data = data_for("single_label") | {"train": rows("single_label", 3 * FEW - 1, 1)}
+    data = data_for("single_label")
     auto, named = (
-        nlp_transfer.adapt(None, [*words, f"strategy={name}", "verify=false"], data=data) for name in ("auto", "probe")
+        nlp_transfer.adapt(None, [*words, *own, "verify=false"], data=data)
+        for own in (["strategy=auto", "strategy.minutes=1e-9"], ["strategy=probe"])
     )
     assert auto.folder == named.folder
     assert dataclasses.asdict(auto.report) == dataclasses.asdict(named.report)

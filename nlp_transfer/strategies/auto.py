@@ -9,7 +9,7 @@ from nlp_transfer.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Auto:
-    """Probe or full fine-tuning, chosen by rows, labels and time.
+    """Probe, LoRA or full fine-tuning, chosen by rows, labels and time.
 
     Attributes:
         minutes: of training that there are; None: as many as it takes.
