@@ -403,7 +403,7 @@ def test_ls_and_cp(tmp_path: Path, monkeypatch, capfd):
     for what in ("strategy", "strategies"):
         assert main(["ls", what]) == 0
         names = [line.split("\t")[1] for line in capfd.readouterr().out.splitlines()]
-        assert names == ["adapter", "finetune", "lora", "probe"]
+        assert names == ["adapter", "auto", "finetune", "lora", "probe"]
     assert main(["ls", "data"]) == 0
     assert "data.validation=b.csv" in capfd.readouterr().out  # the whole first paragraph of its comment
     assert main(["cp", "intent", "mine.yaml"]) == 0

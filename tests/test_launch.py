@@ -35,6 +35,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(place: Path, capfd: pytest.CaptureFixture[str]):
     words = [word for word in adapt_words(place) if not word.startswith(("strategy=", "output="))]
     words += ["strategy=finetune", "strategy.lr=1e-3", "encoder.head_dropout=0", "training.precision=fp32"]

@@ -434,6 +434,7 @@ def test_the_head_follows_from_what_is_asked_of_it(home: Path, strategy: str, en
     assert (resolved.head, resolved.layers) == (head, layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("strategy", ["finetune", "lora"])
 def test_the_pairs_of_a_sentence_encoder_are_read_alone(tmp_path: Path, strategy: str, pooling: str):

@@ -56,6 +56,7 @@ def compared(place: Path):
     return given, Comparison(None, given, QUIET, data=data_for("single_label")).run()
 
 
+@pytest.mark.slow
 def test_everybody_is_there_with_every_number_of_labels(compared):
     _, outcome = compared
     names = {"probe", "finetune strategy.lr=1e-3", "scratch", "majority", "tfidf"}
@@ -71,6 +72,7 @@ def test_everybody_is_there_with_every_number_of_labels(compared):
     assert learning["majority"] == 0 < learning["probe"] < learning["scratch"]
 
 
+@pytest.mark.slow
 def test_the_same_words_do_nothing_again_and_say_the_same(compared, monkeypatch: pytest.MonkeyPatch):
     given, outcome = compared
     monkeypatch.setattr("nlp_transfer.comparing.trial.prepare", lambda *_, **__: pytest.fail("trained again"))
@@ -79,6 +81,7 @@ def test_the_same_words_do_nothing_again_and_say_the_same(compared, monkeypatch:
     assert figures(again) == figures(outcome)
 
 
+@pytest.mark.slow
 def test_a_comparison_that_was_stopped_goes_on_to_the_same_figures(
     compared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -101,6 +104,7 @@ def test_a_comparison_that_was_stopped_goes_on_to_the_same_figures(
     assert figures(found) == figures(outcome)
 
 
+@pytest.mark.slow
 def test_another_corpus_under_the_same_words_is_refused(compared):
     given, _ = compared
     other = data_for("single_label") | {"test": rows("single_label", 16, 9)}
@@ -108,6 +112,7 @@ def test_another_corpus_under_the_same_words_is_refused(compared):
         Comparison(None, given, QUIET, data=other).run()
 
 
+@pytest.mark.slow
 def test_the_recipe_is_the_winners_run(compared):
     given, outcome = compared
     _, candidates = candidates_of(None, given)
@@ -118,6 +123,7 @@ def test_the_recipe_is_the_winners_run(compared):
     assert f"nlp-transfer adapt {outcome.recipe}" in text
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_figures_say_and_names_are_words_on_it(compared, tmp_path: Path):
     _, outcome = compared
     page, plain = ((outcome.folder / f"report.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
@@ -133,6 +139,7 @@ def test_the_page_says_what_the_figures_say_and_names_are_words_on_it(compared, 
     assert "<script" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_other_weights_under_the_encoders_name_are_noticed(compared, place: Path):
     given, _ = compared
     weights = place / "tiny-bert" / "model.safetensors"
@@ -146,6 +153,7 @@ def test_other_weights_under_the_encoders_name_are_noticed(compared, place: Path
         weights.write_bytes(kept)
 
 
+@pytest.mark.slow
 def test_all_decide_by_the_rules_that_are_set(place: Path):
     data = data_for("multi_label")
     given = words(
@@ -170,6 +178,7 @@ def test_numbers_of_rows_are_said_where_a_row_has_no_one_class(place: Path):
     assert [each.said for each in outcome.transfers] == ["with 20 rows", "with all labels"]
 
 
+@pytest.mark.slow
 def test_the_best_by_validation_is_no_one_who_has_no_figure(place: Path, monkeypatch: pytest.MonkeyPatch):
     """Constant answers have no correlation."""
     given = words(
@@ -185,6 +194,7 @@ def test_the_best_by_validation_is_no_one_who_has_no_figure(place: Path, monkeyp
     assert Comparison(None, given, QUIET, data=data_for("regression")).run().winner.startswith("finetune")
 
 
+@pytest.mark.slow
 def test_within_a_budget_something_is_said_of_what_was_tried(place: Path, tmp_path: Path, capfd):
     given = words(place, "compare.labels=[2,all]", "compare.seeds=2", "compare.minutes=0.05", "compare.scratch=false")
     given = [word if not word.startswith("output=") else f"output={tmp_path}" for word in given]

@@ -139,6 +139,7 @@ def test_layers_that_share_weights_cost_as_often_as_they_run(tmp_path: Path):
     assert costs[1].gigaflops > 2.5 * costs[0].gigaflops
 
 
+@pytest.mark.slow
 def test_the_command_line_ranks_folders_and_runs_and_says_what_it_cannot(tmp_path: Path, capfd):
     place = furnish(tmp_path)
     data = ["data=files", f"data.path={place / 'data'}", "training.precision=fp32"]
