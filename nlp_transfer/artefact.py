@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -245,8 +246,10 @@ def load_detector(folder: Path, record: Record) -> Detector | None:
         _check_unknown(folder, record)
         tensors = load_file(folder / UNKNOWN)
     try:
+        if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+            raise ValueError("it holds what is no number")
         return DETECTORS[record.novelty.score].of(tensors)
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / UNKNOWN} does not fit {RECORD} ({error}); the saved model is not whole") from error
 
 

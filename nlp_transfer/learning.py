@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from accelerate.utils import broadcast_object_list
+
 from nlp_transfer import tracking
 from nlp_transfer.console import Screen
 from nlp_transfer.encoder.vocabulary import occurring_words
@@ -44,10 +46,11 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
 
 def _settled(prepared: Prepared, screen: Screen) -> Fitted:
     with screen.busy("calibrating on validation"):
-        fitted = fit_rules(prepared, settle(prepared))
+        # What is chosen by figures that are nearly the same must be the same on every rank.
+        (fitted,) = broadcast_object_list([fit_rules(prepared, settle(prepared))])
     if fitted.novelty:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in fitted.novelty.rehearsed.items())
-        chosen = f"AUROC with classes hidden: {figures}" if figures else "two classes leave nothing to choose by"
+        chosen = f"AUROC with classes hidden: {figures}" if figures else "validation has too few classes to choose by"
         screen.console.print(f"unknown texts are told by {fitted.novelty.score} ({chosen})", style="dim")
     return fitted
 

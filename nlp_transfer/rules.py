@@ -60,8 +60,8 @@ def ruled(record: Record, settings: DecisionSettings) -> Record:
 
 def _unfit(said: str, key: str) -> UserError:
     return UserError(
-        f"{said}: this model was adapted without decision.{key}, so that it has no validation scores to set a limit "
-        "by; adapt it with that key"
+        f"{said}: this model, or the export of it, holds no validation scores to set a limit by; adapt it with "
+        f"decision.{key}"
     )
 
 

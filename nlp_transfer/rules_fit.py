@@ -19,6 +19,8 @@ from nlp_transfer.evaluation.unknown import Detector
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.rules import check_rows
 
+_MOST_TAUGHT = 50_000  # training rows that classes are described by
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -71,8 +73,9 @@ def fit_rules(prepared: Prepared, temperature: float) -> Fitted:
 
 def _novelty(prepared: Prepared, logits: np.ndarray, present: np.ndarray) -> tuple[Novelty, Detector]:
     train, validation = prepared.corpus.splits["train"], prepared.corpus.splits["validation"]
-    taught, seed = train.weights > 0, prepared.settings.seed
-    task = prepared.corpus.task
+    task, seed = prepared.corpus.task, prepared.settings.seed
+    taught = np.flatnonzero(train.weights > 0)
+    taught = taught[hiding.some_rows(len(taught), _MOST_TAUGHT, seed=seed)]
     features, held = prepared.features_now("train")[taught], prepared.features_now("validation")[present]
     classes, truth = _classes(train)[taught], _classes(validation)[present]
     figures = hiding.rehearsed(features, classes, held, truth, labels=task.outputs, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ def said_of(
     foreign: Callable[[], Answers] | None,
     *,
     confidence: float,
+    in_sample: bool,
 ) -> list[str]:
     """Return what calibration and rules came to.
 
@@ -41,6 +43,7 @@ def said_of(
         answers: of the model to them.
         foreign: returns those to rows with other labels; None: there are no such rows.
         confidence: of the interval of a coverage.
+        in_sample: whether the limits were set by these rows.
     """
     present = examples.weights > 0
     logits, features = (None if part is None else part[present] for part in answers)
@@ -58,7 +61,9 @@ def said_of(
             assert said.sets is not None
             sizes, inside = said.sets.sum(axis=1), covered(said.sets, targets)
             size = f"they hold {sizes.mean():.2f} labels on average, {(sizes == 1).mean():.1%} of them one alone"
-        sentences.append(_coverage(record.task.coverage, inside, size, confidence))
+        assert record.nonconformity is not None
+        rows = None if in_sample else record.nonconformity.rows
+        sentences.append(_coverage(record.task.coverage, inside, size, confidence, rows))
     return sentences + _calibrated(record, examples, answers[0])
 
 
@@ -100,11 +105,19 @@ def _unknown(
     )
 
 
-def _coverage(wanted: float, inside: np.ndarray, size: str, confidence: float) -> str:
-    from scipy.stats import binomtest
+def _coverage(wanted: float, inside: np.ndarray, size: str, confidence: float, rows: int | None) -> str:
+    """Say what came of the promise; `rows`: by which the limit was set, None where that is these rows themselves."""
+    from scipy.stats import beta, binomtest
 
+    words = f"Its sets are to hold the truth in {wanted:.1%} of the rows and do in {inside.mean():.1%}"
+    if rows is None:
+        return f"{words}, of the rows that set the limit themselves; {size}."
     ends = binomtest(int(inside.sum()), len(inside)).proportion_ci(confidence)
+    # Over limits that so many rows may set, coverage has a beta distribution (Vovk 2012).
+    rank = math.ceil((rows + 1) * wanted - 1e-9)
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    least, most = beta.ppf(tails, rank, rows + 1 - rank) if rank <= rows else (0.0, 1.0)
     return (
-        f"Its sets are to hold the truth in {wanted:.1%} of the rows and do in {inside.mean():.1%} "
-        f"[{ends.low:.1%}, {ends.high:.1%}]; {size}."
+        f"{words} [{ends.low:.1%}, {ends.high:.1%}]; a limit that {rows:,} validation rows set may come to "
+        f"{least:.1%} to {most:.1%}; {size}."
     )

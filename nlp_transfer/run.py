@@ -145,7 +145,6 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
                     asked.result()
                 except verification.Unanswered as error:
                     screen.tell(str(error))
-    _report(prepared, measured, pages.Took(trained.seconds, trajectory.steps), folder, screen)
     folder.finish(
         measured.report,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
@@ -157,13 +156,14 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
         seconds=round(trained.seconds, 3),
     )
     _describe(folder)
+    _report(prepared, measured, pages.Took(trained.seconds, trajectory.steps), folder, screen)
     tracking.finish(prepared.accelerator, measured.report, trajectory.steps)
     prepared.accelerator.wait_for_everyone()
     return Run(folder.path, measured.report)
 
 
 def _report(prepared: Prepared, measured: pages.Measured, took: pages.Took, folder: RunFolder, screen: Screen) -> None:
-    """Write the pages about the figures, before the run counts as finished: after that it is only read back."""
+    """Write the pages about the figures; the run is finished, whatever becomes of them."""
     if prepared.settings.report.write and is_main():
         with screen.busy("writing the report"):
             source = _public_source(prepared.settings.data, prepared.corpus)
@@ -223,7 +223,15 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         answers = predictor.answers(examples.texts, examples.pairs)
         strangers = partial(predictor.answers, foreign.texts, foreign.pairs) if foreign else None
         confidence = settings.evaluation.confidence
-        rules = said_of(predictor.record, predictor.detector, examples, answers, strangers, confidence=confidence)
+        rules = said_of(
+            predictor.record,
+            predictor.detector,
+            examples,
+            answers,
+            strangers,
+            confidence=confidence,
+            in_sample=own and split != "test",
+        )
         store = store_of(settings.cache, screen.tell)
         train, fixed = corpus.splits["train"] if corpus else None, trained.decision.threshold is not None
         floors = _floors(settings, train, task, examples, store, fixed=fixed) if train else []
@@ -259,7 +267,15 @@ def _measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen)
             features = prepared.features_now(split)
         strangers = partial(prepared.answers_to, foreign) if foreign else None
         confidence = settings.evaluation.confidence
-        said = said_of(record, fitted.detector, examples, (logits, features), strangers, confidence=confidence)
+        said = said_of(
+            record,
+            fitted.detector,
+            examples,
+            (logits, features),
+            strangers,
+            confidence=confidence,
+            in_sample=split != "test",
+        )
         known, store = (corpus.splits["train"], corpus.task, corpus.splits[split]), prepared.below_output.store
         floors = _floors(settings, *known, store) if is_main() else []
         report = evaluate_predictions(

@@ -18,6 +18,8 @@ from nlp_transfer.evaluation.unknown import (
 USUAL = "neighbours"  # where two classes leave nothing to choose by: with one hidden there is nothing to decide
 _GROUPS = 5  # of classes, each hidden once
 _TAUGHT = 2_000  # training rows on which the scores are compared
+_FEWEST = 3  # groups whose mean says anything
+_WIDEST = 4096  # of features, up to which a covariance of them is worth its time and room
 _STEPS, _PENALTY = 30, 1e-2  # of the output layer that stands in for the model's
 
 
@@ -32,7 +34,7 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
 def rehearsed(
     train: np.ndarray, classes: np.ndarray, held: np.ndarray, truth: np.ndarray, *, labels: int, seed: int
 ) -> dict[str, float]:
-    """Return the mean AUROC of every score over groups of hidden classes; none where there are less than three.
+    """Return the mean AUROC of every score over groups of hidden classes; none where fewer than three have any rows.
 
     For a score no training row of a hidden class exists, and its validation rows are the unknown. No output layer has
     seen them either: the model's own has learned from them what the other classes are not, so that leaving out its
@@ -53,17 +55,19 @@ def rehearsed(
         return {}
     rows = some_rows(len(train), _TAUGHT, seed=seed)
     train, classes = train[rows], classes[rows]
-    found: dict[str, list[float]] = {name: [] for name in DETECTORS}
+    fitting = [name for name in DETECTORS if train.shape[1] <= _WIDEST or name in (*OF_LOGITS, USUAL)]
+    found: dict[str, list[float]] = {name: [] for name in fitting}
     for hidden in np.array_split(np.random.default_rng(seed).permutation(labels), min(_GROUPS, labels)):
         unknown, taught = np.isin(truth, hidden), ~np.isin(classes, hidden)
         if unknown.all() or not unknown.any() or not taught.any():
             continue
         there, shown = np.unique(classes[taught], return_inverse=True)
         logits = _stand_in(train[taught], shown, held, len(there))
-        for name in DETECTORS:
+        for name in fitting:
             scores = fitted(name, train[taught], shown, labels=len(there), seed=seed).scores(logits, held)
             found[name].append(auroc(scores[~unknown], scores[unknown]))
-    return {name: float(np.mean(values)) for name, values in found.items() if values}
+    rehearsals = len(found[USUAL])
+    return {name: float(np.mean(values)) for name, values in found.items()} if rehearsals >= _FEWEST else {}
 
 
 def fitted(name: str, train: np.ndarray, classes: np.ndarray, *, labels: int, seed: int) -> Detector:

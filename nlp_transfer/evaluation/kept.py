@@ -29,9 +29,9 @@ class KeptScores:
 
     @classmethod
     def of(cls, scores: np.ndarray) -> KeptScores:
-        """Keep scores, (rows,), to seven digits."""
+        """Keep scores, (rows,), to seven digits, rounded up: or a score, and many like it, would lie beyond itself."""
         ordered = np.sort(np.asarray(scores, dtype=np.float64))
-        return cls(len(ordered), tuple(float(f"{value:.7g}") for value in ordered[_ranks(len(ordered))]))
+        return cls(len(ordered), tuple(map(_above, ordered[_ranks(len(ordered))].tolist())))
 
     def limit(self, level: float) -> float:
         r"""Return what a new row's score is at most, with a probability of `level` or more.
@@ -63,6 +63,14 @@ class KeptScores:
         if any(low > high for low, high in itertools.pairwise(values)):
             raise ValueError("kept scores do not rise")
         return cls(rows, tuple(map(float, values)))
+
+
+def _above(value: float) -> float:
+    """Return the least number of seven digits that is no less than a value."""
+    rounded = float(f"{value:.7g}")
+    if not rounded < value:
+        return rounded
+    return float(f"{rounded + 10.0 ** (math.floor(math.log10(abs(value))) - 6):.7g}")
 
 
 def fewest(level: float) -> int:

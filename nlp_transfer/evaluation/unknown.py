@@ -13,6 +13,7 @@ import numpy as np
 
 MOST_ROWS = 10_000  # kept of the training rows; 1,152 features each are then 23 MB
 _BLOCK = 1024  # rows that are scored at once
+_SAME = 1e-6  # squared distance of what is the same but for rounding
 
 
 class Detector(Protocol):
@@ -256,7 +257,8 @@ class Neighbours:
         bank, found = self.rows.astype(np.float32), np.empty(len(features))  # the greatest cosine of each
         for start in range(0, len(features), _BLOCK):
             found[start : start + _BLOCK] = (scaled(features[start : start + _BLOCK]) @ bank.T).max(axis=1)
-        return np.sqrt(np.maximum(2 - 2 * found, 0))
+        squares = 2 - 2 * found
+        return np.sqrt(np.where(squares > _SAME, squares, 0.0))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the rows."""

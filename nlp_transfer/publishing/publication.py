@@ -72,6 +72,8 @@ def parcel_of(folder: Path, settings: HubSettings, *, tell: Callable[[str], None
                 "that it belongs to; push a model that it is merged into (hub.layout=merged, strategy.merge=true)"
             )
         check_files(model, record)
+        if record.novelty is not None and record.novelty.reads_features:
+            tell("unknown.safetensors goes with it: features of training rows, from which their texts may be guessed")
         if settings.layout == "merged" and not record.merged:
             tell("the adapter was not merged, so that it goes alone, without a model that transformers loads")
         files = {path.relative_to(model): path for path in sorted(model.rglob("*")) if path.is_file()}

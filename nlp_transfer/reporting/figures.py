@@ -228,7 +228,8 @@ def _colour(place: int) -> str:
 
 def _short(words: str) -> str:
     line = " ".join(words.split())
-    return line if len(line) <= _NAME else f"{line[: _NAME - 1]}…"
+    line = line if len(line) <= _NAME else f"{line[: _NAME - 1]}…"
+    return f"\u200b{line}" if line.startswith("_") else line  # matplotlib names no line whose name begins so
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:

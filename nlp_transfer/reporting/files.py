@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from nlp_transfer.disk import reason
@@ -40,6 +41,9 @@ def write(document: Document, path: Path) -> None:
         making.rename(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {reason(error)}") from error
+    finally:
+        with suppress(OSError):
+            making.unlink()
 
 
 def _start(path: Path) -> str:

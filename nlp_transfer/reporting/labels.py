@@ -17,6 +17,8 @@ from nlp_transfer.reporting.evidence import Evidence
 from nlp_transfer.reporting.matrix import NUMBERED, confusion_matrix
 
 _CONFUSED = 20  # pairs of labels
+_MOST_IN_MATRIX = 1000  # labels
+_MOST_ANSWERS = 5_000_000  # probabilities that are sorted for a curve
 _NARROW = 8  # labels whose matrix leaves room for a table beside it
 _OPEN = 25  # labels up to which their table is not folded
 _NAME = 80  # characters of one
@@ -27,6 +29,8 @@ def confusion(evidence: Evidence) -> Section:
     """Return the matrix and the most frequent mistakes; nothing where a row may have several labels."""
     task = evidence.task
     if task.problem not in ("single_label", "ordinal"):
+        return Section("", [])
+    if len(task.labels) > _MOST_IN_MATRIX:
         return Section("", [])
     counts = measures.confusions(task, evidence.model.logits, evidence.examples.targets, evidence.examples.weights)
     numbered, ordered = len(task.labels) <= NUMBERED, task.problem == "ordinal"
@@ -164,6 +168,8 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
 
 def _precision_recall(evidence: Evidence) -> Iterator[Block]:
     task, targets = evidence.task, evidence.examples.targets
+    if len(targets) * len(task.labels) > _MOST_ANSWERS:
+        return
     likely, true = probabilities(task, evidence.model.logits), label_shares(task, targets).toarray()
     weights = np.asarray(evidence.examples.weights, dtype=np.float64)
     there = np.flatnonzero((true * weights[:, None]).sum(axis=0) > 0)

@@ -27,6 +27,8 @@ GROUP_METRIC = {
 _FEWEST = 20  # rows of a group of lengths
 _LENGTHS = 5
 
+_ORDERED = 500  # labels
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -80,7 +82,8 @@ def neighbours(counts: np.ndarray) -> np.ndarray:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
     apart = 1 - (shares + shares.T) / 2
     np.fill_diagonal(apart, 0)
-    return leaves_list(linkage(squareform(apart, checks=False), "average", optimal_ordering=True)).astype(np.int64)
+    exact = len(counts) <= _ORDERED  # beyond that the best of all orders takes minutes
+    return leaves_list(linkage(squareform(apart, checks=False), "average", optimal_ordering=exact)).astype(np.int64)
 
 
 def largest_confusions(counts: np.ndarray, most: int) -> list[tuple[int, int, float, float]]:

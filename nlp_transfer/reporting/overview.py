@@ -37,7 +37,7 @@ def figures_table(report: Report) -> Table:
     ]
     caption = (
         f"{report.examples:,} rows of {report.split}, with {100 * report.confidence:g} % bootstrap intervals. Bold: "
-        f"better than every other by more than chance explains. {report.metric} decides."
+        f"better by more than chance explains, of {report.metric}, which decides, than the best floor, else than all."
     )
     return Table(["", *map(title_of, names)], rows, caption=caption)
 

@@ -15,6 +15,12 @@ ORDINAL = Task("ordinal", ("1", "2", "3", "4"), pair=False)
 NUMBER = Task("regression", (), pair=False)
 
 
+@pytest.mark.parametrize("score", [1 / 3, 2 / 3, -1 / 3, 1e-9 / 7, 12345.6789012, -0.1, 0.0])
+def test_no_score_lies_beyond_what_is_kept_of_it_however_many_there_are_like_it(score: float):
+    limit = KeptScores.of(np.full(100, score)).limit(0.9)
+    assert score <= limit == pytest.approx(score, rel=1e-6)
+
+
 def test_limits_by_hand():
     kept = KeptScores.of(np.arange(1, 10)[::-1])  # 1 to 9, of which the (9 + 1) * 0.9 = 9th is the limit
     assert kept.limit(0.9) == 9
