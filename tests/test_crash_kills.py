@@ -21,8 +21,8 @@ from tests.test_crashes import ENVIRONMENT, ROOT, told_by
 @pytest.mark.parametrize(
     "case",
     [
-        *(pytest.param(case, marks=pytest.mark.slow) for case in ("finetune", "two")),
-        pytest.param("lora", marks=pytest.mark.exhaustive),
+        pytest.param("two", marks=pytest.mark.slow),
+        *(pytest.param(case, marks=pytest.mark.exhaustive) for case in ("finetune", "lora")),
     ],
 )
 def test_many_kills_in_one_run_end_in_the_same_bits(case: str):
@@ -37,7 +37,7 @@ def test_many_kills_in_one_run_end_in_the_same_bits(case: str):
     "after",
     [
         pytest.param(".making-step-000006", marks=pytest.mark.exhaustive),
-        pytest.param(".making-metrics.json", marks=pytest.mark.slow),
+        pytest.param(".making-metrics.json", marks=pytest.mark.exhaustive),
     ],
 )
 def test_every_point_of_a_run_that_goes_on_ends_in_the_same_bits(after: str):

@@ -27,8 +27,15 @@ def test_a_run_may_go_on_on_another_number_of_processes(told: dict[str, dict[str
     assert told[run]["difference"] < 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("words", [["--every", "6"], ["--every", "4", "--torn"]], ids=json.dumps)
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["--every", "10", "--torn"], marks=pytest.mark.slow),
+        pytest.param(["--every", "6"], marks=pytest.mark.exhaustive),
+        pytest.param(["--every", "4", "--torn"], marks=pytest.mark.exhaustive),
+    ],
+    ids=json.dumps,
+)
 def test_two_processes_end_in_the_same_bits_wherever_they_are_killed(words: list[str]):
     found = told_by("tests.crashes", "two", *words)
     assert found["failures"] == []

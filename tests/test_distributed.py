@@ -47,13 +47,17 @@ def check(told: dict[str, Any]) -> None:
     assert said.count("nlp-transfer") == 1 or way == "broken"
 
 
-@pytest.mark.slow
-def test_wherever_one_of_two_fails_both_end_and_lose_nothing():
-    command = [sys.executable, "-W", "ignore", "-m", "tests.ranks", *CASES]
+@pytest.mark.parametrize(
+    "cases",
+    [pytest.param([*CASES][::2], marks=pytest.mark.slow), pytest.param([*CASES][1::2], marks=pytest.mark.exhaustive)],
+    ids=["some", "the others"],
+)
+def test_wherever_one_of_two_fails_both_end_and_lose_nothing(cases: list[str]):
+    command = [sys.executable, "-W", "ignore", "-m", "tests.ranks", *cases]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [each["case"] for each in told] == list(CASES)
+    assert [each["case"] for each in told] == cases
     for each in told:
         check(each)
 
@@ -158,8 +162,10 @@ def check_one_commit(output: Path) -> None:
     assert not (folder / "metrics.json").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("who", STOPS)
+@pytest.mark.parametrize(
+    "who",
+    [pytest.param(who, marks=pytest.mark.slow if len(STOPS[who]) > 1 else pytest.mark.exhaustive) for who in STOPS],
+)
 def test_a_signal_to_one_of_two_stops_both_after_the_same_step(long_run: tuple[list[str], Path, Any], who: str):
     words, output, wanted = long_run
     shutil.rmtree(output)

@@ -180,7 +180,7 @@ def test_a_look_at_the_network_would_be_seen(tmp_path: Path, call: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "every"), [("finetune", 16), ("probe", 6)])
+@pytest.mark.parametrize(("case", "every"), [("finetune", 24), ("probe", 12)])
 def test_an_interrupt_at_any_operation_leaves_a_run_that_goes_on(case: str, every: int):
     told = told_by("tests.faults", case, "--kind", "interrupt", "--every", str(every))
     assert told["failures"] == []

@@ -406,7 +406,7 @@ def test_a_push_that_is_killed_is_done_by_the_next_one(served, tmp_path: Path):
     hub, runs, _ = served
     environment = hub.environment(tmp_path, token=ALICE) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "nlp_transfer", "push", str(runs["finetune"]), "hub.repository=alice/killed"]
-    for place in ("POST .*/preupload/", "POST .*/objects/batch", "POST .*/commit/"):
+    for place in ("POST .*/objects/batch", "POST .*/commit/"):
         hub.faults.append(Fault(place, delay=4))
         hub.log.clear()
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
