@@ -1,7 +1,7 @@
 """Which strategy `strategy=auto` stands for, and why: a rule that was made from measurements.
 
 `recipes/benchmarks/choosing.py` holds it against every strategy in hindsight, on data sets that it was made from and on
-others. It imports no torch.
+others; its results, few so far, stand in recipes/README.md. It imports no torch.
 """
 
 from __future__ import annotations
