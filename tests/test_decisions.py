@@ -26,6 +26,8 @@ from tests.place import furnish
 from tests.test_cli import adapt_words
 from tests.test_run import STRATEGIES, data_for, rows, settings_for
 
+pytestmark = pytest.mark.slow
+
 CAREFUL = 0.9
 
 
@@ -76,7 +78,6 @@ def test_regression_has_no_temperature(home: Path):
     assert run.report.answered == 1
 
 
-@pytest.mark.slow
 def test_a_rule_to_abstain_is_kept_by_the_folder_its_files_and_its_export(home: Path, tmp_path: Path):
     run = run_for(home, **{"decision.abstain_below": CAREFUL})
     assert read_record(run.folder / "model").task.abstain_below == CAREFUL
@@ -195,7 +196,6 @@ def test_evaluate_gives_the_floors_the_rule_of_the_run(tmp_path: Path, capfd):
         assert again["report"]["rows"] == told["report"]["rows"]
 
 
-@pytest.mark.slow
 def test_an_export_is_measured_by_its_own_rule(home: Path, tmp_path: Path, capfd):
     for split, part in data_for("multi_label").items():
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))

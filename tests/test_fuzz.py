@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
+import pytest
 import yaml
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
@@ -384,6 +385,7 @@ def held(call: Callable[[], Any]) -> None:
     event("usable")
 
 
+@pytest.mark.slow
 @share(0.01, 20)
 @given(st.dictionaries(KEYS, ANY, max_size=3), st.fixed_dictionaries({}, optional=CHOICES), st.booleans())
 def test_any_recipe_composes_to_settings_or_is_refused(
@@ -413,6 +415,7 @@ def test_any_text_is_a_recipe_or_is_refused(text: str) -> None:
     held(lambda: compose(str(path)))
 
 
+@pytest.mark.slow
 @share(0.01, 20)
 @given(st.lists(st.tuples(KEYS, SCALARS, st.sampled_from(["", "", "+", "~", "++"])), max_size=3), st.data())
 def test_any_words_compose_to_settings_or_are_refused(values: list[tuple[str, Any, str]], data: st.DataObject) -> None:
@@ -421,6 +424,7 @@ def test_any_words_compose_to_settings_or_are_refused(values: list[tuple[str, An
     held(lambda: compose(None, words))
 
 
+@pytest.mark.slow
 @share(0.01, 20)
 @example({"data": [0]})
 @example({"data": [[]]})

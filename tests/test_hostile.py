@@ -331,6 +331,7 @@ def recipes(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     return folder, report("recipe", folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_data(recipes, name: str):
     folder, found = recipes

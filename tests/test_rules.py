@@ -32,6 +32,8 @@ from tests.place import furnish, write_csv
 from tests.test_cli import adapt_words
 from tests.test_run import STRATEGIES, data_for, rows, settings_for
 
+pytestmark = pytest.mark.slow
+
 RULES = {"decision.unknown": 0.2, "decision.coverage": 0.8}
 FOREIGN = ["zebra xylophone", "the quick brown fox", "1 2 3 4 5", "good morning vietnam"]
 
@@ -252,7 +254,6 @@ def test_rules_of_the_command_line(tmp_path: Path, capfd):
         assert "Traceback" not in error
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["energy", "neighbours"])
 def test_an_export_tells_the_unknown_by_logits_alone(home: Path, tmp_path: Path, name: str):
     from nlp_transfer.config import compose

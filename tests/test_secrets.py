@@ -222,6 +222,7 @@ def test_a_run_with_secrets_in_its_environment_writes_none(place: Path, tmp_path
     assert found >= {"config", "plan", "environment", "metrics", "nlp_transfer", "events", "tokenizer_config", "model"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
