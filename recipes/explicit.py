@@ -158,7 +158,9 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
         settings=evaluation,
         seed=seed,
         split=split,
-        said=said_of(record, None, test, (logits, None), None, confidence=evaluation.confidence),
+        said=said_of(
+            record, None, test, (logits, None), None, confidence=evaluation.confidence, in_sample=split != "test"
+        ),
     )
     artefact.save(classifier, record, output / "model")
     return report

@@ -30,7 +30,7 @@ def test_a_run_may_go_on_on_another_number_of_processes(told: dict[str, dict[str
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param(["--every", "10", "--torn"], marks=pytest.mark.slow),
+        pytest.param(["--every", "7", "--torn"], marks=pytest.mark.slow),
         pytest.param(["--every", "6"], marks=pytest.mark.exhaustive),
         pytest.param(["--every", "4", "--torn"], marks=pytest.mark.exhaustive),
     ],
