@@ -31,6 +31,7 @@ from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.features import store_of
 from nlp_transfer.reporting.files import write
 from nlp_transfer.run_folder import PAGES, RunFolder
+from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.strategies import Auto
 from nlp_transfer.training.loop import planned_steps
 
@@ -256,6 +257,7 @@ class Comparison:
             output=str(self.folder / "trials"),
             data=self._draws.settings_of(trial.labels),
             decision=decision_of(candidate.settings),
+            tracking=TrackingSettings(),  # of a trial nobody watches a curve
         )
 
     @cache  # noqa: B019  # as many as there are cells

@@ -32,7 +32,8 @@ class Cell:
         figure: the metric, mean over the seeds, with its interval over other rows and other seeds.
         values: of each seed.
         validation: the metric on the validation rows, mean over the seeds; None for floors, nobody chooses by it.
-        seconds: of training, median over the seeds; what was kept from an earlier trial is not computed again.
+        seconds: of loading, training and answering, median over the seeds; what an earlier trial has kept is not
+            computed again.
         learning: parameters that learned.
         parameters: all of them.
         megabytes: the most memory that was taken; None where that is not known.

@@ -119,7 +119,7 @@ def _costs(outcome: Outcome) -> Section:
         for cell in cells
     ]
     head = ["", outcome.metric, "seconds", "learning", "parameters", "MB"]
-    seen = "Seconds of one training, median over the seeds; MB: the most memory the process took."
+    seen = "Seconds of loading, training and answering, median over the seeds; MB: the most memory the process took."
     drawing = Drawing(
         figures.cost_against_score(points, name="costs", score=outcome.metric), "Up is better, left is cheaper."
     )

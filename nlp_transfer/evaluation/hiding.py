@@ -15,7 +15,7 @@ from nlp_transfer.evaluation.unknown import (
     RelativeMahalanobis,
 )
 
-USUAL = "neighbours"  # where two classes leave nothing to choose by: with one hidden there is nothing to decide
+USUAL = "neighbours"  # where there are too few classes to choose by
 _GROUPS = 5  # of classes, each hidden once
 _TAUGHT = 2_000  # training rows on which the scores are compared
 _FEWEST = 3  # groups whose mean says anything

@@ -35,8 +35,21 @@ class Detector(Protocol):
         """Return what `tensors` wrote; KeyError or ValueError for anything else."""
 
 
+class _OfLogits:
+    """A score for which nothing is kept."""
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return nothing."""
+        return {}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+        """Return the score."""
+        return cls()
+
+
 @dataclass(frozen=True)
-class Energy:
+class Energy(_OfLogits):
     r"""The free energy :math:`-\log \sum_c e^{z_c}` of the logits: high where no class has any evidence.
 
     Nothing is kept for it. Liu et al. 2020, "Energy-based Out-of-distribution Detection", NeurIPS.
@@ -48,18 +61,9 @@ class Energy:
 
         return -logsumexp(np.asarray(logits, dtype=np.float64), axis=1)
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Return nothing."""
-        return {}
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, np.ndarray]) -> Self:
-        """Return the score."""
-        return cls()
-
 
 @dataclass(frozen=True)
-class Probability:
+class Probability(_OfLogits):
     """One minus the highest probability, for which nothing is kept.
 
     Hendrycks and Gimpel 2017, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
@@ -71,15 +75,6 @@ class Probability:
         from scipy.special import softmax
 
         return 1 - softmax(np.asarray(logits, dtype=np.float64), axis=1).max(axis=1)
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Return nothing."""
-        return {}
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, np.ndarray]) -> Self:
-        """Return the score."""
-        return cls()
 
 
 @dataclass(frozen=True)
