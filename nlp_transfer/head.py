@@ -8,16 +8,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.evaluation import thresholds
-from nlp_transfer.evaluation.calibration import temperature
+from nlp_transfer.evaluation.calibration import Calibration, calibrate
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.preparation import Prepared
-from nlp_transfer.strategies.convex import Head, Validated, is_lower, softened, validate_head
+from nlp_transfer.significance import is_lower
+from nlp_transfer.strategies.convex import Head, Validated, softened, validate_head
 
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
 
@@ -88,36 +90,40 @@ class Units:
             _rescale(prepared, factor, shift)
 
 
-def settle(prepared: Prepared) -> float:
-    """Choose on the validation rows how outputs become labels; return the temperature by which they were divided.
+def settle(prepared: Prepared) -> Calibration:
+    """Choose on the validation rows how outputs become labels; return how they were calibrated.
 
-    The temperature is divided into the output layer, so that whoever loads the model, and every export of it, has the
-    probabilities that were measured. Where a row may have several labels, the task gets the threshold for F1.
+    That is folded into the output layer, so that whoever loads the model, and every export of it, has the probabilities
+    that were measured. Where a row may have several labels, the task gets the threshold for F1.
     """
     validation, task, wanted = prepared.corpus.splits["validation"], prepared.corpus.task, prepared.settings.decision
     free = task.problem == "multi_label" and wanted.threshold is None
     if task.problem == "regression" or not (wanted.calibrate or free):
-        return 1.0
+        return Calibration()
     logits = prepared.outputs("validation")
     if free:
         metric = selection_metric(task, prepared.settings.evaluation.metric)
         found, rule = thresholds.settled(task, logits, validation.targets, validation.weights, metric=metric)
         rule = rule if wanted.calibrate else thresholds.undivided(rule, found)
         prepared.corpus = dataclasses.replace(prepared.corpus, task=dataclasses.replace(task, threshold=rule))
+        calibration = Calibration(found)
     else:
-        found = temperature(task, logits, validation.targets, validation.weights)
+        calibration = calibrate(task, logits, validation.targets, validation.weights)
     if not wanted.calibrate:
-        return 1.0
-    _rescale(prepared, 1 / found, 0.0)
-    return found
+        return Calibration()
+    (calibration,) = broadcast_object_list([calibration])  # what nearly equal figures decide, they decide once
+    if _output(prepared).bias is None:
+        calibration = Calibration(calibration.temperature)
+    _rescale(prepared, 1 / calibration.temperature, calibration.shifts or 0.0)
+    return calibration
 
 
-def _rescale(prepared: Prepared, factor: float, shift: float) -> None:
+def _rescale(prepared: Prepared, factor: float, shift: float | tuple[float, ...]) -> None:
     output = _output(prepared)
     with torch.no_grad():
         output.weight.mul_(factor)
         if output.bias is not None:
-            output.bias.mul_(factor).add_(shift)
+            output.bias.mul_(factor).add_(torch.tensor(shift, dtype=output.bias.dtype, device=output.bias.device))
 
 
 def _output(prepared: Prepared) -> Any:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.data.labels import number_of
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.source import RECORD, read_json
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.kept import KeptScores
 from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.plain import checked
@@ -36,7 +36,7 @@ class Record:
         max_tokens: what the encoder can take, for whoever adapts the model again: `tokens.limit` may be less.
         merged: whether the root holds a whole model; if not, the root holds a PEFT adapter for `encoder`.
         data: source and fingerprint of the data.
-        temperature: by which the outputs were divided for good: the weights answer so already.
+        calibration: of the outputs, for good: the weights answer so already.
         novelty: how unlike what the model knows the validation rows are; None where that was not asked for.
         nonconformity: how badly their truth fits what the model says of them; None likewise.
         sha256: of the weights in the folder, which `save` finds and loading compares; None where nothing is compared.
@@ -49,7 +49,7 @@ class Record:
     max_tokens: int
     merged: bool
     data: dict[str, str]
-    temperature: float = 1.0
+    calibration: Calibration = field(default_factory=Calibration)
     novelty: Novelty | None = None
     nonconformity: KeptScores | None = None
     sha256: str | None = None
@@ -57,7 +57,7 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        groups = {name: dataclasses.asdict(plain[name]) for name in ("tokens", "encoder")}
+        groups = {name: dataclasses.asdict(plain[name]) for name in ("tokens", "encoder", "calibration")}
         kept = {name: plain[name] and plain[name].to_json() for name in _KEPT}
         return {"format": FORMAT, **plain, **groups, **kept, "task": self.task.to_json()}
 
@@ -70,12 +70,9 @@ class Record:
         """
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']!r}, not {FORMAT}")
-        # Models from before there were these had none of them.
-        plain = {"temperature": 1.0} | dict.fromkeys(_KEPT) | plain
+        # Models from before there were these had none of them, or a temperature alone.
+        plain = {"calibration": {"temperature": plain.get("temperature", 1.0)}} | dict.fromkeys(_KEPT) | plain
         values = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
-        temperature = number_of(values["temperature"])
-        if temperature is None or temperature <= 0 or isinstance(values["temperature"], str):
-            raise ValueError("temperature is a positive number")
         if type(values["max_tokens"]) is not int or type(values["merged"]) is not bool:
             raise ValueError("max_tokens is a whole number, merged true or false")
         if not isinstance(values["sha256"], str | None):
@@ -87,6 +84,7 @@ class Record:
             "task": Task.from_json(plain["task"]),
             "tokens": checked(TokenSpec, plain["tokens"], "tokens."),
             "encoder": checked(EncoderSettings, plain["encoder"], "encoder."),
+            "calibration": Calibration.from_json(plain["calibration"], classes=len(plain["task"]["labels"])),
         }
         groups["tokens"].check()
         kept = {name: None if plain[name] is None else kind.from_json(plain[name]) for name, kind in _KEPT.items()}

@@ -12,6 +12,7 @@ import numpy as np
 
 from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.evaluation import hiding
+from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.conformal import nonconformity
 from nlp_transfer.evaluation.kept import KeptScores
 from nlp_transfer.evaluation.novelty import Novelty
@@ -27,13 +28,13 @@ class Fitted:
     """How outputs become what is said of a text.
 
     Attributes:
-        temperature: by which the outputs were divided.
+        calibration: of the outputs, which have it by now.
         novelty: None where nothing is to be called unknown; without the digest of a file that is not written yet.
         detector: the score of that.
         nonconformity: None where no sets are wanted.
     """
 
-    temperature: float
+    calibration: Calibration
     novelty: Novelty | None = None
     detector: Detector | None = None
     nonconformity: KeptScores | None = None
@@ -51,13 +52,13 @@ def check_corpus(corpus: Corpus) -> None:
             check_rows(key, value, rows)
 
 
-def fit_rules(prepared: Prepared, temperature: float) -> Fitted:
-    """Return what the rules of the task need of the model as it is now, its outputs divided by the temperature.
+def fit_rules(prepared: Prepared, calibration: Calibration) -> Fitted:
+    """Return what the rules of the task need of the model as it is now, its outputs calibrated.
 
     Rows of weight 0 count as absent, all others once: what is promised is about rows as they come.
     """
     task, validation = prepared.corpus.task, prepared.corpus.splits["validation"]
-    found = Fitted(temperature)
+    found = Fitted(calibration)
     if not (task.unknown or task.coverage):
         return found
     present = validation.weights > 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlp_transfer.evaluation.calibration import calibration_error
+from nlp_transfer.evaluation.calibration import Calibration, calibration_error
 from nlp_transfer.evaluation.conformal import covered
 from nlp_transfer.evaluation.decisions import decide
 from nlp_transfer.evaluation.formatting import number
@@ -69,19 +69,20 @@ def said_of(
 
 def _calibrated(record: Record, examples: Examples, logits: np.ndarray) -> list[str]:
     """Return what the calibration of a model came to: its figures, and those of its outputs as they were trained."""
-    if record.temperature == 1 or record.task.problem == "regression":
+    if record.calibration == Calibration() or record.task.problem == "regression":
         return []
-    before, after = (_honesty(record, examples, each) for each in (logits * record.temperature, logits))
-    return [
-        f"Before calibration (a temperature of {record.temperature:.3g}): calibration error {number(before[0])}, Brier "
-        f"score {number(before[1])}; with it {number(after[0])} and {number(after[1])}."
-    ]
+    before, after = (_honesty(record, examples, each) for each in (record.calibration.undo(logits), logits))
+    return [f"Before calibration ({record.calibration.described}): {before}; with it {after}."]
 
 
-def _honesty(record: Record, examples: Examples, logits: np.ndarray) -> tuple[float, float]:
+def _honesty(record: Record, examples: Examples, logits: np.ndarray) -> str:
     targets, weights = examples.targets, examples.weights
-    error = calibration_error(record.task, logits, targets, weights)
-    return error, compute(record.task, logits, targets, weights)["brier"]
+    figures = compute(record.task, logits, targets, weights)
+    shown = {"calibration error": calibration_error(record.task, logits, targets, weights)}
+    shown["Brier score"] = figures["brier"]
+    if record.calibration.shifts:  # decisions change by shifts alone
+        shown |= {"accuracy": figures["accuracy"], "macro-F1": figures["macro_f1"]}
+    return ", ".join(f"{name} {number(value)}" for name, value in shown.items())
 
 
 def _unknown(

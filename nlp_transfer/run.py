@@ -234,7 +234,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         )
         store = store_of(settings.cache, screen.tell)
         train, fixed = corpus.splits["train"] if corpus else None, trained.decision.threshold is not None
-        floors = _floors(settings, train, task, examples, store, fixed=fixed) if train else []
+        floors = _floors(settings, corpus, task, examples, store, fixed=fixed) if corpus else []
         report = evaluate_predictions(
             task,
             examples,
@@ -276,8 +276,7 @@ def _measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen)
             confidence=confidence,
             in_sample=split != "test",
         )
-        known, store = (corpus.splits["train"], corpus.task, corpus.splits[split]), prepared.below_output.store
-        floors = _floors(settings, *known, store) if is_main() else []
+        floors = _floors(settings, corpus, corpus.task, examples, prepared.below_output.store) if is_main() else []
         report = evaluate_predictions(
             corpus.task,
             examples,
@@ -292,7 +291,7 @@ def _measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen)
 
 
 def _floors(
-    settings: Settings, train: Examples, task: Task, examples: Examples, store: Store | None, *, fixed: bool = False
+    settings: Settings, corpus: Corpus, task: Task, examples: Examples, store: Store | None, *, fixed: bool = False
 ) -> list[baselines.Floor]:
     """Return the floors, with thresholds of their own unless the model's was fixed when it was made or is now."""
     if not settings.evaluation.floors:
@@ -300,7 +299,8 @@ def _floors(
     metric = settings.evaluation.metric
     # One half is the threshold of a model for which none was chosen.
     free = settings.decision.threshold is None and not fixed and task.threshold != 0.5
-    return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, store=store)
+    train, held = corpus.splits["train"], corpus.splits["validation"] if settings.decision.calibrate else None
+    return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, held=held, store=store)
 
 
 def _record(prepared: Prepared, fitted: Fitted) -> Record:
@@ -313,7 +313,7 @@ def _record(prepared: Prepared, fitted: Fitted) -> Record:
         max_tokens=prepared.classifier.max_tokens,
         merged=getattr(prepared.strategy, "merge", True),
         data={"source": _public_source(prepared.settings.data, corpus), "fingerprint": corpus.fingerprint},
-        temperature=fitted.temperature,
+        calibration=fitted.calibration,
         novelty=fitted.novelty,
         nonconformity=fitted.nonconformity,
     )

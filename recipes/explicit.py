@@ -28,7 +28,7 @@ from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics
 from nlp_transfer.evaluation.baselines import floors
-from nlp_transfer.evaluation.calibration import temperature
+from nlp_transfer.evaluation.calibration import calibrate
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import ClassifySettings
@@ -129,15 +129,15 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
             copied=working_copy(accelerator, compiled=False),
         )
 
-    # Probabilities that mean what they say: one number for all outputs.
-    scale = temperature(task, run("validation"), validation.targets, validation.weights)
+    # Probabilities that mean what they say: a temperature for all outputs, and where it pays a shift for each.
+    calibration = calibrate(task, run("validation"), validation.targets, validation.weights)
     with torch.no_grad():
-        layer.weight.mul_(1 / scale)
-        layer.bias.mul_(1 / scale)
+        layer.weight.mul_(1 / calibration.temperature)
+        layer.bias.mul_(1 / calibration.temperature).add_(torch.tensor(calibration.shifts or 0.0))
 
     # The figures, beside floors; then the folder that anybody's transformers loads.
     test = corpus.splits[split]
-    beside = floors(task, train, test, seed=seed, metric=evaluation.metric)
+    beside = floors(task, train, test, seed=seed, metric=evaluation.metric, held=validation)
     source = classifier.source
     record = Record(
         task=task,
@@ -147,7 +147,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
         max_tokens=classifier.max_tokens,
         merged=True,
         data={"source": Path(data).name, "fingerprint": corpus.fingerprint},
-        temperature=scale,
+        calibration=calibration,
     )
     logits = run(split)
     report = evaluate_predictions(

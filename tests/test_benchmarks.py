@@ -342,6 +342,6 @@ def test_vector_scaling_undoes_what_was_done_to_the_logits():
     logits = chooser.normal(size=(20_000, 3)) * 2
     likely = np.exp(logits)
     truth = (chooser.random((20_000, 1)) > (likely / likely.sum(1, keepdims=True)).cumsum(1)).sum(1)
-    scales, shifts = scaling.vector(logits / [1, 2, 0.5] + [1, 0, 0], truth, 1.0, 1.0)
+    scales, shifts = scaling.vector(logits / [1, 2, 0.5] + [1, 0, 0], truth, 1.0)
     np.testing.assert_allclose(scales, [1, 2, 0.5], atol=0.1)
     np.testing.assert_allclose(shifts - shifts[1], [-1, 0, 0], atol=0.1)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from nlp_transfer.artefact import RECORD
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.calibration import temperature
+from nlp_transfer.evaluation.calibration import Calibration, calibrate
 from nlp_transfer.exporting.export import export
 from nlp_transfer.exporting.exported import Exported
 from nlp_transfer.predict import Predictor, predict_file
@@ -44,27 +45,53 @@ def run_for(home: Path, problem: str = "single_label", **values):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_calibrating_divides_every_output_by_one_number(home: Path, tmp_path: Path, strategy: str):
+def test_calibrating_is_folded_into_the_output_layer(home: Path, tmp_path: Path, strategy: str):
     made = {
         calibrate: run_for(home, output=str(tmp_path), **STRATEGIES[strategy] | {"decision.calibrate": calibrate})
         for calibrate in (False, True)
     }
     texts = [row["text"] for row in rows("single_label", 30, 7)]
     plain, scaled = (made[calibrate].predictor for calibrate in (False, True))
-    found = scaled.record.temperature
-    assert plain.record.temperature == 1 != found
-    np.testing.assert_allclose(scaled.logits(texts) * found, plain.logits(texts), rtol=1e-4, atol=1e-4)
-    assert [each.label for each in scaled.predict(texts)] == [each.label for each in plain.predict(texts)]
+    found = scaled.record.calibration
+    assert plain.record.calibration == Calibration() != found
+    np.testing.assert_allclose(found.undo(scaled.logits(texts)), plain.logits(texts), rtol=1e-4, atol=1e-4)
+    if not found.shifts:
+        assert [each.label for each in scaled.predict(texts)] == [each.label for each in plain.predict(texts)]
     validation = data_for("single_label")["validation"]
     targets = plain.record.task.encode([row["label"] for row in validation], str)
     logits = plain.logits([row["text"] for row in validation])
-    assert found == pytest.approx(temperature(plain.record.task, logits, targets, np.ones(len(targets))), rel=1e-3)
+    own = calibrate(plain.record.task, logits, targets, np.ones(len(targets)))
+    assert [found.temperature, *found.shifts] == pytest.approx([own.temperature, *own.shifts], rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("strategy", ["probe", "finetune", "lora"])
+def test_classes_taught_alike_are_as_frequent_as_in_validation(home: Path, tmp_path: Path, strategy: str):
+    """As many rows of each teach; of those that the model meets nine in ten are of one label, and some are unclear."""
+    rng = random.Random(0)
+    data = data_for("single_label")
+    first, second, *_ = sorted({row["label"] for row in data["train"]})
+    known = {name: [row["text"] for row in data["train"] if row["label"] == name] for name in (first, second)}
+    unclear = [" ".join(texts) for texts in zip(known[first], known[second], strict=False)]
+    train = [{"text": text, "label": name} for name in known for text in known[name][:40] + unclear[:20]]
+    met = [{"text": rng.choice(unclear), "label": first if rng.random() < 0.9 else second} for _ in range(200)]
+    data = {"train": train, "validation": met[:100], "test": met[100:]}
+    words = {"output": str(tmp_path), "evaluation.floors": True, "cache.gib": 0} | STRATEGIES[strategy]
+    run = adapt(settings_for(home, "single_label", **words), data=data)
+    assert run.predictor.record.calibration.shifts
+    assert run.metrics["accuracy"] > 0.8
+    (note,) = [each for each in run.report.notes if each.startswith("Before calibration")]
+    assert "shifts of" in note
+    assert "accuracy" in note
+    # The floors have what they owe to the same rows, so that it is not put down to the encoder.
+    majority = next(row for row in run.report.rows if row.name == "majority")
+    assert majority.intervals["accuracy"].value > 0.8
+    assert read_record(run.folder / "model").calibration == run.predictor.record.calibration
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "ordinal"])
 def test_everybodys_transformers_has_the_calibrated_probabilities(home: Path, problem: str):
     run = run_for(home, problem, **STRATEGIES["finetune"] | {"encoder.head": "native"})
-    assert json.loads((run.folder / "model" / RECORD).read_text())["temperature"] != 1
+    assert json.loads((run.folder / "model" / RECORD).read_text())["calibration"]["temperature"] != 1
     texts = [row["text"] for row in rows(problem, 8, 9)]
     theirs = pipeline("text-classification", str(run.folder / "model"), top_k=None)(texts)
     for each, ours in zip(theirs, run.predict(texts), strict=True):
@@ -73,7 +100,7 @@ def test_everybodys_transformers_has_the_calibrated_probabilities(home: Path, pr
 
 def test_regression_has_no_temperature(home: Path):
     run = run_for(home, "regression")
-    assert run.predictor.record.temperature == 1
+    assert run.predictor.record.calibration == Calibration()
     assert np.isnan(run.report.calibration_error)
     assert run.report.answered == 1
 
@@ -176,8 +203,8 @@ def test_which_labels_are_given_does_not_hang_on_calibrating(home: Path, tmp_pat
     texts = [row["text"] for row in rows("multi_label", 60, 7)]
     words = STRATEGIES["probe"] | {"evaluation.floors": False, "output": str(tmp_path)}
     given = []
-    for calibrate in (True, False):
-        settings = settings_for(home, "multi_label", **words | {"decision.calibrate": calibrate})
+    for calibrated in (True, False):
+        settings = settings_for(home, "multi_label", **words | {"decision.calibrate": calibrated})
         given.append([answer.label for answer in adapt(settings, data=data_for("multi_label")).predict(texts)])
     assert given[0] == given[1]
 
@@ -217,7 +244,7 @@ def test_a_folder_from_before_there_were_rules_decides_as_it_did(home: Path):
     run = run_for(home)
     path = run.folder / "model" / RECORD
     plain = json.loads(path.read_text())
-    del plain["temperature"], plain["task"]["threshold"], plain["task"]["abstain_below"]
+    del plain["calibration"], plain["task"]["threshold"], plain["task"]["abstain_below"]
     path.write_text(json.dumps(plain))
     task = read_record(path.parent).task
     assert (task.threshold, task.abstain_below) == (0.5, 0)
@@ -229,6 +256,10 @@ def test_a_folder_from_before_there_were_rules_decides_as_it_did(home: Path):
         ),
         plain | {"task": task | {"problem": "multi_label", "abstain_below": 0.5}},
         *(plain | {"temperature": value} for value in (0, -1, float("inf"), float("nan"), "1", None)),
+        *(
+            plain | {"calibration": value}
+            for value in (1.0, {}, {"temperature": 0}, {"temperature": 1, "shifts": [1.0]})
+        ),
     ):
         path.write_text(json.dumps(broken))
         with pytest.raises(UserError, match="cannot be read"):

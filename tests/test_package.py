@@ -28,6 +28,7 @@ ROOMS = (
     "yamlfile",
     "disk",
     "launch",
+    "significance",
     "data",
     "store",
     "encoder",

@@ -15,6 +15,7 @@ from nlp_transfer.cli import main
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.encoder.source import UNKNOWN, digest_of
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.evaluation.hiding import auroc, fitted
 from nlp_transfer.evaluation.kept import KeptScores
@@ -228,7 +229,7 @@ def test_the_sentences_by_hand(home: Path):
     record = read_record(run_for(home, **RULES).folder / "model")
     kept = KeptScores.of(np.linspace(-3, 0, 31))
     task = dataclasses.replace(record.task, coverage=0.0)
-    record = dataclasses.replace(record, task=task, novelty=Novelty("energy", kept, {}), temperature=1.0)
+    record = dataclasses.replace(record, task=task, novelty=Novelty("energy", kept, {}), calibration=Calibration())
     assert limit_of(record) == pytest.approx(-0.5)  # the (31 + 1) * 0.8 = 26th of 31
     logits = np.array([[3.0, 0, 0], [0, 3, 0], [0, 0, 3], [-5, -5, -4]])
     texts = ["a"] * 4

@@ -239,6 +239,7 @@ class Comparison:
             seed=trial.seed,
             metric=self.metric,
             free=self.settings.decision.threshold is None,
+            held=corpus.splits["validation"] if self.settings.decision.calibrate else None,
             store=self._store,
         ):
             task = corpus.task

@@ -1,15 +1,4 @@
-"""What a model has to beat: the class priors, and TF-IDF with a linear model at its best setting; knows no encoder.
-
-A floor that is easy to beat proves nothing, so this one is built as well as a linear model on words can be. What it is
-made of was chosen by these figures of public sets: macro-F1 on the test split at the best strength there. So the design
-has seen those splits; nothing is chosen on the test split of a run.
-
-- One-vs-rest liblinear against multinomial L-BFGS: 1.2 to 2.4 times faster, .894 against .887 (banking77, words only).
-- Character 4-grams beside words: banking77 .891 to .907, tweet_emotion .568 to .625, sst5 .382 to .409, 20 newsgroups
-  .686 to .708; trec .891 to .880. 3- to 5-grams are no better and cost twice as much.
-- Classes weighted to balance: goemotions .374 to .463, tweet_emotion .625 to .657, banking77 .907 to .912.
-- Two texts as two bags of words only: sick .535, mrpc .573. With product, difference and overlap: .842, .712.
-"""
+"""What a model has to beat: the class priors, and TF-IDF with a linear model at its best setting; knows no encoder."""
 
 from __future__ import annotations
 
@@ -17,35 +6,24 @@ import dataclasses
 import hashlib
 import json
 import time
-import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.evaluation.metrics import compute, selection_metric
-from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.evaluation.calibration import calibrate
+from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.evaluation.sums import label_shares
-from nlp_transfer.evaluation.thresholds import Threshold, expected, measured
+from nlp_transfer.evaluation.tfidf import Setting, best_setting, features_of, fit_predict, share_of
+from nlp_transfer.evaluation.thresholds import Threshold, expected
 from nlp_transfer.versions import digest_of_code, installed
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_array
-
     from nlp_transfer.data.corpus import Examples
     from nlp_transfer.data.task import Task
     from nlp_transfer.store import Store
 
 _RARE = 1e-9  # the least probability a floor gives; a zero would make log_loss infinite
-_STRENGTHS = (2.0, 8.0, 32.0)
-_ALPHAS = (0.3, 1.0, 3.0, 10.0)
-_FOLDS = 3
-_FEWEST_SAMPLED = 1000  # rows of cross-validation, whatever they cost
-_FEWEST_ROWS = 12  # below this, folds say nothing and the middle setting is taken
-_MOST_WORK = 8e6  # of cross-validation: rows times n-grams a row times classes, about 5 s; the final fit uses every row
-_MOST_CHARACTERS = 150e6  # text length times (classes + 13), about 15 s; beyond it words only
-# A word is a run of letters and digits, one-letter words included; a Chinese or Japanese character is a word by itself.
-_WORD = r"[぀-ヿ㐀-鿿]|[^\W぀-ヿ㐀-鿿]+"
 
 
 @dataclass(frozen=True)
@@ -54,7 +32,7 @@ class Floor:
 
     Attributes:
         name: majority or tfidf.
-        logits: (rows, outputs): log-probabilities, for multi_label log-odds, for regression values.
+        logits: (rows, outputs): of probabilities, for multi_label log-odds, for regression values.
         detail: the setting that was chosen, in words.
         threshold: from which it gives a label, chosen as the model's is; None: from the task's.
         seconds: that it took when it was computed.
@@ -75,6 +53,7 @@ def floors(
     seed: int,
     metric: str = "auto",
     free: bool = True,
+    held: Examples | None = None,
     store: Store | None = None,
 ) -> list[Floor]:
     """Return the floors for `test`, fitted on `train`.
@@ -97,35 +76,54 @@ def floors(
         seed: of folds and solver.
         metric: what the floor is made strong in, see ``metrics.selection_metric``.
         free: multi_label: whether thresholds are chosen, those of tfidf in the same cross-validation.
+        held: the rows that calibrate a model of one label a text, and its floors likewise: what it owes to them is not
+            owed to its encoder. None: nothing is calibrated.
         store: where tfidf is kept for the next run on the same rows with the same seed; None: nowhere.
     """
+    held = held if task.problem in ("single_label", "ordinal") else None
+    asked = test if held is None else _together(test, held)
     weights = _own_weights(task, train)
-    priors = np.repeat(_priors(task, train.targets, weights)[None], len(test.texts), axis=0)
+    priors = np.repeat(_priors(task, train.targets, weights)[None], len(asked.texts), axis=0)
     metric, free = selection_metric(task, metric), free and task.problem == "multi_label"
     if free:
         task = dataclasses.replace(task, threshold=0.5)  # that of the model is no business of theirs
     simple = expected(task, priors[:1], np.ones(1), metric=metric) if free and len(priors) else None
-    majority = Floor("majority", priors, threshold=simple)
-    key = "" if store is None else _key(task, train, test, seed=seed, metric=metric, free=free)
+    majority = Floor("majority", _calibrated(task, priors, test, held), threshold=simple)
+    key = "" if store is None else _key(task, train, asked, seed=seed, metric=metric, free=free)
     kept = None if store is None else store.find(key)
     started = time.monotonic()
     if kept is not None:
         (strength, balanced, count, seconds), rest = kept[:4], kept[4:]
         rule = _unfolded(rest[: int(count)])
-        best, logits = _Setting(float(strength), bool(balanced)), rest[int(count) :].reshape(-1, task.outputs)
-        return [majority, Floor("tfidf", logits, best.described(task), rule, float(seconds))]
-    features = _features(task, train, test)
+        best, logits = Setting(float(strength), bool(balanced)), rest[int(count) :].reshape(-1, task.outputs)
+        return [
+            majority,
+            Floor("tfidf", _calibrated(task, logits, test, held), best.described(task), rule, float(seconds)),
+        ]
+    features = features_of(task, train, asked)
     if features is None:
-        return [majority, Floor("tfidf", priors, "no word in the training texts", simple)]
-    learn, held = features
-    best, rule = _best_setting(task, learn, train.targets, weights, metric=metric, free=free, seed=seed)
-    logits = _fit_predict(task, learn, train.targets, weights, held, best, seed=seed)
+        return [majority, Floor("tfidf", majority.logits, "no word in the training texts", simple)]
+    learn, rest = features
+    best, rule = best_setting(task, learn, train.targets, weights, metric=metric, free=free, seed=seed)
+    logits = fit_predict(task, learn, train.targets, weights, rest, best, seed=seed)
     seconds = round(time.monotonic() - started, 3)
     if store is not None:
         about = {"what": "TF-IDF floor", "encoder": "none", "rows": len(test.texts), "seconds": seconds}
         own = np.atleast_1d(() if rule is None else rule)
         store.keep(key, np.concatenate([[best.strength, best.balanced, len(own), seconds], own, logits.ravel()]), about)
-    return [majority, Floor("tfidf", logits, best.described(task), rule, seconds)]
+    return [majority, Floor("tfidf", _calibrated(task, logits, test, held), best.described(task), rule, seconds)]
+
+
+def _together(test: Examples, held: Examples) -> Examples:
+    """Return the texts of both; nobody looks at anything else of them."""
+    pairs = None if test.pairs is None or held.pairs is None else [*test.pairs, *held.pairs]
+    return dataclasses.replace(test, texts=[*test.texts, *held.texts], pairs=pairs)
+
+
+def _calibrated(task: Task, logits: np.ndarray, test: Examples, held: Examples | None) -> np.ndarray:
+    """Return the answers to `test` out of those to both, calibrated by the others."""
+    own, others = np.split(logits, [len(test.texts)])
+    return own if held is None else calibrate(task, others, held.targets, held.weights).apply(own)
 
 
 def _unfolded(own: np.ndarray) -> Threshold | None:
@@ -143,16 +141,6 @@ def _key(task: Task, train: Examples, test: Examples, *, seed: int, metric: str,
     return key.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Setting:
-    strength: float  # C of the logistic regression, alpha of the ridge
-    balanced: bool = False
-
-    def described(self, task: Task) -> str:
-        name = "alpha" if task.problem == "regression" else "C"
-        return f"{name}={self.strength:g}{', classes balanced' if self.balanced else ''}"
-
-
 def _own_weights(task: Task, examples: Examples) -> np.ndarray:
     """Return the rows' own weights, class weights taken out, scaled to mean 1 so that a strength keeps its meaning."""
     weights = np.asarray(examples.weights, dtype=np.float64)
@@ -164,166 +152,6 @@ def _own_weights(task: Task, examples: Examples) -> np.ndarray:
 def _priors(task: Task, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
     if task.problem == "regression":
         return np.array([np.average(targets, weights=weights)])
-    masses = np.array([(_share(targets, label) * weights).sum() for label in range(task.outputs)])
+    masses = np.array([(share_of(targets, label) * weights).sum() for label in range(task.outputs)])
     priors = np.clip(masses / weights.sum(), _RARE, 1 - _RARE)
     return np.log(priors / (1 - priors)) if task.problem == "multi_label" else np.log(priors / priors.sum())
-
-
-def _share(targets: np.ndarray, label: int) -> np.ndarray:
-    """Return (rows,): how much of the label a row counts as in fitting, where half a label is half a label."""
-    return targets[:, label].astype(np.float64) if targets.ndim == 2 else (targets == label).astype(np.float64)
-
-
-def _features(task: Task, train: Examples, test: Examples) -> tuple[csr_array, csr_array] | None:
-    """Return TF-IDF features of both splits, or None where the training texts hold nothing to count."""
-    from scipy.sparse import csr_array, hstack
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    texts = [*train.texts, *(train.pairs or ())]
-    options: list[dict[str, Any]] = [{"ngram_range": (1, 2), "token_pattern": _WORD}]
-    if sum(map(len, texts)) * (task.outputs + 13) <= _MOST_CHARACTERS:
-        options.append({"analyzer": "char_wb", "ngram_range": (4, 4), "min_df": min(2, len(texts))})
-    blocks = []
-    for option in options:
-        vectoriser = TfidfVectorizer(sublinear_tf=True, **option)
-        try:
-            counted = csr_array(vectoriser.fit_transform(texts))
-        except ValueError as error:  # scikit-learn has no other sign of a corpus without a single n-gram
-            if "empty vocabulary" in str(error) or "no terms remain" in str(error):
-                continue
-            raise
-        held = [csr_array(vectoriser.transform(part)) for part in (test.texts, test.pairs) if part is not None]
-        learned = [counted[: len(train.texts)], counted[len(train.texts) :]][: len(held)]
-        blocks.append([_compared(*learned), _compared(*held)])
-    if not blocks:
-        return None
-    learn, held = (csr_array(hstack(parts)) for parts in zip(*blocks, strict=True))
-    return learn, held
-
-
-def _compared(first: csr_array, second: csr_array | None = None) -> csr_array:
-    """Return the TF-IDF rows; for pairs what both say, what one says, how much they overlap, and each by itself."""
-    from scipy.sparse import csr_array, hstack
-
-    if second is None:
-        return first
-    common = first * second
-    shared = (common != 0).sum(axis=1)
-    lengths = [np.maximum(np.diff(side.indptr), 1) for side in (first, second)]
-    union = np.maximum(np.diff(first.indptr) + np.diff(second.indptr) - shared, 1)
-    overlap = np.stack([common.sum(axis=1), shared / lengths[0], shared / lengths[1], shared / union], axis=1)
-    # half weight: each text by itself matters when the two play different roles, but must not drown the comparison
-    return csr_array(hstack([common, abs(first - second), csr_array(overlap), 0.5 * first, 0.5 * second]))
-
-
-def _best_setting(
-    task: Task, features: csr_array, targets: np.ndarray, weights: np.ndarray, *, metric: str, free: bool, seed: int
-) -> tuple[_Setting, Threshold | None]:
-    """Return the setting that is best on rows that were held out, and if it is free the threshold."""
-    strengths = _ALPHAS if task.problem == "regression" else _STRENGTHS
-    middle = _Setting(strengths[len(strengths) // 2])
-    generator = np.random.default_rng(seed)
-    affordable = max(_FEWEST_SAMPLED, int(_MOST_WORK * len(targets) / (features.nnz * task.outputs + 1)))
-    rows = generator.permutation(len(targets))[:affordable]
-    if len(rows) < _FEWEST_ROWS:
-        return middle, 0.5 if free else None
-    features, targets, weights = features[rows], targets[rows], weights[rows]
-    fold = _folds(task, targets)
-
-    rules: dict[_Setting, Threshold] = {}
-
-    def score(setting: _Setting) -> float:
-        logits = np.empty((len(targets), task.outputs))
-        for held in (fold == number for number in range(_FOLDS)):
-            logits[held] = _fit_predict(
-                task, features[~held], targets[~held], weights[~held], features[held], setting, seed=seed
-            )
-        own = task
-        if free:
-            rules[setting] = measured(task, logits, targets, weights, metric=metric)
-            own = dataclasses.replace(task, threshold=rules[setting])
-        value = compute(own, logits, targets, weights)[metric]
-        return -np.inf if np.isnan(value) else value if HIGHER_IS_BETTER[metric] else -value
-
-    if task.problem == "regression":
-        return max(map(_Setting, strengths), key=score), None
-    # Strength first, with balanced classes; balance matters less for it than it costs to try all pairs.
-    scores = {setting: score(setting) for setting in (_Setting(strength, balanced=True) for strength in strengths)}
-    best = max(scores, key=scores.__getitem__)
-    plain = _Setting(best.strength)
-    chosen = plain if score(plain) > scores[best] else best
-    return chosen, rules.get(chosen)
-
-
-def _folds(task: Task, targets: np.ndarray) -> np.ndarray:
-    """Return the fold of each of the shuffled rows; classes are dealt out evenly, however few rows they have."""
-    order = np.arange(len(targets))
-    if task.problem in ("single_label", "ordinal"):
-        order = np.argsort(targets if targets.ndim == 1 else targets.argmax(axis=1), kind="stable")
-    fold = np.empty(len(targets), dtype=np.int64)
-    fold[order] = np.arange(len(targets)) % _FOLDS
-    return fold
-
-
-def _fit_predict(
-    task: Task,
-    features: csr_array,
-    targets: np.ndarray,
-    weights: np.ndarray,
-    held: csr_array,
-    setting: _Setting,
-    *,
-    seed: int,
-) -> np.ndarray:
-    """Fit on the features and return the logits of the held rows."""
-    if task.problem == "regression":
-        from sklearn.linear_model import Ridge
-        from threadpoolctl import threadpool_limits
-
-        ridge = Ridge(alpha=setting.strength, solver="sparse_cg", tol=1e-3)
-        with threadpool_limits(1):  # the last bits would follow the number of threads, which a launcher sets
-            return ridge.fit(features, targets, sample_weight=weights).predict(held)[:, None]
-    log_odds = np.empty((held.shape[0], task.outputs))
-    for label in range(task.outputs):
-        if label == 1 and task.outputs == 2 and task.problem != "multi_label":
-            log_odds[:, 1] = -log_odds[:, 0]  # the same question, asked from the other side
-            break
-        share = _share(targets, label)
-        log_odds[:, label] = _log_odds(features, share, weights, held, setting, seed=seed)
-    if task.problem == "multi_label":
-        return log_odds
-    log_probabilities = -np.logaddexp(0, -log_odds)
-    return log_probabilities - np.logaddexp.reduce(log_probabilities, axis=1, keepdims=True)
-
-
-def _log_odds(
-    features: csr_array, share: np.ndarray, weights: np.ndarray, held: csr_array, setting: _Setting, *, seed: int
-) -> np.ndarray:
-    """Fit one label against the rest; a row that has a share of the label is a row of each side with that weight."""
-    from scipy.sparse import vstack
-    from sklearn import config_context
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    sides = np.stack([weights * (1 - share), weights * share])
-    masses = sides.sum(axis=1, keepdims=True)
-    if masses.min() <= 0:  # only one side in these rows: nothing to tell apart
-        return np.full(held.shape[0], np.log((masses[1] + 0.5) / (masses[0] + 0.5)))
-    if setting.balanced:
-        sides *= masses.sum() / (2 * masses)
-    classes = sides.argmax(axis=0)
-    if sides.min(axis=0).any():  # soft labels
-        features, classes, sides = (
-            vstack([features, features], format="csr"),
-            np.repeat([0, 1], len(share)),
-            sides.ravel(),
-        )
-    else:
-        sides = sides.max(axis=0)
-    model = LogisticRegression(
-        solver="liblinear", dual=True, C=setting.strength, tol=0.1, max_iter=50, random_state=seed % 2**32
-    )  # 0.1 is liblinear's own tolerance for this solver; 0.01 gives the same scores in a third more time
-    with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the score, not the optimum, is what counts here
-        model.fit(features, classes, sample_weight=sides)
-    return model.decision_function(held)

@@ -228,7 +228,7 @@ def _ours(where: str, facts: Facts) -> str:
 
 
 def _figures(facts: Facts) -> str:
-    report, temperature = facts.report, facts.record["temperature"]
+    report = facts.report
     head = ["", *(title_of(row.name) for row in report.rows)]
     rows = [[metric, *(shown(row.intervals[metric]) for row in report.rows)] for metric in report.rows[0].intervals]
     said = (
@@ -237,14 +237,18 @@ def _figures(facts: Facts) -> str:
     lines = [f"{table(head, rows)}\n\n{said} Floors were fitted to the same training rows."]
     if not math.isnan(report.calibration_error):
         error = f"{number(report.calibration_error)} (expected calibration error, 15 bins)"
-        lines.append(f"Probabilities and frequencies differ by {error}. {_scaled(temperature)}")
+        said = _calibrated(facts.record["calibration"])
+        lines.append(f"Probabilities and frequencies differ by {error}. {said}")
     return "\n\n".join(lines)
 
 
-def _scaled(temperature: float) -> str:
-    if temperature == 1:
+def _calibrated(plain: Mapping[str, Any]) -> str:
+    if plain["temperature"] == 1 and not plain["shifts"]:
         return "The outputs are as they were trained: no temperature was fitted."
-    return f"The outputs were divided by a temperature of {temperature:.3g}, fitted on validation; the weights have it."
+    words = f"The outputs were divided by a temperature of {plain['temperature']:.3g}"
+    if plain["shifts"]:
+        words += " and then shifted class by class to the frequencies of validation"
+    return f"{words}, fitted on validation; the weights have it."
 
 
 def _exports(exports: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nlp_transfer.significance import is_lower
 from nlp_transfer.strategies.losses import Rows
 from nlp_transfer.strategies.solver import Directions, Problems
 
@@ -183,21 +184,6 @@ def softened(head: Head, features: np.ndarray, *, share: float = 0.3, dropout: f
     share *= signal / (signal + noise) if noise else 1.0
     bias = head.bias + (1 - share) * outputs.mean(axis=0)
     return dataclasses.replace(head, weight=head.weight * np.float32(share), bias=bias.astype(np.float32))
-
-
-def is_lower(losses: np.ndarray, others: np.ndarray, weights: np.ndarray, *, errors: float = 1.0) -> bool:
-    """Return whether the mean of losses is lower by more than so many standard errors of the difference.
-
-    Args:
-        losses: (examples,).
-        others: (examples,), of the same examples.
-        weights: (examples,), not all zero.
-        errors: standard errors.
-    """
-    share = weights.astype(np.float64) / weights.sum(dtype=np.float64)
-    gain = others - losses
-    mean = float(share @ gain)
-    return mean > errors * float(np.sqrt(np.square(share) @ np.square(gain - mean)))
 
 
 def _cross_validate(

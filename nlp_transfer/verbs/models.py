@@ -155,7 +155,7 @@ def _settings(overrides: Sequence[str]) -> Settings:
     from nlp_transfer.checks import check_decision, check_evaluation, check_training
 
     if any(word.startswith("decision.calibrate=") for word in overrides):
-        raise UserError("decision.calibrate is for adapt: the temperature of a saved model lies in its weights")
+        raise UserError("decision.calibrate is for adapt: the calibration of a saved model lies in its weights")
     settings = config.compose(None, overrides)
     check_training(settings.training)
     check_evaluation(settings.evaluation)

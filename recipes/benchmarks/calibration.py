@@ -1,11 +1,12 @@
-"""What calibrating is worth: the test rows of runs with and without the temperature that was fitted on validation.
+"""What calibrating is worth: the test rows of runs with and without what was fitted on validation.
 
     python recipes/benchmarks/calibration.py DATA_FOLDER [--datasets trec sst2 ...] [--strategies probe finetune]
         [--seeds 0 1 2] [--rows 500]
 
 DATA_FOLDER holds one folder a data set with train, validation and test files; training rows are drawn by the seed,
-validation and test cut to 300 and 1,000 rows. A run is trained once: its temperature is one number by which all outputs
-were divided, so that multiplying them by it gives the run without. Means over seeds; "better" counts runs.
+validation and test cut to 300 and 1,000 rows. A run is trained once: its outputs were divided by a temperature, and
+where that pays shifted, so that undoing both gives the run without. Means over seeds; "better" counts runs. What shifts
+are worth where training rows are no sample of what comes, scaling.py measures.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main(words: list[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
     print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}")
-    print(f"{arguments.rows:,} training rows, seeds {arguments.seeds}; without → with the temperature\n")
+    print(f"{arguments.rows:,} training rows, seeds {arguments.seeds}; without → with calibration\n")
     print(f"| strategy | data set | temperature | {' | '.join(f'{name} | better' for name in FIGURES)} |")
     print("|---" * (3 + 2 * len(FIGURES)) + "|")
     for strategy in arguments.strategies:
@@ -54,7 +55,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def measure(dataset: str, strategy: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of a run on its test rows, with and without its temperature."""
+    """Return the figures of a run on its test rows, with and without its calibration."""
     from nlp_transfer.data.corpus import load_corpus
     from nlp_transfer.evaluation.calibration import calibration_error
     from nlp_transfer.evaluation.metrics import compute
@@ -66,8 +67,8 @@ def measure(dataset: str, strategy: str, seed: int, arguments: argparse.Namespac
         run = adapt(settings)
         test = load_corpus(settings.data, seed=seed).splits["test"]
         record, logits = run.predictor.record, run.predictor.logits(test.texts, test.pairs)
-        answers = {"with": logits, "without": logits * record.temperature}
-        return {"temperature": record.temperature} | {
+        answers = {"with": logits, "without": record.calibration.undo(logits)}
+        return {"temperature": record.calibration.temperature} | {
             side: compute(record.task, each, test.targets, test.weights)
             | {"calibration error": calibration_error(record.task, each, test.targets, test.weights)}
             for side, each in answers.items()

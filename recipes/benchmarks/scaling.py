@@ -1,13 +1,14 @@
-"""Whether a scale and a shift for each class calibrate better than one temperature: both on the rows of real probes.
+"""What a shift for each class is worth beside one temperature, half of it or all, and whether a scale adds to it.
 
-    python recipes/benchmarks/scaling.py DATA_FOLDER [--datasets trec tweet_emotion ...] [--per-class 40]
+    python recipes/benchmarks/scaling.py DATA_FOLDER [--datasets trec scicite ...] [--per-class 8 64 100000] [--seeds 2]
 
-DATA_FOLDER holds one folder a data set with train, validation and test files. Vector scaling (Guo et al. 2017, section
-4.2) is fitted on validation with a normal prior on the logarithm of each scale, around the temperature, and on each
-shift; "weak" has a standard deviation of 1, "strong" one of 0.32. "taken" says whether its log-loss, cross-validated in
-five folds of validation, is lower than that of the temperature by a standard error. Log-loss, Brier score and expected
-calibration error are of test. Either could be folded into an output layer; isotonic regression of every probability
-could not, so that nobody's transformers would have it.
+DATA_FOLDER holds one folder a data set with train, validation and test files. Probes are taught by so many rows of each
+class, or by all rows as they come, and calibrated on all validation rows, which come as test rows do: with a
+temperature alone; with half of the likeliest shifts and with all of them (a run takes half); and with vector scaling
+(Guo et al. 2017, section 4.2), which has a scale for each class as well, with a normal prior of deviation 1 on its
+logarithm around the temperature. "Taken" counts the seeds where a run finds that shifts pay. Test figures, means over
+the seeds. Isotonic regression of every probability could not be folded into an output layer, so that nobody's
+transformers would have it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,83 +27,82 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.unknown import divide
 
-DATASETS = ("trec", "tweet_emotion", "banking77", "clinc_oos:oos")
-PRIORS = {"weak": 1.0, "strong": 10.0}
-FOLDS = 5
+DATASETS = ("trec", "tweet_emotion", "scicite", "sst5", "cr", "banking77")
+FIGURES = ("accuracy", "macro_f1", "log_loss", "calibration error")
 
 
 def main(words: list[str] | None = None) -> None:
     """Run, and print the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--datasets", nargs="+", default=DATASETS, help="or name:label, whose rows are left out")
-    parser.add_argument("--per-class", type=int, default=40, help="training rows a label")
+    parser.add_argument("--datasets", nargs="+", default=DATASETS)
+    parser.add_argument("--per-class", type=int, nargs="+", default=[8, 64, 100_000], help="training rows a label")
+    parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args(words)
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}")
-    print(f"{arguments.per_class:,} training rows a label\n")
-    print(
-        "| data set | prior | taken | held-out log-loss | log-loss | Brier | calibration error |\n" + "|---" * 7 + "|"
-    )
+    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
+    print(f"| data set | rows a class | taken | calibrated by | {' | '.join(FIGURES)} |")
+    print("|---" * (4 + len(FIGURES)) + "|")
     for name in arguments.datasets:
-        measure(name, arguments)
+        for rows in arguments.per_class:
+            show(name, rows, [measure(arguments.data, name, rows, seed) for seed in range(arguments.seeds)])
 
 
-def measure(name: str, arguments: argparse.Namespace) -> None:
+def show(name: str, rows: int, found: list[dict[str, Any]]) -> None:
     """Print the rows of a data set."""
+    taken = sum(each.pop("taken") for each in found)
+    first = f"| {name} | {rows if rows < 100_000 else 'all'} | {taken} of {len(found)}"
+    for way in found[0]:
+        means = np.mean([[each[way][figure] for figure in FIGURES] for each in found], axis=0)
+        print(f"{first} | {way} | {' | '.join(f'{value:.3f}' for value in means)} |", flush=True)
+        first = "| | | "
+
+
+def measure(data: Path, name: str, rows: int, seed: int) -> dict[str, Any]:
+    """Return the test figures of a probe by how it is calibrated."""
     from nlp_transfer.config import compose
     from nlp_transfer.data.corpus import load_corpus
-    from nlp_transfer.evaluation.calibration import calibration_error, temperature
+    from nlp_transfer.evaluation.calibration import Calibration, calibrate, calibration_error, likeliest_shifts
     from nlp_transfer.evaluation.metrics import compute
-    from nlp_transfer.evaluation.sums import row_losses
     from nlp_transfer.head import solve_head
     from nlp_transfer.preparation import prepare
-    from nlp_transfer.strategies.convex import is_lower
 
     with tempfile.TemporaryDirectory() as scratch:
-        divide(arguments.data, name, 0, Path(scratch), hidden=0)
-        words = ["data=files", f"data.path={scratch}", "data.unseen=ignore", "strategy=probe"]
-        settings = compose(None, [*words, f"data.per_class={arguments.per_class}"])
-        corpus = load_corpus(settings.data)
+        divide(data, name, 0, Path(scratch), hidden=0)
+        words = ["data=files", f"data.path={scratch}", "strategy=probe", f"data.per_class={rows}", f"seed={seed}"]
+        settings = compose(None, words)
+        corpus = load_corpus(settings.data, seed=seed)
         prepared = prepare(settings, corpus, Path(scratch) / "run")
         solve_head(prepared)
         (held, truth), (test, wanted) = (
             (prepared.outputs(split).astype(np.float64), corpus.splits[split].targets)
             for split in ("validation", "test")
         )
-    task, folds = corpus.task, np.random.default_rng(0).integers(FOLDS, size=len(truth))
-
-    def scale(rows: np.ndarray) -> float:
-        return 1 / temperature(task, held[rows], truth[rows], np.ones(len(rows)))
-
-    def figures(logits: np.ndarray) -> list[float]:
-        found = compute(task, logits, wanted)
-        return [found["log_loss"], found["brier"], calibration_error(task, logits, wanted, np.ones(len(wanted)))]
-
-    for prior, precision in PRIORS.items():
-        losses = np.zeros((2, len(truth)))
-        for fold in range(FOLDS):
-            rest, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            one = scale(rest)
-            scales, shifts = vector(held[rest], truth[rest], one, precision)
-            losses[0, own] = row_losses(task, held[own] * one, truth[own])
-            losses[1, own] = row_losses(task, held[own] * scales + shifts, truth[own])
-        taken = is_lower(losses[1], losses[0], np.ones(len(truth)))
-        one = scale(np.arange(len(truth)))
-        scales, shifts = vector(held, truth, one, precision)
-        pairs = zip(figures(test * one), figures(test * scales + shifts), strict=True)
-        cells = " | ".join(f"{before:.3f} → {after:.3f}" for before, after in [losses.mean(axis=1), *pairs])
-        print(f"| {name} | {prior} | {'yes' if taken else 'no'} | {cells} |", flush=True)
+    known = corpus.task, held, truth, np.ones(len(truth))
+    found = calibrate(*known)
+    plain = Calibration(found.temperature)
+    shifts = likeliest_shifts(plain, *known)
+    scales, others = vector(held, truth, 1 / found.temperature)
+    ways = {
+        "temperature": plain.apply(test),
+        "half a shift": Calibration(found.temperature, tuple(shifts / 2)).apply(test),
+        "a shift": Calibration(found.temperature, tuple(shifts)).apply(test),
+        "scale and shift": test * scales + others,
+    }
+    return {"taken": bool(found.shifts)} | {
+        way: compute(corpus.task, logits, wanted)
+        | {"calibration error": calibration_error(corpus.task, logits, wanted, np.ones(len(wanted)))}
+        for way, logits in ways.items()
+    }
 
 
-def vector(logits: np.ndarray, truth: np.ndarray, one: float, precision: float) -> tuple[np.ndarray, np.ndarray]:
+def vector(logits: np.ndarray, truth: np.ndarray, one: float) -> tuple[np.ndarray, np.ndarray]:
     """Return a scale and a shift for each class, (classes,) both, the likeliest ones under the prior.
 
     Args:
         logits: (rows, classes).
         truth: (rows,).
         one: the scale around which all are, one by the temperature.
-        precision: of the prior.
     """
     from scipy.optimize import minimize
     from scipy.special import log_softmax
@@ -114,7 +115,7 @@ def vector(logits: np.ndarray, truth: np.ndarray, one: float, precision: float) 
         surplus = np.exp(likely)
         surplus[rows, truth] -= 1
         slope = np.concatenate([(surplus * logits).sum(axis=0) * scales, surplus.sum(axis=0)])
-        return float(precision / 2 * (flat @ flat) - likely[rows, truth].sum()), slope + precision * flat
+        return float(flat @ flat / 2 - likely[rows, truth].sum()), slope + flat
 
     flat = minimize(cost, np.zeros(2 * classes), jac=True, method="L-BFGS-B").x
     return one * np.exp(flat[:classes]), flat[classes:]

@@ -8,7 +8,7 @@ import pytest
 
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
-from nlp_transfer.evaluation import baselines
+from nlp_transfer.evaluation import tfidf
 from nlp_transfer.evaluation.baselines import floors
 from nlp_transfer.evaluation.decisions import probabilities
 from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER, compute, selection_metric
@@ -263,9 +263,9 @@ def test_scripts_without_spaces():
 def test_long_texts_do_without_character_ngrams(monkeypatch):
     train = learnable("single_label", soft=False, weighted=False, pair=False, rows=60, seed=0)
     task = Task("single_label", LABELS, pair=False)
-    columns = baselines._features(task, train, train)[0].shape[1]
-    monkeypatch.setattr(baselines, "_MOST_CHARACTERS", 0)
-    assert 0 < baselines._features(task, train, train)[0].shape[1] < columns
+    columns = tfidf.features_of(task, train, train)[0].shape[1]
+    monkeypatch.setattr(tfidf, "_MOST_CHARACTERS", 0)
+    assert 0 < tfidf.features_of(task, train, train)[0].shape[1] < columns
 
 
 @pytest.mark.parametrize("metric", ["macro_f1", "log_loss"])

@@ -6,7 +6,7 @@ from scipy.special import expit, softmax
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.calibration import calibration_error, temperature
+from nlp_transfer.evaluation.calibration import Calibration, calibrate, calibration_error, temperature
 from nlp_transfer.evaluation.decisions import abstains, decide, probabilities, settled
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.sums import row_losses
@@ -132,3 +132,73 @@ def test_a_threshold_decides_where_the_probability_reaches_it(threshold):
 def test_a_rule_that_the_problem_has_no_use_for_is_refused(problem, rule):
     with pytest.raises(UserError, match=f"decision.{next(iter(rule))} is for"):
         settled(make_case(problem).task, DecisionSettings(**rule))
+
+
+def biased(problem: str, rows: int, shift: np.ndarray, *, seed: int = 0):
+    """Rows of classes that are not alike frequent, answered by a model that thinks they are."""
+    rng = np.random.default_rng(seed)
+    likely = softmax(shift)
+    targets = rng.choice(len(shift), size=rows, p=likely)
+    centres = 2 * np.eye(len(shift))
+    points = centres[targets] + rng.normal(size=(rows, len(shift)))
+    return Task(problem, ("a", "b", "c"), pair=False), points @ centres.T, targets
+
+
+SHIFT = np.array([1.5, -0.5, -1.0])
+
+
+@pytest.mark.parametrize("problem", ["single_label", "ordinal"])
+def test_planted_frequencies_are_met_half_way(problem):
+    task, logits, targets = biased(problem, 3000, SHIFT)
+    found = calibrate(task, logits, targets, np.ones(len(targets)))
+    assert found.temperature == pytest.approx(1, abs=0.15)
+    assert np.array(found.shifts) - np.mean(found.shifts) == pytest.approx(SHIFT / 2, abs=0.15)
+    _, fresh, truth = biased(problem, 3000, SHIFT, seed=1)
+    before, after = (compute(task, each, truth) for each in (fresh, found.apply(fresh)))
+    assert after["log_loss"] < before["log_loss"]
+    assert after["accuracy"] > before["accuracy"]
+    np.testing.assert_allclose(found.undo(found.apply(fresh)), fresh)
+
+
+def test_the_shifts_are_half_of_the_likeliest_ones():
+    """By the formula, with soft labels and weights: no other shifts near them cost less."""
+    case = make_case("single_label", soft=True, weighted=True)
+    rng = np.random.default_rng(0)
+    logits = case.logits.astype(float) + np.array([3.0, *np.zeros(case.logits.shape[1] - 1)])
+    found = calibrate(case.task, logits, case.targets, case.weights)
+    assert found.shifts
+    present = case.weights > 0
+
+    def cost(shifts):
+        losses = row_losses(case.task, logits / found.temperature + shifts, case.targets)
+        return present.sum() * np.average(losses, weights=case.weights) + shifts @ shifts / 2
+
+    best = 2 * np.array(found.shifts)
+    others = [best + scale * rng.normal(size=best.shape) for scale in (0.01, 0.1, 1.0) for _ in range(100)]
+    assert cost(best) < min(map(cost, others))
+
+
+def test_a_model_that_is_right_about_the_frequencies_is_left_alone():
+    taken = 0
+    for seed in range(40):
+        task, logits, targets = biased("single_label", 300, np.zeros(3), seed=seed)
+        found = calibrate(task, logits, targets, np.ones(len(targets)))
+        taken += bool(found.shifts)
+        np.testing.assert_array_less(np.abs(found.shifts), 0.4)
+    assert taken <= 8  # one standard error: at most one in six by chance
+
+
+@pytest.mark.parametrize("problem", ["multi_label", "regression"])
+def test_other_tasks_have_no_shifts(problem):
+    case = make_case(problem, weighted=True)
+    assert calibrate(*case.arguments) == Calibration(temperature(*case.arguments))
+
+
+def test_rows_without_weight_shift_nothing():
+    task, logits, targets = biased("single_label", 200, SHIFT)
+    both = np.concatenate([logits, -logits]), np.concatenate([targets, targets])
+    weights = np.repeat([1.0, 0.0], 200)
+    alone = calibrate(task, logits, targets, np.ones(200))
+    assert alone.shifts
+    assert calibrate(task, *both, weights).shifts == pytest.approx(alone.shifts, abs=1e-6)
+    assert not calibrate(task, *both, np.repeat([1.0, 0.0], [5, 395])).shifts

@@ -190,7 +190,7 @@ def test_the_header_is_what_the_hub_knows(tmp_path: Path):
 def test_a_card_says_how_far_probabilities_are_off_and_how_labels_are_decided_on(tmp_path: Path, problem: str):
     rule = {"multi_label": {"decision.threshold": 0.3}, "regression": {}}.get(problem, {"decision.abstain_below": 0.8})
     found, facts = parsed(run_of(tmp_path, problem, **rule))
-    scaled = f"divided by a temperature of {facts.record['temperature']:.3g}, fitted on validation"
+    scaled = f"divided by a temperature of {facts.record['calibration']['temperature']:.3g}"
     if problem == "regression":
         assert "expected calibration error" not in found.text
         return
