@@ -82,11 +82,11 @@ def calibrate(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.n
     macro-F1, which counts the rare classes as much as the others; half of it was better for that too on nearly all that
     was measured (``recipes/benchmarks/scaling.py``), and has most of the gain in accuracy.
 
-    Decisions change by them, so they must show first that they are worth it: temperature and shifts are fitted to four
-    fifths of the rows and rated on the last, in turn, and the log-loss must be lower by more than a standard error (the
-    rule of Breiman et al. 1984). A scale for each class as well (vector scaling, Guo et al. 2017) was no better, see
-    ``recipes/benchmarks/scaling.py``; isotonic regression cannot be folded into an output layer that plain transformers
-    loads.
+    Decisions change by them, so they must show first that they are worth it: shifts are fitted to four fifths of the
+    rows and rated on the last, in turn, beside the temperature of all of them, and the log-loss must be lower by more
+    than a standard error (the rule of Breiman et al. 1984). A scale for each class as well (vector scaling, Guo et al.
+    2017) is better for the log-loss and not for decisions, see ``recipes/benchmarks/scaling.py``; isotonic regression
+    cannot be folded into an output layer that plain transformers loads.
 
     Args:
         task: any; shifts are for single_label and ordinal tasks. A multi_label task has a threshold for each label
@@ -101,14 +101,12 @@ def calibrate(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.n
         return plain
     logits, targets, weights = finite_logits(task, logits)[present], targets[present], np.asarray(weights)[present]
     fold = np.random.default_rng(0).permutation(len(present)) % _FOLDS  # rows may be sorted by class
-    shifted, unshifted = np.empty(len(present)), np.empty(len(present))
+    losses = np.empty(len(present))
     for number in range(_FOLDS):
         own, rest = fold == number, fold != number
-        known = logits[rest], targets[rest], weights[rest]
-        scaled = Calibration(temperature(task, *known))
-        for losses, each in ((shifted, _shifted(scaled, task, *known)), (unshifted, scaled)):
-            losses[own] = row_losses(task, each.apply(logits[own]), targets[own])
-    if not is_lower(shifted, unshifted, weights):
+        each = _shifted(plain, task, logits[rest], targets[rest], weights[rest])
+        losses[own] = row_losses(task, each.apply(logits[own]), targets[own])
+    if not is_lower(losses, row_losses(task, plain.apply(logits), targets), weights):
         return plain
     return _shifted(plain, task, logits, targets, weights)
 
