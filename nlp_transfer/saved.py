@@ -25,7 +25,7 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
         screen: for people.
 
     Raises:
-        UserError: see ``run.evaluate``; and for a model alone, which does not say which data is its own.
+        UserError: see ``measurement.evaluate``; and for a model alone, which does not say which data is its own.
     """
     own = run_of(folder)
     run, folder = (own, own) if own else (run_of(folder.resolve().parent), folder)
@@ -45,7 +45,7 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
         check_target(expanded(settings.report.output))
     with screen.busy("loading the model"), for_good():
         from nlp_transfer.evaluation.report import render
-        from nlp_transfer.run import evaluate
+        from nlp_transfer.measurement import evaluate
     report = evaluate(folder, trained, settings, screen=screen)
     render(report, screen.console)
     if settings.report.output:

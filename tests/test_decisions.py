@@ -18,9 +18,10 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration, calibrate
 from nlp_transfer.exporting.export import export
 from nlp_transfer.exporting.exported import Exported
+from nlp_transfer.measurement import evaluate
 from nlp_transfer.predict import Predictor, predict_file
 from nlp_transfer.record import read_record
-from nlp_transfer.run import adapt, evaluate
+from nlp_transfer.run import adapt
 from nlp_transfer.settings import ColumnSettings, DecisionSettings, PredictSettings
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
