@@ -66,6 +66,7 @@ def test_two_processes_are_one_run(place: Path, capfd: pytest.CaptureFixture[str
 @pytest.mark.slow
 def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(place: Path):
     more = ("training.precision=fp32", "evaluation.batch_tokens=64", "cache.gib=0")  # passes for both, nothing kept
+    more += ("decision.unknown=0.2", "decision.coverage=0.8")
     assert main(adapt_words(place, *more, f"output={place / '1'}")) == 0
     done = launched(2, adapt_words(place, *more, f"output={place / '2'}"))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -73,7 +74,8 @@ def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(place: Path):
     assert json.loads((two / "plan.json").read_text())["processes"] == 2
     reports = [json.dumps(json.loads((run / "metrics.json").read_text())["report"]) for run in (one, two)]
     assert reports[0] == reports[1]
-    assert (one / "model" / "model.safetensors").read_bytes() == (two / "model" / "model.safetensors").read_bytes()
+    for name in ("model.safetensors", "nlp_transfer.json"):
+        assert (one / "model" / name).read_bytes() == (two / "model" / name).read_bytes()
 
 
 def test_an_error_under_two_processes_is_said_once_and_ends_soon():

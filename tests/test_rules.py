@@ -31,6 +31,7 @@ from nlp_transfer.settings import ColumnSettings, DecisionSettings, PredictSetti
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish, write_csv
 from tests.test_cli import adapt_words
+from tests.test_crashes import stopped_run
 from tests.test_run import STRATEGIES, data_for, rows, settings_for
 
 pytestmark = pytest.mark.slow
@@ -74,28 +75,75 @@ def with_score(folder: Path, made: Path, name: str) -> Path:
     return made
 
 
-@pytest.mark.parametrize("strategy", ["probe", "finetune"])
-@pytest.mark.parametrize("problem", ["single_label", "ordinal"])
-def test_the_rules_are_kept_and_hold_for_the_rows_they_were_made_of(home: Path, problem: str, strategy: str):
-    run = run_for(home, problem, strategy, **RULES)
+def texts_of(examples: list[dict]) -> tuple[list[str], list[str] | None]:
+    return [row["text"] for row in examples], [row["text_pair"] for row in examples] if "text_pair" in examples[0] else None
+
+
+def likeliest(label) -> str:
+    return max(label, key=label.get) if isinstance(label, dict) else label
+
+
+@pytest.mark.parametrize(
+    ("problem", "strategy", "values"),
+    [
+        *((problem, strategy, {}) for problem in ("single_label", "ordinal") for strategy in ("probe", "finetune")),
+        *((problem, "probe", {}) for problem in ("soft", "chunk", "pair", "siamese")),
+        ("single_label", "lora", {"strategy.merge": False}),
+        ("chunk", "lora", {"strategy.merge": False}),
+    ],
+)
+def test_the_rules_are_kept_and_hold_for_the_rows_they_were_made_of(
+    home: Path, tmp_path: Path, problem: str, strategy: str, values: dict
+):
+    run = run_for(home, problem, strategy, output=str(tmp_path), **RULES, **values)
     record = read_record(run.folder / "model")
+    assert record.merged == values.get("strategy.merge", True)
     assert (record.task.unknown, record.task.coverage) == (0.2, 0.8)
     assert record.novelty
     assert record.novelty.kept.rows == 16
     assert record.novelty.rehearsed
     assert record.novelty.score == max(record.novelty.rehearsed, key=record.novelty.rehearsed.__getitem__)
     validation = data_for(problem)["validation"]
-    answers = Predictor(run.folder).predict([row["text"] for row in validation])
+    answers = Predictor(run.folder).predict(*texts_of(validation))
     # 14 of 16 scores are at most the (16 + 1) * 0.8 = 14th, but for ties and rounding.
     assert sum(each.unknown for each in answers) <= 2 + 1
-    assert sum(row["label"] in each.set for row, each in zip(validation, answers, strict=True)) >= 14 - 1
+    assert sum(likeliest(row["label"]) in each.set for row, each in zip(validation, answers, strict=True)) >= 14 - 1
     assert all(each.label in each.set for each in answers)
-    assert [each.set for each in nlp_transfer.load(run.folder).predict([row["text"] for row in validation])] == [
+    assert [each.set for each in nlp_transfer.load(run.folder).predict(*texts_of(validation))] == [
         each.set for each in answers
     ]
     assert any("unknown by" in note for note in run.report.notes)
     assert any("Its sets are to hold the truth in 80.0%" in note for note in run.report.notes)
     assert any("Before calibration" in note for note in run.report.notes)
+
+
+def test_a_run_that_goes_on_has_the_rules_of_one_that_was_not_stopped(tmp_path: Path):
+    _, wanted = stopped_run(tmp_path, **RULES)
+    data, records = data_for("single_label"), []
+    for words in (wanted, wanted | {"output": str(tmp_path / "other")}):
+        folder = adapt(settings_for(tmp_path, **words), data=data).folder / "model"
+        records.append((folder / RECORD).read_text())
+    assert json.loads(records[0])["novelty"]
+    assert records[0] == records[1]
+
+
+def test_rows_without_weight_set_no_limit(home: Path, tmp_path: Path):
+    """Their labels are wrong and their texts strange."""
+    data, strange = data_for("single_label"), [{"text": text, "label": "billing"} for text in FOREIGN * 4]
+    labels = sorted({row["label"] for row in data["train"]})
+    absent = [row | {"label": labels[number % len(labels)], "weight": 0.0} for number, row in enumerate(strange)]
+    weighted = {split: [row | {"weight": 1.0} for row in part] for split, part in data.items()}
+    words = {"evaluation.floors": False, "cache.gib": 0, "data.columns.weight": "weight"} | STRATEGIES["probe"] | RULES
+    found = []
+    for validation in (weighted["validation"], weighted["validation"] + absent):
+        output = str(tmp_path / str(len(validation)))
+        run = adapt(settings_for(home, output=output, **words), data=weighted | {"validation": validation})
+        found.append(read_record(run.folder / "model"))
+    plain, other = found
+    assert other.novelty.kept.rows == other.nonconformity.rows == 16
+    np.testing.assert_allclose(other.novelty.kept.values, plain.novelty.kept.values, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(other.nonconformity.values, plain.nonconformity.values, rtol=1e-4, atol=1e-5)
+    assert other.novelty.rehearsed == plain.novelty.rehearsed
 
 
 def test_a_number_comes_with_an_interval_and_the_unknown_is_refused(home: Path):
