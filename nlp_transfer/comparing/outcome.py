@@ -128,6 +128,12 @@ class Outcome:
         said = [f"{self.most.words}."]
         if others := [each.words for each in self.transfers[:-1] if each.duel.outcome != self.most.duel.outcome]:
             said += [f"{words}." for words in others]
+        unsure = [each for each in self.transfers if each.duel.outcome == "no evidence" and each.duel.seeds > 1]
+        if near := [each.said for each in unsure if each.duel.adjusted < 1 - self.confidence]:
+            said.append(
+                f"Test rows alone would tell the two apart {_listed(near)}; trainings differ from seed to seed, and "
+                f"compare.seeds={2 * len(self.seeds)} may show more."
+            )
         for kind in dict.fromkeys(each.kind for each in self.slices):
             said.append(self._of_slices(kind))
         as_good = [
@@ -137,7 +143,7 @@ class Outcome:
         ]
         if cheaper := [name for name in as_good if self._seconds(name) < self._seconds(self.winner)]:
             names = _listed([title_of(name) for name in cheaper])
-            said.append(f"{names} cannot be told from {self.winner} by these rows, and took less time.")
+            said.append(f"{names} cannot be told from {self.winner} by these rows and seeds, and took less time.")
         for name, labels in self.reached.items():
             if labels != self.most.labels:
                 best, few = title_of(self.most.duel.other), self.cell(name, labels)

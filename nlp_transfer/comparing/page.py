@@ -82,6 +82,7 @@ def _line(outcome: Outcome, name: str) -> figures.Line:
         np.array([cell.figure.value for cell in of]),
         np.array([cell.figure.low for cell in of]),
         np.array([cell.figure.high for cell in of]),
+        grey=name in outcome.floors,
     )
 
 
@@ -104,7 +105,14 @@ def _costs(outcome: Outcome) -> Section:
     cells = [cell for cell in outcome.cells if cell.labels == outcome.most.labels]
     trained = [cell for cell in cells if cell.seconds > 0]
     points = [
-        figures.Point(title_of(cell.name), cell.seconds, cell.figure.value, cell.figure.low, cell.figure.high)
+        figures.Point(
+            title_of(cell.name),
+            cell.seconds,
+            cell.figure.value,
+            cell.figure.low,
+            cell.figure.high,
+            grey=cell.name in outcome.floors,
+        )
         for cell in trained
     ]
     rows = [

@@ -33,6 +33,7 @@ class Line:
         name: in the legend.
         x, y: (points,).
         low, high: (points,) of a band around it; None: no band.
+        grey: whether it is there to be compared with.
     """
 
     name: str
@@ -40,17 +41,19 @@ class Line:
     y: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
+    grey: bool = False
 
 
 @dataclass(frozen=True)
 class Point:
-    """A named point with an interval in y; nan where that is unknown."""
+    """A named point with an interval in y, nan where that is unknown; grey where it is there to be compared with."""
 
     name: str
     x: float
     y: float
     low: float
     high: float
+    grey: bool = False
 
 
 def reliability(edges: np.ndarray, stated: np.ndarray, true: np.ndarray, rows: np.ndarray, *, name: str) -> str:
@@ -174,14 +177,11 @@ def learning_curves(candidates: Sequence[Line], *, name: str, score: str) -> str
     with themed():
         figure, (plot,) = axes()
         for place, line in enumerate(candidates):
+            look = _look(place, grey=line.grey)
             if line.low is not None and line.high is not None:
-                plot.fill_between(line.x, line.low, line.high, color=_colour(place), alpha=0.18, linewidth=0)
-            look: dict[str, Any] = {
-                "color": _colour(place),
-                "linestyle": _DASHES[(place + place // 4) % 4],  # a colour that comes again has other dashes
-                "marker": _MARKS[(place + place // 4) % 4],
-            }
-            plot.plot(line.x, line.y, label=_short(line.name), **look)
+                plot.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.18, linewidth=0)
+            dashes = _DASHES[(place + place // 4) % 4]  # a colour that comes again has other dashes
+            plot.plot(line.x, line.y, label=_short(line.name), linestyle=dashes, **look)
         seen = np.unique(np.concatenate([line.x for line in candidates]))
         plot.set(xscale="log", xlabel="labelled rows", ylabel=score)
         plot.set_xticks(seen, [f"{rows:,.0f}" for rows in seen])
@@ -191,25 +191,17 @@ def learning_curves(candidates: Sequence[Line], *, name: str, score: str) -> str
 
 
 def cost_against_score(candidates: Sequence[Point], *, name: str, score: str) -> str:
-    """Draw what each candidate reaches in how many seconds, on a logarithmic axis; each is named beside its point."""
+    """Draw what each candidate reaches in how many seconds, on a logarithmic axis; marks are those of the curves."""
     with themed():
         figure, (plot,) = axes()
         for place, point in enumerate(candidates):
             reach = _reach(np.array([[point.y, point.low, point.high]]))
-            plot.errorbar([point.x], [point.y], yerr=reach, fmt=_MARKS[place % 4], color=_colour(place))
+            look = _look(place, grey=point.grey)
+            plot.errorbar([point.x], [point.y], yerr=reach, linestyle="", label=_short(point.name), **look)
         plot.set(xscale="log", xlabel="seconds", ylabel=score)
         plot.margins(x=0.25, y=0.12)
         _plain_ticks(plot.xaxis)
-        middle = np.sqrt(plot.get_xlim()[0] * plot.get_xlim()[1])
-        for point in candidates:  # on the side where there is room
-            left = point.x > middle
-            plot.annotate(
-                _short(point.name),
-                (point.x, point.y),
-                (-8 if left else 8, 4),
-                textcoords="offset points",
-                ha="right" if left else "left",
-            )
+        _legend(plot, len(candidates))
         return svg_of(figure, name=name, label=f"{score} against seconds")
 
 
@@ -220,6 +212,10 @@ def _plain_ticks(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(base=10, subs=(1.0,), numticks=5))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _look(place: int, *, grey: bool) -> dict[str, Any]:
+    return {"color": MUTED.stand_in if grey else _colour(place), "marker": _MARKS[(place + place // 4) % 4]}
 
 
 def _colour(place: int) -> str:
