@@ -76,7 +76,9 @@ def with_score(folder: Path, made: Path, name: str) -> Path:
 
 
 def texts_of(examples: list[dict]) -> tuple[list[str], list[str] | None]:
-    return [row["text"] for row in examples], [row["text_pair"] for row in examples] if "text_pair" in examples[0] else None
+    return [row["text"] for row in examples], [row["text_pair"] for row in examples] if "text_pair" in examples[
+        0
+    ] else None
 
 
 def likeliest(label) -> str:

@@ -71,12 +71,15 @@ def _unreached(task: Task) -> str:
 def header(task: Task) -> list[str]:
     """Return the names of the columns of `rows`."""
     answers = {"regression": ["Number"], "multi_label": ["Labels"]}.get(task.problem, ["Label", "Probability"])
+    if task.coverage:
+        answers.append(f"{percent(task.coverage)} {'interval' if task.problem == 'regression' else 'set'}")
     return [*answers, *(("First text", "Second text") if task.pair else ("Text",))]
 
 
 def widths(task: Task) -> list[str | int]:
     """Return how wide these columns are: the texts take what the answers leave."""
-    answers = {"regression": [20], "multi_label": [40]}.get(task.problem, [35, 26])
+    answers = {"regression": [20], "multi_label": [40]}.get(task.problem, [26, 18] if task.coverage else [35, 26])
+    answers += [20] if task.coverage else []
     texts = 2 if task.pair else 1
     return [f"{width}%" for width in [*answers, *[(100 - sum(answers)) // texts] * texts]]
 
@@ -88,12 +91,13 @@ def rows(columns: Sequence[Sequence[str]], answers: Sequence[Prediction]) -> lis
 
 def _cells(answer: Prediction) -> list[str]:
     if isinstance(answer.label, float):
-        return [f"{answer.label:.4g}"]
+        return [f"{answer.label:.4g}", *([] if answer.low is None else [f"{answer.low:.4g} to {answer.high:.4g}"])]
     if isinstance(answer.label, list):
         return [", ".join(f"{name} ({percent(answer.probabilities[name])})" for name in answer.label) or "(none)"]
     label = f"abstains ({answer.label}?)" if answer.abstains else answer.label
     label = f"unknown ({answer.label}?)" if answer.unknown else label
-    return [label, percent(max(answer.probabilities.values()))]
+    named = [] if answer.set is None else [", ".join(answer.set)]
+    return [label, percent(max(answer.probabilities.values())), *named]
 
 
 def ranking(answer: Prediction) -> list[list[str]]:

@@ -110,6 +110,12 @@ def test_what_the_rules_say_is_in_the_headline():
     strange = Prediction("b", LIKELY, unknown=True, set=["a", "b"])
     task = replace(ONE, unknown=0.05, coverage=0.9)
     assert shown.headline(task, strange) == "unlike all it knows; best guess: b (70.0 %); 90.0 % set: a, b"
-    assert shown.rows([["text"]], [strange]) == [["unknown (b?)", "70.0 %", "text"]]
+    assert shown.rows([["text"]], [strange]) == [["unknown (b?)", "70.0 %", "a, b", "text"]]
+    assert shown.header(task) == ["Label", "Probability", "90.0 % set", "Text"]
     number = Prediction(2.0, {}, low=1.5, high=2.5)
     assert shown.headline(replace(NUMBER, coverage=0.9), number) == "2 (1.5 to 2.5, 90.0 % interval)"
+    assert shown.rows([["text"]], [number]) == [["2", "1.5 to 2.5", "text"]]
+    assert shown.header(replace(NUMBER, coverage=0.9)) == ["Number", "90.0 % interval", "Text"]
+    for each in (task, replace(NUMBER, coverage=0.9), replace(task, pair=True)):
+        assert len(shown.widths(each)) == len(shown.header(each))
+        assert sum(int(width.rstrip("%")) for width in shown.widths(each)) <= 100
