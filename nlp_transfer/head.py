@@ -100,18 +100,18 @@ def settle(prepared: Prepared) -> Calibration:
     free = task.problem == "multi_label" and wanted.threshold is None
     if task.problem == "regression" or not (wanted.calibrate or free):
         return Calibration()
-    logits = prepared.outputs("validation")
+    logits, rule = prepared.outputs("validation"), task.threshold
+    metric = selection_metric(task, prepared.settings.evaluation.metric)
     if free:
-        metric = selection_metric(task, prepared.settings.evaluation.metric)
         found, rule = thresholds.settled(task, logits, validation.targets, validation.weights, metric=metric)
         rule = rule if wanted.calibrate else thresholds.undivided(rule, found)
-        prepared.corpus = dataclasses.replace(prepared.corpus, task=dataclasses.replace(task, threshold=rule))
         calibration = Calibration(found)
     else:
-        calibration = calibrate(task, logits, validation.targets, validation.weights)
+        calibration = calibrate(task, logits, validation.targets, validation.weights, metric=metric)
+    calibration, rule = broadcast_object_list([calibration, rule])  # of nearly equal figures all ranks take one's
+    prepared.corpus = dataclasses.replace(prepared.corpus, task=dataclasses.replace(task, threshold=rule))
     if not wanted.calibrate:
         return Calibration()
-    (calibration,) = broadcast_object_list([calibration])  # what nearly equal figures decide, they decide once
     if _output(prepared).bias is None:
         calibration = Calibration(calibration.temperature)
     _rescale(prepared, 1 / calibration.temperature, calibration.shifts or 0.0)
@@ -123,7 +123,7 @@ def _rescale(prepared: Prepared, factor: float, shift: float | tuple[float, ...]
     with torch.no_grad():
         output.weight.mul_(factor)
         if output.bias is not None:
-            output.bias.mul_(factor).add_(torch.tensor(shift, dtype=output.bias.dtype, device=output.bias.device))
+            output.bias.mul_(factor).add_(output.bias.new_tensor(shift))
 
 
 def _output(prepared: Prepared) -> Any:

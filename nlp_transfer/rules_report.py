@@ -14,6 +14,7 @@ from nlp_transfer.evaluation.decisions import decide
 from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.evaluation.hiding import auroc
 from nlp_transfer.evaluation.metrics import compute
+from nlp_transfer.evaluation.names import DEFAULT_METRIC
 from nlp_transfer.rules import limit_of, marks, strangeness
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _honesty(record: Record, examples: Examples, logits: np.ndarray) -> str:
     shown = {"calibration error": calibration_error(record.task, logits, targets, weights)}
     shown["Brier score"] = figures["brier"]
     if record.calibration.shifts:  # decisions change by shifts alone
-        shown |= {"accuracy": figures["accuracy"], "macro-F1": figures["macro_f1"]}
+        shown |= {name: figures[name] for name in ("accuracy", DEFAULT_METRIC[record.task.problem])}
     return ", ".join(f"{name} {number(value)}" for name, value in shown.items())
 
 

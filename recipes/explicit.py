@@ -130,10 +130,12 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
         )
 
     # Probabilities that mean what they say: a temperature for all outputs, and where it pays a shift for each.
-    calibration = calibrate(task, run("validation"), validation.targets, validation.weights)
+    calibration = calibrate(task, run("validation"), validation.targets, validation.weights, metric=metric)
     with torch.no_grad():
         layer.weight.mul_(1 / calibration.temperature)
-        layer.bias.mul_(1 / calibration.temperature).add_(torch.tensor(calibration.shifts or 0.0))
+        layer.bias.mul_(1 / calibration.temperature).add_(
+            torch.tensor(calibration.shifts or 0.0, device=layer.bias.device)
+        )
 
     # The figures, beside floors; then the folder that anybody's transformers loads.
     test = corpus.splits[split]

@@ -31,6 +31,10 @@ from tests.test_run import STRATEGIES, data_for, rows, settings_for
 pytestmark = pytest.mark.slow
 
 CAREFUL = 0.9
+BROKEN = (
+    *(1.0, {}, {"temperature": 0}, {"temperature": 10**400}, {"temperature": 1, "shifts": [1.0]}),
+    *({"temperature": 1, "shifts": shifts} for shifts in ({}, "123", [1, 2, "3"], [1, 2, None])),
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ def test_calibrating_is_folded_into_the_output_layer(home: Path, tmp_path: Path,
     validation = data_for("single_label")["validation"]
     targets = plain.record.task.encode([row["label"] for row in validation], str)
     logits = plain.logits([row["text"] for row in validation])
-    own = calibrate(plain.record.task, logits, targets, np.ones(len(targets)))
+    own = calibrate(plain.record.task, logits, targets, np.ones(len(targets)), metric="macro_f1")
     assert [found.temperature, *found.shifts] == pytest.approx([own.temperature, *own.shifts], rel=1e-3, abs=1e-3)
 
 
@@ -77,7 +81,7 @@ def test_classes_taught_alike_are_as_frequent_as_in_validation(home: Path, tmp_p
     met = [{"text": rng.choice(unclear), "label": first if rng.random() < 0.9 else second} for _ in range(200)]
     data = {"train": train, "validation": met[:100], "test": met[100:]}
     words = {"output": str(tmp_path), "evaluation.floors": True, "cache.gib": 0} | STRATEGIES[strategy]
-    run = adapt(settings_for(home, "single_label", **words), data=data)
+    run = adapt(settings_for(home, "single_label", **words | {"evaluation.metric": "accuracy"}), data=data)
     assert run.predictor.record.calibration.shifts
     assert run.metrics["accuracy"] > 0.8
     (note,) = [each for each in run.report.notes if each.startswith("Before calibration")]
@@ -86,7 +90,21 @@ def test_classes_taught_alike_are_as_frequent_as_in_validation(home: Path, tmp_p
     # The floors have what they owe to the same rows, so that it is not put down to the encoder.
     majority = next(row for row in run.report.rows if row.name == "majority")
     assert majority.intervals["accuracy"].value > 0.8
-    assert read_record(run.folder / "model").calibration == run.predictor.record.calibration
+    answers = run.predict([row["text"] for row in data["test"]])  # of the folder
+    right = [row["label"] == each.label for row, each in zip(data["test"], answers, strict=True)]
+    assert np.mean(right) == pytest.approx(run.metrics["accuracy"])
+
+
+def test_an_output_layer_without_a_bias_has_a_temperature_alone(tmp_path: Path):
+    tiny_encoder(tmp_path, "gpt2")
+    words = {"encoder.name": str(tmp_path / "tiny-gpt2"), "encoder.head": "native", "evaluation.floors": False}
+    data = data_for("single_label")
+    first = data["train"][0]["label"]
+    met = [row | {"label": first} for row in data["validation"]]
+    settings = settings_for(tmp_path, **STRATEGIES["finetune"] | words)
+    run = adapt(settings, data=data | {"validation": met})
+    assert run.predictor.record.calibration.temperature != 1
+    assert not run.predictor.record.calibration.shifts
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "ordinal"])
@@ -257,10 +275,7 @@ def test_a_folder_from_before_there_were_rules_decides_as_it_did(home: Path):
         ),
         plain | {"task": task | {"problem": "multi_label", "abstain_below": 0.5}},
         *(plain | {"temperature": value} for value in (0, -1, float("inf"), float("nan"), "1", None)),
-        *(
-            plain | {"calibration": value}
-            for value in (1.0, {}, {"temperature": 0}, {"temperature": 1, "shifts": [1.0]})
-        ),
+        *(plain | {"calibration": value} for value in BROKEN),
     ):
         path.write_text(json.dumps(broken))
         with pytest.raises(UserError, match="cannot be read"):

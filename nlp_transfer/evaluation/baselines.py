@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nlp_transfer.data.corpus import Texts
 from nlp_transfer.evaluation.calibration import calibrate
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.evaluation.sums import label_shares
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
     from nlp_transfer.store import Store
 
-_RARE = 1e-9  # the least probability a floor gives; a zero would make log_loss infinite
+_RARE = 1e-9  # the least prior; a zero would make log_loss infinite
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,19 @@ def floors(
         store: where tfidf is kept for the next run on the same rows with the same seed; None: nowhere.
     """
     held = held if task.problem in ("single_label", "ordinal") else None
-    asked = test if held is None else _together(test, held)
+    asked = _together(test, held)
     weights = _own_weights(task, train)
     priors = np.repeat(_priors(task, train.targets, weights)[None], len(asked.texts), axis=0)
     metric, free = selection_metric(task, metric), free and task.problem == "multi_label"
     if free:
         task = dataclasses.replace(task, threshold=0.5)  # that of the model is no business of theirs
     simple = expected(task, priors[:1], np.ones(1), metric=metric) if free and len(priors) else None
-    majority = Floor("majority", _calibrated(task, priors, test, held), threshold=simple)
+
+    def calibrated(answers: np.ndarray) -> np.ndarray:
+        own, others = np.split(answers, [len(test)])
+        return own if held is None else calibrate(task, others, held.targets, held.weights, metric=metric).apply(own)
+
+    majority = Floor("majority", calibrated(priors), threshold=simple)
     key = "" if store is None else _key(task, train, asked, seed=seed, metric=metric, free=free)
     kept = None if store is None else store.find(key)
     started = time.monotonic()
@@ -96,10 +102,7 @@ def floors(
         (strength, balanced, count, seconds), rest = kept[:4], kept[4:]
         rule = _unfolded(rest[: int(count)])
         best, logits = Setting(float(strength), bool(balanced)), rest[int(count) :].reshape(-1, task.outputs)
-        return [
-            majority,
-            Floor("tfidf", _calibrated(task, logits, test, held), best.described(task), rule, float(seconds)),
-        ]
+        return [majority, Floor("tfidf", calibrated(logits), best.described(task), rule, float(seconds))]
     features = features_of(task, train, asked)
     if features is None:
         return [majority, Floor("tfidf", majority.logits, "no word in the training texts", simple)]
@@ -111,19 +114,15 @@ def floors(
         about = {"what": "TF-IDF floor", "encoder": "none", "rows": len(test.texts), "seconds": seconds}
         own = np.atleast_1d(() if rule is None else rule)
         store.keep(key, np.concatenate([[best.strength, best.balanced, len(own), seconds], own, logits.ravel()]), about)
-    return [majority, Floor("tfidf", _calibrated(task, logits, test, held), best.described(task), rule, seconds)]
+    return [majority, Floor("tfidf", calibrated(logits), best.described(task), rule, seconds)]
 
 
-def _together(test: Examples, held: Examples) -> Examples:
-    """Return the texts of both; nobody looks at anything else of them."""
+def _together(test: Examples, held: Examples | None) -> Texts:
+    """Return the texts of both."""
+    if held is None:
+        return Texts(test.texts, test.pairs)
     pairs = None if test.pairs is None or held.pairs is None else [*test.pairs, *held.pairs]
-    return dataclasses.replace(test, texts=[*test.texts, *held.texts], pairs=pairs)
-
-
-def _calibrated(task: Task, logits: np.ndarray, test: Examples, held: Examples | None) -> np.ndarray:
-    """Return the answers to `test` out of those to both, calibrated by the others."""
-    own, others = np.split(logits, [len(test.texts)])
-    return own if held is None else calibrate(task, others, held.targets, held.weights).apply(own)
+    return Texts([*test.texts, *held.texts], pairs)
 
 
 def _unfolded(own: np.ndarray) -> Threshold | None:
@@ -131,10 +130,10 @@ def _unfolded(own: np.ndarray) -> Threshold | None:
     return None if not len(own) else float(own[0]) if len(own) == 1 else tuple(map(float, own))
 
 
-def _key(task: Task, train: Examples, test: Examples, *, seed: int, metric: str, free: bool) -> str:
+def _key(task: Task, train: Examples, asked: Texts, *, seed: int, metric: str, free: bool) -> str:
     """Return a hash of all that the tfidf floor hangs on."""
     versions = {"nlp_transfer": digest_of_code(), **installed(("numpy", "scipy", "scikit-learn"))}
-    texts = [train.texts, train.pairs, test.texts, test.pairs]
+    texts = [train.texts, train.pairs, asked.texts, asked.pairs]
     key = hashlib.sha256(json.dumps([task.to_json(), seed, metric, free, versions, texts]).encode())
     for array in (train.targets, train.weights):
         key.update(f"\n{array.dtype.str} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())

@@ -5,13 +5,15 @@ Knows logits, targets and the task; neither models nor files.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nlp_transfer.data.labels import number_of
 from nlp_transfer.evaluation.decisions import decide, finite_logits, probabilities
+from nlp_transfer.evaluation.metrics import compute
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.evaluation.sums import label_shares, one_hot, row_losses
 from nlp_transfer.significance import is_lower
 
@@ -50,13 +52,14 @@ class Calibration:
         Raises:
             AttributeError, KeyError, TypeError, ValueError: for anything else.
         """
-        numbers = [plain["temperature"], *plain.get("shifts", ())]
-        if any(type(each) not in (int, float) or not math.isfinite(each) for each in numbers) or numbers[0] <= 0:
-            raise ValueError("calibration is a positive temperature, and shifts")
-        if len(numbers) not in (1, 1 + classes):
+        shifts = plain.get("shifts", [])
+        if not isinstance(shifts, list) or len(shifts) not in (0, classes):
             raise ValueError("calibration.shifts has a number for each class, or none")
-        temperature, *shifts = map(float, numbers)
-        return cls(temperature, tuple(shifts))
+        numbers = [None if isinstance(each, str) else number_of(each) for each in (plain["temperature"], *shifts)]
+        scale, *found = (each for each in numbers if each is not None)
+        if len(found) != len(shifts) or scale <= 0:
+            raise ValueError("calibration is a positive temperature, and numbers as shifts")
+        return cls(scale, tuple(found))
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Return calibrated logits (rows, classes)."""
@@ -67,62 +70,61 @@ class Calibration:
         return (logits - (np.asarray(self.shifts) if self.shifts else 0.0)) * self.temperature
 
 
-def calibrate(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Calibration:
+def calibrate(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, *, metric: str) -> Calibration:
     r"""Return the temperature, and a shift for each class where that is clearly better than the temperature alone.
 
-    Half of
+    The shifts are half of
 
     .. math:: \arg\min_b \sum_i w_i \, \ell(z_i / T + b, y_i) + \frac{\|b\|^2}{2}
 
     with the weights :math:`w` scaled to add up to the number of rows that have any: the likeliest shifts if they are
-    normally distributed around 0 with a deviation of 1 (bias-corrected temperature scaling; Alexandari, Kundaje and
-    Shrikumar 2020, "Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label Shift Adaptation",
-    ICML). Whoever labels as many rows of every class teaches a model that all are alike frequent; where the validation
-    rows come as they will come in use, the shifts put that right. All of a shift is best for the log-loss, but costs
-    macro-F1, which counts the rare classes as much as the others; half of it was better for that too on nearly all that
-    was measured (``recipes/benchmarks/scaling.py``), and has most of the gain in accuracy.
+    normally distributed around 0 with a deviation of 1 (bias-corrected temperature scaling, one after the other;
+    Alexandari, Kundaje and Shrikumar 2020, "Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label
+    Shift Adaptation", ICML). Whoever labels as many rows of every class teaches a model that all are alike frequent;
+    where the validation rows come as they will come in use, the shifts put that right. All of a shift is best for the
+    log-loss, but costs macro-F1, which counts the rare classes as much as the others; half of it was better for that
+    too on nearly all that was measured (``recipes/benchmarks/scaling.py``), and has most of the gain in accuracy.
 
     Decisions change by them, so they must show first that they are worth it: shifts are fitted to four fifths of the
-    rows and rated on the last, in turn, beside the temperature of all of them, and the log-loss must be lower by more
-    than a standard error (the rule of Breiman et al. 1984). A scale for each class as well (vector scaling, Guo et al.
-    2017) is better for the log-loss and not for decisions, see ``recipes/benchmarks/scaling.py``; isotonic regression
-    cannot be folded into an output layer that plain transformers loads.
+    rows and rated on the last, in turn, beside the temperature of all of them; the log-loss must be lower by more than
+    a standard error (the rule of Breiman et al. 1984), and the metric no worse. A scale for each class as well (vector
+    scaling, Guo et al. 2017) was better for the log-loss and not for decisions there; isotonic regression cannot be
+    folded into an output layer that plain transformers loads.
 
     Args:
-        task: any; shifts are for single_label and ordinal tasks. A multi_label task has a threshold for each label
-            instead, and of a regression nothing is calibrated.
+        task: any; shifts are for single_label and ordinal tasks whose classes have no weights: those ask for another
+            mix than there is. A multi_label task has a threshold for each label instead, and of a regression nothing is
+            calibrated.
         logits: (rows, outputs), of rows that taught the model nothing.
         targets: as ``Task.encode`` makes them.
         weights: (rows,), their sum positive.
+        metric: that decides, see ``metrics.selection_metric``.
     """
     plain = Calibration(temperature(task, logits, targets, weights))
     present = np.flatnonzero(np.asarray(weights) > 0)
-    if task.problem not in ("single_label", "ordinal") or len(present) < 2 * _FOLDS:
+    wanted = task.problem in ("single_label", "ordinal") and task.class_weights is None
+    if not wanted or len(present) < 2 * _FOLDS:
         return plain
     logits, targets, weights = finite_logits(task, logits)[present], targets[present], np.asarray(weights)[present]
     fold = np.random.default_rng(0).permutation(len(present)) % _FOLDS  # rows may be sorted by class
-    losses = np.empty(len(present))
+    scaled, shifted = plain.apply(logits), np.empty_like(logits)
     for number in range(_FOLDS):
         own, rest = fold == number, fold != number
-        each = _shifted(plain, task, logits[rest], targets[rest], weights[rest])
-        losses[own] = row_losses(task, each.apply(logits[own]), targets[own])
-    if not is_lower(losses, row_losses(task, plain.apply(logits), targets), weights):
+        shifted[own] = scaled[own] + _PART * likeliest_shifts(task, scaled[rest], targets[rest], weights[rest])
+    before, after = (compute(task, each, targets, weights)[metric] for each in (scaled, shifted))
+    worse = after < before if HIGHER_IS_BETTER[metric] else after > before
+    if worse or not is_lower(row_losses(task, shifted, targets), row_losses(task, scaled, targets), weights):
         return plain
-    return _shifted(plain, task, logits, targets, weights)
+    shifts = _PART * likeliest_shifts(task, scaled, targets, weights)
+    return Calibration(plain.temperature, tuple(map(float, shifts)))
 
 
-def _shifted(scaled: Calibration, *known: Any) -> Calibration:
-    return Calibration(scaled.temperature, tuple(map(float, _PART * likeliest_shifts(scaled, *known))))
-
-
-def likeliest_shifts(
-    scaled: Calibration, task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Return float64 (classes,), beside a temperature; see `calibrate`, but none of the weights is 0."""
+def likeliest_shifts(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return float64 (classes,), of logits that have their temperature; see `calibrate`, but no weight is 0."""
     from scipy.optimize import minimize
     from scipy.special import log_softmax, softmax
 
-    logits, mass = scaled.apply(logits), weights[:, None] * (len(weights) / weights.sum(dtype=np.float64))
+    mass = weights[:, None] * (len(weights) / weights.sum(dtype=np.float64))
     shares = label_shares(task, targets).toarray() * mass
 
     def cost(shifts: np.ndarray) -> tuple[float, np.ndarray]:  # no products: BLAS sums as it has threads

@@ -27,7 +27,7 @@ from nlp_transfer.evaluation.thresholds import Threshold, measured
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-    from nlp_transfer.data.corpus import Examples
+    from nlp_transfer.data.corpus import Examples, Texts
     from nlp_transfer.data.task import Task
 
 _STRENGTHS = (2.0, 8.0, 32.0)
@@ -59,8 +59,8 @@ class Setting:
         return f"{name}={self.strength:g}{', classes balanced' if self.balanced else ''}"
 
 
-def features_of(task: Task, train: Examples, test: Examples) -> tuple[csr_array, csr_array] | None:
-    """Return TF-IDF features of both splits, or None where the training texts hold nothing to count."""
+def features_of(task: Task, train: Examples, asked: Texts) -> tuple[csr_array, csr_array] | None:
+    """Return TF-IDF features of both, or None where the training texts hold nothing to count."""
     from scipy.sparse import csr_array, hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -77,7 +77,7 @@ def features_of(task: Task, train: Examples, test: Examples) -> tuple[csr_array,
             if "empty vocabulary" in str(error) or "no terms remain" in str(error):
                 continue
             raise
-        held = [csr_array(vectoriser.transform(part)) for part in (test.texts, test.pairs) if part is not None]
+        held = [csr_array(vectoriser.transform(part)) for part in (asked.texts, asked.pairs) if part is not None]
         learned = [counted[: len(train.texts)], counted[len(train.texts) :]][: len(held)]
         blocks.append([_compared(*learned), _compared(*held)])
     if not blocks:

@@ -234,7 +234,9 @@ def _figures(facts: Facts) -> str:
     said = (
         f"{report.examples:,} rows of the split {report.split}; bootstrap intervals of {100 * report.confidence:g} %."
     )
-    lines = [f"{table(head, rows)}\n\n{said} Floors were fitted to the same training rows."]
+    lines = [
+        f"{table(head, rows)}\n\n{said} Floors had the same training rows, and validation rows to be calibrated by."
+    ]
     if not math.isnan(report.calibration_error):
         error = f"{number(report.calibration_error)} (expected calibration error, 15 bins)"
         said = _calibrated(facts.record["calibration"])
@@ -247,7 +249,7 @@ def _calibrated(plain: Mapping[str, Any]) -> str:
         return "The outputs are as they were trained: no temperature was fitted."
     words = f"The outputs were divided by a temperature of {plain['temperature']:.3g}"
     if plain["shifts"]:
-        words += " and then shifted class by class to the frequencies of validation"
+        words += " and then shifted, each class half of the way to its frequency"
     return f"{words}, fitted on validation; the weights have it."
 
 

@@ -79,9 +79,9 @@ def measure(data: Path, name: str, rows: int, seed: int) -> dict[str, Any]:
             for split in ("validation", "test")
         )
     known = corpus.task, held, truth, np.ones(len(truth))
-    found = calibrate(*known)
+    found = calibrate(*known, metric="macro_f1")
     plain = Calibration(found.temperature)
-    shifts = likeliest_shifts(plain, *known)
+    shifts = likeliest_shifts(corpus.task, plain.apply(held), *known[2:])
     scales, others = vector(held, truth, 1 / found.temperature)
     ways = {
         "temperature": plain.apply(test),

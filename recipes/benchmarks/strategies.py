@@ -126,10 +126,12 @@ def tfidf(settings: Any, corpus: Any, figure: str) -> float:
     """Fit the floor of every report."""
     from nlp_transfer.evaluation import baselines, metrics
 
-    test = corpus.splits["test"]
-    floor = next(
-        f for f in baselines.floors(corpus.task, corpus.splits["train"], test, seed=settings.seed) if f.name == "tfidf"
-    )
+    train, test, held = (corpus.splits[split] for split in ("train", "test", "validation"))
+    (floor,) = [
+        floor
+        for floor in baselines.floors(corpus.task, train, test, seed=settings.seed, held=held)
+        if floor.name == "tfidf"
+    ]
     task = corpus.task if floor.threshold is None else dataclasses.replace(corpus.task, threshold=floor.threshold)
     return metrics.compute(task, floor.logits, test.targets, test.weights)[figure]
 

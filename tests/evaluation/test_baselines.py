@@ -10,6 +10,7 @@ from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation import tfidf
 from nlp_transfer.evaluation.baselines import floors
+from nlp_transfer.evaluation.calibration import calibrate
 from nlp_transfer.evaluation.decisions import probabilities
 from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER, compute, selection_metric
 from nlp_transfer.store import Store
@@ -72,6 +73,34 @@ def test_tfidf_beats_the_majority_on_what_words_tell(cell):
     if problem in ("single_label", "ordinal"):  # the logits are log-probabilities
         for floor in (majority, tfidf):
             assert np.exp(floor.logits).sum(axis=1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("problem", ["single_label", "ordinal", "multi_label", "regression"])
+def test_held_rows_calibrate_a_floor_as_they_would_a_model(problem, pair, tmp_path):
+    """Those come otherwise than the training rows; where there is one label a text, the answers to test follow them."""
+    task, metric = Task(problem, () if problem == "regression" else LABELS, pair=pair), "log_loss"
+    metric = "mean_squared_error" if problem == "regression" else metric
+    train, held, test = (
+        learnable(problem, soft=False, weighted=False, pair=pair, rows=rows, seed=rows) for rows in (90, 150, 40)
+    )
+    if problem in ("single_label", "ordinal"):
+        kept = np.flatnonzero((held.targets == 0) | (np.arange(150) % 4 == 0))
+        pairs = None if held.pairs is None else [held.pairs[row] for row in kept]
+        held = examples([held.texts[row] for row in kept], held.targets[kept], pairs=pairs)
+    options = {"seed": 0, "metric": metric}
+    plain, others = (floors(task, train, rows, **options) for rows in (test, held))
+    for store in (None, Store(tmp_path, 2**30), Store(tmp_path, 2**30)):
+        for found, before, rated in zip(
+            floors(task, train, test, held=held, store=store, **options), plain, others, strict=True
+        ):
+            assert found.logits.shape == before.logits.shape
+            if problem not in ("single_label", "ordinal"):
+                assert (found.logits == before.logits).all()
+                continue
+            calibration = calibrate(task, rated.logits, held.targets, held.weights, metric=metric)
+            assert calibration.shifts
+            assert found.logits == pytest.approx(calibration.apply(before.logits))
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])

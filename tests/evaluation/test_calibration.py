@@ -1,5 +1,7 @@
 """The temperature that is planted is found, does no harm to few rows, and the error is that of the definition."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import expit, softmax
@@ -9,6 +11,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration, calibrate, calibration_error, temperature
 from nlp_transfer.evaluation.decisions import abstains, decide, probabilities, settled
 from nlp_transfer.evaluation.metrics import compute
+from nlp_transfer.evaluation.names import DEFAULT_METRIC
 from nlp_transfer.evaluation.sums import row_losses
 from nlp_transfer.settings import DecisionSettings
 from tests.evaluation.conftest import make_case
@@ -150,7 +153,7 @@ SHIFT = np.array([1.5, -0.5, -1.0])
 @pytest.mark.parametrize("problem", ["single_label", "ordinal"])
 def test_planted_frequencies_are_met_half_way(problem):
     task, logits, targets = biased(problem, 3000, SHIFT)
-    found = calibrate(task, logits, targets, np.ones(len(targets)))
+    found = calibrate(task, logits, targets, np.ones(len(targets)), metric="macro_f1")
     assert found.temperature == pytest.approx(1, abs=0.15)
     assert np.array(found.shifts) - np.mean(found.shifts) == pytest.approx(SHIFT / 2, abs=0.15)
     _, fresh, truth = biased(problem, 3000, SHIFT, seed=1)
@@ -165,7 +168,7 @@ def test_the_shifts_are_half_of_the_likeliest_ones():
     case = make_case("single_label", soft=True, weighted=True)
     rng = np.random.default_rng(0)
     logits = case.logits.astype(float) + np.array([3.0, *np.zeros(case.logits.shape[1] - 1)])
-    found = calibrate(case.task, logits, case.targets, case.weights)
+    found = calibrate(case.task, logits, case.targets, case.weights, metric="log_loss")
     assert found.shifts
     present = case.weights > 0
 
@@ -182,7 +185,7 @@ def test_a_model_that_is_right_about_the_frequencies_is_left_alone():
     taken = 0
     for seed in range(40):
         task, logits, targets = biased("single_label", 300, np.zeros(3), seed=seed)
-        found = calibrate(task, logits, targets, np.ones(len(targets)))
+        found = calibrate(task, logits, targets, np.ones(len(targets)), metric="macro_f1")
         taken += bool(found.shifts)
         np.testing.assert_array_less(np.abs(found.shifts), 0.4)
     assert taken <= 8  # one standard error: at most one in six by chance
@@ -191,14 +194,39 @@ def test_a_model_that_is_right_about_the_frequencies_is_left_alone():
 @pytest.mark.parametrize("problem", ["multi_label", "regression"])
 def test_other_tasks_have_no_shifts(problem):
     case = make_case(problem, weighted=True)
-    assert calibrate(*case.arguments) == Calibration(temperature(*case.arguments))
+    assert calibrate(*case.arguments, metric=DEFAULT_METRIC[problem]) == Calibration(temperature(*case.arguments))
+
+
+def test_classes_that_are_weighed_are_left_as_they_are_weighed():
+    task, logits, targets = biased("single_label", 600, SHIFT)
+    known = logits, targets, np.ones(600)
+    assert calibrate(task, *known, metric="accuracy").shifts
+    weighed = replace(task, class_weights=(1.0, 2.0, 2.0))
+    assert not calibrate(weighed, *known, metric="accuracy").shifts
+
+
+def test_shifts_that_cost_the_metric_are_not_taken():
+    """Of a rare class, whose rows look like the others', log-loss and accuracy want fewer, macro-F1 more."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random(800) < 0.12).astype(np.int64)
+    evidence = 1.5 * targets + rng.normal(size=800)
+    logits = np.stack([np.zeros(800), 1.5 * evidence - 1.1], axis=1)  # as if both were alike frequent
+    known = Task("single_label", ("a", "b"), pair=False), logits, targets, np.ones(800)
+    taken = calibrate(*known, metric="accuracy")
+    assert taken.shifts
+    better = taken.apply(logits)
+    figures = [compute(known[0], each, targets) for each in (logits, better)]
+    assert figures[1]["accuracy"] > figures[0]["accuracy"]
+    worse = [name for name in ("macro_f1", "accuracy") if figures[1][name] < figures[0][name]]
+    for name in worse:
+        assert not calibrate(*known, metric=name).shifts
 
 
 def test_rows_without_weight_shift_nothing():
     task, logits, targets = biased("single_label", 200, SHIFT)
     both = np.concatenate([logits, -logits]), np.concatenate([targets, targets])
     weights = np.repeat([1.0, 0.0], 200)
-    alone = calibrate(task, logits, targets, np.ones(200))
+    alone = calibrate(task, logits, targets, np.ones(200), metric="macro_f1")
     assert alone.shifts
-    assert calibrate(task, *both, weights).shifts == pytest.approx(alone.shifts, abs=1e-6)
-    assert not calibrate(task, *both, np.repeat([1.0, 0.0], [5, 395])).shifts
+    assert calibrate(task, *both, weights, metric="macro_f1").shifts == pytest.approx(alone.shifts, abs=1e-6)
+    assert not calibrate(task, *both, np.repeat([1.0, 0.0], [5, 395]), metric="macro_f1").shifts
