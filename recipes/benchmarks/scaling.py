@@ -3,12 +3,12 @@
     python recipes/benchmarks/scaling.py DATA_FOLDER [--datasets trec scicite ...] [--per-class 8 64 100000] [--seeds 2]
 
 DATA_FOLDER holds one folder a data set with train, validation and test files. Probes are taught by so many rows of each
-class, or by all rows as they come, and calibrated on all validation rows, which come as test rows do: with a
-temperature alone; with half of the likeliest shifts and with all of them (a run takes half); and with vector scaling
-(Guo et al. 2017, section 4.2), which has a scale for each class as well, with a normal prior of deviation 1 on its
-logarithm around the temperature. "Taken" counts the seeds where a run finds that shifts pay. Test figures, means over
-the seeds. Isotonic regression of every probability could not be folded into an output layer, so that nobody's
-transformers would have it.
+class, or by all rows as they come, and calibrated on all validation rows, which come as test rows do, or on as many as
+there are training rows (--few): with a temperature alone; with half of the likeliest shifts and with all of them; as a
+run has it, which takes half where that pays ("taken" counts the seeds); and with vector scaling (Guo et al. 2017,
+section 4.2), which has a scale for each class as well, with a normal prior of deviation 1 on its logarithm around the
+temperature. Test figures, means over the seeds. Isotonic regression of every probability could not be folded into an
+output layer, so that nobody's transformers would have it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--datasets", nargs="+", default=DATASETS)
     parser.add_argument("--per-class", type=int, nargs="+", default=[8, 64, 100_000], help="training rows a label")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--few", action="store_true", help="no more validation rows than training rows")
     arguments = parser.parse_args(words)
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
     print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
@@ -45,7 +46,7 @@ def main(words: list[str] | None = None) -> None:
     print("|---" * (4 + len(FIGURES)) + "|")
     for name in arguments.datasets:
         for rows in arguments.per_class:
-            show(name, rows, [measure(arguments.data, name, rows, seed) for seed in range(arguments.seeds)])
+            show(name, rows, [measure(arguments, name, rows, seed) for seed in range(arguments.seeds)])
 
 
 def show(name: str, rows: int, found: list[dict[str, Any]]) -> None:
@@ -58,7 +59,7 @@ def show(name: str, rows: int, found: list[dict[str, Any]]) -> None:
         first = "| | | "
 
 
-def measure(data: Path, name: str, rows: int, seed: int) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace, name: str, rows: int, seed: int) -> dict[str, Any]:
     """Return the test figures of a probe by how it is calibrated."""
     from nlp_transfer.config import compose
     from nlp_transfer.data.corpus import load_corpus
@@ -68,8 +69,11 @@ def measure(data: Path, name: str, rows: int, seed: int) -> dict[str, Any]:
     from nlp_transfer.preparation import prepare
 
     with tempfile.TemporaryDirectory() as scratch:
-        divide(data, name, 0, Path(scratch), hidden=0)
+        divide(arguments.data, name, 0, Path(scratch), hidden=0)
         words = ["data=files", f"data.path={scratch}", "strategy=probe", f"data.per_class={rows}", f"seed={seed}"]
+        corpus = load_corpus(compose(None, words).data, seed=seed)
+        if arguments.few:
+            words.append(f"data.validation_limit={len(corpus.splits['train'])}")
         settings = compose(None, words)
         corpus = load_corpus(settings.data, seed=seed)
         prepared = prepare(settings, corpus, Path(scratch) / "run")
@@ -88,6 +92,7 @@ def measure(data: Path, name: str, rows: int, seed: int) -> dict[str, Any]:
         "half a shift": Calibration(found.temperature, tuple(shifts / 2)).apply(test),
         "a shift": Calibration(found.temperature, tuple(shifts)).apply(test),
         "scale and shift": test * scales + others,
+        "a run": found.apply(test),
     }
     return {"taken": bool(found.shifts)} | {
         way: compute(corpus.task, logits, wanted)
