@@ -18,6 +18,7 @@ from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import compares
 from nlp_transfer.plan import head_words
 from nlp_transfer.preparation import Prepared
+from nlp_transfer.progress import reading
 from nlp_transfer.rules_fit import Fitted, fit_rules
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.training.bfloat16 import working_copy
@@ -34,18 +35,18 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
     """
     with ExitStack() as skipped:
         if prepared.boundary:
-            with screen.busy("running the frozen layers once"):
+            with reading(screen, "running the frozen layers once"):
                 skipped.enter_context(prepared.frozen_layers_skipped())
         trajectory = _learn(prepared, folder, screen, saving)
         if not prepared.strategy.head_last:
             return trajectory, _settled(prepared, screen)
-    with screen.busy("fitting the head on the trained encoder's features"):
+    with reading(screen, "fitting the head on the trained encoder's features"):
         solve_head(prepared, last=True)
     return trajectory, _settled(prepared, screen)
 
 
 def _settled(prepared: Prepared, screen: Screen) -> Fitted:
-    with screen.busy("calibrating on validation"):
+    with reading(screen, "calibrating on validation"):
         # What is chosen by figures that are nearly the same must be the same on every rank.
         (fitted,) = broadcast_object_list([fit_rules(prepared, settle(prepared))])
     if fitted.novelty:
@@ -59,7 +60,7 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
     settings, strategy = prepared.settings, prepared.strategy
     starts_solved = strategy.solves_head and not saving.resumed  # a checkpoint holds a head
     if starts_solved:
-        with screen.busy("fitting the head on frozen features"):
+        with reading(screen, "fitting the head on frozen features"):
             head = solve_head(prepared)
         give_back()
         if strategy.frozen:

@@ -17,6 +17,7 @@ from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.features import store_of
 from nlp_transfer.launch import is_main
 from nlp_transfer.preparation import Prepared
+from nlp_transfer.progress import reading
 from nlp_transfer.record import Record
 from nlp_transfer.rules import needs_features
 from nlp_transfer.rules_fit import Fitted
@@ -28,7 +29,7 @@ from nlp_transfer.store import Store
 def measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen) -> pages.Measured:
     """Return the figures of a model that was just trained, on the reported split, floors beside them."""
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.reported_split
-    with screen.busy(f"measuring on {split}"):
+    with reading(screen, f"measuring on {split}"):
         logits, examples = prepared.outputs(split), corpus.splits[split]
         features, foreign = None, corpus.foreign.get(split)
         if needs_features(record):
@@ -100,7 +101,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             split = next(name for name in ("test", "validation", "train") if name in tables)
             examples, found, foreign = read_examples(tables[split], task, settings.data, split=split)
             notes += found
-    with screen.busy(f"measuring {len(examples):,} rows"):
+    with reading(screen, f"measuring {len(examples):,} rows"):
         answers = predictor.answers(examples.texts, examples.pairs)
         strangers = partial(predictor.answers, foreign.texts, foreign.pairs) if foreign else None
         confidence = settings.evaluation.confidence

@@ -186,11 +186,12 @@ def _learned(
         from nlp_transfer.inspection import encoded as seeing
         from nlp_transfer.objectives.settings import ClassifySettings
         from nlp_transfer.preparation import prepare
+        from nlp_transfer.progress import reading
         from nlp_transfer.strategies import Probe
 
         probing = dataclasses.replace(settings, data=data, strategy=Probe(), objective={"classify": ClassifySettings()})
         prepared = prepare(probing, encoded(used, data), Path(settings.output), tell=screen.tell)
-    with screen.busy("encoding texts"):
+    with reading(screen, "encoding texts"):
         for split in prepared.columns:
             prepared.features(split)
     with screen.busy("asking a probe about every label"):

@@ -18,6 +18,7 @@ from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_ac
 from nlp_transfer.head import validate
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.preparation import Prepared, prepare
+from nlp_transfer.progress import reading
 from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, stand
 from nlp_transfer.strategies import Probe
 
@@ -52,7 +53,7 @@ def rank(
     probing = dataclasses.replace(settings, data=limited, strategy=Probe(), objective={"classify": ClassifySettings()})
     found = []
     for name, encoder in encoders:
-        with screen.busy(f"asking {name}"):
+        with reading(screen, f"asking {name}"):
             found.append(_ask(name, dataclasses.replace(probing, encoder=encoder), corpus, screen))
     evaluation = settings.evaluation
     return stand(found, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=settings.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,18 @@ from nlp_transfer.encoder.classifier import forward
 from nlp_transfer.errors import UserError
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16, in_bfloat16, is_in_bfloat16
 from nlp_transfer.training.memory import tried
+
+_WATCHED: ContextVar[Callable[[int, int], None]] = ContextVar("watched", default=lambda done, total: None)
+
+
+@contextmanager
+def watched(show: Callable[[int, int], None]) -> Iterator[None]:
+    """Tell, in the block, after every forward pass how many of how many rows of a split this rank is done with."""
+    token = _WATCHED.set(show)
+    try:
+        yield
+    finally:
+        _WATCHED.reset(token)
 
 
 def to_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
@@ -177,11 +190,14 @@ def _passes(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the examples of every forward pass and what came out; one that memory does not suffice for is halved."""
     waiting = deque(batches)
+    done, total, show = 0, sum(map(len, waiting)), _WATCHED.get()
     while waiting:
         examples = waiting.popleft()
         values = tried(partial(forwarded, examples))
         if values is not None:
             yield examples, values
+            done += len(examples)
+            show(done, total)
         elif len(examples) > 1:
             # The batches are sorted by length and equally large: those that follow would fail as this one did.
             waiting = deque(half for each in (examples, *waiting) for half in np.array_split(each, 2) if len(half))

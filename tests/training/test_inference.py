@@ -48,3 +48,18 @@ def test_a_copy_for_answers_answers_as_any_copy_in_bfloat16(tmp_path: Path, monk
     assert bool(layers) == (family != "gpt2")
     assert all(("forward" in vars(layer)) == inference._orders_weights() for layer in layers)
     assert all(torch.equal(before[name], p) for name, p in made.model.named_parameters())
+
+
+def test_whoever_watches_is_told_of_every_row_once(tmp_path: Path, monkeypatch):
+    step, columns, padding = parts(tmp_path, "single_label", 6)
+    asked = {"padding": padding, "most_tokens": 24}
+    told: list[tuple[int, int]] = []
+    with inference.watched(lambda done, total: told.append((done, total))):
+        watched = inference.run(Accelerator(cpu=True), step.model, columns, **asked)
+    assert len(told) > 1
+    assert [total for _, total in told] == [6] * len(told)
+    assert sorted({done for done, _ in told}) == [done for done, _ in told]
+    assert told[-1] == (6, 6)
+    alone = inference.run(Accelerator(cpu=True), step.model, columns, **asked)
+    assert (watched == alone).all()
+    assert told[-1] == (6, 6)
