@@ -9,6 +9,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from nlp_transfer.run_folder import PAGES, RunFolder
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.strategies import Auto
 from nlp_transfer.training.loop import planned_steps
+from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
@@ -84,13 +86,15 @@ class Comparison:
             work=self._work,
             is_kept=lambda trial: is_finished(self._settings_of(trial)),
         )
-        with self._screen.bar("comparing") as bar:
+        with self._screen.bar("comparing") as bar, self._resumable():
             for done, trial in enumerate(schedule):
-                bar.show(done, len(schedule.all), now=f"{trial.name}, {trial.labels} labels, seed {trial.seed}")
+                bar.show(
+                    done, len(schedule.all), now=f"{trial.name} {self._draws.said(trial.labels)}, seed {trial.seed}"
+                )
                 found = self._tried(trial)
                 schedule.done[trial] = Tried(comparable(found.validation, self._sign), found.seconds)
         left_out = [
-            f"{trial.name} with {trial.labels} labels, seed {trial.seed}: {why}"
+            f"{trial.name} {self._draws.said(trial.labels)}, seed {trial.seed}: {why}"
             for trial, why in schedule.left_out.items()
         ]
         for sentence in left_out:
@@ -99,6 +103,18 @@ class Comparison:
             outcome = self._outcome(schedule, left_out)
             self._write(outcome)
         return outcome
+
+    @contextmanager
+    def _resumable(self) -> Iterator[None]:
+        """Say that a stop loses nothing; one inside of a training has said so."""
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            if not isinstance(stop, Stopped):
+                self._screen.tell(
+                    f"stopped; what is finished lies in {self.folder}, the same command goes on from there"
+                )
+            raise
 
     def _tried(self, trial: Trial) -> Answers:
         """Return what a trial came to; the floors with the same labels and seed are asked before the first one."""
@@ -145,7 +161,7 @@ class Comparison:
             if contest.seeds(name, labels=labels)
         ]
         transfers = [
-            Transfer(self._said(labels), labels, duel)
+            Transfer(self._draws.said(labels), labels, duel)
             for labels in self._draws.labels
             for duel in self._against_floors(contest, cells, floors, labels)
         ]
@@ -181,7 +197,7 @@ class Comparison:
         return Cell(
             name=name,
             labels=labels,
-            said=self._said(labels),
+            said=self._draws.said(labels),
             rows=self._draws.rows(labels),
             figure=contest.figure(name, labels),
             values=contest.values(name, labels),
@@ -267,7 +283,7 @@ class Comparison:
         settings = self._candidates[name].settings
         if isinstance(settings.strategy, Auto):
             settings, why = choosing.chosen(settings, self._corpus(Trial(name, labels, self.settings.seed)))
-            self._screen.tell(f"{self._said(labels)} {why}")
+            self._screen.tell(f"{self._draws.said(labels)} {why}")
         return settings
 
     def _corpus(self, trial: Trial) -> Any:
@@ -279,14 +295,6 @@ class Comparison:
         return (
             float(planned_steps(self._draws.rows(trial.labels), settings.training)) if settings.strategy.trains else 1.0
         )
-
-    def _said(self, labels: str) -> str:
-        """Return how many labels there are, in words."""
-        if labels not in self._draws.labels or labels == "all":
-            return "with all labels"
-        if self._draws.by_class:
-            return f"with {int(labels):,} labels a class"
-        return f"with {self._draws.rows(labels):,} rows"
 
     def _clock(self) -> Callable[[], float] | None:
         minutes = self.settings.compare.minutes

@@ -13,7 +13,7 @@ from nlp_transfer.comparing.grid import Trial
 from nlp_transfer.evaluation.decisions import decide
 from nlp_transfer.evaluation.intervals import Interval, interval, replicates
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, range_of
 
 if TYPE_CHECKING:
     from nlp_transfer.comparing.trial import Answers
@@ -98,10 +98,7 @@ class Contest:
             return Interval(np.nan, np.nan, np.nan)
         drawn = np.stack([self._replicates(trial) for trial in trials])
         found = over_seeds([self._value(trial) for trial in trials], drawn, confidence=self.confidence)
-        # No metric that is better when it is higher exceeds 1, and no other one is below 0.
-        if self.sign > 0:
-            return dataclasses.replace(found, high=min(found.high, 1.0))
-        return dataclasses.replace(found, low=max(found.low, 0.0))
+        return within(found, *range_of(self.metric))
 
     def duels(self, pairs: Sequence[tuple[str, str]], labels: str) -> list[Duel]:
         """Return a family of duels, their tests corrected together (Holm 1979); pairs without a common seed are not.
@@ -129,6 +126,8 @@ class Contest:
             np.stack([self._replicates(ours) - self._replicates(theirs) for ours, theirs in pairs]),
             confidence=self.confidence,
         )
+        least, most = range_of(self.metric)
+        difference = within(difference, least - most, most - least)
         wins, losses, p = mcnemar(self._gains(one, other, labels).mean(axis=0)[self._weights > 0])
         return Duel(one, other, labels, len(pairs), difference, wins, losses, p, p, outcome(difference, self.sign))
 
@@ -191,6 +190,11 @@ def over_seeds(values: Sequence[float], drawn: np.ndarray, *, confidence: float)
     return Interval(
         value, value - float(np.hypot(value - rows.low, reach)), value + float(np.hypot(rows.high - value, reach))
     )
+
+
+def within(found: Interval, least: float, most: float) -> Interval:
+    """Return the interval without what its value cannot be, which the reach over few seeds does not know."""
+    return dataclasses.replace(found, low=max(found.low, least), high=min(found.high, most))
 
 
 def errors(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

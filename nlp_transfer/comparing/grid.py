@@ -150,6 +150,15 @@ class Draws:
         """Whether numbers of labels are rows a class; where a row has no one class they are so many times as many."""
         return self._read.task.problem in ("single_label", "ordinal")
 
+    def said(self, labels: str) -> str:
+        """Return how many labels these are, in words."""
+        if labels == ALL:
+            return "with all labels"
+        if not self.by_class:
+            return f"with {self.rows(labels):,} rows"
+        most = "" if self.rows(labels) == int(labels) * classes_of(self._read.task) else "up to "
+        return f"with {most}{int(labels):,} labels a class"
+
     def rows(self, labels: str) -> int:
         """Return how many training rows so many labels are; the seed does not change that."""
         return self._rows[labels]

@@ -128,28 +128,43 @@ class Outcome:
         said = [f"{self.most.words}."]
         if others := [each.words for each in self.transfers[:-1] if each.duel.outcome != self.most.duel.outcome]:
             said += [f"{words}." for words in others]
-        unsure = [each for each in self.transfers if each.duel.outcome == "no evidence" and each.duel.seeds > 1]
-        if near := [each.said for each in unsure if each.duel.adjusted < 1 - self.confidence]:
-            said.append(
-                f"Test rows alone would tell the two apart {_listed(near)}; trainings differ from seed to seed, and "
-                f"compare.seeds={2 * len(self.seeds)} may show more."
-            )
+        said += self._of_seeds()
         for kind in dict.fromkeys(each.kind for each in self.slices):
             said.append(self._of_slices(kind))
         as_good = [
             duel.other if duel.one == self.winner else duel.one
             for duel in self.duels
-            if self.winner in (duel.one, duel.other) and duel.outcome == "no evidence"
+            if self.winner in (duel.one, duel.other)
+            and duel.outcome == "no evidence"
+            and duel.adjusted >= 1 - self.confidence
         ]
         if cheaper := [name for name in as_good if self._seconds(name) < self._seconds(self.winner)]:
             names = _listed([title_of(name) for name in cheaper])
             said.append(f"{names} cannot be told from {self.winner} by these rows and seeds, and took less time.")
+        if absent := [name for name in self._candidates if self.cell(name, self.most.labels) is None]:
+            said.append(f"{self.most.said.capitalize()} there was no time for {_listed(absent)}.")
         for name, labels in self.reached.items():
             if labels != self.most.labels:
                 best, few = title_of(self.most.duel.other), self.cell(name, labels)
                 assert few is not None
                 said.append(f"{name} {few.said} has on average what {best} has {self.most.said}.")
         return said
+
+    @property
+    def _candidates(self) -> list[str]:
+        return list(dict.fromkeys(each.name for each in self.cells if each.name not in self.floors))
+
+    def _of_seeds(self) -> list[str]:
+        """Return where the rows say more than the seeds, and what that means."""
+        unsure = [each for each in self.transfers if each.duel.outcome == "no evidence" and each.duel.seeds > 1]
+        near = [each for each in unsure if each.duel.adjusted < 1 - self.confidence]
+        if not near:
+            return []
+        pairs = _listed([f"{each.duel.one} and {title_of(each.duel.other)} {each.said}" for each in near])
+        return [
+            f"These trainings do differ row by row ({pairs}), but from seed to seed too: whether others would, more "
+            f"seeds may show (compare.seeds={2 * len(self.seeds)})."
+        ]
 
     def cell(self, name: str, labels: str) -> Cell | None:
         """Return one of the cells, or None where nobody was tried."""

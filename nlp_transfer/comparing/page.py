@@ -169,9 +169,7 @@ def _slices(outcome: Outcome) -> Section:
             ]
             for each in of
         ]
-        caption = (
-            f"By {kind}: errors a row that {duel.one} has less than {title_of(duel.other)}; below zero it has more."
-        )
+        caption = f"By {kind}: errors a row that {duel.one} makes less than {title_of(duel.other)}; below zero: more."
         folded = f"all {len(rows):,} {kind}s" if len(rows) > _OPEN else None
         blocks.append(Table([kind, "rows", "gain", "p, corrected"], rows, caption=caption, folded=folded))
     return Section(f"Where {duel.one} is better than {title_of(duel.other)}, and where worse", blocks)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlp_transfer import config
+from nlp_transfer.comparing.grid import ALL
 from nlp_transfer.evaluation.formatting import number, shown, title_of
 
 if TYPE_CHECKING:
     from nlp_transfer.comparing.outcome import Outcome
-    from nlp_transfer.settings import Settings
+    from nlp_transfer.settings import DataSettings, Settings
 
 
 def recipe_of(outcome: Outcome, settings: Settings) -> str:
@@ -25,16 +28,27 @@ def recipe_of(outcome: Outcome, settings: Settings) -> str:
     assert cell is not None
     assert floor is not None
     others = dict.fromkeys(title_of(each.name) for each in outcome.cells if each.name != outcome.winner)
+    seeds = "one seed" if len(cell.values) == 1 else f"mean of {len(cell.values)} seeds"
     lines = [
         f"{outcome.winner}: chosen on the validation rows of {outcome.data}, beside {', '.join(others)}.",
         "",
         f"  nlp-transfer adapt {shlex.quote(str(outcome.recipe))}",
         "",
-        f"Measured on {outcome.rows:,} test rows {cell.said}, mean of {len(cell.values)} seeds: {outcome.metric} "
+        f"Measured on {outcome.rows:,} test rows {cell.said}, {seeds}: {outcome.metric} "
         f"{shown(cell.figure)} beside {number(floor.figure.value)} of {title_of(duel.other)}; {cell.seconds:,.0f} s.",
     ]
+    if outcome.most.labels != ALL:
+        lines.append("It learns from all training rows, of which nobody was tried with as many: another may be better.")
     if settings.data.embedded == settings.data.path == settings.data.train == settings.data.hub:  # all none
         lines.append("The rows came from Python, as data=...; give them again: nlp_transfer.adapt(recipe, data=...).")
     # A name or a path may hold what would end the comment.
     head = "".join(f"# {' '.join(line.splitlines())}".rstrip() + "\n" for line in lines)
-    return head + config.to_recipe(settings)
+    return head + config.to_recipe(dataclasses.replace(settings, data=_absolute(settings.data)))
+
+
+def _absolute(data: DataSettings) -> DataSettings:
+    """Return the rows by paths that hold from any folder."""
+    path, train, validation, test = (
+        each and str(Path(each).absolute()) for each in (data.path, data.train, data.validation, data.test)
+    )
+    return dataclasses.replace(data, path=path, train=train, validation=validation, test=test)

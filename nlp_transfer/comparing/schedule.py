@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from nlp_transfer.comparing.grid import Trial
 
+_TIE = 0.01  # of the metric: validation rows tell no finer
+
 
 class Tried(NamedTuple):
     """What is known of a trial that was done.
@@ -28,10 +30,10 @@ class Schedule:
     Without a budget every trial is done: one seed for the whole learning curve first, then the next one.
 
     With one, candidates are halved from one number of labels to the next (successive halving, Jamieson and Talwalkar
-    2016, AISTATS, with rows as the resource): from the second number on the better half goes on, and whoever came
-    nearer to the best than it was at the number before, for learning curves cross. Further seeds go to those that are
-    left, then to the others. A trial that by the seconds of earlier ones would end too late is left out. Floors are not
-    halved.
+    2016, AISTATS, with rows as the resource): from the second number on the better half goes on, with whoever is as
+    good, and whoever came nearer to the best than it was at the number before, for learning curves cross. Further seeds
+    go to those that are left, then to the others. A trial that by the seconds of earlier ones would end too late is
+    left out. Floors are not halved.
 
     Attributes:
         candidates: their names.
@@ -112,5 +114,6 @@ class Schedule:
         if before is None or not scores:
             return list(scores)
         best, best_before = max(scores.values()), max(before[name] for name in scores)
-        better = sorted(scores, key=lambda name: -scores[name])[: (len(scores) + 1) // 2]
-        return [name for name in scores if name in better or best - scores[name] < best_before - before[name]]
+        last = sorted(scores.values(), reverse=True)[(len(scores) - 1) // 2]
+        near = {name for name in scores if scores[name] >= last - _TIE}
+        return [name for name in scores if name in near or best - scores[name] < best_before - before[name]]

@@ -21,8 +21,8 @@ def render(outcome: Outcome, console: Console) -> None:
     from rich.text import Text
 
     console.print(
-        f"{outcome.metric} by number of labels; {outcome.rows:,} test rows, mean of {len(outcome.seeds)} "
-        f"seeds, {100 * outcome.confidence:g}% intervals",
+        f"{outcome.metric} by number of labels; {outcome.rows:,} test rows, "
+        f"{_seeds(outcome)}, {100 * outcome.confidence:g}% intervals",
         style="bold",
     )
     console.print(_curves(outcome))
@@ -32,12 +32,16 @@ def render(outcome: Outcome, console: Console) -> None:
         console.print(Text(sentence, style=f"bold {_COLOURS[outcome.most.duel.outcome]}" if place == 0 else ""))
 
 
+def _seeds(outcome: Outcome) -> str:
+    return "one seed" if len(outcome.seeds) == 1 else f"mean of {len(outcome.seeds)} seeds"
+
+
 def _curves(outcome: Outcome) -> Table:
     labels = dict.fromkeys((cell.labels, cell.said) for cell in outcome.cells)
     table = _table()
     table.add_column("", overflow="fold")
     for _, said in labels:
-        table.add_column(said.removeprefix("with ").removesuffix(" labels a class"), justify="right", no_wrap=True)
+        table.add_column(said.removeprefix("with ").removesuffix(" a class"), justify="right", no_wrap=True)
     for name in dict.fromkeys(cell.name for cell in outcome.cells):
         cells = [outcome.cell(name, each) for each, _ in labels]
         shown = ["" if cell is None else _two_lines(cell.figure) for cell in cells]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.comparing.contest import holm, mcnemar, outcome, over_seeds
+from nlp_transfer.comparing.contest import holm, mcnemar, outcome, over_seeds, within
 from nlp_transfer.evaluation.intervals import Interval, draws
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def slices(
         adjusted = holm([p for _, _, p in tests])
         for (name, rows), (wins, losses, _), p in zip(kept, tests, adjusted, strict=True):
             gain = _gain(gains[:, rows], examples.weights[rows], resamples, confidence, seed)
+            gain = within(gain, -1.0, 1.0) if task.problem == "single_label" else gain
             told = outcome(gain, 1) if p < 1 - confidence else "no evidence"
             agrees = told == ("better" if wins > losses else "worse")  # where gains differ in size they may not
             found.append(Slice(kind, name, len(rows), gain, p, told if agrees else "no evidence"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 _CLASSES = ("accuracy", "macro_f1", "weighted_f1", "log_loss", "brier")
@@ -31,3 +32,12 @@ _LOWER_IS_BETTER = ("log_loss", "brier", "mean_absolute_error", "mean_squared_er
 HIGHER_IS_BETTER: Mapping[str, bool] = {
     name: name not in _LOWER_IS_BETTER for names in METRICS.values() for name in names
 }
+
+_SIGNED = ("quadratic_kappa", "pearson", "spearman")
+
+
+def range_of(metric: str) -> tuple[float, float]:
+    """Return the least and the greatest value that a metric can have."""
+    if not HIGHER_IS_BETTER[metric]:
+        return 0.0, math.inf
+    return -math.inf if metric == "r2" else -1.0 if metric in _SIGNED else 0.0, 1.0

@@ -18,6 +18,7 @@ from nlp_transfer.comparing import compare as module
 from nlp_transfer.comparing.compare import Comparison
 from nlp_transfer.comparing.grid import ALL, Draws, candidates_of
 from nlp_transfer.comparing.page import document_of
+from nlp_transfer.comparing.recipe import recipe_of
 from nlp_transfer.comparing.trial import answers_of
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.console import Screen
@@ -121,6 +122,12 @@ def test_the_recipe_is_the_winners_run(compared):
     text = outcome.recipe.read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert f"nlp-transfer adapt {outcome.recipe}" in text
+    assert "nobody was tried" not in text
+    fewer = recipe_of(dataclasses.replace(outcome, transfers=outcome.transfers[:1]), winner.settings)
+    assert "# It learns from all training rows, of which nobody was tried with as many" in fewer
+    files = dataclasses.replace(winner.settings.data, path="tickets.csv")
+    moved = recipe_of(outcome, dataclasses.replace(winner.settings, data=files))
+    assert f"path: {Path.cwd() / 'tickets.csv'}" in moved
 
 
 @pytest.mark.slow
@@ -204,6 +211,19 @@ def test_within_a_budget_something_is_said_of_what_was_tried(place: Path, tmp_pa
     for said in outcome.left_out:
         assert said.endswith(("no time", "not among the better ones with fewer labels"))
     assert capfd.readouterr().err.count("not tried: ") == len(outcome.left_out)
+
+
+def test_a_class_that_has_fewer_rows_makes_it_up_to_so_many(place: Path):
+    rows = [*data_for("single_label")["train"]]
+    rare = rows[0]["label"]
+    kept = [row for row in rows if row["label"] != rare] + [row for row in rows if row["label"] == rare][:5]
+    settings = compose(None, words(place, "compare.labels=[4,8,all]"))
+    draws = Draws(settings, data=data_for("single_label") | {"train": kept})
+    assert [draws.said(each) for each in draws.labels] == [
+        "with 4 labels a class",
+        "with up to 8 labels a class",
+        "with all labels",
+    ]
 
 
 def test_draws_share_the_test_rows_and_have_as_few_to_choose_by_as_to_learn_from(place: Path):

@@ -91,6 +91,21 @@ def test_an_interval_over_rows_and_seeds_holds_what_it_promises():
     assert 0.92 <= held / 300 <= 0.99
 
 
+@pytest.mark.parametrize("shares", [(0.99, 0.5), (0.02, 0.5)])
+def test_no_interval_leaves_what_the_metric_can_be(shares: tuple[float, float]):
+    """The reach over two seeds would: Student's t of one degree of freedom is far from zero."""
+    both = {("a", seed): answers(right(share, seed)) for seed, share in enumerate(shares)}
+    both |= {("b", seed): answers(~right(share, seed)) for seed, share in enumerate(shares)}
+    made = contest(both)
+    figure = made.figure("a", "all")
+    assert (figure.low, figure.high) == (0, 1)
+    (duel,) = made.duels([("a", "b")], "all")
+    assert (duel.difference.low, duel.difference.high) == (-1, 1)
+    gains = np.stack([np.repeat([1.0, -1.0], [150, 50]), np.repeat([1.0, -1.0], [20, 180])])
+    for each in slices(TASK, examples(), gains, resamples=100, confidence=0.95, seed=0):
+        assert (each.gain.low, each.gain.high) == (-1, 1)
+
+
 def test_a_duel_is_paired():
     """Two that differ on six rows: their own intervals overlap, that of the difference does not hold zero."""
     good = right(0.7, 1)

@@ -79,3 +79,12 @@ def test_what_was_slow_once_is_not_thought_to_be_slow_for_ever():
     """The first trial of a probe computes what the others share; more rows give it hardly more to do."""
     schedule = Schedule(["probe"], [], list(ROWS), [0, 1], left=lambda: 130.0)
     assert len(run(schedule, seconds=lambda trial: 60.0 if trial == Trial("probe", "8", 0) else 0.5)) == 6
+
+
+def test_who_is_as_good_goes_on_too():
+    schedule = Schedule(["one", "other", "poor"], [], ["8", "64", "all"], [0], left=lambda: 1e9)
+    scores = {"one": 0.70541, "other": 0.70534, "poor": 0.3}
+    for trial in schedule:
+        schedule.done[trial] = Tried(scores[trial.name], 1.0)
+    assert {each.name for each in schedule.done if each.labels == "all"} == {"one", "other"}
+    assert set(schedule.left_out) == {Trial("poor", "all", 0)}

@@ -1,0 +1,57 @@
+"""The verdict says no more than its figures, and not two things at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from nlp_transfer.comparing.contest import Duel
+from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
+from nlp_transfer.evaluation.intervals import Interval
+
+SURE, UNSURE = Interval(0.2, 0.1, 0.3), Interval(0.2, -0.1, 0.5)
+
+
+def cell(name: str, labels: str, seconds: float = 1.0) -> Cell:
+    figure = Interval(0.5, 0.4, 0.6)
+    return Cell(name, labels, f"with {labels} labels a class", 30, figure, [0.5, 0.5], 0.5, seconds, 1, 1, None)
+
+
+def duel(one: str, other: str, difference: Interval, p: float, labels: str = "64") -> Duel:
+    return Duel(one, other, labels, 2, difference, 10, 5, p, p, "better" if difference.low > 0 else "no evidence")
+
+
+def outcome(*duels: Duel, few: Duel | None = None, cells: tuple[Cell, ...] = ()) -> Outcome:
+    """Return that of a probe, which wins, and lora, beside a majority."""
+    usual = tuple(cell(name, labels) for labels in ("8", "64") for name in ("probe", "lora", "majority"))
+    few = few or dataclasses.replace(duels[0], labels="8")
+    transfers = [Transfer(f"with {each.labels} labels a class", each.labels, each) for each in (few, duels[0])]
+    return Outcome(
+        Path("x"), "data", "accuracy", 100, 0.95, [0, 1], ["majority"], list(cells or usual), transfers, list(duels),
+        [], {}, [], Path("x/winner.yaml"),
+    )  # fmt: skip
+
+
+def test_who_is_told_apart_by_the_rows_is_not_said_to_be_as_good():
+    first = duel("probe", "majority", SURE, 0.001)
+    quick = (cell("probe", "64", 9.0), cell("lora", "64"), cell("majority", "64"))
+    for p, said in ((0.001, False), (0.4, True)):
+        told = outcome(first, duel("probe", "lora", UNSURE, p), cells=quick).verdict
+        assert any("lora cannot be told from probe" in each for each in told) == said
+
+
+def test_rows_that_tell_and_seeds_that_do_not_are_one_sentence():
+    certain, near = duel("probe", "majority", SURE, 0.001), duel("probe", "majority", UNSURE, 0.001, "8")
+    told = [each for each in outcome(certain, few=near).verdict if "compare.seeds=4" in each]
+    assert len(told) == 1
+    assert "probe and majority with 8 labels a class" in told[0]
+    for few in (duel("probe", "majority", UNSURE, 0.3, "8"), dataclasses.replace(near, seeds=1)):
+        assert not any("compare.seeds" in each for each in outcome(certain, few=few).verdict)
+
+
+def test_who_was_not_tried_with_the_most_labels_is_named():
+    certain = duel("probe", "majority", SURE, 0.001)
+    assert not any("no time" in each for each in outcome(certain).verdict)
+    cells = (cell("probe", "8"), cell("lora", "8"), cell("probe", "64"), cell("majority", "64"))
+    told = outcome(certain, cells=cells).verdict
+    assert "With 64 labels a class there was no time for lora." in told
