@@ -12,6 +12,7 @@ import numpy as np
 
 from nlp_transfer.data.labels import number_of
 from nlp_transfer.evaluation.decisions import decide, finite_logits, probabilities
+from nlp_transfer.evaluation.intervals import replicates
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.evaluation.sums import label_shares, one_hot, row_losses
@@ -25,6 +26,7 @@ _SPREAD = 0.5  # standard deviation of the logarithm of a temperature before any
 _FARTHEST = 3.0  # of that logarithm from zero: a factor of twenty
 _FOLDS = 5
 _PART = 0.5  # of the likeliest shifts
+_DRAWS = 200  # resamples behind a standard error
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,9 @@ def calibrate(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.n
 
     Decisions change by them, so they must show first that they are worth it: shifts are fitted to four fifths of the
     rows and rated on the last, in turn, beside the temperature of all of them; the log-loss must be lower by more than
-    a standard error (the rule of Breiman et al. 1984), and the metric no worse. A scale for each class as well (vector
-    scaling, Guo et al. 2017) was better for the log-loss and not for decisions there; isotonic regression cannot be
-    folded into an output layer that plain transformers loads.
+    a standard error (the rule of Breiman et al. 1984), and the metric not worse by more than one. A scale for each
+    class as well (vector scaling, Guo et al. 2017) was better for the log-loss and not for decisions there; isotonic
+    regression cannot be folded into an output layer that plain transformers loads.
 
     Args:
         task: any; shifts are for single_label and ordinal tasks whose classes have no weights: those ask for another
@@ -111,12 +113,22 @@ def calibrate(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.n
     for number in range(_FOLDS):
         own, rest = fold == number, fold != number
         shifted[own] = scaled[own] + _PART * likeliest_shifts(task, scaled[rest], targets[rest], weights[rest])
-    before, after = (compute(task, each, targets, weights)[metric] for each in (scaled, shifted))
-    worse = after < before if HIGHER_IS_BETTER[metric] else after > before
-    if worse or not is_lower(row_losses(task, shifted, targets), row_losses(task, scaled, targets), weights):
+    lower = is_lower(row_losses(task, shifted, targets), row_losses(task, scaled, targets), weights)
+    if not lower or _is_worse(task, shifted, scaled, targets, weights, metric=metric):
         return plain
     shifts = _PART * likeliest_shifts(task, scaled, targets, weights)
     return Calibration(plain.temperature, tuple(map(float, shifts)))
+
+
+def _is_worse(
+    task: Task, logits: np.ndarray, others: np.ndarray, targets: np.ndarray, weights: np.ndarray, *, metric: str
+) -> bool:
+    """Return whether the metric is worse than that of others by more than a standard error of the difference."""
+    before, after = (compute(task, each, targets, weights)[metric] for each in (others, logits))
+    drawn = replicates([task, task], [others, logits], targets, weights, metrics=[metric], resamples=_DRAWS, seed=0)
+    spread = float(np.nanstd(drawn[1][metric] - drawn[0][metric]))
+    loss = before - after if HIGHER_IS_BETTER[metric] else after - before
+    return loss > spread
 
 
 def likeliest_shifts(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
