@@ -126,7 +126,7 @@ def check_training(settings: TrainingSettings) -> None:
     _at_least("max_steps", settings.max_steps, 1)
     _at_least("max_skipped", settings.max_skipped, 1)
     for key in ("epochs", "epsilon", "evaluate_every"):
-        if not getattr(settings, key) > 0:
+        if getattr(settings, key) is not None and not getattr(settings, key) > 0:
             raise UserError(f"training.{key}={getattr(settings, key)} must be positive")
     for key in ("warmup", "ema"):
         if not 0 <= getattr(settings, key) < 1:

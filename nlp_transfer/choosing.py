@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
 
 FEW = 10  # rows a class below which low-rank updates do better than all weights
-STEPS = 150  # that there are at least: few rows need steps, not epochs (Mosbach et al. 2021, arXiv 2006.04884)
 _DECILES = 10  # of numbers stand for classes
 _A_CORE, _A_GPU = 4e10, 2e13  # operations a second, which most machines exceed
 _A_TOKEN = 4  # characters
@@ -33,7 +32,7 @@ _LONGEST = 512  # tokens of a text that count
 def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     """Return the settings with the strategy that `strategy=auto` stands for, and why it is that one.
 
-    With fewer than 10 training rows a class LoRA, with more full fine-tuning, each of at least 150 steps. Where
+    With fewer than 10 training rows a class LoRA, with more full fine-tuning. Where
     `strategy.minutes` are fewer than that would take by the size of encoder and texts and the number of cores, the
     probe; nothing is timed for that, so that the same words are the same run, on every rank. Other strategies are left
     as they are, for no reason.
@@ -48,10 +47,9 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     if not isinstance(settings.strategy, Auto):
         return settings, ""
     rows, minutes = len(corpus.splits["train"]), settings.strategy.minutes
-    longer = dataclasses.replace(settings.training, min_steps=max(settings.training.min_steps, STEPS))
     few = rows / classes_of(corpus.task)
     strategy, compared = (Lora(), "fewer than") if few < FEW else (Finetune(), "no fewer than")
-    taken = _named(settings, dataclasses.replace(settings, strategy=strategy, training=longer))
+    taken = _named(settings, dataclasses.replace(settings, strategy=strategy))
     name = "lora" if few < FEW else "finetune"
     why = f"{name}, for {few:.3g} training rows a class are {compared} {FEW}"
     if minutes is not None and (needed := _minutes(taken, corpus)) > minutes:
@@ -82,7 +80,7 @@ def _minutes(settings: Settings, corpus: Corpus) -> float:
     train, training = corpus.splits["train"], settings.training
     texts = [*train.texts, *(train.pairs or ())]
     tokens = sum(min(_LONGEST, 2 + len(text) / _A_TOKEN) for text in texts) / len(train)
-    steps = max(training.epochs * len(train) / training.batch_size, training.min_steps)
+    steps = max(training.passes * len(train) / training.batch_size, training.least_steps)
     examples = training.batch_size * min(steps, training.max_steps or steps)
     rate = _A_GPU if shutil.which("nvidia-smi") else _A_CORE * (os.cpu_count() or 1)
     return 6 * weights * tokens * examples / rate / 60

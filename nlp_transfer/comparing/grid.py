@@ -75,8 +75,8 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
         of = theirs.training
         longer = dataclasses.replace(
             of,
-            epochs=_SCRATCH_STEPS * of.epochs,
-            min_steps=_SCRATCH_STEPS * of.min_steps,
+            epochs=_SCRATCH_STEPS * of.passes,
+            min_steps=_SCRATCH_STEPS * of.least_steps,
             max_steps=None if of.max_steps is None else _SCRATCH_STEPS * of.max_steps,
         )
         candidates.append(Candidate(SCRATCH, dataclasses.replace(theirs, training=longer), is_floor=True))

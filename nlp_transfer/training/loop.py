@@ -34,6 +34,9 @@ from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
 Metrics = dict[str, float]
 
 
+_EVALUATIONS = 10  # of a training that is longer than its passes, at most
+
+
 @dataclass(frozen=True)
 class Watch:
     """What the loop tells and asks the outside.
@@ -85,9 +88,17 @@ class NotFinite(Exception):
 
 
 def planned_steps(examples: int, settings: TrainingSettings) -> int:
-    """Return the optimizer steps of a run: whole or part epochs, at least `min_steps`, at most `max_steps`."""
-    steps = max(math.ceil(settings.epochs * steps_per_epoch(examples, settings.batch_size)), settings.min_steps)
+    """Return the optimizer steps of a run: whole or part passes, at least `least_steps`, at most `max_steps`."""
+    steps = max(math.ceil(settings.passes * steps_per_epoch(examples, settings.batch_size)), settings.least_steps)
     return min(steps, settings.max_steps) if settings.max_steps is not None else steps
+
+
+def steps_between_evaluations(examples: int, settings: TrainingSettings) -> int:
+    """Return after how many steps validation rows are asked; not after each of many passes over few rows."""
+    in_pass = steps_per_epoch(examples, settings.batch_size)
+    every, total = max(1, round(settings.evaluate_every * in_pass)), planned_steps(examples, settings)
+    is_longer = total > math.ceil(settings.passes * in_pass)
+    return max(every, math.ceil(total / _EVALUATIONS)) if is_longer else every
 
 
 def fit(
@@ -131,7 +142,7 @@ def fit(
     """
     total = planned_steps(len(columns), settings)
     order = Order(len(columns), batch_size=settings.batch_size, seed=seed, kinds=kinds)
-    every = max(1, round(settings.evaluate_every * steps_per_epoch(len(columns), settings.batch_size)))
+    every = steps_between_evaluations(len(columns), settings)
     parameters = {name: p for name, p in step.named_parameters() if p.requires_grad}
     _train_mode(step, frozen)
     _make_equal(parameters)

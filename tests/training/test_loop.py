@@ -22,7 +22,15 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings, TrackingSettings, TrainingSettings
 from nlp_transfer.strategies import STRATEGIES, Group
 from nlp_transfer.training.device import make_accelerator
-from nlp_transfer.training.loop import NotFinite, Trajectory, Watch, check_gradients, fit, planned_steps
+from nlp_transfer.training.loop import (
+    NotFinite,
+    Trajectory,
+    Watch,
+    check_gradients,
+    fit,
+    planned_steps,
+    steps_between_evaluations,
+)
 from nlp_transfer.training.optimizer import build_optimizer, set_rates
 from tests.encoder.families import tiny_encoder
 
@@ -280,3 +288,24 @@ def test_gradients_that_stay_no_numbers_end_the_run(accelerator: Callable[[], Ac
     with pytest.raises(NotFinite) as caught:
         trained(step, 16, TrainingSettings(epochs=9, batch_size=4, precision="fp32"), accelerator=accelerator())
     assert caught.value.step == steps
+
+
+@pytest.mark.parametrize(
+    ("rows", "values", "steps", "between"),
+    [
+        (48, {}, 150, 15),  # three steps a pass: few rows need steps
+        (48, {"epochs": 2.0}, 6, 3),  # passes that are asked for are those
+        (48, {"epochs": 50.0}, 150, 3),
+        (48, {"epochs": 2.0, "min_steps": 40}, 40, 4),
+        (48, {"min_steps": 400}, 400, 40),
+        (48, {"max_steps": 10}, 10, 3),
+        (16_000, {}, 2_000, 1_000),
+        (16_000, {"evaluate_every": 0.25}, 2_000, 250),
+        (1_200, {}, 150, 75),
+        (1_199, {}, 150, 75),
+    ],
+)
+def test_how_long_a_training_is_and_how_often_it_is_measured(rows: int, values: dict, steps: int, between: int):
+    settings = TrainingSettings(**values)
+    assert planned_steps(rows, settings) == steps
+    assert steps_between_evaluations(rows, settings) == between
