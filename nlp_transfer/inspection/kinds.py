@@ -60,7 +60,7 @@ KINDS = {
     "markup": Kind("note", "remove it, unless it says something"),
     "clipped": Kind("warning", "look whether the texts were cut where they were written"),
     "truncated": Kind("warning", "raise tokens.max_length, or set tokens.long=chunk"),
-    "unknown_words": Kind("warning", "take an encoder that knows the language: encoder=multilingual"),
-    "languages": Kind("warning", "take an encoder for all of them: encoder=multilingual"),
+    "unknown_words": Kind("warning", "take an encoder that knows the language, such as encoder=e5 or encoder=mmbert"),
+    "languages": Kind("warning", "take an encoder for all of them, such as encoder=e5 or encoder=mmbert"),
     "few_rows": Kind("note", "differences smaller than that are noise: compare over several seeds"),
 }

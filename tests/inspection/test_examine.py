@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.examine import Examination, examine
 from nlp_transfer.inspection.kinds import KINDS
+from nlp_transfer.shipped import shipped_names
 from tests.composed import settings_of
 from tests.encoder.families import tiny_encoder
 from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean, other
@@ -43,6 +45,12 @@ def kinds(found: Examination) -> set[str]:
 
 def test_every_kind_is_tried_and_every_one_that_is_tried_is_a_kind():
     assert {*PLAIN, *LEARNED, "paraphrase", "contamination"} == set(KINDS)
+
+
+def test_encoders_that_are_advised_are_shipped():
+    advised = {name for kind in KINDS.values() for name in re.findall(r"encoder=(\w+)", kind.advice)}
+    assert advised
+    assert advised <= set(shipped_names("encoder"))
 
 
 def test_a_sound_corpus_has_no_defects(sound: Splits):
