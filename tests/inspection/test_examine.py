@@ -242,5 +242,5 @@ def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path
     assert f"7 of {len(sound['test'])} test rows stand in {path}" in told.message
     assert f"{path}:2" in told.message
     assert found.fails("error")
-    with pytest.raises(UserError, match=r"nowhere\.csv"):
+    with pytest.raises(UserError, match=r"^check\.beside: nowhere\.csv does not exist"):
         examined(sound, **{"check.beside": "nowhere.csv"})
