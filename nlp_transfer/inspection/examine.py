@@ -100,15 +100,7 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
     Raises:
         UserError: for data that cannot be read at all.
     """
-    lenient = dataclasses.replace(
-        settings.data,
-        empty="keep",
-        unseen="ignore",
-        class_weights="none",
-        train_limit=None,
-        per_class=None,
-        validation_limit=None,
-    )
+    lenient = dataclasses.replace(settings.data, empty="keep", unseen="ignore", class_weights="none")
     with screen.busy("reading data"):
         corpus = read_corpus(lenient, data=data)
     tables = {id(rows.table): split for split, rows in corpus.rows.items()}

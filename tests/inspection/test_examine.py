@@ -127,6 +127,9 @@ def test_from_python_rows_are_looked_at_as_from_files(sound: Splits):
     assert len(conflict.places) == 18
     with pytest.raises(UserError, match=r"check\.fail_on='no'"):
         nlp_transfer.check(None, ["check.fail_on=no"], data=splits)
+    for limit in ("train_limit", "per_class", "validation_limit"):
+        with pytest.raises(UserError, match=f"data.{limit}=5: check looks at every row"):
+            nlp_transfer.check(None, [f"data.{limit}=5"], data=splits)
 
 
 @pytest.mark.parametrize("problem", ["soft", "multi_label", "ordinal", "regression", "pair"])
@@ -187,9 +190,7 @@ def test_a_split_column_divides_and_places_stay_those_of_the_file(sound: Splits,
 def test_what_no_run_would_take_is_told_all_the_same(known: Splits, encoder: Path, change, kind: str, capfd):
     splits = copy.deepcopy(known)
     change(splits)
-    settings = settings_of(
-        {"data": "object"} | custom(encoder) | {"data.class_weights": "balanced", "data.per_class": 5}
-    )
+    settings = settings_of({"data": "object"} | custom(encoder) | {"data.class_weights": "balanced"})
     found = examine(settings, Screen(speaks=True), data=splits)
     assert kind in kinds(found)
 
