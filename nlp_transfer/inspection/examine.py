@@ -47,8 +47,8 @@ class Examination:
     doubts: list[Doubt]
 
     def count(self, severity: str) -> int:
-        """Return how many findings are so severe."""
-        return sum(KINDS[found.kind].severity == severity for found in self.findings)
+        """Return how many kinds of defects that were found are so severe."""
+        return len({found.kind for found in self.findings if KINDS[found.kind].severity == severity})
 
     def fails(self, severity: str) -> bool:
         """Return whether anything is as severe as that, or more; nothing is as severe as `never`."""

@@ -9,12 +9,14 @@ import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import nlp_transfer
 from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.examine import Examination, examine
 from nlp_transfer.inspection.kinds import KINDS
+from nlp_transfer.inspection.show import render
 from nlp_transfer.shipped import shipped_names
 from tests.composed import settings_of
 from tests.encoder.families import tiny_encoder
@@ -193,6 +195,23 @@ def test_what_no_run_would_take_is_told_all_the_same(known: Splits, encoder: Pat
     settings = settings_of({"data": "object"} | custom(encoder) | {"data.class_weights": "balanced"})
     found = examine(settings, Screen(speaks=True), data=splits)
     assert kind in kinds(found)
+
+
+def shown(found: Examination) -> str:
+    """What a terminal shows."""
+    with (console := Console(width=200)).capture() as captured:
+        render(found, console)
+    return captured.get()
+
+
+def test_the_tally_counts_the_rows_of_the_table(sound: Splits):
+    splits = copy.deepcopy(sound)
+    PLAIN["leak"](splits)
+    splits["validation"] += copy.deepcopy(splits["train"][:3])
+    found = examined(splits)
+    assert [each.kind for each in found.findings].count("leak") == 2
+    assert found.count("error") == 1
+    assert shown(found).splitlines()[-1].startswith("1 error, ")
 
 
 def test_odd_columns_are_no_identifiers_and_no_trouble(sound: Splits):
