@@ -6,6 +6,7 @@ import copy
 import csv
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from rich.console import Console
 import nlp_transfer
 from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
+from nlp_transfer.inspection.doubts import Doubt
 from nlp_transfer.inspection.examine import Examination, examine
 from nlp_transfer.inspection.kinds import KINDS
 from nlp_transfer.inspection.show import render
@@ -212,6 +214,12 @@ def test_the_tally_counts_the_rows_of_the_table(sound: Splits):
     assert [each.kind for each in found.findings].count("leak") == 2
     assert found.count("error") == 1
     assert shown(found).splitlines()[-1].startswith("1 error, ")
+
+
+def test_white_space_around_a_label_that_is_doubted_is_seen(sound: Splits):
+    doubt = Doubt(("train", 0), "card ", "card", 0.1)
+    line = next(line for line in shown(replace(examined(sound), doubts=[doubt])).splitlines() if "'card '" in line)
+    assert line.count("card") == 2 + sound["train"][0]["text"].count("card")
 
 
 def test_odd_columns_are_no_identifiers_and_no_trouble(sound: Splits):
