@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ class Examination:
         skipped: kinds that are not told of.
         findings: the worst first; their places are splits as they were read and rows of their tables.
         doubts: labels that are likely wrong, the most certain first, with places like these.
+        asked: by split, how many rows the encoder looked at, divided as a run would; empty without an encoder.
     """
 
     corpus: ReadCorpus
@@ -45,6 +46,7 @@ class Examination:
     skipped: frozenset[str]
     findings: list[Finding]
     doubts: list[Doubt]
+    asked: dict[str, int] = field(default_factory=dict)
 
     def count(self, severity: str) -> int:
         """Return how many kinds of defects that were found are so severe."""
@@ -120,6 +122,7 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
     with screen.busy("looking at texts and labels"):
         findings += _placed(_plain(told, corpus.task, corpus.roles), told, tables)
     doubts: list[Doubt] = []
+    asked: dict[str, int] = {}
     if settings.check.encoder:
         known = {place for found in findings if found.kind in _SAME for place in found.places}
         try:
@@ -129,11 +132,12 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
             screen.tell(f"the encoder was not asked, for a run would end with: {error}")
         else:
             findings += seen
+            asked = {split: len(rows) for split, rows in used.rows.items()}
     wanted = [found for found in findings if found.kind not in settings.check.skip]
     order = list(KINDS)
     wanted.sort(key=lambda found: (SEVERITIES.index(KINDS[found.kind].severity), order.index(found.kind)))
     skipped = frozenset(settings.check.skip)
-    return Examination(corpus, lenient, skipped, wanted, [] if "label_error" in skipped else doubts)
+    return Examination(corpus, lenient, skipped, wanted, [] if "label_error" in skipped else doubts, asked)
 
 
 def _empty(corpus: ReadCorpus, blank: Mapping[str, set[int]]) -> Iterator[Finding]:

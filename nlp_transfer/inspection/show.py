@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,10 @@ def render(examination: Examination, console: Console) -> None:
         """Leave out the folder that all places lie in; it stands above."""
         return words.replace(f"{examination.corpus.source}/", "")
 
-    sizes = ", ".join(f"{len(rows):,} {called(split)}" for split, rows in examination.corpus.rows.items())
-    console.print(f"{examination.corpus.source}: {sizes} rows", style="bold", soft_wrap=True)
+    given = {split: len(rows) for split, rows in examination.corpus.rows.items()}
+    console.print(f"{examination.corpus.source}: {_sizes(given)}", style="bold", soft_wrap=True)
+    if examination.asked.keys() - given.keys():
+        console.print(f"for the encoder they were divided as a run divides them: {_sizes(examination.asked)}")
     if examination.findings:
         table = Table(show_edge=False, pad_edge=False, header_style="bold")
         table.add_column("", no_wrap=True)
@@ -57,6 +60,10 @@ def summary(examination: Examination) -> str:
     counts = [(examination.count(severity), severity) for severity in SEVERITIES]
     told = [f"{count} {severity}{'s' * (count != 1)}" for count, severity in counts if count]
     return ", ".join(told) or "nothing was found"
+
+
+def _sizes(rows: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {called(split)}" for split, count in rows.items()) + " rows"
 
 
 def _text(examination: Examination, place: Place) -> str:

@@ -168,6 +168,9 @@ def test_places_are_those_of_the_rows_as_they_were_read_whatever_is_divided_off(
     assert all(doubt.given == made[row]["label"] for row, doubt in told.items())
     assert len(set(wrong) & told.keys()) >= 8
     assert found.where(("train", 20)).endswith(":21")
+    assert sum(found.asked.values()) == 197
+    sizes = f"{found.asked['train']} training, {found.asked['test']} test, {found.asked['validation']} validation rows"
+    assert all(part in shown(found) for part in ("divided as a run divides them", *sizes.split(", ")))
 
 
 def test_a_split_column_divides_and_places_stay_those_of_the_file(sound: Splits, tmp_path: Path):
