@@ -183,6 +183,7 @@ def test_a_split_column_divides_and_places_stay_those_of_the_file(sound: Splits,
         writer.writerow([sound["train"][1]["text"], sound["train"][1]["label"], "train"])
     found = examine(settings_of({"data": "files", "data.path": str(path), "check.encoder": False}), QUIET)
     (leak,) = (each for each in found.findings if each.kind == "leak")
+    assert f"in train too, for example {path}:62 and {path}:3: figures" in leak.message
     assert [found.where(place) for place in leak.places] == [f"{path}:62"]
 
 
