@@ -55,9 +55,10 @@ def conflicts(split: str, rows: Rows) -> Iterator[Finding]:
     if groups:
         one = groups[0][0]
         other = next(row for row in groups[0] if comparable(rows.labels[row]) != comparable(rows.labels[one]))
+        several = "set of labels" if isinstance(rows.labels[one], tuple) else "label"
         yield Finding(
             "conflict",
-            f"{len(groups):,} {called(split)} text{'s' * (len(groups) != 1)} with more than one label, for example "
+            f"{len(groups):,} {called(split)} text{'s' * (len(groups) != 1)} with more than one {several}, for example "
             f"{rows.where(one)} and {rows.where(other)}",
             tuple((split, row) for group in groups for row in group),
         )

@@ -136,6 +136,14 @@ def test_from_python_rows_are_looked_at_as_from_files(sound: Splits):
             nlp_transfer.check(None, [f"data.{limit}=5"], data=splits)
 
 
+def test_one_text_with_two_sets_of_labels_is_told_as_that(sound: Splits):
+    splits = {split: [row | {"label": [row["label"], "any"]} for row in part] for split, part in sound.items()}
+    splits["train"].append(splits["train"][0] | {"label": ["any"]})
+    (conflict,) = (each for each in examined(splits).findings if each.kind == "conflict")
+    assert conflict.message.startswith("1 training text with more than one set of labels, for example ")
+    assert "one label" not in KINDS["conflict"].advice
+
+
 @pytest.mark.parametrize("problem", ["soft", "multi_label", "ordinal", "regression", "pair"])
 def test_every_kind_of_task_is_looked_at(encoder: Path, problem: str):
     data = {"train": rows(problem, 150, 1), "validation": rows(problem, 40, 2), "test": rows(problem, 40, 3)}
