@@ -33,10 +33,10 @@ KINDS = {
     "shared_id": Kind("error", "divide the data again, by these ids"),
     "id_as_text": Kind("error", "name the column of the texts: data.columns.text=..."),
     "id_as_label": Kind("error", "name the column of the labels: data.columns.label=..."),
-    "conflict": Kind("warning", "decide how each text is labelled", "in train the label of most rows stays, or no row"),
+    "conflict": Kind("warning", "decide how each text is labelled"),
     "near_conflict": Kind("warning", "look at them: one of the two is often labelled wrongly"),
     "label_error": Kind("warning", "look at them, the most certain first"),
-    "repeat": Kind("warning", "keep one of each", "in train the first row stays"),
+    "repeat": Kind("warning", "keep one of each", "in train the first row stays, of rows that have one label"),
     "near_repeat": Kind(
         "note", "keep one of each, unless they differ in what matters; a split that is carved may part them"
     ),
