@@ -10,6 +10,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,11 @@ def write(planned: Plan, examination: Examination, folder: Path) -> None:
     Where every cell is text, the files are CSV in UTF-8, else JSON lines.
 
     Raises:
-        UserError: if the folder cannot be written, holds something else, or has to do with the original; and for a cell
-            that no JSON can hold.
+        UserError: if the folder cannot be written, holds something else or a copy that was changed since, or has to do
+            with the original; and for a cell that no JSON can hold.
     """
     _check_apart(folder, examination)
+    _check_untouched(folder)
     tables = {
         split: table.take([row for row in range(len(table)) if (split, row) not in planned.gone])
         for split, table in planned.tables.items()
@@ -113,6 +115,7 @@ def write(planned: Plan, examination: Examination, folder: Path) -> None:
             (_write_csv if as_text else _write_jsonl)(table, making / split)
         told = {
             "from": examination.corpus.source,
+            "files": {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(making.iterdir())},
             "dropped": [
                 {"place": examination.where(place), "kind": why} for place, why in sorted(planned.gone.items())
             ],
@@ -196,6 +199,23 @@ def _check_apart(folder: Path, examination: Examination) -> None:
     for source in (expanded(name).resolve() for name in named if name is not None):
         if target == source or source in target.parents or target in source.parents:
             raise UserError(f"check.fix={folder} has to do with the original, {source}, which stays as it is")
+
+
+def _check_untouched(folder: Path) -> None:
+    """Refuse to write over a copy in which a file is another one than was written."""
+    if not (folder / MENDED).is_file():
+        return
+    try:
+        told = json.loads((folder / MENDED).read_text(encoding="utf-8"))
+    except ValueError:
+        told = None
+    known = told.get("files", {}) if isinstance(told, dict) else {}
+    for path in sorted(folder.iterdir()):
+        same = path.is_file() and known.get(path.name) == sha256(path.read_bytes()).hexdigest()
+        if path.name != MENDED and not same:
+            raise UserError(
+                f"{path} is not as check.fix wrote it, and would be lost; name another folder, or delete {folder}"
+            )
 
 
 def _is_encodable(text: str) -> bool:

@@ -241,6 +241,19 @@ def test_the_original_is_not_written_over_nor_into(sound: Splits, tmp_path: Path
     assert hashes(source) == before
 
 
+@pytest.mark.parametrize("name", ["train.csv", "notes.txt", MENDED])
+def test_a_copy_that_was_worked_on_is_not_written_over(sound: Splits, tmp_path: Path, name: str):
+    found, folder = examined(written(sound, tmp_path / "source", "csv")), tmp_path / "copy"
+    mended(found, folder)
+    mended(found, folder)  # which nobody has touched
+    with (folder / name).open("a") as out:
+        out.write("by hand,card\n")
+    before = hashes(folder)
+    with pytest.raises(UserError, match=r"is not as check\.fix wrote it, and would be lost; name another folder"):
+        mended(found, folder)
+    assert hashes(folder) == before
+
+
 def test_the_command_line_tells_mends_and_fails_where_it_should(sound: Splits, tmp_path: Path, capfd):
     splits = copy.deepcopy(sound)
     PLAIN["leak"](splits)
