@@ -50,6 +50,9 @@ KINDS = {
     "style_shift": Kind("warning", "write the texts of all splits in one way, as those to come will be"),
     "sorted": Kind("note", "shuffle before taking the first rows of a file; training shuffles anyway"),
     "group": Kind("warning", "if it names a source, such as an author, let each be in one split only"),
+    "target_leakage": Kind(
+        "warning", "if it is the label once more, keep it out of the texts; if a source, divide by it"
+    ),
     "giveaway": Kind("warning", "take it out of the texts, or the model learns nothing else"),
     "mojibake": Kind("warning", "decode the file as what it is: data.encoding=...", "decoded as it was meant"),
     "entity": Kind("warning", "unescape them", "unescaped"),

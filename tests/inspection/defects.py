@@ -108,6 +108,13 @@ def _publishers(splits: Splits) -> None:
             row["publisher"] = draws.choice(houses[row["label"]])
 
 
+def _teams(splits: Splits) -> None:
+    """The label under another name, in nearly every row."""
+    for rows in splits.values():
+        for number, row in enumerate(rows):
+            row["team"] = "other" if number % 100 == 7 else row["label"][::-1]
+
+
 def _ids(splits: Splits) -> None:
     """Identifiers, of which test shares some with train."""
     for split, rows in splits.items():
@@ -193,6 +200,7 @@ PLAIN: dict[str, Callable[[Splits], None]] = {
     "style_shift": _tokenised,
     "sorted": _sort,
     "group": _publishers,
+    "target_leakage": _teams,
     "giveaway": _says_its_label,
     "mojibake": _text(lambda text: f"{text} It’s a café".encode().decode("cp1252")),
     "entity": _text(lambda text: f"{text} Fish &amp;amp; chips &lt; 5"),

@@ -234,6 +234,19 @@ def test_white_space_around_a_label_that_is_doubted_is_seen(sound: Splits):
     assert line.count("card") == 2 + sound["train"][0]["text"].count("card")
 
 
+@pytest.mark.parametrize("values", [3, 6, 60])
+def test_a_column_made_of_the_label_is_told_once_also_where_one_file_is_divided(sound: Splits, values: int):
+    splits = copy.deepcopy(sound)
+    names = sorted({row["label"] for row in splits["train"]})
+    for part in splits.values():
+        for number, row in enumerate(part):
+            row |= {"team": 3 * (number % (values // 3)) + names.index(row["label"]), "half": number % 2}
+    for given in (splits, {"train": splits["train"]}):
+        told = [each for each in examined(given).findings if each.kind in ("target_leakage", "group")]
+        assert len(told) == 1
+        assert "'team'" in told[0].message
+
+
 def test_odd_columns_are_no_identifiers_and_no_trouble(sound: Splits):
     splits = copy.deepcopy(sound)
     for split, part in splits.items():
