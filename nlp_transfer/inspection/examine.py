@@ -191,13 +191,13 @@ def _learned(
         for split in prepared.columns:
             prepared.features(split)
     with screen.busy("asking a probe about every label"):
-        found = doubting.doubts(prepared)
+        found, told = doubting.doubts(prepared)
     place = partial(_home, used.rows, tables)
     elsewhere = {
         (split, row) for split, rows in used.rows.items() for row in range(len(rows)) if place((split, row)) in known
     }
     findings = [
-        *doubting.doubted(prepared, found),
+        *told,
         *seeing.tokens(prepared),
         *seeing.paraphrases(prepared, elsewhere),
     ]

@@ -164,6 +164,13 @@ def _wrong_labels(splits: Splits) -> None:
         row["label"] = other(row)["label"]
 
 
+def _any_labels(splits: Splits) -> None:
+    """Labels that nobody can tell from the texts."""
+    draws = random.Random(3)
+    for row in splits["train"]:
+        row["label"] = draws.choice(list(_SUBJECTS))
+
+
 def _foreign(splits: Splits) -> None:
     """A third of the texts in another language."""
     french = "Je voudrais savoir pourquoi le colis de ma sœur n'est toujours pas arrivé"
@@ -215,6 +222,7 @@ PLAIN: dict[str, Callable[[Splits], None]] = {
 }  # fmt: skip
 LEARNED: dict[str, Callable[[Splits], None]] = {
     "label_error": _wrong_labels,
+    "weak_probe": _any_labels,
     "unknown_words": _text(lambda _: "لم تصل بطاقتي بعد ولا أعرف ماذا أفعل الآن", count=40),
     "truncated": _text(lambda text: " ".join([text] * 40), count=40),
 }

@@ -88,6 +88,9 @@ def test_a_defect_that_an_encoder_sees_is_found(known: Splits, encoder: Path, ki
     found = examined(splits, **custom(encoder))
     assert kind not in kinds(before)
     assert kind in kinds(found)
+    if kind == "weak_probe":
+        assert "label_error" not in kinds(found)
+        assert not found.doubts
 
 
 def test_wrong_labels_are_told_with_the_right_ones_the_most_certain_first(known: Splits, encoder: Path):
