@@ -107,10 +107,11 @@ def _agreement(task: Task, targets: np.ndarray, likely: np.ndarray) -> float:
 
 def _one(task: Task, likely: Arrays, targets: Arrays, rows: Arrays) -> Iterator[Doubt]:
     given = {split: each if each.ndim == 1 else each.argmax(1) for split, each in targets.items()}
-    # How sure the probe is of a label where it is given; never reached by a label that no training row has.
+    # How sure the probe is of a label where it is given; never reached by a label that no training row has. One that a
+    # few have it can hardly learn: it is confident of none that it gives less than by chance.
     usual = np.full(len(task.labels), 2.0)
     for label in np.unique(given["train"]):
-        usual[label] = likely["train"][given["train"] == label, label].mean()
+        usual[label] = max(likely["train"][given["train"] == label, label].mean(), 1 / len(task.labels))
     for split, shares in likely.items():
         each = np.arange(len(shares))
         own = shares[each, given[split]]

@@ -300,3 +300,13 @@ def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path
     assert found.fails("error")
     with pytest.raises(UserError, match=r"^check\.beside: nowhere\.csv does not exist"):
         examined(sound, **{"check.beside": "nowhere.csv"})
+
+
+def test_a_label_that_one_row_has_makes_no_others_doubtful(known: Splits, encoder: Path):
+    splits = copy.deepcopy(known)
+    draws = random.Random(4)
+    for row in splits["train"][::3]:  # of which nobody can be sure
+        row |= {"text": " ".join(draws.choices("abcdefgh", k=3)), "label": draws.choice(["card", "parcel", "film"])}
+    before = examined(splits, **custom(encoder)).doubts
+    splits["train"][0]["label"] += " "
+    assert len(examined(splits, **custom(encoder)).doubts) <= len(before) + 5
