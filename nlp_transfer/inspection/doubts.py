@@ -47,8 +47,8 @@ def doubts(prepared: Prepared) -> tuple[list[Doubt], list[Finding]]:
     far out (Tukey 1977, "Exploratory Data Analysis"): farther from what the probe says than three times the range of
     the middle half of the training rows beyond that half.
 
-    A probe that agrees with the labels of training rows little more than by chance (Cohen's kappa) doubts none: where
-    it is never sure, it is confident of everything, and what it would tell of are its own errors.
+    A probe that agrees too little with the labels of training rows (Cohen's kappa) doubts none: where it is never sure,
+    it is confident of everything, and what it would tell of are its own errors.
     """
     task, splits = prepared.corpus.task, prepared.corpus.splits
     if len(splits["train"]) < _FEWEST:
@@ -61,8 +61,8 @@ def doubts(prepared: Prepared) -> tuple[list[Doubt], list[Finding]]:
         kappa = _agreement(task, targets["train"], likely["train"])
         if kappa <= _AGREES:
             message = (
-                "no label is doubted, for a probe does not know them well enough: with those of training rows that it "
-                f"did not learn from it agrees little more than by chance (Cohen's kappa {kappa:.2f})"
+                "a probe agrees too little with the labels of training rows that it did not learn from to doubt any "
+                f"label (Cohen's kappa {kappa:.2f}; 0 is chance, 1 is always)"
             )
             return [], [Finding("weak_probe", message)]
     judge = {"multi_label": _several, "regression": _numbers}.get(task.problem, _one)

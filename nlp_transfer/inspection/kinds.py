@@ -36,7 +36,7 @@ KINDS = {
     "conflict": Kind("warning", "decide how each text is labelled"),
     "near_conflict": Kind("warning", "look at them: one of the two is often labelled wrongly"),
     "label_error": Kind("warning", "look at them, the most certain first"),
-    "weak_probe": Kind("note", "try another encoder, or look whether people can tell the labels from the texts"),
+    "weak_probe": Kind("note", "try another encoder, or ask whether people can tell the labels from the texts"),
     "repeat": Kind("warning", "keep one of each", "in train the first row stays, of rows that have one label"),
     "near_repeat": Kind(
         "note", "keep one of each, unless they differ in what matters; a split that is carved may part them"
