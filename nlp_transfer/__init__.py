@@ -83,7 +83,7 @@ def check(
 
     settings = compose(recipe, _words(overrides, data))
     check(settings, data=data)
-    check_examination(settings.check)
+    check_examination(settings)
     return examine(settings, Screen(speaks=False), data=data)
 
 

@@ -35,6 +35,7 @@ from nlp_transfer.settings import (
 from nlp_transfer.training.schedules import SCHEDULES
 
 EXPORTS = ("onnx", "onnx_int8", "openvino")
+_LIMITS = ("train_limit", "per_class", "validation_limit")
 _FEWEST = 4  # texts among which there is something to compare
 
 
@@ -241,15 +242,19 @@ def check_export(settings: ExportSettings) -> None:
             raise UserError(f"export.{key}={value} must be at least 1")
 
 
-def check_examination(settings: CheckSettings) -> None:
-    """Check the values of the `check` group.
+def check_examination(settings: Settings) -> None:
+    """Check the values of the `check` group, and that no rows are left out.
 
     Raises:
         UserError: naming the key, its value and what it may be.
     """
-    one_of(settings.fail_on, (*SEVERITIES, "never"), "check.fail_on")
-    for kind in settings.skip:
+    own: CheckSettings = settings.check
+    one_of(own.fail_on, (*SEVERITIES, "never"), "check.fail_on")
+    for kind in own.skip:
         one_of(kind, KINDS, "check.skip")
+    for key in _LIMITS:
+        if (value := getattr(settings.data, key)) is not None:
+            raise UserError(f"data.{key}={value}: check looks at every row; leave it out")
 
 
 def check_ranking(settings: RankSettings) -> None:
@@ -269,7 +274,7 @@ def check_comparison(settings: Settings) -> None:
         UserError: naming the key, its value and what it may be.
     """
     own: CompareSettings = settings.compare
-    for key in ("train_limit", "per_class", "validation_limit"):
+    for key in _LIMITS:
         if (value := getattr(settings.data, key)) is not None:
             raise UserError(f"data.{key}={value}: in a comparison compare.labels says how many rows there are")
     if not own.labels:

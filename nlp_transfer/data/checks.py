@@ -34,10 +34,13 @@ def check(splits: Mapping[str, Rows], task: Task) -> list[Finding]:
 def repeats(split: str, rows: Rows) -> Iterator[Finding]:
     """Find rows whose text an earlier row of their split has."""
     first: dict[bytes, int] = {}
-    again = tuple((split, row) for row, key in enumerate(rows.keys) if first.setdefault(key, row) != row)
+    again = [row for row, key in enumerate(rows.keys) if first.setdefault(key, row) != row]
     if again:
         yield Finding(
-            "repeat", f"{len(again):,} of {len(rows):,} {called(split)} rows repeat the text of another one", again
+            "repeat",
+            f"{len(again):,} of {len(rows):,} {called(split)} rows repeat the text of another one, for example "
+            f"{rows.where(first[rows.keys[again[0]]])} and {rows.where(again[0])}",
+            tuple((split, row) for row in again),
         )
 
 
@@ -52,9 +55,10 @@ def conflicts(split: str, rows: Rows) -> Iterator[Finding]:
     if groups:
         one = groups[0][0]
         other = next(row for row in groups[0] if comparable(rows.labels[row]) != comparable(rows.labels[one]))
+        several = "set of labels" if isinstance(rows.labels[one], tuple) else "label"
         yield Finding(
             "conflict",
-            f"{len(groups):,} {called(split)} text{'s' * (len(groups) != 1)} with more than one label, for example "
+            f"{len(groups):,} {called(split)} text{'s' * (len(groups) != 1)} with more than one {several}, for example "
             f"{rows.where(one)} and {rows.where(other)}",
             tuple((split, row) for group in groups for row in group),
         )
@@ -74,12 +78,13 @@ def leaks(splits: Mapping[str, Rows]) -> Iterator[Finding]:
     for source, target in LEAKS:
         if source in splits and target in splits:
             known, keys = set(splits[source].keys), splits[target].keys
-            count, both = sum(key in known for key in keys), known.intersection(keys)
-            if count:
+            leaked, both = [row for row, key in enumerate(keys) if key in known], known.intersection(keys)
+            if leaked:
+                origin = splits[source].keys.index(keys[leaked[0]])
                 yield Finding(
                     "leak",
-                    f"{count:,} of {len(keys):,} {target} rows have a text that is in {source} too: figures on them "
-                    "flatter",
+                    f"{len(leaked):,} of {len(keys):,} {target} rows have a text that is in {source} too, for example "
+                    f"{splits[source].where(origin)} and {splits[target].where(leaked[0])}: figures on them flatter",
                     tuple((source, row) for row, key in enumerate(splits[source].keys) if key in both),
                 )
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from nlp_transfer.data.corpus import read_corpus
+from nlp_transfer.data.files import existing
 from nlp_transfer.data.finding import Finding
+from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.near import near_pairs
 from nlp_transfer.settings import DataSettings
 
@@ -29,7 +31,11 @@ def shared(
     Raises:
         UserError: for another data set that cannot be read.
     """
-    theirs = read_corpus(DataSettings(path=other, empty="keep", unseen="ignore")).rows
+    try:
+        existing(other)
+        theirs = read_corpus(DataSettings(path=other, empty="keep", unseen="ignore")).rows
+    except UserError as error:
+        raise UserError(f"check.beside: {error}") from error
     texts, places = [], []
     for rows in theirs.values():
         texts += [_text(rows, row) for row in range(len(rows))]

@@ -70,17 +70,17 @@ def _is_sorted(cells: Sequence[str]) -> bool:
 
 
 def groups(splits: Mapping[str, Rows], roles: Mapping[str, str]) -> Iterator[Finding]:
-    """Find columns, such as authors, that tell the label and whose values stand in train and in test as well."""
+    """Find columns that tell the label: authors and the like in train and in test as well, and what is made of it."""
     taken = {roles[role] for role in _NO_GROUP if role in roles}
     target = "test" if "test" in splits else "validation"
-    if target not in splits:
-        return
-    ours, theirs = splits["train"], splits[target]
+    ours, theirs = splits["train"], splits.get(target)
     for column in ours.table.columns:
-        if column in taken or column not in theirs.table.columns:
+        if column in taken:
             continue
-        told = _told(ours, theirs, column)
-        if told is not None:
+        told = None if theirs is None or column not in theirs.table.columns else _told(ours, theirs, column)
+        if told is None:
+            yield from _copies(ours, column)
+        else:
             seen, right, usual = told
             yield Finding(
                 "group",
@@ -89,18 +89,41 @@ def groups(splits: Mapping[str, Rows], roles: Mapping[str, str]) -> Iterator[Fin
             )
 
 
+def _copies(rows: Rows, column: str) -> Iterator[Finding]:
+    """Find that a column tells the label of nearly every row, as one does that is made of the label."""
+    cells = rows.cells(column)
+    labels = _labels_of(cells, rows)
+    right = sum(counts.most_common(1)[0][1] for counts in labels.values()) / len(rows)
+    usual = Counter(map(comparable, rows.labels)).most_common(1)[0][1] / len(rows)
+    if (
+        len(rows) >= _FEWEST
+        and len(labels) <= len(rows) / 2
+        and right - usual > _MOSTLY * (1 - usual)
+        and not _all_measures(cells)
+    ):
+        yield Finding(
+            "target_leakage",
+            f"column {column!r} tells the label: by the most frequent one of each of its {len(labels):,} values "
+            f"{right:.0%} of the training rows are right (without: {usual:.0%})",
+        )
+
+
+def _labels_of(cells: Sequence[Any], rows: Rows) -> dict[str, Counter[object]]:
+    """Return for each value of a column how often rows with it have each label."""
+    labels: defaultdict[str, Counter[object]] = defaultdict(Counter)
+    for cell, label in zip(cells, rows.labels, strict=True):
+        labels[repr(cell)][comparable(label)] += 1
+    return labels
+
+
 def _told(ours: Rows, theirs: Rows, column: str) -> tuple[float, float, float] | None:
     """Return, where a column tells much of the label: share of known values, accuracy by it, and without it."""
-    labels: defaultdict[str, Counter[object]] = defaultdict(Counter)
-    everything: Counter[object] = Counter()
     known = ours.cells(column)
-    for cell, label in zip(known, ours.labels, strict=True):
-        labels[repr(cell)][comparable(label)] += 1
-        everything[comparable(label)] += 1
+    labels = _labels_of(known, ours)
     cells = list(map(repr, theirs.cells(column)))
     if not _GROUPS <= len(labels) <= len(ours) / 2 or _all_measures(known):
         return None
-    usual = everything.most_common(1)[0][0]
+    usual = Counter(map(comparable, ours.labels)).most_common(1)[0][0]
     wanted = [comparable(label) for label in theirs.labels]
     seen = sum(cell in labels for cell in cells) / len(cells)
     guesses = [labels[cell].most_common(1)[0][0] if cell in labels else usual for cell in cells]

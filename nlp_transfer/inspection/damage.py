@@ -39,10 +39,10 @@ def unescaped(text: str) -> str:
 
 
 def _character(entity: re.Match[str]) -> str:
-    """Return what an entity stands for; itself where that is no character that a text should hold."""
+    """Return what an entity stands for, without control characters; itself where that is no character."""
     plain = html.unescape(entity[0])
     whole = entity[0][1] == "#" or entity[0][1:] in entities.html5
-    return plain if whole and plain.isprintable() and _LOST not in plain else entity[0]
+    return without_controls(plain) if whole and plain and _LOST not in plain else entity[0]
 
 
 def unquoted(text: str) -> str:

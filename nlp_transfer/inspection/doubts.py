@@ -16,6 +16,7 @@ from nlp_transfer.preparation import Prepared
 
 _FAR_OUT = 3.0
 _FEWEST = 100  # training rows that teach a probe to doubt
+_AGREES = 0.4  # kappa, up to which raters agree fairly only (Landis and Koch 1977, Biometrics 33)
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Doubt:
     probability: float
 
 
-def doubts(prepared: Prepared) -> list[Doubt]:
-    """Return the rows whose labels are likely wrong, the most certain first.
+def doubts(prepared: Prepared) -> tuple[list[Doubt], list[Finding]]:
+    """Return the rows whose labels are likely wrong, the most certain first, and what there is to tell of them.
 
     By confident learning (Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR
     70) a probe that did not learn from a row is confident of a label which it gives as surely as to training rows that
@@ -45,14 +46,28 @@ def doubts(prepared: Prepared) -> list[Doubt]:
     are easy, fewer of these are wrong. Training rows are asked about out of fold. Numbers are told of where they are
     far out (Tukey 1977, "Exploratory Data Analysis"): farther from what the probe says than three times the range of
     the middle half of the training rows beyond that half.
+
+    A probe that agrees too little with the labels of training rows (Cohen's kappa) doubts none: where it is never sure,
+    it is confident of everything, and what it would tell of are its own errors.
     """
     task, splits = prepared.corpus.task, prepared.corpus.splits
     if len(splits["train"]) < _FEWEST:
-        return []
+        return [], []
     asked, likely = unlearned(prepared)
+    if not asked:
+        return [], []
     targets = {split: splits[split].targets[rows] for split, rows in asked.items()}
+    if task.problem != "regression":
+        kappa = _agreement(task, targets["train"], likely["train"])
+        if kappa <= _AGREES:
+            message = (
+                "a probe agrees too little with the labels of training rows that it did not learn from to doubt any "
+                f"label (Cohen's kappa {kappa:.2f}; 0 is chance, 1 is always)"
+            )
+            return [], [Finding("weak_probe", message)]
     judge = {"multi_label": _several, "regression": _numbers}.get(task.problem, _one)
-    return sorted(judge(task, likely, targets, asked), key=lambda doubt: doubt.probability)
+    found = sorted(judge(task, likely, targets, asked), key=lambda doubt: doubt.probability)
+    return found, list(_told(prepared, found))
 
 
 Arrays = Mapping[str, np.ndarray]
@@ -77,12 +92,26 @@ def unlearned(prepared: Prepared) -> tuple[Arrays, Arrays]:
     return asked, {split: probabilities(task, logits[asked[split]]) for split, logits in outputs.items()}
 
 
+def _agreement(task: Task, targets: np.ndarray, likely: np.ndarray) -> float:
+    """Return Cohen's kappa of a probe and the labels; where they are several, of whether each is there, over all."""
+    if task.problem == "multi_label":
+        given, said = targets >= 0.5, likely >= 0.5
+        has, gets = given.mean(0), said.mean(0)
+        chance = float((has * gets + (1 - has) * (1 - gets)).mean())
+    else:
+        given, said = targets if targets.ndim == 1 else targets.argmax(1), likely.argmax(1)
+        shares = [np.bincount(each, minlength=likely.shape[1]) / len(each) for each in (given, said)]
+        chance = float(shares[0] @ shares[1])
+    return float(((given == said).mean() - chance) / (1 - chance)) if chance < 1 else 0.0
+
+
 def _one(task: Task, likely: Arrays, targets: Arrays, rows: Arrays) -> Iterator[Doubt]:
     given = {split: each if each.ndim == 1 else each.argmax(1) for split, each in targets.items()}
-    # How sure the probe is of a label where it is given; never reached by a label that no training row has.
+    # How sure the probe is of a label where it is given; never reached by a label that no training row has. One that a
+    # few have it can hardly learn: it is confident of none that it gives less than by chance.
     usual = np.full(len(task.labels), 2.0)
     for label in np.unique(given["train"]):
-        usual[label] = likely["train"][given["train"] == label, label].mean()
+        usual[label] = max(likely["train"][given["train"] == label, label].mean(), 1 / len(task.labels))
     for split, shares in likely.items():
         each = np.arange(len(shares))
         own = shares[each, given[split]]
@@ -134,7 +163,7 @@ def _numbers(task: Task, likely: Arrays, targets: Arrays, rows: Arrays) -> Itera
             yield Doubt((split, int(rows[split][row])), given, said, float(as_far / len(sizes)))
 
 
-def doubted(prepared: Prepared, found: list[Doubt]) -> Iterator[Finding]:
+def _told(prepared: Prepared, found: list[Doubt]) -> Iterator[Finding]:
     """Tell of the rows whose labels are likely wrong."""
     for split, examples in prepared.corpus.splits.items():
         if places := tuple(doubt.place for doubt in found if doubt.place[0] == split):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ class Examination:
         skipped: kinds that are not told of.
         findings: the worst first; their places are splits as they were read and rows of their tables.
         doubts: labels that are likely wrong, the most certain first, with places like these.
+        asked: by split, how many rows the encoder looked at, divided as a run would; empty without an encoder.
     """
 
     corpus: ReadCorpus
@@ -45,10 +46,11 @@ class Examination:
     skipped: frozenset[str]
     findings: list[Finding]
     doubts: list[Doubt]
+    asked: dict[str, int] = field(default_factory=dict)
 
     def count(self, severity: str) -> int:
-        """Return how many findings are so severe."""
-        return sum(KINDS[found.kind].severity == severity for found in self.findings)
+        """Return how many kinds of defects that were found are so severe."""
+        return len({found.kind for found in self.findings if KINDS[found.kind].severity == severity})
 
     def fails(self, severity: str) -> bool:
         """Return whether anything is as severe as that, or more; nothing is as severe as `never`."""
@@ -100,15 +102,7 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
     Raises:
         UserError: for data that cannot be read at all.
     """
-    lenient = dataclasses.replace(
-        settings.data,
-        empty="keep",
-        unseen="ignore",
-        class_weights="none",
-        train_limit=None,
-        per_class=None,
-        validation_limit=None,
-    )
+    lenient = dataclasses.replace(settings.data, empty="keep", unseen="ignore", class_weights="none")
     with screen.busy("reading data"):
         corpus = read_corpus(lenient, data=data)
     tables = {id(rows.table): split for split, rows in corpus.rows.items()}
@@ -128,6 +122,7 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
     with screen.busy("looking at texts and labels"):
         findings += _placed(_plain(told, corpus.task, corpus.roles), told, tables)
     doubts: list[Doubt] = []
+    asked: dict[str, int] = {}
     if settings.check.encoder:
         known = {place for found in findings if found.kind in _SAME for place in found.places}
         try:
@@ -137,11 +132,12 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
             screen.tell(f"the encoder was not asked, for a run would end with: {error}")
         else:
             findings += seen
+            asked = {split: len(rows) for split, rows in used.rows.items()}
     wanted = [found for found in findings if found.kind not in settings.check.skip]
     order = list(KINDS)
     wanted.sort(key=lambda found: (SEVERITIES.index(KINDS[found.kind].severity), order.index(found.kind)))
     skipped = frozenset(settings.check.skip)
-    return Examination(corpus, lenient, skipped, wanted, [] if "label_error" in skipped else doubts)
+    return Examination(corpus, lenient, skipped, wanted, [] if "label_error" in skipped else doubts, asked)
 
 
 def _empty(corpus: ReadCorpus, blank: Mapping[str, set[int]]) -> Iterator[Finding]:
@@ -195,13 +191,13 @@ def _learned(
         for split in prepared.columns:
             prepared.features(split)
     with screen.busy("asking a probe about every label"):
-        found = doubting.doubts(prepared)
+        found, told = doubting.doubts(prepared)
     place = partial(_home, used.rows, tables)
     elsewhere = {
         (split, row) for split, rows in used.rows.items() for row in range(len(rows)) if place((split, row)) in known
     }
     findings = [
-        *doubting.doubted(prepared, found),
+        *told,
         *seeing.tokens(prepared),
         *seeing.paraphrases(prepared, elsewhere),
     ]

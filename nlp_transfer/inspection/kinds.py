@@ -33,10 +33,11 @@ KINDS = {
     "shared_id": Kind("error", "divide the data again, by these ids"),
     "id_as_text": Kind("error", "name the column of the texts: data.columns.text=..."),
     "id_as_label": Kind("error", "name the column of the labels: data.columns.label=..."),
-    "conflict": Kind("warning", "decide for one label", "in train the label of most rows stays, or no row"),
-    "near_conflict": Kind("warning", "look at them: one of the two labels is often wrong"),
+    "conflict": Kind("warning", "decide how each text is labelled"),
+    "near_conflict": Kind("warning", "look at them: one of the two is often labelled wrongly"),
     "label_error": Kind("warning", "look at them, the most certain first"),
-    "repeat": Kind("warning", "keep one of each", "in train the first row stays"),
+    "weak_probe": Kind("note", "try another encoder, or ask whether people can tell the labels from the texts"),
+    "repeat": Kind("warning", "keep one of each", "in train the first row stays, of rows that have one label"),
     "near_repeat": Kind(
         "note", "keep one of each, unless they differ in what matters; a split that is carved may part them"
     ),
@@ -50,6 +51,9 @@ KINDS = {
     "style_shift": Kind("warning", "write the texts of all splits in one way, as those to come will be"),
     "sorted": Kind("note", "shuffle before taking the first rows of a file; training shuffles anyway"),
     "group": Kind("warning", "if it names a source, such as an author, let each be in one split only"),
+    "target_leakage": Kind(
+        "warning", "if it is the label once more, keep it out of the texts; if a source, divide by it"
+    ),
     "giveaway": Kind("warning", "take it out of the texts, or the model learns nothing else"),
     "mojibake": Kind("warning", "decode the file as what it is: data.encoding=...", "decoded as it was meant"),
     "entity": Kind("warning", "unescape them", "unescaped"),
@@ -60,7 +64,7 @@ KINDS = {
     "markup": Kind("note", "remove it, unless it says something"),
     "clipped": Kind("warning", "look whether the texts were cut where they were written"),
     "truncated": Kind("warning", "raise tokens.max_length, or set tokens.long=chunk"),
-    "unknown_words": Kind("warning", "take an encoder that knows the language: encoder=multilingual"),
-    "languages": Kind("warning", "take an encoder for all of them: encoder=multilingual"),
+    "unknown_words": Kind("warning", "take an encoder that knows the language, such as encoder=e5 or encoder=mmbert"),
+    "languages": Kind("warning", "take an encoder for all of them, such as encoder=e5 or encoder=mmbert"),
     "few_rows": Kind("note", "differences smaller than that are noise: compare over several seeds"),
 }

@@ -10,6 +10,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,16 @@ class Plan:
         """Whether the copy would be another corpus."""
         return bool(self.gone or self.changed)
 
+    def summary(self) -> str:
+        """Return how many rows were dropped and how many changed, by kind."""
+        dropped, changed = Counter(self.gone.values()), Counter(kind for why in self.changed.values() for kind in why)
+        parts = (self.gone, "dropped", dropped), (self.changed, "changed", changed)
+        return ", ".join(f"{len(rows):,} row{'s' * (len(rows) != 1)} {what}{_listed(by)}" for rows, what, by in parts)
+
+
+def _listed(counts: Counter[str]) -> str:
+    return f" ({', '.join(f'{kind} {count:,}' for kind, count in sorted(counts.items()))})" if counts else ""
+
 
 def plan(examination: Examination) -> Plan:
     """Return what would be mended of the kinds that were found, see ``kinds.KINDS``."""
@@ -71,7 +82,7 @@ def plan(examination: Examination) -> Plan:
         tables[split] = Table(columns, table.origin, table.lines, table.files)
         rows[split] = rows_of(tables[split], corpus.roles, settings, split=split, problem=corpus.task.problem, notes=[])
     # What is spelled or decoded otherwise now may be the same as another row.
-    also = {"leak", "conflict", "repeat"} if kinds & {*UNDO, "twin"} else set()
+    also = {"leak", "repeat"} if kinds & {*UNDO, "twin"} else set()
     gone = _gone(rows, (kinds | also) - examination.skipped)
     for split, part in rows.items():
         if all((split, row) in gone for row in range(len(part))):
@@ -88,10 +99,11 @@ def write(planned: Plan, examination: Examination, folder: Path) -> None:
     Where every cell is text, the files are CSV in UTF-8, else JSON lines.
 
     Raises:
-        UserError: if the folder cannot be written, holds something else, or has to do with the original; and for a cell
-            that no JSON can hold.
+        UserError: if the folder cannot be written, holds something else or a copy that was changed since, or has to do
+            with the original; and for a cell that no JSON can hold.
     """
     _check_apart(folder, examination)
+    _check_untouched(folder)
     tables = {
         split: table.take([row for row in range(len(table)) if (split, row) not in planned.gone])
         for split, table in planned.tables.items()
@@ -103,6 +115,7 @@ def write(planned: Plan, examination: Examination, folder: Path) -> None:
             (_write_csv if as_text else _write_jsonl)(table, making / split)
         told = {
             "from": examination.corpus.source,
+            "files": {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(making.iterdir())},
             "dropped": [
                 {"place": examination.where(place), "kind": why} for place, why in sorted(planned.gone.items())
             ],
@@ -132,29 +145,22 @@ def _gone(rows: Mapping[str, Rows], kinds: set[str]) -> dict[Place, str]:
     for row, key in enumerate(train.keys):
         if ("train", row) not in gone and ("train", row) not in blank:
             alike[key].append(row)
-    for same in alike.values():
-        gone |= {("train", row): why for row, why in _superfluous(train, same, kinds)}
+    for same in alike.values() if "repeat" in kinds else ():
+        # Where labels differ somebody has to decide, and how often each was given may help.
+        if len({comparable(train.labels[row]) for row in same}) == 1:
+            gone |= {("train", row): "repeat" for row in _again(train, same)}
     return gone
 
 
-def _superfluous(train: Rows, rows: Sequence[int], kinds: set[str]) -> Iterator[tuple[int, str]]:
-    """Yield which of the rows with one text go: those without the majority's label, then all but the first."""
-    kept = list(rows)
-    if "conflict" in kinds and not any(isinstance(train.labels[row], dict) for row in rows):
-        votes = Counter(comparable(train.labels[row]) for row in rows).most_common(2)
-        if len(votes) > 1:
-            (best, most), (_, next_most) = votes
-            kept = [row for row in rows if most > next_most and comparable(train.labels[row]) == best]
-            stay = set(kept)
-            yield from ((row, "conflict") for row in rows if row not in stay)
-    if "repeat" in kinds:
-        first: set[object] = set()
-        for row in kept:
-            own = train.labels[row]
-            label = comparable(own) if isinstance(own, str | tuple) else repr(own)
-            if label in first:
-                yield row, "repeat"
-            first.add(label)
+def _again(train: Rows, rows: Sequence[int]) -> Iterator[int]:
+    """Yield which of the rows with one text have a label that an earlier one has."""
+    first: set[object] = set()
+    for row in rows:
+        own = train.labels[row]
+        label = comparable(own) if isinstance(own, str | tuple) else repr(own)
+        if label in first:
+            yield row
+        first.add(label)
 
 
 def _undo(cells: list[Any], row: int, kinds: Sequence[str]) -> Iterator[str]:
@@ -193,6 +199,23 @@ def _check_apart(folder: Path, examination: Examination) -> None:
     for source in (expanded(name).resolve() for name in named if name is not None):
         if target == source or source in target.parents or target in source.parents:
             raise UserError(f"check.fix={folder} has to do with the original, {source}, which stays as it is")
+
+
+def _check_untouched(folder: Path) -> None:
+    """Refuse to write over a copy in which a file is another one than was written."""
+    if not (folder / MENDED).is_file():
+        return
+    try:
+        told = json.loads((folder / MENDED).read_text(encoding="utf-8"))
+    except ValueError:
+        told = None
+    known = told.get("files", {}) if isinstance(told, dict) else {}
+    for path in sorted(folder.iterdir()):
+        same = path.is_file() and known.get(path.name) == sha256(path.read_bytes()).hexdigest()
+        if path.name != MENDED and not same:
+            raise UserError(
+                f"{path} is not as check.fix wrote it, and would be lost; name another folder, or delete {folder}"
+            )
 
 
 def _is_encodable(text: str) -> bool:

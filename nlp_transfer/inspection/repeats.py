@@ -48,7 +48,7 @@ def near(splits: Mapping[str, Rows], *, show: Callable[[int, int], None] = lambd
             )
     for split in splits:
         for kind, found, what in (
-            ("near_conflict", disputed[split], "nearly the same as another one, which has another label"),
+            ("near_conflict", disputed[split], "nearly the same as another one, which is labelled otherwise"),
             ("near_repeat", within[split], "nearly the same as another one"),
         ):
             if found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,10 @@ def render(examination: Examination, console: Console) -> None:
         """Leave out the folder that all places lie in; it stands above."""
         return words.replace(f"{examination.corpus.source}/", "")
 
-    sizes = ", ".join(f"{len(rows):,} {called(split)}" for split, rows in examination.corpus.rows.items())
-    console.print(f"{examination.corpus.source}: {sizes} rows", style="bold", soft_wrap=True)
+    given = {split: len(rows) for split, rows in examination.corpus.rows.items()}
+    console.print(f"{examination.corpus.source}: {_sizes(given)}", style="bold", soft_wrap=True)
+    if examination.asked.keys() - given.keys():
+        console.print(f"for the encoder they were divided as a run divides them: {_sizes(examination.asked)}")
     if examination.findings:
         table = Table(show_edge=False, pad_edge=False, header_style="bold")
         table.add_column("", no_wrap=True)
@@ -45,7 +48,8 @@ def render(examination: Examination, console: Console) -> None:
         for doubt in examination.doubts[:_DOUBTS]:
             table.add_row(
                 short(examination.where(doubt.place)),
-                *map(_plain, (doubt.given, doubt.suggested, _brief(_text(examination, doubt.place)))),
+                *map(_plain, map(_quoted, (doubt.given, doubt.suggested))),
+                _plain(_brief(_text(examination, doubt.place))),
             )
         console.print(table)
     console.print(summary(examination), style="bold")
@@ -58,6 +62,10 @@ def summary(examination: Examination) -> str:
     return ", ".join(told) or "nothing was found"
 
 
+def _sizes(rows: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {called(split)}" for split, count in rows.items()) + " rows"
+
+
 def _text(examination: Examination, place: Place) -> str:
     split, row = place
     return str(examination.corpus.rows[split].table.columns[examination.corpus.roles["text"]][row])
@@ -66,6 +74,11 @@ def _text(examination: Examination, place: Place) -> str:
 def _plain(words: str) -> str:
     """Return words without what would steer the terminal."""
     return "".join(character if character.isprintable() else " " for character in words)
+
+
+def _quoted(label: str) -> str:
+    """Return a label, in quotes where white space around it would not be seen."""
+    return label if label == label.strip() else repr(label)
 
 
 def _brief(text: str) -> str:

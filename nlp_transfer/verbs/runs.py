@@ -83,7 +83,7 @@ def check(arguments: argparse.Namespace, words: list[str], overrides: list[str])
         return 0
     from nlp_transfer.checks import check_examination
 
-    check_examination(settings.check)
+    check_examination(settings)
     screen = screen_of_main()
     from nlp_transfer.inspection.examine import examine
     from nlp_transfer.inspection.mending import plan, write
@@ -96,8 +96,8 @@ def check(arguments: argparse.Namespace, words: list[str], overrides: list[str])
         folder = expanded(settings.check.fix)
         write(mended, found, folder)
         screen.console.print(
-            f"{len(mended.gone):,} rows dropped, {len(mended.changed):,} changed; read the copy with data=files "
-            f"data.path={shlex.quote(str(folder))}, in UTF-8 whatever the original was in",
+            f"{mended.summary()}; read the copy with data=files data.path={shlex.quote(str(folder))}, in UTF-8 "
+            "whatever the original was in",
             soft_wrap=True,
         )
         for name in mended.lost:

@@ -97,7 +97,7 @@ def told_of(prepared: Any, peer: bool) -> dict[str, Told]:
     """Return the training rows that each method tells of."""
     from nlp_transfer.inspection.doubts import doubts, unlearned
 
-    ours = [doubt for doubt in doubts(prepared) if doubt.place[0] == "train"]
+    ours = [doubt for doubt in doubts(prepared)[0] if doubt.place[0] == "train"]
     rows, likely = (each["train"] for each in unlearned(prepared))
     given = prepared.corpus.splits["train"].targets[rows]
     own = likely[np.arange(len(rows)), given]

@@ -108,6 +108,13 @@ def _publishers(splits: Splits) -> None:
             row["publisher"] = draws.choice(houses[row["label"]])
 
 
+def _teams(splits: Splits) -> None:
+    """The label under another name, in nearly every row."""
+    for rows in splits.values():
+        for number, row in enumerate(rows):
+            row["team"] = "other" if number % 100 == 7 else row["label"][::-1]
+
+
 def _ids(splits: Splits) -> None:
     """Identifiers, of which test shares some with train."""
     for split, rows in splits.items():
@@ -157,6 +164,13 @@ def _wrong_labels(splits: Splits) -> None:
         row["label"] = other(row)["label"]
 
 
+def _any_labels(splits: Splits) -> None:
+    """Labels that nobody can tell from the texts."""
+    draws = random.Random(3)
+    for row in splits["train"]:
+        row["label"] = draws.choice(list(_SUBJECTS))
+
+
 def _foreign(splits: Splits) -> None:
     """A third of the texts in another language."""
     french = "Je voudrais savoir pourquoi le colis de ma sœur n'est toujours pas arrivé"
@@ -193,6 +207,7 @@ PLAIN: dict[str, Callable[[Splits], None]] = {
     "style_shift": _tokenised,
     "sorted": _sort,
     "group": _publishers,
+    "target_leakage": _teams,
     "giveaway": _says_its_label,
     "mojibake": _text(lambda text: f"{text} It’s a café".encode().decode("cp1252")),
     "entity": _text(lambda text: f"{text} Fish &amp;amp; chips &lt; 5"),
@@ -207,6 +222,7 @@ PLAIN: dict[str, Callable[[Splits], None]] = {
 }  # fmt: skip
 LEARNED: dict[str, Callable[[Splits], None]] = {
     "label_error": _wrong_labels,
+    "weak_probe": _any_labels,
     "unknown_words": _text(lambda _: "لم تصل بطاقتي بعد ولا أعرف ماذا أفعل الآن", count=40),
     "truncated": _text(lambda text: " ".join([text] * 40), count=40),
 }

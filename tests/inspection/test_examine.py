@@ -5,15 +5,21 @@ from __future__ import annotations
 import copy
 import csv
 import random
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import nlp_transfer
 from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
+from nlp_transfer.inspection.doubts import Doubt
 from nlp_transfer.inspection.examine import Examination, examine
 from nlp_transfer.inspection.kinds import KINDS
+from nlp_transfer.inspection.show import render
+from nlp_transfer.shipped import shipped_names
 from tests.composed import settings_of
 from tests.encoder.families import tiny_encoder
 from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean, other
@@ -43,6 +49,12 @@ def kinds(found: Examination) -> set[str]:
 
 def test_every_kind_is_tried_and_every_one_that_is_tried_is_a_kind():
     assert {*PLAIN, *LEARNED, "paraphrase", "contamination"} == set(KINDS)
+
+
+def test_encoders_that_are_advised_are_shipped():
+    advised = {name for kind in KINDS.values() for name in re.findall(r"encoder=(\w+)", kind.advice)}
+    assert advised
+    assert advised <= set(shipped_names("encoder"))
 
 
 def test_a_sound_corpus_has_no_defects(sound: Splits):
@@ -76,6 +88,9 @@ def test_a_defect_that_an_encoder_sees_is_found(known: Splits, encoder: Path, ki
     found = examined(splits, **custom(encoder))
     assert kind not in kinds(before)
     assert kind in kinds(found)
+    if kind == "weak_probe":
+        assert "label_error" not in kinds(found)
+        assert not found.doubts
 
 
 def test_wrong_labels_are_told_with_the_right_ones_the_most_certain_first(known: Splits, encoder: Path):
@@ -119,6 +134,17 @@ def test_from_python_rows_are_looked_at_as_from_files(sound: Splits):
     assert len(conflict.places) == 18
     with pytest.raises(UserError, match=r"check\.fail_on='no'"):
         nlp_transfer.check(None, ["check.fail_on=no"], data=splits)
+    for limit in ("train_limit", "per_class", "validation_limit"):
+        with pytest.raises(UserError, match=f"data.{limit}=5: check looks at every row"):
+            nlp_transfer.check(None, [f"data.{limit}=5"], data=splits)
+
+
+def test_one_text_with_two_sets_of_labels_is_told_as_that(sound: Splits):
+    splits = {split: [row | {"label": [row["label"], "any"]} for row in part] for split, part in sound.items()}
+    splits["train"].append(splits["train"][0] | {"label": ["any"]})
+    (conflict,) = (each for each in examined(splits).findings if each.kind == "conflict")
+    assert conflict.message.startswith("1 training text with more than one set of labels, for example ")
+    assert "one label" not in KINDS["conflict"].advice
 
 
 @pytest.mark.parametrize("problem", ["soft", "multi_label", "ordinal", "regression", "pair"])
@@ -153,6 +179,9 @@ def test_places_are_those_of_the_rows_as_they_were_read_whatever_is_divided_off(
     assert all(doubt.given == made[row]["label"] for row, doubt in told.items())
     assert len(set(wrong) & told.keys()) >= 8
     assert found.where(("train", 20)).endswith(":21")
+    assert sum(found.asked.values()) == 197
+    sizes = f"{found.asked['train']} training, {found.asked['test']} test, {found.asked['validation']} validation rows"
+    assert all(part in shown(found) for part in ("divided as a run divides them", *sizes.split(", ")))
 
 
 def test_a_split_column_divides_and_places_stay_those_of_the_file(sound: Splits, tmp_path: Path):
@@ -165,6 +194,7 @@ def test_a_split_column_divides_and_places_stay_those_of_the_file(sound: Splits,
         writer.writerow([sound["train"][1]["text"], sound["train"][1]["label"], "train"])
     found = examine(settings_of({"data": "files", "data.path": str(path), "check.encoder": False}), QUIET)
     (leak,) = (each for each in found.findings if each.kind == "leak")
+    assert f"in train too, for example {path}:62 and {path}:3: figures" in leak.message
     assert [found.where(place) for place in leak.places] == [f"{path}:62"]
 
 
@@ -179,11 +209,45 @@ def test_a_split_column_divides_and_places_stay_those_of_the_file(sound: Splits,
 def test_what_no_run_would_take_is_told_all_the_same(known: Splits, encoder: Path, change, kind: str, capfd):
     splits = copy.deepcopy(known)
     change(splits)
-    settings = settings_of(
-        {"data": "object"} | custom(encoder) | {"data.class_weights": "balanced", "data.per_class": 5}
-    )
+    settings = settings_of({"data": "object"} | custom(encoder) | {"data.class_weights": "balanced"})
     found = examine(settings, Screen(speaks=True), data=splits)
     assert kind in kinds(found)
+
+
+def shown(found: Examination) -> str:
+    """What a terminal shows."""
+    with (console := Console(width=200)).capture() as captured:
+        render(found, console)
+    return captured.get()
+
+
+def test_the_tally_counts_the_rows_of_the_table(sound: Splits):
+    splits = copy.deepcopy(sound)
+    PLAIN["leak"](splits)
+    splits["validation"] += copy.deepcopy(splits["train"][:3])
+    found = examined(splits)
+    assert [each.kind for each in found.findings].count("leak") == 2
+    assert found.count("error") == 1
+    assert shown(found).splitlines()[-1].startswith("1 error, ")
+
+
+def test_white_space_around_a_label_that_is_doubted_is_seen(sound: Splits):
+    doubt = Doubt(("train", 0), "card ", "card", 0.1)
+    line = next(line for line in shown(replace(examined(sound), doubts=[doubt])).splitlines() if "'card '" in line)
+    assert line.count("card") == 2 + sound["train"][0]["text"].count("card")
+
+
+@pytest.mark.parametrize("values", [3, 6, 60])
+def test_a_column_made_of_the_label_is_told_once_also_where_one_file_is_divided(sound: Splits, values: int):
+    splits = copy.deepcopy(sound)
+    names = sorted({row["label"] for row in splits["train"]})
+    for part in splits.values():
+        for number, row in enumerate(part):
+            row |= {"team": 3 * (number % (values // 3)) + names.index(row["label"]), "half": number % 2}
+    for given in (splits, {"train": splits["train"]}):
+        told = [each for each in examined(given).findings if each.kind in ("target_leakage", "group")]
+        assert len(told) == 1
+        assert "'team'" in told[0].message
 
 
 def test_odd_columns_are_no_identifiers_and_no_trouble(sound: Splits):
@@ -234,5 +298,15 @@ def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path
     assert f"7 of {len(sound['test'])} test rows stand in {path}" in told.message
     assert f"{path}:2" in told.message
     assert found.fails("error")
-    with pytest.raises(UserError, match=r"nowhere\.csv"):
+    with pytest.raises(UserError, match=r"^check\.beside: nowhere\.csv does not exist"):
         examined(sound, **{"check.beside": "nowhere.csv"})
+
+
+def test_a_label_that_one_row_has_makes_no_others_doubtful(known: Splits, encoder: Path):
+    splits = copy.deepcopy(known)
+    draws = random.Random(4)
+    for row in splits["train"][::3]:  # of which nobody can be sure
+        row |= {"text": " ".join(draws.choices("abcdefgh", k=3)), "label": draws.choice(["card", "parcel", "film"])}
+    before = examined(splits, **custom(encoder)).doubts
+    splits["train"][0]["label"] += " "
+    assert len(examined(splits, **custom(encoder)).doubts) <= len(before) + 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import random
+from html import entities
 
 import pytest
 from hypothesis import given
@@ -68,6 +69,13 @@ def test_what_is_undone_is_undone_and_shows_no_damage_of_its_kind(text: str):
         mended = undo(text)
         assert undo(mended) == mended
         assert kind not in damage(mended)
+
+
+def test_every_entity_is_undone():
+    for name in entities.html5:
+        if name.endswith(";"):
+            assert UNDO["entity"](f"a &{name} b") == UNDO["control"](f"a {entities.html5[name]} b")
+    assert UNDO["entity"]("a&nbsp;b&#160;c&#x2009;d&#10;e&shy;f") == "a\xa0b\xa0c\u2009d\ne\xadf"
 
 
 @given(st.text(alphabet=st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=60))
