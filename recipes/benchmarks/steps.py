@@ -35,9 +35,8 @@ def main(words: list[str] | None = None) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
     print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}")
     print(f"{arguments.per_class} training rows a class\n")
-    print(
-        "| data set | strategy | steps at least | accuracy | macro-F1 | accuracy of each seed |\n|---|---|---|---|---|---|"
-    )
+    print("| data set | strategy | steps at least | accuracy | macro-F1 | accuracy of each seed |")
+    print("|---|---|---|---|---|---|")
     for dataset in arguments.datasets:
         for steps in arguments.steps:
             for strategy in arguments.strategies:
