@@ -375,7 +375,26 @@ def test_predictions_never_replace_the_rows_they_are_of(place: Path, tmp_path: P
     for spelled in ("rows.csv", "./rows.csv", str(tmp_path / "rows.csv")):
         assert main(["predict", run_of(place), "rows.csv", f"predict.output={spelled}"]) == 2
         assert "is the input itself" in capfd.readouterr().err
+    assert main(["predict", run_of(place), "rows.csv", "predict.output=rows.csv", "overwrite=true"]) == 2
     assert Path("rows.csv").read_text() == "text\ngood\n"
+
+
+def test_predictions_replace_another_file_only_where_that_is_asked_for(place: Path, tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text\ngood\n")
+    Path("gold.csv").write_text("kept")
+    words = ["predict", run_of(place), "rows.csv", "predict.output=gold.csv"]
+    assert main(words) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "gold.csv exists already; overwrite=true replaces it" in err
+    assert Path("gold.csv").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gold.csv", "rows.csv"]
+    assert main([*words, "overwrite=true"]) == 0
+    assert Path("gold.csv").read_text().startswith("text,prediction")
+    os.mkfifo("pipe")
+    assert main(["predict", run_of(place), "rows.csv", "predict.output=pipe", "overwrite=true"]) == 2
+    assert Path("pipe").is_fifo()
 
 
 @pytest.mark.parametrize(
@@ -392,7 +411,8 @@ def test_rows_that_cannot_be_read_leave_nothing_behind(place: Path, tmp_path: Pa
     (tmp_path / "rows.csv").write_text(content)
     (tmp_path / "out.csv").write_text("kept")
     words_of = ["predict", run_of(place), str(tmp_path / "rows.csv"), f"predict.output={tmp_path / 'out.csv'}"]
-    assert main([*words_of, "predict.chunk_rows=1"]) == 2  # the first rows are written before the bad one is read
+    # the first rows are written before the bad one is read
+    assert main([*words_of, "overwrite=true", "predict.chunk_rows=1"]) == 2
     assert words in capfd.readouterr().err
     assert (tmp_path / "out.csv").read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rows.csv"]

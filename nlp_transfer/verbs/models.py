@@ -30,14 +30,21 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     from nlp_transfer.checks import check_predict
 
     wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
-    check_predict(wanted)
+    check_predict(wanted, overwrite=settings.overwrite)
     with for_good():
         from nlp_transfer.predict import opened, predict_file
     predictor = opened(folder, settings)
     data, console = settings.data, screen_of_main().console
     if wanted.input == "-" and sys.stdin.isatty():
         console.print("reading rows from standard input, until Ctrl-D", style="dim")
-    count = predict_file(predictor, wanted, data.columns, encoding=data.encoding, delimiter=data.delimiter)
+    count = predict_file(
+        predictor,
+        wanted,
+        data.columns,
+        encoding=data.encoding,
+        delimiter=data.delimiter,
+        overwrite=settings.overwrite,
+    )
     console.print(f"{count:,} rows labelled", style="dim")
     return 0
 
