@@ -98,8 +98,10 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
                 notes.append("The data is not what the model was trained on; rows measured here may have trained it.")
         else:
             tables = read_splits(settings.data)
-            split = next(name for name in ("test", "validation", "train") if name in tables)
-            examples, found, foreign = read_examples(tables[split], task, settings.data, split=split)
+            part = next(name for name in ("test", "validation", "train") if name in tables)
+            # Rows that are not divided are read as "train", but they are no training rows.
+            split = _named(settings.data) if part == "train" else part
+            examples, found, foreign = read_examples(tables[part], task, settings.data, split=split)
             notes += found
     with reading(screen, f"measuring {len(examples):,} rows"):
         answers = predictor.answers(examples.texts, examples.pairs)
@@ -150,6 +152,10 @@ def _floors(
 
 def _source_of(data: DataSettings) -> tuple[str | None, ...]:
     return data.embedded, data.path, data.train, data.validation, data.test, data.hub, data.subset, data.revision
+
+
+def _named(data: DataSettings) -> str:
+    return named_files(data) or data.hub or data.embedded or "all rows"
 
 
 def public_source(data: DataSettings, corpus: Corpus) -> str:

@@ -103,7 +103,8 @@ def write_page(folder: Path, task: Task, measured: Measured, settings: Settings,
     from nlp_transfer.reporting.report_page import document_of
 
     name, report = folder.resolve().name, measured.report
-    facts = [("model", name), ("data", f"{source}, {report.split}: {report.examples:,} rows".removeprefix(", "))]
+    rows = source if source == report.split else f"{source}, {report.split}".removeprefix(", ")
+    facts = [("model", name), ("data", f"{rows}: {report.examples:,} rows")]
     evidence = _evidence(task, measured, settings, title=f"{name}, evaluated", facts=facts)
     write(document_of(evidence), expanded(str(settings.report.output)))
 

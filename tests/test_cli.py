@@ -80,7 +80,9 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     assert json.loads(capfd.readouterr().out)["report"]["rows"][0] == own
     write_csv(tmp_path / "other.csv", rows("single_label", 11, 8))
     assert main(["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]) == 0
-    assert json.loads(capfd.readouterr().out)["report"]["examples"] == 11
+    report = json.loads(capfd.readouterr().out)["report"]
+    assert (report["split"], report["examples"]) == ("other.csv", 11)
+    assert "train" not in " ".join(report["notes"])  # these rows trained nothing
     assert main(["evaluate", f"{run_of(place)}/model"]) == 0
     inside = json.loads(capfd.readouterr().out)
     assert (inside["folder"], inside["report"]["rows"][0]) == (run_of(place), own)
@@ -123,7 +125,8 @@ def test_evaluate_writes_a_report_where_it_is_told_to(place: Path, tmp_path: Pat
     words = ["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]
     assert main([*words, f"report.output={tmp_path / 'page.html'}"]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "<dt>data</dt><dd>other.csv, train: 30 rows</dd>" in page
+    assert "<dt>data</dt><dd>other.csv: 30 rows</dd>" in page
+    assert "30 rows of other.csv" in page
     assert "Training and cost" not in page
     assert "Without rows that it learned from" in page
     capfd.readouterr()

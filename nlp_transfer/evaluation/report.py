@@ -67,7 +67,7 @@ class Report:
     """The figures of one split.
 
     Attributes:
-        split: its name.
+        split: its name; of rows that are not divided into splits, that of their file.
         examples: its rows.
         metric: what the verdict is about.
         confidence: of all intervals.
@@ -189,7 +189,7 @@ def evaluate_predictions(
         rows.append(Row(name, figures))
     labels = per_label(task, logits[order], targets, weights)
     unsure = abstains(task, logits[order])
-    notes = _notes(rows, labels, weights, floors, split=split)
+    notes = _notes(rows, labels, weights, floors)
     notes = [*said, *notes]
     if task.problem == "multi_label":
         notes.insert(0, _rule(task))
@@ -259,11 +259,11 @@ def _compare(
 
 
 def _notes(
-    rows: Sequence[Row], labels: Sequence[LabelScore], weights: np.ndarray, floors: Sequence[Floor], *, split: str
+    rows: Sequence[Row], labels: Sequence[LabelScore], weights: np.ndarray, floors: Sequence[Floor]
 ) -> list[str]:
     notes = [f"{title_of(floor.name)}: {floor.detail}." for floor in floors if floor.detail]
     if len(weights) < _FEW_ROWS:
-        notes.append(f"Only {len(weights):,} {split} rows: the intervals themselves are rough.")
+        notes.append(f"Only {len(weights):,} rows are measured: the intervals themselves are rough.")
     if any(figures.value == figures.low == figures.high == 1 for figures in rows[0].intervals.values()):
         # the bootstrap cannot draw an error that is not there; 3 / n is the 95 % bound ("rule of three")
         notes.append(f"No error seen is not no error: up to {3 / len(weights):.1%} of new rows may still be wrong.")
@@ -273,7 +273,7 @@ def _notes(
     if absent:
         more = ", …" if len(absent) > _NAMED else ""
         notes.append(
-            f"{len(absent):,} of {len(labels):,} labels without a {split} row: {', '.join(absent[:_NAMED])}{more}; "
+            f"{len(absent):,} of {len(labels):,} labels without a measured row: {', '.join(absent[:_NAMED])}{more}; "
             "the macro average counts one only if it was predicted."
         )
     for row in rows:
@@ -285,7 +285,8 @@ def _notes(
 
 def _figures(report: Report) -> Table:
     table = Table(
-        title=f"{report.split}: {report.examples:,} rows, {100 * report.confidence:g}% intervals",
+        # Text: a name of a file may hold what rich takes for markup
+        title=Text(f"{report.split}: {report.examples:,} rows, {100 * report.confidence:g}% intervals"),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         title_style="bold",

@@ -149,9 +149,9 @@ def test_notes():
     case = make_case("single_label", rows=50, weighted=True)
     case = replace(case, targets=case.targets % 2, task=Task("single_label", ("a", "b", "c", "d"), pair=False))
     notes = " ".join(report_of(case, floors=[Floor("tfidf", case.logits, "C=2")]).notes)
-    assert "Only 50 test rows" in notes
+    assert "Only 50 rows are measured" in notes
     assert "support is a sum of weights" in notes
-    assert "2 of 4 labels without a test row: c, d" in notes
+    assert "2 of 4 labels without a measured row: c, d" in notes
     assert "TF-IDF + linear: C=2." in notes
     perfect = replace(
         make_case("single_label", rows=300), logits=np.eye(4)[make_case("single_label", rows=300).targets]
