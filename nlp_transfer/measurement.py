@@ -102,7 +102,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             # Rows that are not divided are read as "train", but they are no training rows.
             split = _named(settings.data) if part == "train" else part
             examples, found, foreign = read_examples(tables[part], task, settings.data, split=split)
-            notes += found
+            notes += [*found, *_learned(corpus, examples)]
     with reading(screen, f"measuring {len(examples):,} rows"):
         answers = predictor.answers(examples.texts, examples.pairs)
         strangers = partial(predictor.answers, foreign.texts, foreign.pairs) if foreign else None
@@ -152,6 +152,15 @@ def _floors(
 
 def _source_of(data: DataSettings) -> tuple[str | None, ...]:
     return data.embedded, data.path, data.train, data.validation, data.test, data.hub, data.subset, data.revision
+
+
+def _learned(corpus: Corpus | None, examples: Examples) -> list[str]:
+    """Say how many rows have a text that the model was trained on."""
+    known = set(corpus.splits["train"].keys) if corpus else set()
+    count = sum(key in known for key in examples.keys)
+    have = "has" if count == 1 else "have"
+    said = f"{count:,} of {len(examples):,} rows {have} a text the model was trained on: figures on them flatter."
+    return [said] if count else []
 
 
 def _named(data: DataSettings) -> str:

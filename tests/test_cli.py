@@ -82,7 +82,7 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     assert main(["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]) == 0
     report = json.loads(capfd.readouterr().out)["report"]
     assert (report["split"], report["examples"]) == ("other.csv", 11)
-    assert "train" not in " ".join(report["notes"])  # these rows trained nothing
+    assert "train row" not in " ".join(report["notes"])
     assert main(["evaluate", f"{run_of(place)}/model"]) == 0
     inside = json.loads(capfd.readouterr().out)
     assert (inside["folder"], inside["report"]["rows"][0]) == (run_of(place), own)
@@ -92,6 +92,19 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     write_csv(tmp_path / "foreign.csv", [row | {"label": "nonsense"} for row in rows("single_label", 4, 8)])
     assert main(["evaluate", run_of(place), f"data.path={tmp_path / 'foreign.csv'}"]) == 2
     assert "nonsense" in capfd.readouterr().err
+
+
+def test_evaluate_says_which_rows_the_model_learned_from(place: Path, tmp_path: Path, capfd):
+    learned = list(csv.DictReader((place / "data" / "train.csv").open(newline="")))[:3]
+    fresh = [row | {"text": f"{row['text']} as nobody wrote before {number}"} for number, row in enumerate(learned)]
+    write_csv(tmp_path / "other.csv", [learned[0] | {"text": learned[0]["text"].upper()}, *learned[1:], *fresh])
+    words = ["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]
+    assert main(words) == 0
+    notes = json.loads(capfd.readouterr().out)["report"]["notes"]
+    assert "3 of 6 rows have a text the model was trained on: figures on them flatter." in notes
+    write_csv(tmp_path / "other.csv", fresh)
+    assert main(words) == 0
+    assert "was trained on" not in capfd.readouterr().out
 
 
 def test_a_run_leaves_a_report_that_is_never_pushed(place: Path, monkeypatch):
