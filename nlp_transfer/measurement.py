@@ -9,7 +9,7 @@ from pathlib import Path
 from nlp_transfer import pages
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
-from nlp_transfer.data.sources import read_splits
+from nlp_transfer.data.sources import read_splits, source_of
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
@@ -78,8 +78,8 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     predictor = opened(folder, settings)
     task = predictor.record.task
     notes: list[str] = []
-    floors_wanted = settings.evaluation.floors and any(_source_of(trained.data))
-    own = _source_of(settings.data) == _source_of(trained.data)
+    floors_wanted = settings.evaluation.floors and any(source_of(trained.data))
+    own = source_of(settings.data) == source_of(trained.data)
     with screen.busy("reading data"):
         corpus = (
             load_corpus(settings.data if own else trained.data, seed=trained.seed) if own or floors_wanted else None
@@ -148,10 +148,6 @@ def _floors(
     free = settings.decision.threshold is None and not fixed and task.threshold != 0.5
     train, held = corpus.splits["train"], corpus.splits["validation"] if settings.decision.calibrate else None
     return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, held=held, store=store)
-
-
-def _source_of(data: DataSettings) -> tuple[str | None, ...]:
-    return data.embedded, data.path, data.train, data.validation, data.test, data.hub, data.subset, data.revision
 
 
 def _learned(corpus: Corpus | None, examples: Examples) -> list[str]:

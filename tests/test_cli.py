@@ -83,6 +83,8 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     report = json.loads(capfd.readouterr().out)["report"]
     assert (report["split"], report["examples"]) == ("other.csv", 11)
     assert "train row" not in " ".join(report["notes"])
+    assert main(["evaluate", run_of(place), f"data.path={tmp_path / 'other.csv'}", "data.train_limit=5"]) == 2
+    assert "data.train_limit=5: all rows of other data are measured" in capfd.readouterr().err
     assert main(["evaluate", f"{run_of(place)}/model"]) == 0
     inside = json.loads(capfd.readouterr().out)
     assert (inside["folder"], inside["report"]["rows"][0]) == (run_of(place), own)
