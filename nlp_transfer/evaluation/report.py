@@ -92,7 +92,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """One sentence on whether the model is better than its best floor."""
+        """Whether the model is better than its best floor; of a better one also in what it is not."""
         if self.comparison is None:
             return f"No floor has a {self.metric} to compare the model's with."
         floor, difference = title_of(self.comparison.floor), self.comparison.difference
@@ -106,7 +106,19 @@ class Report:
             f"{sentence}: {self.metric} {number(values[MODEL])} against {number(values[self.comparison.floor])}, "
             f"difference {number(difference.value, signed=True)} "
             f"[{number(difference.low, signed=True)}, {number(difference.high, signed=True)}]."
+            f"{self._lower() if self.comparison.outcome == 'better' else ''}"
         )
+
+    def _lower(self) -> str:
+        """Name the other metrics of which more is better and a floor has more."""
+        found = []
+        for metric in self.rows[0].intervals:
+            model, *floors = ((row.intervals[metric].value, title_of(row.name)) for row in self.rows)
+            above = [floor for floor in floors if floor[0] > model[0] and number(floor[0]) != number(model[0])]
+            if above and metric != self.metric and HIGHER_IS_BETTER.get(metric):
+                value, name = max(above)
+                found.append(f"{metric} ({number(model[0])} against {number(value)}, {name})")
+        return f" It is lower than a floor in {', '.join(found)}." if found else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; what is undefined (nan) is None, and the verdict stands beside the figures."""
