@@ -11,7 +11,7 @@ import numpy as np
 from nlp_transfer.evaluation.calibration import Calibration, calibration_error
 from nlp_transfer.evaluation.conformal import covered
 from nlp_transfer.evaluation.decisions import decide
-from nlp_transfer.evaluation.formatting import number
+from nlp_transfer.evaluation.formatting import counted, number
 from nlp_transfer.evaluation.hiding import auroc
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import DEFAULT_METRIC
@@ -117,7 +117,7 @@ def _unknown(
     # Where a rule is worth something it finds more strange rows than known ones, whatever its limit is.
     failing = called <= 1 - taken.mean() or area < _HARDLY
     return (
-        f"{words} Of {len(strange):,} {'row' if len(strange) == 1 else 'rows'} with a label it does not know it calls "
+        f"{words} Of {counted(len(strange), 'row')} with a label it does not know it calls "
         f"{called:.1%} unknown (AUROC {number(area)}; .500 is chance){_FAILS if failing else ''}; no other figure "
         "counts these."
     )

@@ -436,6 +436,14 @@ def test_rows_that_cannot_be_read_leave_nothing_behind(place: Path, tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rows.csv"]
 
 
+def test_a_run_that_is_named_without_its_folder_is_suggested(tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine-1234").mkdir(parents=True)
+    for verb in ("predict", "evaluate", "export"):
+        assert main([verb, "mine-1234"]) == 2
+        assert "mine-1234: there is no such folder (did you mean 'runs/mine-1234'?);" in capfd.readouterr().err
+
+
 def test_ls_and_cp(tmp_path: Path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     for what in ("strategy", "strategies"):
@@ -583,6 +591,7 @@ def test_an_interrupt_ends_with_status_130_and_a_commit(place: Path, tmp_path: P
         (["adapt", "a b=c"], "a b"),
         (["evaluate"], "needs the folder"),
         (["evaluate", "no/such/run"], "no such folder"),
+        (["rank", "minilm", "runs/nope"], "'runs/nope': there is no such folder"),
         (["predict", "."], "nlp_transfer.json"),
         (["ls", "nothing"], "ls shows recipes, data, encoders, strategies"),
         (["cp"], "cp takes"),

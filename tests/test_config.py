@@ -300,6 +300,7 @@ def test_a_key_has_one_value():
         (["training=null"], r"training=null says nothing.* training\.epochs,"),
         (["objective.classify=null"], r"objective\.classify=null says nothing"),
         (["strategy.freeze=abc"], r"strategy\.freeze=abc must be a list of texts"),
+        (["compare.labels=16"], r"compare\.labels=16 must be a list, such as \[8,16,64,256,all\]$"),
         (["training.epochs=abc"], r"training\.epochs=abc must be a number"),
         (["data.path="], r"data\.path is empty"),
         (["output="], r"output is empty"),

@@ -19,7 +19,7 @@ from rich.text import Text
 from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.calibration import calibration_error
 from nlp_transfer.evaluation.decisions import abstains
-from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
+from nlp_transfer.evaluation.formatting import MODEL, counted, number, shown, title_of
 from nlp_transfer.evaluation.intervals import Interval, interval, replicates
 from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS
@@ -275,7 +275,7 @@ def _notes(
 ) -> list[str]:
     notes = [f"{title_of(floor.name)}: {floor.detail}." for floor in floors if floor.detail]
     if len(weights) < _FEW_ROWS:
-        notes.append(f"Only {len(weights):,} rows are measured: the intervals themselves are rough.")
+        notes.append(f"Only {counted(len(weights), 'row')}: the intervals themselves are rough.")
     if any(figures.value == figures.low == figures.high == 1 for figures in rows[0].intervals.values()):
         # the bootstrap cannot draw an error that is not there; 3 / n is the 95 % bound ("rule of three")
         notes.append(f"No error seen is not no error: up to {3 / len(weights):.1%} of new rows may still be wrong.")
@@ -298,7 +298,7 @@ def _notes(
 def _figures(report: Report) -> Table:
     table = Table(
         # Text: a name of a file may hold what rich takes for markup
-        title=Text(f"{report.split}: {report.examples:,} rows, {100 * report.confidence:g}% intervals"),
+        title=Text(f"{report.split}: {counted(report.examples, 'row')}, {100 * report.confidence:g}% intervals"),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         title_style="bold",

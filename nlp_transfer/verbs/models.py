@@ -32,6 +32,7 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
     check_predict(wanted, overwrite=settings.overwrite)
     with for_good():
+        from nlp_transfer.evaluation.formatting import counted
         from nlp_transfer.predict import opened, predict_file
     predictor = opened(folder, settings)
     data, console = settings.data, screen_of_main().console
@@ -45,7 +46,7 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
         delimiter=data.delimiter,
         overwrite=settings.overwrite,
     )
-    console.print(f"{count:,} rows labelled", style="dim")
+    console.print(f"{counted(count, 'row')} labelled", style="dim")
     return 0
 
 
@@ -143,7 +144,8 @@ def run_folder(words: Sequence[str], verb: str) -> Path:
 
     if verb in ("predict", "serve", "demo") and names_model(name):
         return pull(name)
-    raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
+    meant = f" (did you mean 'runs/{name}'?)" if expanded(f"runs/{name}").is_dir() else ""
+    raise UserError(f"{name}: there is no such folder{meant}; finished runs lie under runs/")
 
 
 def _hosted(verb: str, words: list[str], overrides: list[str]) -> tuple[Path, Settings, str]:

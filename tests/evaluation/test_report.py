@@ -12,6 +12,7 @@ from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.baselines import Floor
+from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.metrics import DEFAULT_METRIC, METRICS, compute, per_label
 from nlp_transfer.evaluation.report import Comparison, Report, Row, evaluate_predictions, render
@@ -170,7 +171,8 @@ def test_notes():
     case = make_case("single_label", rows=50, weighted=True)
     case = replace(case, targets=case.targets % 2, task=Task("single_label", ("a", "b", "c", "d"), pair=False))
     notes = " ".join(report_of(case, floors=[Floor("tfidf", case.logits, "C=2")]).notes)
-    assert "Only 50 rows are measured" in notes
+    assert "Only 50 rows: the intervals" in notes
+    assert [counted(count, "row") for count in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
     assert "support is a sum of weights" in notes
     assert "2 of 4 labels without a measured row: c, d" in notes
     assert "TF-IDF + linear: C=2." in notes
