@@ -18,8 +18,11 @@ import torch
 
 from nlp_transfer import cli, sweep
 from nlp_transfer.cli import main
+from nlp_transfer.config import from_plain, to_plain
 from nlp_transfer.publishing.publication import parcel_of
 from nlp_transfer.settings import HubSettings
+from nlp_transfer.verbs import VERBS
+from nlp_transfer.verbs.keys import GROUPS_OF
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish, write_csv
 from tests.test_run import data_for, rows
@@ -632,6 +635,25 @@ def test_folders_that_cannot_be_used_are_said_with_status_2(place: Path, tmp_pat
     assert main(adapt_words(place, f"output={tmp_path / 'runs'}")) == 2
     assert "overwrite=true" in capfd.readouterr().err
     assert main(adapt_words(place, f"output={tmp_path / 'runs'}", "overwrite=true")) == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_explains_its_own_keys(verb: str, capfd):
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    shown = capfd.readouterr().out
+    assert "nlp-transfer ls recipes" in shown
+    groups = GROUPS_OF.get(verb, ())
+    settings = to_plain(from_plain({}))
+    keys = [f"{group}.{key}" for group in groups for key in settings[group]]
+    listed = [
+        line.strip().partition("=")[0]
+        for line in shown.splitlines()
+        if line.startswith(tuple(f"  {group}." for group in groups))
+    ]
+    assert listed == keys
+    if verb == "predict":
+        assert "  predict.output=-\n      file to write;" in shown
 
 
 def test_no_word_at_all_shows_the_help(capfd):
