@@ -298,12 +298,12 @@ def _explain(error: Exception, words: Sequence[str], known_keys: Callable[[], Se
     if unknown and unknown[1] in GROUPS:
         return f"{unknown[1]} cannot be chosen, because the recipe's defaults list does not start with `config`"
     if unknown:
-        key, known = unknown[1], known_keys()
+        key, keys = unknown[1], known_keys()
         if having := [name for name, kind in STRATEGIES.items() if key in _keys_of(kind)]:
-            chosen = [name for name, kind in STRATEGIES.items() if set(_keys_of(kind)) <= set(known)]
+            chosen = [name for name, kind in STRATEGIES.items() if set(_keys_of(kind)) <= set(keys)]
             which = f"strategy={chosen[0]}" if len(chosen) == 1 else "every strategy that was chosen"
             return f"{key} does not exist for {which}; it does for {', '.join(having)}"
-        return f"{key} is not a known key{_close_key(key, known)}; `nlp-transfer plan --cfg` lists all"
+        return f"{key} is not a known key{_close_key(key, keys)}; `nlp-transfer plan --cfg` lists all"
     detail = f" ({str(cause).splitlines()[0]})" if cause else ""
     return " ".join(text.split()) + detail + (f"; overrides were: {' '.join(words)}" if words else "")
 
