@@ -13,6 +13,7 @@ from nlp_transfer.data import hub
 from nlp_transfer.data.cutting import check_tokens
 from nlp_transfer.data.files import existing_file, stream_format
 from nlp_transfer.data.labels import check_problem
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
@@ -168,17 +169,41 @@ def check_decision(settings: DecisionSettings) -> None:
         raise UserError(f"decision.coverage={settings.coverage} must lie in [0, 1); 0: no sets")
 
 
-def check_predict(settings: PredictSettings) -> None:
+def check_predict(settings: PredictSettings, *, overwrite: bool = False) -> None:
     """Check the values of the `predict` group, before a model is loaded.
 
+    Args:
+        settings: the group.
+        overwrite: whether an output that is there already may be replaced.
+
     Raises:
-        UserError: naming the key, its value and what it may be, or the input that is not there.
+        UserError: naming the key, its value and what it may be, the input that is not there, or the output that is.
     """
     if settings.chunk_rows < 1:
         raise UserError(f"predict.chunk_rows={settings.chunk_rows} must be at least 1")
     stream_format(settings.input, settings.format)
     if settings.input != "-":
         existing_file(settings.input)
+    if settings.output != "-":
+        _check_output(settings, overwrite=overwrite)
+
+
+def _check_output(settings: PredictSettings, *, overwrite: bool) -> None:
+    name = f"predict.output={settings.output}"
+    target = expanded(settings.output)
+    try:
+        if not target.exists():
+            return
+        if settings.input != "-" and target.samefile(expanded(settings.input)):
+            raise UserError(f"{name} is the input itself; give another file")
+    except OSError as error:
+        raise UserError(f"{name} cannot be written: {error.strerror}") from error
+    if target.is_dir():
+        raise UserError(f"{name} is a folder; name the file to write")
+    if not target.is_file():
+        raise UserError(f"{name} is no file that can be replaced; without predict.output rows go to standard output")
+    if not overwrite:
+        raise UserError(f"{name} exists already; overwrite=true replaces it")
 
 
 def check_hub(settings: HubSettings) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from nlp_transfer import config
 from nlp_transfer.checks import check_objective
 from nlp_transfer.encoder.source import locate, weight_files
+from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.strategies import Auto, Finetune, Lora, Probe
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
         taken = _named(settings, dataclasses.replace(settings, strategy=Probe()))
         why = f"probe, for {name} may take {needed:.2g} minutes, and there are {minutes:g}"
     check_objective(taken)
-    return taken, f"strategy=auto is {why} ({rows:,} rows)"
+    return taken, f"strategy=auto is {why} ({counted(rows, 'row')})"
 
 
 def classes_of(task: Task) -> int:

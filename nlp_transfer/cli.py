@@ -21,6 +21,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.launch import is_main
 from nlp_transfer.secrets import redacted
 from nlp_transfer.verbs import VERBS, models, one, runs
+from nlp_transfer.verbs.keys import help_of
 
 EPILOG = """examples:
   nlp-transfer adapt                                   the embedded data and encoder: a first look
@@ -37,7 +38,8 @@ EPILOG = """examples:
   nlp-transfer push runs/NAME owner/name               on the Hub, private; --dry-run lists the files
   nlp-transfer export runs/NAME export.format=onnx_int8
   accelerate launch -m nlp_transfer adapt RECIPE key=value    on all GPUs
-`nlp-transfer plan --cfg` prints every key, the files in {conf} explain them."""
+`nlp-transfer VERB --help` lists the keys of a verb's own, `nlp-transfer plan --cfg` prints every key, the files in
+{conf} explain them."""
 
 WORDS = """words:
   RECIPE    one of `nlp-transfer ls recipes`, or a .yaml file; none: the embedded data, full fine-tune
@@ -61,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not given:
         _parser().print_help(sys.stderr)
         return USER_ERROR
-    arguments = _parser().parse_intermixed_args(given)
+    asked = next((word for word in given if word in VERBS), None) if {"-h", "--help"} & set(given) else None
+    arguments = _parser(asked).parse_intermixed_args(given)
     try:
         words, overrides = _split(arguments.words)
         _refuse_unused(arguments, overrides)
@@ -89,13 +92,15 @@ class _Parser(argparse.ArgumentParser):
         super().error(redacted(message))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser; its help tells of the keys of the verb that is asked about."""
+    keys = help_of(asked) if asked else ""
     verbs = "\n".join(f"  {verb:10}{help_}" for verb, (help_, _) in VERBS.items())
     parser = _Parser(
         prog="nlp-transfer",
         usage="nlp-transfer VERB [RECIPE | RUN] [key=value ...]",
         description=f"Adapt a pretrained encoder to a text-classification task.\n\nverbs:\n{verbs}\n\n{WORDS}",
-        epilog=EPILOG.format(conf=resources.files("nlp_transfer.conf")),
+        epilog="\n\n".join(filter(None, [keys, EPILOG.format(conf=resources.files("nlp_transfer.conf"))])),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=argparse.SUPPRESS)

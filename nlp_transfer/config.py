@@ -6,11 +6,13 @@ Hydra composes and is left at once; nothing below this file sees its types. No k
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,8 @@ def _composed(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:
 
     # Where conf/ itself is composed there is nothing else to search, and Hydra need not read that word: 0.13 s.
     search = [] if (folder, name) == locate_recipe(None) else [f"hydra.searchpath=[pkg://{CONF}]"]
-    with user_errors(words), initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+    known = partial(_keys_beside, folder, name, words)
+    with user_errors(words, known), initialize_config_dir(config_dir=str(folder), version_base="1.3"):
         try:
             composed = hydra_compose(name, [*search, *words])
         except (AssertionError, AttributeError, LookupError, RecursionError, TypeError) as error:  # of odd types
@@ -260,8 +263,11 @@ def default_name(settings: Settings, recipe: str | None = None) -> str:
 
 
 @contextmanager
-def user_errors(words: Sequence[str]) -> Iterator[None]:
-    """Turn Hydra's and OmegaConf's errors into one sentence that names the key and what it could be."""
+def user_errors(words: Sequence[str], known: Callable[[], Sequence[str]] | None = None) -> Iterator[None]:
+    """Turn Hydra's and OmegaConf's errors into one sentence that names the key and what it could be.
+
+    `known` returns the keys there are; None: those of every strategy may be meant.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
     from yaml import YAMLError
@@ -274,10 +280,10 @@ def user_errors(words: Sequence[str]) -> Iterator[None]:
         key = error.full_key
         raise UserError(f"{key} has no value: set it on the command line ({key}=...) or in the recipe") from None
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # Hydra raises plain ones too
-        raise UserError(_explain(error, words)) from None
+        raise UserError(_explain(error, words, known or _all_keys)) from None
 
 
-def _explain(error: Exception, words: Sequence[str]) -> str:
+def _explain(error: Exception, words: Sequence[str], known_keys: Callable[[], Sequence[str]]) -> str:
     text = re.split(r"\s+(?:full_key:|Config search path:)", str(error).strip())[0]
     cause = error.__cause__
     unknown = re.search(r"Could not override '([^']+)'", text)
@@ -292,8 +298,37 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
     if unknown and unknown[1] in GROUPS:
         return f"{unknown[1]} cannot be chosen, because the recipe's defaults list does not start with `config`"
     if unknown:
-        key = unknown[1]
-        known = [*GROUPS, *dotted(to_plain(from_plain({})))]
-        return f"{key} is not a known key{did_you_mean(key, known)}; `nlp-transfer plan --cfg` lists all"
+        key, keys = unknown[1], known_keys()
+        if having := [name for name, kind in STRATEGIES.items() if key in _keys_of(kind)]:
+            chosen = [name for name, kind in STRATEGIES.items() if set(_keys_of(kind)) <= set(keys)]
+            which = f"strategy={chosen[0]}" if len(chosen) == 1 else "every strategy that was chosen"
+            return f"{key} does not exist for {which}; it does for {', '.join(having)}"
+        return f"{key} is not a known key{_close_key(key, keys)}; `nlp-transfer plan --cfg` lists all"
     detail = f" ({str(cause).splitlines()[0]})" if cause else ""
     return " ".join(text.split()) + detail + (f"; overrides were: {' '.join(words)}" if words else "")
+
+
+def _keys_beside(folder: Path, name: str, words: Sequence[str]) -> list[str]:
+    """Return the keys that there are with the groups that a recipe and words choose."""
+    return [*GROUPS, *dotted(_composed(folder, name, [word for word in words if word.partition("=")[0] in GROUPS]))]
+
+
+def _all_keys() -> list[str]:
+    keys = [*GROUPS, *dotted(to_plain(from_plain({})))]
+    return keys + [key for kind in STRATEGIES.values() for key in _keys_of(kind)]
+
+
+def _keys_of(strategy: type) -> list[str]:
+    return [f"strategy.{field.name}" for field in dataclasses.fields(strategy)]
+
+
+def _close_key(key: str, known: Sequence[str]) -> str:
+    """Return a question after the key that may be meant: one of the same group, or of the same name in another."""
+    group, _, last = key.rpartition(".")
+    parts = {each: each.rpartition(".") for each in known if each != "strategy.name"}
+    beside = {name: each for each, (own, _, name) in parts.items() if own == group}
+    if not beside:
+        return did_you_mean(key, parts)
+    close = [beside[name] for name in difflib.get_close_matches(last, beside, n=1)]
+    close += [each for each, (*_, name) in parts.items() if name == last]
+    return f" (did you mean {close[0]!r}?)" if close else ""

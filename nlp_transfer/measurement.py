@@ -9,7 +9,7 @@ from pathlib import Path
 from nlp_transfer import pages
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
-from nlp_transfer.data.sources import read_splits
+from nlp_transfer.data.sources import read_splits, source_of
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
@@ -78,8 +78,8 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     predictor = opened(folder, settings)
     task = predictor.record.task
     notes: list[str] = []
-    floors_wanted = settings.evaluation.floors and any(_source_of(trained.data))
-    own = _source_of(settings.data) == _source_of(trained.data)
+    floors_wanted = settings.evaluation.floors and any(source_of(trained.data))
+    own = source_of(settings.data) == source_of(trained.data)
     with screen.busy("reading data"):
         corpus = (
             load_corpus(settings.data if own else trained.data, seed=trained.seed) if own or floors_wanted else None
@@ -98,9 +98,11 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
                 notes.append("The data is not what the model was trained on; rows measured here may have trained it.")
         else:
             tables = read_splits(settings.data)
-            split = next(name for name in ("test", "validation", "train") if name in tables)
-            examples, found, foreign = read_examples(tables[split], task, settings.data, split=split)
-            notes += found
+            part = next(name for name in ("test", "validation", "train") if name in tables)
+            # Rows that are not divided are read as "train", but they are no training rows.
+            split = _named(settings.data) if part == "train" else part
+            examples, found, foreign = read_examples(tables[part], task, settings.data, split=split)
+            notes += [*found, *_learned(corpus, examples)]
     with reading(screen, f"measuring {len(examples):,} rows"):
         answers = predictor.answers(examples.texts, examples.pairs)
         strangers = partial(predictor.answers, foreign.texts, foreign.pairs) if foreign else None
@@ -148,8 +150,17 @@ def _floors(
     return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, held=held, store=store)
 
 
-def _source_of(data: DataSettings) -> tuple[str | None, ...]:
-    return data.embedded, data.path, data.train, data.validation, data.test, data.hub, data.subset, data.revision
+def _learned(corpus: Corpus | None, examples: Examples) -> list[str]:
+    """Say how many rows have a text that the model was trained on."""
+    known = set(corpus.splits["train"].keys) if corpus else set()
+    count = sum(key in known for key in examples.keys)
+    have = "has" if count == 1 else "have"
+    said = f"{count:,} of {len(examples):,} rows {have} a text the model was trained on: figures on them flatter."
+    return [said] if count else []
+
+
+def _named(data: DataSettings) -> str:
+    return named_files(data) or data.hub or data.embedded or "all rows"
 
 
 def public_source(data: DataSettings, corpus: Corpus) -> str:

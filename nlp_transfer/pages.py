@@ -99,11 +99,13 @@ def write_page(folder: Path, task: Task, measured: Measured, settings: Settings,
     Raises:
         UserError: if it cannot be written.
     """
+    from nlp_transfer.evaluation.formatting import counted
     from nlp_transfer.reporting.files import write
     from nlp_transfer.reporting.report_page import document_of
 
     name, report = folder.resolve().name, measured.report
-    facts = [("model", name), ("data", f"{source}, {report.split}: {report.examples:,} rows".removeprefix(", "))]
+    rows = source if source == report.split else f"{source}, {report.split}".removeprefix(", ")
+    facts = [("model", name), ("data", f"{rows}: {counted(report.examples, 'row')}")]
     evidence = _evidence(task, measured, settings, title=f"{name}, evaluated", facts=facts)
     write(document_of(evidence), expanded(str(settings.report.output)))
 

@@ -39,11 +39,12 @@ def checked(kind: type, values: Any, prefix: str) -> Any:
             raise UserError(
                 f"{prefix}{key} is not a known key{did_you_mean(str(key), kinds)}; known here: {', '.join(kinds)}"
             )
-    return kind(**{key: _value(kinds[key], value, f"{prefix}{key}") for key, value in values.items()})
+    made = {field.name: field.default_factory for field in dataclasses.fields(kind)}
+    return kind(**{key: _value(kinds[key], value, f"{prefix}{key}", usual=made[key]) for key, value in values.items()})
 
 
-def _value(kind: Any, value: Any, key: str) -> Any:
-    """Return a plain value as the type a settings field declares."""
+def _value(kind: Any, value: Any, key: str, *, usual: Any = dataclasses.MISSING) -> Any:
+    """Return a plain value as the type a settings field declares; `usual` makes its default, if that is a list."""
     if dataclasses.is_dataclass(kind):
         return checked(typing.cast(type, kind), value, f"{key}.")
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
@@ -52,7 +53,10 @@ def _value(kind: Any, value: Any, key: str) -> Any:
     try:
         return _converted(kinds[0], value)
     except (ValueError, TypeError, KeyError):
-        expected = _EXPECTED[kinds[0]] + ", or null" * (types.NoneType in kinds)
+        expected = _EXPECTED[kinds[0]]
+        if usual is not dataclasses.MISSING and isinstance(usual(), list) and usual():
+            expected = f"a list, such as [{','.join(map(str, usual()))}]"
+        expected += ", or null" * (types.NoneType in kinds)
         raise UserError(f"{key}={shown(value)} must be {expected}") from None
 
 

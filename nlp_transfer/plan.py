@@ -11,6 +11,7 @@ import numpy as np
 
 from nlp_transfer.config import to_plain
 from nlp_transfer.encoder.classifier import reads_padding
+from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training.loop import planned_steps
 
@@ -248,7 +249,7 @@ def _length_words(lengths: LengthStatistics, max_length: int) -> str:
     if lengths.windows > 1:
         words += f"; windows of {max_length}, {lengths.windows:.1f} a text"
     if lengths.cut_examples:
-        words += f"; {lengths.cut_examples:,} texts cut, {lengths.cut_tokens:,} tokens lost"
+        words += f"; {counted(lengths.cut_examples, 'text')} cut, {counted(lengths.cut_tokens, 'token')} lost"
     return words
 
 

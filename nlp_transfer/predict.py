@@ -116,7 +116,13 @@ def opened(folder: Path, settings: Settings | None = None) -> Labeller:
 
 
 def predict_file(
-    predictor: Labeller, settings: PredictSettings, columns: ColumnSettings, *, encoding: str, delimiter: str | None
+    predictor: Labeller,
+    settings: PredictSettings,
+    columns: ColumnSettings,
+    *,
+    encoding: str,
+    delimiter: str | None,
+    overwrite: bool = False,
 ) -> int:
     """Read rows, write the same rows with their prediction; return how many.
 
@@ -126,12 +132,11 @@ def predict_file(
     number `low` and `high`. Lines of text become CSV.
 
     Raises:
-        UserError: for unreadable rows (file:line), a missing column, or an output that would replace the input.
+        UserError: for unreadable rows (file:line), a missing column, or an output that is there already, unless
+            `overwrite` says that it may be replaced; the input itself never is.
     """
-    check_predict(settings)
+    check_predict(settings, overwrite=overwrite)
     kind = stream_format(settings.input, settings.format)
-    if _same_file(settings.input, settings.output):
-        raise UserError(f"predict.output={settings.output} is the input itself; give another file")
     rows = stream_rows(
         settings.input, format=kind, encoding=encoding, delimiter=delimiter, chunk_rows=settings.chunk_rows
     )
@@ -147,12 +152,6 @@ def predict_file(
     return count
 
 
-def _same_file(first: str, second: str) -> bool:
-    """Return whether two names mean one file, however they are spelled."""
-    paths = [expanded(name) for name in (first, second)]
-    return "-" not in (first, second) and all(path.exists() for path in paths) and paths[0].samefile(paths[1])
-
-
 @contextmanager
 def _output(name: str) -> Iterator[TextIO]:
     """Open standard output, or a file that takes its name only when it is complete."""
@@ -162,8 +161,6 @@ def _output(name: str) -> Iterator[TextIO]:
         yield sys.stdout
         return
     target = expanded(name)
-    if target.is_dir():
-        raise UserError(f"predict.output={name} is a folder; name the file to write")
     making = target.with_name(f".making-{target.name}")
     try:
         with making.open("w", encoding="utf-8", newline="") as out:

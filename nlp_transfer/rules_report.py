@@ -11,7 +11,7 @@ import numpy as np
 from nlp_transfer.evaluation.calibration import Calibration, calibration_error
 from nlp_transfer.evaluation.conformal import covered
 from nlp_transfer.evaluation.decisions import decide
-from nlp_transfer.evaluation.formatting import number
+from nlp_transfer.evaluation.formatting import counted, number
 from nlp_transfer.evaluation.hiding import auroc
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import DEFAULT_METRIC
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from nlp_transfer.evaluation.unknown import Detector
     from nlp_transfer.record import Record
 
+_BRIER = "Brier score"
+_HARDLY = 0.7  # an AUROC; below it more than three of ten pairs of a strange and a known row are ordered wrongly
+_FAILS = ": the rule hardly tells them from known rows"
 Answers = tuple[np.ndarray, np.ndarray | None]  # logits, and features where a rule reads them
 
 
@@ -57,14 +60,17 @@ def said_of(
         if said.bounds is not None:
             low, high = said.bounds.T
             inside = (low <= targets) & (targets <= high)
-            size = f"they are {number(float((high - low).mean()))} wide"
+            what = "intervals are to hold the true number"
+            size = f"an interval is {number(float((high - low).mean()))} wide on average"
         else:
             assert said.sets is not None
             sizes, inside = said.sets.sum(axis=1), covered(said.sets, targets)
-            size = f"they hold {sizes.mean():.2f} labels on average, {(sizes == 1).mean():.1%} of them one alone"
+            what = "sets of labels are to hold the true one"
+            one = (sizes == 1).mean()
+            size = f"a set holds {sizes.mean():.2f} labels on average, a single one in {one:.1%} of the rows"
         assert record.nonconformity is not None
         rows = None if in_sample else record.nonconformity.rows
-        sentences.append(_coverage(record.task.coverage, inside, size, confidence, rows))
+        sentences.append(_coverage(what, record.task.coverage, inside, size, confidence, rows))
     return sentences + _calibrated(record, examples, answers[0])
 
 
@@ -73,17 +79,23 @@ def _calibrated(record: Record, examples: Examples, logits: np.ndarray) -> list[
     if record.calibration == Calibration() or record.task.problem == "regression":
         return []
     before, after = (_honesty(record, examples, each) for each in (record.calibration.undo(logits), logits))
-    return [f"Before calibration ({record.calibration.described}): {before}; with it {after}."]
+    trained, calibrated = (
+        ", ".join(f"{name} {number(figures[name])}" for name in figures) for figures in (before, after)
+    )
+    said = f"As trained: {trained}; calibrated ({record.calibration.described}): {calibrated}."
+    if after[_BRIER] > before[_BRIER] and number(after[_BRIER]) != number(before[_BRIER]):
+        said += " By the Brier score it did not help here; adapt with decision.calibrate=false leaves it out."
+    return [said]
 
 
-def _honesty(record: Record, examples: Examples, logits: np.ndarray) -> str:
+def _honesty(record: Record, examples: Examples, logits: np.ndarray) -> dict[str, float]:
     targets, weights = examples.targets, examples.weights
     figures = compute(record.task, logits, targets, weights)
     shown = {"calibration error": calibration_error(record.task, logits, targets, weights)}
-    shown["Brier score"] = figures["brier"]
+    shown[_BRIER] = figures["brier"]
     if record.calibration.shifts:  # decisions change by shifts alone
         shown |= {name: figures[name] for name in ("accuracy", DEFAULT_METRIC[record.task.problem])}
-    return ", ".join(f"{name} {number(value)}" for name, value in shown.items())
+    return shown
 
 
 def _unknown(
@@ -93,33 +105,37 @@ def _unknown(
     known = strangeness(record, detector, *answers)
     right: Any = decide(task, answers[0]) == (targets if targets.ndim == 1 else targets.argmax(axis=1))
     taken = known <= limit
-    score = "" if record.novelty is None else f" by {record.novelty.score}"
+    score = "" if record.novelty is None else f", by the score {record.novelty.score!r}"
     words = (
-        f"It calls {1 - taken.mean():.1%} of the rows unknown{score}, to be {task.unknown:.1%}; of all of them "
-        f"{number(float((right & taken).mean()))} are taken for known and labelled right"
+        f"It calls {1 - taken.mean():.1%} of the rows unknown ({task.unknown:.1%} were asked for{score}), and takes "
+        f"{(right & taken).mean():.1%} of all rows for known and labels them right."
     )
     if foreign is None:
-        return f"{words}. All figures count its best guess on every row."
+        return f"{words} All figures count its best guess on every row."
     strange = strangeness(record, detector, *foreign)
+    called, area = (strange > limit).mean(), auroc(known, strange)
+    # Where a rule is worth something it finds more strange rows than known ones, whatever its limit is.
+    failing = called <= 1 - taken.mean() or area < _HARDLY
     return (
-        f"{words}. Of {len(strange):,} rows with a label it does not know it calls {(strange > limit).mean():.1%} "
-        f"unknown (AUROC {number(auroc(known, strange))}); no other figure counts these."
+        f"{words} Of {counted(len(strange), 'row')} with a label it does not know it calls "
+        f"{called:.1%} unknown (AUROC {number(area)}; .500 is chance){_FAILS if failing else ''}; no other figure "
+        "counts these."
     )
 
 
-def _coverage(wanted: float, inside: np.ndarray, size: str, confidence: float, rows: int | None) -> str:
+def _coverage(what: str, wanted: float, inside: np.ndarray, size: str, confidence: float, rows: int | None) -> str:
     """Say what came of the promise; `rows`: by which the limit was set, None where that is these rows themselves."""
     from scipy.stats import beta, binomtest
 
-    words = f"Its sets are to hold the truth in {wanted:.1%} of the rows and do in {inside.mean():.1%}"
+    words = f"Its {what} in {wanted:.1%} of the rows and do in {inside.mean():.1%}"
     if rows is None:
-        return f"{words}, of the rows that set the limit themselves; {size}."
+        return f"{words}, but these rows set the limit themselves; {size}."
     ends = binomtest(int(inside.sum()), len(inside)).proportion_ci(confidence)
     # Over limits that so many rows may set, coverage has a beta distribution (Vovk 2012).
     rank = math.ceil((rows + 1) * wanted - 1e-9)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     least, most = beta.ppf(tails, rank, rows + 1 - rank) if rank <= rows else (0.0, 1.0)
     return (
-        f"{words} [{ends.low:.1%}, {ends.high:.1%}]; a limit that {rows:,} validation rows set may come to "
-        f"{least:.1%} to {most:.1%}; {size}."
+        f"{words} [{ends.low:.1%}, {ends.high:.1%}]; with a limit that {rows:,} validation rows set, chance alone may "
+        f"make it {least:.1%} to {most:.1%}; {size}."
     )

@@ -14,6 +14,7 @@ from nlp_transfer.places import run_of
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
+    from nlp_transfer.settings import Settings
 
 
 def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
 
     trained, settings = (config.compose(str(run / "config.yaml"), words) for words in ([], _as_saved(overrides)))
     check(settings)
+    _refuse_limits(trained, settings, overrides)
     if settings.report.output:
         from nlp_transfer.reporting.files import check_target
 
@@ -51,6 +53,18 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
     if settings.report.output:
         screen.console.print(f"All about these figures: {settings.report.output}", soft_wrap=True)
     return {"folder": str(folder), "report": report.to_json()}
+
+
+def _refuse_limits(trained: Settings, settings: Settings, overrides: Sequence[str]) -> None:
+    """Refuse to take fewer of the rows that a run knows nothing of: all of them are measured."""
+    from nlp_transfer.data.sources import source_of
+
+    if source_of(settings.data) == source_of(trained.data):
+        return
+    for word in overrides:
+        key, _, value = word.lstrip("+").partition("=")
+        if key in ("data.train_limit", "data.per_class", "data.validation_limit") and value != "null":
+            raise UserError(f"{word}: all rows of other data are measured; name a file with fewer")
 
 
 def export(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, Any]:

@@ -18,8 +18,11 @@ import torch
 
 from nlp_transfer import cli, sweep
 from nlp_transfer.cli import main
+from nlp_transfer.config import from_plain, to_plain
 from nlp_transfer.publishing.publication import parcel_of
 from nlp_transfer.settings import HubSettings
+from nlp_transfer.verbs import VERBS
+from nlp_transfer.verbs.keys import GROUPS_OF
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish, write_csv
 from tests.test_run import data_for, rows
@@ -80,7 +83,11 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     assert json.loads(capfd.readouterr().out)["report"]["rows"][0] == own
     write_csv(tmp_path / "other.csv", rows("single_label", 11, 8))
     assert main(["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]) == 0
-    assert json.loads(capfd.readouterr().out)["report"]["examples"] == 11
+    report = json.loads(capfd.readouterr().out)["report"]
+    assert (report["split"], report["examples"]) == ("other.csv", 11)
+    assert "train row" not in " ".join(report["notes"])
+    assert main(["evaluate", run_of(place), f"data.path={tmp_path / 'other.csv'}", "data.train_limit=5"]) == 2
+    assert "data.train_limit=5: all rows of other data are measured" in capfd.readouterr().err
     assert main(["evaluate", f"{run_of(place)}/model"]) == 0
     inside = json.loads(capfd.readouterr().out)
     assert (inside["folder"], inside["report"]["rows"][0]) == (run_of(place), own)
@@ -90,6 +97,19 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     write_csv(tmp_path / "foreign.csv", [row | {"label": "nonsense"} for row in rows("single_label", 4, 8)])
     assert main(["evaluate", run_of(place), f"data.path={tmp_path / 'foreign.csv'}"]) == 2
     assert "nonsense" in capfd.readouterr().err
+
+
+def test_evaluate_says_which_rows_the_model_learned_from(place: Path, tmp_path: Path, capfd):
+    learned = list(csv.DictReader((place / "data" / "train.csv").open(newline="")))[:3]
+    fresh = [row | {"text": f"{row['text']} as nobody wrote before {number}"} for number, row in enumerate(learned)]
+    write_csv(tmp_path / "other.csv", [learned[0] | {"text": learned[0]["text"].upper()}, *learned[1:], *fresh])
+    words = ["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]
+    assert main(words) == 0
+    notes = json.loads(capfd.readouterr().out)["report"]["notes"]
+    assert "3 of 6 rows have a text the model was trained on: figures on them flatter." in notes
+    write_csv(tmp_path / "other.csv", fresh)
+    assert main(words) == 0
+    assert "was trained on" not in capfd.readouterr().out
 
 
 def test_a_run_leaves_a_report_that_is_never_pushed(place: Path, monkeypatch):
@@ -123,7 +143,8 @@ def test_evaluate_writes_a_report_where_it_is_told_to(place: Path, tmp_path: Pat
     words = ["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]
     assert main([*words, f"report.output={tmp_path / 'page.html'}"]) == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "<dt>data</dt><dd>other.csv, train: 30 rows</dd>" in page
+    assert "<dt>data</dt><dd>other.csv: 30 rows</dd>" in page
+    assert "30 rows of other.csv" in page
     assert "Training and cost" not in page
     assert "Without rows that it learned from" in page
     capfd.readouterr()
@@ -375,7 +396,26 @@ def test_predictions_never_replace_the_rows_they_are_of(place: Path, tmp_path: P
     for spelled in ("rows.csv", "./rows.csv", str(tmp_path / "rows.csv")):
         assert main(["predict", run_of(place), "rows.csv", f"predict.output={spelled}"]) == 2
         assert "is the input itself" in capfd.readouterr().err
+    assert main(["predict", run_of(place), "rows.csv", "predict.output=rows.csv", "overwrite=true"]) == 2
     assert Path("rows.csv").read_text() == "text\ngood\n"
+
+
+def test_predictions_replace_another_file_only_where_that_is_asked_for(place: Path, tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text\ngood\n")
+    Path("gold.csv").write_text("kept")
+    words = ["predict", run_of(place), "rows.csv", "predict.output=gold.csv"]
+    assert main(words) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "gold.csv exists already; overwrite=true replaces it" in err
+    assert Path("gold.csv").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gold.csv", "rows.csv"]
+    assert main([*words, "overwrite=true"]) == 0
+    assert Path("gold.csv").read_text().startswith("text,prediction")
+    os.mkfifo("pipe")
+    assert main(["predict", run_of(place), "rows.csv", "predict.output=pipe", "overwrite=true"]) == 2
+    assert Path("pipe").is_fifo()
 
 
 @pytest.mark.parametrize(
@@ -392,10 +432,19 @@ def test_rows_that_cannot_be_read_leave_nothing_behind(place: Path, tmp_path: Pa
     (tmp_path / "rows.csv").write_text(content)
     (tmp_path / "out.csv").write_text("kept")
     words_of = ["predict", run_of(place), str(tmp_path / "rows.csv"), f"predict.output={tmp_path / 'out.csv'}"]
-    assert main([*words_of, "predict.chunk_rows=1"]) == 2  # the first rows are written before the bad one is read
+    # the first rows are written before the bad one is read
+    assert main([*words_of, "overwrite=true", "predict.chunk_rows=1"]) == 2
     assert words in capfd.readouterr().err
     assert (tmp_path / "out.csv").read_text() == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rows.csv"]
+
+
+def test_a_run_that_is_named_without_its_folder_is_suggested(tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine-1234").mkdir(parents=True)
+    for verb in ("predict", "evaluate", "export"):
+        assert main([verb, "mine-1234"]) == 2
+        assert "mine-1234: there is no such folder (did you mean 'runs/mine-1234'?);" in capfd.readouterr().err
 
 
 def test_ls_and_cp(tmp_path: Path, monkeypatch, capfd):
@@ -545,6 +594,7 @@ def test_an_interrupt_ends_with_status_130_and_a_commit(place: Path, tmp_path: P
         (["adapt", "a b=c"], "a b"),
         (["evaluate"], "needs the folder"),
         (["evaluate", "no/such/run"], "no such folder"),
+        (["rank", "minilm", "runs/nope"], "'runs/nope': there is no such folder"),
         (["predict", "."], "nlp_transfer.json"),
         (["ls", "nothing"], "ls shows recipes, data, encoders, strategies"),
         (["cp"], "cp takes"),
@@ -585,6 +635,25 @@ def test_folders_that_cannot_be_used_are_said_with_status_2(place: Path, tmp_pat
     assert main(adapt_words(place, f"output={tmp_path / 'runs'}")) == 2
     assert "overwrite=true" in capfd.readouterr().err
     assert main(adapt_words(place, f"output={tmp_path / 'runs'}", "overwrite=true")) == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_a_verb_explains_its_own_keys(verb: str, capfd):
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    shown = capfd.readouterr().out
+    assert "nlp-transfer ls recipes" in shown
+    groups = GROUPS_OF.get(verb, ())
+    settings = to_plain(from_plain({}))
+    keys = [f"{group}.{key}" for group in groups for key in settings[group]]
+    listed = [
+        line.strip().partition("=")[0]
+        for line in shown.splitlines()
+        if line.startswith(tuple(f"  {group}." for group in groups))
+    ]
+    assert listed == keys
+    if verb == "predict":
+        assert "  predict.output=-\n      file to write;" in shown
 
 
 def test_no_word_at_all_shows_the_help(capfd):

@@ -114,9 +114,9 @@ def test_the_rules_are_kept_and_hold_for_the_rows_they_were_made_of(
     assert [each.set for each in nlp_transfer.load(run.folder).predict(*texts_of(validation))] == [
         each.set for each in answers
     ]
-    assert any("unknown by" in note for note in run.report.notes)
-    assert any("Its sets are to hold the truth in 80.0%" in note for note in run.report.notes)
-    assert any("Before calibration" in note for note in run.report.notes)
+    assert any("were asked for, by the score" in note for note in run.report.notes)
+    assert any("Its sets of labels are to hold the true one in 80.0% of the rows" in note for note in run.report.notes)
+    assert any("As trained: calibration error" in note for note in run.report.notes)
 
 
 def test_a_run_that_goes_on_has_the_rules_of_one_that_was_not_stopped(tmp_path: Path):
@@ -154,6 +154,7 @@ def test_a_number_comes_with_an_interval_and_the_unknown_is_refused(home: Path):
     answers = run.predict([row["text"] for row in validation])
     inside = [each.low <= row["label"] <= each.high for row, each in zip(validation, answers, strict=True)]
     assert sum(inside) >= 14 - 1
+    assert any("Its intervals are to hold the true number in 80.0% of the rows" in note for note in run.report.notes)
     assert all(each.unknown is each.set is None for each in answers)
     with pytest.raises(UserError, match=r"decision\.unknown is for tasks with one label"):
         run_for(home, "regression", **RULES)
@@ -272,7 +273,19 @@ def test_rows_with_a_label_it_does_not_know_are_measured_apart(tmp_path: Path, c
         again = json.loads(capfd.readouterr().out)["report"]["notes"]
         assert note in again
     assert main(["evaluate", told["folder"], "decision.unknown=0"]) == 0
-    assert "unknown by" not in " ".join(json.loads(capfd.readouterr().out)["report"]["notes"])
+    assert "asked for" not in " ".join(json.loads(capfd.readouterr().out)["report"]["notes"])
+
+
+@pytest.mark.parametrize(("temperature", "helped"), [(0.5, True), (4.0, False)])
+def test_a_calibration_that_does_not_help_is_said_to(home: Path, temperature: float, helped: bool):
+    record = read_record(run_for(home).folder / "model")
+    record = dataclasses.replace(record, calibration=Calibration(temperature))
+    texts, logits = ["a"] * 3, np.eye(3)  # all right, so that the surer it is, the better
+    examples = Examples(texts, None, np.arange(3), np.ones(3, np.float32), texts, None)
+    (said,) = said_of(record, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
+    assert said.startswith("As trained: calibration error ")
+    assert f"; calibrated (a temperature of {temperature:.3g}): calibration error " in said
+    assert ("it did not help here; adapt with decision.calibrate=false leaves it out." in said) != helped
 
 
 def test_the_sentences_by_hand(home: Path):
@@ -286,10 +299,15 @@ def test_the_sentences_by_hand(home: Path):
     examples = Examples(texts, None, np.array([0, 1, 0, 2]), np.ones(4, np.float32), texts, None)
     foreign = np.array([[-2.0, -2, -2], [3, 0, 0.1]])
     (said,) = said_of(record, None, examples, (logits, None), lambda: (foreign, None), confidence=0.95, in_sample=False)
-    assert "It calls 25.0% of the rows unknown by energy, to be 20.0%" in said
-    assert ".500 are taken for known and labelled right" in said
+    assert "It calls 25.0% of the rows unknown (20.0% were asked for, by the score 'energy')" in said
+    assert "takes 50.0% of all rows for known and labels them right." in said
     score = auroc(*(DETECTORS["energy"].of({}).scores(each, None) for each in (logits, foreign)))
-    assert f"it calls 50.0% unknown (AUROC {number(score)})" in said
+    assert f"it calls 50.0% unknown (AUROC {number(score)}; .500 is chance)" in said
+    assert ("the rule hardly tells them from known rows" in said) == (score < 0.7)
+    alike = np.array([[3.0, 0, 0]] * 5)
+    (said,) = said_of(record, None, examples, (logits, None), lambda: (alike, None), confidence=0.95, in_sample=False)
+    assert "calls 0.0% unknown" in said
+    assert ": the rule hardly tells them from known rows; no other figure counts these." in said
 
 
 def test_rules_of_the_command_line(tmp_path: Path, capfd):

@@ -52,6 +52,7 @@ def printed(code: str, *words: str) -> str:
     [
         (["--help"], HEAVY | COMPOSING | {"numpy", "rich"}),
         (["adapt", "--help"], HEAVY | COMPOSING | {"numpy", "rich"}),
+        (["check", "--help"], HEAVY | COMPOSING | {"numpy", "rich"}),
         (["--version"], HEAVY | COMPOSING | {"numpy", "rich"}),
         (["nonsense"], HEAVY | COMPOSING | {"numpy", "rich"}),
         (["ls"], HEAVY | COMPOSING | {"numpy"}),

@@ -15,7 +15,7 @@ from nlp_transfer.data import splits as dividing
 from nlp_transfer.data.checks import check
 from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.labels import check_problem, resolve_problem
-from nlp_transfer.data.rows import Rows, rows_of
+from nlp_transfer.data.rows import Rows, rows_of, text_key
 from nlp_transfer.data.sources import SPLIT_NAMES, read_source
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.task import Task, class_weights, label_names, unseen, unseen_message
@@ -46,6 +46,12 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def keys(self) -> list[bytes]:
+        """What makes two rows the same text, see `rows.text_key`."""
+        pairs = [None] * len(self) if self.pairs is None else self.pairs
+        return [text_key(text, pair) for text, pair in zip(self.texts, pairs, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.settings import DataSettings
 
-__all__ = ["Source", "Table", "check_source", "read_rows", "read_source", "read_splits"]
+__all__ = ["Source", "Table", "check_source", "read_rows", "read_source", "read_splits", "source_of"]
 
 _EMBEDDED = "nlp_transfer.data.embedded"
 SPLIT_NAMES = {
@@ -72,6 +72,12 @@ def read_source(settings: DataSettings, *, data: Any = None) -> Source:
         raise UserError(f"data.columns.split={settings.columns.split!r}: {source.name} is divided into splits already")
     source.splits = {split: source.splits[split] for split in SPLIT_NAMES if split in source.splits}
     return source
+
+
+def source_of(settings: DataSettings) -> tuple[str | None, ...]:
+    """Return what names a source: settings of which it is the same read the same rows."""
+    files = settings.path, settings.train, settings.validation, settings.test
+    return settings.embedded, *files, settings.hub, settings.subset, settings.revision
 
 
 def check_source(settings: DataSettings, *, data: Any = None) -> None:

@@ -97,7 +97,9 @@ def limit(
         quotas: Mapping[str, int] = {stratum: min(per_class, size) for stratum, size in sizes.items()}
     else:
         if wanted < len(sizes) and problem in ("single_label", "ordinal"):
-            raise UserError(f"data.{key}={wanted} leaves some of the {len(sizes)} classes without a row")
+            raise UserError(
+                f"data.{key}={wanted} leaves some of the {len(sizes)} classes without a row; give {len(sizes)} or more"
+            )
         quotas = apportion(sizes, min(wanted, len(rows)), least=1 if wanted >= len(sizes) else 0)
     by_stratum: defaultdict[str, list[int]] = defaultdict(list)
     for row, stratum in enumerate(stratum_of):

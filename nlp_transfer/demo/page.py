@@ -17,6 +17,7 @@ from nlp_transfer.demo.asked import read_texts
 from nlp_transfer.demo.files import ENDINGS, label_file
 from nlp_transfer.demo.outcome import Outcome
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.labelling import Labeller
 from nlp_transfer.serving.host import say_failure
 from nlp_transfer.settings import DecisionSettings, DemoSettings, Settings
@@ -162,7 +163,7 @@ def _file_tab(labeller: Labeller, settings: Settings, folder: Path) -> None:
         if path is None:
             raise UserError("there is no file yet: choose one first")
         labelled, count = label_file(_following(labeller, threshold), Path(path), settings, folder)
-        words = f"Download {labelled.name} ({count:,} rows)"
+        words = f"Download {labelled.name} ({counted(count, 'row')})"
         return {made: gr.update(label=words, value=str(labelled), visible=True)}
 
     answer = _told(problem, {made: gr.update(visible=False)}, label)

@@ -15,6 +15,11 @@ def title_of(name: str) -> str:
     return _TITLES.get(name, name)
 
 
+def counted(count: int, noun: str) -> str:
+    """Write how many of something there are: 1 row, 2,000 rows."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def shown(figures: Interval) -> str:
     """Write a figure with its interval, where it has one."""
     if math.isnan(figures.low):

@@ -19,7 +19,7 @@ from rich.text import Text
 from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.calibration import calibration_error
 from nlp_transfer.evaluation.decisions import abstains
-from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
+from nlp_transfer.evaluation.formatting import MODEL, counted, number, shown, title_of
 from nlp_transfer.evaluation.intervals import Interval, interval, replicates
 from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS
@@ -67,7 +67,7 @@ class Report:
     """The figures of one split.
 
     Attributes:
-        split: its name.
+        split: its name; of rows that are not divided into splits, that of their file.
         examples: its rows.
         metric: what the verdict is about.
         confidence: of all intervals.
@@ -92,7 +92,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """One sentence on whether the model is better than its best floor."""
+        """Whether the model is better than its best floor; of a better one also in what it is not."""
         if self.comparison is None:
             return f"No floor has a {self.metric} to compare the model's with."
         floor, difference = title_of(self.comparison.floor), self.comparison.difference
@@ -106,7 +106,19 @@ class Report:
             f"{sentence}: {self.metric} {number(values[MODEL])} against {number(values[self.comparison.floor])}, "
             f"difference {number(difference.value, signed=True)} "
             f"[{number(difference.low, signed=True)}, {number(difference.high, signed=True)}]."
+            f"{self._lower() if self.comparison.outcome == 'better' else ''}"
         )
+
+    def _lower(self) -> str:
+        """Name the other metrics of which more is better and a floor has more."""
+        found = []
+        for metric in self.rows[0].intervals:
+            model, *floors = ((row.intervals[metric].value, title_of(row.name)) for row in self.rows)
+            above = [floor for floor in floors if floor[0] > model[0] and number(floor[0]) != number(model[0])]
+            if above and metric != self.metric and HIGHER_IS_BETTER.get(metric):
+                value, name = max(above)
+                found.append(f"{metric} ({number(model[0])} against {number(value)}, {name})")
+        return f" It is lower than a floor in {', '.join(found)}." if found else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; what is undefined (nan) is None, and the verdict stands beside the figures."""
@@ -189,7 +201,7 @@ def evaluate_predictions(
         rows.append(Row(name, figures))
     labels = per_label(task, logits[order], targets, weights)
     unsure = abstains(task, logits[order])
-    notes = _notes(rows, labels, weights, floors, split=split)
+    notes = _notes(rows, labels, weights, floors)
     notes = [*said, *notes]
     if task.problem == "multi_label":
         notes.insert(0, _rule(task))
@@ -259,11 +271,11 @@ def _compare(
 
 
 def _notes(
-    rows: Sequence[Row], labels: Sequence[LabelScore], weights: np.ndarray, floors: Sequence[Floor], *, split: str
+    rows: Sequence[Row], labels: Sequence[LabelScore], weights: np.ndarray, floors: Sequence[Floor]
 ) -> list[str]:
     notes = [f"{title_of(floor.name)}: {floor.detail}." for floor in floors if floor.detail]
     if len(weights) < _FEW_ROWS:
-        notes.append(f"Only {len(weights):,} {split} rows: the intervals themselves are rough.")
+        notes.append(f"Only {counted(len(weights), 'row')}: the intervals themselves are rough.")
     if any(figures.value == figures.low == figures.high == 1 for figures in rows[0].intervals.values()):
         # the bootstrap cannot draw an error that is not there; 3 / n is the 95 % bound ("rule of three")
         notes.append(f"No error seen is not no error: up to {3 / len(weights):.1%} of new rows may still be wrong.")
@@ -273,7 +285,7 @@ def _notes(
     if absent:
         more = ", …" if len(absent) > _NAMED else ""
         notes.append(
-            f"{len(absent):,} of {len(labels):,} labels without a {split} row: {', '.join(absent[:_NAMED])}{more}; "
+            f"{len(absent):,} of {len(labels):,} labels without a measured row: {', '.join(absent[:_NAMED])}{more}; "
             "the macro average counts one only if it was predicted."
         )
     for row in rows:
@@ -285,7 +297,8 @@ def _notes(
 
 def _figures(report: Report) -> Table:
     table = Table(
-        title=f"{report.split}: {report.examples:,} rows, {100 * report.confidence:g}% intervals",
+        # Text: a name of a file may hold what rich takes for markup
+        title=Text(f"{report.split}: {counted(report.examples, 'row')}, {100 * report.confidence:g}% intervals"),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         title_style="bold",

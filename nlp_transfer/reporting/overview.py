@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
+from nlp_transfer.evaluation.formatting import MODEL, counted, number, shown, title_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.reporting import figures
@@ -36,8 +36,9 @@ def figures_table(report: Report) -> Table:
         for metric in report.rows[0].intervals
     ]
     caption = (
-        f"{report.examples:,} rows of {report.split}, with {100 * report.confidence:g} % bootstrap intervals. Bold: "
-        f"better by more than chance explains, of {report.metric}, which decides, than the best floor, else than all."
+        f"{counted(report.examples, 'row')} of {report.split}, with {100 * report.confidence:g} % bootstrap intervals. "
+        f"Bold: better by more than chance explains, of {report.metric}, which decides, than the best floor, else "
+        "than all."
     )
     return Table(["", *map(title_of, names)], rows, caption=caption)
 

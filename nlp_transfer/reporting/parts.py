@@ -118,7 +118,7 @@ def unseen(evidence: Evidence) -> Section:
         else f"{_so_many(left.near, 'is', 'are')} nearly the same as one (four fifths of the character 4-grams)"
     )
     exact = _so_many(left.exact, "has", "have")
-    said = f"Of {len(examples):,} {report.split} rows {exact} a text of the training rows; {near}."
+    said = f"Of {len(examples):,} measured rows {exact} a text of the training rows; {near}."
     if len(left.rows) == len(examples):
         return Section(title, [Prose(f"{said} So nothing flatters the figures in this way.")])
     fewest = len(left.rows) < _ENOUGH or not examples.weights[left.rows].sum() > 0

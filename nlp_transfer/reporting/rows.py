@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.data.rows import text_key
 from nlp_transfer.evaluation.decisions import decide, probabilities
 from nlp_transfer.inspection.near import near_some
 
@@ -94,9 +93,9 @@ class Unseen:
 def unseen(train: Examples, examples: Examples) -> Unseen:
     """Return which rows the training split does not hold, exactly or nearly; of much text the exact ones alone."""
     known: dict[bytes, int] = {}
-    for row, key in enumerate(_keys(train)):
+    for row, key in enumerate(train.keys):
         known.setdefault(key, row)
-    keys = _keys(examples)
+    keys = examples.keys
     fresh = [row for row, key in enumerate(keys) if key not in known]
     exact = len(keys) - len(fresh)
     early, late = _texts(train), _texts(examples)
@@ -106,10 +105,6 @@ def unseen(train: Examples, examples: Examples) -> Unseen:
     near = near_some(learned, asked)
     left = [row for row, alike in zip(fresh, near, strict=True) if not alike]
     return Unseen(np.asarray(left, dtype=np.int64), exact, sum(near))
-
-
-def _keys(examples: Examples) -> list[bytes]:
-    return [text_key(text, pair) for text, pair in zip(examples.texts, _pairs(examples), strict=True)]
 
 
 def _texts(examples: Examples) -> list[str]:

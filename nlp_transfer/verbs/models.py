@@ -30,15 +30,23 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     from nlp_transfer.checks import check_predict
 
     wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
-    check_predict(wanted)
+    check_predict(wanted, overwrite=settings.overwrite)
     with for_good():
+        from nlp_transfer.evaluation.formatting import counted
         from nlp_transfer.predict import opened, predict_file
     predictor = opened(folder, settings)
     data, console = settings.data, screen_of_main().console
     if wanted.input == "-" and sys.stdin.isatty():
         console.print("reading rows from standard input, until Ctrl-D", style="dim")
-    count = predict_file(predictor, wanted, data.columns, encoding=data.encoding, delimiter=data.delimiter)
-    console.print(f"{count:,} rows labelled", style="dim")
+    count = predict_file(
+        predictor,
+        wanted,
+        data.columns,
+        encoding=data.encoding,
+        delimiter=data.delimiter,
+        overwrite=settings.overwrite,
+    )
+    console.print(f"{counted(count, 'row')} labelled", style="dim")
     return 0
 
 
@@ -136,7 +144,8 @@ def run_folder(words: Sequence[str], verb: str) -> Path:
 
     if verb in ("predict", "serve", "demo") and names_model(name):
         return pull(name)
-    raise UserError(f"{name}: there is no such folder; finished runs lie under runs/")
+    meant = f" (did you mean 'runs/{name}'?)" if expanded(f"runs/{name}").is_dir() else ""
+    raise UserError(f"{name}: there is no such folder{meant}; finished runs lie under runs/")
 
 
 def _hosted(verb: str, words: list[str], overrides: list[str]) -> tuple[Path, Settings, str]:

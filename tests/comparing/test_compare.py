@@ -287,7 +287,7 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
         (["compare.candidates=['probe strategy.rank=4']"], "strategy.rank"),
         (["compare.candidates=['probe data.class_weights=balanced']"], "is for all of them"),
         (["compare.candidates=['probe seed=7']"], "is for all of them"),
-        (["compare.labels=all"], "a list of texts"),
+        (["compare.labels=all"], "a list, such as [8,16,64,256,all]"),
         (["seed=4294967295"], "must stay below"),
         (["data.test_share=0"], "a comparison needs test rows"),
         (["compare.labels=[0]"], "'0' must be a whole number"),

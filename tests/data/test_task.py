@@ -278,7 +278,7 @@ def test_every_problem_type_can_be_carved_and_limited(labels: list[Any], limit: 
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"train_limit": 2}, "leaves some of the 3 classes without a row"),
+        ({"train_limit": 2}, "leaves some of the 3 classes without a row; give 3 or more"),
         ({"train_limit": 0}, "must be at least 1"),
         ({"train_limit": 9, "per_class": 3}, "both set"),
         ({"validation_limit": 2}, r"data\.validation_limit=2 leaves some of the 3 classes without a row"),

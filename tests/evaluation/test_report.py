@@ -12,9 +12,10 @@ from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.baselines import Floor
+from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.metrics import DEFAULT_METRIC, METRICS, compute, per_label
-from nlp_transfer.evaluation.report import Report, evaluate_predictions, render
+from nlp_transfer.evaluation.report import Comparison, Report, Row, evaluate_predictions, render
 from nlp_transfer.settings import EvaluationSettings
 from tests.evaluation.conftest import make_case
 
@@ -115,6 +116,27 @@ def test_outcomes(metric, model, floor, outcome):
     assert difference.low <= difference.value <= difference.high
 
 
+def test_a_better_model_may_be_worse_in_other_metrics():
+    values = {"model": (0.406, 0.163, 0.23, 0.2), "majority": (0.3, 0.1, 0.296, 0.1), "tfidf": (0.377, 0.182, 0.2, 0.1)}
+    names = ("micro_f1", "macro_f1", "subset_accuracy", "brier")
+    rows = [
+        Row(who, {name: Interval(each, each, each) for name, each in zip(names, figures, strict=True)})
+        for who, figures in values.items()
+    ]
+    report = replace(
+        report_of(make_case("multi_label")),
+        metric="micro_f1",
+        rows=rows,
+        comparison=Comparison("tfidf", Interval(0.029, 0.01, 0.04), "better"),
+    )
+    assert report.verdict.endswith(
+        " It is lower than a floor in macro_f1 (.163 against .182, TF-IDF + linear), subset_accuracy (.230 against "
+        ".296, majority)."
+    )
+    unsure = replace(report, comparison=replace(report.comparison, outcome="no evidence"))
+    assert "lower" not in unsure.verdict
+
+
 def test_equal_models_are_seldom_called_different():
     called = 0
     for seed in range(100):
@@ -149,9 +171,10 @@ def test_notes():
     case = make_case("single_label", rows=50, weighted=True)
     case = replace(case, targets=case.targets % 2, task=Task("single_label", ("a", "b", "c", "d"), pair=False))
     notes = " ".join(report_of(case, floors=[Floor("tfidf", case.logits, "C=2")]).notes)
-    assert "Only 50 test rows" in notes
+    assert "Only 50 rows: the intervals" in notes
+    assert [counted(count, "row") for count in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
     assert "support is a sum of weights" in notes
-    assert "2 of 4 labels without a test row: c, d" in notes
+    assert "2 of 4 labels without a measured row: c, d" in notes
     assert "TF-IDF + linear: C=2." in notes
     perfect = replace(
         make_case("single_label", rows=300), logits=np.eye(4)[make_case("single_label", rows=300).targets]

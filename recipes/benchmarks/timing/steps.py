@@ -93,5 +93,5 @@ def with_the_encoder(job: Job) -> Result:
     for split in ("test", "train"):  # the first time is slower
         files = PredictSettings(input=str(Path(job["data"]) / f"{split}.csv"), output=f"{job['scratch']}/{split}.csv")
         with Stopwatch() as watch:
-            predict_file(predictor, files, ColumnSettings(), encoding="utf-8", delimiter=None)
+            predict_file(predictor, files, ColumnSettings(), encoding="utf-8", delimiter=None, overwrite=True)
     return {"laps": laps | {"predicting": watch.seconds}, "peak_mb": peak_mb()}
