@@ -81,9 +81,10 @@ def check(
     from nlp_transfer.console import Screen
     from nlp_transfer.inspection.examine import examine
 
-    settings = compose(recipe, _words(overrides, data))
+    words = _words(overrides, data)
+    settings = compose(recipe, words)
     check(settings, data=data)
-    check_examination(settings)
+    check_examination(settings, words)
     return examine(settings, Screen(speaks=False), data=data)
 
 

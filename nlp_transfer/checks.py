@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from nlp_transfer.data import hub
@@ -190,8 +191,12 @@ def check_predict(settings: PredictSettings, *, overwrite: bool = False) -> None
 
 def _check_output(settings: PredictSettings, *, overwrite: bool) -> None:
     name = f"predict.output={settings.output}"
-    target = expanded(settings.output)
+    target = expanded(settings.output).resolve()
     try:
+        if not target.parent.is_dir():
+            raise UserError(f"{name}: there is no folder {target.parent}")
+        if target.parts[:2] in (("/", "dev"), ("/", "proc")):
+            raise UserError(f"{name} is no file; without predict.output rows go to standard output")
         if not target.exists():
             return
         if settings.input != "-" and target.samefile(expanded(settings.input)):
@@ -267,8 +272,8 @@ def check_export(settings: ExportSettings) -> None:
             raise UserError(f"export.{key}={value} must be at least 1")
 
 
-def check_examination(settings: Settings) -> None:
-    """Check the values of the `check` group, and that no rows are left out.
+def check_examination(settings: Settings, words: Sequence[str]) -> None:
+    """Check the values of the `check` group, and that nobody types that rows are left out; a recipe may say so.
 
     Raises:
         UserError: naming the key, its value and what it may be.
@@ -277,9 +282,10 @@ def check_examination(settings: Settings) -> None:
     one_of(own.fail_on, (*SEVERITIES, "never"), "check.fail_on")
     for kind in own.skip:
         one_of(kind, KINDS, "check.skip")
-    for key in _LIMITS:
-        if (value := getattr(settings.data, key)) is not None:
-            raise UserError(f"data.{key}={value}: check looks at every row; leave it out")
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        if key.removeprefix("data.") in _LIMITS and value != "null":
+            raise UserError(f"{word}: check looks at every row; leave it out")
 
 
 def check_ranking(settings: RankSettings) -> None:

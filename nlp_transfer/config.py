@@ -300,7 +300,8 @@ def _explain(error: Exception, words: Sequence[str], known_keys: Callable[[], Se
     if unknown:
         key, keys = unknown[1], known_keys()
         if having := [name for name, kind in STRATEGIES.items() if key in _keys_of(kind)]:
-            chosen = [name for name, kind in STRATEGIES.items() if set(_keys_of(kind)) <= set(keys)]
+            there = {each for each in keys if each.startswith("strategy.")} - {"strategy.name"}
+            chosen = [name for name, kind in STRATEGIES.items() if set(_keys_of(kind)) == there]
             which = f"strategy={chosen[0]}" if len(chosen) == 1 else "every strategy that was chosen"
             return f"{key} does not exist for {which}; it does for {', '.join(having)}"
         return f"{key} is not a known key{_close_key(key, keys)}; `nlp-transfer plan --cfg` lists all"

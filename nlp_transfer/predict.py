@@ -160,7 +160,7 @@ def _output(name: str) -> Iterator[TextIO]:
             sys.stdout.reconfigure(encoding="utf-8", newline="")
         yield sys.stdout
         return
-    target = expanded(name)
+    target = expanded(name).resolve()  # a link stays one
     making = target.with_name(f".making-{target.name}")
     try:
         with making.open("w", encoding="utf-8", newline="") as out:

@@ -84,7 +84,7 @@ def _calibrated(record: Record, examples: Examples, logits: np.ndarray) -> list[
     )
     said = f"As trained: {trained}; calibrated ({record.calibration.described}): {calibrated}."
     if after[_BRIER] > before[_BRIER] and number(after[_BRIER]) != number(before[_BRIER]):
-        said += " By the Brier score it did not help here; adapt with decision.calibrate=false leaves it out."
+        said += " By the Brier score it did not help on these rows."
     return [said]
 
 

@@ -418,6 +418,28 @@ def test_predictions_replace_another_file_only_where_that_is_asked_for(place: Pa
     assert Path("pipe").is_fifo()
 
 
+def test_predictions_go_through_a_link_and_never_into_a_device(place: Path, tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text\ngood\n")
+    Path("real.csv").write_text("kept")
+    Path("link.csv").symlink_to("real.csv")
+    Path("device").symlink_to("/dev/stdout")
+    words = ["predict", run_of(place), "rows.csv", "overwrite=true"]
+    assert main([*words, "predict.output=link.csv"]) == 0
+    assert Path("link.csv").is_symlink()
+    assert Path("real.csv").read_text().startswith("text,prediction")
+    for target, said in (
+        ("device", "is no file; without predict.output rows go to standard output"),
+        ("/dev/null", "is no file; without predict.output rows go to standard output"),
+        ("nowhere/x.csv", "there is no folder"),
+        ("rows.csv/x.csv", "there is no folder"),
+    ):
+        capfd.readouterr()
+        assert main([*words, f"predict.output={target}"]) == 2
+        assert said in capfd.readouterr().err
+    assert Path("device").is_symlink()
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

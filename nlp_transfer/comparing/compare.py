@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from nlp_transfer.store import Store
 
 _FLOORS = ("majority", "tfidf")
+_TIE = 0.01  # of a metric that is at most 1: validation rows tell no finer
 _NAME = 60  # characters of a candidate that the name of a folder has
 
 
@@ -85,6 +86,7 @@ class Comparison:
             left=self._clock(),
             work=self._work,
             is_kept=lambda trial: is_finished(self._settings_of(trial)),
+            tie=_TIE if self._sign > 0 else 0.0,
         )
         with self._screen.bar("comparing") as bar, self._resumable():
             for done, trial in enumerate(schedule):

@@ -142,7 +142,7 @@ class Outcome:
             names = _listed([title_of(name) for name in cheaper])
             said.append(f"{names} cannot be told from {self.winner} by these rows and seeds, and took less time.")
         if absent := [name for name in self._candidates if self.cell(name, self.most.labels) is None]:
-            said.append(f"{self.most.said.capitalize()} there was no time for {_listed(absent)}.")
+            said.append(f"Not tried {self.most.said}: {_listed(absent)}.")
         for name, labels in self.reached.items():
             if labels != self.most.labels:
                 best, few = title_of(self.most.duel.other), self.cell(name, labels)

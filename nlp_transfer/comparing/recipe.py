@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlp_transfer import config
 from nlp_transfer.comparing.grid import ALL
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.evaluation.formatting import number, shown, title_of
 
 if TYPE_CHECKING:
@@ -49,6 +49,6 @@ def recipe_of(outcome: Outcome, settings: Settings) -> str:
 def _absolute(data: DataSettings) -> DataSettings:
     """Return the rows by paths that hold from any folder."""
     path, train, validation, test = (
-        each and str(Path(each).absolute()) for each in (data.path, data.train, data.validation, data.test)
+        each and str(expanded(each).absolute()) for each in (data.path, data.train, data.validation, data.test)
     )
     return dataclasses.replace(data, path=path, train=train, validation=validation, test=test)

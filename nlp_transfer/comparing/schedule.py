@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from nlp_transfer.comparing.grid import Trial
 
-_TIE = 0.01  # of the metric: validation rows tell no finer
-
 
 class Tried(NamedTuple):
     """What is known of a trial that was done.
@@ -43,6 +41,7 @@ class Schedule:
         left: returns the seconds that are left; None: as many as it takes.
         work: returns how much a trial has to do, beside others of the same candidate.
         is_kept: whether a trial was done by an earlier process: it costs nothing.
+        tie: by how much scores differ that are as good.
         done: filled by whoever does the trials.
         left_out: trials that were passed over, and why.
     """
@@ -54,6 +53,7 @@ class Schedule:
     left: Callable[[], float] | None = None
     work: Callable[[Trial], float] = lambda _: 1.0
     is_kept: Callable[[Trial], bool] = lambda _: False
+    tie: float = 0.0
     done: dict[Trial, Tried] = field(default_factory=dict)
     left_out: dict[Trial, str] = field(default_factory=dict)
 
@@ -108,12 +108,11 @@ class Schedule:
             else:
                 self.left_out[trial] = "no time"
 
-    @staticmethod
-    def _survivors(scores: Mapping[str, float], before: Mapping[str, float] | None) -> list[str]:
+    def _survivors(self, scores: Mapping[str, float], before: Mapping[str, float] | None) -> list[str]:
         """Return who goes on: all after the first number of labels, for one point does not say where a curve goes."""
         if before is None or not scores:
             return list(scores)
         best, best_before = max(scores.values()), max(before[name] for name in scores)
         last = sorted(scores.values(), reverse=True)[(len(scores) - 1) // 2]
-        near = {name for name in scores if scores[name] >= last - _TIE}
+        near = {name for name in scores if scores[name] >= last - self.tie}
         return [name for name in scores if name in near or best - scores[name] < best_before - before[name]]

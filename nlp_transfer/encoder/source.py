@@ -201,9 +201,7 @@ def _plain(name: str) -> str:
 def _downloaded(settings: EncoderSettings) -> tuple[Path, str]:
     """Fetch from the Hub (or its local cache); return the snapshot folder and its commit."""
     name, revision = settings.name, settings.revision
-    # As for models: what is not in a folder that is there is not looked for among strangers.
-    beside = "/" in name and Path(name).parent.is_dir()
-    if name.startswith((".", "/", "~", "runs/")) or name.count("/") > 1 or beside:
+    if name.startswith((".", "/", "~", "runs/")) or name.count("/") > 1:
         raise UserError(f"encoder.name={name!r}: there is no such folder")
     if settings.trust_remote_code and not hub.is_commit(revision):
         raise UserError(

@@ -90,8 +90,8 @@ def calibrate(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.n
     Decisions change by them, so they must show first that they are worth it: shifts are fitted to four fifths of the
     rows and rated on the last, in turn, beside the temperature of all of them; the log-loss must be lower by more than
     a standard error (the rule of Breiman et al. 1984), and the metric not worse by more than one. A scale for each
-    class as well (vector scaling, Guo et al. 2017) was better for the log-loss and not for decisions there; isotonic
-    regression cannot be folded into an output layer that plain transformers loads.
+    class as well (vector scaling, Guo et al. 2017) gained little there; isotonic regression cannot be folded into an
+    output layer that plain transformers loads.
 
     Args:
         task: any; shifts are for single_label and ordinal tasks whose classes have no weights: those ask for another

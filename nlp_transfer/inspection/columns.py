@@ -14,6 +14,7 @@ from nlp_transfer.data.rows import Rows
 
 _FEWEST = 50  # rows, of which a pattern says something
 _MOSTLY = 0.95
+_OTHERS = 10  # rows without the most frequent label, of which it can be told whether a column tells them apart
 _SORTED = 0.2  # of the changes from row to row that chance would bring
 _GROUPS = 10  # values of a column at least that may name sources
 _TELLS = 0.5  # of what the most frequent label leaves open
@@ -98,6 +99,7 @@ def _copies(rows: Rows, column: str) -> Iterator[Finding]:
     if (
         len(rows) >= _FEWEST
         and len(labels) <= len(rows) / 2
+        and (1 - usual) * len(rows) >= _OTHERS
         and right - usual > _MOSTLY * (1 - usual)
         and not _all_measures(cells)
     ):

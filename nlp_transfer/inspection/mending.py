@@ -209,8 +209,10 @@ def _check_untouched(folder: Path) -> None:
         told = json.loads((folder / MENDED).read_text(encoding="utf-8"))
     except ValueError:
         told = None
-    known = told.get("files", {}) if isinstance(told, dict) else {}
-    for path in sorted(folder.iterdir()):
+    known = told.get("files") if isinstance(told, dict) else None
+    if not isinstance(known, dict):
+        raise UserError(f"{folder / MENDED} does not say what was written; name another folder, or delete {folder}")
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
         same = path.is_file() and known.get(path.name) == sha256(path.read_bytes()).hexdigest()
         if path.name != MENDED and not same:
             raise UserError(

@@ -83,7 +83,7 @@ def check(arguments: argparse.Namespace, words: list[str], overrides: list[str])
         return 0
     from nlp_transfer.checks import check_examination
 
-    check_examination(settings)
+    check_examination(settings, overrides)
     screen = screen_of_main()
     from nlp_transfer.inspection.examine import examine
     from nlp_transfer.inspection.mending import plan, write

@@ -128,6 +128,8 @@ def test_the_recipe_is_the_winners_run(compared):
     files = dataclasses.replace(winner.settings.data, path="tickets.csv")
     moved = recipe_of(outcome, dataclasses.replace(winner.settings, data=files))
     assert f"path: {Path.cwd() / 'tickets.csv'}" in moved
+    home = dataclasses.replace(winner.settings.data, path="~/tickets.csv")
+    assert f"path: {Path.home() / 'tickets.csv'}" in recipe_of(outcome, dataclasses.replace(winner.settings, data=home))
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_what_was_slow_once_is_not_thought_to_be_slow_for_ever():
 
 
 def test_who_is_as_good_goes_on_too():
-    schedule = Schedule(["one", "other", "poor"], [], ["8", "64", "all"], [0], left=lambda: 1e9)
+    schedule = Schedule(["one", "other", "poor"], [], ["8", "64", "all"], [0], left=lambda: 1e9, tie=0.01)
     scores = {"one": 0.70541, "other": 0.70534, "poor": 0.3}
     for trial in schedule:
         schedule.done[trial] = Tried(scores[trial.name], 1.0)
