@@ -14,7 +14,7 @@ from nlp_transfer.data import hub
 from nlp_transfer.data.cutting import check_tokens
 from nlp_transfer.data.files import existing_file, stream_format
 from nlp_transfer.data.labels import check_problem
-from nlp_transfer.data.paths import expanded
+from nlp_transfer.data.outputs import check_output
 from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
@@ -186,29 +186,7 @@ def check_predict(settings: PredictSettings, *, overwrite: bool = False) -> None
     if settings.input != "-":
         existing_file(settings.input)
     if settings.output != "-":
-        _check_output(settings, overwrite=overwrite)
-
-
-def _check_output(settings: PredictSettings, *, overwrite: bool) -> None:
-    name = f"predict.output={settings.output}"
-    target = expanded(settings.output).resolve()
-    try:
-        if not target.parent.is_dir():
-            raise UserError(f"{name}: there is no folder {target.parent}")
-        if target.parts[:2] in (("/", "dev"), ("/", "proc")):
-            raise UserError(f"{name} is no file; without predict.output rows go to standard output")
-        if not target.exists():
-            return
-        if settings.input != "-" and target.samefile(expanded(settings.input)):
-            raise UserError(f"{name} is the input itself; give another file")
-    except OSError as error:
-        raise UserError(f"{name} cannot be written: {error.strerror}") from error
-    if target.is_dir():
-        raise UserError(f"{name} is a folder; name the file to write")
-    if not target.is_file():
-        raise UserError(f"{name} is no file that can be replaced; without predict.output rows go to standard output")
-    if not overwrite:
-        raise UserError(f"{name} exists already; overwrite=true replaces it")
+        check_output(settings, overwrite=overwrite)
 
 
 def check_hub(settings: HubSettings) -> None:

@@ -249,9 +249,22 @@ def test_a_copy_that_was_worked_on_is_not_written_over(sound: Splits, tmp_path: 
     with (folder / name).open("a") as out:
         out.write("by hand,card\n")
     before = hashes(folder)
-    with pytest.raises(UserError, match=r"is not as check\.fix wrote it, and would be lost; name another folder"):
+    with pytest.raises(
+        UserError, match=r"(is not as check\.fix wrote it|does not say what was written).*name another folder"
+    ):
         mended(found, folder)
     assert hashes(folder) == before
+
+
+@pytest.mark.parametrize("told", ["{}", '{"files": null}', "[1]"])
+def test_what_nobody_says_was_written_is_not_written_over(sound: Splits, tmp_path: Path, told: str):
+    found, folder = examined(written(sound, tmp_path / "source", "csv")), tmp_path / "copy"
+    mended(found, folder)
+    (folder / ".DS_Store").write_text("of the desktop")  # is no work of anybody
+    mended(found, folder)
+    (folder / MENDED).write_text(told)
+    with pytest.raises(UserError, match="does not say what was written; name another folder, or delete"):
+        mended(found, folder)
 
 
 def test_the_command_line_tells_mends_and_fails_where_it_should(sound: Splits, tmp_path: Path, capfd):
