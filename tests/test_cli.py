@@ -568,7 +568,7 @@ def test_runs_of_a_sweep_that_fail_are_named(tmp_path: Path, capfd):
     assert out == ""
     named = "nlp-transfer: the run output={} 'data.path=\"a=b.csv\"' seed={} training.epochs=many failed with status 2"
     assert err.splitlines() == [
-        *["nlp-transfer: training.epochs=many must be a number"] * 2,
+        *["nlp-transfer: training.epochs=many must be a number, or null"] * 2,
         *[named.format(tmp_path, seed) for seed in (1, 2)],
     ]
     assert sys.argv == before

@@ -116,7 +116,7 @@ def test_a_person_types_texts_and_takes_a_file_home(person, tmp_path: Path):
     number.clear()
     number.send_keys("1\t")
     person.one(".answer", f"abstains: its best label, {labels[2]}")  # of the text that was chosen
-    assert all("abstains" in row.text for row in person.all(".virtual-row"))
+    person.until(lambda: all("abstains" in row.text for row in person.all(".virtual-row")))
 
     person.one("button", "A file").click()
     upload = tmp_path / "tickets.csv"
@@ -131,7 +131,7 @@ def test_a_person_types_texts_and_takes_a_file_home(person, tmp_path: Path):
         person.one("button", "Label the file").click()
         if said:
             assert said in person.one(".problem").text
-    person.one("button", "Download tickets.labelled.csv (1 rows)").click()
+    person.one("button", "Download tickets.labelled.csv (1 row)").click()
     home = tmp_path / "downloads" / "tickets.labelled.csv"
     person.until(home.exists)
     (row,) = csv.DictReader(home.open())
