@@ -90,7 +90,7 @@ class TrainingSettings:
     """The loop: how long, in what batches, at what precision, and which weights are kept."""
 
     PASSES: ClassVar[float] = 2.0
-    STEPS: ClassVar[int] = 150  # few rows need steps, not passes (Mosbach et al. 2021, arXiv 2006.04884)
+    STEPS: ClassVar[int] = 50  # few rows need steps, not passes: recipes/benchmarks/steps.py
 
     epochs: float | None = None
     min_steps: int = 0

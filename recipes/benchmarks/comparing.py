@@ -8,7 +8,7 @@ the encoder from random weights, with the numbers of labels a class of CASES. Tr
 stay in OUTPUT, so that an interrupted benchmark goes on, and one that is done shows its table again.
 
 Cases of --confirm are trained once more by code that is not ours, on all their rows, and not kept: transformers'
-Trainer at its best setting (see strategies.py; three epochs, ours has two, or 150 steps) beside words, pairs of words
+Trainer at its best setting (see strategies.py; three epochs, ours has two, or 50 steps) beside words, pairs of words
 and logistic regression of scikit-learn as they come.
 """
 

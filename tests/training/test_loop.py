@@ -293,7 +293,7 @@ def test_gradients_that_stay_no_numbers_end_the_run(accelerator: Callable[[], Ac
 @pytest.mark.parametrize(
     ("rows", "values", "steps", "between"),
     [
-        (48, {}, 150, 15),  # three steps a pass: few rows need steps
+        (48, {}, 50, 5),  # three steps a pass: few rows need steps
         (48, {"epochs": 2.0}, 6, 3),  # passes that are asked for are those
         (48, {"epochs": 50.0}, 150, 3),
         (48, {"epochs": 2.0, "min_steps": 40}, 40, 4),
@@ -301,8 +301,8 @@ def test_gradients_that_stay_no_numbers_end_the_run(accelerator: Callable[[], Ac
         (48, {"max_steps": 10}, 10, 3),
         (16_000, {}, 2_000, 1_000),
         (16_000, {"evaluate_every": 0.25}, 2_000, 250),
+        (400, {}, 50, 25),
         (1_200, {}, 150, 75),
-        (1_199, {}, 150, 75),
     ],
 )
 def test_how_long_a_training_is_and_how_often_it_is_measured(rows: int, values: dict, steps: int, between: int):
