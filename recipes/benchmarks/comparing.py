@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "tweet_emotion": {"compare.labels": [8, 64]},
     "reviews/books": {"compare.labels": [16, 64], "tokens.max_length": 128},
     "banking77": {"compare.labels": [4, 16]},
-    "umsab:ar": {"compare.labels": [64, "all"]},
+    "umsab:ar": {"compare.labels": ["all"], "compare.scratch": False},
 }
 
 
