@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.benchmarks import calibration, checking, precision, ranking, speed, strategies
+from recipes.benchmarks import calibration, checking, comparing, precision, ranking, scaling, speed, steps, strategies
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.bench import Bench
 from recipes.benchmarks.timing.child import measure
@@ -125,6 +125,44 @@ def test_what_calibrating_is_worth_is_told_beside_the_temperature(home: Path, mo
     assert scale != 1
     assert losses[0] != losses[1]
     assert cells[4] == f"{int(losses[1] < losses[0])} of 1"
+
+
+def test_comparisons_of_one_language_are_told_with_every_floor(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    encoder = {"encoder": "custom", "encoder.name": str(home / "encoder"), "evaluation.resamples": 20}
+    short = {"compare.labels": [4, "all"], "compare.candidates": ["probe"], "compare.scratch": False}
+    (home / "trec" / "lang").mkdir(exist_ok=True)
+    for split in SPLITS:
+        lines = (home / "trec" / f"{split}.csv").read_text().splitlines()
+        spoken = [f"{line},{'ab'[place // 200]}" for place, line in enumerate(lines[1:])]
+        (home / "trec" / "lang" / f"{split}.csv").write_text("\n".join([f"{lines[0]},lang", *spoken]) + "\n")
+    monkeypatch.setitem(comparing.CASES, "trec/lang:b", encoder | short)
+    words = [str(home), str(tmp_path), "--cases", "trec/lang:b", "--seeds", "2"]
+    comparing.main(words)
+    told = capsys.readouterr().out
+    assert "| labels | probe | majority | tfidf |" in told
+    assert "| 4 | " in told
+    assert "| all | " in told
+    assert "transfer" in told
+    rows = (tmp_path / "rows" / "trec/lang-b" / "train.csv").read_text().splitlines()
+    assert len(rows) == 1 + 200
+    comparing.main(words)  # a second time reads everything back
+    assert capsys.readouterr().out.splitlines()[1:] == told.splitlines()[1:]
+
+
+def test_shifts_and_steps_are_told_as_tables(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    own = ["encoder=custom", f"encoder.name={home / 'encoder'}", "cache.gib=0"]
+    monkeypatch.setattr(steps, "WORDS", [*steps.WORDS, *own])
+    words = [str(home), "--datasets", "trec", "--seeds", "1", "--per-class", "4", "--steps", "0", "3"]
+    steps.main([*words, "--strategies", "finetune"])
+    told = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| trec")]
+    assert [cells[2] for cells in told] == ["(two passes)", "3"]
+    assert all(0 <= float(cells[3]) <= 1 for cells in told)
+    monkeypatch.setattr(scaling, "WORDS", [*scaling.WORDS, *own])
+    scaling.main([str(home), "--datasets", "trec", "--seeds", "1", "--per-class", "4", "--few"])
+    told = [line.split("|")[4].strip() for line in capsys.readouterr().out.splitlines()[4:]]
+    assert told == ["temperature", "half a shift", "a shift", "scale and shift", "a run"]
 
 
 def test_labels_that_are_made_wrong_are_looked_for(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):

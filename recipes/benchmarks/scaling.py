@@ -29,6 +29,7 @@ from recipes.benchmarks.unknown import divide
 
 DATASETS = ("trec", "tweet_emotion", "scicite", "sst5", "cr", "banking77")
 FIGURES = ("accuracy", "macro_f1", "log_loss", "calibration error")
+WORDS = ["data=files", "strategy=probe"]
 
 
 def main(words: list[str] | None = None) -> None:
@@ -70,7 +71,7 @@ def measure(arguments: argparse.Namespace, name: str, rows: int, seed: int) -> d
 
     with tempfile.TemporaryDirectory() as scratch:
         divide(arguments.data, name, 0, Path(scratch), hidden=0)
-        words = ["data=files", f"data.path={scratch}", "strategy=probe", f"data.per_class={rows}", f"seed={seed}"]
+        words = [*WORDS, f"data.path={scratch}", f"data.per_class={rows}", f"seed={seed}"]
         corpus = load_corpus(compose(None, words).data, seed=seed)
         if arguments.few:
             words.append(f"data.validation_limit={len(corpus.splits['train'])}")

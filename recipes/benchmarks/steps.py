@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.timing import machine
 
+WORDS = ["data=files", "training.epochs=2", "verify=false", "report.write=false", "evaluation.floors=false"]
+
 
 def main(words: list[str] | None = None) -> None:
     """Run, and print the table as Markdown."""
@@ -53,8 +55,7 @@ def measure(arguments: argparse.Namespace, dataset: str, strategy: str, steps: i
     from nlp_transfer.run import adapt
 
     words = [f"data.path={arguments.data / dataset}", f"data.per_class={arguments.per_class}", f"seed={seed}"]
-    words += ["data=files", f"strategy={strategy}", "training.epochs=2", f"training.min_steps={steps}"]
-    words += ["verify=false", "report.write=false", "evaluation.floors=false", "evaluation.resamples=2"]
+    words += [*WORDS, f"strategy={strategy}", f"training.min_steps={steps}", "evaluation.resamples=2"]
     rows = len(load_corpus(compose(None, words).data, seed=seed).splits["train"])
     with tempfile.TemporaryDirectory() as folder:
         found = adapt(compose(None, [*words, f"data.validation_limit={rows}", f"output={folder}"])).metrics
