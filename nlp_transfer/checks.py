@@ -260,10 +260,14 @@ def check_examination(settings: Settings, words: Sequence[str]) -> None:
     one_of(own.fail_on, (*SEVERITIES, "never"), "check.fail_on")
     for kind in own.skip:
         one_of(kind, KINDS, "check.skip")
-    for word in words:
-        key, _, value = word.lstrip("+").partition("=")
-        if key.removeprefix("data.") in _LIMITS and value != "null":
-            raise UserError(f"{word}: check looks at every row; leave it out")
+    for word in typed_limits(words):
+        raise UserError(f"{word}: check looks at every row; leave it out")
+
+
+def typed_limits(words: Sequence[str]) -> list[str]:
+    """Return the words that leave rows out."""
+    given = {word: word.lstrip("+").partition("=") for word in words}
+    return [word for word, (key, _, value) in given.items() if key.removeprefix("data.") in _LIMITS and value != "null"]
 
 
 def check_ranking(settings: RankSettings) -> None:

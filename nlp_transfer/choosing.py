@@ -17,6 +17,7 @@ from nlp_transfer.checks import check_objective
 from nlp_transfer.encoder.source import locate, weight_files
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.strategies import Auto, Finetune, Lora, Probe
+from nlp_transfer.training.length import planned_steps
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus
@@ -33,10 +34,9 @@ _LONGEST = 512  # tokens of a text that count
 def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     """Return the settings with the strategy that `strategy=auto` stands for, and why it is that one.
 
-    With fewer than 10 training rows a class LoRA, with more full fine-tuning. Where
-    `strategy.minutes` are fewer than that would take by the size of encoder and texts and the number of cores, the
-    probe; nothing is timed for that, so that the same words are the same run, on every rank. Other strategies are left
-    as they are, for no reason.
+    With fewer than 10 training rows a class LoRA, with more full fine-tuning. Where `strategy.minutes` are fewer than
+    that would take by the size of encoder and texts and the number of cores, the probe; nothing is timed for that, so
+    that the same words are the same run, on every rank. Other strategies are left as they are, for no reason.
 
     Args:
         settings: of a run.
@@ -81,7 +81,6 @@ def _minutes(settings: Settings, corpus: Corpus) -> float:
     train, training = corpus.splits["train"], settings.training
     texts = [*train.texts, *(train.pairs or ())]
     tokens = sum(min(_LONGEST, 2 + len(text) / _A_TOKEN) for text in texts) / len(train)
-    steps = max(training.passes * len(train) / training.batch_size, training.least_steps)
-    examples = training.batch_size * min(steps, training.max_steps or steps)
+    examples = training.batch_size * planned_steps(len(train), training)
     rate = _A_GPU if shutil.which("nvidia-smi") else _A_CORE * (os.cpu_count() or 1)
     return 6 * weights * tokens * examples / rate / 60

@@ -13,7 +13,7 @@ from nlp_transfer.config import to_plain
 from nlp_transfer.encoder.classifier import reads_padding
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.strategies.base import trainable
-from nlp_transfer.training.loop import planned_steps
+from nlp_transfer.training.length import planned_steps
 
 if TYPE_CHECKING:
     from pathlib import Path

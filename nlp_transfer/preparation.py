@@ -38,7 +38,7 @@ from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import fitting, make_accelerator
-from nlp_transfer.training.loop import planned_steps
+from nlp_transfer.training.length import planned_steps
 
 
 @dataclass

@@ -57,14 +57,13 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
 
 def _refuse_limits(trained: Settings, settings: Settings, overrides: Sequence[str]) -> None:
     """Refuse to take fewer of the rows that a run knows nothing of: all of them are measured."""
+    from nlp_transfer.checks import typed_limits
     from nlp_transfer.data.sources import source_of
 
     if source_of(settings.data) == source_of(trained.data):
         return
-    for word in overrides:
-        key, _, value = word.lstrip("+").partition("=")
-        if key in ("data.train_limit", "data.per_class", "data.validation_limit") and value != "null":
-            raise UserError(f"{word}: all rows of other data are measured; name a file with fewer")
+    for word in typed_limits(overrides):
+        raise UserError(f"{word}: all rows of other data are measured; name a file with fewer")
 
 
 def export(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, Any]:

@@ -7,7 +7,7 @@ behaviour. Strategies and objective terms carry their own knobs (see ``strategie
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +89,6 @@ class EncoderSettings:
 class TrainingSettings:
     """The loop: how long, in what batches, at what precision, and which weights are kept."""
 
-    PASSES: ClassVar[float] = 2.0
-    STEPS: ClassVar[int] = 50  # few rows need steps, not passes: recipes/benchmarks/steps.py
-
     epochs: float | None = None
     min_steps: int = 0
     max_steps: int | None = None
@@ -112,16 +109,6 @@ class TrainingSettings:
     evaluate_every: float = 1.0
     patience: int | None = None
     keep: str = "best"
-
-    @property
-    def passes(self) -> float:
-        """Over the training split, where these are not fewer than `least_steps`."""
-        return self.PASSES if self.epochs is None else self.epochs
-
-    @property
-    def least_steps(self) -> int:
-        """Optimizer steps that there are in any case."""
-        return max(self.min_steps, self.STEPS) if self.epochs is None else self.min_steps
 
 
 @dataclass(frozen=True, kw_only=True)

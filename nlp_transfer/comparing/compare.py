@@ -34,7 +34,7 @@ from nlp_transfer.reporting.files import write
 from nlp_transfer.run_folder import PAGES, RunFolder
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.strategies import Auto
-from nlp_transfer.training.loop import planned_steps
+from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded,
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.evaluation.decisions import settled
 from nlp_transfer.shipped import shipped_names
+from nlp_transfer.training.length import least_steps, passes
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import DataSettings, DecisionSettings, Settings
@@ -75,8 +76,8 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
         of = theirs.training
         longer = dataclasses.replace(
             of,
-            epochs=_SCRATCH_STEPS * of.passes,
-            min_steps=_SCRATCH_STEPS * of.least_steps,
+            epochs=_SCRATCH_STEPS * passes(of),
+            min_steps=_SCRATCH_STEPS * least_steps(of),
             max_steps=None if of.max_steps is None else _SCRATCH_STEPS * of.max_steps,
         )
         candidates.append(Candidate(SCRATCH, dataclasses.replace(theirs, training=longer), is_floor=True))

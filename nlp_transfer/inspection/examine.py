@@ -102,7 +102,15 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
     Raises:
         UserError: for data that cannot be read at all.
     """
-    lenient = dataclasses.replace(settings.data, empty="keep", unseen="ignore", class_weights="none")
+    lenient = dataclasses.replace(
+        settings.data,
+        empty="keep",
+        unseen="ignore",
+        class_weights="none",
+        train_limit=None,  # a recipe may have limits; every row is looked at
+        per_class=None,
+        validation_limit=None,
+    )
     with screen.busy("reading data"):
         corpus = read_corpus(lenient, data=data)
     tables = {id(rows.table): split for split, rows in corpus.rows.items()}

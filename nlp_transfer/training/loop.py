@@ -19,22 +19,20 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from nlp_transfer.data.batches import Columns, Order, Padding, steps_per_epoch
+from nlp_transfer.data.batches import Columns, Order, Padding
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.bfloat16 import WorkingCopy
 from nlp_transfer.training.checkpoint import Snapshot
 from nlp_transfer.training.keeper import Keeper
+from nlp_transfer.training.length import planned_steps, steps_between_evaluations
 from nlp_transfer.training.optimizer import MovingAverage, build_optimizer, clip, set_rates
 from nlp_transfer.training.passes import Passes
 from nlp_transfer.training.signals import Stopped, listening
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
 
 Metrics = dict[str, float]
-
-
-_EVALUATIONS = 10  # of a training that is longer than its passes, at most
 
 
 @dataclass(frozen=True)
@@ -85,20 +83,6 @@ class NotFinite(Exception):
     def __init__(self, step: int, examples: np.ndarray) -> None:
         self.step, self.examples = step, examples
         super().__init__(f"loss or gradient was not finite at step {step}")
-
-
-def planned_steps(examples: int, settings: TrainingSettings) -> int:
-    """Return the optimizer steps of a run: whole or part passes, at least `least_steps`, at most `max_steps`."""
-    steps = max(math.ceil(settings.passes * steps_per_epoch(examples, settings.batch_size)), settings.least_steps)
-    return min(steps, settings.max_steps) if settings.max_steps is not None else steps
-
-
-def steps_between_evaluations(examples: int, settings: TrainingSettings) -> int:
-    """Return after how many steps validation rows are asked; not after each of many passes over few rows."""
-    in_pass = steps_per_epoch(examples, settings.batch_size)
-    every, total = max(1, round(settings.evaluate_every * in_pass)), planned_steps(examples, settings)
-    is_longer = total > math.ceil(settings.passes * in_pass)
-    return max(every, math.ceil(total / _EVALUATIONS)) if is_longer else every
 
 
 def fit(

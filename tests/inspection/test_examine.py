@@ -134,6 +134,8 @@ def test_from_python_rows_are_looked_at_as_from_files(sound: Splits):
     assert len(conflict.places) == 18
     with pytest.raises(UserError, match=r"check\.fail_on='no'"):
         nlp_transfer.check(None, ["check.fail_on=no"], data=splits)
+    limited = settings_of({"data": "object", "check.encoder": False, "data.per_class": 2})  # as a recipe may have it
+    assert len(examine(limited, QUIET, data=splits).corpus.rows["train"]) == len(splits["train"])
     for limit in ("train_limit", "per_class", "validation_limit"):
         with pytest.raises(UserError, match=f"data.{limit}=5: check looks at every row"):
             nlp_transfer.check(None, [f"data.{limit}=5"], data=splits)

@@ -22,14 +22,13 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings, TrackingSettings, TrainingSettings
 from nlp_transfer.strategies import STRATEGIES, Group
 from nlp_transfer.training.device import make_accelerator
+from nlp_transfer.training.length import planned_steps, steps_between_evaluations
 from nlp_transfer.training.loop import (
     NotFinite,
     Trajectory,
     Watch,
     check_gradients,
     fit,
-    planned_steps,
-    steps_between_evaluations,
 )
 from nlp_transfer.training.optimizer import build_optimizer, set_rates
 from tests.encoder.families import tiny_encoder
