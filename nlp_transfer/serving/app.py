@@ -154,7 +154,8 @@ async def _answers(
         say_failure(error)
         raise HTTPException(500, "the model failed on this request; what failed is in the server's log") from None
     finally:
-        answer.cancel()  # which takes its texts out of the queue
+        submitted.cancel()  # its texts leave the queue before the answer leaves the server
+        answer.cancel()
         gone.cancel()
     raise HTTPException(504, f"there was no answer within {limits.seconds:g} seconds; send fewer texts, or later")
 
