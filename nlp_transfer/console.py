@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
 if TYPE_CHECKING:
     from rich.status import Status
+
+# Control characters but tabs and line ends, and what turns the direction of writing round.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+class Terminal(Console):
+    """A console on which no label, text or file name can steer the terminal: such characters are left out."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of what is shown, as rich does."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(_STEERING.sub("", segment.text), segment.style)
 
 
 class Screen:
@@ -26,7 +40,7 @@ class Screen:
 
     def __init__(self, *, speaks: bool, says: Callable[[str], None] | None = None) -> None:
         self._says = says
-        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self.console = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
         self.speaks, self.shows = speaks, speaks and self.console.is_terminal
         self.console.quiet = not self.shows
 
@@ -37,7 +51,7 @@ class Screen:
         elif self.shows:
             self.console.print(sentence, style="yellow", soft_wrap=True)
         elif self.speaks:
-            print(f"nlp-transfer: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+            print(_STEERING.sub("", f"nlp-transfer: {sentence}"), file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
     def busy(self, what: str) -> Iterator[Status | None]:

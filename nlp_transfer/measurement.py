@@ -78,20 +78,15 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     predictor = opened(folder, settings)
     task = predictor.record.task
     notes: list[str] = []
-    floors_wanted = settings.evaluation.floors and any(source_of(trained.data))
     own = source_of(settings.data) == source_of(trained.data)
     with screen.busy("reading data"):
-        corpus = (
-            load_corpus(settings.data if own else trained.data, seed=trained.seed) if own or floors_wanted else None
-        )
-        if corpus is not None and not corpus.task.asks_as(task):
-            changed = f"{corpus.source} no longer has the labels the model was trained on"
-            if own:
-                known = ", ".join(task.labels)
-                raise UserError(f"{changed}: {known}; measure other rows with data=files data.path=...")
-            notes.append(f"{changed}; the floors are left out.")
-            corpus = None
+        corpus = _corpus(trained, settings, notes)
         if own and corpus is not None:
+            if not corpus.task.asks_as(task):
+                raise UserError(
+                    f"{corpus.source} no longer has the labels the model was trained on: {', '.join(task.labels)}; "
+                    "measure other rows with data=files data.path=..."
+                )
             split = "test" if "test" in corpus.splits else "validation"
             examples, foreign = corpus.splits[split], corpus.foreign.get(split)
             if corpus.fingerprint != predictor.record.data["fingerprint"]:
@@ -103,6 +98,11 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             split = _named(settings.data) if part == "train" else part
             examples, found, foreign = read_examples(tables[part], task, settings.data, split=split)
             notes += [*found, *_learned(corpus, examples)]
+            if corpus is not None and not corpus.task.asks_as(task):
+                if settings.evaluation.floors:
+                    changed = f"{corpus.source} no longer has the labels the model was trained on"
+                    notes.append(f"{changed}; the floors are left out.")
+                corpus = None
     with reading(screen, f"measuring {len(examples):,} rows"):
         answers = predictor.answers(examples.texts, examples.pairs)
         strangers = partial(predictor.answers, foreign.texts, foreign.pairs) if foreign else None
@@ -148,6 +148,20 @@ def _floors(
     free = settings.decision.threshold is None and not fixed and task.threshold != 0.5
     train, held = corpus.splits["train"], corpus.splits["validation"] if settings.decision.calibrate else None
     return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, held=held, store=store)
+
+
+def _corpus(trained: Settings, settings: Settings, notes: list[str]) -> Corpus | None:
+    """Return the data that taught the model, or None and a note where nothing but a warning needs it."""
+    own = source_of(settings.data) == source_of(trained.data)
+    if not own and not any(source_of(trained.data)):
+        return None
+    try:
+        return load_corpus(settings.data if own else trained.data, seed=trained.seed)
+    except UserError as error:
+        if own or settings.evaluation.floors:
+            raise
+        notes.append(f"Whether these rows trained the model is not known: {error}")
+        return None
 
 
 def _learned(corpus: Corpus | None, examples: Examples) -> list[str]:

@@ -106,10 +106,27 @@ def test_evaluate_says_which_rows_the_model_learned_from(place: Path, tmp_path: 
     words = ["evaluate", run_of(place), "data=files", f"data.path={tmp_path / 'other.csv'}"]
     assert main(words) == 0
     notes = json.loads(capfd.readouterr().out)["report"]["notes"]
-    assert "3 of 6 rows have a text the model was trained on: figures on them flatter." in notes
+    told = "3 of 6 rows have a text the model was trained on: figures on them flatter."
+    assert told in notes
+    assert main([*words, "evaluation.floors=false"]) == 0
+    assert told in json.loads(capfd.readouterr().out)["report"]["notes"]
     write_csv(tmp_path / "other.csv", fresh)
     assert main(words) == 0
     assert "was trained on" not in capfd.readouterr().out
+
+
+def test_evaluate_needs_the_training_rows_for_floors_alone(place: Path, tmp_path: Path, capfd):
+    shutil.copytree(place / "data", tmp_path / "data")
+    assert main(adapt_words(place, f"data.path={tmp_path / 'data'}", f"output={tmp_path / 'runs'}")) == 0
+    shutil.rmtree(tmp_path / "data")
+    write_csv(tmp_path / "other.csv", rows("single_label", 6, 8))
+    words = ["evaluate", run_of(tmp_path), "data=files", f"data.path={tmp_path / 'other.csv'}"]
+    capfd.readouterr()
+    assert main(words) == 2
+    assert f"{tmp_path / 'data'} does not exist" in capfd.readouterr().err
+    assert main([*words, "evaluation.floors=false"]) == 0
+    note = json.loads(capfd.readouterr().out)["report"]["notes"][0]
+    assert note.startswith("Whether these rows trained the model is not known: ")
 
 
 def test_a_run_leaves_a_report_that_is_never_pushed(place: Path, monkeypatch):

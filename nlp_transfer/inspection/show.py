@@ -48,8 +48,8 @@ def render(examination: Examination, console: Console) -> None:
         for doubt in examination.doubts[:_DOUBTS]:
             table.add_row(
                 short(examination.where(doubt.place)),
-                *map(_plain, map(_quoted, (doubt.given, doubt.suggested))),
-                _plain(_brief(_text(examination, doubt.place))),
+                *map(_quoted, (doubt.given, doubt.suggested)),
+                _brief(_text(examination, doubt.place)),
             )
         console.print(table)
     console.print(summary(examination), style="bold")
@@ -71,15 +71,11 @@ def _text(examination: Examination, place: Place) -> str:
     return str(examination.corpus.rows[split].table.columns[examination.corpus.roles["text"]][row])
 
 
-def _plain(words: str) -> str:
-    """Return words without what would steer the terminal."""
-    return "".join(character if character.isprintable() else " " for character in words)
-
-
 def _quoted(label: str) -> str:
     """Return a label, in quotes where white space around it would not be seen."""
     return label if label == label.strip() else repr(label)
 
 
 def _brief(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= _TEXT else f"{text[:_TEXT]} …"

@@ -309,6 +309,7 @@ def test_a_label_that_one_row_has_makes_no_others_doubtful(known: Splits, encode
     draws = random.Random(4)
     for row in splits["train"][::3]:  # of which nobody can be sure
         row |= {"text": " ".join(draws.choices("abcdefgh", k=3)), "label": draws.choice(["card", "parcel", "film"])}
-    before = examined(splits, **custom(encoder)).doubts
+    before = {doubt.place for doubt in examined(splits, **custom(encoder)).doubts}
     splits["train"][0]["label"] += " "
-    assert len(examined(splits, **custom(encoder)).doubts) <= len(before) + 5
+    more = {doubt.place for doubt in examined(splits, **custom(encoder)).doubts} - before
+    assert len(more) <= 3  # the folds have one row less
