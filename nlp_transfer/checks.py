@@ -58,25 +58,34 @@ def check(settings: Settings, *, data: Any = None) -> None:
     check_source(settings.data, data=data)
     check_problem(settings.data.problem, settings.data.label_separator)
     check_tokens(settings.tokens)
-    settings.strategy.check()
-    if not settings.encoder.pretrained and hasattr(settings.strategy, "peft_type"):
-        raise UserError(
-            "encoder.pretrained=false leaves nothing for an adapter to be put on; use strategy=finetune, or probe"
-        )
-    check_objective(settings)
+    check_strategy(settings)
     check_training(settings.training)
     check_evaluation(settings.evaluation)
     check_decision(settings.decision)
     if settings.hub.push:
         check_hub(settings.hub)
-        if settings.hub.layout == "adapter" and not hasattr(settings.strategy, "peft_type"):
-            raise UserError(
-                "hub.layout=adapter needs a strategy that makes an adapter: strategy=lora or strategy=adapter"
-            )
     if not settings.checkpoint.seconds >= 0:
         raise UserError(f"checkpoint.seconds={settings.checkpoint.seconds} must be at least 0")
     if not settings.cache.gib >= 0:
         raise UserError(f"cache.gib={settings.cache.gib} must be at least 0")
+
+
+def check_strategy(settings: Settings) -> None:
+    """Check a strategy by itself, and beside what else hangs on it.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    strategy = settings.strategy
+    strategy.check()
+    adapts = hasattr(strategy, "peft_type")
+    if not settings.encoder.pretrained and adapts:
+        raise UserError(
+            "encoder.pretrained=false leaves nothing for an adapter to be put on; use strategy=finetune, or probe"
+        )
+    if settings.hub.push and settings.hub.layout == "adapter" and not adapts:
+        raise UserError("hub.layout=adapter needs a strategy that makes an adapter: strategy=lora or strategy=adapter")
+    check_objective(settings)
 
 
 def check_objective(settings: Settings) -> None:

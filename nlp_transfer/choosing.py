@@ -13,7 +13,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from nlp_transfer import config
-from nlp_transfer.checks import check_objective
+from nlp_transfer.checks import check_strategy
 from nlp_transfer.encoder.source import locate, weight_files
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.strategies import Auto, Finetune, Lora, Probe
@@ -43,7 +43,7 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
         corpus: its data.
 
     Raises:
-        UserError: where the choice does not suit the objective.
+        UserError: where the choice does not suit other settings.
     """
     if not isinstance(settings.strategy, Auto):
         return settings, ""
@@ -56,7 +56,7 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     if minutes is not None and (needed := _minutes(taken, corpus)) > minutes:
         taken = _named(settings, dataclasses.replace(settings, strategy=Probe()))
         why = f"probe, for {name} may take {needed:.2g} minutes, and there are {minutes:g}"
-    check_objective(taken)
+    check_strategy(taken)
     return taken, f"strategy=auto is {why} ({counted(rows, 'row')})"
 
 

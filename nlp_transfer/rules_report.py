@@ -111,6 +111,12 @@ def _unknown(
         f"{(right & taken).mean():.1%} of all rows for known and labels them right."
     )
     if foreign is None:
+        rehearsed = max(record.novelty.rehearsed.values(), default=1.0) if record.novelty else 1.0
+        if rehearsed < _HARDLY:
+            words += (
+                f" With classes hidden, validation rows of these were hardly told from the others (AUROC "
+                f"{number(rehearsed)}; .500 is chance): do not rely on it for labels near the known ones."
+            )
         return f"{words} All figures count its best guess on every row."
     strange = strangeness(record, detector, *foreign)
     called, area = (strange > limit).mean(), auroc(known, strange)

@@ -49,6 +49,13 @@ def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, pro
     assert run_id(again) == run_id(settings)
 
 
+def test_no_adapter_is_put_on_random_weights(encoder: Path):
+    with pytest.raises(UserError, match=r"encoder\.pretrained=false leaves nothing for an adapter"):
+        taken(encoder, 3 * FEW - 1, "encoder.pretrained=false")
+    settings, _ = taken(encoder, 3 * FEW, "encoder.pretrained=false")
+    assert type(settings.strategy).__name__ == "Finetune"
+
+
 def test_more_steps_that_are_asked_for_stay_and_other_strategies_are_left_alone(encoder: Path):
     settings, _ = taken(encoder, 60, "training.min_steps=400", "name=mine")
     assert settings.training.min_steps == 400

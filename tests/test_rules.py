@@ -308,6 +308,10 @@ def test_the_sentences_by_hand(home: Path):
     (said,) = said_of(record, None, examples, (logits, None), lambda: (alike, None), confidence=0.95, in_sample=False)
     assert "calls 0.0% unknown" in said
     assert ": the rule hardly tells them from known rows; no other figure counts these." in said
+    for score, hardly in ((0.6, True), (0.7, False)):
+        rated = dataclasses.replace(record, novelty=Novelty("energy", kept, {"energy": score, "neighbours": 0.4}))
+        (said,) = said_of(rated, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
+        assert ("hardly told from the others (AUROC .600; .500 is chance)" in said) == hardly
 
 
 def test_rules_of_the_command_line(tmp_path: Path, capfd):

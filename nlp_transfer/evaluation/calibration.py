@@ -132,12 +132,18 @@ def _is_worse(
 
 
 def likeliest_shifts(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return float64 (classes,), of logits that have their temperature; see `calibrate`, but no weight is 0."""
+    """Return float64 (classes,), of logits that have their temperature; see `calibrate`, but no weight is 0.
+
+    A class without rows is left where it is, and the others are fitted among themselves: that validation rows lack it
+    says more of them than of it.
+    """
     from scipy.optimize import minimize
     from scipy.special import log_softmax, softmax
 
     mass = weights[:, None] * (len(weights) / weights.sum(dtype=np.float64))
     shares = label_shares(task, targets).toarray() * mass
+    seen = np.flatnonzero(shares.sum(axis=0) > 0)
+    logits, shares, found = logits[:, seen], shares[:, seen], np.zeros(logits.shape[1])
 
     def cost(shifts: np.ndarray) -> tuple[float, np.ndarray]:  # no products: BLAS sums as it has threads
         outputs = logits + shifts
@@ -145,7 +151,8 @@ def likeliest_shifts(task: Task, logits: np.ndarray, targets: np.ndarray, weight
         value = np.square(shifts).sum() / 2 - (shares * log_softmax(outputs, axis=1)).sum()
         return float(value), surplus.sum(axis=0) + shifts
 
-    return minimize(cost, np.zeros(logits.shape[1]), jac=True, method="L-BFGS-B").x
+    found[seen] = minimize(cost, np.zeros(len(seen)), jac=True, method="L-BFGS-B").x
+    return found
 
 
 def temperature(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:

@@ -228,3 +228,14 @@ def test_rows_without_weight_shift_nothing():
     assert alone.shifts
     assert calibrate(task, *both, weights, metric="macro_f1").shifts == pytest.approx(alone.shifts, abs=1e-6)
     assert not calibrate(task, *both, np.repeat([1.0, 0.0], [5, 395]), metric="macro_f1").shifts
+
+
+def test_a_class_that_no_row_has_is_left_where_it_is():
+    """That validation rows lack it says nothing of how frequent it is; the others are weighed among themselves."""
+    task, logits, targets = biased("single_label", 2000, np.array([1.0, -1.0, 0.0]))
+    there = targets < 2
+    found = calibrate(task, logits[there], targets[there], np.ones(there.sum()), metric="macro_f1")
+    assert found.shifts
+    assert found.shifts[2] == 0
+    assert sum(found.shifts) == pytest.approx(0, abs=1e-6)
+    assert found.shifts[0] - found.shifts[1] == pytest.approx(1, abs=0.15)
