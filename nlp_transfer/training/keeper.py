@@ -17,7 +17,8 @@ class Keeper:
     Args:
         metric: the key of the metrics that decides.
         higher_is_better: how to read it.
-        keep_best: the best weights are kept, else the last.
+        keep_best: the best weights are kept, of equally good ones the later, which have learned from more rows: few
+            validation rows are soon all right. Else the last.
         patience: evaluations without improvement after which it is exhausted; None: never.
     """
 
@@ -38,13 +39,15 @@ class Keeper:
         """Look at an evaluation of the parameters; `last`: none will follow."""
         value = metrics[self.metric]
         sign = 1 if self.higher_is_better else -1
-        improved = not math.isnan(value) and (self.best is None or sign * value > sign * self.best)
+        defined = not math.isnan(value)
+        improved = defined and (self.best is None or sign * value > sign * self.best)
+        equal = defined and value == self.best
         self.waited = 0 if improved else self.waited + 1
         if improved:
             self.best = value
         stopping = last or self.exhausted
         nothing_measured = self.best is None and stopping  # a metric that is never defined cannot choose
-        if nothing_measured or (improved if self.keep_best else stopping):
+        if nothing_measured or (improved or equal if self.keep_best else stopping):
             self.step = int(metrics["step"])
             self.weights = {name: p.detach().clone() for name, p in parameters.items()}
 

@@ -8,7 +8,7 @@ from nlp_transfer.data.batches import steps_per_epoch
 from nlp_transfer.settings import TrainingSettings
 
 _PASSES, _STEPS = 2.0, 50  # few rows need steps, not passes: recipes/benchmarks/steps.py
-_EVALUATIONS = 10  # of a training that is longer than its passes, at most
+_EVALUATIONS = 5  # of a training that is longer than its passes, at most
 
 
 def passes(settings: TrainingSettings) -> float:
