@@ -26,7 +26,7 @@ _SPREAD = 0.5  # standard deviation of the logarithm of a temperature before any
 _FARTHEST = 3.0  # of that logarithm from zero: a factor of twenty
 _FOLDS = 5
 _PART = 0.5  # of the likeliest shifts
-_DRAWS = 200  # resamples behind a standard error
+_DRAWS = 200  # resamples behind a standard error, and behind what chance makes
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,28 @@ def calibration_error(task: Task, logits: np.ndarray, targets: np.ndarray, weigh
     if task.problem == "regression" or not np.sum(weights) > 0:
         return np.nan
     bins, stated, true, counted = _binned(task, logits, targets, weights)
-    gaps = np.bincount(bins, weights=counted * (stated - true), minlength=_BINS)
-    return float(np.abs(gaps).sum() / counted.sum())
+    return _mean_gap(bins, stated - true, counted)
+
+
+def error_by_chance(
+    task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, *, confidence: float, seed: int
+) -> float:
+    """Return what the calibration error of a model that is right about itself stays below, with that confidence.
+
+    Consistency resampling (Bröcker and Smith 2007, "Increasing the Reliability of Reliability Diagrams", Weather and
+    Forecasting 22): answers come true as often as it was stated that they would, each for itself, on the same rows. An
+    interval of the error itself would not help: resampled rows have a larger one than the rows. nan as the error is.
+    """
+    if task.problem == "regression" or not np.sum(weights) > 0:
+        return np.nan
+    bins, stated, _, counted = _binned(task, logits, targets, weights)
+    random = np.random.default_rng(seed)
+    errors = [_mean_gap(bins, stated - (random.random(len(stated)) < stated), counted) for _ in range(_DRAWS)]
+    return float(np.quantile(errors, confidence))
+
+
+def _mean_gap(bins: np.ndarray, gaps: np.ndarray, counted: np.ndarray) -> float:
+    return float(np.abs(np.bincount(bins, weights=counted * gaps, minlength=_BINS)).sum() / counted.sum())
 
 
 @dataclass(frozen=True)

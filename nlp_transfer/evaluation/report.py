@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nlp_transfer.evaluation.baselines import Floor
-from nlp_transfer.evaluation.calibration import calibration_error
+from nlp_transfer.evaluation.calibration import calibration_error, error_by_chance
 from nlp_transfer.evaluation.decisions import abstains
 from nlp_transfer.evaluation.formatting import MODEL, counted, number, shown, title_of
 from nlp_transfer.evaluation.intervals import Interval, interval, replicates
@@ -73,6 +73,7 @@ class Report:
         confidence: of all intervals.
         rows: the adapted model first, then the floors.
         calibration_error: of the model's probabilities, see `calibration.calibration_error`; nan for regression.
+        calibration_error_by_chance: up to which that would be chance, see `calibration.error_by_chance`.
         answered: share of the rows on which the model does not abstain; 1 for one that never does.
         labels: the model's scores for every label; empty for regression.
         notes: sentences a reader of the figures should know.
@@ -85,10 +86,20 @@ class Report:
     confidence: float
     rows: list[Row]
     calibration_error: float
+    calibration_error_by_chance: float
     answered: float
     labels: list[LabelScore]
     notes: list[str]
     comparison: Comparison | None
+
+    @property
+    def honesty(self) -> str:
+        """How far probabilities are off, and how far by chance; nothing where there are none."""
+        if math.isnan(self.calibration_error):
+            return ""
+        chance = self.calibration_error_by_chance
+        known = "" if math.isnan(chance) else f"; chance alone makes up to {number(chance)} of so many rows"
+        return f"{number(self.calibration_error)} on average (expected calibration error, 15 bins{known})"
 
     @property
     def verdict(self) -> str:
@@ -131,8 +142,8 @@ class Report:
         Raises:
             ValueError: naming what is missing, of another type, or does not fit the rest.
         """
-        # Runs from before there were these two had neither rule nor figure.
-        absent = {"calibration_error": None, "answered": 1.0}
+        # Runs from before there were these had neither rule nor figure.
+        absent = {"calibration_error": None, "calibration_error_by_chance": None, "answered": 1.0}
         report: Report = read(cls, absent | values if isinstance(values, dict) else values, "report")
         if not report.rows or not 0 < report.confidence < 1:
             raise ValueError("report has no rows or no confidence")
@@ -214,6 +225,9 @@ def evaluate_predictions(
         confidence=settings.confidence,
         rows=rows,
         calibration_error=calibration_error(task, logits[order], targets, weights),
+        calibration_error_by_chance=error_by_chance(
+            task, logits[order], targets, weights, confidence=settings.confidence, seed=seed
+        ),
         answered=float(1 - np.average(unsure, weights=weights)),
         labels=labels,
         notes=notes,
@@ -228,9 +242,8 @@ def render(report: Report, console: Console) -> None:
         console.print(_worst_labels(report))
     colour = _COLOURS[report.comparison.outcome] if report.comparison else "yellow"
     console.print(Text(report.verdict, style=f"bold {colour}"))
-    if not math.isnan(report.calibration_error):
-        error = f"Stated and true probabilities differ by {number(report.calibration_error)} on average (15 bins)."
-        console.print(Text(error, style="dim"))
+    if report.honesty:
+        console.print(Text(f"Stated and true probabilities differ by {report.honesty}.", style="dim"))
     for note in report.notes:
         console.print(Text(note, style="dim"))
 

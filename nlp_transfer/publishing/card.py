@@ -237,10 +237,9 @@ def _figures(facts: Facts) -> str:
     lines = [
         f"{table(head, rows)}\n\n{said} Floors had the same training rows, and validation rows to be calibrated by."
     ]
-    if not math.isnan(report.calibration_error):
-        error = f"{number(report.calibration_error)} (expected calibration error, 15 bins)"
+    if report.honesty:
         said = _calibrated(facts.record["calibration"])
-        lines.append(f"Probabilities and frequencies differ by {error}. {said}")
+        lines.append(f"Probabilities and frequencies differ by {report.honesty}. {said}")
     return "\n\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from nlp_transfer.reporting.matrix import NUMBERED, confusion_matrix
 _CONFUSED = 20  # pairs of labels
 _MOST_IN_MATRIX = 1000  # labels
 _MOST_ANSWERS = 5_000_000  # probabilities that are sorted for a curve
+_MOST_REDRAWN = 100_000  # of those that are sorted again for every resample
+_CURVES = 200  # resamples behind the interval of an area
 _NARROW = 8  # labels whose matrix leaves room for a table beside it
 _OPEN = 25  # labels up to which their table is not folded
 _NAME = 80  # characters of one
@@ -116,13 +118,12 @@ def sureness(evidence: Evidence) -> Section:
 def _reliability(evidence: Evidence) -> tuple[Drawing, Table]:
     report, examples = evidence.report, evidence.examples
     bins = reliability(evidence.task, evidence.model.logits, examples.targets, examples.weights)
-    error = number(report.calibration_error)
-    brier = number(report.rows[0].intervals["brier"].value)
+    brier = shown(report.rows[0].intervals["brier"])
     what = "every label of every row" if evidence.task.problem == "multi_label" else "the label it gave"
     drawing = Drawing(
         figures.reliability(bins.edges, bins.stated, bins.true, bins.rows, name="reliability"),
         f"Reliability of the probability of {what}: points below the dashed line are claims that were too sure, points "
-        f"above it too modest; bars count the answers. Expected calibration error {error} (15 bins), Brier score "
+        f"above it too modest; bars count the answers. Stated and true differ by {report.honesty}. Brier score: "
         f"{brier}; 0 would be perfect.",
     )
     there = np.flatnonzero(bins.rows)
@@ -144,7 +145,11 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
     if task.problem == "multi_label":
         return
     logits = evidence.model.logits
-    curve = measures.risk_coverage(task, logits, examples.targets, examples.weights)
+
+    def of_weights(weights: np.ndarray) -> measures.Curve:
+        return measures.risk_coverage(task, logits, examples.targets, weights)
+
+    curve, area = of_weights(examples.weights), _area(evidence, of_weights, len(logits))
     halves = ", ".join(
         f"{float(np.interp(share, curve.x, curve.y)):.1%} of the surest {share:.0%}" for share in (0.5, 0.8, 1.0)
     )
@@ -161,9 +166,22 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
             y="error among them",
             mark=mark,
         ),
-        f"If it only answered where it is surest: it is wrong on {halves}. Area under the curve {number(curve.area)} "
+        f"If it only answered where it is surest: it is wrong on {halves}. Area under the curve {area} "
         f"(lower is better; Geifman & El-Yaniv 2017).{rule}",
     )
+
+
+def _area(evidence: Evidence, curve_of: Callable[[np.ndarray], measures.Curve], answers: int) -> str:
+    """Return the area under a curve of weighted rows with its interval, which is left out where it would take long."""
+    weights = np.asarray(evidence.examples.weights, dtype=np.float64)
+    found = measures.area(
+        curve_of,
+        weights,
+        resamples=min(evidence.resamples, _CURVES) if answers <= _MOST_REDRAWN else 0,
+        confidence=evidence.report.confidence,
+        seed=evidence.seed,
+    )
+    return shown(found)
 
 
 def _precision_recall(evidence: Evidence) -> Iterator[Block]:
@@ -175,16 +193,22 @@ def _precision_recall(evidence: Evidence) -> Iterator[Block]:
     there = np.flatnonzero((true * weights[:, None]).sum(axis=0) > 0)
     if not len(there):
         return
-    own = {label: measures.precision_recall(likely[:, label], true[:, label], weights) for label in there}
+
+    def of(columns: np.ndarray) -> Callable[[np.ndarray], measures.Curve]:
+        stated, came = likely[:, columns].ravel(), true[:, columns].ravel()
+        return lambda weights: measures.precision_recall(stated, came, np.repeat(weights, len(columns)))
+
+    own = {label: of(np.array([label])) for label in there}
     several = len(task.labels) > 2 or task.problem == "multi_label"
-    worst = sorted(there, key=lambda label: own[label].area)[: _WORST if several else 2]
-    drawn = [(task.labels[label], own[label]) for label in worst]
+    worst = sorted(there, key=lambda label: own[label](weights).area)[: _WORST if several else 2]
+    wanted = [(task.labels[label], own[label], 1) for label in worst]
     what = "each label"
     if several:
-        spread = np.repeat(weights, len(task.labels))
-        drawn.insert(0, ("all labels together", measures.precision_recall(likely.ravel(), true.ravel(), spread)))
+        every = np.arange(len(task.labels))
+        wanted.insert(0, ("all labels together", of(every), len(every)))
         what = "all labels together (micro-average) and the labels that fare worst"
-    areas = ", ".join(f"{number(curve.area)} {name}" for name, curve in drawn)
+    drawn = [(name, curve_of(weights)) for name, curve_of, _ in wanted]
+    areas = ", ".join(f"{_area(evidence, curve_of, len(targets) * labels)} {name}" for name, curve_of, labels in wanted)
     yield Drawing(
         figures.lines(
             [figures.Line(name, curve.x, curve.y) for name, curve in drawn],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -156,16 +156,38 @@ def precision_recall(stated: np.ndarray, true: np.ndarray, weights: np.ndarray) 
 
     Args:
         stated: (answers,) probabilities.
-        true: (answers,) how much of each is right, 0 to 1, some of it.
+        true: (answers,) how much of each is right, 0 to 1; the area is nan where nothing is.
         weights: (answers,).
     """
     levels, place = np.unique(-stated, return_inverse=True)
     mass = np.cumsum(np.bincount(place, weights=weights, minlength=len(levels)))
     hits = np.cumsum(np.bincount(place, weights=weights * true, minlength=len(levels)))
     there = mass > 0
-    precision, recall = hits[there] / mass[there], hits[there] / hits[-1]
-    area = float((np.diff(recall, prepend=0.0) * precision).sum())
-    return Curve(np.concatenate([[0.0], recall]), np.concatenate([precision[:1], precision]), area)
+    with np.errstate(invalid="ignore"):
+        precision, recall = hits[there] / mass[there], hits[there] / hits[-1]
+    average = float((np.diff(recall, prepend=0.0) * precision).sum())
+    return Curve(np.concatenate([[0.0], recall]), np.concatenate([precision[:1], precision]), average)
+
+
+def area(
+    curve_of: Callable[[np.ndarray], Curve], weights: np.ndarray, *, resamples: int, confidence: float, seed: int
+) -> Interval:
+    """Return the area under a curve with its bootstrap interval.
+
+    Args:
+        curve_of: returns the curve of rows that have these weights, (rows,).
+        weights: (rows,).
+        resamples: 0: no interval.
+        confidence: of the interval.
+        seed: of the draws.
+    """
+    drawn = [
+        curve_of(weights * counts).area
+        for block in draws(len(weights), resamples=resamples, seed=seed)
+        for counts in block.T
+        if (weights * counts).any()
+    ]
+    return interval(curve_of(weights).area, np.array(drawn, dtype=np.float64), confidence=confidence)
 
 
 def length_groups(lengths: np.ndarray) -> list[tuple[str, np.ndarray]]:

@@ -8,7 +8,7 @@ from scipy.special import expit, softmax
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.calibration import Calibration, calibrate, calibration_error, temperature
+from nlp_transfer.evaluation.calibration import Calibration, calibrate, calibration_error, error_by_chance, temperature
 from nlp_transfer.evaluation.decisions import abstains, decide, probabilities, settled
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import DEFAULT_METRIC
@@ -102,6 +102,23 @@ def test_the_error_by_hand():
     wanted = (abs(1.81 - 1.5) + 0.3 + 0.45) / 4
     assert calibration_error(task, logits, soft, np.ones(4)) == pytest.approx(wanted)
     assert np.isnan(calibration_error(task, logits, soft, np.zeros(4)))
+
+
+def test_chance_is_what_a_model_that_is_right_about_itself_stays_below():
+    below = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        logits = 2 * rng.normal(size=(300, 3))
+        targets = np.array([rng.choice(3, p=each) for each in softmax(logits, axis=1)])
+        known = Task("single_label", ("a", "b", "c"), pair=False), logits, targets, np.ones(300)
+        chance = error_by_chance(*known, confidence=0.9, seed=0)
+        below += calibration_error(*known) <= chance
+        assert 0.02 < chance < 0.12
+        sure = known[0], 3 * logits, targets, np.ones(300)
+        assert calibration_error(*sure) > error_by_chance(*sure, confidence=0.9, seed=0)
+    assert 82 <= below <= 97
+    case = make_case("regression")
+    assert np.isnan(error_by_chance(*case.arguments, confidence=0.9, seed=0))
 
 
 def test_a_model_abstains_where_it_is_unsure_and_still_guesses():

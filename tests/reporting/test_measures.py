@@ -75,6 +75,35 @@ def test_precision_and_recall_are_those_of_scikit_learn(weighted: bool):
     np.testing.assert_allclose(curve.y[1:], precision[:-1][::-1])
 
 
+def test_the_interval_of_an_area_holds_it_and_is_narrower_of_more_rows():
+    rng = np.random.default_rng(0)
+    widths = []
+    for rows in (100, 1600):
+        true = (rng.random(rows) < 0.4).astype(float)
+        stated, weights = true + rng.normal(size=rows), np.ones(rows)
+
+        def curve_of(weights, stated=stated, true=true):
+            return measures.precision_recall(stated, true, weights)
+
+        found = measures.area(curve_of, weights, resamples=200, confidence=0.95, seed=0)
+        assert found.value == curve_of(weights).area
+        assert found.low < found.value < found.high
+        widths.append(found.high - found.low)
+        nothing = measures.area(curve_of, weights, resamples=0, confidence=0.95, seed=0)
+        assert nothing.value == found.value
+        assert np.isnan(nothing.low)
+    assert widths[1] < widths[0] / 2
+    alone = np.array([1.0, *np.zeros(29)])  # most resamples have no weight, and others nothing that is true
+    found = measures.area(
+        lambda weights: measures.precision_recall(np.arange(30.0), alone, weights),
+        np.array([1.0, 1.0, *np.zeros(28)]),
+        resamples=100,
+        confidence=0.9,
+        seed=0,
+    )
+    assert 0 < found.low <= found.value <= found.high <= 1
+
+
 def test_bins_hold_what_the_calibration_error_is_made_of(case):
     weights = np.ones(len(case.logits)) if case.weights is None else case.weights
     if case.task.problem == "regression":
