@@ -322,8 +322,8 @@ def _figures(report: Report) -> Table:
     for row in report.rows:
         table.add_column(title_of(row.name), style="" if row.name == MODEL else "dim")
     for metric in report.rows[0].intervals:
-        style = "bold" if metric == report.metric else ""
-        table.add_row(metric, *(shown(row.intervals[metric]) for row in report.rows), style=style)
+        name = Text(metric, style="bold" if metric == report.metric else "")
+        table.add_row(name, *(shown(row.intervals[metric]) for row in report.rows))
     return table
 
 
