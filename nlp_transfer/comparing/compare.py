@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import choosing, config
 from nlp_transfer.checks import check, check_comparison
-from nlp_transfer.comparing.contest import Contest, Duel, comparable
+from nlp_transfer.comparing.contest import Contest, comparable
 from nlp_transfer.comparing.grid import Candidate, Draws, Trial, candidates_of, decision_of
 from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
 from nlp_transfer.comparing.page import document_of
@@ -162,11 +162,8 @@ class Comparison:
             for name in (*schedule.candidates, *floors)
             if contest.seeds(name, labels=labels)
         ]
-        transfers = [
-            Transfer(self._draws.said(labels), labels, duel)
-            for labels in self._draws.labels
-            for duel in self._against_floors(contest, cells, floors, labels)
-        ]
+        pairs = [pair for labels in self._draws.labels for pair in self._against_floors(cells, floors, labels)]
+        transfers = [Transfer(self._draws.said(duel.labels), duel.labels, duel) for duel in contest.duels(pairs)]
         if not transfers:
             raise UserError(
                 f"compare.minutes={self.settings.compare.minutes:g} was over before anybody was tried; give more, or "
@@ -174,7 +171,12 @@ class Comparison:
             )
         most = transfers[-1]
         present = [cell.name for cell in cells if cell.labels == most.labels]
-        pairs = [(one, two) for place, one in enumerate(present) if one not in floors for two in present[place + 1 :]]
+        pairs = [
+            (one, two, most.labels)
+            for place, one in enumerate(present)
+            if one not in floors
+            for two in present[place + 1 :]
+        ]
         return Outcome(
             folder=self.folder,
             data=self._draws.whole.source,
@@ -185,7 +187,7 @@ class Comparison:
             floors=floors,
             cells=cells,
             transfers=transfers,
-            duels=contest.duels(pairs, most.labels),
+            duels=contest.duels(pairs),
             slices=self._slices(contest, most),
             reached=self._reached(cells, most),
             left_out=left_out,
@@ -210,8 +212,8 @@ class Comparison:
             megabytes=max(memory) if memory else None,
         )
 
-    def _against_floors(self, contest: Contest, cells: list[Cell], floors: list[str], labels: str) -> Iterator[Duel]:
-        """Yield the duel of the candidate that validation chooses with the floor that is best on the rows measured."""
+    def _against_floors(self, cells: list[Cell], floors: list[str], labels: str) -> Iterator[tuple[str, str, str]]:
+        """Yield the candidate that validation chooses with the floor that is best on the rows measured."""
         here = [cell for cell in cells if cell.labels == labels]
         candidates = [cell for cell in here if cell.name not in floors]
         if not candidates:
@@ -220,7 +222,7 @@ class Comparison:
         best = max(
             (cell for cell in here if cell.name in floors), key=lambda cell: comparable(cell.figure.value, self._sign)
         )
-        yield from contest.duels([(winner.name, best.name)], labels)
+        yield winner.name, best.name, labels
 
     def _reached(self, cells: list[Cell], most: Transfer) -> dict[str, str]:
         """Return by candidate from how many labels on its mean is that of the best floor with the most."""
