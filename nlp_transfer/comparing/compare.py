@@ -163,7 +163,16 @@ class Comparison:
             if contest.seeds(name, labels=labels)
         ]
         pairs = [pair for labels in self._draws.labels for pair in self._against_floors(cells, floors, labels)]
-        transfers = [Transfer(self._draws.said(duel.labels), duel.labels, duel) for duel in contest.duels(pairs)]
+        tried = {(cell.name, cell.labels) for cell in cells}
+        transfers = [
+            Transfer(
+                self._draws.said(duel.labels),
+                duel.labels,
+                duel,
+                untried=[name for name in floors if (name, duel.labels) not in tried],
+            )
+            for duel in contest.duels(pairs)
+        ]
         if not transfers:
             raise UserError(
                 f"compare.minutes={self.settings.compare.minutes:g} was over before anybody was tried; give more, or "
@@ -184,6 +193,7 @@ class Comparison:
             rows=len(contest.examples),
             confidence=contest.confidence,
             seeds=self.seeds,
+            candidates=list(schedule.candidates),
             floors=floors,
             cells=cells,
             transfers=transfers,

@@ -61,22 +61,27 @@ class Transfer:
         said: how many, in words.
         labels: how many.
         duel: between the two.
+        untried: floors that were asked for and that there was no time for.
     """
 
     said: str
     labels: str
     duel: Duel
+    untried: list[str]
 
     @property
     def words(self) -> str:
-        """One sentence with the interval."""
+        """One sentence with the interval, and with the floors that transfer was not held against."""
         duel, apart, unsure = self.duel, self.duel.difference, self.duel.outcome == "no evidence"
         alone = "; one training of each: another one may say otherwise" if duel.seeds == 1 else ""
         value, low, high = (number(each, signed=True) for each in (apart.value, apart.low, apart.high))
         against = f"{duel.one} against {title_of(duel.other)}"
         # An interval is by itself, a verdict is one of several: where they part, the reader sees why.
+        untried = f"; not tried: {_listed(self.untried)}, which may be the better floor" if self.untried else ""
         parted = f", p {probable(duel.adjusted)} after Holm's correction" if duel.is_apart and unsure else ""
-        return f"{_SAID[duel.outcome]} {self.said}: {against}, difference {value} [{low}, {high}]{parted}{alone}"
+        return (
+            f"{_SAID[duel.outcome]} {self.said}: {against}, difference {value} [{low}, {high}]{parted}{untried}{alone}"
+        )
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class Outcome:
         rows: of the test split, on which everybody is measured.
         confidence: of all intervals.
         seeds: of the trials.
+        candidates: names of those that were to be tried.
         floors: names of those that know nothing of language before.
         cells: everybody with every number of labels.
         transfers: from few labels to many.
@@ -106,6 +112,7 @@ class Outcome:
     rows: int
     confidence: float
     seeds: list[int]
+    candidates: list[str]
     floors: list[str]
     cells: list[Cell]
     transfers: list[Transfer]
@@ -145,7 +152,7 @@ class Outcome:
         if cheaper := [name for name in as_good if self._seconds(name) < self._seconds(self.winner)]:
             names = _listed([title_of(name) for name in cheaper])
             said.append(f"{names} cannot be told from {self.winner} by these rows and seeds, and took less time.")
-        if absent := [name for name in self._candidates if self.cell(name, self.most.labels) is None]:
+        if absent := [name for name in self.candidates if self.cell(name, self.most.labels) is None]:
             said.append(f"Not tried {self.most.said}: {_listed(absent)}.")
         for name, labels in self.reached.items():
             if labels != self.most.labels:
@@ -164,10 +171,6 @@ class Outcome:
         pairs = _listed([f"{title_of(duel.one)} and {title_of(duel.other)}" for duel in odd])
         why = "macro_f1 counts classes alike" if self.metric == "macro_f1" else f"{self.metric} is no count of rows"
         return [f"Who is better by {self.metric} loses more rows than it wins ({pairs}): {why}, McNemar's test rows."]
-
-    @property
-    def _candidates(self) -> list[str]:
-        return list(dict.fromkeys(each.name for each in self.cells if each.name not in self.floors))
 
     def _of_seeds(self) -> list[str]:
         """Return where the rows say more than the seeds, and what that means."""

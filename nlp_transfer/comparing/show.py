@@ -27,7 +27,7 @@ def render(outcome: Outcome, console: Console) -> None:
         style="bold",
     )
     console.print(_curves(outcome))
-    console.print(f"what it costs, {outcome.most.said}; differences with intervals, not corrected", style="bold")
+    console.print(f"what it costs, {outcome.most.said}; each interval by itself", style="bold")
     console.print(_costs(outcome))
     for place, sentence in enumerate(outcome.verdict):
         console.print(Text(sentence, style=f"bold {_COLOURS[outcome.most.duel.outcome]}" if place == 0 else ""))

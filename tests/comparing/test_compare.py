@@ -215,6 +215,22 @@ def test_within_a_budget_something_is_said_of_what_was_tried(place: Path, tmp_pa
     assert capfd.readouterr().err.count("not tried: ") == len(outcome.left_out)
 
 
+def test_a_floor_that_there_was_no_time_for_is_named_in_the_verdict(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The first candidate takes all the time there is; with `compare.scratch=false` nobody asked for that floor."""
+    left = [1.0]
+    monkeypatch.setattr(Comparison, "_clock", lambda _: lambda: left.pop() if left else 0.0)
+    for number, (scratch, named) in enumerate((("true", True), ("false", False))):
+        left[:] = [1.0]
+        given = words(place, "compare.candidates=[probe,lora]", "compare.labels=[all]", "compare.seeds=1")
+        given = [word if not word.startswith("output=") else f"output={tmp_path / str(number)}" for word in given]
+        outcome = Comparison(None, [*given, f"compare.scratch={scratch}"], QUIET, data=data_for("single_label")).run()
+        assert ("not tried: scratch" in outcome.verdict[0]) == named
+        assert "Not tried with all labels: lora." in outcome.verdict
+        assert outcome.to_json()["transfers"][-1]["untried"] == ["scratch"] * named
+
+
 def test_a_class_that_has_fewer_rows_makes_it_up_to_so_many(place: Path):
     rows = [*data_for("single_label")["train"]]
     rare = rows[0]["label"]

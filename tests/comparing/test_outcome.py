@@ -31,10 +31,10 @@ def outcome(*duels: Duel, few: Duel | None = None, cells: tuple[Cell, ...] = ())
     """Return that of a probe, which wins, and lora, beside a majority."""
     usual = tuple(cell(name, labels) for labels in ("8", "64") for name in ("probe", "lora", "majority"))
     few = few or dataclasses.replace(duels[0], labels="8")
-    transfers = [Transfer(f"with {each.labels} labels a class", each.labels, each) for each in (few, duels[0])]
+    transfers = [Transfer(f"with {each.labels} labels a class", each.labels, each, []) for each in (few, duels[0])]
     return Outcome(
-        Path("x"), "data", "accuracy", 100, 0.95, [0, 1], ["majority"], list(cells or usual), transfers, list(duels),
-        [], {}, [], Path("x/winner.yaml"),
+        Path("x"), "data", "accuracy", 100, 0.95, [0, 1], ["probe", "lora"], ["majority"],
+        list(cells or usual), transfers, list(duels), [], {}, [], Path("x/winner.yaml"),
     )  # fmt: skip
 
 
@@ -93,3 +93,14 @@ def test_who_was_not_tried_with_the_most_labels_is_named():
     cells = (cell("probe", "8"), cell("lora", "8"), cell("probe", "64"), cell("majority", "64"))
     told = outcome(certain, cells=cells).verdict
     assert "Not tried with 64 labels a class: lora." in told
+    nowhere = outcome(certain, cells=tuple(each for each in cells if each.name != "lora")).verdict
+    assert "Not tried with 64 labels a class: lora." in nowhere
+
+
+def test_the_verdict_names_a_floor_that_it_was_not_held_against():
+    certain = outcome(duel("probe", "majority", SURE, 0.001))
+    assert "scratch" not in " ".join(certain.verdict)
+    few, most = certain.transfers
+    unfinished = dataclasses.replace(certain, transfers=[few, dataclasses.replace(most, untried=["scratch"])])
+    assert unfinished.verdict[0].startswith("POSITIVE")
+    assert "not tried: scratch" in unfinished.verdict[0]
