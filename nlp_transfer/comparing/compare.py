@@ -18,9 +18,8 @@ from nlp_transfer import choosing, config
 from nlp_transfer.checks import check, check_comparison
 from nlp_transfer.comparing.contest import Contest, comparable
 from nlp_transfer.comparing.grid import Candidate, Draws, Trial, candidates_of, decision_of
+from nlp_transfer.comparing.leaving import leave
 from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
-from nlp_transfer.comparing.page import document_of
-from nlp_transfer.comparing.recipe import recipe_of
 from nlp_transfer.comparing.schedule import Schedule, Tried
 from nlp_transfer.comparing.slices import Slice, slices
 from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
@@ -30,8 +29,6 @@ from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.features import store_of
-from nlp_transfer.reporting.files import write
-from nlp_transfer.run_folder import PAGES, RunFolder
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.strategies import Auto
 from nlp_transfer.training.length import planned_steps
@@ -103,8 +100,12 @@ class Comparison:
             self._screen.tell(f"not tried: {sentence}")
         with self._screen.busy("measuring"):
             outcome = self._outcome(schedule, left_out)
-            self._write(outcome)
-        return outcome
+            return leave(
+                outcome,
+                self._candidates[outcome.winner].settings,
+                fingerprint=self._draws.whole.fingerprint,
+                tell=self._screen.tell,
+            )
 
     @contextmanager
     def _resumable(self) -> Iterator[None]:
@@ -126,25 +127,6 @@ class Comparison:
         quiet = Screen(speaks=False, says=self._screen.tell)
         self._answers[trial] = answers_of(self._settings_of(trial), corpus, quiet)
         return self._answers[trial]
-
-    def _write(self, outcome: Outcome) -> None:
-        """Write what a comparison leaves; each file takes its name when it is whole.
-
-        Raises:
-            UserError: if that is not possible.
-        """
-        folder = RunFolder(self.folder, self._draws.whole.fingerprint)
-        figures = json.dumps(outcome.to_json(), indent=2, ensure_ascii=False) + "\n"
-        recipe = recipe_of(outcome, self._candidates[outcome.winner].settings)
-        with folder.reached():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for name, text in (("compare.json", figures), (outcome.recipe.name, recipe)):
-                making = self.folder / f".making-{name}"
-                making.write_text(text, encoding="utf-8")
-                making.rename(self.folder / name)
-        document = document_of(outcome)
-        for name in PAGES:
-            write(document, self.folder / name)
 
     def _outcome(self, schedule: Schedule, left_out: list[str]) -> Outcome:
         contest = Contest(

@@ -104,6 +104,7 @@ class Outcome:
         reached: by candidate, from how many labels on its mean is that of the best floor with the most.
         left_out: trials that a budget left no time for, and why.
         recipe: of the winner.
+        recipe_sha256: of that file as it was written.
     """
 
     folder: Path
@@ -121,6 +122,7 @@ class Outcome:
     reached: dict[str, str]
     left_out: list[str]
     recipe: Path
+    recipe_sha256: str = ""
 
     @property
     def most(self) -> Transfer:
