@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import choosing, config
-from nlp_transfer.checks import check, check_comparison
 from nlp_transfer.comparing.contest import Contest, comparable
-from nlp_transfer.comparing.grid import Candidate, Draws, Trial, candidates_of, decision_of
+from nlp_transfer.comparing.grid import Candidate, Trial, decision_of
 from nlp_transfer.comparing.leaving import leave
 from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
 from nlp_transfer.comparing.schedule import Schedule, Tried
@@ -26,7 +25,6 @@ from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
 from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
-from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.features import store_of
 from nlp_transfer.settings import TrackingSettings
@@ -35,6 +33,7 @@ from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
+    from nlp_transfer.comparing.asked import Asked
     from nlp_transfer.settings import Settings
     from nlp_transfer.store import Store
 
@@ -47,27 +46,16 @@ class Comparison:
     """A comparison that is going on.
 
     Args:
-        recipe: name of a shipped recipe, path of a YAML file, or None.
-        words: key=value words.
+        asked: see `asked.ask`.
         screen: where progress is shown.
-        data: rows from Python, see ``sources.read_source``.
-
-    Raises:
-        UserError: for anything in the words or the data that cannot be used.
     """
 
-    def __init__(self, recipe: str | None, words: Sequence[str], screen: Screen, *, data: Any = None) -> None:
-        self.settings, candidates = candidates_of(recipe, words)
-        check_comparison(self.settings)
-        for candidate in candidates:
-            check(candidate.settings, data=data)
-        self._candidates = {candidate.name: candidate for candidate in candidates}
+    def __init__(self, asked: Asked, screen: Screen) -> None:
+        self.settings, self._draws, self.metric = asked.settings, asked.draws, asked.metric
+        self._candidates = {candidate.name: candidate for candidate in asked.candidates}
         self._screen = screen
-        with screen.busy("reading data"):
-            self._draws = Draws(self.settings, data=data)
-        self.metric = selection_metric(self._draws.whole.task, self.settings.evaluation.metric)
         self._sign = 1 if HIGHER_IS_BETTER[self.metric] else -1
-        self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(candidates)}"
+        self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(asked.candidates)}"
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
         self._store: Store | None = store_of(self.settings.cache, screen.tell)
         self._answers: dict[Trial, Answers] = {}
