@@ -74,6 +74,8 @@ def printed(code: str, *words: str) -> str:
         (["adapt", "data=files", "data.path=no/such.csv"], HEAVY | {"numpy", "rich"}),
         (["plan", "data=files", "data.path=pyproject.toml"], HEAVY),
         (["adapt", "data=files", "data.path=pyproject.toml"], HEAVY),
+        (["rank", "minilm", "strategy=lora"], HEAVY),
+        (["rank", "minilm", "data=files", "data.path=pyproject.toml"], HEAVY),
         (["compare", "nonsense"], HEAVY | COMPOSING),
         (["compare", "training.epoch=1"], HEAVY),
         (["compare", "compare.candidates=[prob]"], HEAVY),

@@ -312,7 +312,7 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
             ["compare.candidates=[probe,'lora strategy.rank=0']"],
             "^the candidate 'lora strategy.rank=0': strategy.rank=0",
         ),
-        (["training.batch_size=0"], "^training.batch_size=0"),
+        (["checkpoint.seconds=-1"], "^checkpoint.seconds=-1"),
         (["compare.candidates=['probe data.class_weights=balanced']"], "is for all of them"),
         (["compare.candidates=['probe seed=7']"], "is for all of them"),
         (["compare.labels=all"], "a list, such as [8,16,64,256,all]"),

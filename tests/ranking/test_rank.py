@@ -13,15 +13,21 @@ from safetensors.torch import load_file, save_file
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.console import Screen
-from nlp_transfer.ranking.rank import rank
+from nlp_transfer.ranking import rank as module
+from nlp_transfer.ranking.rows import rows_of
 from nlp_transfer.ranking.show import verdict
 from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, stand
+from nlp_transfer.settings import Settings
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
 from tests.test_run import data_for, rows
 
 QUIET = Screen(speaks=False)
 COST = Cost(10, 5, 1.0, 1.0, 1.0)
+
+
+def rank(settings: Settings, encoders: list, *, data: dict) -> list[Standing]:
+    return module.rank(settings, encoders, rows_of(settings, QUIET, data=data), QUIET)
 
 
 def candidate(name: str, *losses: np.ndarray, nothing: np.ndarray | None = None) -> Candidate:
@@ -97,7 +103,7 @@ def test_an_encoder_that_reads_more_comes_first_whatever_the_task(encoders: dict
     words += [f"data.problem={problem}"] if problem in ("ordinal", "regression", "multi_label") else []
     named = [(name, compose(None, [*words, f"encoder={place}"]).encoder) for name, place in encoders.items()]
     data = data_for(problem) | {"train": rows(problem, 120, 1)}
-    found = rank(compose(None, words), named, QUIET, data=data)
+    found = rank(compose(None, words), named, data=data)
     order = [each.candidate.name for each in found]
     assert order[-1] == "blind"
     for each in found:
@@ -113,7 +119,7 @@ def test_a_layer_tells_what_it_tells_alone(encoders: dict[str, Path]):
 
     def layers(*more: str) -> dict[int, float]:
         settings = compose(None, [*words, f"encoder={encoders['blurred']}", *more])
-        (found,) = rank(settings, [("one", settings.encoder)], QUIET, data=data)
+        (found,) = rank(settings, [("one", settings.encoder)], data=data)
         assert found.candidate.depth == 2
         return {layer.number: layer.logme for layer in found.candidate.layers}
 
@@ -133,7 +139,7 @@ def test_layers_that_share_weights_cost_as_often_as_they_run(tmp_path: Path):
     for depth in (2, 8):
         place = tiny_encoder(tmp_path / str(depth), "albert", num_hidden_layers=depth)
         encoder = compose(None, ["data=object", f"encoder={place}"]).encoder
-        (found,) = rank(settings, [("albert", encoder)], QUIET, data=data)
+        (found,) = rank(settings, [("albert", encoder)], data=data)
         costs.append(found.candidate.cost)
     assert costs[0].parameters == costs[1].parameters
     assert costs[1].gigaflops > 2.5 * costs[0].gigaflops
@@ -163,3 +169,22 @@ def test_the_command_line_ranks_folders_and_runs_and_says_what_it_cannot(tmp_pat
         error = capfd.readouterr().err
         assert said in error
         assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("strategy=lora", "strategy.rank=8", "objective=contrast", "training.epochs=1", "training={epochs: 1}"),
+        *(
+            "output=elsewhere",
+            "hub.push=true",
+            "+tracking.trackers=[wandb]",
+            "compare.seeds=1",
+            "decision.coverage=0.9",
+        ),
+    ],
+)
+def test_what_a_ranking_would_not_read_is_refused(word: str, capfd):
+    assert main(["rank", "minilm", word]) == 2
+    assert f"{word.partition('=')[0]}" in (error := " ".join(capfd.readouterr().err.split()))
+    assert "rank trains nothing" in error
