@@ -131,7 +131,10 @@ def _costs(outcome: Outcome) -> Section:
         for cell in cells
     ]
     head = ["", outcome.metric, "seconds", "learning", "parameters", "MB"]
-    seen = "Seconds of loading, training and answering, median over the seeds; MB: the most memory the process took."
+    seen = (
+        "Seconds of loading, training and answering, median over the seeds; features that an earlier trial or run has "
+        "kept are not computed again, nor counted. MB: the most memory the process took."
+    )
     drawing = Drawing(
         figures.cost_against_score(points, name="costs", score=outcome.metric), "Up is better, left is cheaper."
     )

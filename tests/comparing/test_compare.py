@@ -144,6 +144,7 @@ def test_the_page_says_what_the_figures_say_and_names_are_words_on_it(compared, 
     words = html.unescape(re.sub("<[^>]*>", "", page))
     for said in (*outcome.verdict, outcome.data, "Candidates against everybody"):
         assert said in words
+    assert "features that an earlier trial or run has kept are not computed again, nor counted" in words
     assert "<script" not in page
     assert page.count("<svg") == 2
     assert shown(outcome.cell("tfidf", "4").figure) in plain.replace("\\", "")
