@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from nlp_transfer.cli import main
@@ -15,7 +18,7 @@ from nlp_transfer.config import compose
 from nlp_transfer.console import Screen
 from nlp_transfer.ranking import rank as module
 from nlp_transfer.ranking.rows import rows_of
-from nlp_transfer.ranking.show import verdict
+from nlp_transfer.ranking.show import render, verdict
 from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, stand
 from nlp_transfer.settings import Settings
 from tests.encoder.families import tiny_encoder
@@ -60,6 +63,21 @@ def test_the_order_is_that_of_the_best_layers_and_sure_where_rows_agree():
     assert "may be as good" in verdict(standings(good, same))
     nothing = candidate("nothing", 1 + draws.normal(0, 0.3, 400))
     assert "by chance" in verdict(standings(nothing))
+
+
+def test_what_an_encoder_costs_is_shown_in_80_columns():
+    of = candidate("minilm", np.full(40, 0.5), np.full(40, 0.4))
+    of = dataclasses.replace(
+        of, encoder="bert, 6 layers, 384 wide", cost=Cost(22_713_216, 11_000_000, 0.7912, 6.214, 90.85)
+    )
+    other = dataclasses.replace(candidate("runs/tickets-finetune-0123abcd", np.full(40, 0.9)), cost=of.cost)
+    console = Console(width=80, file=StringIO(), force_terminal=False)
+    render(standings(of, other), console)
+    text = console.file.getvalue()
+    for said in ("0.791 GFLOP", "6.21 ms", "22.7 M", "91 MB", "[0.600, 0.600]", "minilm"):
+        assert said in text
+    table = text.partition("start from")[0]
+    assert all(len(line) <= 80 for line in table.splitlines())
 
 
 @pytest.mark.parametrize("layers", [1, 13])
