@@ -104,10 +104,14 @@ def compare(
     Raises:
         UserError: a ValueError that names the key, value, file or line that cannot be used.
     """
-    from nlp_transfer.comparing.compare import Comparison
+    from nlp_transfer.comparing.asked import ask
     from nlp_transfer.console import Screen
 
-    return Comparison(recipe, _words(overrides, data), Screen(speaks=False), data=data).run()
+    screen = Screen(speaks=False)
+    asked = ask(recipe, _words(overrides, data), screen, data=data)
+    from nlp_transfer.comparing.compare import Comparison  # needs torch, which nobody waits for who is refused
+
+    return Comparison(asked, screen).run()
 
 
 def load(folder: str | Path) -> Labeller:

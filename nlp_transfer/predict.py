@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,8 @@ from nlp_transfer.settings import ColumnSettings, PredictSettings, Settings, Tra
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
 from nlp_transfer.training.device import fitting, make_accelerator
+
+_JOINED = "|"  # between the labels of a cell
 
 
 class Predictor(Labeller):
@@ -128,8 +131,9 @@ def predict_file(
 
     The output has the input's format, delimiter and columns, then `prediction` and the probabilities: one column a
     label (``p(label)``) in CSV and TSV, one object in JSONL. What the rules of the model say comes between them, of a
-    model that has the rule: `abstains` and `unknown` (true or false), `set` (labels, in a CSV joined by |), and for a
-    number `low` and `high`. Lines of text become CSV.
+    model that has the rule: `abstains` and `unknown` (true or false), `set` (labels), and for a number `low` and
+    `high`. Several labels are one cell of a CSV, joined by |, or a JSON list where a label of the task contains that.
+    Lines of text become CSV.
 
     Raises:
         UserError: for unreadable rows (file:line), a missing column, or an output that is there already, unless
@@ -188,6 +192,7 @@ class _Writer:
         figures = ["probabilities"] * bool(task.labels) if kind == "jsonl" else [f"p({label})" for label in task.labels]
         self.added = ["prediction", *self.ruled, *figures]
         self.cells = cell_writer(out, delimiter)
+        self.joins = not any(_JOINED in label for label in task.labels)
         self.began = False
 
     def check(self, table: Table) -> None:
@@ -212,14 +217,15 @@ class _Writer:
                 continue
             said = (answer.label, *(getattr(answer, name) for name in self.ruled))
             figures = (f"{answer.probabilities[name]:.6f}" for name in self.labels)
-            self.cells.writerow([*row, *map(_cell, said), *figures])
+            self.cells.writerow([*row, *map(self._cell, said), *figures])
 
-
-def _cell(value: Any) -> Any:
-    """Return what is said of a row as a cell of a table."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "|".join(value) if isinstance(value, list) else value
+    def _cell(self, value: Any) -> Any:
+        """Return what is said of a row as a cell of a table."""
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, list):
+            return _JOINED.join(value) if self.joins else json.dumps(value, ensure_ascii=False)
+        return value
 
 
 def _rows(table: Table) -> Iterator[tuple[Any, ...]]:

@@ -50,11 +50,11 @@ def ruled(record: Record, settings: DecisionSettings) -> Record:
     if task.unknown:
         if record.novelty is None:
             raise _unfit(f"decision.unknown={task.unknown:g}", "unknown")
-        check_rows("unknown", task.unknown, record.novelty.kept.rows)
+        check_rows("unknown", task.unknown, record.novelty.kept.rows, saved=True)
     if task.coverage:
         if record.nonconformity is None:
             raise _unfit(f"decision.coverage={task.coverage:g}", "coverage")
-        check_rows("coverage", task.coverage, record.nonconformity.rows)
+        check_rows("coverage", task.coverage, record.nonconformity.rows, saved=True)
     return dataclasses.replace(record, task=task)
 
 
@@ -65,17 +65,25 @@ def _unfit(said: str, key: str) -> UserError:
     )
 
 
-def check_rows(key: str, value: float, rows: int) -> None:
+def check_rows(key: str, value: float, rows: int, *, saved: bool = False) -> None:
     """Refuse a rule that so few validation rows say nothing about.
+
+    Args:
+        key: of the group `decision`.
+        value: of the rule.
+        rows: there are.
+        saved: whether these are the rows of an adaptation that is over, so that no setting gives more.
 
     Raises:
         UserError: naming the key, its value and how many there must be.
     """
     needed = fewest(1 - value if key == "unknown" else value)
     if rows < needed:
+        there = f"this model was adapted with {rows:,}" if saved else f"there are {rows:,}"
+        more = "adapt again with more of them" if saved else "give more rows"
         raise UserError(
-            f"decision.{key}={value:g} needs at least {needed:,} validation rows, of which there are {rows:,}: "
-            f"{'raise' if key == 'unknown' else 'lower'} it, or give more rows (data.validation_share)"
+            f"decision.{key}={value:g} needs at least {needed:,} validation rows, and {there}: "
+            f"{'raise' if key == 'unknown' else 'lower'} it, or {more} (data.validation_share)"
         )
 
 

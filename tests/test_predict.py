@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from nlp_transfer.cli import main
+from nlp_transfer.data.table import Table
+from nlp_transfer.data.task import Task
+from nlp_transfer.labelling import Prediction
+from nlp_transfer.predict import _Writer
 from tests.place import furnish
 
 ROWS, CHUNK = 1_000, 50
@@ -42,6 +49,24 @@ class Written(io.StringIO):
     def write(self, text: str) -> int:
         self.lines += text.count("\n")
         return super().write(text)
+
+
+def test_the_labels_of_a_cell_can_be_told_apart():
+    """Whatever they hold, every set of them is a cell of its own."""
+    for labels, joined in ((("a", "b", 'c"'), True), (("a|b", "a", "b", 'c"'), False)):
+        sets = [list(each) for size in range(len(labels) + 1) for each in combinations(labels, size)]
+        out = io.StringIO()
+        task = Task("multi_label", labels, False, coverage=0.9)
+        likely = dict.fromkeys(labels, 0.5)
+        answers = [Prediction(each, likely, set=each) for each in sets]
+        table = Table({"text": [f"row {row}" for row in range(len(sets))]}, "rows.csv", list(range(len(sets))))
+        _Writer(out, "csv", ",", task).write(table, answers)
+        cells = list(csv.DictReader(io.StringIO(out.getvalue())))
+        for column in ("prediction", "set"):
+            found = [row[column] for row in cells]
+            assert len(set(found)) == len(sets)
+            read = [each.split("|") if each else [] for each in found] if joined else [*map(json.loads, found)]
+            assert read == sets
 
 
 @pytest.mark.parametrize("kind", ["csv", "text"])

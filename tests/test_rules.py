@@ -211,6 +211,8 @@ def test_too_few_validation_rows_are_refused_before_the_training_and_after_it(ho
     run = run_for(home, **RULES)
     with pytest.raises(UserError, match=r"decision\.unknown=0\.01 needs at least 99"):
         run.predictor.deciding_by(DecisionSettings(unknown=0.01))
+    with pytest.raises(UserError, match=r"adapted with \d+: raise it, or adapt again with more"):
+        run.predictor.deciding_by(DecisionSettings(unknown=0.01))
 
 
 @pytest.mark.parametrize(

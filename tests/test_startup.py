@@ -74,6 +74,16 @@ def printed(code: str, *words: str) -> str:
         (["adapt", "data=files", "data.path=no/such.csv"], HEAVY | {"numpy", "rich"}),
         (["plan", "data=files", "data.path=pyproject.toml"], HEAVY),
         (["adapt", "data=files", "data.path=pyproject.toml"], HEAVY),
+        (["rank", "minilm", "strategy=lora"], HEAVY),
+        (["rank", "minilm", "data=files", "data.path=pyproject.toml"], HEAVY),
+        (["compare", "nonsense"], HEAVY | COMPOSING),
+        (["compare", "training.epoch=1"], HEAVY),
+        (["compare", "compare.candidates=[prob]"], HEAVY),
+        (["compare", "compare.candidates=['lora strategy.rank=0']"], HEAVY),
+        (["compare", "data=files", "data.path=no/such.csv"], HEAVY),
+        (["compare", "data=files", "data.path=pyproject.toml"], HEAVY),
+        (["compare", "decision.threshold=0.1"], HEAVY),
+        (["compare", "evaluation.metric=pearson"], HEAVY),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",  # a set has no order
 )

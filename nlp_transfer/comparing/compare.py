@@ -15,29 +15,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import choosing, config
-from nlp_transfer.checks import check, check_comparison
-from nlp_transfer.comparing.contest import Contest, Duel, comparable
-from nlp_transfer.comparing.grid import Candidate, Draws, Trial, candidates_of, decision_of
+from nlp_transfer.comparing.contest import Contest, comparable
+from nlp_transfer.comparing.grid import Candidate, Trial, decision_of
+from nlp_transfer.comparing.leaving import leave
 from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
-from nlp_transfer.comparing.page import document_of
-from nlp_transfer.comparing.recipe import recipe_of
 from nlp_transfer.comparing.schedule import Schedule, Tried
 from nlp_transfer.comparing.slices import Slice, slices
 from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
 from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
-from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.features import store_of
-from nlp_transfer.reporting.files import write
-from nlp_transfer.run_folder import PAGES, RunFolder
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.strategies import Auto
 from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
+    from nlp_transfer.comparing.asked import Asked
     from nlp_transfer.settings import Settings
     from nlp_transfer.store import Store
 
@@ -50,27 +46,16 @@ class Comparison:
     """A comparison that is going on.
 
     Args:
-        recipe: name of a shipped recipe, path of a YAML file, or None.
-        words: key=value words.
+        asked: see `asked.ask`.
         screen: where progress is shown.
-        data: rows from Python, see ``sources.read_source``.
-
-    Raises:
-        UserError: for anything in the words or the data that cannot be used.
     """
 
-    def __init__(self, recipe: str | None, words: Sequence[str], screen: Screen, *, data: Any = None) -> None:
-        self.settings, candidates = candidates_of(recipe, words)
-        check_comparison(self.settings)
-        for candidate in candidates:
-            check(candidate.settings, data=data)
-        self._candidates = {candidate.name: candidate for candidate in candidates}
+    def __init__(self, asked: Asked, screen: Screen) -> None:
+        self.settings, self._draws, self.metric = asked.settings, asked.draws, asked.metric
+        self._candidates = {candidate.name: candidate for candidate in asked.candidates}
         self._screen = screen
-        with screen.busy("reading data"):
-            self._draws = Draws(self.settings, data=data)
-        self.metric = selection_metric(self._draws.whole.task, self.settings.evaluation.metric)
         self._sign = 1 if HIGHER_IS_BETTER[self.metric] else -1
-        self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(candidates)}"
+        self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(asked.candidates)}"
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
         self._store: Store | None = store_of(self.settings.cache, screen.tell)
         self._answers: dict[Trial, Answers] = {}
@@ -103,8 +88,12 @@ class Comparison:
             self._screen.tell(f"not tried: {sentence}")
         with self._screen.busy("measuring"):
             outcome = self._outcome(schedule, left_out)
-            self._write(outcome)
-        return outcome
+            return leave(
+                outcome,
+                self._candidates[outcome.winner].settings,
+                fingerprint=self._draws.whole.fingerprint,
+                tell=self._screen.tell,
+            )
 
     @contextmanager
     def _resumable(self) -> Iterator[None]:
@@ -127,25 +116,6 @@ class Comparison:
         self._answers[trial] = answers_of(self._settings_of(trial), corpus, quiet)
         return self._answers[trial]
 
-    def _write(self, outcome: Outcome) -> None:
-        """Write what a comparison leaves; each file takes its name when it is whole.
-
-        Raises:
-            UserError: if that is not possible.
-        """
-        folder = RunFolder(self.folder, self._draws.whole.fingerprint)
-        figures = json.dumps(outcome.to_json(), indent=2, ensure_ascii=False) + "\n"
-        recipe = recipe_of(outcome, self._candidates[outcome.winner].settings)
-        with folder.reached():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for name, text in (("compare.json", figures), (outcome.recipe.name, recipe)):
-                making = self.folder / f".making-{name}"
-                making.write_text(text, encoding="utf-8")
-                making.rename(self.folder / name)
-        document = document_of(outcome)
-        for name in PAGES:
-            write(document, self.folder / name)
-
     def _outcome(self, schedule: Schedule, left_out: list[str]) -> Outcome:
         contest = Contest(
             examples=self._draws.whole.splits["test"],
@@ -162,10 +132,16 @@ class Comparison:
             for name in (*schedule.candidates, *floors)
             if contest.seeds(name, labels=labels)
         ]
+        pairs = [pair for labels in self._draws.labels for pair in self._against_floors(cells, floors, labels)]
+        tried = {(cell.name, cell.labels) for cell in cells}
         transfers = [
-            Transfer(self._draws.said(labels), labels, duel)
-            for labels in self._draws.labels
-            for duel in self._against_floors(contest, cells, floors, labels)
+            Transfer(
+                self._draws.said(duel.labels),
+                duel.labels,
+                duel,
+                untried=[name for name in floors if (name, duel.labels) not in tried],
+            )
+            for duel in contest.duels(pairs)
         ]
         if not transfers:
             raise UserError(
@@ -174,7 +150,12 @@ class Comparison:
             )
         most = transfers[-1]
         present = [cell.name for cell in cells if cell.labels == most.labels]
-        pairs = [(one, two) for place, one in enumerate(present) if one not in floors for two in present[place + 1 :]]
+        pairs = [
+            (one, two, most.labels)
+            for place, one in enumerate(present)
+            if one not in floors
+            for two in present[place + 1 :]
+        ]
         return Outcome(
             folder=self.folder,
             data=self._draws.whole.source,
@@ -182,10 +163,11 @@ class Comparison:
             rows=len(contest.examples),
             confidence=contest.confidence,
             seeds=self.seeds,
+            candidates=list(schedule.candidates),
             floors=floors,
             cells=cells,
             transfers=transfers,
-            duels=contest.duels(pairs, most.labels),
+            duels=contest.duels(pairs),
             slices=self._slices(contest, most),
             reached=self._reached(cells, most),
             left_out=left_out,
@@ -210,8 +192,8 @@ class Comparison:
             megabytes=max(memory) if memory else None,
         )
 
-    def _against_floors(self, contest: Contest, cells: list[Cell], floors: list[str], labels: str) -> Iterator[Duel]:
-        """Yield the duel of the candidate that validation chooses with the floor that is best on the rows measured."""
+    def _against_floors(self, cells: list[Cell], floors: list[str], labels: str) -> Iterator[tuple[str, str, str]]:
+        """Yield the candidate that validation chooses with the floor that is best on the rows measured."""
         here = [cell for cell in cells if cell.labels == labels]
         candidates = [cell for cell in here if cell.name not in floors]
         if not candidates:
@@ -220,7 +202,7 @@ class Comparison:
         best = max(
             (cell for cell in here if cell.name in floors), key=lambda cell: comparable(cell.figure.value, self._sign)
         )
-        yield from contest.duels([(winner.name, best.name)], labels)
+        yield winner.name, best.name, labels
 
     def _reached(self, cells: list[Cell], most: Transfer) -> dict[str, str]:
         """Return by candidate from how many labels on its mean is that of the best floor with the most."""

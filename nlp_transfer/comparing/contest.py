@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples
     from nlp_transfer.data.task import Task
 
+_HALVINGS = 20  # of the reach in which a probability lies: to a millionth
+
 
 @dataclass(frozen=True)
 class Duel:
@@ -30,10 +32,12 @@ class Duel:
         labels: how many labels they had.
         seeds: how many trainings of each.
         difference: the metric of the one minus that of the other, mean over the seeds that both have.
-        wins, losses: rows on which the one is right in more seeds than the other, and the reverse.
-        p: of McNemar's test.
+        p: of the difference, see `probability`.
         adjusted: the same after Holm's correction for all duels of its family.
-        outcome: better or worse where the whole interval lies on one side of zero, else no evidence.
+        outcome: better or worse where `adjusted` is less than 1 - confidence, else no evidence.
+        wins, losses: rows on which the one is right in more seeds than the other, and the reverse.
+        rows_p: of McNemar's test, which is about these rows and not about the metric.
+        rows_adjusted: the same after Holm's correction.
     """
 
     one: str
@@ -41,11 +45,18 @@ class Duel:
     labels: str
     seeds: int
     difference: Interval
-    wins: int
-    losses: int
     p: float
     adjusted: float
     outcome: str
+    wins: int
+    losses: int
+    rows_p: float
+    rows_adjusted: float
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the interval, by itself, does not hold zero."""
+        return self.difference.low > 0 or self.difference.high < 0
 
 
 @dataclass
@@ -100,16 +111,26 @@ class Contest:
         found = over_seeds([self._value(trial) for trial in trials], drawn, confidence=self.confidence)
         return within(found, *range_of(self.metric))
 
-    def duels(self, pairs: Sequence[tuple[str, str]], labels: str) -> list[Duel]:
+    def duels(self, pairs: Sequence[tuple[str, str, str]]) -> list[Duel]:
         """Return a family of duels, their tests corrected together (Holm 1979); pairs without a common seed are not.
 
-        McNemar's test (1947), exact: of the rows on which the two differ, each is right on half if they are as good.
-        With several seeds a row counts for who is right in more of them; where an answer is a number or a set, for who
-        is nearer. The test is about these trainings: other seeds are the business of the interval.
+        What is called better or worse is so by the test of the metric that decides. Beside it stands McNemar's (1947),
+        exact: of the rows on which the two differ, each is right on half if they are as good. With several seeds a row
+        counts for who is right in more of them; where an answer is a number or a set, for who is nearer. That test is
+        about these trainings: other seeds are the business of the interval.
+
+        Args:
+            pairs: the one, the other, and how many labels they had.
         """
-        found = [self._duel(one, other, labels) for one, other in pairs if self.seeds(one, other, labels=labels)]
-        adjusted = holm([duel.p for duel in found])
-        return [dataclasses.replace(duel, adjusted=p) for duel, p in zip(found, adjusted, strict=True)]
+        found = [self._duel(*pair) for pair in pairs if self.seeds(*pair[:2], labels=pair[2])]
+        adjusted, of_rows = (holm([getattr(duel, name) for duel in found]) for name in ("p", "rows_p"))
+        return [
+            dataclasses.replace(duel, adjusted=p, rows_adjusted=rows_p, outcome=self._outcome(duel.difference, p))
+            for duel, p, rows_p in zip(found, adjusted, of_rows, strict=True)
+        ]
+
+    def _outcome(self, difference: Interval, p: float) -> str:
+        return outcome(difference, self.sign) if p < 1 - self.confidence else "no evidence"
 
     def gains(self, one: str, other: str, labels: str) -> np.ndarray:
         """Return by how much the one errs less than the other, (seeds, rows) in the order of the examples."""
@@ -121,15 +142,16 @@ class Contest:
         pairs = [
             (Trial(one, labels, seed), Trial(other, labels, seed)) for seed in self.seeds(one, other, labels=labels)
         ]
-        difference = over_seeds(
-            [self._value(ours) - self._value(theirs) for ours, theirs in pairs],
-            np.stack([self._replicates(ours) - self._replicates(theirs) for ours, theirs in pairs]),
-            confidence=self.confidence,
-        )
+        values = [self._value(ours) - self._value(theirs) for ours, theirs in pairs]
+        drawn = np.stack([self._replicates(ours) - self._replicates(theirs) for ours, theirs in pairs])
         least, most = range_of(self.metric)
-        difference = within(difference, least - most, most - least)
-        wins, losses, p = mcnemar(self._gains(one, other, labels).mean(axis=0)[self._weights > 0])
-        return Duel(one, other, labels, len(pairs), difference, wins, losses, p, p, outcome(difference, self.sign))
+        difference = within(over_seeds(values, drawn, confidence=self.confidence), least - most, most - least)
+        p = probability(values, drawn)
+        wins, losses, rows_p = mcnemar(self._gains(one, other, labels).mean(axis=0)[self._weights > 0])
+        return Duel(
+            *(one, other, labels, len(pairs), difference, p, p, self._outcome(difference, p)),
+            *(wins, losses, rows_p, rows_p),
+        )
 
     def _gains(self, one: str, other: str, labels: str) -> np.ndarray:
         seeds = self.seeds(one, other, labels=labels)
@@ -190,6 +212,31 @@ def over_seeds(values: Sequence[float], drawn: np.ndarray, *, confidence: float)
     return Interval(
         value, value - float(np.hypot(value - rows.low, reach)), value + float(np.hypot(rows.high - value, reach))
     )
+
+
+def probability(values: Sequence[float], drawn: np.ndarray) -> float:
+    """Return the two-sided probability of a difference as large if there is none: by the interval of `over_seeds`.
+
+    It is less than 0.05 where the interval of 95 % does not hold zero, and so on for every confidence: the least for
+    which the interval reaches zero. So many resamples can show no less than two of one more of them.
+
+    Args:
+        values: of each seed, the one's less the other's.
+        drawn: (seeds, resamples), the same on resampled rows.
+    """
+    known = int((~np.isnan(drawn).any(axis=0)).sum())
+    least, most = min(1.0, 2 / (known + 1)), 1.0
+
+    def excludes_zero(p: float) -> bool:
+        found = over_seeds(values, drawn, confidence=1 - p)
+        return found.low > 0 or found.high < 0
+
+    if excludes_zero(least):
+        return least
+    for _ in range(_HALVINGS):
+        middle = (least + most) / 2
+        least, most = (least, middle) if excludes_zero(middle) else (middle, most)
+    return most
 
 
 def within(found: Interval, least: float, most: float) -> Interval:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.comparing.slices import FEWEST
-from nlp_transfer.evaluation.formatting import number, title_of
+from nlp_transfer.evaluation.formatting import number, probable, title_of
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.evaluation.plain_values import without_nan
 
 if TYPE_CHECKING:
@@ -60,20 +61,27 @@ class Transfer:
         said: how many, in words.
         labels: how many.
         duel: between the two.
+        untried: floors that were asked for and that there was no time for.
     """
 
     said: str
     labels: str
     duel: Duel
+    untried: list[str]
 
     @property
     def words(self) -> str:
-        """One sentence with the interval."""
-        duel, apart = self.duel, self.duel.difference
+        """One sentence with the interval, and with the floors that transfer was not held against."""
+        duel, apart, unsure = self.duel, self.duel.difference, self.duel.outcome == "no evidence"
         alone = "; one training of each: another one may say otherwise" if duel.seeds == 1 else ""
         value, low, high = (number(each, signed=True) for each in (apart.value, apart.low, apart.high))
         against = f"{duel.one} against {title_of(duel.other)}"
-        return f"{_SAID[duel.outcome]} {self.said}: {against}, difference {value} [{low}, {high}]{alone}"
+        # An interval is by itself, a verdict is one of several: where they part, the reader sees why.
+        untried = f"; not tried: {_listed(self.untried)}, which may be the better floor" if self.untried else ""
+        parted = f", p {probable(duel.adjusted)} after Holm's correction" if duel.is_apart and unsure else ""
+        return (
+            f"{_SAID[duel.outcome]} {self.said}: {against}, difference {value} [{low}, {high}]{parted}{untried}{alone}"
+        )
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ class Outcome:
         rows: of the test split, on which everybody is measured.
         confidence: of all intervals.
         seeds: of the trials.
+        candidates: names of those that were to be tried.
         floors: names of those that know nothing of language before.
         cells: everybody with every number of labels.
         transfers: from few labels to many.
@@ -95,6 +104,7 @@ class Outcome:
         reached: by candidate, from how many labels on its mean is that of the best floor with the most.
         left_out: trials that a budget left no time for, and why.
         recipe: of the winner.
+        recipe_sha256: of that file as it was written.
     """
 
     folder: Path
@@ -103,6 +113,7 @@ class Outcome:
     rows: int
     confidence: float
     seeds: list[int]
+    candidates: list[str]
     floors: list[str]
     cells: list[Cell]
     transfers: list[Transfer]
@@ -111,6 +122,7 @@ class Outcome:
     reached: dict[str, str]
     left_out: list[str]
     recipe: Path
+    recipe_sha256: str = ""
 
     @property
     def most(self) -> Transfer:
@@ -136,12 +148,13 @@ class Outcome:
             for duel in self.duels
             if self.winner in (duel.one, duel.other)
             and duel.outcome == "no evidence"
-            and duel.adjusted >= 1 - self.confidence
+            and duel.rows_adjusted >= 1 - self.confidence
+            and not duel.is_apart
         ]
         if cheaper := [name for name in as_good if self._seconds(name) < self._seconds(self.winner)]:
             names = _listed([title_of(name) for name in cheaper])
             said.append(f"{names} cannot be told from {self.winner} by these rows and seeds, and took less time.")
-        if absent := [name for name in self._candidates if self.cell(name, self.most.labels) is None]:
+        if absent := [name for name in self.candidates if self.cell(name, self.most.labels) is None]:
             said.append(f"Not tried {self.most.said}: {_listed(absent)}.")
         for name, labels in self.reached.items():
             if labels != self.most.labels:
@@ -151,13 +164,20 @@ class Outcome:
         return said
 
     @property
-    def _candidates(self) -> list[str]:
-        return list(dict.fromkeys(each.name for each in self.cells if each.name not in self.floors))
+    def at_odds(self) -> list[str]:
+        """Sentences: of which pairs the metric says one thing and the count of rows another."""
+        sign = 1 if HIGHER_IS_BETTER[self.metric] else -1
+        odd = [duel for duel in self.duels if sign * duel.difference.value * (duel.wins - duel.losses) < 0]
+        if not odd:
+            return []
+        pairs = _listed([f"{title_of(duel.one)} and {title_of(duel.other)}" for duel in odd])
+        why = "macro_f1 counts classes alike" if self.metric == "macro_f1" else f"{self.metric} is no count of rows"
+        return [f"Who is better by {self.metric} loses more rows than it wins ({pairs}): {why}, McNemar's test rows."]
 
     def _of_seeds(self) -> list[str]:
         """Return where the rows say more than the seeds, and what that means."""
         unsure = [each for each in self.transfers if each.duel.outcome == "no evidence" and each.duel.seeds > 1]
-        near = [each for each in unsure if each.duel.adjusted < 1 - self.confidence]
+        near = [each for each in unsure if each.duel.rows_adjusted < 1 - self.confidence and not each.duel.is_apart]
         if not near:
             return []
         pairs = _listed([f"{each.duel.one} and {title_of(each.duel.other)} {each.said}" for each in near])

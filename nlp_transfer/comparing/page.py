@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.evaluation.formatting import number, shown, title_of
+from nlp_transfer.evaluation.formatting import number, probable, shown, title_of
 from nlp_transfer.reporting import figures
 from nlp_transfer.reporting.document import (
     Beside,
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
 _OPEN = 20  # rows of a table that are shown without asking
 _FOOT = (
-    "Intervals are over other test rows of the kind (bootstrap, in pairs for differences) and seeds (Student's t).",
-    "Tests are McNemar's, exact, over rows on which one is right in more seeds than the other, corrected by Holm; "
-    "they are about these trainings, not about other seeds.",
+    "Intervals are over other test rows of the kind (bootstrap, in pairs for differences) and seeds (Student's t), "
+    "each by itself: they are not corrected for there being many.",
+    "Verdicts and bold follow the p of the difference, which belongs to that interval, corrected by Holm: verdicts for "
+    "all numbers of labels, pairs for all pairs. A label, a domain or a length is bold where its interval and "
+    "McNemar's test agree.",
+    "McNemar's test, exact, is over rows on which one is right in more seeds than the other, corrected by Holm; "
+    "it is about these trainings, not about other seeds, and about rows, not about the metric.",
 )
 
 
@@ -96,7 +100,7 @@ def _is_alone(outcome: Outcome, name: str) -> bool:
     """Return whether a candidate is better than everybody else with the most labels."""
     of = [duel for duel in outcome.duels if name in (duel.one, duel.other)]
     wanted = {True: "better", False: "worse"}
-    sure = all(duel.outcome == wanted[duel.one == name] and duel.adjusted < 1 - outcome.confidence for duel in of)
+    sure = all(duel.outcome == wanted[duel.one == name] for duel in of)
     return name not in outcome.floors and bool(of) and sure
 
 
@@ -127,7 +131,10 @@ def _costs(outcome: Outcome) -> Section:
         for cell in cells
     ]
     head = ["", outcome.metric, "seconds", "learning", "parameters", "MB"]
-    seen = "Seconds of loading, training and answering, median over the seeds; MB: the most memory the process took."
+    seen = (
+        "Seconds of loading, training and answering, median over the seeds; features that an earlier trial or run has "
+        "kept are not computed again, nor counted. MB: the most memory the process took."
+    )
     drawing = Drawing(
         figures.cost_against_score(points, name="costs", score=outcome.metric), "Up is better, left is cheaper."
     )
@@ -140,17 +147,23 @@ def _duels(outcome: Outcome) -> Section:
             title_of(duel.one),
             title_of(duel.other),
             Cell(shown(duel.difference), strong=duel.outcome != "no evidence"),
+            probable(duel.adjusted),
             f"{duel.wins:,} : {duel.losses:,}",
-            "< .001" if duel.adjusted < 0.001 else number(duel.adjusted),
+            probable(duel.rows_adjusted),
         ]
         for duel in outcome.duels
     ]
-    caption = "Bold: the interval of the difference does not hold zero."
-    head = ["one", "other", "difference", "rows won : lost", "p, corrected"]
-    return Section(
-        f"Candidates against everybody, {outcome.most.said}",
-        [Table(head, rows, words=2, caption=caption)],
-    )
+    caption = "Bold: not by chance, by the p of the difference, corrected for all of these pairs."
+    head = [
+        "one",
+        "other",
+        f"difference of {outcome.metric}",
+        "p, corrected",
+        "rows won : lost",
+        "McNemar p, corrected",
+    ]
+    blocks: list[Block] = [Table(head, rows, words=2, caption=caption), *map(Prose, outcome.at_odds)]
+    return Section(f"Candidates against everybody, {outcome.most.said}", blocks)
 
 
 def _slices(outcome: Outcome) -> Section:
@@ -165,13 +178,13 @@ def _slices(outcome: Outcome) -> Section:
                 each.name,
                 f"{each.rows:,}",
                 Cell(shown(each.gain), strong=each.outcome != "no evidence"),
-                "< .001" if each.adjusted < 0.001 else number(each.adjusted),
+                probable(each.adjusted),
             ]
             for each in of
         ]
         caption = f"By {kind}: errors a row that {duel.one} makes less than {title_of(duel.other)}; below zero: more."
         folded = f"all {len(rows):,} {kind}s" if len(rows) > _OPEN else None
-        blocks.append(Table([kind, "rows", "gain", "p, corrected"], rows, caption=caption, folded=folded))
+        blocks.append(Table([kind, "rows", "gain", "McNemar p, corrected"], rows, caption=caption, folded=folded))
     return Section(f"Where {duel.one} is better than {title_of(duel.other)}, and where worse", blocks)
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from nlp_transfer.comparing.contest import Duel
     from nlp_transfer.comparing.outcome import Outcome
     from nlp_transfer.evaluation.intervals import Interval
 
@@ -26,7 +27,7 @@ def render(outcome: Outcome, console: Console) -> None:
         style="bold",
     )
     console.print(_curves(outcome))
-    console.print(f"what it costs, {outcome.most.said}", style="bold")
+    console.print(f"what it costs, {outcome.most.said}; each interval by itself", style="bold")
     console.print(_costs(outcome))
     for place, sentence in enumerate(outcome.verdict):
         console.print(Text(sentence, style=f"bold {_COLOURS[outcome.most.duel.outcome]}" if place == 0 else ""))
@@ -56,23 +57,31 @@ def _two_lines(figure: Interval) -> str:
 def _costs(outcome: Outcome) -> Table:
     table = _table()
     table.add_column("", overflow="fold")
-    for name in (outcome.metric, "against the winner", "Holm p", "seconds", "learning", "MB"):
+    for name in (outcome.metric, "against the winner", "seconds", "learning", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
     duels = {frozenset((duel.one, duel.other)): duel for duel in outcome.duels}
     for cell in (each for each in outcome.cells if each.labels == outcome.most.labels):
         duel = duels.get(frozenset((cell.name, outcome.winner)))
-        sign = 1 if duel is None or duel.one == cell.name else -1
         table.add_row(
             title_of(cell.name),
             number(cell.figure.value),
-            "" if duel is None else number(sign * duel.difference.value, signed=True),
-            "" if duel is None else "<.001" if duel.adjusted < 0.001 else number(duel.adjusted),
+            "" if duel is None else _difference(duel, cell.name),
             f"{cell.seconds:,.1f}",
             f"{cell.learning:,}" if cell.learning else "",
             f"{cell.megabytes:,.0f}" if cell.megabytes else "",
             style="dim" if cell.name in outcome.floors else "",
         )
     return table
+
+
+def _difference(duel: Duel, name: str) -> str:
+    """Return by how much the metric of the named one is that of the other, with the interval below it."""
+    found = duel.difference
+    value, low, high = (
+        (found.value, found.low, found.high) if duel.one == name else (-found.value, -found.high, -found.low)
+    )
+    shown, *bounds = (number(each, signed=True) for each in (value, low, high))
+    return f"{shown}\n[{', '.join(bounds)}]"
 
 
 def _table() -> Table:

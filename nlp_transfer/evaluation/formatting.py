@@ -39,3 +39,8 @@ def number(value: float, *, signed: bool = False) -> str:
     if text == ".000":
         return text
     return ("-" if value < 0 else "+" if signed else "") + text
+
+
+def probable(p: float) -> str:
+    """Write a probability, the small ones by what they are less than."""
+    return "< .001" if p < 0.001 else number(p)

@@ -6,12 +6,12 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nlp_transfer.data.batches import Columns
-from nlp_transfer.data.corpus import Corpus, Examples, load_corpus
+from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_accuracy
@@ -30,45 +30,26 @@ if TYPE_CHECKING:
 
 
 def rank(
-    settings: Settings, encoders: Sequence[tuple[str, EncoderSettings]], screen: Screen, *, data: Any = None
+    settings: Settings, encoders: Sequence[tuple[str, EncoderSettings]], corpus: Corpus, screen: Screen
 ) -> list[Standing]:
     """Order encoders by how much of the labels a linear probe finds in their best layer; nothing else is trained.
 
     Args:
-        settings: the groups `data`, `tokens`, `training`, `evaluation`, `cache` and `rank` count. Training rows alone
-            are read, `rank.rows` of them at most, drawn by the seed.
+        settings: the groups `tokens`, `evaluation` and `cache`, `training.precision` and the seed count.
         encoders: names, and what each stands for.
+        corpus: see `rows.rows_of`.
         screen: where progress is shown.
-        data: rows from Python, see ``corpus.load_corpus``.
 
     Raises:
         UserError: for an encoder that cannot be found or loaded, and for too few rows to hold any out.
     """
-    few = settings.data.train_limit is None and settings.data.per_class is None
-    limited = dataclasses.replace(settings.data, train_limit=settings.rank.rows) if few else settings.data
-    with screen.busy("reading data"):
-        corpus = load_corpus(limited, seed=settings.seed, data=data)
-    # Of other splits nothing is read; a run wants a validation split all the same.
-    corpus.splits = {"train": corpus.splits["train"], "validation": _first(corpus.splits["validation"])}
-    probing = dataclasses.replace(settings, data=limited, strategy=Probe(), objective={"classify": ClassifySettings()})
+    probing = dataclasses.replace(settings, strategy=Probe(), objective={"classify": ClassifySettings()})
     found = []
     for name, encoder in encoders:
         with reading(screen, f"asking {name}"):
             found.append(_ask(name, dataclasses.replace(probing, encoder=encoder), corpus, screen))
     evaluation = settings.evaluation
     return stand(found, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=settings.seed)
-
-
-def _first(examples: Examples) -> Examples:
-    return dataclasses.replace(
-        examples,
-        texts=examples.texts[:1],
-        pairs=None if examples.pairs is None else examples.pairs[:1],
-        targets=examples.targets[:1],
-        weights=examples.weights[:1],
-        ids=examples.ids[:1],
-        domains=None if examples.domains is None else examples.domains[:1],
-    )
 
 
 def _ask(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Candidate:

@@ -11,14 +11,15 @@ if TYPE_CHECKING:
 
 
 def render(standings: list[Standing], console: Console) -> None:
-    """Show the ranking."""
+    """Show the ranking, in 80 columns."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(show_edge=False, pad_edge=False, header_style="bold")
-    for name in ("place", "encoder", "what it is"):
-        table.add_column(name, overflow="fold")
-    for name in ("explained", "accuracy", "best layer", "LogME", "parameters", "ms a text"):
-        table.add_column(name, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("place", no_wrap=True)
+    table.add_column("encoder", overflow="fold")
+    for name in ("explained", "accuracy\nLogME", "best\nlayer", "weights", "a text"):
+        table.add_column(name, justify="right", no_wrap=True)
     for each in standings:
         place = 1 + sum(other.told > each.told for other in standings)
         best, cost = each.candidate.best, each.candidate.cost
@@ -26,14 +27,12 @@ def render(standings: list[Standing], console: Console) -> None:
         least, most = each.explained
         table.add_row(
             f"{place}" if low == high else f"{place} ({low}–{high})",
-            each.candidate.name,
-            each.candidate.encoder,
-            f"{each.told:.3f} [{least:.3f}, {most:.3f}]",
-            "" if best.accuracy is None else f"{best.accuracy:.3f}",
+            f"{each.candidate.name}\n{each.candidate.encoder}",
+            f"{each.told:.3f}\n[{least:.3f}, {most:.3f}]",
+            f"{'–' if best.accuracy is None else f'{best.accuracy:.3f}'}\n{best.logme:.3f}",
             f"{best.number} of {each.candidate.depth}" if each.candidate.depth else "last",
-            f"{best.logme:.3f}",
-            f"{cost.parameters / 1e6:,.1f} M",
-            f"{cost.milliseconds:.2f}",
+            f"{cost.parameters / 1e6:,.1f} M\n{cost.megabytes:,.0f} MB",
+            f"{cost.milliseconds:.2f} ms\n{cost.gigaflops:.3g} GFLOP",
         )
     console.print(table)
     console.print(verdict(standings), soft_wrap=True, style="bold")

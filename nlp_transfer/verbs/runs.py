@@ -15,6 +15,9 @@ from nlp_transfer.launch import is_main
 from nlp_transfer.verbs import alone, emit, one, screen_of_main
 from nlp_transfer.verbs.models import published, run_folder
 
+# What a ranking reads: groups, and keys of others.
+_OF_RANKING = ("data", "tokens", "encoder", "evaluation", "cache", "rank", "seed", "training.precision")
+
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
 
@@ -122,6 +125,7 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         raise UserError(f"{twice[0]!r} is given twice; name every encoder once")
     if named := [word for word in overrides if word.startswith(("encoder=", "encoder.name="))]:
         raise UserError(f"rank takes encoders as words of their own: write {named[0].partition('=')[2]}")
+    _refuse_unread(overrides)
     encoders = []
     for word in words:
         folder, name = expanded(word), word
@@ -132,23 +136,42 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     check(settings)
     check_ranking(settings.rank)
     screen = screen_of_main()
+    from nlp_transfer.ranking.rows import rows_of
+
+    corpus = rows_of(settings, screen)  # and says what is wrong there before torch is needed
     with screen.busy("starting"), for_good():
         from nlp_transfer.ranking.rank import rank
         from nlp_transfer.ranking.show import render, verdict
-    found = rank(settings, encoders, screen)
+    found = rank(settings, encoders, corpus, screen)
     render(found, screen.console)
     emit({"ranking": [each.to_json() for each in found], "verdict": verdict(found)}, screen)
     return 0
 
 
+def _refuse_unread(overrides: Sequence[str]) -> None:
+    """Refuse words that are for other verbs; what nobody reads is refused where settings are composed."""
+    from nlp_transfer.settings import Settings
+
+    others = {field.name for field in dataclasses.fields(Settings)} - set(_OF_RANKING)
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        if key not in _OF_RANKING and key.partition(".")[0] in others:
+            raise UserError(
+                f"{word}: rank trains nothing and would not read it; take it away (rank reads {', '.join(_OF_RANKING)})"
+            )
+
+
 def compare(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Compare strategies and floors at several numbers of labels."""
     alone("compare")
-    screen = screen_of_main()
+    recipe, screen = one(words, arguments.verb), screen_of_main()
+    from nlp_transfer.comparing.asked import ask
+
+    asked = ask(recipe, overrides, screen)  # and says what is wrong there before torch is needed
     with screen.busy("starting"), for_good():
         from nlp_transfer.comparing.compare import Comparison
         from nlp_transfer.comparing.show import render
-    outcome = Comparison(one(words, arguments.verb), overrides, screen).run()
+    outcome = Comparison(asked, screen).run()
     render(outcome, screen.console)
     screen.console.print(f"\nWith pictures: {outcome.folder / 'report.html'}", soft_wrap=True)
     screen.console.print(f"The winner: nlp-transfer adapt {shlex.quote(str(outcome.recipe))}", soft_wrap=True)

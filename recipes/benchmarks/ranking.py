@@ -65,6 +65,7 @@ def measure(dataset: str, seed: int, encoders: dict[str, Path], arguments: argpa
     """Return the accuracy of each encoder after fine-tuning, and every score of it before."""
     from nlp_transfer.console import Screen
     from nlp_transfer.ranking.rank import rank
+    from nlp_transfer.ranking.rows import rows_of
     from nlp_transfer.run import adapt
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -74,7 +75,9 @@ def measure(dataset: str, seed: int, encoders: dict[str, Path], arguments: argpa
             (name, dataclasses.replace(settings.encoder, name=str(place), package=None, sha256=None))
             for name, place in encoders.items()
         ]
-        standings = {each.candidate.name: each for each in rank(settings, named, Screen(speaks=False))}
+        screen = Screen(speaks=False)
+        ranked = rank(settings, named, rows_of(settings, screen), screen)
+        standings = {each.candidate.name: each for each in ranked}
         accuracy = {}
         for name, encoder in named:
             key = {"dataset": dataset, "encoder": name, "seed": seed, "rows": arguments.rows}

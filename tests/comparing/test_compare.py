@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 import nlp_transfer
 from nlp_transfer.cli import main
 from nlp_transfer.comparing import compare as module
+from nlp_transfer.comparing.asked import ask
 from nlp_transfer.comparing.compare import Comparison
 from nlp_transfer.comparing.grid import ALL, Draws, candidates_of
 from nlp_transfer.comparing.page import document_of
@@ -39,6 +40,10 @@ def words(folder: Path, *more: str) -> list[str]:
     return ["data=object", f"encoder={encoder}", f"output={folder / 'runs'}", *SHORT, *more]
 
 
+def comparison(recipe: str | None, given: list[str], screen: Screen, *, data: dict) -> Comparison:
+    return Comparison(ask(recipe, given, screen, data=data), screen)
+
+
 def figures(outcome) -> list[tuple]:
     return [(cell.name, cell.labels, cell.figure, cell.values, cell.validation) for cell in outcome.cells]
 
@@ -54,7 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compared(place: Path):
     chosen = ["compare.candidates=[probe,'finetune strategy.lr=1e-3']", "compare.labels=[4,all]", "compare.seeds=2"]
     given = words(place, *chosen)
-    return given, Comparison(None, given, QUIET, data=data_for("single_label")).run()
+    return given, comparison(None, given, QUIET, data=data_for("single_label")).run()
 
 
 @pytest.mark.slow
@@ -77,7 +82,7 @@ def test_everybody_is_there_with_every_number_of_labels(compared):
 def test_the_same_words_do_nothing_again_and_say_the_same(compared, monkeypatch: pytest.MonkeyPatch):
     given, outcome = compared
     monkeypatch.setattr("nlp_transfer.comparing.trial.prepare", lambda *_, **__: pytest.fail("trained again"))
-    again = Comparison(None, given, QUIET, data=data_for("single_label")).run()
+    again = comparison(None, given, QUIET, data=data_for("single_label")).run()
     assert again.to_json()["duels"] == outcome.to_json()["duels"]
     assert figures(again) == figures(outcome)
 
@@ -99,9 +104,9 @@ def test_a_comparison_that_was_stopped_goes_on_to_the_same_figures(
     with monkeypatch.context() as patch:
         patch.setattr(module, "answers_of", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            Comparison(None, elsewhere, QUIET, data=data_for("single_label")).run()
+            comparison(None, elsewhere, QUIET, data=data_for("single_label")).run()
     assert not list(tmp_path.rglob("compare.json"))
-    found = Comparison(None, elsewhere, QUIET, data=data_for("single_label")).run()
+    found = comparison(None, elsewhere, QUIET, data=data_for("single_label")).run()
     assert figures(found) == figures(outcome)
 
 
@@ -110,7 +115,7 @@ def test_another_corpus_under_the_same_words_is_refused(compared):
     given, _ = compared
     other = data_for("single_label") | {"test": rows("single_label", 16, 9)}
     with pytest.raises(UserError, match="other data"):
-        Comparison(None, given, QUIET, data=other).run()
+        comparison(None, given, QUIET, data=other).run()
 
 
 @pytest.mark.slow
@@ -139,6 +144,7 @@ def test_the_page_says_what_the_figures_say_and_names_are_words_on_it(compared, 
     words = html.unescape(re.sub("<[^>]*>", "", page))
     for said in (*outcome.verdict, outcome.data, "Candidates against everybody"):
         assert said in words
+    assert "features that an earlier trial or run has kept are not computed again, nor counted" in words
     assert "<script" not in page
     assert page.count("<svg") == 2
     assert shown(outcome.cell("tfidf", "4").figure) in plain.replace("\\", "")
@@ -157,7 +163,7 @@ def test_other_weights_under_the_encoders_name_are_noticed(compared, place: Path
     try:
         save_file({name: tensor + 0.01 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
         with pytest.raises(UserError, match="other encoder weights"):
-            Comparison(None, given, QUIET, data=data_for("single_label")).run()
+            comparison(None, given, QUIET, data=data_for("single_label")).run()
     finally:
         weights.write_bytes(kept)
 
@@ -170,20 +176,20 @@ def test_all_decide_by_the_rules_that_are_set(place: Path):
     )
     given += ["data.problem=multi_label"]
     free, fixed = (
-        Comparison(None, [*given, *more], QUIET, data=data).run() for more in ([], ["decision.threshold=0.02"])
+        comparison(None, [*given, *more], QUIET, data=data).run() for more in ([], ["decision.threshold=0.02"])
     )
     assert all(cell.said == "with all labels" for cell in fixed.cells)
     for name in ("probe", "tfidf"):
         assert fixed.cell(name, ALL).figure.value < free.cell(name, ALL).figure.value
     with pytest.raises(UserError, match=r"decision\.threshold is for multi_label"):
-        Comparison(None, words(place, "decision.threshold=0.1"), QUIET, data=data_for("single_label"))
+        comparison(None, words(place, "decision.threshold=0.1"), QUIET, data=data_for("single_label"))
 
 
 def test_numbers_of_rows_are_said_where_a_row_has_no_one_class(place: Path):
     given = words(
         place, "compare.candidates=[probe]", "compare.labels=[2,all]", "compare.seeds=1", "compare.scratch=false"
     )
-    outcome = Comparison(None, [*given, "data.problem=regression"], QUIET, data=data_for("regression")).run()
+    outcome = comparison(None, [*given, "data.problem=regression"], QUIET, data=data_for("regression")).run()
     assert [each.said for each in outcome.transfers] == ["with 20 rows", "with all labels"]
 
 
@@ -200,19 +206,35 @@ def test_the_best_by_validation_is_no_one_who_has_no_figure(place: Path, monkeyp
         return dataclasses.replace(found, validation=float("nan")) if settings.name.startswith("probe") else found
 
     monkeypatch.setattr(module, "answers_of", broken)
-    assert Comparison(None, given, QUIET, data=data_for("regression")).run().winner.startswith("finetune")
+    assert comparison(None, given, QUIET, data=data_for("regression")).run().winner.startswith("finetune")
 
 
 @pytest.mark.slow
 def test_within_a_budget_something_is_said_of_what_was_tried(place: Path, tmp_path: Path, capfd):
     given = words(place, "compare.labels=[2,all]", "compare.seeds=2", "compare.minutes=0.05", "compare.scratch=false")
     given = [word if not word.startswith("output=") else f"output={tmp_path}" for word in given]
-    outcome = Comparison(None, given, Screen(speaks=True), data=data_for("single_label")).run()
+    outcome = comparison(None, given, Screen(speaks=True), data=data_for("single_label")).run()
     tried = sum(len(cell.values) for cell in outcome.cells if cell.name not in outcome.floors)
     assert tried + len(outcome.left_out) == 3 * 2 * 2
     for said in outcome.left_out:
         assert said.endswith(("no time", "not among the better ones with fewer labels"))
     assert capfd.readouterr().err.count("not tried: ") == len(outcome.left_out)
+
+
+def test_a_floor_that_there_was_no_time_for_is_named_in_the_verdict(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The first candidate takes all the time there is; with `compare.scratch=false` nobody asked for that floor."""
+    left = [1.0]
+    monkeypatch.setattr(Comparison, "_clock", lambda _: lambda: left.pop() if left else 0.0)
+    for number, (scratch, named) in enumerate((("true", True), ("false", False))):
+        left[:] = [1.0]
+        given = words(place, "compare.candidates=[probe,lora]", "compare.labels=[all]", "compare.seeds=1")
+        given = [word if not word.startswith("output=") else f"output={tmp_path / str(number)}" for word in given]
+        outcome = comparison(None, [*given, f"compare.scratch={scratch}"], QUIET, data=data_for("single_label")).run()
+        assert ("not tried: scratch" in outcome.verdict[0]) == named
+        assert "Not tried with all labels: lora." in outcome.verdict
+        assert outcome.to_json()["transfers"][-1]["untried"] == ["scratch"] * named
 
 
 def test_a_class_that_has_fewer_rows_makes_it_up_to_so_many(place: Path):
@@ -287,6 +309,11 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
         (["compare.candidates=[prob]"], "did you mean 'probe'"),
         (["compare.candidates=['probe lr']"], "'lr' in 'probe lr' is no strategy"),
         (["compare.candidates=['probe strategy.rank=4']"], "strategy.rank"),
+        (
+            ["compare.candidates=[probe,'lora strategy.rank=0']"],
+            "^the candidate 'lora strategy.rank=0': strategy.rank=0",
+        ),
+        (["checkpoint.seconds=-1"], "^checkpoint.seconds=-1"),
         (["compare.candidates=['probe data.class_weights=balanced']"], "is for all of them"),
         (["compare.candidates=['probe seed=7']"], "is for all of them"),
         (["compare.labels=all"], "a list, such as [8,16,64,256,all]"),
@@ -306,7 +333,7 @@ def test_what_makes_no_comparison_is_refused(place: Path, given: list[str], said
     if "data.test_share=0" in given:
         del data["test"]
     with pytest.raises(UserError, match=said.replace("[", r"\[")):
-        Comparison(None, words(place, *given), QUIET, data=data).run()
+        comparison(None, words(place, *given), QUIET, data=data).run()
 
 
 def test_the_command_line_compares_and_a_person_can_read_it(tmp_path: Path, capfd):

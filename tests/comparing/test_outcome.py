@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from io import StringIO
 from pathlib import Path
+
+from rich.console import Console
 
 from nlp_transfer.comparing.contest import Duel
 from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
+from nlp_transfer.comparing.show import render
 from nlp_transfer.evaluation.intervals import Interval
 
 SURE, UNSURE = Interval(0.2, 0.1, 0.3), Interval(0.2, -0.1, 0.5)
@@ -18,17 +22,19 @@ def cell(name: str, labels: str, seconds: float = 1.0) -> Cell:
 
 
 def duel(one: str, other: str, difference: Interval, p: float, labels: str = "64") -> Duel:
-    return Duel(one, other, labels, 2, difference, 10, 5, p, p, "better" if difference.low > 0 else "no evidence")
+    """Return a duel whose rows are told apart with this p."""
+    told = "better" if difference.low > 0 else "no evidence"
+    return Duel(one, other, labels, 2, difference, 0.01, 0.01, told, 10, 5, p, p)
 
 
 def outcome(*duels: Duel, few: Duel | None = None, cells: tuple[Cell, ...] = ()) -> Outcome:
     """Return that of a probe, which wins, and lora, beside a majority."""
     usual = tuple(cell(name, labels) for labels in ("8", "64") for name in ("probe", "lora", "majority"))
     few = few or dataclasses.replace(duels[0], labels="8")
-    transfers = [Transfer(f"with {each.labels} labels a class", each.labels, each) for each in (few, duels[0])]
+    transfers = [Transfer(f"with {each.labels} labels a class", each.labels, each, []) for each in (few, duels[0])]
     return Outcome(
-        Path("x"), "data", "accuracy", 100, 0.95, [0, 1], ["majority"], list(cells or usual), transfers, list(duels),
-        [], {}, [], Path("x/winner.yaml"),
+        Path("x"), "data", "accuracy", 100, 0.95, [0, 1], ["probe", "lora"], ["majority"],
+        list(cells or usual), transfers, list(duels), [], {}, [], Path("x/winner.yaml"),
     )  # fmt: skip
 
 
@@ -38,6 +44,38 @@ def test_who_is_told_apart_by_the_rows_is_not_said_to_be_as_good():
     for p, said in ((0.001, False), (0.4, True)):
         told = outcome(first, duel("probe", "lora", UNSURE, p), cells=quick).verdict
         assert any("lora cannot be told from probe" in each for each in told) == said
+
+
+def test_an_interval_without_zero_is_no_verdict_where_the_corrected_test_says_no():
+    corrected = dataclasses.replace(duel("probe", "majority", SURE, 0.001), adjusted=0.08, outcome="no evidence")
+    told = outcome(corrected).verdict
+    assert told[0].startswith("No evidence")
+    assert "difference +.200 [+.100, +.300], p .080 after Holm's correction" in told[0]
+    assert not any("compare.seeds" in each or "cannot be told" in each for each in told)
+    assert not any("Holm" in each for each in outcome(duel("probe", "majority", SURE, 0.001)).verdict)
+
+
+def test_a_metric_and_rows_that_point_apart_are_said_to():
+    agreeing = duel("probe", "majority", SURE, 0.001)
+    apart = dataclasses.replace(duel("probe", "lora", SURE, 0.001), wins=5, losses=10)
+    assert not outcome(agreeing).at_odds
+    for metric, odd, others in (("macro_f1", apart, agreeing), ("log_loss", agreeing, apart)):
+        (said,) = dataclasses.replace(outcome(agreeing, apart), metric=metric).at_odds
+        assert f"probe and {odd.other}" in said
+        assert others.other not in said
+
+
+def test_the_terminal_shows_the_difference_with_its_interval_and_no_test_of_rows():
+    near = dataclasses.replace(duel("probe", "lora", UNSURE, 0.0123), rows_adjusted=0.0456)
+    made = outcome(duel("probe", "majority", SURE, 0.001), near)
+    console = Console(width=80, file=StringIO(), force_terminal=False)
+    render(made, console)
+    text = console.file.getvalue()
+    assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
+    costs = text.partition("what it costs")[2]
+    assert "-.200" in costs
+    assert "[-.500, +.100]" in costs  # of lora, seen from it
+    assert not any(said in text for said in (".046", ".012", "Holm"))
 
 
 def test_rows_that_tell_and_seeds_that_do_not_are_one_sentence():
@@ -55,3 +93,14 @@ def test_who_was_not_tried_with_the_most_labels_is_named():
     cells = (cell("probe", "8"), cell("lora", "8"), cell("probe", "64"), cell("majority", "64"))
     told = outcome(certain, cells=cells).verdict
     assert "Not tried with 64 labels a class: lora." in told
+    nowhere = outcome(certain, cells=tuple(each for each in cells if each.name != "lora")).verdict
+    assert "Not tried with 64 labels a class: lora." in nowhere
+
+
+def test_the_verdict_names_a_floor_that_it_was_not_held_against():
+    certain = outcome(duel("probe", "majority", SURE, 0.001))
+    assert "scratch" not in " ".join(certain.verdict)
+    few, most = certain.transfers
+    unfinished = dataclasses.replace(certain, transfers=[few, dataclasses.replace(most, untried=["scratch"])])
+    assert unfinished.verdict[0].startswith("POSITIVE")
+    assert "not tried: scratch" in unfinished.verdict[0]

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.console import Screen
-from nlp_transfer.ranking.rank import rank
-from nlp_transfer.ranking.show import verdict
+from nlp_transfer.ranking import rank as module
+from nlp_transfer.ranking.rows import rows_of
+from nlp_transfer.ranking.show import render, verdict
 from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, stand
+from nlp_transfer.settings import Settings
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
 from tests.test_run import data_for, rows
 
 QUIET = Screen(speaks=False)
 COST = Cost(10, 5, 1.0, 1.0, 1.0)
+
+
+def rank(settings: Settings, encoders: list, *, data: dict) -> list[Standing]:
+    return module.rank(settings, encoders, rows_of(settings, QUIET, data=data), QUIET)
 
 
 def candidate(name: str, *losses: np.ndarray, nothing: np.ndarray | None = None) -> Candidate:
@@ -54,6 +63,21 @@ def test_the_order_is_that_of_the_best_layers_and_sure_where_rows_agree():
     assert "may be as good" in verdict(standings(good, same))
     nothing = candidate("nothing", 1 + draws.normal(0, 0.3, 400))
     assert "by chance" in verdict(standings(nothing))
+
+
+def test_what_an_encoder_costs_is_shown_in_80_columns():
+    of = candidate("minilm", np.full(40, 0.5), np.full(40, 0.4))
+    of = dataclasses.replace(
+        of, encoder="bert, 6 layers, 384 wide", cost=Cost(22_713_216, 11_000_000, 0.7912, 6.214, 90.85)
+    )
+    other = dataclasses.replace(candidate("runs/tickets-finetune-0123abcd", np.full(40, 0.9)), cost=of.cost)
+    console = Console(width=80, file=StringIO(), force_terminal=False)
+    render(standings(of, other), console)
+    text = console.file.getvalue()
+    for said in ("0.791 GFLOP", "6.21 ms", "22.7 M", "91 MB", "[0.600, 0.600]", "minilm"):
+        assert said in text
+    table = text.partition("start from")[0]
+    assert all(len(line) <= 80 for line in table.splitlines())
 
 
 @pytest.mark.parametrize("layers", [1, 13])
@@ -97,7 +121,7 @@ def test_an_encoder_that_reads_more_comes_first_whatever_the_task(encoders: dict
     words += [f"data.problem={problem}"] if problem in ("ordinal", "regression", "multi_label") else []
     named = [(name, compose(None, [*words, f"encoder={place}"]).encoder) for name, place in encoders.items()]
     data = data_for(problem) | {"train": rows(problem, 120, 1)}
-    found = rank(compose(None, words), named, QUIET, data=data)
+    found = rank(compose(None, words), named, data=data)
     order = [each.candidate.name for each in found]
     assert order[-1] == "blind"
     for each in found:
@@ -113,7 +137,7 @@ def test_a_layer_tells_what_it_tells_alone(encoders: dict[str, Path]):
 
     def layers(*more: str) -> dict[int, float]:
         settings = compose(None, [*words, f"encoder={encoders['blurred']}", *more])
-        (found,) = rank(settings, [("one", settings.encoder)], QUIET, data=data)
+        (found,) = rank(settings, [("one", settings.encoder)], data=data)
         assert found.candidate.depth == 2
         return {layer.number: layer.logme for layer in found.candidate.layers}
 
@@ -133,7 +157,7 @@ def test_layers_that_share_weights_cost_as_often_as_they_run(tmp_path: Path):
     for depth in (2, 8):
         place = tiny_encoder(tmp_path / str(depth), "albert", num_hidden_layers=depth)
         encoder = compose(None, ["data=object", f"encoder={place}"]).encoder
-        (found,) = rank(settings, [("albert", encoder)], QUIET, data=data)
+        (found,) = rank(settings, [("albert", encoder)], data=data)
         costs.append(found.candidate.cost)
     assert costs[0].parameters == costs[1].parameters
     assert costs[1].gigaflops > 2.5 * costs[0].gigaflops
@@ -163,3 +187,22 @@ def test_the_command_line_ranks_folders_and_runs_and_says_what_it_cannot(tmp_pat
         error = capfd.readouterr().err
         assert said in error
         assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("strategy=lora", "strategy.rank=8", "objective=contrast", "training.epochs=1", "training={epochs: 1}"),
+        *(
+            "output=elsewhere",
+            "hub.push=true",
+            "+tracking.trackers=[wandb]",
+            "compare.seeds=1",
+            "decision.coverage=0.9",
+        ),
+    ],
+)
+def test_what_a_ranking_would_not_read_is_refused(word: str, capfd):
+    assert main(["rank", "minilm", word]) == 2
+    assert f"{word.partition('=')[0]}" in (error := " ".join(capfd.readouterr().err.split()))
+    assert "rank trains nothing" in error

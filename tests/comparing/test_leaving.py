@@ -1,0 +1,67 @@
+"""Whatever is compared again, a recipe that somebody edited stays, and one that we wrote is replaced."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from nlp_transfer.comparing import leaving
+from nlp_transfer.comparing.leaving import leave
+from nlp_transfer.comparing.outcome import Outcome
+from nlp_transfer.config import compose
+from tests.comparing.test_outcome import SURE, duel, outcome
+
+SETTINGS = compose(None, ["strategy=probe"])
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
+    monkeypatch.setattr(leaving, "PAGES", ())  # they take a second each and are looked at elsewhere
+    monkeypatch.setattr(leaving, "document_of", lambda _: None)
+    return dataclasses.replace(
+        outcome(duel("probe", "majority", SURE, 0.001)), folder=tmp_path, recipe=tmp_path / "winner.yaml"
+    )
+
+
+def left(made: Outcome, *, seed: int = 0) -> tuple[Path, list[str]]:
+    """Return where the recipe lies, and what was said."""
+    said: list[str] = []
+    found = leave(made, dataclasses.replace(SETTINGS, seed=seed), fingerprint="", tell=said.append)
+    assert compose(str(found.recipe)).seed == seed
+    assert f"nlp-transfer adapt {found.recipe}" in found.recipe.read_text(encoding="utf-8")
+    return found.recipe, said
+
+
+def test_what_we_wrote_is_replaced(made: Outcome):
+    for seed in (0, 0, 1, 2):
+        assert left(made, seed=seed) == (made.recipe, [])
+    assert [path.name for path in made.folder.glob("*.yaml")] == ["winner.yaml"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_was_edited_stays_and_the_new_one_lies_beside_it(made: Outcome, seed: int):
+    left(made)
+    mine = made.recipe.read_bytes() + b"# mine\n"
+    made.recipe.write_bytes(mine)
+    second, third = made.folder / "winner-2.yaml", made.folder / "winner-3.yaml"
+    for _ in range(2):  # the second time the one beside it is ours
+        path, (said,) = left(made, seed=seed)
+        assert path == second
+        assert f"{made.recipe} was changed" in said
+        assert str(second) in said
+    second.write_bytes(mine)
+    assert left(made, seed=seed)[0] == third
+    assert made.recipe.read_bytes() == second.read_bytes() == mine
+    made.recipe.unlink()
+    assert left(made, seed=seed) == (made.recipe, [])
+
+
+@pytest.mark.parametrize("figures", [None, "", "[]", "{}"])
+def test_whose_recipe_is_not_known_is_not_ours(made: Outcome, figures: str | None):
+    made.recipe.write_text("mine", encoding="utf-8")
+    if figures is not None:
+        (made.folder / "compare.json").write_text(figures, encoding="utf-8")
+    assert left(made)[0].name == "winner-2.yaml"
+    assert made.recipe.read_text(encoding="utf-8") == "mine"
