@@ -302,6 +302,14 @@ def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path
     assert found.fails("error")
     with pytest.raises(UserError, match=r"^check\.beside: nowhere\.csv does not exist"):
         examined(sound, **{"check.beside": "nowhere.csv"})
+    # Of rows that are not divided any may be measured; where some are, the training rows are none of them.
+    (told,) = [
+        each
+        for each in examined({"train": sound["test"]}, **{"check.beside": str(path)}).findings
+        if each.kind == "contamination"
+    ]
+    assert told.places == tuple(("train", row) for row in range(7))
+    assert f"7 of {len(sound['test'])} training rows, of which a run measures on some, stand in {path}" in told.message
 
 
 def test_a_label_that_one_row_has_makes_no_others_doubtful(known: Splits, encoder: Path):
