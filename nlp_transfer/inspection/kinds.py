@@ -27,6 +27,7 @@ _SAME_SIDE = "the rows of the earlier split are dropped, so that figures stay co
 KINDS = {
     "empty": Kind("error", "correct them, or set data.empty=drop", "dropped"),
     "unseen_label": Kind("error", "correct them, or set data.unseen=ignore"),
+    "refused": Kind("error", "do what it says: till then nothing can be trained"),
     "leak": Kind("error", "drop the rows of the earlier split", _SAME_SIDE),
     "near_leak": Kind("warning", "drop the rows of the earlier split, unless they differ in what matters"),
     "contamination": Kind("error", "measure no model on these rows that has learned from the other data set"),

@@ -185,10 +185,18 @@ def _cut(splits: Splits) -> None:
         row["text"] = f"{row['text']} {row['text'][::-1]} {row['text']}"[:160]
 
 
+def _weigh_too_much(splits: Splits) -> None:
+    """Weights whose sum over a split is no number."""
+    for rows in splits.values():
+        for row in rows:
+            row["weight"] = 3e38
+
+
 # Kind of defect -> what puts it in. Those that only an encoder sees are apart.
 PLAIN: dict[str, Callable[[Splits], None]] = {
     "empty": _text(lambda _: "  \u200b "),
     "unseen_label": _each(lambda row: row.update(label="refund"), split="test"),
+    "refused": _weigh_too_much,
     "leak": _copied("test", "train"),
     "near_leak": _copied("test", "train", _nearly),
     "shared_id": _ids,
@@ -230,7 +238,7 @@ LEARNED: dict[str, Callable[[Splits], None]] = {
 BESIDES = {
     "leak": {"near_leak"},
     "conflict": {"repeat"},
-    "id_as_label": {"unseen_label", "rare_label", "absent_label"},
+    "id_as_label": {"refused", "unseen_label", "rare_label", "absent_label"},
     "joined_label": {"absent_label", "imbalance"},
     "rare_label": {"absent_label", "imbalance"},
     "twin": {"absent_label", "imbalance"},

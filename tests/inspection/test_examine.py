@@ -10,41 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 import nlp_transfer
-from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.doubts import Doubt
-from nlp_transfer.inspection.examine import Examination, examine
+from nlp_transfer.inspection.examine import examine
 from nlp_transfer.inspection.kinds import KINDS
-from nlp_transfer.inspection.show import render
 from nlp_transfer.shipped import shipped_names
 from tests.composed import settings_of
-from tests.encoder.families import tiny_encoder
-from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean, other
+from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, other
+from tests.inspection.looking import QUIET, custom, examined, kinds, shown
 from tests.test_run import rows
-
-QUIET = Screen(speaks=False)
-
-
-@pytest.fixture(scope="module")
-def sound() -> Splits:
-    return clean()
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
-
-
-def examined(splits: Splits, **values) -> Examination:
-    settings = settings_of({"data": "object", "check.encoder": False} | values)
-    return examine(settings, QUIET, data=splits)
-
-
-def kinds(found: Examination) -> set[str]:
-    return {each.kind for each in found.findings}
 
 
 def test_every_kind_is_tried_and_every_one_that_is_tried_is_a_kind():
@@ -68,16 +44,6 @@ def test_a_defect_is_found_and_nothing_that_is_not_there(sound: Splits, kind: st
     found = examined(splits)
     assert kind in kinds(found)
     assert kinds(found) - {"few_rows", kind} <= BESIDES.get(kind, set())
-
-
-@pytest.fixture(scope="module")
-def known() -> Splits:
-    """Rows whose words the tiny tokenizer knows."""
-    return {"train": rows("single_label", 200, 1), "test": rows("single_label", 60, 2)}
-
-
-def custom(encoder: Path) -> dict[str, object]:
-    return {"check.encoder": True, "encoder": "custom", "encoder.name": str(encoder), "training.precision": "fp32"}
 
 
 @pytest.mark.parametrize("kind", LEARNED)
@@ -198,29 +164,6 @@ def test_a_split_column_divides_and_places_stay_those_of_the_file(sound: Splits,
     (leak,) = (each for each in found.findings if each.kind == "leak")
     assert f"in train too, for example {path}:62 and {path}:3: figures" in leak.message
     assert [found.where(place) for place in leak.places] == [f"{path}:62"]
-
-
-@pytest.mark.parametrize(
-    ("change", "kind"),
-    [
-        (lambda splits: [row.update(label="never seen") for row in splits["test"]], "unseen_label"),
-        (lambda splits: [row.update(text=" ") for row in splits["test"]], "empty"),
-        (PLAIN["id_as_label"], "id_as_label"),
-    ],
-)
-def test_what_no_run_would_take_is_told_all_the_same(known: Splits, encoder: Path, change, kind: str, capfd):
-    splits = copy.deepcopy(known)
-    change(splits)
-    settings = settings_of({"data": "object"} | custom(encoder) | {"data.class_weights": "balanced"})
-    found = examine(settings, Screen(speaks=True), data=splits)
-    assert kind in kinds(found)
-
-
-def shown(found: Examination) -> str:
-    """What a terminal shows."""
-    with (console := Console(width=200)).capture() as captured:
-        render(found, console)
-    return captured.get()
 
 
 def test_the_tally_counts_the_rows_of_the_table(sound: Splits):
