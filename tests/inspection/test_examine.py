@@ -6,6 +6,7 @@ import copy
 import csv
 import random
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,6 +194,41 @@ def test_a_column_made_of_the_label_is_told_once_also_where_one_file_is_divided(
         told = [each for each in examined(given).findings if each.kind in ("target_leakage", "group")]
         assert len(told) == 1
         assert "'team'" in told[0].message
+
+
+def _by_house(splits: Splits, column: str, value: Callable[[str, str, random.Random], str]) -> None:
+    """Put in a column, which counts on split and label."""
+    draws = random.Random(6)
+    for split, part in splits.items():
+        for row in part:
+            row[column] = value(split, row["label"], draws)
+
+
+def test_sources_whose_rows_have_mostly_one_label_are_told_where_train_and_test_share_them(sound: Splits):
+    """As the publishers of hyperpartisan news do where its rows are divided at random."""
+    labels = sorted({row["label"] for row in sound["train"]})
+
+    def house(split: str, label: str, draws: random.Random) -> str:
+        """Half of the rows come from a house that has a label of its own, the others from any."""
+        return f"{label if draws.random() < 0.5 else draws.choice(labels)} house {draws.randrange(25)}"
+
+    def told(value: Callable[[str, str, random.Random], str]) -> bool:
+        splits = copy.deepcopy(sound)
+        _by_house(splits, "publisher", value)
+        return "group" in kinds(examined(splits))
+
+    assert told(house)
+    assert not told(lambda split, label, draws: f"{split} {house(split, label, draws)}")
+    assert not told(lambda split, label, draws: f"house {draws.randrange(75)}")
+
+
+def test_a_coarser_label_is_no_source(sound: Splits):
+    splits = copy.deepcopy(sound)
+    for part in splits.values():
+        for number, row in enumerate(part):
+            topic = number % 12
+            row |= {"label": f"{topic} {'aaabbcc'[number % 7]}", "domain": f"topic {topic}"}
+    assert not {"group", "target_leakage"} & kinds(examined(splits))
 
 
 def test_odd_columns_are_no_identifiers_and_no_trouble(sound: Splits):
