@@ -18,7 +18,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.importing import for_good
-from nlp_transfer.inspection import beside, columns, labels, repeats, texts
+from nlp_transfer.inspection import beside, columns, labels, mail, repeats, texts
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
 from nlp_transfer.settings import EncoderSettings
 
@@ -200,6 +200,7 @@ def _plain(splits: Mapping[str, Rows], task: Task, roles: Mapping[str, str]) -> 
     yield from labels.giveaway(splits, task)
     yield from columns.groups(splits, roles)
     yield from texts.damaged(splits)
+    yield from mail.mail(splits)
     yield from texts.clipped(splits)
     yield from texts.styles(splits)
     yield from texts.languages(splits)

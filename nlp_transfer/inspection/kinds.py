@@ -63,6 +63,11 @@ KINDS = {
     "control": Kind("warning", "remove them", "removed"),
     "lost_character": Kind("warning", "decode the source again: what is lost cannot be guessed"),
     "markup": Kind("note", "remove it, unless it says something"),
+    "mail": Kind(
+        "warning",
+        "take them off where the texts are written, unless they are there where the model is used: they tell who wrote "
+        "where",
+    ),
     "clipped": Kind("warning", "look whether the texts were cut where they were written"),
     "truncated": Kind("warning", "raise tokens.max_length, or set tokens.long=chunk"),
     "unknown_words": Kind("warning", "take an encoder that knows the language, such as encoder=e5 or encoder=mmbert"),
