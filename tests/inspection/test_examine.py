@@ -25,7 +25,7 @@ from tests.test_run import rows
 
 
 def test_every_kind_is_tried_and_every_one_that_is_tried_is_a_kind():
-    assert {*PLAIN, *LEARNED, "paraphrase", "contamination"} == set(KINDS)
+    assert {*PLAIN, *LEARNED, "paraphrase", "paraphrase_within", "contamination"} == set(KINDS)
 
 
 def test_encoders_that_are_advised_are_shipped():
@@ -260,9 +260,13 @@ def test_what_was_said_in_other_words_is_found(sound: Splits):
     splits = {"train": copy.deepcopy(sound["train"][:110]), "test": copy.deepcopy(sound["test"][:30])}
     splits["train"][0]["text"] = "How can I close my bank account?"
     splits["test"][0]["text"] = "How do I close the bank account that I have?"
+    splits["train"][5]["text"] = "How can I close the account that I have with my bank?"
+    splits["train"][6]["text"] = splits["train"][7]["text"].upper()  # told as what it is
     found = examined(splits, **{"check.encoder": True})
-    (told,) = (each for each in found.findings if each.kind == "paraphrase")
-    assert ("test", 0) in told.places
+    told = [(each.kind, pair) for each in found.findings for pair in zip(each.places, each.beside, strict=False)]
+    assert ("paraphrase", ("test", 0)) in [(kind, place) for kind, (place, _) in told]
+    assert ("paraphrase_within", (("train", 5), ("train", 0))) in told
+    assert not {("train", 6), ("train", 7)} & {place for _, pair in told for place in pair}
 
 
 def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path):
