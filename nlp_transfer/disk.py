@@ -26,8 +26,7 @@ def appearing(
     Raises:
         UserError: if the folder cannot be written, or is something else, which would be replaced.
     """
-    if folder.exists() and not (folder / mark).is_file():
-        raise UserError(f"{folder} exists and is no saved {what}; nothing is written over it")
+    check_free(folder, mark, what)
     making = folder.with_name(f".making-{folder.name}")
     try:
         shutil.rmtree(making, ignore_errors=True)
@@ -41,6 +40,16 @@ def appearing(
         if isinstance(error, refused):
             raise UserError(f"the {what} cannot be saved in {folder}: {error}") from error
         raise
+
+
+def check_free(folder: Path, mark: str, what: str) -> None:
+    """Refuse a folder that `appearing` would not replace.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    if folder.exists() and not (folder / mark).is_file():
+        raise UserError(f"{folder} exists and is no saved {what}; nothing is written over it")
 
 
 def remove(path: Path) -> None:

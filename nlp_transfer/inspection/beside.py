@@ -23,6 +23,8 @@ def shared(
 ) -> Iterator[Finding]:
     """Find rows of validation and test of which another data set holds the text, the same or nearly.
 
+    Where only training rows are given, all of them are looked at: a run carves those that it measures on out of them.
+
     Args:
         splits: the rows.
         other: file or folder of the other data set; its labels may be any.
@@ -41,7 +43,7 @@ def shared(
         texts += [_text(rows, row) for row in range(len(rows))]
         places += [rows.where(row) for row in range(len(rows))]
     known = {key: row for row, key in reversed(list(enumerate(key for rows in theirs.values() for key in rows.keys)))}
-    for split in (name for name in _MEASURED if name in splits):
+    for split in [name for name in _MEASURED if name in splits] or splits:
         rows = splits[split]
         same = {row: known[key] for row, key in enumerate(rows.keys) if key in known}
         rest = [row for row in range(len(rows)) if row not in same]
@@ -51,9 +53,10 @@ def shared(
                 same.setdefault(rest[pair.second - len(texts)], pair.first)
         if same:
             first = min(same)
+            measured = "training rows, of which a run measures on some," if split == "train" else f"{split} rows"
             yield Finding(
                 "contamination",
-                f"{len(same):,} of {len(rows):,} {split} rows stand in {other}, the same or nearly, for example "
+                f"{len(same):,} of {len(rows):,} {measured} stand in {other}, the same or nearly, for example "
                 f"{rows.where(first)} and {places[same[first]]}",
                 tuple((split, row) for row in sorted(same)),
             )

@@ -7,17 +7,24 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from nlp_transfer.data.checks import LEAKS, called, comparable
 from nlp_transfer.data.finding import Finding
 from nlp_transfer.data.labels import is_missing, number_of
 from nlp_transfer.data.rows import Rows
+from nlp_transfer.significance import is_lower
 
 _FEWEST = 50  # rows, of which a pattern says something
 _MOSTLY = 0.95
 _OTHERS = 10  # rows without the most frequent label, of which it can be told whether a column tells them apart
 _SORTED = 0.2  # of the changes from row to row that chance would bring
 _GROUPS = 10  # values of a column at least that may name sources
+_REPEATED = 1.5  # rows a value on average: what hardly ever comes again names no source
 _TELLS = 0.5  # of what the most frequent label leaves open
+_HELPS = 0.1  # of the same, from which it matters where values name sources that are in train and in test
+_SHARED = 0.2  # of the rows that have such a value
+_CERTAIN = 2.0  # standard errors over the values
 _NO_GROUP = ("text", "text_pair", "label", "split", "weight")
 
 
@@ -119,11 +126,15 @@ def _labels_of(cells: Sequence[Any], rows: Rows) -> dict[str, Counter[object]]:
 
 
 def _told(ours: Rows, theirs: Rows, column: str) -> tuple[float, float, float] | None:
-    """Return, where a column tells much of the label: share of known values, accuracy by it, and without it."""
+    """Return, where a column tells the label, much or for certain: share of known values, accuracy by it, and without.
+
+    How much is seen by the label that most training rows with a value have. For certain is seen by all rows, each by
+    the others with its value, for a test split may be too small to say so.
+    """
     known = ours.cells(column)
     labels = _labels_of(known, ours)
     cells = list(map(repr, theirs.cells(column)))
-    if not _GROUPS <= len(labels) <= len(ours) / 2 or _all_measures(known):
+    if not _GROUPS <= len(labels) <= len(ours) / _REPEATED or _all_measures(known):
         return None
     usual = Counter(map(comparable, ours.labels)).most_common(1)[0][0]
     wanted = [comparable(label) for label in theirs.labels]
@@ -131,8 +142,40 @@ def _told(ours: Rows, theirs: Rows, column: str) -> tuple[float, float, float] |
     guesses = [labels[cell].most_common(1)[0][0] if cell in labels else usual for cell in cells]
     right = sum(guess == label for guess, label in zip(guesses, wanted, strict=True)) / len(cells)
     without = sum(label == usual for label in wanted) / len(cells)
-    tells = right - without > _TELLS * (1 - without)
-    return (seen, right, without) if tells and seen > _TELLS else None
+    much = right - without > _TELLS * (1 - without) and seen > _TELLS
+    for cell, label in zip(cells, wanted, strict=True):
+        labels[cell][label] += 1
+    return (seen, right, without) if much or (seen > _SHARED and _helps(labels)) else None
+
+
+def _helps(labels: Mapping[str, Counter[object]]) -> bool:
+    """Return whether values tell labels better than the most frequent label does, for certain.
+
+    A row's own label has no say in what its value tells. Rows with one value are no independent witnesses, so it is
+    asked whether the values agree in that they help. A column that every label tells is the same question, only
+    coarser, as the domains of intents: its values are no sources.
+    """
+    total = sum(labels.values(), Counter[object]())
+    usual, most = total.most_common(1)[0]
+    coarser: defaultdict[object, int] = defaultdict(int)
+    for counts in labels.values():
+        for label, count in counts.items():
+            coarser[label] = max(coarser[label], count)
+    if sum(coarser.values()) > _MOSTLY * total.total():
+        return False
+    gains = np.array([_gain(counts, usual) for counts in labels.values()], dtype=np.float64)
+    enough = gains.sum() > _HELPS * (total.total() - most)
+    return bool(enough) and is_lower(-gains, np.zeros_like(gains), np.ones_like(gains), errors=_CERTAIN)
+
+
+def _gain(counts: Counter[object], usual: object) -> int:
+    """Return how many more rows with a value are right by the other rows with it than by the most frequent label."""
+    gain = 0
+    for label, count in counts.items():
+        (first, most), *others = (counts - Counter([label])).most_common(2) or [(usual, 0)]
+        guess = usual if others and others[0][1] == most else first
+        gain += count * ((guess == label) - (label == usual))
+    return gain
 
 
 def _all_measures(cells: Sequence[Any]) -> bool:

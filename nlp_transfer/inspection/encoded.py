@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator
 
 import numpy as np
 
-from nlp_transfer.data.checks import called
+from nlp_transfer.data.checks import LEAKS, called
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.ragged import Tokens
@@ -30,39 +30,55 @@ _BLOCK = 256  # rows compared at once
 
 
 def paraphrases(prepared: Prepared, same: Container[Place]) -> Iterator[Finding]:
-    """Find rows outside train that mean what a training row says, in other words.
+    """Find rows that mean what a row of an earlier split says, or an earlier one of their own, in other words.
+
+    Of many rows a sample is asked about, and compared with a sample, so that the cost has an end.
 
     Args:
         prepared: the parts of the run.
         same: rows that are the same as others, or nearly; they are found already.
     """
     most_rows, most_neighbours = _COMPARED
-    vectors, known = _directions(prepared, "train")
-    known = [row for row in known if ("train", row) not in same]
-    neighbours = vectors[known[:: 1 + len(known) // most_neighbours]]
-    for split in prepared.corpus.splits:
-        if split == "train" or not len(neighbours):
+    known = {split: _directions(prepared, split) for split in prepared.corpus.splits}
+    left = {split: [row for row in rows if (split, row) not in same] for split, (_, rows) in known.items()}
+    for source, target in (*LEAKS, *((split, split) for split in known)):
+        if source not in known or target not in known:
             continue
-        vectors, rows = _directions(prepared, split)
-        rows = [row for row in rows if (split, row) not in same]
-        asked = rows[:: 1 + len(rows) // most_rows]
-        close = [
-            row
-            for start in range(0, len(asked), _BLOCK)
-            for row, best in zip(
-                asked[start : start + _BLOCK],
-                (vectors[asked[start : start + _BLOCK]] @ neighbours.T).max(1),
-                strict=True,
-            )
-            if best >= _PARAPHRASE
-        ]
+        neighbours, asked = _sample(left[source], most_neighbours), _sample(left[target], most_rows)
+        within = source == target
+        close = _closest(known[target][0], asked, known[source][0], neighbours, earlier=within)
         if close:
             yield Finding(
-                "paraphrase",
-                f"{len(close):,} of {len(asked):,} {called(split)} rows{' of a sample' * (len(asked) < len(rows))} "
-                f"mean nearly what a training row says, in other words (cosine from {_PARAPHRASE})",
-                tuple((split, row) for row in close),
+                "paraphrase_within" if within else "paraphrase",
+                f"{len(close):,} of {len(asked):,} {called(target)} rows"
+                f"{' of a sample' * (len(asked) < len(left[target]))} mean nearly what "
+                f"{'an earlier one' if within else f'a {called(source)} row'} says, in other words "
+                f"(cosine from {_PARAPHRASE})",
+                tuple((target, row) for row in close),
+                tuple((source, row) for row in close.values()),
             )
+
+
+def _sample(rows: list[int], most: int) -> list[int]:
+    return rows[:: max(1, -(-len(rows) // most))]
+
+
+def _closest(
+    vectors: np.ndarray, asked: list[int], others: np.ndarray, neighbours: list[int], *, earlier: bool
+) -> dict[int, int]:
+    """Return the rows that are paraphrases of a neighbour, and of which; where it must be earlier, by its number."""
+    found: dict[int, int] = {}
+    theirs, numbers = others[neighbours], np.asarray(neighbours)
+    for start in range(0, len(asked) if neighbours else 0, _BLOCK):
+        rows = np.asarray(asked[start : start + _BLOCK])
+        cosines = vectors[rows] @ theirs.T
+        if earlier:
+            cosines[numbers >= rows[:, None]] = -1
+        best = cosines.argmax(1)
+        for row, cosine, other in zip(rows, cosines.max(1), numbers[best], strict=True):
+            if cosine >= _PARAPHRASE:
+                found[int(row)] = int(other)
+    return found
 
 
 def _directions(prepared: Prepared, split: str) -> tuple[np.ndarray, list[int]]:

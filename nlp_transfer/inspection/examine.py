@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.data.checks import called, label_set
-from nlp_transfer.data.corpus import ReadCorpus, divided, encoded, read_corpus
+from nlp_transfer.data.corpus import Corpus, ReadCorpus, divided, encoded, read_corpus
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.rows import Rows, blank_rows
 from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.importing import for_good
-from nlp_transfer.inspection import beside, columns, labels, repeats, texts
+from nlp_transfer.inspection import beside, columns, labels, mail, repeats, texts
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
+from nlp_transfer.settings import EncoderSettings
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
@@ -39,6 +41,7 @@ class Examination:
         findings: the worst first; their places are splits as they were read and rows of their tables.
         doubts: labels that are likely wrong, the most certain first, with places like these.
         asked: by split, how many rows the encoder looked at, divided as a run would; empty without an encoder.
+        unasked: why no encoder looked at them; None: one did.
     """
 
     corpus: ReadCorpus
@@ -47,6 +50,7 @@ class Examination:
     findings: list[Finding]
     doubts: list[Doubt]
     asked: dict[str, int] = field(default_factory=dict)
+    unasked: str | None = None
 
     def count(self, severity: str) -> int:
         """Return how many kinds of defects that were found are so severe."""
@@ -63,10 +67,14 @@ class Examination:
         return self.corpus.rows[split].table.where(row)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything, for machines; no text of a row is in it."""
+        """Return everything, for machines; no text of a row is in it.
+
+        ``encoder`` says whether an encoder was asked, else why not, and how many rows of each split it was asked about.
+        """
         return {
             "data": self.corpus.source,
             "rows": {split: len(rows) for split, rows in self.corpus.rows.items()},
+            "encoder": {"asked": self.unasked is None, "why_not": self.unasked, "rows": self.asked},
             "findings": [
                 {
                     "kind": found.kind,
@@ -100,7 +108,7 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
         data: rows from Python, see ``corpus.load_corpus``.
 
     Raises:
-        UserError: for data that cannot be read at all.
+        UserError: for data that cannot be read at all, and for an encoder that was chosen and cannot be had.
     """
     lenient = dataclasses.replace(
         settings.data,
@@ -113,6 +121,7 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
     )
     with screen.busy("reading data"):
         corpus = read_corpus(lenient, data=data)
+    unasked = _unasked(settings, screen)
     tables = {id(rows.table): split for split, rows in corpus.rows.items()}
     blank = {split: set(blank_rows(rows.texts, rows.pairs)) for split, rows in corpus.rows.items()}
     if len(blank["train"]) == len(corpus.rows["train"]):
@@ -131,21 +140,43 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
         findings += _placed(_plain(told, corpus.task, corpus.roles), told, tables)
     doubts: list[Doubt] = []
     asked: dict[str, int] = {}
-    if settings.check.encoder:
-        known = {place for found in findings if found.kind in _SAME for place in found.places}
-        try:
-            used = divided(dataclasses.replace(corpus, rows=told, notes=[]), lenient, seed=settings.seed)
-            seen, doubts = _learned(used, lenient, settings, known, tables, screen)
-        except UserError as error:  # what was found stays found
-            screen.tell(f"the encoder was not asked, for a run would end with: {error}")
-        else:
+    try:
+        used = divided(dataclasses.replace(corpus, rows=told, notes=[]), lenient, seed=settings.seed)
+        ready = encoded(used, lenient)
+        if not unasked:
+            known = {place for found in findings if found.kind in _SAME for place in found.places}
+            seen, doubts = _learned(used, ready, lenient, settings, known, tables, screen)
             findings += seen
             asked = {split: len(rows) for split, rows in used.rows.items()}
+    except UserError as error:  # what was found stays found
+        findings.append(Finding("refused", f"a run would end with: {error}"))
+        unasked = unasked or "a run would end before it is"
     wanted = [found for found in findings if found.kind not in settings.check.skip]
     order = list(KINDS)
     wanted.sort(key=lambda found: (SEVERITIES.index(KINDS[found.kind].severity), order.index(found.kind)))
     skipped = frozenset(settings.check.skip)
-    return Examination(corpus, lenient, skipped, wanted, [] if "label_error" in skipped else doubts, asked)
+    return Examination(corpus, lenient, skipped, wanted, [] if "label_error" in skipped else doubts, asked, unasked)
+
+
+def _unasked(settings: Settings, screen: Screen) -> str | None:
+    """Return why no encoder can be asked, known before anything is looked at; None where one can be.
+
+    Who chose none has not asked for the default one, and learns what can be told without it.
+
+    Raises:
+        UserError: for an encoder that was chosen and cannot be had.
+    """
+    if not settings.check.encoder:
+        return "check.encoder=false"
+    try:
+        with screen.busy("looking for the encoder"):
+            locate(settings.encoder)
+    except UserError as error:
+        if settings.encoder.name != EncoderSettings().name:
+            raise
+        screen.tell(f"the encoder was not asked: {error}")
+        return str(error)
+    return None
 
 
 def _empty(corpus: ReadCorpus, blank: Mapping[str, set[int]]) -> Iterator[Finding]:
@@ -169,6 +200,7 @@ def _plain(splits: Mapping[str, Rows], task: Task, roles: Mapping[str, str]) -> 
     yield from labels.giveaway(splits, task)
     yield from columns.groups(splits, roles)
     yield from texts.damaged(splits)
+    yield from mail.mail(splits)
     yield from texts.clipped(splits)
     yield from texts.styles(splits)
     yield from texts.languages(splits)
@@ -178,6 +210,7 @@ def _plain(splits: Mapping[str, Rows], task: Task, roles: Mapping[str, str]) -> 
 
 def _learned(
     used: ReadCorpus,
+    ready: Corpus,
     data: DataSettings,
     settings: Settings,
     known: Collection[Place],
@@ -194,7 +227,7 @@ def _learned(
         from nlp_transfer.strategies import Probe
 
         probing = dataclasses.replace(settings, data=data, strategy=Probe(), objective={"classify": ClassifySettings()})
-        prepared = prepare(probing, encoded(used, data), Path(settings.output), tell=screen.tell)
+        prepared = prepare(probing, ready, Path(settings.output), tell=screen.tell)
     with reading(screen, "encoding texts"):
         for split in prepared.columns:
             prepared.features(split)

@@ -27,6 +27,7 @@ _SAME_SIDE = "the rows of the earlier split are dropped, so that figures stay co
 KINDS = {
     "empty": Kind("error", "correct them, or set data.empty=drop", "dropped"),
     "unseen_label": Kind("error", "correct them, or set data.unseen=ignore"),
+    "refused": Kind("error", "do what it says: till then nothing can be trained"),
     "leak": Kind("error", "drop the rows of the earlier split", _SAME_SIDE),
     "near_leak": Kind("warning", "drop the rows of the earlier split, unless they differ in what matters"),
     "contamination": Kind("error", "measure no model on these rows that has learned from the other data set"),
@@ -41,7 +42,10 @@ KINDS = {
     "near_repeat": Kind(
         "note", "keep one of each, unless they differ in what matters; a split that is carved may part them"
     ),
-    "paraphrase": Kind("note", "look whether they were written from one another"),
+    "paraphrase": Kind("warning", "look whether they were written from one another: then figures on them flatter"),
+    "paraphrase_within": Kind(
+        "note", "look whether they were written from one another: then they weigh more; a split may part them"
+    ),
     "twin": Kind("warning", "write each label in one way", "the most frequent spelling stays"),
     "joined_label": Kind("warning", "say that rows have several labels"),
     "rare_label": Kind("warning", "add rows, or leave these labels out"),
@@ -62,6 +66,11 @@ KINDS = {
     "control": Kind("warning", "remove them", "removed"),
     "lost_character": Kind("warning", "decode the source again: what is lost cannot be guessed"),
     "markup": Kind("note", "remove it, unless it says something"),
+    "mail": Kind(
+        "warning",
+        "take them off where the texts are written, unless they are there where the model is used: they tell who wrote "
+        "where",
+    ),
     "clipped": Kind("warning", "look whether the texts were cut where they were written"),
     "truncated": Kind("warning", "raise tokens.max_length, or set tokens.long=chunk"),
     "unknown_words": Kind("warning", "take an encoder that knows the language, such as encoder=e5 or encoder=mmbert"),

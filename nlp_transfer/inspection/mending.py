@@ -21,12 +21,14 @@ from nlp_transfer.data.jsonl import json_line
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import Rows, blank_rows, rows_of
 from nlp_transfer.data.table import MISSING, Table
-from nlp_transfer.disk import appearing
+from nlp_transfer.disk import appearing, check_free
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.damage import UNDO
 from nlp_transfer.inspection.examine import Examination
+from nlp_transfer.settings import DataSettings
 
 MENDED = "mended.json"
+_COPY = "mended corpus"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,11 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def plan(examination: Examination) -> Plan:
-    """Return what would be mended of the kinds that were found, see ``kinds.KINDS``."""
+    """Return what would be mended of the kinds that were found, see ``kinds.KINDS``.
+
+    Raises:
+        UserError: if a split would have no row any more.
+    """
     kinds = {found.kind for found in examination.findings}
     corpus, settings = examination.corpus, examination.settings
     spelled = twins(corpus.task, label_counts(corpus.rows["train"])) if "twin" in kinds else {}
@@ -102,15 +108,14 @@ def write(planned: Plan, examination: Examination, folder: Path) -> None:
         UserError: if the folder cannot be written, holds something else or a copy that was changed since, or has to do
             with the original; and for a cell that no JSON can hold.
     """
-    _check_apart(folder, examination)
-    _check_untouched(folder)
+    check_target(folder, examination.settings)
     tables = {
         split: table.take([row for row in range(len(table)) if (split, row) not in planned.gone])
         for split, table in planned.tables.items()
     }
     cells = (cell for table in tables.values() for column in table.columns.values() for cell in column)
     as_text = all(isinstance(cell, str) and _is_encodable(cell) for cell in cells)
-    with appearing(folder, MENDED, "mended corpus") as making:
+    with appearing(folder, MENDED, _COPY) as making:
         for split, table in tables.items():
             (_write_csv if as_text else _write_jsonl)(table, making / split)
         told = {
@@ -192,10 +197,25 @@ def _spelling(cell: Any, spelled: Mapping[str, str]) -> Any:
     return spelled.get(cell, spelled.get(cell.strip(), cell)) if isinstance(cell, str) else cell
 
 
-def _check_apart(folder: Path, examination: Examination) -> None:
+def check_target(folder: Path, settings: DataSettings) -> None:
+    """Refuse a folder that no copy may be written to; nothing need be looked at before.
+
+    Args:
+        folder: where a copy is wanted.
+        settings: the group `data`, which names the original.
+
+    Raises:
+        UserError: if it has to do with the original, or holds something else or a copy that was changed since.
+    """
+    _check_apart(folder, settings)
+    check_free(folder, MENDED, _COPY)
+    _check_untouched(folder)
+
+
+def _check_apart(folder: Path, settings: DataSettings) -> None:
     """Refuse to write over, into or around the original."""
     target = folder.resolve()
-    named = [getattr(examination.settings, key) for key in ("path", "train", "validation", "test")]
+    named = [getattr(settings, key) for key in ("path", "train", "validation", "test")]
     for source in (expanded(name).resolve() for name in named if name is not None):
         if target == source or source in target.parents or target in source.parents:
             raise UserError(f"check.fix={folder} has to do with the original, {source}, which stays as it is")

@@ -19,6 +19,10 @@ from nlp_transfer.verbs.models import published, run_folder
 _OF_RANKING = ("data", "tokens", "encoder", "evaluation", "cache", "rank", "seed", "training.precision")
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nlp_transfer.console import Screen
+    from nlp_transfer.inspection.examine import Examination
     from nlp_transfer.settings import Settings
 
 
@@ -89,14 +93,33 @@ def check(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     check_examination(settings, overrides)
     screen = screen_of_main()
     from nlp_transfer.inspection.examine import examine
-    from nlp_transfer.inspection.mending import plan, write
+    from nlp_transfer.inspection.mending import check_target
     from nlp_transfer.inspection.show import render
 
+    folder = expanded(settings.check.fix) if settings.check.fix else None
+    if folder:
+        check_target(folder, settings.data)  # before minutes of looking, not after them
     found = examine(settings, screen)
     render(found, screen.console)
-    mended = plan(found)
-    if settings.check.fix:
-        folder = expanded(settings.check.fix)
+    try:
+        _mend(found, folder, screen)
+    finally:
+        emit(found.to_json(), screen)
+    return int(found.fails(settings.check.fail_on))
+
+
+def _mend(found: Examination, folder: Path | None, screen: Screen) -> None:
+    """Write a copy in which is mended what was found; without a folder tell whether there is anything to mend."""
+    from nlp_transfer.inspection.mending import plan, write
+
+    try:
+        mended = plan(found)
+    except UserError as error:
+        if folder:
+            raise
+        screen.console.print(f"check.fix=FOLDER would be refused: {error}", soft_wrap=True)
+        return
+    if folder:
         write(mended, found, folder)
         screen.console.print(
             f"{mended.summary()}; read the copy with data=files data.path={shlex.quote(str(folder))}, in UTF-8 "
@@ -107,8 +130,6 @@ def check(arguments: argparse.Namespace, words: list[str], overrides: list[str])
             screen.tell(f"no training row has the label {name!r} any more")
     elif mended:
         screen.console.print("check.fix=FOLDER writes a copy in which is mended what nobody has to decide")
-    emit(found.to_json(), screen)
-    return int(found.fails(settings.check.fail_on))
 
 
 def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:

@@ -185,10 +185,46 @@ def _cut(splits: Splits) -> None:
         row["text"] = f"{row['text']} {row['text'][::-1]} {row['text']}"[:160]
 
 
+def headed(row: Row) -> str:
+    """A message with its headers, as news groups deliver it."""
+    words = row["text"].split()
+    return (
+        f"From: {words[-2]}@{words[2]}.example ({words[-1]})\nSubject: {' '.join(words[3:8])}\n"
+        f"Organization: {' '.join(words[-5:])}\nLines: {len(words)}\n\n{row['text']}"
+    )
+
+
+def quoting(row: Row) -> str:
+    words = row["text"].split()
+    return (
+        f"{words[-2]}@{words[2]}.example writes:\n|> {' '.join(words[:6])}\n|> {' '.join(words[6:])}\n\n{row['text']}"
+    )
+
+
+def signed(row: Row) -> str:
+    words = row["text"].split()
+    return f"{row['text']}\n\n-- \n{' '.join(words[2:5])}\n{' '.join(words[-4:])}"
+
+
+def _as_mail(splits: Splits) -> None:
+    """Texts that are whole messages, as the news groups were before somebody took headers, quotes and footers off."""
+    for wrap in (headed, quoting, signed):
+        for row in splits["train"][:12]:
+            row["text"] = wrap(row)
+
+
+def _weigh_too_much(splits: Splits) -> None:
+    """Weights whose sum over a split is no number."""
+    for rows in splits.values():
+        for row in rows:
+            row["weight"] = 3e38
+
+
 # Kind of defect -> what puts it in. Those that only an encoder sees are apart.
 PLAIN: dict[str, Callable[[Splits], None]] = {
     "empty": _text(lambda _: "  \u200b "),
     "unseen_label": _each(lambda row: row.update(label="refund"), split="test"),
+    "refused": _weigh_too_much,
     "leak": _copied("test", "train"),
     "near_leak": _copied("test", "train", _nearly),
     "shared_id": _ids,
@@ -216,6 +252,7 @@ PLAIN: dict[str, Callable[[Splits], None]] = {
     "control": _text(lambda text: f"\ufeff{text}\x07"),
     "lost_character": _text(lambda text: f"{text} caf\ufffd"),
     "markup": _text(lambda text: f"<p>{text}<br />"),
+    "mail": _as_mail,
     "clipped": _cut,
     "languages": _foreign,
     "few_rows": lambda _: None,
@@ -230,7 +267,7 @@ LEARNED: dict[str, Callable[[Splits], None]] = {
 BESIDES = {
     "leak": {"near_leak"},
     "conflict": {"repeat"},
-    "id_as_label": {"unseen_label", "rare_label", "absent_label"},
+    "id_as_label": {"refused", "unseen_label", "rare_label", "absent_label"},
     "joined_label": {"absent_label", "imbalance"},
     "rare_label": {"absent_label", "imbalance"},
     "twin": {"absent_label", "imbalance"},

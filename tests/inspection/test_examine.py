@@ -6,49 +6,26 @@ import copy
 import csv
 import random
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 import nlp_transfer
-from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.doubts import Doubt
-from nlp_transfer.inspection.examine import Examination, examine
+from nlp_transfer.inspection.examine import examine
 from nlp_transfer.inspection.kinds import KINDS
-from nlp_transfer.inspection.show import render
 from nlp_transfer.shipped import shipped_names
 from tests.composed import settings_of
-from tests.encoder.families import tiny_encoder
-from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean, other
+from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, other
+from tests.inspection.looking import QUIET, custom, examined, kinds, shown
 from tests.test_run import rows
-
-QUIET = Screen(speaks=False)
-
-
-@pytest.fixture(scope="module")
-def sound() -> Splits:
-    return clean()
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
-
-
-def examined(splits: Splits, **values) -> Examination:
-    settings = settings_of({"data": "object", "check.encoder": False} | values)
-    return examine(settings, QUIET, data=splits)
-
-
-def kinds(found: Examination) -> set[str]:
-    return {each.kind for each in found.findings}
 
 
 def test_every_kind_is_tried_and_every_one_that_is_tried_is_a_kind():
-    assert {*PLAIN, *LEARNED, "paraphrase", "contamination"} == set(KINDS)
+    assert {*PLAIN, *LEARNED, "paraphrase", "paraphrase_within", "contamination"} == set(KINDS)
 
 
 def test_encoders_that_are_advised_are_shipped():
@@ -68,16 +45,6 @@ def test_a_defect_is_found_and_nothing_that_is_not_there(sound: Splits, kind: st
     found = examined(splits)
     assert kind in kinds(found)
     assert kinds(found) - {"few_rows", kind} <= BESIDES.get(kind, set())
-
-
-@pytest.fixture(scope="module")
-def known() -> Splits:
-    """Rows whose words the tiny tokenizer knows."""
-    return {"train": rows("single_label", 200, 1), "test": rows("single_label", 60, 2)}
-
-
-def custom(encoder: Path) -> dict[str, object]:
-    return {"check.encoder": True, "encoder": "custom", "encoder.name": str(encoder), "training.precision": "fp32"}
 
 
 @pytest.mark.parametrize("kind", LEARNED)
@@ -200,29 +167,6 @@ def test_a_split_column_divides_and_places_stay_those_of_the_file(sound: Splits,
     assert [found.where(place) for place in leak.places] == [f"{path}:62"]
 
 
-@pytest.mark.parametrize(
-    ("change", "kind"),
-    [
-        (lambda splits: [row.update(label="never seen") for row in splits["test"]], "unseen_label"),
-        (lambda splits: [row.update(text=" ") for row in splits["test"]], "empty"),
-        (PLAIN["id_as_label"], "id_as_label"),
-    ],
-)
-def test_what_no_run_would_take_is_told_all_the_same(known: Splits, encoder: Path, change, kind: str, capfd):
-    splits = copy.deepcopy(known)
-    change(splits)
-    settings = settings_of({"data": "object"} | custom(encoder) | {"data.class_weights": "balanced"})
-    found = examine(settings, Screen(speaks=True), data=splits)
-    assert kind in kinds(found)
-
-
-def shown(found: Examination) -> str:
-    """What a terminal shows."""
-    with (console := Console(width=200)).capture() as captured:
-        render(found, console)
-    return captured.get()
-
-
 def test_the_tally_counts_the_rows_of_the_table(sound: Splits):
     splits = copy.deepcopy(sound)
     PLAIN["leak"](splits)
@@ -250,6 +194,41 @@ def test_a_column_made_of_the_label_is_told_once_also_where_one_file_is_divided(
         told = [each for each in examined(given).findings if each.kind in ("target_leakage", "group")]
         assert len(told) == 1
         assert "'team'" in told[0].message
+
+
+def _by_house(splits: Splits, column: str, value: Callable[[str, str, random.Random], str]) -> None:
+    """Put in a column, which counts on split and label."""
+    draws = random.Random(6)
+    for split, part in splits.items():
+        for row in part:
+            row[column] = value(split, row["label"], draws)
+
+
+def test_sources_whose_rows_have_mostly_one_label_are_told_where_train_and_test_share_them(sound: Splits):
+    """As the publishers of hyperpartisan news do where its rows are divided at random."""
+    labels = sorted({row["label"] for row in sound["train"]})
+
+    def house(split: str, label: str, draws: random.Random) -> str:
+        """Half of the rows come from a house that has a label of its own, the others from any."""
+        return f"{label if draws.random() < 0.5 else draws.choice(labels)} house {draws.randrange(25)}"
+
+    def told(value: Callable[[str, str, random.Random], str]) -> bool:
+        splits = copy.deepcopy(sound)
+        _by_house(splits, "publisher", value)
+        return "group" in kinds(examined(splits))
+
+    assert told(house)
+    assert not told(lambda split, label, draws: f"{split} {house(split, label, draws)}")
+    assert not told(lambda split, label, draws: f"house {draws.randrange(75)}")
+
+
+def test_a_coarser_label_is_no_source(sound: Splits):
+    splits = copy.deepcopy(sound)
+    for part in splits.values():
+        for number, row in enumerate(part):
+            topic = number % 12
+            row |= {"label": f"{topic} {'aaabbcc'[number % 7]}", "domain": f"topic {topic}"}
+    assert not {"group", "target_leakage"} & kinds(examined(splits))
 
 
 def test_odd_columns_are_no_identifiers_and_no_trouble(sound: Splits):
@@ -281,9 +260,13 @@ def test_what_was_said_in_other_words_is_found(sound: Splits):
     splits = {"train": copy.deepcopy(sound["train"][:110]), "test": copy.deepcopy(sound["test"][:30])}
     splits["train"][0]["text"] = "How can I close my bank account?"
     splits["test"][0]["text"] = "How do I close the bank account that I have?"
+    splits["train"][5]["text"] = "How can I close the account that I have with my bank?"
+    splits["train"][6]["text"] = splits["train"][7]["text"].upper()  # told as what it is
     found = examined(splits, **{"check.encoder": True})
-    (told,) = (each for each in found.findings if each.kind == "paraphrase")
-    assert ("test", 0) in told.places
+    told = [(each.kind, pair) for each in found.findings for pair in zip(each.places, each.beside, strict=False)]
+    assert ("paraphrase", ("test", 0)) in [(kind, place) for kind, (place, _) in told]
+    assert ("paraphrase_within", (("train", 5), ("train", 0))) in told
+    assert not {("train", 6), ("train", 7)} & {place for _, pair in told for place in pair}
 
 
 def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path):
@@ -302,6 +285,14 @@ def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path
     assert found.fails("error")
     with pytest.raises(UserError, match=r"^check\.beside: nowhere\.csv does not exist"):
         examined(sound, **{"check.beside": "nowhere.csv"})
+    # Of rows that are not divided any may be measured; where some are, the training rows are none of them.
+    (told,) = [
+        each
+        for each in examined({"train": sound["test"]}, **{"check.beside": str(path)}).findings
+        if each.kind == "contamination"
+    ]
+    assert told.places == tuple(("train", row) for row in range(7))
+    assert f"7 of {len(sound['test'])} training rows, of which a run measures on some, stand in {path}" in told.message
 
 
 def test_a_label_that_one_row_has_makes_no_others_doubtful(known: Splits, encoder: Path):

@@ -295,3 +295,29 @@ def test_the_command_line_tells_mends_and_fails_where_it_should(sound: Splits, t
         error = capfd.readouterr().err
         assert said in error
         assert "Traceback" not in error
+
+
+def test_where_no_copy_can_be_made_the_examination_is_not_lost(sound: Splits, tmp_path: Path, capfd):
+    splits = {"train": sound["train"][:20], "test": sound["train"][:20]}
+    source = written(splits, tmp_path / "source", "csv")
+    words = ["check", "data=files", f"data.path={source}", "check.encoder=false"]
+    for more, status in (([], 1), (["check.fail_on=never"], 0), ([f"check.fix={tmp_path / 'copy'}"], 2)):
+        assert main([*words, *more]) == status
+        shown, error = capfd.readouterr()
+        (leak,) = (each for each in json.loads(shown)["findings"] if each["kind"] == "leak")
+        assert len(leak["places"]) == 20
+        assert ("a mended copy would have no training row" in error) == (status == 2)
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("place", ["source", "source/copy", "else", "changed"])
+def test_a_folder_that_is_not_written_over_is_refused_before_anything_is_looked_at(
+    sound: Splits, tmp_path: Path, monkeypatch, place: str
+):
+    source = written(sound, tmp_path / "source", "csv")
+    (tmp_path / "else").mkdir()
+    mended(examined(source), tmp_path / "changed")
+    (tmp_path / "changed" / "train.csv").write_text("text,label\n")
+    monkeypatch.setattr("nlp_transfer.inspection.examine.examine", lambda *_: pytest.fail("looked first"))
+    words = ["check", "data=files", f"data.path={source}", "check.encoder=false", f"check.fix={tmp_path / place}"]
+    assert main(words) == 2

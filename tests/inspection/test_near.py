@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nlp_transfer.inspection import mail
 from nlp_transfer.inspection.damage import UNDO, damage
 from nlp_transfer.inspection.near import near_pairs
 from nlp_transfer.inspection.wording import said
-from tests.inspection.defects import clean
+from tests.inspection.defects import clean, headed, quoting, signed
 
 
 def grams(text: str) -> set[str]:
@@ -104,3 +105,35 @@ def test_entities_of_a_plain_text_are_undone_to_it(text: str):
 def test_what_is_no_damage_is_left_alone(text: str):
     assert [kind for kind in damage(text) if kind in UNDO] == []
     assert all(undo(text) == text for undo in UNDO.values())
+
+
+@pytest.mark.parametrize(("wrap", "seen"), [(headed, mail.headed), (quoting, mail.quoting), (signed, mail.signed)])
+def test_what_mail_puts_around_a_text_is_seen_and_nothing_else_taken_for_it(wrap, seen):
+    parts = (mail.headed, mail.quoting, mail.signed)
+    for row in clean(3, {"train": 60})["train"]:
+        assert [part(wrap(row)) for part in parts] == [part is seen for part in parts]
+        assert seen(wrap(row).replace("\n", "\r\n"))
+        assert not any(part(row["text"]) for part in parts)
+    joined = " ".join(headed(row).split())  # as where a table was written without line ends
+    assert mail.headed(joined)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "From: Boston To: Denver, one way",
+        "Subject to change: the date: open",
+        "Date: tomorrow\nLines: 4",
+        "a quote -- and more\n--\n",
+        "She wrote: I am fine.\nHe wrote:\nNo.",
+        "if x > 3\n> 4",
+    ],
+)
+def test_what_only_looks_like_mail_is_none(text: str):
+    assert not any(part(text) for part in (mail.headed, mail.quoting, mail.signed))
+
+
+@pytest.mark.parametrize("piece", ["x\n", "@", "--\n", "In article\n", "writes: ", "> ", "from: ", "\n"])
+def test_the_longest_texts_are_looked_at_in_a_moment(piece: str):
+    for part in (mail.headed, mail.quoting, mail.signed):
+        part("a\n--\n" + piece * 100_000 + "b")

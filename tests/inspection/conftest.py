@@ -1,0 +1,27 @@
+"""What the tests of this folder look at: a corpus without defects, and one that a tiny encoder can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.encoder.families import tiny_encoder
+from tests.inspection.defects import Splits, clean
+from tests.test_run import rows
+
+
+@pytest.fixture(scope="module")
+def sound() -> Splits:
+    return clean()
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def known() -> Splits:
+    """Rows whose words the tiny tokenizer knows."""
+    return {"train": rows("single_label", 200, 1), "test": rows("single_label", 60, 2)}

@@ -1,0 +1,58 @@
+"""What no run would take is an error, and what cannot be asked is said; what was found besides stays found."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from nlp_transfer.errors import UserError
+from nlp_transfer.inspection.examine import examine
+from tests.composed import settings_of
+from tests.inspection.defects import PLAIN, Splits
+from tests.inspection.looking import QUIET, custom, examined, kinds
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "refused"),
+    [
+        (lambda splits: [row.update(label="never seen") for row in splits["test"]], "unseen_label", True),
+        (lambda splits: [row.update(text=" ") for row in splits["test"]], "empty", False),
+        (PLAIN["id_as_label"], "id_as_label", True),
+    ],
+)
+def test_what_no_run_would_take_is_told_all_the_same(known: Splits, encoder: Path, change, kind: str, refused: bool):
+    splits = copy.deepcopy(known)
+    change(splits)
+    settings = settings_of({"data": "object"} | custom(encoder) | {"data.class_weights": "balanced"})
+    found = examine(settings, QUIET, data=splits)
+    assert kind in kinds(found)
+    assert ("refused" in kinds(found)) == refused
+    assert found.to_json()["encoder"]["asked"] != refused
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_too_few_rows_to_divide_are_an_error_whether_or_not_an_encoder_looks(asks: bool, encoder: Path):
+    few = [{"text": f"the word {number}", "label": "aab"[number]} for number in range(3)]
+    found = examined({"train": few}, **custom(encoder) | {"check.encoder": asks})
+    (refused,) = (each for each in found.findings if each.kind == "refused")
+    assert refused.message.startswith("a run would end with: no validation rows can be taken from the ")
+    assert found.fails("error")
+    assert found.to_json()["encoder"] == {
+        "asked": False,
+        "why_not": "a run would end before it is" if asks else "check.encoder=false",
+        "rows": {},
+    }
+
+
+def test_an_encoder_that_is_not_there_is_an_error_where_it_was_chosen(sound: Splits, tmp_path: Path, monkeypatch):
+    with pytest.raises(UserError, match=r"encoder\.name=.*nope.*: there is no such folder"):
+        examined(sound, **custom(tmp_path / "nope"))
+    assert examined(sound, **custom(tmp_path / "nope") | {"check.encoder": False}).unasked == "check.encoder=false"
+    monkeypatch.setattr("nlp_transfer.encoder.source._packaged", lambda _: None)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    told = examined(sound, **{"check.encoder": True}).to_json()
+    assert not told["encoder"]["asked"]
+    assert "cannot be fetched from the Hub" in told["encoder"]["why_not"]
+    assert {each["kind"] for each in told["findings"]} <= {"few_rows"}
