@@ -49,7 +49,7 @@ def paraphrases(prepared: Prepared, same: Container[Place]) -> Iterator[Finding]
         close = _closest(known[target][0], asked, known[source][0], neighbours, earlier=within)
         if close:
             yield Finding(
-                "paraphrase_within" if within else "paraphrase",
+                "paraphrase",
                 f"{len(close):,} of {len(asked):,} {called(target)} rows"
                 f"{' of a sample' * (len(asked) < len(left[target]))} mean nearly what "
                 f"{'an earlier one' if within else f'a {called(source)} row'} says, in other words "

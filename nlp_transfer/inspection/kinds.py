@@ -42,9 +42,9 @@ KINDS = {
     "near_repeat": Kind(
         "note", "keep one of each, unless they differ in what matters; a split that is carved may part them"
     ),
-    "paraphrase": Kind("warning", "look whether they were written from one another: then figures on them flatter"),
-    "paraphrase_within": Kind(
-        "note", "look whether they were written from one another: then they weigh more; a split may part them"
+    "paraphrase": Kind(
+        "note",
+        "look whether they were written from one another: then figures on them flatter, and in one split they weigh more",
     ),
     "twin": Kind("warning", "write each label in one way", "the most frequent spelling stays"),
     "joined_label": Kind("warning", "say that rows have several labels"),

@@ -25,7 +25,7 @@ from tests.test_run import rows
 
 
 def test_every_kind_is_tried_and_every_one_that_is_tried_is_a_kind():
-    assert {*PLAIN, *LEARNED, "paraphrase", "paraphrase_within", "contamination"} == set(KINDS)
+    assert {*PLAIN, *LEARNED, "paraphrase", "contamination"} == set(KINDS)
 
 
 def test_encoders_that_are_advised_are_shipped():
@@ -265,7 +265,7 @@ def test_what_was_said_in_other_words_is_found(sound: Splits):
     found = examined(splits, **{"check.encoder": True})
     told = [(each.kind, pair) for each in found.findings for pair in zip(each.places, each.beside, strict=False)]
     assert ("paraphrase", ("test", 0)) in [(kind, place) for kind, (place, _) in told]
-    assert ("paraphrase_within", (("train", 5), ("train", 0))) in told
+    assert ("paraphrase", (("train", 5), ("train", 0))) in told
     assert not {("train", 6), ("train", 7)} & {place for _, pair in told for place in pair}
 
 

@@ -10,7 +10,6 @@ import pytest
 from nlp_transfer.data.checks import LEAKS
 from nlp_transfer.inspection import encoded
 from nlp_transfer.inspection.encoded import paraphrases
-from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
 
 SIZES = {"train": 90, "validation": 40, "test": 50}
 
@@ -37,7 +36,8 @@ def sought(made: dict[str, np.ndarray], same: set[tuple[str, int]]) -> dict[tupl
     found = {}
     for each in paraphrases(prepared, same):  # type: ignore[arg-type]
         ((target, source),) = {(place[0], other[0]) for place, other in zip(each.places, each.beside, strict=True)}
-        assert (each.kind == "paraphrase_within") == (source == target)
+        assert each.kind == "paraphrase"
+        assert ("an earlier one" in each.message) == (source == target)
         found[source, target] = {row: other for (_, row), (_, other) in zip(each.places, each.beside, strict=True)}
     return found
 
@@ -78,8 +78,3 @@ def test_of_many_rows_a_sample_is_compared(monkeypatch):
         assert pairs.keys() <= whole[splits].keys()
         assert len(pairs) <= 20
         assert len(set(pairs.values())) <= 30
-
-
-def test_repeats_weigh_less_than_what_flatters():
-    across, within = (SEVERITIES.index(KINDS[kind].severity) for kind in ("paraphrase", "paraphrase_within"))
-    assert across < within
