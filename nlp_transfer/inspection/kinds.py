@@ -44,7 +44,7 @@ KINDS = {
     ),
     "paraphrase": Kind(
         "note",
-        "look whether they were written from one another: then figures on them flatter, and in one split they weigh more",
+        "look whether they were written from one another: then figures on them flatter; in one split they weigh more",
     ),
     "twin": Kind("warning", "write each label in one way", "the most frequent spelling stays"),
     "joined_label": Kind("warning", "say that rows have several labels"),
