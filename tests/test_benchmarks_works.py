@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from recipes.benchmarks import calibration, checking, comparing, precision, ranking, scaling, speed, steps, strategies
+from recipes.benchmarks import (
+    calibration,
+    checking,
+    comparing,
+    few_labels,
+    precision,
+    ranking,
+    scaling,
+    speed,
+    steps,
+    strategies,
+)
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.bench import Bench
 from recipes.benchmarks.timing.child import measure
@@ -163,6 +174,24 @@ def test_shifts_and_steps_are_told_as_tables(home: Path, monkeypatch: pytest.Mon
     scaling.main([str(home), "--datasets", "trec", "--seeds", "1", "--per-class", "4", "--few"])
     told = [line.split("|")[4].strip() for line in capsys.readouterr().out.splitlines()[4:]]
     assert told == ["temperature", "half a shift", "a shift", "scale and shift", "a run"]
+
+
+def test_few_labels_are_measured_once_and_told(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    own = ["encoder=custom", f"encoder.name={home / 'encoder'}", "cache.gib=0", "training.max_steps=3"]
+    monkeypatch.setattr(few_labels, "WORDS", [*few_labels.WORDS, *own])
+    words = [str(home), "--datasets", "trec", "--seeds", "0", "1", "--per-class", "4", "--methods", "probe", "contrast"]
+    words += ["--tests", "20", "--results", str(tmp_path / "found.jsonl")]
+    few_labels.main(words)
+    told = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [(line["seed"], line["method"]) for line in lines] == [
+        (seed, method) for seed in (0, 1) for method in ("probe", "contrast")
+    ]
+    mean = sum(line["accuracy"] for line in lines if line["method"] == "probe") / 2
+    assert f"| trec | {mean:.3f} ± " in told
+    monkeypatch.setattr(few_labels, "measure", None)
+    few_labels.main(words)  # a second time reads everything back
+    assert capsys.readouterr().out.splitlines()[1:] == told.splitlines()[1:]
 
 
 def test_labels_that_are_made_wrong_are_looked_for(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):
