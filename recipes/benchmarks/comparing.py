@@ -31,7 +31,7 @@ from recipes.benchmarks.timing import machine
 CASES: dict[str, dict[str, Any]] = {
     "trec": {"compare.labels": [8, 64]},
     "tweet_emotion": {"compare.labels": [8, 64]},
-    "reviews/books": {"compare.labels": [16, 64], "tokens.max_length": 128},
+    "reviews/books": {"compare.labels": [16, 64], "compare.scratch": False, "tokens.max_length": 128},
     "banking77": {"compare.labels": [4, 16]},
     "umsab:ar": {"compare.labels": ["all"], "compare.scratch": False},
 }
