@@ -195,7 +195,6 @@ PEFT_TYPES: dict[str, dict[str, int]] = {
     "LOHA": {},
     "LOKR": {},
     "HRA": {},
-    "LILY": {},
     "PREFIX_TUNING": {},
     "PROMPT_TUNING": {},
     "DELORA": {},
@@ -230,7 +229,9 @@ def test_every_kind_of_adapter_is_saved_and_restored(home: Path, tmp_path: Path,
     assert compute(task, logits, targets)["log_loss"] == pytest.approx(run.metrics["log_loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("peft_type", ["CPT", "POLY", "XLORA", "ADALORA", "TRAINABLE_TOKENS", "LN_TUNING", "P_TUNING"])
+@pytest.mark.parametrize(
+    "peft_type", ["CPT", "POLY", "XLORA", "ADALORA", "TRAINABLE_TOKENS", "LN_TUNING", "P_TUNING", "LILY"]
+)
 def test_methods_that_are_not_for_classifiers_are_refused(home: Path, tmp_path: Path, peft_type: str):
     values = {"strategy": "adapter", "strategy.peft_type": peft_type}
     with pytest.raises(UserError, match=peft_type):

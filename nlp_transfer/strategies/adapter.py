@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 _VIRTUAL_TOKENS = 16  # of prompt methods, unless strategy.peft says otherwise
 
 
-# PEFT 0.21 does not restore the first two exactly (measured); AdaLoRA wants to be called in every step.
-UNFIT = ("LN_TUNING", "P_TUNING", "ADALORA")
+# Measured with PEFT 0.21.
+UNFIT = {
+    **dict.fromkeys(("LN_TUNING", "P_TUNING"), "PEFT does not restore such classifiers exactly"),
+    "ADALORA": "it wants to be called in every step",
+    "LILY": "its router averages over all texts of a forward pass, so that an answer would hang on the others",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +54,10 @@ class Adapter:
         return self.head_first
 
     def check(self) -> None:
-        """Refuse methods that PEFT does not restore exactly, and rates below zero."""
+        """Refuse methods that do not suit classifiers, and rates below zero."""
         check_rates(lr=self.lr, head_lr=self.head_lr)
         if self.peft_type.upper() in UNFIT:
-            raise UserError(
-                f"strategy.peft_type={self.peft_type}: PEFT does not restore such classifiers exactly; choose another"
-            )
+            raise UserError(f"strategy.peft_type={self.peft_type}: {UNFIT[self.peft_type.upper()]}; choose another")
 
     def config(self, classifier: Classifier) -> dict[str, Any]:
         """Return the fields of the PEFT config that follow from our own knobs."""
