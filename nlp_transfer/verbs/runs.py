@@ -15,15 +15,15 @@ from nlp_transfer.launch import is_main
 from nlp_transfer.verbs import alone, emit, one, screen_of_main
 from nlp_transfer.verbs.models import published, run_folder
 
-# What a ranking reads: groups, and keys of others.
-_OF_RANKING = ("data", "tokens", "encoder", "evaluation", "cache", "rank", "seed", "training.precision")
-
 if TYPE_CHECKING:
     from pathlib import Path
 
     from nlp_transfer.console import Screen
     from nlp_transfer.inspection.examine import Examination
     from nlp_transfer.settings import Settings
+
+# What a ranking reads: groups, and keys of others.
+_OF_RANKING = ("data", "tokens", "encoder", "evaluation", "cache", "rank", "seed", "training.precision")
 
 
 def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:

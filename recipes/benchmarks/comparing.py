@@ -121,6 +121,8 @@ def confirm(case: str, folder: Path, arguments: argparse.Namespace) -> None:
         metric = DEFAULT_METRIC[corpus.task.problem]
         found["transformers' Trainer"].append(strategies.trainer(settings, corpus, metric))
         found["scikit-learn"].append(words_alone(corpus, metric, seed))
+        now = ", ".join(f"{name} {each[-1]:.3f}" for name, each in found.items())
+        print(f"{case}, seed {seed}: {now}", flush=True)
     rows = len(corpus.splits["train"])
     shown = ", ".join(f"{name} {np.mean(each):.3f} ± {np.std(each):.3f}" for name, each in found.items())
     print(f"\n**{case}**, others' code on all {rows:,} rows, {metric}, {arguments.seeds} seeds: {shown}")

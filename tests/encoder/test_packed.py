@@ -273,7 +273,7 @@ def test_windows_and_texts_read_alone_are_packed_too(twins):
     assert_gradients_agree(padded, siamese.model, batch)
 
 
-# A prefix lengthens the keys alone, with states of its own for every row; Lily routes by the mean over a row's tokens.
+# A prefix lengthens the keys alone, with states of its own for every row; Lily routes by the mean over all tokens.
 NOT_PACKED = ("PREFIX_TUNING", "LILY")
 KINDS = ["LORA", "IA3", "OFT", "LOHA", "OSF", "PROMPT_TUNING", *NOT_PACKED]
 KINDS = [kind for kind in KINDS if PREFIXES_FIT or kind != "PREFIX_TUNING"]
