@@ -80,13 +80,13 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     notes: list[str] = []
     own = source_of(settings.data) == source_of(trained.data)
     with screen.busy("reading data"):
-        corpus = _corpus(trained, settings, notes)
+        corpus, changed = _corpus(trained, settings, notes, own=own), ""
+        if corpus is not None and not corpus.task.asks_as(task):
+            changed = f"{corpus.source} no longer has the labels the model was trained on"
         if own and corpus is not None:
-            if not corpus.task.asks_as(task):
-                raise UserError(
-                    f"{corpus.source} no longer has the labels the model was trained on: {', '.join(task.labels)}; "
-                    "measure other rows with data=files data.path=..."
-                )
+            if changed:
+                known = ", ".join(task.labels)
+                raise UserError(f"{changed}: {known}; measure other rows with data=files data.path=...")
             split = "test" if "test" in corpus.splits else "validation"
             examples, foreign = corpus.splits[split], corpus.foreign.get(split)
             if corpus.fingerprint != predictor.record.data["fingerprint"]:
@@ -98,10 +98,8 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             split = _named(settings.data) if part == "train" else part
             examples, found, foreign = read_examples(tables[part], task, settings.data, split=split)
             notes += [*found, *_learned(corpus, examples)]
-            if corpus is not None and not corpus.task.asks_as(task):
-                if settings.evaluation.floors:
-                    changed = f"{corpus.source} no longer has the labels the model was trained on"
-                    notes.append(f"{changed}; the floors are left out.")
+            if changed:
+                notes += [f"{changed}; the floors are left out."] * settings.evaluation.floors
                 corpus = None
     with reading(screen, f"measuring {len(examples):,} rows"):
         answers = predictor.answers(examples.texts, examples.pairs)
@@ -150,9 +148,8 @@ def _floors(
     return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, held=held, store=store)
 
 
-def _corpus(trained: Settings, settings: Settings, notes: list[str]) -> Corpus | None:
+def _corpus(trained: Settings, settings: Settings, notes: list[str], *, own: bool) -> Corpus | None:
     """Return the data that taught the model, or None and a note where nothing but a warning needs it."""
-    own = source_of(settings.data) == source_of(trained.data)
     if not own and not any(source_of(trained.data)):
         return None
     try:

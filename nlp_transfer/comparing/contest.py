@@ -149,8 +149,18 @@ class Contest:
         p = probability(values, drawn)
         wins, losses, rows_p = mcnemar(self._gains(one, other, labels).mean(axis=0)[self._weights > 0])
         return Duel(
-            *(one, other, labels, len(pairs), difference, p, p, self._outcome(difference, p)),
-            *(wins, losses, rows_p, rows_p),
+            one=one,
+            other=other,
+            labels=labels,
+            seeds=len(pairs),
+            difference=difference,
+            p=p,
+            adjusted=p,
+            outcome=self._outcome(difference, p),
+            wins=wins,
+            losses=losses,
+            rows_p=rows_p,
+            rows_adjusted=rows_p,
         )
 
     def _gains(self, one: str, other: str, labels: str) -> np.ndarray:
