@@ -12,7 +12,7 @@ from nlp_transfer.evaluation.calibration import Calibration, calibration_error
 from nlp_transfer.evaluation.conformal import covered
 from nlp_transfer.evaluation.decisions import decide
 from nlp_transfer.evaluation.formatting import counted, number
-from nlp_transfer.evaluation.hiding import auroc
+from nlp_transfer.evaluation.hiding import auroc, auroc_interval
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import DEFAULT_METRIC
 from nlp_transfer.rules import limit_of, marks, strangeness
@@ -46,7 +46,7 @@ def said_of(
         examples: the rows, all with labels that the model knows.
         answers: of the model to them.
         foreign: returns those to rows with other labels; None: there are no such rows.
-        confidence: of the interval of a coverage.
+        confidence: of the intervals.
         in_sample: whether the limits were set by these rows.
     """
     present = examples.weights > 0
@@ -54,7 +54,8 @@ def said_of(
     assert logits is not None
     targets, sentences = examples.targets[present], []
     if record.task.unknown:
-        sentences.append(_unknown(record, detector, (logits, features), targets, foreign and foreign()))
+        strangers = foreign and foreign()
+        sentences.append(_unknown(record, detector, (logits, features), targets, strangers, confidence))
     if record.task.coverage:
         said = marks(record, detector, logits, features)
         if said.bounds is not None:
@@ -99,7 +100,12 @@ def _honesty(record: Record, examples: Examples, logits: np.ndarray) -> dict[str
 
 
 def _unknown(
-    record: Record, detector: Detector | None, answers: Answers, targets: np.ndarray, foreign: Answers | None
+    record: Record,
+    detector: Detector | None,
+    answers: Answers,
+    targets: np.ndarray,
+    foreign: Answers | None,
+    confidence: float,
 ) -> str:
     task, limit = record.task, limit_of(record)
     known = strangeness(record, detector, *answers)
@@ -107,8 +113,8 @@ def _unknown(
     taken = known <= limit
     score = "" if record.novelty is None else f", by the score {record.novelty.score!r}"
     words = (
-        f"It calls {1 - taken.mean():.1%} of the rows unknown ({task.unknown:.1%} were asked for{score}), and takes "
-        f"{(right & taken).mean():.1%} of all rows for known and labels them right."
+        f"It calls {_share(~taken, confidence)} of the rows unknown ({task.unknown:.1%} were asked for{score}), "
+        f"and takes {_share(right & taken, confidence)} of all rows for known and labels them right."
     )
     if foreign is None:
         rehearsed = max(record.novelty.rehearsed.values(), default=1.0) if record.novelty else 1.0
@@ -119,29 +125,37 @@ def _unknown(
             )
         return f"{words} All figures count its best guess on every row."
     strange = strangeness(record, detector, *foreign)
-    called, area = (strange > limit).mean(), auroc(known, strange)
+    called, area = strange > limit, auroc(known, strange)
+    low, high = auroc_interval(area, len(known), len(strange), confidence=confidence)
     # Where a rule is worth something it finds more strange rows than known ones, whatever its limit is.
-    failing = called <= 1 - taken.mean() or area < _HARDLY
+    failing = called.mean() <= 1 - taken.mean() or area < _HARDLY
     return (
         f"{words} Of {counted(len(strange), 'row')} with a label it does not know it calls "
-        f"{called:.1%} unknown (AUROC {number(area)}; .500 is chance){_FAILS if failing else ''}; no other figure "
-        "counts these."
+        f"{_share(called, confidence)} unknown (AUROC {number(area)} [{number(low)}, {number(high)}]; .500 is chance)"
+        f"{_FAILS if failing else ''}; no other figure counts these."
     )
+
+
+def _share(true: np.ndarray, confidence: float) -> str:
+    """Return how many of the rows it is true of, with the interval of Clopper and Pearson."""
+    from scipy.stats import binomtest
+
+    ends = binomtest(int(true.sum()), len(true)).proportion_ci(confidence)
+    return f"{true.mean():.1%} [{ends.low:.1%}, {ends.high:.1%}]"
 
 
 def _coverage(what: str, wanted: float, inside: np.ndarray, size: str, confidence: float, rows: int | None) -> str:
     """Say what came of the promise; `rows`: by which the limit was set, None where that is these rows themselves."""
-    from scipy.stats import beta, binomtest
+    from scipy.stats import beta
 
-    words = f"Its {what} in {wanted:.1%} of the rows and do in {inside.mean():.1%}"
+    words = f"Its {what} in {wanted:.1%} of the rows and do in"
     if rows is None:
-        return f"{words}, but these rows set the limit themselves; {size}."
-    ends = binomtest(int(inside.sum()), len(inside)).proportion_ci(confidence)
+        return f"{words} {inside.mean():.1%}, but these rows set the limit themselves; {size}."
     # Over limits that so many rows may set, coverage has a beta distribution (Vovk 2012).
     rank = math.ceil((rows + 1) * wanted - 1e-9)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     least, most = beta.ppf(tails, rank, rows + 1 - rank) if rank <= rows else (0.0, 1.0)
     return (
-        f"{words} [{ends.low:.1%}, {ends.high:.1%}]; with a limit that {rows:,} validation rows set, chance alone may "
+        f"{words} {_share(inside, confidence)}; with a limit that {rows:,} validation rows set, chance alone may "
         f"make it {least:.1%} to {most:.1%}; {size}."
     )

@@ -17,7 +17,7 @@ from nlp_transfer.encoder.source import UNKNOWN, digest_of
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.formatting import number
-from nlp_transfer.evaluation.hiding import auroc, fitted
+from nlp_transfer.evaluation.hiding import auroc, auroc_interval, fitted
 from nlp_transfer.evaluation.kept import KeptScores
 from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.evaluation.unknown import DETECTORS, OF_LOGITS
@@ -268,8 +268,8 @@ def test_rows_with_a_label_it_does_not_know_are_measured_apart(tmp_path: Path, c
     assert "Of 4 rows with a label it does not know it calls" in note
     predictor = Predictor(Path(told["folder"]))
     answers = predictor.predict([row["text"] for row in test]), predictor.predict(FOREIGN)
-    assert f"calls {np.mean([each.unknown for each in answers[1]]):.1%} unknown (AUROC" in note
-    assert f"It calls {np.mean([each.unknown for each in answers[0]]):.1%} of the rows unknown" in note
+    assert f"calls {np.mean([each.unknown for each in answers[1]]):.1%} [" in note
+    assert f"It calls {np.mean([each.unknown for each in answers[0]]):.1%} [" in note
     for more in ([], ["data=files", f"data.path={place / 'data' / 'test.csv'}", "data.unseen=ignore"]):
         assert main(["evaluate", told["folder"], *more]) == 0
         again = json.loads(capfd.readouterr().out)["report"]["notes"]
@@ -301,14 +301,15 @@ def test_the_sentences_by_hand(home: Path):
     examples = Examples(texts, None, np.array([0, 1, 0, 2]), np.ones(4, np.float32), texts, None)
     foreign = np.array([[-2.0, -2, -2], [3, 0, 0.1]])
     (said,) = said_of(record, None, examples, (logits, None), lambda: (foreign, None), confidence=0.95, in_sample=False)
-    assert "It calls 25.0% of the rows unknown (20.0% were asked for, by the score 'energy')" in said
-    assert "takes 50.0% of all rows for known and labels them right." in said
+    assert "It calls 25.0% [0.6%, 80.6%] of the rows unknown (20.0% were asked for, by the score 'energy')" in said
+    assert "takes 50.0% [6.8%, 93.2%] of all rows for known and labels them right." in said
     score = auroc(*(DETECTORS["energy"].of({}).scores(each, None) for each in (logits, foreign)))
-    assert f"it calls 50.0% unknown (AUROC {number(score)}; .500 is chance)" in said
+    low, high = map(number, auroc_interval(score, 4, 2, confidence=0.95))
+    assert f"it calls 50.0% [1.3%, 98.7%] unknown (AUROC {number(score)} [{low}, {high}]; .500 is chance)" in said
     assert ("the rule hardly tells them from known rows" in said) == (score < 0.7)
     alike = np.array([[3.0, 0, 0]] * 5)
     (said,) = said_of(record, None, examples, (logits, None), lambda: (alike, None), confidence=0.95, in_sample=False)
-    assert "calls 0.0% unknown" in said
+    assert "calls 0.0% [0.0%, 52.2%] unknown" in said
     assert ": the rule hardly tells them from known rows; no other figure counts these." in said
     for score, hardly in ((0.6, True), (0.7, False)):
         rated = dataclasses.replace(record, novelty=Novelty("energy", kept, {"energy": score, "neighbours": 0.4}))

@@ -6,7 +6,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 
 from nlp_transfer.evaluation import unknown
-from nlp_transfer.evaluation.hiding import auroc, fitted, rehearsed, some_rows
+from nlp_transfer.evaluation.hiding import auroc, auroc_interval, fitted, rehearsed, some_rows
 from nlp_transfer.evaluation.unknown import DETECTORS, Mahalanobis, Moments
 
 LABELS, WIDTH = 6, 8
@@ -32,6 +32,23 @@ def test_auroc_is_that_of_scikit_learn():
     known, strange = chooser.integers(5, size=40), chooser.integers(1, 7, size=30)  # with ties
     truth = np.repeat([0, 1], [40, 30])
     assert auroc(known, strange) == pytest.approx(roc_auc_score(truth, np.concatenate([known, strange])))
+
+
+def test_the_interval_of_an_auroc_holds_the_true_one_as_often_as_it_says():
+    chooser, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        area = auroc(chooser.normal(size=25), chooser.normal(1.2, size=15))
+        low, high = auroc_interval(area, 25, 15, confidence=0.9)
+        held += low <= 0.8020 <= high  # of normal scores with means 1.2 apart
+    assert 0.87 <= held / 400 <= 0.95
+
+
+@pytest.mark.parametrize("area", [0.0, 0.3, 1.0])
+def test_the_interval_of_an_auroc_has_a_width_whatever_it_is_and_mirrors(area: float):
+    low, high = auroc_interval(area, 10, 5, confidence=0.95)
+    assert 0 <= low <= area <= high <= 1
+    assert high - low > 0.1
+    assert auroc_interval(1 - area, 5, 10, confidence=0.95) == pytest.approx((1 - high, 1 - low), abs=1e-6)
 
 
 def test_scores_of_logits_by_hand():
