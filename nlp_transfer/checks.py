@@ -38,7 +38,7 @@ from nlp_transfer.training.schedules import SCHEDULES
 
 EXPORTS = ("onnx", "onnx_int8", "openvino")
 _LIMITS = ("train_limit", "per_class", "validation_limit")
-_FEWEST = 4  # texts among which there is something to compare
+FEWEST_COMPARED = 4  # texts among which there is something to compare
 
 
 def check(settings: Settings, *, data: Any = None) -> None:
@@ -103,10 +103,10 @@ def check_objective(settings: Settings) -> None:
     if compares(settings.objective):
         if strategy.frozen:
             raise UserError("objective.contrast moves the encoder, which strategy=probe leaves as it is; take another")
-        if training.batch_size < _FEWEST:
+        if training.batch_size < FEWEST_COMPARED:
             raise UserError(
-                f"training.batch_size={training.batch_size} must be at least {_FEWEST} for objective.contrast, which "
-                "compares the texts of a step"
+                f"training.batch_size={training.batch_size} must be at least {FEWEST_COMPARED} for objective.contrast, "
+                "which compares the texts of a step"
             )
     if not strategy.trains or supervised.weight:
         return

@@ -1,7 +1,7 @@
-"""Which strategy `strategy=auto` stands for, and why: a rule that was made from measurements.
+"""Which strategy and objective `strategy=auto` stands for, and why: a rule that was made from measurements.
 
 `recipes/benchmarks/choosing.py` holds it against every strategy in hindsight, on data sets that it was made from and on
-others; its results, few so far, stand in recipes/README.md. It imports no torch.
+others; its results stand in recipes/README.md. It imports no torch.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import dataclasses
 import json
 import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import config
-from nlp_transfer.checks import check_strategy
+from nlp_transfer.checks import FEWEST_COMPARED, check_strategy
 from nlp_transfer.encoder.source import locate, weight_files
 from nlp_transfer.evaluation.formatting import counted
-from nlp_transfer.strategies import Auto, Finetune, Lora, Probe
+from nlp_transfer.objectives.settings import ContrastSettings
+from nlp_transfer.strategies import Auto, Finetune, Probe
+from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training.length import planned_steps
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
     from nlp_transfer.settings import Settings
 
-FEW = 10  # rows a class below which low-rank updates do better than all weights
+FEW = 1000  # training rows below which texts that are compared teach more than labels do
 _DECILES = 10  # of numbers stand for classes
 _A_CORE, _A_GPU = 4e10, 2e13  # operations a second, which most machines exceed
 _A_TOKEN = 4  # characters
@@ -34,9 +36,12 @@ _LONGEST = 512  # tokens of a text that count
 def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     """Return the settings with the strategy that `strategy=auto` stands for, and why it is that one.
 
-    With fewer than 10 training rows a class LoRA, with more full fine-tuning. Where `strategy.minutes` are fewer than
-    that would take by the size of encoder and texts and the number of cores, the probe; nothing is timed for that, so
-    that the same words are the same run, on every rank. Other strategies are left as they are, for no reason.
+    That is full fine-tuning. With fewer than 1,000 training rows that have one label each, the encoder learns to tell
+    the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate, and the head is fitted
+    last; not where other terms or weights than the usual were asked for, or a step is too small to compare anything.
+    Where `strategy.minutes` are fewer than that would take by the size of encoder and texts and the number of cores, it
+    is the probe; nothing is timed for that, so that the same words are the same run, on every rank. Other strategies
+    are left as they are, for no reason.
 
     Args:
         settings: of a run.
@@ -48,21 +53,43 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     if not isinstance(settings.strategy, Auto):
         return settings, ""
     rows, minutes = len(corpus.splits["train"]), settings.strategy.minutes
-    few = rows / classes_of(corpus.task)
-    strategy, compared = (Lora(), "fewer than") if few < FEW else (Finetune(), "no fewer than")
-    taken = _named(settings, dataclasses.replace(settings, strategy=strategy))
-    name = "lora" if few < FEW else "finetune"
-    why = f"{name}, for {few:.3g} training rows a class are {compared} {FEW}"
+    taken, why = _named(settings, dataclasses.replace(settings, strategy=Finetune())), "finetune"
+    if rows < FEW and _compares(settings, corpus.task):
+        taken, why = _comparing(taken), f"finetune by comparing texts, for there are fewer than {FEW:,}"
     if minutes is not None and (needed := _minutes(taken, corpus)) > minutes:
         taken = _named(settings, dataclasses.replace(settings, strategy=Probe()))
-        why = f"probe, for {name} may take {needed:.2g} minutes, and there are {minutes:g}"
+        why = f"probe, for finetune may take {needed:.2g} minutes, and there are {minutes:g}"
     check_strategy(taken)
-    return taken, f"strategy=auto is {why} ({counted(rows, 'row')})"
+    return taken, f"strategy=auto is {why} ({counted(rows, 'training row')})"
 
 
 def classes_of(task: Task) -> int:
     """Return how many classes there are; of numbers a decile counts as one."""
     return len(task.labels) or _DECILES
+
+
+def _compares(settings: Settings, task: Task) -> bool:
+    """Return whether comparing texts is possible, and nothing else was asked for."""
+    usual = list(settings.objective) == ["classify"] and settings.objective["classify"].weight == 1
+    return (
+        usual
+        and task.problem == "single_label"
+        and settings.encoder.pretrained
+        and settings.training.batch_size >= FEWEST_COMPARED
+        and settings.training.patience is None
+    )
+
+
+def _comparing(settings: Settings) -> Settings:
+    """Return the settings of a training by comparison: the head is fitted last, so no step is known to be better."""
+    width = _shape(settings).get("hidden_size")
+    classify = dataclasses.replace(settings.objective["classify"], weight=0.0)
+    return dataclasses.replace(
+        settings,
+        strategy=Finetune(lr=usual_rate(width) / 2 if width else None, head_last=True),
+        objective={"classify": classify, "contrast": ContrastSettings()},
+        training=dataclasses.replace(settings.training, keep="last"),
+    )
 
 
 def _named(auto: Settings, settings: Settings) -> Settings:
@@ -73,10 +100,8 @@ def _named(auto: Settings, settings: Settings) -> Settings:
 
 def _minutes(settings: Settings, corpus: Corpus) -> float:
     """Return about how many minutes fine-tuning takes: six operations a weight and token (Kaplan et al. 2020)."""
-    source = locate(settings.encoder)
-    shape = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
-    bytes_ = sum(file.stat().st_size for file in weight_files(source.folder))
-    shape = shape["encoder"] if isinstance(shape.get("encoder"), dict) else shape  # under our own head
+    shape, files = _shape(settings), weight_files(locate(settings.encoder).folder)
+    bytes_ = sum(file.stat().st_size for file in files)
     weights = max(1.0, bytes_ / 4 - shape.get("vocab_size", 0) * shape.get("hidden_size", 0))
     train, training = corpus.splits["train"], settings.training
     texts = [*train.texts, *(train.pairs or ())]
@@ -84,3 +109,9 @@ def _minutes(settings: Settings, corpus: Corpus) -> float:
     examples = training.batch_size * planned_steps(len(train), training)
     rate = _A_GPU if shutil.which("nvidia-smi") else _A_CORE * (os.cpu_count() or 1)
     return 6 * weights * tokens * examples / rate / 60
+
+
+def _shape(settings: Settings) -> dict[str, Any]:
+    """Return the encoder's configuration."""
+    shape = json.loads((locate(settings.encoder).folder / "config.json").read_text(encoding="utf-8"))
+    return shape["encoder"] if isinstance(shape.get("encoder"), dict) else shape  # under our own head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from nlp_transfer.choosing import FEW, chosen
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
+from nlp_transfer.strategies.finetune import usual_rate
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, rows
 
@@ -30,30 +32,43 @@ def taken(encoder: Path, count: int, *words: str, problem: str = "single_label")
 @pytest.mark.parametrize(
     ("count", "problem", "words", "name"),
     [
-        (3 * FEW - 1, "single_label", [], "lora"),
-        (3 * FEW - 1, "single_label", ["strategy.minutes=1e-9"], "probe"),
-        (3 * FEW, "single_label", [], "finetune"),
-        (3 * FEW, "single_label", ["strategy.minutes=1e-9"], "probe"),
-        (3 * FEW, "single_label", ["strategy.minutes=1000"], "finetune"),
-        (10 * FEW - 1, "regression", [], "lora"),
-        (10 * FEW, "regression", [], "finetune"),
-        (3 * FEW - 1, "single_label", ["objective=contrast"], "lora"),
+        (FEW - 1, "single_label", [], "finetune by comparing texts"),
+        (FEW - 1, "single_label", ["strategy.minutes=1e-9"], "probe"),
+        (FEW - 1, "single_label", ["strategy.minutes=1000"], "finetune by comparing texts"),
+        (FEW, "single_label", [], "finetune"),
+        (FEW, "single_label", ["strategy.minutes=1e-9"], "probe"),
+        (FEW, "single_label", ["strategy.minutes=1000"], "finetune"),
+        (60, "regression", [], "finetune"),
+        (60, "multi_label", [], "finetune"),
+        (60, "single_label", ["objective=contrast"], "finetune"),
+        (60, "single_label", ["objective.classify.weight=0.5"], "finetune"),
+        (60, "single_label", ["training.batch_size=2"], "finetune"),
+        (60, "single_label", ["training.patience=2"], "finetune"),
+        (60, "single_label", ["encoder.pretrained=false"], "finetune"),
     ],
 )
 def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, problem: str, words: list, name: str):
     settings, why = taken(encoder, count, *words, problem=problem)
-    assert type(settings.strategy).__name__.lower() == name
-    assert f"strategy=auto is {name}, for " in why
-    assert settings.name == f"data-{name}"
+    strategy = name.split()[0]
+    assert type(settings.strategy).__name__.lower() == strategy
+    assert why.startswith(f"strategy=auto is {name}{'' if name == 'finetune' else ', for '}")
+    assert settings.name == f"data-{strategy}"
+    if "comparing" in name:
+        assert settings.objective["classify"].weight == 0
+        assert settings.objective["contrast"].weight == 1
+        assert settings.strategy.head_last
+        assert settings.training.keep == "last"
+    else:
+        asked = compose(None, [word for word in words if not word.startswith("strategy")])
+        assert (settings.objective, settings.training) == (asked.objective, asked.training)
     again, _ = taken(encoder, count, *words, problem=problem)
     assert run_id(again) == run_id(settings)
 
 
-def test_no_adapter_is_put_on_random_weights(encoder: Path):
-    with pytest.raises(UserError, match=r"encoder\.pretrained=false leaves nothing for an adapter"):
-        taken(encoder, 3 * FEW - 1, "encoder.pretrained=false")
-    settings, _ = taken(encoder, 3 * FEW, "encoder.pretrained=false")
-    assert type(settings.strategy).__name__ == "Finetune"
+def test_texts_are_compared_at_half_the_rate_that_labels_are_learned_at(encoder: Path):
+    width = json.loads((encoder / "config.json").read_text())["hidden_size"]
+    settings, _ = taken(encoder, 60)
+    assert settings.strategy.lr == usual_rate(width) / 2
 
 
 def test_more_steps_that_are_asked_for_stay_and_other_strategies_are_left_alone(encoder: Path):

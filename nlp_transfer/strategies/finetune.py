@@ -98,7 +98,7 @@ class Finetune:
     def groups(self, classifier: Classifier) -> list[Group]:
         """Return one group a depth, top first: the head, then layer by layer down to the embeddings."""
         depth, layers = classifier.anatomy.depth, classifier.anatomy.layers
-        peak = self.lr if self.lr is not None else 5e-5 * (768 / encoder_width(classifier)) ** 2
+        peak = self.lr if self.lr is not None else usual_rate(encoder_width(classifier))
         by_depth: dict[int, dict] = {}
         for name, parameter in trainable(classifier).items():
             by_depth.setdefault(depth[name], {})[name] = parameter
@@ -114,6 +114,11 @@ class Finetune:
     def frozen_depth(self, classifier: Classifier) -> int:
         """Return the number of frozen bottom layers."""
         return self.freeze_layers
+
+
+def usual_rate(width: int) -> float:
+    """Return the peak learning rate for an encoder whose hidden states are so wide; toys count as 256 wide."""
+    return 5e-5 * (768 / max(256, width)) ** 2
 
 
 def _level_name(level: int, layers: int) -> str:
