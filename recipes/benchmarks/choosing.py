@@ -1,14 +1,13 @@
 """What `strategy=auto` is worth: its choice beside every strategy, at several numbers of labels, on many data sets.
 
-    python recipes/benchmarks/choosing.py DATA_FOLDER [--datasets trec sst5 ...] [--seeds 2] [--results FILE]
+    python recipes/benchmarks/choosing.py DATA_FOLDER [--datasets trec sst5 ...] [--seeds 3] [--results FILE]
 
 DATA_FOLDER holds one folder a data set with train, validation and test files. `nlp-transfer compare` tries every
 strategy with 4, 16 and 64 training rows a class, drawn by the seed, and as many to choose by, in as many steps as a run
 has by itself; all test rows are measured. "Regret" is what a choice lacks to the best strategy in hindsight, in
-macro-F1, mean over the seeds: of the rule, and of each strategy for everything. The rule was made from the data sets of
-MADE_FROM; the others it has not seen. Scores are appended to --results and not measured again. Beside them stand the
-results of strategies.py, which have 500 training rows (or the fewer that its MOST_ROWS says), whatever the number of
-classes.
+macro-F1, mean over the seeds: of `strategy=auto`, and of each strategy for everything. The rule was made from the data
+sets of MADE_FROM; the others it has not seen. Scores are appended to --results and not measured again; where auto is
+fine-tuning, its scores are those of fine-tuning.
 """
 
 from __future__ import annotations
@@ -26,16 +25,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from recipes.benchmarks.strategies import MOST_ROWS
 from recipes.benchmarks.timing import machine
 
-MADE_FROM = ("trec", "tweet_emotion")
-HELD_OUT = ("tweet_irony", "cr", "sst5", "scicite", "banking77", "sst2")
+MADE_FROM = ("trec", "tweet_emotion", "cr", "scicite", "banking77")
+HELD_OUT = ("tweet_irony", "sst5", "sst2")
 LABELS = (4, 16, 64)
-AT_500 = Path(__file__).parent / "results" / "strategies.jsonl"
-ROWS = 500
-CLASSES = {"goemotions": 28, "banking77": 77, "trec": 6, "tweet_emotion": 4, "umsab": 3, "sick": 3}  # others: 2
-STRATEGIES = ("probe", "finetune", "lora")
+AUTO, USUAL = "auto", "finetune"
+STRATEGIES = ("probe", USUAL, "lora", AUTO)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -44,7 +40,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--datasets", nargs="+", default=[*MADE_FROM, *HELD_OUT])
     parser.add_argument("--labels", nargs="+", type=int, default=LABELS)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--results", type=Path, help="JSON lines of scores")
     arguments = parser.parse_args(words)
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
@@ -54,10 +50,20 @@ def main(words: list[str] | None = None) -> None:
 
 
 def measure(dataset: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a line for every strategy, number of labels and seed."""
-    known = _known(arguments.results, dataset)
-    if known:
-        return known
+    """Return a line for every strategy, number of labels and seed; measure what is missing."""
+    lines = _known(arguments.results, dataset)
+    for labels in arguments.labels:
+        there = {line["strategy"] for line in lines if line["labels"] == labels}
+        if missing := [name for name in STRATEGIES if name not in there]:
+            found = _measured(dataset, labels, missing, arguments)
+            lines += found
+            if arguments.results is not None:
+                with arguments.results.open("a", encoding="utf-8") as out:
+                    out.writelines(json.dumps(line) + "\n" for line in found)
+    return [line for line in lines if line["labels"] in arguments.labels]
+
+
+def _measured(dataset: str, labels: int, names: list[str], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     import nlp_transfer
 
     with tempfile.TemporaryDirectory() as runs:
@@ -67,18 +73,18 @@ def measure(dataset: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
                 "data": "files",
                 "data.path": str(arguments.data / dataset),
                 "output": runs,
-                "compare.candidates": list(STRATEGIES),
-                "compare.labels": list(arguments.labels),
+                "compare.candidates": names,
+                "compare.labels": [labels],
                 "compare.seeds": arguments.seeds,
                 "compare.scratch": False,
                 "evaluation.resamples": 100,
             },
         )
-    lines = [
+    return [
         {
             "dataset": dataset,
             "strategy": cell.name,
-            "labels": int(cell.labels),
+            "labels": labels,
             "rows": cell.rows,
             "seed": seed,
             "metric": outcome.metric,
@@ -88,10 +94,6 @@ def measure(dataset: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
         for cell in outcome.cells
         for seed, value in zip(outcome.seeds, cell.values, strict=True)
     ]
-    if arguments.results is not None:
-        with arguments.results.open("a", encoding="utf-8") as out:
-            out.writelines(json.dumps(line) + "\n" for line in lines)
-    return lines
 
 
 def _known(results: Path | None, dataset: str) -> list[dict[str, Any]]:
@@ -110,42 +112,17 @@ def _tell(lines: list[dict[str, Any]]) -> None:
     print(f"| data set | labels a class | {' | '.join(names)} |\n|---|---{'|---' * len(names)}|")
     for (dataset, labels), of in scores.items():
         print(f"| {dataset} | {labels} | {' | '.join(f'{of[name]:.3f}' for name in names)} |")
-    _tell_regrets(scores, {key: key[1] for key in scores})
-    print(f"\n{ROWS} training rows, {AT_500.name}:")
-    scores = {(name, ROWS): of for name, of in _at_500().items()}
-    rows = {key: min(key[1], MOST_ROWS.get(key[0], key[1])) for key in scores}
-    _tell_regrets(scores, {key: rows[key] / CLASSES.get(key[0], 2) for key in scores})
-
-
-def _tell_regrets(scores: dict[tuple[str, int], dict[str, float]], rows_a_class: dict[tuple[str, int], float]) -> None:
-    from nlp_transfer.choosing import FEW
-
-    print("\n| choice | regret, made from | most | regret, not seen | most |\n|---|---|---|---|---|")
-    choices = {"auto": {key: "lora" if rows_a_class[key] < FEW else "finetune" for key in scores}}
-    choices |= {f"always {name}": dict.fromkeys(scores, name) for name in STRATEGIES}
-    for name, chosen in choices.items():
-        cells = []
+    print("\n| choice | mean | regret, made from | most | regret, not seen | most |\n|---|---|---|---|---|---|")
+    for chosen in STRATEGIES:
+        cells = [f"{np.mean([of[chosen] for of in scores.values()]):.3f}"]
         for seen in (True, False):
             regrets = [
-                max(of[each] for each in STRATEGIES) - of[chosen[key]]
+                max(of[name] for name in STRATEGIES) - of[chosen]
                 for key, of in scores.items()
                 if (key[0] in MADE_FROM) == seen
             ]
             cells += [f"{np.mean(regrets):.3f}", f"{max(regrets):.3f}"] if regrets else ["", ""]
-        print(f"| {name} | {' | '.join(cells)} |")
-
-
-def _at_500() -> dict[str, dict[str, float]]:
-    """Return the mean over seeds of every strategy by data set."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for line in map(json.loads, AT_500.read_text(encoding="utf-8").splitlines()):
-        if line["method"] in STRATEGIES and line["rows"] == ROWS:
-            found[line["dataset"]][line["method"]].append(line["value"])
-    return {
-        name: {method: float(np.mean(values)) for method, values in of.items()}
-        for name, of in found.items()
-        if set(of) == set(STRATEGIES)
-    }
+        print(f"| {'auto' if chosen == AUTO else f'always {chosen}'} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
