@@ -19,6 +19,7 @@ from typing import Any
 from nlp_transfer.data.hints import typed
 from nlp_transfer.encoder.source import CODE_OF_ADAPTERS
 from nlp_transfer.errors import UserError, did_you_mean, one_of
+from nlp_transfer.needs import with_needed_rows
 from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.plain import checked, dotted, leaves, shown
 from nlp_transfer.settings import HubSettings, Settings
@@ -150,7 +151,7 @@ def _change_resolved(folder: Path, name: str, words: Sequence[str]) -> Settings:
 
 
 def from_plain(plain: Mapping[str, Any]) -> Settings:
-    """Check a plain mapping against the dataclasses and return the settings.
+    """Check a plain mapping against the dataclasses and return the settings, with the rows that they need.
 
     Raises:
         UserError: for an unknown key or name, or a value of the wrong type.
@@ -182,7 +183,7 @@ def from_plain(plain: Mapping[str, Any]) -> Settings:
             raise UserError(f"{key}={value!r} cannot be the name of a file")
         if value is not None and set(key.split(".")) & set(CODE_OF_ADAPTERS):
             raise UserError(f"{key} names code that PEFT would import; it is not taken from a configuration")
-    return settings
+    return with_needed_rows(settings)
 
 
 def to_plain(settings: Settings) -> dict[str, Any]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from accelerate.utils import broadcast_object_list
 
 from nlp_transfer import tracking
-from nlp_transfer.console import Screen
+from nlp_transfer.console import Bar, Screen
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics, thresholds
+from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.head import Units, settle, solve_head
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import compares
@@ -31,7 +32,8 @@ from nlp_transfer.training.state import Trajectory
 def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, Fitted]:
     """Fit the head, then everything that learns, then how outputs become labels; return how it went, and the last.
 
-    The model is changed, and so is the threshold of the task where it is free.
+    The model is changed, and so is the threshold of the task where it is free. Without validation rows outputs stay as
+    they were trained.
     """
     with ExitStack() as skipped:
         if prepared.boundary:
@@ -46,6 +48,8 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
 
 
 def _settled(prepared: Prepared, screen: Screen) -> Fitted:
+    if "validation" not in prepared.corpus.splits:
+        return Fitted(Calibration())
     with reading(screen, "calibrating on validation"):
         # What is chosen by figures that are nearly the same must be the same on every rank.
         (fitted,) = broadcast_object_list([fit_rules(prepared, settle(prepared))])
@@ -75,21 +79,8 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
     if starts_solved:
         units.enter(prepared)
     metric = metrics.selection_metric(task, settings.evaluation.metric)
-    validation = prepared.corpus.splits["validation"]
-    free = task.problem == "multi_label" and settings.decision.threshold is None
 
     with screen.bar("training") as bar:
-
-        def evaluate_now() -> dict[str, float]:
-            bar.detail(now="measuring on validation")
-            logits = units.logits(prepared.outputs("validation"))
-            give_back()
-            held = (validation.targets, validation.weights)
-            if free:  # chosen in the same way once more when all is learned
-                scale, rule = thresholds.settled(task, logits, *held, metric=metric)
-                own = dataclasses.replace(task, threshold=thresholds.undivided(rule, scale))
-                return metrics.compute(own, logits, *held)
-            return metrics.compute(task, logits, *held)
 
         def on_step(done: int, total: int, values: dict[str, float]) -> None:
             bar.show(done, total, loss=f"{values['loss']:.3f}")
@@ -123,7 +114,13 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
                 seed=settings.seed,
                 frozen=prepared.frozen_modules,
                 watch=Watch(
-                    evaluate_now, metric, metrics.HIGHER_IS_BETTER[metric], on_step, on_evaluation, on_halved, on_stop
+                    _evaluation(prepared, units, bar, metric),
+                    metric,
+                    metrics.HIGHER_IS_BETTER[metric],
+                    on_step,
+                    on_evaluation,
+                    on_halved,
+                    on_stop,
                 ),
                 saving=saving,
                 copied=working_copy(accelerator, compiled=settings.training.compile),
@@ -132,6 +129,27 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
     units.leave(prepared)
     give_back()
     return trajectory
+
+
+def _evaluation(prepared: Prepared, units: Units, bar: Bar, metric: str) -> Callable[[], dict[str, float]] | None:
+    """Return what measures the weights, as they are then, on the validation rows; None where there are none."""
+    task, validation = prepared.corpus.task, prepared.corpus.splits.get("validation")
+    if validation is None:
+        return None
+    held = (validation.targets, validation.weights)
+    free = task.problem == "multi_label" and prepared.settings.decision.threshold is None
+
+    def evaluate_now() -> dict[str, float]:
+        bar.detail(now="measuring on validation")
+        logits = units.logits(prepared.outputs("validation"))
+        give_back()
+        if free:  # chosen in the same way once more when all is learned
+            scale, rule = thresholds.settled(task, logits, *held, metric=metric)
+            own = dataclasses.replace(task, threshold=thresholds.undivided(rule, scale))
+            return metrics.compute(own, logits, *held)
+        return metrics.compute(task, logits, *held)
+
+    return evaluate_now
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def _floors(
     metric = settings.evaluation.metric
     # One half is the threshold of a model for which none was chosen.
     free = settings.decision.threshold is None and not fixed and task.threshold != 0.5
-    train, held = corpus.splits["train"], corpus.splits["validation"] if settings.decision.calibrate else None
+    train, held = corpus.splits["train"], corpus.splits.get("validation") if settings.decision.calibrate else None
     return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, held=held, store=store)
 
 

@@ -136,7 +136,8 @@ class Prepared:
         depth, name = self.boundary
         before = self.columns
         states = {
-            split: self.below_output.states(before[split], layer=name, depth=depth) for split in ("train", "validation")
+            split: self.below_output.states(before[split], layer=name, depth=depth)
+            for split in _read_while_learning(before)
         }
         self.columns = before | {split: with_states(before[split], found) for split, found in states.items()}
         below, layer = layers_around(self.classifier.model, self.classifier.anatomy, depth)
@@ -169,6 +170,11 @@ def prepare(
     selection_metric(corpus.task, settings.evaluation.metric)
     tracking.check(settings.tracking.trackers)
     strategy: Strategy = settings.strategy
+    if settings.training.patience is not None and strategy.trains and "validation" not in corpus.splits:
+        raise UserError(
+            f"training.patience={settings.training.patience} waits for validation rows, of which there are none: set "
+            "data.validation_share above 0, or training.patience=null"
+        )
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
     source = locate(settings.encoder)
     encoder = resolve_encoder(settings.encoder, strategy, source, pair=corpus.task.pair)
@@ -259,7 +265,7 @@ def _boundary(
     strategy: Strategy = settings.strategy
     depth, anatomy, config = strategy.frozen_depth(classifier), classifier.anatomy, classifier.model.config
     steps = planned_steps(len(columns["train"]), settings.training) if strategy.trains else 0
-    tokens = sum(len(columns[split].tokens.ids) for split in ("train", "validation"))
+    tokens = sum(len(columns[split].tokens.ids) for split in _read_while_learning(columns))
     if (
         not 0 < depth < anatomy.layers
         or any(_depth_of(name, anatomy) <= depth for name in trainable(classifier))
@@ -271,6 +277,10 @@ def _boundary(
         return None
     usable = can_stand_in(classifier.model, anatomy, depth, unequal_rows(classifier.model, classifier.tokenizer))
     return (depth, anatomy.blocks[depth][0]) if usable else None
+
+
+def _read_while_learning(columns: dict[str, Columns]) -> list[str]:
+    return [split for split in ("train", "validation") if split in columns]
 
 
 def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source, *, pair: bool) -> EncoderSettings:

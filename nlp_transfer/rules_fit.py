@@ -46,7 +46,8 @@ def check_corpus(corpus: Corpus) -> None:
     Raises:
         UserError: naming the key.
     """
-    rows = int(np.count_nonzero(corpus.splits["validation"].weights))
+    validation = corpus.splits.get("validation")
+    rows = 0 if validation is None else int(np.count_nonzero(validation.weights))
     for key in ("unknown", "coverage"):
         if value := getattr(corpus.task, key):
             check_rows(key, value, rows)

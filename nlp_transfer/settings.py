@@ -44,7 +44,7 @@ class DataSettings:
     empty: str = "error"
     unseen: str = "error"
     class_weights: Any = "none"
-    validation_share: float = 0.1
+    validation_share: float | None = None
     test_share: float = 0.2
     train_limit: int | None = None
     per_class: int | None = None

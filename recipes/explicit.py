@@ -61,6 +61,8 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     task, train = corpus.task, corpus.splits["train"]
     if train.targets.ndim != 1 or task.problem != "single_label":
         raise UserError(f"this script adapts to one label a row; the data is {task.problem}: change it below")
+    if "validation" not in corpus.splits:
+        raise UserError("this script keeps weights and calibrates by validation rows: add a validation file")
     split = "test" if "test" in corpus.splits else "validation"
     encoder = dataclasses.replace(encoder, head="pooled")
     classifier = load_classifier(encoder, task, head=encoder.head, seed=seed)

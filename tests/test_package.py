@@ -30,6 +30,7 @@ ROOMS = (
     "launch",
     "significance",
     "data",
+    "needs",
     "store",
     "encoder",
     "strategies",

@@ -16,6 +16,7 @@ from nlp_transfer.choosing import classes_of
 from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded, read_corpus
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.evaluation.decisions import settled
+from nlp_transfer.needs import with_validation
 from nlp_transfer.shipped import shipped_names
 from nlp_transfer.training.length import least_steps, passes
 
@@ -64,7 +65,7 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
     """
     if own := [word for word in words if word.partition("=")[0] == "strategy" or word.startswith("strategy.")]:
         raise UserError(f"{own[0]}: compare takes strategies as compare.candidates=[probe,'lora strategy.rank=8']")
-    settings = config.compose(recipe, words)
+    settings = with_validation(config.compose(recipe, words))
     names = settings.compare.candidates
     if not names:
         raise UserError("compare.candidates is empty; name strategies, such as [probe,finetune]")
@@ -86,7 +87,7 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
 
 def _composed(recipe: str | None, words: Sequence[str], own: Sequence[str], name: str) -> Settings:
     try:
-        return config.compose(recipe, [*words, *own])
+        return with_validation(config.compose(recipe, [*words, *own]))
     except UserError as error:
         raise UserError(f"the candidate {name!r}: {error}") from error
 
@@ -124,7 +125,7 @@ class Draws:
         labels: numbers of labels, from few to many, as their names: training rows a class, or "all".
 
     Raises:
-        UserError: where there are no test rows.
+        UserError: where there are no test rows, or no validation rows.
     """
 
     def __init__(self, settings: Settings, *, data: Any = None) -> None:
@@ -135,6 +136,11 @@ class Draws:
             raise UserError(
                 "a comparison needs test rows that nothing chooses by: give data.test, or leave validation out and "
                 "data.test_share above 0, so that both are carved out of the training rows"
+            )
+        if "validation" not in self.whole.splits:
+            raise UserError(
+                f"data.validation_share={self._data.validation_share:g} leaves a comparison no rows to choose by: give "
+                "data.validation, or a share above 0"
             )
         self._places = {name: row for row, name in enumerate(self.whole.splits["train"].ids)}
         self._rows = {ALL: len(self._places)}

@@ -16,6 +16,7 @@ from nlp_transfer.data.checks import check
 from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.labels import check_problem, resolve_problem
 from nlp_transfer.data.rows import Rows, rows_of, text_key
+from nlp_transfer.data.shares import USUAL, check_shares, validation_share
 from nlp_transfer.data.sources import SPLIT_NAMES, read_source
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.task import Task, class_weights, label_names, unseen, unseen_message
@@ -81,7 +82,7 @@ class Corpus:
 
     Attributes:
         task: problem type, labels, class weights.
-        splits: train and validation always; test if there is one.
+        splits: train always, and validation, test or both.
         roles: role → column.
         source: where the rows come from, for people.
         notes: sentences for the plan: what was detected, carved, dropped or looks wrong, with counts.
@@ -155,10 +156,10 @@ def read_corpus(settings: DataSettings, *, data: Any = None) -> ReadCorpus:
 
 
 def divided(read: ReadCorpus, settings: DataSettings, *, seed: int) -> ReadCorpus:
-    """Return the rows that a run uses: without unseen labels, in train, validation and maybe test, within limits."""
+    """Return the rows that a run uses: without unseen labels, in train and others, see `Corpus`, within limits."""
     rows, notes, problem = dict(read.rows), list(read.notes), read.task.problem
     foreign = _settle_unseen(rows, read.task.labels, settings, notes)
-    _divide(rows, problem, settings, notes)
+    _divide(rows, read.task, settings, notes)
     _limit(rows, problem, settings, seed, notes)
     return dataclasses.replace(read, rows=rows, notes=notes, foreign=foreign)
 
@@ -211,10 +212,7 @@ def _check(settings: DataSettings) -> None:
     """Refuse settings that are wrong whatever the rows are."""
     check_problem(settings.problem, settings.label_separator)
     one_of(settings.unseen, ("error", "ignore"), "data.unseen")
-    if not 0 < settings.validation_share < 1:
-        raise UserError(f"data.validation_share={settings.validation_share} must lie between 0 and 1")
-    if not 0 <= settings.test_share < 1:
-        raise UserError(f"data.test_share={settings.test_share} must lie in [0, 1)")
+    check_shares(settings)
 
 
 def _problem(train: Table, column: str, settings: DataSettings, notes: list[str]) -> str:
@@ -248,19 +246,44 @@ def _settle_unseen(
     return gone
 
 
-def _divide(rows: dict[str, Rows], problem: str, settings: DataSettings, notes: list[str]) -> None:
+def _divide(rows: dict[str, Rows], task: Task, settings: DataSettings, notes: list[str]) -> None:
     """Carve the splits that are missing out of train; a given test split is never touched."""
-    missing = [] if "validation" in rows else ["validation"]
-    if missing and "test" not in rows and settings.test_share > 0:
-        missing.insert(0, "test")
-    for split in missing:
-        share = settings.test_share if split == "test" else settings.validation_share
-        before = len(rows["train"])
-        stay, go = dividing.carve(rows["train"], share, split=split, problem=problem)
-        rows[split], rows["train"] = rows["train"].take(go), rows["train"].take(stay)
-        notes.append(f"{split}: {len(go):,} of {before:,} training rows, stratified, chosen by a hash of the text")
+    if "validation" not in rows:
+        if "test" not in rows and settings.test_share > 0:
+            _carve(rows, "test", settings.test_share, task, notes)
+        train, tested = len(rows["train"]), "test" in rows
+        share = validation_share(settings, problem=task.problem, rows=train, labels=len(task.labels), tested=tested)
+        if share:
+            _carve(rows, "validation", share, task, notes)
+        elif tested:
+            notes.append(_without_validation(train, task, settings))
+        else:
+            raise UserError(
+                f"{rows['train'].table.origin}: there are neither test nor validation rows to measure on; give "
+                "data.test, or set data.test_share or data.validation_share above 0"
+            )
     if "test" not in rows:
         notes.append("test: none, so figures are measured on validation, which also selects; expect them to flatter")
+
+
+def _carve(rows: dict[str, Rows], split: str, share: float, task: Task, notes: list[str]) -> None:
+    before = len(rows["train"])
+    stay, go = dividing.carve(rows["train"], share, split=split, problem=task.problem)
+    rows[split], rows["train"] = rows["train"].take(go), rows["train"].take(stay)
+    notes.append(f"{split}: {len(go):,} of {before:,} training rows, stratified, chosen by a hash of the text")
+
+
+def _without_validation(train: int, task: Task, settings: DataSettings) -> str:
+    """Say that nothing is chosen by validation rows, why, and how there would be some."""
+    follows = {
+        "regression": "",
+        "multi_label": ", probabilities are not calibrated and thresholds not chosen",
+    }.get(task.problem, " and probabilities are not calibrated")
+    told = f"the last weights of a training are kept{follows}"
+    if settings.validation_share is not None:
+        return f"validation: none (data.validation_share={settings.validation_share:g}): {told}"
+    few = f"there are few rows ({train / len(task.labels):.3g} a class)"
+    return f"validation: none, for {few}: {told}; data.validation_share={USUAL:g} carves some out"
 
 
 def _limit(rows: dict[str, Rows], problem: str, settings: DataSettings, seed: int, notes: list[str]) -> None:
@@ -269,6 +292,8 @@ def _limit(rows: dict[str, Rows], problem: str, settings: DataSettings, seed: in
         "validation": ("validation_limit", settings.validation_limit, None),
     }
     for split, (name, total, per_class) in limits.items():
+        if split not in rows:
+            continue
         part = rows[split]
         kept = dividing.limit(part, name, total=total, per_class=per_class, seed=seed, problem=problem)
         if len(kept) < len(part):

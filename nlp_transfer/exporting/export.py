@@ -69,13 +69,13 @@ class Export:
 
 
 def export(folder: Path, settings: Settings, *, screen: Screen | None = None) -> Export:
-    """Write the model of a run as a graph, and compare it with the model on the validation rows of the run.
+    """Write the model of a run as a graph, and compare it with the model on the validation rows of the run, if any.
 
     The folder holds all that is needed to use it: ``model.onnx``, or ``model.xml`` with ``model.bin``, the tokenizer,
     ``config.json``, ``nlp_transfer.json`` and the figures in ``export.json``. `exported.Exported` reads it.
 
     Args:
-        folder: of the run; or of a model alone, which is compared on a few fixed sentences.
+        folder: of the run; or of a model alone, which is compared on a few fixed sentences, as where no such rows are.
         settings: those of the run's ``config.yaml``; the `export` group says what is written and where.
         screen: where progress is shown; None: nowhere.
 
@@ -158,7 +158,9 @@ def _rows(run: Path | None, settings: Settings, record: Record) -> tuple[Example
         return None, [f"The rows of the run cannot be had now: {error}"]
     if not corpus.task.asks_as(record.task):
         return None, [f"{corpus.source} no longer has the labels that the model was trained on."]
-    rows, most = corpus.splits["validation"], settings.export.rows
+    rows, most = corpus.splits.get("validation"), settings.export.rows
+    if rows is None:
+        return None, ["The run has no validation rows, which an export is compared on: a few fixed sentences are used."]
     changed = corpus.fingerprint != record.data["fingerprint"]
     notes = ["The data is not what the model was trained on."] if changed else []
     if most is None or len(rows) <= most:

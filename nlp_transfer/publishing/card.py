@@ -234,9 +234,8 @@ def _figures(facts: Facts) -> str:
     said = (
         f"{report.examples:,} rows of the split {report.split}; bootstrap intervals of {100 * report.confidence:g} %."
     )
-    lines = [
-        f"{table(head, rows)}\n\n{said} Floors had the same training rows, and validation rows to be calibrated by."
-    ]
+    held = ", and validation rows to be calibrated by" if facts.plan["examples"].get("validation") else ""
+    lines = [f"{table(head, rows)}\n\n{said} Floors had the same training rows{held}."]
     if report.honesty:
         said = _calibrated(facts.record["calibration"])
         lines.append(f"Probabilities and frequencies differ by {report.honesty}. {said}")

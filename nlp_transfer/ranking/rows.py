@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.data.corpus import Corpus, Examples, load_corpus
+from nlp_transfer.data.corpus import Corpus, load_corpus
+from nlp_transfer.needs import with_validation
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
@@ -23,22 +24,10 @@ def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> Corpus:
     Raises:
         UserError: for data that cannot be used.
     """
+    settings = with_validation(settings)
     few = settings.data.train_limit is None and settings.data.per_class is None
     limited = dataclasses.replace(settings.data, train_limit=settings.rank.rows) if few else settings.data
     with screen.busy("reading data"):
         corpus = load_corpus(limited, seed=settings.seed, data=data)
-    # Of other splits nothing is read; a run wants a validation split all the same.
-    corpus.splits = {"train": corpus.splits["train"], "validation": _first(corpus.splits["validation"])}
+    corpus.splits = {"train": corpus.splits["train"]}  # of other splits nothing is read
     return corpus
-
-
-def _first(examples: Examples) -> Examples:
-    return dataclasses.replace(
-        examples,
-        texts=examples.texts[:1],
-        pairs=None if examples.pairs is None else examples.pairs[:1],
-        targets=examples.targets[:1],
-        weights=examples.weights[:1],
-        ids=examples.ids[:1],
-        domains=None if examples.domains is None else examples.domains[:1],
-    )

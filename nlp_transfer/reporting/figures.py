@@ -127,7 +127,7 @@ def group_scores(groups: Sequence[str], scores: Sequence[tuple[str, np.ndarray]]
 
 
 def training(steps: np.ndarray, losses: np.ndarray, measured: Line | None, *, name: str) -> str:
-    """Draw the loss of every step, smoothed over a twentieth of them, and below it what was measured on validation."""
+    """Draw the loss of every step, smoothed over a twentieth of them, and below it the validation score, if any."""
     with themed():
         figure, plots = axes(rows=(1, 1) if measured else (1,))
         window = max(1, len(losses) // 20)
@@ -141,7 +141,7 @@ def training(steps: np.ndarray, losses: np.ndarray, measured: Line | None, *, na
             plots[1].plot(measured.x, measured.y, color=ORANGE.stand_in, marker="o")
             plots[1].set_ylabel(_short(measured.name))
         plots[-1].set_xlabel("step")
-        return svg_of(figure, name=name, label="Training loss and validation score by step")
+        return svg_of(figure, name=name, label=f"Training loss{' and validation score' if measured else ''} by step")
 
 
 def agreement(true: np.ndarray, said: np.ndarray, *, name: str) -> str:

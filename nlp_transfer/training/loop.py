@@ -40,7 +40,8 @@ class Watch:
     """What the loop tells and asks the outside.
 
     Attributes:
-        evaluate: returns the metrics of the current weights on the validation split; called on every rank.
+        evaluate: returns the metrics of the current weights on the validation split; called on every rank. None: there
+            is no such split, and the last weights are kept.
         metric: the key that decides which weights are kept.
         higher_is_better: how to read it.
         on_step: called after every optimizer step with (steps done, steps in all, {"loss", "learning_rate", ...}).
@@ -49,7 +50,7 @@ class Watch:
         on_stop: called at once when a signal asks to stop; the step is finished first.
     """
 
-    evaluate: Callable[[], Metrics]
+    evaluate: Callable[[], Metrics] | None
     metric: str
     higher_is_better: bool
     on_step: Callable[[int, int, Metrics], None]
@@ -185,11 +186,7 @@ def fit(
             if trajectory.skipped_in_a_row >= settings.max_skipped and not seeking:
                 raise NotFinite(index + 1, examples)
             if (index + 1) % every == 0 or index + 1 == total:
-                with average.applied() if average else nullcontext():
-                    metrics = watch.evaluate() | {"step": index + 1}
-                    keeper.see(metrics, parameters, last=index + 1 == total)
-                trajectory.evaluations.append(metrics)
-                watch.on_evaluation(metrics)
+                _look(state, watch, last=index + 1 == total)
             # Moments of the first step or of a group that woke, and kept weights, take memory from what is to come.
             if len(optimizer.state) > held or len(keeper.weights) > kept:
                 passes.forget_what_fitted()
@@ -201,6 +198,23 @@ def fit(
     keeper.restore(parameters)
     trajectory.kept_step = keeper.step
     return trajectory
+
+
+def _look(state: TrainingState, watch: Watch, *, last: bool) -> None:
+    """Let the keeper see the weights, or their average, with what they are worth: not a number if nothing is measured.
+
+    Args:
+        state: of the loop after a step.
+        watch: the outside.
+        last: none will follow.
+    """
+    with state.average.applied() if state.average else nullcontext():
+        metrics = watch.evaluate() if watch.evaluate else {watch.metric: math.nan}
+        metrics = metrics | {"step": state.trajectory.steps}
+        state.keeper.see(metrics, state.parameters, last=last)
+    if watch.evaluate:
+        state.trajectory.evaluations.append(metrics)
+        watch.on_evaluation(metrics)
 
 
 def _make_equal(parameters: dict[str, nn.Parameter]) -> None:

@@ -319,6 +319,7 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
         (["compare.labels=all"], "a list, such as [8,16,64,256,all]"),
         (["seed=4294967295"], "must stay below"),
         (["data.test_share=0"], "a comparison needs test rows"),
+        (["data.validation_share=0"], "data.validation_share=0 leaves a comparison no rows to choose by"),
         (["compare.labels=[0]"], "'0' must be a whole number"),
         (["compare.labels=[many]"], "'many' must be a whole number"),
         (["compare.labels=[]"], "compare.labels is empty"),
@@ -332,6 +333,8 @@ def test_what_makes_no_comparison_is_refused(place: Path, given: list[str], said
     data = data_for("single_label")
     if "data.test_share=0" in given:
         del data["test"]
+    if "data.validation_share=0" in given:
+        del data["validation"]
     with pytest.raises(UserError, match=said.replace("[", r"\[")):
         comparison(None, words(place, *given), QUIET, data=data).run()
 

@@ -529,7 +529,13 @@ CASES = [
     Case("43-text-of-no-text", bytes_as_text, error=r"train\.parquet cannot be read as Parquet: .*UTF8"),
     Case("43-no-parquet", GOOD, name="train.parquet", error=r"train\.parquet cannot be read as Parquet"),
     Case("43-class-label", class_labels_that_differ, [("one", "a"), ("two", "b")]),
-    Case("44-no-validation", dataset_dict({"train": "", "test": ""}), note=r"validation: 2 of 20 training rows"),
+    Case(
+        "44-no-validation",
+        dataset_dict({"train": "", "test": ""}),
+        note=r"validation: 2 of 20 training rows",
+        settings={"validation_share": 0.1},
+    ),
+    Case("44-few-rows", dataset_dict({"train": "", "test": ""}), note=r"validation: none, for .* \(10 a class\)"),
     Case("44-split-typo", dataset_dict({"trian": "", "test": ""}), error=r"no train split \(did you mean 'train'\?\)"),
     Case("44-other-split", dataset_dict({"train": "", "extra": ""}), note="splits not used: extra"),
     Case("46-zip", packed("zip"), error=r"train\.zip.*unpack"),
@@ -614,7 +620,7 @@ def test_a_class_with_one_row_stays_in_training(tmp_path: Path) -> None:
     (tmp_path / "all.csv").write_bytes(HEAD + b"".join(b"text %d,%s\n" % (n, b"ab"[n % 2 :][:1]) for n in range(40)))
     with (tmp_path / "all.csv").open("ab") as file:
         file.write(b"alone,c\n")
-    corpus = load_corpus(DataSettings(path=str(tmp_path / "all.csv")))
+    corpus = load_corpus(DataSettings(path=str(tmp_path / "all.csv"), validation_share=0.1))
     assert [text for text, label in rows_of(corpus) if label == "c"] == ["alone"]
     assert any(note.startswith("label 'c': one training row only") for note in corpus.notes)
     assert {"label 'c': no validation row", "label 'c': no test row"} <= set(corpus.notes)

@@ -266,7 +266,7 @@ def test_a_split_without_the_columns_of_train() -> None:
 @pytest.mark.parametrize("limit", [None, 6])
 def test_every_problem_type_can_be_carved_and_limited(labels: list[Any], limit: int | None) -> None:
     rows = [{"text": f"text {n}", "label": label} for n, label in enumerate(labels)]
-    corpus = load_corpus(DataSettings(train_limit=limit), data=rows)
+    corpus = load_corpus(DataSettings(train_limit=limit, validation_share=0.1), data=rows)
     sizes = Counter({split: len(examples) for split, examples in corpus.splits.items()})
     assert sizes["test"] == round(0.2 * len(rows))
     assert sizes["validation"] == round(0.1 * (len(rows) - sizes["test"]))
@@ -282,7 +282,8 @@ def test_every_problem_type_can_be_carved_and_limited(labels: list[Any], limit: 
         ({"train_limit": 0}, "must be at least 1"),
         ({"train_limit": 9, "per_class": 3}, "both set"),
         ({"validation_limit": 2}, r"data\.validation_limit=2 leaves some of the 3 classes without a row"),
-        ({"validation_share": 0.0}, "data.validation_share=0.0 must lie between"),
+        ({"validation_share": 1.0}, r"data\.validation_share=1\.0 must lie in \[0, 1\)"),
+        ({"validation_share": -0.1}, r"data\.validation_share=-0\.1 must lie in \[0, 1\)"),
         ({"test_share": 1.0}, "data.test_share=1.0 must lie in"),
     ],
 )

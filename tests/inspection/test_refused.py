@@ -35,7 +35,8 @@ def test_what_no_run_would_take_is_told_all_the_same(known: Splits, encoder: Pat
 @pytest.mark.parametrize("asks", [True, False])
 def test_too_few_rows_to_divide_are_an_error_whether_or_not_an_encoder_looks(asks: bool, encoder: Path):
     few = [{"text": f"the word {number}", "label": "aab"[number]} for number in range(3)]
-    found = examined({"train": few}, **custom(encoder) | {"check.encoder": asks})
+    divided = {"data.validation_share": 0.1}
+    found = examined({"train": few}, **custom(encoder) | divided | {"check.encoder": asks})
     (refused,) = (each for each in found.findings if each.kind == "refused")
     assert refused.message.startswith("a run would end with: no validation rows can be taken from the ")
     assert found.fails("error")
