@@ -34,8 +34,8 @@ from recipes.benchmarks.timing import machine
 DATASETS = ("trec", "sst5", "cr", "tweet_emotion", "banking77", "scicite")
 # name -> words of the command line, the first a recipe where it has no "="
 OURS = {
+    "auto": ["strategy=auto"],
     "finetune": ["strategy=finetune"],
-    "contrast": ["contrast"],
     "lora": ["strategy=lora"],
     "probe": ["strategy=probe"],
 }
