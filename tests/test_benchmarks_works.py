@@ -179,13 +179,13 @@ def test_shifts_and_steps_are_told_as_tables(home: Path, monkeypatch: pytest.Mon
 def test_few_labels_are_measured_once_and_told(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     own = ["encoder=custom", f"encoder.name={home / 'encoder'}", "cache.gib=0", "training.max_steps=3"]
     monkeypatch.setattr(few_labels, "WORDS", [*few_labels.WORDS, *own])
-    words = [str(home), "--datasets", "trec", "--seeds", "0", "1", "--per-class", "4", "--methods", "probe", "contrast"]
+    words = [str(home), "--datasets", "trec", "--seeds", "0", "1", "--per-class", "4", "--methods", "probe", "auto"]
     words += ["--tests", "20", "--results", str(tmp_path / "found.jsonl")]
     few_labels.main(words)
     told = capsys.readouterr().out
     lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     assert [(line["seed"], line["method"]) for line in lines] == [
-        (seed, method) for seed in (0, 1) for method in ("probe", "contrast")
+        (seed, method) for seed in (0, 1) for method in ("probe", "auto")
     ]
     mean = sum(line["accuracy"] for line in lines if line["method"] == "probe") / 2
     assert f"| trec | {mean:.3f} ± " in told
