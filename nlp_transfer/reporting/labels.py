@@ -20,6 +20,7 @@ _CONFUSED = 20  # pairs of labels
 _MOST_IN_MATRIX = 1000  # labels
 _MOST_ANSWERS = 5_000_000  # probabilities that are sorted for a curve
 _MOST_REDRAWN = 100_000  # of those that are sorted again for every resample
+_ABOVE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)  # probabilities one may want to answer from
 _CURVES = 200  # resamples behind the interval of an area
 _NARROW = 8  # labels whose matrix leaves room for a table beside it
 _OPEN = 25  # labels up to which their table is not folded
@@ -168,6 +169,14 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
         ),
         f"If it only answered where it is surest: it is wrong on {halves}. Area under the curve {area} "
         f"(lower is better; Geifman & El-Yaniv 2017).{rule}",
+    )
+    answered = measures.answered_above(
+        task, logits, examples.targets, examples.weights, _ABOVE, confidence=evidence.report.confidence
+    )
+    yield Table(
+        ["decision.abstain_below", "answered", "wrong among them"],
+        [[f"{each.above:g}", f"{each.share:.1%}", shown(each.error)] for each in answered],
+        folded="Where it may abstain",
     )
 
 

@@ -133,6 +133,55 @@ def _scores(rows: Rows, counts: np.ndarray | None = None) -> dict[str, np.ndarra
         return {"precision": both / chosen, "recall": both / true, "f1": 2 * both / (true + chosen)}
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What answering above a probability comes to.
+
+    Attributes:
+        above: the probability.
+        share: of the rows (by weight) that are answered.
+        error: share of the answers that is wrong, with Wilson's interval for as many rows as the weights are worth
+            (Kish 1965: the square of their sum by the sum of their squares).
+    """
+
+    above: float
+    share: float
+    error: Interval
+
+
+def answered_above(
+    task: Task,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    above: Sequence[float],
+    *,
+    confidence: float,
+) -> list[Answered]:
+    """Return what `decision.abstain_below` would come to at these probabilities, where anything is answered."""
+    from scipy.stats import norm
+
+    sure, right = _surest(task, logits, targets)
+    weights, z, found = np.asarray(weights, dtype=np.float64), norm.ppf((1 + confidence) / 2), []
+    for least in above:
+        mass = weights[sure >= least]
+        if not mass.sum() > 0:
+            continue
+        wrong, rows = float(mass @ (1 - right[sure >= least]) / mass.sum()), mass.sum() ** 2 / np.square(mass).sum()
+        middle, more = wrong + z**2 / (2 * rows), 1 + z**2 / rows
+        reach = z * np.sqrt(wrong * (1 - wrong) / rows + z**2 / (4 * rows**2))
+        low, high = max(0.0, float((middle - reach) / more)), min(1.0, float((middle + reach) / more))
+        found.append(Answered(least, float(mass.sum() / weights.sum()), Interval(wrong, low, high)))
+    return found
+
+
+def _surest(task: Task, logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probability of the label that is given, and how far it is right, float64 (rows,) each."""
+    rows, chosen = np.arange(len(logits)), decide(task, logits)
+    right = targets == chosen if targets.ndim == 1 else targets[rows, chosen]
+    return probabilities(task, logits)[rows, chosen], right.astype(np.float64)
+
+
 def risk_coverage(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Curve:
     """Return the error among the rows that are kept against the share that is, the surest first.
 
@@ -140,13 +189,11 @@ def risk_coverage(task: Task, logits: np.ndarray, targets: np.ndarray, weights: 
     NeurIPS). Rows of one probability are kept together; where the curve has to pass through them, it does so as if they
     came in any order. One label a row only, and some weight.
     """
-    rows, chosen = np.arange(len(logits)), decide(task, logits)
-    right = targets == chosen if targets.ndim == 1 else targets[rows, chosen]
-    sure = probabilities(task, logits)[rows, chosen]
+    sure, right = _surest(task, logits, targets)
     weights = np.asarray(weights, dtype=np.float64)
     _, place = np.unique(-sure[weights > 0], return_inverse=True)
     mass = np.bincount(place, weights=weights[weights > 0])
-    wrong = np.bincount(place, weights=(weights * (1 - right.astype(np.float64)))[weights > 0])
+    wrong = np.bincount(place, weights=(weights * (1 - right))[weights > 0])
     kept, risks = np.cumsum(mass) / mass.sum(), np.cumsum(wrong) / np.cumsum(mass)
     return Curve(kept, risks, float(mass @ risks / mass.sum()))
 

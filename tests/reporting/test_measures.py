@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from nlp_transfer.data.task import Task
@@ -61,6 +62,23 @@ def test_risk_by_hand():
     assert (list(tied.x), list(tied.y), tied.area) == ([1.0], [0.5], 0.5)
     weighted = measures.risk_coverage(task, sure(0.9, 0.8, 0.7), np.array([0, 1, 0]), np.array([1, 0, 1]))
     np.testing.assert_array_equal(weighted.y, [0, 0])
+
+
+def test_what_is_answered_above_a_probability_by_hand():
+    task = Task("single_label", ("a", "b"), pair=False)
+    logits, targets = sure(0.95, 0.9, 0.8, 0.7), np.array([0, 1, 0, 1])
+    found = measures.answered_above(task, logits, targets, np.ones(4), [0.5, 0.75, 0.99], confidence=0.95)
+    assert [(each.above, each.share) for each in found] == [(0.5, 1.0), (0.75, 0.75)]  # nothing is as sure as the last
+    for each, (wrong, rows) in zip(found, [(2, 4), (1, 3)], strict=True):
+        ends = binomtest(wrong, rows).proportion_ci(0.95, method="wilson")
+        assert (each.error.value, each.error.low, each.error.high) == pytest.approx((wrong / rows, ends.low, ends.high))
+    twice = measures.answered_above(task, logits, targets, np.full(4, 2.0), [0.5, 0.75, 0.99], confidence=0.95)
+    assert twice == found  # weights are no rows
+    (one,) = measures.answered_above(task, logits, targets, np.array([0, 3, 1, 0]), [0.5], confidence=0.95)
+    assert (one.share, one.error.value) == (1.0, 0.75)
+    soft = np.array([[0.5, 0.5]] * 4)
+    (half,) = measures.answered_above(task, logits, soft, np.ones(4), [0.5], confidence=0.95)
+    assert half.error.value == 0.5
 
 
 @pytest.mark.parametrize("weighted", [True, False])
