@@ -24,8 +24,8 @@ from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.plain import checked, dotted, leaves, shown
 from nlp_transfer.settings import HubSettings, Settings
 from nlp_transfer.shipped import CONF, GROUPS, locate_recipe, shipped_names
-from nlp_transfer.strategies import STRATEGIES
-from nlp_transfer.words import encoder_words, from_mapping, readable, refuse_second_values
+from nlp_transfer.strategies import STRATEGIES, Auto, Finetune
+from nlp_transfer.words import encoder_words, from_mapping, readable, refuse_second_values, with_strategy
 from nlp_transfer.yamlfile import check_values, read_yaml
 
 # What does not change what is computed does not change which run it is.
@@ -61,7 +61,7 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Setting
         UserError: for anything unknown, of the wrong type or given twice, naming the key and what it could be.
     """
     folder, name = locate_recipe(recipe)
-    overrides = [each for word in overrides for each in encoder_words(word)]
+    overrides = with_strategy(recipe, [each for word in overrides for each in encoder_words(word)])
     words = [readable(word) for word in overrides]
     refuse_second_values(overrides)
     if is_resolved(folder / f"{name}.yaml"):
@@ -305,7 +305,8 @@ def _explain(error: Exception, words: Sequence[str], known_keys: Callable[[], Se
             chosen = [name for name, kind in STRATEGIES.items() if set(_keys_of(kind)) == there]
             which = f"strategy={chosen[0]}" if len(chosen) == 1 else "every strategy that was chosen"
             return f"{key} does not exist for {which}; it does for {', '.join(having)}"
-        return f"{key} is not a known key{_close_key(key, keys)}; `nlp-transfer plan --cfg` lists all"
+        meant = _keys_of(Finetune) if {*_keys_of(Auto)} <= {*keys} else []  # a value of no named strategy is one of it
+        return f"{key} is not a known key{_close_key(key, [*keys, *meant])}; `nlp-transfer plan --cfg` lists all"
     detail = f" ({str(cause).splitlines()[0]})" if cause else ""
     return " ".join(text.split()) + detail + (f"; overrides were: {' '.join(words)}" if words else "")
 

@@ -26,7 +26,7 @@ from nlp_transfer.launch import world_size
 from nlp_transfer.plain import leaves
 from nlp_transfer.settings import Settings
 from nlp_transfer.shipped import CONF, GROUPS, locate_recipe, shipped_names
-from nlp_transfer.words import encoder_words, readable, refuse_second_values
+from nlp_transfer.words import encoder_words, readable, refuse_second_values, with_strategy
 
 
 class RunFailed(Exception):
@@ -66,7 +66,7 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> dict[str, int]:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    overrides = [each for word in overrides for each in encoder_words(word)]
+    overrides = with_strategy(recipe, [each for word in overrides for each in encoder_words(word)])
     words = [readable(word, sweep=True) for word in overrides]
     refuse_second_values(overrides)
     folder, name = locate_recipe(recipe)

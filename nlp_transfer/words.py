@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.plain import shown, takes_text
 from nlp_transfer.settings import Settings
 from nlp_transfer.shipped import GROUPS, shipped_names
+from nlp_transfer.strategies.auto import Auto
 from nlp_transfer.yamlfile import refuse_functions, refuse_secret
 
 
@@ -60,6 +62,17 @@ def encoder_words(word: str) -> list[str]:
         return [word]
     of = [f"encoder.revision={quoted(revision)}"] if revision else []
     return ["encoder=custom", f"encoder.name={quoted(name)}", *of]
+
+
+def with_strategy(recipe: str | None, words: Sequence[str]) -> list[str]:
+    """Return the words with the strategy that is meant where they set a value of it and name none: fine-tuning.
+
+    The default, `auto`, chooses such values itself. A recipe says by itself which strategy it means.
+    """
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    own = {f"strategy.{field.name}" for field in dataclasses.fields(Auto)}
+    means_one = any(key.startswith("strategy.") and key not in own for key in keys)
+    return ["strategy=finetune"] * (recipe is None and "strategy" not in keys and means_one) + list(words)
 
 
 def refuse_second_values(words: Sequence[str]) -> None:

@@ -436,3 +436,12 @@ def test_a_folder_can_be_named_where_an_encoder_is_chosen(tmp_path: Path):
     folder = tmp_path / "with space=and more"
     folder.mkdir()
     assert compose(None, [f"encoder={folder}"]).encoder.name == str(folder)
+
+
+def test_a_value_of_no_named_strategy_is_one_of_fine_tuning():
+    named = compose(None, ["strategy=finetune", "strategy.lr=1e-4"])
+    assert compose(None, ["strategy.lr=1e-4"]) == named
+    assert type(compose(None, ["strategy.minutes=3"]).strategy).__name__ == "Auto"
+    assert type(compose("lora", ["strategy.lr=1e-4"]).strategy).__name__ == "Lora"
+    with pytest.raises(UserError, match=r"strategy\.minutes"):
+        compose(None, ["strategy.minutes=3", "strategy.lr=1e-4"])

@@ -96,6 +96,7 @@ def settings_for(folder: Path, problem: str = "single_label", **values):
         ),
         "encoder": "custom",
         "encoder.name": str(folder / "tiny-bert"),
+        "strategy": "finetune",
         "output": str(folder / "runs"),
         "training.epochs": 3,
         "training.batch_size": 8,

@@ -602,7 +602,7 @@ def test_unseen_labels_are_dropped_and_counted_on_request(tmp_path: Path) -> Non
     assert "test: 1 of 3 rows with a label that training lacks were dropped" in corpus.notes
 
 
-@pytest.mark.parametrize("words", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("words", [20_000, pytest.param(1_000_000, marks=pytest.mark.exhaustive)])
 def test_what_is_cut_of_a_very_long_text_is_counted(words: int) -> None:
     """Case 25."""
     tokenizer, text = tiny_tokenizer(), "my card " * (words // 2)
