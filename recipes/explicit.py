@@ -1,4 +1,4 @@
-"""A fine-tune spelled out: `nlp-transfer adapt data=files data.path=FOLDER` without Hydra and without verbs.
+"""A fine-tune spelled out: `nlp-transfer adapt data=files data.path=FOLDER strategy=finetune`, no Hydra and no verbs.
 
     python recipes/explicit.py FOLDER OUTPUT [SEED]
 

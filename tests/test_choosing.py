@@ -32,12 +32,12 @@ def taken(encoder: Path, count: int, *words: str, problem: str = "single_label")
 @pytest.mark.parametrize(
     ("count", "problem", "words", "name"),
     [
-        (FEW - 1, "single_label", [], "finetune by comparing texts"),
-        (FEW - 1, "single_label", ["strategy.minutes=1e-9"], "probe"),
-        (FEW - 1, "single_label", ["strategy.minutes=1000"], "finetune by comparing texts"),
-        (FEW, "single_label", [], "finetune"),
-        (FEW, "single_label", ["strategy.minutes=1e-9"], "probe"),
-        (FEW, "single_label", ["strategy.minutes=1000"], "finetune"),
+        (3 * FEW - 1, "single_label", [], "finetune by comparing texts"),
+        (3 * FEW - 1, "single_label", ["strategy.minutes=1e-9"], "probe"),
+        (3 * FEW - 1, "single_label", ["strategy.minutes=1000"], "finetune by comparing texts"),
+        (3 * FEW, "single_label", [], "finetune"),
+        (3 * FEW, "single_label", ["strategy.minutes=1e-9"], "probe"),
+        (3 * FEW, "single_label", ["strategy.minutes=1000"], "finetune"),
         (60, "regression", [], "finetune"),
         (60, "multi_label", [], "finetune"),
         (60, "single_label", ["objective=contrast"], "finetune"),

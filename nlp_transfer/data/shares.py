@@ -8,8 +8,8 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings
 
 USUAL = 0.1  # of the training rows
-# Training rows a class below which those to choose by would be better learned from: a tenth of 8 a class costs 2.5
-# points of accuracy, and what so few of them say of weights and temperatures is chance.
+# Training rows a class below which those to choose by would be better learned from: what so few of them say of weights
+# and temperatures is chance.
 FEW_TO_CARVE = 20
 
 
