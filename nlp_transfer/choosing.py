@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
 
 FEW = 50  # training rows a class below which texts that are compared teach more than labels do
+MOST = 1000  # training rows from which on they do not, for there are many classes
 _DECILES = 10  # of numbers stand for classes
 _A_CORE, _A_GPU = 4e10, 2e13  # operations a second, which most machines exceed
 _A_TOKEN = 4  # characters
@@ -36,10 +37,10 @@ _LONGEST = 512  # tokens of a text that count
 def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     """Return the settings with the strategy that `strategy=auto` stands for, and why it is that one.
 
-    That is full fine-tuning. With fewer than 50 training rows a class, of one label each, the encoder learns to tell
-    the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate, and the head is fitted
-    last; not where other terms or weights than the usual were asked for, or a step is too small to compare anything.
-    Where `strategy.minutes` are fewer than that would take by the size of encoder and texts and the number of cores, it
+    That is full fine-tuning. With fewer than 50 training rows a class, and 1,000 in all, of one label each, the encoder
+    learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate, and the
+    head is fitted last; not where other terms or weights than the usual were asked for, or a step is too small to
+    compare anything. Where `strategy.minutes` are fewer than that would take by the size of encoder and texts and the number of cores, it
     is the probe; nothing is timed for that, so that the same words are the same run, on every rank. Other strategies
     are left as they are, for no reason.
 
@@ -54,7 +55,7 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
         return settings, ""
     rows, minutes = len(corpus.splits["train"]), settings.strategy.minutes
     taken, why = _named(settings, dataclasses.replace(settings, strategy=Finetune())), "finetune"
-    if _compares(settings, corpus.task) and (few := rows / len(corpus.task.labels)) < FEW:
+    if rows < MOST and _compares(settings, corpus.task) and (few := rows / len(corpus.task.labels)) < FEW:
         taken = _comparing(taken)
         why = f"finetune by comparing texts, for {few:.3g} training rows a class are fewer than {FEW}"
     if minutes is not None and (needed := _minutes(taken, corpus)) > minutes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import nlp_transfer
-from nlp_transfer.choosing import FEW, chosen
+from nlp_transfer.choosing import FEW, MOST, chosen
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
@@ -63,6 +63,14 @@ def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, pro
         assert (settings.objective, settings.training) == (asked.objective, asked.training)
     again, _ = taken(encoder, count, *words, problem=problem)
     assert run_id(again) == run_id(settings)
+
+
+@pytest.mark.parametrize(("count", "weight"), [(MOST - 1, 0), (MOST, 1)])
+def test_many_rows_are_not_compared_however_few_a_class_they_are(encoder: Path, count: int, weight: float):
+    settings = compose(None, ["data=object", "strategy=auto", f"encoder={encoder}"])
+    made = [{"text": f"row {number}", "label": f"label {number % 40}"} for number in range(count)]
+    corpus = load_corpus(settings.data, data={"train": made, "validation": made[:80], "test": made[:80]})
+    assert chosen(settings, corpus)[0].objective["classify"].weight == weight
 
 
 def test_texts_are_compared_at_half_the_rate_that_labels_are_learned_at(encoder: Path):
