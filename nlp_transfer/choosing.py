@@ -40,9 +40,9 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     That is full fine-tuning. With fewer than 50 training rows a class, and 1,000 in all, of one label each, the encoder
     learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate, and the
     head is fitted last; not where other terms or weights than the usual were asked for, or a step is too small to
-    compare anything. Where `strategy.minutes` are fewer than that would take by the size of encoder and texts and the number of cores, it
-    is the probe; nothing is timed for that, so that the same words are the same run, on every rank. Other strategies
-    are left as they are, for no reason.
+    compare anything. Where `strategy.minutes` are fewer than that would take by the size of encoder and texts and the
+    number of cores, it is the probe; nothing is timed for that, so that the same words are the same run, on every rank.
+    Other strategies are left as they are, for no reason.
 
     Args:
         settings: of a run.
