@@ -16,7 +16,7 @@ from nlp_transfer import config
 from nlp_transfer.checks import FEWEST_COMPARED, check_strategy
 from nlp_transfer.encoder.source import locate, weight_files
 from nlp_transfer.evaluation.formatting import counted
-from nlp_transfer.objectives.settings import ContrastSettings
+from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings
 from nlp_transfer.strategies import Auto, Finetune, Probe
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training.length import planned_steps
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
 
 FEW = 50  # training rows a class below which texts that are compared teach more than labels do
-MOST = 1000  # training rows from which on they do not, for there are many classes
+MOST = 1000  # training rows from which on they did not, on the one set of many classes that was tried
 _DECILES = 10  # of numbers stand for classes
 _A_CORE, _A_GPU = 4e10, 2e13  # operations a second, which most machines exceed
 _A_TOKEN = 4  # characters
@@ -72,7 +72,7 @@ def classes_of(task: Task) -> int:
 
 def _compares(settings: Settings, task: Task) -> bool:
     """Return whether comparing texts is possible, and nothing else was asked for."""
-    usual = list(settings.objective) == ["classify"] and settings.objective["classify"].weight == 1
+    usual = settings.objective == {"classify": ClassifySettings()} and settings.data.class_weights == "none"
     return (
         usual
         and task.problem == "single_label"
@@ -84,7 +84,8 @@ def _compares(settings: Settings, task: Task) -> bool:
 
 def _comparing(settings: Settings) -> Settings:
     """Return the settings of a training by comparison: the head is fitted last, so no step is known to be better."""
-    width = _shape(settings).get("hidden_size")
+    shape = _shape(settings)
+    width = next((shape[key] for key in ("hidden_size", "dim", "d_model", "n_embd") if key in shape), None)
     classify = dataclasses.replace(settings.objective["classify"], weight=0.0)
     return dataclasses.replace(
         settings,

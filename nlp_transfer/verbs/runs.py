@@ -55,7 +55,7 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
         f"nlp-transfer predict {shlex.quote(str(run.folder))} FILE.csv > labelled.csv",
         f"nlp-transfer demo {shlex.quote(str(run.folder))}",
         f"nlp-transfer evaluate {shlex.quote(str(run.folder))} data=files data.path=FILE.csv",
-        f"nlp-transfer adapt {shlex.quote(str(run.folder / 'config.yaml'))} strategy=lora",
+        f"nlp-transfer adapt {shlex.quote(str(run.folder / 'config.yaml'))} seed=1",
         f"nlp-transfer push {shlex.quote(str(run.folder))} OWNER/NAME",
     ):
         screen.console.print(f"  {command}", soft_wrap=True)
