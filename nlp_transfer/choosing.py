@@ -39,10 +39,10 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
 
     That is full fine-tuning. With fewer than 50 training rows a class, and 1,000 in all, of one label each, the encoder
     learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate, and the
-    head is fitted last; not where other terms or weights than the usual were asked for, or a step is too small to
-    compare anything. Where `strategy.minutes` are fewer than that would take by the size of encoder and texts and the
-    number of cores, it is the probe; nothing is timed for that, so that the same words are the same run, on every rank.
-    Other strategies are left as they are, for no reason.
+    head is fitted last and the last weights are kept; not where other terms or weights than the usual were asked for,
+    or a step is too small to compare anything. Where `strategy.minutes` are fewer than that would take by the size of
+    encoder and texts and the number of cores, it is the probe; nothing is timed for that, so that the same words are
+    the same run, on every rank. Other strategies are left as they are, for no reason.
 
     Args:
         settings: of a run.
@@ -54,8 +54,14 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     if not isinstance(settings.strategy, Auto):
         return settings, ""
     rows, minutes = len(corpus.splits["train"]), settings.strategy.minutes
-    taken, why = _named(settings, dataclasses.replace(settings, strategy=Finetune())), "finetune"
-    if rows < MOST and _compares(settings, corpus.task) and (few := rows / len(corpus.task.labels)) < FEW:
+    taken, few = _named(settings, dataclasses.replace(settings, strategy=Finetune())), rows / classes_of(corpus.task)
+    if not _compares(settings, corpus.task):
+        why = "finetune, for comparing texts does not suit the task, or something else was asked for"
+    elif rows >= MOST:
+        why = f"finetune, for there are no fewer than {MOST:,} training rows"
+    elif few >= FEW:
+        why = f"finetune, for {few:.3g} training rows a class are no fewer than {FEW}"
+    else:
         taken = _comparing(taken)
         why = f"finetune by comparing texts, for {few:.3g} training rows a class are fewer than {FEW}"
     if minutes is not None and (needed := _minutes(taken, corpus)) > minutes:

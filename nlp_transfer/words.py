@@ -67,12 +67,14 @@ def encoder_words(word: str) -> list[str]:
 def with_strategy(recipe: str | None, words: Sequence[str]) -> list[str]:
     """Return the words with the strategy that is meant where they set a value of it and name none: fine-tuning.
 
-    The default, `auto`, chooses such values itself. A recipe says by itself which strategy it means.
+    The default, `auto`, chooses such values itself. A recipe that means another than the default has to name it.
     """
     keys = [word.lstrip("+~").partition("=")[0] for word in words]
     own = {f"strategy.{field.name}" for field in dataclasses.fields(Auto)}
     means_one = any(key.startswith("strategy.") and key not in own for key in keys)
-    return ["strategy=finetune"] * (recipe is None and "strategy" not in keys and means_one) + list(words)
+    if recipe is None and "strategy" not in keys and means_one:
+        return ["strategy=finetune", *words]
+    return list(words)
 
 
 def refuse_second_values(words: Sequence[str]) -> None:

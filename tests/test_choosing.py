@@ -51,7 +51,7 @@ def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, pro
     settings, why = taken(encoder, count, *words, problem=problem)
     strategy = name.split()[0]
     assert type(settings.strategy).__name__.lower() == strategy
-    assert why.startswith(f"strategy=auto is {name}{'' if name == 'finetune' else ', for '}")
+    assert why.startswith(f"strategy=auto is {name}, for ")
     assert settings.name == f"data-{strategy}"
     if "comparing" in name:
         assert settings.objective["classify"].weight == 0
