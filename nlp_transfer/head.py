@@ -24,21 +24,37 @@ from nlp_transfer.strategies.convex import Head, Validated, softened, validate_h
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
 
 
-def solve_head(prepared: Prepared, *, last: bool = False) -> Head:
-    """Fit the output layer to the training rows and put it into the model.
+def solve_head(prepared: Prepared) -> Head:
+    """Fit the output layer to frozen features of the training rows and put it into the model.
 
-    Args:
-        prepared: the parts of the run.
-        last: whether the encoder was trained, so that no other run has features like these. Where gradient steps follow
-            instead, the layer gets less weight, if its mean outputs can stay.
+    Where gradient steps follow, it gets less weight, if its mean outputs can stay.
     """
-    features = prepared.below_output.fresh(prepared.columns["train"]) if last else prepared.features("train")
-    validated = validate(prepared, features, intercept=_output(prepared).bias is not None)
+    features = prepared.features("train")
+    validated = validate(prepared, features)
     if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
         validated = _without_other_layers(prepared, features, validated)
     head = validated.fit()
-    if prepared.strategy.trains and not last and _output(prepared).bias is not None:
+    if prepared.strategy.trains and _output(prepared).bias is not None:
         head = softened(head, features)
+    return _placed(prepared, head)
+
+
+def solve_head_again(prepared: Prepared, *, least: float) -> Head:
+    """Fit the output layer to features of the encoder that was trained on the same rows, and put it into the model.
+
+    Such an encoder tells these rows apart better than any others, so that cross-validation among them finds hardly any
+    penalty worth having, and the head would be far too sure of texts that nobody has seen.
+
+    Args:
+        prepared: the parts of the run.
+        least: the weakest penalty that is taken, such as the one that cross-validation found before the training, when
+            the rows were to the encoder what others are.
+    """
+    validated = validate(prepared, prepared.below_output.fresh(prepared.columns["train"]))
+    return _placed(prepared, dataclasses.replace(validated, penalty=max(least, validated.penalty)).fit())
+
+
+def _placed(prepared: Prepared, head: Head) -> Head:
     output = _output(prepared)
     with torch.no_grad():
         output.weight.copy_(torch.from_numpy(head.weight))
@@ -149,9 +165,7 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Va
     return alone[best]
 
 
-def validate(
-    prepared: Prepared, features: np.ndarray, *, intercept: bool = True, rival: Validated | None = None
-) -> Validated:
+def validate(prepared: Prepared, features: np.ndarray, *, rival: Validated | None = None) -> Validated:
     """Choose the penalty of a linear layer from features (examples, width) to the training targets.
 
     A rival ends the search where it will hardly be beaten.
@@ -164,7 +178,7 @@ def validate(
         train.weights,
         loss=LOSSES[task.problem],
         positive_weights=None if term.positive_weights is None else term.positive_weights.cpu().numpy(),
-        intercept=intercept,
+        intercept=_output(prepared).bias is not None,
         strata=_strata(task, train.targets),
         seed=prepared.settings.seed,
         rival=rival,

@@ -14,7 +14,7 @@ from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics, thresholds
 from nlp_transfer.evaluation.calibration import Calibration
-from nlp_transfer.head import Units, settle, solve_head
+from nlp_transfer.head import Units, settle, solve_head, solve_head_again, validate
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import compares
 from nlp_transfer.plan import head_words
@@ -39,11 +39,12 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
         if prepared.boundary:
             with reading(screen, "running the frozen layers once"):
                 skipped.enter_context(prepared.frozen_layers_skipped())
+        penalty = _fit_head(prepared, screen, saving)
         trajectory = _learn(prepared, folder, screen, saving)
         if not prepared.strategy.head_last:
             return trajectory, _settled(prepared, screen)
     with reading(screen, "fitting the head on the trained encoder's features"):
-        solve_head(prepared, last=True)
+        solve_head_again(prepared, least=penalty)
     return trajectory, _settled(prepared, screen)
 
 
@@ -60,17 +61,27 @@ def _settled(prepared: Prepared, screen: Screen) -> Fitted:
     return fitted
 
 
+def _fit_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
+    """Fit the head where the run starts so; return the L2 penalty that suits frozen features, 0 if none was sought."""
+    strategy, starts = prepared.strategy, _starts_solved(prepared, saving)
+    if not (starts or strategy.head_last):
+        return 0.0
+    with reading(screen, "fitting the head on frozen features"):
+        found = solve_head(prepared) if starts else validate(prepared, prepared.features("train"))
+    give_back()
+    if strategy.frozen:
+        words = f"{head_words(prepared.classifier)}, L2 penalty {found.penalty:.2g} by cross-validation"
+        screen.console.print(f"fitted: {words}", style="dim")
+    return found.penalty
+
+
+def _starts_solved(prepared: Prepared, saving: Saving) -> bool:
+    return prepared.strategy.solves_head and not saving.resumed  # a checkpoint holds a head
+
+
 def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
-    settings, strategy = prepared.settings, prepared.strategy
-    starts_solved = strategy.solves_head and not saving.resumed  # a checkpoint holds a head
-    if starts_solved:
-        with reading(screen, "fitting the head on frozen features"):
-            head = solve_head(prepared)
-        give_back()
-        if strategy.frozen:
-            words = f"{head_words(prepared.classifier)}, L2 penalty {head.penalty:.2g} by cross-validation"
-            screen.console.print(f"fitted: {words}", style="dim")
-    if not strategy.trains:
+    settings, starts_solved = prepared.settings, _starts_solved(prepared, saving)
+    if not prepared.strategy.trains:
         return Trajectory()
     step = Step(prepared.classifier.model, prepared.objective)
     if settings.training.compile:

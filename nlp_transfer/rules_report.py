@@ -77,8 +77,10 @@ def said_of(
 
 def _calibrated(record: Record, examples: Examples, logits: np.ndarray) -> list[str]:
     """Return what the calibration of a model came to: its figures, and those of its outputs as they were trained."""
-    if record.calibration == Calibration() or record.task.problem == "regression":
+    if record.task.problem == "regression":
         return []
+    if record.calibration == Calibration():
+        return ["Nothing was calibrated: the outputs are as they were trained."]
     before, after = (_honesty(record, examples, each) for each in (record.calibration.undo(logits), logits))
     trained, calibrated = (
         ", ".join(f"{name} {number(figures[name])}" for name in figures) for figures in (before, after)

@@ -249,7 +249,7 @@ class RankSettings:
 class CompareSettings:
     """Who is compared, with how many labels and seeds, and in what time."""
 
-    candidates: list[str] = field(default_factory=lambda: ["probe", "finetune", "lora"])
+    candidates: list[str] = field(default_factory=lambda: ["probe", "auto", "lora"])
     labels: list[str] = field(default_factory=lambda: ["8", "16", "64", "256", "all"])
     seeds: int = 3
     scratch: bool = True

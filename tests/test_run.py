@@ -402,7 +402,7 @@ def test_a_regression_head_without_a_bias_starts_as_it_was_solved(tmp_path: Path
     settings = settings_for(tmp_path, "regression", output=str(tmp_path), **values)
     prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
     features = prepared.features("train")
-    solved = validate(prepared, features, intercept=False).fit()
+    solved = validate(prepared, features).fit()
     solve_head(prepared)
     starts = prepared.logits(prepared.columns["train"])
     assert starts.mean() == pytest.approx((features @ solved.weight.T).mean(), rel=1e-4)

@@ -44,7 +44,7 @@ class Candidate:
 
     Attributes:
         name: as it was given.
-        settings: of its run on all rows.
+        settings: of its run on all rows, which carves what any run would; trials have the rows of `Draws`.
         is_floor: whether it knows nothing of language before.
     """
 
@@ -87,7 +87,7 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
 
 def _composed(recipe: str | None, words: Sequence[str], own: Sequence[str], name: str) -> Settings:
     try:
-        return with_validation(config.compose(recipe, [*words, *own]))
+        return config.compose(recipe, [*words, *own])
     except UserError as error:
         raise UserError(f"the candidate {name!r}: {error}") from error
 

@@ -83,6 +83,7 @@ def compared(case: str, folder: Path, arguments: argparse.Namespace) -> Any:
             "data.empty": "drop",
             "output": str(arguments.output),
             "name": case.replace("/", "-").replace(":", "-"),
+            "compare.candidates": ["probe", "finetune", "lora"],
             "compare.seeds": arguments.seeds,
             **CASES.get(case, {}),
         },

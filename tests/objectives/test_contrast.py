@@ -10,13 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
+from nlp_transfer import learning
 from nlp_transfer.data.batches import Order
+from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import Outputs
 from nlp_transfer.errors import UserError
+from nlp_transfer.head import solve_head_again, validate
 from nlp_transfer.objectives.contrast import Contrast
 from nlp_transfer.objectives.settings import ContrastSettings
+from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.run import adapt
+from nlp_transfer.strategies.convex import Head
 from tests.encoder.families import tiny_encoder
 from tests.test_crashes import stopped_run
 from tests.test_run import STRATEGIES, data_for, settings_for
@@ -164,6 +169,29 @@ def test_a_run_ends_with_a_head_that_fits_the_encoder_it_trained(
     # Where the loss is least, its slope by the bias is zero: labels are as likely, on the whole, as they are frequent.
     shares = [np.mean([each.get(label, 0.0) for each in given]) for label in labels]
     assert chances.mean(0) == pytest.approx(shares, abs=0.01)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_last_head_has_the_penalty_that_suited_the_encoder_before_it_knew_the_rows(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+):
+    values = {"strategy": "finetune", "strategy.head_first": first, "evaluation.floors": False} | CONTRAST
+    settings = settings_for(home, "single_label", output=str(tmp_path), **values)
+    data = data_for("single_label")
+    prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data), tmp_path)
+    before = validate(prepared, prepared.features("train")).penalty
+    seen = []
+
+    def watched(prepared: Prepared, *, least: float) -> Head:
+        seen.append(least)
+        return solve_head_again(prepared, least=least)
+
+    monkeypatch.setattr(learning, "solve_head_again", watched)
+    adapt(settings, data=data)
+    assert seen == [before]
+    heads = [solve_head_again(prepared, least=least) for least in (0, 1e3)]
+    assert heads[0].penalty < heads[1].penalty == 1e3
+    assert np.linalg.norm(heads[1].weight) < np.linalg.norm(heads[0].weight)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path):
