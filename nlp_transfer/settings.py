@@ -73,6 +73,7 @@ class EncoderSettings:
     package: str | None = None
     sha256: str | None = None
     pretrained: bool = True
+    depth: int | None = None
     head: str = "auto"
     pooling: str = "auto"
     layers: Any = "auto"

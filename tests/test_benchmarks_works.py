@@ -189,6 +189,8 @@ def test_few_labels_are_measured_once_and_told(home: Path, tmp_path: Path, monke
     ]
     mean = sum(line["accuracy"] for line in lines if line["method"] == "probe") / 2
     assert f"| trec | {mean:.3f} ± " in told
+    mean = sum(line["log_loss"] for line in lines if line["method"] == "auto") / 2
+    assert f"| {mean:.3f} |\n| seconds, mean |" in told
     monkeypatch.setattr(few_labels, "measure", None)
     few_labels.main(words)  # a second time reads everything back
     assert capsys.readouterr().out.splitlines()[1:] == told.splitlines()[1:]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nlp_transfer.encoder import pooled
-from nlp_transfer.encoder.anatomy import disposable, is_causal, output_layers, sample_rows
+from nlp_transfer.encoder.anatomy import disposable, encoder_config, is_causal, output_layers, sample_rows
 from nlp_transfer.encoder.pooled_config import PooledConfig
 from nlp_transfer.encoder.source import read_json
 from nlp_transfer.errors import UserError, one_of
@@ -34,6 +34,7 @@ POOLING = {
     "max_tokens": "max",
 }
 COMBINE = ("mix", "concat")
+_BY_LAYER = ("layer_types", "attention_window")  # what configurations may list layer by layer
 PROBLEM_TYPES = {
     "single_label": "single_label_classification",
     "ordinal": "single_label_classification",
@@ -54,10 +55,9 @@ def native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
             f"{settings.name} compares two texts, each read alone; for anything else use encoder.head=pooled"
         )
     tuned_for = dict(config.id2label or {})
+    _shorten(config, settings)
     _describe(config, task)
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        folder, config=config, ignore_mismatched_sizes=True, **_loading(settings)
-    )
+    model, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **_loading(settings))
     fresh = _fresh(info)
     output = next(reversed(output_layers(model)), None)
     same = task.labels and tuned_for == dict(config.id2label)  # a regression head does not say what it was tuned for
@@ -75,11 +75,12 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
     if settings.trust_remote_code:
         raise UserError("encoder.head=pooled cannot hold an encoder with code of its own; use encoder.head=native")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    _shorten(config, settings)
     trained_with = suggested_pooling(folder)
     reads_alone = trained_with is not None  # a sentence encoder never saw two texts joined
     if isinstance(config, PooledConfig):  # a model of ours: its encoder under a new head
         trained_with, reads_alone = config.pooling, config.siamese is not None
-        whole, info = AutoModelForSequenceClassification.from_pretrained(folder, **_loading(settings))
+        whole, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **_loading(settings))
         config, encoder = whole.config.encoder, whole.encoder
         prefix = ""
     else:
@@ -115,6 +116,25 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
     return model, tuple(name for name in names if name in missing or not name.startswith("encoder."))
 
 
+def _shorten(config: Any, settings: EncoderSettings) -> None:
+    """Leave an encoder the lowest of its layers, whose weights alone are then loaded.
+
+    What pretraining needs the upper ones for, another task often does not (Sajjad et al. 2023, "On the effect of
+    dropping layers of pre-trained transformer models", Computer Speech & Language 77).
+    """
+    if settings.depth is None:
+        return
+    own = encoder_config(config)
+    count = getattr(own, "num_hidden_layers", None)
+    if count is None or not 0 <= settings.depth <= count:
+        there = "cannot be shortened" if count is None else f"has {count} layers"
+        raise UserError(f"encoder.depth={settings.depth}: {settings.name} {there}")
+    own.num_hidden_layers = settings.depth
+    for name in _BY_LAYER:
+        if isinstance(told := getattr(own, name, None), list):
+            setattr(own, name, told[: settings.depth])
+
+
 def _loading(settings: EncoderSettings) -> dict[str, Any]:
     """Return the options of every `from_pretrained` of weights."""
     options = {
@@ -122,6 +142,7 @@ def _loading(settings: EncoderSettings) -> dict[str, Any]:
         "use_safetensors": True,
         "trust_remote_code": settings.trust_remote_code,
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # of a head, or of what nobody reads; all else is refused when it is known
     }
     return options | ({} if settings.attention is None else {"attn_implementation": settings.attention})
 

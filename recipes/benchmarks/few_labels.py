@@ -40,7 +40,7 @@ OURS = {
     "probe": ["strategy=probe"],
 }
 WORDS = ["verify=false", "report.write=false", "evaluation.floors=false", "evaluation.resamples=2"]
-FIGURES = ("accuracy", "macro_f1")
+FIGURES = ("accuracy", "macro_f1", "log_loss")
 SETFIT = "setfit"
 PAIRS = 20  # of each kind a row
 
@@ -82,7 +82,7 @@ def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
 def measure(
     arguments: argparse.Namespace, *, dataset: str, per_class: int, seed: int, method: str
 ) -> dict[str, float | int]:
-    """Return accuracy, macro-F1 and seconds of one training on test rows."""
+    """Return accuracy, macro-F1, log-loss and seconds of one training on test rows."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         draw(arguments.data / dataset, folder, per_class=per_class, tests=arguments.tests, seed=seed)
@@ -133,7 +133,7 @@ def setfit(folder: Path, seed: int) -> dict[str, float]:
     from sentence_transformers import SentenceTransformer
     from setfit import SetFitModel, Trainer, TrainingArguments
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import accuracy_score, f1_score
+    from sklearn.metrics import accuracy_score, f1_score, log_loss
 
     rows, tests = (_read(folder / f"{split}.csv") for split in ("train", "test"))
     train = Dataset.from_dict({name: [row[name] for row in rows] for name in ("text", "label")})
@@ -148,9 +148,11 @@ def setfit(folder: Path, seed: int) -> dict[str, float]:
         show_progress_bar=False,
     )
     Trainer(model=model, args=settings, train_dataset=train).train()
-    answers = [str(answer) for answer in model.predict([row["text"] for row in tests])]
-    truth = [row["label"] for row in tests]
-    return dict(zip(FIGURES, (accuracy_score(truth, answers), f1_score(truth, answers, average="macro")), strict=True))
+    labels = [str(label) for label in model.model_head.classes_]
+    chances = np.asarray(model.predict_proba([row["text"] for row in tests]))
+    answers, truth = [labels[place] for place in chances.argmax(axis=1)], [row["label"] for row in tests]
+    figures = accuracy_score(truth, answers), f1_score(truth, answers, average="macro")
+    return dict(zip(FIGURES, (*figures, log_loss(truth, chances, labels=labels)), strict=True))
 
 
 def show(arguments: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
@@ -159,7 +161,8 @@ def show(arguments: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
     for line in lines:
         if line["seed"] in arguments.seeds:
             found[line["per_class"], line["dataset"], line["method"]].append(line["accuracy"])
-            found[line["per_class"], "seconds", line["method"]].append(line["seconds"])
+            for name in ("log_loss", "seconds"):
+                found[line["per_class"], name, line["method"]].append(line[name])
     for per_class in arguments.per_class:
         print(f"\n{per_class} rows a class: accuracy, mean ± deviation of the seeds\n")
         print(f"| data set | {' | '.join(arguments.methods)} |\n|---{'|---' * len(arguments.methods)}|")
@@ -172,8 +175,9 @@ def show(arguments: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
                 cells.append(f"{np.mean(values):.3f} ± {np.std(values):.3f}")
             print(f"| {dataset} | {' | '.join(cells)} |")
         print(f"| mean | {' | '.join(f'{np.mean(means[method]):.3f}' for method in arguments.methods)} |")
-        seconds = [f"{np.mean(found[per_class, 'seconds', method]):.0f}" for method in arguments.methods]
-        print(f"| seconds, mean | {' | '.join(seconds)} |", flush=True)
+        for name, form in (("log_loss", ".3f"), ("seconds", ".0f")):
+            values = [format(np.mean(found[per_class, name, method]), form) for method in arguments.methods]
+            print(f"| {name.replace('_', '-')}, mean | {' | '.join(values)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""An encoder of which the lowest layers are kept, in every family: the same weights, fewer of them."""
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from nlp_transfer.encoder.classifier import forward
+from nlp_transfer.errors import UserError
+
+from .families import FAMILIES, TEXTS
+from .test_families import SHARED_LAYERS, every_case, rows
+
+# Their layers are counted in blocks, of which each halves the sequence.
+IN_BLOCKS = {"funnel"}
+
+
+@every_case
+def test_the_lowest_layer_is_kept_as_it_was_and_saved_without_the_others(build, tmp_path, family, head):
+    if family in IN_BLOCKS:
+        with pytest.raises(UserError, match=r"does not support the setting of `num_hidden_layers`"):
+            build(family, head, depth=1)
+        return
+    whole, short = build(family, head), build(family, head, depth=1)
+    before, kept = (dict(classifier.model.named_parameters()) for classifier in (whole, short))
+    assert set(kept) < set(before) or family in SHARED_LAYERS
+    for name in set(kept) - set(short.fresh):
+        assert torch.equal(kept[name], before[name]), name
+    if family not in SHARED_LAYERS:
+        assert short.anatomy.layers == whole.anatomy.layers - 1
+    short.model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(again(**rows(short)).logits, short.model(**rows(short)).logits)
+    assert dict(again.named_parameters()).keys() == kept.keys()
+
+
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "distilbert", "gpt2"])
+def test_the_embeddings_alone_answer(build, family):
+    classifier = build(family, "pooled", depth=0)
+    assert classifier.anatomy.layers == 0
+    assert forward(classifier.model, rows(classifier)).logits.shape[0] == len(TEXTS)
+
+
+@pytest.mark.parametrize("depth", [-1, 3])
+def test_a_depth_that_an_encoder_does_not_have_is_refused(build, depth):
+    with pytest.raises(UserError, match=rf"encoder\.depth={depth}: .*tiny-bert has 2 layers"):
+        build("bert", "native", depth=depth)
+
+
+def test_all_layers_are_those_of_no_depth(build):
+    assert len(FAMILIES) > 20
+    for head in ("native", "pooled"):
+        whole, same = (build("bert", head, **asked).model.state_dict() for asked in ({}, {"depth": 2}))
+        assert all(torch.equal(whole[name], same[name]) for name in whole)
+        assert whole.keys() == same.keys()
