@@ -19,7 +19,7 @@ from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
-from nlp_transfer.objectives.settings import compares
+from nlp_transfer.objectives.settings import compares, reads_unlabelled
 from nlp_transfer.settings import (
     CheckSettings,
     CompareSettings,
@@ -108,7 +108,16 @@ def check_objective(settings: Settings) -> None:
                 f"training.batch_size={training.batch_size} must be at least {FEWEST_COMPARED} for objective.contrast, "
                 "which compares the texts of a step"
             )
-    if not strategy.trains or supervised.weight:
+    distilled = settings.objective.get("distill")
+    distils = distilled is not None and distilled.weight > 0
+    if distils and not strategy.trains:
+        raise UserError(
+            "objective.distill is learned by gradient steps, and an exact probe takes none: take another strategy, or "
+            "strategy.solver=adamw"
+        )
+    if settings.data.unlabelled is not None and not reads_unlabelled(settings.objective):
+        raise UserError("data.unlabelled is not read by this objective: take objective=distill, or leave it out")
+    if not strategy.trains or supervised.weight or distils:
         return
     zero = "objective.classify.weight=0"
     if not any(term.weight for term in settings.objective.values()):

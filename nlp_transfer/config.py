@@ -46,7 +46,7 @@ _NAMES_OF_FILES = (
         "encoder.name",
         "cache.folder",
     ),
-    *("data.path", "data.train", "data.validation", "data.test"),
+    *("data.path", "data.train", "data.validation", "data.test", "data.unlabelled", "objective.distill.teacher"),
 )
 
 

@@ -14,9 +14,12 @@ from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Drawn
 from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.data.ragged import Tokens
+from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.tokens import TokenSpec
+from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.encoder.classifier import Classifier
 from nlp_transfer.launch import is_main
+from nlp_transfer.objectives.settings import reads_unlabelled
 from nlp_transfer.settings import Settings
 from nlp_transfer.store import Store
 from nlp_transfer.versions import digest_of_code, installed
@@ -28,6 +31,8 @@ def encode_splits(
     settings: Settings, corpus: Corpus, classifier: Classifier, store: Store | None = None
 ) -> tuple[dict[str, Columns], TokenSpec]:
     """Return every split's columns; training rows are cut as the settings say, others where the encoder demands.
+
+    Texts without labels are a split of their own and cut as training rows are; what stands for their targets is zero.
 
     Args:
         settings: of the run.
@@ -42,13 +47,15 @@ def encode_splits(
     encoder = classifier.source.name
     pool = corpus.pool
     splits = corpus.splits if pool is None else corpus.splits | {"train": pool.examples}
+    if corpus.unlabelled and reads_unlabelled(settings.objective):
+        splits = splits | {NAME: _without_labels(corpus.unlabelled, like=corpus.splits["train"])}
     whole = {split: _whole(tokenizer, examples, store, encoder) for split, examples in splits.items()}
 
     def resolved(lengths: np.ndarray) -> TokenSpec:
         return token_ids.resolve_spec(settings.tokens, lengths, limit=classifier.max_tokens, pair=corpus.task.pair)
 
     def cut(split: str, own: TokenSpec) -> Columns:
-        most, examples = own.max_length if split == "train" else own.limit, splits[split]
+        most, examples = own.max_length if split in ("train", NAME) else own.limit, splits[split]
         tokens = token_ids.shorten(whole[split], tokenizer, examples.texts, examples.pairs, own, max_length=most)
         return _columns(examples, tokens)
 
@@ -58,6 +65,13 @@ def encode_splits(
     if pool is not None:
         columns["train"] = _drawn(cut("train", resolved(full)), columns["train"], corpus.splits["train"], pool.chosen)
     return columns, spec
+
+
+def _without_labels(texts: Texts, *, like: Examples) -> Examples:
+    count = len(texts.texts)
+    targets = np.zeros((count, *like.targets.shape[1:]), like.targets.dtype)
+    ids = [f"{NAME}-{row + 1}" for row in range(count)]
+    return Examples(texts.texts, texts.pairs, targets, np.ones(count, np.float32), ids, None)
 
 
 def _drawn(pool: Columns, cut: Columns, examples: Examples, chosen: np.ndarray) -> Columns:

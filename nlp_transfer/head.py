@@ -87,7 +87,12 @@ class Units:
         """Return the columns with their targets in these units."""
         if self == Units():
             return columns
-        return dataclasses.replace(columns, targets=((columns.targets - self.shift) / self.unit).astype(np.float32))
+        targets, teacher = (
+            None if values is None else ((values - self.shift) / self.unit).astype(np.float32)
+            for values in (columns.targets, columns.teacher)
+        )
+        assert targets is not None
+        return dataclasses.replace(columns, targets=targets, teacher=teacher)
 
     def logits(self, logits: np.ndarray) -> np.ndarray:
         """Return outputs in these units in those of the data."""

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 from accelerate.utils import broadcast_object_list
 
 from nlp_transfer import tracking
 from nlp_transfer.console import Bar, Screen
+from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics, thresholds
@@ -166,20 +168,23 @@ def _evaluation(prepared: Prepared, units: Units, bar: Bar, metric: str) -> Call
 @contextmanager
 def _named_rows(prepared: Prepared) -> Iterator[None]:
     """Name the rows at which a training could not go on."""
+    train = prepared.corpus.splits["train"]
+
+    def named(examples: np.ndarray) -> str:
+        beyond = len(train)
+        return ", ".join(train.ids[row] if row < beyond else f"{NAME}-{row - beyond + 1}" for row in examples)
+
     try:
         yield
     except NotFinite as error:
-        train = prepared.corpus.splits["train"]
-        rows = ", ".join(train.ids[row] for row in error.examples)
+        rows = named(error.examples)
         raise UserError(
             f"loss or gradient was infinite or not a number {prepared.settings.training.max_skipped} steps in a row, "
             f"last at step {error.step} over the rows {rows}: look at them, lower strategy.lr, or set "
             "training.precision=fp32; nothing of it went into the weights"
         ) from error
     except NoMemory as error:
-        ids = prepared.corpus.splits["train"].ids
-        rows = ", ".join(ids[row] for row in error.examples)
         raise UserError(
-            f"memory does not suffice for row {rows} alone, which has {error.tokens:,} tokens: set "
+            f"memory does not suffice for row {named(error.examples)} alone, which has {error.tokens:,} tokens: set "
             "tokens.max_length=..., training.gradient_checkpointing=true, strategy=lora or a smaller encoder"
         ) from error

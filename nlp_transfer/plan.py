@@ -114,7 +114,7 @@ def plan_of(
         data=corpus.source,
         roles=corpus.roles,
         problem=corpus.task.problem,
-        examples={split: len(examples) for split, examples in corpus.splits.items()},
+        examples={split: len(each) for split, each in columns.items()},
         balance={split: balance(corpus, examples) for split, examples in corpus.splits.items()},
         notes=notes,
         max_length=spec.max_length,

@@ -20,6 +20,7 @@ from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.corpus import Corpus, Texts
 from nlp_transfer.data.tokens import TokenSpec
+from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.encoder.anatomy import Anatomy, encoder_config, unwrapped
 from nlp_transfer.encoder.boundary import can_stand_in, layers_around, standing_in
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
@@ -36,6 +37,7 @@ from nlp_transfer.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.settings import EncoderSettings, Settings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
+from nlp_transfer.teaching import teacher_logits
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import fitting, make_accelerator
 from nlp_transfer.training.length import planned_steps
@@ -102,9 +104,11 @@ class Prepared:
         )
 
     def training_columns(self) -> Columns:
-        """Return the columns of the training split, with the features where the output layer alone learns."""
-        columns = self.columns["train"]
-        return with_features(columns, self.features("train")) if self.strategy.frozen else columns
+        """Return the columns of what is learned from, with the features where the output layer alone learns."""
+        found = {split: self.columns[split] for split in ("train", NAME) if split in self.columns}
+        if self.strategy.frozen:
+            found = {split: with_features(columns, self.features(split)) for split, columns in found.items()}
+        return found["train"].with_unlabelled(found[NAME]) if NAME in found else found["train"]
 
     def outputs(self, split: str) -> np.ndarray:
         """Return the model's raw outputs for every example of a split; a frozen encoder does not run again for that."""
@@ -175,6 +179,7 @@ def prepare(
             f"training.patience={settings.training.patience} waits for validation rows, of which there are none: set "
             "data.validation_share above 0, or training.patience=null"
         )
+    taught = teacher_logits(settings, corpus)  # by a process state of its own, which must not follow this one's
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
     source = locate(settings.encoder)
     encoder = resolve_encoder(settings.encoder, strategy, source, pair=corpus.task.pair)
@@ -183,6 +188,7 @@ def prepare(
     classifier.max_tokens -= getattr(strategy, "reserved_tokens", 0)
     store = store_of(settings.cache, tell)
     columns, spec = encode_splits(settings, corpus, classifier, store)
+    columns |= {split: dataclasses.replace(columns[split], teacher=logits) for split, logits in taught.items()}
     notes = [*corpus.notes, *encoder_notes(encoder, classifier)]
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
@@ -280,7 +286,7 @@ def _boundary(
 
 
 def _read_while_learning(columns: dict[str, Columns]) -> list[str]:
-    return [split for split in ("train", "validation") if split in columns]
+    return [split for split in ("train", NAME, "validation") if split in columns]
 
 
 def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source, *, pair: bool) -> EncoderSettings:

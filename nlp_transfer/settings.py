@@ -32,6 +32,7 @@ class DataSettings:
     train: str | None = None
     validation: str | None = None
     test: str | None = None
+    unlabelled: str | None = None
     hub: str | None = None
     subset: str | None = None
     revision: str | None = None

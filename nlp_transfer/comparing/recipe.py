@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import config
 from nlp_transfer.comparing.grid import ALL
@@ -48,7 +48,6 @@ def recipe_of(outcome: Outcome, settings: Settings) -> str:
 
 def _absolute(data: DataSettings) -> DataSettings:
     """Return the rows by paths that hold from any folder."""
-    path, train, validation, test = (
-        each and str(expanded(each).absolute()) for each in (data.path, data.train, data.validation, data.test)
-    )
-    return dataclasses.replace(data, path=path, train=train, validation=validation, test=test)
+    files = {name: getattr(data, name) for name in ("path", "train", "validation", "test", "unlabelled")}
+    there: dict[str, Any] = {name: str(expanded(file).absolute()) for name, file in files.items() if file}
+    return dataclasses.replace(data, **there)

@@ -61,6 +61,9 @@ class Columns:
         states: (tokens, width), hidden states of every token of `tokens`, float32 or the bits of bfloat16 as uint16,
             where the layers below are frozen and were run once, else None.
         pool: the columns of which these are some, where what is computed of all of them serves several draws.
+        labelled: float32 (examples,), how much the label of an example counts, 0 where `targets` holds none: such
+            examples stand behind all others. None: all count once.
+        teacher: float32 (examples, outputs), the logits of a teacher, or None.
     """
 
     tokens: Tokens
@@ -69,9 +72,34 @@ class Columns:
     features: np.ndarray | None = None
     states: np.ndarray | None = None
     pool: Drawn | None = None
+    labelled: np.ndarray | None = None
+    teacher: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    @property
+    def labelled_rows(self) -> int:
+        """How many examples, the first ones, have a label."""
+        return len(self) if self.labelled is None else int(np.count_nonzero(self.labelled))
+
+    def with_unlabelled(self, others: Columns) -> Columns:
+        """Return these examples and behind them others without labels.
+
+        A step has as many of either, see `Order`; so that a label counts in the mean of a step as it does without the
+        others, it counts twice.
+        """
+        count = len(others)
+        parts = {name: (getattr(self, name), getattr(others, name)) for name in ("features", "states", "teacher")}
+        joined: dict[str, Any] = {name: np.concatenate(both) for name, both in parts.items() if both[0] is not None}
+        weights = np.full(count, self.weights.mean(dtype=np.float64), np.float32)
+        return Columns(
+            self.tokens.followed_by(others.tokens),
+            np.concatenate([self.targets, np.zeros((count, *self.targets.shape[1:]), self.targets.dtype)]),
+            np.concatenate([self.weights, weights]),
+            labelled=np.repeat(np.array([2, 0], np.float32), [len(self), count]),
+            **joined,
+        )
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -88,10 +116,23 @@ class Order:
         seed: of the run.
         kinds: (examples,) integers, where a step should hold several examples of a kind. Where chance will not see to
             that, for there are many kinds, examples of one follow each other in fours, or as far as a step allows.
+        beside: how many other examples stand behind these, of which each step has as many as `batch_size`, or all;
+            they have epochs of their own.
     """
 
-    def __init__(self, examples: int, *, batch_size: int, seed: int, kinds: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        examples: int,
+        *,
+        batch_size: int,
+        seed: int,
+        kinds: np.ndarray | None = None,
+        beside: int = 0,
+        _stream: int = 0,
+    ) -> None:
         self.examples, self.batch_size, self.seed, self.kinds = examples, batch_size, seed, kinds
+        self._stream = _stream
+        self._beside = Order(beside, batch_size=batch_size, seed=seed, _stream=1) if beside else None
         several = kinds is not None and 2 * len(np.unique(kinds)) > batch_size
         self._together = max(1, min(4, batch_size // 2)) if several else 1
         self._epoch, self._order = -1, np.empty(0, np.int64)
@@ -101,11 +142,12 @@ class Order:
         epoch, position = divmod(step, steps_per_epoch(self.examples, self.batch_size))
         if epoch != self._epoch:  # or a step would take time for all examples
             self._epoch, self._order = epoch, self.epoch(epoch)
-        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
+        return chosen if self._beside is None else np.concatenate([chosen, self.examples + self._beside.step(step)])
 
     def epoch(self, epoch: int) -> np.ndarray:
         """Return the order of the examples in an epoch, counted from 0."""
-        random = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+        random = np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 0, self._stream]))
         order = random.permutation(self.examples)
         if self.kinds is None or self._together == 1:
             return order
@@ -187,13 +229,16 @@ def collate(columns: Columns, examples: np.ndarray, *, padding: Padding) -> Batc
         `input_ids`, `attention_mask` and, where the encoder takes it, `token_type_ids`, int64 (sequences, longest),
         with `document` int64 (sequences,) where an example has several windows and `states` (tokens, width) where those
         were computed once; or `features` (examples, width) alone where these were. Always `targets` (examples, ...),
-        `weights` (examples,), `examples` int64 (examples,).
+        `weights` (examples,), `examples` int64 (examples,); `labelled` and `teacher` where the columns have them.
     """
     batch: Batch = {
         "targets": columns.targets[examples],
         "weights": columns.weights[examples],
         "examples": np.asarray(examples, dtype=np.int64),
     }
+    for name in ("labelled", "teacher"):
+        if (column := getattr(columns, name)) is not None:
+            batch[name] = column[examples]
     if columns.features is not None:
         return batch | {"features": np.asarray(columns.features[examples])}
     if columns.states is not None:

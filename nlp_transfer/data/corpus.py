@@ -15,11 +15,12 @@ from nlp_transfer.data import splits as dividing
 from nlp_transfer.data.checks import check
 from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.labels import check_problem, resolve_problem
-from nlp_transfer.data.rows import Rows, rows_of, text_key
+from nlp_transfer.data.rows import Rows, Texts, rows_of, text_key
 from nlp_transfer.data.shares import USUAL, check_shares, validation_share
 from nlp_transfer.data.sources import SPLIT_NAMES, read_source
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.task import Task, class_weights, label_names, unseen, unseen_message
+from nlp_transfer.data.unlabelled import measured_among, read_unlabelled
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import DataSettings
 
@@ -69,14 +70,6 @@ class Pool:
 
 
 @dataclass
-class Texts:
-    """Texts, and the second ones of pairs, or None."""
-
-    texts: list[str]
-    pairs: list[str] | None
-
-
-@dataclass
 class Corpus:
     """What is learned from and measured on.
 
@@ -89,6 +82,7 @@ class Corpus:
         fingerprint: SHA-256 over the rows used (texts, pairs, labels, own weights, splits), whatever file they were in.
         pool: of the training rows, where several draws of them are compared; None: they stand alone.
         foreign: texts of the rows by split that were dropped for a label that training lacks.
+        unlabelled: texts that are learned from beside the training rows, or None.
     """
 
     task: Task
@@ -99,6 +93,7 @@ class Corpus:
     fingerprint: str
     pool: Pool | None = None
     foreign: dict[str, Texts] = field(default_factory=dict)
+    unlabelled: Texts | None = None
 
 
 def load_corpus(settings: DataSettings, *, seed: int = 0, data: Any = None) -> Corpus:
@@ -125,7 +120,7 @@ class ReadCorpus:
         task: problem type and labels.
         rows: by split, those that are there.
         notes: sentences on what was detected, dropped or left unread.
-        foreign: see `Corpus`.
+        foreign, unlabelled: see `Corpus`.
     """
 
     source: str
@@ -134,6 +129,7 @@ class ReadCorpus:
     rows: dict[str, Rows]
     notes: list[str]
     foreign: dict[str, Texts] = field(default_factory=dict)
+    unlabelled: Texts | None = None
 
 
 def read_corpus(settings: DataSettings, *, data: Any = None) -> ReadCorpus:
@@ -152,7 +148,8 @@ def read_corpus(settings: DataSettings, *, data: Any = None) -> ReadCorpus:
     }
     labels = label_names(rows["train"].labels, problem=problem, order=settings.order)
     task = Task(problem=problem, labels=labels, pair="text_pair" in roles)
-    return ReadCorpus(source.name, roles, task, rows, notes)
+    unlabelled = read_unlabelled(settings, roles, notes)
+    return ReadCorpus(source.name, roles, task, rows, notes, unlabelled=unlabelled)
 
 
 def divided(read: ReadCorpus, settings: DataSettings, *, seed: int) -> ReadCorpus:
@@ -167,14 +164,19 @@ def divided(read: ReadCorpus, settings: DataSettings, *, seed: int) -> ReadCorpu
 def encoded(read: ReadCorpus, settings: DataSettings) -> Corpus:
     """Check and encode rows that are divided."""
     task, examples = _encoded(read.rows, read.task, settings)
+    notes = read.notes + [found.message for found in check(read.rows, task)]
+    if read.unlabelled:
+        measured = [key for split, rows in read.rows.items() if split != "train" for key in rows.keys]
+        notes += filter(None, [measured_among(read.unlabelled, measured)])
     return Corpus(
         task=task,
         splits={split: examples[split] for split in SPLIT_NAMES if split in examples},
         roles=read.roles,
         source=read.source,
-        notes=read.notes + [found.message for found in check(read.rows, task)],
-        fingerprint=_fingerprint(read.rows, examples, task),
+        notes=notes,
+        fingerprint=_fingerprint(read.rows, examples, task, read.unlabelled),
         foreign=read.foreign,
+        unlabelled=read.unlabelled,
     )
 
 
@@ -333,11 +335,15 @@ def _examples(rows: Rows, task: Task, *, split: str, weighted: bool = False) -> 
     return Examples(rows.texts, rows.pairs, targets, weights, rows.ids, rows.domains)
 
 
-def _fingerprint(rows: Mapping[str, Rows], examples: Mapping[str, Examples], task: Task) -> str:
+def _fingerprint(
+    rows: Mapping[str, Rows], examples: Mapping[str, Examples], task: Task, unlabelled: Texts | None
+) -> str:
     """Hash the rows used; class weights are left out, because they are a setting."""
     digest = hashlib.sha256(json.dumps([task.problem, task.labels]).encode())
     for split in sorted(rows):
         part, targets = rows[split], examples[split].targets
         digest.update(json.dumps([split, part.texts, part.pairs, part.weights, targets.dtype.str]).encode())
         digest.update(np.ascontiguousarray(targets).astype(targets.dtype.newbyteorder("<")).tobytes())
+    if unlabelled:
+        digest.update(json.dumps(["unlabelled", unlabelled.texts, unlabelled.pairs]).encode())
     return digest.hexdigest()

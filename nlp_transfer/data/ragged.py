@@ -71,6 +71,18 @@ class Tokens:
             self.cut[examples],
         )
 
+    def followed_by(self, others: Tokens) -> Tokens:
+        """Return these examples and behind them others."""
+        assert (self.types is None) == (others.types is None)
+        return Tokens(
+            np.concatenate([self.ids, others.ids]),
+            None if self.types is None or others.types is None else np.concatenate([self.types, others.types]),
+            np.concatenate([self.offsets, self.offsets[-1] + others.offsets[1:]]),
+            np.concatenate([self.first, self.first[-1] + others.first[1:]]),
+            np.concatenate([self.full, others.full]),
+            np.concatenate([self.cut, others.cut]),
+        )
+
     @cached_property
     def sequence_lengths(self) -> np.ndarray:
         """Tokens of every sequence, int64 (sequences,)."""

@@ -72,6 +72,14 @@ class Rows:
         )
 
 
+@dataclass
+class Texts:
+    """Texts, and the second ones of pairs, or None."""
+
+    texts: list[str]
+    pairs: list[str] | None
+
+
 def read_texts(table: Table, roles: Mapping[str, str]) -> tuple[list[str], list[str] | None]:
     """Return the texts and, for pairs, the second texts; a missing one is an empty text.
 
@@ -115,7 +123,7 @@ def rows_of(
     if not len(table):
         raise UserError(f"{table.origin} has no rows")
     texts, pairs = read_texts(table, roles)
-    kept = _kept(table, texts, pairs, settings.empty, roles, split, notes)
+    kept = kept_rows(table, texts, pairs, settings.empty, roles, split, notes)
     if len(kept) < len(table):
         table, texts = table.take(kept), [texts[row] for row in kept]
         pairs = None if pairs is None else [pairs[row] for row in kept]
@@ -172,7 +180,7 @@ def _normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _kept(
+def kept_rows(
     table: Table,
     texts: Sequence[str],
     pairs: Sequence[str] | None,

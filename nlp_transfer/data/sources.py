@@ -104,7 +104,7 @@ def check_source(settings: DataSettings, *, data: Any = None) -> None:
         folder = resources.files(_EMBEDDED)
         known = sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".csv"))
         one_of(settings.embedded, known, "data.embedded")
-    for key in ("path", *SPLIT_NAMES):
+    for key in ("path", *SPLIT_NAMES, "unlabelled"):
         if (name := getattr(settings, key)) is not None:
             try:
                 (existing if key == "path" else existing_file)(name)

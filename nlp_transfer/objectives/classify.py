@@ -47,8 +47,11 @@ class Classify(nn.Module):
         self.register_buffer("positive_weights", None if beta is None else torch.tensor(beta), persistent=False)
 
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
-        """Return the loss of every example, float32 (examples,)."""
-        logits, targets = outputs.logits.float(), batch["targets"]
+        """Return the loss of every example, float32 (examples,); where there is no label it is 0."""
+        losses = self._losses(outputs.logits.float(), batch["targets"])
+        return losses * batch["labelled"] if "labelled" in batch else losses
+
+    def _losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         if self.problem == "regression":
             return (logits.squeeze(-1) - targets) ** 2
         if self.problem == "multi_label":

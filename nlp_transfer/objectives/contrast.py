@@ -47,7 +47,11 @@ class Contrast(nn.Module):
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the loss of every example, float32 (examples,)."""
         with torch.autocast(outputs.features.device.type, enabled=False):  # cosines near 1 want more than three digits
-            return self._losses(outputs.features.float(), batch["targets"], batch["weights"])
+            weights, labelled = batch["weights"], batch.get("labelled")
+            if labelled is None:
+                return self._losses(outputs.features.float(), batch["targets"], weights)
+            known = weights * (labelled > 0)
+            return labelled * self._losses(outputs.features.float(), batch["targets"], known)
 
     def _losses(self, features: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         features = F.normalize(features, dim=-1)

@@ -11,10 +11,11 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import Outputs, forward
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.contrast import Contrast
-from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings
+from nlp_transfer.objectives.distill import Distill
+from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings, DistillSettings
 
 # A term is made of (settings, task), has a `weight`, and maps (outputs, batch, progress) to one loss an example.
-TERMS: dict[type, type[nn.Module]] = {ClassifySettings: Classify, ContrastSettings: Contrast}
+TERMS: dict[type, type[nn.Module]] = {ClassifySettings: Classify, ContrastSettings: Contrast, DistillSettings: Distill}
 
 
 class Objective(nn.Module):

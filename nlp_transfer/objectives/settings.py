@@ -18,6 +18,7 @@ class ClassifySettings:
     ordinal_sharpness: float = 2.0
 
     compares = False
+    reads_unlabelled = False
 
     def check(self) -> None:
         """Refuse values outside their range.
@@ -42,6 +43,7 @@ class ContrastSettings:
     temperature: float = 0.1
 
     compares = True
+    reads_unlabelled = False
 
     def check(self) -> None:
         """Refuse values outside their range.
@@ -56,11 +58,45 @@ class ContrastSettings:
             raise UserError(f"objective.contrast.temperature={self.temperature} must be positive")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings:
+    """Answers like those of a teacher."""
+
+    weight: float = 1.0
+    teacher: str | None = None
+    temperature: float = 2.0
+
+    compares = False
+    reads_unlabelled = True
+
+    def check(self) -> None:
+        """Refuse values outside their range, and none where there must be one.
+
+        Raises:
+            UserError: naming the key, its value and what it may be.
+        """
+        if self.teacher is None:
+            raise UserError("objective.distill.teacher must name the folder of a run or of its model")
+        if not self.weight >= 0:
+            raise UserError(f"objective.distill.weight={self.weight} must be at least 0")
+        if not self.temperature > 0:
+            raise UserError(f"objective.distill.temperature={self.temperature} must be positive")
+
+
 # One row a term: its name in the configuration and what it may be given. `objective.py` has the modules. A term
-# `compares` where the loss of an example hangs on the others of its pass.
-TERM_SETTINGS: dict[str, type] = {"classify": ClassifySettings, "contrast": ContrastSettings}
+# `compares` where the loss of an example hangs on the others of its pass, and `reads_unlabelled` what has no label.
+TERM_SETTINGS: dict[str, type] = {
+    "classify": ClassifySettings,
+    "contrast": ContrastSettings,
+    "distill": DistillSettings,
+}
 
 
 def compares(objective: Mapping[str, Any]) -> bool:
     """Return whether the loss of an example hangs on the others of its pass."""
     return any(term.compares and term.weight for term in objective.values())
+
+
+def reads_unlabelled(objective: Mapping[str, Any]) -> bool:
+    """Return whether texts without labels teach anything."""
+    return any(term.reads_unlabelled and term.weight for term in objective.values())

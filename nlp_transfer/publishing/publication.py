@@ -28,7 +28,10 @@ from nlp_transfer.settings import HubSettings, Settings
 from nlp_transfer.words import from_mapping
 from nlp_transfer.yamlfile import read_yaml
 
-_PATHS = ("data.path", "data.train", "data.validation", "data.test", "encoder.name")
+_PATHS = (
+    *("data.path", "data.train", "data.validation", "data.test", "data.unlabelled"),
+    *("encoder.name", "objective.distill.teacher"),
+)
 
 
 @dataclass(frozen=True)

@@ -125,9 +125,10 @@ def fit(
         NoMemory: when memory does not suffice for a single example.
         Stopped: on SIGINT, SIGTERM or SIGUSR1, after the step was finished and committed.
     """
-    total = planned_steps(len(columns), settings)
-    order = Order(len(columns), batch_size=settings.batch_size, seed=seed, kinds=kinds)
-    every = steps_between_evaluations(len(columns), settings)
+    rows, beside = columns.labelled_rows, len(columns) - columns.labelled_rows
+    total = planned_steps(rows, settings)
+    order = Order(rows, batch_size=settings.batch_size, seed=seed, kinds=kinds, beside=beside)
+    every = steps_between_evaluations(rows, settings)
     parameters = {name: p for name, p in step.named_parameters() if p.requires_grad}
     _train_mode(step, frozen)
     _make_equal(parameters)

@@ -1,0 +1,58 @@
+"""Texts without labels that a run learns from beside its rows: read as strictly as these."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from nlp_transfer.data.columns import find_roles
+from nlp_transfer.data.files import read_rows
+from nlp_transfer.data.rows import Texts, kept_rows, read_texts, text_key
+from nlp_transfer.errors import UserError
+from nlp_transfer.settings import DataSettings
+
+NAME = "unlabelled"
+
+
+def read_unlabelled(settings: DataSettings, roles: Mapping[str, str], notes: list[str]) -> Texts | None:
+    """Return the texts of `data.unlabelled`; None where it names no file.
+
+    Args:
+        settings: the `data` group.
+        roles: role → column of the training rows. Its columns may have other names, where these are known ones.
+        notes: gets a sentence for everything that was dropped.
+
+    Raises:
+        UserError: with file and line for what cannot be read.
+    """
+    if settings.unlabelled is None:
+        return None
+    table = read_rows(settings.unlabelled, settings)
+    if not len(table):
+        raise UserError(f"data.unlabelled: {table.origin} has no rows")
+    same = {role: roles[role] for role in ("text", "text_pair") if role in roles}
+    if not set(same.values()) <= set(table.columns):
+        found = find_roles(table, settings.columns, labelled=False)
+        if found.keys() - {"id"} != same.keys():
+            each = "two texts" if "text_pair" in same else "one text"
+            raise UserError(f"data.unlabelled: {table.origin} must have {each} a row, as the training rows have")
+        same = {role: found[role] for role in same}
+    texts, pairs = read_texts(table, same)
+    kept = kept_rows(table, texts, pairs, settings.empty, same, NAME, notes)
+    if "label" in roles and roles["label"] in table.columns:
+        notes.append(f"{NAME}: column {roles['label']!r} is not read")
+    return Texts([texts[row] for row in kept], None if pairs is None else [pairs[row] for row in kept])
+
+
+def measured_among(texts: Texts, measured: Collection[bytes]) -> str | None:
+    """Return a sentence on how many of the texts are measured rows as well; None where none is.
+
+    Args:
+        texts: without labels.
+        measured: the keys of the rows, see `rows.text_key`.
+    """
+    pairs = [None] * len(texts.texts) if texts.pairs is None else texts.pairs
+    keys = {text_key(text, pair) for text, pair in zip(texts.texts, pairs, strict=True)}
+    both = len(keys & set(measured))
+    if not both:
+        return None
+    return f"{NAME}: {both:,} of its texts are measured rows too: their figures are of texts that were read"

@@ -1,0 +1,45 @@
+"""Distillation: what a teacher answered is learned beside the labels, or in their place where a text has none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.classifier import Outputs
+from nlp_transfer.objectives.settings import DistillSettings
+
+
+class Distill(nn.Module):
+    r"""Loss between logits :math:`z` and those of a teacher, :math:`t`, at a temperature :math:`T`.
+
+    - single_label and ordinal: :math:`\ell = T^2 \, \mathrm{KL}(\mathrm{softmax}(t / T) \,\|\, \mathrm{softmax}(z /
+      T))` (Hinton, Vinyals and Dean 2015, arXiv 1503.02531): its gradient keeps its size as T rises.
+    - multi_label: :math:`\ell = \frac{T^2}{K} \sum_c \mathrm{KL}(\sigma(t_c / T) \,\|\, \sigma(z_c / T))`, each of the
+      K labels by itself.
+    - regression: :math:`\ell = (z - t)^2`.
+
+    Shapes: logits and ``teacher`` (examples, outputs) → (examples,).
+    """
+
+    def __init__(self, settings: DistillSettings, task: Task) -> None:
+        super().__init__()
+        self.weight = settings.weight
+        self.temperature = settings.temperature
+        self.problem = task.problem
+
+    def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
+        """Return the loss of every example, float32 (examples,)."""
+        logits, teacher = outputs.logits.float(), batch["teacher"]
+        if self.problem == "regression":
+            return (logits - teacher).square().squeeze(-1)
+        own, theirs = logits / self.temperature, teacher / self.temperature
+        if self.problem == "multi_label":
+            chances = theirs.sigmoid()
+            cross = F.binary_cross_entropy_with_logits(own, chances, reduction="none")
+            entropy = F.binary_cross_entropy_with_logits(theirs, chances, reduction="none")
+            return self.temperature**2 * (cross - entropy).mean(-1)
+        theirs = theirs.log_softmax(-1)
+        return self.temperature**2 * (theirs.exp() * (theirs - own.log_softmax(-1))).sum(-1)

@@ -1,0 +1,215 @@
+"""Distillation: hand-computed values, a teacher's answers as a column, texts without labels, what is refused."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import softmax
+
+import nlp_transfer
+from nlp_transfer.data.batches import Columns, Order
+from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.classifier import Outputs
+from nlp_transfer.errors import UserError
+from nlp_transfer.objectives.distill import Distill
+from nlp_transfer.objectives.objective import Objective
+from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings, DistillSettings
+from nlp_transfer.preparation import prepare
+from nlp_transfer.run import Run, adapt
+from tests.data.test_batches import make_tokens
+from tests.encoder.families import tiny_encoder
+from tests.test_crashes import stopped_run
+from tests.test_run import STRATEGIES, data_for, settings_for
+
+LABELS = ("a", "b", "c")
+
+
+def losses(problem: str, logits, teacher, **knobs) -> torch.Tensor:
+    labels = () if problem == "regression" else LABELS
+    term = Distill(DistillSettings(teacher="t", **knobs), Task(problem, labels, False, None))
+    logits, teacher = torch.as_tensor(logits), torch.as_tensor(teacher)
+    return term(Outputs(logits, logits), {"teacher": teacher}, 0.0)
+
+
+def test_the_values_by_hand():
+    # softmax([log 3, 0]) = (3/4, 1/4) at temperature 1, and (√3, 1) / (√3 + 1) at 2.
+    own, theirs = [[0.0, 0.0, -1e9]], [[math.log(3), 0.0, -1e9]]
+    kl = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert losses("single_label", own, theirs, temperature=1.0).tolist() == pytest.approx([kl], abs=1e-5)
+    p = math.sqrt(3) / (math.sqrt(3) + 1)
+    kl = p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
+    assert losses("ordinal", own, theirs, temperature=2.0).tolist() == pytest.approx([4 * kl], abs=1e-5)
+    each = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    ours = losses("multi_label", [[0.0, 0.0, 5.0]], [[math.log(3), 0.0, 5.0]], temperature=1.0)
+    assert ours.tolist() == pytest.approx([each / 3], abs=1e-5)
+    assert losses("regression", [[3.0], [1.0]], [[1.0], [1.0]]).tolist() == [4.0, 0.0]
+
+
+@pytest.mark.parametrize("problem", ["single_label", "ordinal", "multi_label", "regression"])
+@given(seed=st.integers(0, 99), temperature=st.floats(0.5, 8))
+def test_nobody_is_nearer_to_a_teacher_than_itself_and_the_slope_keeps_its_size(problem, seed, temperature):
+    generator = torch.Generator().manual_seed(seed)
+    teacher, other = torch.randn(2, 4, 1 if problem == "regression" else 3, generator=generator)
+    assert losses(problem, teacher, teacher, temperature=temperature) == pytest.approx(0, abs=1e-5)
+    assert (losses(problem, other, teacher, temperature=temperature) > 0).all()
+    near = (teacher + 1e-2 * other).requires_grad_()
+    losses(problem, near, teacher, temperature=temperature).sum().backward()
+    assert near.grad.norm() < 0.1
+
+
+@given(rows=st.integers(1, 40), others=st.integers(1, 40), batch=st.integers(1, 12), seed=st.integers(0, 9))
+def test_each_step_has_the_rows_it_had_and_as_many_others(rows: int, others: int, batch: int, seed: int):
+    alone, both = Order(rows, batch_size=batch, seed=seed), Order(rows, batch_size=batch, seed=seed, beside=others)
+    steps = [both.step(step) for step in range(2 * math.ceil(others / batch))]
+    for step, chosen in enumerate(steps):
+        known = chosen[chosen < rows]
+        assert known.tolist() == alone.step(step).tolist()
+        assert 0 < len(chosen) - len(known) <= batch
+    drawn = np.concatenate(steps)
+    assert np.unique(drawn[drawn >= rows], return_counts=True)[1].tolist() == [2] * others
+
+
+@pytest.mark.parametrize("kind", ["classify", "contrast"])
+def test_beside_texts_without_labels_a_label_counts_as_it_did(kind: str):
+    task = Task("single_label", LABELS, False, None)
+    knobs = {"classify": ClassifySettings(weight=float(kind == "classify"))}
+    knobs |= {"contrast": ContrastSettings()} if kind == "contrast" else {}
+    objective = Objective(knobs, task)
+    known = Columns(make_tokens([[3], [4], [1, 1], [5]]), np.array([0, 1, 0, 2]), np.array([1, 2, 1, 0.5], np.float32))
+    columns = known.with_unlabelled(
+        Columns(make_tokens([[2], [2], [6], [3]]), np.zeros(4, np.int64), np.ones(4, np.float32))
+    )
+    assert columns.labelled_rows == 4
+    assert len(columns) == len(columns.tokens) == 8
+    assert columns.tokens.full.tolist() == [3, 4, 2, 5, 2, 2, 6, 3]
+    logits = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    ours = objective(Outputs(logits, logits), tensors(columns), 0.0) @ torch.from_numpy(columns.weights)
+    alone = objective(Outputs(logits[:4], logits[:4]), tensors(known), 0.0) @ torch.from_numpy(known.weights)
+    assert float(ours / columns.weights.sum()) == pytest.approx(float(alone / known.weights.sum()), rel=1e-5)
+
+
+def tensors(columns: Columns) -> dict[str, torch.Tensor]:
+    found = {name: getattr(columns, name) for name in ("targets", "weights", "labelled")}
+    return {name: torch.from_numpy(values) for name, values in found.items() if values is not None}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distill")
+    tiny_encoder(folder)
+    return folder
+
+
+def texts_in(path: Path, problem: str = "single_label", **columns: str) -> Path:
+    rows = data_for(problem)["test"] + data_for(problem)["validation"]
+    with path.open("w", newline="") as out:
+        names = [name for name in ("text", "text_pair") if name in rows[0]]
+        writer = csv.DictWriter(out, [*names, *columns], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(row | columns for row in rows)
+    return path
+
+
+def taught(home: Path, folder: Path, problem: str, strategy: str = "finetune", **values) -> tuple[Run, Run]:
+    common = {"evaluation.floors": False, "decision.calibrate": False, "training.epochs": 6}
+    teacher = adapt(settings_for(home, problem, output=str(folder / "t"), **common), data=data_for(problem))
+    own = STRATEGIES[strategy] | common | {"objective": "distill", "objective.distill.teacher": str(teacher.folder)}
+    settings = settings_for(home, problem, output=str(folder / "s"), **own | values)
+    return teacher, adapt(settings, data=data_for(problem))
+
+
+PROBLEMS = ("single_label", "multi_label", "regression", "ordinal", "soft", "pair", "siamese", "chunk")
+QUICK = (("finetune", "single_label"), ("finetune", "multi_label"), ("lora", "regression"), ("probe adamw", "ordinal"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "problem"),
+    [
+        pytest.param(strategy, problem, marks=[] if (strategy, problem) in QUICK else pytest.mark.slow)
+        for strategy in ("finetune", "lora", "probe adamw", "finetune refined")
+        for problem in PROBLEMS
+    ],
+)
+def test_what_learns_from_a_teacher_alone_comes_to_answer_alike(home: Path, tmp_path: Path, strategy, problem):
+    file = texts_in(tmp_path / "more.csv", problem)
+    values = {"objective.classify.weight": 0.0, "data.unlabelled": str(file), "training.keep": "last"}
+    values |= {} if strategy == "probe adamw" else {"strategy.head_first": False}
+    _, student = taught(home, tmp_path, problem, strategy, **values)
+    log = (student.folder / "metrics.jsonl").read_text().splitlines()
+    curve = [row["loss"] for row in map(json.loads, log) if "loss" in row]
+    assert np.mean(curve[-5:]) < np.mean(curve[:5])
+    assert all(loss >= -1e-6 for loss in curve)
+
+
+def test_labels_are_matched_by_name_and_the_teacher_is_asked_as_it_was_adapted(home: Path, tmp_path: Path):
+    file = texts_in(tmp_path / "more.csv", label="x")
+    teacher, _ = taught(home, tmp_path, "single_label")
+    own = {"objective": "distill", "objective.distill.teacher": str(teacher.folder / "model")}
+    order = sorted({row["label"] for row in data_for("single_label")["train"]}, reverse=True)
+    values = {"data.unlabelled": str(file), "data.problem": "ordinal", "data.order": order, "tokens.max_length": 8}
+    settings = settings_for(home, **own | values)
+    corpus = load_corpus(settings.data, data=data_for("single_label"))
+    with pytest.raises(UserError, match="was adapted to another task"):
+        prepare(settings, corpus, tmp_path)
+    del values["data.problem"], values["data.order"]
+    settings = settings_for(home, **own | values)
+    corpus = load_corpus(settings.data, data=data_for("single_label"))
+    assert any("'label' is not read" in note for note in corpus.notes)
+    assert any("measured rows too" in note for note in corpus.notes)
+    columns = prepare(settings, corpus, tmp_path).training_columns()
+    texts = [*corpus.splits["train"].texts, *corpus.unlabelled.texts]
+    answers = nlp_transfer.load(teacher.folder).predict(texts)
+    chances = softmax(columns.teacher, axis=1)
+    for answer, row in zip(answers, chances, strict=True):
+        assert list(answer.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-5)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: Path):
+    file = texts_in(tmp_path / "more.csv")
+    teacher, _ = taught(home, tmp_path, "single_label")
+    given = {"data.unlabelled": str(file), "objective": "distill", "objective.distill.teacher": str(teacher.folder)}
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    parts.mkdir()
+    whole.mkdir()
+    _, wanted = stopped_run(parts, **given)
+    resumed = adapt(settings_for(parts, **wanted), data=data_for("single_label"))
+    tiny_encoder(whole)
+    plain = adapt(settings_for(whole, **wanted | {"output": str(whole / "runs")}), data=data_for("single_label"))
+    stored = [(run.folder / "model" / "model.safetensors").read_bytes() for run in (resumed, plain)]
+    assert stored[0] == stored[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"strategy": "probe"}, "an exact probe takes none"),
+        ({"objective.distill.teacher": None}, r"objective\.distill\.teacher must name"),
+        ({"objective.distill.temperature": 0}, "temperature=0"),
+        ({"objective.distill.weight": -1}, "weight=-1"),
+        ({"objective.distill.teacher": "nowhere"}, "nowhere"),
+        ({"objective": "classify", "data.unlabelled": "here.csv"}, "not read by this objective"),
+        ({"data.unlabelled": "gone.csv"}, r"data\.unlabelled: .*gone\.csv"),
+        ({"data.unlabelled": "empty.csv"}, "has no rows"),
+        ({"data.unlabelled": "other.csv"}, "no column is known as the text|known name"),
+        ({"data.unlabelled": "blank.csv"}, "blank.csv:3.*nothing to read"),
+    ],
+)
+def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.csv").write_text("text\none\n")
+    (tmp_path / "empty.csv").write_text("text\n")
+    (tmp_path / "other.csv").write_text("said\none\n")
+    (tmp_path / "blank.csv").write_text('text\none\n" "\n')
+    wanted = {"objective": "distill", "objective.distill.teacher": str(home)} | values
+    if wanted["objective"] == "classify":
+        del wanted["objective.distill.teacher"]
+    with pytest.raises(UserError, match=message):
+        adapt(settings_for(home, output=str(tmp_path / "runs"), **wanted), data=data_for("single_label"))
+    assert not (tmp_path / "runs").exists()
