@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -233,8 +233,14 @@ def _differences(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
     chosen = {"strategy": str(plain["strategy"]["name"])}
     if terms := [name for name in settings.objective if name != "classify"]:
         chosen["objective"] = terms[0]
-    before = to_plain(compose(None, [f"{group}={name}" for group, name in chosen.items()]))
+    before = _made_of(tuple(f"{group}={name}" for group, name in chosen.items()))
     return chosen, {key: value for key, value in _changes(plain, before) if key not in NOT_IDENTITY}
+
+
+@cache  # every run of a process asks, and conf/ stays what it is
+def _made_of(choices: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings that choices alone make, as plain values to read and not to change."""
+    return to_plain(compose(None, choices))
 
 
 def _changes(now: Mapping[str, Any], before: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
