@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ANSWERS = "answers.json"
 _SENTENCES = (
     "The parcel came a day late, but whoever answered the phone was kind.",
@@ -37,6 +35,8 @@ def answers_of(
         pairs: the second texts, or None.
         truncation: as the tokenizer takes it: True, ``longest_first``, ``only_first`` or ``only_second``.
     """
+    import torch
+
     found: list[list[float]] = []
     for part in (slice(0, -1), slice(-1, None)):
         second = None if pairs is None else list(pairs[part])

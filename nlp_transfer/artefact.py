@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from nlp_transfer.answers import write_answers
@@ -32,15 +32,14 @@ from nlp_transfer.encoder.source import (
     ADAPTER_WEIGHTS,
     RECORD,
     UNKNOWN,
-    asked_code,
     check_layout,
     digest_of,
     read_json,
-    weight_files,
 )
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.unknown import DETECTORS, Detector
 from nlp_transfer.record import Record, write_record
+from nlp_transfer.whole import check_files, check_present, check_unknown, refuse_code, saved_weights
 
 
 def save(classifier: Classifier, record: Record, folder: Path, *, detector: Detector | None = None) -> Record:
@@ -67,7 +66,7 @@ def save(classifier: Classifier, record: Record, folder: Path, *, detector: Dete
         if record.merged:  # whoever loads it needs no encoder beside it, and no path of this machine
             encoder = dataclasses.replace(record.encoder, name=classifier.source.public_name)
             record = dataclasses.replace(record, encoder=encoder)
-        record = dataclasses.replace(record, sha256=digest_of(_weights(making, record)))
+        record = dataclasses.replace(record, sha256=digest_of(saved_weights(making, record)))
         if detector is not None and record.novelty is not None and record.novelty.reads_features:
             save_file(detector.tensors(), making / UNKNOWN)
             record = dataclasses.replace(
@@ -155,18 +154,6 @@ def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def check_files(folder: Path, record: Record) -> None:
-    """Refuse a saved folder that asks for code, lacks a file, or holds other weights than were saved.
-
-    Raises:
-        UserError: naming the file.
-    """
-    _refuse_code(folder)
-    _check_weights(folder, record)
-    _check_unknown(folder, record)
-    _check_present(folder / "tokenizer_config.json")
-
-
 def load_tokenizer(folder: Path) -> Any:
     """Return the tokenizer of a saved or exported folder.
 
@@ -175,25 +162,16 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    _refuse_code(folder)
+    refuse_code(folder)
     register_config()  # the library looks into config.json as well
-    _check_present(folder / "tokenizer_config.json")
+    check_present(folder / "tokenizer_config.json")
     with _damage_named(folder, "tokenizer.json, tokenizer_config.json"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.is_fast:
-        _check_present(folder / "tokenizer.json")  # without it some classes come with an empty vocabulary
+        check_present(folder / "tokenizer.json")  # without it some classes come with an empty vocabulary
     if tokenizer.pad_token_id is None:
         raise UserError(f"{folder / 'tokenizer_config.json'} names no padding token; the saved model is not whole")
     return tokenizer
-
-
-def _refuse_code(folder: Path) -> None:
-    if asked := asked_code(folder):
-        file, entries = next(iter(asked.items()))
-        raise UserError(
-            f"{folder / file} asks to run code ({entries[0]}), which is never run from a saved model; if you trust it, "
-            "load the model with transformers itself"
-        )
 
 
 def _load_whole(folder: Path) -> Any:
@@ -216,7 +194,7 @@ def _load_whole(folder: Path) -> Any:
 def _load_adapter(folder: Path, record: Record) -> Any:
     from peft import PeftModel
 
-    _check_present(folder / "adapter_config.json")
+    check_present(folder / "adapter_config.json")
     read_json(folder / "adapter_config.json")
     if record.encoder.sha256 is None:
         raise UserError(f"{folder / RECORD} does not say which weights the adapter belongs to (encoder.sha256)")
@@ -226,11 +204,6 @@ def _load_adapter(folder: Path, record: Record) -> Any:
     with _damage_named(folder, "adapter_config.json, adapter_model.safetensors"), warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
         return PeftModel.from_pretrained(classifier.model, str(folder))
-
-
-def _check_present(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path} is missing; the saved model is not whole")
 
 
 def load_detector(folder: Path, record: Record) -> Detector | None:
@@ -243,7 +216,7 @@ def load_detector(folder: Path, record: Record) -> Detector | None:
         return None
     tensors = {}
     if record.novelty.reads_features:
-        _check_unknown(folder, record)
+        check_unknown(folder, record)
         tensors = load_file(folder / UNKNOWN)
     try:
         if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
@@ -251,44 +224,6 @@ def load_detector(folder: Path, record: Record) -> Detector | None:
         return DETECTORS[record.novelty.score].of(tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / UNKNOWN} does not fit {RECORD} ({error}); the saved model is not whole") from error
-
-
-def _check_unknown(folder: Path, record: Record) -> None:
-    if record.novelty is None or not record.novelty.reads_features:
-        return
-    _check_present(folder / UNKNOWN)
-    if digest_of([folder / UNKNOWN]) != record.novelty.sha256:
-        raise UserError(
-            f"{folder / UNKNOWN} is not what was saved ({RECORD} has another sha256 under novelty): copy it again"
-        )
-
-
-def _weights(folder: Path, record: Record) -> list[Path]:
-    """Return the weight files that a saved folder is loaded from, there or not."""
-    if not record.merged:
-        return [folder / ADAPTER_WEIGHTS]
-    sharded = (folder / "model.safetensors.index.json").is_file()
-    return weight_files(folder) if sharded else [folder / "model.safetensors"]
-
-
-def _check_weights(folder: Path, record: Record) -> None:
-    """Refuse a missing file, one whose length is not what its header says, and other bytes than were saved.
-
-    Where the weights of an adapter are missing, PEFT would take a pickle.
-    """
-    files = _weights(folder, record)
-    for path in files:
-        _check_present(path)
-        try:
-            with safe_open(path, "pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path} is damaged ({error}); the saved model is not whole") from error
-    if record.sha256 is not None and digest_of(files) != record.sha256:
-        raise UserError(
-            f"{folder}: {', '.join(path.name for path in files)} is not what was saved ({RECORD} has another sha256): "
-            'copy it again; if it was changed on purpose, set "sha256": null there'
-        )
 
 
 @contextmanager

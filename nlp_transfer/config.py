@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +35,9 @@ NOT_IDENTITY = (
     *("check", "rank", "compare"),
 )
 _NAMES_OF_FILES = (
-    *(
-        "output",
-        "predict.input",
-        "predict.output",
-        "export.output",
-        "report.output",
-        "check.fix",
-        "check.beside",
-        "encoder.name",
-        "cache.folder",
-    ),
-    *("data.path", "data.train", "data.validation", "data.test", "data.unlabelled", "objective.distill.teacher"),
+    *("output", "predict.input", "predict.output", "export.output", "report.output", "check.fix", "check.beside"),
+    *("encoder.name", "cache.folder", "data.path", "data.train", "data.validation", "data.test", "data.unlabelled"),
+    "objective.distill.teacher",
 )
 
 
@@ -93,7 +84,14 @@ def _composed(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:
         except (AssertionError, AttributeError, LookupError, RecursionError, TypeError) as error:  # of odd types
             raise ValueError(f"{folder / name}.yaml cannot be composed") from error
         check_values(OmegaConf.to_container(composed))
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        return _resolved(composed)
+
+
+def _resolved(values: Any) -> dict[str, Any]:
+    """Return values of OmegaConf as plain ones, with references resolved."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(values, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -138,10 +136,15 @@ def _change_resolved(folder: Path, name: str, words: Sequence[str]) -> Settings:
 
     A chosen group (``strategy=lora``) is taken from conf/, and what the file does not know.
     """
+    from omegaconf import OmegaConf
+
+    content = read_yaml(folder / f"{name}.yaml")
     chosen = {word.split("=")[0] for word in words if word.split("=")[0] in GROUPS}
-    chosen |= {field.name for field in dataclasses.fields(Settings)} - read_yaml(folder / f"{name}.yaml").keys()
+    chosen |= {field.name for field in dataclasses.fields(Settings)} - content.keys()
     theirs = [word for word in words if word.lstrip("+~").split("=")[0].split(".")[0] in chosen]
-    before = _composed(folder, name, [word for word in words if word not in theirs])
+    changes = [word for word in words if word not in theirs]
+    with user_errors(changes):  # without a change there is nothing that Hydra would do
+        before = _composed(folder, name, changes) if changes else _resolved(OmegaConf.create(content))
     conf, primary = locate_recipe(None)
     fresh = _composed(conf, primary, theirs) if chosen else {}
     settings = from_plain(before | {group: fresh[group] for group in chosen})
@@ -233,8 +236,14 @@ def _differences(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
     chosen = {"strategy": str(plain["strategy"]["name"])}
     if terms := [name for name in settings.objective if name != "classify"]:
         chosen["objective"] = terms[0]
-    before = to_plain(compose(None, [f"{group}={name}" for group, name in chosen.items()]))
+    before = _made_of(tuple(f"{group}={name}" for group, name in chosen.items()))
     return chosen, {key: value for key, value in _changes(plain, before) if key not in NOT_IDENTITY}
+
+
+@cache  # every run of a process asks, and conf/ stays what it is
+def _made_of(choices: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings that choices alone make, as plain values to read and not to change."""
+    return to_plain(compose(None, choices))
 
 
 def _changes(now: Mapping[str, Any], before: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,8 +14,7 @@ from nlp_transfer.encoder.classifier import quiet
 from nlp_transfer.encoder.merging import NotMerged, merged
 from nlp_transfer.encoder.source import ADAPTER, RECORD, UNKNOWN, digest_of, locate, weight_files
 from nlp_transfer.errors import UserError
-from nlp_transfer.exporting.exported import FIGURES
-from nlp_transfer.places import model_folder
+from nlp_transfer.places import FIGURES, model_folder
 from nlp_transfer.record import read_record, write_record
 
 

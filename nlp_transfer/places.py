@@ -6,6 +6,8 @@ from pathlib import Path
 
 from nlp_transfer.encoder.source import RECORD
 
+FIGURES = "export.json"  # what was compared when an export was written; no other folder of ours holds it
+
 
 def model_folder(folder: Path) -> Path:
     """Return the ``model/`` folder of a run folder; any other folder is returned as it is."""

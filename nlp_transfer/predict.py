@@ -31,9 +31,9 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.anatomy import dissect, unwrapped
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
-from nlp_transfer.exporting.exported import FIGURES, Exported
+from nlp_transfer.exporting.exported import Exported
 from nlp_transfer.labelling import Labeller, Prediction
-from nlp_transfer.places import model_folder
+from nlp_transfer.places import FIGURES, model_folder
 from nlp_transfer.record import Record, read_record
 from nlp_transfer.rules import needs_features
 from nlp_transfer.settings import ColumnSettings, PredictSettings, Settings, TrackingSettings

@@ -25,13 +25,15 @@ _VERSIONS_OF = (
 
 def installed(names: Iterable[str]) -> dict[str, str]:
     """Return the versions of packages by name; of those that are not there, none."""
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {name: version for name in names if (version := _version(name)) is not None}
+
+
+@functools.cache  # asked several times a run, and each answer is read from a file and parsed
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def environment() -> dict[str, Any]:

@@ -5,26 +5,27 @@ Hydra composes every choice of groups once in a process; single values are put w
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from typing import Any
 
-from nlp_transfer.config import compose, from_plain, to_plain
+from nlp_transfer.config import compose, default_name, from_plain, to_plain
 from nlp_transfer.settings import Settings
 from nlp_transfer.shipped import GROUPS
 from nlp_transfer.words import from_mapping
 
-# What the name of a run is made of, and what counts only where it was typed.
-_COMPOSED = ("data.path", "data.train", "data.hub", "data.embedded", "encoder.trust_remote_code")
+_TYPED = ("encoder.trust_remote_code",)  # counts only where it was typed
 
 
 def settings_of(values: dict[str, Any]) -> Settings:
     """Return what `compose` makes of these values; it is asked itself wherever it does more than to put a value in."""
     chosen = {key: value for key, value in values.items() if key in GROUPS and isinstance(value, str)}
     single = {key: value for key, value in values.items() if key not in chosen}
-    plain = json.loads(_composed(tuple(chosen.items())))
+    plain = json.loads(_composed(tuple(chosen.items()))) | {"name": None}
     if all(_put(plain, key, value) for key, value in single.items()):
-        return from_plain(plain)
+        settings = from_plain(plain)
+        return dataclasses.replace(settings, name=settings.name or default_name(settings))
     return compose(None, from_mapping(values))
 
 
@@ -41,7 +42,7 @@ def _put(plain: dict[str, Any], key: str, value: Any) -> bool:
         plain = plain.get(group)  # type: ignore[assignment]
         if not isinstance(plain, dict):
             return False
-    if key in _COMPOSED or name not in plain or (plain[name] and isinstance(plain[name], dict)) or "$" in str(value):
+    if key in _TYPED or name not in plain or (plain[name] and isinstance(plain[name], dict)) or "$" in str(value):
         return False
     try:
         plain[name] = json.loads(json.dumps(value))

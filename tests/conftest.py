@@ -3,6 +3,7 @@
 What a frozen encoder made is kept where nobody else's lies, and no test finds what another one has kept.
 """
 
+import gc
 import itertools
 import os
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
     os.environ.setdefault(name, "1")
 
 _STORE = "NLP_TRANSFER_CACHE"
@@ -20,6 +21,12 @@ _STORES = Path(tempfile.mkdtemp(prefix="nlp-transfer-stores-"))
 _COUNT = itertools.count()
 # At once, for test modules that copy the environment when they are imported, and for fixtures of many tests.
 os.environ[_STORE] = str(_STORES / "shared")
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of every garbage collection to come what stays anyway: the libraries and the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

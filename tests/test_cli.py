@@ -171,18 +171,27 @@ def test_evaluate_writes_a_report_where_it_is_told_to(place: Path, tmp_path: Pat
     assert (tmp_path / "mine.md").read_text() == "mine"
 
 
+@pytest.fixture(scope="module")
+def changing(place: Path, tmp_path_factory) -> Path:
+    """A folder with a finished run and the rows that it was made of, which a test writes anew."""
+    folder = tmp_path_factory.mktemp("changing")
+    shutil.copytree(place / "data", folder / "data")
+    assert main(adapt_words(place, f"data.path={folder / 'data'}", f"output={folder / 'runs'}")) == 0
+    return folder
+
+
 @pytest.mark.parametrize("change", ["renamed", "additional", "reordered file"])
-def test_evaluate_notices_that_the_training_rows_have_other_labels_now(place: Path, tmp_path: Path, capfd, change: str):
-    shutil.copytree(place / "data", tmp_path / "data")
-    assert main(adapt_words(place, f"data.path={tmp_path / 'data'}", f"output={tmp_path / 'runs'}")) == 0
+def test_evaluate_notices_that_the_training_rows_have_other_labels_now(
+    changing: Path, tmp_path: Path, capfd, change: str
+):
     capfd.readouterr()
     for split, part in data_for("single_label").items():
         labels = {"renamed": {"film": "cinema"}, "additional": {}, "reordered file": {}}[change]
         part = [row | {"label": labels.get(row["label"], row["label"])} for row in reversed(part)]
         part += [row | {"label": "agent", "id": f"agent {row['id']}"} for row in part[:2] if change == "additional"]
-        write_csv(tmp_path / "data" / f"{split}.csv", part)
+        write_csv(changing / "data" / f"{split}.csv", part)
     write_csv(tmp_path / "other.csv", rows("single_label", 11, 8))
-    status, other = main(["evaluate", run_of(tmp_path)]), ["data=files", f"data.path={tmp_path / 'other.csv'}"]
+    status, other = main(["evaluate", run_of(changing)]), ["data=files", f"data.path={tmp_path / 'other.csv'}"]
     same = change == "reordered file"
     if same:
         assert status == 0
@@ -190,12 +199,12 @@ def test_evaluate_notices_that_the_training_rows_have_other_labels_now(place: Pa
         assert status == 2
         assert "the labels the model was trained on: card, film, refund;" in capfd.readouterr().err
     capfd.readouterr()
-    assert main(["evaluate", run_of(tmp_path), *other]) == 0
+    assert main(["evaluate", run_of(changing), *other]) == 0
     report = json.loads(capfd.readouterr().out)["report"]
     assert report["examples"] == 11
     assert ([row["name"] for row in report["rows"]] == ["model"]) != same
     assert any("the floors are left out" in note for note in report["notes"]) != same
-    assert main(["evaluate", run_of(tmp_path), *other, "evaluation.floors=false"]) == 0  # nothing is missed then
+    assert main(["evaluate", run_of(changing), *other, "evaluation.floors=false"]) == 0  # nothing is missed then
     assert "left out" not in capfd.readouterr().out
 
 

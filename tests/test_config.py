@@ -107,6 +107,8 @@ def test_yaml_round_trip_keeps_the_run(tmp_path: Path):
         {"strategy": "adapter", "strategy.peft_type": "C3A", "strategy.peft": {"block_size": 16}, "name": "2024_01"},
         {"objective": "contrast", "strategy": "finetune", "strategy.head_last": True, "objective.classify.weight": 0},
         {"data": "files", "data.path": "rows.csv", "strategy.freeze": ["encoder.*"], "tokens.max_length": None},
+        {"data": "files", "data.train": "a folder/é: 2 [x].csv", "data.columns.text": "2024_01", "strategy": "lora"},
+        {"data": "hub", "data.hub": "acme/tiny", "strategy": "probe", "name": None},
         {"strategy": {"name": "probe", "solver": "adamw"}, "training": {"epochs": 2}, "cache.gib": "0"},
     ],
     ids=lambda values: next(iter(values)),

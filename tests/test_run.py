@@ -251,6 +251,7 @@ def test_the_same_settings_give_the_same_bits_and_another_seed_others(home: Path
             data=data_for("single_label"),
         )
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
+        if name != "c" or strategy != "probe"  # nothing of a probe is drawn
     ]
     assert digest(made[0]) == digest(made[1])
     assert made[0].metrics == made[1].metrics

@@ -32,9 +32,9 @@ from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.encoder.classifier import INPUTS
 from nlp_transfer.encoder.source import digest_of, read_json, weight_files
 from nlp_transfer.errors import UserError
-from nlp_transfer.exporting.exported import FIGURES, ONNX, OPENVINO, OUTPUT, Exported, encode, need, weights_of
+from nlp_transfer.exporting.exported import ONNX, OPENVINO, OUTPUT, Exported, encode, need, weights_of
 from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_texts
-from nlp_transfer.places import model_folder, run_of
+from nlp_transfer.places import FIGURES, model_folder, run_of
 from nlp_transfer.predict import Predictor
 from nlp_transfer.record import Record, read_record, write_record
 from nlp_transfer.rules import needs_features, ruled

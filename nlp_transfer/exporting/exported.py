@@ -22,7 +22,6 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.labelling import Labeller
 from nlp_transfer.record import read_record
 
-FIGURES = "export.json"  # what was compared when the folder was written; no other folder of ours holds it
 OUTPUT = "logits"
 ONNX, OPENVINO = "model.onnx", "model.xml"
 # Of the file that is loaded: those its weights lie in.

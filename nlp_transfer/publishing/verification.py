@@ -20,9 +20,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from nlp_transfer import answers
+from nlp_transfer import answers, encoder
 from nlp_transfer.answers import ANSWERS
-from nlp_transfer.encoder import pooled
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, POOLED, read_json
 from nlp_transfer.errors import UserError
 from nlp_transfer.record import Record
@@ -199,7 +198,7 @@ def _has_our_head(folder: Path) -> bool:
     config = read_json(folder / "config.json")
     if config.get("model_type") != POOLED:
         return False
-    ours = Path(pooled.__file__).parent
+    ours = Path(encoder.__path__[0])
     changed = [file for file in folder.rglob("*.py") if file.read_bytes() != _bytes(ours / file.relative_to(folder))]
     if changed or config.get("auto_map") != OUR_CODE:
         what = changed[0] if changed else f"auto_map in {folder / 'config.json'}"

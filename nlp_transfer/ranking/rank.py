@@ -13,6 +13,7 @@ import numpy as np
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.encoder.anatomy import encoder_config
+from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_accuracy
 from nlp_transfer.head import validate
@@ -43,6 +44,8 @@ def rank(
     Raises:
         UserError: for an encoder that cannot be found or loaded, and for too few rows to hold any out.
     """
+    for _, encoder in encoders:
+        locate(encoder)  # what cannot be had is said before the first is asked, which may take long
     probing = dataclasses.replace(settings, strategy=Probe(), objective={"classify": ClassifySettings()})
     found = []
     for name, encoder in encoders:

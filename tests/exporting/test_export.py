@@ -20,8 +20,9 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.exporting import export as exporting
 from nlp_transfer.exporting.export import export
-from nlp_transfer.exporting.exported import FIGURES, ONNX, OPENVINO, Exported
+from nlp_transfer.exporting.exported import ONNX, OPENVINO, Exported
 from nlp_transfer.exporting.fidelity import Figure, _alike, _undecided
+from nlp_transfer.places import FIGURES
 from nlp_transfer.predict import Predictor
 from nlp_transfer.strategies import Adapter, Lora
 from tests.encoder.families import FAMILIES

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.console import Screen
+from nlp_transfer.errors import UserError
 from nlp_transfer.ranking import rank as module
 from nlp_transfer.ranking.rows import rows_of
 from nlp_transfer.ranking.show import render, verdict
@@ -149,6 +150,15 @@ def test_a_layer_tells_what_it_tells_alone(encoders: dict[str, Path]):
     assert layers("encoder.hidden=8") == pytest.approx(every, abs=1e-4)
     assert set(layers("encoder.layers=spread")) <= {1, 2}
     assert len(layers("encoder.head=native")) == 1
+
+
+def test_what_cannot_be_had_is_said_before_any_is_asked(encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_ask", lambda *_: pytest.fail("asked first"))
+    settings = compose(None, ["data=object"])
+    absent = dataclasses.replace(settings.encoder, name="runs/none", package=None, sha256=None)
+    there = dataclasses.replace(absent, name=str(encoders["whole"]))
+    with pytest.raises(UserError, match="'runs/none': there is no such folder"):
+        rank(settings, [("there", there), ("absent", absent)], data=data_for("single_label"))
 
 
 def test_layers_that_share_weights_cost_as_often_as_they_run(tmp_path: Path):
