@@ -90,7 +90,7 @@ def words_of(recipe: str) -> list[str]:
 
 def check_two_steps(
     encoders: dict[str, Path], output: Path, recipe: str | None, words: list[str], data: Any = None
-) -> None:
+) -> Path:
     """Two steps on a tiny encoder make a report and a model that answers; nothing else of the recipe is changed."""
     settings = compose(recipe, words)
     tiny = {"name": str(encoders[str(settings.encoder.name)]), "package": None, "sha256": None, "revision": None}
@@ -112,6 +112,7 @@ def check_two_steps(
     assert done == (2 if settings.strategy.trains else 0)
     logged = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()] if done else []
     assert sum(np.isfinite(line["loss"]) for line in logged if "loss" in line) == done
+    return run.folder
 
 
 @pytest.mark.slow
@@ -124,7 +125,11 @@ def test_every_recipe_runs_as_its_header_says(encoders: dict[str, Path], tmp_pat
 
 @pytest.mark.parametrize(("group", "choice"), [(group, choice) for group, choice in CHOICES if group != "data"])
 def test_every_choice_runs(encoders: dict[str, Path], files: Path, tmp_path: Path, group: str, choice: str):
-    check_two_steps(encoders, tmp_path, None, ["data=files", f"data.path={files}", f"{group}={choice}"])
+    words = ["data=files", f"data.path={files}"]
+    if choice == "distill":
+        teacher = check_two_steps(encoders, tmp_path, None, [*words, "strategy=probe"])
+        words.append(f"objective.distill.teacher={teacher}")
+    check_two_steps(encoders, tmp_path, None, [*words, f"{group}={choice}"])
 
 
 @pytest.mark.parametrize("choice", shipped_names("data"))
