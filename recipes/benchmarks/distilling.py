@@ -1,0 +1,140 @@
+"""What a smaller encoder keeps of a larger one's accuracy, with and without its answers, and how fast it is.
+
+    python recipes/benchmarks/distilling.py DATA_FOLDER [--datasets trec ...] [--depths 3 1 0] [--per-class 16]
+        [--epochs 6] [--steps 600] [--seeds 3] [--results FILE]
+
+DATA_FOLDER holds one folder a data set with train, validation and test files. The teacher, MiniLM with its six layers,
+is fine-tuned on all training rows; students of `encoder.depth` layers learn from all of them too, with their labels
+alone or the teacher's answers as well. With --per-class both have so many rows of each class, and the students that
+learn from the teacher read the texts of all others besides, without labels, in at least --steps steps; so have those
+that do not. Accuracy is of all test rows; the milliseconds a text are of labelling these by one process on one thread,
+texts of like length together, the fastest of three.
+
+Every result is appended to --results at once and is not computed again, so that an interrupted benchmark goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from recipes.benchmarks.timing import machine
+
+WORDS = ["data=files", "strategy=finetune", "verify=false", "report.write=false", "evaluation.floors=false"]
+TEACHER, ALONE, TAUGHT = "teacher", "labels alone", "taught"
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run what is missing and print the tables as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--datasets", nargs="+", default=["trec", "cr"])
+    parser.add_argument("--depths", nargs="+", type=int, default=[3, 1, 0])
+    parser.add_argument("--per-class", type=int, default=None, help="training rows a label; default: all")
+    parser.add_argument("--epochs", type=float, default=6, help="of the students")
+    parser.add_argument("--steps", type=int, default=600, help="of the students at least")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=Path("distilling.jsonl"))
+    arguments = parser.parse_args(words)
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
+    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
+    known = []
+    if arguments.results.exists():
+        known = [json.loads(line) for line in arguments.results.read_text(encoding="utf-8").splitlines()]
+    done = {key_of(line) for line in known}
+    for dataset in arguments.datasets:
+        for seed in range(arguments.seeds):
+            asked = [(TEACHER, None), *((how, depth) for depth in arguments.depths for how in (ALONE, TAUGHT))]
+            wanted = [
+                {"dataset": dataset, "per_class": arguments.per_class, "seed": seed, "how": how, "depth": depth}
+                for how, depth in asked
+            ]
+            if all(key_of(each) in done for each in wanted):
+                continue
+            for line in measured(arguments, dataset, seed, [each for each in wanted if key_of(each) not in done]):
+                known.append(line)
+                with arguments.results.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(line) + "\n")
+    show(arguments, known)
+
+
+def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a result is known by."""
+    return tuple(line[name] for name in ("dataset", "per_class", "seed", "how", "depth"))
+
+
+def measured(arguments: argparse.Namespace, dataset: str, seed: int, wanted: list[dict[str, Any]]) -> Any:
+    """Train the teacher, for nothing else keeps it, and the students that are wanted; yield what each came to."""
+    source = arguments.data / dataset
+    few = [] if arguments.per_class is None else [f"data.per_class={arguments.per_class}"]
+    with tempfile.TemporaryDirectory() as scratch:
+        common = [*WORDS, f"data.path={source}", f"seed={seed}", f"output={scratch}", "evaluation.resamples=2", *few]
+        teacher = trained(common)
+        for each in wanted:
+            run = teacher
+            if each["how"] != TEACHER:
+                own = [f"encoder.depth={each['depth']}", f"training.epochs={arguments.epochs}"]
+                own.append(f"training.min_steps={arguments.steps}")
+                if each["how"] == TAUGHT:
+                    own += ["objective=distill", f"objective.distill.teacher={teacher.folder}"]
+                    own += [f"data.unlabelled={source / 'train.csv'}"] if few else []
+                run = trained([*common, *own])
+            yield each | figures(run, source / "test.csv")
+
+
+def trained(words: list[str]) -> Any:
+    """Return a run."""
+    from nlp_transfer.config import compose
+    from nlp_transfer.run import adapt
+
+    return adapt(compose(None, words))
+
+
+def figures(run: Any, tests: Path) -> dict[str, float]:
+    """Return accuracy, millions of weights, and milliseconds a text."""
+    from nlp_transfer.data.sources import read_rows
+    from nlp_transfer.settings import DataSettings
+
+    texts = read_rows(tests, DataSettings()).columns["text"]
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        run.predictor.logits(texts)
+        times.append(time.process_time() - began)
+    weights = sum(parameter.numel() for parameter in run.predictor.model.parameters())
+    return {
+        "accuracy": round(run.metrics["accuracy"], 4),
+        "weights": round(weights / 1e6, 2),
+        "ms": round(1000 * min(times) / len(texts), 4),
+    }
+
+
+def show(arguments: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
+    """Print means over the seeds, and the accuracy of each."""
+    found = defaultdict(list)
+    for line in lines:
+        if line["per_class"] == arguments.per_class and line["seed"] < arguments.seeds:
+            found[line["dataset"], line["depth"], line["how"]].append(line)
+    rows = "all rows" if arguments.per_class is None else f"{arguments.per_class} labels a class"
+    print(f"{rows}\n\n| data set | layers | learned from | accuracy | of each seed | weights, millions | ms a text |")
+    print("|---" * 7 + "|")
+    for (dataset, depth, how), own in found.items():
+        if dataset in arguments.datasets:
+            accuracy, weights, ms = (np.mean([line[name] for line in own]) for name in ("accuracy", "weights", "ms"))
+            each = ", ".join(f"{line['accuracy']:.3f}" for line in own)
+            layers = "all" if depth is None else depth
+            print(f"| {dataset} | {layers} | {how} | {accuracy:.3f} | {each} | {weights:.1f} | {ms:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
