@@ -26,6 +26,7 @@ from nlp_transfer.run import Run, adapt
 from tests.data.test_batches import make_tokens
 from tests.encoder.families import tiny_encoder
 from tests.test_crashes import stopped_run
+from tests.test_launch import launched
 from tests.test_run import STRATEGIES, data_for, settings_for
 
 LABELS = ("a", "b", "c")
@@ -213,3 +214,26 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError, match=message):
         adapt(settings_for(home, output=str(tmp_path / "runs"), **wanted), data=data_for("single_label"))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path: Path):
+    folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    rows = data_for("single_label")
+    for split, part in rows.items():
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    file = texts_in(tmp_path / "more.csv")
+    common = ["data=files", f"data.path={tmp_path}", f"encoder={folder}", "encoder.head_dropout=0", "verify=false"]
+    common += ["strategy=finetune", "training.precision=fp32", "evaluation.floors=false", "report.write=false"]
+    common += ["training.max_steps=6", "training.batch_size=8", "cache.gib=0"]
+    teacher = nlp_transfer.adapt(None, [*common, f"output={tmp_path / 't'}"])
+    words = ["adapt", *common, "objective=distill", f"objective.distill.teacher={teacher.folder}"]
+    words += [f"data.unlabelled={file}"]
+    found = []
+    for processes in (1, 2):
+        done = launched(processes, [*words, f"output={tmp_path / str(processes)}"])
+        assert done.returncode == 0, done.stderr[-2000:]
+        (log,) = (tmp_path / str(processes)).glob("*/metrics.jsonl")
+        found.append([row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row])
+    assert len(found[0]) == 6
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
