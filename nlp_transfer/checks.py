@@ -182,10 +182,27 @@ def check_decision(settings: DecisionSettings) -> None:
         raise UserError(f"decision.threshold={settings.threshold} must lie between 0 and 1")
     if settings.abstain_below is not None and not 0 <= settings.abstain_below < 1:
         raise UserError(f"decision.abstain_below={settings.abstain_below} must lie in [0, 1); 0: never")
+    if settings.risk is not None and not 0 <= settings.risk < 1:
+        raise UserError(f"decision.risk={settings.risk} must lie in [0, 1); 0: nothing is promised")
+    check_one_rule(settings)
     if settings.unknown is not None and not 0 <= settings.unknown <= 0.5:
         raise UserError(f"decision.unknown={settings.unknown} must lie in [0, 0.5]; 0: nothing is called unknown")
     if settings.coverage is not None and not 0 <= settings.coverage < 1:
         raise UserError(f"decision.coverage={settings.coverage} must lie in [0, 1); 0: no sets")
+
+
+def check_one_rule(settings: DecisionSettings) -> None:
+    """Refuse two rules for where a model abstains.
+
+    Raises:
+        UserError: naming both.
+    """
+    least, risk = settings.abstain_below, settings.risk
+    if risk and least is not None:
+        raise UserError(
+            f"decision.abstain_below={least:g} and decision.risk={risk:g} both say where the model abstains: give one "
+            "of them, the other null"
+        )
 
 
 def check_predict(settings: PredictSettings, *, overwrite: bool = False) -> None:

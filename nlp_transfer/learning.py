@@ -16,12 +16,14 @@ from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics, thresholds
 from nlp_transfer.evaluation.calibration import Calibration
+from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.head import Units, settle, solve_head, solve_head_again, validate
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import compares
 from nlp_transfer.plan import head_words
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.progress import reading
+from nlp_transfer.rules import promising, unpromised
 from nlp_transfer.rules_fit import Fitted, fit_rules
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.training.bfloat16 import working_copy
@@ -56,6 +58,17 @@ def _settled(prepared: Prepared, screen: Screen) -> Fitted:
     with reading(screen, "calibrating on validation"):
         # What is chosen by figures that are nearly the same must be the same on every rank.
         (fitted,) = broadcast_object_list([fit_rules(prepared, settle(prepared))])
+    if curve := fitted.risk_curve:
+        task = promising(prepared.corpus.task, curve)
+        prepared.corpus = dataclasses.replace(prepared.corpus, task=task)
+        if why := unpromised(task, curve):
+            screen.tell(f"warning: {why}")
+        else:
+            place = curve.least.index(task.abstain_below)
+            answered = f"{curve.answered[place]:,} of {counted(curve.rows, 'validation row')}"
+            wrong = f"{curve.wrong[place]:,} of these wrongly"
+            least = f"abstains below a probability of {task.abstain_below:g}"
+            screen.console.print(f"{least}: answers {answered}, {wrong}", style="dim")
     if fitted.novelty:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in fitted.novelty.rehearsed.items())
         chosen = f"AUROC with classes hidden: {figures}" if figures else "validation has too few classes to choose by"

@@ -13,7 +13,8 @@ def with_needed_rows(settings: Settings) -> Settings:
 
     The group `data` knows no other one. What a run stores says then by itself how its rows are divided.
     """
-    needed = settings.decision.unknown or settings.decision.coverage or settings.training.patience
+    decision = settings.decision
+    needed = decision.risk or decision.unknown or decision.coverage or settings.training.patience
     return with_validation(settings) if needed else settings
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from nlp_transfer.config import to_plain
 from nlp_transfer.encoder.classifier import reads_padding
-from nlp_transfer.evaluation.formatting import counted
+from nlp_transfer.evaluation.formatting import chosen, counted
+from nlp_transfer.evaluation.selective import CONFIDENCE
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training.length import planned_steps
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from nlp_transfer.data.batches import Columns
     from nlp_transfer.data.corpus import Corpus, Examples
     from nlp_transfer.data.ragged import Tokens
+    from nlp_transfer.data.task import Task
     from nlp_transfer.data.tokens import TokenSpec
     from nlp_transfer.encoder.classifier import Classifier
     from nlp_transfer.settings import EncoderSettings, Settings
@@ -76,6 +78,7 @@ class Plan:
     padding: str
     strategy: str
     objective: str
+    decision: str
     trainable: int
     parameters: int
     groups: list[GroupSummary]
@@ -127,6 +130,7 @@ def plan_of(
         padding=padding_words,
         strategy=to_plain(settings)["strategy"]["name"],
         objective=" + ".join(f"{term.weight:g} {name}" for name, term in settings.objective.items() if term.weight),
+        decision=decision_words(corpus.task),
         trainable=sum(p.numel() for p in trainable(classifier).values()),
         parameters=sum(p.numel() for p in classifier.model.parameters()),
         groups=[GroupSummary(g.name, sum(p.numel() for p in g.parameters.values()), g.lr, g.wake) for g in groups],
@@ -154,6 +158,14 @@ def encoder_notes(encoder: EncoderSettings, classifier: Classifier) -> list[str]
     return (
         [chance] * (not encoder.pretrained) + [code] * encoder.trust_remote_code + [padding] * reads_padding(classifier)
     )
+
+
+def decision_words(task: Task) -> str:
+    """Return what will be chosen so that a promise is kept; nothing where none is made."""
+    if not task.risk:
+        return ""
+    wrong = f"at most {chosen(task.risk)} of the labels given are wrong"
+    return f"abstains so that {wrong}: with {CONFIDENCE:.0%} confidence, by the validation rows (decision.risk)"
 
 
 def head_words(classifier: Classifier) -> str:
@@ -218,6 +230,8 @@ def render(plan: Plan, console: Console) -> None:
         table.add_row("", words)
     table.add_row("objective", plan.objective)
     table.add_row("training", _training_words(plan))
+    if plan.decision:
+        table.add_row("decision", plan.decision)
     console.print(table)
     for note in plan.notes:
         console.print(f"• {note}", style="yellow" if note.startswith("warning") else "")

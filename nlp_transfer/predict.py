@@ -182,7 +182,7 @@ class _Writer:
     def __init__(self, out: TextIO, kind: str, delimiter: str, task: Task) -> None:
         self.out, self.kind, self.labels = out, kind, task.labels
         ruled = {
-            "abstains": task.abstain_below,
+            "abstains": task.abstain_below or task.risk,
             "unknown": task.unknown,
             "set": task.coverage and task.problem != "regression",
             "low": task.coverage and task.problem == "regression",

@@ -9,18 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.data.task import Task
+from nlp_transfer.data.task import NEVER, Task
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.source import RECORD, read_json
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.kept import KeptScores
 from nlp_transfer.evaluation.novelty import Novelty
+from nlp_transfer.evaluation.selective import RiskCurve
 from nlp_transfer.plain import checked
 from nlp_transfer.settings import EncoderSettings
 
 FORMAT = 2
-_KEPT: dict[str, type[Novelty] | type[KeptScores]] = {"novelty": Novelty, "nonconformity": KeptScores}
+_KEPT: dict[str, type[Novelty] | type[KeptScores] | type[RiskCurve]] = {
+    "novelty": Novelty,
+    "nonconformity": KeptScores,
+    "risk_curve": RiskCurve,
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Record:
         calibration: of the outputs, for good: the weights answer so already.
         novelty: how unlike what the model knows the validation rows are; None where that was not asked for.
         nonconformity: how badly their truth fits what the model says of them; None likewise.
+        risk_curve: how many of them are answered at some probabilities, and how many of these wrongly; None likewise.
         sha256: of the weights in the folder, which `save` finds and loading compares; None where nothing is compared.
     """
 
@@ -52,6 +58,7 @@ class Record:
     calibration: Calibration = field(default_factory=Calibration)
     novelty: Novelty | None = None
     nonconformity: KeptScores | None = None
+    risk_curve: RiskCurve | None = None
     sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -91,6 +98,10 @@ class Record:
         record = cls(**values | groups | kept)
         if (record.task.unknown and not record.novelty) or (record.task.coverage and not record.nonconformity):
             raise ValueError("a rule without the scores to set its limit by")
+        if record.task.risk and (
+            record.risk_curve is None or record.task.abstain_below not in (*record.risk_curve.least, NEVER)
+        ):
+            raise ValueError("a risk without the curve that it is read off")
         return record
 
 

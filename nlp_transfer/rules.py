@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nlp_transfer.checks import check_one_rule
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation import kept, selective
 from nlp_transfer.evaluation.conformal import label_sets, number_bounds
 from nlp_transfer.evaluation.decisions import settled
-from nlp_transfer.evaluation.kept import fewest
+from nlp_transfer.evaluation.formatting import chosen
 from nlp_transfer.evaluation.unknown import DETECTORS, Detector
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
+    from nlp_transfer.evaluation.selective import RiskCurve
     from nlp_transfer.record import Record
     from nlp_transfer.settings import DecisionSettings
 
@@ -44,9 +47,15 @@ def ruled(record: Record, settings: DecisionSettings) -> Record:
     """Return the record with the rules that the settings name instead of its own.
 
     Raises:
-        UserError: for a rule that the task has no use for, or the model no statistics.
+        UserError: for a rule that the task has no use for, or the model no statistics, or two that exclude each other.
     """
+    check_one_rule(settings)
     task = settled(record.task, settings)
+    if task.risk:
+        if record.risk_curve is None:
+            raise _unfit(f"decision.risk={task.risk:g}", "risk")
+        check_rows("risk", task.risk, record.risk_curve.rows, saved=True)
+        task = promising(task, record.risk_curve)
     if task.unknown:
         if record.novelty is None:
             raise _unfit(f"decision.unknown={task.unknown:g}", "unknown")
@@ -77,14 +86,39 @@ def check_rows(key: str, value: float, rows: int, *, saved: bool = False) -> Non
     Raises:
         UserError: naming the key, its value and how many there must be.
     """
-    needed = fewest(1 - value if key == "unknown" else value)
+    fewest = {"risk": selective.fewest, "unknown": lambda share: kept.fewest(1 - share), "coverage": kept.fewest}
+    needed = fewest[key](value)
     if rows < needed:
         there = f"this model was adapted with {rows:,}" if saved else f"there are {rows:,}"
         more = "adapt again with more of them" if saved else "give more rows"
+        if key == "risk" and (least := _rounded_up(selective.lowest(rows))) < 1:
+            there += f", which promise no less than {least:g} even if the model is always right"
         raise UserError(
             f"decision.{key}={value:g} needs at least {needed:,} validation rows, and {there}: "
-            f"{'raise' if key == 'unknown' else 'lower'} it, or {more} (data.validation_share)"
+            f"{'lower' if key == 'coverage' else 'raise'} it, or {more} (data.validation_share)"
         )
+
+
+def promising(task: Task, curve: RiskCurve) -> Task:
+    """Return the task with the probability below which its model abstains, so that its risk is kept."""
+    return dataclasses.replace(task, abstain_below=curve.threshold(task.risk))
+
+
+def unpromised(task: Task, curve: RiskCurve | None) -> str | None:
+    """Return what to say of a risk that no probability keeps; None where there is nothing to say."""
+    if not task.risk or task.abstain_below <= 1 or curve is None:
+        return None
+    lowest = _rounded_up(curve.lowest())
+    return (
+        f"the model abstains on every text: however sure it has to be, its {curve.rows:,} validation rows do not show "
+        f"that at most {chosen(task.risk)} of its labels are wrong (decision.risk={task.risk:g}). The lowest that "
+        f"they promise is decision.risk={lowest:g}; with more validation rows (data.validation_share) it would be lower"
+    )
+
+
+def _rounded_up(risk: float) -> float:
+    """Return a risk in three digits after the point that is no less, or 1."""
+    return min(1.0, math.ceil(risk * 1000) / 1000)
 
 
 def needs_features(record: Record) -> bool:

@@ -14,11 +14,14 @@ from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.evaluation import hiding
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.conformal import nonconformity
+from nlp_transfer.evaluation.decisions import decide, probabilities, settled
 from nlp_transfer.evaluation.kept import KeptScores
 from nlp_transfer.evaluation.novelty import Novelty
+from nlp_transfer.evaluation.selective import RiskCurve
 from nlp_transfer.evaluation.unknown import Detector
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.rules import check_rows
+from nlp_transfer.settings import DecisionSettings
 
 _MOST_TAUGHT = 50_000  # training rows that classes are described by
 
@@ -32,25 +35,29 @@ class Fitted:
         novelty: None where nothing is to be called unknown; without the digest of a file that is not written yet.
         detector: the score of that.
         nonconformity: None where no sets are wanted.
+        risk_curve: None where no risk is to be kept.
     """
 
     calibration: Calibration
     novelty: Novelty | None = None
     detector: Detector | None = None
     nonconformity: KeptScores | None = None
+    risk_curve: RiskCurve | None = None
 
 
-def check_corpus(corpus: Corpus) -> None:
-    """Refuse before the training what its validation rows are too few for.
+def deciding(corpus: Corpus, settings: DecisionSettings) -> Corpus:
+    """Return the corpus, its task with the rules that a run asks for, before anything is trained.
 
     Raises:
-        UserError: naming the key.
+        UserError: for a rule that the task has no use for, or that there are too few validation rows for.
     """
+    corpus = dataclasses.replace(corpus, task=settled(corpus.task, settings))
     validation = corpus.splits.get("validation")
     rows = 0 if validation is None else int(np.count_nonzero(validation.weights))
-    for key in ("unknown", "coverage"):
+    for key in ("risk", "unknown", "coverage"):
         if value := getattr(corpus.task, key):
             check_rows(key, value, rows)
+    return corpus
 
 
 def fit_rules(prepared: Prepared, calibration: Calibration) -> Fitted:
@@ -60,10 +67,14 @@ def fit_rules(prepared: Prepared, calibration: Calibration) -> Fitted:
     """
     task, validation = prepared.corpus.task, prepared.corpus.splits["validation"]
     found = Fitted(calibration)
-    if not (task.unknown or task.coverage):
+    if not (task.risk or task.unknown or task.coverage):
         return found
     present = validation.weights > 0
     logits = prepared.outputs("validation")[present]
+    if task.risk:
+        wrong = decide(task, logits) != _classes(validation)[present]
+        curve = RiskCurve.of(probabilities(task, logits).max(axis=1), wrong)
+        found = dataclasses.replace(found, risk_curve=curve)
     if task.coverage:
         kept = KeptScores.of(nonconformity(task, logits, validation.targets[present]))
         found = dataclasses.replace(found, nonconformity=kept)

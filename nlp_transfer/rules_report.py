@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nlp_transfer.evaluation.calibration import Calibration, calibration_error
 from nlp_transfer.evaluation.conformal import covered
-from nlp_transfer.evaluation.decisions import decide
-from nlp_transfer.evaluation.formatting import counted, number
+from nlp_transfer.evaluation.decisions import abstains, decide
+from nlp_transfer.evaluation.formatting import chosen, counted, number
 from nlp_transfer.evaluation.hiding import auroc, auroc_interval
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import DEFAULT_METRIC
-from nlp_transfer.rules import limit_of, marks, strangeness
+from nlp_transfer.evaluation.selective import CONFIDENCE
+from nlp_transfer.rules import limit_of, marks, strangeness, unpromised
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples
+    from nlp_transfer.data.task import Task
     from nlp_transfer.evaluation.unknown import Detector
     from nlp_transfer.record import Record
 
@@ -53,6 +55,8 @@ def said_of(
     logits, features = (None if part is None else part[present] for part in answers)
     assert logits is not None
     targets, sentences = examples.targets[present], []
+    if record.task.risk:
+        sentences.append(_risk(record, logits, targets, confidence, in_sample=in_sample))
     if record.task.unknown:
         strangers = foreign and foreign()
         sentences.append(_unknown(record, detector, (logits, features), targets, strangers, confidence))
@@ -111,7 +115,7 @@ def _unknown(
 ) -> str:
     task, limit = record.task, limit_of(record)
     known = strangeness(record, detector, *answers)
-    right: Any = decide(task, answers[0]) == (targets if targets.ndim == 1 else targets.argmax(axis=1))
+    right = _right(task, answers[0], targets)
     taken = known <= limit
     score = "" if record.novelty is None else f", by the score {record.novelty.score!r}"
     words = (
@@ -138,12 +142,47 @@ def _unknown(
     )
 
 
+def _risk(record: Record, logits: np.ndarray, targets: np.ndarray, confidence: float, *, in_sample: bool) -> str:
+    """Say what came of the promise that at most a share of the labels given is wrong."""
+    task = record.task
+    if why := unpromised(task, record.risk_curve):
+        return f"{why[0].upper()}{why[1:]}."
+    assert record.risk_curve is not None
+    given = ~abstains(task, logits)
+    wrong = ~_right(task, logits, targets)[given]
+    words = (
+        f"Of the labels it gives at most {chosen(task.risk)} are to be wrong, by a probability that "
+        f"{counted(record.risk_curve.rows, 'validation row')} set with {CONFIDENCE:.0%} confidence"
+    )
+    answered = f"it gives {_share(given, confidence)} of the rows a label"
+    if in_sample:
+        found = f"and {wrong.mean():.1%} of these are wrong" if len(wrong) else "so that none is wrong"
+        return f"{words}: {answered}, {found}, but these rows set it themselves and cannot check it."
+    if not len(wrong):
+        return f"{words}: {answered}, so that they say nothing of it."
+    words = f"{words}: {answered}, and {_share(wrong, confidence)} of these are wrong"
+    low, high = _ends(wrong, confidence)
+    if low > task.risk:
+        return f"{words}, more than was promised: these rows are unlike those of validation, or it was bad luck."
+    return f"{words}{'' if high <= task.risk else ', too few rows to confirm it' if wrong.mean() <= task.risk else ''}."
+
+
+def _right(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return bool (rows,): whether the best guess is the true label; of a distribution the likeliest one."""
+    return np.asarray(decide(task, logits) == (targets if targets.ndim == 1 else targets.argmax(axis=1)))
+
+
 def _share(true: np.ndarray, confidence: float) -> str:
     """Return how many of the rows it is true of, with the interval of Clopper and Pearson."""
+    low, high = _ends(true, confidence)
+    return f"{true.mean():.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _ends(true: np.ndarray, confidence: float) -> tuple[float, float]:
     from scipy.stats import binomtest
 
     ends = binomtest(int(true.sum()), len(true)).proportion_ci(confidence)
-    return f"{true.mean():.1%} [{ends.low:.1%}, {ends.high:.1%}]"
+    return float(ends.low), float(ends.high)
 
 
 def _coverage(what: str, wanted: float, inside: np.ndarray, size: str, confidence: float, rows: int | None) -> str:

@@ -15,7 +15,6 @@ from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Corpus, load_corpus
 from nlp_transfer.encoder.source import asked_code, locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.decisions import settled
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.launch import is_main
 from nlp_transfer.measurement import measure, public_source
@@ -23,7 +22,7 @@ from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.publishing import publication, verification
 from nlp_transfer.record import Record
-from nlp_transfer.rules_fit import Fitted, check_corpus
+from nlp_transfer.rules_fit import Fitted, deciding
 from nlp_transfer.run_folder import PAGES, RunFolder
 from nlp_transfer.settings import Settings
 from nlp_transfer.trained import train
@@ -84,8 +83,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     if corpus is None:
         with screen.busy("reading data"):
             corpus = load_corpus(settings.data, seed=settings.seed, data=data)
-    corpus = dataclasses.replace(corpus, task=settled(corpus.task, settings.decision))
-    check_corpus(corpus)
+    corpus = deciding(corpus, settings.decision)
     settings, why = choosing.chosen(settings, corpus)
     if why:
         screen.tell(why)
@@ -184,4 +182,5 @@ def _record(prepared: Prepared, fitted: Fitted) -> Record:
         calibration=fitted.calibration,
         novelty=fitted.novelty,
         nonconformity=fitted.nonconformity,
+        risk_curve=fitted.risk_curve,
     )

@@ -146,6 +146,7 @@ class DecisionSettings:
     calibrate: bool = True
     threshold: float | None = None
     abstain_below: float | None = None
+    risk: float | None = None
     unknown: float | None = None
     coverage: float | None = None
 

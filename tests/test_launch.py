@@ -67,7 +67,7 @@ def test_two_processes_are_one_run(place: Path, capfd: pytest.CaptureFixture[str
 @pytest.mark.slow
 def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(place: Path):
     more = ("training.precision=fp32", "evaluation.batch_tokens=64", "cache.gib=0")  # passes for both, nothing kept
-    more += ("decision.unknown=0.2", "decision.coverage=0.8")
+    more += ("decision.unknown=0.2", "decision.coverage=0.8", "decision.risk=0.4")
     assert main(adapt_words(place, *more, f"output={place / '1'}")) == 0
     done = launched(2, adapt_words(place, *more, f"output={place / '2'}"))
     assert done.returncode == 0, done.stderr[-3000:]

@@ -300,7 +300,7 @@ def test_the_sentences_by_hand(home: Path):
     texts = ["a"] * 4
     examples = Examples(texts, None, np.array([0, 1, 0, 2]), np.ones(4, np.float32), texts, None)
     foreign = np.array([[-2.0, -2, -2], [3, 0, 0.1]])
-    (said,) = said_of(record, None, examples, (logits, None), lambda: (foreign, None), confidence=0.95, in_sample=False)
+    said, _ = said_of(record, None, examples, (logits, None), lambda: (foreign, None), confidence=0.95, in_sample=False)
     assert "It calls 25.0% [0.6%, 80.6%] of the rows unknown (20.0% were asked for, by the score 'energy')" in said
     assert "takes 50.0% [6.8%, 93.2%] of all rows for known and labels them right." in said
     score = auroc(*(DETECTORS["energy"].of({}).scores(each, None) for each in (logits, foreign)))
@@ -308,12 +308,12 @@ def test_the_sentences_by_hand(home: Path):
     assert f"it calls 50.0% [1.3%, 98.7%] unknown (AUROC {number(score)} [{low}, {high}]; .500 is chance)" in said
     assert ("the rule hardly tells them from known rows" in said) == (score < 0.7)
     alike = np.array([[3.0, 0, 0]] * 5)
-    (said,) = said_of(record, None, examples, (logits, None), lambda: (alike, None), confidence=0.95, in_sample=False)
+    said, _ = said_of(record, None, examples, (logits, None), lambda: (alike, None), confidence=0.95, in_sample=False)
     assert "calls 0.0% [0.0%, 52.2%] unknown" in said
     assert ": the rule hardly tells them from known rows; no other figure counts these." in said
     for score, hardly in ((0.6, True), (0.7, False)):
         rated = dataclasses.replace(record, novelty=Novelty("energy", kept, {"energy": score, "neighbours": 0.4}))
-        (said,) = said_of(rated, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
+        said, _ = said_of(rated, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
         assert ("hardly told from the others (AUROC .600; .500 is chance)" in said) == hardly
 
 

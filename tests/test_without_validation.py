@@ -174,6 +174,8 @@ def test_an_export_is_compared_on_sentences(home: Path, tmp_path: Path) -> None:
         ([], None),
         (["decision.coverage=0.8"], 0.1),
         (["decision.unknown=0.2"], 0.1),
+        (["decision.risk=0.2"], 0.1),
+        (["decision.risk=0"], None),
         (["training.patience=2"], 0.1),
         (["decision.coverage=0"], None),
         (["decision.coverage=0.8", "data.validation_share=0.3"], 0.3),
@@ -196,6 +198,7 @@ def test_a_run_that_needs_validation_rows_divides_its_own_later_on_too(home: Pat
     ("values", "words"),
     [
         ({"training.patience": 1}, "training.patience=1 waits for validation rows"),
+        ({"decision.risk": 0.5}, "decision.risk=0.5 needs at least 9 validation rows, and there are 0: raise"),
         ({"decision.coverage": 0.5}, "decision.coverage=0.5 needs at least 1 validation rows, and there are 0"),
     ],
 )

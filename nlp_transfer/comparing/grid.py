@@ -114,7 +114,7 @@ def _words(name: str) -> list[str]:
 
 def decision_of(settings: Settings) -> DecisionSettings:
     """Return how trials decide: without what changes no label and is asked of a saved model alone."""
-    return dataclasses.replace(settings.decision, unknown=None, coverage=None)
+    return dataclasses.replace(settings.decision, risk=None, unknown=None, coverage=None)
 
 
 class Draws:

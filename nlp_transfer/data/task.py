@@ -5,6 +5,7 @@ The training rows are the authority for the label set. This file knows no files 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from nlp_transfer.data.labels import PROBLEMS, Label, Where, is_number, name_of, number_of, numbers_first
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 
+NEVER = math.nextafter(1.0, 2.0)  # no probability reaches it
 _SHOWN = 10
 _EFFECTIVE_BETA = 0.999
 
@@ -31,7 +33,10 @@ class Task:
         class_weights: by label index, or None. single_label and ordinal: mean 1 over the training rows, already
             multiplied into ``Examples.weights``. multi_label: weights of the positive term of each label's loss.
         threshold: multi_label: the probability from which a label is given; one for all, or one a label.
-        abstain_below: single_label and ordinal: a model abstains where its highest probability is lower; 0: never.
+        abstain_below: single_label and ordinal: a model abstains where its highest probability is lower; 0: never;
+            NEVER: everywhere.
+        risk: single_label and ordinal: the share of wrong labels among those that are given, at most, which
+            `abstain_below` is there to keep; 0: nothing is promised, whatever that is.
         unknown: single_label and ordinal: the share of texts like those it was made for that a model calls unknown all
             the same, that is unlike all it has seen; 0: it calls none so.
         coverage: how often the set that comes with a prediction (regression: the interval) holds the truth; 0: none
@@ -44,6 +49,7 @@ class Task:
     class_weights: tuple[float, ...] | None = None
     threshold: float | tuple[float, ...] = 0.5
     abstain_below: float = 0.0
+    risk: float = 0.0
     unknown: float = 0.0
     coverage: float = 0.0
 
@@ -112,9 +118,14 @@ class Task:
             raise ValueError("no thresholds of these labels")
         thresholds = [number_of(each) for each in (given if several else [given])]
         one_label = problem in ("single_label", "ordinal")
-        if not all(each is not None and 0 < each < 1 for each in thresholds) or least is None or not 0 <= least < 1:
+        if not all(each is not None and 0 < each < 1 for each in thresholds):
             raise ValueError("no rule for deciding")
-        if least and not one_label:
+        risk = number_of(values.get("risk", 0))
+        if risk is None or not 0 <= risk < 1:
+            raise ValueError("no share of wrong labels")
+        if least is None or not (0 <= least < 1 or (risk and least <= NEVER)):
+            raise ValueError("no rule for abstaining")
+        if (least or risk) and not one_label:
             raise ValueError("nothing to abstain from")
         unknown, coverage = (number_of(values.get(key, 0)) for key in ("unknown", "coverage"))
         if unknown is None or not 0 <= unknown <= 0.5 or (unknown and not one_label):
@@ -129,6 +140,7 @@ class Task:
             class_weights=None if weights is None else tuple(weights),
             threshold=threshold if several else threshold[0],
             abstain_below=least,
+            risk=risk,
             unknown=unknown,
             coverage=coverage,
         )

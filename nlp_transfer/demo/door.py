@@ -44,8 +44,11 @@ def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> No
         with screen.busy("loading the model"), for_good():
             from nlp_transfer.demo.site import make_site
             from nlp_transfer.predict import opened
+            from nlp_transfer.rules import unpromised
 
             labeller = opened(folder, settings)
+        if why := unpromised(labeller.record.task, labeller.record.risk_curve):
+            screen.tell(f"warning: {why}")
         name, _ = named(folder, called)
         app, stop = make_site(labeller, settings, name=name, folder=Path(made))
         url = listen(door)

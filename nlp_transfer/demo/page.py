@@ -60,19 +60,28 @@ def make_page(labeller: Labeller, settings: Settings, *, name: str, folder: Path
 
 def _slider(task: Task) -> gr.Slider:
     """Lay out what sets the rule by which the model abstains."""
+    moved = "; once it is moved, nothing is promised of wrong labels" if task.risk else ""
     return gr.Slider(
         0,
         1,
-        task.abstain_below,
+        _shown(task),
         step=0.01,
         label="Abstain below probability",
-        info="the model gives no label where its best one is less probable; 0: it always gives one",
+        info=f"the model gives no label where its best one is less probable; 0: it always gives one{moved}",
         visible=shown.can_abstain(task),
     )
 
 
+def _shown(task: Task) -> float:
+    """Return where the slider is at first; a model that always abstains does so below more than it can show."""
+    return min(task.abstain_below, 1.0)
+
+
 def _following(labeller: Labeller, threshold: float) -> Labeller:
-    """Return the model as it decides with the slider where it is."""
+    """Return the model as it decides with the slider where it is; with its own rule where nobody has moved it."""
+    shown_at = _shown(labeller.record.task)
+    if threshold in (shown_at, round(shown_at, 2)):
+        return labeller
     return labeller.deciding_by(DecisionSettings(abstain_below=threshold))
 
 

@@ -7,6 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nlp_transfer.evaluation.formatting import chosen
+from nlp_transfer.evaluation.selective import CONFIDENCE
+
 if TYPE_CHECKING:
     from nlp_transfer.attribution import Attribution
     from nlp_transfer.data.task import Task
@@ -27,7 +30,16 @@ def purpose(task: Task) -> str:
     names = html.escape(", ".join(task.labels[:_NAMED])) + (" …" if len(task.labels) > _NAMED else "")
     if task.problem == "multi_label":
         return f"This model gives every {what} none, one or several of {len(task.labels)} labels: {names}"
-    return f"This model gives every {what} one of {len(task.labels)} labels: {names}"
+    said = f"This model gives every {what} one of {len(task.labels)} labels: {names}"
+    return f"{said}.{_promise(task)}" if task.risk else said
+
+
+def _promise(task: Task) -> str:
+    wrong = f"at most {chosen(task.risk)} of the labels it gives are wrong"
+    if task.abstain_below > 1:
+        return f" It abstains on every one: its validation rows do not show that {wrong}."
+    least = f"abstains below {percent(task.abstain_below)}" if task.abstain_below else "never abstains"
+    return f" It {least}: {wrong}, with {CONFIDENCE:.0%} confidence and for texts like its validation rows."
 
 
 def wanted_file(record: Record, columns: ColumnSettings) -> str:
@@ -55,7 +67,12 @@ def headline(task: Task, answer: Prediction) -> str:
         return ", ".join(answer.label) or f"none of the labels ({_unreached(task)})"
     likely = percent(max(answer.probabilities.values()))
     if answer.abstains:
-        said = f"abstains: its best label, {answer.label}, has {likely}, less than {percent(task.abstain_below)}"
+        least = f"less than {percent(task.abstain_below)}"
+        if task.risk:
+            never = task.abstain_below > 1
+            wrong = f"of its labels at most {chosen(task.risk)} are to be wrong"
+            least = f"and no probability is enough where {wrong}" if never else f"{least}, for {wrong}"
+        said = f"abstains: its best label, {answer.label}, has {likely}, {least}"
     else:
         said = f"{answer.label} ({likely})"
     said = f"unlike all it knows; best guess: {said}" if answer.unknown else said

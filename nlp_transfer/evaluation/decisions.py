@@ -17,14 +17,24 @@ if TYPE_CHECKING:
 def settled(task: Task, settings: DecisionSettings) -> Task:
     """Return the task with the rules that the settings name instead of its own.
 
+    The probability that keeps a risk is not known here: see `rules.promising`.
+
     Raises:
         UserError: for a rule that the problem type has no use for.
     """
-    threshold, least = settings.threshold, settings.abstain_below
+    threshold, least, risk = settings.threshold, settings.abstain_below, settings.risk
     if threshold is not None and task.problem != "multi_label":
         raise UserError(f"decision.threshold is for multi_label tasks; this one is {task.problem}")
     if least and task.problem not in ("single_label", "ordinal"):
         raise UserError(f"decision.abstain_below is for tasks with one label a text; this one is {task.problem}")
+    if risk and task.problem not in ("single_label", "ordinal"):
+        raise UserError(f"decision.risk is for tasks with one label a text; this one is {task.problem}")
+    if least is not None:
+        risk = 0.0  # what was promised held for another probability
+    elif risk is None:
+        least, risk = task.abstain_below, task.risk
+    else:
+        least = 0.0 if risk or task.risk else task.abstain_below
     if settings.unknown and task.problem not in ("single_label", "ordinal"):
         raise UserError(
             f"decision.unknown is for tasks with one label a text, which have classes; this one is {task.problem}"
@@ -34,7 +44,8 @@ def settled(task: Task, settings: DecisionSettings) -> Task:
     return dataclasses.replace(
         task,
         threshold=task.threshold if threshold is None else threshold,
-        abstain_below=task.abstain_below if least is None else least,
+        abstain_below=least,
+        risk=risk,
         unknown=task.unknown if settings.unknown is None else settings.unknown,
         coverage=task.coverage if settings.coverage is None else settings.coverage,
     )

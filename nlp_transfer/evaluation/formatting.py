@@ -41,6 +41,11 @@ def number(value: float, *, signed: bool = False) -> str:
     return ("-" if value < 0 else "+" if signed else "") + text
 
 
+def chosen(share: float) -> str:
+    """Write a share that somebody has chosen as a percentage: 5%, 0.1%."""
+    return f"{100 * share:.4g}%"
+
+
 def probable(p: float) -> str:
     """Write a probability, the small ones by what they are less than."""
     return "< .001" if p < 0.001 else number(p)

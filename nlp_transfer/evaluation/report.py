@@ -257,6 +257,8 @@ def _rule(task: Task) -> str:
 
 def _abstention(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, unsure: np.ndarray) -> str:
     """Say what abstaining gains and costs."""
+    if task.abstain_below > 1:
+        return "It abstains on every row; all figures are of its best guesses."
     share = np.average(unsure, weights=weights)
     words = f"It abstains on {share:.1%} of the rows, where no label reaches a probability of {task.abstain_below:g}"
     if unsure.all():

@@ -37,7 +37,7 @@ from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_tex
 from nlp_transfer.places import FIGURES, model_folder, run_of
 from nlp_transfer.predict import Predictor
 from nlp_transfer.record import Record, read_record, write_record
-from nlp_transfer.rules import needs_features, ruled
+from nlp_transfer.rules import needs_features, ruled, unpromised
 from nlp_transfer.settings import Settings
 from nlp_transfer.versions import installed
 
@@ -100,6 +100,8 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
     with appearing(target, FIGURES, "export") as making:
         with screen.busy("reading data"):
             rows, notes = _rows(run, settings, record)
+        if why := unpromised(record.task, record.risk_curve):
+            notes.append(f"{why[0].upper()}{why[1:]}.")
         with screen.busy("exporting the model"):
             _write(model, record, wanted.format, making)
         with screen.busy("comparing it with the model"):

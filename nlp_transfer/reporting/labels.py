@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.calibration import reliability
 from nlp_transfer.evaluation.decisions import probabilities
-from nlp_transfer.evaluation.formatting import number, shown
+from nlp_transfer.evaluation.formatting import chosen, number, shown
 from nlp_transfer.evaluation.sums import label_shares
 from nlp_transfer.reporting import figures, measures
 from nlp_transfer.reporting.document import Beside, Block, Cell, Drawing, Prose, Section, Table
@@ -157,7 +158,7 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
     rule, mark = "", None
     if task.abstain_below:
         mark = evidence.report.answered
-        rule = f" Dotted: where it abstains, below a probability of {task.abstain_below:g}."
+        rule = f" Dotted: {_rule(task)}."
     yield Drawing(
         figures.lines(
             [figures.Line("model", curve.x, curve.y)],
@@ -178,6 +179,14 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
         [[f"{each.above:g}", f"{each.share:.1%}", shown(each.error)] for each in answered],
         folded="Where it may abstain",
     )
+
+
+def _rule(task: Task) -> str:
+    """Return in words where a model abstains."""
+    promised = f", so that at most {chosen(task.risk)} of its labels are wrong (decision.risk)" if task.risk else ""
+    if task.abstain_below > 1:
+        return f"it abstains everywhere{promised}"
+    return f"where it abstains, below a probability of {task.abstain_below:g}{promised}"
 
 
 def _area(evidence: Evidence, curve_of: Callable[[np.ndarray], measures.Curve], answers: int) -> str:

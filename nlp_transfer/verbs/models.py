@@ -34,8 +34,11 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     with for_good():
         from nlp_transfer.evaluation.formatting import counted
         from nlp_transfer.predict import opened, predict_file
-    predictor = opened(folder, settings)
-    data, console = settings.data, screen_of_main().console
+        from nlp_transfer.rules import unpromised
+    predictor, screen = opened(folder, settings), screen_of_main()
+    data, console = settings.data, screen.console
+    if why := unpromised(predictor.record.task, predictor.record.risk_curve):
+        screen.tell(f"warning: {why}")
     if wanted.input == "-" and sys.stdin.isatty():
         console.print("reading rows from standard input, until Ctrl-D", style="dim")
     count = predict_file(

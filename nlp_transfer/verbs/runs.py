@@ -214,7 +214,9 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
             from nlp_transfer import choosing
             from nlp_transfer.plan import render
             from nlp_transfer.preparation import prepare
+            from nlp_transfer.rules_fit import deciding
             from nlp_transfer.run_folder import RunFolder
+        corpus = deciding(corpus, settings.decision)
         settings, why = choosing.chosen(settings, corpus)
         if why:
             screen.tell(why)
