@@ -13,9 +13,10 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import config
-from nlp_transfer.checks import FEWEST_COMPARED, check_strategy
+from nlp_transfer.checks import check_strategy
 from nlp_transfer.encoder.source import locate, weight_files
 from nlp_transfer.evaluation.formatting import counted
+from nlp_transfer.objectives.checks import FEWEST_COMPARED
 from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings
 from nlp_transfer.strategies import Auto, Finetune, Probe
 from nlp_transfer.strategies.finetune import usual_rate
