@@ -1,4 +1,4 @@
-"""Whether an objective can be learned at all: by this strategy, in these steps, from these rows; it imports no torch."""
+"""Whether an objective can be learned: by this strategy, in these steps, from these rows; it imports no torch."""
 
 from __future__ import annotations
 
