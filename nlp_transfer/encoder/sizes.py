@@ -24,6 +24,7 @@ SIZES = re.compile(
     r"(?:num|n|num_attention|encoder_attention|decoder_attention)_heads?)$"
 )
 LABELS = ("id2label", "label2id")
+_NUMBERED = re.compile(r"\.\d+\.")  # a tensor of one of several layers
 MANY = 1000  # of what may be counted without a weight for each: ALBERT's layers share theirs, and a head may be missing
 LONGEST = 1 << 24  # tokens; rotary positions have no weights
 TIMES, ROOM = 4, 1 << 24  # tied and missing tensors are built as well, and 64 MiB harm nobody
@@ -41,14 +42,15 @@ def within_weights(folder: Path) -> Iterator[None]:
     from safetensors import safe_open
     from torch.nn.modules import module as building
 
-    shapes: list[list[int]] = []
+    shapes: dict[str, list[int]] = {}
     for path in weight_files(folder):
         with safe_open(path, "np") as weights:
-            shapes += [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118  # no mapping
+            shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
     file = folder / "config.json"
     entries = list(_entries(read_json(file)))
-    _check(file, entries, tensors=len(shapes), widest=max((size for shape in shapes for size in shape), default=0))
-    held = sum(map(math.prod, shapes))
+    widest = max((size for shape in shapes.values() for size in shape), default=0)
+    _check(file, entries, tensors=len(shapes), widest=widest, layered=any(map(_NUMBERED.search, shapes)))
+    held = sum(map(math.prod, shapes.values()))
     numbers = tensors = 0
     mine = threading.get_ident()
 
@@ -85,7 +87,7 @@ def _entries(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key.removeprefix("."), node
 
 
-def _check(file: Path, entries: list[tuple[str, Any]], *, tensors: int, widest: int) -> None:
+def _check(file: Path, entries: list[tuple[str, Any]], *, tensors: int, widest: int, layered: bool) -> None:
     """Refuse what is no number of layers, outputs or positions, or more than the weights can have."""
     limits = {LAYERS: max(tensors, MANY), SIZES: max(widest, MANY), POSITIONS: max(widest, LONGEST)}
     held = f"the weights beside it hold {tensors:,} tensors of at most {widest:,} rows or columns"
@@ -93,8 +95,9 @@ def _check(file: Path, entries: list[tuple[str, Any]], *, tensors: int, widest: 
         last = key.rpartition(".")[2]
         if last in LABELS and isinstance(value, (dict, list)) and len(value) > limits[SIZES]:
             raise UserError(f"{file}: {key} names {len(value):,} labels; {held}")
-        least = 0 if "decoder" in last else 1
         for known, most in limits.items():
+            bare = known is LAYERS and not layered  # an encoder may be its embeddings alone
+            least = 0 if bare or "decoder" in last else 1
             if known.search(last) and value is not None and not (type(value) is int and least <= value <= most):
                 raise UserError(
                     f"{file}: {key}={str(value)[:40]} must be a whole number from {least} to {most:,}; {held}"

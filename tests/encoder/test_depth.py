@@ -4,10 +4,13 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+import nlp_transfer
 from nlp_transfer.encoder.classifier import forward
 from nlp_transfer.errors import UserError
+from nlp_transfer.run import adapt
+from tests.test_run import data_for, settings_for
 
-from .families import FAMILIES, TEXTS
+from .families import FAMILIES, TEXTS, tiny_encoder
 from .test_families import SHARED_LAYERS, every_case, rows
 
 # Their layers are counted in blocks, of which each halves the sequence.
@@ -39,6 +42,20 @@ def test_the_embeddings_alone_answer(build, family):
     classifier = build(family, "pooled", depth=0)
     assert classifier.anatomy.layers == 0
     assert forward(classifier.model, rows(classifier)).logits.shape[0] == len(TEXTS)
+
+
+@pytest.mark.parametrize("strategy", ["probe", "finetune"])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_run_of_fewer_layers_is_saved_loaded_and_measured_again(tmp_path, strategy, depth):
+    tiny_encoder(tmp_path)
+    settings = settings_for(tmp_path, strategy=strategy, **{"encoder.depth": depth, "evaluation.floors": False})
+    run = adapt(settings, data=data_for("single_label"))
+    assert run.predictor.model.config.encoder.num_hidden_layers == depth
+    answers = nlp_transfer.load(run.folder).predict([row["text"] for row in data_for("single_label")["test"]])
+    right = [
+        answer.label == row["label"] for answer, row in zip(answers, data_for("single_label")["test"], strict=True)
+    ]
+    assert sum(right) / len(right) == pytest.approx(run.metrics["accuracy"])
 
 
 @pytest.mark.parametrize("depth", [-1, 3])
