@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 import nlp_transfer
+from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.encoder.classifier import forward
 from nlp_transfer.errors import UserError
 from nlp_transfer.run import adapt
@@ -50,11 +51,10 @@ def test_a_run_of_fewer_layers_is_saved_loaded_and_measured_again(tmp_path, stra
     tiny_encoder(tmp_path)
     settings = settings_for(tmp_path, strategy=strategy, **{"encoder.depth": depth, "evaluation.floors": False})
     run = adapt(settings, data=data_for("single_label"))
-    assert run.predictor.model.config.encoder.num_hidden_layers == depth
-    answers = nlp_transfer.load(run.folder).predict([row["text"] for row in data_for("single_label")["test"]])
-    right = [
-        answer.label == row["label"] for answer, row in zip(answers, data_for("single_label")["test"], strict=True)
-    ]
+    assert encoder_config(run.predictor.model.config).num_hidden_layers == depth
+    rows = data_for("single_label")["test"]
+    answers = nlp_transfer.load(run.folder).predict([row["text"] for row in rows])
+    right = [answer.label == row["label"] for answer, row in zip(answers, rows, strict=True)]
     assert sum(right) / len(right) == pytest.approx(run.metrics["accuracy"])
 
 
