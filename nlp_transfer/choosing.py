@@ -20,15 +20,16 @@ from nlp_transfer.objectives.checks import FEWEST_COMPARED
 from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings
 from nlp_transfer.strategies import Auto, Finetune, Probe
 from nlp_transfer.strategies.finetune import usual_rate
-from nlp_transfer.training.length import planned_steps
+from nlp_transfer.training.length import least_steps, planned_steps
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus
     from nlp_transfer.data.task import Task
     from nlp_transfer.settings import Settings
 
-FEW = 50  # training rows a class below which texts that are compared teach more than labels do
-MOST = 1000  # training rows from which on they did not, on the one set of many classes that was tried
+FEW = 100  # training rows a class below which texts that are compared teach more than labels do
+MOST_CLASSES = 8  # with so many; with 12 and with 77 they did not
+_PASSES = 4.0  # of that training, or as many steps as any has
 _DECILES = 10  # of numbers stand for classes
 _A_CORE, _A_GPU = 4e10, 2e13  # operations a second, which most machines exceed
 _A_TOKEN = 4  # characters
@@ -38,12 +39,13 @@ _LONGEST = 512  # tokens of a text that count
 def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     """Return the settings with the strategy that `strategy=auto` stands for, and why it is that one.
 
-    That is full fine-tuning. With fewer than 50 training rows a class, and 1,000 in all, of one label each, the encoder
-    learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate, and the
-    head is fitted last and the last weights are kept; not where other terms or weights than the usual were asked for,
-    or a step is too small to compare anything. Where `strategy.minutes` are fewer than that would take by the size of
-    encoder and texts and the number of cores, it is the probe; nothing is timed for that, so that the same words are
-    the same run, on every rank. Other strategies are left as they are, for no reason.
+    That is full fine-tuning. With at most 8 classes and fewer than 100 training rows of each, of one label each, the
+    encoder learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate,
+    in four passes or as many steps as any training has, and the head is fitted last and the last weights are kept; not
+    where other terms or weights than the usual were asked for, or a step is too small to compare anything. Where
+    `strategy.minutes` are fewer than that would take by the size of encoder and texts and the number of cores, it is
+    the probe; nothing is timed for that, so that the same words are the same run, on every rank. Other strategies are
+    left as they are, for no reason.
 
     Args:
         settings: of a run.
@@ -55,11 +57,12 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     if not isinstance(settings.strategy, Auto):
         return settings, ""
     rows, minutes = len(corpus.splits["train"]), settings.strategy.minutes
-    taken, few = _named(settings, dataclasses.replace(settings, strategy=Finetune())), rows / classes_of(corpus.task)
+    classes = classes_of(corpus.task)
+    taken, few = _named(settings, dataclasses.replace(settings, strategy=Finetune())), rows / classes
     if not _compares(settings, corpus.task):
         why = "finetune, for comparing texts does not suit the task, or something else was asked for"
-    elif rows >= MOST:
-        why = f"finetune, for there are no fewer than {MOST:,} training rows"
+    elif classes > MOST_CLASSES:
+        why = f"finetune, for {classes:,} classes are more than {MOST_CLASSES}"
     elif few >= FEW:
         why = f"finetune, for {few:.3g} training rows a class are no fewer than {FEW}"
     else:
@@ -94,11 +97,14 @@ def _comparing(settings: Settings) -> Settings:
     shape = _shape(settings)
     width = next((shape[key] for key in ("hidden_size", "dim", "d_model", "n_embd") if key in shape), None)
     classify = dataclasses.replace(settings.objective["classify"], weight=0.0)
+    training = dataclasses.replace(settings.training, keep="last")
+    if training.epochs is None:
+        training = dataclasses.replace(training, epochs=_PASSES, min_steps=least_steps(training))
     return dataclasses.replace(
         settings,
         strategy=Finetune(lr=usual_rate(width) / 2 if width else None, head_last=True),
         objective={"classify": classify, "contrast": ContrastSettings()},
-        training=dataclasses.replace(settings.training, keep="last"),
+        training=training,
     )
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 import nlp_transfer
-from nlp_transfer.choosing import FEW, MOST, chosen
+from nlp_transfer.choosing import FEW, MOST_CLASSES, chosen
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.strategies.finetune import usual_rate
+from nlp_transfer.training.length import planned_steps
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, rows
 
@@ -65,12 +67,21 @@ def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, pro
     assert run_id(again) == run_id(settings)
 
 
-@pytest.mark.parametrize(("count", "weight"), [(MOST - 1, 0), (MOST, 1)])
-def test_many_rows_are_not_compared_however_few_a_class_they_are(encoder: Path, count: int, weight: float):
+@pytest.mark.parametrize(("classes", "weight"), [(MOST_CLASSES, 0), (MOST_CLASSES + 1, 1)])
+def test_texts_of_many_classes_are_not_compared_however_few_there_are(encoder: Path, classes: int, weight: float):
     settings = compose(None, ["data=object", "strategy=auto", f"encoder={encoder}"])
-    made = [{"text": f"row {number}", "label": f"label {number % 40}"} for number in range(count)]
-    corpus = load_corpus(settings.data, data={"train": made, "validation": made[:80], "test": made[:80]})
-    assert chosen(settings, corpus)[0].objective["classify"].weight == weight
+    made = [{"text": f"row {number}", "label": f"label {number % classes}"} for number in range(5 * classes)]
+    corpus = load_corpus(settings.data, data={"train": made, "validation": made, "test": made})
+    taken, why = chosen(settings, corpus)
+    assert taken.objective["classify"].weight == weight
+    assert ("9 classes are more than 8" in why) == bool(weight)
+
+
+def test_texts_are_compared_in_four_passes_or_as_many_steps_as_there_are_at_least(encoder: Path):
+    for words, steps in (([], 50), (["training.min_steps=70"], 70), (["training.epochs=1"], 4)):
+        training = taken(encoder, 60, *words)[0].training
+        assert planned_steps(60, training) == steps
+    assert planned_steps(3 * FEW - 1, taken(encoder, 3 * FEW - 1)[0].training) == 4 * math.ceil((3 * FEW - 1) / 16)
 
 
 def test_texts_are_compared_at_half_the_rate_that_labels_are_learned_at(encoder: Path):

@@ -162,7 +162,7 @@ def show(arguments: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
         if line["seed"] in arguments.seeds:
             found[line["per_class"], line["dataset"], line["method"]].append(line["accuracy"])
             for name in ("log_loss", "seconds"):
-                found[line["per_class"], name, line["method"]].append(line[name])
+                found[line["per_class"], name, line["method"]].append(line.get(name, np.nan))
     for per_class in arguments.per_class:
         print(f"\n{per_class} rows a class: accuracy, mean ± deviation of the seeds\n")
         print(f"| data set | {' | '.join(arguments.methods)} |\n|---{'|---' * len(arguments.methods)}|")
