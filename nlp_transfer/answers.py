@@ -72,7 +72,7 @@ def main() -> None:
 
     The job names a ``folder`` with its tokenizer, the ``texts``, ``pairs`` and ``truncation``, and what to ask:
     ``whole``, the model in the folder (``own_head``: its head's code lies there too); an ``adapter`` folder on the
-    model in ``base``, with so many ``outputs``.
+    model in ``base``, with so many ``outputs`` and other ``entries`` of its configuration.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -91,7 +91,8 @@ def main() -> None:
     if job["adapter"]:
         from peft import PeftModel
 
-        base = load(job["base"], dtype="float32", use_safetensors=True, num_labels=job["outputs"])
+        options = {"num_labels": job["outputs"], **job["entries"]}
+        base = load(job["base"], dtype="float32", use_safetensors=True, **options)
         base.config.pad_token_id = tokenizer.pad_token_id  # which many a decoder lacks
         found["adapter"] = ask(PeftModel.from_pretrained(base, job["adapter"]))
     print(json.dumps(found))  # noqa: T201

@@ -82,6 +82,8 @@ def check_strategy(settings: Settings) -> None:
         raise UserError(
             "encoder.pretrained=false leaves nothing for an adapter to be put on; use strategy=finetune, or probe"
         )
+    if settings.encoder.depth == 0 and adapts:
+        raise UserError("encoder.depth=0 leaves no layer for an adapter to be put on; use strategy=finetune, or probe")
     if settings.hub.push and settings.hub.layout == "adapter" and not adapts:
         raise UserError("hub.layout=adapter needs a strategy that makes an adapter: strategy=lora or strategy=adapter")
     check_objective(settings)

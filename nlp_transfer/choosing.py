@@ -20,7 +20,7 @@ from nlp_transfer.objectives.checks import FEWEST_COMPARED
 from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings
 from nlp_transfer.strategies import Auto, Finetune, Probe
 from nlp_transfer.strategies.finetune import usual_rate
-from nlp_transfer.training.length import least_steps, planned_steps
+from nlp_transfer.training.length import planned_steps
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FEW = 100  # training rows a class below which texts that are compared teach more than labels do
 MOST_CLASSES = 8  # with so many; with 12 and with 77 they did not
-_PASSES = 4.0  # of that training, or as many steps as any has
+_STEPS, _HANDFUL = 100, 20  # at least, of that training; with fewer rows a class as many as any training has
 _DECILES = 10  # of numbers stand for classes
 _A_CORE, _A_GPU = 4e10, 2e13  # operations a second, which most machines exceed
 _A_TOKEN = 4  # characters
@@ -41,8 +41,8 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
 
     That is full fine-tuning. With at most 8 classes and fewer than 100 training rows of each, of one label each, the
     encoder learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate,
-    in four passes or as many steps as any training has, and the head is fitted last and the last weights are kept; not
-    where other terms or weights than the usual were asked for, or a step is too small to compare anything. Where
+    in 100 steps at least from 20 rows a class on, and the head is fitted last and the last weights are kept; not where
+    other terms or weights than the usual were asked for, or a step is too small to compare anything. Where
     `strategy.minutes` are fewer than that would take by the size of encoder and texts and the number of cores, it is
     the probe; nothing is timed for that, so that the same words are the same run, on every rank. Other strategies are
     left as they are, for no reason.
@@ -66,7 +66,7 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     elif few >= FEW:
         why = f"finetune, for {few:.3g} training rows a class are no fewer than {FEW}"
     else:
-        taken = _comparing(taken)
+        taken = _comparing(taken, few)
         why = f"finetune by comparing texts, for {few:.3g} training rows a class are fewer than {FEW}"
     if minutes is not None and (needed := _minutes(taken, corpus)) > minutes:
         taken = _named(settings, dataclasses.replace(settings, strategy=Probe()))
@@ -92,14 +92,19 @@ def _compares(settings: Settings, task: Task) -> bool:
     )
 
 
-def _comparing(settings: Settings) -> Settings:
-    """Return the settings of a training by comparison: the head is fitted last, so no step is known to be better."""
+def _comparing(settings: Settings, few: float) -> Settings:
+    """Return the settings of a training by comparison: the head is fitted last, so no step is known to be better.
+
+    Args:
+        settings: of the run.
+        few: its training rows a class.
+    """
     shape = _shape(settings)
     width = next((shape[key] for key in ("hidden_size", "dim", "d_model", "n_embd") if key in shape), None)
     classify = dataclasses.replace(settings.objective["classify"], weight=0.0)
     training = dataclasses.replace(settings.training, keep="last")
-    if training.epochs is None:
-        training = dataclasses.replace(training, epochs=_PASSES, min_steps=least_steps(training))
+    if training.epochs is None and few >= _HANDFUL:
+        training = dataclasses.replace(training, min_steps=max(training.min_steps, _STEPS))
     return dataclasses.replace(
         settings,
         strategy=Finetune(lr=usual_rate(width) / 2 if width else None, head_last=True),

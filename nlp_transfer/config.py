@@ -216,7 +216,10 @@ def hub_of(run: Path | None, words: Sequence[str]) -> HubSettings:
 def words_of(settings: Settings) -> list[str]:
     """Return key=value words that make the same run: what is part of it and differs from the defaults."""
     chosen, changed = _differences(settings)
-    return [*(f"{group}={name}" for group, name in chosen.items()), *from_mapping(changed)]
+    theirs = ("classify", chosen.get("objective"))  # keys of other terms are new to what is chosen
+    added = tuple(f"objective.{name}." for name in settings.objective if name not in theirs)
+    words = [f"+{word}" if word.startswith(added) else word for word in from_mapping(changed)]
+    return [*(f"{group}={name}" for group, name in chosen.items()), *words]
 
 
 def to_recipe(settings: Settings) -> str:
@@ -232,8 +235,7 @@ def to_recipe(settings: Settings) -> str:
 
 def _differences(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
     """Return by group what is chosen, and by dotted key what differs from the defaults and is part of the run."""
-    plain = to_plain(settings)
-    chosen = {"strategy": str(plain["strategy"]["name"])}
+    chosen = {"strategy": str((plain := to_plain(settings))["strategy"]["name"])}
     if terms := [name for name in settings.objective if name != "classify"]:
         chosen["objective"] = terms[0]
     before = _made_of(tuple(f"{group}={name}" for group, name in chosen.items()))
@@ -247,11 +249,11 @@ def _made_of(choices: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _changes(now: Mapping[str, Any], before: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys whose values differ; a mapping that was none before is one value."""
+    """Yield the dotted keys whose values differ; a mapping that was none before is one value, but for a term."""
     for key, value in now.items():
-        if isinstance(value, Mapping) and isinstance(before.get(key), Mapping):
+        if isinstance(value, Mapping) and (isinstance(before.get(key), Mapping) or group == "objective."):
             if group or key not in NOT_IDENTITY:
-                yield from _changes(value, before[key], f"{group}{key}.")
+                yield from _changes(value, before.get(key, {}), f"{group}{key}.")
         elif key not in before or value != before[key]:
             yield f"{group}{key}", value
 

@@ -21,6 +21,7 @@ from nlp_transfer.preparation import Prepared
 from nlp_transfer.significance import is_lower
 from nlp_transfer.strategies.convex import Head, Validated, softened, validate_head
 
+_FIRM = 10.0  # an L2 penalty, on features scaled to unit mean variance
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
 
 
@@ -48,10 +49,11 @@ def solve_head_again(prepared: Prepared, *, least: float) -> Head:
     Args:
         prepared: the parts of the run.
         least: the weakest penalty that is taken, such as the one that cross-validation found before the training, when
-            the rows were to the encoder what others are.
+            the rows were to the encoder what others are. It counts as 10 at most: above that the features told nothing
+            of the labels then, which says nothing of what they tell now.
     """
     validated = validate(prepared, prepared.below_output.fresh(prepared.columns["train"]))
-    return _placed(prepared, dataclasses.replace(validated, penalty=max(least, validated.penalty)).fit())
+    return _placed(prepared, dataclasses.replace(validated, penalty=max(min(least, _FIRM), validated.penalty)).fit())
 
 
 def _placed(prepared: Prepared, head: Head) -> Head:

@@ -153,7 +153,8 @@ def _corpus(trained: Settings, settings: Settings, notes: list[str], *, own: boo
     if not own and not any(source_of(trained.data)):
         return None
     try:
-        return load_corpus(settings.data if own else trained.data, seed=trained.seed)
+        data = settings.data if own else trained.data
+        return load_corpus(dataclasses.replace(data, unlabelled=None), seed=trained.seed)  # of which nothing is asked
     except UserError as error:
         if own or settings.evaluation.floors:
             raise

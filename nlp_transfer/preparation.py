@@ -300,6 +300,8 @@ def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source
     Raises:
         UserError: for options of the pooled head beside a native one.
     """
+    if encoder.depth == 0:
+        encoder = _bare(encoder)
     asked = [key for key, usual in _USUAL.items() if getattr(encoder, key) not in usual]
     head, layers = encoder.head, encoder.layers
     if head == "auto":
@@ -311,6 +313,17 @@ def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source
     if layers == "auto" and strategy.frozen and head == "pooled":
         layers = "spread"
     return dataclasses.replace(encoder, head=head, layers=layers)
+
+
+def _bare(encoder: EncoderSettings) -> EncoderSettings:
+    """Return the settings of an encoder without layers: no token has seen another, so that all must be read."""
+    for key, value, fits in (("head", encoder.head, "pooled"), ("pooling", encoder.pooling, "mean")):
+        if value not in ("auto", fits, "max"):
+            raise UserError(
+                f"encoder.{key}={value} reads a token that has not seen the text, for encoder.depth=0 leaves no layer "
+                f"that would tell it: take encoder.{key}={fits}"
+            )
+    return dataclasses.replace(encoder, head="pooled", pooling="max" if encoder.pooling == "max" else "mean")
 
 
 # Options of the pooled head, and the values with which they ask for nothing.

@@ -17,6 +17,7 @@ from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.plain import dotted
 from nlp_transfer.settings import Settings, TrainingSettings
+from nlp_transfer.teaching import lessons
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import Found, Snapshot
 from nlp_transfer.training.loop import Saving
@@ -30,6 +31,7 @@ CHANGEABLE = (
     "evaluation.batch_tokens",
 )
 _ROWS, _WEIGHTS, _PRECISION = "rows of the data", "weights of the encoder", "precision of the machine"
+_LESSONS = "teacher and texts beside the rows"
 _MOST_SHARE = 0.05  # of the time that commits may take
 
 
@@ -43,6 +45,8 @@ def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str) -
         precision: that was chosen; `auto` may choose another one elsewhere.
     """
     own = {key: value for key, value in to_plain(settings).items() if key not in NOT_IDENTITY}
+    if (others := lessons(settings, corpus)) is not None:
+        own[_LESSONS] = others
     return dotted(
         {**own, _ROWS: corpus.fingerprint, _WEIGHTS: sha256, _PRECISION: precision, "versions": environment()}
     )

@@ -109,10 +109,11 @@ def unpromised(task: Task, curve: RiskCurve | None) -> str | None:
     if not task.risk or task.abstain_below <= 1 or curve is None:
         return None
     lowest = _rounded_up(curve.lowest())
+    least = f"The lowest that they promise is decision.risk={lowest:g}" if lowest < 1 else "They promise none"
     return (
         f"the model abstains on every text: however sure it has to be, its {curve.rows:,} validation rows do not show "
-        f"that at most {chosen(task.risk)} of its labels are wrong (decision.risk={task.risk:g}). The lowest that "
-        f"they promise is decision.risk={lowest:g}; with more validation rows (data.validation_share) it would be lower"
+        f"that at most {chosen(task.risk)} of its labels are wrong (decision.risk={task.risk:g}). {least}; with more "
+        "validation rows (data.validation_share) it would be lower"
     )
 
 

@@ -25,6 +25,7 @@ from nlp_transfer.record import Record
 from nlp_transfer.rules_fit import Fitted, deciding
 from nlp_transfer.run_folder import PAGES, RunFolder
 from nlp_transfer.settings import Settings
+from nlp_transfer.teaching import lessons
 from nlp_transfer.trained import train
 from nlp_transfer.training.state import own_numbers
 
@@ -95,6 +96,13 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
             screen.tell(f"not compared with the encoder, which cannot be found now: {error}")
         else:
             folder.check_encoder(source.sha256)
+        try:
+            others = lessons(settings, corpus)
+        except UserError as error:
+            screen.tell(f"not compared with the teacher, which cannot be found now: {error}")
+        else:
+            if others is not None:
+                folder.check_lessons(others)
         report = folder.report()
         folder.tidy()
         try:
@@ -115,6 +123,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
 def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen) -> Run:
     """Train, save and measure in a folder that nobody else writes to, from where an earlier process was stopped."""
     corpus = prepared.corpus
+    learned_from = lessons(settings, corpus)  # now: what was learned must not be lost when a teacher is taken away
     trained = train(settings, prepared, folder, screen)
     trajectory = trained.trajectory
     record = _record(prepared, trained.fitted)
@@ -141,6 +150,7 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
         measured.report,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
         encoder={"name": record.encoder.name, "sha256": record.encoder.sha256},
+        lessons={"sha256": learned_from},
         steps=trajectory.steps,
         kept_step=trajectory.kept_step,
         skipped=trajectory.skipped,

@@ -66,6 +66,17 @@ class RunFolder:
         """
         self._check("encoder", "sha256", sha256, "other encoder weights than the same name stands for")
 
+    def check_lessons(self, sha256: str) -> None:
+        """Refuse to read a finished run back for another teacher, or other texts without labels.
+
+        Args:
+            sha256: of those that the settings name now, see ``teaching.lessons``.
+
+        Raises:
+            UserError: if the run learned from others.
+        """
+        self._check("lessons", "sha256", sha256, "another teacher, or other texts without labels, than there are")
+
     def _check(self, part: str, key: str, now: str, difference: str) -> None:
         """Refuse a finished run that was made from something else than there is now."""
         try:

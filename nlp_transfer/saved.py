@@ -119,8 +119,11 @@ def merge(folder: Path, target: str, screen: Screen) -> dict[str, Any]:
 
 
 def _as_saved(overrides: Sequence[str]) -> list[str]:
-    """Return words by which a model decides as it was saved to, where no other rule is typed; no page is left over."""
+    """Return words by which a model decides as it was saved to, where no other rule is typed; no page is left over.
+
+    Nor are texts read that a run learned from beside its rows.
+    """
     typed = {word.lstrip("+").partition("=")[0] for word in overrides}
     rules = [f"decision.{name}" for name in ("threshold", "abstain_below", "risk", "unknown", "coverage")]
-    rules.append("report.output")
+    rules += ["report.output", "data.unlabelled"]
     return [*(f"{rule}=null" for rule in rules if rule not in typed), *overrides]

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+import hashlib
+import json
 
 import numpy as np
 
 from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import Texts
+from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.objectives.settings import DistillSettings
+from nlp_transfer.places import model_folder
 from nlp_transfer.predict import opened
+from nlp_transfer.record import read_record
 from nlp_transfer.settings import DecisionSettings, Settings
+
+
+def lessons(settings: Settings, corpus: Corpus) -> str | None:
+    """Return which teacher and which texts a run learns from beside its rows, as 64 hex digits; None: nothing.
+
+    Raises:
+        UserError: for a folder without a model.
+    """
+    term = settings.objective.get("distill")
+    if term is None or not term.weight:
+        return None
+    weights = read_record(model_folder(expanded(term.teacher))).sha256
+    others = None if corpus.unlabelled is None else [corpus.unlabelled.texts, corpus.unlabelled.pairs]
+    return hashlib.sha256(json.dumps([weights, others]).encode()).hexdigest()
 
 
 def teacher_logits(settings: Settings, corpus: Corpus) -> dict[str, np.ndarray]:
@@ -30,15 +50,22 @@ def teacher_logits(settings: Settings, corpus: Corpus) -> dict[str, np.ndarray]:
         return {}
     assert isinstance(term, DistillSettings)
     # Which of its labels the teacher would choose by its own rules or this run's does not matter.
-    teacher = opened(Path(str(term.teacher)), dataclasses.replace(settings, decision=DecisionSettings()))
+    teacher = opened(expanded(str(term.teacher)), dataclasses.replace(settings, decision=DecisionSettings()))
     task = corpus.task
     theirs = teacher.record.task
     if (theirs.problem, theirs.pair, set(theirs.labels)) != (task.problem, task.pair, set(task.labels)):
+        other = sorted(set(theirs.labels) ^ set(task.labels))
+        why = f"; one of them alone knows the label {other[0]!r}" if other else ""
         raise UserError(
-            f"objective.distill.teacher={term.teacher} was adapted to another task ({theirs.problem}, "
-            f"{len(theirs.labels)} labels), than this data is ({task.problem}, {len(task.labels)} labels)"
+            f"objective.distill.teacher={term.teacher} was adapted to another task ({_words(theirs)}) than this data "
+            f"has ({_words(task)}){why}"
         )
     columns = [theirs.labels.index(label) for label in task.labels] or [0]
     train = corpus.splits["train"]
     asked = {"train": Texts(train.texts, train.pairs)} | ({NAME: corpus.unlabelled} if corpus.unlabelled else {})
     return {split: teacher.logits(texts.texts, texts.pairs)[:, columns] for split, texts in asked.items()}
+
+
+def _words(task: Task) -> str:
+    labels = f", {counted(len(task.labels), 'label')}" if task.labels else ""
+    return f"{task.problem}{labels}, {'pairs of texts' if task.pair else 'single texts'}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -77,11 +76,11 @@ def test_texts_of_many_classes_are_not_compared_however_few_there_are(encoder: P
     assert ("9 classes are more than 8" in why) == bool(weight)
 
 
-def test_texts_are_compared_in_four_passes_or_as_many_steps_as_there_are_at_least(encoder: Path):
-    for words, steps in (([], 50), (["training.min_steps=70"], 70), (["training.epochs=1"], 4)):
-        training = taken(encoder, 60, *words)[0].training
-        assert planned_steps(60, training) == steps
-    assert planned_steps(3 * FEW - 1, taken(encoder, 3 * FEW - 1)[0].training) == 4 * math.ceil((3 * FEW - 1) / 16)
+def test_texts_are_compared_in_more_steps_where_there_are_more_than_a_handful(encoder: Path):
+    for words, few, many in (([], 50, 100), (["training.min_steps=170"], 170, 170), (["training.epochs=1"], 4, 4)):
+        for rows_, steps in ((57, few), (60, many)):
+            training = taken(encoder, rows_, *words)[0].training
+            assert planned_steps(rows_, training) == steps
 
 
 def test_texts_are_compared_at_half_the_rate_that_labels_are_learned_at(encoder: Path):

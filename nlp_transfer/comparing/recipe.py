@@ -43,7 +43,11 @@ def recipe_of(outcome: Outcome, settings: Settings) -> str:
         lines.append("The rows came from Python, as data=...; give them again: nlp_transfer.adapt(recipe, data=...).")
     # A name or a path may hold what would end the comment.
     head = "".join(f"# {' '.join(line.splitlines())}".rstrip() + "\n" for line in lines)
-    return head + config.to_recipe(dataclasses.replace(settings, data=_absolute(settings.data)))
+    objective = {
+        name: dataclasses.replace(term, teacher=str(expanded(term.teacher).absolute())) if name == "distill" else term
+        for name, term in settings.objective.items()
+    }
+    return head + config.to_recipe(dataclasses.replace(settings, data=_absolute(settings.data), objective=objective))
 
 
 def _absolute(data: DataSettings) -> DataSettings:

@@ -87,7 +87,7 @@ class Columns:
         """Return these examples and behind them others without labels.
 
         A step has as many of either, see `Order`; so that a label counts in the mean of a step as it does without the
-        others, it counts twice.
+        others (where rows have weights: on average), it counts twice.
         """
         count = len(others)
         parts = {name: (getattr(self, name), getattr(others, name)) for name in ("features", "states", "teacher")}
@@ -116,8 +116,8 @@ class Order:
         seed: of the run.
         kinds: (examples,) integers, where a step should hold several examples of a kind. Where chance will not see to
             that, for there are many kinds, examples of one follow each other in fours, or as far as a step allows.
-        beside: how many other examples stand behind these, of which each step has as many as `batch_size`, or all;
-            they have epochs of their own.
+        beside: how many other examples stand behind these; a step has as many of them as of these, and they have
+            epochs of their own, one after the other.
     """
 
     def __init__(
@@ -133,17 +133,29 @@ class Order:
         self.examples, self.batch_size, self.seed, self.kinds = examples, batch_size, seed, kinds
         self._stream = _stream
         self._beside = Order(beside, batch_size=batch_size, seed=seed, _stream=1) if beside else None
+        self._epoch, self._order = -1, np.empty(0, np.int64)
         several = kinds is not None and 2 * len(np.unique(kinds)) > batch_size
         self._together = max(1, min(4, batch_size // 2)) if several else 1
-        self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def step(self, step: int) -> np.ndarray:
         """Return the examples of a step over all ranks, counted from the first of the run."""
         epoch, position = divmod(step, steps_per_epoch(self.examples, self.batch_size))
+        first = position * self.batch_size
+        chosen = self._in(epoch)[first : first + self.batch_size]
+        if self._beside is None:
+            return chosen
+        others = self._beside.drawn(epoch * self.examples + first, len(chosen))
+        return np.concatenate([chosen, self.examples + others])
+
+    def drawn(self, first: int, count: int) -> np.ndarray:
+        """Return so many examples of all epochs, one after the other, from a place on."""
+        epochs, places = np.divmod(np.arange(first, first + count), self.examples)
+        return np.concatenate([self._in(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
+
+    def _in(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:  # or a step would take time for all examples
             self._epoch, self._order = epoch, self.epoch(epoch)
-        chosen = self._order[position * self.batch_size : (position + 1) * self.batch_size]
-        return chosen if self._beside is None else np.concatenate([chosen, self.examples + self._beside.step(step)])
+        return self._order
 
     def epoch(self, epoch: int) -> np.ndarray:
         """Return the order of the examples in an epoch, counted from 0."""

@@ -174,7 +174,7 @@ def encoded(read: ReadCorpus, settings: DataSettings) -> Corpus:
         roles=read.roles,
         source=read.source,
         notes=notes,
-        fingerprint=_fingerprint(read.rows, examples, task, read.unlabelled),
+        fingerprint=_fingerprint(read.rows, examples, task),
         foreign=read.foreign,
         unlabelled=read.unlabelled,
     )
@@ -335,15 +335,11 @@ def _examples(rows: Rows, task: Task, *, split: str, weighted: bool = False) -> 
     return Examples(rows.texts, rows.pairs, targets, weights, rows.ids, rows.domains)
 
 
-def _fingerprint(
-    rows: Mapping[str, Rows], examples: Mapping[str, Examples], task: Task, unlabelled: Texts | None
-) -> str:
+def _fingerprint(rows: Mapping[str, Rows], examples: Mapping[str, Examples], task: Task) -> str:
     """Hash the rows used; class weights are left out, because they are a setting."""
     digest = hashlib.sha256(json.dumps([task.problem, task.labels]).encode())
     for split in sorted(rows):
         part, targets = rows[split], examples[split].targets
         digest.update(json.dumps([split, part.texts, part.pairs, part.weights, targets.dtype.str]).encode())
         digest.update(np.ascontiguousarray(targets).astype(targets.dtype.newbyteorder("<")).tobytes())
-    if unlabelled:
-        digest.update(json.dumps(["unlabelled", unlabelled.texts, unlabelled.pairs]).encode())
     return digest.hexdigest()

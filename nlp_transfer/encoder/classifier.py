@@ -117,6 +117,9 @@ def load_classifier(
             model, fresh = pooled_model(settings, task, source.folder, tokenizer)
         else:
             model, fresh = native_model(settings, task, source.folder)
+        if settings.depth == 0:  # some ask how many layers there are only when they run
+            with torch.no_grad():
+                disposable(getattr(model, model.base_model_prefix))(**sample_rows(model))
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what the library makes where it finds no vocabulary
         raise UserError(f"encoder.name={settings.name!r}: {source.folder} holds no vocabulary (tokenizer.json)")
     check_finite(model, f"encoder.name={settings.name!r} ({source.folder})")
@@ -299,6 +302,8 @@ def _named(settings: EncoderSettings, head: str) -> Iterator[None]:
         raise
     except Exception as error:  # they say it in a dozen ways
         said = str(error).strip().splitlines()
+        if settings.depth == 0:
+            raise UserError(f"encoder.depth=0: {settings.name} cannot do without layers") from error
         raise UserError(
             f"encoder.name={settings.name!r} cannot be loaded with encoder.head={head}: "
             f"{type(error).__name__}: {said[0] if said else ''}"

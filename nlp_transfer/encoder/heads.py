@@ -16,6 +16,7 @@ from torch import nn
 
 from nlp_transfer.encoder import pooled
 from nlp_transfer.encoder.anatomy import disposable, encoder_config, is_causal, output_layers, sample_rows
+from nlp_transfer.encoder.depth import entries_of
 from nlp_transfer.encoder.pooled_config import PooledConfig
 from nlp_transfer.encoder.source import read_json
 from nlp_transfer.errors import UserError, one_of
@@ -34,7 +35,6 @@ POOLING = {
     "max_tokens": "max",
 }
 COMBINE = ("mix", "concat")
-_BY_LAYER = ("layer_types", "attention_window")  # what configurations may list layer by layer
 PROBLEM_TYPES = {
     "single_label": "single_label_classification",
     "ordinal": "single_label_classification",
@@ -55,7 +55,7 @@ def native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
             f"{settings.name} compares two texts, each read alone; for anything else use encoder.head=pooled"
         )
     tuned_for = dict(config.id2label or {})
-    _shorten(config, settings)
+    _shorten(config, settings, native=True)
     _describe(config, task)
     model, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **_loading(settings))
     fresh = _fresh(info)
@@ -75,7 +75,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
     if settings.trust_remote_code:
         raise UserError("encoder.head=pooled cannot hold an encoder with code of its own; use encoder.head=native")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    _shorten(config, settings)
+    _shorten(config, settings, native=False)
     trained_with = suggested_pooling(folder)
     reads_alone = trained_with is not None  # a sentence encoder never saw two texts joined
     if isinstance(config, PooledConfig):  # a model of ours: its encoder under a new head
@@ -116,7 +116,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
     return model, tuple(name for name in names if name in missing or not name.startswith("encoder."))
 
 
-def _shorten(config: Any, settings: EncoderSettings) -> None:
+def _shorten(config: Any, settings: EncoderSettings, *, native: bool) -> None:
     """Leave an encoder the lowest of its layers, whose weights alone are then loaded.
 
     What pretraining needs the upper ones for, another task often does not (Sajjad et al. 2023, "On the effect of
@@ -126,13 +126,18 @@ def _shorten(config: Any, settings: EncoderSettings) -> None:
         return
     own = encoder_config(config)
     count = getattr(own, "num_hidden_layers", None)
-    if count is None or not 0 <= settings.depth <= count:
-        there = "cannot be shortened" if count is None else f"has {count} layers"
-        raise UserError(f"encoder.depth={settings.depth}: {settings.name} {there}")
-    own.num_hidden_layers = settings.depth
-    for name in _BY_LAYER:
-        if isinstance(told := getattr(own, name, None), list):
-            setattr(own, name, told[: settings.depth])
+    if count is not None and not 0 <= settings.depth <= count:
+        raise UserError(f"encoder.depth={settings.depth}: {settings.name} has {count} layers")
+    if native and own.is_encoder_decoder:
+        raise UserError(f"encoder.depth={settings.depth}: {settings.name} has a decoder too; use encoder.head=pooled")
+    try:
+        own.num_hidden_layers = settings.depth
+    except NotImplementedError:
+        count = None
+    if count is None:
+        raise UserError(f"encoder.depth={settings.depth}: {settings.name} cannot be shortened")
+    for name, value in entries_of(vars(own), settings.depth).items():
+        setattr(own, name, value)
 
 
 def _loading(settings: EncoderSettings) -> dict[str, Any]:

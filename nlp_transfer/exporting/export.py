@@ -155,7 +155,7 @@ def _rows(run: Path | None, settings: Settings, record: Record) -> tuple[Example
     if run is None:
         return None, ["A model without the config.yaml of its run says of no rows that they are its own."]
     try:
-        corpus = load_corpus(settings.data, seed=settings.seed)
+        corpus = load_corpus(dataclasses.replace(settings.data, unlabelled=None), seed=settings.seed)
     except UserError as error:
         return None, [f"The rows of the run cannot be had now: {error}"]
     if not corpus.task.asks_as(record.task):

@@ -23,7 +23,9 @@ class Objective(nn.Module):
 
     def __init__(self, settings: Mapping[str, Any], task: Task) -> None:
         super().__init__()
-        self.terms = nn.ModuleDict({name: TERMS[type(knobs)](knobs, task) for name, knobs in settings.items()})
+        # The supervised loss reaches the head, which is there in any case, even where it counts nothing.
+        counted = {name: knobs for name, knobs in settings.items() if knobs.weight or name == "classify"}
+        self.terms = nn.ModuleDict({name: TERMS[type(knobs)](knobs, task) for name, knobs in counted.items()})
 
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the weighted sum of the terms for every example, (examples,)."""

@@ -203,6 +203,8 @@ def _adapter_usage(where: str, facts: Facts) -> str:
     said = "It holds an adapter alone, to be put on its encoder"
     if facts.record["encoder"]["head"] == "pooled":  # no class of transformers
         return "\n\n".join([f"{said} and a head of ours:", _ours(where, facts), *rules_of(facts.record["task"])])
+    depth = facts.record["encoder"].get("depth")
+    layers = "" if depth is None else f", num_hidden_layers={depth}"
     code = f"""
         import json
 
@@ -212,7 +214,7 @@ def _adapter_usage(where: str, facts: Facts) -> str:
 
         labels = json.load(open(hf_hub_download("{where}", "nlp_transfer.json"), encoding="utf-8"))["task"]["labels"]
         base = AutoModelForSequenceClassification.from_pretrained(
-            "{facts.encoder}", num_labels={facts.outputs}, id2label=dict(enumerate(labels)) or None
+            "{facts.encoder}", num_labels={facts.outputs}, id2label=dict(enumerate(labels)) or None{layers}
         )
         tokenizer = AutoTokenizer.from_pretrained("{where}")
         base.config.pad_token_id = tokenizer.pad_token_id

@@ -205,7 +205,7 @@ def _has_source(settings: Settings) -> bool:
 def _public(word: str, known: bool) -> str:
     """Return a key=value word without the folders of this machine."""
     key, _, value = word.partition("=")
-    if key not in _PATHS or (key == "encoder.name" and known) or value == "null":
+    if key.lstrip("+") not in _PATHS or (key == "encoder.name" and known) or value == "null":
         return word
     return f"{key}={Path(value.strip(chr(34))).name}"
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from nlp_transfer import answers, encoder
 from nlp_transfer.answers import ANSWERS
+from nlp_transfer.encoder.depth import entries_of
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, POOLED, read_json
 from nlp_transfer.errors import UserError
 from nlp_transfer.record import Record
@@ -140,6 +141,7 @@ def asking(folder: Path, record: Record, *, base: Path | None) -> Iterator[Asked
         "whole": record.merged,
         "adapter": str(adapter) if plain else None,
         "base": str(base) if plain else None,
+        "entries": entries_of(read_json(base / "config.json"), record.encoder.depth) if plain and base else {},
     }
     # -P: the folder of that file, which is this package, must not be where it imports from.
     asks = ["-P", answers.__file__] if record.merged or plain else ["-c", _OURS]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 import nlp_transfer
@@ -11,17 +12,24 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.run import adapt
 from tests.test_run import data_for, settings_for
 
-from .families import FAMILIES, TEXTS, tiny_encoder
-from .test_families import SHARED_LAYERS, every_case, rows
+from .families import FAMILIES, SEQ2SEQ, TEXTS, tiny_encoder
+from .test_families import POOLED, SHARED_LAYERS, every_case, rows
 
 # Their layers are counted in blocks, of which each halves the sequence.
 IN_BLOCKS = {"funnel"}
+WITH_DECODER = {family for family, (style, _) in FAMILIES.items() if style == SEQ2SEQ} | {"bart"}
+# The libraries' code for these asks how many layers there are before it asks for none.
+NEVER_BARE = {"deberta-v2", "longformer", "modernbert", "funnel"}
 
 
 @every_case
 def test_the_lowest_layer_is_kept_as_it_was_and_saved_without_the_others(build, tmp_path, family, head):
     if family in IN_BLOCKS:
-        with pytest.raises(UserError, match=r"does not support the setting of `num_hidden_layers`"):
+        with pytest.raises(UserError, match=r"encoder\.depth=1: .* cannot be shortened"):
+            build(family, head, depth=1)
+        return
+    if head == "native" and family in WITH_DECODER:
+        with pytest.raises(UserError, match=r"has a decoder too; use encoder\.head=pooled"):
             build(family, head, depth=1)
         return
     whole, short = build(family, head), build(family, head, depth=1)
@@ -38,11 +46,37 @@ def test_the_lowest_layer_is_kept_as_it_was_and_saved_without_the_others(build, 
     assert dict(again.named_parameters()).keys() == kept.keys()
 
 
-@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "distilbert", "gpt2"])
-def test_the_embeddings_alone_answer(build, family):
-    classifier = build(family, "pooled", depth=0)
+@pytest.mark.parametrize("family", POOLED)
+def test_the_embeddings_alone_tell_texts_apart(build, family):
+    asked = {"depth": 0, "pooling": "mean"}
+    if family in NEVER_BARE:
+        with pytest.raises(UserError, match=r"encoder\.depth=0"):
+            build(family, "pooled", **asked)
+        return
+    classifier = build(family, "pooled", **asked)
     assert classifier.anatomy.layers == 0
-    assert forward(classifier.model, rows(classifier)).logits.shape[0] == len(TEXTS)
+    logits = forward(classifier.model, rows(classifier)).logits
+    assert len(torch.unique(logits, dim=0)) == len(TEXTS)
+
+
+@pytest.mark.parametrize("asked", [{"head": "native"}, {"pooling": "cls"}, {"pooling": "last"}])
+def test_no_token_that_has_not_seen_the_text_is_read_alone(tmp_path, asked):
+    tiny_encoder(tmp_path)
+    values = {f"encoder.{key}": value for key, value in asked.items()} | {"encoder.depth": 0}
+    with pytest.raises(UserError, match=r"has not seen the text"):
+        adapt(settings_for(tmp_path, **values), data=data_for("single_label"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("merge", [True, False])
+def test_an_adapter_is_put_on_as_many_layers_as_it_was_trained_on(tmp_path, merge):
+    folder = tiny_encoder(tmp_path)
+    tensors = load_file(folder / "model.safetensors")  # the upper layer shows where it runs
+    tensors = {name: tensor * (15 if ".layer.1." in name else 1) for name, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    words = {"strategy": "lora", "strategy.merge": merge, "encoder.depth": 1, "encoder.head": "native", "verify": True}
+    run = adapt(settings_for(tmp_path, **words, **{"evaluation.floors": False}), data=data_for("single_label"))
+    assert (run.folder / "metrics.json").is_file()
 
 
 @pytest.mark.parametrize("strategy", ["probe", "finetune"])

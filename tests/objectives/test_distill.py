@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 import nlp_transfer
+from nlp_transfer.cli import main
+from nlp_transfer.config import compose, run_id, words_of
 from nlp_transfer.data.batches import Columns, Order
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.task import Task
@@ -22,6 +25,7 @@ from nlp_transfer.objectives.distill import Distill
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings, DistillSettings
 from nlp_transfer.preparation import prepare
+from nlp_transfer.publishing.publication import _public
 from nlp_transfer.run import Run, adapt
 from tests.data.test_batches import make_tokens
 from tests.encoder.families import tiny_encoder
@@ -68,13 +72,17 @@ def test_nobody_is_nearer_to_a_teacher_than_itself_and_the_slope_keeps_its_size(
 @given(rows=st.integers(1, 40), others=st.integers(1, 40), batch=st.integers(1, 12), seed=st.integers(0, 9))
 def test_each_step_has_the_rows_it_had_and_as_many_others(rows: int, others: int, batch: int, seed: int):
     alone, both = Order(rows, batch_size=batch, seed=seed), Order(rows, batch_size=batch, seed=seed, beside=others)
-    steps = [both.step(step) for step in range(2 * math.ceil(others / batch))]
+    steps = [both.step(step) for step in range(math.ceil(2 * others / min(rows, batch)) + 2)]
     for step, chosen in enumerate(steps):
-        known = chosen[chosen < rows]
-        assert known.tolist() == alone.step(step).tolist()
-        assert 0 < len(chosen) - len(known) <= batch
-    drawn = np.concatenate(steps)
-    assert np.unique(drawn[drawn >= rows], return_counts=True)[1].tolist() == [2] * others
+        known = alone.step(step).tolist()
+        assert chosen[: len(known)].tolist() == known
+        assert len(chosen) == 2 * len(known)
+        assert (chosen[len(known) :] >= rows).all()
+    drawn = np.concatenate([chosen[len(chosen) // 2 :] for chosen in steps])
+    for epoch in range(len(drawn) // others):  # every one once, before any for a second time
+        assert sorted(drawn[epoch * others : (epoch + 1) * others]) == list(range(rows, rows + others))
+    again = Order(rows, batch_size=batch, seed=seed, beside=others)
+    assert again.step(len(steps) - 1).tolist() == steps[-1].tolist()  # wherever a run goes on
 
 
 @pytest.mark.parametrize("kind", ["classify", "contrast"])
@@ -194,6 +202,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: P
         ({"objective.distill.teacher": None}, r"objective\.distill\.teacher must name"),
         ({"objective.distill.temperature": 0}, "temperature=0"),
         ({"objective.distill.weight": -1}, "weight=-1"),
+        ({"objective.distill.weight": 0, "data.unlabelled": "here.csv"}, "not read by this objective"),
         ({"objective.distill.teacher": "nowhere"}, "nowhere"),
         ({"objective": "classify", "data.unlabelled": "here.csv"}, "not read by this objective"),
         ({"data.unlabelled": "gone.csv"}, r"data\.unlabelled: .*gone\.csv"),
@@ -237,3 +246,40 @@ def test_two_processes_learn_what_one_does(tmp_path: Path):
         found.append([row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row])
     assert len(found[0]) == 6
     assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+def test_words_of_a_run_with_two_terms_make_it_again_and_are_pushed_without_paths():
+    settings = compose(None, ["objective=contrast", "+objective.distill.teacher=/home/me/teacher", "strategy=finetune"])
+    words = words_of(settings)
+    assert run_id(compose(None, words)) == run_id(settings)
+    public = [_public(word, True) for word in words]
+    assert "+objective.distill.teacher=teacher" in public
+    assert "/home" not in " ".join(public)
+
+
+def test_another_teacher_in_the_same_folder_is_another_run(home: Path, tmp_path: Path):
+    teacher, student = taught(home, tmp_path, "single_label")
+    settings = compose(str(student.folder / "config.yaml"))
+    assert adapt(settings, data=data_for("single_label")).folder == student.folder  # read back
+    record = teacher.folder / "model" / "nlp_transfer.json"
+    changed = json.loads(record.read_text())
+    changed["sha256"] = "0" * 64
+    record.write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="another teacher"):
+        adapt(settings, data=data_for("single_label"))
+    shutil.rmtree(teacher.folder)
+    assert adapt(settings, data=data_for("single_label")).folder == student.folder
+
+
+def test_texts_without_labels_are_not_needed_to_measure_again(home: Path, tmp_path: Path):
+    (tmp_path / "rows").mkdir()
+    for split, part in data_for("single_label").items():
+        (tmp_path / "rows" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    file = texts_in(tmp_path / "more.csv")
+    common = {"data": "files", "data.path": str(tmp_path / "rows"), "evaluation.floors": False}
+    teacher = adapt(settings_for(home, output=str(tmp_path / "t"), **common))
+    own = {"objective": "distill", "objective.distill.teacher": str(teacher.folder), "data.unlabelled": str(file)}
+    student = adapt(settings_for(home, output=str(tmp_path / "s"), **common | own))
+    file.unlink()
+    shutil.rmtree(teacher.folder)
+    assert main(["evaluate", str(student.folder), "report.output=null"]) == 0
