@@ -176,7 +176,8 @@ def show(arguments: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
             print(f"| {dataset} | {' | '.join(cells)} |")
         print(f"| mean | {' | '.join(f'{np.mean(means[method]):.3f}' for method in arguments.methods)} |")
         for name, form in (("log_loss", ".3f"), ("seconds", ".0f")):
-            values = [format(np.mean(found[per_class, name, method]), form) for method in arguments.methods]
+            means_of = [np.mean(found[per_class, name, method]) for method in arguments.methods]
+            values = ["–" if np.isnan(mean) else format(mean, form) for mean in means_of]
             print(f"| {name.replace('_', '-')}, mean | {' | '.join(values)} |", flush=True)
 
 
