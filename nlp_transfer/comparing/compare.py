@@ -59,6 +59,7 @@ class Comparison:
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
         self._store: Store | None = store_of(self.settings.cache, screen.tell)
         self._answers: dict[Trial, Answers] = {}
+        self._meant: dict[str, None] = {}  # sentences, each once
 
     def run(self) -> Outcome:
         """Try everybody, measure, and write the winner's recipe, the figures and the page into the folder."""
@@ -172,6 +173,7 @@ class Comparison:
             reached=self._reached(cells, most),
             left_out=left_out,
             recipe=self.folder / "winner.yaml",
+            meant=list(self._meant),
         )
 
     def _cell(self, contest: Contest, name: str, labels: str) -> Cell:
@@ -267,7 +269,9 @@ class Comparison:
         settings = self._candidates[name].settings
         if isinstance(settings.strategy, Auto):
             settings, why = choosing.chosen(settings, self._corpus(Trial(name, labels, self.settings.seed)))
-            self._screen.tell(f"{self._draws.said(labels)} {why}")
+            words = f"{self._draws.said(labels)} {why}"
+            self._screen.tell(words)
+            self._meant[words] = None
         return settings
 
     def _corpus(self, trial: Trial) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,7 @@ class Outcome:
         left_out: trials that a budget left no time for, and why.
         recipe: of the winner.
         recipe_sha256: of that file as it was written.
+        meant: by number of labels, what `auto` stands for, in words.
     """
 
     folder: Path
@@ -123,6 +124,7 @@ class Outcome:
     left_out: list[str]
     recipe: Path
     recipe_sha256: str = ""
+    meant: list[str] = field(default_factory=list)
 
     @property
     def most(self) -> Transfer:
@@ -161,7 +163,7 @@ class Outcome:
                 best, few = title_of(self.most.duel.other), self.cell(name, labels)
                 assert few is not None
                 said.append(f"{name} {few.said} has on average what {best} has {self.most.said}.")
-        return said
+        return said + [f"{words[0].upper()}{words[1:]}." for words in self.meant]
 
     @property
     def at_odds(self) -> list[str]:

@@ -351,3 +351,14 @@ def test_the_command_line_compares_and_a_person_can_read_it(tmp_path: Path, capf
     assert told == json.loads((Path(told["folder"]) / "compare.json").read_text(encoding="utf-8"))
     assert main(["compare", *given, "compare.seeds=none"]) == 2
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_page_says_what_auto_stands_for_with_so_many_labels(place: Path, tmp_path: Path):
+    given = words(place, "compare.candidates=[auto]", "compare.labels=[4,all]", "compare.seeds=1")
+    given = [*(word for word in given if not word.startswith("output=")), f"output={tmp_path}", "compare.scratch=false"]
+    for _ in range(2):  # also where nothing is trained again
+        outcome = comparison(None, given, QUIET, data=data_for("single_label")).run()
+        said = [sentence for sentence in outcome.verdict if "strategy=auto is" in sentence]
+        assert [sentence.split(" strategy")[0] for sentence in said] == ["With 4 labels a class", "With all labels"]
+        assert said[0] in (outcome.folder / "report.md").read_text(encoding="utf-8")
