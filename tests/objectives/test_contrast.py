@@ -189,8 +189,9 @@ def test_the_last_head_has_the_penalty_that_suited_the_encoder_before_it_knew_th
     monkeypatch.setattr(learning, "solve_head_again", watched)
     adapt(settings, data=data)
     assert seen == [before]
-    heads = [solve_head_again(prepared, least=least) for least in (0, 1e3)]
-    assert heads[0].penalty < heads[1].penalty == 1e3
+    heads = [solve_head_again(prepared, least=least) for least in (0, 3, 1e3)]
+    assert heads[0].penalty < heads[1].penalty == 3
+    assert heads[2].penalty == 10  # however little the features told before
     assert np.linalg.norm(heads[1].weight) < np.linalg.norm(heads[0].weight)
 
 
