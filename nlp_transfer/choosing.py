@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
 
 FEW = 100  # training rows a class below which texts that are compared teach more than labels do
-MOST_CLASSES = 8  # with so many; with 12 and with 77 they did not
+MOST_CLASSES = 8  # with 6 at most that was measured; with 12 and with 77 it is not so
 _STEPS, _HANDFUL = 100, 20  # at least, of that training; with fewer rows a class as many as any training has
 _DECILES = 10  # of numbers stand for classes
 _A_CORE, _A_GPU = 4e10, 2e13  # operations a second, which most machines exceed
