@@ -142,7 +142,7 @@ QUICK = (("finetune", "single_label"), ("finetune", "multi_label"), ("lora", "re
     ("strategy", "problem"),
     [
         pytest.param(strategy, problem, marks=[] if (strategy, problem) in QUICK else pytest.mark.slow)
-        for strategy in ("finetune", "lora", "probe adamw", "finetune refined")
+        for strategy in ("finetune", "lora", "probe adamw")
         for problem in PROBLEMS
     ],
 )
@@ -180,6 +180,7 @@ def test_labels_are_matched_by_name_and_the_teacher_is_asked_as_it_was_adapted(h
         assert list(answer.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: Path):
     file = texts_in(tmp_path / "more.csv")
     teacher, _ = taught(home, tmp_path, "single_label")
@@ -271,6 +272,7 @@ def test_another_teacher_in_the_same_folder_is_another_run(home: Path, tmp_path:
     assert adapt(settings, data=data_for("single_label")).folder == student.folder
 
 
+@pytest.mark.slow
 def test_texts_without_labels_are_not_needed_to_measure_again(home: Path, tmp_path: Path):
     (tmp_path / "rows").mkdir()
     for split, part in data_for("single_label").items():
