@@ -129,6 +129,19 @@ def stopped_run(home: Path, *, at: int = 3, task: str = "single_label", **values
     return stopped[0], wanted
 
 
+def weights_of_a_stopped_run_and_another(folder: Path, **values) -> tuple[bytes, bytes]:
+    """Return the saved weights of a run that was stopped and went on, and of one that was not."""
+    parts, whole = folder / "parts", folder / "whole"
+    parts.mkdir()
+    whole.mkdir()
+    _, wanted = stopped_run(parts, **values)
+    resumed = adapt(settings_for(parts, **wanted), data=data_for("single_label"))
+    tiny_encoder(whole)
+    plain = adapt(settings_for(whole, **wanted | {"output": str(whole / "runs")}), data=data_for("single_label"))
+    first, second = ((run.folder / "model" / "model.safetensors").read_bytes() for run in (resumed, plain))
+    return first, second
+
+
 def steps_logged(run: Path) -> list[int]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line["step"] for line in lines if "loss" in line]

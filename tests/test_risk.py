@@ -266,7 +266,8 @@ def test_card_and_page_name_the_rule(run: Run, risk: float, least: float, card: 
 
 
 def test_the_slider_keeps_the_promise_until_it_is_moved(run: Run, tmp_path: Path) -> None:
-    page = pytest.importorskip("nlp_transfer.demo.page")
+    from nlp_transfer.demo import page  # imports gradio, which takes long
+
     for model in (run.folder, with_curve(run, tmp_path / "model", risk=0.06, abstain_below=NEVER)):
         labeller = Predictor(model)
         at_first = page._slider(labeller.record.task).value

@@ -126,18 +126,18 @@ def _shorten(config: Any, settings: EncoderSettings, *, native: bool) -> None:
         return
     own = encoder_config(config)
     count = getattr(own, "num_hidden_layers", None)
-    if count is not None and not 0 <= settings.depth <= count:
-        raise UserError(f"encoder.depth={settings.depth}: {settings.name} has {count} layers")
-    if native and own.is_encoder_decoder:
-        raise UserError(f"encoder.depth={settings.depth}: {settings.name} has a decoder too; use encoder.head=pooled")
-    try:
-        own.num_hidden_layers = settings.depth
-    except NotImplementedError:
-        count = None
+    asked = f"encoder.depth={settings.depth}: {settings.name}"
     if count is None:
-        raise UserError(f"encoder.depth={settings.depth}: {settings.name} cannot be shortened")
-    for name, value in entries_of(vars(own), settings.depth).items():
-        setattr(own, name, value)
+        raise UserError(f"{asked} cannot be shortened")
+    if not 0 <= settings.depth <= count:
+        raise UserError(f"{asked} has {count} layers")
+    if native and own.is_encoder_decoder:
+        raise UserError(f"{asked} has a decoder too; use encoder.head=pooled")
+    try:
+        for name, value in entries_of(vars(own), settings.depth).items():
+            setattr(own, name, value)
+    except NotImplementedError:  # of the library, for Funnel, whose layers are counted in blocks
+        raise UserError(f"{asked} cannot be shortened") from None
 
 
 def _loading(settings: EncoderSettings) -> dict[str, Any]:

@@ -26,8 +26,7 @@ class ClassifySettings:
         Raises:
             UserError: naming the key, its value and what it may be.
         """
-        if not self.weight >= 0:
-            raise UserError(f"objective.classify.weight={self.weight} must be at least 0")
+        _check_weight("classify", self.weight)
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"objective.classify.label_smoothing={self.label_smoothing} must lie in [0, 1)")
         if not self.ordinal_sharpness > 0:
@@ -52,8 +51,7 @@ class ContrastSettings:
             UserError: naming the key, its value and what it may be.
         """
         one_of(self.kind, ("pairs", "supcon"), "objective.contrast.kind")
-        if not self.weight >= 0:
-            raise UserError(f"objective.contrast.weight={self.weight} must be at least 0")
+        _check_weight("contrast", self.weight)
         if not self.temperature > 0:
             raise UserError(f"objective.contrast.temperature={self.temperature} must be positive")
 
@@ -77,8 +75,7 @@ class DistillSettings:
         """
         if self.teacher is None:
             raise UserError("objective.distill.teacher must name the folder of a run or of its model")
-        if not self.weight >= 0:
-            raise UserError(f"objective.distill.weight={self.weight} must be at least 0")
+        _check_weight("distill", self.weight)
         if not self.temperature > 0:
             raise UserError(f"objective.distill.temperature={self.temperature} must be positive")
 
@@ -90,6 +87,11 @@ TERM_SETTINGS: dict[str, type] = {
     "contrast": ContrastSettings,
     "distill": DistillSettings,
 }
+
+
+def _check_weight(term: str, weight: float) -> None:
+    if not weight >= 0:
+        raise UserError(f"objective.{term}.weight={weight} must be at least 0")
 
 
 def compares(objective: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.run import adapt
 from nlp_transfer.strategies.convex import Head
 from tests.encoder.families import tiny_encoder
-from tests.test_crashes import stopped_run
+from tests.test_crashes import weights_of_a_stopped_run_and_another
 from tests.test_run import STRATEGIES, data_for, settings_for
 
 pytestmark = pytest.mark.slow
@@ -196,15 +196,8 @@ def test_the_last_head_has_the_penalty_that_suited_the_encoder_before_it_knew_th
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    for folder in (whole, parts):
-        folder.mkdir()
-    _, wanted = stopped_run(parts, strategy="finetune", **CONTRAST)
-    resumed = adapt(settings_for(parts, **wanted), data=data_for("single_label"))
-    tiny_encoder(whole)
-    plain = adapt(settings_for(whole, **wanted | {"output": str(whole / "runs")}), data=data_for("single_label"))
-    stored = [(run.folder / "model" / "model.safetensors").read_bytes() for run in (resumed, plain)]
-    assert stored[0] == stored[1]
+    resumed, plain = weights_of_a_stopped_run_and_another(tmp_path, strategy="finetune", **CONTRAST)
+    assert resumed == plain
 
 
 @pytest.mark.parametrize(

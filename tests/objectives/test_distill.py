@@ -29,7 +29,7 @@ from nlp_transfer.publishing.publication import _public
 from nlp_transfer.run import Run, adapt
 from tests.data.test_batches import make_tokens
 from tests.encoder.families import tiny_encoder
-from tests.test_crashes import stopped_run
+from tests.test_crashes import weights_of_a_stopped_run_and_another
 from tests.test_launch import launched
 from tests.test_run import STRATEGIES, data_for, settings_for
 
@@ -185,15 +185,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: P
     file = texts_in(tmp_path / "more.csv")
     teacher, _ = taught(home, tmp_path, "single_label")
     given = {"data.unlabelled": str(file), "objective": "distill", "objective.distill.teacher": str(teacher.folder)}
-    parts, whole = tmp_path / "parts", tmp_path / "whole"
-    parts.mkdir()
-    whole.mkdir()
-    _, wanted = stopped_run(parts, **given)
-    resumed = adapt(settings_for(parts, **wanted), data=data_for("single_label"))
-    tiny_encoder(whole)
-    plain = adapt(settings_for(whole, **wanted | {"output": str(whole / "runs")}), data=data_for("single_label"))
-    stored = [(run.folder / "model" / "model.safetensors").read_bytes() for run in (resumed, plain)]
-    assert stored[0] == stored[1]
+    resumed, plain = weights_of_a_stopped_run_and_another(tmp_path, **given)
+    assert resumed == plain
 
 
 @pytest.mark.parametrize(
