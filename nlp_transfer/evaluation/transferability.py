@@ -19,7 +19,8 @@ def logme(features: np.ndarray, targets: np.ndarray) -> float:
 
     Targets and features count from their means. The evidence :math:`p(y \mid F)` has weights drawn from
     :math:`N(0, \alpha^{-1})` and noise :math:`\beta^{-1}`, both chosen to make it largest by MacKay's fixed point (You
-    et al. 2021, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning", ICML).
+    et al. 2021, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning", ICML). An output that
+    is the same for every row, such as a class that none has, tells nothing of the features and does not count.
 
     Args:
         features: (rows, width).
@@ -28,6 +29,7 @@ def logme(features: np.ndarray, targets: np.ndarray) -> float:
     f = np.asarray(features, dtype=np.float64)
     f = f - f.mean(0)
     y = np.asarray(targets, dtype=np.float64)
+    y = y[:, np.ptp(y, axis=0) > 0]
     y = y - y.mean(0)
     rows, width = f.shape
     moments, turn = np.linalg.eigh(f.T @ f if rows > width else f @ f.T)
@@ -43,7 +45,7 @@ def logme(features: np.ndarray, targets: np.ndarray) -> float:
         _evidence(moments, along[:, output] ** 2, float(y[:, output] @ y[:, output]), free, width)
         for output in range(y.shape[1])
     ]
-    return float(np.mean(evidence)) / free
+    return float(np.mean(evidence)) / free if evidence else 0.0
 
 
 def _evidence(moments: np.ndarray, along: np.ndarray, total: float, rows: int, width: int) -> float:

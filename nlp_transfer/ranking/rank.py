@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.intervals import jackknife
 from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_accuracy
 from nlp_transfer.head import validate
 from nlp_transfer.objectives.settings import ClassifySettings
@@ -68,43 +69,57 @@ def _ask(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Candi
     weights = corpus.splits["train"].weights.astype(np.float64)
     weights = weights / weights.mean()
     # A layer that tells nothing: what a constant answer loses on rows that it was not chosen by.
-    nothing = validate(prepared, np.zeros((len(features), 1), np.float32))
-    if not len(nothing.held_out):
+    nothing = validate(prepared, np.zeros((len(features), 1), np.float32)).held_out
+    if not len(nothing):
         usable = np.count_nonzero(weights)
         raise UserError(f"{usable:,} training rows that weigh anything are too few to hold any out; give 10")
-    losses, found = [], []
-    for number, part in zip(layers, np.split(features, len(layers), axis=1), strict=True):
+    wanted, classes = _wanted(corpus)
+    parts, found, losses, rights = np.split(features, len(layers), axis=1), [], [], []
+    for number, part in zip(layers, parts, strict=True):
         validated = validate(prepared, part)
-        losses.append(validated.held_out * weights)
-        explained = 1 - float(losses[-1].sum() / (weights @ nothing.held_out))
-        place = number + depth + 1 if number < 0 < depth else number
-        found.append(_layer(prepared, place, part, validated.outputs_held_out(), explained))
+        losses.append(validated.held_out)
+        right = None
+        if classes is not None:
+            right = cast(np.ndarray, validated.outputs_held_out()).argmax(1) == classes
+            rights.append(right)
+        found.append(
+            Layer(
+                number=number + depth + 1 if number < 0 < depth else number,
+                explained=1 - float((weights @ validated.held_out) / (weights @ nothing)),
+                accuracy=None if right is None else float(weights @ right / weights.sum()),
+                logme=logme(part, wanted),
+                h_score=None if classes is None else h_score(part, classes),
+                neighbours=None if classes is None else neighbour_accuracy(part, classes),
+            )
+        )
+    best = parts[max(range(len(found)), key=lambda place: found[place].explained)]
     return Candidate(
         name,
         encoder=_about(prepared),
         sha256=prepared.classifier.source.sha256,
         layers=found,
         depth=depth,
+        logme=jackknife(
+            lambda rows: logme(best[rows], wanted[rows]),
+            len(best),
+            confidence=settings.evaluation.confidence,
+            seed=settings.seed,
+        ),
+        weights=weights,
         held_out=np.stack(losses),
-        nothing=nothing.held_out * weights,
+        nothing=nothing,
+        right=np.stack(rights) if rights else None,
         cost=_cost(prepared),
     )
 
 
-def _layer(prepared: Prepared, number: int, part: np.ndarray, outputs: np.ndarray | None, explained: float) -> Layer:
-    task, targets = prepared.corpus.task, prepared.corpus.splits["train"].targets
+def _wanted(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the training targets, (rows, outputs), and the class of each row; None where a row has no one class."""
+    targets = corpus.splits["train"].targets
+    if corpus.task.problem not in ("single_label", "ordinal"):
+        return targets.reshape(len(targets), -1), None
     classes = targets if targets.ndim == 1 else targets.argmax(1)
-    one = task.problem in ("single_label", "ordinal")
-    wanted = np.eye(len(task.labels))[classes] if one else targets.reshape(len(targets), -1)
-    known = np.flatnonzero(np.isfinite(outputs).all(1)) if outputs is not None else np.empty(0, int)
-    return Layer(
-        number=number,
-        explained=explained,
-        accuracy=float((outputs[known].argmax(1) == classes[known]).mean()) if one and outputs is not None else None,
-        logme=logme(part, wanted),
-        h_score=h_score(part, classes) if one else None,
-        neighbours=neighbour_accuracy(part, classes) if one else None,
-    )
+    return np.eye(len(corpus.task.labels))[classes], classes
 
 
 def _about(prepared: Prepared) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from nlp_transfer.evaluation.intervals import Interval
     from nlp_transfer.ranking.standing import Standing
 
 
@@ -18,31 +19,43 @@ def render(standings: list[Standing], console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("place", no_wrap=True)
     table.add_column("encoder", overflow="fold")
-    for name in ("explained", "accuracy\nLogME", "best\nlayer", "weights", "a text"):
+    for name in ("explained", "accuracy", "LogME", "best\nlayer"):
         table.add_column(name, justify="right", no_wrap=True)
+    costs = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    costs.add_column("encoder", overflow="fold")
+    for name in ("parameters", "weights", "a text", "operations"):
+        costs.add_column(name, justify="right", no_wrap=True)
     for each in standings:
-        place = 1 + sum(other.told > each.told for other in standings)
-        best, cost = each.candidate.best, each.candidate.cost
+        place = 1 + sum(other.explained.value > each.explained.value for other in standings)
+        of, cost = each.candidate, each.candidate.cost
         low, high = each.ranks
-        least, most = each.explained
         table.add_row(
             f"{place}" if low == high else f"{place} ({low}–{high})",
-            f"{each.candidate.name}\n{each.candidate.encoder}",
-            f"{each.told:.3f}\n[{least:.3f}, {most:.3f}]",
-            f"{'–' if best.accuracy is None else f'{best.accuracy:.3f}'}\n{best.logme:.3f}",
-            f"{best.number} of {each.candidate.depth}" if each.candidate.depth else "last",
-            f"{cost.parameters / 1e6:,.1f} M\n{cost.megabytes:,.0f} MB",
-            f"{cost.milliseconds:.2f} ms\n{cost.gigaflops:.3g} GFLOP",
+            of.name,
+            *("–" if score is None else _with_bounds(score) for score in (each.explained, each.accuracy, of.logme)),
+            f"{of.best.number} of {of.depth}" if of.depth else "last",
+        )
+        costs.add_row(
+            f"{of.name}\n{of.encoder}",
+            f"{cost.parameters / 1e6:,.1f} M",
+            f"{cost.megabytes:,.0f} MB",
+            f"{cost.milliseconds:.2g} ms",
+            f"{cost.gigaflops:.3g} GFLOP",
         )
     console.print(table)
+    console.print(costs)
     console.print(verdict(standings), soft_wrap=True, style="bold")
+
+
+def _with_bounds(of: Interval) -> str:
+    return f"{of.value:.3f}\n[{of.low:.3f}, {of.high:.3f}]"
 
 
 def verdict(standings: list[Standing]) -> str:
     """Return in words which encoder to start from, and whether another would do as well."""
     best = standings[0]
     name = best.candidate.name
-    if best.explained[0] <= 0:
+    if best.explained.low <= 0:
         return f"no encoder tells more of the labels than their shares do for certain; {name} comes first by chance"
     rivals = [each.candidate.name for each in standings[1:] if each.ranks[0] == 1]
     if not rivals:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-_BLOCK = 2_000_000  # drawn rows held at a time: 16 MB
+from nlp_transfer.evaluation.intervals import Interval, draws, interval
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,11 @@ class Candidate:
         sha256: of its weights.
         layers: what each tells.
         depth: how many layers it has; 0: that is not known, and the last one alone was read.
+        logme: of the best layer, over other rows.
+        weights: float (rows,): what a row counts; their mean is 1.
         held_out: float (layers, rows): the loss of the probe on each row that it did not learn from.
         nothing: float (rows,): that of a constant.
+        right: bool (layers, rows): whether it chose the right class; None where a row has no one class.
         cost: what it costs.
     """
 
@@ -68,8 +71,11 @@ class Candidate:
     sha256: str
     layers: list[Layer]
     depth: int
+    logme: Interval
+    weights: np.ndarray
     held_out: np.ndarray
     nothing: np.ndarray
+    right: np.ndarray | None
     cost: Cost
 
     @property
@@ -84,15 +90,15 @@ class Standing:
 
     Attributes:
         candidate: the encoder.
-        told: share that the best layer explains, chosen on other rows than it is measured on.
-        explained: its interval.
+        explained: share that the best layer explains, chosen on other rows than it is measured on.
+        accuracy: of the probe on that layer, likewise; None where a row has no one class.
         ranks: interval of its place, 1 is the best, over the same resampled rows for all.
         first: share of the resamples in which it is the best.
     """
 
     candidate: Candidate
-    told: float
-    explained: tuple[float, float]
+    explained: Interval
+    accuracy: Interval | None
     ranks: tuple[int, int]
     first: float
 
@@ -103,8 +109,9 @@ class Standing:
             "name": of.name,
             "encoder": of.encoder,
             "sha256": of.sha256,
-            "explained": self.told,
-            "explained_interval": list(self.explained),
+            **_with_bounds("explained", self.explained),
+            **({} if self.accuracy is None else _with_bounds("accuracy", self.accuracy)),
+            **_with_bounds("logme", of.logme),
             "rank_interval": list(self.ranks),
             "first": self.first,
             "best_layer": best.number,
@@ -126,39 +133,42 @@ def stand(candidates: list[Candidate], *, resamples: int, confidence: float, see
         confidence: of the intervals.
         seed: of the resampling.
     """
-    rows = candidates[0].held_out.shape[1]
-    draws = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    blocks = []
-    for start in range(0, resamples, block := max(1, _BLOCK // rows)):
-        size = min(block, resamples - start)
-        counts = draws.multinomial(rows, np.full(rows, 1 / rows), size=size).T.astype(np.float64)
-        blocks.append(np.stack([_told(each, counts) for each in candidates]))
-    told = np.concatenate(blocks, axis=1)  # (candidates, resamples)
-    places = 1 + (told[None] > told[:, None]).sum(1)
+    blocks = [
+        np.stack([_replicates(each, counts) for each in candidates])
+        for counts in draws(len(candidates[0].weights), resamples=resamples, seed=seed)
+    ]
+    explained, accuracy = np.concatenate(blocks, axis=2).swapaxes(0, 1)  # (candidates, resamples) each
+    places = 1 + (explained[None] > explained[:, None]).sum(1)
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     standings = [
         Standing(
             candidate,
-            told=float(told[number].mean()),
-            explained=_pair(np.quantile(told[number], ends)),
+            explained=interval(float(explained[number].mean()), explained[number], confidence=confidence),
+            accuracy=None
+            if candidate.right is None
+            else interval(float(accuracy[number].mean()), accuracy[number], confidence=confidence),
             ranks=_whole(np.quantile(places[number], ends, method="closest_observation")),
             first=float((places[number] == 1).mean()),
         )
         for number, candidate in enumerate(candidates)
     ]
-    return sorted(standings, key=lambda each: -each.told)
+    return sorted(standings, key=lambda each: -each.explained.value)
 
 
-def _told(candidate: Candidate, counts: np.ndarray) -> np.ndarray:
-    """Return what is explained in each resample: (resamples,)."""
-    left = (counts == 0).astype(np.float64)
+def _replicates(candidate: Candidate, counts: np.ndarray) -> np.ndarray:
+    """Return in each resample what the layer explains that the other rows choose, and its accuracy: (2, resamples)."""
+    w, resample = candidate.weights[:, None], np.arange(counts.shape[1])
+    left, drawn = w * (counts == 0), w * counts
     chosen = (candidate.held_out @ left).argmin(0)
-    lost = (candidate.held_out @ counts)[chosen, np.arange(counts.shape[1])]
-    return 1 - lost / (candidate.nothing @ counts)
+    lost = (candidate.held_out @ drawn)[chosen, resample]
+    explained = 1 - lost / (candidate.nothing @ drawn)
+    if candidate.right is None:
+        return np.stack([explained, np.full_like(explained, np.nan)])
+    return np.stack([explained, (candidate.right @ drawn)[chosen, resample] / drawn.sum(0)])
 
 
-def _pair(values: np.ndarray) -> tuple[float, float]:
-    return float(values[0]), float(values[1])
+def _with_bounds(name: str, of: Interval) -> dict[str, Any]:
+    return {name: of.value, f"{name}_interval": [of.low, of.high]}
 
 
 def _whole(values: np.ndarray) -> tuple[int, int]:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation import intervals
-from nlp_transfer.evaluation.intervals import Interval, bootstrap, interval, replicates
+from nlp_transfer.evaluation.intervals import Interval, bootstrap, interval, jackknife, replicates
 from nlp_transfer.evaluation.metrics import METRICS, compute
 from tests.evaluation.conftest import PROBLEMS, make_case
 
@@ -108,6 +109,18 @@ def test_coverage(population, metric, true):
         covered += found.low <= true <= found.high
     # 95 % up to 2.5 standard errors of 200 repetitions and the few per cent a percentile interval of 200 rows lacks
     assert 0.90 < covered / 200 < 0.98
+
+
+def test_a_jackknife_covers_what_it_promises_and_is_exact_for_a_mean():
+    rng, covered = np.random.default_rng(0), 0
+    for seed in range(200):
+        x = rng.exponential(size=100)
+        found = jackknife(lambda rows, x=x: float(x[rows].mean()), 100, confidence=0.95, seed=seed)
+        assert found.value == pytest.approx(x.mean())
+        covered += found.low <= 1 <= found.high
+    assert 0.90 < covered / 200 < 0.99
+    singly = jackknife(lambda rows: float(x[rows].mean()), 100, confidence=0.95, seed=0, groups=100)
+    assert singly.high - singly.value == pytest.approx(stats.t.ppf(0.975, 99) * stats.sem(x))  # one row a group
 
 
 def test_undefined_replicates_are_left_out():

@@ -81,6 +81,13 @@ def test_neighbours_are_those_of_a_library():
     assert neighbour_accuracy(features, classes) == pytest.approx(right / len(unit), abs=2 / len(unit))
 
 
+def test_a_class_that_no_row_has_changes_nothing():
+    draws = np.random.default_rng(0)
+    features, wanted = draws.normal(size=(60, 5)), np.eye(3)[draws.integers(3, size=60)]
+    assert logme(features, np.pad(wanted, ((0, 0), (0, 2)))) == logme(features, wanted)
+    assert logme(features, np.ones((60, 1))) == 0
+
+
 def test_constant_features_tell_nothing():
     features, classes = np.ones((50, 5), np.float32), np.arange(50) % 2
     assert np.isfinite(logme(features, np.eye(2)[classes]))

@@ -17,6 +17,7 @@ from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.ranking import rank as module
 from nlp_transfer.ranking.rows import rows_of
 from nlp_transfer.ranking.show import render, verdict
@@ -34,13 +35,17 @@ def rank(settings: Settings, encoders: list, *, data: dict) -> list[Standing]:
     return module.rank(settings, encoders, rows_of(settings, QUIET, data=data), QUIET)
 
 
-def candidate(name: str, *losses: np.ndarray, nothing: np.ndarray | None = None) -> Candidate:
+def candidate(
+    name: str, *losses: np.ndarray, nothing: np.ndarray | None = None, right: np.ndarray | None = None
+) -> Candidate:
     nothing = np.ones(len(losses[0])) if nothing is None else nothing
     layers = [
         Layer(number, 1 - float(each.sum() / nothing.sum()), None, 0.0, None, None)
         for number, each in enumerate(losses)
     ]
-    return Candidate(name, name, "", layers, len(losses) - 1, np.stack(losses), nothing, COST)
+    logme, weights = Interval(0.0, -0.1, 0.1), np.ones(len(nothing))
+    right = None if right is None else right[None].repeat(len(losses), 0)
+    return Candidate(name, name, "", layers, len(losses) - 1, logme, weights, np.stack(losses), nothing, right, COST)
 
 
 def standings(*candidates: Candidate) -> list[Standing]:
@@ -57,8 +62,7 @@ def test_the_order_is_that_of_the_best_layers_and_sure_where_rows_agree():
     assert (found[0].ranks, found[0].first) == ((1, 1), 1.0)
     assert {each.candidate.name: each.ranks for each in found[1:]} == {"good": (2, 3), "same": (2, 3)}
     for each in found:
-        low, high = each.explained
-        assert low < each.told < high
+        assert each.explained.low < each.explained.value < each.explained.high
     assert found[1].candidate.best.number == 0
     assert verdict(found) == "start from better: it is first in 100% of the resamples"
     assert "may be as good" in verdict(standings(good, same))
@@ -75,7 +79,7 @@ def test_what_an_encoder_costs_is_shown_in_80_columns():
     console = Console(width=80, file=StringIO(), force_terminal=False)
     render(standings(of, other), console)
     text = console.file.getvalue()
-    for said in ("0.791 GFLOP", "6.21 ms", "22.7 M", "91 MB", "[0.600, 0.600]", "minilm"):
+    for said in ("0.791 GFLOP", "6.2 ms", "22.7 M", "91 MB", "[0.600, 0.600]", "[-0.100, 0.100]", "minilm"):
         assert said in text
     table = text.partition("start from")[0]
     assert all(len(line) <= 80 for line in table.splitlines())
@@ -89,8 +93,8 @@ def test_intervals_hold_what_they_promise_however_many_layers_there_are(layers: 
         draws = np.random.default_rng(seed)
         shared, own = draws.exponential(0.7, 200), draws.exponential(0.7, (layers, 200))
         (found,) = stand([candidate("one", *((shared + own) / 2))], resamples=200, confidence=0.95, seed=seed)
-        held += found.explained[0] <= 1 - 0.7 <= found.explained[1]
-        told.append(found.told)
+        held += found.explained.low <= 1 - 0.7 <= found.explained.high
+        told.append(found.explained.value)
     assert held >= 87
     assert np.mean(told) == pytest.approx(0.3, abs=0.02)
 
@@ -98,7 +102,26 @@ def test_intervals_hold_what_they_promise_however_many_layers_there_are(layers: 
 def test_what_saves_the_same_share_of_every_row_saves_that_for_certain():
     nothing = np.where(np.random.default_rng(0).random(300) < 0.05, 3.0, 0.05)
     (found,) = standings(candidate("half", nothing / 2, nothing=nothing))
-    assert found.explained == pytest.approx((0.5, 0.5))
+    assert (found.explained.low, found.explained.high) == pytest.approx((0.5, 0.5))
+
+
+def test_rows_that_weigh_nothing_count_nothing_and_those_of_twice_the_weight_twice():
+    draws = np.random.default_rng(0)
+    losses, right = draws.exponential(0.6, 300), draws.random(300) < 0.7
+    weights = draws.choice([0.0, 1.0, 2.0], 300)
+    whole = dataclasses.replace(candidate("whole", losses, right=right), weights=weights / weights.mean())
+    (found,) = standings(whole)
+    assert found.explained.value == pytest.approx(1 - np.average(losses, weights=weights), abs=0.02)
+    assert found.accuracy.value == pytest.approx(np.average(right, weights=weights), abs=0.02)
+    other = dataclasses.replace(
+        whole, held_out=np.where(weights > 0, losses, 1e6)[None], right=(right ^ (weights == 0))[None]
+    )
+    (changed,) = standings(other)
+    assert (changed.explained, changed.accuracy) == (found.explained, found.accuracy)
+    told = found.to_json()
+    assert told["accuracy_interval"] == [found.accuracy.low, found.accuracy.high]
+    assert told["logme_interval"] == [-0.1, 0.1]
+    assert found.accuracy.low < found.accuracy.value < found.accuracy.high
 
 
 @pytest.fixture(scope="module")
