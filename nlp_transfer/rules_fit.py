@@ -92,10 +92,10 @@ def _novelty(prepared: Prepared, logits: np.ndarray, present: np.ndarray) -> tup
     features, held = prepared.features_now("train")[taught], prepared.features_now("validation")[present]
     classes, truth = _classes(train)[taught], _classes(validation)[present]
     figures = hiding.rehearsed(features, classes, held, truth, labels=task.outputs, seed=seed)
-    score = max(figures, key=figures.__getitem__) if figures else hiding.USUAL
+    score = hiding.chosen(figures, features.shape[1])
     detector = hiding.fitted(score, features, classes, labels=task.outputs, seed=seed)
-    rounded = {name: round(value, 4) for name, value in figures.items()}
-    return Novelty(score, KeptScores.of(detector.scores(logits, held)), rounded), detector
+    means = {name: round(float(np.mean(values)), 4) for name, values in figures.items()}
+    return Novelty(score, KeptScores.of(detector.scores(logits, held)), means), detector
 
 
 def _classes(examples: Examples) -> np.ndarray:

@@ -123,7 +123,7 @@ def _unknown(
         f"and takes {_share(right & taken, confidence)} of all rows for known and labels them right."
     )
     if foreign is None:
-        rehearsed = max(record.novelty.rehearsed.values(), default=1.0) if record.novelty else 1.0
+        rehearsed = record.novelty.rehearsed.get(record.novelty.score, 1.0) if record.novelty else 1.0
         if rehearsed < _HARDLY:
             words += (
                 f" With classes hidden, validation rows of these were hardly told from the others (AUROC "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from nlp_transfer.evaluation.unknown import (
@@ -15,7 +17,8 @@ from nlp_transfer.evaluation.unknown import (
     RelativeMahalanobis,
 )
 
-USUAL = "neighbours"  # where there are too few classes to choose by
+_USUAL = ("relative_mahalanobis", "neighbours")  # the first that can be had, unless another is surely better
+_SURE = 0.95  # how sure that must be
 _GROUPS = 5  # of classes, each hidden once
 _TAUGHT = 2_000  # training rows on which the scores are compared
 _FEWEST = 3  # groups whose mean says anything
@@ -57,8 +60,8 @@ def auroc_interval(area: float, known: int, unknown: int, *, confidence: float) 
 
 def rehearsed(
     train: np.ndarray, classes: np.ndarray, held: np.ndarray, truth: np.ndarray, *, labels: int, seed: int
-) -> dict[str, float]:
-    """Return the mean AUROC of every score over groups of hidden classes; none where fewer than three have any rows.
+) -> dict[str, list[float]]:
+    """Return the AUROC of every score for each group of hidden classes; none where fewer than three have any rows.
 
     For a score no training row of a hidden class exists, and its validation rows are the unknown. No output layer has
     seen them either: the model's own has learned from them what the other classes are not, so that leaving out its
@@ -79,7 +82,7 @@ def rehearsed(
         return {}
     rows = some_rows(len(train), _TAUGHT, seed=seed)
     train, classes = train[rows], classes[rows]
-    fitting = [name for name in DETECTORS if train.shape[1] <= _WIDEST or name in (*OF_LOGITS, USUAL)]
+    fitting = [name for name in DETECTORS if train.shape[1] <= _WIDEST or name in (*OF_LOGITS, "neighbours")]
     found: dict[str, list[float]] = {name: [] for name in fitting}
     for hidden in np.array_split(np.random.default_rng(seed).permutation(labels), min(_GROUPS, labels)):
         unknown, taught = np.isin(truth, hidden), ~np.isin(classes, hidden)
@@ -90,8 +93,29 @@ def rehearsed(
         for name in fitting:
             scores = fitted(name, train[taught], shown, labels=len(there), seed=seed).scores(logits, held)
             found[name].append(auroc(scores[~unknown], scores[unknown]))
-    rehearsals = len(found[USUAL])
-    return {name: float(np.mean(values)) for name, values in found.items()} if rehearsals >= _FEWEST else {}
+    return found if len(found["neighbours"]) >= _FEWEST else {}
+
+
+def chosen(figures: Mapping[str, Sequence[float]], width: int) -> str:
+    """Return the score to take: the usual one, unless another told the hidden classes better beyond chance.
+
+    The best score counts as better where the mean of its advantage over the groups is above zero by Student's t: of a
+    few groups the first is soon another one.
+
+    Args:
+        figures: what `rehearsed` found.
+        width: of the features.
+    """
+    from scipy.stats import ttest_rel
+
+    usual = next(name for name in _USUAL if width <= _WIDEST or name == "neighbours")
+    if not figures:
+        return usual
+    best = max(figures, key=lambda name: np.mean(figures[name]))
+    if best == usual:
+        return usual
+    chance = ttest_rel(figures[best], figures[usual]).pvalue
+    return best if chance < 1 - _SURE else usual
 
 
 def fitted(name: str, train: np.ndarray, classes: np.ndarray, *, labels: int, seed: int) -> Detector:

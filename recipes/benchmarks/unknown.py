@@ -22,6 +22,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.timing import machine
 
+CHOSEN = "chosen"
 CASES = ("clinc_oos:oos", "banking77", "trec")
 RATE = 0.05
 FIGURES = ("rehearsed", "auroc", "aupr", "fpr95", "right", "found")
@@ -50,42 +52,43 @@ def main(words: list[str] | None = None) -> None:
     print(f"{arguments.per_class:,} training rows a label, seeds {arguments.seeds}\n")
     print("| case | score | rehearsed | AUROC | AUPR | FPR95 | right at 5 % | found at 5 % |")
     print("|---" * 8 + "|")
-    lost = []
+    lost = defaultdict(list)
     for case in arguments.cases:
         of = [measured(case, seed, arguments) for seed in arguments.seeds]
-        chosen = [max(each, key=lambda name, each=each: each[name]["rehearsed"]) for each in of]
-        for name in of[0]:
-            cells = (f"{np.mean([each[name][figure] for each in of]):.3f}" for figure in FIGURES)
+        chosen = [each["chosen"] for each in of]
+        for name in of[0]["scores"]:
+            cells = (f"{np.mean([each['scores'][name][figure] for each in of]):.3f}" for figure in FIGURES)
             mark = f" (chosen {chosen.count(name)} of {len(of)})" if name in chosen else ""
             print(f"| {case} | {name}{mark} | {' | '.join(cells)} |", flush=True)
-        lost += [
-            max(part["auroc"] for part in each.values()) - each[name]["auroc"]
-            for each, name in zip(of, chosen, strict=True)
-        ]
-    lacks = f"{np.mean(lost):.3f} AUROC on average, {max(lost):.3f} at most"
-    print(f"\nTo the best score in hindsight the chosen one lacks {lacks}.")
+        for each in of:
+            areas = {name: part["auroc"] for name, part in each["scores"].items()}
+            for name in (CHOSEN, *areas):
+                lost[name].append(max(areas.values()) - areas[each["chosen"] if name == CHOSEN else name])
+    print("\nAUROC that is lost to the best score in hindsight:\n\n| score | mean | most |\n|---|---|---|")
+    for name, values in lost.items():
+        print(f"| {name} | {np.mean(values):.3f} | {max(values):.3f} |")
 
 
-def measured(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Return the figures of every score, measured now or before."""
+def measured(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the score that is chosen and the figures of every one, measured now or before."""
     key = {"case": case, "seed": seed, "per_class": arguments.per_class}
     path = arguments.results
     if path is not None and path.is_file():
         for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
             if key.items() <= line.items():
-                return line["scores"]
-    scores = measure(case, seed, arguments)
+                return line
+    found = measure(case, seed, arguments)
     if path is not None:
         with path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(key | {"scores": scores}) + "\n")
-    return scores
+            out.write(json.dumps(key | found) + "\n")
+    return found
 
 
-def measure(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Adapt a probe to the known labels; return the figures of every score."""
+def measure(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Adapt a probe to the known labels; return the score that is chosen and the figures of every one."""
     from nlp_transfer.config import compose
     from nlp_transfer.data.corpus import load_corpus
-    from nlp_transfer.evaluation.hiding import fitted, rehearsed
+    from nlp_transfer.evaluation.hiding import chosen, fitted, rehearsed
     from nlp_transfer.evaluation.unknown import DETECTORS
     from nlp_transfer.head import settle, solve_head
     from nlp_transfer.preparation import prepare
@@ -109,8 +112,8 @@ def measure(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, di
         detector = fitted(name, train, classes, labels=labels, seed=seed)
         limit = detector.scores(prepared.outputs("validation"), held)
         known, unknown = detector.scores(logits, test), detector.scores(*strange)
-        found[name] = {"rehearsed": figures[name]} | figures_of(known, unknown, right, limit)
-    return found
+        found[name] = {"rehearsed": float(np.mean(figures[name]))} | figures_of(known, unknown, right, limit)
+    return {"chosen": chosen(figures, train.shape[1]), "scores": found}
 
 
 def figures_of(known: np.ndarray, unknown: np.ndarray, right: np.ndarray, held: np.ndarray) -> dict[str, float]:
