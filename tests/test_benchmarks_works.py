@@ -1,5 +1,6 @@
 """Every work of recipes/benchmarks that is ours runs, on a tiny encoder and a few rows; so do peers that are there."""
 
+import dataclasses
 import json
 import random
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nlp_transfer import run
 from recipes.benchmarks import (
     calibration,
     checking,
@@ -14,6 +16,7 @@ from recipes.benchmarks import (
     few_labels,
     precision,
     ranking,
+    robust,
     scaling,
     speed,
     steps,
@@ -196,6 +199,33 @@ def test_few_labels_are_measured_once_and_told(home: Path, tmp_path: Path, monke
     monkeypatch.setattr(few_labels, "measure", None)
     few_labels.main(words)  # a second time reads everything back
     assert capsys.readouterr().out.splitlines()[1:] == told.splitlines()[1:]
+
+
+def test_every_trick_changes_a_training_and_is_told_beside_plain(home: Path, tmp_path: Path, monkeypatch, capsys):
+    own = {"encoder": "custom", "encoder.name": str(home / "encoder"), "cache.gib": 0, "training.precision": "fp32"}
+    monkeypatch.setitem(strategies.DATASETS, "trec", own)
+    weights = {}
+    for trick in robust.TRICKS:
+        with robust.changed(trick):
+            settings = strategies.settings_of("trec", "finetune", 0, home / "trec", robust.SETTINGS.get(trick))
+            trained = run.adapt(
+                dataclasses.replace(
+                    settings,
+                    output=str(tmp_path / trick),
+                    training=dataclasses.replace(settings.training, epochs=None, max_steps=4),
+                    data=dataclasses.replace(settings.data, train_limit=60, validation_limit=40),
+                )
+            )
+        weights[trick] = (trained.folder / "model" / "model.safetensors").read_bytes()
+    assert (
+        len(set(weights.values())) >= len(robust.TRICKS) - 3
+    )  # balanced classes are, WiSE-FT may be and one is the mean
+    words = [str(home), "--datasets", "trec", "--seeds", "1", "--rows", "40", "--tricks", "L2-SP", "soup of three"]
+    robust.main([*words, "--results", str(tmp_path / "found.jsonl")])
+    told = capsys.readouterr().out
+    lines = {each["trick"]: each for each in map(json.loads, (tmp_path / "found.jsonl").read_text().splitlines())}
+    assert list(lines) == ["plain", "L2-SP", "soup of three"]
+    assert f"| L2-SP | {lines['L2-SP']['macro_f1']:.3f} | " in told
 
 
 def test_labels_that_are_made_wrong_are_looked_for(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):

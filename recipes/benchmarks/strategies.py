@@ -28,6 +28,7 @@ import json
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ def draw(source: Path, target: Path, *, rows: int, seed: int) -> None:
                 out.writelines(line for (line,) in kept)
 
 
-def settings_of(dataset: str, method: str, seed: int, folder: Path) -> Any:
-    """Return the settings of one of our runs."""
+def settings_of(dataset: str, method: str, seed: int, folder: Path, more: Mapping[str, Any] | None = None) -> Any:
+    """Return the settings of one of our runs, with more values where they are given."""
     from nlp_transfer.config import compose
     from nlp_transfer.words import from_mapping
 
@@ -100,6 +101,7 @@ def settings_of(dataset: str, method: str, seed: int, folder: Path) -> Any:
         "output": str(folder / "runs"),
         **DATASETS[dataset],
         **OURS.get(method, OURS["finetune"]),
+        **(more or {}),
     }
     return compose(None, from_mapping(values))
 
