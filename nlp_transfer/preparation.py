@@ -193,7 +193,8 @@ def prepare(
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
     objective = Objective(settings.objective, corpus.task)
-    groups = strategy.groups(classifier) if strategy.trains else []
+    own = objective.setup(classifier.model, seed=settings.seed) if strategy.trains else []
+    groups = strategy.groups(classifier) + own if strategy.trains else []
     if settings.training.gradient_checkpointing:
         _checkpoint_activations(classifier)
     if not settings.training.compile:  # a compiler makes its own, and cannot look into this one
