@@ -19,7 +19,7 @@ from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.head import Units, settle, solve_head, solve_head_again, validate
 from nlp_transfer.objectives.objective import Step
-from nlp_transfer.objectives.settings import compares
+from nlp_transfer.objectives.settings import compares_labels, comparing
 from nlp_transfer.plan import head_words
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.progress import reading
@@ -117,7 +117,7 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
             screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
 
         def on_halved(index: int, tokens: int) -> None:
-            kept = "fewer texts are compared" if compares(settings.objective) else "the step stays as it is"
+            kept = "fewer texts are compared" if comparing(settings.objective) else "the step stays as it is"
             screen.tell(
                 f"memory did not suffice: passes hold at most {tokens:,} tokens from step {index} on, {kept}; a run "
                 f"with training.micro_batch_tokens={tokens} starts with that"
@@ -150,7 +150,8 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
                 ),
                 saving=saving,
                 copied=working_copy(accelerator, compiled=settings.training.compile),
-                kinds=prepared.kinds if compares(settings.objective) else None,
+                compares=bool(comparing(settings.objective)),
+                kinds=prepared.kinds if compares_labels(settings.objective) else None,
             )
     units.leave(prepared)
     give_back()

@@ -45,6 +45,7 @@ def measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen) 
             confidence=confidence,
             in_sample=split != "test",
         )
+        said += prepared.domains.sentences if prepared.domains else []
         floors = _floors(settings, corpus, corpus.task, examples, prepared.below_output.store) if is_main() else []
         report = evaluate_predictions(
             corpus.task,

@@ -30,6 +30,7 @@ from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.encoder.source import Source, locate
 from nlp_transfer.encoding import encode_splits
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.divergence import Gap
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.features import Features, features_of, store_of, with_features, with_states
 from nlp_transfer.objectives.objective import Objective
@@ -60,6 +61,7 @@ class Prepared:
     plan: Plan
     below_output: Features
     boundary: tuple[int, str] | None
+    domains: Gap | None = None
 
     @property
     def reported_split(self) -> str:
@@ -193,7 +195,8 @@ def prepare(
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
     objective = Objective(settings.objective, corpus.task)
-    groups = strategy.groups(classifier) if strategy.trains else []
+    own = objective.setup(classifier.model, seed=settings.seed) if strategy.trains else []
+    groups = strategy.groups(classifier) + own if strategy.trains else []
     if settings.training.gradient_checkpointing:
         _checkpoint_activations(classifier)
     if not settings.training.compile:  # a compiler makes its own, and cannot look into this one

@@ -13,6 +13,7 @@ from nlp_transfer import artefact, choosing, pages, tracking
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import Corpus, load_corpus
+from nlp_transfer.domains import tell_domains_apart
 from nlp_transfer.encoder.source import asked_code, locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
@@ -115,6 +116,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
         screen.tell(f"{folder.model} was taken away; the run is done again")
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
+    tell_domains_apart(prepared, screen)
     render(prepared.plan, screen.console)
     with folder.locked():
         return _adapt(settings, prepared, folder, screen)
@@ -151,6 +153,7 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
         encoder={"name": record.encoder.name, "sha256": record.encoder.sha256},
         lessons={"sha256": learned_from},
+        domains=prepared.domains and prepared.domains.to_json(),
         steps=trajectory.steps,
         kept_step=trajectory.kept_step,
         skipped=trajectory.skipped,

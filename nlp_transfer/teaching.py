@@ -15,7 +15,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
-from nlp_transfer.objectives.settings import DistillSettings
+from nlp_transfer.objectives.settings import DistillSettings, reads_unlabelled
 from nlp_transfer.places import model_folder
 from nlp_transfer.predict import opened
 from nlp_transfer.record import read_record
@@ -28,10 +28,10 @@ def lessons(settings: Settings, corpus: Corpus) -> str | None:
     Raises:
         UserError: for a folder without a model.
     """
-    term = settings.objective.get("distill")
-    if term is None or not term.weight:
+    if not reads_unlabelled(settings.objective):
         return None
-    weights = read_record(model_folder(expanded(term.teacher))).sha256
+    term = settings.objective.get("distill")
+    weights = read_record(model_folder(expanded(term.teacher))).sha256 if term and term.weight else None
     others = None if corpus.unlabelled is None else [corpus.unlabelled.texts, corpus.unlabelled.pairs]
     return hashlib.sha256(json.dumps([weights, others]).encode()).hexdigest()
 

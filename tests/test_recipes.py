@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from nlp_transfer.config import compose
+from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import Settings
 from nlp_transfer.shipped import GROUPS, shipped_names
@@ -37,6 +38,8 @@ FAMILIES = {
 SENTENCES = ("all-MiniLM-L6-v2", "multilingual-e5-small")  # they say how token vectors become one
 LONGEST = 300  # tokens the tiny encoders read: more than a window of `long_documents` has
 TEACHER = "objective.distill.teacher="
+UNLABELLED = "data.unlabelled="
+ADAPT_TO_A_DOMAIN = {name for name, term in TERM_SETTINGS.items() if term.aligns}
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,15 @@ def with_teacher(encoders: dict[str, Path], output: Path, words: list[str]) -> l
     return [word for word in words if not word.startswith(TEACHER)] + [f"{TEACHER}{teacher}"]
 
 
+def with_texts(folder: Path, words: list[str]) -> list[str]:
+    """Words that name texts without labels, with a file of such; any others as they are."""
+    if not any(word.startswith(UNLABELLED) for word in words):
+        return words
+    file = folder / "unlabelled.jsonl"
+    file.write_text("\n".join(json.dumps({"text": row["text"]}) for row in data_for("single_label")["test"]))
+    return [word for word in words if not word.startswith(UNLABELLED)] + [f"{UNLABELLED}{file}"]
+
+
 def check_two_steps(
     encoders: dict[str, Path], output: Path, recipe: str | None, words: list[str], data: Any = None
 ) -> Path:
@@ -130,6 +142,8 @@ def check_two_steps(
 def test_every_recipe_runs_as_its_header_says(encoders: dict[str, Path], tmp_path: Path, recipe: str):
     words = words_of(recipe)
     folder = written(tmp_path, compose(recipe, words))
+    (tmp_path / "beside").mkdir()
+    words = with_texts(tmp_path / "beside", words)
     words = with_teacher(encoders, tmp_path, [*words, f"data.path={folder}"])
     check_two_steps(encoders, tmp_path / "runs", recipe, words)
 
@@ -137,6 +151,7 @@ def test_every_recipe_runs_as_its_header_says(encoders: dict[str, Path], tmp_pat
 @pytest.mark.parametrize(("group", "choice"), [(group, choice) for group, choice in CHOICES if group != "data"])
 def test_every_choice_runs(encoders: dict[str, Path], files: Path, tmp_path: Path, group: str, choice: str):
     words = [f"data.path={files}", f"{group}={choice}"] + [TEACHER] * (choice == "distill")
+    words = with_texts(tmp_path, words + [UNLABELLED] * (choice in ADAPT_TO_A_DOMAIN))
     check_two_steps(encoders, tmp_path, None, ["data=files", *with_teacher(encoders, tmp_path, words)])
 
 

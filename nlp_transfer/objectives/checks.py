@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.objectives.settings import compares, reads_unlabelled
+from nlp_transfer.objectives.settings import aligning, comparing, moving, reads_unlabelled
 from nlp_transfer.settings import Settings
 
 FEWEST_COMPARED = 4  # texts among which there is something to compare
@@ -21,14 +21,7 @@ def check_objective(settings: Settings) -> None:
     supervised = settings.objective.get("classify")
     if supervised is None:
         raise UserError("objective.classify is missing: it says what the head is fitted to; its weight may be 0")
-    if compares(settings.objective):
-        if strategy.frozen:
-            raise UserError("objective.contrast moves the encoder, which strategy=probe leaves as it is; take another")
-        if training.batch_size < FEWEST_COMPARED:
-            raise UserError(
-                f"training.batch_size={training.batch_size} must be at least {FEWEST_COMPARED} for objective.contrast, "
-                "which compares the texts of a step"
-            )
+    _check_encoder_moves(settings)
     distilled = settings.objective.get("distill")
     distils = distilled is not None and distilled.weight > 0
     if distils and not strategy.trains:
@@ -37,7 +30,10 @@ def check_objective(settings: Settings) -> None:
             "strategy.solver=adamw"
         )
     if settings.data.unlabelled is not None and not reads_unlabelled(settings.objective):
-        raise UserError("data.unlabelled is not read by this objective: take objective=distill, or leave it out")
+        raise UserError(
+            "data.unlabelled is not read by this objective: take objective=distill, or one that adapts to the domain "
+            "of these texts, such as objective=cdan, or leave it out"
+        )
     if not strategy.trains or supervised.weight or distils:
         return
     zero = "objective.classify.weight=0"
@@ -49,4 +45,35 @@ def check_objective(settings: Settings) -> None:
         raise UserError(
             f"{zero}: before the head is fitted last, no step is known to be better than another; set "
             "training.keep=last training.patience=null"
+        )
+
+
+def _check_encoder_moves(settings: Settings) -> None:
+    """Check what terms need that move the encoder: one that learns, texts to compare, and another domain."""
+    objective = settings.objective
+    if settings.strategy.frozen and (names := moving(objective)):
+        raise UserError(f"objective.{names[0]} moves the encoder, which strategy=probe leaves as it is; take another")
+    for name in comparing(objective):
+        for key in ("batch_size", "micro_batch_size"):
+            texts = getattr(settings.training, key)
+            if texts is not None and texts < FEWEST_COMPARED:
+                raise UserError(
+                    f"training.{key}={texts} must be at least {FEWEST_COMPARED} for objective.{name}, which compares "
+                    "the texts of a step"
+                )
+    if aligned := aligning(objective):
+        _check_domains(settings, aligned[0])
+
+
+def _check_domains(settings: Settings, name: str) -> None:
+    """Check that there are two domains, and something that keeps a term from making all texts the same."""
+    if settings.data.unlabelled is None:
+        raise UserError(
+            f"objective.{name} adapts to the domain of texts without labels, and there are none: name their file with "
+            "data.unlabelled=..."
+        )
+    if not any(term.weight for term in settings.objective.values() if not term.aligns):
+        raise UserError(
+            f"objective.{name} alone is least where all texts look the same: give objective.classify.weight, or a "
+            "term that tells texts apart, a weight"
         )

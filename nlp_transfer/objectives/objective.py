@@ -5,17 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.encoder.classifier import Outputs, forward
+from nlp_transfer.errors import UserError
+from nlp_transfer.objectives.adversarial import Cdan, Dann
 from nlp_transfer.objectives.classify import Classify
+from nlp_transfer.objectives.confusion import Mcc
 from nlp_transfer.objectives.contrast import Contrast
 from nlp_transfer.objectives.distill import Distill
-from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings, DistillSettings
+from nlp_transfer.objectives.moments import Coral, Mmd
+from nlp_transfer.objectives.settings import (
+    CdanSettings,
+    ClassifySettings,
+    ContrastSettings,
+    CoralSettings,
+    DannSettings,
+    DistillSettings,
+    MccSettings,
+    MmdSettings,
+    moving,
+)
+from nlp_transfer.strategies import Group
 
-# A term is made of (settings, task), has a `weight`, and maps (outputs, batch, progress) to one loss an example.
-TERMS: dict[type, type[nn.Module]] = {ClassifySettings: Classify, ContrastSettings: Contrast, DistillSettings: Distill}
+# A term is made of (settings, task), has a `weight`, and maps (outputs, batch, progress) to one loss an example. One
+# with parameters of its own has their `lr`, and makes them in `setup`, told how wide the features are.
+TERMS: dict[type, type[nn.Module]] = {
+    ClassifySettings: Classify,
+    ContrastSettings: Contrast,
+    DistillSettings: Distill,
+    CoralSettings: Coral,
+    MmdSettings: Mmd,
+    DannSettings: Dann,
+    CdanSettings: Cdan,
+    MccSettings: Mcc,
+}
 
 
 class Objective(nn.Module):
@@ -26,6 +53,34 @@ class Objective(nn.Module):
         # The supervised loss reaches the head, which is there in any case, even where it counts nothing.
         counted = {name: knobs for name, knobs in settings.items() if knobs.weight or name == "classify"}
         self.terms = nn.ModuleDict({name: TERMS[type(knobs)](knobs, task) for name, knobs in counted.items()})
+        self._moving = moving(settings)
+
+    def setup(self, model: nn.Module, *, seed: int) -> list[Group]:
+        """Make what terms learn of their own, after a strategy has said what learns of the model; return it.
+
+        Args:
+            model: of the classifier.
+            seed: decides the weights, the same on every rank; the global random state is left alone.
+
+        Raises:
+            UserError: for a term that moves the encoder, where none of that learns.
+        """
+        layers = output_layers(model)
+        head = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
+        if self._moving and not any(p.requires_grad and id(p) not in head for p in model.parameters()):
+            raise UserError(
+                f"objective.{self._moving[0]} moves the encoder, and nothing below the output layer learns: freeze "
+                "less (strategy.freeze, strategy.freeze_layers), or take objective=classify"
+            )
+        width = cast(int, next(reversed(layers.values())).in_features)
+        groups = []
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            for name, term in self.terms.items():
+                if isinstance(term, Dann):
+                    term.setup(width)
+                    groups.append(Group(name, dict(term.named_parameters()), term.lr))
+        return groups
 
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the weighted sum of the terms for every example, (examples,)."""

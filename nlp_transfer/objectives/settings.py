@@ -9,16 +9,29 @@ from typing import Any
 from nlp_transfer.errors import UserError, one_of
 
 
+class Term:
+    """What a term needs of the rest of a run; most need nothing.
+
+    Attributes:
+        compares: whether the loss of an example hangs on the others of its pass.
+        compares_labels: whether it hangs on which of them have the same label.
+        reads_unlabelled: whether texts without labels teach anything.
+        aligns: whether these are another domain, to which the encoder is moved; they must be there, then.
+    """
+
+    compares = False
+    compares_labels = False
+    reads_unlabelled = False
+    aligns = False
+
+
 @dataclass(frozen=True, kw_only=True)
-class ClassifySettings:
+class ClassifySettings(Term):
     """The supervised loss of the task; which one follows from the problem type."""
 
     weight: float = 1.0
     label_smoothing: float = 0.0
     ordinal_sharpness: float = 2.0
-
-    compares = False
-    reads_unlabelled = False
 
     def check(self) -> None:
         """Refuse values outside their range.
@@ -34,7 +47,7 @@ class ClassifySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastSettings:
+class ContrastSettings(Term):
     """Texts of one label nearer to each other than to those of others."""
 
     weight: float = 1.0
@@ -42,7 +55,7 @@ class ContrastSettings:
     temperature: float = 0.1
 
     compares = True
-    reads_unlabelled = False
+    compares_labels = True
 
     def check(self) -> None:
         """Refuse values outside their range.
@@ -57,14 +70,13 @@ class ContrastSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillSettings:
+class DistillSettings(Term):
     """Answers like those of a teacher."""
 
     weight: float = 1.0
     teacher: str | None = None
     temperature: float = 2.0
 
-    compares = False
     reads_unlabelled = True
 
     def check(self) -> None:
@@ -80,12 +92,107 @@ class DistillSettings:
             raise UserError(f"objective.distill.temperature={self.temperature} must be positive")
 
 
-# One row a term: its name in the configuration and what it may be given. `objective.py` has the modules. A term
-# `compares` where the loss of an example hangs on the others of its pass, and `reads_unlabelled` what has no label.
+class _Aligning(Term):
+    """A term that moves the encoder so that it sees the domain of the texts without labels as that of the rows."""
+
+    reads_unlabelled = True
+    aligns = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoralSettings(_Aligning):
+    """Features with the same covariances in both domains."""
+
+    weight: float = 1000.0
+
+    compares = True
+
+    def check(self) -> None:
+        """Refuse a weight below zero.
+
+        Raises:
+            UserError: naming the key, its value and what it may be.
+        """
+        _check_weight("coral", self.weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MmdSettings(_Aligning):
+    """Features with the same distribution in both domains, as far as kernels tell."""
+
+    weight: float = 1.0
+
+    compares = True
+
+    def check(self) -> None:
+        """Refuse a weight below zero.
+
+        Raises:
+            UserError: naming the key, its value and what it may be.
+        """
+        _check_weight("mmd", self.weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DannSettings(_Aligning):
+    """Features by which a discriminator cannot tell the domains apart."""
+
+    weight: float = 0.1
+    hidden: int = 256
+    lr: float = 1e-3
+
+    name = "dann"
+
+    def check(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            UserError: naming the key, its value and what it may be.
+        """
+        _check_weight(self.name, self.weight)
+        if self.hidden < 1:
+            raise UserError(f"objective.{self.name}.hidden={self.hidden} must be at least 1")
+        if not self.lr > 0:
+            raise UserError(f"objective.{self.name}.lr={self.lr} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CdanSettings(DannSettings):
+    """The same given what the model answers."""
+
+    name = "cdan"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MccSettings(_Aligning):
+    """Answers to the texts without labels that do not waver between classes."""
+
+    weight: float = 1.0
+    temperature: float = 2.5
+
+    compares = True
+
+    def check(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            UserError: naming the key, its value and what it may be.
+        """
+        _check_weight("mcc", self.weight)
+        if not self.temperature > 0:
+            raise UserError(f"objective.mcc.temperature={self.temperature} must be positive")
+
+
+# One row a term: its name in the configuration and what it may be given. `objective.py` has the modules.
 TERM_SETTINGS: dict[str, type] = {
     "classify": ClassifySettings,
     "contrast": ContrastSettings,
     "distill": DistillSettings,
+    "coral": CoralSettings,
+    "mmd": MmdSettings,
+    "dann": DannSettings,
+    "cdan": CdanSettings,
+    "mcc": MccSettings,
 }
 
 
@@ -94,11 +201,26 @@ def _check_weight(term: str, weight: float) -> None:
         raise UserError(f"objective.{term}.weight={weight} must be at least 0")
 
 
-def compares(objective: Mapping[str, Any]) -> bool:
-    """Return whether the loss of an example hangs on the others of its pass."""
-    return any(term.compares and term.weight for term in objective.values())
+def comparing(objective: Mapping[str, Any]) -> list[str]:
+    """Return the names of the terms in which the loss of an example hangs on the others of its pass."""
+    return [name for name, term in objective.items() if term.compares and term.weight]
+
+
+def compares_labels(objective: Mapping[str, Any]) -> bool:
+    """Return whether it hangs on which of them have the same label."""
+    return any(term.compares_labels and term.weight for term in objective.values())
 
 
 def reads_unlabelled(objective: Mapping[str, Any]) -> bool:
     """Return whether texts without labels teach anything."""
     return any(term.reads_unlabelled and term.weight for term in objective.values())
+
+
+def aligning(objective: Mapping[str, Any]) -> list[str]:
+    """Return the names of the terms that move the encoder towards the domain of the texts without labels."""
+    return [name for name, term in objective.items() if term.aligns and term.weight]
+
+
+def moving(objective: Mapping[str, Any]) -> list[str]:
+    """Return the names of the terms that mean nothing where the encoder stays as it is."""
+    return [name for name, term in objective.items() if (term.compares or term.aligns) and term.weight]

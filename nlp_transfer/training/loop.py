@@ -99,6 +99,7 @@ def fit(
     watch: Watch,
     saving: Saving | None = None,
     copied: Callable[[nn.Module], WorkingCopy] | None = None,
+    compares: bool = False,
     kinds: np.ndarray | None = None,
 ) -> Trajectory:
     """Train, evaluate as often as asked, and leave the kept weights in the model.
@@ -117,8 +118,9 @@ def fit(
         watch: the outside.
         saving: where the run is committed and resumed; None: it is not.
         copied: makes the copy of the step in which forward and backward passes run; None: they run in the step itself.
-        kinds: (examples,) integers, where the step compares examples of a batch with each other: each step then has
-            some of one kind, and they meet in as few passes as they fit in.
+        compares: whether the step compares examples of a batch with each other; they meet in as few passes as they fit
+            in, then.
+        kinds: (labelled examples,) integers, where each step should have several of one kind.
 
     Raises:
         NotFinite: when `max_skipped` steps in a row could not be taken.
@@ -153,7 +155,7 @@ def fit(
         settings.micro_batch_tokens,
         on_halved=lambda tokens: watch.on_halved(trajectory.steps + 1, tokens),
         working=working,
-        compares=kinds is not None,
+        compares=compares,
     )
     state = TrainingState(parameters, optimizer, average, keeper, trajectory, passes)
     if saving and saving.resumed:

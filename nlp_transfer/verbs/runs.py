@@ -212,6 +212,7 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         corpus = load_corpus(settings.data, seed=settings.seed)  # and says what is wrong there before torch is needed
         with for_good():
             from nlp_transfer import choosing
+            from nlp_transfer.domains import tell_domains_apart
             from nlp_transfer.plan import render
             from nlp_transfer.preparation import prepare
             from nlp_transfer.rules_fit import deciding
@@ -221,9 +222,10 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         if why:
             screen.tell(why)
         unkept = dataclasses.replace(settings, cache=dataclasses.replace(settings.cache, gib=0.0))
-        plan = prepare(unkept, corpus, RunFolder.of(settings, corpus).path).plan
-    render(plan, screen.console)
-    emit(plan.to_json(), screen)
+        prepared = prepare(unkept, corpus, RunFolder.of(settings, corpus).path)
+    tell_domains_apart(prepared, screen)
+    render(prepared.plan, screen.console)
+    emit(prepared.plan.to_json(), screen)
     return 0
 
 

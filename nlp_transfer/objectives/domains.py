@@ -1,0 +1,27 @@
+"""Two domains in one forward pass: the rows, which have labels, and texts that have none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def sides(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return what the examples of a pass weigh as texts of the source and as texts of the target domain.
+
+    Either is float32 (examples,), zero for those of the other domain.
+    """
+    weights, source = batch["weights"].float(), (batch["labelled"] > 0).float()
+    return weights * source, weights * (1 - source)
+
+
+def share(weights: Tensor) -> Tensor:
+    """Return weights as shares of their sum; zeros where that is zero."""
+    return weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def several(weights: Tensor) -> Tensor:
+    """Return 1 where at least two examples weigh anything, else 0; as a tensor, which no device is waited for."""
+    return ((weights > 0).sum() > 1).to(weights.dtype)

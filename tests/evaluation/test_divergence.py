@@ -1,0 +1,57 @@
+"""How far domains are apart: between the ends of the scale, and what of their writing an encoder sees."""
+
+import numpy as np
+import pytest
+
+from nlp_transfer.evaluation.divergence import Gap, a_distance, written_apart
+
+
+def normal(rows: int, *, at: float, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(at, 1, (rows, 8)).astype(np.float32)
+
+
+def test_the_same_domain_is_at_zero_and_another_at_two():
+    assert a_distance(normal(300, at=0, seed=1), normal(300, at=0, seed=2), seed=0)[0] < 0.3
+    assert a_distance(normal(300, at=0, seed=1), normal(300, at=9, seed=2), seed=0) == (2.0, 0.0)
+
+
+def test_it_is_two_less_four_times_the_error_of_the_best_line():
+    # Means 2 apart along each of 8 axes at half a deviation: errors of Φ(-√8 / 2) = 0.0786.
+    found, error = a_distance(normal(3000, at=0, seed=1), normal(3000, at=1, seed=2), seed=0)
+    assert error == pytest.approx(0.0786, abs=0.01)
+    assert found == 2 * (1 - 2 * error)
+
+
+def test_neither_the_number_of_texts_nor_which_domain_is_which_matters():
+    few, many = normal(100, at=0, seed=1), normal(1900, at=1, seed=2)
+    found, error = a_distance(few, many, seed=0)
+    assert error == pytest.approx(0.0786, abs=0.05)  # to take all for the domain of the many would be one half
+    assert a_distance(many, few, seed=0)[0] == pytest.approx(found, abs=0.1)
+    assert a_distance(few[:3], many[:3], seed=0) is None
+
+
+@pytest.mark.parametrize("cased", [True, False])
+def test_capitals_are_warned_of_where_the_encoder_sees_them(cased: bool):
+    def encode(texts: list[str]) -> np.ndarray:
+        return np.array(" ".join(texts if cased else map(str.lower, texts)).split())
+
+    raw, lower = ["The Card is here.", "Where is it?"], ["the card", "where is it"]
+    found = written_apart(lower, raw, encode)
+    assert len(found) == cased
+    assert all("0% of the training texts have capital letters, 100% of the unlabelled" in said for said in found)
+    assert written_apart(raw, raw, encode) == []
+
+
+def test_words_that_were_split_are_warned_of():
+    def encode(texts: list[str]) -> np.ndarray:
+        return np.frombuffer(" ".join(texts).encode(), np.uint8)
+
+    (said,) = written_apart(["do n't , he said ."], ["don't, he said."], encode)
+    assert "spaces before punctuation" in said
+    assert said.startswith("warning")
+
+
+def test_the_sentence_says_what_the_number_means():
+    (said,) = Gap(1.5, 0.125, 2000, 1, []).sentences
+    assert "12.5% of 2,000 training texts and 1 unlabelled text " in said
+    assert "1.50 (0: alike, 2: wholly apart)" in said

@@ -1,0 +1,202 @@
+"""Runs that adapt to another domain: what learns beside the model, what is told, and what stays as it was."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nlp_transfer.cli import main
+from nlp_transfer.config import compose
+from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.errors import UserError
+from nlp_transfer.preparation import prepare
+from nlp_transfer.run import adapt
+from nlp_transfer.training import checkpoint
+from tests.encoder.families import tiny_encoder
+from tests.objectives.test_distill import texts_in
+from tests.test_crashes import stopped_run, weights_of_a_stopped_run_and_another
+from tests.test_launch import launched
+from tests.test_run import STRATEGIES, data_for, settings_for
+
+TERMS = ("coral", "mmd", "dann", "cdan", "mcc")
+PROBLEMS = ("single_label", "soft", "multi_label", "ordinal", "regression", "pair", "siamese", "chunk")
+MEANT = {"cdan": ("single_label", "soft", "ordinal", "pair", "siamese", "chunk")}
+MEANT |= {"mcc": ("single_label", "soft", "pair", "siamese", "chunk")}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("domains")
+    tiny_encoder(folder)
+    return folder
+
+
+def adapted(home: Path, folder: Path, term: str, problem: str = "single_label", strategy: str = "finetune", **values):
+    file = texts_in(folder / "target.csv", problem)
+    wanted = {"evaluation.floors": False, "objective": term, "data.unlabelled": str(file), "training.epochs": 2}
+    wanted |= STRATEGIES[strategy]
+    return adapt(settings_for(home, problem, output=str(folder / "runs"), **wanted | values), data=data_for(problem))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "term"),
+    [
+        pytest.param(strategy, term, marks=[] if (strategy, term) == ("lora", "cdan") else pytest.mark.slow)
+        for strategy in STRATEGIES
+        if not strategy.startswith("probe")
+        for term in TERMS
+    ],
+)
+def test_every_strategy_that_moves_the_encoder_takes_every_term(home: Path, tmp_path: Path, strategy: str, term: str):
+    run = adapted(home, tmp_path, term, strategy=strategy)
+    assert all(np.isfinite(value) for value in run.metrics.values())
+    plan = json.loads((run.folder / "plan.json").read_text())
+    own = [group for group in plan["groups"] if group["name"] == term]
+    assert [group["lr"] for group in own] == [1e-3] * (term in ("dann", "cdan"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_every_problem_takes_the_terms_that_mean_something(home: Path, tmp_path: Path, term: str, problem: str):
+    if problem in MEANT.get(term, PROBLEMS):
+        run = adapted(home, tmp_path, term, problem)
+        assert all(np.isfinite(value) for value in run.metrics.values())
+    else:
+        with pytest.raises(UserError, match=rf"objective\.{term} .*problem type {problem}"):
+            adapted(home, tmp_path, term, problem)
+
+
+@pytest.mark.parametrize("strategy", ["finetune refined", "lora"])
+def test_a_discriminator_changes_nothing_of_how_a_run_starts(home: Path, tmp_path: Path, strategy: str):
+    file = texts_in(tmp_path / "target.csv")
+    found = []
+    for values in ({"objective": "classify"}, {"objective": "cdan", "data.unlabelled": str(file)}):
+        settings = settings_for(home, seed=3, **STRATEGIES[strategy] | values)
+        prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data_for("single_label")), tmp_path)
+        found.append((prepared.classifier.model.state_dict(), torch.get_rng_state(), prepared))
+    (plain, state, before), (same, same_state, after) = found
+    assert plain.keys() == same.keys()
+    assert all(torch.equal(plain[name], same[name]) for name in plain)
+    assert torch.equal(state, same_state)
+    assert [group.name for group in after.groups][: len(before.groups)] == [group.name for group in before.groups]
+    assert {id(p) for p in after.groups[-1].parameters.values()} == {id(p) for p in after.objective.parameters()}
+    settings = settings_for(home, seed=4, **STRATEGIES[strategy] | {"objective": "cdan", "data.unlabelled": str(file)})
+    other = prepare(settings, load_corpus(settings.data, seed=0, data=data_for("single_label")), tmp_path)
+    assert not torch.equal(next(after.objective.parameters()), next(other.objective.parameters()))
+
+
+def test_the_discriminator_learns_and_is_no_part_of_the_saved_model(home: Path, tmp_path: Path):
+    file = texts_in(tmp_path / "target.csv")
+    (tmp_path / "stopped").mkdir()
+    values = {"objective": "dann", "data.unlabelled": str(file), "training.ema": 0.9}
+    early, _ = stopped_run(tmp_path / "stopped", at=1, **values)
+    tensors = checkpoint.read(early).tensors
+    names = {name for name in tensors["model"] if name.startswith("objective.terms.dann.discriminator.")}
+    assert len(names) == 4  # matrix and bias of two layers
+    assert all(tensors["optimizer"][f"exp_avg/{name}"].any() for name in names)
+    assert names < tensors["average"].keys()
+    usual_settings = {"evaluation.floors": False, "training.epochs": 1} | STRATEGIES["finetune"]
+    plain = adapt(settings_for(home, output=str(tmp_path / "plain"), **usual_settings), data=data_for("single_label"))
+    run = adapted(home, tmp_path, "dann")
+    saved, usual = (load_file(each.folder / "model" / "model.safetensors") for each in (run, plain))
+    assert saved.keys() == usual.keys()
+    assert {name: value.shape for name, value in saved.items()} == {name: value.shape for name, value in usual.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("term", ["dann", "mmd"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, term: str):
+    file = texts_in(tmp_path / "target.csv")
+    resumed, plain = weights_of_a_stopped_run_and_another(tmp_path, **{"objective": term, "data.unlabelled": str(file)})
+    assert resumed == plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("term", ["dann", "cdan"])
+def test_two_processes_learn_what_one_does(tmp_path: Path, term: str):
+    folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    for split, part in data_for("single_label").items():
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    words = ["adapt", "data=files", f"data.path={tmp_path}", f"encoder={folder}", "encoder.head_dropout=0"]
+    words += ["strategy=finetune", "training.precision=fp32", "evaluation.floors=false", "report.write=false"]
+    words += ["training.max_steps=6", "training.batch_size=8", "cache.gib=0", "verify=false"]
+    words += [f"objective={term}", f"data.unlabelled={texts_in(tmp_path / 'more.csv')}"]
+    found = []
+    for processes in (1, 2):
+        done = launched(processes, [*words, f"output={tmp_path / str(processes)}"])
+        assert done.returncode == 0, done.stderr[-2000:]
+        (log,) = (tmp_path / str(processes)).glob("*/metrics.jsonl")
+        found.append([row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row])
+    assert len(found[0]) == 6
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Path):
+    file = tmp_path / "films.csv"
+    file.write_text("text\n" + "".join(f"hate a bad movie {letter}\n" for letter in "abcdefgh" * 6))
+    run = adapted(home, tmp_path, "coral", **{"data.unlabelled": str(file), "report.write": True})
+    kept = json.loads((run.folder / "metrics.json").read_text())
+    assert kept["domains"]["source"] == kept["domains"]["target"] == 48
+    distance = kept["domains"]["a_distance"]
+    assert distance == pytest.approx(2 * (1 - 2 * kept["domains"]["error"]))
+    assert distance > 1
+    said = [note for note in kept["report"]["notes"] if "proxy A-distance" in note]
+    assert len(said) == 1
+    assert f"{distance:.2f} (0: alike, 2: wholly apart)" in said[0]
+    assert said[0] in json.loads((run.folder / "plan.json").read_text())["notes"]
+    for page in run.pages:
+        assert "proxy A-distance" in page.read_text()
+    other = file.read_text() + "one more\n"
+    file.write_text(other)
+    with pytest.raises(UserError, match="other texts without labels"):
+        adapt(compose(str(run.folder / "config.yaml")), data=data_for("single_label"))
+
+
+@pytest.mark.slow
+def test_a_model_is_measured_again_without_the_texts_it_was_adapted_to(home: Path, tmp_path: Path):
+    for split, part in data_for("single_label").items():
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    (tmp_path / "beside").mkdir()
+    file = texts_in(tmp_path / "beside" / "more.csv")
+    values = {"data": "files", "data.path": str(tmp_path), "objective": "mcc", "data.unlabelled": str(file)}
+    run = adapt(settings_for(home, output=str(tmp_path / "runs"), **values | {"evaluation.floors": False}))
+    file.unlink()
+    assert main(["evaluate", str(run.folder), "report.output=null"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"strategy": "probe"}, "strategy=probe leaves as it is"),
+        ({"strategy": "probe", "strategy.solver": "adamw"}, "strategy=probe leaves as it is"),
+        (
+            {"strategy.freeze": ["encoder.*"], "encoder.head": "pooled"},
+            "nothing below the output layer",
+        ),
+        ({"data.unlabelled": None}, "adapts to the domain of texts without labels, and there are none"),
+        ({"objective": "mmd", "training.batch_size": 2}, "training.batch_size=2 must be at least 4 for objective.mmd"),
+        (
+            {"objective": "mcc", "training.micro_batch_size": 2},
+            "micro_batch_size=2 must be at least 4 for objective.mcc",
+        ),
+        ({"objective.coral.weight": -1}, "weight=-1"),
+        ({"objective": "dann", "objective.dann.hidden": 0}, r"objective\.dann\.hidden=0"),
+        ({"objective": "cdan", "objective.cdan.lr": 0}, r"objective\.cdan\.lr=0"),
+        ({"objective": "mcc", "objective.mcc.temperature": 0}, r"objective\.mcc\.temperature=0"),
+        ({"objective.coral.weight": 0}, "not read by this objective"),
+        (
+            {"objective.classify.weight": 0, "strategy.head_last": True, "training.keep": "last"},
+            "least where all texts look the same",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, words: str):
+    file = texts_in(tmp_path / "target.csv")
+    wanted = {"objective": "coral", "data.unlabelled": str(file)} | values
+    with pytest.raises(UserError, match=words):
+        adapt(settings_for(home, output=str(tmp_path / "runs"), **wanted), data=data_for("single_label"))
+    assert not (tmp_path / "runs").exists()
