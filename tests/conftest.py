@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import Warm
+
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
     os.environ.setdefault(name, "1")
 
@@ -49,3 +51,11 @@ def _float32() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nlp_transfer.training.device.multiplies_bf16_fast", lambda device: False)
         yield
+
+
+@pytest.fixture(scope="session")
+def composing() -> Iterator[Warm]:
+    """Processes that begin with what reads a recipe, most of what a light answer waits for."""
+    warm = Warm("import hydra.compose, nlp_transfer.cli, nlp_transfer.config")
+    yield warm
+    warm.close()
