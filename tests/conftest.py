@@ -23,6 +23,14 @@ _STORES = Path(tempfile.mkdtemp(prefix="nlp-transfer-stores-"))
 _COUNT = itertools.count()
 # At once, for test modules that copy the environment when they are imported, and for fixtures of many tests.
 os.environ[_STORE] = str(_STORES / "shared")
+# Modules with tests of half a minute and more: begun last, one of them leaves the other worker with nothing to do.
+_LONG = ("test_distributed", "test_crashes", "test_pooled", "test_publication", "test_verification", "test_serving")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long modules; all else stays in order, so that what a module shares is made once a worker."""
+    items.sort(key=lambda item: item.path.stem not in _LONG)
 
 
 def pytest_collection_finish() -> None:
