@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import Warm
+
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
     os.environ.setdefault(name, "1")
 
@@ -21,6 +23,14 @@ _STORES = Path(tempfile.mkdtemp(prefix="nlp-transfer-stores-"))
 _COUNT = itertools.count()
 # At once, for test modules that copy the environment when they are imported, and for fixtures of many tests.
 os.environ[_STORE] = str(_STORES / "shared")
+# Modules with tests of half a minute and more: begun last, one of them leaves the other worker with nothing to do.
+_LONG = ("test_distributed", "test_crashes", "test_pooled", "test_publication", "test_verification", "test_serving")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long modules; all else stays in order, so that what a module shares is made once a worker."""
+    items.sort(key=lambda item: item.path.stem not in _LONG)
 
 
 def pytest_collection_finish() -> None:
@@ -49,3 +59,11 @@ def _float32() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nlp_transfer.training.device.multiplies_bf16_fast", lambda device: False)
         yield
+
+
+@pytest.fixture(scope="session")
+def composing() -> Iterator[Warm]:
+    """Processes that begin with what reads a recipe, most of what a light answer waits for."""
+    warm = Warm("import hydra.compose, nlp_transfer.cli, nlp_transfer.config")
+    yield warm
+    warm.close()

@@ -80,7 +80,8 @@ def few(home: Path, output: Path, strategy: str) -> None:
     rows = {split: (one_each if split == "train" else part)[: FEW[split]] for split, part in data.items()}
     rows |= {"validation": one_each[:1], "test": one_each[1:]}  # no row may be of an unseen label
     rows |= {s: [row | {"text": f"{row['text']} {s}"} for row in part] for s, part in rows.items()}
-    settings = settings_for(home, output=str(output / "runs"), strategy=strategy, **{"checkpoint.seconds": 0})
+    values = {"checkpoint.seconds": 0, "evaluation.floors": True}
+    settings = settings_for(home, output=str(output / "runs"), strategy=strategy, **values)
     adapt(settings, data=rows)
 
 

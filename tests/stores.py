@@ -47,6 +47,7 @@ def run_of(home: Path, stores: list[str | None]) -> Any:
         inference.forward = counted
         os.environ[ENVIRONMENT] = str(home / str(stores[rank]))
         values = {"strategy": "probe", "evaluation.batch_tokens": 64, "cache.gib": 10 if stores[rank] else 0}
+        values |= {"evaluation.floors": True}
         try:
             adapt(settings_for(home, output=str(output / "runs"), **values), data=data_for("single_label"))
         finally:

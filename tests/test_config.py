@@ -21,6 +21,7 @@ from nlp_transfer.shipped import GROUPS, shipped_names
 from nlp_transfer.strategies import STRATEGIES
 from nlp_transfer.words import from_mapping, readable
 from tests.composed import settings_of
+from tests.warm import Warm
 
 ROOT = Path(__file__).parent.parent
 
@@ -408,7 +409,7 @@ ELSEWHERE = ["data=files", "data.path=no/such.csv"]
         (["predict", "tests", "evaluation.batch_tokens=0"], "evaluation.batch_tokens=0"),
     ],
 )
-def test_light_answers_import_no_torch_and_are_quick(words: list[str], said: str | None):
+def test_light_answers_import_no_torch_and_are_quick(composing: Warm, words: list[str], said: str | None):
     probe = (
         "import sys\nfrom nlp_transfer.cli import main\n"
         "try: status = main(sys.argv[1:])\nexcept SystemExit as e: status = e.code or 0\n"
@@ -416,12 +417,19 @@ def test_light_answers_import_no_torch_and_are_quick(words: list[str], said: str
         "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\nsys.exit(status)"
     )
+    cold = said is None or words == ["adapt", "training.epoch=1"]  # the others begin where these have come
+    command = [sys.executable, "-c", probe, *words]
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = (
+        subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        if cold
+        else composing.run(probe, *words)
+    )
+    seconds = time.monotonic() - started
     assert done.returncode == (0 if said is None else 2), done.stderr
     assert (said or "") in done.stderr
     assert "Traceback" not in done.stderr
-    assert time.monotonic() - started < 6  # generous: the machine may be busy; the promise is 1 s and 2 s
+    assert seconds < (6 if cold else 3)  # generous: the machine may be busy; the promise is 1 s and 2 s
 
 
 @pytest.mark.parametrize(

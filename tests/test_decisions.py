@@ -198,6 +198,7 @@ def test_a_threshold_is_kept_and_may_be_changed_to_measure(home: Path, tmp_path:
 @pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "subset_accuracy"])
 def test_thresholds_are_chosen_for_the_metric_and_kept(home: Path, tmp_path: Path, metric: str, strategy: str):
     words = STRATEGIES[strategy] | {"evaluation.metric": metric, "training.epochs": 1, "output": str(tmp_path)}
+    words |= {"evaluation.floors": metric == "micro_f1"}
     run = adapt(settings_for(home, "multi_label", **words), data=data_for("multi_label"))
     task = nlp_transfer.load(run.folder).record.task
     assert isinstance(task.threshold, tuple) == (metric == "macro_f1")

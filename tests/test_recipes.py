@@ -113,14 +113,20 @@ def with_texts(folder: Path, words: list[str]) -> list[str]:
 def check_two_steps(
     encoders: dict[str, Path], output: Path, recipe: str | None, words: list[str], data: Any = None
 ) -> Path:
-    """Two steps on a tiny encoder make a report and a model that answers; nothing else of the recipe is changed."""
+    """Two steps on a tiny encoder make a report and a model that answers; nothing else of the recipe is changed.
+
+    Without a recipe no floors are learned and no page is drawn: they are the same whatever is chosen.
+    """
     settings = compose(recipe, words)
     tiny = {"name": str(encoders[str(settings.encoder.name)]), "package": None, "sha256": None, "revision": None}
     settings = dataclasses.replace(
         settings,
         encoder=dataclasses.replace(settings.encoder, **tiny),
         training=dataclasses.replace(settings.training, max_steps=2),
-        evaluation=dataclasses.replace(settings.evaluation, resamples=2),
+        evaluation=dataclasses.replace(
+            settings.evaluation, resamples=2, floors=settings.evaluation.floors and recipe is not None
+        ),
+        report=dataclasses.replace(settings.report, write=settings.report.write and recipe is not None),
         output=str(output),
         verify=False,
     )

@@ -102,6 +102,7 @@ def settings_for(folder: Path, problem: str = "single_label", **values):
         "training.batch_size": 8,
         "training.precision": "fp32",
         "evaluation.resamples": 20,
+        "evaluation.floors": False,
         "verify": False,
         "report.write": False,
     }
@@ -155,9 +156,7 @@ def test_every_strategy_adapts_to_every_problem(home: Path, tmp_path: Path, stra
 @pytest.mark.parametrize("head", ["native", "pooled"])
 def test_the_artefact_is_what_transformers_loads(home: Path, tmp_path: Path, strategy: str, head: str):
     run = adapt(
-        settings_for(
-            home, output=str(tmp_path), **STRATEGIES[strategy] | {"encoder.head": head, "evaluation.floors": False}
-        ),
+        settings_for(home, output=str(tmp_path), **STRATEGIES[strategy] | {"encoder.head": head, "training.epochs": 1}),
         data=data_for("single_label"),
     )
     folder = run.folder / "model"
@@ -178,7 +177,7 @@ def test_the_artefact_is_what_transformers_loads(home: Path, tmp_path: Path, str
 
 
 def test_an_adapter_that_is_not_merged_still_predicts(home: Path, tmp_path: Path):
-    values = STRATEGIES["lora"] | {"strategy.merge": False}
+    values = STRATEGIES["lora"] | {"strategy.merge": False, "training.epochs": 1}
     run = adapt(settings_for(home, output=str(tmp_path), **values), data=data_for("single_label"))
     assert not (run.folder / "model" / "model.safetensors").exists()
     test = data_for("single_label")["test"]
@@ -218,8 +217,7 @@ def test_a_prefix_is_refused_where_the_libraries_disagree(home: Path, tmp_path: 
 
 @pytest.mark.parametrize("peft_type", [kind for kind in PEFT_TYPES if PREFIXES_FIT or kind != "PREFIX_TUNING"])
 def test_every_kind_of_adapter_is_saved_and_restored(home: Path, tmp_path: Path, peft_type: str):
-    values = {"strategy": "adapter", "strategy.peft_type": peft_type, "strategy.lr": 2e-2, "evaluation.floors": False}
-    values |= {"training.epochs": 2}
+    values = {"strategy": "adapter", "strategy.peft_type": peft_type, "strategy.lr": 2e-2, "training.epochs": 1}
     values |= {"strategy.peft": PEFT_TYPES[peft_type]} if PEFT_TYPES[peft_type] else {}
     run = adapt(settings_for(home, output=str(tmp_path), **values), data=data_for("single_label"))
     corpus_rows = sorted(data_for("single_label")["test"], key=lambda row: row["id"])
@@ -247,7 +245,7 @@ def digest(run) -> str:
 def test_the_same_settings_give_the_same_bits_and_another_seed_others(home: Path, tmp_path: Path, strategy: str):
     made = [
         adapt(
-            settings_for(home, output=str(tmp_path / name), **STRATEGIES[strategy], seed=seed),
+            settings_for(home, output=str(tmp_path / name), **STRATEGIES[strategy] | {"training.epochs": 2}, seed=seed),
             data=data_for("single_label"),
         )
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
@@ -277,7 +275,7 @@ def test_the_run_folder_repeats_the_run(home: Path, tmp_path: Path):
     path.write_text(
         "".join(json.dumps(row | {"split": s}) + "\n" for s, part in data_for("single_label").items() for row in part)
     )
-    values = {"data": "files", "data.path": str(path), "strategy": "probe"}
+    values = {"data": "files", "data.path": str(path), "strategy": "probe", "evaluation.floors": True}
     first = adapt(settings_for(home, output=str(tmp_path / "one"), **values))
     second = adapt(compose(str(first.folder / "config.yaml"), [f"output={tmp_path / 'two'}"]))
     assert first.folder.name == second.folder.name
@@ -297,7 +295,6 @@ def test_the_unit_of_a_regression_does_not_change_its_training(
         for row in (row for split in data.values() for row in split):
             row["label"] = shift + unit * row["label"]
         values = {"strategy": strategy, "strategy.lr": 5e-3, "strategy.head_first": head_first}
-        values |= {"evaluation.floors": False}
         run = adapt(settings_for(home, "regression", output=str(tmp_path / str(unit)), **values), data=data)
         predictions = run.predict([row["text"] for row in data["test"]])
         answers.append([(answer.label - shift) / unit for answer in predictions])
@@ -498,7 +495,8 @@ def test_the_python_api_mirrors_the_command_line(home: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("strategy", ["probe", "finetune"])
 def test_trackers_hear_of_settings_steps_and_figures(home: Path, tmp_path: Path, strategy: str):
-    settings = settings_for(home, output=str(tmp_path), strategy=strategy, **{"tracking.trackers": ["tensorboard"]})
+    values = {"tracking.trackers": ["tensorboard"], "evaluation.floors": True}
+    settings = settings_for(home, output=str(tmp_path), strategy=strategy, **values)
     run = adapt(settings, data=data_for("single_label"))
     events = EventAccumulator(str(run.folder / "nlp_transfer")).Reload()
     told = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}

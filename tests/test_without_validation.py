@@ -140,7 +140,7 @@ def test_frozen_layers_are_skipped_as_ever(home: Path, tmp_path: Path) -> None:
 
 
 def test_pages_and_card_speak_of_no_validation_rows(home: Path, tmp_path: Path) -> None:
-    values = {"report.write": True, **in_a_file(tmp_path)}
+    values = {"report.write": True, "evaluation.floors": True, **in_a_file(tmp_path)}
     run = adapt(settings(home, tmp_path, **values))
     texts = [(run.folder / "report.md").read_text(), (run.folder / "model" / "README.md").read_text()]
     for text in texts:

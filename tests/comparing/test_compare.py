@@ -333,12 +333,13 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
 )
 def test_what_makes_no_comparison_is_refused(place: Path, given: list[str], said: str):
     data = data_for("single_label")
+    one = [] if any(word.startswith("compare.candidates=") for word in given) else ["compare.candidates=[probe]"]
     if "data.test_share=0" in given:
         del data["test"]
     if "data.validation_share=0" in given:
         del data["validation"]
     with pytest.raises(UserError, match=said.replace("[", r"\[")):
-        comparison(None, words(place, *given), QUIET, data=data).run()
+        comparison(None, words(place, *one, *given), QUIET, data=data).run()
 
 
 def test_the_command_line_compares_and_a_person_can_read_it(tmp_path: Path, capfd):

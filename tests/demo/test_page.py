@@ -1,4 +1,7 @@
-"""The page answers as the model does, for every kind of model; a started one keeps to this machine and to itself."""
+"""The page answers as the model does, for every kind of model; a started one keeps to this machine and to itself.
+
+Gradio takes as long to import as all else together: only the tests that need it do, not every process that collects.
+"""
 
 import csv
 import http.client
@@ -10,13 +13,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from gradio_client import Client, handle_file
 
 from nlp_transfer.cli import main
 from nlp_transfer.demo import door
 from nlp_transfer.demo.files import label_file
-from nlp_transfer.demo.page import make_page
-from nlp_transfer.demo.site import Ending
 from nlp_transfer.errors import UserError
 from nlp_transfer.predict import Predictor
 from nlp_transfer.serving.host import NEEDED
@@ -37,6 +37,8 @@ class Handlers:
     """What the page does, called as it calls it: what is shown, by the component's label or its kind."""
 
     def __init__(self, model, folder: Path) -> None:
+        from nlp_transfer.demo.page import make_page
+
         page = make_page(model, SETTINGS, name="model", folder=folder)
         self.task = model.record.task
         told = [each.fn for each in page.fns.values() if each.fn.__name__ == "told"]
@@ -126,6 +128,8 @@ def test_a_file_is_labelled_as_predict_does_and_its_name_is_told_without_its_pat
 
 
 def test_a_long_file_does_not_hold_up_the_end(runs: dict[str, Path], tmp_path: Path):
+    from nlp_transfer.demo.site import Ending
+
     model = Ending(Predictor(runs["single_label"]))
     rows = tmp_path / "rows.txt"
     rows.write_text("where is my card\n" * 1000)
@@ -153,6 +157,8 @@ def test_a_started_page_answers_keeps_to_this_host_and_ends_for_a_signal(
 ):
     with urllib.request.urlopen(page.url) as answer:
         assert answer.headers["Content-Security-Policy"].startswith("default-src 'self'")
+    from gradio_client import Client, handle_file
+
     client = Client(page.url, verbose=False, download_files=str(tmp_path))
     found = client.predict(0.0, True, SECRET, api_name="/label")
     assert Predictor(runs["single_label"]).predict([SECRET])[0].label in json.dumps(found)

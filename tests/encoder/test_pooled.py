@@ -317,59 +317,73 @@ def test_no_path_of_this_machine_is_saved(build, tmp_path):
 LOAD = """
 import json, sys, torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-folder, columns, remote = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+found, remote = [], json.loads(sys.argv[2])
 given = {"trust_remote_code": True} if remote else {}
-tokenizer = AutoTokenizer.from_pretrained(folder, **given)  # first: it reads the configuration as well
-model = AutoModelForSequenceClassification.from_pretrained(folder, **given).eval()
-with torch.no_grad():
-    logits = model(**tokenizer(**columns, padding=True, return_tensors="pt")).logits.tolist()
-rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
-classify = pipeline("text-classification", folder, **given)
-answer = [classify(row) for row in rows]
-if remote:  # saved again by somebody who has never heard of us
-    model.save_pretrained(sys.argv[4])
-print("RESULT" + json.dumps([type(model).__module__, logits, answer, "nlp_transfer" in sys.modules]))
+for folder, columns, again in json.loads(sys.argv[1]):
+    tokenizer = AutoTokenizer.from_pretrained(folder, **given)  # first: it reads the configuration as well
+    model = AutoModelForSequenceClassification.from_pretrained(folder, **given).eval()
+    with torch.no_grad():
+        logits = model(**tokenizer(**columns, padding=True, return_tensors="pt")).logits.tolist()
+    rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
+    classify = pipeline("text-classification", folder, **given)
+    answer = [classify(row) for row in rows]
+    if remote:  # saved again by somebody who has never heard of us
+        model.save_pretrained(again)
+    found.append([type(model).__module__, logits, answer])
+print("RESULT" + json.dumps([found, "nlp_transfer" in sys.modules]))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("family", "pairs"), [("bert", "joint"), ("qwen3", "joint"), ("roberta", "siamese")])
-def test_the_saved_folder_loads_with_and_without_this_package(build, tmp_path, family, pairs):
-    task, columns = TASK, {"text": TEXTS}
-    if pairs == "siamese":
-        task, columns = PAIR, {"text": TEXTS, "text_pair": TEXTS[::-1]}
-    classifier = build(family, "pooled", task=task, pairs=pairs, layers=[0, -1], hidden=8)
-    stir(classifier.model)
-    folder = tmp_path / "model"
-    classifier.model.save_pretrained(folder)
-    classifier.tokenizer.save_pretrained(folder)
-    with torch.no_grad():
-        batch = classifier.tokenizer(**columns, padding=True, return_tensors="pt")
-        logits = forward(classifier.model, batch).logits
-    for remote in (False, True):
-        code = LOAD if remote else "import nlp_transfer\nimport sys\nassert 'torch' not in sys.modules\n" + LOAD
-        given = [str(folder), json.dumps(columns), json.dumps(remote), str(tmp_path / "again")]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-        environment |= {} if remote else {"PYTHONPATH": str(ROOT)}
-        if remote:  # from a place and with a path where the package is not
-            code = "import sys\nsys.modules['nlp_transfer'] = None\n" + code.replace(
-                '"nlp_transfer" in sys.modules', "False"
-            )
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code, *given],
-            cwd=tmp_path,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
+def loaded(cases: list[list], folder: Path, *, remote: bool) -> tuple[list, bool]:
+    """What a process of its own says of saved folders, and whether it knows this package."""
+    code = LOAD if remote else "import nlp_transfer\nimport sys\nassert 'torch' not in sys.modules\n" + LOAD
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
+    environment |= {} if remote else {"PYTHONPATH": str(ROOT)}
+    if remote:  # from a place and with a path where the package is not
+        code = "import sys\nsys.modules['nlp_transfer'] = None\n" + code.replace(
+            '"nlp_transfer" in sys.modules', "False"
         )
-        assert done.returncode == 0, done.stderr
-        module, there, answer, ours = json.loads(done.stdout.split("RESULT")[1])
-        assert module.startswith("transformers_modules." if remote else "nlp_transfer.")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, json.dumps(cases), json.dumps(remote)],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found, ours = json.loads(done.stdout.split("RESULT")[1])
+    return found, ours
+
+
+@pytest.mark.slow
+def test_the_saved_folder_loads_with_and_without_this_package(build, tmp_path):
+    """Of all families at once: a process takes longer to import transformers than to load a model."""
+    cases, wanted = [], []
+    for family, pairs in (("bert", "joint"), ("qwen3", "joint"), ("roberta", "siamese")):
+        task, columns = TASK, {"text": TEXTS}
+        if pairs == "siamese":
+            task, columns = PAIR, {"text": TEXTS, "text_pair": TEXTS[::-1]}
+        classifier = build(family, "pooled", task=task, pairs=pairs, layers=[0, -1], hidden=8)
+        stir(classifier.model)
+        folder = tmp_path / f"model-{family}"
+        classifier.model.save_pretrained(folder)
+        classifier.tokenizer.save_pretrained(folder)
+        with torch.no_grad():
+            batch = classifier.tokenizer(**columns, padding=True, return_tensors="pt")
+            logits = forward(classifier.model, batch).logits
+        labels = [classifier.model.config.id2label[i] for i in logits.argmax(dim=1).tolist()]
+        cases.append([str(folder), columns, str(tmp_path / f"again-{family}")])
+        wanted.append((logits, labels))
+    for remote in (False, True):
+        found, ours = loaded(cases, tmp_path, remote=remote)
         assert ours != remote
-        torch.testing.assert_close(torch.tensor(there), logits)
-        labels = classifier.model.config.id2label
-        assert [entry["label"] for entry in answer] == [labels[i] for i in logits.argmax(dim=1).tolist()]
-    assert load_file(tmp_path / "again" / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
-    assert {"pooled.py", "pooled_config.py"} <= {file.name for file in (tmp_path / "again").iterdir()}
+        for (module, there, answer), (logits, labels) in zip(found, wanted, strict=True):
+            assert module.startswith("transformers_modules." if remote else "nlp_transfer.")
+            torch.testing.assert_close(torch.tensor(there), logits)
+            assert [entry["label"] for entry in answer] == labels
+    for before, _, after in cases:
+        folder, again = Path(before), Path(after)
+        assert load_file(again / "model.safetensors").keys() == load_file(folder / "model.safetensors").keys()
+        assert {"pooled.py", "pooled_config.py"} <= {file.name for file in again.iterdir()}

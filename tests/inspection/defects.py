@@ -87,10 +87,6 @@ def _copied(
     return lambda splits: splits[target].extend(change(row) for row in splits[source][:count])
 
 
-def _add(split: str, rows: list[Row]) -> Callable[[Splits], None]:
-    return lambda splits: splits[split].extend(rows)
-
-
 def other(row: Row) -> Row:
     return row | {"label": "film" if row["label"] != "film" else "card"}
 
@@ -213,6 +209,11 @@ def _as_mail(splits: Splits) -> None:
             row["text"] = wrap(row)
 
 
+def _mostly_cards(splits: Splits) -> None:
+    """One class with many times the rows of the others."""
+    splits["train"].extend([row for row in clean(5, {"train": 720})["train"] if row["label"] == "card"] * 12)
+
+
 def _weigh_too_much(splits: Splits) -> None:
     """Weights whose sum over a split is no number."""
     for rows in splits.values():
@@ -238,7 +239,7 @@ PLAIN: dict[str, Callable[[Splits], None]] = {
     "joined_label": _each(lambda row: row.update(label="card,film"), count=6),
     "rare_label": _each(lambda row: row.update(label="refund"), count=1),
     "absent_label": _each(lambda row: row.update(label="refund")),
-    "imbalance": _add("train", [row for row in clean(5, {"train": 1440})["train"] if row["label"] == "card"] * 6),
+    "imbalance": _mostly_cards,
     "prior_shift": _shift,
     "style_shift": _tokenised,
     "sorted": _sort,

@@ -55,7 +55,8 @@ def run_of(folder: Path, problem: str, labels: list[str] | None = None, **values
             for number, row in enumerate(part):
                 row["label"] = labels[number % len(labels)]
     tiny_encoder(folder)
-    settings = settings_for(folder, problem, **({"training.max_steps": 1, "strategy": "finetune"} | values))
+    short = {"training.max_steps": 1, "strategy": "finetune", "evaluation.floors": True}
+    settings = settings_for(folder, problem, **(short | values))
     return adapt(settings, data=data).folder
 
 
