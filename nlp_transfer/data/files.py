@@ -35,16 +35,22 @@ _STREAM_ENDINGS = {"": "csv", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", "
 _PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
 
 
-def read_rows(path: str | Path, settings: DataSettings) -> Table:
+def read_rows(path: str | Path, settings: DataSettings, *, lines_are_texts: bool = False) -> Table:
     """Read one file whole.
+
+    Args:
+        path: of the file; its ending says what it is.
+        settings: the `data` group.
+        lines_are_texts: whether a file that ends in .txt is read too, a text a line.
 
     Raises:
         UserError: for a file that is not there, of no known kind, or malformed, with the line.
     """
     file = existing_file(path)
-    kind = FORMATS.get(file.suffix.lower())
+    formats = FORMATS | ({".txt": "text"} if lines_are_texts else {})
+    kind = formats.get(file.suffix.lower())
     if kind is None:
-        hint = "unpack it first" if file.suffix.lower() in _PACKED else f"known endings: {', '.join(FORMATS)}"
+        hint = "unpack it first" if file.suffix.lower() in _PACKED else f"known endings: {', '.join(formats)}"
         raise UserError(f"{file}: files that end in {file.suffix or 'nothing'!r} are not read; {hint}")
     if kind == "parquet":
         from nlp_transfer.data import typed  # needs numpy; settings are checked without

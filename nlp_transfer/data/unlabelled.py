@@ -26,7 +26,7 @@ def read_unlabelled(settings: DataSettings, roles: Mapping[str, str], notes: lis
     """
     if settings.unlabelled is None:
         return None
-    table = read_rows(settings.unlabelled, settings)
+    table = read_rows(settings.unlabelled, settings, lines_are_texts=True)
     if not len(table):
         raise UserError(f"data.unlabelled: {table.origin} has no rows")
     same = {role: roles[role] for role in ("text", "text_pair") if role in roles}

@@ -19,6 +19,7 @@ from nlp_transfer.config import compose, run_id, words_of
 from nlp_transfer.data.batches import Columns, Order
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.task import Task
+from nlp_transfer.data.unlabelled import read_unlabelled
 from nlp_transfer.encoder.classifier import Outputs
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.distill import Distill
@@ -27,6 +28,7 @@ from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings,
 from nlp_transfer.preparation import prepare
 from nlp_transfer.publishing.publication import _public
 from nlp_transfer.run import Run, adapt
+from nlp_transfer.settings import DataSettings
 from tests.data.test_batches import make_tokens
 from tests.encoder.families import tiny_encoder
 from tests.test_crashes import weights_of_a_stopped_run_and_another
@@ -203,6 +205,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: P
         ({"data.unlabelled": "empty.csv"}, "has no rows"),
         ({"data.unlabelled": "other.csv"}, "no column is known as the text|known name"),
         ({"data.unlabelled": "blank.csv"}, "blank.csv:3.*nothing to read"),
+        ({"data.unlabelled": "blank.txt"}, "blank.txt:2.*nothing to read"),
     ],
 )
 def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values, message):
@@ -211,12 +214,23 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "empty.csv").write_text("text\n")
     (tmp_path / "other.csv").write_text("said\none\n")
     (tmp_path / "blank.csv").write_text('text\none\n" "\n')
+    (tmp_path / "blank.txt").write_text("one\n\ntwo\n")
     wanted = {"objective": "distill", "objective.distill.teacher": str(home)} | values
     if wanted["objective"] == "classify":
         del wanted["objective.distill.teacher"]
     with pytest.raises(UserError, match=message):
         adapt(settings_for(home, output=str(tmp_path / "runs"), **wanted), data=data_for("single_label"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_of_lines_is_read_as_one_text_a_line(tmp_path: Path):
+    (tmp_path / "more.txt").write_text('a, "b"\n  text\nlabel\n')
+    settings = DataSettings(unlabelled=str(tmp_path / "more.txt"))
+    for roles in ({"text": "text", "label": "label"}, {"text": "sentence", "label": "label"}):
+        found = read_unlabelled(settings, roles, notes := [])
+        assert (found.texts, found.pairs, notes) == (['a, "b"', "  text", "label"], None, [])
+    with pytest.raises(UserError, match="two texts a row"):
+        read_unlabelled(settings, {"text": "text", "text_pair": "text_pair", "label": "label"}, [])
 
 
 @pytest.mark.slow
