@@ -23,15 +23,16 @@ from nlp_transfer.settings import DecisionSettings, Settings
 
 
 def lessons(settings: Settings, corpus: Corpus) -> str | None:
-    """Return which teacher and which texts a run learns from beside its rows, as 64 hex digits; None: nothing.
+    """Return which teacher and which other texts a run learns from beside its rows, as 64 hex digits; None: nothing.
 
     Raises:
         UserError: for a folder without a model.
     """
     term = settings.objective.get("distill")
-    if term is None or not term.weight:
+    taught = term is not None and bool(term.weight)
+    if not (taught or settings.pretraining.reads_unlabelled):
         return None
-    weights = read_record(model_folder(expanded(term.teacher))).sha256
+    weights = read_record(model_folder(expanded(term.teacher))).sha256 if taught else None
     others = None if corpus.unlabelled is None else [corpus.unlabelled.texts, corpus.unlabelled.pairs]
     return hashlib.sha256(json.dumps([weights, others]).encode()).hexdigest()
 

@@ -36,8 +36,13 @@ def check_objective(settings: Settings) -> None:
             "objective.distill is learned by gradient steps, and an exact probe takes none: take another strategy, or "
             "strategy.solver=adamw"
         )
-    if settings.data.unlabelled is not None and not reads_unlabelled(settings.objective):
-        raise UserError("data.unlabelled is not read by this objective: take objective=distill, or leave it out")
+    if settings.data.unlabelled is not None and not (
+        reads_unlabelled(settings.objective) or settings.pretraining.reads_unlabelled
+    ):
+        raise UserError(
+            "data.unlabelled is not read by this objective: take objective=distill or pretraining.epochs=10, or leave "
+            "it out"
+        )
     if not strategy.trains or supervised.weight or distils:
         return
     zero = "objective.classify.weight=0"
