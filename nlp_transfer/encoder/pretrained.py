@@ -13,6 +13,7 @@ class Pretrained:
         sha256: of the weights that it made.
         texts: that were read.
         epochs: passes over them.
+        new_head: whether what guesses was new, and had to learn that first.
         held_out: texts that were not read, but measured.
         before: the loss on these before the first step, nats a masked token.
         after: the same after the last step.
@@ -21,6 +22,7 @@ class Pretrained:
     sha256: str
     texts: int
     epochs: float
+    new_head: bool
     held_out: int
     before: float
     after: float

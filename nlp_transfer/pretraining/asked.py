@@ -144,6 +144,8 @@ def outcome(pretrained: Pretrained) -> str:
     before, after = pretrained.before, pretrained.after
     perplexities = " → ".join(f"{np.exp(min(loss, 700.0)):,.4g}" for loss in (before, after))
     learned = "" if after < before else "; it learned nothing that helps with texts it has not read"
+    if pretrained.new_head and not learned:
+        learned = "; the head that guesses was new, to which most of this may be due"
     return (
         f"pretraining: {summary(pretrained)}; loss on {counted(pretrained.held_out, 'text')} held out {before:.3f} → "
         f"{after:.3f}, perplexity {perplexities}{learned}"

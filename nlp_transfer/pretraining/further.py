@@ -163,7 +163,7 @@ class _Work:
         settings, place = self.prepared.settings, self.folder.path / CHECKPOINTS
         self.prepared.classifier.model.cpu()  # its turn comes later, with other weights
         with self.screen.busy("loading the encoder"):
-            model = masked_model(settings.encoder, self.base, seed=settings.seed)
+            model, new_head = masked_model(settings.encoder, self.base, seed=settings.seed)
         if self.training.gradient_checkpointing:
             checkpoint_activations(model)
         make_dropout_cheap(model)
@@ -181,7 +181,7 @@ class _Work:
             after = self._loss(model)
         if is_main():
             told = {"texts": len(self.read.tokens), "epochs": settings.pretraining.epochs}
-            told |= {"held_out": len(self.held_out.tokens), "before": before, "after": after}
+            told |= {"new_head": new_head, "held_out": len(self.held_out.tokens), "before": before, "after": after}
             with self.folder.reached():
                 write_encoder(target, model, settings.encoder, self.base, key=self.key, **told)
                 remove(place)

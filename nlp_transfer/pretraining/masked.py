@@ -26,10 +26,11 @@ from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.training.inference import to_device
 
 
-def masked_model(settings: EncoderSettings, source: Source, *, seed: int) -> Any:
-    """Load an encoder in float32 under a head that guesses words; what nothing hangs on does not learn.
+def masked_model(settings: EncoderSettings, source: Source, *, seed: int) -> tuple[Any, bool]:
+    """Load an encoder in float32 under a head that guesses words; return it, and whether the head is new.
 
-    A head that the checkpoint lacks is new, and guesses by the word embeddings where these have its width.
+    A head that the checkpoint lacks is new, and guesses by the word embeddings where these have its width. What nothing
+    hangs on does not learn.
 
     Args:
         settings: the `encoder` group.
@@ -49,16 +50,18 @@ def masked_model(settings: EncoderSettings, source: Source, *, seed: int) -> Any
         try:
             if settings.pretrained:
                 model, info = AutoModelForMaskedLM.from_pretrained(source.folder, config=config, **options)
-                _tie(model, fresh_of(info))
+                fresh = fresh_of(info)
+                _tie(model, fresh)
             else:
                 own = {name: options[name] for name in ("attn_implementation",) if name in options}
                 model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32, **own)
+                fresh = {name for name, _ in model.named_parameters()}
             _freeze_idle(model)
         except Exception as error:  # they say it in a dozen ways
             said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             raise UserError(f"encoder.name={settings.name!r} cannot be pretrained: {said}") from error
     check_finite(model, f"encoder.name={settings.name!r} ({source.folder})")
-    return model
+    return model, any(not name.startswith(f"{model.base_model_prefix}.") for name in fresh)
 
 
 def _tie(model: Any, fresh: set[str]) -> None:

@@ -32,7 +32,7 @@ def parts(folder: Path, **values) -> tuple[EncoderSettings, object, Masks, Colum
     """What a pretraining is made of, on a few texts."""
     settings = EncoderSettings(name=str(folder), **values)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = masked_model(settings, locate(settings), seed=0)
+    model, _ = masked_model(settings, locate(settings), seed=0)
     tokens = token_ids.encode_whole(tokenizer, TEXTS, None)
     words = Words.of(tokenizer, rows=model.get_input_embeddings().num_embeddings)
     masks = Masks(tokens, words, share=0.3, seed=0)
@@ -129,7 +129,7 @@ def test_an_architecture_learns_to_guess_or_is_refused(tmp_path: Path, family: s
         assert all(parameter.grad is not None for parameter in learning)
         optimizer.step()
     assert losses[-1] < losses[0]
-    told = {"texts": 4, "epochs": 8.0, "held_out": 1, "before": 2.0, "after": 1.0}
+    told = {"texts": 4, "epochs": 8.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
     source = locate(settings)
     write_encoder(tmp_path / "made", model, settings, source, key="k", **told)
     made = read_encoder(tmp_path / "made", source, key="k")
@@ -162,12 +162,15 @@ def test_a_head_is_the_checkpoint_s_own_where_there_is_one(tmp_path: Path):
     tiny_tokenizer().save_pretrained(tmp_path / "with")
     settings, *_ = parts(tmp_path / "with")
     for seed in (0, 1):
-        found = masked_model(settings, locate(settings), seed=seed).state_dict()
+        model, new = masked_model(settings, locate(settings), seed=seed)
+        found = model.state_dict()
+        assert not new
         assert found.keys() == whole.state_dict().keys()
         assert all(torch.equal(found[name], tensor) for name, tensor in whole.state_dict().items())
     folder = tiny_encoder(tmp_path)
     settings = EncoderSettings(name=str(folder))
-    one, same, other = (masked_model(settings, locate(settings), seed=seed) for seed in (0, 0, 1))
+    (one, new), (same, _), (other, _) = (masked_model(settings, locate(settings), seed=seed) for seed in (0, 0, 1))
+    assert new
     dense = [model.cls.predictions.transform.dense.weight for model in (one, same, other)]
     assert torch.equal(dense[0], dense[1])
     assert not torch.equal(dense[0], dense[2])
@@ -179,19 +182,19 @@ def test_a_head_is_the_checkpoint_s_own_where_there_is_one(tmp_path: Path):
 def test_a_new_last_layer_is_the_word_embeddings_also_where_the_configuration_does_not_tie_them(tmp_path: Path):
     folder = tiny_encoder(tmp_path, tie_word_embeddings=False)
     settings = EncoderSettings(name=str(folder))
-    model = masked_model(settings, locate(settings), seed=0)
+    model, _ = masked_model(settings, locate(settings), seed=0)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     own = AutoModelForMaskedLM.from_pretrained(folder)
     own.save_pretrained(tmp_path / "own")  # with a last layer of its own
     settings = EncoderSettings(name=str(tmp_path / "own"))
-    model = masked_model(settings, locate(settings), seed=0)
+    model, _ = masked_model(settings, locate(settings), seed=0)
     assert torch.equal(model.get_output_embeddings().weight, own.get_output_embeddings().weight)
 
 
 def test_a_pooler_stays_and_what_was_never_there_is_not_made_up(tmp_path: Path):
     folder = tiny_encoder(tmp_path)
     settings, model, *_ = parts(folder)
-    told = {"texts": 1, "epochs": 1.0, "held_out": 1, "before": 2.0, "after": 1.0}
+    told = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
     write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", **told)
     before, after = (load_file(each / "model.safetensors") for each in (folder, tmp_path / "a"))
     assert torch.equal(before["pooler.dense.weight"], after["pooler.dense.weight"])
@@ -203,7 +206,7 @@ def test_a_pooler_stays_and_what_was_never_there_is_not_made_up(tmp_path: Path):
 def test_from_random_weights_nothing_of_the_checkpoint_is_left(tmp_path: Path):
     folder = tiny_encoder(tmp_path)
     settings, model, *_ = parts(folder, pretrained=False)
-    told = {"texts": 1, "epochs": 1.0, "held_out": 1, "before": 2.0, "after": 1.0}
+    told = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
     write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", **told)
     before, after = (load_file(each / "model.safetensors") for each in (folder, tmp_path / "a"))
     assert "pooler.dense.weight" not in after
@@ -216,7 +219,7 @@ def test_the_lowest_layers_alone_are_pretrained_where_they_alone_are_used(tmp_pa
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
     settings, model, *_ = parts(folder, depth=1)
-    told = {"texts": 1, "epochs": 1.0, "held_out": 1, "before": 2.0, "after": 1.0}
+    told = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
     write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", **told)
     assert json.loads((tmp_path / "a" / "config.json").read_text())["num_hidden_layers"] == 1
     assert (tmp_path / "a" / "1_Pooling" / "config.json").is_file()

@@ -21,10 +21,11 @@ from nlp_transfer.preparation import prepare
 from nlp_transfer.pretraining import further
 from nlp_transfer.pretraining.asked import chosen_texts
 from nlp_transfer.pretraining.masked import MaskedStep
+from nlp_transfer.publishing.publication import parcel_of
 from nlp_transfer.record import read_record
 from nlp_transfer.run import Run, adapt
 from nlp_transfer.saved import run_of
-from nlp_transfer.settings import Settings
+from nlp_transfer.settings import HubSettings, Settings
 from nlp_transfer.store import Store, folder_of
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import Stopped
@@ -107,7 +108,8 @@ def test_it_learns_the_domain(home: Path, tmp_path: Path):
     words = ["my card is late", "please refund the order", "good movie film", "cancel my account password"]
     lines = {f"{one} {other} {word}" for one in words for other in words for word in ("not", "thanks", "again")}
     file.write_text("\n".join(["text", *sorted(lines)]))
-    values = {"data.unlabelled": str(file), "pretraining.texts": "unlabelled", "pretraining.epochs": 60}
+    values = {"data.unlabelled": str(file), "pretraining.texts": "unlabelled", "pretraining.epochs": 20}
+    values["pretraining.lr"] = 3e-3
     run = run_of_them(home, tmp_path, **values)
     found = read_record(run.folder / "model").pretrained
     assert found is not None
@@ -116,6 +118,7 @@ def test_it_learns_the_domain(home: Path, tmp_path: Path):
     (note,) = (note for note in run.report.notes if note.startswith("pretraining"))
     assert f"{found.before:.3f} → {found.after:.3f}" in note
     assert "nothing" not in note
+    assert "head that guesses was new" in note
 
 
 def test_texts_are_read_once_and_never_those_of_measured_rows(home: Path, tmp_path: Path):
@@ -232,6 +235,10 @@ def test_an_adapter_answers_as_it_did_when_it_is_loaded(home: Path, tmp_path: Pa
     run = run_of_them(home, tmp_path, **STRATEGIES["lora"] | {"strategy.merge": merge} | FIRST)
     record = read_record(run.folder / "model")
     assert record.merged is merge
+    pushed = HubSettings(repository="a/b", layout="adapter")
+    with pytest.raises(UserError, match=r"nobody else has the encoder .* after its pretraining"):
+        parcel_of(run.folder, pushed, tell=lambda _: None).__enter__()
+    assert "to be put on its encoder after its pretraining" in (run.folder / "model" / "README.md").read_text() or merge
     assert (run.folder / further.ENCODER).is_dir()  # for good, whatever becomes of the cache
     shutil.rmtree(folder_of(None))
     texts = [row["text"] for row in data_for("single_label")["test"]]
