@@ -66,6 +66,12 @@ def save(classifier: Classifier, record: Record, folder: Path, *, detector: Dete
         if record.merged:  # whoever loads it needs no encoder beside it, and no path of this machine
             encoder = dataclasses.replace(record.encoder, name=classifier.source.public_name)
             record = dataclasses.replace(record, encoder=encoder)
+        elif further := classifier.source.pretrained:  # what the name stands for is not what the adapter is put on
+            place = classifier.source.place
+            encoder = dataclasses.replace(
+                record.encoder, name=place, sha256=further.sha256, revision=None, package=None
+            )
+            record = dataclasses.replace(record, encoder=encoder)
         record = dataclasses.replace(record, sha256=digest_of(saved_weights(making, record)))
         if detector is not None and record.novelty is not None and record.novelty.reads_features:
             save_file(detector.tensors(), making / UNKNOWN)
@@ -111,7 +117,7 @@ def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
             whole = None
         for config in model.peft_config.values():
             # Beside the merged model a name, not a path of this machine; alone, the adapter is loaded by it.
-            config.base_model_name_or_path = classifier.source.name if whole is None else classifier.source.public_name
+            config.base_model_name_or_path = classifier.source.place if whole is None else classifier.source.public_name
             config.inference_mode = True
         target = folder / ADAPTER if whole is not None else folder
         model.save_pretrained(str(target), save_embedding_layers=False)  # "auto" would ask the Hub

@@ -20,6 +20,7 @@ from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
 from nlp_transfer.objectives.checks import check_objective
+from nlp_transfer.pretraining.checks import check_pretraining
 from nlp_transfer.settings import (
     CheckSettings,
     CompareSettings,
@@ -59,6 +60,7 @@ def check(settings: Settings, *, data: Any = None) -> None:
     check_tokens(settings.tokens)
     check_strategy(settings)
     check_training(settings.training)
+    check_pretraining(settings)
     check_evaluation(settings.evaluation)
     check_decision(settings.decision)
     if settings.hub.push:

@@ -6,7 +6,6 @@ Hydra composes and is left at once; nothing below this file sees its types. No k
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
@@ -18,7 +17,7 @@ from typing import Any
 
 from nlp_transfer.data.hints import typed
 from nlp_transfer.encoder.source import CODE_OF_ADAPTERS
-from nlp_transfer.errors import UserError, did_you_mean, one_of
+from nlp_transfer.errors import UserError, close_key, did_you_mean, one_of
 from nlp_transfer.needs import with_needed_rows
 from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.plain import checked, dotted, leaves, shown
@@ -34,6 +33,8 @@ NOT_IDENTITY = (
     *("checkpoint", "cache", "report", "tracking", "predict", "hub", "serve", "demo", "export"),
     *("check", "rank", "compare"),
 )
+# Groups that make no part of a run where they are off, nor of one that was made before there were any.
+_OPTIONAL = {"pretraining": "epochs"}
 _NAMES_OF_FILES = (
     *("output", "predict.input", "predict.output", "export.output", "report.output", "check.fix", "check.beside"),
     *("encoder.name", "cache.folder", "data.path", "data.train", "data.validation", "data.test", "data.unlabelled"),
@@ -111,7 +112,7 @@ def is_resolved(path: Path) -> bool:
     _refuse_hydra(path, content)
     if "defaults" in content:
         return False
-    if content.keys() >= {field.name for field in dataclasses.fields(Settings)} - set(NOT_IDENTITY):
+    if content.keys() >= {field.name for field in dataclasses.fields(Settings)} - {*NOT_IDENTITY, *_OPTIONAL}:
         return True
     chosen = [f"override {group}: {content[group]}" for group in GROUPS if isinstance(content.get(group), str)]
     instead = "".join(f" instead of `{choice.removeprefix('override ')}`" for choice in chosen[:1])
@@ -258,10 +259,16 @@ def _changes(now: Mapping[str, Any], before: Mapping[str, Any], group: str = "")
             yield f"{group}{key}", value
 
 
+def identity(settings: Settings) -> dict[str, Any]:
+    """Return what is computed, as plain values: two runs of the same are one."""
+    plain = to_plain(settings)
+    off = {group for group, key in _OPTIONAL.items() if not plain[group][key]}
+    return {key: value for key, value in plain.items() if key not in {*NOT_IDENTITY, *off}}
+
+
 def run_id(settings: Settings) -> str:
     """Return eight hex digits that depend on what is computed and nothing else: ranks and restarts agree on it."""
-    identity = {key: value for key, value in to_plain(settings).items() if key not in NOT_IDENTITY}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(identity(settings), sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def default_name(settings: Settings, recipe: str | None = None) -> str:
@@ -317,7 +324,7 @@ def _explain(error: Exception, words: Sequence[str], known_keys: Callable[[], Se
             which = f"strategy={chosen[0]}" if len(chosen) == 1 else "every strategy that was chosen"
             return f"{key} does not exist for {which}; it does for {', '.join(having)}"
         meant = _keys_of(Finetune) if {*_keys_of(Auto)} <= {*keys} else []  # a value of no named strategy is one of it
-        return f"{key} is not a known key{_close_key(key, [*keys, *meant])}; `nlp-transfer plan --cfg` lists all"
+        return f"{key} is not a known key{close_key(key, [*meant, *keys])}; `nlp-transfer plan --cfg` lists all"
     detail = f" ({str(cause).splitlines()[0]})" if cause else ""
     return " ".join(text.split()) + detail + (f"; overrides were: {' '.join(words)}" if words else "")
 
@@ -334,15 +341,3 @@ def _all_keys() -> list[str]:
 
 def _keys_of(strategy: type) -> list[str]:
     return [f"strategy.{field.name}" for field in dataclasses.fields(strategy)]
-
-
-def _close_key(key: str, known: Sequence[str]) -> str:
-    """Return a question after the key that may be meant: one of the same group, or of the same name in another."""
-    group, _, last = key.rpartition(".")
-    parts = {each: each.rpartition(".") for each in known if each != "strategy.name"}
-    beside = {name: each for each, (own, _, name) in parts.items() if own == group}
-    if not beside:
-        return did_you_mean(key, parts)
-    close = [beside[name] for name in difflib.get_close_matches(last, beside, n=1)]
-    close += [each for each, (*_, name) in parts.items() if name == last]
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nlp_transfer.secrets import redacted
 
@@ -43,6 +43,18 @@ class PushFailed(UserError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def close_key(key: str, known: Sequence[str]) -> str:
+    """Return a question after the key that may be meant: one of the same group, or of the same name in another."""
+    group, _, last = key.rpartition(".")
+    parts = {each: each.rpartition(".") for each in known if each != "strategy.name"}
+    beside = {name: each for each, (own, _, name) in parts.items() if own == group}
+    if not beside:
+        return did_you_mean(key, parts)
+    close = [beside[name] for name in difflib.get_close_matches(last, beside, n=1)]
+    close += [each for each, (*_, name) in parts.items() if name == last]
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -17,6 +17,7 @@ from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.features import store_of
 from nlp_transfer.launch import is_main
 from nlp_transfer.preparation import Prepared
+from nlp_transfer.pretraining.asked import outcome
 from nlp_transfer.progress import reading
 from nlp_transfer.record import Record
 from nlp_transfer.rules import needs_features
@@ -57,6 +58,8 @@ def measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen) 
             split=split,
             said=said,
         )
+    if record.pretrained:
+        report = dataclasses.replace(report, notes=[f"{outcome(record.pretrained)}.", *report.notes])
     return pages.Measured(examples, logits, floors, report, corpus.splits["train"])
 
 

@@ -35,6 +35,7 @@ from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.features import Features, features_of, store_of, with_features, with_states
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.plan import Plan, encoder_notes, plan_of
+from nlp_transfer.pretraining.asked import planned_words
 from nlp_transfer.settings import EncoderSettings, Settings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
@@ -42,6 +43,7 @@ from nlp_transfer.teaching import teacher_logits
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import fitting, make_accelerator
 from nlp_transfer.training.length import planned_steps
+from nlp_transfer.training.memory import checkpoint_activations
 
 
 @dataclass
@@ -160,7 +162,12 @@ class Prepared:
 
 
 def prepare(
-    settings: Settings, corpus: Corpus, folder: Path, *, tell: Callable[[str], None] = lambda _: None
+    settings: Settings,
+    corpus: Corpus,
+    folder: Path,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+    pretrained: Source | None = None,
 ) -> Prepared:
     """Load the encoder, encode the texts, and let the strategy and the objective do their part.
 
@@ -169,6 +176,7 @@ def prepare(
         corpus: its data.
         folder: of the run; nothing is written there.
         tell: is told what one must know later on, in a sentence.
+        pretrained: the encoder after its `pretraining`; None: as the settings name it.
 
     Raises:
         UserError: for settings that do not fit the data or the encoder.
@@ -183,7 +191,7 @@ def prepare(
         )
     taught = teacher_logits(settings, corpus)  # by a process state of its own, which must not follow this one's
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
-    source = locate(settings.encoder)
+    source = pretrained or locate(settings.encoder)
     encoder = resolve_encoder(settings.encoder, strategy, source, pair=corpus.task.pair)
     settings = dataclasses.replace(settings, encoder=encoder)
     classifier = load_classifier(encoder, corpus.task, head=encoder.head, seed=settings.seed, source=source)
@@ -191,14 +199,14 @@ def prepare(
     store = store_of(settings.cache, tell)
     columns, spec = encode_splits(settings, corpus, classifier, store)
     columns |= {split: dataclasses.replace(columns[split], teacher=logits) for split, logits in taught.items()}
-    notes = [*corpus.notes, *encoder_notes(encoder, classifier)]
+    notes = [*corpus.notes, *encoder_notes(encoder, classifier), *planned_words(settings, corpus, classifier)]
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
     objective = Objective(settings.objective, corpus.task)
     own = objective.setup(classifier.model, seed=settings.seed) if strategy.trains else []
     groups = strategy.groups(classifier) + own if strategy.trains else []
     if settings.training.gradient_checkpointing:
-        _checkpoint_activations(classifier)
+        checkpoint_activations(classifier.model)
     if not settings.training.compile:  # a compiler makes its own, and cannot look into this one
         make_dropout_cheap(classifier.model)
         if hasattr(classifier.model, "peft_config"):
@@ -337,13 +345,3 @@ _USUAL: dict[str, tuple[Any, ...]] = {
     "hidden": (0,),
     "pairs": ("auto", "joint"),
 }
-
-
-def _checkpoint_activations(classifier: Classifier) -> None:
-    model: Any = classifier.model
-    try:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    except ValueError as error:
-        raise UserError(f"training.gradient_checkpointing: {error}") from error
-    if hasattr(model, "peft_config"):
-        model.enable_input_require_grads()

@@ -11,6 +11,7 @@ from typing import Any
 
 from nlp_transfer.data.task import NEVER, Task
 from nlp_transfer.data.tokens import TokenSpec
+from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.encoder.source import RECORD, read_json
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration
@@ -45,6 +46,7 @@ class Record:
         novelty: how unlike what the model knows the validation rows are; None where that was not asked for.
         nonconformity: how badly their truth fits what the model says of them; None likewise.
         risk_curve: how many of them are answered at some probabilities, and how many of these wrongly; None likewise.
+        pretrained: what the encoder learned before; None where it was taken as it is.
         sha256: of the weights in the folder, which `save` finds and loading compares; None where nothing is compared.
     """
 
@@ -59,6 +61,7 @@ class Record:
     novelty: Novelty | None = None
     nonconformity: KeptScores | None = None
     risk_curve: RiskCurve | None = None
+    pretrained: Pretrained | None = None
     sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -66,6 +69,7 @@ class Record:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         groups = {name: dataclasses.asdict(plain[name]) for name in ("tokens", "encoder", "calibration")}
         kept = {name: plain[name] and plain[name].to_json() for name in _KEPT}
+        kept["pretrained"] = self.pretrained and dataclasses.asdict(self.pretrained)
         return {"format": FORMAT, **plain, **groups, **kept, "task": self.task.to_json()}
 
     @classmethod
@@ -78,7 +82,11 @@ class Record:
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']!r}, not {FORMAT}")
         # Models from before there were these had none of them, or a temperature alone.
-        plain = {"calibration": {"temperature": plain.get("temperature", 1.0)}} | dict.fromkeys(_KEPT) | plain
+        plain = (
+            {"calibration": {"temperature": plain.get("temperature", 1.0)}}
+            | dict.fromkeys([*_KEPT, "pretrained"])
+            | plain
+        )
         values = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
         if type(values["max_tokens"]) is not int or type(values["merged"]) is not bool:
             raise ValueError("max_tokens is a whole number, merged true or false")
@@ -95,6 +103,8 @@ class Record:
         }
         groups["tokens"].check()
         kept = {name: None if plain[name] is None else kind.from_json(plain[name]) for name, kind in _KEPT.items()}
+        if (pretrained := plain["pretrained"]) is not None:
+            kept["pretrained"] = checked(Pretrained, pretrained, "pretrained.")
         record = cls(**values | groups | kept)
         if (record.task.unknown and not record.novelty) or (record.task.coverage and not record.nonconformity):
             raise ValueError("a rule without the scores to set its limit by")

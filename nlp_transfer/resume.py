@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from nlp_transfer.config import NOT_IDENTITY, to_plain
+from nlp_transfer.config import identity
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, did_you_mean
@@ -44,7 +44,7 @@ def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str) -
         sha256: of the encoder's weights.
         precision: that was chosen; `auto` may choose another one elsewhere.
     """
-    own = {key: value for key, value in to_plain(settings).items() if key not in NOT_IDENTITY}
+    own = identity(settings)
     if (others := lessons(settings, corpus)) is not None:
         own[_LESSONS] = others
     return dotted(
@@ -71,7 +71,7 @@ def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found |
     own = checkpoint.newest(folder) if named is None else _gone_on_from(named, folder)
     if own is not None or named is None:
         if own is not None:
-            _check_same(own, made_from, ())
+            check_same(own, made_from)
         return own
     if not (named / "manifest.json").is_file():
         raise UserError(
@@ -79,7 +79,7 @@ def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found |
             "never or a folder such as runs/NAME/checkpoints/step-000123"
         )
     found = Found(named, checkpoint.read(named))
-    _check_same(found, made_from, CHANGEABLE)
+    check_same(found, made_from, CHANGEABLE)
     found.snapshot.state["resumed_from"] = str(named.resolve())
     return found
 
@@ -124,7 +124,17 @@ def _gone_on_from(named: Path, folder: Path) -> Found | None:
     return own if own and own.snapshot.state["resumed_from"] == str(named.resolve()) else None
 
 
-def _check_same(found: Found, made_from: dict[str, Any], may_differ: tuple[str, ...]) -> None:
+def check_same(found: Found, made_from: dict[str, Any], may_differ: tuple[str, ...] = ()) -> None:
+    """Refuse a checkpoint of another run.
+
+    Args:
+        found: the checkpoint.
+        made_from: all that the bits of the run depend on.
+        may_differ: keys that need not be the same.
+
+    Raises:
+        UserError: naming what differs.
+    """
     before = found.snapshot.state["made_from"]
     differing = [
         key

@@ -21,6 +21,7 @@ from nlp_transfer.launch import is_main
 from nlp_transfer.measurement import measure, public_source
 from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
+from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.publishing import publication, verification
 from nlp_transfer.record import Record
 from nlp_transfer.rules_fit import Fitted, deciding
@@ -119,7 +120,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     tell_domains_apart(prepared, screen)
     render(prepared.plan, screen.console)
     with folder.locked():
-        return _adapt(settings, prepared, folder, screen)
+        return _adapt(settings, pretrained(prepared, folder, screen), folder, screen)
 
 
 def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen) -> Run:
@@ -152,6 +153,7 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
         measured.report,
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
         encoder={"name": record.encoder.name, "sha256": record.encoder.sha256},
+        pretrained=record.pretrained and dataclasses.asdict(record.pretrained),
         lessons={"sha256": learned_from},
         domains=prepared.domains and prepared.domains.to_json(),
         steps=trajectory.steps,
@@ -196,4 +198,5 @@ def _record(prepared: Prepared, fitted: Fitted) -> Record:
         novelty=fitted.novelty,
         nonconformity=fitted.nonconformity,
         risk_curve=fitted.risk_curve,
+        pretrained=source.pretrained,
     )

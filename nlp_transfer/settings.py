@@ -88,6 +88,22 @@ class EncoderSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainingSettings:
+    """Masked-language modelling on texts of the task before anything else: for how long, and on which texts."""
+
+    epochs: float = 0.0
+    texts: str = "all"
+    mask: float = 0.15
+    lr: float | None = None
+    batch_size: int = 32
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Whether texts without labels are read."""
+        return self.epochs > 0 and self.texts != "train"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """The loop: how long, in what batches, at what precision, and which weights are kept."""
 
@@ -122,7 +138,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """Where features of frozen layers, token ids and floors are kept for later runs, and how much of them."""
+    """Where features of frozen layers, token ids, floors and pretrained encoders are kept, and how much of them."""
 
     folder: str | None = None
     gib: float = 10.0
@@ -272,6 +288,7 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     tokens: TokenSettings = field(default_factory=TokenSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    pretraining: PretrainingSettings = field(default_factory=PretrainingSettings)
     strategy: Any = None
     objective: Any = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -289,3 +306,9 @@ class Settings:
     check: CheckSettings = field(default_factory=CheckSettings)
     rank: RankSettings = field(default_factory=RankSettings)
     compare: CompareSettings = field(default_factory=CompareSettings)
+
+    @property
+    def reads_unlabelled(self) -> bool:
+        """Whether a pretraining or a term of the objective reads texts without labels."""
+        terms = self.objective.values() if self.objective else ()
+        return self.pretraining.reads_unlabelled or any(term.reads_unlabelled and term.weight for term in terms)

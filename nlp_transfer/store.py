@@ -1,8 +1,8 @@
-"""A store of arrays that runs keep for later ones: it knows files, keys and a budget of the disk, and no encoder.
+"""A store of arrays, and of folders of files, that runs keep for later ones: it knows files, keys and a budget alone.
 
-An entry is a folder ``<key>/`` with ``values.npy`` and ``entry.json``, whole or absent: it is built beside its place
-and renamed once. Who uses the store never fails for it: what cannot be read is made again, what cannot be written is
-not kept, and that is said in one sentence. Several processes may use one folder.
+An entry is a folder ``<key>/`` with ``entry.json`` and ``values.npy`` or the files, whole or absent: it is built beside
+its place and renamed once. Who uses the store never fails for it: what cannot be read is made again, what cannot be
+written is not kept, and that is said in one sentence. Several processes may use one folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from nlp_transfer.secrets import redacted
 ENVIRONMENT = "NLP_TRANSFER_CACHE"
 FORMAT = 1
 _VALUES, _ENTRY = "values.npy", "entry.json"
+_Found = TypeVar("_Found")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _MAKING = re.compile(r"\.making-(\d+)-[0-9a-f]+")
 _SOON, _LATE = 600.0, 86400.0  # seconds after which what a dead process, and what any process left, is taken away
@@ -67,7 +68,7 @@ class Entry:
 
 
 class Store:
-    """Arrays by key in one folder.
+    """Arrays and folders by key in one folder.
 
     Args:
         folder: where they lie; it is made when something is kept.
@@ -81,20 +82,11 @@ class Store:
 
     def find(self, key: str) -> np.ndarray | None:
         """Return the values of a key, mapped from the disk and read-only, or None; a damaged entry is taken away."""
-        path = self.folder / key
-        try:
-            values = _read(path)
-        except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            if os.path.lexists(path):  # pathlib's own follows links
-                with contextlib.suppress(OSError):
-                    self.remove(key)
-            return None
-        except OSError as error:
-            self._say(f"what was computed before cannot be read from {path}: {reason(error)}")
-            return None
-        with contextlib.suppress(OSError):  # a folder that is read-only serves, too
-            os.utime(path / _ENTRY)
-        return values
+        return self._found(key, _read)
+
+    def find_folder(self, key: str) -> Path | None:
+        """Return where the files of a key lie, or None; a damaged entry is taken away."""
+        return self._found(key, _checked)
 
     def peek(self, key: str) -> np.ndarray | None:
         """Return the values of a key or None, as `find`, but change nothing."""
@@ -113,30 +105,21 @@ class Store:
         """
         if not values.size:
             return values
-        mib = f"{values.nbytes / 2**20:,.1f} MiB"
-        if values.nbytes > self.budget:
-            self._say(f"{mib} are not kept for later runs: more than cache.gib allows")
-            return values
-        path, making = self.folder / key, self.folder / f".making-{os.getpid()}-{os.urandom(4).hex()}"
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # texts can be told from what is kept
-            self._sweep()
-            self._make_room(values.nbytes)
-            if values.nbytes > _MOST_OF_FREE * shutil.disk_usage(self.folder).free:
-                self._say(f"{mib} are not kept for later runs: {self.folder} is nearly full")
-                return values
-            making.mkdir()
-            _write(making, key, values, about)
-            if _takes_place(making, path):
-                flush(self.folder)
-                with contextlib.suppress(FileNotFoundError):  # another process needed the room already
-                    return _mapped(path)
-            return values
-        except OSError as error:
-            self._say(f"nothing is kept for later runs: {self.folder}: {reason(error)}")
-            return values
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
+        if self._kept(key, values.nbytes, lambda making: _write(making, key, values, about)):
+            with contextlib.suppress(FileNotFoundError):  # another process needed the room already
+                return _mapped(self.folder / key)
+        return values
+
+    def keep_folder(self, key: str, folder: Path, about: dict[str, Any]) -> Path | None:
+        """Copy the files of a folder; return where they lie from now on, or None if they are not kept.
+
+        Args:
+            key: says all that the files hang on.
+            folder: of the files.
+            about: as for `keep`.
+        """
+        kept = self._kept(key, sum(_sizes(folder)), lambda making: _copy(making, key, folder, about))
+        return self.folder / key if kept or (self.folder / key / _ENTRY).is_file() else None
 
     def entries(self) -> list[Entry]:
         """Return what is there, what was not used for longest first.
@@ -160,6 +143,48 @@ class Store:
         trash = self.folder / f".trash-{os.urandom(8).hex()}"
         (self.folder / key).rename(trash)
         _delete(trash)
+
+    def _found(self, key: str, read: Callable[[Path], _Found]) -> _Found | None:
+        path = self.folder / key
+        try:
+            found = read(path)
+        except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            if os.path.lexists(path):  # pathlib's own follows links
+                with contextlib.suppress(OSError):
+                    self.remove(key)
+            return None
+        except OSError as error:
+            self._say(f"what was computed before cannot be read from {path}: {reason(error)}")
+            return None
+        with contextlib.suppress(OSError):  # a folder that is read-only serves, too
+            os.utime(path / _ENTRY)
+        return found
+
+    def _kept(self, key: str, size: int, write: Callable[[Path], None]) -> bool:
+        """Let an entry of so many bytes be written; return whether it took its place, or say why it cannot."""
+        mib = f"{size / 2**20:,.1f} MiB"
+        if size > self.budget:
+            self._say(f"{mib} are not kept for later runs: more than cache.gib allows")
+            return False
+        path, making = self.folder / key, self.folder / f".making-{os.getpid()}-{os.urandom(4).hex()}"
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # texts can be told from what is kept
+            self._sweep()
+            self._make_room(size)
+            if size > _MOST_OF_FREE * shutil.disk_usage(self.folder).free:
+                self._say(f"{mib} are not kept for later runs: {self.folder} is nearly full")
+                return False
+            making.mkdir()
+            write(making)
+            if not _takes_place(making, path):
+                return False
+            flush(self.folder)
+            return True
+        except OSError as error:
+            self._say(f"nothing is kept for later runs: {self.folder}: {reason(error)}")
+            return False
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
 
     def _make_room(self, size: int) -> None:
         entries = self.entries()
@@ -209,6 +234,27 @@ def _read(path: Path) -> np.ndarray:
     return _mapped(path)
 
 
+def _checked(path: Path) -> Path:
+    """Return the folder of an entry whose files are what was written.
+
+    Raises:
+        ValueError, OSError: as `_read`.
+    """
+    about = _about(path)
+    if (about.get("format"), about.get("key"), about.get("sha256")) != (FORMAT, path.name, _digest_of_files(path)):
+        raise ValueError(f"{path} is damaged")
+    return path
+
+
+def _digest_of_files(folder: Path) -> str:
+    """Return a digest of all files of an entry but the one that says so."""
+    lines = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _ENTRY):
+        with path.open("rb") as file:
+            lines.append(f"{path.relative_to(folder).as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def _mapped(path: Path) -> np.ndarray:
     return np.asarray(np.lib.format.open_memmap(path / _VALUES, mode="r"))  # of plain arrays alone: it has no pickle
 
@@ -227,13 +273,29 @@ def _write(making: Path, key: str, values: np.ndarray, about: dict[str, Any]) ->
     """Write an entry into a folder of its own, so that the disk really holds it."""
     with (making / _VALUES).open("wb") as file:
         np.save(file, np.ascontiguousarray(values), allow_pickle=False)
+    flush(making / _VALUES)
     with (making / _VALUES).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _write_entry(
+        making,
+        key,
+        about | {"dtype": str(values.dtype), "shape": list(values.shape), "bytes": values.nbytes, "sha256": digest},
+    )
+
+
+def _copy(making: Path, key: str, folder: Path, about: dict[str, Any]) -> None:
+    """Write an entry of files, as `_write` one of values."""
+    shutil.copytree(folder, making, dirs_exist_ok=True)
+    for path in making.rglob("*"):
+        flush(path)
+    _write_entry(making, key, about | {"bytes": sum(_sizes(making)), "sha256": _digest_of_files(making)})
+
+
+def _write_entry(making: Path, key: str, about: dict[str, Any]) -> None:
     entry = {name: redacted(value) if isinstance(value, str) else value for name, value in about.items()}
-    entry |= {"dtype": str(values.dtype), "shape": list(values.shape), "bytes": values.nbytes, "sha256": digest}
     entry |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "key": key, "format": FORMAT}
     (making / _ENTRY).write_text(json.dumps(entry, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for path in (making / _VALUES, making / _ENTRY, making):
+    for path in (making / _ENTRY, making):
         flush(path)
 
 
@@ -259,8 +321,9 @@ def _described(path: Path) -> Entry:
 
 
 def _sizes(path: Path) -> Iterator[int]:
-    for file in path.iterdir() if path.is_dir() else (path,):
-        yield file.lstat().st_size
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_symlink() or not file.is_dir():
+            yield file.lstat().st_size
 
 
 def _delete(path: Path) -> None:

@@ -15,7 +15,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
-from nlp_transfer.objectives.settings import DistillSettings, reads_unlabelled
+from nlp_transfer.objectives.settings import DistillSettings
 from nlp_transfer.places import model_folder
 from nlp_transfer.predict import opened
 from nlp_transfer.record import read_record
@@ -23,12 +23,12 @@ from nlp_transfer.settings import DecisionSettings, Settings
 
 
 def lessons(settings: Settings, corpus: Corpus) -> str | None:
-    """Return which teacher and which texts a run learns from beside its rows, as 64 hex digits; None: nothing.
+    """Return which teacher and which other texts a run learns from beside its rows, as 64 hex digits; None: nothing.
 
     Raises:
         UserError: for a folder without a model.
     """
-    if not reads_unlabelled(settings.objective):
+    if not settings.reads_unlabelled:
         return None
     term = settings.objective.get("distill")
     weights = read_record(model_folder(expanded(term.teacher))).sha256 if term and term.weight else None

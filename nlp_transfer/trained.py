@@ -51,7 +51,7 @@ def train(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Scr
     made_from = resume.origin(
         settings,
         prepared.corpus,
-        prepared.classifier.source.sha256,
+        prepared.classifier.source.weights,
         precision=str(prepared.accelerator.mixed_precision),
     )
     # A finished run is done again from nothing: what it may have left is of no use.

@@ -303,3 +303,55 @@ def test_the_folder_is_the_one_that_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HOME", "")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user whom the system does not know
     assert folder_of(None) is None
+
+
+def folder_of_files(place: Path, size: int = 4000) -> Path:
+    (place / "inside").mkdir(parents=True)
+    (place / "weights").write_bytes(bytes(range(250)) * (size // 250))
+    (place / "inside" / "one.json").write_text("{}")
+    return place
+
+
+def test_a_folder_is_kept_with_all_its_files_or_not_at_all(tmp_path: Path):
+    made = folder_of_files(tmp_path / "made")
+    store = Store(tmp_path / "store", 1e9)
+    assert store.find_folder(KEYS[0]) is None
+    kept = store.keep_folder(KEYS[0], made, {"what": "pretrained encoder", "rows": 3})
+    assert kept == store.find_folder(KEYS[0]) == store.folder / KEYS[0]
+    assert files(kept) == {*files(made), "entry.json"}
+    assert (kept / "weights").read_bytes() == (made / "weights").read_bytes()
+    (entry,) = store.entries()
+    assert (entry.about["what"], entry.about["rows"]) == ("pretrained encoder", 3)
+    assert entry.bytes >= 4000 + sum(path.stat().st_size for path in (kept / "inside").iterdir())
+    assert store.keep_folder(KEYS[0], made, {}) == kept  # of another process that was faster
+
+
+@pytest.mark.parametrize("change", ["changed", "missing", "added", "inside", "described"])
+def test_a_folder_that_is_not_what_was_written_is_taken_away(tmp_path: Path, change: str):
+    store = Store(tmp_path / "store", 1e9)
+    kept = store.keep_folder(KEYS[0], folder_of_files(tmp_path / "made"), {})
+    assert kept is not None
+    {
+        "changed": lambda: (kept / "weights").write_bytes(b"other"),
+        "missing": lambda: (kept / "weights").unlink(),
+        "added": lambda: (kept / "more").touch(),
+        "inside": lambda: (kept / "inside" / "one.json").write_text("[]"),
+        "described": lambda: (kept / "entry.json").write_text("{"),
+    }[change]()
+    assert store.find_folder(KEYS[0]) is None
+    assert not kept.exists()
+
+
+def test_folders_and_arrays_share_the_budget(tmp_path: Path):
+    told: list[str] = []
+    store = Store(tmp_path / "store", 3 * EACH, told.append)
+    made = folder_of_files(tmp_path / "made", 2 * VALUES.nbytes)
+    assert store.keep_folder(KEYS[0], made, {})
+    store.keep(KEYS[1], VALUES, {})
+    os.utime(store.folder / KEYS[0] / "entry.json", (1, 1))
+    store.keep(KEYS[2], VALUES, {})
+    assert {entry.key for entry in store.entries()} == {KEYS[1], KEYS[2]}
+    assert store.keep_folder(KEYS[3], folder_of_files(tmp_path / "large", 5 * EACH), {}) is None
+    assert told == [told[0]]
+    assert "cache.gib" in told[0]
+    assert {entry.key for entry in store.entries()} == {KEYS[1], KEYS[2]}

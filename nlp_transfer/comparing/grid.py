@@ -17,6 +17,7 @@ from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded,
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.evaluation.decisions import settled
 from nlp_transfer.needs import with_validation
+from nlp_transfer.settings import PretrainingSettings
 from nlp_transfer.shipped import shipped_names
 from nlp_transfer.training.length import least_steps, passes
 
@@ -74,9 +75,9 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
     candidates = [Candidate(name, _composed(recipe, words, _words(name), name)) for name in names]
     if settings.compare.scratch:
         theirs = _composed(recipe, words, [*_SCRATCH], SCRATCH)
-        # From a teacher it would learn what it must not know.
+        # From a teacher, or from texts, it would learn what it must not know.
         terms = {name: term for name, term in theirs.objective.items() if name != "distill"}
-        theirs = dataclasses.replace(theirs, objective=terms)
+        theirs = dataclasses.replace(theirs, objective=terms, pretraining=PretrainingSettings())
         of = theirs.training
         longer = dataclasses.replace(
             of,
@@ -85,7 +86,16 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
             max_steps=None if of.max_steps is None else _SCRATCH_STEPS * of.max_steps,
         )
         candidates.append(Candidate(SCRATCH, dataclasses.replace(theirs, training=longer), is_floor=True))
+    if any(each.settings.reads_unlabelled for each in candidates):
+        candidates = [dataclasses.replace(each, settings=_without_unread(each.settings)) for each in candidates]
     return settings, candidates
+
+
+def _without_unread(settings: Settings) -> Settings:
+    """Return the settings of a candidate without the texts that others read and it does not."""
+    if settings.reads_unlabelled:
+        return settings
+    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, unlabelled=None))
 
 
 def _composed(recipe: str | None, words: Sequence[str], own: Sequence[str], name: str) -> Settings:

@@ -19,6 +19,7 @@ from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.preparation import prepare
+from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.trained import train
 from nlp_transfer.training.state import own_numbers
@@ -81,6 +82,7 @@ def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
     started = time.monotonic()
     prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     with folder.locked():
+        prepared = pretrained(prepared, folder, screen)
         train(settings, prepared, folder, screen)
         logits = {name: prepared.outputs(name) for name in ("validation", "test")}
         with folder.reached():

@@ -55,4 +55,7 @@ def measured_among(texts: Texts, measured: Collection[bytes]) -> str | None:
     both = len(keys & set(measured))
     if not both:
         return None
-    return f"{NAME}: {both:,} of its texts are measured rows too: their figures are of texts that were read"
+    return (
+        f"{NAME}: {both:,} of its texts are measured rows too: pretraining leaves them out; of a term "
+        "that reads them the figures are of texts that were read"
+    )

@@ -179,7 +179,7 @@ def _dry_run(model: Any, segments: bool) -> _Run:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-    run.reached = {id(leaf) for leaf in _leaves(logits)}
+    run.reached = {id(leaf) for leaf in leaves(logits)}
     # A module whose `forward` is called directly fires no hook (SqueezeBERT's layers): it ran when its parts ran.
     for name in list(run.first):
         parent = name.rpartition(".")[0]
@@ -213,7 +213,7 @@ def sample_rows(model: Any, *, segments: bool = False) -> dict[str, Tensor]:
     return rows | ({"token_type_ids": torch.zeros_like(ids)} if segments else {})
 
 
-def _leaves(tensor: Tensor) -> Iterator[Tensor]:
+def leaves(tensor: Tensor) -> Iterator[Tensor]:
     """Yield the parameters that `tensor` was computed from."""
     todo, seen = [tensor.grad_fn], set()
     while todo:

@@ -124,7 +124,7 @@ def load_classifier(
         raise UserError(f"encoder.name={settings.name!r}: {source.folder} holds no vocabulary (tokenizer.json)")
     check_finite(model, f"encoder.name={settings.name!r} ({source.folder})")
     _agree(model, tokenizer)
-    if not settings.pretrained:
+    if not settings.pretrained and not source.pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             base = f"{model.base_model_prefix}."

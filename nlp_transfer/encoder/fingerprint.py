@@ -64,7 +64,7 @@ def key_of(
         "padding": dataclasses.asdict(padding),
         "batch_tokens": batch_tokens,
         "precision": precision,
-        "device": _device_words(device),
+        "device": device_words(device),
         "versions": _versions(),
     }
     key.update(_canonical(parts).encode())
@@ -147,7 +147,7 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _device_words(device: torch.device) -> list[Any]:
+def device_words(device: torch.device) -> list[Any]:
     """Return what decides how a device rounds."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)

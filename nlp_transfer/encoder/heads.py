@@ -55,10 +55,10 @@ def native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
             f"{settings.name} compares two texts, each read alone; for anything else use encoder.head=pooled"
         )
     tuned_for = dict(config.id2label or {})
-    _shorten(config, settings, native=True)
+    shorten(config, settings, native=True)
     _describe(config, task)
-    model, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **_loading(settings))
-    fresh = _fresh(info)
+    model, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **loading(settings))
+    fresh = fresh_of(info)
     output = next(reversed(output_layers(model)), None)
     same = task.labels and tuned_for == dict(config.id2label)  # a regression head does not say what it was tuned for
     if output is not None and f"{output}.weight" not in fresh and not same:
@@ -75,19 +75,19 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
     if settings.trust_remote_code:
         raise UserError("encoder.head=pooled cannot hold an encoder with code of its own; use encoder.head=native")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    _shorten(config, settings, native=False)
+    shorten(config, settings, native=False)
     trained_with = suggested_pooling(folder)
     reads_alone = trained_with is not None  # a sentence encoder never saw two texts joined
     if isinstance(config, PooledConfig):  # a model of ours: its encoder under a new head
         trained_with, reads_alone = config.pooling, config.siamese is not None
-        whole, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **_loading(settings))
+        whole, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **loading(settings))
         config, encoder = whole.config.encoder, whole.encoder
         prefix = ""
     else:
         if getattr(config, "use_cache", False):
             config.use_cache = False
         encoder, info = AutoModel.from_pretrained(
-            folder, config=config, **pooled.encoder_options(config), **_loading(settings)
+            folder, config=config, **pooled.encoder_options(config), **loading(settings)
         )
         config = encoder.config  # a copy, in float32
         prefix = "" if config.is_encoder_decoder else "encoder."  # whose encoder is called so already
@@ -111,12 +111,12 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
     )
     _describe(description, task)
     model = pooled.PooledForSequenceClassification(description, encoder)
-    missing = {f"{prefix}{name}" for name in _fresh(info)}
+    missing = {f"{prefix}{name}" for name in fresh_of(info)}
     names = [name for name, _ in model.named_parameters()]
     return model, tuple(name for name in names if name in missing or not name.startswith("encoder."))
 
 
-def _shorten(config: Any, settings: EncoderSettings, *, native: bool) -> None:
+def shorten(config: Any, settings: EncoderSettings, *, native: bool) -> None:
     """Leave an encoder the lowest of its layers, whose weights alone are then loaded.
 
     What pretraining needs the upper ones for, another task often does not (Sajjad et al. 2023, "On the effect of
@@ -140,7 +140,7 @@ def _shorten(config: Any, settings: EncoderSettings, *, native: bool) -> None:
         raise UserError(f"{asked} cannot be shortened") from None
 
 
-def _loading(settings: EncoderSettings) -> dict[str, Any]:
+def loading(settings: EncoderSettings) -> dict[str, Any]:
     """Return the options of every `from_pretrained` of weights."""
     options = {
         "dtype": "float32",  # the library's default is the checkpoint's, and a new head would be half precision too
@@ -160,7 +160,8 @@ def _describe(config: Any, task: Task) -> None:
     config.problem_type = PROBLEM_TYPES[task.problem]
 
 
-def _fresh(info: Mapping[str, Any]) -> set[str]:
+def fresh_of(info: Mapping[str, Any]) -> set[str]:
+    """Return the names of the parameters that a checkpoint did not hold, from what `from_pretrained` says of it."""
     return set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
 

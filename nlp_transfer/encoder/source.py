@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer.data import hub
+from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 
@@ -41,6 +42,7 @@ class Source:
         origin: ``folder``, ``package <name>`` or ``Hub revision <commit>``.
         sha256: Digest of the weight file; of several shards: of the sorted lines ``<file name> <digest>``.
         revision: The Hub commit, or None.
+        pretrained: What was learned since: the weights in `folder` are then others than `sha256` is the digest of.
     """
 
     folder: Path
@@ -48,11 +50,22 @@ class Source:
     origin: str
     sha256: str
     revision: str | None
+    pretrained: Pretrained | None = None
+
+    @property
+    def weights(self) -> str:
+        """Digest of the weights in the folder."""
+        return self.pretrained.sha256 if self.pretrained else self.sha256
+
+    @property
+    def place(self) -> str:
+        """The name by which these weights are found again."""
+        return str(self.folder.resolve()) if self.pretrained else self.name
 
     @property
     def public_name(self) -> str:
         """The name as others may read it: of a folder of this machine the last part."""
-        return self.folder.resolve().name if self.origin == "folder" else self.name
+        return Path(self.name).expanduser().resolve().name if self.origin == "folder" else self.name
 
 
 def locate(settings: EncoderSettings) -> Source:

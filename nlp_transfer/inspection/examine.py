@@ -20,7 +20,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.importing import for_good
 from nlp_transfer.inspection import beside, columns, labels, mail, repeats, texts
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
-from nlp_transfer.settings import EncoderSettings
+from nlp_transfer.settings import EncoderSettings, PretrainingSettings
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
@@ -226,7 +226,13 @@ def _learned(
         from nlp_transfer.progress import reading
         from nlp_transfer.strategies import Probe
 
-        probing = dataclasses.replace(settings, data=data, strategy=Probe(), objective={"classify": ClassifySettings()})
+        probing = dataclasses.replace(
+            settings,
+            data=data,
+            strategy=Probe(),
+            objective={"classify": ClassifySettings()},
+            pretraining=PretrainingSettings(),
+        )
         prepared = prepare(probing, ready, Path(settings.output), tell=screen.tell)
     with reading(screen, "encoding texts"):
         for split in prepared.columns:

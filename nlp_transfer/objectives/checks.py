@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.objectives.settings import aligning, comparing, moving, reads_unlabelled
+from nlp_transfer.objectives.settings import aligning, comparing, moving
 from nlp_transfer.settings import Settings
 
 FEWEST_COMPARED = 4  # texts among which there is something to compare
@@ -29,10 +29,10 @@ def check_objective(settings: Settings) -> None:
             "objective.distill is learned by gradient steps, and an exact probe takes none: take another strategy, or "
             "strategy.solver=adamw"
         )
-    if settings.data.unlabelled is not None and not reads_unlabelled(settings.objective):
+    if settings.data.unlabelled is not None and not settings.reads_unlabelled:
         raise UserError(
-            "data.unlabelled is not read by this objective: take objective=distill, or one that adapts to the domain "
-            "of these texts, such as objective=cdan, or leave it out"
+            "data.unlabelled is not read by this objective: take objective=distill, one that adapts to the domain of "
+            "these texts, such as objective=cdan, or pretraining.epochs=10, or leave it out"
         )
     if not strategy.trains or supervised.weight or distils:
         return

@@ -14,8 +14,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.evaluation.formatting import number, shown, title_of
 from nlp_transfer.evaluation.report import Report
+from nlp_transfer.pretraining.asked import summary
 from nlp_transfer.publishing.card_rules import rules_of
 from nlp_transfer.publishing.markdown import WIDTH, block, bullets, escaped, table
 
@@ -161,6 +163,8 @@ def _summary(facts: Facts) -> str:
     base = f"[{escaped(facts.encoder)}](https://hf.co/{facts.encoder})" if facts.known else escaped(facts.encoder)
     if not facts.record["encoder"].get("pretrained", True):
         base = f"The architecture of {base}, with random weights,"
+    if pretrained := facts.record.get("pretrained"):
+        base = f"{base.removesuffix(',')}, after {summary(Pretrained(**pretrained))},"
     way = _WAYS[facts.plan["strategy"]]
     if not facts.record["merged"]:
         way = way.replace(", merged into the weights", "")
@@ -201,8 +205,12 @@ def _usage(facts: Facts, wishes: Wishes) -> str:
 
 def _adapter_usage(where: str, facts: Facts) -> str:
     said = "It holds an adapter alone, to be put on its encoder"
-    if facts.record["encoder"]["head"] == "pooled":  # no class of transformers
-        return "\n\n".join([f"{said} and a head of ours:", _ours(where, facts), *rules_of(facts.record["task"])])
+    if facts.record.get("pretrained"):  # of no repository
+        said += " after its pretraining"
+    elif facts.record["encoder"]["head"] == "pooled":  # no class of transformers
+        said += " and a head of ours"
+    if not said.endswith("encoder"):
+        return "\n\n".join([f"{said}:", _ours(where, facts), *rules_of(facts.record["task"])])
     depth = facts.record["encoder"].get("depth")
     layers = "" if depth is None else f", num_hidden_layers={depth}"
     code = f"""

@@ -68,10 +68,12 @@ def parcel_of(folder: Path, settings: HubSettings, *, tell: Callable[[str], None
     with tempfile.TemporaryDirectory() as scratch:
         if settings.layout == "adapter" and record.merged:
             model, record = _adapter_alone(model, record, Path(scratch) / "adapter")
-        if not record.merged and not hub.is_name(record.encoder.name):
+        if not record.merged and (record.pretrained or not hub.is_name(record.encoder.name)):
+            further = " after its pretraining" if record.pretrained else ""
             raise UserError(
-                f"{model} holds an adapter alone, and nobody else has the encoder {Path(record.encoder.name).name!r} "
-                "that it belongs to; push a model that it is merged into (hub.layout=merged, strategy.merge=true)"
+                f"{model} holds an adapter alone, and nobody else has the encoder {Path(record.encoder.name).name!r}"
+                f"{further} that it belongs to; push a model that it is merged into (hub.layout=merged, "
+                "strategy.merge=true)"
             )
         check_files(model, record)
         if record.novelty is not None and record.novelty.reads_features:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from accelerate.utils.memory import clear_device_cache
+
+from nlp_transfer.errors import UserError
 
 Result = TypeVar("Result")
 
@@ -32,6 +34,20 @@ def tried(work: Callable[[], Result]) -> Result | None:
     # Outside of the handler: the traceback holds every tensor of the pass.
     clear_device_cache(garbage_collection=True)
     return None
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Let a transformers model compute activations again in the backward pass instead of keeping them.
+
+    Raises:
+        UserError: for an architecture that cannot.
+    """
+    try:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(f"training.gradient_checkpointing: {error}") from error
+    if hasattr(model, "peft_config"):
+        model.enable_input_require_grads()
 
 
 def give_back() -> None:

@@ -27,6 +27,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import shown
 from nlp_transfer.preparation import prepare
 from nlp_transfer.reporting.files import write
+from nlp_transfer.store import Store, folder_of
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
 from tests.test_run import data_for, rows
@@ -363,3 +364,23 @@ def test_the_page_says_what_auto_stands_for_with_so_many_labels(place: Path, tmp
         said = [sentence for sentence in outcome.verdict if "strategy=auto is" in sentence]
         assert [sentence.split(" strategy")[0] for sentence in said] == ["With 4 labels a class", "With all labels"]
         assert said[0] in (outcome.folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_texts_without_labels_are_for_those_who_read_them_and_the_floor_knows_none(place: Path, tmp_path: Path):
+    file = tmp_path / "more.csv"
+    file.write_text("text\none\ntwo\n")
+    shared = words(place, f"data.unlabelled={file}", "pretraining.batch_size=4")
+    _, candidates = candidates_of(None, [*shared, "compare.candidates=[probe,'probe pretraining.epochs=1']"])
+    found = {each.name: each.settings for each in candidates}
+    assert [found[name].data.unlabelled for name in ("probe", "probe pretraining.epochs=1")] == [None, str(file)]
+    assert found["scratch"].pretraining.epochs == 0
+    _, candidates = candidates_of(None, [*shared, "pretraining.epochs=1", "compare.candidates=[probe]"])
+    assert [each.settings.pretraining.epochs for each in candidates] == [1, 0]
+    with pytest.raises(UserError, match="not read by this objective"):
+        ask(None, [*shared, "compare.candidates=[probe]"], QUIET, data=data_for("single_label"))
+    given = [*shared, "compare.candidates=[probe,'probe pretraining.epochs=1']", "compare.labels=[all]"]
+    given += ["compare.seeds=1", "compare.scratch=false", "name=texts"]
+    outcome = comparison(None, given, QUIET, data=data_for("single_label")).run()
+    assert {"probe", "probe pretraining.epochs=1"} <= {cell.name for cell in outcome.cells}
+    (kept,) = Store(folder_of(None), 1e9).folder.glob("*/pretraining.json")
+    assert json.loads(kept.read_text())["epochs"] == 1

@@ -1,0 +1,157 @@
+"""What a pretraining is asked to do: on which texts, for how many steps, with which architecture; it trains nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.data.rows import Texts, text_key
+from nlp_transfer.encoder.pretrained import Pretrained
+from nlp_transfer.encoder.source import Source
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.formatting import counted
+from nlp_transfer.settings import Settings, TrainingSettings
+from nlp_transfer.training.length import planned_steps
+
+if TYPE_CHECKING:
+    from nlp_transfer.encoder.classifier import Classifier
+
+_HELD_OUT = 0.05  # of the texts, at least one
+_STREAM = 2  # of random numbers; those of `data.batches.Order` are 0 and 1
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Texts of a pretraining, each once.
+
+    Attributes:
+        read: what is learned from.
+        held_out: what tells how much was learned.
+        measured: how many were left out because they are rows that the run is measured on.
+    """
+
+    read: Texts
+    held_out: Texts
+    measured: int
+
+
+def chosen_texts(settings: Settings, corpus: Corpus) -> Chosen:
+    """Return the texts that `pretraining.texts` asks for, without those of measured rows; the seed holds some out.
+
+    Raises:
+        UserError: where too few are left.
+    """
+    asked: list[Texts] = []
+    if settings.pretraining.texts != "unlabelled":
+        train = corpus.splits["train"]
+        asked.append(Texts(train.texts, train.pairs))
+    if settings.pretraining.texts != "train" and corpus.unlabelled is not None:
+        asked.append(corpus.unlabelled)
+    measured = {key for split, rows in corpus.splits.items() if split != "train" for key in rows.keys}
+    measured |= {key for texts in corpus.foreign.values() for key, _ in _keyed(texts)}
+    distinct: dict[bytes, tuple[str, str | None]] = {}
+    for texts in asked:
+        for key, text in _keyed(texts):
+            distinct.setdefault(key, text)
+    usable = [text for key, text in distinct.items() if key not in measured]
+    if len(usable) < 2:
+        raise UserError(
+            f"pretraining.epochs={settings.pretraining.epochs:g}: pretraining.texts={settings.pretraining.texts} has "
+            f"{counted(len(usable), 'text')} beside those of measured rows, of which none can be held out"
+        )
+    random = np.random.Generator(np.random.Philox(key=[settings.seed, 0], counter=[0, 0, 0, _STREAM]))
+    held_out = set(random.permutation(len(usable))[: max(1, round(_HELD_OUT * len(usable)))].tolist())
+    read = [text for place, text in enumerate(usable) if place not in held_out]
+    return Chosen(_texts(read), _texts([usable[place] for place in sorted(held_out)]), len(distinct) - len(usable))
+
+
+def _keyed(texts: Texts) -> list[tuple[bytes, tuple[str, str | None]]]:
+    pairs = [None] * len(texts.texts) if texts.pairs is None else texts.pairs
+    return [(text_key(*each), each) for each in zip(texts.texts, pairs, strict=True)]
+
+
+def _texts(rows: list[tuple[str, str | None]]) -> Texts:
+    pairs = [pair for _, pair in rows if pair is not None]
+    return Texts([text for text, _ in rows], pairs or None)
+
+
+def training_of(settings: Settings) -> TrainingSettings:
+    """Return how long and in what batches a pretraining is; of the run's own it has what the machine demands alone.
+
+    Its last weights are kept: what the run needs of them is measured later.
+    """
+    own, machine = settings.pretraining, settings.training
+    return TrainingSettings(
+        epochs=own.epochs,
+        batch_size=own.batch_size,
+        keep="last",
+        micro_batch_size=machine.micro_batch_size,
+        micro_batch_tokens=machine.micro_batch_tokens,
+        max_skipped=machine.max_skipped,
+        precision=machine.precision,
+        gradient_checkpointing=machine.gradient_checkpointing,
+    )
+
+
+def check_architecture(source: Source, tokenizer: Any) -> None:
+    """Refuse an encoder that knows no masked words.
+
+    Raises:
+        UserError: for an architecture without such a head, or a tokenizer without a masking token.
+    """
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
+
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
+        why = f"{config.model_type!r} is no architecture that transformers has masked-language modelling for"
+    elif tokenizer.mask_token_id is None:
+        why = "its tokenizer has no token that masks a word"
+    else:
+        return
+    raise UserError(f"encoder.name={source.name!r} cannot be pretrained: {why}; set pretraining.epochs=0")
+
+
+def planned_words(settings: Settings, corpus: Corpus, classifier: Classifier) -> list[str]:
+    """Return what will be done before the run, as a sentence; none where nothing is, or it was done.
+
+    Raises:
+        UserError: see `chosen_texts` and `check_architecture`.
+    """
+    source = classifier.source
+    if not settings.pretraining.epochs or source.pretrained:
+        return []
+    check_architecture(source, classifier.tokenizer)
+    texts, training = chosen_texts(settings, corpus), training_of(settings)
+    count = len(texts.read.texts)
+    steps = planned_steps(count, training)
+    less = f"; {counted(texts.measured, 'text')} of measured rows left out" if texts.measured else ""
+    return [
+        f"pretraining first: {_what(count, settings.pretraining.epochs)}, {counted(steps, 'step')} of "
+        f"{training.batch_size}{less}"
+    ]
+
+
+def summary(pretrained: Pretrained) -> str:
+    """Return what was done, in a few words."""
+    return _what(pretrained.texts, pretrained.epochs)
+
+
+def outcome(pretrained: Pretrained) -> str:
+    """Return what was done, and whether anything was learned of such texts, as a sentence."""
+    before, after = pretrained.before, pretrained.after
+    perplexities = " → ".join(f"{np.exp(min(loss, 700.0)):,.4g}" for loss in (before, after))
+    learned = "" if after < before else "; it learned nothing that helps with texts it has not read"
+    if pretrained.new_head and not learned:
+        learned = "; the head that guesses was new, to which most of this may be due"
+    return (
+        f"pretraining: {summary(pretrained)}; loss on {counted(pretrained.held_out, 'text')} held out {before:.3f} → "
+        f"{after:.3f}, perplexity {perplexities}{learned}"
+    )
+
+
+def _what(texts: int, epochs: float) -> str:
+    passes = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
+    return f"masked-language modelling on {counted(texts, 'text')} for {passes}"

@@ -1,0 +1,260 @@
+"""The encoder of a run after its pretraining: found where it was kept, or trained in the folder of the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from accelerate.utils import broadcast_object_list
+
+from nlp_transfer import resume
+from nlp_transfer.data import tokens as token_ids
+from nlp_transfer.data.batches import Columns, Padding, steps_per_epoch
+from nlp_transfer.data.rows import Texts
+from nlp_transfer.disk import remove
+from nlp_transfer.encoder.dropout import make_dropout_cheap
+from nlp_transfer.encoder.fingerprint import device_words
+from nlp_transfer.encoder.source import Source, digest_of
+from nlp_transfer.errors import UserError
+from nlp_transfer.features import store_of
+from nlp_transfer.launch import is_main
+from nlp_transfer.plain import dotted
+from nlp_transfer.preparation import Prepared, prepare
+from nlp_transfer.pretraining import asked
+from nlp_transfer.pretraining.made import copy_encoder, files_beside, read_encoder, write_encoder
+from nlp_transfer.pretraining.masked import MaskedStep, loss_on, masked_model
+from nlp_transfer.pretraining.masks import Masks, Words
+from nlp_transfer.strategies import Group
+from nlp_transfer.strategies.finetune import usual_rate
+from nlp_transfer.training import checkpoint
+from nlp_transfer.training.bfloat16 import working_copy
+from nlp_transfer.training.length import planned_steps
+from nlp_transfer.training.loop import NotFinite, Watch, fit
+from nlp_transfer.training.memory import checkpoint_activations, give_back
+from nlp_transfer.training.passes import NoMemory
+from nlp_transfer.training.signals import Stopped
+from nlp_transfer.versions import digest_of_code, environment
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
+    from nlp_transfer.run_folder import RunFolder
+
+CHECKPOINTS, ENCODER = "pretraining", "encoder"  # in the folder of the run
+_BASE = 2.0  # times the rate of fine-tuning: 1e-4 for a base-sized encoder, as in the paper
+
+
+def pretrained(prepared: Prepared, folder: RunFolder, screen: Screen) -> Prepared:
+    """Return what was prepared, on the encoder after its pretraining where that is asked for.
+
+    Args:
+        prepared: on the encoder as it is named.
+        folder: of the run, locked.
+        screen: where progress is shown.
+
+    Raises:
+        UserError: see `prepare`; for a checkpoint of another pretraining, a full disk, or a training that diverges.
+        Stopped: by a signal; what was reached is committed.
+    """
+    if not prepared.settings.pretraining.epochs:
+        return prepared
+    source = _Work(prepared, folder, screen).source()
+    assert source.pretrained is not None
+    screen.console.print(asked.outcome(source.pretrained), style="dim")
+    return prepare(prepared.settings, prepared.corpus, folder.path, tell=screen.tell, pretrained=source)
+
+
+@dataclass
+class _Work:
+    """One pretraining. Every rank has one; the first alone looks and writes."""
+
+    prepared: Prepared
+    folder: RunFolder
+    screen: Screen
+
+    def __post_init__(self) -> None:
+        settings, own = self.prepared.settings, self.prepared.settings.pretraining
+        self.training, self.base = asked.training_of(settings), self.prepared.classifier.source
+        self.accelerator, tokenizer = self.prepared.accelerator, self.prepared.classifier.tokenizer
+        chosen = asked.chosen_texts(settings, self.prepared.corpus)
+        words = Words.of(tokenizer, rows=self.prepared.classifier.model.get_input_embeddings().num_embeddings)
+        self.padding = Padding.of(tokenizer, places_a_token=1)
+        self.read, self.held_out = (
+            Masks(self._encoded(texts), words, share=own.mask, seed=settings.seed)
+            for texts in (chosen.read, chosen.held_out)
+        )
+
+    def source(self) -> Source:
+        """Return the encoder: found, or made."""
+        mine, settings = self.folder.path / ENCODER, self.prepared.settings
+        store = store_of(settings.cache, self.screen.tell)
+        # An adapter that is not merged needs its encoder for good, and the cache may lose it.
+        stays = hasattr(settings.strategy, "peft_type")
+        place = None
+        if is_main():
+            with self.folder.reached():
+                place = mine if read_encoder(mine, self.base, key=self.key) else None
+                if place is None and store and (kept := store.find_folder(self.key)):
+                    if stays:
+                        copy_encoder(kept, mine)
+                    place = mine if stays else kept
+        (place,) = broadcast_object_list([place])
+        if place is None:
+            place, started = mine, time.monotonic()
+            self._make(mine)
+            if store and is_main():
+                about = {"what": "pretrained encoder", "encoder": self.base.name, "rows": len(self.read.tokens)}
+                kept = store.keep_folder(self.key, mine, about | {"seconds": round(time.monotonic() - started, 3)})
+                if kept and not stays:
+                    place = kept
+                    with self.folder.reached():
+                        remove(mine)
+            (place,) = broadcast_object_list([place])
+        found = read_encoder(place, self.base, key=self.key)
+        if found is None:
+            raise UserError(f"{place} cannot be read: it was taken away or changed meanwhile; call the command again")
+        return found
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """All that the bits of the encoder depend on, as dotted keys with plain values, but for device and code."""
+        settings, texts = self.prepared.settings, hashlib.sha256()
+        for masks in (self.read, self.held_out):
+            tokens = masks.tokens
+            for array in (tokens.ids, tokens.types, tokens.offsets, tokens.first):
+                texts.update(
+                    b"none" if array is None else f"{array.dtype.str} {array.shape}".encode() + array.tobytes()
+                )
+        parts = {
+            "pretraining": dataclasses.asdict(settings.pretraining),
+            "training": dataclasses.asdict(self.training),
+            "seed": settings.seed,
+            "encoder": {name: getattr(settings.encoder, name) for name in ("pretrained", "depth", "attention")},
+            "weights of the encoder": self.base.sha256,
+            "files of the encoder": digest_of(files_beside(self.base.folder)),
+            "texts": texts.hexdigest(),
+            "precision of the machine": str(self.accelerator.mixed_precision),
+            "processes": self.accelerator.num_processes,
+            "versions": environment(),
+        }
+        return dotted(parts)
+
+    @cached_property
+    def key(self) -> str:
+        """Name of the encoder in the cache: the same key, the same bits."""
+        parts = [self.origin, device_words(self.accelerator.device), digest_of_code()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _encoded(self, texts: Texts) -> Any:
+        """Return the tokens of texts, cut as training rows are."""
+        spec, tokenizer = self.prepared.spec, self.prepared.classifier.tokenizer
+        return token_ids.encode(tokenizer, texts.texts, texts.pairs, spec, max_length=spec.max_length)
+
+    def _make(self, target: Path) -> None:
+        """Train, from where an earlier process was stopped, and write the folder."""
+        settings, place = self.prepared.settings, self.folder.path / CHECKPOINTS
+        self.prepared.classifier.model.cpu()  # its turn comes later, with other weights
+        with self.screen.busy("loading the encoder"):
+            model, new_head = masked_model(settings.encoder, self.base, seed=settings.seed)
+        if self.training.gradient_checkpointing:
+            checkpoint_activations(model)
+        make_dropout_cheap(model)
+        model.to(self.accelerator.device)
+        if is_main() and (short := resume.check_room(self.folder.path, model, self.training)):
+            self.screen.tell(short)
+        with self.screen.busy("measuring on texts held out"):
+            before = self._loss(model)
+        try:
+            self._train(model, place)
+        except Stopped:
+            self.screen.tell(f"stopped and written to {place}; the same command goes on from there")
+            raise
+        with self.screen.busy("measuring on texts held out"):
+            after = self._loss(model)
+        if is_main():
+            told = {"texts": len(self.read.tokens), "epochs": settings.pretraining.epochs}
+            told |= {"new_head": new_head, "held_out": len(self.held_out.tokens), "before": before, "after": after}
+            with self.folder.reached():
+                write_encoder(target, model, settings.encoder, self.base, key=self.key, **told)
+                remove(place)
+        self.accelerator.wait_for_everyone()
+        give_back()
+
+    def _loss(self, model: Any) -> float:
+        most, columns = self.prepared.settings.evaluation.batch_tokens, _columns(self.held_out)
+        return loss_on(self.accelerator, model, columns, self.held_out, padding=self.padding, most_tokens=most)
+
+    def _train(self, model: Any, place: Path) -> None:
+        settings, columns = self.prepared.settings, _columns(self.read)
+        steps = planned_steps(len(columns), self.training)
+        in_epoch = steps_per_epoch(len(columns), self.training.batch_size)
+        rate = settings.pretraining.lr or _BASE * usual_rate(model.config.hidden_size)
+        learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        commits = resume.Commits(self.accelerator, place, settings.checkpoint.seconds, self.origin)
+        found = None if settings.resume == "never" else checkpoint.newest(place)
+        if found:
+            resume.check_same(found, self.origin)
+            self.screen.tell(f"going on from {found.path}")
+        self.accelerator.wait_for_everyone()
+        if is_main():
+            with self.folder.reached():
+                checkpoint.sweep(place)
+                if not found:
+                    remove(place)
+        with self.screen.bar("pretraining") as bar, self._explained():
+
+            def on_step(done: int, total: int, values: dict[str, float]) -> None:
+                bar.show(done, total, loss=f"{values['loss']:.3f}")
+
+            def on_halved(index: int, tokens: int) -> None:
+                self.screen.tell(
+                    f"memory did not suffice: passes hold at most {tokens:,} tokens from step {index} of the "
+                    "pretraining on, the step stays as it is"
+                )
+
+            def on_stop() -> None:
+                self.screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
+
+            fit(
+                self.accelerator,
+                MaskedStep(model, self.read, steps=steps, in_epoch=in_epoch),
+                [Group("masked-language model", learning, rate)],
+                columns,
+                padding=self.padding,
+                settings=self.training,
+                seed=settings.seed,
+                frozen=(),
+                watch=Watch(None, "loss", False, on_step, lambda _: None, on_halved, on_stop),
+                saving=commits.saving(found.snapshot if found else None),
+                copied=working_copy(self.accelerator, compiled=False),
+            )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say why a pretraining could not go on."""
+        try:
+            yield
+        except NotFinite as error:
+            raise UserError(
+                f"loss or gradient of the pretraining was infinite or not a number {self.training.max_skipped} steps "
+                f"in a row, last at step {error.step}: lower pretraining.lr, or set training.precision=fp32"
+            ) from error
+        except NoMemory as error:
+            raise UserError(
+                f"memory does not suffice for a text of {error.tokens:,} tokens: set tokens.max_length=..., "
+                "training.gradient_checkpointing=true or a smaller encoder"
+            ) from error
+
+
+def _columns(masks: Masks) -> Columns:
+    """Return texts as columns of which each weighs as many tokens as are guessed in it."""
+    counts = masks.counts.astype(np.float32)
+    return Columns(masks.tokens, np.zeros(len(counts), np.int64), counts)

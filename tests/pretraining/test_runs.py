@@ -1,0 +1,360 @@
+"""Runs that begin with a pretraining: which texts it reads, what it leaves behind, and that nothing of it is lost."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import nlp_transfer
+from nlp_transfer import resume
+from nlp_transfer.config import compose, run_id, to_plain, words_of
+from nlp_transfer.console import Screen
+from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.errors import UserError
+from nlp_transfer.preparation import prepare
+from nlp_transfer.pretraining import further
+from nlp_transfer.pretraining.asked import chosen_texts
+from nlp_transfer.pretraining.masked import MaskedStep
+from nlp_transfer.publishing.publication import parcel_of
+from nlp_transfer.record import read_record
+from nlp_transfer.run import Run, adapt
+from nlp_transfer.saved import run_of
+from nlp_transfer.settings import HubSettings, Settings
+from nlp_transfer.store import Store, folder_of
+from nlp_transfer.training import checkpoint
+from nlp_transfer.training.signals import Stopped
+from tests.encoder.families import tiny_encoder
+from tests.test_launch import launched
+from tests.test_run import STRATEGIES, data_for, settings_for
+
+QUICK = {"training.epochs": 1, "evaluation.floors": False, "decision.calibrate": False}
+FIRST = {"pretraining.epochs": 3, "pretraining.batch_size": 8} | QUICK
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretraining")
+    tiny_encoder(folder)
+    return folder
+
+
+def settings_of(home: Path, output: Path, **values) -> Settings:
+    return settings_for(home, output=str(output), **FIRST | values)
+
+
+def run_of_them(home: Path, output: Path, **values) -> Run:
+    return adapt(settings_of(home, output, **values), data=data_for("single_label"))
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.folder / "model" / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def kept_encoder() -> Path:
+    """The one encoder that is in the cache."""
+    store = Store(folder_of(None), 1e9)
+    (entry,) = (entry for entry in store.entries() if entry.about["what"] == "pretrained encoder")
+    return store.folder / entry.key
+
+
+def test_the_run_after_it_is_that_of_an_encoder_in_a_folder_to_the_bit(home: Path, tmp_path: Path):
+    run = run_of_them(home, tmp_path / "a")
+    made = shutil.copytree(kept_encoder(), tmp_path / "made")
+    plain = settings_for(home, output=str(tmp_path / "b"), **{"encoder.name": str(made)} | QUICK)
+    other = adapt(plain, data=data_for("single_label"))
+    assert same(weights(run), weights(other))
+    assert run.metrics == other.metrics
+    untouched = adapt(settings_for(home, output=str(tmp_path / "c"), **QUICK), data=data_for("single_label"))
+    assert not same(weights(run), weights(untouched))
+
+
+def test_a_run_tells_which_encoder_it_started_from_and_what_it_learned_of(home: Path, tmp_path: Path):
+    run = run_of_them(home, tmp_path)
+    assert not [path for path in run.folder.iterdir() if path.name in (further.CHECKPOINTS, further.ENCODER)]
+    record, result = read_record(run.folder / "model"), json.loads((run.folder / "metrics.json").read_text())
+    base = load_corpus(settings_of(home, tmp_path).data, data=data_for("single_label"))
+    assert record.pretrained is not None
+    assert record.pretrained.texts + record.pretrained.held_out == len(
+        {key for key in base.splits["train"].keys}
+        - {key for s in ("validation", "test") for key in base.splits[s].keys}
+    )
+    assert record.encoder.name == "tiny-bert"
+    plain = adapt(settings_for(home, output=str(tmp_path / "b"), **QUICK), data=data_for("single_label"))
+    assert record.encoder.sha256 == read_record(plain.folder / "model").encoder.sha256
+    assert result["encoder"]["sha256"] == record.encoder.sha256
+    assert result["pretrained"] == dataclasses.asdict(record.pretrained)
+    assert read_record(plain.folder / "model").pretrained is None
+    said = f"masked-language modelling on {record.pretrained.texts} texts for 3 epochs"
+    assert sum(said in note for note in run.report.notes) == 1
+    card = (run.folder / "model" / "README.md").read_text()
+    assert f"tiny-bert, after {said}, was adapted by" in card.replace("\\", "")
+    assert adapt(compose(str(run.folder / "config.yaml")), data=data_for("single_label")).folder == run.folder
+    again = compose(str(run.folder / "config.yaml"), [f"output={tmp_path / 'again'}"])
+    assert same(weights(adapt(again, data=data_for("single_label"))), weights(run))
+
+
+def test_it_learns_the_domain(home: Path, tmp_path: Path):
+    file = tmp_path / "more.csv"
+    words = ["my card is late", "please refund the order", "good movie film", "cancel my account password"]
+    lines = {f"{one} {other} {word}" for one in words for other in words for word in ("not", "thanks", "again")}
+    file.write_text("\n".join(["text", *sorted(lines)]))
+    values = {"data.unlabelled": str(file), "pretraining.texts": "unlabelled", "pretraining.epochs": 20}
+    values["pretraining.lr"] = 3e-3
+    run = run_of_them(home, tmp_path, **values)
+    found = read_record(run.folder / "model").pretrained
+    assert found is not None
+    assert found.texts + found.held_out == len(lines)
+    assert found.after < 0.8 * found.before
+    (note,) = (note for note in run.report.notes if note.startswith("pretraining"))
+    assert f"{found.before:.3f} → {found.after:.3f}" in note
+    assert "nothing" not in note
+    assert "head that guesses was new" in note
+
+
+def test_texts_are_read_once_and_never_those_of_measured_rows(home: Path, tmp_path: Path):
+    rows = data_for("single_label")
+    own, test, validation = (rows[split][0]["text"] for split in ("train", "test", "validation"))
+    file = tmp_path / "more.csv"
+    others = ["a new text", f" {test.upper()} ", validation, own, "a new text", "another one"]
+    file.write_text("\n".join(["text", *others]))
+    settings = settings_of(home, tmp_path, **{"data.unlabelled": str(file)})
+    corpus = load_corpus(settings.data, data=rows)
+    found = {}
+    for texts in ("all", "train", "unlabelled"):
+        own_settings = settings_of(home, tmp_path, **{"data.unlabelled": str(file), "pretraining.texts": texts})
+        chosen = chosen_texts(own_settings, corpus)
+        found[texts] = [*chosen.read.texts, *chosen.held_out.texts]
+        assert len(set(found[texts])) == len(found[texts])
+        assert not {text.strip().lower() for text in found[texts]} & {
+            row["text"].lower() for split in ("test", "validation") for row in rows[split]
+        }
+        assert len(chosen.held_out.texts) == max(1, round(0.05 * len(found[texts])))
+    assert "a new text" in found["all"]
+    assert "a new text" not in found["train"]
+    assert set(found["unlabelled"]) <= {"a new text", "another one", own}
+    assert set(found["all"]) == {*found["train"], *found["unlabelled"]}
+    notes = prepare(settings, corpus, tmp_path).plan.notes
+    assert any("pretraining first: masked-language modelling on" in note and "left out" in note for note in notes)
+    one, other = (chosen_texts(dataclasses.replace(settings, seed=seed), corpus).held_out.texts for seed in (0, 1))
+    assert one != other
+
+
+def test_a_second_run_finds_it_in_the_cache(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = run_of_them(home, tmp_path / "a")
+    monkeypatch.setattr(further, "fit", None)
+    again = run_of_them(home, tmp_path / "b", **{"evaluation.resamples": 10})
+    assert same(weights(first), weights(again))
+    other = run_of_them(home, tmp_path / "c", **{"training.weight_decay": 0.3})  # of the training that follows
+    assert read_record(other.folder / "model").pretrained == read_record(first.folder / "model").pretrained
+    for values in (
+        {"seed": 1},
+        {"pretraining.mask": 0.3},
+        {"pretraining.lr": 1e-4},
+        {"pretraining.epochs": 2},
+        {"tokens.max_length": 8},
+        {"encoder.depth": 1},
+        {"encoder.pretrained": False},
+    ):
+        with pytest.raises(TypeError, match="not callable"):
+            run_of_them(home, tmp_path / "d", **values)
+    weight = kept_encoder() / "model.safetensors"
+    weight.write_bytes(weight.read_bytes()[:-1] + b"\0")  # damaged
+    with pytest.raises(TypeError, match="not callable"):
+        run_of_them(home, tmp_path / "e")
+
+
+def test_without_a_cache_it_lies_in_the_folder_of_the_run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    kept, own = run_of_them(home, tmp_path / "a"), run_of_them(home, tmp_path / "b", **{"cache.gib": 0})
+    assert same(weights(kept), weights(own))
+    assert (own.folder / further.ENCODER / "model.safetensors").is_file()
+    monkeypatch.setattr(further, "fit", None)
+    again = run_of_them(home, tmp_path / "b", **{"cache.gib": 0, "overwrite": True})
+    assert same(weights(again), weights(own))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, None])
+def test_one_that_was_stopped_goes_on_to_the_same_bits(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+):
+    values = {"cache.gib": 0, "checkpoint.seconds": 0}
+    plain = run_of_them(home, tmp_path / "plain", **values)
+    forward, seen = MaskedStep.forward, []
+
+    def stopping(self: MaskedStep, batch: dict, progress: float) -> torch.Tensor:
+        seen.append(progress)
+        if len(seen) == 4:
+            if number is None:
+                raise KeyboardInterrupt  # at once: what was committed is all there is
+            os.kill(os.getpid(), number)
+        return forward(self, batch, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskedStep, "forward", stopping)
+        with pytest.raises(Stopped if number else KeyboardInterrupt):
+            run_of_them(home, tmp_path / "parts", **values)
+    (folder,) = (tmp_path / "parts").iterdir()
+    found = checkpoint.newest(folder / further.CHECKPOINTS)
+    assert found is not None
+    assert found.snapshot.step == (4 if number else 3)
+    assert not (folder / "metrics.json").exists()
+    other = data_for("single_label") | {"train": data_for("single_label")["train"][1:]}
+    with pytest.raises(UserError, match=r"is of another run, .*texts was"):
+        adapt(settings_of(home, tmp_path / "parts", **values), data=other)
+    told: list[str] = []
+    settings = settings_of(home, tmp_path / "parts", **values)
+    resumed = adapt(settings, data=data_for("single_label"), screen=Screen(speaks=True, says=told.append))
+    assert any("going on from" in sentence and further.CHECKPOINTS in sentence for sentence in told)
+    assert same(weights(plain), weights(resumed))
+    assert not (folder / further.CHECKPOINTS).exists()
+
+
+def test_one_that_ended_is_not_done_again_when_the_run_was_stopped(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plain = run_of_them(home, tmp_path / "plain", **{"checkpoint.seconds": 0})
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.Commits, "commit", lambda self, snapshot: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_of_them(home, tmp_path / "parts", **{"checkpoint.seconds": 0})
+    monkeypatch.setattr(further, "fit", None)
+    assert same(weights(run_of_them(home, tmp_path / "parts", **{"checkpoint.seconds": 0})), weights(plain))
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_an_adapter_answers_as_it_did_when_it_is_loaded(home: Path, tmp_path: Path, merge: bool):
+    run = run_of_them(home, tmp_path, **STRATEGIES["lora"] | {"strategy.merge": merge} | FIRST)
+    record = read_record(run.folder / "model")
+    assert record.merged is merge
+    pushed = HubSettings(repository="a/b", layout="adapter")
+    with pytest.raises(UserError, match=r"nobody else has the encoder .* after its pretraining"):
+        parcel_of(run.folder, pushed, tell=lambda _: None).__enter__()
+    assert "to be put on its encoder after its pretraining" in (run.folder / "model" / "README.md").read_text() or merge
+    assert (run.folder / further.ENCODER).is_dir()  # for good, whatever becomes of the cache
+    shutil.rmtree(folder_of(None))
+    texts = [row["text"] for row in data_for("single_label")["test"]]
+    answers = nlp_transfer.load(run.folder).predict(texts)
+    right = sum(a.label == row["label"] for a, row in zip(answers, data_for("single_label")["test"], strict=True))
+    assert right / len(texts) == pytest.approx(run.metrics["accuracy"])
+    if not merge:
+        assert record.encoder.name == str((run.folder / further.ENCODER).resolve())
+
+
+@pytest.mark.parametrize("values", [{"strategy": "probe"}, {"encoder.pretrained": False}, {"encoder.depth": 1}])
+def test_it_goes_before_anything(home: Path, tmp_path: Path, values: dict):
+    run = run_of_them(home, tmp_path, **values)
+    record = read_record(run.folder / "model")
+    assert record.pretrained is not None
+    made = load_file(kept_encoder() / "model.safetensors")
+    if values == {"strategy": "probe"}:
+        learned = {name.partition(".")[2]: tensor for name, tensor in weights(run).items()}
+        assert all(torch.equal(learned[name], tensor) for name, tensor in made.items() if "pooler" not in name)
+    assert record.encoder.pretrained is values.get("encoder.pretrained", True)
+    card = (run.folder / "model" / "README.md").read_text()
+    assert ("with random weights, after masked" in card) is not record.encoder.pretrained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", ["pair", "chunk", "regression", "multi_label"])
+def test_it_reads_whatever_a_run_reads(home: Path, tmp_path: Path, problem: str):
+    settings = settings_for(home, problem, output=str(tmp_path), **FIRST)
+    run = adapt(settings, data=data_for(problem))
+    assert read_record(run.folder / "model").pretrained is not None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pretraining.epochs": -1}, r"pretraining\.epochs=-1"),
+        ({"pretraining.mask": 0}, r"pretraining\.mask=0"),
+        ({"pretraining.mask": 1.0}, r"pretraining\.mask=1"),
+        ({"pretraining.lr": 0}, r"pretraining\.lr=0"),
+        ({"pretraining.batch_size": 0}, r"pretraining\.batch_size=0"),
+        ({"pretraining.texts": "test"}, r"pretraining\.texts='test' is not known.*choose from: all, train, unlabelled"),
+        ({"pretraining.texts": "unlabelled"}, r"needs data\.unlabelled=FILE"),
+        ({"pretraining.texts": "train", "data.unlabelled": "more.csv"}, "not read by this objective"),
+        ({"pretraining.epochs": 0, "data.unlabelled": "more.csv"}, "not read by this objective"),
+        ({"pretraining.texts": "unlabelled", "data.unlabelled": "one.csv"}, "has 1 text beside those of measured rows"),
+        ({"encoder.depth": 0}, r"encoder\.depth=0 leaves no layer"),
+        (
+            {"hub.push": True, "hub.layout": "adapter", "hub.repository": "a/b", "strategy": "lora"},
+            "hub.layout=adapter",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values, message):
+    monkeypatch.chdir(tmp_path)
+    Path("more.csv").write_text("text\none\ntwo\n")
+    Path("one.csv").write_text(f"text\none\n{data_for('single_label')['test'][0]['text']}\n")
+    with pytest.raises(UserError, match=message):
+        run_of_them(home, tmp_path / "runs", **values)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_encoder_that_guesses_no_words_is_refused_before_anything_is_written(tmp_path: Path):
+    folder = tiny_encoder(tmp_path, "gpt2")
+    with pytest.raises(UserError, match="'gpt2' is no architecture that transformers has masked-language modelling"):
+        run_of_them(tmp_path, tmp_path / "runs", **{"encoder.name": str(folder)})
+    assert not (tmp_path / "runs").exists()
+
+
+def test_other_texts_in_the_same_file_are_another_run(home: Path, tmp_path: Path):
+    file = tmp_path / "more.csv"
+    file.write_text("text\none\ntwo\nthree\n")
+    run_of_them(home, tmp_path / "runs", **{"data.unlabelled": str(file)})
+    assert run_of_them(home, tmp_path / "runs", **{"data.unlabelled": str(file)})
+    file.write_text("text\none\ntwo\nfour\n")
+    with pytest.raises(UserError, match="other texts without labels"):
+        run_of_them(home, tmp_path / "runs", **{"data.unlabelled": str(file)})
+
+
+def test_a_run_without_it_is_the_run_that_it_was():
+    plain = to_plain(compose())
+    assert plain["pretraining"]["epochs"] == 0
+    assert run_id(compose(None, ["pretraining.mask=0.2"])) == run_id(compose())  # of which nothing is made
+    assert run_id(compose(None, ["pretraining.epochs=1"])) != run_id(compose())
+    settings = compose(None, ["pretraining.epochs=1", "pretraining.mask=0.2"])
+    assert run_id(settings) != run_id(compose(None, ["pretraining.epochs=1"]))
+    assert run_id(compose(None, words_of(settings))) == run_id(settings)
+
+
+def test_a_run_that_was_made_before_there_was_any_is_read(home: Path, tmp_path: Path):
+    run = adapt(settings_for(home, output=str(tmp_path), **QUICK), data=data_for("single_label"))
+    path = run.folder / "config.yaml"
+    lines = path.read_text().splitlines(keepends=True)
+    start = lines.index("pretraining:\n")
+    end = next(place for place in range(start + 1, len(lines)) if not lines[place].startswith(" "))
+    path.write_text("".join(lines[:start] + lines[end:]))
+    assert run_id(compose(str(path))) == run.folder.name.rpartition("-")[2]
+    assert run_of(run.folder) == run.folder
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path: Path):
+    folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    for split, part in data_for("single_label").items():
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    words = ["adapt", "data=files", f"data.path={tmp_path}", f"encoder={folder}", "encoder.head_dropout=0"]
+    words += ["strategy=finetune", "training.precision=fp32", "evaluation.floors=false", "report.write=false"]
+    words += ["training.max_steps=2", "verify=false", "cache.gib=0", "pretraining.epochs=4", "pretraining.batch_size=8"]
+    found, encoders = [], []
+    for processes in (1, 2):
+        done = launched(processes, [*words, f"output={tmp_path / str(processes)}"])
+        assert done.returncode == 0, done.stderr[-2000:]
+        (run,) = (tmp_path / str(processes)).iterdir()
+        found.append(json.loads((run / "metrics.json").read_text())["pretrained"])
+        encoders.append(load_file(run / further.ENCODER / "model.safetensors"))
+    for name in ("before", "after"):
+        assert found[1][name] == pytest.approx(found[0][name], rel=1e-3)
+    assert found[0]["texts"] == found[1]["texts"]
+    for name, tensor in encoders[0].items():
+        torch.testing.assert_close(encoders[1][name], tensor, rtol=1e-3, atol=1e-3)
