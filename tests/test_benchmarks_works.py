@@ -13,6 +13,7 @@ from recipes.benchmarks import (
     calibration,
     checking,
     comparing,
+    domains,
     few_labels,
     precision,
     ranking,
@@ -226,6 +227,27 @@ def test_every_trick_changes_a_training_and_is_told_beside_plain(home: Path, tmp
     lines = {each["trick"]: each for each in map(json.loads, (tmp_path / "found.jsonl").read_text().splitlines())}
     assert list(lines) == ["plain", "L2-SP", "soup of three"]
     assert f"| L2-SP | {lines['L2-SP']['macro_f1']:.3f} | " in told
+
+
+def test_what_texts_of_another_domain_are_worth_is_told_beside_the_source_alone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    own = ["encoder=custom", f"encoder.name={home / 'encoder'}", "cache.gib=0", "training.max_steps=3"]
+    monkeypatch.setattr(domains, "OWN", [*domains.OWN, *own, "evaluation.resamples=2"])
+    (tmp_path / "reviews").mkdir()
+    for name, of in (("books", "trec"), ("kitchen", "sst2")):
+        (tmp_path / "reviews" / name).symlink_to(home / of)
+    words = [str(tmp_path), "--pairs", "books:kitchen", "--seeds", "1", "--epochs", "1", "--length", "16"]
+    words += ["--results", str(tmp_path / "found.jsonl"), "--methods", "coral", domains.TAUGHT, "tapt"]
+    domains.main(words)
+    first = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [line["method"] for line in lines] == [domains.ALONE, "coral", domains.TAUGHT, "tapt"]
+    assert f"| books:kitchen | {' | '.join(format(line['accuracy'], '.3f') for line in lines)} |" in first
+    gain = lines[1]["accuracy"] - lines[0]["accuracy"]
+    assert f"| gain, all |  | {gain:+.3f} | " in first
+    domains.main(words)
+    assert capsys.readouterr().out == first
 
 
 def test_labels_that_are_made_wrong_are_looked_for(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):

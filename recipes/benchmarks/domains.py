@@ -1,0 +1,150 @@
+"""What texts of another domain, without labels, are worth to a model that is to be used there.
+
+    python recipes/benchmarks/domains.py DATA_FOLDER [--pairs books:kitchen imdb:electronics ...] [--methods coral ...]
+        [--seeds 3] [--epochs 3] [--length 256] [--results FILE]
+
+DATA_FOLDER/reviews holds one folder a domain with train, validation and test files. MiniLM is fine-tuned on the
+training rows of the first domain of a pair, weights are kept and outputs calibrated by its validation rows, and the
+accuracy is of the test rows of the second one, of whose training rows the texts alone are read. "source only" does not
+read these; "self-training" learns from what that model answers to them; "tapt" models the language of both first. No
+figure of the second domain chooses anything. "gain" is the difference to source only, with a 95 % interval by Student's
+t over pairs and seeds.
+
+Every result is appended to --results at once and is not computed again, so that an interrupted benchmark goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from recipes.benchmarks.timing import machine
+
+FAR = ("books:kitchen", "imdb:electronics", "electronics:books", "kitchen:imdb")
+NEAR = ("electronics:kitchen", "books:dvd")
+ALONE, TAUGHT = "source only", "self-training"
+WORDS: dict[str, list[str]] = {
+    ALONE: [],
+    **{name: [f"objective={name}"] for name in ("coral", "mmd", "dann", "cdan", "mcc")},
+    TAUGHT: ["objective=distill"],
+    "tapt": ["pretraining.epochs=3"],
+}
+OWN = ["data=files", "strategy=finetune", "verify=false", "report.write=false", "evaluation.floors=false"]
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run what is missing and print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--pairs", nargs="+", default=[*FAR, *NEAR], help="source:target")
+    parser.add_argument("--methods", nargs="+", default=list(WORDS), choices=list(WORDS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--length", type=int, default=256, help="tokens of a text that are read")
+    parser.add_argument("--results", type=Path, default=Path("domains.jsonl"))
+    arguments = parser.parse_args(words)
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
+    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
+    known = {}
+    if arguments.results.exists():
+        lines = map(json.loads, arguments.results.read_text(encoding="utf-8").splitlines())
+        known = {key_of(line): line for line in lines}
+    methods = list(dict.fromkeys([ALONE, *arguments.methods]))
+    for seed in range(arguments.seeds):
+        for pair in arguments.pairs:
+            own = {"pair": pair, "seed": seed, "epochs": arguments.epochs, "length": arguments.length}
+            wanted = [own | {"method": method} for method in methods]
+            missing = [asked for asked in wanted if key_of(asked) not in known]
+            for found in measured(arguments.data / "reviews", missing) if missing else ():
+                known[key_of(found)] = found
+                with arguments.results.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(found) + "\n")
+    show(arguments, methods, known)
+
+
+def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what a result is known by."""
+    return tuple(line[name] for name in ("pair", "seed", "epochs", "length", "method"))
+
+
+def measured(reviews: Path, wanted: list[dict[str, Any]]) -> Any:
+    """Yield what every method comes to for one pair and seed."""
+    from nlp_transfer.config import compose
+    from nlp_transfer.run import adapt
+
+    source, _, target = wanted[0]["pair"].partition(":")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        divide(reviews / source, reviews / target, folder)
+        teacher = None
+
+        def trained(asked: dict[str, Any], words: list[str]) -> Any:
+            own = [f"data.path={folder / 'rows'}", f"output={folder / 'runs'}", f"seed={asked['seed']}"]
+            limits = [f"training.epochs={asked['epochs']}", f"tokens.max_length={asked['length']}"]
+            return adapt(compose(None, [*OWN, *own, *limits, *words]))
+
+        for asked in wanted:
+            method, words = asked["method"], list(WORDS[asked["method"]])
+            began = time.process_time()
+            if method == TAUGHT:
+                teacher = teacher or trained(asked, WORDS[ALONE])
+                words.append(f"objective.distill.teacher={teacher.folder}")
+            run = trained(asked, words if method == ALONE else [*words, f"data.unlabelled={folder / 'texts.csv'}"])
+            if method == ALONE:
+                teacher = run
+            seconds = round(time.process_time() - began, 1)
+            yield asked | {"accuracy": round(run.metrics["accuracy"], 4), "seconds": seconds}
+
+
+def divide(source: Path, target: Path, folder: Path) -> None:
+    """Write training and validation rows of one domain, test rows of another, and the texts of its training rows."""
+    rows = folder / "rows"
+    rows.mkdir()
+    for split, of in (("train", source), ("validation", source), ("test", target)):
+        shutil.copyfile(of / f"{split}.csv", rows / f"{split}.csv")
+    with (target / "train.csv").open(encoding="utf-8", newline="") as lines:
+        texts = [row["text"] for row in csv.DictReader(lines)]
+    with (folder / "texts.csv").open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerows([["text"], *([text] for text in texts)])
+
+
+def show(arguments: argparse.Namespace, methods: list[str], known: dict[tuple[Any, ...], dict[str, Any]]) -> None:
+    """Print the mean of every pair and method, and what each method gains."""
+    from scipy.stats import t
+
+    found: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
+    for line in known.values():
+        same = (line["epochs"], line["length"]) == (arguments.epochs, arguments.length)
+        if same and line["pair"] in arguments.pairs and line["seed"] < arguments.seeds:
+            found[line["method"]][line["pair"], line["seed"]] = line["accuracy"]
+    print(f"| source:target | {' | '.join(methods)} |\n|---{'|---' * len(methods)}|")
+    for pair in arguments.pairs:
+        means = [np.mean([of for (name, _), of in found[method].items() if name == pair]) for method in methods]
+        print(f"| {pair} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
+    for kind, pairs in (("far pairs", FAR), ("all", arguments.pairs)):
+        cells = []
+        for method in methods:
+            gains = np.array([of - found[ALONE][key] for key, of in found[method].items() if key[0] in pairs])
+            cell = f"{gains.mean():+.3f}" if len(gains) else "–"
+            if len(gains) > 1:
+                reach = t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
+                cell += f" [{gains.mean() - reach:+.3f}, {gains.mean() + reach:+.3f}]"
+            cells.append("" if method == ALONE else cell)
+        print(f"| gain, {kind} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
