@@ -155,6 +155,7 @@ class _Work:
             "encoder": {name: getattr(settings.encoder, name) for name in ("pretrained", "depth", "attention")},
             "weights of the encoder": self.base.sha256,
             "files of the encoder": digest_of(files_beside(self.base.folder)),
+            "tokens of the encoder": self.prepared.classifier.max_tokens,
             "texts": texts.hexdigest(),
             "precision of the machine": str(self.accelerator.mixed_precision),
             "processes": self.accelerator.num_processes,

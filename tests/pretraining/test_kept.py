@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import nlp_transfer
 from nlp_transfer import resume, saved
@@ -143,3 +144,14 @@ def test_a_run_goes_on_from_its_own_copy_whatever_became_of_the_cache_and_the_co
     assert same(weights(run_of_them(home, tmp_path / "parts", **values)), weights(plain))
     with pytest.raises(TypeError, match="not callable"):  # a run that starts again does so with the code of today
         run_of_them(home, tmp_path / "parts", **values | {"overwrite": True})
+
+
+def test_the_head_of_an_earlier_run_with_the_same_labels_stays(home: Path, tmp_path: Path):
+    native = {"strategy": "finetune", "encoder.head": "native", "cache.gib": 0}
+    first = run_of_them(home, tmp_path / "a", **native | {"pretraining.epochs": 0})
+    again = run_of_them(home, tmp_path / "b", **native | {"encoder.name": str(first.folder / "model")})
+    encoder, before = again.folder / made.ENCODER, weights(first)
+    assert torch.equal(load_file(encoder / "model.safetensors")["classifier.weight"], before["classifier.weight"])
+    assert not {"nlp_transfer.json", "answers.json"} & {path.name for path in encoder.iterdir()}
+    records = [read_record(run.folder / "model") for run in (first, again)]
+    assert records[0].max_tokens == records[1].max_tokens
