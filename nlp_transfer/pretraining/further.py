@@ -23,7 +23,7 @@ from nlp_transfer.data.rows import Texts
 from nlp_transfer.disk import remove
 from nlp_transfer.encoder.dropout import make_dropout_cheap
 from nlp_transfer.encoder.fingerprint import device_words
-from nlp_transfer.encoder.source import Source, digest_of
+from nlp_transfer.encoder.source import RECORD, Source, digest_of, read_json
 from nlp_transfer.errors import UserError
 from nlp_transfer.features import store_of
 from nlp_transfer.launch import is_main
@@ -155,7 +155,7 @@ class _Work:
             "encoder": {name: getattr(settings.encoder, name) for name in ("pretrained", "depth", "attention")},
             "weights of the encoder": self.base.sha256,
             "files of the encoder": digest_of(files_beside(self.base.folder)),
-            "tokens of the encoder": self.prepared.classifier.max_tokens,
+            "max_tokens of the encoder": read_json(self.base.folder / RECORD).get("max_tokens"),
             "texts": texts.hexdigest(),
             "precision of the machine": str(self.accelerator.mixed_precision),
             "processes": self.accelerator.num_processes,
