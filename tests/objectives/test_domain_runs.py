@@ -135,10 +135,12 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, term: str):
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
-def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Path):
+@pytest.mark.parametrize("passes", [0, 1])
+def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Path, passes: int):
     file = tmp_path / "films.csv"
     file.write_text("text\n" + "".join(f"hate a bad movie {letter}\n" for letter in "abcdefgh" * 6))
-    run = adapted(home, tmp_path, "coral", **{"data.unlabelled": str(file), "report.write": True})
+    values = {"data.unlabelled": str(file), "report.write": True, "pretraining.epochs": passes}
+    run = adapted(home, tmp_path, "coral", **values)
     kept = json.loads((run.folder / "metrics.json").read_text())
     assert kept["domains"]["source"] == kept["domains"]["target"] == 48
     distance = kept["domains"]["a_distance"]
@@ -147,7 +149,9 @@ def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Pa
     said = [note for note in kept["report"]["notes"] if "proxy A-distance" in note]
     assert len(said) == 1
     assert f"{distance:.2f} (0: alike, 2: wholly apart)" in said[0]
-    assert said[0] in json.loads((run.folder / "plan.json").read_text())["notes"]
+    notes = json.loads((run.folder / "plan.json").read_text())["notes"]
+    assert said[0] in notes
+    assert any("pretraining first" in note for note in notes) == bool(passes)
     for page in run.pages:
         assert "proxy A-distance" in page.read_text()
     other = file.read_text() + "one more\n"
