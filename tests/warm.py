@@ -29,10 +29,11 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 # What the command line sets itself before it imports more.
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "GOMP_SPINCOUNT": "1000"}
-# Read when a run begins, whenever it is asked for, or by nobody.
+# Read when a run begins, whenever it is asked for, or by nobody; or set by what is imported.
 LATE = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU"),
     *("NLP_TRANSFER_CACHE", "TOKENIZERS_PARALLELISM", "PYTEST_CURRENT_TEST", "PYTHONPATH", "TMPDIR", *QUIET),
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),  # scikit-learn sets them, wherever it is imported
 }
 # What does as `python -m NAME` does.
 MODULE = "import runpy; runpy.run_module('{}', run_name='__main__', alter_sys=True)"
