@@ -88,7 +88,7 @@ def check_room(folder: Path, model: nn.Module, settings: TrainingSettings) -> st
     """Return a warning where the disk has no room for the checkpoints of a long training, or None.
 
     Args:
-        folder: of the run; what its checkpoints take already counts as free.
+        folder: of the checkpoints, in that of the run; what they take already counts as free.
         model: as it will be trained and saved.
         settings: the `training` group.
 
@@ -99,9 +99,9 @@ def check_room(folder: Path, model: nn.Module, settings: TrainingSettings) -> st
     saved = sum(p.nbytes for p in model.parameters())
     one = learning * (4 + bool(settings.ema))  # the weights, two moments, the kept weights, their average
     needed = max((checkpoint.KEPT + 1) * one, checkpoint.KEPT * one + saved)
-    taken = sum(file.stat().st_size for file in folder.glob("checkpoints/*/*"))
-    free = shutil.disk_usage(folder).free + taken
-    said = f"{folder} lies on a disk with {free / 2**20:,.1f} MiB free"
+    taken = sum(file.stat().st_size for file in folder.glob("*/*"))
+    free = shutil.disk_usage(folder.parent).free + taken
+    said = f"{folder.parent} lies on a disk with {free / 2**20:,.1f} MiB free"
     if free < saved:
         raise UserError(f"{said}, the saved model takes {saved / 2**20:,.1f} MiB; make room or set output=...")
     if free < needed:

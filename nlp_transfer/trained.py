@@ -61,7 +61,7 @@ def train(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Scr
         for sentence in found.damaged:
             screen.tell(f"passed over: {sentence}")
         screen.tell(f"going on from {found.path}")
-    if is_main() and (short := resume.check_room(folder.path, prepared.classifier.model, settings.training)):
+    if is_main() and (short := resume.check_room(folder.checkpoints, prepared.classifier.model, settings.training)):
         screen.tell(short)
     in_place = found is not None and found.path.resolve().parent == folder.checkpoints.resolve()
     folder.begin(settings, prepared.plan, resumed=found.snapshot.step if found and in_place else None)

@@ -168,7 +168,7 @@ class _Work:
             checkpoint_activations(model)
         make_dropout_cheap(model)
         model.to(self.accelerator.device)
-        if is_main() and (short := resume.check_room(self.folder.path, model, self.training)):
+        if is_main() and (short := resume.check_room(place, model, self.training)):
             self.screen.tell(short)
         with self.screen.busy("measuring on texts held out"):
             before = self._loss(model)
