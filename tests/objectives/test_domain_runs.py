@@ -27,6 +27,10 @@ MEANT = {"cdan": ("single_label", "soft", "ordinal", "pair", "siamese", "chunk")
 MEANT |= {"mcc": ("single_label", "soft", "pair", "siamese", "chunk")}
 
 
+ALIKE = ("coral", "dann")  # which differ from mmd and cdan in what they compute of the same tensors, tested by itself
+OFTEN = {False: pytest.mark.slow, True: pytest.mark.exhaustive}
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("domains")
@@ -44,7 +48,7 @@ def adapted(home: Path, folder: Path, term: str, problem: str = "single_label", 
 @pytest.mark.parametrize(
     ("strategy", "term"),
     [
-        pytest.param(strategy, term, marks=[] if (strategy, term) == ("lora", "cdan") else pytest.mark.slow)
+        pytest.param(strategy, term, marks=[] if (strategy, term) == ("lora", "cdan") else OFTEN[term in ALIKE])
         for strategy in STRATEGIES
         if not strategy.startswith("probe")
         for term in TERMS
@@ -58,8 +62,7 @@ def test_every_strategy_that_moves_the_encoder_takes_every_term(home: Path, tmp_
     assert [group["lr"] for group in own] == [1e-3] * (term in ("dann", "cdan"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("term", [pytest.param(term, marks=OFTEN[term in ALIKE]) for term in TERMS])
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_every_problem_takes_the_terms_that_mean_something(home: Path, tmp_path: Path, term: str, problem: str):
     if problem in MEANT.get(term, PROBLEMS):
