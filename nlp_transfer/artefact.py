@@ -38,7 +38,9 @@ from nlp_transfer.encoder.source import (
 )
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.unknown import DETECTORS, Detector
+from nlp_transfer.pretraining.made import beside
 from nlp_transfer.record import Record, write_record
+from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.whole import check_files, check_present, check_unknown, refuse_code, saved_weights
 
 
@@ -197,6 +199,12 @@ def _load_whole(folder: Path) -> Any:
     return model
 
 
+def encoder_of(folder: Path, record: Record) -> EncoderSettings:
+    """Return the encoder that an adapter is put on; one that was made for it is looked for beside its folder first."""
+    made = beside(folder, str(record.encoder.sha256)) if record.pretrained else None
+    return record.encoder if made is None else dataclasses.replace(record.encoder, name=str(made))
+
+
 def _load_adapter(folder: Path, record: Record) -> Any:
     from peft import PeftModel
 
@@ -205,7 +213,7 @@ def _load_adapter(folder: Path, record: Record) -> Any:
     if record.encoder.sha256 is None:
         raise UserError(f"{folder / RECORD} does not say which weights the adapter belongs to (encoder.sha256)")
     # A downloaded record is data: it must not decide that code is run.
-    encoder = dataclasses.replace(record.encoder, trust_remote_code=False)
+    encoder = dataclasses.replace(encoder_of(folder, record), trust_remote_code=False)
     classifier = load_classifier(encoder, record.task, head=record.encoder.head, seed=0)
     with _damage_named(folder, "adapter_config.json, adapter_model.safetensors"), warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")

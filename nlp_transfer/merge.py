@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from nlp_transfer.artefact import load_model, name_base, save_answers, save_tokenizer
+from nlp_transfer.artefact import encoder_of, load_model, name_base, save_answers, save_tokenizer
 from nlp_transfer.disk import appearing
 from nlp_transfer.encoder.classifier import quiet
 from nlp_transfer.encoder.merging import NotMerged, merged
@@ -52,7 +52,7 @@ def merge(folder: Path, target: Path) -> Path:
             f"the adapter in {folder} ({model.active_peft_config.peft_type.value}) cannot be merged: {why}; "
             "nlp_transfer.load and `nlp-transfer predict` take it as it is"
         ) from why
-    public = locate(dataclasses.replace(record.encoder, trust_remote_code=False)).public_name
+    public = locate(dataclasses.replace(encoder_of(folder, record), trust_remote_code=False)).public_name
     record = dataclasses.replace(record, merged=True, encoder=dataclasses.replace(record.encoder, name=public))
     name_base(whole.config, public)
     with appearing(target, RECORD, "model", refused=(OSError, SafetensorError)) as making:

@@ -22,6 +22,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.launch import is_main
 from nlp_transfer.plan import Plan
+from nlp_transfer.pretraining.made import remove_spare
 from nlp_transfer.settings import Settings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.versions import environment
@@ -186,13 +187,17 @@ class RunFolder:
                     flush(written)
                 making.rename(self.path / "metrics.json")
                 flush(self.path)
-                remove(self.checkpoints)
+                self._tidy()
 
     def tidy(self) -> None:
-        """Take away the checkpoints of a finished run whose process was killed before it could."""
+        """Take away what a finished run needs no more and its process was killed before it could."""
         if is_main():
             with self.reached():
-                remove(self.checkpoints)
+                self._tidy()
+
+    def _tidy(self) -> None:
+        remove(self.checkpoints)
+        remove_spare(self.path)
 
     def result(self) -> dict[str, Any]:
         """Return what `finish` wrote.

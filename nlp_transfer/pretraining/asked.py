@@ -9,6 +9,7 @@ import numpy as np
 
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.rows import Texts, text_key
+from nlp_transfer.encoder.pooled_config import PooledConfig, register_config
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.encoder.source import Source
 from nlp_transfer.errors import UserError
@@ -100,12 +101,18 @@ def check_architecture(source: Source, tokenizer: Any) -> None:
     """Refuse an encoder that knows no masked words.
 
     Raises:
-        UserError: for an architecture without such a head, or a tokenizer without a masking token.
+        UserError: for an architecture without such a head, one with a decoder too, a model of ours with a pooled head,
+            or a tokenizer without a masking token.
     """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
 
+    register_config()
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or config.is_encoder_decoder:
+    if isinstance(config, PooledConfig):
+        why = "its weights lie under a pooled head of ours, where transformers finds no encoder"
+    elif config.is_encoder_decoder:
+        why = f"{config.model_type!r} has a decoder too, and masked-language modelling here is that of encoders alone"
+    elif type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
         why = f"{config.model_type!r} is no architecture that transformers has masked-language modelling for"
     elif tokenizer.mask_token_id is None:
         why = "its tokenizer has no token that masks a word"

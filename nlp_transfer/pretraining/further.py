@@ -1,4 +1,4 @@
-"""The encoder of a run after its pretraining: found where it was kept, or trained in the folder of the run."""
+"""The encoder of a run after its pretraining: found where it was kept, or trained; it lies in the folder of the run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,15 @@ from nlp_transfer.launch import is_main
 from nlp_transfer.plain import dotted
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.pretraining import asked
-from nlp_transfer.pretraining.made import copy_encoder, files_beside, read_encoder, write_encoder
+from nlp_transfer.pretraining.made import (
+    ENCODER,
+    copy_encoder,
+    files_beside,
+    key_of,
+    read_encoder,
+    set_spare,
+    write_encoder,
+)
 from nlp_transfer.pretraining.masked import MaskedStep, loss_on, masked_model
 from nlp_transfer.pretraining.masks import Masks, Words
 from nlp_transfer.strategies import Group
@@ -48,7 +56,7 @@ if TYPE_CHECKING:
     from nlp_transfer.console import Screen
     from nlp_transfer.run_folder import RunFolder
 
-CHECKPOINTS, ENCODER = "pretraining", "encoder"  # in the folder of the run
+CHECKPOINTS = "pretraining"  # in the folder of the run
 _BASE = 2.0  # times the rate of fine-tuning: 1e-4 for a base-sized encoder, as in the paper
 
 
@@ -82,6 +90,7 @@ class _Work:
 
     def __post_init__(self) -> None:
         settings, own = self.prepared.settings, self.prepared.settings.pretraining
+        self.store = store_of(settings.cache, self.screen.tell)
         self.training, self.base = asked.training_of(settings), self.prepared.classifier.source
         self.accelerator, tokenizer = self.prepared.accelerator, self.prepared.classifier.tokenizer
         chosen = asked.chosen_texts(settings, self.prepared.corpus)
@@ -93,35 +102,41 @@ class _Work:
         )
 
     def source(self) -> Source:
-        """Return the encoder: found, or made."""
-        mine, settings = self.folder.path / ENCODER, self.prepared.settings
-        store = store_of(settings.cache, self.screen.tell)
-        # An adapter that is not merged needs its encoder for good, and the cache may lose it.
-        stays = hasattr(settings.strategy, "peft_type")
-        place = None
+        """Return the encoder: found, or made. A copy stays in the folder of the run until that is finished."""
+        mine = self.folder.path / ENCODER
+        # What goes on has to start from what it started from, whatever device or code would make of it now.
+        goes_on = self.prepared.settings.resume != "never" and not self.folder.is_finished
+        said = {"origin": self.origin_digest} if goes_on else {"key": self.key}
+        found = None
         if is_main():
             with self.folder.reached():
-                place = mine if read_encoder(mine, self.base, key=self.key) else None
-                if place is None and store and (kept := store.find_folder(self.key)):
-                    if stays:
-                        copy_encoder(kept, mine)
-                    place = mine if stays else kept
-        (place,) = broadcast_object_list([place])
-        if place is None:
-            place, started = mine, time.monotonic()
+                found = read_encoder(mine, self.base, **said) or self._copied(mine)
+        (there,) = broadcast_object_list([found is not None])
+        started = time.monotonic()
+        if not there:
             self._make(mine)
-            if store and is_main():
-                about = {"what": "pretrained encoder", "encoder": self.base.name, "rows": len(self.read.tokens)}
-                kept = store.keep_folder(self.key, mine, about | {"seconds": round(time.monotonic() - started, 3)})
-                if kept and not stays:
-                    place = kept
-                    with self.folder.reached():
-                        remove(mine)
-            (place,) = broadcast_object_list([place])
-        found = read_encoder(place, self.base, key=self.key)
+        if is_main():
+            with self.folder.reached():
+                remove(self.folder.path / CHECKPOINTS)
+                if self.store and not there:
+                    about = {"what": "pretrained encoder", "encoder": self.base.name, "rows": len(self.read.tokens)}
+                    about["seconds"] = round(time.monotonic() - started, 3)
+                    self.store.keep_folder(self.key, mine, about)
+                kept = self.store.find_folder(key_of(mine)) if self.store else None
+                set_spare(mine, spare=kept is not None)
+        self.accelerator.wait_for_everyone()
+        found = found or read_encoder(mine, self.base, **said)
         if found is None:
-            raise UserError(f"{place} cannot be read: it was taken away or changed meanwhile; call the command again")
+            raise UserError(f"{mine} cannot be read: it was taken away or changed meanwhile; call the command again")
         return found
+
+    def _copied(self, target: Path) -> Source | None:
+        """Copy the encoder from the cache, if it is there."""
+        kept = self.store.find_folder(self.key) if self.store else None
+        if kept is None:
+            return None
+        copy_encoder(kept, target)
+        return read_encoder(target, self.base, key=self.key)
 
     @cached_property
     def origin(self) -> dict[str, Any]:
@@ -150,8 +165,12 @@ class _Work:
     @cached_property
     def key(self) -> str:
         """Name of the encoder in the cache: the same key, the same bits."""
-        parts = [self.origin, device_words(self.accelerator.device), digest_of_code()]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return _digest([self.origin, device_words(self.accelerator.device), digest_of_code()])
+
+    @cached_property
+    def origin_digest(self) -> str:
+        """The origin in short."""
+        return _digest(self.origin)
 
     def _encoded(self, texts: Texts) -> Any:
         """Return the tokens of texts, cut as training rows are."""
@@ -183,8 +202,9 @@ class _Work:
             told = {"texts": len(self.read.tokens), "epochs": settings.pretraining.epochs}
             told |= {"new_head": new_head, "held_out": len(self.held_out.tokens), "before": before, "after": after}
             with self.folder.reached():
-                write_encoder(target, model, settings.encoder, self.base, key=self.key, **told)
-                remove(place)
+                write_encoder(
+                    target, model, settings.encoder, self.base, key=self.key, origin=self.origin_digest, **told
+                )
         self.accelerator.wait_for_everyone()
         give_back()
 
@@ -252,6 +272,10 @@ class _Work:
                 f"memory does not suffice for a text of {error.tokens:,} tokens: set tokens.max_length=..., "
                 "training.gradient_checkpointing=true or a smaller encoder"
             ) from error
+
+
+def _digest(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _columns(masks: Masks) -> Columns:

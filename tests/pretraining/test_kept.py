@@ -8,20 +8,30 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import nlp_transfer
 from nlp_transfer import resume, saved
 from nlp_transfer.config import compose
 from nlp_transfer.console import Screen
-from nlp_transfer.pretraining import further
+from nlp_transfer.errors import UserError
+from nlp_transfer.merge import merge
+from nlp_transfer.pretraining import further, made
+from nlp_transfer.pretraining.masked import MaskedStep
+from nlp_transfer.publishing.publication import parcel_of
+from nlp_transfer.record import read_record
 from nlp_transfer.run import adapt
-from nlp_transfer.settings import TrainingSettings
+from nlp_transfer.settings import HubSettings, TrainingSettings
+from nlp_transfer.store import folder_of
+from nlp_transfer.training import checkpoint
 from tests.encoder.families import tiny_encoder
-from tests.pretraining.test_runs import FIRST
-from tests.test_run import data_for
+from tests.pretraining.test_runs import FIRST, run_of_them, same, weights
+from tests.test_run import STRATEGIES, data_for
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("pretraining"))
+    folder = tmp_path_factory.mktemp("pretraining")
+    tiny_encoder(folder)
+    return folder
 
 
 def test_what_checkpoints_take_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -41,9 +51,95 @@ def test_a_run_on_texts_without_labels_is_measured_again(home: Path, tmp_path: P
     for split, part in data_for("single_label").items():
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
     (tmp_path / "more.csv").write_text("text\none\ntwo\nthree\n")
-    words = ["data=files", f"data.path={tmp_path}", f"data.unlabelled={tmp_path / 'more.csv'}", f"encoder={home}"]
+    words = [
+        "data=files",
+        f"data.path={tmp_path}",
+        f"data.unlabelled={tmp_path / 'more.csv'}",
+        f"encoder={home / 'tiny-bert'}",
+    ]
     words += [f"{key}={str(value).lower()}" for key, value in FIRST.items()]
     words += ["pretraining.texts=unlabelled", "report.write=false", "verify=false", f"output={tmp_path / 'runs'}"]
     run = adapt(compose(None, words))
     found = saved.evaluate(run.folder, [], Screen(speaks=False))
     assert found["report"]["rows"][0]["intervals"] == run.report.to_json()["rows"][0]["intervals"]
+
+
+@pytest.mark.parametrize(
+    ("values", "merged"),
+    [
+        (STRATEGIES["lora"], True),
+        (STRATEGIES["lora"] | {"strategy.merge": False}, False),
+        ({"strategy": "adapter", "strategy.peft_type": "PROMPT_TUNING"}, False),  # which PEFT cannot merge
+    ],
+)
+def test_an_adapter_answers_as_it_did_wherever_its_run_is_moved(home: Path, tmp_path: Path, values: dict, merged: bool):
+    run = run_of_them(home, tmp_path, **values | FIRST)
+    record = read_record(run.folder / "model")
+    assert record.merged is merged
+    pushed = HubSettings(repository="a/b", layout="adapter")
+    with pytest.raises(UserError, match=r"nobody else has the encoder .* after its pretraining"):
+        parcel_of(run.folder, pushed, tell=lambda _: None).__enter__()
+    assert (
+        "to be put on its encoder after its pretraining" in (run.folder / "model" / "README.md").read_text()
+    ) or merged
+    assert (run.folder / made.ENCODER).is_dir() is not merged  # for good, whatever becomes of the cache
+    shutil.rmtree(folder_of(None))
+    texts = [row["text"] for row in data_for("single_label")["test"]]
+    answers = nlp_transfer.load(run.folder).predict(texts)
+    right = sum(a.label == row["label"] for a, row in zip(answers, data_for("single_label")["test"], strict=True))
+    assert right / len(texts) == pytest.approx(run.metrics["accuracy"])
+    if not merged:
+        assert record.encoder.name == str((run.folder / made.ENCODER).resolve())
+    moved = run.folder.rename(tmp_path / "moved")
+    for folder in (moved, moved / "model"):
+        assert nlp_transfer.load(folder).predict(texts) == answers
+    if values["strategy"] == "lora":
+        whole = nlp_transfer.load(merge(moved, tmp_path / "whole")).predict(texts)
+        assert [answer.label for answer in whole] == [answer.label for answer in answers]
+
+
+def test_checkpoints_go_also_where_another_run_made_the_encoder(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    forward, seen = MaskedStep.forward, []
+
+    def stopping(self: MaskedStep, batch: dict, progress: float) -> torch.Tensor:
+        seen.append(progress)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return forward(self, batch, progress)
+
+    values = {"checkpoint.seconds": 0}
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskedStep, "forward", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run_of_them(home, tmp_path / "a", **values)
+    (folder,) = (tmp_path / "a").iterdir()
+    assert any((folder / further.CHECKPOINTS).iterdir())
+    other = run_of_them(home, tmp_path / "b", **values)
+    monkeypatch.setattr(further, "fit", None)
+    assert same(weights(run_of_them(home, tmp_path / "a", **values)), weights(other))
+    assert not (folder / further.CHECKPOINTS).exists()
+    assert not (folder / made.ENCODER).exists()
+
+
+def test_a_run_goes_on_from_its_own_copy_whatever_became_of_the_cache_and_the_code(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    values, commit = {"checkpoint.seconds": 0}, resume.Commits.commit
+    plain = run_of_them(home, tmp_path / "plain", **values)
+
+    def stopping(self: resume.Commits, snapshot: checkpoint.Snapshot) -> None:
+        commit(self, snapshot)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.Commits, "commit", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run_of_them(home, tmp_path / "parts", **values)
+    shutil.rmtree(folder_of(None))
+    monkeypatch.setattr(further, "digest_of_code", lambda: "other code")
+    monkeypatch.setattr(further, "fit", None)
+    assert same(weights(run_of_them(home, tmp_path / "parts", **values)), weights(plain))
+    with pytest.raises(TypeError, match="not callable"):  # a run that starts again does so with the code of today
+        run_of_them(home, tmp_path / "parts", **values | {"overwrite": True})

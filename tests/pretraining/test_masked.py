@@ -131,7 +131,7 @@ def test_an_architecture_learns_to_guess_or_is_refused(tmp_path: Path, family: s
     assert losses[-1] < losses[0]
     told = {"texts": 4, "epochs": 8.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
     source = locate(settings)
-    write_encoder(tmp_path / "made", model, settings, source, key="k", **told)
+    write_encoder(tmp_path / "made", model, settings, source, key="k", origin="o", **told)
     made = read_encoder(tmp_path / "made", source, key="k")
     assert made is not None
     assert (made.name, made.sha256, made.weights != source.sha256) == (source.name, source.sha256, True)
@@ -195,11 +195,11 @@ def test_a_pooler_stays_and_what_was_never_there_is_not_made_up(tmp_path: Path):
     folder = tiny_encoder(tmp_path)
     settings, model, *_ = parts(folder)
     told = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
-    write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", **told)
+    write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", origin="o", **told)
     before, after = (load_file(each / "model.safetensors") for each in (folder, tmp_path / "a"))
     assert torch.equal(before["pooler.dense.weight"], after["pooler.dense.weight"])
     save_file({name: t for name, t in before.items() if "pooler" not in name}, folder / "model.safetensors")
-    write_encoder(tmp_path / "b", model, settings, locate(settings), key="k", **told)
+    write_encoder(tmp_path / "b", model, settings, locate(settings), key="k", origin="o", **told)
     assert not any("pooler" in name for name in load_file(tmp_path / "b" / "model.safetensors"))
 
 
@@ -207,7 +207,7 @@ def test_from_random_weights_nothing_of_the_checkpoint_is_left(tmp_path: Path):
     folder = tiny_encoder(tmp_path)
     settings, model, *_ = parts(folder, pretrained=False)
     told = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
-    write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", **told)
+    write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", origin="o", **told)
     before, after = (load_file(each / "model.safetensors") for each in (folder, tmp_path / "a"))
     assert "pooler.dense.weight" not in after
     name = "encoder.layer.0.attention.self.query.weight"
@@ -220,7 +220,7 @@ def test_the_lowest_layers_alone_are_pretrained_where_they_alone_are_used(tmp_pa
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "mean"}))
     settings, model, *_ = parts(folder, depth=1)
     told = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
-    write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", **told)
+    write_encoder(tmp_path / "a", model, settings, locate(settings), key="k", origin="o", **told)
     assert json.loads((tmp_path / "a" / "config.json").read_text())["num_hidden_layers"] == 1
     assert (tmp_path / "a" / "1_Pooling" / "config.json").is_file()
     assert not any("layer.1." in name for name in load_file(tmp_path / "a" / "model.safetensors"))

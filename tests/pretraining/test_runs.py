@@ -11,27 +11,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import nlp_transfer
 from nlp_transfer import resume
 from nlp_transfer.config import compose, run_id, to_plain, words_of
 from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.preparation import prepare
-from nlp_transfer.pretraining import further
+from nlp_transfer.pretraining import further, made
 from nlp_transfer.pretraining.asked import chosen_texts
 from nlp_transfer.pretraining.masked import MaskedStep
-from nlp_transfer.publishing.publication import parcel_of
 from nlp_transfer.record import read_record
 from nlp_transfer.run import Run, adapt
 from nlp_transfer.saved import run_of
-from nlp_transfer.settings import HubSettings, Settings
+from nlp_transfer.settings import Settings
 from nlp_transfer.store import Store, folder_of
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import Stopped
 from tests.encoder.families import tiny_encoder
 from tests.test_launch import launched
-from tests.test_run import STRATEGIES, data_for, settings_for
+from tests.test_run import data_for, settings_for
 
 QUICK = {"training.epochs": 1, "evaluation.floors": False, "decision.calibrate": False}
 FIRST = {"pretraining.epochs": 3, "pretraining.batch_size": 8} | QUICK
@@ -69,8 +67,8 @@ def kept_encoder() -> Path:
 
 def test_the_run_after_it_is_that_of_an_encoder_in_a_folder_to_the_bit(home: Path, tmp_path: Path):
     run = run_of_them(home, tmp_path / "a")
-    made = shutil.copytree(kept_encoder(), tmp_path / "made")
-    plain = settings_for(home, output=str(tmp_path / "b"), **{"encoder.name": str(made)} | QUICK)
+    copied = shutil.copytree(kept_encoder(), tmp_path / "copied")
+    plain = settings_for(home, output=str(tmp_path / "b"), **{"encoder.name": str(copied)} | QUICK)
     other = adapt(plain, data=data_for("single_label"))
     assert same(weights(run), weights(other))
     assert run.metrics == other.metrics
@@ -80,7 +78,7 @@ def test_the_run_after_it_is_that_of_an_encoder_in_a_folder_to_the_bit(home: Pat
 
 def test_a_run_tells_which_encoder_it_started_from_and_what_it_learned_of(home: Path, tmp_path: Path):
     run = run_of_them(home, tmp_path)
-    assert not [path for path in run.folder.iterdir() if path.name in (further.CHECKPOINTS, further.ENCODER)]
+    assert not [path for path in run.folder.iterdir() if path.name in (further.CHECKPOINTS, made.ENCODER)]
     record, result = read_record(run.folder / "model"), json.loads((run.folder / "metrics.json").read_text())
     base = load_corpus(settings_of(home, tmp_path).data, data=data_for("single_label"))
     assert record.pretrained is not None
@@ -176,7 +174,7 @@ def test_a_second_run_finds_it_in_the_cache(home: Path, tmp_path: Path, monkeypa
 def test_without_a_cache_it_lies_in_the_folder_of_the_run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     kept, own = run_of_them(home, tmp_path / "a"), run_of_them(home, tmp_path / "b", **{"cache.gib": 0})
     assert same(weights(kept), weights(own))
-    assert (own.folder / further.ENCODER / "model.safetensors").is_file()
+    assert (own.folder / made.ENCODER / "model.safetensors").is_file()
     monkeypatch.setattr(further, "fit", None)
     again = run_of_them(home, tmp_path / "b", **{"cache.gib": 0, "overwrite": True})
     assert same(weights(again), weights(own))
@@ -230,34 +228,15 @@ def test_one_that_ended_is_not_done_again_when_the_run_was_stopped(
     assert same(weights(run_of_them(home, tmp_path / "parts", **{"checkpoint.seconds": 0})), weights(plain))
 
 
-@pytest.mark.parametrize("merge", [True, False])
-def test_an_adapter_answers_as_it_did_when_it_is_loaded(home: Path, tmp_path: Path, merge: bool):
-    run = run_of_them(home, tmp_path, **STRATEGIES["lora"] | {"strategy.merge": merge} | FIRST)
-    record = read_record(run.folder / "model")
-    assert record.merged is merge
-    pushed = HubSettings(repository="a/b", layout="adapter")
-    with pytest.raises(UserError, match=r"nobody else has the encoder .* after its pretraining"):
-        parcel_of(run.folder, pushed, tell=lambda _: None).__enter__()
-    assert "to be put on its encoder after its pretraining" in (run.folder / "model" / "README.md").read_text() or merge
-    assert (run.folder / further.ENCODER).is_dir()  # for good, whatever becomes of the cache
-    shutil.rmtree(folder_of(None))
-    texts = [row["text"] for row in data_for("single_label")["test"]]
-    answers = nlp_transfer.load(run.folder).predict(texts)
-    right = sum(a.label == row["label"] for a, row in zip(answers, data_for("single_label")["test"], strict=True))
-    assert right / len(texts) == pytest.approx(run.metrics["accuracy"])
-    if not merge:
-        assert record.encoder.name == str((run.folder / further.ENCODER).resolve())
-
-
 @pytest.mark.parametrize("values", [{"strategy": "probe"}, {"encoder.pretrained": False}, {"encoder.depth": 1}])
 def test_it_goes_before_anything(home: Path, tmp_path: Path, values: dict):
     run = run_of_them(home, tmp_path, **values)
     record = read_record(run.folder / "model")
     assert record.pretrained is not None
-    made = load_file(kept_encoder() / "model.safetensors")
+    kept = load_file(kept_encoder() / "model.safetensors")
     if values == {"strategy": "probe"}:
         learned = {name.partition(".")[2]: tensor for name, tensor in weights(run).items()}
-        assert all(torch.equal(learned[name], tensor) for name, tensor in made.items() if "pooler" not in name)
+        assert all(torch.equal(learned[name], tensor) for name, tensor in kept.items() if "pooler" not in name)
     assert record.encoder.pretrained is values.get("encoder.pretrained", True)
     card = (run.folder / "model" / "README.md").read_text()
     assert ("with random weights, after masked" in card) is not record.encoder.pretrained
@@ -352,7 +331,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path):
         assert done.returncode == 0, done.stderr[-2000:]
         (run,) = (tmp_path / str(processes)).iterdir()
         found.append(json.loads((run / "metrics.json").read_text())["pretrained"])
-        encoders.append(load_file(run / further.ENCODER / "model.safetensors"))
+        encoders.append(load_file(run / made.ENCODER / "model.safetensors"))
     for name in ("before", "after"):
         assert found[1][name] == pytest.approx(found[0][name], rel=1e-3)
     assert found[0]["texts"] == found[1]["texts"]
