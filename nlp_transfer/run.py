@@ -120,7 +120,9 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     tell_domains_apart(prepared, screen)
     render(prepared.plan, screen.console)
     with folder.locked():
-        return _adapt(settings, pretrained(prepared, folder, screen), folder, screen)
+        after = pretrained(prepared, folder, screen)
+        after.plan, after.domains = prepared.plan, prepared.domains  # as they were told
+        return _adapt(settings, after, folder, screen)
 
 
 def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen) -> Run:

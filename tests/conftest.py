@@ -67,3 +67,15 @@ def composing() -> Iterator[Warm]:
     warm = Warm("import hydra.compose, nlp_transfer.cli, nlp_transfer.config")
     yield warm
     warm.close()
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Warm]:
+    """Processes that begin with what a run on a tiny BERT imports until its end, whatever its strategy."""
+    warm = Warm(
+        "import hydra.compose, nlp_transfer.cli, nlp_transfer.config, nlp_transfer.run, nlp_transfer.predict\n"
+        "import matplotlib.backends.backend_svg, nlp_transfer.reporting.report_page, peft, sklearn.linear_model\n"
+        "import sklearn.feature_extraction.text, transformers.models.bert.modeling_bert, tests.test_run"
+    )
+    yield warm
+    warm.close()

@@ -26,6 +26,7 @@ from nlp_transfer.verbs.keys import GROUPS_OF
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish, write_csv
 from tests.test_run import data_for, rows
+from tests.warm import CLI, Warm
 
 
 @pytest.fixture(scope="module")
@@ -603,28 +604,22 @@ def test_runs_of_a_sweep_that_fail_are_named(tmp_path: Path, capfd):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["seed=1,2", "--multirun"]])
-def test_an_interrupt_ends_with_status_130_and_a_commit(place: Path, tmp_path: Path, more: list[str]):
+def test_an_interrupt_ends_with_status_130_and_a_commit(running: Warm, place: Path, tmp_path: Path, more: list[str]):
+    """The run of a sweep is one that the sweep has started, cold."""
     words = adapt_words(place, f"output={tmp_path}", "strategy=finetune", "training.max_steps=100000", *more)
-    command = [sys.executable, "-m", "nlp_transfer", *words, "training.epochs=100000"]
-    running = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
-    )
+    run = running.start(CLI, *words, "training.epochs=100000")
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.rglob("metrics.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.1)
-        os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to every process in the foreground
-        out, err = running.communicate(timeout=60)
-        assert running.returncode == 130
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process in the foreground
+        out, err = run.communicate(timeout=60)
+        assert run.returncode == 130
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(running.pid, signal.SIGKILL)
-    assert out == b""
-    said = err.decode().splitlines()
+            os.killpg(run.pid, signal.SIGKILL)
+    assert out == ""
+    said = err.splitlines()
     assert [line.partition(":")[0] for line in said] == ["nlp-transfer"] * 2, said
     assert said[1].endswith("the same command goes on from there")
     assert not list(tmp_path.rglob("metrics.json"))

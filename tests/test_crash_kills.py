@@ -16,6 +16,7 @@ import pytest
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
 from tests.test_crashes import ENVIRONMENT, ROOT, told_by
+from tests.warm import Warm
 
 
 @pytest.mark.parametrize(
@@ -25,8 +26,8 @@ from tests.test_crashes import ENVIRONMENT, ROOT, told_by
         *(pytest.param(case, marks=pytest.mark.exhaustive) for case in ("finetune", "lora")),
     ],
 )
-def test_many_kills_in_one_run_end_in_the_same_bits(case: str):
-    told = told_by("tests.crashes", case, "--chain", "30")
+def test_many_kills_in_one_run_end_in_the_same_bits(running: Warm, case: str):
+    told = told_by(running, "tests.crashes", case, "--chain", "30")
     assert told["failures"] == []
     assert told["same"] == 1
     assert told["points"] >= 10
@@ -40,8 +41,8 @@ def test_many_kills_in_one_run_end_in_the_same_bits(case: str):
         pytest.param(".making-metrics.json", marks=pytest.mark.exhaustive),
     ],
 )
-def test_every_point_of_a_run_that_goes_on_ends_in_the_same_bits(after: str):
-    told = told_by("tests.crashes", "finetune", "--after", after)
+def test_every_point_of_a_run_that_goes_on_ends_in_the_same_bits(running: Warm, after: str):
+    told = told_by(running, "tests.crashes", "finetune", "--after", after)
     assert told["failures"] == []
     assert told["same"] == told["tried"] == told["points"] > 20
 

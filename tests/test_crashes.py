@@ -7,8 +7,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +26,7 @@ from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, settings_for
 from tests.training.scarce import no_memory
+from tests.warm import MODULE, Warm
 
 pytestmark = pytest.mark.slow
 
@@ -35,10 +34,12 @@ ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def told_by(module: str, *words: str) -> dict:
+HARNESS = "import warnings; warnings.simplefilter('ignore')\n" + MODULE
+
+
+def told_by(running: Warm, module: str, *words: str) -> dict:
     """What a harness says, from a process of its own: it forks, which a process with threads should not."""
-    command = [sys.executable, "-W", "ignore", "-m", module, *words]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = running.run(HARNESS.format(module), *words, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -56,8 +57,8 @@ def told_by(module: str, *words: str) -> dict:
         pytest.param("lora", False, 1, marks=pytest.mark.exhaustive),
     ],
 )
-def test_every_crash_point_ends_in_the_same_bits(case: str, torn: bool, every: int):
-    told = told_by("tests.crashes", case, "--every", str(every), *["--torn"] * torn)
+def test_every_crash_point_ends_in_the_same_bits(running: Warm, case: str, torn: bool, every: int):
+    told = told_by(running, "tests.crashes", case, "--every", str(every), *["--torn"] * torn)
     assert told["failures"] == []
     assert told["same"] == told["tried"] >= told["points"] // every > 4
 
@@ -77,25 +78,17 @@ except Stopped as stopped:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_commits_and_the_next_start_goes_on(tmp_path: Path, number: signal.Signals):
+def test_a_signal_commits_and_the_next_start_goes_on(running: Warm, tmp_path: Path, number: signal.Signals):
     tiny_encoder(tmp_path)
     steps = 60
-    command = [sys.executable, "-W", "ignore", "-c", RUN, str(tmp_path), str(tmp_path / "runs"), str(steps)]
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background jobs ignore SIGINT
-    ) as running:
-        log = None
-        while running.poll() is None and (log is None or not log.read_text().count("\n") > 3):  # it trains
-            time.sleep(0.05)
-            log = next((tmp_path / "runs").glob("*/metrics.jsonl"), None)
-        running.send_signal(number)
-        _, said = running.communicate(timeout=60)
-    assert running.returncode == 128 + number, said
+    run = running.start(RUN, str(tmp_path), str(tmp_path / "runs"), str(steps))
+    log = None
+    while run.poll() is None and (log is None or not log.read_text().count("\n") > 3):  # it trains
+        time.sleep(0.05)
+        log = next((tmp_path / "runs").glob("*/metrics.jsonl"), None)
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 128 + number, said
     assert "Traceback" not in said
     (folder,) = (tmp_path / "runs").iterdir()
     found = checkpoint.newest(folder / "checkpoints")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,8 +20,9 @@ from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
 from tests.exactness import BATCHES, ROWS
 from tests.ranks import CASES, words_of
-from tests.test_crashes import told_by
-from tests.test_launch import ROOT, TORCHRUN
+from tests.test_crashes import HARNESS, told_by
+from tests.test_launch import ROOT, TORCHRUN, ended, ranks
+from tests.warm import Process, Warm
 
 WITHIN = 15  # seconds from the failure of one to the end of all
 SAID = {"refused": "this rank alone cannot go on", "broken": "this rank alone is broken"}
@@ -52,9 +52,8 @@ def check(told: dict[str, Any]) -> None:
     [pytest.param([*CASES][::2], marks=pytest.mark.slow), pytest.param([*CASES][1::2], marks=pytest.mark.exhaustive)],
     ids=["some", "the others"],
 )
-def test_wherever_one_of_two_fails_both_end_and_lose_nothing(cases: list[str]):
-    command = [sys.executable, "-W", "ignore", "-m", "tests.ranks", *cases]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_wherever_one_of_two_fails_both_end_and_lose_nothing(running: Warm, cases: list[str]):
+    done = running.run(HARNESS.format("tests.ranks"), *cases)
     assert done.returncode == 0, done.stderr[-3000:]
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert [each["case"] for each in told] == cases
@@ -102,36 +101,7 @@ STOPPED_WITHIN = 60  # seconds; as long as it takes where other processes take t
 STOPS = {"the first": [0], "the second": [1], "both, as a launcher does": [0, 1]}
 
 
-def ranks(words: list[str]) -> list[subprocess.Popen[str]]:
-    """Start two processes as a launcher would, each with an exit status of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "nlp_transfer", *words],
-            cwd=ROOT,
-            env=os.environ | group | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-
-
-def ended(running: list[subprocess.Popen[str]], *, within: float = 300) -> tuple[list[int], list[str]]:
-    """Wait for processes; return their exit statuses and what they said."""
-    try:
-        said = [process.communicate(timeout=within)[1] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    return [process.returncode for process in running], said
-
-
-def wait_for_steps(output: Path, running: subprocess.Popen[str]) -> None:
+def wait_for_steps(output: Path, running: Process | subprocess.Popen[str]) -> None:
     while running.poll() is None and not any(log.read_text().count("\n") > 3 for log in output.rglob("metrics.jsonl")):
         time.sleep(0.02)
 
@@ -143,11 +113,11 @@ def steps_told(folder: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def long_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, dict[str, str]]:
+def long_run(running: Warm, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, dict[str, str]]:
     """A command line of two processes, where it writes, and what it leaves where nobody stops it."""
     home = tmp_path_factory.mktemp("stopped")
     words = words_of(home, steps=STEPS)
-    statuses, said = ended(ranks(words))
+    statuses, said = ended(ranks(running, words))
     assert statuses == [0, 0], said
     return words, home / "runs", fingerprint(home / "runs")
 
@@ -166,47 +136,49 @@ def check_one_commit(output: Path) -> None:
     "who",
     [pytest.param(who, marks=pytest.mark.slow if len(STOPS[who]) > 1 else pytest.mark.exhaustive) for who in STOPS],
 )
-def test_a_signal_to_one_of_two_stops_both_after_the_same_step(long_run: tuple[list[str], Path, Any], who: str):
+def test_a_signal_to_one_of_two_stops_both_after_the_same_step(
+    running: Warm, long_run: tuple[list[str], Path, Any], who: str
+):
     words, output, wanted = long_run
     shutil.rmtree(output)
-    running = ranks(words)
-    wait_for_steps(output, running[0])
+    both = ranks(running, words)
+    wait_for_steps(output, both[0])
     for rank in STOPS[who]:
-        running[rank].send_signal(signal.SIGTERM)
-    statuses, said = ended(running, within=STOPPED_WITHIN)
+        both[rank].send_signal(signal.SIGTERM)
+    statuses, said = ended(both, within=STOPPED_WITHIN)
     assert statuses == [128 + signal.SIGTERM] * 2, said
     assert "the same command goes on from there" in said[0]
     assert not any("Traceback" in each for each in said)
     check_one_commit(output)
-    statuses, said = ended(ranks(words))
+    statuses, said = ended(ranks(running, words))
     assert statuses == [0, 0], said
     assert "going on from" in said[0]
     assert fingerprint(output) == wanted
 
 
 @pytest.mark.slow
-def test_a_signal_to_torchrun_stops_both_after_the_same_step(long_run: tuple[list[str], Path, Any]):
+def test_a_signal_to_torchrun_stops_both_after_the_same_step(running: Warm, long_run: tuple[list[str], Path, Any]):
     words, output, wanted = long_run
     shutil.rmtree(output)
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     command = [*TORCHRUN, "2", "-m", "nlp_transfer", *words]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as running:
-        wait_for_steps(output, running)
-        family = children(running.pid)
-        running.send_signal(signal.SIGTERM)
-        _, said = running.communicate(timeout=STOPPED_WITHIN)
-    assert running.returncode != 0
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as launcher:
+        wait_for_steps(output, launcher)
+        family = children(launcher.pid)
+        launcher.send_signal(signal.SIGTERM)
+        _, said = launcher.communicate(timeout=STOPPED_WITHIN)
+    assert launcher.returncode != 0
     assert "the same command goes on from there" in said
     assert not [pid for pid in family if Path("/proc", str(pid)).exists()]
     check_one_commit(output)
-    statuses, told = ended(ranks(words))
+    statuses, told = ended(ranks(running, words))
     assert statuses == [0, 0], told
     assert fingerprint(output) == wanted
 
 
 @pytest.fixture(scope="module")
-def exact() -> dict[str, Any]:
-    return told_by("tests.exactness")
+def exact(running: Warm) -> dict[str, Any]:
+    return told_by(running, "tests.exactness")
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from tests.stores import RUNS
 from tests.test_cli import adapt_words
 from tests.test_crashes import told_by
 from tests.test_run import data_for, settings_for
+from tests.warm import Warm
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +162,8 @@ def test_code_that_no_revision_pins_is_run_every_time(home: Path, store_folder: 
 
 
 @pytest.mark.slow
-def test_two_processes_share_what_one_has_made(tmp_path: Path):
-    told = told_by("tests.stores")
+def test_two_processes_share_what_one_has_made(running: Warm):
+    told = told_by(running, "tests.stores")
     assert {name: each["status"] for name, each in told.items()} == dict.fromkeys(RUNS, 0)
     assert len({each["left"] for each in told.values()}) == 1
     alone = sum(told["one, no store"]["passes"])

@@ -1,6 +1,7 @@
 """Two processes: one run folder, one result, the figures of one process; a launcher that started too few is noticed."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,9 +14,11 @@ from safetensors.numpy import load_file
 import nlp_transfer
 from nlp_transfer import launch
 from nlp_transfer.cli import main
+from tests.crash_harness import free_port
 from tests.encoder.families import tiny_encoder
 from tests.test_cli import adapt_words, write_csv
 from tests.test_run import data_for
+from tests.warm import CLI, Process, Warm
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -24,6 +27,24 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def launched(processes: int, words: list[str]) -> subprocess.CompletedProcess[str]:
     command = [*TORCHRUN, str(processes), "-m", "nlp_transfer", *words]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def ranks(running: Warm, words: list[str]) -> list[Process]:
+    """Start two processes as a launcher would, each with an exit status of its own."""
+    group = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    group |= {"MASTER_PORT": str(free_port())}
+    environments = [os.environ | group | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    return [running.start(CLI, *words, env=environment) for environment in environments]
+
+
+def ended(running: list[Process], *, within: float = 300) -> tuple[list[int], list[str]]:
+    """Wait for processes; return their exit statuses and what they said."""
+    try:
+        said = [process.communicate(timeout=within)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [process.wait() for process in running], said
 
 
 @pytest.fixture
@@ -65,12 +86,12 @@ def test_two_processes_are_one_run(place: Path, capfd: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(place: Path):
+def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(running: Warm, place: Path):
     more = ("training.precision=fp32", "evaluation.batch_tokens=64", "cache.gib=0")  # passes for both, nothing kept
     more += ("decision.unknown=0.2", "decision.coverage=0.8", "decision.risk=0.4")
     assert main(adapt_words(place, *more, f"output={place / '1'}")) == 0
-    done = launched(2, adapt_words(place, *more, f"output={place / '2'}"))
-    assert done.returncode == 0, done.stderr[-3000:]
+    statuses, said = ended(ranks(running, adapt_words(place, *more, f"output={place / '2'}")))
+    assert statuses == [0, 0], said
     one, two = (next((place / str(processes)).iterdir()) for processes in (1, 2))
     assert json.loads((two / "plan.json").read_text())["processes"] == 2
     reports = [json.dumps(json.loads((run / "metrics.json").read_text())["report"]) for run in (one, two)]

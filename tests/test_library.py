@@ -13,6 +13,7 @@ import pytest
 from tests.place import furnish
 from tests.test_cli import adapt_words
 from tests.test_crashes import ROOT, told_by
+from tests.warm import Warm
 
 # What an import may not touch, and a call must give back; `numbers` where NumPy and torch are there already.
 STATE = """
@@ -93,11 +94,13 @@ def test_importing_us_imports_nothing_heavy_and_changes_nothing():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["finetune", "lora"])
-def test_a_call_gives_back_what_it_took(place: Path, tmp_path: Path, strategy: str):
-    """The second call is compared: what libraries do when they are imported is theirs."""
+def test_a_call_gives_back_what_it_took(running: Warm, place: Path, tmp_path: Path, strategy: str):
+    """The second call is compared: what libraries do when they are imported is theirs. One of the processes is cold."""
     words = [word for word in adapt_words(place)[1:] if not word.startswith(("strategy=", "output="))]
     words += [f"strategy={strategy}", "training.precision=fp32"]
-    done = python(
+    quiet = "ignore::FutureWarning"  # peft asks transformers for what it calls by another name now
+    start = running.run if strategy == "finetune" else lambda code: python(code, "-W", quiet)
+    done = start(
         f"{STATE}import nlp_transfer\nwords = {words!r}\n"
         f"nlp_transfer.adapt(None, [*words, 'output={tmp_path / 'first'}'])\n"
         "import numpy, torch\n"
@@ -105,8 +108,7 @@ def test_a_call_gives_back_what_it_took(place: Path, tmp_path: Path, strategy: s
         "before = state() | numbers() | {'loggers': loggers()}\n"
         f"run = nlp_transfer.adapt(None, [*words, 'output={tmp_path / 'second'}'])\n"
         "run.predict(['where is my card']), nlp_transfer.load(run.folder).predict(['good movie'])\n"
-        "told(before, state() | numbers() | {'loggers': loggers()})",
-        *("-W", "ignore::FutureWarning"),  # peft asks transformers for what it calls by another name now
+        "told(before, state() | numbers() | {'loggers': loggers()})"
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {}
@@ -181,7 +183,7 @@ def test_a_look_at_the_network_would_be_seen(tmp_path: Path, call: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "every"), [("finetune", 24), ("probe", 12)])
-def test_an_interrupt_at_any_operation_leaves_a_run_that_goes_on(case: str, every: int):
-    told = told_by("tests.faults", case, "--kind", "interrupt", "--every", str(every))
+def test_an_interrupt_at_any_operation_leaves_a_run_that_goes_on(running: Warm, case: str, every: int):
+    told = told_by(running, "tests.faults", case, "--kind", "interrupt", "--every", str(every))
     assert told["failures"] == []
     assert told["ended"]["interrupted"] > told["tried"] / 2

@@ -6,6 +6,7 @@ import random
 import string
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.secrets import HIDDEN, looks_secret, redacted
 from nlp_transfer.words import from_mapping
 from tests.place import furnish
+from tests.warm import CLI, Warm
 
 ROOT = Path(__file__).parent.parent
 
@@ -180,16 +182,30 @@ def words(place: Path, output: Path, *more: str) -> list[str]:
     ]
 
 
-def called(*arguments: str, cwd: Path, status: int, code: str | None = None) -> bytes:
+@pytest.fixture(scope="module")
+def watched() -> Iterator[Warm]:
+    """Processes with every canary in their environment, from before they imported what reads a recipe."""
+    warm = Warm("import hydra.compose, nlp_transfer.cli, nlp_transfer.config", environment())
+    yield warm
+    warm.close()
+
+
+def environment() -> dict[str, str]:
+    return os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+
+def called(*arguments: str, cwd: Path, status: int, code: str = CLI, warm: Warm | None = None) -> bytes:
     """Call the command line with every canary in its environment; return all that it printed and wrote."""
-    command = [sys.executable, *(("-c", code) if code else ("-m", "nlp_transfer")), *arguments]
-    here = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TMPDIR": str(cwd)}  # for the report of an unexpected error
-    environment = os.environ | ENVIRONMENT | here
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, check=False)
-    assert done.returncode == status, done.stderr.decode()
+    here = environment() | {"TMPDIR": str(cwd)}  # for the report of an unexpected error
+    if warm:
+        done = warm.run(code, *arguments, cwd=cwd, env=here)
+    else:
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, cwd=cwd, env=here, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
     files = [path for path in sorted(cwd.rglob("*")) if path.is_file()]
     names = "\n".join(str(path) for path in cwd.rglob("*")).encode()
-    return done.stdout + done.stderr + names + b"".join(path.read_bytes() for path in files)
+    return (done.stdout + done.stderr).encode() + names + b"".join(path.read_bytes() for path in files)
 
 
 def assert_clean(produced: bytes) -> None:
@@ -247,9 +263,9 @@ def test_a_run_with_secrets_in_its_environment_writes_none(place: Path, tmp_path
         (["adapt", "--token", "{DB_PASSWORD}", "--cfg={HUGGING_FACE_HUB_TOKEN}"], "ignored explicit argument"),
     ],
 )
-def test_what_is_printed_holds_none(tmp_path: Path, arguments: list[str], said: str | None):
+def test_what_is_printed_holds_none(watched: Warm, tmp_path: Path, arguments: list[str], said: str | None):
     arguments = [word.format(**ENVIRONMENT) if "{" in word else word for word in arguments]
-    produced = called(*arguments, cwd=tmp_path, status=2 if said else 0)
+    produced = called(*arguments, cwd=tmp_path, status=2 if said else 0, warm=watched)
     assert_clean(produced)
     assert (said or "").encode() in produced
 

@@ -22,6 +22,7 @@ from nlp_transfer.serving.host import NEEDED
 from tests.encoder.families import tiny_encoder
 from tests.serving_client import Client, serving, until
 from tests.test_run import data_for, settings_for
+from tests.warm import CLI, Warm
 
 pytestmark = pytest.mark.slow
 
@@ -250,7 +251,11 @@ def started(run: Path, *words: str) -> tuple[subprocess.Popen, Client]:
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     line = process.stderr.readline()
     assert "serving" in line, line + process.stderr.read()
-    return process, Client(int(line.split("http://127.0.0.1:")[1].split(",")[0]))
+    return process, Client(port_in(line))
+
+
+def port_in(line: str) -> int:
+    return int(line.split("http://127.0.0.1:")[1].split(",")[0])
 
 
 def test_an_export_is_served_with_its_rule(runs: dict[str, Path]):
@@ -269,11 +274,14 @@ def test_an_export_is_served_with_its_rule(runs: dict[str, Path]):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_when_all_that_came_is_answered(runs: dict[str, Path], number: int):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        pytest.skip("the signal is ignored here, as in a job in the background of a shell")
+def test_a_signal_ends_it_when_all_that_came_is_answered(running: Warm, runs: dict[str, Path], number: int):
     # A request waits three seconds for company, in which the signal comes.
-    process, client = started(runs["single_label"], "serve.wait_ms=3000")
+    process = running.start(CLI, "serve", str(runs["single_label"]), "serve.port=0", "serve.wait_ms=3000")
+    while "\n" not in process.said() and process.poll() is None:
+        time.sleep(0.02)
+    told = process.said()
+    assert "serving" in told
+    client = Client(port_in(told))
     with ThreadPoolExecutor(2) as pool:
         answer = pool.submit(client.predict, [SECRET])
         time.sleep(1)
@@ -281,7 +289,7 @@ def test_a_signal_ends_it_when_all_that_came_is_answered(runs: dict[str, Path], 
         assert answer.result().status == 200
     out, err = process.communicate(timeout=20)
     assert process.returncode == 128 + number
-    assert (out, err) == ("", "")
+    assert (out, err) == ("", told)
     with pytest.raises(ConnectionRefusedError):
         client.ask("/health")
 

@@ -75,8 +75,8 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
     candidates = [Candidate(name, _composed(recipe, words, _words(name), name)) for name in names]
     if settings.compare.scratch:
         theirs = _composed(recipe, words, [*_SCRATCH], SCRATCH)
-        # From a teacher, or from texts, it would learn what it must not know.
-        terms = {name: term for name, term in theirs.objective.items() if name != "distill"}
+        # From a teacher, or from texts without labels, it would learn what it must not know.
+        terms = {name: term for name, term in theirs.objective.items() if not term.reads_unlabelled}
         theirs = dataclasses.replace(theirs, objective=terms, pretraining=PretrainingSettings())
         of = theirs.training
         longer = dataclasses.replace(

@@ -21,6 +21,7 @@ from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.preparation import prepare
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.teaching import lessons
 from nlp_transfer.trained import train
 from nlp_transfer.training.state import own_numbers
 
@@ -76,10 +77,12 @@ def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
     folder = RunFolder.of(settings, corpus)
     if folder.is_finished and not settings.overwrite:
         folder.check_encoder(locate(settings.encoder).sha256)
+        if others := lessons(settings, corpus):
+            folder.check_lessons(others)
         folder.tidy()
         return _read(folder)
     forget_peak()
-    started = time.monotonic()
+    started, learned_from = time.monotonic(), lessons(settings, corpus)
     prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     with folder.locked():
         prepared = pretrained(prepared, folder, screen)
@@ -91,6 +94,7 @@ def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
             _figures(settings, prepared.corpus.task, corpus, logits["validation"]),
             data={"source": corpus.source, "fingerprint": corpus.fingerprint},
             encoder={"name": prepared.classifier.source.name, "sha256": prepared.classifier.source.sha256},
+            lessons={"sha256": learned_from},
             task=prepared.corpus.task.to_json(),
             seconds=round(time.monotonic() - started, 3),
             learning=prepared.plan.trainable,

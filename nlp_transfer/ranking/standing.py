@@ -58,7 +58,7 @@ class Candidate:
         sha256: of its weights.
         layers: what each tells.
         depth: how many layers it has; 0: that is not known, and the last one alone was read.
-        logme: of the best layer, over other rows.
+        logme: of the best layer, its interval over other rows, which might choose another layer.
         weights: float (rows,): what a row counts; their mean is 1.
         held_out: float (layers, rows): the loss of the probe on each row that it did not learn from.
         nothing: float (rows,): that of a constant.

@@ -384,3 +384,14 @@ def test_texts_without_labels_are_for_those_who_read_them_and_the_floor_knows_no
     assert {"probe", "probe pretraining.epochs=1"} <= {cell.name for cell in outcome.cells}
     (kept,) = Store(folder_of(None), 1e9).folder.glob("*/pretraining.json")
     assert json.loads(kept.read_text())["epochs"] == 1
+    file.write_text("text\none\nthree\n")
+    with pytest.raises(UserError, match="other texts without labels"):
+        comparison(None, given, QUIET, data=data_for("single_label")).run()
+
+
+def test_the_floor_from_random_weights_reads_no_texts_of_another_domain(place: Path):
+    given = words(place, "data.unlabelled=more.csv", "objective=cdan", "compare.candidates=[finetune]")
+    _, (candidate, scratch) = candidates_of(None, given)
+    assert {*candidate.settings.objective} == {"classify", "cdan"}
+    assert {*scratch.settings.objective} == {"classify"}
+    assert scratch.settings.data.unlabelled is None

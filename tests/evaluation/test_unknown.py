@@ -124,6 +124,7 @@ def test_another_score_than_the_usual_one_is_chosen_where_it_is_surely_better():
         figures = {"energy": best, "relative_mahalanobis": usual, "neighbours": lower}
         assert chosen(figures, WIDTH) == taken
     assert chosen({}, WIDTH) == "relative_mahalanobis"
+    assert chosen(dict.fromkeys(DETECTORS, [1.0] * 5), WIDTH) == "relative_mahalanobis"  # nothing to gain
     assert chosen({"energy": hardly, "neighbours": usual}, 5000) == "neighbours"  # a covariance would be too wide
     assert chosen({}, 5000) == "neighbours"
 

@@ -27,6 +27,10 @@ MEANT = {"cdan": ("single_label", "soft", "ordinal", "pair", "siamese", "chunk")
 MEANT |= {"mcc": ("single_label", "soft", "pair", "siamese", "chunk")}
 
 
+ALIKE = ("coral", "dann")  # which differ from mmd and cdan in what they compute of the same tensors, tested by itself
+OFTEN = {False: pytest.mark.slow, True: pytest.mark.exhaustive}
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("domains")
@@ -44,7 +48,7 @@ def adapted(home: Path, folder: Path, term: str, problem: str = "single_label", 
 @pytest.mark.parametrize(
     ("strategy", "term"),
     [
-        pytest.param(strategy, term, marks=[] if (strategy, term) == ("lora", "cdan") else pytest.mark.slow)
+        pytest.param(strategy, term, marks=[] if (strategy, term) == ("lora", "cdan") else OFTEN[term in ALIKE])
         for strategy in STRATEGIES
         if not strategy.startswith("probe")
         for term in TERMS
@@ -58,8 +62,7 @@ def test_every_strategy_that_moves_the_encoder_takes_every_term(home: Path, tmp_
     assert [group["lr"] for group in own] == [1e-3] * (term in ("dann", "cdan"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("term", [pytest.param(term, marks=OFTEN[term in ALIKE]) for term in TERMS])
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_every_problem_takes_the_terms_that_mean_something(home: Path, tmp_path: Path, term: str, problem: str):
     if problem in MEANT.get(term, PROBLEMS):
@@ -135,10 +138,12 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, term: str):
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
-def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Path):
+@pytest.mark.parametrize("passes", [0, 1])
+def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Path, passes: int):
     file = tmp_path / "films.csv"
     file.write_text("text\n" + "".join(f"hate a bad movie {letter}\n" for letter in "abcdefgh" * 6))
-    run = adapted(home, tmp_path, "coral", **{"data.unlabelled": str(file), "report.write": True})
+    values = {"data.unlabelled": str(file), "report.write": True, "pretraining.epochs": passes}
+    run = adapted(home, tmp_path, "coral", **values)
     kept = json.loads((run.folder / "metrics.json").read_text())
     assert kept["domains"]["source"] == kept["domains"]["target"] == 48
     distance = kept["domains"]["a_distance"]
@@ -147,7 +152,9 @@ def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Pa
     said = [note for note in kept["report"]["notes"] if "proxy A-distance" in note]
     assert len(said) == 1
     assert f"{distance:.2f} (0: alike, 2: wholly apart)" in said[0]
-    assert said[0] in json.loads((run.folder / "plan.json").read_text())["notes"]
+    notes = json.loads((run.folder / "plan.json").read_text())["notes"]
+    assert said[0] in notes
+    assert any("pretraining first" in note for note in notes) == bool(passes)
     for page in run.pages:
         assert "proxy A-distance" in page.read_text()
     other = file.read_text() + "one more\n"
