@@ -77,7 +77,8 @@ def pretrained(prepared: Prepared, folder: RunFolder, screen: Screen) -> Prepare
     source = _Work(prepared, folder, screen).source()
     assert source.pretrained is not None
     screen.console.print(asked.outcome(source.pretrained), style="dim")
-    return prepare(prepared.settings, prepared.corpus, folder.path, tell=screen.tell, pretrained=source)
+    taught = {name: each.teacher for name, each in prepared.columns.items() if each.teacher is not None}
+    return prepare(prepared.settings, prepared.corpus, folder.path, tell=screen.tell, pretrained=source, taught=taught)
 
 
 @dataclass
