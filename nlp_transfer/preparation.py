@@ -168,6 +168,7 @@ def prepare(
     *,
     tell: Callable[[str], None] = lambda _: None,
     pretrained: Source | None = None,
+    taught: dict[str, np.ndarray] | None = None,
 ) -> Prepared:
     """Load the encoder, encode the texts, and let the strategy and the objective do their part.
 
@@ -177,6 +178,7 @@ def prepare(
         folder: of the run; nothing is written there.
         tell: is told what one must know later on, in a sentence.
         pretrained: the encoder after its `pretraining`; None: as the settings name it.
+        taught: what a teacher said of the same texts; None: it is asked, where there is one.
 
     Raises:
         UserError: for settings that do not fit the data or the encoder.
@@ -189,7 +191,8 @@ def prepare(
             f"training.patience={settings.training.patience} waits for validation rows, of which there are none: set "
             "data.validation_share above 0, or training.patience=null"
         )
-    taught = teacher_logits(settings, corpus)  # by a process state of its own, which must not follow this one's
+    if taught is None:  # by a process state of its own, which must not follow this one's
+        taught = teacher_logits(settings, corpus)
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
     source = pretrained or locate(settings.encoder)
     encoder = resolve_encoder(settings.encoder, strategy, source, pair=corpus.task.pair)

@@ -23,7 +23,7 @@ from nlp_transfer.data.rows import Texts
 from nlp_transfer.disk import remove
 from nlp_transfer.encoder.dropout import make_dropout_cheap
 from nlp_transfer.encoder.fingerprint import device_words
-from nlp_transfer.encoder.source import Source, digest_of
+from nlp_transfer.encoder.source import RECORD, Source, digest_of, read_json
 from nlp_transfer.errors import UserError
 from nlp_transfer.features import store_of
 from nlp_transfer.launch import is_main
@@ -77,7 +77,8 @@ def pretrained(prepared: Prepared, folder: RunFolder, screen: Screen) -> Prepare
     source = _Work(prepared, folder, screen).source()
     assert source.pretrained is not None
     screen.console.print(asked.outcome(source.pretrained), style="dim")
-    return prepare(prepared.settings, prepared.corpus, folder.path, tell=screen.tell, pretrained=source)
+    taught = {name: each.teacher for name, each in prepared.columns.items() if each.teacher is not None}
+    return prepare(prepared.settings, prepared.corpus, folder.path, tell=screen.tell, pretrained=source, taught=taught)
 
 
 @dataclass
@@ -155,6 +156,7 @@ class _Work:
             "encoder": {name: getattr(settings.encoder, name) for name in ("pretrained", "depth", "attention")},
             "weights of the encoder": self.base.sha256,
             "files of the encoder": digest_of(files_beside(self.base.folder)),
+            "max_tokens of the encoder": read_json(self.base.folder / RECORD).get("max_tokens"),
             "texts": texts.hexdigest(),
             "precision of the machine": str(self.accelerator.mixed_precision),
             "processes": self.accelerator.num_processes,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
+from nlp_transfer.answers import ANSWERS
 from nlp_transfer.disk import appearing, remove
 from nlp_transfer.encoder.classifier import quiet
 from nlp_transfer.encoder.heads import fresh_of, loading, shorten
@@ -25,18 +29,22 @@ _SPARE = ".spare"  # in the run's own copy, while the cache has the same
 
 
 def files_beside(folder: Path) -> list[Path]:
-    """Return the files of an encoder but its weights: configuration, tokenizer, how its states are pooled."""
-    weights = ("model*.safetensors", "*.index.json", MARK)
+    """Return the files of an encoder but its weights: configuration, tokenizer, how its states are pooled.
+
+    What a run of ours says of itself beside its model does not hold for another one.
+    """
+    others = ("model*.safetensors", "*.index.json", MARK, RECORD, ANSWERS)
     found = {path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}
-    return sorted(path for path in found if not any(path.match(pattern) for pattern in weights))
+    return sorted(path for path in found if not any(path.match(pattern) for pattern in others))
 
 
 def write_encoder(
     folder: Path, model: Any, settings: EncoderSettings, source: Source, *, key: str, origin: str, **told: Any
 ) -> None:
-    """Write the encoder of a masked-language model, without its head, as a folder that anybody's transformers loads.
+    """Write the encoder of a masked-language model as a folder that anybody's transformers loads.
 
-    What the model has no part of, such as a pooler, stays as it was in the checkpoint, if that counts.
+    What the model has no part of, such as a pooler or a head for classification, stays as it was in the checkpoint, if
+    that counts; what such a head shares with the one that guesses words comes from there.
 
     Args:
         folder: to write; it appears whole or not at all.
@@ -54,23 +62,55 @@ def write_encoder(
 
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     shorten(config, settings, native=True)
-    with quiet():
-        whole, info = AutoModel.from_pretrained(source.folder, config=config, **loading(settings))
+    trained = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     learned = {name: tensor.detach().cpu() for name, tensor in model.base_model.state_dict().items()}
-    missing = fresh_of(info)
-    kept = {name: tensor for name, tensor in whole.state_dict().items() if settings.pretrained and name not in missing}
-    assert learned.keys() <= whole.state_dict().keys(), "the encoder under one head is that under another"
+    with quiet(), torch.random.fork_rng(devices=[]):
+        whole, info = AutoModel.from_pretrained(source.folder, config=config, **loading(settings))
+        missing = fresh_of(info)
+        kept = {name: t for name, t in whole.state_dict().items() if settings.pretrained and name not in missing}
+        assert learned.keys() <= whole.state_dict().keys(), "the encoder under one head is that under another"
+        weights = kept | learned
+        classifier, head = _with_head(config, settings, source, trained)
+    if head:
+        prefix = classifier.base_model_prefix
+        whole, weights = classifier, {f"{prefix}.{name}": tensor for name, tensor in weights.items()} | head
     with appearing(folder, MARK, "pretrained encoder", refused=(OSError, SafetensorError)) as making, quiet():
-        whole.save_pretrained(making, state_dict=kept | learned)
+        whole.save_pretrained(making, state_dict=weights)
         for path in files_beside(source.folder):
             if path.name != "config.json" or path.parent != source.folder:
                 target = making / path.relative_to(source.folder)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
+        if longest := read_json(source.folder / RECORD).get("max_tokens"):  # the tokenizer beside it may cut earlier
+            own = read_json(making / "tokenizer_config.json") | {"model_max_length": longest}
+            (making / "tokenizer_config.json").write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
         about = dataclasses.asdict(Pretrained(sha256=weights_digest(making), **told))
         (making / MARK).write_text(
             json.dumps({"key": key, "origin": origin, **about}, indent=2) + "\n", encoding="utf-8"
         )
+
+
+def _with_head(
+    config: Any, settings: EncoderSettings, source: Source, trained: dict[str, Tensor]
+) -> tuple[Any, dict[str, Tensor]]:
+    """Return the model under its own head for classification, and what is known of that head: trained, or as it was."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification
+
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return None, {}
+    classifier, info = AutoModelForSequenceClassification.from_pretrained(
+        source.folder, config=copy.deepcopy(config), **loading(settings)
+    )
+    missing, base = fresh_of(info), f"{classifier.base_model_prefix}."
+    head = {}
+    for name, tensor in classifier.state_dict().items():
+        if name.startswith(base):
+            continue
+        if name in trained and trained[name].shape == tensor.shape:
+            head[name] = trained[name]
+        elif settings.pretrained and name not in missing:
+            head[name] = tensor
+    return classifier, head
 
 
 def copy_encoder(made: Path, folder: Path) -> None:

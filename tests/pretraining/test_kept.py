@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import nlp_transfer
-from nlp_transfer import resume, saved
+from nlp_transfer import preparation, resume, saved
 from nlp_transfer.config import compose
 from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
@@ -21,6 +22,7 @@ from nlp_transfer.record import read_record
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import HubSettings, TrainingSettings
 from nlp_transfer.store import folder_of
+from nlp_transfer.teaching import teacher_logits
 from nlp_transfer.training import checkpoint
 from tests.encoder.families import tiny_encoder
 from tests.pretraining.test_runs import FIRST, run_of_them, same, weights
@@ -143,3 +145,26 @@ def test_a_run_goes_on_from_its_own_copy_whatever_became_of_the_cache_and_the_co
     assert same(weights(run_of_them(home, tmp_path / "parts", **values)), weights(plain))
     with pytest.raises(TypeError, match="not callable"):  # a run that starts again does so with the code of today
         run_of_them(home, tmp_path / "parts", **values | {"overwrite": True})
+
+
+def test_the_head_of_an_earlier_run_with_the_same_labels_stays(home: Path, tmp_path: Path):
+    native = {"strategy": "finetune", "encoder.head": "native", "cache.gib": 0}
+    first = run_of_them(home, tmp_path / "a", **native | {"pretraining.epochs": 0})
+    again = run_of_them(home, tmp_path / "b", **native | {"encoder.name": str(first.folder / "model")})
+    encoder, before = again.folder / made.ENCODER, weights(first)
+    assert torch.equal(load_file(encoder / "model.safetensors")["classifier.weight"], before["classifier.weight"])
+    assert not {"nlp_transfer.json", "answers.json"} & {path.name for path in encoder.iterdir()}
+    records = [read_record(run.folder / "model") for run in (first, again)]
+    assert records[0].max_tokens == records[1].max_tokens
+
+
+def test_a_teacher_is_asked_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    teacher = run_of_them(home, tmp_path / "teacher", **{"pretraining.epochs": 0})
+    own = {"objective": "distill", "objective.distill.teacher": str(teacher.folder)}
+    asked, prepare = [], further.prepare
+    monkeypatch.setattr(preparation, "teacher_logits", lambda *given: asked.append(1) or teacher_logits(*given))
+    once = run_of_them(home, tmp_path / "once", **own)
+    assert len(asked) == 1
+    monkeypatch.setattr(further, "prepare", lambda *given, taught, **named: prepare(*given, **named))
+    assert same(weights(run_of_them(home, tmp_path / "twice", **own)), weights(once))
+    assert len(asked) == 3

@@ -14,7 +14,9 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertFor
 
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding, collate
-from nlp_transfer.encoder.source import locate
+from nlp_transfer.data.task import Task
+from nlp_transfer.encoder.classifier import load_classifier
+from nlp_transfer.encoder.source import RECORD, locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.pretraining.asked import check_architecture
 from nlp_transfer.pretraining.made import read_encoder, write_encoder
@@ -137,7 +139,7 @@ def test_an_architecture_learns_to_guess_or_is_refused(tmp_path: Path, family: s
     assert (made.name, made.sha256, made.weights != source.sha256) == (source.name, source.sha256, True)
     again, info = AutoModel.from_pretrained(made.folder, output_loading_info=True)
     assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
+    assert all(model.state_dict().keys() >= {name} for name in info["unexpected_keys"])  # a head for two tasks
     model.eval()
     # One text, without padding: the library gives that zeros, which Funnel reads.
     batch = batch_of(columns, [2], padding)
@@ -150,6 +152,24 @@ def test_an_architecture_learns_to_guess_or_is_refused(tmp_path: Path, family: s
     weights = made.folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0\1")
     assert read_encoder(tmp_path / "made", source, key="k") is None
+
+
+@pytest.mark.parametrize(
+    ("family", "said"), [("bart", "'bart' has a decoder too"), ("gpt2", "'gpt2' is no architecture")]
+)
+def test_a_refusal_says_what_is_in_the_way(tmp_path: Path, family: str, said: str):
+    folder = tiny_encoder(tmp_path, family)
+    with pytest.raises(UserError, match=said):
+        check_architecture(locate(EncoderSettings(name=str(folder))), AutoTokenizer.from_pretrained(folder))
+
+
+def test_a_model_of_ours_with_a_pooled_head_is_refused(tmp_path: Path):
+    settings = EncoderSettings(name=str(tiny_encoder(tmp_path)))
+    classifier = load_classifier(settings, Task("single_label", ("a", "b"), pair=False), head="pooled", seed=0)
+    classifier.model.save_pretrained(tmp_path / "model")
+    classifier.tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match="under a pooled head of ours"):
+        check_architecture(locate(EncoderSettings(name=str(tmp_path / "model"))), classifier.tokenizer)
 
 
 def test_a_head_is_the_checkpoint_s_own_where_there_is_one(tmp_path: Path):
@@ -201,6 +221,40 @@ def test_a_pooler_stays_and_what_was_never_there_is_not_made_up(tmp_path: Path):
     save_file({name: t for name, t in before.items() if "pooler" not in name}, folder / "model.safetensors")
     write_encoder(tmp_path / "b", model, settings, locate(settings), key="k", origin="o", **told)
     assert not any("pooler" in name for name in load_file(tmp_path / "b" / "model.safetensors"))
+
+
+def test_a_head_for_classification_stays_and_what_it_shares_was_trained(tmp_path: Path):
+    """ModernBERT's two heads share a layer; those of the others have nothing in common."""
+    told = {"texts": 1, "epochs": 1.0, "new_head": True, "held_out": 1, "before": 2.0, "after": 1.0}
+    task = Task("single_label", ("a", "b", "c"), pair=False)
+    for family in ("modernbert", "bert", "roberta"):
+        settings = EncoderSettings(name=str(tiny_encoder(tmp_path, family)))
+        before = load_classifier(settings, task, head="native", seed=1)
+        old = tmp_path / f"{family}-model"
+        before.model.save_pretrained(old)
+        before.tokenizer.model_max_length = 9
+        before.tokenizer.save_pretrained(old)
+        (old / RECORD).write_text(json.dumps({"max_tokens": 30}))
+        (old / "answers.json").write_text("{}")
+        settings, model, *_ = parts(old)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.5
+        source = locate(settings)
+        write_encoder(tmp_path / family, model, settings, source, key="k", origin="o", **told)
+        made = read_encoder(tmp_path / family, source, key="k", origin="o")
+        assert made is not None
+        assert not {RECORD, "answers.json"} & {path.name for path in made.folder.iterdir()}
+        again = load_classifier(settings, task, head="native", seed=2, source=made)
+        assert not again.fresh
+        assert again.max_tokens == 30
+        found, was, trained = again.model.state_dict(), before.model.state_dict(), model.state_dict()
+        shared = {name for name in found.keys() & trained.keys() if name.startswith("head.")}
+        assert bool(shared) is (family == "modernbert")
+        for name, tensor in found.items():
+            assert torch.equal(tensor, trained.get(name, was[name])), name
+        other = load_classifier(settings, Task("single_label", ("x", "y", "z"), pair=False), head="native", seed=2)
+        assert any(name.startswith("classifier") for name in other.fresh)
 
 
 def test_from_random_weights_nothing_of_the_checkpoint_is_left(tmp_path: Path):
