@@ -10,11 +10,12 @@ import pytest
 from tests.crash_worlds import COMMITTED, RUNS
 from tests.crashes import STEPS
 from tests.test_crashes import told_by
+from tests.warm import Warm
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, dict[str, Any]]:
-    return told_by("tests.crash_worlds")
+def told(running: Warm) -> dict[str, dict[str, Any]]:
+    return told_by(running, "tests.crash_worlds")
 
 
 @pytest.mark.slow
@@ -36,7 +37,7 @@ def test_a_run_may_go_on_on_another_number_of_processes(told: dict[str, dict[str
     ],
     ids=json.dumps,
 )
-def test_two_processes_end_in_the_same_bits_wherever_they_are_killed(words: list[str]):
-    found = told_by("tests.crashes", "two", *words)
+def test_two_processes_end_in_the_same_bits_wherever_they_are_killed(running: Warm, words: list[str]):
+    found = told_by(running, "tests.crashes", "two", *words)
     assert found["failures"] == []
     assert found["same"] == found["tried"] > 3

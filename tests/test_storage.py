@@ -22,6 +22,7 @@ from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
 from tests.test_crashes import told_by
 from tests.test_run import data_for, settings_for
+from tests.warm import Warm
 
 pytestmark = pytest.mark.slow
 
@@ -188,8 +189,8 @@ def test_a_disk_of_any_size_ends_in_a_sentence_or_in_the_same_bits(
     assert refused
 
 
-def test_some_operations_that_are_refused_end_in_a_sentence_and_then_in_the_same_bits():
-    told = told_by("tests.faults", "probe", "--every", "19")
+def test_some_operations_that_are_refused_end_in_a_sentence_and_then_in_the_same_bits(running: Warm):
+    told = told_by(running, "tests.faults", "probe", "--every", "19")
     assert told["failures"] == []
     assert told["tried"] == sum(told["ended"].values())
     assert told["ended"]["refused"] >= 2
@@ -207,9 +208,9 @@ def test_some_operations_that_are_refused_end_in_a_sentence_and_then_in_the_same
     ],
 )
 def test_any_operation_that_is_refused_ends_in_a_sentence_and_then_in_the_same_bits(
-    case: str, kind: str, first: int, every: int
+    running: Warm, case: str, kind: str, first: int, every: int
 ):
-    told = told_by("tests.faults", case, "--kind", kind, "--first", str(first), "--every", str(every))
+    told = told_by(running, "tests.faults", case, "--kind", kind, "--first", str(first), "--every", str(every))
     assert told["failures"] == []
     assert told["ended"]["refused"] > told["tried"] / 2
 

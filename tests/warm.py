@@ -34,6 +34,7 @@ LATE = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU"),
     *("NLP_TRANSFER_CACHE", "TOKENIZERS_PARALLELISM", "PYTEST_CURRENT_TEST", "PYTHONPATH", "TMPDIR", *QUIET),
     *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),  # scikit-learn sets them, wherever it is imported
+    "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR",  # torch sets it, where something was compiled
 }
 # What does as `python -m NAME` does.
 MODULE = "import runpy; runpy.run_module('{}', run_name='__main__', alter_sys=True)"

@@ -52,6 +52,7 @@ def masked_model(settings: EncoderSettings, source: Source, *, seed: int) -> tup
                 model, info = AutoModelForMaskedLM.from_pretrained(source.folder, config=config, **options)
                 fresh = fresh_of(info)
                 _tie(model, fresh)
+                _clear(model, fresh)
             else:
                 own = {name: options[name] for name in ("attn_implementation",) if name in options}
                 model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32, **own)
@@ -71,6 +72,14 @@ def _tie(model: Any, fresh: set[str]) -> None:
         return
     if any(p is decoder.weight and name in fresh for name, p in model.named_parameters(remove_duplicate=False)):
         decoder.weight = words.weight
+
+
+def _clear(model: Any, fresh: set[str]) -> None:
+    """Set new biases to zero: those of some architectures' heads, transformers leaves as memory was."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if name in fresh and name.endswith("bias"):
+                parameter.zero_()
 
 
 def _freeze_idle(model: Any) -> None:

@@ -116,6 +116,10 @@ def test_an_architecture_learns_to_guess_or_is_refused(tmp_path: Path, family: s
         return
     check_architecture(locate(EncoderSettings(name=str(folder))), AutoTokenizer.from_pretrained(folder))
     settings, model, masks, columns, padding = parts(folder)
+    inside = f"{model.base_model_prefix}."
+    new = {name: p for name, p in model.named_parameters() if name.endswith("bias") and not name.startswith(inside)}
+    assert new
+    assert not any(p.any() for p in new.values())  # whatever was in memory
     batch = batch_of(columns, [0, 1, 2, 3], padding)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
     wanted = batch["attention_mask"].bool() & (torch.arange(inputs["input_ids"].shape[1]) % 3 == 1)
