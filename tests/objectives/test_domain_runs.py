@@ -118,8 +118,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, term: s
     assert resumed == plain
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("term", ["dann", "cdan"])
+@pytest.mark.parametrize("term", [pytest.param(term, marks=OFTEN[term in ALIKE]) for term in ("dann", "cdan")])
 def test_two_processes_learn_what_one_does(tmp_path: Path, term: str):
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     for split, part in data_for("single_label").items():
