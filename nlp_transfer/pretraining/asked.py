@@ -9,7 +9,6 @@ import numpy as np
 
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.rows import Texts, text_key
-from nlp_transfer.encoder.pooled_config import PooledConfig, register_config
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.encoder.source import Source
 from nlp_transfer.errors import UserError
@@ -105,6 +104,8 @@ def check_architecture(source: Source, tokenizer: Any) -> None:
             or a tokenizer without a masking token.
     """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
+
+    from nlp_transfer.encoder.pooled_config import PooledConfig, register_config
 
     register_config()
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
