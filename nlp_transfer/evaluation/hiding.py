@@ -97,7 +97,7 @@ def rehearsed(
 
 
 def chosen(figures: Mapping[str, Sequence[float]], width: int) -> str:
-    """Return the score to take: the usual one, unless another told the hidden classes better beyond chance.
+    """Return the score to take: the usual one, unless another told the hidden classes clearly better.
 
     The best score counts as better where the mean of its advantage over the groups is above zero by Student's t, as if
     they were independent and no other score had been looked at: of a few groups the first is soon another one.

@@ -98,6 +98,17 @@ class _Aligning(Term):
     reads_unlabelled = True
     aligns = True
 
+    weight: float
+    name = ""  # in the configuration
+
+    def check(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            UserError: naming the key, its value and what it may be.
+        """
+        _check_weight(self.name, self.weight)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CoralSettings(_Aligning):
@@ -106,14 +117,7 @@ class CoralSettings(_Aligning):
     weight: float = 1000.0
 
     compares = True
-
-    def check(self) -> None:
-        """Refuse a weight below zero.
-
-        Raises:
-            UserError: naming the key, its value and what it may be.
-        """
-        _check_weight("coral", self.weight)
+    name = "coral"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +127,7 @@ class MmdSettings(_Aligning):
     weight: float = 1.0
 
     compares = True
-
-    def check(self) -> None:
-        """Refuse a weight below zero.
-
-        Raises:
-            UserError: naming the key, its value and what it may be.
-        """
-        _check_weight("mmd", self.weight)
+    name = "mmd"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +146,7 @@ class DannSettings(_Aligning):
         Raises:
             UserError: naming the key, its value and what it may be.
         """
-        _check_weight(self.name, self.weight)
+        super().check()
         if self.hidden < 1:
             raise UserError(f"objective.{self.name}.hidden={self.hidden} must be at least 1")
         if not self.lr > 0:
@@ -171,6 +168,7 @@ class MccSettings(_Aligning):
     temperature: float = 2.5
 
     compares = True
+    name = "mcc"
 
     def check(self) -> None:
         """Refuse values outside their range.
@@ -178,7 +176,7 @@ class MccSettings(_Aligning):
         Raises:
             UserError: naming the key, its value and what it may be.
         """
-        _check_weight("mcc", self.weight)
+        super().check()
         if not self.temperature > 0:
             raise UserError(f"objective.mcc.temperature={self.temperature} must be positive")
 
