@@ -24,11 +24,17 @@ from nlp_transfer.rules import needs_features
 from nlp_transfer.rules_fit import Fitted
 from nlp_transfer.rules_report import said_of
 from nlp_transfer.settings import DataSettings, Settings
+from nlp_transfer.source_only import SourceOnly
 from nlp_transfer.store import Store
 
 
-def measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen) -> pages.Measured:
-    """Return the figures of a model that was just trained, on the reported split, floors beside them."""
+def measure(
+    prepared: Prepared, record: Record, fitted: Fitted, screen: Screen, beside: SourceOnly | None = None
+) -> pages.Measured:
+    """Return the figures of a model that was just trained, on the reported split, floors beside them.
+
+    One of these is the run without the texts of another domain, where there was one.
+    """
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.reported_split
     with reading(screen, f"measuring on {split}"):
         logits, examples = prepared.outputs(split), corpus.splits[split]
@@ -48,6 +54,10 @@ def measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen) 
         )
         said += prepared.domains.sentences if prepared.domains else []
         floors = _floors(settings, corpus, corpus.task, examples, prepared.below_output.store) if is_main() else []
+        if beside is not None:
+            floors.append(beside.floor)
+            answers, _ = prepared.answers_to(beside.asked)
+            said += beside.sentences(corpus.task, answers, settings=settings.evaluation, seed=settings.seed)
         report = evaluate_predictions(
             corpus.task,
             examples,

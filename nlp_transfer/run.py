@@ -27,6 +27,7 @@ from nlp_transfer.record import Record
 from nlp_transfer.rules_fit import Fitted, deciding
 from nlp_transfer.run_folder import PAGES, RunFolder
 from nlp_transfer.settings import Settings
+from nlp_transfer.source_only import SourceOnly, asked_of, is_guarded, without_texts
 from nlp_transfer.teaching import lessons
 from nlp_transfer.trained import train
 from nlp_transfer.training.state import own_numbers
@@ -86,6 +87,11 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     if corpus is None:
         with screen.busy("reading data"):
             corpus = load_corpus(settings.data, seed=settings.seed, data=data)
+    return _finished(settings, corpus, screen)
+
+
+def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
+    """Return the run of settings that were checked: read back where it is finished, else done."""
     corpus = deciding(corpus, settings.decision)
     settings, why = choosing.chosen(settings, corpus)
     if why:
@@ -119,13 +125,28 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     tell_domains_apart(prepared, screen)
     render(prepared.plan, screen.console)
+    beside = None
+    if is_guarded(settings):
+        beside = _source_only(settings, corpus, screen)
+        anew = prepare(settings, corpus, folder.path)  # accelerate's state was that of the other run meanwhile
+        prepared = dataclasses.replace(anew, plan=prepared.plan, domains=prepared.domains)
     with folder.locked():
         after = pretrained(prepared, folder, screen)
         after.plan, after.domains = prepared.plan, prepared.domains  # as they were told
-        return _adapt(settings, after, folder, screen)
+        return _adapt(settings, after, folder, screen, beside)
 
 
-def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen) -> Run:
+def _source_only(settings: Settings, corpus: Corpus, screen: Screen) -> SourceOnly:
+    """Do the same run without the texts of the other domain first, or read it back."""
+    screen.tell("first without the texts of the other domain; evaluation.source_only=false leaves that out")
+    alone = _finished(without_texts(settings), dataclasses.replace(corpus, unlabelled=None), screen)
+    with screen.busy("asking the model without them"):
+        return asked_of(alone.folder, settings, corpus)
+
+
+def _adapt(
+    settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, beside: SourceOnly | None = None
+) -> Run:
     """Train, save and measure in a folder that nobody else writes to, from where an earlier process was stopped."""
     corpus = prepared.corpus
     learned_from = lessons(settings, corpus)  # now: what was learned must not be lost when a teacher is taken away
@@ -144,7 +165,7 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
             elif settings.verify:  # a process of its own, which works while this one measures
                 base = prepared.classifier.source.folder
                 asked = meanwhile.enter_context(verification.asking(folder.model, written, base=base))
-        measured = measure(prepared, record, trained.fitted, screen)
+        measured = measure(prepared, record, trained.fitted, screen, beside)
         if asked is not None:
             with screen.busy("loading the saved model in a fresh process"):
                 try:

@@ -150,6 +150,7 @@ class EvaluationSettings:
 
     metric: str = "auto"
     floors: bool = True
+    source_only: bool = True
     resamples: int = 1000
     confidence: float = 0.95
     batch_tokens: int = 4096

@@ -41,7 +41,14 @@ WORDS: dict[str, list[str]] = {
     TAUGHT: ["objective=distill"],
     "tapt": ["pretraining.epochs=3"],
 }
-OWN = ["data=files", "strategy=finetune", "verify=false", "report.write=false", "evaluation.floors=false"]
+OWN = [
+    "data=files",
+    "strategy=finetune",
+    "verify=false",
+    "report.write=false",
+    "evaluation.floors=false",
+    "evaluation.source_only=false",
+]
 
 
 def main(words: list[str] | None = None) -> None:

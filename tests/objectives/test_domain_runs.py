@@ -11,9 +11,14 @@ from safetensors.torch import load_file
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.data.rows import Texts
+from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt
+from nlp_transfer.settings import EvaluationSettings
+from nlp_transfer.source_only import SourceOnly
 from nlp_transfer.training import checkpoint
 from tests.encoder.families import tiny_encoder
 from tests.objectives.test_distill import texts_in
@@ -40,8 +45,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def adapted(home: Path, folder: Path, term: str, problem: str = "single_label", strategy: str = "finetune", **values):
     file = texts_in(folder / "target.csv", problem)
-    wanted = {"evaluation.floors": False, "objective": term, "data.unlabelled": str(file), "training.epochs": 2}
-    wanted |= STRATEGIES[strategy]
+    wanted = {"evaluation.floors": False, "evaluation.source_only": False, "training.epochs": 2}
+    wanted |= {"objective": term, "data.unlabelled": str(file)} | STRATEGIES[strategy]
     return adapt(settings_for(home, problem, output=str(folder / "runs"), **wanted | values), data=data_for(problem))
 
 
@@ -95,7 +100,7 @@ def test_a_discriminator_changes_nothing_of_how_a_run_starts(home: Path, tmp_pat
 def test_the_discriminator_learns_and_is_no_part_of_the_saved_model(home: Path, tmp_path: Path):
     file = texts_in(tmp_path / "target.csv")
     (tmp_path / "stopped").mkdir()
-    values = {"objective": "dann", "data.unlabelled": str(file), "training.ema": 0.9}
+    values = {"objective": "dann", "data.unlabelled": str(file), "training.ema": 0.9, "evaluation.source_only": False}
     early, _ = stopped_run(tmp_path / "stopped", at=1, **values)
     tensors = checkpoint.read(early).tensors
     names = {name for name in tensors["model"] if name.startswith("objective.terms.dann.discriminator.")}
@@ -114,7 +119,8 @@ def test_the_discriminator_learns_and_is_no_part_of_the_saved_model(home: Path, 
 @pytest.mark.parametrize("term", ["dann", "mmd"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, term: str):
     file = texts_in(tmp_path / "target.csv")
-    resumed, plain = weights_of_a_stopped_run_and_another(tmp_path, **{"objective": term, "data.unlabelled": str(file)})
+    values = {"objective": term, "data.unlabelled": str(file), "evaluation.source_only": False}
+    resumed, plain = weights_of_a_stopped_run_and_another(tmp_path, **values)
     assert resumed == plain
 
 
@@ -131,9 +137,10 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, term: str):
     for processes in (1, 2):
         done = launched(processes, [*words, f"output={tmp_path / str(processes)}"])
         assert done.returncode == 0, done.stderr[-2000:]
-        (log,) = (tmp_path / str(processes)).glob("*/metrics.jsonl")
-        found.append([row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row])
-    assert len(found[0]) == 6
+        logs = sorted((tmp_path / str(processes)).glob("*/metrics.jsonl"))  # with the run without these texts
+        rows = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+        found.append([row["loss"] for row in rows if "loss" in row])
+    assert len(found[0]) == 12
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
@@ -206,3 +213,38 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, wor
     with pytest.raises(UserError, match=words):
         adapt(settings_for(home, output=str(tmp_path / "runs"), **wanted), data=data_for("single_label"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_run_without_the_texts_is_a_floor(home: Path, tmp_path: Path):
+    values = {"evaluation.source_only": True, "pretraining.epochs": 1}
+    run = adapted(home, tmp_path, "cdan", **values)
+    (alone,) = (folder for folder in (tmp_path / "runs").iterdir() if folder != run.folder)
+    assert "-source-only-" in alone.name
+    own = (alone / "config.yaml").read_text()
+    assert "cdan" not in own
+    assert "target.csv" not in own
+    assert not json.loads((alone / "metrics.json").read_text())["pretrained"]
+    beside, model = (json.loads((each / "metrics.json").read_text())["report"]["rows"] for each in (alone, run.folder))
+    rows = {row["name"]: row["intervals"] for row in model}
+    for name, figure in beside[0]["intervals"].items():
+        assert rows["source only"][name]["value"] == pytest.approx(figure["value"], abs=1e-3)
+    assert "source only" in run.report.verdict
+    assert any("a model that saw none of them gives answers" in note for note in run.report.notes)
+    before = load_file(alone / "model" / "model.safetensors")
+    plain = {"objective": "classify", "data.unlabelled": None, "evaluation.source_only": True}
+    (tmp_path / "usual").mkdir()
+    usual = adapted(home, tmp_path / "usual", "coral", **plain)
+    after = load_file(usual.folder / "model" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)  # the same bits as that run by itself
+
+
+def test_harm_is_called_harm():
+    task = Task("single_label", ("a", "b"), False, None)
+    sure = np.array([[9.0, 0.0], [0.0, 9.0]] * 50, np.float32)
+    beside = SourceOnly(Path("runs/alone"), Floor("source only", sure), Texts(["x"] * 100, None), sure)
+    settings = EvaluationSettings()
+    for answers, harmed in ((sure, False), (sure * 2, False), (sure / 9, True), (abs(sure[:, :1]) * [1, 0], True)):
+        said = beside.sentences(task, np.asarray(answers, np.float32), settings=settings, seed=0)
+        assert len(said) == 1 + harmed
+        assert not harmed or "runs/alone" in said[1]
+    assert beside.sentences(Task("regression", (), False, None), sure[:, :1], settings=settings, seed=0) == []
