@@ -8,7 +8,8 @@ training rows of the first domain of a pair, weights are kept and outputs calibr
 accuracy is of the test rows of the second one, of whose training rows the texts alone are read. "source only" does not
 read these; "self-training" learns from what that model answers to them; "tapt" models the language of both first. No
 figure of the second domain chooses anything. "gain" is the difference to source only, with a 95 % interval by Student's
-t over pairs and seeds.
+t over pairs and seeds. "chosen" takes of every pair and seed the method whose answers to those texts carry the most
+information (`evaluation/information.py`), which needs no label of theirs.
 
 Every result is appended to --results at once and is not computed again, so that an interrupted benchmark goes on.
 """
@@ -34,7 +35,7 @@ from recipes.benchmarks.timing import machine
 
 FAR = ("books:kitchen", "imdb:electronics", "electronics:books", "kitchen:imdb")
 NEAR = ("electronics:kitchen", "books:dvd")
-ALONE, TAUGHT = "source only", "self-training"
+ALONE, TAUGHT, CHOSEN = "source only", "self-training", "chosen"
 WORDS: dict[str, list[str]] = {
     ALONE: [],
     **{name: [f"objective={name}"] for name in ("coral", "mmd", "dann", "cdan", "mcc")},
@@ -112,7 +113,8 @@ def measured(reviews: Path, wanted: list[dict[str, Any]]) -> Any:
             if method == ALONE:
                 teacher = run
             seconds = round(time.process_time() - began, 1)
-            yield asked | {"accuracy": round(run.metrics["accuracy"], 4), "seconds": seconds}
+            found = {"accuracy": run.metrics["accuracy"], "information": told(run, folder / "texts.csv")}
+            yield asked | {name: round(value, 4) for name, value in found.items()} | {"seconds": seconds}
 
 
 def divide(source: Path, target: Path, folder: Path) -> None:
@@ -128,15 +130,30 @@ def divide(source: Path, target: Path, folder: Path) -> None:
         writer.writerows([["text"], *([text] for text in texts)])
 
 
+def told(run: Any, texts: Path) -> float:
+    """Return the information that answers to texts carry."""
+    from nlp_transfer.evaluation.information import information
+
+    with texts.open(encoding="utf-8", newline="") as lines:
+        asked = [row["text"] for row in csv.DictReader(lines)]
+    return information(run.predictor.record.task, run.predictor.logits(asked))
+
+
 def show(arguments: argparse.Namespace, methods: list[str], known: dict[tuple[Any, ...], dict[str, Any]]) -> None:
     """Print the mean of every pair and method, and what each method gains."""
     from scipy.stats import t
 
     found: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
+    surest: dict[tuple[str, int], dict[str, Any]] = {}
     for line in known.values():
         same = (line["epochs"], line["length"]) == (arguments.epochs, arguments.length)
         if same and line["pair"] in arguments.pairs and line["seed"] < arguments.seeds:
-            found[line["method"]][line["pair"], line["seed"]] = line["accuracy"]
+            key = line["pair"], line["seed"]
+            found[line["method"]][key] = line["accuracy"]
+            if line["method"] in methods:
+                surest[key] = max(surest.get(key, line), line, key=lambda each: each["information"])
+    found[CHOSEN] = {key: line["accuracy"] for key, line in surest.items()}
+    methods = [*methods, CHOSEN]
     print(f"| source:target | {' | '.join(methods)} |\n|---{'|---' * len(methods)}|")
     for pair in arguments.pairs:
         means = [np.mean([of for (name, _), of in found[method].items() if name == pair]) for method in methods]
