@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.anatomy import output_layers
+from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import thresholds
 from nlp_transfer.evaluation.calibration import Calibration, calibrate
 from nlp_transfer.evaluation.metrics import selection_metric
@@ -20,6 +21,7 @@ from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.significance import is_lower
 from nlp_transfer.strategies.convex import Head, Validated, softened, validate_head
+from nlp_transfer.strategies.prototypes import fit_prototypes
 
 _FIRM = 10.0  # an L2 penalty, on features scaled to unit mean variance
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}
@@ -29,7 +31,12 @@ def solve_head(prepared: Prepared) -> Head:
     """Fit the output layer to frozen features of the training rows and put it into the model.
 
     Where gradient steps follow, it gets less weight, if its mean outputs can stay.
+
+    Raises:
+        UserError: for a head of means that the task or the output layer has no place for.
     """
+    if getattr(prepared.strategy, "solver", "") == "prototypes":
+        return _placed(prepared, _prototypes(prepared))
     features = prepared.features("train")
     validated = validate(prepared, features)
     if prepared.settings.encoder.layers == "spread" and prepared.strategy.frozen:
@@ -38,6 +45,19 @@ def solve_head(prepared: Prepared) -> Head:
     if prepared.strategy.trains and _output(prepared).bias is not None:
         head = softened(head, features)
     return _placed(prepared, head)
+
+
+def _prototypes(prepared: Prepared) -> Head:
+    task, train = prepared.corpus.task, prepared.corpus.splits["train"]
+    if LOSSES[task.problem] != "softmax":
+        raise UserError(
+            f"strategy.solver=prototypes knows texts of one label each, and the problem type is {task.problem}: take "
+            "strategy.solver=exact"
+        )
+    if _output(prepared).bias is None:
+        raise UserError("strategy.solver=prototypes needs an output layer with a bias: set encoder.head=pooled")
+    targets = train.targets if train.targets.ndim == 2 else np.eye(task.outputs, dtype=np.float32)[train.targets]
+    return fit_prototypes(prepared.features("train"), targets, train.weights)
 
 
 def solve_head_again(prepared: Prepared, *, least: float) -> Head:

@@ -85,7 +85,8 @@ def _fit_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
         found = solve_head(prepared) if starts else validate(prepared, prepared.features("train"))
     give_back()
     if strategy.frozen:
-        words = f"{head_words(prepared.classifier)}, L2 penalty {found.penalty:.2g} by cross-validation"
+        how = f"L2 penalty {found.penalty:.2g} by cross-validation" if found.penalty else "the means of the labels"
+        words = f"{head_words(prepared.classifier)}, {how}"
         screen.console.print(f"fitted: {words}", style="dim")
     return found.penalty
 

@@ -152,6 +152,19 @@ def test_every_strategy_adapts_to_every_problem(home: Path, tmp_path: Path, stra
         assert all(0 <= p <= 1 for answer in answers for p in answer.probabilities.values())
 
 
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_means_of_the_labels_are_a_head(home: Path, tmp_path: Path, problem: str):
+    values = {"strategy": "probe", "strategy.solver": "prototypes", "output": str(tmp_path)}
+    settings = settings_for(home, problem, **values)
+    if problem in ("multi_label", "regression"):
+        with pytest.raises(UserError, match=rf"texts of one label each, and the problem type is {problem}"):
+            adapt(settings, data=data_for(problem))
+        return
+    run = adapt(settings, data=data_for(problem))
+    assert run.metrics["accuracy"] > (0.6 if problem == "single_label" else 0)
+    assert all(np.isfinite(value) for value in run.metrics.values())
+
+
 @pytest.mark.parametrize("strategy", ["finetune", "lora", "ia3"])
 @pytest.mark.parametrize("head", ["native", "pooled"])
 def test_the_artefact_is_what_transformers_loads(home: Path, tmp_path: Path, strategy: str, head: str):

@@ -30,9 +30,9 @@ class Head:
     Attributes:
         weight: float32 (outputs, width).
         bias: float32 (outputs,), zero without an intercept.
-        penalty: the chosen L2 penalty, on features scaled to unit mean variance.
-        held_out: float32 (examples,), each example's loss under cross-validation at that penalty; empty where there
-            were too few examples to hold any out.
+        penalty: the chosen L2 penalty, on features scaled to unit mean variance; 0: there is none.
+        held_out: float32 (examples,), each example's loss where it was held out; empty where there were too few
+            examples to hold any out, zero where that says nothing.
     """
 
     weight: np.ndarray

@@ -18,7 +18,8 @@ class Probe:
 
     Attributes:
         solver: "exact": the convex problem is solved to its optimum along a path of L2 penalties chosen by
-            cross-validation; "adamw": gradient steps on the cached features, for objectives that are not convex.
+            cross-validation; "prototypes": the label whose mean is nearest, see ``prototypes.fit_prototypes``;
+            "adamw": gradient steps on the cached features, for objectives that are not convex.
         lr: peak learning rate of the adamw solver.
     """
 
@@ -31,7 +32,7 @@ class Probe:
     @property
     def solves_head(self) -> bool:
         """Whether the head is solved and not stepped."""
-        return self.solver == "exact"
+        return self.solver != "adamw"
 
     @property
     def trains(self) -> bool:
@@ -40,7 +41,7 @@ class Probe:
 
     def check(self) -> None:
         """Refuse an unknown solver, or a rate below zero."""
-        one_of(self.solver, ("exact", "adamw"), "strategy.solver")
+        one_of(self.solver, ("exact", "prototypes", "adamw"), "strategy.solver")
         check_rates(lr=self.lr)
 
     def apply(self, classifier: Classifier) -> None:
