@@ -38,6 +38,7 @@ OURS = {
     "finetune": ["strategy=finetune"],
     "lora": ["strategy=lora"],
     "probe": ["strategy=probe"],
+    "prototypes": ["strategy=probe", "strategy.solver=prototypes"],
 }
 WORDS = ["verify=false", "report.write=false", "evaluation.floors=false", "evaluation.resamples=2"]
 FIGURES = ("accuracy", "macro_f1", "log_loss")
