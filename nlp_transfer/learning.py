@@ -141,7 +141,7 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
 
     def evaluate_now() -> dict[str, float]:
         assert validation is not None
-        return score(prepared, units.logits(prepared.outputs("validation")), validation, task)
+        return score(settings, units.logits(prepared.outputs("validation")), validation, task)
 
     descent = Descent(
         Step(prepared.classifier.model, prepared.objective),
@@ -159,18 +159,18 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
     return trajectory
 
 
-def score(prepared: Prepared, logits: np.ndarray, held: Examples, task: Task) -> dict[str, float]:
+def score(settings: Settings, logits: np.ndarray, held: Examples, task: Task) -> dict[str, float]:
     """Return the metrics of outputs for validation rows, thresholds chosen on them where they will be.
 
     Args:
-        prepared: the run.
+        settings: of the run.
         logits: (rows, outputs).
         held: the rows.
         task: theirs.
     """
-    if task.problem == "multi_label" and prepared.settings.decision.threshold is None:
+    if task.problem == "multi_label" and settings.decision.threshold is None:
         # Chosen in the same way once more when all is learned.
-        metric = metrics.selection_metric(task, prepared.settings.evaluation.metric)
+        metric = metrics.selection_metric(task, settings.evaluation.metric)
         scale, rule = thresholds.settled(task, logits, held.targets, held.weights, metric=metric)
         task = dataclasses.replace(task, threshold=thresholds.undivided(rule, scale))
     return metrics.compute(task, logits, held.targets, held.weights)

@@ -64,6 +64,19 @@ class Run:
         return self.predictor.predict(texts, pairs)
 
 
+def _refuse_several(settings: Settings) -> None:
+    """Refuse the settings of a task that was learned together with others.
+
+    Raises:
+        UserError: saying which command is for that.
+    """
+    if settings.multitask.tasks:
+        raise UserError(
+            f"multitask.tasks={settings.multitask.tasks} are learned together: nlp-transfer multitask CONFIG.yaml does "
+            "that; set multitask.tasks=[] to learn this one alone"
+        )
+
+
 @own_numbers()
 def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None, screen: Screen | None = None) -> Run:
     """Adapt an encoder to a task, measure it beside floors and save it.
@@ -81,6 +94,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
         UserError: for anything in the settings or the data that cannot be used.
     """
     check(settings, data=data)
+    _refuse_several(settings)
     assert data is None or corpus is None
     screen = screen or Screen(speaks=False)
     if corpus is None:
