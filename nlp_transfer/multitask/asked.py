@@ -50,6 +50,11 @@ class Member:
     corpus: Corpus
     metric: str
 
+    @property
+    def measured(self) -> str:
+        """The split whose figures are reported."""
+        return "test" if "test" in self.corpus.splits else "validation"
+
     def inside(self, folder: Path, multitask: MultitaskSettings) -> Settings:
         """Return the settings of its run as one of several tasks, whose folder lies in that of all of them."""
         return dataclasses.replace(self.settings, output=str(folder), multitask=multitask)
@@ -107,7 +112,7 @@ def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, tasks: Sequ
         for name, entry in entries.items()
     }
     for name, each in alone.items():
-        with _named(name):
+        with named(name):
             check_source(each.data)
         check(each)
     with screen.busy("reading data"):
@@ -200,7 +205,7 @@ def _read(alone: dict[str, Settings]) -> list[Member]:
     members: list[Member] = []
     first: dict[str, ReadCorpus] = {}
     for name, settings in alone.items():
-        with _named(name):
+        with named(name):
             data, read = settings.data, read_corpus(settings.data)
             before = first.get(str(data.path))
             rows = divided(read, data, seed=settings.seed) if before is None else _divided_alike(before, read, data)
@@ -224,7 +229,7 @@ def _divided_alike(first: ReadCorpus, read: ReadCorpus, data: DataSettings) -> R
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def named(name: str) -> Iterator[None]:
     """Name the task in what is said of it."""
     try:
         yield

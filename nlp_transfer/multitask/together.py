@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from nlp_transfer.encoder.source import locate
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.head import solve_head_again
 from nlp_transfer.learning import settled, start_head
+from nlp_transfer.multitask.asked import named
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.joint import Joint
 from nlp_transfer.multitask.outcome import Learned, Outcome
@@ -35,6 +37,43 @@ if TYPE_CHECKING:
 _FRESH = Saving(None, lambda: False, lambda _: None)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where tasks that learn together lie.
+
+    Attributes:
+        union: the tasks as one.
+        folder: of the training.
+        folders: of the run of each task, in it.
+    """
+
+    union: Union
+    folder: RunFolder
+    folders: list[RunFolder]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to be done."""
+        return self.folder.is_finished and all(map(_is_whole, self.folders))
+
+
+def located(asked: Asked) -> Place:
+    """Return where tasks lie, whether they have learned already or not.
+
+    Raises:
+        UserError: for rules of decision that do not suit a task, and where other data was learned from there.
+    """
+    members = []
+    for each in asked.members:
+        with named(each.name):
+            members.append(dataclasses.replace(each, corpus=deciding(each.corpus, each.settings.decision)))
+    union = union_of(members)
+    folder = RunFolder.of(asked.settings, union.corpus)
+    own = [each.inside(folder.path, asked.settings.multitask) for each in members]
+    folders = [RunFolder.of(settings, each.corpus) for settings, each in zip(own, members, strict=True)]
+    return Place(union, folder, folders)
+
+
 @own_numbers()
 def adapt_together(asked: Asked, screen: Screen) -> Outcome:
     """Adapt one encoder to several tasks at once; every task gets a run folder, saved, measured and described.
@@ -50,23 +89,19 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
         UserError: for anything in the settings or the data that cannot be used.
         Stopped: by a signal; what was reached is committed.
     """
-    members = [
-        dataclasses.replace(each, corpus=deciding(each.corpus, each.settings.decision)) for each in asked.members
-    ]
-    union, settings = union_of(members), asked.settings
-    folder = RunFolder.of(settings, union.corpus)
-    folders = [RunFolder.of(each.inside(folder.path, settings.multitask), each.corpus) for each in members]
-    if folder.is_finished and all(map(_is_whole, folders)) and not settings.overwrite:
+    place = located(asked)
+    union, settings, folder, folders = place.union, asked.settings, place.folder, place.folders
+    if place.is_finished and not settings.overwrite:
         folder.check_encoder(locate(settings.encoder).sha256)
         folder.tidy()
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
-        return _outcome(folder, folders, members)
+        return _outcome(folder, folders, union.members)
     with screen.busy("loading the encoder"):
         joint = _prepared(settings, union, folder)
     render(joint.plan, screen.console)
     with folder.locked():
         _adapt(settings, joint, union, folder, folders, screen)
-    return _outcome(folder, folders, members)
+    return _outcome(folder, folders, union.members)
 
 
 def _prepared(settings: Settings, union: Union, folder: RunFolder) -> Prepared:

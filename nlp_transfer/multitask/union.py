@@ -119,7 +119,7 @@ def _taught(members: Sequence[Member]) -> list[str]:
     train = {member.name: set(member.corpus.splits[TRAIN].keys) for member in members}
     said = []
     for member in members:
-        split = "test" if "test" in member.corpus.splits else "validation"
+        split = member.measured
         keys = member.corpus.splits[split].keys
         others = set().union(*(known for name, known in train.items() if name != member.name))
         if both := sum(key in others for key in keys):

@@ -7,7 +7,7 @@ import argparse
 from nlp_transfer.errors import UserError
 from nlp_transfer.importing import for_good
 from nlp_transfer.shipped import shipped_names
-from nlp_transfer.verbs import emit, screen_of_main
+from nlp_transfer.verbs import alone, emit, screen_of_main
 
 
 def multitask(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
@@ -20,10 +20,13 @@ def multitask(arguments: argparse.Namespace, words: list[str], overrides: list[s
     from nlp_transfer.multitask.asked import ask
 
     asked = ask(recipe, overrides, screen, tasks=tasks)  # and says what is wrong there before torch is needed
+    if asked.beside != "none":
+        alone("multitask with multitask.beside")
     with screen.busy("starting"), for_good():
+        from nlp_transfer.multitask.beside import compared
         from nlp_transfer.multitask.show import render
         from nlp_transfer.multitask.together import adapt_together
-    outcome = adapt_together(asked, screen)
+    outcome = compared(asked, adapt_together(asked, screen), screen)
     render(outcome, screen.console)
     emit(outcome.to_json(), screen)
     return 0
