@@ -27,6 +27,7 @@ from nlp_transfer.multitask.checks import check_multitask
 from nlp_transfer.settings import DataSettings, MultitaskSettings, Settings
 from nlp_transfer.shipped import locate_recipe
 from nlp_transfer.strategies import Auto, Finetune
+from nlp_transfer.words import key_and_value
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
@@ -106,9 +107,7 @@ def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, tasks: Sequ
         strategy = Finetune()
     settings = dataclasses.replace(settings, strategy=strategy, multitask=own)
     alone = {
-        name: dataclasses.replace(
-            settings, name=name, data=_data_of(recipe, words, entry), multitask=MultitaskSettings()
-        )
+        name: dataclasses.replace(settings, name=name, data=_data_of(settings, entry), multitask=MultitaskSettings())
         for name, entry in entries.items()
     }
     for name, each in alone.items():
@@ -185,15 +184,22 @@ def path_and_words(task: str) -> tuple[str, list[str]]:
     except ValueError:
         raise UserError(f"multitask.tasks: {task!r} names no file") from None
     for word in words:
-        if not word.lstrip("+").startswith("data."):
+        if not word.startswith("data."):
             raise UserError(f"multitask.tasks: {word!r} in {task!r} is for all tasks: write it beside them")
     return path, words
 
 
-def _data_of(recipe: str | None, words: Sequence[str], entry: str) -> DataSettings:
-    path, own = path_and_words(entry)
-    data = config.compose(recipe, [*_files(recipe), *words, *own]).data
-    return _read_from(data, path)
+def _data_of(settings: Settings, entry: str) -> DataSettings:
+    """Return the `data` group of a task: that of all, with its own words."""
+    path, words = path_and_words(entry)
+    plain = config.to_plain(settings)
+    for key, value in map(key_and_value, words):
+        *groups, name = key.split(".")
+        group = plain
+        for each in groups:
+            group = group.setdefault(each, {})
+        group[name] = value
+    return _read_from(config.from_plain(plain).data, path)
 
 
 def _read_from(data: DataSettings, path: str | None) -> DataSettings:
