@@ -20,7 +20,7 @@ from nlp_transfer.ending import USER_ERROR, leave_group, say, unexpected
 from nlp_transfer.errors import UserError
 from nlp_transfer.launch import is_main
 from nlp_transfer.secrets import redacted
-from nlp_transfer.verbs import VERBS, models, one, runs
+from nlp_transfer.verbs import VERBS, models, one, runs, tasks
 from nlp_transfer.verbs.keys import help_of
 
 EPILOG = """examples:
@@ -29,6 +29,7 @@ EPILOG = """examples:
   nlp-transfer check data=files data.path=tickets.csv  duplicates, leaks, wrong labels, damage
   nlp-transfer rank minilm e5 runs/NAME data=files data.path=tickets.csv
   nlp-transfer compare data=files data.path=tickets.csv    which strategy, how many labels
+  nlp-transfer multitask emotion.csv irony.csv         several tasks, one encoder
   nlp-transfer plan intent data.path=tickets.csv       what would happen, nothing trained
   nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
@@ -123,7 +124,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _is_name(word: str) -> bool:
     """Return whether a word is no override; files may be called a=b and ~draft."""
     key, equals, _ = word.partition("=")
-    if not equals and not word.startswith("~"):
+    if (not equals and not word.startswith("~")) or " data." in key:  # a task may have words of its own
         return True
     from nlp_transfer.data.paths import expanded
     from nlp_transfer.settings import Settings
@@ -182,6 +183,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] 
     "check": runs.check,
     "rank": runs.rank,
     "compare": runs.compare,
+    "multitask": tasks.multitask,
     "plan": runs.plan,
     "evaluate": runs.evaluate,
     "predict": models.predict,

@@ -34,7 +34,7 @@ NOT_IDENTITY = (
     *("check", "rank", "compare"),
 )
 # Groups that make no part of a run where they are off, nor of one that was made before there were any.
-_OPTIONAL = {"pretraining": "epochs"}
+_OPTIONAL = {"pretraining": "epochs", "multitask": "tasks"}
 _NAMES_OF_FILES = (
     *("output", "predict.input", "predict.output", "export.output", "report.output", "check.fix", "check.beside"),
     *("encoder.name", "cache.folder", "data.path", "data.train", "data.validation", "data.test", "data.unlabelled"),

@@ -67,10 +67,16 @@ class Features:
         What it reads of some splits is cut out of what it would have read: that is the same whichever layer is kept.
         """
         model: Any = self.classifier.model
-        wide = {split: self.of(split, columns) for split, columns in splits.items()}
+        wide = self._made | {split: self.of(split, columns) for split, columns in splits.items()}
         count = len(model.config.layers)
         self._made = {split: np.split(features, count, axis=1)[position] for split, features in wide.items()}
         model.keep_layer(position)
+
+    def known(self, classifier: Classifier, splits: dict[str, np.ndarray]) -> Features:
+        """Return the features of a classifier whose encoder changes no more, those of these splits known already."""
+        features = dataclasses.replace(self, classifier=classifier, constant=True)
+        features._made = {split: _read_only(values) for split, values in splits.items()}
+        return features
 
     def now(self, columns: Columns) -> np.ndarray:
         """Return the features of a split as the model is now; of rows that were drawn, those of their pool, cut out."""

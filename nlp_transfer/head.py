@@ -72,7 +72,7 @@ def solve_head_again(prepared: Prepared, *, least: float) -> Head:
             the rows were to the encoder what others are. It counts as 10 at most: above that the features told nothing
             of the labels then, which says nothing of what they tell now.
     """
-    validated = validate(prepared, prepared.below_output.fresh(prepared.columns["train"]))
+    validated = validate(prepared, prepared.features_now("train"))
     return _placed(prepared, dataclasses.replace(validated, penalty=max(min(least, _FIRM), validated.penalty)).fit())
 
 

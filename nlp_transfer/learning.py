@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from accelerate.utils import broadcast_object_list
+from torch import nn
 
 from nlp_transfer import tracking
-from nlp_transfer.console import Bar, Screen
+from nlp_transfer.console import Screen
+from nlp_transfer.data.batches import Columns
+from nlp_transfer.data.corpus import Examples
+from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
@@ -26,11 +31,39 @@ from nlp_transfer.progress import reading
 from nlp_transfer.rules import promising, unpromised
 from nlp_transfer.rules_fit import Fitted, fit_rules
 from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.settings import Settings
+from nlp_transfer.strategies import Group
 from nlp_transfer.training.bfloat16 import working_copy
 from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
 from nlp_transfer.training.memory import give_back
 from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.state import Trajectory
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What gradient steps change, what they learn from, and which weights are the better ones.
+
+    Attributes:
+        step: maps (batch, progress) to Σ wᵢ·ℓᵢ of that batch.
+        groups: what learns.
+        columns: what is learned from.
+        ids: of these examples.
+        metric: that decides.
+        higher_is_better: how to read it.
+        evaluate: returns the metrics of the weights as they are then; None: there are no rows for that.
+        kinds, drawn: see ``training.loop.fit``.
+    """
+
+    step: nn.Module
+    groups: Sequence[Group]
+    columns: Columns
+    ids: Sequence[str]
+    metric: str
+    higher_is_better: bool
+    evaluate: Callable[[], dict[str, float]] | None
+    kinds: np.ndarray | None = None
+    drawn: Callable[[int], np.ndarray] | None = None
 
 
 def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, Fitted]:
@@ -43,16 +76,17 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
         if prepared.boundary:
             with reading(screen, "running the frozen layers once"):
                 skipped.enter_context(prepared.frozen_layers_skipped())
-        penalty = _fit_head(prepared, screen, saving)
+        penalty = start_head(prepared, screen, saving)
         trajectory = _learn(prepared, folder, screen, saving)
         if not prepared.strategy.head_last:
-            return trajectory, _settled(prepared, screen)
+            return trajectory, settled(prepared, screen)
     with reading(screen, "fitting the head on the trained encoder's features"):
         solve_head_again(prepared, least=penalty)
-    return trajectory, _settled(prepared, screen)
+    return trajectory, settled(prepared, screen)
 
 
-def _settled(prepared: Prepared, screen: Screen) -> Fitted:
+def settled(prepared: Prepared, screen: Screen) -> Fitted:
+    """Choose on the validation rows, if any, how outputs become labels, and say so."""
     if "validation" not in prepared.corpus.splits:
         return Fitted(Calibration())
     with reading(screen, "calibrating on validation"):
@@ -76,9 +110,9 @@ def _settled(prepared: Prepared, screen: Screen) -> Fitted:
     return fitted
 
 
-def _fit_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
+def start_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
     """Fit the head where the run starts so; return the L2 penalty that suits frozen features, 0 if none was sought."""
-    strategy, starts = prepared.strategy, _starts_solved(prepared, saving)
+    strategy, starts = prepared.strategy, starts_solved(prepared, saving)
     if not (starts or strategy.head_last):
         return 0.0
     with reading(screen, "fitting the head on frozen features"):
@@ -91,23 +125,78 @@ def _fit_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
     return found.penalty
 
 
-def _starts_solved(prepared: Prepared, saving: Saving) -> bool:
+def starts_solved(prepared: Prepared, saving: Saving) -> bool:
+    """Return whether the head is solved before the first step."""
     return prepared.strategy.solves_head and not saving.resumed  # a checkpoint holds a head
 
 
 def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
-    settings, starts_solved = prepared.settings, _starts_solved(prepared, saving)
+    settings = prepared.settings
     if not prepared.strategy.trains:
         return Trajectory()
-    step = Step(prepared.classifier.model, prepared.objective)
-    if settings.training.compile:
-        step.compile()
-    task, accelerator, units = prepared.corpus.task, prepared.accelerator, Units.of(prepared)
-    if starts_solved:
+    task, units = prepared.corpus.task, Units.of(prepared)
+    if starts_solved(prepared, saving):
         units.enter(prepared)
     metric = metrics.selection_metric(task, settings.evaluation.metric)
+    validation = prepared.corpus.splits.get("validation")
+
+    def evaluate_now() -> dict[str, float]:
+        assert validation is not None
+        return score(settings, units.logits(prepared.outputs("validation")), validation, task)
+
+    descent = Descent(
+        Step(prepared.classifier.model, prepared.objective),
+        prepared.groups,
+        units.targets(prepared.training_columns()),
+        prepared.corpus.splits["train"].ids,
+        metric,
+        metrics.HIGHER_IS_BETTER[metric],
+        None if validation is None else evaluate_now,
+        kinds=prepared.kinds if compares_labels(settings.objective) else None,
+    )
+    trajectory = descend(prepared, descent, folder, screen, saving)
+    units.leave(prepared)
+    give_back()
+    return trajectory
+
+
+def score(settings: Settings, logits: np.ndarray, held: Examples, task: Task) -> dict[str, float]:
+    """Return the metrics of outputs for validation rows, thresholds chosen on them where they will be.
+
+    Args:
+        settings: of the run.
+        logits: (rows, outputs).
+        held: the rows.
+        task: theirs.
+    """
+    if task.problem == "multi_label" and settings.decision.threshold is None:
+        # Chosen in the same way once more when all is learned.
+        metric = metrics.selection_metric(task, settings.evaluation.metric)
+        scale, rule = thresholds.settled(task, logits, held.targets, held.weights, metric=metric)
+        task = dataclasses.replace(task, threshold=thresholds.undivided(rule, scale))
+    return metrics.compute(task, logits, held.targets, held.weights)
+
+
+def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
+    """Take gradient steps, watched and logged.
+
+    Raises:
+        UserError: naming the rows at which it could not go on.
+        Stopped: by a signal; what was reached is committed.
+    """
+    settings, accelerator, metric = prepared.settings, prepared.accelerator, descent.metric
+    step, measure = descent.step, descent.evaluate
+    if settings.training.compile:
+        step.compile()
 
     with screen.bar("training") as bar:
+
+        def evaluate_now() -> dict[str, float]:
+            assert measure is not None
+            bar.detail(now="measuring on validation")
+            values = measure()
+            give_back()
+            return values
 
         def on_step(done: int, total: int, values: dict[str, float]) -> None:
             bar.show(done, total, loss=f"{values['loss']:.3f}")
@@ -130,20 +219,20 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
             folder.log(split="validation", **values)
             tracking.log(accelerator, "validation", values, int(values["step"]))
 
-        with _named_rows(prepared), occurring_words(prepared.classifier.model, prepared.words):
-            trajectory = fit(
+        with _named_rows(descent.ids, settings), occurring_words(prepared.classifier.model, prepared.words):
+            return fit(
                 accelerator,
                 step,
-                prepared.groups,
-                units.targets(prepared.training_columns()),
+                descent.groups,
+                descent.columns,
                 padding=prepared.padding,
                 settings=settings.training,
                 seed=settings.seed,
                 frozen=prepared.frozen_modules,
                 watch=Watch(
-                    _evaluation(prepared, units, bar, metric),
+                    None if measure is None else evaluate_now,
                     metric,
-                    metrics.HIGHER_IS_BETTER[metric],
+                    descent.higher_is_better,
                     on_step,
                     on_evaluation,
                     on_halved,
@@ -152,49 +241,25 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
                 saving=saving,
                 copied=working_copy(accelerator, compiled=settings.training.compile),
                 compares=bool(comparing(settings.objective)),
-                kinds=prepared.kinds if compares_labels(settings.objective) else None,
+                kinds=descent.kinds,
+                drawn=descent.drawn,
             )
-    units.leave(prepared)
-    give_back()
-    return trajectory
-
-
-def _evaluation(prepared: Prepared, units: Units, bar: Bar, metric: str) -> Callable[[], dict[str, float]] | None:
-    """Return what measures the weights, as they are then, on the validation rows; None where there are none."""
-    task, validation = prepared.corpus.task, prepared.corpus.splits.get("validation")
-    if validation is None:
-        return None
-    held = (validation.targets, validation.weights)
-    free = task.problem == "multi_label" and prepared.settings.decision.threshold is None
-
-    def evaluate_now() -> dict[str, float]:
-        bar.detail(now="measuring on validation")
-        logits = units.logits(prepared.outputs("validation"))
-        give_back()
-        if free:  # chosen in the same way once more when all is learned
-            scale, rule = thresholds.settled(task, logits, *held, metric=metric)
-            own = dataclasses.replace(task, threshold=thresholds.undivided(rule, scale))
-            return metrics.compute(own, logits, *held)
-        return metrics.compute(task, logits, *held)
-
-    return evaluate_now
 
 
 @contextmanager
-def _named_rows(prepared: Prepared) -> Iterator[None]:
+def _named_rows(ids: Sequence[str], settings: Settings) -> Iterator[None]:
     """Name the rows at which a training could not go on."""
-    train = prepared.corpus.splits["train"]
 
     def named(examples: np.ndarray) -> str:
-        beyond = len(train)
-        return ", ".join(train.ids[row] if row < beyond else f"{NAME}-{row - beyond + 1}" for row in examples)
+        beyond = len(ids)
+        return ", ".join(ids[row] if row < beyond else f"{NAME}-{row - beyond + 1}" for row in examples)
 
     try:
         yield
     except NotFinite as error:
         rows = named(error.examples)
         raise UserError(
-            f"loss or gradient was infinite or not a number {prepared.settings.training.max_skipped} steps in a row, "
+            f"loss or gradient was infinite or not a number {settings.training.max_skipped} steps in a row, "
             f"last at step {error.step} over the rows {rows}: look at them, lower strategy.lr, or set "
             "training.precision=fp32; nothing of it went into the weights"
         ) from error

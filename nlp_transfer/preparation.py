@@ -117,7 +117,7 @@ class Prepared:
     def outputs(self, split: str) -> np.ndarray:
         """Return the model's raw outputs for every example of a split; a frozen encoder does not run again for that."""
         columns = self.columns[split]
-        return self.logits(with_features(columns, self.features(split)) if self.strategy.frozen else columns)
+        return self.logits(with_features(columns, self.features(split)) if self.below_output.constant else columns)
 
     def features(self, split: str) -> np.ndarray:
         """Return what enters the output layer for every example of a split, float32 (examples, width), read-only."""
@@ -125,7 +125,7 @@ class Prepared:
 
     def features_now(self, split: str) -> np.ndarray:
         """Return the same as `features`, but of an encoder that was trained it is not kept for later runs."""
-        return self.features(split) if self.strategy.frozen else self.below_output.fresh(self.columns[split])
+        return self.features(split) if self.below_output.constant else self.below_output.fresh(self.columns[split])
 
     def answers_to(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         """Return the logits and the features of texts that are in no split, in the tokens of a split to be measured."""

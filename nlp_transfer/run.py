@@ -29,7 +29,7 @@ from nlp_transfer.run_folder import PAGES, RunFolder
 from nlp_transfer.settings import Settings
 from nlp_transfer.source_only import SourceOnly, asked_of, is_guarded, without_texts
 from nlp_transfer.teaching import lessons
-from nlp_transfer.trained import train
+from nlp_transfer.trained import Trained, train
 from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:
@@ -65,6 +65,19 @@ class Run:
         return self.predictor.predict(texts, pairs)
 
 
+def _refuse_several(settings: Settings) -> None:
+    """Refuse the settings of a task that was learned together with others.
+
+    Raises:
+        UserError: saying which command is for that.
+    """
+    if settings.multitask.tasks:
+        raise UserError(
+            f"multitask.tasks={settings.multitask.tasks} are learned together: nlp-transfer multitask CONFIG.yaml does "
+            "that; set multitask.tasks=[] to learn this one alone"
+        )
+
+
 @own_numbers()
 def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None, screen: Screen | None = None) -> Run:
     """Adapt an encoder to a task, measure it beside floors and save it.
@@ -82,6 +95,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
         UserError: for anything in the settings or the data that cannot be used.
     """
     check(settings, data=data)
+    _refuse_several(settings)
     assert data is None or corpus is None
     screen = screen or Screen(speaks=False)
     if corpus is None:
@@ -148,10 +162,34 @@ def _adapt(
     settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, beside: SourceOnly | None = None
 ) -> Run:
     """Train, save and measure in a folder that nobody else writes to, from where an earlier process was stopped."""
-    corpus = prepared.corpus
-    learned_from = lessons(settings, corpus)  # now: what was learned must not be lost when a teacher is taken away
+    learned_from = lessons(settings, prepared.corpus)  # now: the training must not be lost when a teacher is taken away
     trained = train(settings, prepared, folder, screen)
-    trajectory = trained.trajectory
+    measured = conclude(settings, prepared, trained, folder, screen, learned_from=learned_from)
+    tracking.finish(prepared.accelerator, measured.report, trained.trajectory.steps)
+    prepared.accelerator.wait_for_everyone()
+    return Run(folder.path, measured.report)
+
+
+def conclude(
+    settings: Settings,
+    prepared: Prepared,
+    trained: Trained,
+    folder: RunFolder,
+    screen: Screen,
+    *,
+    learned_from: str | None = None,
+) -> pages.Measured:
+    """Save and measure what was trained, and write card and report; the run is finished then.
+
+    Args:
+        settings: of the run.
+        prepared: its parts, the model trained.
+        trained: how that went.
+        folder: of the run; begun, and locked.
+        screen: where progress is shown.
+        learned_from: see ``teaching.lessons``.
+    """
+    corpus, trajectory = prepared.corpus, trained.trajectory
     record = _record(prepared, trained.fitted)
     with ExitStack() as meanwhile:
         asked = None
@@ -187,9 +225,7 @@ def _adapt(
     )
     _describe(folder)
     _report(prepared, measured, pages.Took(trained.seconds, trajectory.steps), folder, screen)
-    tracking.finish(prepared.accelerator, measured.report, trajectory.steps)
-    prepared.accelerator.wait_for_everyone()
-    return Run(folder.path, measured.report)
+    return measured
 
 
 def _report(prepared: Prepared, measured: pages.Measured, took: pages.Took, folder: RunFolder, screen: Screen) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -28,6 +28,13 @@ from nlp_transfer.training import checkpoint
 from nlp_transfer.versions import environment
 
 PAGES = ("report.html", "report.md")
+
+
+class Figures(Protocol):
+    """What a run came to."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,7 @@ class RunFolder:
             with self.reached(), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({name: _finite(value) for name, value in values.items()}) + "\n")
 
-    def finish(self, report: Report, **more: Any) -> None:
+    def finish(self, report: Figures, **more: Any) -> None:
         """Write the figures; the run counts as finished from here on.
 
         Args:

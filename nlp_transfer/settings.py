@@ -266,6 +266,18 @@ class RankSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MultitaskSettings:
+    """Which tasks are learned together, how their rows are drawn and weighed, and what that is compared with."""
+
+    tasks: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    sampling: str = "temperature"
+    temperature: float = 2.0
+    balance: str = "none"
+    beside: str = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareSettings:
     """Who is compared, with how many labels and seeds, and in what time."""
 
@@ -307,6 +319,7 @@ class Settings:
     check: CheckSettings = field(default_factory=CheckSettings)
     rank: RankSettings = field(default_factory=RankSettings)
     compare: CompareSettings = field(default_factory=CompareSettings)
+    multitask: MultitaskSettings = field(default_factory=MultitaskSettings)
 
     @property
     def reads_unlabelled(self) -> bool:

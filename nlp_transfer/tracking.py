@@ -71,6 +71,11 @@ def finish(accelerator: Accelerator, report: Report, step: int) -> None:
     for row in report.rows:
         kind = report.split if row.name == "model" else f"{report.split} {row.name}"
         log(accelerator, kind, {name: interval.value for name, interval in row.intervals.items()}, step)
+    close(accelerator)
+
+
+def close(accelerator: Accelerator) -> None:
+    """Close the trackers."""
     if not accelerator.trackers:
         return
     with redirect_stdout(sys.stderr):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from nlp_transfer.rules_fit import Fitted
     from nlp_transfer.run_folder import RunFolder
     from nlp_transfer.settings import Settings
+    from nlp_transfer.training.loop import Saving
     from nlp_transfer.training.state import Trajectory
+
+    Learning = Callable[[Prepared, RunFolder, Screen, Saving], tuple[Trajectory, Fitted]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ class Trained:
     seconds: float
 
 
-def train(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen) -> Trained:
+def train(
+    settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, *, learn: Learning = learn
+) -> Trained:
     """Train what was prepared, in a folder that is locked.
 
     Args:
@@ -43,6 +49,7 @@ def train(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Scr
         prepared: its parts.
         folder: of the run; begun here, finished by the caller.
         screen: where progress is shown.
+        learn: changes the model; as a run of one task does, unless something else is given.
 
     Raises:
         UserError: for a checkpoint that cannot be gone on from, a disk that is full, or a training that diverges.

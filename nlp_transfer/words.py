@@ -50,6 +50,16 @@ def readable(word: str, *, sweep: bool = False) -> str:
     return f"{key}={quoted(value)}" if value != value.strip() == found else word
 
 
+def key_and_value(word: str) -> tuple[str, Any]:
+    """Return what a key=value word sets, and the plain value.
+
+    Raises:
+        UserError: see `readable`.
+    """
+    found = _parsed(readable(word))
+    return found.key_or_group, found.value()
+
+
 def encoder_words(word: str) -> list[str]:
     """Return ``encoder=owner/name@revision``, or a path after ``encoder=``, as the words it is short for."""
     key, _, value = word.partition("=")

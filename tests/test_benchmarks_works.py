@@ -15,6 +15,7 @@ from recipes.benchmarks import (
     comparing,
     domains,
     few_labels,
+    multitask,
     precision,
     ranking,
     robust,
@@ -246,6 +247,30 @@ def test_what_texts_of_another_domain_are_worth_is_told_beside_the_source_alone(
     gain = lines[1]["accuracy"] - lines[0]["accuracy"]
     assert f"| gain, all |  | {gain:+.3f} | " in first
     domains.main(words)
+    assert capsys.readouterr().out == first
+
+
+def test_what_tasks_gain_from_each_other_and_what_their_heads_cost_is_told(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    own = ["encoder=custom", f"encoder.name={home / 'encoder'}", "training.max_steps=2", "evaluation.resamples=2"]
+    monkeypatch.setattr(multitask, "OWN", [*multitask.OWN, *own])
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, of in (("one", "trec"), ("other", "sst2"), ("newsgroups20", "trec")):
+        (data / name).symlink_to(home / of)
+    words = [str(data), "--tasks", "one", "other", "--seeds", "1", "--epochs", "1", "--length", "16", "--rows", "20"]
+    words += ["--results", str(tmp_path / "found.jsonl")]
+    multitask.main(words)
+    first = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [line["part"] for line in lines] == ["together"] * 5 + ["matrix"] + ["heads"] * 2
+    means = [line["figures"]["one"] for line in lines[:5]]
+    assert f"| one | {' | '.join(format(mean, '.3f') for mean in means)} |" in first
+    (gain,) = (each for each in lines[5]["gains"] if (each["teacher"], each["task"]) == ("other", "one"))
+    assert f"| other | {gain['difference']['value']:+.3f}" in first
+    assert f"| kept | {lines[7]['several']} | {lines[7]['one']} | " in first
+    multitask.main(words)
     assert capsys.readouterr().out == first
 
 

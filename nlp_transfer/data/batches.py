@@ -64,6 +64,7 @@ class Columns:
         labelled: float32 (examples,), how much the label of an example counts, 0 where `targets` holds none: such
             examples stand behind all others. None: all count once.
         teacher: float32 (examples, outputs), the logits of a teacher, or None.
+        task: int64 (examples,), which of several tasks the targets of an example are of, or None.
     """
 
     tokens: Tokens
@@ -74,6 +75,7 @@ class Columns:
     pool: Drawn | None = None
     labelled: np.ndarray | None = None
     teacher: np.ndarray | None = None
+    task: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -82,6 +84,18 @@ class Columns:
     def labelled_rows(self) -> int:
         """How many examples, the first ones, have a label."""
         return len(self) if self.labelled is None else int(np.count_nonzero(self.labelled))
+
+    def take(self, examples: np.ndarray) -> Columns:
+        """Return some of the examples, in the order given, maybe some of them several times."""
+        places = None if self.states is None else token_places(self.tokens, examples)
+        columns = {name: getattr(self, name) for name in ("features", "labelled", "teacher", "task")}
+        return Columns(
+            self.tokens.take(examples),  # type: ignore[arg-type]  # an array is a sequence of numbers
+            self.targets[examples],
+            self.weights[examples],
+            states=None if self.states is None else self.states[places],
+            **{name: None if column is None else column[examples] for name, column in columns.items()},
+        )
 
     def with_unlabelled(self, others: Columns) -> Columns:
         """Return these examples and behind them others without labels.
@@ -241,14 +255,15 @@ def collate(columns: Columns, examples: np.ndarray, *, padding: Padding) -> Batc
         `input_ids`, `attention_mask` and, where the encoder takes it, `token_type_ids`, int64 (sequences, longest),
         with `document` int64 (sequences,) where an example has several windows and `states` (tokens, width) where those
         were computed once; or `features` (examples, width) alone where these were. Always `targets` (examples, ...),
-        `weights` (examples,), `examples` int64 (examples,); `labelled` and `teacher` where the columns have them.
+        `weights` (examples,), `examples` int64 (examples,); `labelled`, `teacher` and `task` where the columns have
+        them.
     """
     batch: Batch = {
         "targets": columns.targets[examples],
         "weights": columns.weights[examples],
         "examples": np.asarray(examples, dtype=np.int64),
     }
-    for name in ("labelled", "teacher"):
+    for name in ("labelled", "teacher", "task"):
         if (column := getattr(columns, name)) is not None:
             batch[name] = column[examples]
     if columns.features is not None:

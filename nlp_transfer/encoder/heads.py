@@ -56,7 +56,7 @@ def native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
         )
     tuned_for = dict(config.id2label or {})
     shorten(config, settings, native=True)
-    _describe(config, task)
+    describe(config, task)
     model, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **loading(settings))
     fresh = fresh_of(info)
     output = next(reversed(output_layers(model)), None)
@@ -109,7 +109,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
         siamese=siamese,
         dtype="float32",
     )
-    _describe(description, task)
+    describe(description, task)
     model = pooled.PooledForSequenceClassification(description, encoder)
     missing = {f"{prefix}{name}" for name in fresh_of(info)}
     names = [name for name, _ in model.named_parameters()]
@@ -152,7 +152,7 @@ def loading(settings: EncoderSettings) -> dict[str, Any]:
     return options | ({} if settings.attention is None else {"attn_implementation": settings.attention})
 
 
-def _describe(config: Any, task: Task) -> None:
+def describe(config: Any, task: Task) -> None:
     """Write the task into a configuration: what anybody's `pipeline` needs to name the labels."""
     names = task.labels or ("score",)
     config.id2label = dict(enumerate(names))

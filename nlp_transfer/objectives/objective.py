@@ -94,7 +94,7 @@ class Step(nn.Module):
     A term's own parameters must be inside the wrapped module, or ranks would train them apart.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    def __init__(self, model: nn.Module, objective: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.objective = objective

@@ -51,7 +51,7 @@ class Facts:
         report: the figures.
         plan: of the run, as `plan.Plan.to_json` returns it.
         environment: versions.
-        words: key=value words that make the run; None where its rows were given from Python.
+        words: of the command that makes the run; None where its rows were given from Python.
         seconds: that the training took.
         steps: of the optimizer.
         encoder: the encoder's name as others may read it; `known` if it can be had from the Hub by it.
@@ -328,7 +328,7 @@ def _training(facts: Facts) -> str:
     ]
     if facts.words is None:
         return bullets([*lines, "The rows were given from Python."])
-    command = shlex.join(["nlp-transfer", "adapt", *facts.words])
+    command = shlex.join(["nlp-transfer", *facts.words])
     return f"{bullets(lines)}\n\n{block('console', command)}"
 
 

@@ -18,6 +18,7 @@ from nlp_transfer.data import hub
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, digest_of, locate, read_json
 from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.evaluation.report import Report
+from nlp_transfer.multitask.asked import path_and_words
 from nlp_transfer.places import FIGURES, model_folder, run_of
 from nlp_transfer.publishing import card, verification
 from nlp_transfer.publishing.upload import Pushed, Target, check_access, push
@@ -173,7 +174,7 @@ def facts_of(run: Path, record: Record) -> card.Facts:
             report=Report.from_json(result["report"]),
             plan=plan,
             environment=environment,
-            words=[_public(word, known) for word in config.words_of(settings)] if _has_source(settings) else None,
+            words=_command(settings, known) if _has_source(settings) else None,
             seconds=float(result["seconds"]),
             steps=int(result["steps"]),
             encoder=str(plan["encoder"]) if known else Path(plan["encoder"]).name,
@@ -202,6 +203,19 @@ def _has_source(settings: Settings) -> bool:
     """Return whether the rows came from somewhere that a command can name."""
     data = settings.data
     return any((data.embedded, data.path, data.train, data.hub))
+
+
+def _command(settings: Settings, known: bool) -> list[str]:
+    """Return the words of the command that makes a run, or all the tasks that it was made with."""
+    words = [_public(word, known) for word in config.words_of(settings)]
+    if not settings.multitask.tasks:
+        return ["adapt", *words]
+    tasks, own = [], ["data=files", f"data.path={Path(str(settings.data.path)).name}"]
+    for path, theirs in map(path_and_words, settings.multitask.tasks):
+        tasks.append(shlex.join([Path(path).name, *theirs]))
+        own += theirs if path == settings.data.path else []
+    shared = [word for word in words if word not in own and not word.startswith("multitask.tasks=")]
+    return ["multitask", *tasks, *shared]
 
 
 def _public(word: str, known: bool) -> str:

@@ -101,6 +101,7 @@ def fit(
     copied: Callable[[nn.Module], WorkingCopy] | None = None,
     compares: bool = False,
     kinds: np.ndarray | None = None,
+    drawn: Callable[[int], np.ndarray] | None = None,
 ) -> Trajectory:
     """Train, evaluate as often as asked, and leave the kept weights in the model.
 
@@ -121,6 +122,8 @@ def fit(
         compares: whether the step compares examples of a batch with each other; they meet in as few passes as they fit
             in, then.
         kinds: (labelled examples,) integers, where each step should have several of one kind.
+        drawn: returns the examples of a step, counted from the first of the run, a function of nothing else; None: they
+            come in the order of `Order`.
 
     Raises:
         NotFinite: when `max_skipped` steps in a row could not be taken.
@@ -129,7 +132,7 @@ def fit(
     """
     rows, beside = columns.labelled_rows, len(columns) - columns.labelled_rows
     total = planned_steps(rows, settings)
-    order = Order(rows, batch_size=settings.batch_size, seed=seed, kinds=kinds, beside=beside)
+    drawn = drawn or Order(rows, batch_size=settings.batch_size, seed=seed, kinds=kinds, beside=beside).step
     every = steps_between_evaluations(rows, settings)
     parameters = {name: p for name, p in step.named_parameters() if p.requires_grad}
     _train_mode(step, frozen)
@@ -166,7 +169,7 @@ def fit(
                 break
             progress = (index + 0.5) / total  # the middle of the step: neither the first nor the last rate is zero
             set_rates(optimizer, settings, progress)
-            examples = order.step(index)
+            examples = drawn(index)
             loss = passes.accumulate(
                 examples, progress, reseed=partial(seed_step, seed, index, accelerator.process_index)
             )

@@ -1,0 +1,70 @@
+"""Which rows of several tasks meet at which optimizer step; like `batches.Order` a function of (seed, epoch) alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from nlp_transfer.data.batches import Order, steps_per_epoch
+
+_TASKS = 3  # the stream of random numbers that says whose turn it is; 2 is that of a pretraining
+_ROWS = 4  # and from there on one stream a task
+
+
+def sharpness(sampling: str, temperature: float) -> float:
+    """Return the temperature that a way of sampling is: 1 where it is proportional, without end where uniform."""
+    return {"proportional": 1.0, "uniform": math.inf}.get(sampling, temperature)
+
+
+class TaskOrder:
+    r"""An order of the rows of several tasks, which lie one behind the other.
+
+    An epoch has as many rows as there are. Of these task k has the share :math:`p_k \propto n_k^{1 / T}`, :math:`n_k`
+    being its rows: temperature 1 samples in proportion, infinity all tasks alike (Devlin 2018 for multilingual BERT;
+    Arivazhagan et al. 2019, arXiv 1907.05019). Within a task no row comes again before all of its rows came.
+
+    Args:
+        rows: of each task.
+        batch_size: rows of a step over all ranks.
+        seed: of the run.
+        temperature: T.
+    """
+
+    def __init__(self, rows: Sequence[int], *, batch_size: int, seed: int, temperature: float) -> None:
+        self.rows, self.batch_size, self.seed = list(rows), batch_size, seed
+        self.total = sum(rows)
+        self.turns = shares(rows, temperature)
+        self._first = np.cumsum([0, *rows])
+        self._orders = [
+            Order(count, batch_size=batch_size, seed=seed, _stream=_ROWS + task) for task, count in enumerate(rows)
+        ]
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def step(self, step: int) -> np.ndarray:
+        """Return the rows of a step over all ranks, counted from the first of the run, int64."""
+        epoch, position = divmod(step, steps_per_epoch(self.total, self.batch_size))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self.epoch(epoch)
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """Return the rows of an epoch, counted from 0, in their order."""
+        drawn = [
+            first + order.drawn(epoch * turns, turns)
+            for first, order, turns in zip(self._first, self._orders, self.turns, strict=False)
+        ]
+        random = np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 0, _TASKS]))
+        return np.concatenate(drawn)[random.permutation(self.total)]
+
+
+def shares(rows: Sequence[int], temperature: float) -> list[int]:
+    """Return how many rows of an epoch each task has, at least one: as many in all as there are rows."""
+    wanted = np.asarray(rows, np.float64) ** (1 / temperature)
+    exact = sum(rows) * wanted / wanted.sum()
+    parts = np.maximum(1, np.floor(exact + 1e-9)).astype(np.int64)
+    left = sum(rows) - int(parts.sum())
+    parts[np.argsort(parts - exact, kind="stable")[: max(0, left)]] += 1  # the largest remainders
+    parts[parts.argmax()] += min(0, left)  # what a task got so as not to be left out
+    return parts.tolist()

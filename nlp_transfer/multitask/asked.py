@@ -1,0 +1,243 @@
+"""Which tasks are to be learned together, checked and with their rows read: refused, if need be, before torch is there.
+
+A task is a file or folder, maybe with words of its own, or one of several label columns of a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nlp_transfer import config
+from nlp_transfer.checks import check
+from nlp_transfer.data.corpus import Corpus, ReadCorpus, divided, encoded, read_corpus
+from nlp_transfer.data.hints import typed
+from nlp_transfer.data.paths import expanded
+from nlp_transfer.data.sources import check_source
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.decisions import settled
+from nlp_transfer.evaluation.metrics import selection_metric
+from nlp_transfer.multitask.checks import check_multitask
+from nlp_transfer.settings import DataSettings, MultitaskSettings, Settings
+from nlp_transfer.shipped import locate_recipe
+from nlp_transfer.strategies import Auto, Finetune
+from nlp_transfer.words import key_and_value
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
+
+_NAME = 60  # characters that the names of tasks add to that of a folder
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the tasks.
+
+    Attributes:
+        name: what its folder is called.
+        settings: of a run of this task alone.
+        corpus: its rows.
+        metric: that decides.
+    """
+
+    name: str
+    settings: Settings
+    corpus: Corpus
+    metric: str
+
+    @property
+    def measured(self) -> str:
+        """The split whose figures are reported."""
+        return "test" if "test" in self.corpus.splits else "validation"
+
+    def inside(self, folder: Path, multitask: MultitaskSettings) -> Settings:
+        """Return the settings of its run as one of several tasks, whose folder lies in that of all of them."""
+        return dataclasses.replace(self.settings, output=str(folder), multitask=multitask)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be learned together.
+
+    Attributes:
+        settings: that all tasks share; of its `multitask` group `beside` is left to `beside`.
+        members: the tasks.
+        beside: what they are compared with.
+    """
+
+    settings: Settings
+    members: list[Member]
+    beside: str
+
+    def only(self, names: Sequence[str]) -> Asked:
+        """Return the same for some of the tasks."""
+        pairs = zip(self.members, self.settings.multitask.tasks, strict=True)
+        kept = [(member, task) for member, task in pairs if member.name in names]
+        own = dataclasses.replace(self.settings.multitask, tasks=[task for _, task in kept])
+        members = [member for member, _ in kept]
+        name = "-".join(member.name for member in members)
+        return Asked(dataclasses.replace(self.settings, name=name, multitask=own), members, "none")
+
+
+def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, tasks: Sequence[str] = ()) -> Asked:
+    """Compose, check and read.
+
+    Args:
+        recipe: name of a shipped recipe, path of a YAML file, or None.
+        words: key=value words that all tasks share.
+        screen: where progress is shown.
+        tasks: see `multitask.tasks`; none: what the recipe says.
+
+    Raises:
+        UserError: for anything in the words or the data that cannot be used.
+    """
+    settings = _shared(recipe, words)
+    entries = _entries(list(tasks) or settings.multitask.tasks, settings.multitask.columns)
+    own = dataclasses.replace(settings.multitask, tasks=list(entries.values()), columns=[], beside="none")
+    strategy, beside = settings.strategy, settings.multitask.beside
+    check_multitask(settings)
+    if isinstance(strategy, Auto):
+        screen.tell("strategy=auto is finetune with several tasks")
+        strategy = Finetune()
+    settings = dataclasses.replace(settings, strategy=strategy, multitask=own)
+    alone = {
+        name: dataclasses.replace(settings, name=name, data=_data_of(settings, entry), multitask=MultitaskSettings())
+        for name, entry in entries.items()
+    }
+    for name, each in alone.items():
+        with named(name):
+            check_source(each.data)
+        check(each)
+    with screen.busy("reading data"):
+        members = _read(alone)
+    if len({member.corpus.task.pair for member in members}) > 1:
+        pair = next(member.name for member in members if member.corpus.task.pair)
+        raise UserError(
+            f"the task {pair!r} is of pairs of texts and another one of single texts: one encoder would have to read "
+            "both in one way; learn them apart"
+        )
+    if settings.name == config.default_name(settings):
+        strategy_name = config.to_plain(settings)["strategy"]["name"]
+        settings = dataclasses.replace(settings, name=f"{'-'.join(entries)[:_NAME]}-{strategy_name}")
+    return Asked(settings, members, beside)
+
+
+def _shared(recipe: str | None, words: Sequence[str]) -> Settings:
+    """Return the settings of all tasks, which name no data."""
+    if named := [word for word in words if word.startswith("data=")]:
+        raise UserError(f"{named[0]}: multitask reads files and folders, which are words of their own")
+    settings = config.compose(recipe, [*_files(recipe), *words])
+    return dataclasses.replace(settings, data=_read_from(settings.data, None))
+
+
+def _files(recipe: str | None) -> list[str]:
+    """Return the word by which rows come from files; what a run has written says so already."""
+    folder, name = locate_recipe(recipe)
+    return [] if config.is_resolved(folder / f"{name}.yaml") else ["data=files"]
+
+
+def _entries(tasks: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    """Return by the name of each task what stands for it in `multitask.tasks`.
+
+    Raises:
+        UserError: for fewer than two, and for two of one name.
+    """
+    if columns and len(tasks) != 1:
+        raise UserError(
+            f"multitask.columns={list(columns)} are label columns of one file; {len(tasks)} are given: name one file"
+        )
+    if columns:
+        tasks = [f"{shlex.quote(tasks[0])} {typed('data.columns.label', column)}" for column in columns]
+    if len(tasks) < 2:
+        raise UserError(
+            "multitask needs two tasks or more: nlp-transfer multitask A.csv B.csv, or one file and "
+            "multitask.columns=[emotion,topic]"
+        )
+    named: dict[str, str] = {}
+    paths = [path_and_words(task)[0] for task in tasks]
+    for task, path in zip(tasks, paths, strict=True):
+        labels = [word.partition("=")[2] for word in path_and_words(task)[1] if word.startswith("data.columns.label=")]
+        found = labels[0].strip("\"'") if labels and paths.count(path) > 1 else expanded(path).resolve().stem
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", found)
+        if name in named:
+            raise UserError(f"two tasks would be called {name!r} ({named[name]}, {task}); rename a file or folder")
+        named[name] = task
+    return named
+
+
+def path_and_words(task: str) -> tuple[str, list[str]]:
+    """Return the path and the key=value words of an entry.
+
+    Raises:
+        UserError: for words that are not about the data.
+    """
+    if expanded(task).exists():
+        return task, []
+    try:
+        path, *words = shlex.split(task)
+    except ValueError:
+        raise UserError(f"multitask.tasks: {task!r} names no file") from None
+    for word in words:
+        if not word.startswith("data."):
+            raise UserError(f"multitask.tasks: {word!r} in {task!r} is for all tasks: write it beside them")
+    return path, words
+
+
+def _data_of(settings: Settings, entry: str) -> DataSettings:
+    """Return the `data` group of a task: that of all, with its own words."""
+    path, words = path_and_words(entry)
+    plain = config.to_plain(settings)
+    for key, value in map(key_and_value, words):
+        *groups, name = key.split(".")
+        group = plain
+        for each in groups:
+            group = group.setdefault(each, {})
+        group[name] = value
+    return _read_from(config.from_plain(plain).data, path)
+
+
+def _read_from(data: DataSettings, path: str | None) -> DataSettings:
+    return dataclasses.replace(data, path=path, embedded=None, train=None, validation=None, test=None, hub=None)
+
+
+def _read(alone: dict[str, Settings]) -> list[Member]:
+    """Return the tasks with their rows; those that are columns of one file are divided alike."""
+    members: list[Member] = []
+    first: dict[str, ReadCorpus] = {}
+    for name, settings in alone.items():
+        with named(name):
+            data, read = settings.data, read_corpus(settings.data)
+            before = first.get(str(data.path))
+            rows = divided(read, data, seed=settings.seed) if before is None else _divided_alike(before, read, data)
+            first.setdefault(str(data.path), rows)
+            corpus = encoded(rows, data)
+            corpus = dataclasses.replace(corpus, task=settled(corpus.task, settings.decision))
+            metric = selection_metric(corpus.task, settings.evaluation.metric)
+            members.append(Member(name, settings, corpus, metric))
+    return members
+
+
+def _divided_alike(first: ReadCorpus, read: ReadCorpus, data: DataSettings) -> ReadCorpus:
+    """Return rows of a file that another task is of, too: a text that is measured for one teaches none."""
+    rows = {
+        split: read.rows[split if split in read.rows else "train"].take(part.numbers)
+        for split, part in first.rows.items()
+    }
+    left = None if "validation" in rows else 0.0
+    plain = dataclasses.replace(data, train_limit=None, per_class=None, validation_limit=None, validation_share=left)
+    return divided(dataclasses.replace(read, rows=rows), plain, seed=0)
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Name the task in what is said of it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"the task {name!r}: {error}") from error

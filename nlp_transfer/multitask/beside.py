@@ -1,0 +1,167 @@
+"""What tasks gain from learning together: each beside its own training alone, and beside every other one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from nlp_transfer.comparing.contest import Contest, Duel, holm, outcome
+from nlp_transfer.comparing.grid import Trial
+from nlp_transfer.comparing.trial import Answers
+from nlp_transfer.data.task import Task
+from nlp_transfer.disk import remove
+from nlp_transfer.encoder.source import locate
+from nlp_transfer.errors import UserError
+from nlp_transfer.launch import is_main
+from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
+from nlp_transfer.multitask.together import adapt_together, located
+from nlp_transfer.predict import opened
+from nlp_transfer.run import adapt
+from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.settings import Settings, TrackingSettings
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
+    from nlp_transfer.multitask.asked import Asked, Member
+
+ALONE = "no other task"
+_ANSWERS = "answers.safetensors"
+_ALL = "all"  # the rows that each of them has
+
+
+def compared(asked: Asked, found: Outcome, screen: Screen) -> Outcome:
+    """Return the outcome with what was asked for beside it; nothing where that is nothing.
+
+    Every training beside it lies in the folder of the whole and is not done again where it is finished. Of these the
+    answers to measured rows are kept, and not the models.
+
+    Args:
+        asked: what was learned together.
+        found: how that went.
+        screen: where progress is shown.
+
+    Raises:
+        UserError: for anything in the settings or the data that cannot be used.
+        Stopped: by a signal; what was reached is committed.
+    """
+    if asked.beside == "none":
+        return found
+    answers = {}
+    for member, task in zip(asked.members, found.tasks, strict=True):
+        answers[member.name] = {TOGETHER: _answers(member, task.folder), ALONE: _alone(member, found.folder, screen)}
+    for one, other in itertools.combinations(asked.members, 2) if asked.beside == "pairs" else ():
+        if len(asked.members) == 2:
+            both = [answers[each.name][TOGETHER] for each in (one, other)]
+        else:
+            both = _pair(asked, (one, other), found.folder, screen)
+        answers[one.name][other.name], answers[other.name][one.name] = both
+    found = dataclasses.replace(found, gains=_gains(asked, answers))
+    with RunFolder(found.folder, "").reached():
+        (found.folder / "beside.json").write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def _alone(member: Member, folder: Path, screen: Screen) -> Answers:
+    settings = _quiet(dataclasses.replace(member.settings, output=str(folder / "alone")))
+    place = RunFolder.of(settings, member.corpus)
+    if not _is_kept(place, settings):
+        screen.console.print(f"task {member.name} alone", style="bold")
+        adapt(settings, corpus=member.corpus, screen=screen)
+    return _answers(member, place.path, keep=True)
+
+
+def _pair(asked: Asked, pair: tuple[Member, Member], folder: Path, screen: Screen) -> list[Answers]:
+    """Return what each of two tasks answers that have learned together, and nothing else with them."""
+    own = asked.only([each.name for each in pair])
+    own = dataclasses.replace(
+        own,
+        settings=_quiet(dataclasses.replace(own.settings, output=str(folder / "pairs"))),
+        members=[dataclasses.replace(each, settings=_quiet(each.settings)) for each in own.members],
+    )
+    place = located(own)
+    if not all(_is_kept(each, own.settings) for each in place.folders):
+        screen.console.print(f"tasks {' and '.join(each.name for each in pair)}", style="bold")
+        adapt_together(own, screen)
+    return [_answers(*each, keep=True) for each in zip(pair, [each.path for each in place.folders], strict=True)]
+
+
+def _quiet(settings: Settings) -> Settings:
+    """Return settings under which the same is learned, and nothing made that nobody asks for."""
+    return dataclasses.replace(
+        settings,
+        verify=False,
+        tracking=TrackingSettings(),
+        evaluation=dataclasses.replace(settings.evaluation, floors=False),
+        report=dataclasses.replace(settings.report, write=False),
+    )
+
+
+def _is_kept(folder: RunFolder, settings: Settings) -> bool:
+    """Return whether the answers of a training need not be had again."""
+    if settings.overwrite or not folder.is_finished or not (folder.path / _ANSWERS).is_file():
+        return False
+    folder.check_encoder(locate(settings.encoder).sha256)
+    return True
+
+
+def _answers(member: Member, folder: Path, *, keep: bool = False) -> Answers:
+    """Return what the saved model of a task answers to the rows that the task is measured on.
+
+    Args:
+        member: the task.
+        folder: of a run.
+        keep: whether the answers are what stays of it, in place of the model.
+
+    Raises:
+        UserError: naming the file, for answers that are damaged.
+    """
+    path, rows = folder / _ANSWERS, member.corpus.splits[member.measured]
+    if not (folder / "model").is_dir() and path.is_file():
+        try:
+            with safe_open(path, "np") as kept:
+                task = Task.from_json(json.loads(kept.metadata()["task"]))
+                return Answers(task, kept.get_tensor("logits"))
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise UserError(f"{path} cannot be read ({error}); take {folder} away, and it is done again") from error
+    predictor = opened(folder, member.settings)
+    found = Answers(predictor.record.task, predictor.logits(rows.texts, rows.pairs))
+    if keep and is_main():
+        making = path.with_name(f".making-{_ANSWERS}")
+        save_file({"logits": found.logits}, making, {"task": json.dumps(found.task.to_json())})
+        making.rename(path)
+        remove(folder / "model")
+    return found
+
+
+def _gains(asked: Asked, answers: Mapping[str, Mapping[str, Answers]]) -> list[Gain]:
+    """Return how each training of a task differs from that alone, the tests of one kind corrected together (Holm)."""
+    kinds: dict[bool, list[tuple[str, str, int, Duel]]] = {True: [], False: []}
+    for member in asked.members:
+        settings, theirs = member.settings, answers[member.name]
+        contest = Contest(
+            examples=member.corpus.splits[member.measured],
+            metric=member.metric,
+            answers={Trial(name, _ALL, settings.seed): each for name, each in theirs.items()},
+            resamples=settings.evaluation.resamples,
+            confidence=settings.evaluation.confidence,
+            seed=settings.seed,
+        )
+        for name in theirs:
+            if name != ALONE:
+                (duel,) = contest.duels([(name, ALONE, _ALL)])
+                kinds[name == TOGETHER].append((member.name, name, contest.sign, duel))
+    gains = []
+    for of in kinds.values():
+        adjusted = holm([duel.p for *_, duel in of])
+        for (task, teacher, sign, duel), p in zip(of, adjusted, strict=True):
+            clear = p < 1 - asked.settings.evaluation.confidence
+            said = outcome(duel.difference, sign) if clear else "no evidence"
+            gains.append(Gain(task, teacher, duel.difference, p, said))
+    return gains

@@ -1,0 +1,153 @@
+"""The training of one encoder on the rows of several tasks: heads solved one by one, then gradient steps on all."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+
+from nlp_transfer.data.batches import Columns
+from nlp_transfer.data.sampling import TaskOrder, sharpness
+from nlp_transfer.evaluation.calibration import Calibration
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.features import with_features
+from nlp_transfer.head import Units
+from nlp_transfer.learning import Descent, descend, score, start_head, starts_solved
+from nlp_transfer.multitask.heads import Heads
+from nlp_transfer.multitask.objective import Together
+from nlp_transfer.multitask.union import TRAIN, Union, dense
+from nlp_transfer.objectives.classify import Classify
+from nlp_transfer.objectives.objective import Step
+from nlp_transfer.objectives.settings import ClassifySettings
+from nlp_transfer.preparation import Prepared
+from nlp_transfer.progress import reading
+from nlp_transfer.rules_fit import Fitted
+from nlp_transfer.training.memory import give_back
+from nlp_transfer.training.state import Trajectory
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
+    from nlp_transfer.run_folder import RunFolder
+    from nlp_transfer.training.loop import Saving
+
+_MEAN = "mean over tasks"
+
+
+@dataclass
+class Joint:
+    """One training, and what is remembered of it for each task.
+
+    Attributes:
+        prepared: the parts of a run that has the outputs of all tasks.
+        union: the tasks.
+        heads: its output layers.
+        units: in which the targets of each task are learned.
+        penalties: the L2 penalty that suits each head on features before the training, 0 where none was sought.
+    """
+
+    prepared: Prepared
+    union: Union
+    heads: Heads
+    units: list[Units] = field(default_factory=list)
+    penalties: list[float] = field(default_factory=list)
+
+    def learn(self, prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, Fitted]:
+        """Change the model; how outputs become labels is chosen task by task, later. See ``learning.learn``."""
+        if not prepared.strategy.trains:
+            return Trajectory(), Fitted(Calibration())
+        with ExitStack() as skipped:
+            if prepared.boundary:
+                with reading(screen, "running the frozen layers once"):
+                    skipped.enter_context(prepared.frozen_layers_skipped())
+            self._start(screen, saving, folder.path)
+            trajectory = descend(prepared, self._descent(), folder, screen, saving)
+        give_back()
+        return trajectory, Fitted(Calibration())
+
+    def _start(self, screen: Screen, saving: Saving, folder: Path) -> None:
+        """Solve the head of every task on frozen features, where a run starts so, and put them into one."""
+        prepared, solved = self.prepared, starts_solved(self.prepared, saving)
+        features = {}
+        if solved or prepared.strategy.head_last:
+            with reading(screen, "reading the texts of all tasks"):
+                features[TRAIN] = prepared.features(TRAIN)
+        for number in range(len(self.union.members)):
+            self.heads.put_slice(number)
+            part = self.heads.part(number, features, folder)
+            self.penalties.append(start_head(part, screen, saving))
+            self.units.append(Units.of(part))
+            if solved:
+                self.units[-1].enter(part)
+                self.heads.take_back(number)
+        self.heads.put_all()
+
+    def _descent(self) -> Descent:
+        prepared, settings, union = self.prepared, self.prepared.settings, self.union
+        tasks = [member.corpus.task for member in union.members]
+        knobs = cast(ClassifySettings, settings.objective["classify"])
+        together = Together(knobs, tasks, union.slices, balance=settings.multitask.balance)
+        together.to(prepared.accelerator.device)
+        own = settings.multitask
+        order = TaskOrder(
+            union.rows,
+            batch_size=settings.training.batch_size,
+            seed=settings.seed,
+            temperature=sharpness(own.sampling, own.temperature),
+        )
+        measured = "validation" in union.corpus.splits
+        return Descent(
+            Step(prepared.classifier.model, together),
+            [*prepared.groups, *together.groups],
+            self.columns(together),
+            union.ids,
+            _MEAN,
+            higher_is_better=True,
+            evaluate=self._measure if measured else None,
+            drawn=order.step,
+        )
+
+    def columns(self, together: Together) -> Columns:
+        """Return the training rows of all tasks, one behind the other.
+
+        Of a task the weights are divided by their mean, so that they say nothing of other tasks.
+        """
+        whole, union = self.prepared.columns[TRAIN], self.union
+        if self.prepared.strategy.frozen:
+            whole = with_features(whole, self.prepared.features(TRAIN))
+        rows = whole.take(np.concatenate([places[TRAIN] for places in union.places]))
+        targets = np.zeros((len(rows), union.corpus.task.outputs), np.float32)
+        weights, start = [], 0
+        for number, (member, term) in enumerate(zip(union.members, together.terms, strict=True)):
+            examples, task = member.corpus.splits[TRAIN], member.corpus.task
+            own = slice(start, start + len(examples))
+            start = own.stop
+            wanted, unit = examples.targets, self.units[number]
+            if task.problem == "ordinal" and wanted.ndim == 1:
+                wanted = cast(Classify, term).distribution(torch.from_numpy(wanted), task.outputs).numpy()
+            elif task.problem == "regression":
+                wanted = ((wanted - unit.shift) / unit.unit).astype(np.float32)
+            targets[own, union.slices[number]] = dense(task, wanted)
+            weights.append(examples.weights / examples.weights.mean(dtype=np.float64))
+        return dataclasses.replace(
+            rows, targets=targets, weights=np.concatenate(weights).astype(np.float32), task=union.task_of_rows
+        )
+
+    def _measure(self) -> dict[str, float]:
+        """Return of every task the metric that decides for it, and the mean of them; where less is better, negative."""
+        logits, found = self.prepared.outputs("validation"), {}
+        for number, member in enumerate(self.union.members):
+            held = member.corpus.splits.get("validation")
+            if held is None:
+                continue
+            own = logits[self.union.places[number]["validation"], self.union.slices[number]]
+            values = score(member.settings, self.units[number].logits(own), held, member.corpus.task)
+            value = values[member.metric]
+            found[member.name] = value if HIGHER_IS_BETTER[member.metric] else -value
+        known = [value for value in found.values() if not math.isnan(value)]
+        return {_MEAN: float(np.mean(known)) if known else math.nan, **found}

@@ -1,0 +1,71 @@
+"""Several tasks that learned together, on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nlp_transfer.evaluation.formatting import number
+from nlp_transfer.multitask.outcome import TOGETHER
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from nlp_transfer.evaluation.intervals import Interval
+    from nlp_transfer.multitask.outcome import Gain, Outcome
+
+
+_COLOURS = {"better": "green", "no evidence": "", "worse": "red"}
+
+
+def render(outcome: Outcome, console: Console) -> None:
+    """Show how each task fares, beside its training alone where there was one, and who helps whom; fits 80 columns."""
+    from rich.text import Text
+
+    table = _table("task", "rows", "metric", *(["alone"] if outcome.gains else []), "together")
+    if outcome.gains:
+        table.add_column("difference", justify="right", no_wrap=True)
+    for task in outcome.tasks:
+        cells = [task.name, f"{task.rows:,}", task.metric]
+        gain = outcome.gain(task.name, TOGETHER)
+        if gain is None:
+            table.add_row(*cells, _with_bounds(task.together))
+        else:
+            alone = number(task.together.value - gain.difference.value)
+            table.add_row(*cells, alone, number(task.together.value), Text(gain.words, _COLOURS[gain.outcome]))
+    console.print(table)
+    if matrix := outcome.matrix:
+        console.print("what a task (column) gains from one that it learned with (row)", style="bold")
+        names = [task.name for task in outcome.tasks]
+        gains = _table("with", *names)
+        for teacher in names:
+            row = [matrix[teacher].get(taught) for taught in names]
+            gains.add_row(teacher, *(_gain(each) for each in row))
+        console.print(gains)
+    for sentence in outcome.verdict:
+        console.print(sentence, soft_wrap=True)
+    console.print("\nThe models:", style="bold")
+    for task in outcome.tasks:
+        console.print(f"  {task.folder / 'model'}", soft_wrap=True)
+
+
+def _gain(gain: Gain | None) -> Text:
+    from rich.text import Text
+
+    return Text("") if gain is None else Text(number(gain.difference.value, signed=True), _COLOURS[gain.outcome])
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column(columns[0], overflow="fold")
+    for name in columns[1:]:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def _with_bounds(figure: Interval) -> str:
+    return f"{number(figure.value)}\n[{number(figure.low)}, {number(figure.high)}]"

@@ -1,0 +1,32 @@
+"""The verb that adapts one encoder to several tasks at once: multitask."""
+
+from __future__ import annotations
+
+import argparse
+
+from nlp_transfer.errors import UserError
+from nlp_transfer.importing import for_good
+from nlp_transfer.shipped import shipped_names
+from nlp_transfer.verbs import alone, emit, screen_of_main
+
+
+def multitask(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Adapt, save and measure; the first word may be a recipe."""
+    recipe = next((word for word in words[:1] if word.endswith(".yaml") or word in shipped_names("recipes")), None)
+    tasks = words if recipe is None else words[1:]
+    if tasks and any(word.startswith("multitask.tasks=") for word in overrides):
+        raise UserError("multitask.tasks says what the words without = say: give one of the two")
+    screen = screen_of_main()
+    from nlp_transfer.multitask.asked import ask
+
+    asked = ask(recipe, overrides, screen, tasks=tasks)  # and says what is wrong there before torch is needed
+    if asked.beside != "none":
+        alone("multitask with multitask.beside")
+    with screen.busy("starting"), for_good():
+        from nlp_transfer.multitask.beside import compared
+        from nlp_transfer.multitask.show import render
+        from nlp_transfer.multitask.together import adapt_together
+    outcome = compared(asked, adapt_together(asked, screen), screen)
+    render(outcome, screen.console)
+    emit(outcome.to_json(), screen)
+    return 0

@@ -1,0 +1,50 @@
+"""Folders of rows for several tasks, and what it takes to learn them together on a tiny encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nlp_transfer.console import Screen
+from nlp_transfer.multitask.asked import Asked, ask
+from nlp_transfer.multitask.outcome import Outcome
+from nlp_transfer.multitask.together import adapt_together
+from nlp_transfer.words import from_mapping
+from tests.test_run import rows
+
+SILENT = Screen(speaks=False)
+KINDS = ("single_label", "soft", "multi_label", "ordinal", "regression")
+_TOLD = ("multi_label", "ordinal", "regression")
+_QUICK: dict[str, Any] = {
+    "encoder": "custom",
+    "strategy": "finetune",
+    "training.epochs": 1,
+    "training.batch_size": 8,
+    "training.precision": "fp32",
+    "evaluation.resamples": 20,
+    "evaluation.floors": False,
+    "verify": False,
+    "report.write": False,
+}
+
+
+def written(folder: Path, problem: str = "single_label", name: str | None = None, *, seed: int = 0) -> str:
+    """Write the rows of a task; return the word that stands for it."""
+    place = folder / (name or problem)
+    place.mkdir(parents=True)
+    for split, (count, draw) in {"train": (24, 1), "validation": (16, 2), "test": (16, 3)}.items():
+        lines = map(json.dumps, rows(problem, count, 10 * seed + draw))
+        (place / f"{split}.jsonl").write_text("\n".join(lines))
+    return f"{place} data.problem={problem}" if problem in _TOLD else str(place)
+
+
+def asked(home: Path, tasks: list[str], **values: Any) -> Asked:
+    """Return what is asked for, on the tiny encoder of a folder."""
+    words = from_mapping(_QUICK | {"encoder.name": str(home / "tiny-bert"), "output": str(home / "runs")} | values)
+    return ask(None, words, SILENT, tasks=tasks)
+
+
+def together(home: Path, tasks: list[str], **values: Any) -> Outcome:
+    """Learn them."""
+    return adapt_together(asked(home, tasks, **values), SILENT)

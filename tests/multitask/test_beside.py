@@ -1,0 +1,132 @@
+"""What tasks gain from each other: what is compared with what, in which words, and that nothing is trained twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from nlp_transfer.cli import main
+from nlp_transfer.evaluation.intervals import Interval
+from nlp_transfer.evaluation.metrics import compute
+from nlp_transfer.multitask import beside
+from nlp_transfer.multitask.beside import compared
+from nlp_transfer.multitask.outcome import TOGETHER, Gain, Learned, Outcome
+from nlp_transfer.multitask.show import render
+from nlp_transfer.multitask.together import adapt_together
+from nlp_transfer.predict import opened
+from tests.encoder.families import tiny_encoder
+from tests.multitask.tasks import SILENT, asked, written
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("beside")
+    tiny_encoder(folder)
+    return folder
+
+
+def found(home: Path, words: list[str], **values) -> Outcome:
+    what = asked(home, words, **values)
+    return compared(what, adapt_together(what, SILENT), SILENT)
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "probe"])
+def test_the_difference_is_that_of_the_figures_and_nothing_is_trained_twice(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+):
+    words = [written(tmp_path), written(tmp_path, "regression")]
+    values = {"output": str(tmp_path / "runs"), "strategy": strategy, "multitask.beside": "alone"}
+    kept = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(beside, "remove", lambda folder: kept.setdefault(folder.parent.name.rpartition("-")[0], folder))
+        outcome = found(home, words, **values)
+    what = asked(home, words, **values)
+    for member, task in zip(what.members, outcome.tasks, strict=True):
+        test = member.corpus.splits["test"]
+        both = []
+        for folder in (task.folder, kept[member.name]):
+            model = opened(folder)
+            logits = model.logits(test.texts, test.pairs)
+            both.append(compute(model.record.task, logits, test.targets, test.weights)[task.metric])
+        gain = outcome.gain(task.name, TOGETHER)
+        assert gain is not None
+        assert gain.difference.value == pytest.approx(both[0] - both[1], abs=1e-6)
+        assert gain.difference.low <= gain.difference.value <= gain.difference.high
+    assert outcome.matrix == {}
+    again = found(home, words, **values)
+    assert again.tasks == outcome.tasks
+    monkeypatch.setattr(beside, "adapt", None)
+    assert found(home, words, **values) == again
+    assert json.loads((outcome.folder / "beside.json").read_text())["verdict"] == again.verdict
+
+
+def test_every_two_are_tried_and_their_models_are_not_kept(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("abc")]
+    values = {"output": str(tmp_path / "runs"), "multitask.beside": "pairs", "training.max_steps": 2}
+    outcome = found(home, words, **values)
+    assert {(one, other) for one, row in outcome.matrix.items() for other in row} == {
+        (one, other) for one in "abc" for other in "abc" if one != other
+    }
+    assert len(list((outcome.folder / "pairs").iterdir())) == 3
+    assert not list((outcome.folder / "pairs").rglob("model"))
+    assert not list((outcome.folder / "alone").rglob("model"))
+    assert all((task.folder / "model").is_dir() for task in outcome.tasks)
+    monkeypatch.setattr(beside, "adapt", None)
+    monkeypatch.setattr(beside, "adapt_together", None)
+    assert found(home, words, **values) == outcome
+    for task in outcome.tasks:
+        assert np.isfinite([each.p for each in outcome.gains if each.task == task.name]).all()
+
+
+def test_of_two_tasks_the_pair_is_both(home: Path, tmp_path: Path):
+    words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
+    outcome = found(
+        home, words, output=str(tmp_path / "runs"), **{"multitask.beside": "pairs", "training.max_steps": 2}
+    )
+    assert not (outcome.folder / "pairs").exists()
+    one, other = outcome.gain("a", TOGETHER), outcome.gain("a", "b")
+    assert one is not None
+    assert other is not None
+    assert one.difference == other.difference
+
+
+def test_the_table_names_the_pairs_that_hurt(capsys: pytest.CaptureFixture[str]):
+    def gain(task: str, teacher: str, value: float, outcome: str) -> Gain:
+        return Gain(task, teacher, Interval(value, value - 0.01, value + 0.01), 0.01, outcome)
+
+    tasks = [
+        Learned(name, Path("runs") / name, 1000, "test", "macro_f1", Interval(0.8, 0.78, 0.82), "") for name in "ab"
+    ]
+    gains = [
+        gain("a", TOGETHER, 0.03, "better"),
+        gain("b", TOGETHER, -0.001, "no evidence"),
+        gain("b", "a", -0.05, "worse"),
+        gain("a", "b", 0.02, "better"),
+    ]
+    outcome = Outcome(Path("runs"), tasks, gains)
+    assert outcome.verdict == [
+        "a is better with all others: +.030 [+.020, +.040].",
+        "Pairs that HURT: b with a (-.050 [-.060, -.040]).",
+        "Pairs that help: a with b (+.020 [+.010, +.030]).",
+        "One training of each: another seed may say otherwise.",
+    ]
+    render(outcome, Console(width=80, markup=False))
+    shown = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert "+.030 [+.020, +.040]" in shown
+    assert "-.050" in shown
+    assert outcome.matrix["a"]["b"].outcome == "worse"
+    plain = Outcome(Path("runs"), tasks)
+    assert plain.verdict == []
+    render(plain, Console(width=80, markup=False))
+    assert "alone" not in capsys.readouterr().out
+
+
+def test_comparing_is_for_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd):
+    words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main(["multitask", *words, "multitask.beside=alone"]) == 2
+    assert "runs in one process" in capfd.readouterr().err

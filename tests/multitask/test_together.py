@@ -1,0 +1,282 @@
+"""Several tasks in one training: each gets the run folder that a run of its own has, whatever the others are."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import nlp_transfer
+from nlp_transfer.cli import main
+from nlp_transfer.config import compose, run_id
+from nlp_transfer.errors import UserError
+from nlp_transfer.multitask import together as together_module
+from nlp_transfer.multitask.asked import ask
+from nlp_transfer.objectives.objective import Step
+from nlp_transfer.record import read_record
+from nlp_transfer.run import adapt
+from nlp_transfer.training import inference
+from nlp_transfer.training.signals import Stopped
+from tests.encoder.families import tiny_encoder
+from tests.multitask.tasks import KINDS, SILENT, asked, together, written
+from tests.test_launch import launched
+from tests.test_run import STRATEGIES, rows
+
+LEARNING = {"finetune": {}, "lora": STRATEGIES["lora"], "probe": {"strategy": "probe"}}
+OTHERS = ("probe adamw", "finetune refined", "lora top", "ia3")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several")
+    tiny_encoder(folder)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("strategy", [*LEARNING, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_tasks_of_every_kind_share_an_encoder(home: Path, tmp_path: Path, strategy: str):
+    words = [written(tmp_path, kind) for kind in KINDS]
+    outcome = together(home, words, output=str(tmp_path / "runs"), **LEARNING.get(strategy) or STRATEGIES[strategy])
+    assert [task.name for task in outcome.tasks] == list(KINDS)
+    for task, kind in zip(outcome.tasks, KINDS, strict=True):
+        assert np.isfinite(task.together.value)
+        record = read_record(task.folder / "model")
+        assert record.task.problem == {"soft": "single_label"}.get(kind, kind)
+        test = rows(kind, 16, 3)
+        answers = nlp_transfer.load(task.folder).predict([row["text"] for row in test])
+        assert len(answers) == len(test)
+        if kind == "single_label":  # the saved model answers as the one that was measured
+            right = np.mean([answer.label == row["label"] for answer, row in zip(answers, test, strict=True)])
+            figures = json.loads((task.folder / "metrics.json").read_text())["report"]["rows"][0]["intervals"]
+            assert right == pytest.approx(figures["accuracy"]["value"])
+    kept = [weights(task.folder) for task in outcome.tasks]
+    if strategy != "probe":  # of which each may read layers of its own
+        inner = {name for name in kept[0] if name.startswith(("encoder.", "bert."))}
+        assert inner
+        assert all(torch.equal(each[name], kept[0][name]) for each in kept for name in inner)
+
+
+@pytest.mark.parametrize("problem", ["pair", "siamese", "chunk"])
+@pytest.mark.parametrize("strategy", ["finetune", "probe"])
+def test_texts_are_read_as_in_a_run_of_one_task(home: Path, tmp_path: Path, problem: str, strategy: str):
+    words = [written(tmp_path, problem, name, seed=seed) for seed, name in enumerate("ab")]
+    values = {"chunk": {"tokens.long": "chunk", "tokens.max_length": 24}, "siamese": {"encoder.pairs": "siamese"}}
+    outcome = together(home, words, output=str(tmp_path / "r"), strategy=strategy, **values.get(problem, {}))
+    assert all(np.isfinite(task.together.value) for task in outcome.tasks)
+
+
+def test_a_head_on_a_frozen_encoder_is_that_of_a_run_alone(home: Path, tmp_path: Path):
+    words = [written(tmp_path, kind) for kind in ("single_label", "multi_label")]
+    values = {"strategy": "probe", "output": str(tmp_path / "runs"), "tokens.max_length": 16}
+    both = asked(home, words, **values)
+    outcome = together(home, words, **values)
+    for member, task in zip(both.members, outcome.tasks, strict=True):
+        alone = adapt(member.settings, corpus=member.corpus)
+        own, theirs = weights(task.folder), weights(alone.folder)
+        assert own.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(own[name], tensor, rtol=1e-3, atol=1e-3)
+        assert task.together.value == pytest.approx(alone.metrics[task.metric], abs=1e-6)
+
+
+def test_columns_of_one_file_are_divided_alike_and_read_once(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "rows.jsonl"
+    made = [
+        row | {"topic": row["label"], "letter": (row["text"][-1] in "abcd" and "early") or "late"}
+        for row in rows("single_label", 80, 1)
+    ]
+    for row in made:
+        del row["label"]
+    file.write_text("\n".join(map(json.dumps, made)))
+    read, run = [], inference.run
+
+    def counting(accelerator, model, columns, **options):
+        read.extend([len(columns)] * (columns.features is None))
+        return run(accelerator, model, columns, **options)
+
+    monkeypatch.setattr(inference, "run", counting)
+    values = {"multitask.columns": ["topic", "letter"], "strategy": "probe", "output": str(tmp_path / "runs")}
+    outcome = together(home, [str(file)], **values, **{"cache.gib": 0})
+    assert [task.name for task in outcome.tasks] == ["topic", "letter"]
+    both = asked(home, [str(file)], **values)
+    one, other = (member.corpus for member in both.members)
+    assert {split: part.texts for split, part in one.splits.items()} == {
+        split: part.texts for split, part in other.splits.items()
+    }
+    assert sum(read) == len({row["text"] for row in made})
+    config = outcome.tasks[1].folder / "config.yaml"
+    assert compose(str(config)).data.columns.label == "letter"
+    with pytest.raises(UserError, match="nlp-transfer multitask"):
+        adapt(compose(str(config)))
+
+
+def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words, values = [written(tmp_path), written(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
+    outcome = together(home, words, **values)
+    monkeypatch.setattr(together_module, "prepare", None)
+    assert together(home, words, **values) == outcome
+    again = ask(str(outcome.folder / "config.yaml"), [], SILENT)
+    assert together_module.adapt_together(again, SILENT) == outcome
+    task = ask(str(outcome.tasks[0].folder / "config.yaml"), [f"output={tmp_path / 'runs'}"], SILENT)
+    assert [member.name for member in task.members] == ["single_label", "regression"]
+    with pytest.raises(TypeError, match="not callable"):
+        together(home, words, **values | {"multitask.sampling": "uniform"})
+    with pytest.raises(TypeError, match="not callable"):
+        together(home, [*words[:1], written(tmp_path, "ordinal")], **values)
+    (tmp_path / "regression" / "train.jsonl").write_text("\n".join(map(json.dumps, rows("regression", 24, 99))))
+    with pytest.raises(UserError, match="other data"):
+        together(home, words, **values)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, None])
+@pytest.mark.parametrize("balance", ["none", "uncertainty"])
+def test_one_that_was_stopped_goes_on_to_the_same_bits(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None, balance: str
+):
+    words = [written(tmp_path), written(tmp_path, "regression")]
+    values = {"checkpoint.seconds": 0, "multitask.balance": balance, "cache.gib": 0}
+    plain = together(home, words, output=str(tmp_path / "plain"), **values)
+    forward, seen = Step.forward, []
+
+    def stopping(self: Step, batch: dict, progress: float) -> torch.Tensor:
+        seen.append(progress)
+        if len(seen) == 4:
+            if number is None:
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
+        return forward(self, batch, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "forward", stopping)
+        with pytest.raises(Stopped if number else KeyboardInterrupt):
+            together(home, words, output=str(tmp_path / "parts"), **values)
+    resumed = together(home, words, output=str(tmp_path / "parts"), **values)
+    assert not (resumed.folder / "checkpoints").exists()
+    for one, other in zip(plain.tasks, resumed.tasks, strict=True):
+        assert same(one.folder, other.folder)
+        assert one.together == other.together
+
+
+def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words, values = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")], {}
+    values = {"output": str(tmp_path / "runs"), "checkpoint.seconds": 0}
+    conclude, done = together_module.conclude, []
+
+    def once(settings, *rest):
+        if done:
+            raise KeyboardInterrupt
+        done.append(settings.name)
+        return conclude(settings, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(together_module, "conclude", once)
+        with pytest.raises(KeyboardInterrupt):
+            together(home, words, **values)
+    finished = next(tmp_path.glob("runs/*/a-*/metrics.json")).stat().st_mtime_ns
+
+    def noting(settings, *rest):
+        done.append(settings.name)
+        return conclude(settings, *rest)
+
+    monkeypatch.setattr(together_module, "conclude", noting)
+    outcome = together(home, words, **values)
+    assert done == ["a", "b"]
+    assert (outcome.tasks[0].folder / "metrics.json").stat().st_mtime_ns == finished
+    fresh = together(home, words, **values | {"output": str(tmp_path / "fresh")})
+    assert all(same(one.folder, other.folder) for one, other in zip(outcome.tasks, fresh.tasks, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["finetune", "probe"])
+def test_two_processes_learn_what_one_does(tmp_path: Path, strategy: str):
+    folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    words = ["multitask", written(tmp_path), written(tmp_path, "regression"), f"encoder={folder}"]
+    words += ["encoder.head_dropout=0", f"strategy={strategy}", "training.precision=fp32", "evaluation.floors=false"]
+    words += ["report.write=false", "training.max_steps=6", "training.batch_size=8", "cache.gib=0", "verify=false"]
+    words += ["encoder.head=pooled"] + ["multitask.balance=uncertainty"] * (strategy == "finetune")
+    found = []
+    for processes in (1, 2):
+        done = launched(processes, [*words, f"output={tmp_path / str(processes)}"])
+        assert done.returncode == 0, done.stderr[-2000:]
+        tasks = json.loads(done.stdout)["tasks"]
+        found.append([weights(Path(task["folder"])) for task in tasks])
+    for one, other in zip(*found, strict=True):
+        for name, tensor in one.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-3)
+
+
+def test_the_command_says_where_everything_lies(home: Path, tmp_path: Path, capfd):
+    words = [written(tmp_path, "ordinal"), written(tmp_path, name="other", seed=3)]
+    own = [f"encoder={home / 'tiny-bert'}", "training.max_steps=2", f"output={tmp_path / 'runs'}", "strategy=finetune"]
+    own += ["evaluation.resamples=20", "verify=false", "report.write=false", "evaluation.floors=false"]
+    assert main(["multitask", *words, *own]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert [task["name"] for task in told["tasks"]] == ["ordinal", "other"]
+    for task in told["tasks"]:
+        assert Path(task["folder"], "model", "model.safetensors").is_file()
+        card = Path(task["folder"], "model", "README.md").read_text()
+        assert str(tmp_path) not in card
+        assert "nlp-transfer multitask 'ordinal data.problem=ordinal' other strategy=finetune" in card
+    assert main(["evaluate", told["tasks"][0]["folder"]]) == 0
+
+
+def test_settings_without_tasks_are_the_run_that_they_were():
+    assert run_id(compose(None, ["multitask.sampling=uniform"])) == run_id(compose())
+    assert run_id(compose(None, ["multitask.tasks=[a,b]"])) != run_id(compose())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"multitask.sampling": "evenly"}, r"multitask\.sampling='evenly' is not known"),
+        ({"multitask.balance": "gradients"}, r"multitask\.balance='gradients' is not known"),
+        ({"multitask.beside": "all"}, r"multitask\.beside='all' is not known"),
+        ({"multitask.temperature": 0.5}, r"multitask\.temperature=0\.5 must be at least 1"),
+        ({"multitask.balance": "uncertainty", "strategy": "probe"}, "an exact probe takes none"),
+        ({"objective": "contrast"}, r"objective\.contrast is a term of one task"),
+        ({"objective.classify.weight": 2}, r"objective\.classify\.weight=2"),
+        ({"pretraining.epochs": 1}, r"pretraining\.epochs=1 is for a run of one task"),
+        ({"data.unlabelled": "x.csv"}, r"data\.unlabelled is for a run of one task"),
+        ({"strategy": "auto", "strategy.minutes": 3}, r"strategy\.minutes=3"),
+        ({"hub.push": True}, "push the folder of each task"),
+        ({"multitask.columns": ["a", "b"]}, "label columns of one file; 2 are given"),
+        ({"data": "hub", "data.hub": "a/b"}, "reads files and folders"),
+        ({"evaluation.metric": "pearson"}, "the task 'single_label': evaluation.metric='pearson'"),
+        ({"strategy.lr": -1}, r"^strategy\.lr=-1"),
+    ],
+)
+def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, message: str):
+    words = [written(tmp_path), written(tmp_path, "regression")]
+    with pytest.raises(UserError, match=message):
+        together(home, words, output=str(tmp_path / "runs"), **values)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_tasks_that_do_not_go_together_are_refused(home: Path, tmp_path: Path):
+    one, pair = written(tmp_path), written(tmp_path, "pair")
+    for words, message in (
+        ([one], "two tasks or more"),
+        ([one, written(tmp_path / "b")], "two tasks would be called 'single_label'"),
+        ([one, pair], "'pair' is of pairs of texts"),
+        ([one, "nowhere.csv"], "the task 'nowhere': .*nowhere.csv"),
+        ([one, f"{pair} strategy.lr=1"], "'strategy.lr=1' in .* is for all tasks"),
+        ([one, f"{pair} data.problm=x"], "data.problm"),
+    ):
+        with pytest.raises(UserError, match=message):
+            together(home, words, output=str(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
