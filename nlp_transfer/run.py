@@ -164,7 +164,7 @@ def _adapt(
     """Train, save and measure in a folder that nobody else writes to, from where an earlier process was stopped."""
     learned_from = lessons(settings, prepared.corpus)  # now: the training must not be lost when a teacher is taken away
     trained = train(settings, prepared, folder, screen)
-    measured = conclude(settings, prepared, trained, folder, screen, learned_from=learned_from)
+    measured = conclude(settings, prepared, trained, folder, screen, learned_from=learned_from, beside=beside)
     tracking.finish(prepared.accelerator, measured.report, trained.trajectory.steps)
     prepared.accelerator.wait_for_everyone()
     return Run(folder.path, measured.report)
@@ -178,6 +178,7 @@ def conclude(
     screen: Screen,
     *,
     learned_from: str | None = None,
+    beside: SourceOnly | None = None,
 ) -> pages.Measured:
     """Save and measure what was trained, and write card and report; the run is finished then.
 
@@ -188,6 +189,7 @@ def conclude(
         folder: of the run; begun, and locked.
         screen: where progress is shown.
         learned_from: see ``teaching.lessons``.
+        beside: the same run without the texts of another domain, to be told of.
     """
     corpus, trajectory = prepared.corpus, trained.trajectory
     record = _record(prepared, trained.fitted)
