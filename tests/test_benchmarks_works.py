@@ -259,7 +259,7 @@ def test_what_tasks_gain_from_each_other_and_what_their_heads_cost_is_told(
     data.mkdir()
     for name, of in (("one", "trec"), ("other", "sst2"), ("newsgroups20", "trec")):
         (data / name).symlink_to(home / of)
-    words = [str(data), "--tasks", "one", "other", "--seeds", "1", "--epochs", "1", "--length", "16", "--rows", "20"]
+    words = [str(data), "--tasks", "one", "other", "--seeds", "1", "--epochs", "1", "--length", "16", "--rows", "40"]
     words += ["--results", str(tmp_path / "found.jsonl")]
     multitask.main(words)
     first = capsys.readouterr().out

@@ -163,12 +163,18 @@ def _entries(tasks: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
     paths = [path_and_words(task)[0] for task in tasks]
     for task, path in zip(tasks, paths, strict=True):
         labels = [word.partition("=")[2] for word in path_and_words(task)[1] if word.startswith("data.columns.label=")]
-        found = labels[0].strip("\"'") if labels and paths.count(path) > 1 else expanded(path).resolve().stem
+        found = labels[0].strip("\"'") if labels and paths.count(path) > 1 else _name_of(expanded(path))
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", found)
         if name in named:
             raise UserError(f"two tasks would be called {name!r} ({named[name]}, {task}); rename a file or folder")
         named[name] = task
     return named
+
+
+def _name_of(path: Path) -> str:
+    """Return what a file or folder is called, as it was given."""
+    path = path if path.name not in ("", "..") else path.resolve()
+    return path.name if path.is_dir() else path.stem
 
 
 def path_and_words(task: str) -> tuple[str, list[str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from accelerate.utils import broadcast_object_list
 
 from nlp_transfer import tracking
 from nlp_transfer.encoder.source import locate
@@ -132,17 +133,20 @@ def _adapt(
 ) -> None:
     """Train, then finish task by task what is not finished yet, in a folder that nobody else writes to."""
     anew = settings.overwrite or settings.resume == "never"
+    # As the first rank sees it: the others would look while it writes.
+    whole: list[bool] = broadcast_object_list([not anew and _is_whole(each) for each in folders])
     joint = Joint(prepared, union, Heads(prepared, union))
     trained = train(settings, prepared, folder, screen, learn=joint.learn)
     with reading(screen, "reading the texts of all tasks"):
         features = {split: prepared.features_now(split) for split in union.corpus.splits}
     for number, own in enumerate(folders):
-        if not anew and _is_whole(own):
+        if whole[number]:
             own.check_encoder(prepared.classifier.source.sha256)
             continue
         screen.console.print(f"task {union.members[number].name}", style="bold")
         with own.locked():
             _finish(joint, number, features, trained, own, settings, screen)
+        prepared.accelerator.wait_for_everyone()
     source = prepared.classifier.source
     folder.finish(
         _outcome(folder, folders, union.members),

@@ -174,7 +174,7 @@ def heads(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterato
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         names = columns_of(arguments.data / "newsgroups20", folder / "rows", 10 * arguments.rows)
-        shared = ["strategy=probe", *OWN, f"tokens.max_length={arguments.length}", "evaluation.resamples=100"]
+        shared = ["strategy=probe", *OWN, f"tokens.max_length={arguments.length}"]
         of_columns = f"multitask.columns=[{','.join(names)}]"
         # The first run of a process imports more than later ones.
         adapt(compose(None, [*shared, "data.train_limit=60", f"output={folder / 'first'}", "cache.gib=0"]))
