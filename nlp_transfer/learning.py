@@ -11,6 +11,8 @@ from accelerate.utils import broadcast_object_list
 
 from nlp_transfer import tracking
 from nlp_transfer.console import Bar, Screen
+from nlp_transfer.continual.holding import hold
+from nlp_transfer.continual.starting import start_new_outputs
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
@@ -79,6 +81,9 @@ def _settled(prepared: Prepared, screen: Screen) -> Fitted:
 def _fit_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
     """Fit the head where the run starts so; return the L2 penalty that suits frozen features, 0 if none was sought."""
     strategy, starts = prepared.strategy, _starts_solved(prepared, saving)
+    if prepared.classifier.known and not starts and not saving.resumed:
+        with reading(screen, "fitting the head for new labels"):
+            start_new_outputs(prepared)
     if not (starts or strategy.head_last):
         return 0.0
     with reading(screen, "fitting the head on frozen features"):
@@ -91,7 +96,12 @@ def _fit_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
 
 
 def _starts_solved(prepared: Prepared, saving: Saving) -> bool:
-    return prepared.strategy.solves_head and not saving.resumed  # a checkpoint holds a head
+    """Return whether the output layer is solved before anything else is done.
+
+    One that knows labels already is kept, unless nothing but that layer learns and all labels have rows to solve it by.
+    """
+    kept = prepared.classifier.known and not (prepared.strategy.frozen and not prepared.corpus.absent_labels)
+    return prepared.strategy.solves_head and not saving.resumed and not kept  # a checkpoint holds a head
 
 
 def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
@@ -130,6 +140,7 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
             tracking.log(accelerator, "validation", values, int(values["step"]))
 
         with _named_rows(prepared), occurring_words(prepared.classifier.model, prepared.words):
+            hold(prepared)
             trajectory = fit(
                 accelerator,
                 step,

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from nlp_transfer import pages
 from nlp_transfer.console import Screen
-from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
+from nlp_transfer.continual.memory import Memory
+from nlp_transfer.continual.rows import load
+from nlp_transfer.data.corpus import Corpus, Examples, read_examples
 from nlp_transfer.data.sources import read_splits, source_of
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
@@ -27,7 +29,9 @@ from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.store import Store
 
 
-def measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen) -> pages.Measured:
+def measure(
+    prepared: Prepared, record: Record, fitted: Fitted, screen: Screen, memory: Memory | None = None
+) -> pages.Measured:
     """Return the figures of a model that was just trained, on the reported split, floors beside them."""
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.reported_split
     with reading(screen, f"measuring on {split}"):
@@ -58,8 +62,9 @@ def measure(prepared: Prepared, record: Record, fitted: Fitted, screen: Screen) 
             split=split,
             said=said,
         )
-    if record.pretrained:
-        report = dataclasses.replace(report, notes=[f"{outcome(record.pretrained)}.", *report.notes])
+    first = [f"{outcome(record.pretrained)}."] if record.pretrained else []
+    first += memory.sentences if memory else []
+    report = dataclasses.replace(report, notes=[*first, *report.notes])
     return pages.Measured(examples, logits, floors, report, corpus.splits["train"])
 
 
@@ -158,7 +163,8 @@ def _corpus(trained: Settings, settings: Settings, notes: list[str], *, own: boo
         return None
     try:
         data = settings.data if own else trained.data
-        return load_corpus(dataclasses.replace(data, unlabelled=None), seed=trained.seed)  # of which nothing is asked
+        asked = dataclasses.replace(data, unlabelled=None)  # of which nothing is asked
+        return load(dataclasses.replace(trained, data=asked))
     except UserError as error:
         if own or settings.evaluation.floors:
             raise

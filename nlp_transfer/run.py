@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer import artefact, choosing, pages, tracking
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
-from nlp_transfer.data.corpus import Corpus, load_corpus
+from nlp_transfer.continual.memory import Memory
+from nlp_transfer.continual.rows import load
+from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.domains import tell_domains_apart
 from nlp_transfer.encoder.source import asked_code, locate
 from nlp_transfer.errors import UserError
@@ -85,7 +87,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     screen = screen or Screen(speaks=False)
     if corpus is None:
         with screen.busy("reading data"):
-            corpus = load_corpus(settings.data, seed=settings.seed, data=data)
+            corpus = load(settings, data=data)
     corpus = deciding(corpus, settings.decision)
     settings, why = choosing.chosen(settings, corpus)
     if why:
@@ -115,6 +117,8 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
         return Run(folder.path, report)
     if folder.is_finished and not folder.model.is_dir():
         screen.tell(f"{folder.model} was taken away; the run is done again")
+    with screen.busy("asking the model that is gone on from"):
+        memory = Memory.of(settings)
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     tell_domains_apart(prepared, screen)
@@ -122,10 +126,10 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     with folder.locked():
         after = pretrained(prepared, folder, screen)
         after.plan, after.domains = prepared.plan, prepared.domains  # as they were told
-        return _adapt(settings, after, folder, screen)
+        return _adapt(settings, after, folder, screen, memory)
 
 
-def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen) -> Run:
+def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, memory: Memory | None) -> Run:
     """Train, save and measure in a folder that nobody else writes to, from where an earlier process was stopped."""
     corpus = prepared.corpus
     learned_from = lessons(settings, corpus)  # now: what was learned must not be lost when a teacher is taken away
@@ -144,7 +148,8 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
             elif settings.verify:  # a process of its own, which works while this one measures
                 base = prepared.classifier.source.folder
                 asked = meanwhile.enter_context(verification.asking(folder.model, written, base=base))
-        measured = measure(prepared, record, trained.fitted, screen)
+        memory = memory and memory.measured(prepared)
+        measured = measure(prepared, record, trained.fitted, screen, memory)
         if asked is not None:
             with screen.busy("loading the saved model in a fresh process"):
                 try:
@@ -158,6 +163,7 @@ def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Sc
         pretrained=record.pretrained and dataclasses.asdict(record.pretrained),
         lessons={"sha256": learned_from},
         domains=prepared.domains and prepared.domains.to_json(),
+        continual=memory and memory.to_json(),
         steps=trajectory.steps,
         kept_step=trajectory.kept_step,
         skipped=trajectory.skipped,

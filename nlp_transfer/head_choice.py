@@ -1,0 +1,83 @@
+"""Which head an encoder gets where the settings leave it open, and which one a model that is gone on from has."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from nlp_transfer.encoder.heads import suggested_pooling
+from nlp_transfer.encoder.source import POOLED, Source, read_json
+from nlp_transfer.errors import UserError
+from nlp_transfer.settings import EncoderSettings
+from nlp_transfer.strategies import Strategy
+
+# Options of the pooled head, and the values with which they ask for nothing.
+_USUAL: dict[str, tuple[Any, ...]] = {
+    "pooling": ("auto",),
+    "layers": ("auto", "last"),
+    "combine": ("mix",),
+    "hidden": (0,),
+    "pairs": ("auto", "joint"),
+}
+_OF_THE_HEAD = ("pooling", "layers", "combine", "hidden")  # as `PooledConfig` calls them, too
+
+
+def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source, *, pair: bool) -> EncoderSettings:
+    """Return the settings with a head and layers where the recipe leaves them open.
+
+    A sentence encoder says how its token vectors become one; there, and wherever the encoder stays frozen, pooled token
+    vectors carry far more than the first token's, on which most native heads rest. What reads the texts of a pair alone
+    is a pooled head as well. A frozen encoder is read at several layers, for it cannot move what the task needs to the
+    last one.
+
+    Raises:
+        UserError: for options of the pooled head beside a native one.
+    """
+    if encoder.depth == 0:
+        encoder = _bare(encoder)
+    asked = [key for key, usual in _USUAL.items() if getattr(encoder, key) not in usual]
+    head, layers = encoder.head, encoder.layers
+    if head == "auto":
+        pooling = suggested_pooling(source.folder)
+        alone = pair and pooling is not None and encoder.pairs == "auto"
+        head = "pooled" if strategy.frozen or asked or alone or pooling not in (None, "cls") else "native"
+    elif head == "native" and asked:
+        raise UserError(f"encoder.{asked[0]} belongs to encoder.head=pooled; with head=native it would mean nothing")
+    if layers == "auto" and strategy.frozen and head == "pooled":
+        layers = "spread"
+    return dataclasses.replace(encoder, head=head, layers=layers)
+
+
+def kept_head(encoder: EncoderSettings, source: Source) -> EncoderSettings:
+    """Return the settings with the head of the model in the folder, which is kept with what it knows.
+
+    Raises:
+        UserError: for settings that ask for another one.
+    """
+    asked = [key for key, usual in _USUAL.items() if getattr(encoder, key) not in usual]
+    for key in ("depth", "head_dropout"):
+        asked += [key] * (getattr(encoder, key) is not None)
+    content = read_json(source.folder / "config.json")
+    head = "pooled" if content["model_type"] == POOLED else "native"
+    asked += ["head"] * (encoder.head not in ("auto", head))
+    if asked or not encoder.pretrained:
+        key = asked[0] if asked else "pretrained"
+        raise UserError(
+            f"encoder.{key}={getattr(encoder, key)}: with continual.labels=all the head stays the one of "
+            f"{encoder.name}; leave it out, or set continual.labels=data"
+        )
+    if head == "native":
+        return dataclasses.replace(encoder, head=head)
+    own = {key: content[key] for key in (*_OF_THE_HEAD, "head_dropout")}
+    return dataclasses.replace(encoder, head=head, pairs="siamese" if content["siamese"] else "joint", **own)
+
+
+def _bare(encoder: EncoderSettings) -> EncoderSettings:
+    """Return the settings of an encoder without layers: no token has seen another, so that all must be read."""
+    for key, value, fits in (("head", encoder.head, "pooled"), ("pooling", encoder.pooling, "mean")):
+        if value not in ("auto", fits, "max"):
+            raise UserError(
+                f"encoder.{key}={value} reads a token that has not seen the text, for encoder.depth=0 leaves no layer "
+                f"that would tell it: take encoder.{key}={fits}"
+            )
+    return dataclasses.replace(encoder, head="pooled", pooling="max" if encoder.pooling == "max" else "mean")
