@@ -13,6 +13,7 @@ from recipes.benchmarks import (
     calibration,
     checking,
     comparing,
+    continual,
     domains,
     few_labels,
     precision,
@@ -246,6 +247,40 @@ def test_what_texts_of_another_domain_are_worth_is_told_beside_the_source_alone(
     gain = lines[1]["accuracy"] - lines[0]["accuracy"]
     assert f"| gain, all |  | {gain:+.3f} | " in first
     domains.main(words)
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize("scenario", ["classes", "domains"])
+def test_what_is_forgotten_is_told_of_every_method(
+    scenario: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setattr(continual, "OWN", [*continual.OWN, "cache.gib=0", "training.max_steps=2"])
+    monkeypatch.setattr(continual, "START", ["encoder=custom", f"encoder.name={home / 'encoder'}"])
+    (tmp_path / "reviews").mkdir()
+    (tmp_path / "banking77").mkdir()
+    for split in SPLITS:
+        rows = generated(random.Random(split), 80, length=12, classes=2)
+        lines = "".join(f"{text},{label}{number % 2}\n" for number, (text, label) in enumerate(rows))
+        (tmp_path / "banking77" / f"{split}.csv").write_text("text,label\n" + lines)
+    for name in ("books", "kitchen"):
+        (tmp_path / "reviews" / name).symlink_to(home / "sst2")
+    words = [str(tmp_path), "--scenarios", scenario, "--domains", "books", "kitchen", "--steps", "2", "--length", "16"]
+    words += ["--rows", "8", "--tests", "2", "--epochs", "1", "--results", str(tmp_path / "found.jsonl")]
+    methods = [
+        "in turn",
+        "EWC, replay 5 %",
+        "LwF",
+        *([continual.ADAPTERS] * (scenario == "domains")),
+        continual.TOGETHER,
+    ]
+    continual.main([*words, "--methods", *methods])
+    first = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [line["method"] for line in lines] == methods
+    assert (lines[0]["figures"][0][1] is None) == (scenario == "classes")  # whose labels it does not know yet
+    final = lines[0]["figures"][1]
+    assert f"| in turn | {sum(final) / 2:.3f} | {final[1]:.3f} | " in first
+    continual.main([*words, "--methods", *methods])
     assert capsys.readouterr().out == first
 
 

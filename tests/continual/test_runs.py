@@ -21,7 +21,7 @@ from tests.continual.tasks import going_on, old_run, only, written
 from tests.encoder.families import tiny_encoder
 from tests.test_crashes import weights_of_a_stopped_run_and_another
 from tests.test_launch import launched
-from tests.test_run import STRATEGIES, data_for, settings_for
+from tests.test_run import STRATEGIES, data_for, rows, settings_for
 
 EWC = {"objective": "anchor", "objective.anchor.kind": "ewc", "continual.replay": 6}
 
@@ -235,7 +235,10 @@ def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path,
 @pytest.mark.slow
 @pytest.mark.parametrize("values", [EWC, {"objective": "distill", "continual.replay": 6}, {"strategy": "lora"}])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: Path, values: dict):
-    old = old_run(home, {"card", "film"})
+    for split, seed in (("train", 7), ("test", 8)):  # other rows than those that the run learns from
+        kept = [row for row in rows("single_label", 48, seed) if row["label"] != "refund"]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, kept)))
+    old = adapt(settings_for(home, output=str(tmp_path), **{"data": "files", "data.path": str(tmp_path)})).folder
     own = {"encoder.name": str(old), "continual.labels": "all"}
     resumed, plain = weights_of_a_stopped_run_and_another(tmp_path, **own | values)
     assert resumed == plain
