@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.encoder.heads import suggested_pooling
 from nlp_transfer.encoder.source import POOLED, Source, read_json
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Strategy
+
+if TYPE_CHECKING:
+    from nlp_transfer.data.corpus import Corpus
+    from nlp_transfer.encoder.classifier import Classifier
 
 # Options of the pooled head, and the values with which they ask for nothing.
 _USUAL: dict[str, tuple[Any, ...]] = {
@@ -70,6 +75,24 @@ def kept_head(encoder: EncoderSettings, source: Source) -> EncoderSettings:
         return dataclasses.replace(encoder, head=head)
     own = {key: content[key] for key in (*_OF_THE_HEAD, "head_dropout")}
     return dataclasses.replace(encoder, head=head, pairs="siamese" if content["siamese"] else "joint", **own)
+
+
+def solves_head(strategy: Strategy, classifier: Classifier, corpus: Corpus) -> bool:
+    """Return whether the output layer is solved on frozen features before anything else is done.
+
+    One that knows labels already is kept, unless nothing but that layer learns and all labels have rows to solve it by.
+    """
+    kept = classifier.known and not (strategy.frozen and not corpus.absent_labels)
+    return strategy.solves_head and not kept
+
+
+def kept_words(classifier: Classifier, corpus: Corpus) -> list[str]:
+    """Return what becomes of the output layer of a model that is gone on from, in a sentence; of others nothing."""
+    new = corpus.task.outputs - classifier.known
+    if not classifier.known:
+        return []
+    start = f"; {counted(new, 'new label')} behind them, at the means of their features" if new else ""
+    return [f"head: {counted(classifier.known, 'known label')} as in the model that is gone on from{start}"]
 
 
 def _bare(encoder: EncoderSettings) -> EncoderSettings:

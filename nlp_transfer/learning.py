@@ -20,6 +20,7 @@ from nlp_transfer.evaluation import metrics, thresholds
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.head import Units, settle, solve_head, solve_head_again, validate
+from nlp_transfer.head_choice import solves_head
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import compares_labels, comparing
 from nlp_transfer.plan import head_words
@@ -96,12 +97,8 @@ def _fit_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
 
 
 def _starts_solved(prepared: Prepared, saving: Saving) -> bool:
-    """Return whether the output layer is solved before anything else is done.
-
-    One that knows labels already is kept, unless nothing but that layer learns and all labels have rows to solve it by.
-    """
-    kept = prepared.classifier.known and not (prepared.strategy.frozen and not prepared.corpus.absent_labels)
-    return prepared.strategy.solves_head and not saving.resumed and not kept  # a checkpoint holds a head
+    solved = solves_head(prepared.strategy, prepared.classifier, prepared.corpus)
+    return solved and not saving.resumed  # a checkpoint holds a head
 
 
 def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:

@@ -33,7 +33,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.divergence import Gap
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.features import Features, features_of, store_of, with_features, with_states
-from nlp_transfer.head_choice import kept_head, resolve_encoder
+from nlp_transfer.head_choice import kept_head, kept_words, resolve_encoder
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.pretraining.asked import planned_words
@@ -210,6 +210,7 @@ def prepare(
     columns, spec = encode_splits(settings, corpus, classifier, store)
     columns |= {split: dataclasses.replace(columns[split], teacher=logits) for split, logits in taught.items()}
     notes = [*corpus.notes, *encoder_notes(encoder, classifier), *planned_words(settings, corpus, classifier)]
+    notes += kept_words(classifier, corpus)
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
     objective = Objective(settings.objective, corpus.task)

@@ -26,6 +26,10 @@ from tests.test_run import STRATEGIES, data_for, rows, settings_for
 EWC = {"objective": "anchor", "objective.anchor.kind": "ewc", "continual.replay": 6}
 
 
+def _without_head(strategy: str) -> dict:
+    return {key: value for key, value in STRATEGIES[strategy].items() if key != "encoder.head"}
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("continual")
@@ -63,6 +67,8 @@ def test_the_output_layer_starts_with_what_it_knew(home: Path, tmp_path: Path, h
     prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
     classifier = prepared.classifier
     assert (classifier.head, classifier.known) == (head, 2)
+    assert not prepared.plan.solves_head
+    assert any("2 known labels" in note and "1 new label" in note for note in prepared.plan.notes)
     layer = next(reversed(output_layers(classifier.model).values()))
     weight, bias = layer_of(old)
     assert torch.equal(layer.weight[:2], weight)
@@ -130,6 +136,9 @@ def test_ordinal_labels_stay_and_no_new_ones_come(home: Path, tmp_path: Path):
         {"objective": "anchor"},
         EWC,
         pytest.param({"objective": "contrast"}, marks=pytest.mark.slow),
+        pytest.param({"objective": "distill", "strategy": "lora"}, marks=pytest.mark.slow),
+        pytest.param({"objective": "distill", "strategy": "probe", "strategy.solver": "adamw"}, marks=pytest.mark.slow),
+        pytest.param({"objective": "anchor"} | _without_head("finetune refined"), marks=pytest.mark.slow),
         pytest.param(EWC | {"strategy.freeze_layers": 1, "training.ema": 0.9}, marks=pytest.mark.slow),
         pytest.param(EWC | {"training.precision": "bf16"}, marks=pytest.mark.slow),
     ],
