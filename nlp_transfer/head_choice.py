@@ -24,7 +24,7 @@ _USUAL: dict[str, tuple[Any, ...]] = {
     "hidden": (0,),
     "pairs": ("auto", "joint"),
 }
-_OF_THE_HEAD = ("pooling", "layers", "combine", "hidden")  # as `PooledConfig` calls them, too
+_OF_THE_HEAD = ("pooling", "layers", "combine", "hidden", "head_dropout")  # as `PooledConfig` calls them, too
 
 
 def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source, *, pair: bool) -> EncoderSettings:
@@ -59,22 +59,20 @@ def kept_head(encoder: EncoderSettings, source: Source) -> EncoderSettings:
     Raises:
         UserError: for settings that ask for another one.
     """
-    asked = [key for key, usual in _USUAL.items() if getattr(encoder, key) not in usual]
-    for key in ("depth", "head_dropout"):
-        asked += [key] * (getattr(encoder, key) is not None)
     content = read_json(source.folder / "config.json")
-    head = "pooled" if content["model_type"] == POOLED else "native"
-    asked += ["head"] * (encoder.head not in ("auto", head))
-    if asked or not encoder.pretrained:
-        key = asked[0] if asked else "pretrained"
-        raise UserError(
-            f"encoder.{key}={getattr(encoder, key)}: with continual.labels=all the head stays the one of "
-            f"{encoder.name}; leave it out, or set continual.labels=data"
-        )
-    if head == "native":
-        return dataclasses.replace(encoder, head=head)
-    own = {key: content[key] for key in (*_OF_THE_HEAD, "head_dropout")}
-    return dataclasses.replace(encoder, head=head, pairs="siamese" if content["siamese"] else "joint", **own)
+    own: dict[str, Any] = {"head": "native"}
+    if content["model_type"] == POOLED:
+        own = {key: content[key] for key in _OF_THE_HEAD}
+        own |= {"head": "pooled", "pairs": "siamese" if content["siamese"] else "joint"}
+    usual = _USUAL | {"head": ("auto",), "depth": (None,), "head_dropout": (None,), "pretrained": (True,)}
+    for key, values in usual.items():
+        asked = getattr(encoder, key)
+        if asked not in values and asked != own.get(key):
+            raise UserError(
+                f"encoder.{key}={asked}: with continual.labels=all the head stays the one of {encoder.name}; leave it "
+                "out, or set continual.labels=data"
+            )
+    return dataclasses.replace(encoder, **own)
 
 
 def solves_head(strategy: Strategy, classifier: Classifier, corpus: Corpus) -> bool:
