@@ -12,8 +12,8 @@ of all tasks together.
 
 Accuracy is the mean over all tasks in the end, transfer and forgetting are those of ``evaluation/task_matrix.py``;
 "last" is the accuracy on the task learned last: what keeps the old may hinder the new. Every result is appended to
---results at once and is not computed again, so that an interrupted benchmark goes on. The first task is learned once for
-all methods that fine-tune, in the seconds of the first of them.
+--results at once and is not computed again, so that an interrupted benchmark goes on. The first task is learned once
+for all methods that fine-tune, in the seconds of the first of them.
 """
 
 from __future__ import annotations
