@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from nlp_transfer.continual.checks import check_continual
 from nlp_transfer.data import hub
 from nlp_transfer.data.cutting import check_tokens
 from nlp_transfer.data.files import existing_file, stream_format
@@ -61,6 +62,7 @@ def check(settings: Settings, *, data: Any = None) -> None:
     check_strategy(settings)
     check_training(settings.training)
     check_pretraining(settings)
+    check_continual(settings)
     check_evaluation(settings.evaluation)
     check_decision(settings.decision)
     if settings.hub.push:
@@ -282,6 +284,10 @@ def check_comparison(settings: Settings) -> None:
         UserError: naming the key, its value and what it may be.
     """
     own: CompareSettings = settings.compare
+    if settings.continual.used:
+        raise UserError(
+            "continual goes on from one model, and a comparison makes many: leave its keys out, or use adapt"
+        )
     for key in _LIMITS:
         if (value := getattr(settings.data, key)) is not None:
             raise UserError(f"data.{key}={value}: in a comparison compare.labels says how many rows there are")

@@ -87,6 +87,7 @@ def _compares(settings: Settings, task: Task) -> bool:
         usual
         and task.problem == "single_label"
         and settings.encoder.pretrained
+        and not settings.continual.keeps_labels
         and settings.training.batch_size >= FEWEST_COMPARED
         and settings.training.patience is None
     )

@@ -34,11 +34,11 @@ NOT_IDENTITY = (
     *("check", "rank", "compare"),
 )
 # Groups that make no part of a run where they are off, nor of one that was made before there were any.
-_OPTIONAL = {"pretraining": "epochs", "multitask": "tasks"}
+_OPTIONAL = ("pretraining", "continual", "multitask")
 _NAMES_OF_FILES = (
     *("output", "predict.input", "predict.output", "export.output", "report.output", "check.fix", "check.beside"),
     *("encoder.name", "cache.folder", "data.path", "data.train", "data.validation", "data.test", "data.unlabelled"),
-    "objective.distill.teacher",
+    *("objective.distill.teacher", "continual.data"),
 )
 
 
@@ -262,7 +262,7 @@ def _changes(now: Mapping[str, Any], before: Mapping[str, Any], group: str = "")
 def identity(settings: Settings) -> dict[str, Any]:
     """Return what is computed, as plain values: two runs of the same are one."""
     plain = to_plain(settings)
-    off = {group for group, key in _OPTIONAL.items() if not plain[group][key]}
+    off = {group for group in _OPTIONAL if not getattr(settings, group).used}
     return {key: value for key, value in plain.items() if key not in {*NOT_IDENTITY, *off}}
 
 

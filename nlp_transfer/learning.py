@@ -13,6 +13,8 @@ from torch import nn
 
 from nlp_transfer import tracking
 from nlp_transfer.console import Screen
+from nlp_transfer.continual.holding import hold
+from nlp_transfer.continual.starting import start_new_outputs
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
@@ -23,6 +25,7 @@ from nlp_transfer.evaluation import metrics, thresholds
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.head import Units, settle, solve_head, solve_head_again, validate
+from nlp_transfer.head_choice import solves_head
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import compares_labels, comparing
 from nlp_transfer.plan import head_words
@@ -113,6 +116,9 @@ def settled(prepared: Prepared, screen: Screen) -> Fitted:
 def start_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
     """Fit the head where the run starts so; return the L2 penalty that suits frozen features, 0 if none was sought."""
     strategy, starts = prepared.strategy, starts_solved(prepared, saving)
+    if prepared.classifier.known and not starts and not saving.resumed:
+        with reading(screen, "fitting the head for new labels"):
+            start_new_outputs(prepared)
     if not (starts or strategy.head_last):
         return 0.0
     with reading(screen, "fitting the head on frozen features"):
@@ -127,7 +133,8 @@ def start_head(prepared: Prepared, screen: Screen, saving: Saving) -> float:
 
 def starts_solved(prepared: Prepared, saving: Saving) -> bool:
     """Return whether the head is solved before the first step."""
-    return prepared.strategy.solves_head and not saving.resumed  # a checkpoint holds a head
+    solved = solves_head(prepared.strategy, prepared.classifier, prepared.corpus)
+    return solved and not saving.resumed  # a checkpoint holds a head
 
 
 def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> Trajectory:
@@ -220,6 +227,7 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
             tracking.log(accelerator, "validation", values, int(values["step"]))
 
         with _named_rows(descent.ids, settings), occurring_words(prepared.classifier.model, prepared.words):
+            hold(prepared)
             return fit(
                 accelerator,
                 step,

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from nlp_transfer import pages
 from nlp_transfer.console import Screen
-from nlp_transfer.data.corpus import Corpus, Examples, load_corpus, read_examples
+from nlp_transfer.continual.memory import Memory
+from nlp_transfer.continual.rows import load
+from nlp_transfer.data.corpus import Corpus, Examples, read_examples
 from nlp_transfer.data.sources import read_splits, source_of
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
@@ -29,11 +31,17 @@ from nlp_transfer.store import Store
 
 
 def measure(
-    prepared: Prepared, record: Record, fitted: Fitted, screen: Screen, beside: SourceOnly | None = None
+    prepared: Prepared,
+    record: Record,
+    fitted: Fitted,
+    screen: Screen,
+    *,
+    beside: SourceOnly | None = None,
+    memory: Memory | None = None,
 ) -> pages.Measured:
     """Return the figures of a model that was just trained, on the reported split, floors beside them.
 
-    One of these is the run without the texts of another domain, where there was one.
+    One of these is the run without the texts of another domain, where there was one; `memory` tells what was forgotten.
     """
     settings, corpus, split = prepared.settings, prepared.corpus, prepared.reported_split
     with reading(screen, f"measuring on {split}"):
@@ -68,8 +76,9 @@ def measure(
             split=split,
             said=said,
         )
-    if record.pretrained:
-        report = dataclasses.replace(report, notes=[f"{outcome(record.pretrained)}.", *report.notes])
+    first = [f"{outcome(record.pretrained)}."] if record.pretrained else []
+    first += memory.sentences if memory else []
+    report = dataclasses.replace(report, notes=[*first, *report.notes])
     return pages.Measured(examples, logits, floors, report, corpus.splits["train"])
 
 
@@ -168,7 +177,8 @@ def _corpus(trained: Settings, settings: Settings, notes: list[str], *, own: boo
         return None
     try:
         data = settings.data if own else trained.data
-        return load_corpus(dataclasses.replace(data, unlabelled=None), seed=trained.seed)  # of which nothing is asked
+        asked = dataclasses.replace(data, unlabelled=None)  # of which nothing is asked
+        return load(dataclasses.replace(trained, data=asked))
     except UserError as error:
         if own or settings.evaluation.floors:
             raise

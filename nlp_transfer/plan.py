@@ -13,6 +13,7 @@ from nlp_transfer.config import to_plain
 from nlp_transfer.encoder.classifier import reads_padding
 from nlp_transfer.evaluation.formatting import chosen, counted
 from nlp_transfer.evaluation.selective import CONFIDENCE
+from nlp_transfer.head_choice import solves_head
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training.length import planned_steps
 
@@ -134,7 +135,7 @@ def plan_of(
         trainable=sum(p.numel() for p in trainable(classifier).values()),
         parameters=sum(p.numel() for p in classifier.model.parameters()),
         groups=[GroupSummary(g.name, sum(p.numel() for p in g.parameters.values()), g.lr, g.wake) for g in groups],
-        solves_head=strategy.solves_head,
+        solves_head=solves_head(strategy, classifier, corpus),
         head_last=strategy.head_last,
         steps=planned_steps(len(columns["train"]), settings.training) if strategy.trains else 0,
         batch_size=settings.training.batch_size,

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer import artefact, choosing, pages, tracking
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
-from nlp_transfer.data.corpus import Corpus, load_corpus
+from nlp_transfer.continual.memory import Memory
+from nlp_transfer.continual.rows import load
+from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.domains import tell_domains_apart
 from nlp_transfer.encoder.source import asked_code, locate
 from nlp_transfer.errors import UserError
@@ -100,7 +102,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     screen = screen or Screen(speaks=False)
     if corpus is None:
         with screen.busy("reading data"):
-            corpus = load_corpus(settings.data, seed=settings.seed, data=data)
+            corpus = load(settings, data=data)
     return _finished(settings, corpus, screen)
 
 
@@ -135,6 +137,8 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
         return Run(folder.path, report)
     if folder.is_finished and not folder.model.is_dir():
         screen.tell(f"{folder.model} was taken away; the run is done again")
+    with screen.busy("asking the model that is gone on from"):
+        memory = Memory.of(settings)
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     tell_domains_apart(prepared, screen)
@@ -147,7 +151,7 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
     with folder.locked():
         after = pretrained(prepared, folder, screen)
         after.plan, after.domains = prepared.plan, prepared.domains  # as they were told
-        return _adapt(settings, after, folder, screen, beside)
+        return _adapt(settings, after, folder, screen, beside=beside, memory=memory)
 
 
 def _source_only(settings: Settings, corpus: Corpus, screen: Screen) -> SourceOnly:
@@ -158,13 +162,11 @@ def _source_only(settings: Settings, corpus: Corpus, screen: Screen) -> SourceOn
         return asked_of(alone.folder, settings, corpus)
 
 
-def _adapt(
-    settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, beside: SourceOnly | None = None
-) -> Run:
+def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, **others: Any) -> Run:
     """Train, save and measure in a folder that nobody else writes to, from where an earlier process was stopped."""
     learned_from = lessons(settings, prepared.corpus)  # now: the training must not be lost when a teacher is taken away
     trained = train(settings, prepared, folder, screen)
-    measured = conclude(settings, prepared, trained, folder, screen, learned_from=learned_from, beside=beside)
+    measured = conclude(settings, prepared, trained, folder, screen, learned_from=learned_from, **others)
     tracking.finish(prepared.accelerator, measured.report, trained.trajectory.steps)
     prepared.accelerator.wait_for_everyone()
     return Run(folder.path, measured.report)
@@ -179,6 +181,7 @@ def conclude(
     *,
     learned_from: str | None = None,
     beside: SourceOnly | None = None,
+    memory: Memory | None = None,
 ) -> pages.Measured:
     """Save and measure what was trained, and write card and report; the run is finished then.
 
@@ -190,6 +193,7 @@ def conclude(
         screen: where progress is shown.
         learned_from: see ``teaching.lessons``.
         beside: the same run without the texts of another domain, to be told of.
+        memory: what a model that is gone on from knew.
     """
     corpus, trajectory = prepared.corpus, trained.trajectory
     record = _record(prepared, trained.fitted)
@@ -205,7 +209,8 @@ def conclude(
             elif settings.verify:  # a process of its own, which works while this one measures
                 base = prepared.classifier.source.folder
                 asked = meanwhile.enter_context(verification.asking(folder.model, written, base=base))
-        measured = measure(prepared, record, trained.fitted, screen, beside)
+        memory = memory and memory.measured(prepared)
+        measured = measure(prepared, record, trained.fitted, screen, beside=beside, memory=memory)
         if asked is not None:
             with screen.busy("loading the saved model in a fresh process"):
                 try:
@@ -219,6 +224,7 @@ def conclude(
         pretrained=record.pretrained and dataclasses.asdict(record.pretrained),
         lessons={"sha256": learned_from},
         domains=prepared.domains and prepared.domains.to_json(),
+        continual=memory and memory.to_json(),
         steps=trajectory.steps,
         kept_step=trajectory.kept_step,
         skipped=trajectory.skipped,

@@ -39,11 +39,12 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
     from nlp_transfer import config
     from nlp_transfer.checks import check
     from nlp_transfer.objectives.settings import ClassifySettings
-    from nlp_transfer.settings import PretrainingSettings
+    from nlp_transfer.settings import ContinualSettings, PretrainingSettings
 
     trained, settings = (config.compose(str(run / "config.yaml"), words) for words in ([], _as_saved(overrides)))
     # Nothing learns.
-    check(dataclasses.replace(settings, objective={"classify": ClassifySettings()}, pretraining=PretrainingSettings()))
+    still = dataclasses.replace(settings, pretraining=PretrainingSettings(), continual=ContinualSettings())
+    check(dataclasses.replace(still, objective={"classify": ClassifySettings()}))
     _refuse_limits(trained, settings, overrides)
     if settings.report.output:
         from nlp_transfer.reporting.files import check_target

@@ -98,9 +98,33 @@ class PretrainingSettings:
     batch_size: int = 32
 
     @property
+    def used(self) -> bool:
+        """Whether there is any."""
+        return self.epochs > 0
+
+    @property
     def reads_unlabelled(self) -> bool:
         """Whether texts without labels are read."""
-        return self.epochs > 0 and self.texts != "train"
+        return self.used and self.texts != "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinualSettings:
+    """What a run keeps of the model that it goes on from, `encoder.name`: its labels, rows that taught it."""
+
+    labels: str = "data"
+    replay: int = 0
+    data: str | None = None
+
+    @property
+    def keeps_labels(self) -> bool:
+        """Whether the labels that the model knows stay, with what its output layer knows of them."""
+        return self.labels == "all"
+
+    @property
+    def used(self) -> bool:
+        """Whether anything of that model but its encoder counts."""
+        return self.keeps_labels or self.replay > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +326,7 @@ class Settings:
     tokens: TokenSettings = field(default_factory=TokenSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     pretraining: PretrainingSettings = field(default_factory=PretrainingSettings)
+    continual: ContinualSettings = field(default_factory=ContinualSettings)
     strategy: Any = None
     objective: Any = None
     training: TrainingSettings = field(default_factory=TrainingSettings)

@@ -30,14 +30,28 @@ def lessons(settings: Settings, corpus: Corpus) -> str | None:
     """
     if not settings.reads_unlabelled:
         return None
-    term = settings.objective.get("distill")
-    weights = read_record(model_folder(expanded(term.teacher))).sha256 if term and term.weight else None
+    teacher = teacher_of(settings)
+    weights = read_record(model_folder(expanded(teacher))).sha256 if teacher else None
     others = None if corpus.unlabelled is None else [corpus.unlabelled.texts, corpus.unlabelled.pairs]
     return hashlib.sha256(json.dumps([weights, others]).encode()).hexdigest()
 
 
+def teacher_of(settings: Settings) -> str | None:
+    """Return the folder of the model whose answers are learned; None: of none.
+
+    Where nobody else is named, and its labels are kept, that is the model that the run goes on from.
+    """
+    term = settings.objective.get("distill")
+    if term is None or not term.weight:
+        return None
+    assert isinstance(term, DistillSettings)
+    return term.teacher or settings.encoder.name
+
+
 def teacher_logits(settings: Settings, corpus: Corpus) -> dict[str, np.ndarray]:
     """Return by split the teacher's logits, float32 (texts, outputs), in the order of the task's labels.
+
+    Where a run keeps the labels of a model, a teacher may know the first of them alone.
 
     The splits are train and, where there are such texts, `unlabelled`; without a teacher nothing is returned. It reads
     the texts as it was adapted to, whatever this run's settings are.
@@ -45,22 +59,22 @@ def teacher_logits(settings: Settings, corpus: Corpus) -> dict[str, np.ndarray]:
     Raises:
         UserError: for a folder without a model, and a teacher of another task.
     """
-    term = settings.objective.get("distill")
-    if term is None or not term.weight:
+    name = teacher_of(settings)
+    if name is None:
         return {}
-    assert isinstance(term, DistillSettings)
     # Which of its labels the teacher would choose by its own rules or this run's does not matter.
-    teacher = opened(expanded(str(term.teacher)), dataclasses.replace(settings, decision=DecisionSettings()))
+    teacher = opened(expanded(name), dataclasses.replace(settings, decision=DecisionSettings()))
     task = corpus.task
     theirs = teacher.record.task
-    if (theirs.problem, theirs.pair, set(theirs.labels)) != (task.problem, task.pair, set(task.labels)):
-        other = sorted(set(theirs.labels) ^ set(task.labels))
+    labels = task.labels[: len(theirs.labels)] if settings.continual.keeps_labels else task.labels
+    if (theirs.problem, theirs.pair, set(theirs.labels)) != (task.problem, task.pair, set(labels)):
+        other = sorted(set(theirs.labels) ^ set(labels))
         why = f"; one of them alone knows the label {other[0]!r}" if other else ""
         raise UserError(
-            f"objective.distill.teacher={term.teacher} was adapted to another task ({_words(theirs)}) than this data "
+            f"objective.distill.teacher={name} was adapted to another task ({_words(theirs)}) than this data "
             f"has ({_words(task)}){why}"
         )
-    columns = [theirs.labels.index(label) for label in task.labels] or [0]
+    columns = [theirs.labels.index(label) for label in labels] or [0]
     train = corpus.splits["train"]
     asked = {"train": Texts(train.texts, train.pairs)} | ({NAME: corpus.unlabelled} if corpus.unlabelled else {})
     return {split: teacher.logits(texts.texts, texts.pairs)[:, columns] for split, texts in asked.items()}

@@ -13,6 +13,7 @@ from recipes.benchmarks import (
     calibration,
     checking,
     comparing,
+    continual,
     domains,
     few_labels,
     multitask,
@@ -271,6 +272,39 @@ def test_what_tasks_gain_from_each_other_and_what_their_heads_cost_is_told(
     assert f"| other | {gain['difference']['value']:+.3f}" in first
     assert f"| kept | {lines[7]['several']} | {lines[7]['one']} | " in first
     multitask.main(words)
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize("scenario", ["classes", "domains"])
+def test_what_is_forgotten_is_told_of_every_method(
+    scenario: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setattr(continual, "OWN", [*continual.OWN, "cache.gib=0", "training.max_steps=2"])
+    monkeypatch.setattr(continual, "START", ["encoder=custom", f"encoder.name={home / 'encoder'}"])
+    for name in ("banking77", "reviews/books", "reviews/kitchen"):
+        (tmp_path / name).mkdir(parents=True)
+        for split in SPLITS:
+            rows = generated(random.Random(f"{name}/{split}"), 80, length=12, classes=2)
+            kinds = ("", "") if name != "banking77" else ("", " more")  # of each class
+            lines = "".join(f"{text},{label}{kinds[row // 2 % 2]}\n" for row, (text, label) in enumerate(rows))
+            (tmp_path / name / f"{split}.csv").write_text("text,label\n" + lines)
+    words = [str(tmp_path), "--scenarios", scenario, "--domains", "books", "kitchen", "--steps", "2", "--length", "16"]
+    words += ["--rows", "8", "--tests", "2", "--epochs", "1", "--results", str(tmp_path / "found.jsonl")]
+    methods = [
+        "in turn",
+        "EWC, replay 5 %",
+        "LwF",
+        *([continual.ADAPTERS] * (scenario == "domains")),
+        continual.TOGETHER,
+    ]
+    continual.main([*words, "--methods", *methods])
+    first = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [line["method"] for line in lines] == methods
+    assert (lines[0]["figures"][0][1] is None) == (scenario == "classes")  # whose labels it does not know yet
+    final = lines[0]["figures"][1]
+    assert f"| in turn | {sum(final) / 2:.3f} | {final[1]:.3f} | " in first
+    continual.main([*words, "--methods", *methods])
     assert capsys.readouterr().out == first
 
 

@@ -19,7 +19,7 @@ from nlp_transfer.shipped import GROUPS, shipped_names
 from tests.encoder.families import tiny_encoder
 from tests.publishing.hub_repository import read
 from tests.publishing.hub_server import HubServer
-from tests.test_run import data_for
+from tests.test_run import data_for, rows
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 PAIRED = ("pairs", "regression")  # recipes whose data has two texts
@@ -37,6 +37,7 @@ FAMILIES = {
 }
 SENTENCES = ("all-MiniLM-L6-v2", "multilingual-e5-small")  # they say how token vectors become one
 LONGEST = 300  # tokens the tiny encoders read: more than a window of `long_documents` has
+BASE = "encoder=runs/"
 TEACHER = "objective.distill.teacher="
 UNLABELLED = "data.unlabelled="
 ADAPT_TO_A_DOMAIN = {name for name, term in TERM_SETTINGS.items() if term.aligns}
@@ -101,6 +102,16 @@ def with_teacher(encoders: dict[str, Path], output: Path, words: list[str]) -> l
     return [word for word in words if not word.startswith(TEACHER)] + [f"{TEACHER}{teacher}"]
 
 
+def with_base(encoders: dict[str, Path], output: Path, words: list[str]) -> list[str]:
+    """Words that name a model to go on from, with one that was adapted to other rows; any others as they are."""
+    if not any(word.startswith(BASE) for word in words):
+        return words
+    file = output / "earlier.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows("single_label", 48, 7))))
+    made = check_two_steps(encoders, output / "base", None, ["data=files", f"data.path={file}", "strategy=finetune"])
+    return [word for word in words if not word.startswith(BASE)] + [f"encoder={made}"]
+
+
 def with_texts(folder: Path, words: list[str]) -> list[str]:
     """Words that name texts without labels, with a file of such; any others as they are."""
     if not any(word.startswith(UNLABELLED) for word in words):
@@ -118,7 +129,8 @@ def check_two_steps(
     Without a recipe no floors are learned and no page is drawn: they are the same whatever is chosen.
     """
     settings = compose(recipe, words)
-    tiny = {"name": str(encoders[str(settings.encoder.name)]), "package": None, "sha256": None, "revision": None}
+    name = settings.encoder.name  # of an encoder of conf/, or of a run to go on from
+    tiny = {"name": str(encoders.get(name, name)), "package": None, "sha256": None, "revision": None}
     settings = dataclasses.replace(
         settings,
         encoder=dataclasses.replace(settings.encoder, **tiny),
@@ -151,6 +163,7 @@ def test_every_recipe_runs_as_its_header_says(encoders: dict[str, Path], tmp_pat
     (tmp_path / "beside").mkdir()
     words = with_texts(tmp_path / "beside", words)
     words = with_teacher(encoders, tmp_path, [*words, f"data.path={folder}"])
+    words = with_base(encoders, tmp_path, words)
     check_two_steps(encoders, tmp_path / "runs", recipe, words)
 
 

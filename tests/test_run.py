@@ -22,9 +22,10 @@ from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.head import solve_head, validate
+from nlp_transfer.head_choice import resolve_encoder
 from nlp_transfer.learning import learn
 from nlp_transfer.measurement import evaluate
-from nlp_transfer.preparation import prepare, resolve_encoder
+from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.training.loop import Saving

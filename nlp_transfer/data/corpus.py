@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from nlp_transfer.data import splits as dividing
+from nlp_transfer.data import division
 from nlp_transfer.data.checks import check
 from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.labels import check_problem, resolve_problem
 from nlp_transfer.data.rows import Rows, Texts, rows_of, text_key
-from nlp_transfer.data.shares import USUAL, check_shares, validation_share
+from nlp_transfer.data.shares import check_shares
 from nlp_transfer.data.sources import SPLIT_NAMES, read_source
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.task import Task, class_weights, label_names, unseen, unseen_message
@@ -83,6 +83,7 @@ class Corpus:
         pool: of the training rows, where several draws of them are compared; None: they stand alone.
         foreign: texts of the rows by split that were dropped for a label that training lacks.
         unlabelled: texts that are learned from beside the training rows, or None.
+        replayed: how many of the training rows, the last ones, taught the model before that the run goes on from.
     """
 
     task: Task
@@ -94,6 +95,17 @@ class Corpus:
     pool: Pool | None = None
     foreign: dict[str, Texts] = field(default_factory=dict)
     unlabelled: Texts | None = None
+    replayed: int = 0
+
+    @property
+    def absent_labels(self) -> list[str]:
+        """The labels that no training row with any weight has; there are some only where a model knew them before."""
+        if not self.task.labels:
+            return []
+        train = self.splits["train"]
+        present = train.targets[train.weights > 0]
+        counts = present.sum(axis=0) if present.ndim == 2 else np.bincount(present, minlength=self.task.outputs)
+        return [name for name, count in zip(self.task.labels, counts, strict=True) if not count]
 
 
 def load_corpus(settings: DataSettings, *, seed: int = 0, data: Any = None) -> Corpus:
@@ -120,7 +132,7 @@ class ReadCorpus:
         task: problem type and labels.
         rows: by split, those that are there.
         notes: sentences on what was detected, dropped or left unread.
-        foreign, unlabelled: see `Corpus`.
+        foreign, unlabelled, replayed: see `Corpus`.
     """
 
     source: str
@@ -130,12 +142,13 @@ class ReadCorpus:
     notes: list[str]
     foreign: dict[str, Texts] = field(default_factory=dict)
     unlabelled: Texts | None = None
+    replayed: int = 0
 
 
-def read_corpus(settings: DataSettings, *, data: Any = None) -> ReadCorpus:
+def read_corpus(settings: DataSettings, *, data: Any = None, known: Sequence[str] = ()) -> ReadCorpus:
     """Read a corpus and give its cells their meaning; nothing is divided, and nothing dropped but empty texts.
 
-    Arguments and errors are those of `load_corpus`.
+    Arguments and errors are those of `load_corpus`; labels that are `known` are in the label set in any case.
     """
     _check(settings)
     source = read_source(settings, data=data)
@@ -146,7 +159,7 @@ def read_corpus(settings: DataSettings, *, data: Any = None) -> ReadCorpus:
         split: rows_of(table, roles, settings, split=split, problem=problem, notes=notes)
         for split, table in source.splits.items()
     }
-    labels = label_names(rows["train"].labels, problem=problem, order=settings.order)
+    labels = label_names(rows["train"].labels, problem=problem, order=settings.order, known=known)
     task = Task(problem=problem, labels=labels, pair="text_pair" in roles)
     unlabelled = read_unlabelled(settings, roles, notes)
     return ReadCorpus(source.name, roles, task, rows, notes, unlabelled=unlabelled)
@@ -156,8 +169,8 @@ def divided(read: ReadCorpus, settings: DataSettings, *, seed: int) -> ReadCorpu
     """Return the rows that a run uses: without unseen labels, in train and others, see `Corpus`, within limits."""
     rows, notes, problem = dict(read.rows), list(read.notes), read.task.problem
     foreign = _settle_unseen(rows, read.task.labels, settings, notes)
-    _divide(rows, read.task, settings, notes)
-    _limit(rows, problem, settings, seed, notes)
+    division.divide(rows, problem, settings, notes)
+    division.limit(rows, problem, settings, seed, notes)
     return dataclasses.replace(read, rows=rows, notes=notes, foreign=foreign)
 
 
@@ -177,6 +190,7 @@ def encoded(read: ReadCorpus, settings: DataSettings) -> Corpus:
         fingerprint=_fingerprint(read.rows, examples, task),
         foreign=read.foreign,
         unlabelled=read.unlabelled,
+        replayed=read.replayed,
     )
 
 
@@ -246,62 +260,6 @@ def _settle_unseen(
         gone[split] = Texts(left.texts, left.pairs)
         notes.append(f"{split}: {len(foreign):,} of {len(part):,} rows with a label that training lacks were dropped")
     return gone
-
-
-def _divide(rows: dict[str, Rows], task: Task, settings: DataSettings, notes: list[str]) -> None:
-    """Carve the splits that are missing out of train; a given test split is never touched."""
-    if "validation" not in rows:
-        if "test" not in rows and settings.test_share > 0:
-            _carve(rows, "test", settings.test_share, task, notes)
-        train, tested = len(rows["train"]), "test" in rows
-        share = validation_share(settings, problem=task.problem, rows=train, labels=len(task.labels), tested=tested)
-        if share:
-            _carve(rows, "validation", share, task, notes)
-        elif tested:
-            notes.append(_without_validation(train, task, settings))
-        else:
-            raise UserError(
-                f"{rows['train'].table.origin}: there are neither test nor validation rows to measure on; give "
-                "data.test, or set data.test_share or data.validation_share above 0"
-            )
-    if "test" not in rows:
-        notes.append("test: none, so figures are measured on validation, which also selects; expect them to flatter")
-
-
-def _carve(rows: dict[str, Rows], split: str, share: float, task: Task, notes: list[str]) -> None:
-    before = len(rows["train"])
-    stay, go = dividing.carve(rows["train"], share, split=split, problem=task.problem)
-    rows[split], rows["train"] = rows["train"].take(go), rows["train"].take(stay)
-    notes.append(f"{split}: {len(go):,} of {before:,} training rows, stratified, chosen by a hash of the text")
-
-
-def _without_validation(train: int, task: Task, settings: DataSettings) -> str:
-    """Say that nothing is chosen by validation rows, why, and how there would be some."""
-    follows = {
-        "regression": "",
-        "multi_label": ", probabilities are not calibrated and thresholds not chosen",
-    }.get(task.problem, " and probabilities are not calibrated")
-    told = f"the last weights of a training are kept{follows}"
-    if settings.validation_share is not None:
-        return f"validation: none (data.validation_share={settings.validation_share:g}): {told}"
-    few = f"there are few rows ({train / len(task.labels):.3g} a class)"
-    return f"validation: none, for {few}: {told}; data.validation_share={USUAL:g} carves some out"
-
-
-def _limit(rows: dict[str, Rows], problem: str, settings: DataSettings, seed: int, notes: list[str]) -> None:
-    limits = {
-        "train": ("train_limit", settings.train_limit, settings.per_class),
-        "validation": ("validation_limit", settings.validation_limit, None),
-    }
-    for split, (name, total, per_class) in limits.items():
-        if split not in rows:
-            continue
-        part = rows[split]
-        kept = dividing.limit(part, name, total=total, per_class=per_class, seed=seed, problem=problem)
-        if len(kept) < len(part):
-            rows[split] = part.take(kept)
-            said = f"{name}={total}" if per_class is None else f"per_class={per_class}"
-            notes.append(f"{split}: {len(kept):,} of {len(part):,} rows used ({said})")
 
 
 def _encoded(rows: Mapping[str, Rows], task: Task, settings: DataSettings) -> tuple[Task, dict[str, Examples]]:

@@ -57,6 +57,23 @@ class Rows:
         cells = self.table.columns[column]
         return [cells[number] for number in self.numbers]
 
+    def followed_by(self, other: Rows, ids: str) -> Rows:
+        """Return these rows, and behind them others, numbered from 1 with `ids` before the number."""
+        domains = None
+        if self.domains is not None:
+            domains = self.domains + ([""] * len(other) if other.domains is None else other.domains)
+        return Rows(
+            texts=self.texts + other.texts,
+            pairs=None if self.pairs is None or other.pairs is None else self.pairs + other.pairs,
+            labels=self.labels + other.labels,
+            weights=self.weights + other.weights,
+            ids=self.ids + [f"{ids}{number + 1}" for number in range(len(other))],
+            domains=domains,
+            keys=self.keys + other.keys,
+            table=self.table.followed_by(other.table),
+            numbers=self.numbers + [len(self.table) + number for number in other.numbers],
+        )
+
     def take(self, rows: Sequence[int]) -> Rows:
         """Return some of the rows, in the order given."""
         return Rows(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -104,16 +104,45 @@ def limit(
     by_stratum: defaultdict[str, list[int]] = defaultdict(list)
     for row, stratum in enumerate(stratum_of):
         by_stratum[stratum].append(row)
+    return sorted(
+        row
+        for stratum, members in by_stratum.items()
+        for row in sorted(members, key=_place(rows, seed))[: quotas[stratum]]
+    )
+
+
+def draw_evenly(rows: Rows, count: int, *, seed: int, problem: str) -> list[int]:
+    """Choose so many rows, or all, as many of each stratum as of the others as far as it has them.
+
+    They come in the order of SHA-256(seed, text), as in `limit`, and are returned in reading order.
+    """
+    by_stratum: defaultdict[str, list[int]] = defaultdict(list)
+    for row, stratum in enumerate(strata(rows.labels, problem)):
+        by_stratum[stratum].append(row)
+    quotas = evenly({name: len(members) for name, members in by_stratum.items()}, count)
+    place = _place(rows, seed)
+    return sorted(row for name, members in by_stratum.items() for row in sorted(members, key=place)[: quotas[name]])
+
+
+def evenly(sizes: Mapping[str, int], total: int) -> dict[str, int]:
+    """Divide `total` rows among strata alike: what a small one cannot give the others do, and the last get the rest."""
+    quotas, left = {}, total
+    for position, (size, name) in enumerate(sorted((size, name) for name, size in sizes.items())):
+        quotas[name] = min(size, left // (len(sizes) - position))
+        left -= quotas[name]
+    return quotas
+
+
+def _place(rows: Rows, seed: int) -> Callable[[int], tuple[bytes, str, str, str, float]]:
+    """Return what sorts rows into an order of chance, the same for the same rows wherever they stand."""
     salt = f"{seed}|".encode()
 
-    def position(row: int) -> tuple[bytes, str, str, str, float]:
+    def place(row: int) -> tuple[bytes, str, str, str, float]:
         digest = hashlib.sha256(salt + rows.keys[row]).digest()
         pair = "" if rows.pairs is None else rows.pairs[row]
         return digest, rows.texts[row], pair, repr(rows.labels[row]), rows.weights[row]
 
-    return sorted(
-        row for stratum, members in by_stratum.items() for row in sorted(members, key=position)[: quotas[stratum]]
-    )
+    return place
 
 
 def strata(labels: Sequence[Label], problem: str) -> list[str]:

@@ -43,6 +43,15 @@ class Table:
         place = self.files[row] if self.files is not None else f"{self.origin}:{self.lines[row]}"
         return place if column is None else f"{place}, column {column!r}"
 
+    def followed_by(self, other: Table) -> Table:
+        """Return these rows, and behind them those of another table; a column that one lacks is MISSING there."""
+        columns = {
+            name: self.columns.get(name, [MISSING] * len(self)) + other.columns.get(name, [MISSING] * len(other))
+            for name in {**self.columns, **other.columns}
+        }
+        places = [table.where(row) for table in (self, other) for row in range(len(table))]
+        return Table(columns, self.origin, self.lines + other.lines, places)
+
     def take(self, rows: Sequence[int]) -> Table:
         """Return some of the rows, in the order given."""
         return Table(

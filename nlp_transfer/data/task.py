@@ -156,13 +156,16 @@ def shares(value: Label) -> Mapping[str, float]:
     return value
 
 
-def label_names(values: Sequence[Label], *, problem: str, order: Sequence[str] | None) -> tuple[str, ...]:
+def label_names(
+    values: Sequence[Label], *, problem: str, order: Sequence[str] | None, known: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return the label set of the training rows: numerically sorted where all names are numbers, else by code point.
 
     Args:
         values: the labels of the training rows.
         problem: the problem type.
         order: the names from low to high, for ordinal only.
+        known: labels that are in the set whatever the rows have: first, in their order.
 
     Raises:
         UserError: for fewer than two classes, or an order that does not list exactly these names.
@@ -174,6 +177,8 @@ def label_names(values: Sequence[Label], *, problem: str, order: Sequence[str] |
             raise UserError(f"all {len(values):,} training rows have the same target; there is nothing to learn")
         return ()
     names = {name for value in values for name in shares(value)}
+    if known:
+        return (*known, *_new_names(names.difference(known), problem))
     if len(names) < (1 if problem == "multi_label" else 2):
         found = f"only the label {next(iter(names))!r}" if names else "no label at all"
         raise UserError(
@@ -190,6 +195,16 @@ def label_names(values: Sequence[Label], *, problem: str, order: Sequence[str] |
             "data.order=[lowest, …, highest]"
         )
     return tuple(sorted(names))
+
+
+def _new_names(names: set[str], problem: str) -> list[str]:
+    """Return labels that stand behind others."""
+    if names and problem == "ordinal":
+        raise UserError(
+            f"{min(names)!r} has no place in the order of the labels that the model knows: adapt to all of them anew, "
+            "with data.order and continual.labels=data"
+        )
+    return sorted(names, key=numbers_first) if all(map(is_number, names)) else sorted(names)
 
 
 def _checked_order(order: list[str], names: set[str]) -> tuple[str, ...]:

@@ -70,6 +70,7 @@ class Classifier:
         fresh: Names of the parameters that were newly initialised.
         head: "native" or "pooled".
         max_tokens: Longest input in tokens, special tokens included.
+        known: How many of the labels, the first ones, the output layer knew before; 0: it is new.
     """
 
     model: Any
@@ -79,6 +80,7 @@ class Classifier:
     fresh: tuple[str, ...]
     head: str
     max_tokens: int
+    known: int = 0
 
 
 def load_classifier(

@@ -78,8 +78,8 @@ def locate(settings: EncoderSettings) -> Source:
     """
     local = Path(settings.name).expanduser()
     revision = None
-    if local.is_dir():
-        folder, origin = local, "folder"
+    if local.is_dir():  # of a run as well as of its model
+        folder, origin = local / "model" if (local / "model" / RECORD).is_file() else local, "folder"
     elif (packaged := _packaged(settings)) is not None:
         folder, origin = packaged, f"package {settings.package}"
     else:

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from nlp_transfer.artefact import load_model, save_tokenizer
 from nlp_transfer.checks import check_export
 from nlp_transfer.console import Screen
+from nlp_transfer.continual.rows import load
 from nlp_transfer.data.batches import Padding, pad
-from nlp_transfer.data.corpus import Examples, load_corpus
+from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.disk import appearing
 from nlp_transfer.encoder.anatomy import encoder_config
@@ -155,7 +156,7 @@ def _rows(run: Path | None, settings: Settings, record: Record) -> tuple[Example
     if run is None:
         return None, ["A model without the config.yaml of its run says of no rows that they are its own."]
     try:
-        corpus = load_corpus(dataclasses.replace(settings.data, unlabelled=None), seed=settings.seed)
+        corpus = load(dataclasses.replace(settings, data=dataclasses.replace(settings.data, unlabelled=None)))
     except UserError as error:
         return None, [f"The rows of the run cannot be had now: {error}"]
     if not corpus.task.asks_as(record.task):

@@ -22,8 +22,11 @@ def check_objective(settings: Settings) -> None:
     if supervised is None:
         raise UserError("objective.classify is missing: it says what the head is fitted to; its weight may be 0")
     _check_encoder_moves(settings)
+    _check_anchor(settings)
     distilled = settings.objective.get("distill")
     distils = distilled is not None and distilled.weight > 0
+    if distils and distilled.teacher is None and not settings.continual.keeps_labels:
+        raise UserError("objective.distill.teacher must name the folder of a run or of its model")
     if distils and not strategy.trains:
         raise UserError(
             "objective.distill is learned by gradient steps, and an exact probe takes none: take another strategy, or "
@@ -37,7 +40,7 @@ def check_objective(settings: Settings) -> None:
     if not strategy.trains or supervised.weight or distils:
         return
     zero = "objective.classify.weight=0"
-    if not any(term.weight for term in settings.objective.values()):
+    if not any(term.weight and not term.holds for term in settings.objective.values()):
         raise UserError(f"{zero}: there is nothing to learn; give it, or another term, a weight")
     if not strategy.head_last:
         raise UserError(f"{zero}: no step would teach the head; set strategy.head_last=true, or give it a weight")
@@ -65,6 +68,26 @@ def _check_encoder_moves(settings: Settings) -> None:
         _check_domains(settings, aligned[0])
 
 
+def _check_anchor(settings: Settings) -> None:
+    """Check that something learns that was there before, and that there are rows to tell what of it matters."""
+    anchor, strategy = settings.objective.get("anchor"), settings.strategy
+    if anchor is None or not anchor.weight:
+        return
+    if strategy.frozen or hasattr(strategy, "peft_type"):
+        raise UserError(
+            "objective.anchor holds the encoder near to where it was, and this strategy leaves it there: take "
+            "strategy=finetune, or leave the term out"
+        )
+    if not settings.encoder.pretrained or getattr(strategy, "reinit_layers", None):
+        key = "strategy.reinit_layers" if settings.encoder.pretrained else "encoder.pretrained=false"
+        raise UserError(f"objective.anchor holds what was learned before, which {key} throws away: use one of them")
+    if anchor.kind == "ewc" and not (settings.continual.replay and settings.continual.keeps_labels):
+        raise UserError(
+            "objective.anchor.kind=ewc asks rows that the model knows what matters to them: set continual.labels=all "
+            "and continual.replay, or kind=l2sp"
+        )
+
+
 def _check_domains(settings: Settings, name: str) -> None:
     """Check that there are two domains, and something that keeps a term from making all texts the same."""
     if settings.data.unlabelled is None:
@@ -72,7 +95,7 @@ def _check_domains(settings: Settings, name: str) -> None:
             f"objective.{name} adapts to the domain of texts without labels, and there are none: name their file with "
             "data.unlabelled=..."
         )
-    if not any(term.weight for term in settings.objective.values() if not term.aligns):
+    if not any(term.weight for term in settings.objective.values() if not (term.aligns or term.holds)):
         raise UserError(
             f"objective.{name} alone is least where all texts look the same: give objective.classify.weight, or a "
             "term that tells texts apart, a weight"

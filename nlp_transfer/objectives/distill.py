@@ -21,7 +21,11 @@ class Distill(nn.Module):
       K labels by itself.
     - regression: :math:`\ell = (z - t)^2`.
 
-    Shapes: logits and ``teacher`` (examples, outputs) → (examples,).
+    A teacher that knows the first labels alone is learned from in these: the others are left out of z. Where it is the
+    model that is gone on from, that is learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282); on replayed
+    rows, dark experience replay (Buzzega et al. 2020, arXiv 2004.07211).
+
+    Shapes: logits (examples, outputs), ``teacher`` (examples, outputs that it knows) → (examples,).
     """
 
     def __init__(self, settings: DistillSettings, task: Task) -> None:
@@ -32,7 +36,8 @@ class Distill(nn.Module):
 
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the loss of every example, float32 (examples,)."""
-        logits, teacher = outputs.logits.float(), batch["teacher"]
+        teacher = batch["teacher"]
+        logits = outputs.logits[:, : teacher.shape[1]].float()
         if self.problem == "regression":
             return (logits - teacher).square().squeeze(-1)
         own, theirs = logits / self.temperature, teacher / self.temperature

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import torch
@@ -13,12 +13,14 @@ from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.encoder.classifier import Outputs, forward
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.adversarial import Cdan, Dann
+from nlp_transfer.objectives.anchor import Anchor
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.confusion import Mcc
 from nlp_transfer.objectives.contrast import Contrast
 from nlp_transfer.objectives.distill import Distill
 from nlp_transfer.objectives.moments import Coral, Mmd
 from nlp_transfer.objectives.settings import (
+    AnchorSettings,
     CdanSettings,
     ClassifySettings,
     ContrastSettings,
@@ -37,6 +39,7 @@ TERMS: dict[type, type[nn.Module]] = {
     ClassifySettings: Classify,
     ContrastSettings: Contrast,
     DistillSettings: Distill,
+    AnchorSettings: Anchor,
     CoralSettings: Coral,
     MmdSettings: Mmd,
     DannSettings: Dann,
@@ -55,15 +58,17 @@ class Objective(nn.Module):
         self.terms = nn.ModuleDict({name: TERMS[type(knobs)](knobs, task) for name, knobs in counted.items()})
         self._moving = moving(settings)
 
-    def setup(self, model: nn.Module, *, seed: int) -> list[Group]:
+    def setup(self, model: nn.Module, *, seed: int, fresh: Collection[str] = (), known: int = 0) -> list[Group]:
         """Make what terms learn of their own, after a strategy has said what learns of the model; return it.
 
         Args:
             model: of the classifier.
             seed: decides the weights, the same on every rank; the global random state is left alone.
+            fresh: names of the parameters that are new, see `Classifier`.
+            known: outputs that are not.
 
         Raises:
-            UserError: for a term that moves the encoder, where none of that learns.
+            UserError: for a term that moves or holds the encoder, where none of that learns.
         """
         layers = output_layers(model)
         head = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
@@ -80,6 +85,8 @@ class Objective(nn.Module):
                 if isinstance(term, Dann):
                     term.setup(width)
                     groups.append(Group(name, dict(term.named_parameters()), term.lr))
+                if isinstance(term, Anchor):
+                    term.setup(model, fresh=fresh, known=known)
         return groups
 
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:

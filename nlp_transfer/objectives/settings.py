@@ -17,12 +17,14 @@ class Term:
         compares_labels: whether it hangs on which of them have the same label.
         reads_unlabelled: whether texts without labels teach anything.
         aligns: whether these are another domain, to which the encoder is moved; they must be there, then.
+        holds: whether it keeps the model from moving, and teaches nothing.
     """
 
     compares = False
     compares_labels = False
     reads_unlabelled = False
     aligns = False
+    holds = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class ContrastSettings(Term):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings(Term):
-    """Answers like those of a teacher."""
+    """Answers like those of a teacher; None: of the model that is gone on from, where its labels are kept."""
 
     weight: float = 1.0
     teacher: str | None = None
@@ -80,16 +82,33 @@ class DistillSettings(Term):
     reads_unlabelled = True
 
     def check(self) -> None:
-        """Refuse values outside their range, and none where there must be one.
+        """Refuse values outside their range.
 
         Raises:
             UserError: naming the key, its value and what it may be.
         """
-        if self.teacher is None:
-            raise UserError("objective.distill.teacher must name the folder of a run or of its model")
         _check_weight("distill", self.weight)
         if not self.temperature > 0:
             raise UserError(f"objective.distill.temperature={self.temperature} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorSettings(Term):
+    """Weights near to those that the model started from."""
+
+    weight: float = 0.1
+    kind: str = "l2sp"
+
+    holds = True
+
+    def check(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            UserError: naming the key, its value and what it may be.
+        """
+        one_of(self.kind, ("l2sp", "ewc"), "objective.anchor.kind")
+        _check_weight("anchor", self.weight)
 
 
 class _Aligning(Term):
@@ -186,6 +205,7 @@ TERM_SETTINGS: dict[str, type] = {
     "classify": ClassifySettings,
     "contrast": ContrastSettings,
     "distill": DistillSettings,
+    "anchor": AnchorSettings,
     "coral": CoralSettings,
     "mmd": MmdSettings,
     "dann": DannSettings,

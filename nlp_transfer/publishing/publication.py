@@ -30,7 +30,7 @@ from nlp_transfer.yamlfile import read_yaml
 
 _PATHS = (
     *("data.path", "data.train", "data.validation", "data.test", "data.unlabelled"),
-    *("encoder.name", "objective.distill.teacher"),
+    *("encoder.name", "objective.distill.teacher", "continual.data"),
 )
 
 

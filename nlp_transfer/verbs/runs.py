@@ -40,9 +40,9 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
 
             check_before_training(settings.hub, tell=screen.tell)  # before hours of training, not after them
     with screen.busy("reading data"):
-        from nlp_transfer.data.corpus import load_corpus
+        from nlp_transfer.continual.rows import load
 
-        corpus = load_corpus(settings.data, seed=settings.seed)  # and says what is wrong there before torch is needed
+        corpus = load(settings)  # and says what is wrong there before torch is needed
     with screen.busy("starting"), for_good():
         from nlp_transfer.run import adapt
     run = adapt(settings, corpus=corpus, screen=screen)
@@ -207,9 +207,9 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         return 0
     screen = screen_of_main()
     with screen.busy("reading data and encoder"):
-        from nlp_transfer.data.corpus import load_corpus
+        from nlp_transfer.continual.rows import load
 
-        corpus = load_corpus(settings.data, seed=settings.seed)  # and says what is wrong there before torch is needed
+        corpus = load(settings)  # and says what is wrong there before torch is needed
         with for_good():
             from nlp_transfer import choosing
             from nlp_transfer.domains import tell_domains_apart

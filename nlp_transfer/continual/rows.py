@@ -1,0 +1,100 @@
+"""The rows of a run that goes on from another one: its own, and behind the training rows some of those of the other.
+
+The rows of a run that itself went on are what it learned from, those that it had replayed among them. So a row of the
+first of several tasks may be learned again in the last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from nlp_transfer.continual.base import Base
+from nlp_transfer.continual.checks import check_absent
+from nlp_transfer.data import corpus
+from nlp_transfer.data.corpus import Corpus, ReadCorpus
+from nlp_transfer.data.sources import source_of
+from nlp_transfer.data.splits import draw_evenly
+from nlp_transfer.data.task import unseen, unseen_message
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.formatting import counted
+from nlp_transfer.settings import DataSettings, Settings
+
+
+def load(settings: Settings, *, data: Any = None) -> Corpus:
+    """Return what a run learns from and is measured on; see ``corpus.load_corpus``.
+
+    Args:
+        settings: of the run.
+        data: rows from Python instead of the source named in the settings.
+
+    Raises:
+        UserError: see `load_corpus`; for a model to go on from that is none, was adapted to another problem, or whose
+            rows cannot be had.
+    """
+    if not settings.continual.used:
+        return corpus.load_corpus(settings.data, seed=settings.seed, data=data)
+    found = corpus.encoded(read(settings, data=data), settings.data)
+    check_absent(settings, found.absent_labels)
+    return found
+
+
+def read(settings: Settings, *, data: Any = None) -> ReadCorpus:
+    """Return the same as rows."""
+    if not settings.continual.used:
+        return _read(settings.data, settings.seed, data=data)
+    base = Base.of(settings)
+    known = base.task.labels if settings.continual.keeps_labels else ()
+    own = _read(settings.data, settings.seed, data=data, known=known)
+    base.check_task(own.task)
+    return _replaying(own, base, settings) if settings.continual.replay else own
+
+
+def earlier(settings: Settings, base: Base) -> ReadCorpus:
+    """Return the rows of the task before: of `continual.data`, or those of the run that made the model.
+
+    Raises:
+        UserError: if they cannot be had.
+    """
+    if settings.continual.data is not None:
+        return _read(_data_of(settings), settings.seed, known=base.task.labels)
+    before = base.made_by
+    if not any(source_of(before.data)):
+        raise UserError(
+            f"{base.name} was made from rows that Python gave: name the file or folder that holds them with "
+            "continual.data=..."
+        )
+    return read(before)
+
+
+def _data_of(settings: Settings) -> DataSettings:
+    """Return settings by which all rows of `continual.data` are read, as those of the run are written."""
+    own = {key: getattr(settings.data, key) for key in ("columns", "label_separator", "encoding", "delimiter", "empty")}
+    return DataSettings(path=settings.continual.data, problem=settings.data.problem, **own)
+
+
+def _read(settings: DataSettings, seed: int, *, data: Any = None, known: Sequence[str] = ()) -> ReadCorpus:
+    return corpus.divided(corpus.read_corpus(settings, data=data, known=known), settings, seed=seed)
+
+
+def _replaying(own: ReadCorpus, base: Base, settings: Settings) -> ReadCorpus:
+    """Return rows with some of the task before behind the training rows, none of them one of the others."""
+    theirs = earlier(settings, base)
+    base.check_task(theirs.task)
+    pool = theirs.rows["train"]
+    if foreign := unseen(pool.labels, own.task.labels):
+        raise UserError(
+            f"continual.replay: {unseen_message(pool.labels, foreign, own.task.labels, pool.where)}; or keep what the "
+            "model knows with continual.labels=all"
+        )
+    others = {key for part in own.rows.values() for key in part.keys}
+    pool = pool.take([row for row, key in enumerate(pool.keys) if key not in others])
+    chosen = draw_evenly(pool, settings.continual.replay, seed=settings.seed, problem=own.task.problem)
+    if not chosen:
+        raise UserError(
+            f"continual.replay: all training rows of {theirs.source} are among the rows of this run already"
+        )
+    note = f"replayed: {len(chosen):,} of {counted(len(pool), 'row')} of {theirs.source}, as many of each label"
+    train = own.rows["train"].followed_by(pool.take(chosen), "replayed-")
+    return dataclasses.replace(own, rows=own.rows | {"train": train}, notes=[*own.notes, note], replayed=len(chosen))

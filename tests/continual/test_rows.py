@@ -1,0 +1,141 @@
+"""The rows and labels of a run that goes on: what is drawn, what stands where, and what is refused."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nlp_transfer.config import compose
+from nlp_transfer.continual.rows import load, read
+from nlp_transfer.data.splits import evenly
+from nlp_transfer.data.task import label_names
+from nlp_transfer.errors import UserError
+from nlp_transfer.run import adapt
+from tests.continual.tasks import going_on, old_run, only, written
+from tests.encoder.families import tiny_encoder
+from tests.test_run import rows
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rows")
+    tiny_encoder(folder)
+    return folder
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8), total=st.integers(0, 100))
+def test_rows_are_divided_alike_as_far_as_there_are_any(sizes: list[int], total: int):
+    found = evenly({str(number): size for number, size in enumerate(sizes)}, total)
+    given = [found[str(number)] for number in range(len(sizes))]
+    assert sum(given) == min(total, sum(sizes))
+    assert all(0 <= got <= size for got, size in zip(given, sizes, strict=True))
+    most = max(given)
+    assert all(got >= most - 1 or got == size for got, size in zip(given, sizes, strict=True))
+
+
+def test_known_labels_come_first_and_need_no_rows():
+    new = ["b", "d", "a"]
+    assert label_names(new, problem="single_label", order=None, known=("z", "b")) == ("z", "b", "a", "d")
+    assert label_names(["10", "9"], problem="single_label", order=None, known=("1",)) == ("1", "9", "10")
+    assert label_names(["b"], problem="ordinal", order=None, known=("c", "b")) == ("c", "b")
+    with pytest.raises(UserError, match="'d' has no place in the order"):
+        label_names(["d"], problem="ordinal", order=None, known=("c", "b"))
+
+
+def test_replayed_rows_stand_behind_the_others_as_many_of_each_label(home: Path):
+    old = old_run(home, {"card", "film"})
+    settings = going_on(home, old, **{"continual.replay": 7, "data.class_weights": "none"})
+    corpus = load(settings, data=only({"refund"}))
+    assert corpus.task.labels == ("card", "film", "refund")
+    assert (corpus.replayed, corpus.absent_labels) == (7, [])
+    train = corpus.splits["train"]
+    counts = Counter(train.targets[-7:].tolist())
+    assert sorted(counts.values()) == [3, 4]
+    assert set(train.targets[:-7].tolist()) == {2}
+    assert train.ids[-7:] == [f"replayed-{number}" for number in range(1, 8)]
+    learned = set(read(compose(str(old / "config.yaml"))).rows["train"].texts)
+    assert set(train.texts[-7:]) <= learned
+    other = load(going_on(home, old, seed=5, **{"continual.replay": 7}), data=only({"refund"}))
+    assert other.splits["train"].texts[-7:] != train.texts[-7:]
+    assert other.fingerprint != corpus.fingerprint
+    assert any("replayed: 7 of" in note for note in corpus.notes)
+
+
+def test_a_row_that_is_measured_now_is_not_replayed(home: Path):
+    old = old_run(home, {"card", "film"})
+    learned = read(compose(str(old / "config.yaml"))).rows["train"]
+    test = [{"text": text, "label": label} for text, label in zip(learned.texts, learned.labels, strict=True)]
+    settings = going_on(home, old, **{"continual.replay": 100})
+    with pytest.raises(UserError, match="are among the rows of this run already"):
+        load(settings, data=only({"refund"}) | {"test": test})
+
+
+def test_the_rows_of_a_third_task_may_be_of_the_first(home: Path, tmp_path: Path):
+    old = old_run(home, {"card"}, extra=True)
+    given = {"data": "files", "continual.replay": 8}
+    second = adapt(going_on(home, old, output=str(tmp_path), **given | {"data.path": str(written(home, {"film"}))}))
+    third = load(going_on(home, second.folder, **{"continual.replay": 9}), data=only({"refund"}))
+    replayed = third.splits["train"].targets[-9:]
+    assert set(replayed.tolist()) == {0, 1, 2}  # card, a second label of the first task, film
+
+
+def test_class_weights_count_all_rows_and_need_one_of_every_label(home: Path):
+    old = old_run(home, {"card", "film"})
+    with pytest.raises(UserError, match=r"class_weights=balanced: no training row has the label 'card'"):
+        load(going_on(home, old, **{"data.class_weights": "balanced"}), data=only({"refund"}))
+    values = {"data.class_weights": "balanced", "continual.replay": 4}
+    train = load(going_on(home, old, **values), data=only({"refund"})).splits["train"]
+    masses = np.bincount(train.targets, weights=train.weights)
+    assert masses.tolist() == pytest.approx([masses[0]] * 3, rel=1e-4)
+
+
+def test_rows_of_a_file_stand_for_those_of_the_run(home: Path):
+    old = old_run(home, {"card", "film"})
+    values = {"continual.replay": 4, "continual.data": str(written(home, {"film"}))}
+    corpus = load(going_on(home, old, **values), data=only({"refund"}))
+    assert set(corpus.splits["train"].targets[-4:].tolist()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"continual.labels": "some"}, r"continual\.labels"),
+        ({"continual.replay": -1}, "at least 0"),
+        ({"continual.labels": "data", "continual.data": "rows"}, "is not read"),
+        ({"continual.data": "nowhere"}, r"continual\.data: .*nowhere"),
+        ({"encoder.name": "tiny"}, "is none: give the folder of its run"),
+        ({"pretraining.epochs": 1}, "below the head"),
+        ({"strategy.head_last": True}, "'card' has none"),
+        ({"decision.unknown": 0.1}, "'card' has none"),
+        ({"encoder.head": "native"}, "the head stays"),
+        ({"encoder.depth": 1}, "the head stays"),
+        ({"data.problem": "multi_label", "data.label_separator": "|"}, "another kind of problem"),
+    ],
+)
+def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, message: str):
+    old = old_run(home, {"card", "film"})
+    if values.get("encoder.name"):
+        values = {"encoder.name": str(home / "tiny-bert")}
+    if values.get("continual.data") == "rows":
+        values = values | {"continual.data": str(written(home, {"film"}))}
+    with pytest.raises(UserError, match=message):
+        adapt(going_on(home, old, output=str(tmp_path / "runs"), **values), data=only({"refund"}))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_replayed_rows_bring_no_labels_of_their_own(home: Path):
+    old = old_run(home, {"card", "film"})
+    settings = going_on(home, old, **{"continual.labels": "data", "continual.replay": 4})
+    with pytest.raises(UserError, match=r"'card': .* the training rows do not have|do not have: 'card'.*labels=all"):
+        load(settings, data=only({"refund", "film"}))
+    same = load(settings, data=only({"card", "film"}) | {"train": rows("single_label", 48, 7)})
+    assert same.task.labels == ("card", "film", "refund")
+
+
+def test_a_model_of_numbers_is_refused(home: Path, tmp_path: Path):
+    old = old_run(home, {"card", "film"}, problem="regression")
+    with pytest.raises(UserError, match="answers with numbers"):
+        load(going_on(home, old), data=only({"refund"}))

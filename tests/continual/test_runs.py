@@ -1,0 +1,276 @@
+"""Runs that go on from another one: what the output layer keeps, who takes it, what is told, the same bits again."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import nlp_transfer
+from nlp_transfer.cli import main
+from nlp_transfer.continual.holding import fisher, hold
+from nlp_transfer.continual.rows import load
+from nlp_transfer.continual.starting import imprinted
+from nlp_transfer.encoder.anatomy import output_layers
+from nlp_transfer.errors import UserError
+from nlp_transfer.preparation import prepare
+from nlp_transfer.run import adapt
+from tests.continual.tasks import going_on, old_run, only, written
+from tests.encoder.families import tiny_encoder
+from tests.test_crashes import weights_of_a_stopped_run_and_another
+from tests.test_launch import launched
+from tests.test_run import STRATEGIES, data_for, rows, settings_for
+
+EWC = {"objective": "anchor", "objective.anchor.kind": "ewc", "continual.replay": 6}
+
+
+def _without_head(strategy: str) -> dict:
+    return {key: value for key, value in STRATEGIES[strategy].items() if key != "encoder.head"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("continual")
+    tiny_encoder(folder)
+    return folder
+
+
+def layer_of(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    tensors = load_file(folder / "model" / "model.safetensors")
+    return tensors["classifier.weight"], tensors["classifier.bias"]
+
+
+def test_new_outputs_start_at_the_means_of_their_classes_by_hand():
+    features = np.array([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
+    shares = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    weights, biases = imprinted(features, shares, np.array([[3.0, 4.0], [0.0, 5.0]]), np.array([1.0, 3.0]))
+    centre = np.array([1.0, 1.0])  # of the means (2, 0) and (0, 2)
+    assert weights == pytest.approx(5 * np.array([[1.0, -1.0], [-1.0, 1.0]]) / np.sqrt(2))
+    assert weights @ centre + biases == pytest.approx(np.full(2, (3 + 4 + 1 + 5 + 3) / 2))
+
+
+def test_the_output_of_a_label_without_a_row_is_as_high_as_the_others_on_average():
+    features, shares = np.array([[1.0, 0.0], [3.0, 0.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])
+    weights, biases = imprinted(features, shares, np.array([[3.0, 4.0]]), np.array([1.0]))
+    assert not weights.any()
+    assert biases.tolist() == [7.0, 7.0]
+
+
+@pytest.mark.parametrize("head", ["pooled", "native"])
+def test_the_output_layer_starts_with_what_it_knew(home: Path, tmp_path: Path, head: str):
+    folder = written(home, {"card", "film"})
+    values = {"data": "files", "data.path": str(folder), "encoder.head": head, "output": str(home / head)}
+    old = adapt(settings_for(home, **values)).folder
+    settings = going_on(home, old)
+    prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
+    classifier = prepared.classifier
+    assert (classifier.head, classifier.known) == (head, 2)
+    assert not prepared.plan.solves_head
+    assert any("2 known labels" in note and "1 new label" in note for note in prepared.plan.notes)
+    layer = next(reversed(output_layers(classifier.model).values()))
+    weight, bias = layer_of(old)
+    assert torch.equal(layer.weight[:2], weight)
+    assert torch.equal(layer.bias[:2], bias)
+    assert layer.weight.shape[0] == 3
+    saved = load_file(old / "model" / "model.safetensors")
+    for name, parameter in classifier.model.named_parameters():
+        if not name.startswith("classifier."):
+            assert torch.equal(parameter, saved[name]), name
+
+
+def test_the_same_labels_again_start_as_the_very_model(home: Path, tmp_path: Path):
+    old = old_run(home, {"card", "film"})
+    settings = going_on(home, old, **{"training.max_steps": 1, "strategy.lr": 0.0, "decision.calibrate": False})
+    new = adapt(settings, data=only({"card", "film"}))
+    assert all(torch.equal(a, b) for a, b in zip(layer_of(old), layer_of(new.folder), strict=True))
+    (found,) = json.loads((new.folder / "metrics.json").read_text())["continual"]["tasks"]
+    assert found["before"] == found["after"]
+
+
+QUICK = (("finetune", "single_label"), ("lora", "multi_label"), ("probe", "single_label"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "problem"),
+    [
+        pytest.param(strategy, problem, marks=[] if (strategy, problem) in QUICK else pytest.mark.slow)
+        for strategy in STRATEGIES
+        for problem in ("single_label", "soft", "multi_label", "pair", "siamese", "chunk")
+        if problem == "single_label" or strategy in ("finetune", "lora", "probe")
+    ],
+)
+def test_every_strategy_and_problem_goes_on(home: Path, tmp_path: Path, strategy: str, problem: str):
+    old = old_run(home, {"card", "film"}, problem, strategy)
+    later = only({"refund"}, problem)
+    for values in ({}, {"continual.replay": 6}):
+        run = adapt(going_on(home, old, problem, strategy, output=str(tmp_path / "runs"), **values), data=later)
+        assert all(np.isfinite(value) for value in run.metrics.values())
+        told = json.loads((run.folder / "metrics.json").read_text())["continual"]
+        assert 0 <= told["tasks"][0]["after"] <= 1
+        assert any(note.startswith("Earlier task") for note in run.report.notes)
+        pairs = [row["text_pair"] for row in later["test"]] if "text_pair" in later["test"][0] else None
+        answers = nlp_transfer.load(run.folder).predict([row["text"] for row in later["test"]], pairs)
+        assert {"card", "film", "refund"} <= answers[0].probabilities.keys()
+
+
+def test_ordinal_labels_stay_and_no_new_ones_come(home: Path, tmp_path: Path):
+    folder = home / "ordinal"
+    folder.mkdir()
+    for split, part in data_for("ordinal").items():
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    old = adapt(settings_for(home, "ordinal", **{"data": "files", "data.path": str(folder)})).folder
+    settings = going_on(home, old, "ordinal", output=str(tmp_path), **{"continual.replay": 6})
+    later = {split: [row for row in part if row["label"] != "2"] for split, part in data_for("ordinal").items()}
+    assert adapt(settings, data=later | {"train": later["train"][:20]}).report.notes
+    with pytest.raises(UserError, match="has no place in the order"):
+        adapt(settings, data={split: [row | {"label": "9"} for row in part] for split, part in later.items()})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"objective": "distill"},
+        {"objective": "distill", "continual.replay": 6},
+        {"objective": "anchor"},
+        EWC,
+        pytest.param({"objective": "contrast"}, marks=pytest.mark.slow),
+        pytest.param({"objective": "distill", "strategy": "lora"}, marks=pytest.mark.slow),
+        pytest.param({"objective": "distill", "strategy": "probe", "strategy.solver": "adamw"}, marks=pytest.mark.slow),
+        pytest.param({"objective": "anchor"} | _without_head("finetune refined"), marks=pytest.mark.slow),
+        pytest.param(EWC | {"strategy.freeze_layers": 1, "training.ema": 0.9}, marks=pytest.mark.slow),
+        pytest.param(EWC | {"training.precision": "bf16"}, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_to_be_kept_is_learned_beside_the_rows(home: Path, tmp_path: Path, values: dict):
+    old = old_run(home, {"card", "film"})
+    run = adapt(going_on(home, old, output=str(tmp_path), **values), data=only({"refund"}))
+    assert all(np.isfinite(value) for value in run.metrics.values())
+
+
+def test_a_teacher_that_knows_the_first_labels_is_learned_from_in_these(home: Path, tmp_path: Path):
+    old = old_run(home, {"card", "film"})
+    settings = going_on(home, old, **{"objective": "distill"})
+    corpus = load(settings, data=only({"refund"}))
+    prepared = prepare(settings, corpus, tmp_path)
+    teacher = prepared.columns["train"].teacher
+    assert teacher.shape == (len(corpus.splits["train"]), 2)
+    assert prepared.outputs("train")[:, :2] == pytest.approx(teacher, abs=1e-4)  # as it has learned nothing yet
+    other = old_run(home, {"card", "refund"})
+    settings = going_on(home, old, **{"objective": "distill", "objective.distill.teacher": str(other)})
+    with pytest.raises(UserError, match="was adapted to another task"):
+        prepare(settings, corpus, tmp_path)
+
+
+def test_the_fisher_information_is_that_of_drawn_labels_by_hand(home: Path, tmp_path: Path):
+    old = old_run(home, {"card", "film"})
+    settings = going_on(home, old, **EWC)
+    prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
+    hold(prepared)
+    anchor = prepared.objective.terms["anchor"]
+    found = fisher(prepared, anchor)
+    assert [each.shape for each in found] == [each.shape for each in anchor.held.values()]
+    assert sum(float(each.sum()) for each in found) / sum(each.numel() for each in found) == pytest.approx(1, rel=1e-4)
+    # Of the biases of two outputs the slopes are as large, of either sign, whichever label is drawn.
+    assert sum(each.shape == (2,) and each[0] > 0 and torch.allclose(each[0], each[1]) for each in found) == 1
+    with torch.no_grad():  # of what is new nothing of it depends
+        layer = next(reversed(output_layers(prepared.classifier.model).values()))
+        layer.weight[2:] += 5.0
+    assert all(torch.equal(a, b) for a, b in zip(fisher(prepared, anchor), found, strict=True))
+
+
+def test_a_stronger_anchor_leaves_weights_nearer_to_where_they_were(home: Path, tmp_path: Path):
+    old = old_run(home, {"card", "film"})
+    before = load_file(old / "model" / "model.safetensors")
+    moved = []
+    for weight in (0.0, 1.0, 1000.0):
+        values = {"objective": "anchor", "objective.anchor.weight": weight, "training.keep": "last"}
+        run = adapt(going_on(home, old, output=str(tmp_path), **values), data=only({"refund"}))
+        after = load_file(run.folder / "model" / "model.safetensors")
+        names = [name for name in before if name.startswith("encoder.")]
+        moved.append(sum(float((after[name] - before[name]).square().sum()) for name in names))
+    assert moved[0] > moved[1] > moved[2]
+
+
+def test_one_adapter_a_task_shares_its_encoder(home: Path, tmp_path: Path):
+    common = STRATEGIES["lora"] | {"strategy.merge": False, "data": "files"}
+    tasks = {name: written(home, labels) for name, labels in (("a", {"card", "film"}), ("b", {"film", "refund"}))}
+    runs, weights = {}, (home / "tiny-bert" / "model.safetensors").read_bytes()
+    for name, folder in tasks.items():
+        settings = settings_for(home, output=str(tmp_path / name), **common | {"data.path": str(folder)})
+        runs[name] = adapt(settings)
+    assert (home / "tiny-bert" / "model.safetensors").read_bytes() == weights
+    for name, run in runs.items():
+        assert not (run.folder / "model" / "model.safetensors").exists()
+        assert set(nlp_transfer.load(run.folder).predict(["a film"])[0].probabilities) == (
+            {"card", "film"} if name == "a" else {"film", "refund"}
+        )
+
+
+def test_an_adapter_that_is_not_merged_holds_what_the_model_kept(home: Path, tmp_path: Path):
+    old = old_run(home, {"card", "film"}, strategy="lora")
+    settings = going_on(home, old, strategy="lora", output=str(tmp_path), **{"strategy.merge": False})
+    run = adapt(settings, data=only({"refund"}))
+    assert (run.folder / "model" / "adapter_config.json").is_file()
+    texts = [row["text"] for row in data_for("single_label")["test"]]
+    answers = nlp_transfer.load(run.folder).predict(texts)
+    assert list(answers[0].probabilities) == ["card", "film", "refund"]
+
+
+def test_what_was_forgotten_is_not_known_without_the_rows(home: Path, tmp_path: Path):
+    old = adapt(settings_for(home, output=str(tmp_path / "old")), data=only({"card", "film"})).folder
+    run = adapt(going_on(home, old, output=str(tmp_path / "new")), data=only({"refund"}))
+    assert any("is not known" in note and "continual.data" in note for note in run.report.notes)
+    values = {"continual.data": str(written(home, {"card", "film"}))}
+    run = adapt(going_on(home, old, output=str(tmp_path / "new"), **values), data=only({"refund"}))
+    assert run.report.notes[0].startswith("Earlier task rows-single_label-card-film (7 test rows): accuracy ")
+
+
+def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    old = old_run(home, {"card", "film"})
+    words = [f"encoder={old}", "data=files", f"data.path={written(home, {'refund'})}", f"output={tmp_path / 'runs'}"]
+    words += ["continual.labels=all", "continual.replay=6", "strategy=finetune", "verify=false", "report.write=false"]
+    words += ["evaluation.floors=false", "evaluation.resamples=20", "training.max_steps=4"]
+    assert main(["plan", *words]) == 0
+    assert main(["adapt", *words]) == 0
+    made = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert any(note.startswith("Earlier task") for note in made["report"]["notes"])
+    assert main(["evaluate", made["folder"]]) == 0
+    assert main(["adapt", str(Path(made["folder"]) / "config.yaml")]) == 0  # which is read back
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["report"] == made["report"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", [EWC, {"objective": "distill", "continual.replay": 6}, {"strategy": "lora"}])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: Path, values: dict):
+    for split, seed in (("train", 7), ("test", 8)):  # other rows than those that the run learns from
+        kept = [row for row in rows("single_label", 48, seed) if row["label"] != "refund"]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, kept)))
+    old = adapt(settings_for(home, output=str(tmp_path), **{"data": "files", "data.path": str(tmp_path)})).folder
+    own = {"encoder.name": str(old), "continual.labels": "all"}
+    resumed, plain = weights_of_a_stopped_run_and_another(tmp_path, **own | values)
+    assert resumed == plain
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path: Path):
+    tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    common = {"encoder.head": "pooled", "encoder.head_dropout": 0, "data": "files"}
+    folder = written(tmp_path, {"card", "film"})
+    old = adapt(settings_for(tmp_path, **common | {"data.path": str(folder)})).folder
+    words = ["adapt", f"encoder={old}", "data=files", f"data.path={written(tmp_path, {'refund'})}", "verify=false"]
+    words += ["strategy=finetune", "training.precision=fp32", "evaluation.floors=false", "report.write=false"]
+    words += ["training.max_steps=6", "training.batch_size=8", "cache.gib=0", "continual.labels=all"]
+    words += ["continual.replay=6", "objective=anchor", "objective.anchor.kind=ewc", "objective.anchor.weight=10"]
+    found = []
+    for processes in (1, 2):
+        done = launched(processes, [*words, f"output={tmp_path / str(processes)}"])
+        assert done.returncode == 0, done.stderr[-2000:]
+        (run,) = (tmp_path / str(processes)).iterdir()
+        log = (run / "metrics.jsonl").read_text().splitlines()
+        losses = [row["loss"] for row in map(json.loads, log) if "loss" in row]
+        found.append((losses, json.loads((run / "metrics.json").read_text())["continual"]))
+    assert len(found[0][0]) == 6
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-3)
+    assert found[1][1] == found[0][1]
