@@ -20,7 +20,7 @@ from nlp_transfer.ending import USER_ERROR, leave_group, say, unexpected
 from nlp_transfer.errors import UserError
 from nlp_transfer.launch import is_main
 from nlp_transfer.secrets import redacted
-from nlp_transfer.verbs import VERBS, models, one, runs
+from nlp_transfer.verbs import VERBS, meta, models, one, runs
 from nlp_transfer.verbs.keys import help_of
 
 EPILOG = """examples:
@@ -29,6 +29,7 @@ EPILOG = """examples:
   nlp-transfer check data=files data.path=tickets.csv  duplicates, leaks, wrong labels, damage
   nlp-transfer rank minilm e5 runs/NAME data=files data.path=tickets.csv
   nlp-transfer compare data=files data.path=tickets.csv    which strategy, how many labels
+  nlp-transfer meta data=files data.path=intents.csv   an encoder for classes that come later
   nlp-transfer plan intent data.path=tickets.csv       what would happen, nothing trained
   nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
@@ -137,7 +138,7 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
     """Refuse what the verb would not look at: nothing that was asked for is passed over in silence."""
     asked = {
         "--multirun": (arguments.multirun, ("adapt",)),
-        "--cfg": (arguments.cfg, ("adapt", "check", "plan")),
+        "--cfg": (arguments.cfg, ("adapt", "check", "meta", "plan")),
         "--all": (arguments.all, ("cache",)),
         "--dry-run": (arguments.dry_run, ("push",)),
         "key=value words": (
@@ -182,6 +183,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] 
     "check": runs.check,
     "rank": runs.rank,
     "compare": runs.compare,
+    "meta": meta.meta,
     "plan": runs.plan,
     "evaluate": runs.evaluate,
     "predict": models.predict,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -28,6 +28,13 @@ from nlp_transfer.training import checkpoint
 from nlp_transfer.versions import environment
 
 PAGES = ("report.html", "report.md")
+
+
+class Figures(Protocol):
+    """What a run came to."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class RunFolder:
         path = Path(settings.output) / f"{settings.name}-{config.run_id(settings)}"
         folder = cls(path, corpus.fingerprint)
         if folder.is_finished and not settings.overwrite:
-            folder._check("data", "fingerprint", corpus.fingerprint, f"other data than {corpus.source} holds")
+            folder.check_data(corpus)
         return folder
 
     @property
@@ -55,6 +62,17 @@ class RunFolder:
         """Whether the run ended, after its model was saved."""
         with self.reached():
             return (self.path / "metrics.json").is_file()
+
+    def check_data(self, corpus: Corpus) -> None:
+        """Refuse to read a finished run back for other rows.
+
+        Args:
+            corpus: the rows that there are now.
+
+        Raises:
+            UserError: if the run was made from others.
+        """
+        self._check("data", "fingerprint", corpus.fingerprint, f"other data than {corpus.source} holds")
 
     def check_encoder(self, sha256: str) -> None:
         """Refuse to read a finished run back for an encoder that has other weights now.
@@ -167,7 +185,7 @@ class RunFolder:
             with self.reached(), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({name: _finite(value) for name, value in values.items()}) + "\n")
 
-    def finish(self, report: Report, **more: Any) -> None:
+    def finish(self, report: Figures, **more: Any) -> None:
         """Write the figures; the run counts as finished from here on.
 
         Args:

@@ -8,7 +8,7 @@ from importlib import resources
 
 # verb -> groups of conf/config.yaml
 GROUPS_OF = {
-    **{verb: (verb,) for verb in ("check", "rank", "compare", "predict", "serve", "demo", "export", "cache")},
+    **{verb: (verb,) for verb in ("check", "rank", "compare", "meta", "predict", "serve", "demo", "export", "cache")},
     "evaluate": ("evaluation", "decision", "report"),
     "push": ("hub",),
 }
