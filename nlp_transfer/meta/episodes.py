@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nlp_transfer.data.batches import Columns
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import MetaSettings
 
@@ -111,6 +112,12 @@ class Episodes:
         parts = rows[:, : self.shots], rows[:, self.shots :]
         answers = np.arange(len(chosen))
         return Episode(self.classes[chosen], *(Part(part.ravel(), np.repeat(answers, part.shape[1])) for part in parts))
+
+
+def only(rows: Columns, classes: tuple[int, ...]) -> Columns:
+    """Return the rows of some classes alone, in their order."""
+    chosen = np.flatnonzero(np.isin(rows.targets, classes))
+    return Columns(rows.tokens.take(chosen.tolist()), rows.targets[chosen], rows.weights[chosen])
 
 
 def divide(targets: np.ndarray, labels: int, settings: MetaSettings, *, seed: int) -> Division:

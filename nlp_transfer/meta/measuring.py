@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from nlp_transfer.data.batches import Columns
 from nlp_transfer.evaluation.intervals import Interval
-from nlp_transfer.meta.episodes import Episodes
+from nlp_transfer.meta.episodes import TEST, Episodes
 from nlp_transfer.meta.prototypes import embedded, nearest, prototypes
+from nlp_transfer.settings import MetaSettings
 
 
 def right(features: np.ndarray, episodes: Episodes, *, count: int, distance: str) -> np.ndarray:
@@ -30,6 +32,19 @@ def right(features: np.ndarray, episodes: Episodes, *, count: int, distance: str
         chosen = head.logits(vectors[episode.queries.rows]).argmax(1).numpy()
         found[index] = (chosen == episode.queries.answers).reshape(episodes.ways, -1).mean(1)
     return found
+
+
+def asked_of(rows: Columns, classes: tuple[int, ...], settings: MetaSettings, *, seed: int) -> list[Episodes]:
+    """Return the episodes of classes held out: of one shot, and of as many as were learned with.
+
+    Args:
+        rows: of these classes.
+        classes: which they are.
+        settings: the `meta` group.
+        seed: of the run.
+    """
+    own = {"ways": settings.ways, "queries": settings.queries, "seed": seed, "stream": TEST}
+    return [Episodes(rows.targets, classes, shots=shots, **own) for shots in sorted({1, settings.shots})]
 
 
 def mean_of(values: np.ndarray, *, confidence: float) -> Interval:

@@ -22,11 +22,11 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.launch import is_main
 from nlp_transfer.measurement import public_source
 from nlp_transfer.meta import episodes as drawn
-from nlp_transfer.meta.episodes import Division, Episodes
+from nlp_transfer.meta.episodes import Division, Episodes, only
 from nlp_transfer.meta.learner import Learner, Reader
 from nlp_transfer.meta.loop import fit
 from nlp_transfer.meta.made import write_encoder
-from nlp_transfer.meta.measuring import Gain, Outcome, right
+from nlp_transfer.meta.measuring import Gain, Outcome, asked_of, right
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.progress import reading
 from nlp_transfer.run_folder import RunFolder
@@ -69,7 +69,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
         UserError: for anything in the settings or the data that cannot be used.
         Stopped: by a signal; what was reached is committed.
     """
-    settings = _learning(settings)
+    settings = learning(settings)
     folder = RunFolder(Path(settings.output) / f"{settings.name}-{_run_id(settings)}", corpus.fingerprint)
     if folder.is_finished and not settings.overwrite:
         folder.check_data(corpus)
@@ -98,7 +98,7 @@ class _Work:
         """Learn, measure and save."""
         settings, corpus = self.prepared.settings, self.prepared.corpus
         source, labels = self.prepared.classifier.source, corpus.task.labels
-        held_out = self._rows_of(self.division.test)
+        held_out = only(self.prepared.columns["train"], self.division.test)
         with reading(self.screen, "reading classes held out"):
             before = self.prepared.below_output.now(held_out)
         started = time.monotonic()
@@ -174,7 +174,8 @@ class _Work:
         """Return what measures the weights, as they are then, on the validation classes; None where there are none."""
         if not self.division.validation:
             return None
-        own, rows = self.prepared.settings.meta, self._rows_of(self.division.validation)
+        own = self.prepared.settings.meta
+        rows = only(self.prepared.columns["train"], self.division.validation)
         ways = min(own.ways, len(self.division.validation))
         asked = self._episodes(rows, self.division.validation, drawn.VALIDATION, ways=ways, shots=own.shots)
 
@@ -186,23 +187,16 @@ class _Work:
 
     def _gains(self, rows: Columns, before: np.ndarray, after: np.ndarray) -> list[Gain]:
         """Return what was gained with one shot, and with as many as were learned with."""
-        own, evaluation = self.prepared.settings.meta, self.prepared.settings.evaluation
-        found = []
-        for shots in sorted({1, own.shots}):
-            asked = self._episodes(rows, self.division.test, drawn.TEST, ways=own.ways, shots=shots)
+        settings, found = self.prepared.settings, []
+        own, confidence = settings.meta, settings.evaluation.confidence
+        for asked in asked_of(rows, self.division.test, own, seed=settings.seed):
             values = [right(each, asked, count=own.measured, distance=own.distance) for each in (before, after)]
-            found.append(Gain.of(asked, *values, confidence=evaluation.confidence))
+            found.append(Gain.of(asked, *values, confidence=confidence))
         return found
 
     def _episodes(self, rows: Columns, classes: tuple[int, ...], stream: int, *, ways: int, shots: int) -> Episodes:
         queries, seed = self.prepared.settings.meta.queries, self.prepared.settings.seed
         return Episodes(rows.targets, classes, ways=ways, shots=shots, queries=queries, seed=seed, stream=stream)
-
-    def _rows_of(self, classes: tuple[int, ...]) -> Columns:
-        """Return the rows of some classes alone."""
-        rows = self.prepared.columns["train"]
-        chosen = np.flatnonzero(np.isin(rows.targets, classes))
-        return Columns(rows.tokens.take(chosen.tolist()), rows.targets[chosen], rows.weights[chosen])
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -226,7 +220,7 @@ class _Work:
             ) from error
 
 
-def _learning(settings: Settings) -> Settings:
+def learning(settings: Settings) -> Settings:
     """Return the settings with which everything but a head learns, and with a name of its own."""
     name = settings.name
     if name == default_name(settings):

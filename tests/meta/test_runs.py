@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -32,6 +34,7 @@ from tests.composed import settings_of
 from tests.encoder.families import WORDS, tiny_encoder
 from tests.test_launch import launched
 
+ROOT = Path(__file__).parents[2]
 QUICK = {
     **{"meta.ways": 3, "meta.shots": 2, "meta.queries": 3, "meta.episodes": 9, "meta.batch": 2, "meta.measured": 20},
     **{"meta.inner_steps": 2, "meta.lr": 1e-3, "training.precision": "fp32", "data.test_share": 0.1},
@@ -224,6 +227,15 @@ def test_the_command_line_says_how_it_went(home: Path, tmp_path: Path, capfd: py
     assert main(["rank", found["folder"], "data=files", f"data.path={home / 'intents.csv'}"]) == 0
     ranked = json.loads(capfd.readouterr().out)["ranking"][0]
     assert ranked["sha256"] == json.loads((Path(found["model"]) / MARK).read_text())["sha256"]
+
+
+def test_the_recipe_runs_as_its_header_says(home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    header = (ROOT / "recipes" / "new_classes.yaml").read_text(encoding="utf-8").split("defaults:")[0]
+    (command,) = re.findall(r"^#   nlp-transfer (meta new_classes .*)$", header, re.MULTILINE)
+    own = [word for word in words_of(home, tmp_path)[1:] if not word.startswith(("data", "meta.method"))]
+    given = [word for word in shlex.split(command) if not word.startswith("data.path=")]
+    assert main([*given, f"data.path={home / 'intents.csv'}", *own]) == 0
+    assert Path(json.loads(capfd.readouterr().out)["folder"]).name.startswith("new_classes-")
 
 
 @pytest.mark.parametrize(
