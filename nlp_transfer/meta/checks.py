@@ -8,6 +8,7 @@ from nlp_transfer.strategies import Auto, Finetune
 
 METHODS = ("protonet", "fomaml", "reptile")
 DISTANCES = ("cosine", "euclidean")
+LEARNS = Finetune(freeze=["classifier.*"], head_first=False)  # all but a head, which nobody asks
 _LEAST = {"ways": 2, "shots": 1, "queries": 1, "episodes": 1, "batch": 1, "inner_steps": 1, "measured": 2}
 
 
@@ -36,7 +37,7 @@ def check_meta(settings: Settings) -> None:
 
 def _check_others(settings: Settings) -> None:
     """Refuse what other groups ask for: nothing that was asked for is passed over in silence."""
-    if not isinstance(settings.strategy, Auto) and settings.strategy != Finetune():
+    if not isinstance(settings.strategy, Auto) and settings.strategy not in (Finetune(), LEARNS):
         raise UserError(
             "meta lets the whole encoder learn at meta.lr: leave strategy out, and adapt what it has made, for "
             "instance with encoder=runs/NAME strategy=lora"

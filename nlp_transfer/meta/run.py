@@ -22,16 +22,17 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.launch import is_main
 from nlp_transfer.measurement import public_source
 from nlp_transfer.meta import episodes as drawn
+from nlp_transfer.meta.checks import LEARNS
 from nlp_transfer.meta.episodes import Division, Episodes, only
 from nlp_transfer.meta.learner import Learner, Reader
-from nlp_transfer.meta.loop import fit
+from nlp_transfer.meta.loop import fit, steps_of
 from nlp_transfer.meta.made import write_encoder
 from nlp_transfer.meta.measuring import Gain, Outcome, asked_of, right
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.progress import reading
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.settings import Settings
-from nlp_transfer.strategies import Finetune, Group
+from nlp_transfer.strategies import Group
 from nlp_transfer.strategies.base import encoder_width
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.trained import going_on
@@ -71,7 +72,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
     """
     settings = learning(settings)
     folder = RunFolder(Path(settings.output) / f"{settings.name}-{_run_id(settings)}", corpus.fingerprint)
-    if folder.is_finished and not settings.overwrite:
+    if folder.is_finished and not settings.overwrite and folder.model.is_dir():
         folder.check_data(corpus)
         folder.check_encoder(locate(settings.encoder).sha256)
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
@@ -145,6 +146,13 @@ class _Work:
         reader = Reader(prepared.classifier.model)
         learner = Learner(prepared.accelerator, reader, rows, prepared.padding, own.distance)
         rate = own.lr or _OF_FINETUNING * usual_rate(encoder_width(prepared.classifier))
+        prepared.plan = dataclasses.replace(
+            prepared.plan,
+            objective=f"{own.method}, {own.ways} ways, {own.shots} shots: {self.division.sentence}",
+            groups=[dataclasses.replace(group, lr=rate) for group in prepared.plan.groups],
+            steps=steps_of(own),
+            batch_size=own.batch * own.ways * (own.shots + own.queries),
+        )
         saving = going_on(settings, prepared, self.folder, screen, meta=dataclasses.asdict(own))
         with screen.bar(own.method) as bar, self._explained():
 
@@ -228,7 +236,7 @@ def learning(settings: Settings) -> Settings:
     return dataclasses.replace(
         settings,
         name=name,
-        strategy=Finetune(freeze=["classifier.*"], head_first=False),
+        strategy=LEARNS,
         encoder=dataclasses.replace(settings.encoder, head="pooled", layers="last"),
     )
 

@@ -210,6 +210,12 @@ def test_a_finished_run_is_read_back(home: Path, tmp_path: Path):
     written = (run.folder / "metrics.json").stat().st_mtime_ns
     assert run_of(home, tmp_path / "runs", **own) == run
     assert (run.folder / "metrics.json").stat().st_mtime_ns == written
+    settings = compose(str(run.folder / "config.yaml"))  # a rerun of what it says is the same run
+    check_meta(settings)
+    silent = Screen(speaks=False)
+    assert meta_learn(settings, *rows_of(settings, silent), silent) == run
+    plan = json.loads((run.folder / "plan.json").read_text())
+    assert (plan["steps"], plan["groups"][0]["lr"]) == (5, 1e-3)
     write_csv(tmp_path / "intents.csv", intents(each=11))
     with pytest.raises(UserError, match="other data than"):
         run_of(home, tmp_path / "runs", **own)
