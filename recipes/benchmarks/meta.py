@@ -109,8 +109,9 @@ def measured(data: Path, asked: dict[str, Any]) -> dict[str, Any]:
         else:
             if method == SUPERVISED:
                 base = {corpus.task.labels[each] for each in (*division.train, *division.validation)}
-                made = {"name": str(supervised(folder, rows, base, asked)), "package": None, "sha256": None}
-                settings = dataclasses.replace(settings, encoder=dataclasses.replace(settings.encoder, **made))
+                made = str(supervised(folder, rows, base, asked))
+                encoder = dataclasses.replace(settings.encoder, name=made, package=None, sha256=None)
+                settings = dataclasses.replace(settings, encoder=encoder)
             accuracy = by_prototypes(settings, corpus, division)
         seconds = round(time.process_time() - began, 1)
     return asked | {"accuracy": {shots: round(value, 4) for shots, value in accuracy.items()}, "seconds": seconds}
