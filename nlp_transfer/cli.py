@@ -20,7 +20,7 @@ from nlp_transfer.ending import USER_ERROR, leave_group, say, unexpected
 from nlp_transfer.errors import UserError
 from nlp_transfer.launch import is_main
 from nlp_transfer.secrets import redacted
-from nlp_transfer.verbs import VERBS, models, one, runs, tasks
+from nlp_transfer.verbs import VERBS, meta, models, one, runs, tasks
 from nlp_transfer.verbs.keys import help_of
 
 EPILOG = """examples:
@@ -30,6 +30,7 @@ EPILOG = """examples:
   nlp-transfer rank minilm e5 runs/NAME data=files data.path=tickets.csv
   nlp-transfer compare data=files data.path=tickets.csv    which strategy, how many labels
   nlp-transfer multitask emotion.csv irony.csv         several tasks, one encoder
+  nlp-transfer meta data=files data.path=intents.csv   an encoder for classes that come later
   nlp-transfer plan intent data.path=tickets.csv       what would happen, nothing trained
   nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
@@ -138,7 +139,7 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
     """Refuse what the verb would not look at: nothing that was asked for is passed over in silence."""
     asked = {
         "--multirun": (arguments.multirun, ("adapt",)),
-        "--cfg": (arguments.cfg, ("adapt", "check", "plan")),
+        "--cfg": (arguments.cfg, ("adapt", "check", "meta", "plan")),
         "--all": (arguments.all, ("cache",)),
         "--dry-run": (arguments.dry_run, ("push",)),
         "key=value words": (
@@ -184,6 +185,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] 
     "rank": runs.rank,
     "compare": runs.compare,
     "multitask": tasks.multitask,
+    "meta": meta.meta,
     "plan": runs.plan,
     "evaluate": runs.evaluate,
     "predict": models.predict,

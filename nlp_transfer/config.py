@@ -31,7 +31,7 @@ from nlp_transfer.yamlfile import check_values, read_yaml
 NOT_IDENTITY = (
     *("name", "output", "overwrite", "resume", "verify"),
     *("checkpoint", "cache", "report", "tracking", "predict", "hub", "serve", "demo", "export"),
-    *("check", "rank", "compare"),
+    *("check", "rank", "compare", "meta"),
 )
 # Groups that make no part of a run where they are off, nor of one that was made before there were any.
 _OPTIONAL = ("pretraining", "continual", "multitask")

@@ -54,7 +54,7 @@ class RunFolder:
         path = Path(settings.output) / f"{settings.name}-{config.run_id(settings)}"
         folder = cls(path, corpus.fingerprint)
         if folder.is_finished and not settings.overwrite:
-            folder._check("data", "fingerprint", corpus.fingerprint, f"other data than {corpus.source} holds")
+            folder.check_data(corpus)
         return folder
 
     @property
@@ -62,6 +62,17 @@ class RunFolder:
         """Whether the run ended, after its model was saved."""
         with self.reached():
             return (self.path / "metrics.json").is_file()
+
+    def check_data(self, corpus: Corpus) -> None:
+        """Refuse to read a finished run back for other rows.
+
+        Args:
+            corpus: the rows that there are now.
+
+        Raises:
+            UserError: if the run was made from others.
+        """
+        self._check("data", "fingerprint", corpus.fingerprint, f"other data than {corpus.source} holds")
 
     def check_encoder(self, sha256: str) -> None:
         """Refuse to read a finished run back for an encoder that has other weights now.

@@ -302,6 +302,25 @@ class MultitaskSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetaSettings:
+    """How `meta` learns in episodes, and on which classes it tells whether that helped."""
+
+    method: str = "protonet"
+    ways: int = 5
+    shots: int = 5
+    queries: int = 10
+    distance: str = "cosine"
+    episodes: int = 400
+    batch: int = 2
+    lr: float | None = None
+    inner_lr: float = 0.01
+    inner_steps: int = 3
+    held_out: float = 0.3
+    validation: float = 0.15
+    measured: int = 600
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareSettings:
     """Who is compared, with how many labels and seeds, and in what time."""
 
@@ -345,6 +364,7 @@ class Settings:
     rank: RankSettings = field(default_factory=RankSettings)
     compare: CompareSettings = field(default_factory=CompareSettings)
     multitask: MultitaskSettings = field(default_factory=MultitaskSettings)
+    meta: MetaSettings = field(default_factory=MetaSettings)
 
     @property
     def reads_unlabelled(self) -> bool:

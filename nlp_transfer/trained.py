@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import resume, tracking
 from nlp_transfer.launch import is_main
 from nlp_transfer.learning import learn
+from nlp_transfer.plain import dotted
 from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
@@ -55,28 +56,11 @@ def train(
         UserError: for a checkpoint that cannot be gone on from, a disk that is full, or a training that diverges.
         Stopped: by a signal; what was reached is committed.
     """
-    made_from = resume.origin(
-        settings,
-        prepared.corpus,
-        prepared.classifier.source.weights,
-        precision=str(prepared.accelerator.mixed_precision),
-    )
-    # A finished run is done again from nothing: what it may have left is of no use.
-    found = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)
-    commits = resume.Commits(prepared.accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)
-    if found:
-        for sentence in found.damaged:
-            screen.tell(f"passed over: {sentence}")
-        screen.tell(f"going on from {found.path}")
-    if is_main() and (short := resume.check_room(folder.checkpoints, prepared.classifier.model, settings.training)):
-        screen.tell(short)
-    in_place = found is not None and found.path.resolve().parent == folder.checkpoints.resolve()
-    folder.begin(settings, prepared.plan, resumed=found.snapshot.step if found and in_place else None)
-    prepared.accelerator.wait_for_everyone()
+    saving = going_on(settings, prepared, folder, screen)
     tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()
     try:
-        trajectory, fitted = learn(prepared, folder, screen, commits.saving(found.snapshot if found else None))
+        trajectory, fitted = learn(prepared, folder, screen, saving)
     except Stopped:
         screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
         raise
@@ -85,3 +69,35 @@ def train(
         steps = ", ".join(map(str, trajectory.skipped[:10])) + (", ..." if len(trajectory.skipped) > 10 else "")
         screen.tell(f"{len(trajectory.skipped)} steps changed nothing, for they were infinite or not a number: {steps}")
     return Trained(trajectory, fitted, seconds)
+
+
+def going_on(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, **more: Any) -> Saving:
+    """Begin a training in a folder that is locked, or where an earlier process was stopped; say which.
+
+    Args:
+        settings: of the run.
+        prepared: its parts.
+        folder: of the run.
+        screen: where that is said.
+        more: groups of settings that are part of this run, though not of every one, as plain values.
+
+    Raises:
+        UserError: for a checkpoint that cannot be gone on from, or a disk that is full.
+    """
+    accelerator = prepared.accelerator
+    made_from = resume.origin(
+        settings, prepared.corpus, prepared.classifier.source.weights, precision=str(accelerator.mixed_precision)
+    ) | dotted(more)
+    # A finished run is done again from nothing: what it may have left is of no use.
+    found = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)
+    commits = resume.Commits(accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)
+    if found:
+        for sentence in found.damaged:
+            screen.tell(f"passed over: {sentence}")
+        screen.tell(f"going on from {found.path}")
+    if is_main() and (short := resume.check_room(folder.checkpoints, prepared.classifier.model, settings.training)):
+        screen.tell(short)
+    in_place = found is not None and found.path.resolve().parent == folder.checkpoints.resolve()
+    folder.begin(settings, prepared.plan, resumed=found.snapshot.step if found and in_place else None)
+    accelerator.wait_for_everyone()
+    return commits.saving(found.snapshot if found else None)

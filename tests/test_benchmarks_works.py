@@ -16,6 +16,7 @@ from recipes.benchmarks import (
     continual,
     domains,
     few_labels,
+    meta,
     multitask,
     precision,
     ranking,
@@ -305,6 +306,31 @@ def test_what_is_forgotten_is_told_of_every_method(
     final = lines[0]["figures"][1]
     assert f"| in turn | {sum(final) / 2:.3f} | {final[1]:.3f} | " in first
     continual.main([*words, "--methods", *methods])
+    assert capsys.readouterr().out == first
+
+
+def test_what_learning_in_episodes_is_worth_is_told_beside_the_frozen_encoder(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    own = ["encoder=custom", f"encoder.name={home / 'encoder'}", "cache.gib=0", "training.precision=fp32"]
+    monkeypatch.setattr(meta, "OWN", [*meta.OWN, *own])
+    monkeypatch.setattr(meta, "ALONE", [*meta.ALONE, "training.max_steps=2", "evaluation.resamples=2"])
+    (tmp_path / "intents").mkdir()
+    rows = [f"the {number} card {label},label{label}" for label in range(10) for number in range(9)]
+    (tmp_path / "intents" / "train.csv").write_text("\n".join(["text,label", *rows, "what,oos"]))
+    words = [str(tmp_path), "--datasets", "intents", "--seeds", "1", "--ways", "2", "--shots", "2", "--queries", "2"]
+    words += ["--episodes", "2", "--rows", "8", "--length", "16", "--results", str(tmp_path / "found.jsonl")]
+    meta.main([*words, "--methods", meta.SUPERVISED, "reptile"])
+    first = capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    assert [line["method"] for line in lines] == [meta.FROZEN, meta.SUPERVISED, "reptile"]
+    for shots in ("1", "2"):
+        assert (
+            f"| intents | {shots} | {' | '.join(format(line['accuracy'][shots], '.3f') for line in lines)} |" in first
+        )
+        gains = [f"{line['accuracy'][shots] - lines[0]['accuracy'][shots]:+.3f}" for line in lines[1:]]
+        assert f"| gain | {shots} |  | {' | '.join(gains)} |" in first
+    meta.main([*words, "--methods", meta.SUPERVISED, "reptile"])
     assert capsys.readouterr().out == first
 
 

@@ -71,15 +71,15 @@ class Source:
 def locate(settings: EncoderSettings) -> Source:
     """Find the encoder of `settings`, fetch it if need be, and verify its weights.
 
-    Tried in this order: a local folder named by `name`, the installed `package`, the Hugging Face Hub.
+    Tried in this order: a local folder named by `name`, maybe of a run, the installed `package`, the Hugging Face Hub.
 
     Raises:
         UserError: nothing found, no safetensors weights, a digest that differs, or remote code that is not allowed.
     """
     local = Path(settings.name).expanduser()
     revision = None
-    if local.is_dir():  # of a run as well as of its model
-        folder, origin = local / "model" if (local / "model" / RECORD).is_file() else local, "folder"
+    if local.is_dir():
+        folder, origin = encoder_in(local), "folder"
     elif (packaged := _packaged(settings)) is not None:
         folder, origin = packaged, f"package {settings.package}"
     else:
@@ -95,6 +95,13 @@ def locate(settings: EncoderSettings) -> Source:
             "encoder.package=null"
         )
     return Source(folder=folder, name=settings.name, origin=origin, sha256=digest, revision=revision)
+
+
+def encoder_in(folder: Path) -> Path:
+    """Return the ``model/`` folder of a run folder; any other folder is returned as it is."""
+    inside = folder / "model"
+    is_run = not (folder / "config.json").is_file() and (inside / "config.json").is_file()
+    return inside if is_run else folder
 
 
 def weights_digest(folder: Path) -> str:

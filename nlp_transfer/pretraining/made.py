@@ -38,6 +38,22 @@ def files_beside(folder: Path) -> list[Path]:
     return sorted(path for path in found if not any(path.match(pattern) for pattern in others))
 
 
+def copy_beside(folder: Path, target: Path) -> None:
+    """Copy the files of an encoder but its weights and its configuration beside those of one that was made of it.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
+    for path in files_beside(folder):
+        if path.name != "config.json" or path.parent != folder:
+            copied = target / path.relative_to(folder)
+            copied.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copied)
+    if longest := read_json(folder / RECORD).get("max_tokens"):  # the tokenizer beside it may cut earlier
+        own = read_json(target / "tokenizer_config.json") | {"model_max_length": longest}
+        (target / "tokenizer_config.json").write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
+
+
 def write_encoder(
     folder: Path, model: Any, settings: EncoderSettings, source: Source, *, key: str, origin: str, **told: Any
 ) -> None:
@@ -76,14 +92,7 @@ def write_encoder(
         whole, weights = classifier, {f"{prefix}.{name}": tensor for name, tensor in weights.items()} | head
     with appearing(folder, MARK, "pretrained encoder", refused=(OSError, SafetensorError)) as making, quiet():
         whole.save_pretrained(making, state_dict=weights)
-        for path in files_beside(source.folder):
-            if path.name != "config.json" or path.parent != source.folder:
-                target = making / path.relative_to(source.folder)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)
-        if longest := read_json(source.folder / RECORD).get("max_tokens"):  # the tokenizer beside it may cut earlier
-            own = read_json(making / "tokenizer_config.json") | {"model_max_length": longest}
-            (making / "tokenizer_config.json").write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
+        copy_beside(source.folder, making)
         about = dataclasses.asdict(Pretrained(sha256=weights_digest(making), **told))
         (making / MARK).write_text(
             json.dumps({"key": key, "origin": origin, **about}, indent=2) + "\n", encoding="utf-8"

@@ -177,7 +177,7 @@ def fit(
                 check_gradients(step, working)
             norm = clip(accelerator, optimizer, settings.max_grad_norm)
             held, kept = len(optimizer.state), len(keeper.weights)
-            if _take(optimizer, finite=math.isfinite(loss) and math.isfinite(norm)):
+            if take(optimizer, finite=math.isfinite(loss) and math.isfinite(norm)):
                 if average:
                     average.update()
             else:
@@ -192,11 +192,11 @@ def fit(
             if trajectory.skipped_in_a_row >= settings.max_skipped and not seeking:
                 raise NotFinite(index + 1, examples)
             if (index + 1) % every == 0 or index + 1 == total:
-                _look(state, watch, last=index + 1 == total)
+                look(state, watch, last=index + 1 == total)
             # Moments of the first step or of a group that woke, and kept weights, take memory from what is to come.
             if len(optimizer.state) > held or len(keeper.weights) > kept:
                 passes.forget_what_fitted()
-            due, stop = _agreed(accelerator, due=bool(saving and saving.due()), stop=asked.number)
+            due, stop = agreed(accelerator, due=bool(saving and saving.due()), stop=asked.number)
             if saving and (due or stop):
                 saving.commit(state.capture())
             if stop:
@@ -206,7 +206,7 @@ def fit(
     return trajectory
 
 
-def _look(state: TrainingState, watch: Watch, *, last: bool) -> None:
+def look(state: TrainingState, watch: Watch, *, last: bool) -> None:
     """Let the keeper see the weights, or their average, with what they are worth: not a number if nothing is measured.
 
     Args:
@@ -229,14 +229,14 @@ def _make_equal(parameters: dict[str, nn.Parameter]) -> None:
         parameter.data.copy_(broadcast(parameter.data))
 
 
-def _take(optimizer: AcceleratedOptimizer, *, finite: bool) -> bool:
+def take(optimizer: AcceleratedOptimizer, *, finite: bool) -> bool:
     """Take a step if it is finite; return whether it was taken. In fp16 the scaler looks for itself, and adapts."""
     if finite or optimizer.scaler is not None:
         optimizer.step()
     return finite and not optimizer.step_was_skipped
 
 
-def _agreed(accelerator: Accelerator, *, due: bool, stop: int) -> tuple[bool, int]:
+def agreed(accelerator: Accelerator, *, due: bool, stop: int) -> tuple[bool, int]:
     """Return whether a commit is due and which signal was heard, the same on every rank."""
     if accelerator.num_processes == 1:
         return due, stop

@@ -49,14 +49,14 @@ class Trajectory:
 
 @dataclass
 class TrainingState:
-    """The parts of the loop that change from step to step."""
+    """The parts of a loop that change from step to step; `average` and `passes` are None where it has none."""
 
     parameters: dict[str, nn.Parameter]
     optimizer: AcceleratedOptimizer
     average: MovingAverage | None
     keeper: Keeper
     trajectory: Trajectory
-    passes: Passes
+    passes: Passes | None
 
     def capture(self) -> Snapshot:
         """Return a snapshot; its tensors are those in use, to be written before the next step."""
@@ -74,7 +74,7 @@ class TrainingState:
             "keeper": self.keeper.state(),
             "evaluations": self.trajectory.evaluations,
             "skipped": self.trajectory.skipped,
-            "halved_to": self.passes.halved_to,
+            "halved_to": self.passes.halved_to if self.passes else None,
             "averaged": self.average.updates if self.average else 0,
             "scaler": scaler.state_dict() if scaler else None,
         }
@@ -88,7 +88,7 @@ class TrainingState:
         """
         state, tensors = snapshot.state, snapshot.tensors
         load_parameters(self.parameters, tensors["model"])
-        if self.passes.working:
+        if self.passes and self.passes.working:
             self.passes.working.refresh()
         own: Any = self.optimizer.state
         for entry, value in tensors["optimizer"].items():
@@ -103,7 +103,7 @@ class TrainingState:
         self.trajectory.steps = snapshot.step
         self.trajectory.evaluations = list(state["evaluations"])
         self.trajectory.skipped = list(state["skipped"])
-        if state["halved_to"]:  # or dropout, which draws pass by pass, would draw otherwise
+        if self.passes and state["halved_to"]:  # or dropout, which draws pass by pass, would draw otherwise
             self.passes.halved_to = state["halved_to"]
         if self.optimizer.scaler:
             self.optimizer.scaler.load_state_dict(state["scaler"])

@@ -26,6 +26,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "adapt one encoder to several tasks at once, a run for each: who helps whom?",
         "a RECIPE or none, FILES and key=value words",
     ),
+    "meta": (
+        "make an encoder for new classes with few examples, and tell whether it is better at them",
+        "one RECIPE and key=value words",
+    ),
     "plan": ("show everything up to the first step; train nothing", "one RECIPE and key=value words"),
     "evaluate": ("measure a saved model on data", "one RUN and key=value words"),
     "predict": ("label the rows of a file or of standard input", "RUN, one FILE and key=value words"),

@@ -10,7 +10,7 @@ from importlib import resources
 GROUPS_OF = {
     **{
         verb: (verb,)
-        for verb in ("check", "rank", "compare", "multitask", "predict", "serve", "demo", "export", "cache")
+        for verb in ("check", "rank", "compare", "multitask", "meta", "predict", "serve", "demo", "export", "cache")
     },
     "evaluate": ("evaluation", "decision", "report"),
     "push": ("hub",),

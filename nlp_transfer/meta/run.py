@@ -1,0 +1,247 @@
+"""One meta-learning from settings to a saved, measured encoder: the order in which the parts meet."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nlp_transfer.config import default_name, identity, to_plain
+from nlp_transfer.console import Screen
+from nlp_transfer.data.batches import Columns
+from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.encoder.source import locate
+from nlp_transfer.errors import UserError
+from nlp_transfer.launch import is_main
+from nlp_transfer.measurement import public_source
+from nlp_transfer.meta import episodes as drawn
+from nlp_transfer.meta.checks import LEARNS
+from nlp_transfer.meta.episodes import Division, Episodes, only
+from nlp_transfer.meta.learner import Learner, Reader
+from nlp_transfer.meta.loop import fit, steps_of
+from nlp_transfer.meta.made import write_encoder
+from nlp_transfer.meta.measuring import Gain, Outcome, asked_of, right
+from nlp_transfer.preparation import Prepared, prepare
+from nlp_transfer.progress import reading
+from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.settings import Settings
+from nlp_transfer.strategies import Group
+from nlp_transfer.strategies.base import encoder_width
+from nlp_transfer.strategies.finetune import usual_rate
+from nlp_transfer.trained import going_on
+from nlp_transfer.training.loop import NotFinite, Watch
+from nlp_transfer.training.memory import is_lack_of_memory
+from nlp_transfer.training.signals import Stopped
+from nlp_transfer.training.state import Trajectory, own_numbers
+
+_OF_FINETUNING = 0.5  # times its rate: an episode shows no row twice, and what is learned must hold for other classes
+_CHOOSING = 200  # episodes of validation classes; two that are drawn alike differ by chance in none
+
+
+@dataclass(frozen=True)
+class MetaRun:
+    """A finished run: its folder, whose ``model/`` is the encoder, and what it came to."""
+
+    folder: Path
+    outcome: Outcome
+
+
+@own_numbers()
+def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: Screen) -> MetaRun:
+    """Learn an encoder in episodes, measure it on classes held out beside the encoder as it was, and save it.
+
+    Args:
+        settings: the run, see ``config.compose`` and ``checks.check_meta``.
+        corpus: its rows, see ``rows.rows_of``.
+        division: of their classes.
+        screen: where progress is shown.
+
+    Returns:
+        The run; a finished one of the same configuration and data is read back instead of done again.
+
+    Raises:
+        UserError: for anything in the settings or the data that cannot be used.
+        Stopped: by a signal; what was reached is committed.
+    """
+    settings = learning(settings)
+    folder = RunFolder(Path(settings.output) / f"{settings.name}-{_run_id(settings)}", corpus.fingerprint)
+    if folder.is_finished and not settings.overwrite and folder.model.is_dir():
+        folder.check_data(corpus)
+        folder.check_encoder(locate(settings.encoder).sha256)
+        screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
+        return MetaRun(folder.path, Outcome.from_json(folder.result()["report"]))
+    with screen.busy("loading the encoder"):
+        prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
+    if getattr(prepared.classifier.model.encoder.config, "is_encoder_decoder", False):
+        raise UserError(f"encoder.name={settings.encoder.name!r} has a decoder too; meta makes encoders alone")
+    screen.console.print(f"{settings.meta.method}: {division.sentence}", style="dim")
+    with folder.locked():
+        return _Work(prepared, division, folder, screen).done()
+
+
+@dataclass
+class _Work:
+    """One meta-learning; every rank has one."""
+
+    prepared: Prepared
+    division: Division
+    folder: RunFolder
+    screen: Screen
+
+    def done(self) -> MetaRun:
+        """Learn, measure and save."""
+        settings, corpus = self.prepared.settings, self.prepared.corpus
+        source, labels = self.prepared.classifier.source, corpus.task.labels
+        held_out = only(self.prepared.columns["train"], self.division.test)
+        with reading(self.screen, "reading classes held out"):
+            before = self.prepared.below_output.now(held_out)
+        started = time.monotonic()
+        trajectory = self._learn()
+        seconds = round(time.monotonic() - started, 3)
+        with reading(self.screen, "reading classes held out"):
+            after = self.prepared.below_output.fresh(held_out)
+        outcome = Outcome(
+            settings.meta.method,
+            settings.meta.ways,
+            settings.meta.measured,
+            {part: [labels[each] for each in getattr(self.division, part)] for part in ("train", "validation", "test")},
+            [labels[each] for each in self.division.small],
+            self._gains(held_out, before, after),
+            trajectory.kept_step,
+            seconds,
+        )
+        if is_main():
+            with self.screen.busy("saving"):
+                write_encoder(
+                    self.folder.model,
+                    self.prepared.classifier.model,
+                    source,
+                    settings=dataclasses.asdict(settings.meta),
+                    seed=settings.seed,
+                    data=public_source(settings.data, corpus),
+                    fingerprint=corpus.fingerprint,
+                    outcome=outcome.to_json(),
+                )
+        self.folder.finish(
+            outcome,
+            data={"source": corpus.source, "fingerprint": corpus.fingerprint},
+            encoder={"name": settings.encoder.name, "sha256": source.sha256},
+            steps=trajectory.steps,
+            skipped=trajectory.skipped,
+        )
+        self.prepared.accelerator.wait_for_everyone()
+        return MetaRun(self.folder.path, outcome)
+
+    def _learn(self) -> Trajectory:
+        """Train, from where an earlier process was stopped."""
+        prepared, settings, screen = self.prepared, self.prepared.settings, self.screen
+        own, rows = settings.meta, prepared.columns["train"]
+        reader = Reader(prepared.classifier.model)
+        learner = Learner(prepared.accelerator, reader, rows, prepared.padding, own.distance)
+        rate = own.lr or _OF_FINETUNING * usual_rate(encoder_width(prepared.classifier))
+        prepared.plan = dataclasses.replace(
+            prepared.plan,
+            objective=f"{own.method}, {own.ways} ways, {own.shots} shots: {self.division.sentence}",
+            groups=[dataclasses.replace(group, lr=rate) for group in prepared.plan.groups],
+            steps=steps_of(own),
+            batch_size=own.batch * own.ways * (own.shots + own.queries),
+        )
+        saving = going_on(settings, prepared, self.folder, screen, meta=dataclasses.asdict(own))
+        with screen.bar(own.method) as bar, self._explained():
+
+            def on_step(done: int, total: int, values: dict[str, float]) -> None:
+                bar.show(done, total, loss=f"{values['loss']:.3f}")
+                self.folder.log(step=done, **values)
+
+            def on_evaluation(values: dict[str, float]) -> None:
+                bar.detail(validation=f"{values['accuracy']:.3f}")
+                self.folder.log(split="validation", **values)
+
+            def on_stop() -> None:
+                screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
+
+            return fit(
+                learner,
+                [Group("encoder", learner.parameters, rate)],
+                self._episodes(rows, self.division.train, drawn.TRAIN, ways=own.ways, shots=own.shots),
+                settings=own,
+                training=settings.training,
+                seed=settings.seed,
+                watch=Watch(self._choosing(), "accuracy", True, on_step, on_evaluation, on_stop=on_stop),
+                saving=saving,
+            )
+
+    def _choosing(self) -> Callable[[], dict[str, float]] | None:
+        """Return what measures the weights, as they are then, on the validation classes; None where there are none."""
+        if not self.division.validation:
+            return None
+        own = self.prepared.settings.meta
+        rows = only(self.prepared.columns["train"], self.division.validation)
+        ways = min(own.ways, len(self.division.validation))
+        asked = self._episodes(rows, self.division.validation, drawn.VALIDATION, ways=ways, shots=own.shots)
+
+        def measure_now() -> dict[str, float]:
+            features = self.prepared.below_output.fresh(rows)
+            return {"accuracy": float(right(features, asked, count=_CHOOSING, distance=own.distance).mean())}
+
+        return measure_now
+
+    def _gains(self, rows: Columns, before: np.ndarray, after: np.ndarray) -> list[Gain]:
+        """Return what was gained with one shot, and with as many as were learned with."""
+        settings, found = self.prepared.settings, []
+        own, confidence = settings.meta, settings.evaluation.confidence
+        for asked in asked_of(rows, self.division.test, own, seed=settings.seed):
+            values = [right(each, asked, count=own.measured, distance=own.distance) for each in (before, after)]
+            found.append(Gain.of(asked, *values, confidence=confidence))
+        return found
+
+    def _episodes(self, rows: Columns, classes: tuple[int, ...], stream: int, *, ways: int, shots: int) -> Episodes:
+        queries, seed = self.prepared.settings.meta.queries, self.prepared.settings.seed
+        return Episodes(rows.targets, classes, ways=ways, shots=shots, queries=queries, seed=seed, stream=stream)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say why a training could not go on."""
+        try:
+            yield
+        except Stopped:
+            self.screen.tell(f"stopped and written to {self.folder.checkpoints}; the same command goes on from there")
+            raise
+        except NotFinite as error:
+            raise UserError(
+                f"loss or gradient was infinite or not a number {self.prepared.settings.training.max_skipped} steps in "
+                f"a row, last at step {error.step}: lower meta.lr or meta.inner_lr, or set training.precision=fp32"
+            ) from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_lack_of_memory(error):
+                raise
+            raise UserError(
+                "memory does not suffice for an episode, whose rows are read in one pass: set meta.queries, meta.ways "
+                "or tokens.max_length lower, or training.gradient_checkpointing=true"
+            ) from error
+
+
+def learning(settings: Settings) -> Settings:
+    """Return the settings with which everything but a head learns, and with a name of its own."""
+    name = settings.name
+    if name == default_name(settings):
+        name = f"{name.removesuffix(to_plain(settings)['strategy']['name'])}{settings.meta.method}"
+    return dataclasses.replace(
+        settings,
+        name=name,
+        strategy=LEARNS,
+        encoder=dataclasses.replace(settings.encoder, head="pooled", layers="last"),
+    )
+
+
+def _run_id(settings: Settings) -> str:
+    """Return eight hex digits that depend on what is computed and nothing else, see `config.run_id`."""
+    made_of = {**identity(settings), "meta": dataclasses.asdict(settings.meta)}
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:8]
