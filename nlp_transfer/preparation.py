@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -25,7 +24,6 @@ from nlp_transfer.encoder.anatomy import Anatomy, encoder_config, unwrapped
 from nlp_transfer.encoder.boundary import can_stand_in, layers_around, standing_in
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
 from nlp_transfer.encoder.dropout import make_dropout_cheap
-from nlp_transfer.encoder.heads import suggested_pooling
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.encoder.source import Source, locate
 from nlp_transfer.encoding import encode_splits
@@ -36,10 +34,11 @@ from nlp_transfer.features import Features, features_of, store_of, with_features
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.pretraining.asked import planned_words
-from nlp_transfer.settings import EncoderSettings, Settings
+from nlp_transfer.resolving import resolve_encoder
+from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
-from nlp_transfer.teaching import teacher_logits
+from nlp_transfer.teaching import taught_columns
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import fitting, make_accelerator
 from nlp_transfer.training.length import planned_steps
@@ -168,7 +167,7 @@ def prepare(
     *,
     tell: Callable[[str], None] = lambda _: None,
     pretrained: Source | None = None,
-    taught: dict[str, np.ndarray] | None = None,
+    taught: dict[str, dict[str, np.ndarray]] | None = None,
 ) -> Prepared:
     """Load the encoder, encode the texts, and let the strategy and the objective do their part.
 
@@ -178,7 +177,7 @@ def prepare(
         folder: of the run; nothing is written there.
         tell: is told what one must know later on, in a sentence.
         pretrained: the encoder after its `pretraining`; None: as the settings name it.
-        taught: what a teacher said of the same texts; None: it is asked, where there is one.
+        taught: what a teacher said of the same texts, see `taught_columns`; None: it is asked, where there is one.
 
     Raises:
         UserError: for settings that do not fit the data or the encoder.
@@ -192,7 +191,7 @@ def prepare(
             "data.validation_share above 0, or training.patience=null"
         )
     if taught is None:  # by a process state of its own, which must not follow this one's
-        taught = teacher_logits(settings, corpus)
+        taught = taught_columns(settings, corpus)
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
     source = pretrained or locate(settings.encoder)
     encoder = resolve_encoder(settings.encoder, strategy, source, pair=corpus.task.pair)
@@ -201,13 +200,17 @@ def prepare(
     classifier.max_tokens -= getattr(strategy, "reserved_tokens", 0)
     store = store_of(settings.cache, tell)
     columns, spec = encode_splits(settings, corpus, classifier, store)
-    columns |= {split: dataclasses.replace(columns[split], teacher=logits) for split, logits in taught.items()}
+    columns |= {split: dataclasses.replace(columns[split], **told) for split, told in taught.items()}
     notes = [*corpus.notes, *encoder_notes(encoder, classifier), *planned_words(settings, corpus, classifier)]
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
     objective = Objective(settings.objective, corpus.task)
-    own = objective.setup(classifier.model, seed=settings.seed) if strategy.trains else []
-    groups = strategy.groups(classifier) + own if strategy.trains else []
+    groups = []
+    if strategy.trains:
+        teacher = columns["train"].teacher_features
+        wide = 0 if teacher is None else teacher.shape[1]
+        own = objective.setup(classifier.model, seed=settings.seed, teacher_width=wide)
+        groups = strategy.groups(classifier) + own
     if settings.training.gradient_checkpointing:
         checkpoint_activations(classifier.model)
     if not settings.training.compile:  # a compiler makes its own, and cannot look into this one
@@ -301,50 +304,3 @@ def _boundary(
 
 def _read_while_learning(columns: dict[str, Columns]) -> list[str]:
     return [split for split in ("train", NAME, "validation") if split in columns]
-
-
-def resolve_encoder(encoder: EncoderSettings, strategy: Strategy, source: Source, *, pair: bool) -> EncoderSettings:
-    """Return the settings with a head and layers where the recipe leaves them open.
-
-    A sentence encoder says how its token vectors become one; there, and wherever the encoder stays frozen, pooled token
-    vectors carry far more than the first token's, on which most native heads rest. What reads the texts of a pair alone
-    is a pooled head as well. A frozen encoder is read at several layers, for it cannot move what the task needs to the
-    last one.
-
-    Raises:
-        UserError: for options of the pooled head beside a native one.
-    """
-    if encoder.depth == 0:
-        encoder = _bare(encoder)
-    asked = [key for key, usual in _USUAL.items() if getattr(encoder, key) not in usual]
-    head, layers = encoder.head, encoder.layers
-    if head == "auto":
-        pooling = suggested_pooling(source.folder)
-        alone = pair and pooling is not None and encoder.pairs == "auto"
-        head = "pooled" if strategy.frozen or asked or alone or pooling not in (None, "cls") else "native"
-    elif head == "native" and asked:
-        raise UserError(f"encoder.{asked[0]} belongs to encoder.head=pooled; with head=native it would mean nothing")
-    if layers == "auto" and strategy.frozen and head == "pooled":
-        layers = "spread"
-    return dataclasses.replace(encoder, head=head, layers=layers)
-
-
-def _bare(encoder: EncoderSettings) -> EncoderSettings:
-    """Return the settings of an encoder without layers: no token has seen another, so that all must be read."""
-    for key, value, fits in (("head", encoder.head, "pooled"), ("pooling", encoder.pooling, "mean")):
-        if value not in ("auto", fits, "max"):
-            raise UserError(
-                f"encoder.{key}={value} reads a token that has not seen the text, for encoder.depth=0 leaves no layer "
-                f"that would tell it: take encoder.{key}={fits}"
-            )
-    return dataclasses.replace(encoder, head="pooled", pooling="max" if encoder.pooling == "max" else "mean")
-
-
-# Options of the pooled head, and the values with which they ask for nothing.
-_USUAL: dict[str, tuple[Any, ...]] = {
-    "pooling": ("auto",),
-    "layers": ("auto", "last"),
-    "combine": ("mix",),
-    "hidden": (0,),
-    "pairs": ("auto", "joint"),
-}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -15,9 +17,9 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
-from nlp_transfer.objectives.settings import DistillSettings
+from nlp_transfer.objectives.settings import DistillSettings, reads_features, taught
 from nlp_transfer.places import model_folder
-from nlp_transfer.predict import opened
+from nlp_transfer.predict import Predictor, opened
 from nlp_transfer.record import read_record
 from nlp_transfer.settings import DecisionSettings, Settings
 
@@ -30,40 +32,63 @@ def lessons(settings: Settings, corpus: Corpus) -> str | None:
     """
     if not settings.reads_unlabelled:
         return None
-    term = settings.objective.get("distill")
-    weights = read_record(model_folder(expanded(term.teacher))).sha256 if term and term.weight else None
+    teacher = _teacher(settings)
+    weights = None if teacher is None else read_record(model_folder(teacher)).sha256
     others = None if corpus.unlabelled is None else [corpus.unlabelled.texts, corpus.unlabelled.pairs]
     return hashlib.sha256(json.dumps([weights, others]).encode()).hexdigest()
 
 
-def teacher_logits(settings: Settings, corpus: Corpus) -> dict[str, np.ndarray]:
-    """Return by split the teacher's logits, float32 (texts, outputs), in the order of the task's labels.
+def taught_columns(settings: Settings, corpus: Corpus) -> dict[str, dict[str, np.ndarray]]:
+    """Return by split, and by the name of a column, what a teacher answers to its texts.
 
-    The splits are train and, where there are such texts, `unlabelled`; without a teacher nothing is returned. It reads
-    the texts as it was adapted to, whatever this run's settings are.
+    That is `teacher`, its logits, float32 (texts, outputs) in the order of the task's labels, and where a term reads
+    them `teacher_features`, what enters its output layer, float32 (texts, width). The splits are train and, where there
+    are such texts, `unlabelled`; without a teacher there are none. It reads the texts as it was adapted to, whatever
+    this run's settings are.
 
     Raises:
-        UserError: for a folder without a model, and a teacher of another task.
+        UserError: for a folder without a model, a teacher of another task, and one without features where these count.
     """
-    term = settings.objective.get("distill")
-    if term is None or not term.weight:
+    folder = _teacher(settings)
+    if folder is None:
         return {}
-    assert isinstance(term, DistillSettings)
     # Which of its labels the teacher would choose by its own rules or this run's does not matter.
-    teacher = opened(expanded(str(term.teacher)), dataclasses.replace(settings, decision=DecisionSettings()))
+    teacher = opened(folder, dataclasses.replace(settings, decision=DecisionSettings()))
     task = corpus.task
     theirs = teacher.record.task
     if (theirs.problem, theirs.pair, set(theirs.labels)) != (task.problem, task.pair, set(task.labels)):
         other = sorted(set(theirs.labels) ^ set(task.labels))
         why = f"; one of them alone knows the label {other[0]!r}" if other else ""
         raise UserError(
-            f"objective.distill.teacher={term.teacher} was adapted to another task ({_words(theirs)}) than this data "
+            f"objective.distill.teacher={folder} was adapted to another task ({_words(theirs)}) than this data "
             f"has ({_words(task)}){why}"
+        )
+    reading = reads_features(settings.objective)
+    if reading and not isinstance(teacher, Predictor):
+        raise UserError(
+            f"objective.{reading[0]} reads features, which {folder}, an exported model, does not give: name the run it "
+            "was made of as objective.distill.teacher"
         )
     columns = [theirs.labels.index(label) for label in task.labels] or [0]
     train = corpus.splits["train"]
     asked = {"train": Texts(train.texts, train.pairs)} | ({NAME: corpus.unlabelled} if corpus.unlabelled else {})
-    return {split: teacher.logits(texts.texts, texts.pairs)[:, columns] for split, texts in asked.items()}
+    told: dict[str, dict[str, np.ndarray]] = {}
+    for split, texts in asked.items():
+        if reading:
+            logits, features = cast(Predictor, teacher).logits_and_features(texts.texts, texts.pairs)
+            told[split] = {"teacher": logits[:, columns], "teacher_features": features}
+        else:
+            told[split] = {"teacher": teacher.logits(texts.texts, texts.pairs)[:, columns]}
+    return told
+
+
+def _teacher(settings: Settings) -> Path | None:
+    """Return the folder of the teacher that a term needs; None where none does."""
+    if not taught(settings.objective):
+        return None
+    term = settings.objective["distill"]
+    assert isinstance(term, DistillSettings)
+    return expanded(str(term.teacher))
 
 
 def _words(task: Task) -> str:
