@@ -38,7 +38,7 @@ from nlp_transfer.settings import (
 )
 from nlp_transfer.training.schedules import SCHEDULES
 
-EXPORTS = ("onnx", "onnx_int8", "openvino")
+EXPORTS = ("onnx", "onnx_int8", "openvino", "static")
 _LIMITS = ("train_limit", "per_class", "validation_limit")
 
 

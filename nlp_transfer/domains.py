@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from nlp_transfer.console import Screen
+from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.tokens import encode_whole
 from nlp_transfer.data.unlabelled import NAME
@@ -55,9 +56,8 @@ def _tell_apart(prepared: Prepared) -> None:
 def _features(prepared: Prepared, split: str, chosen: np.ndarray) -> np.ndarray:
     """Return what enters the output layer for some examples of a split."""
     columns = prepared.columns[split]
-    part = {"targets": columns.targets[chosen], "weights": columns.weights[chosen], "teacher": None, "pool": None}
-    some = dataclasses.replace(columns, tokens=columns.tokens.take(chosen.tolist()), **part)
-    return prepared.below_output.now(some)
+    tokens = columns.tokens.take(chosen.tolist())
+    return prepared.below_output.now(Columns(tokens, columns.targets[chosen], columns.weights[chosen]))
 
 
 def _joined(texts: Texts, row: int) -> str:

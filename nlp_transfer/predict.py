@@ -76,6 +76,12 @@ class Predictor(Labeller):
         """Return the logits and, where a rule asks for them, the features of one and the same pass."""
         if not needs_features(self.record):
             return self.logits(texts, pairs), None
+        return self.logits_and_features(texts, pairs)
+
+    def logits_and_features(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the raw outputs and, of the same pass, what enters the output layer, float32 (texts, width)."""
         both = self._run(texts, pairs, ("logits", "features"))
         outputs = self.record.task.outputs
         return both[:, :outputs], both[:, outputs:]

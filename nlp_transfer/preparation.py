@@ -40,7 +40,7 @@ from nlp_transfer.pretraining.asked import planned_words
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
-from nlp_transfer.teaching import teacher_logits
+from nlp_transfer.teaching import taught_columns
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import fitting, make_accelerator
 from nlp_transfer.training.length import planned_steps
@@ -169,7 +169,7 @@ def prepare(
     *,
     tell: Callable[[str], None] = lambda _: None,
     pretrained: Source | None = None,
-    taught: dict[str, np.ndarray] | None = None,
+    taught: dict[str, dict[str, np.ndarray]] | None = None,
 ) -> Prepared:
     """Load the encoder, encode the texts, and let the strategy and the objective do their part.
 
@@ -179,7 +179,7 @@ def prepare(
         folder: of the run; nothing is written there.
         tell: is told what one must know later on, in a sentence.
         pretrained: the encoder after its `pretraining`; None: as the settings name it.
-        taught: what a teacher said of the same texts; None: it is asked, where there is one.
+        taught: what a teacher said of the same texts, see `taught_columns`; None: it is asked, where there is one.
 
     Raises:
         UserError: for settings that do not fit the data or the encoder.
@@ -193,7 +193,7 @@ def prepare(
             "data.validation_share above 0, or training.patience=null"
         )
     if taught is None:  # by a process state of its own, which must not follow this one's
-        taught = teacher_logits(settings, corpus)
+        taught = taught_columns(settings, corpus)
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
     source = pretrained or locate(settings.encoder)
     base = Base.of(settings) if settings.continual.keeps_labels else None
@@ -208,16 +208,24 @@ def prepare(
     classifier.max_tokens -= getattr(strategy, "reserved_tokens", 0)
     store = store_of(settings.cache, tell)
     columns, spec = encode_splits(settings, corpus, classifier, store)
-    columns |= {split: dataclasses.replace(columns[split], teacher=logits) for split, logits in taught.items()}
+    columns |= {split: dataclasses.replace(columns[split], **told) for split, told in taught.items()}
     notes = [*corpus.notes, *encoder_notes(encoder, classifier), *planned_words(settings, corpus, classifier)]
     notes += kept_words(classifier, corpus)
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
     strategy.apply(classifier)
     objective = Objective(settings.objective, corpus.task)
-    own = []
+    groups = []
     if strategy.trains:
-        own = objective.setup(classifier.model, seed=settings.seed, fresh=classifier.fresh, known=classifier.known)
-    groups = strategy.groups(classifier) + own if strategy.trains else []
+        teacher = columns["train"].teacher_features
+        wide = 0 if teacher is None else teacher.shape[1]
+        own = objective.setup(
+            classifier.model,
+            seed=settings.seed,
+            teacher_width=wide,
+            fresh=classifier.fresh,
+            known=classifier.known,
+        )
+        groups = strategy.groups(classifier) + own
     if settings.training.gradient_checkpointing:
         checkpoint_activations(classifier.model)
     if not settings.training.compile:  # a compiler makes its own, and cannot look into this one

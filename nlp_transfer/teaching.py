@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from typing import cast
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
-from nlp_transfer.objectives.settings import DistillSettings
+from nlp_transfer.objectives.settings import DistillSettings, reads_features, taught
 from nlp_transfer.places import model_folder
-from nlp_transfer.predict import opened
+from nlp_transfer.predict import Predictor, opened
 from nlp_transfer.record import read_record
 from nlp_transfer.settings import DecisionSettings, Settings
 
@@ -37,27 +38,27 @@ def lessons(settings: Settings, corpus: Corpus) -> str | None:
 
 
 def teacher_of(settings: Settings) -> str | None:
-    """Return the folder of the model whose answers are learned; None: of none.
+    """Return the folder of the model that a term learns from; None: where none does.
 
     Where nobody else is named, and its labels are kept, that is the model that the run goes on from.
     """
-    term = settings.objective.get("distill")
-    if term is None or not term.weight:
+    if not taught(settings.objective):
         return None
+    term = settings.objective["distill"]
     assert isinstance(term, DistillSettings)
     return term.teacher or settings.encoder.name
 
 
-def teacher_logits(settings: Settings, corpus: Corpus) -> dict[str, np.ndarray]:
-    """Return by split the teacher's logits, float32 (texts, outputs), in the order of the task's labels.
+def taught_columns(settings: Settings, corpus: Corpus) -> dict[str, dict[str, np.ndarray]]:
+    """Return by split, and by the name of a column, what a teacher answers to its texts.
 
-    Where a run keeps the labels of a model, a teacher may know the first of them alone.
-
-    The splits are train and, where there are such texts, `unlabelled`; without a teacher nothing is returned. It reads
-    the texts as it was adapted to, whatever this run's settings are.
+    That is `teacher`, its logits, float32 (texts, outputs) in the order of the task's labels, and where a term reads
+    them `teacher_features`, what enters its output layer, float32 (texts, width). The splits are train and, where there
+    are such texts, `unlabelled`; without a teacher there are none. It reads the texts as it was adapted to, whatever
+    this run's settings are. Where a run keeps the labels of a model, a teacher may know the first of them alone.
 
     Raises:
-        UserError: for a folder without a model, and a teacher of another task.
+        UserError: for a folder without a model, a teacher of another task, and one without features where these count.
     """
     name = teacher_of(settings)
     if name is None:
@@ -74,10 +75,23 @@ def teacher_logits(settings: Settings, corpus: Corpus) -> dict[str, np.ndarray]:
             f"objective.distill.teacher={name} was adapted to another task ({_words(theirs)}) than this data "
             f"has ({_words(task)}){why}"
         )
+    reading = reads_features(settings.objective)
+    if reading and not isinstance(teacher, Predictor):
+        raise UserError(
+            f"objective.{reading[0]} reads features, which {name}, an exported model, does not give: name the run it "
+            "was made of as objective.distill.teacher"
+        )
     columns = [theirs.labels.index(label) for label in labels] or [0]
     train = corpus.splits["train"]
     asked = {"train": Texts(train.texts, train.pairs)} | ({NAME: corpus.unlabelled} if corpus.unlabelled else {})
-    return {split: teacher.logits(texts.texts, texts.pairs)[:, columns] for split, texts in asked.items()}
+    told: dict[str, dict[str, np.ndarray]] = {}
+    for split, texts in asked.items():
+        if reading:
+            logits, features = cast(Predictor, teacher).logits_and_features(texts.texts, texts.pairs)
+            told[split] = {"teacher": logits[:, columns], "teacher_features": features}
+        else:
+            told[split] = {"teacher": teacher.logits(texts.texts, texts.pairs)[:, columns]}
+    return told
 
 
 def _words(task: Task) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from nlp_transfer.data.ragged import Tokens
 
 Batch = dict[str, np.ndarray]
+TAUGHT = ("teacher", "teacher_features")  # columns that a teacher fills
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Columns:
         labelled: float32 (examples,), how much the label of an example counts, 0 where `targets` holds none: such
             examples stand behind all others. None: all count once.
         teacher: float32 (examples, outputs), the logits of a teacher, or None.
+        teacher_features: float32 (examples, width), what enters its output layer, or None.
         task: int64 (examples,), which of several tasks the targets of an example are of, or None.
     """
 
@@ -75,6 +77,7 @@ class Columns:
     pool: Drawn | None = None
     labelled: np.ndarray | None = None
     teacher: np.ndarray | None = None
+    teacher_features: np.ndarray | None = None
     task: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -85,10 +88,15 @@ class Columns:
         """How many examples, the first ones, have a label."""
         return len(self) if self.labelled is None else int(np.count_nonzero(self.labelled))
 
+    @property
+    def taught(self) -> dict[str, np.ndarray]:
+        """The columns that a teacher has filled, by name."""
+        return {name: column for name in TAUGHT if (column := getattr(self, name)) is not None}
+
     def take(self, examples: np.ndarray) -> Columns:
         """Return some of the examples, in the order given, maybe some of them several times."""
         places = None if self.states is None else token_places(self.tokens, examples)
-        columns = {name: getattr(self, name) for name in ("features", "labelled", "teacher", "task")}
+        columns = {name: getattr(self, name) for name in ("features", "labelled", *TAUGHT, "task")}
         return Columns(
             self.tokens.take(examples),  # type: ignore[arg-type]  # an array is a sequence of numbers
             self.targets[examples],
@@ -104,7 +112,7 @@ class Columns:
         others (where rows have weights: on average), it counts twice.
         """
         count = len(others)
-        parts = {name: (getattr(self, name), getattr(others, name)) for name in ("features", "states", "teacher")}
+        parts = {name: (getattr(self, name), getattr(others, name)) for name in ("features", "states", *TAUGHT)}
         joined: dict[str, Any] = {name: np.concatenate(both) for name, both in parts.items() if both[0] is not None}
         weights = np.full(count, self.weights.mean(dtype=np.float64), np.float32)
         return Columns(
@@ -255,15 +263,15 @@ def collate(columns: Columns, examples: np.ndarray, *, padding: Padding) -> Batc
         `input_ids`, `attention_mask` and, where the encoder takes it, `token_type_ids`, int64 (sequences, longest),
         with `document` int64 (sequences,) where an example has several windows and `states` (tokens, width) where those
         were computed once; or `features` (examples, width) alone where these were. Always `targets` (examples, ...),
-        `weights` (examples,), `examples` int64 (examples,); `labelled`, `teacher` and `task` where the columns have
-        them.
+        `weights` (examples,), `examples` int64 (examples,); `labelled`, `teacher`, `teacher_features` and `task` where
+        the columns have them.
     """
     batch: Batch = {
         "targets": columns.targets[examples],
         "weights": columns.weights[examples],
         "examples": np.asarray(examples, dtype=np.int64),
     }
-    for name in ("labelled", "teacher", "task"):
+    for name in ("labelled", *TAUGHT, "task"):
         if (column := getattr(columns, name)) is not None:
             batch[name] = column[examples]
     if columns.features is not None:

@@ -28,6 +28,7 @@ from nlp_transfer.encoder.anatomy import (
     takes_segments,
     unwrapped,
 )
+from nlp_transfer.encoder.bag import forget_places
 from nlp_transfer.encoder.boundary import entering
 from nlp_transfer.encoder.chance import randomise
 from nlp_transfer.encoder.heads import native_model, pooled_model
@@ -89,7 +90,7 @@ def load_classifier(
     """Load the encoder of `settings` in float32 and put a head for `task` on it.
 
     The output layer is new, unless the folder holds one for exactly the same labels in the same order, which is kept;
-    a regression head, which names none, is always new.
+    a regression head, which names none, is always new. Without layers places of tokens are forgotten, see `bag`.
 
     Args:
         settings: Which encoder, which head.
@@ -131,6 +132,7 @@ def load_classifier(
             torch.default_generator.manual_seed(seed)
             base = f"{model.base_model_prefix}."
             randomise(model, model.base_model_prefix, lambda name: name.startswith(base))
+    forget_places(model)
     anatomy = dissect(model, fresh=fresh, segments="token_type_ids" in tokenizer.model_input_names)
     # A native head may rest on a new pooler of the encoder; ours reads none, so that nothing there may be new.
     pretrained = anatomy.layers if head == "native" else anatomy.layers + 2

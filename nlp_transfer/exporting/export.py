@@ -1,7 +1,7 @@
 """A saved model as a graph that runs without torch: ONNX in float32 or 8 bits, or OpenVINO; compared before it is kept.
 
 The graph is the plain padded forward pass, of as many texts and tokens as it is given. Reading what is written here is
-the business of `exported`, comparing that of `fidelity`.
+the business of `exported`, comparing that of `fidelity`; of a model without layers `static` makes a table instead.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.encoder.classifier import INPUTS
 from nlp_transfer.encoder.source import digest_of, read_json, weight_files
 from nlp_transfer.errors import UserError
-from nlp_transfer.exporting.exported import ONNX, OPENVINO, OUTPUT, Exported, encode, need, weights_of
+from nlp_transfer.exporting.exported import ONNX, OPENVINO, OUTPUT, STATIC, WEIGHTS, Exported, encode, need, weights_of
 from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_texts
+from nlp_transfer.exporting.static import write_table
 from nlp_transfer.places import FIGURES, model_folder, run_of
 from nlp_transfer.predict import Predictor
 from nlp_transfer.record import Record, read_record, write_record
@@ -49,7 +50,9 @@ _NEEDED = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "onnx_int8": ("onnx", "onnxscript", "onnxruntime"),
     "openvino": ("onnx", "onnxscript", "openvino"),
+    "static": (),
 }
+_FILES = {"onnx": ONNX, "onnx_int8": ONNX, "openvino": OPENVINO, "static": STATIC}
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,17 @@ class Export:
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         versions = installed(("nlp-transfer", "torch", "transformers", *_NEEDED[self.format]))
-        figures = {"format": self.format, "opset": OPSET, "sha256": self.sha256, **self.fidelity.to_json()}
+        opset = None if self.format == "static" else OPSET
+        figures = {"format": self.format, "opset": opset, "sha256": self.sha256, **self.fidelity.to_json()}
         return figures | {"notes": self.notes, "versions": versions}
 
 
 def export(folder: Path, settings: Settings, *, screen: Screen | None = None) -> Export:
     """Write the model of a run as a graph, and compare it with the model on the validation rows of the run, if any.
 
-    The folder holds all that is needed to use it: ``model.onnx``, or ``model.xml`` with ``model.bin``, the tokenizer,
-    ``config.json``, ``nlp_transfer.json`` and the figures in ``export.json``. `exported.Exported` reads it.
+    The folder holds all that is needed to use it: ``model.onnx``, ``model.xml`` with ``model.bin``, or
+    ``static.safetensors`` with a ``README.md``; the tokenizer, ``config.json``, ``nlp_transfer.json`` and the figures
+    in ``export.json``. `exported.Exported` reads it.
 
     Args:
         folder: of the run; or of a model alone, which is compared on a few fixed sentences, as where no such rows are.
@@ -148,7 +153,7 @@ def _named(libraries: tuple[str, ...]) -> str:
 
 
 def _files(model: Path, making: Path) -> tuple[list[Path], list[Path]]:
-    return weight_files(model), [path for file in (ONNX, OPENVINO) for path in weights_of(making, file)]
+    return weight_files(model), [path for file in WEIGHTS for path in weights_of(making, file)]
 
 
 def _rows(run: Path | None, settings: Settings, record: Record) -> tuple[Examples | None, list[str]]:
@@ -184,6 +189,18 @@ def _rows(run: Path | None, settings: Settings, record: Record) -> tuple[Example
 def _write(folder: Path, record: Record, form: str, making: Path) -> None:
     """Write everything but the figures."""
     model, tokenizer = load_model(folder, record)
+    if form == "static":
+        write_table(model, tokenizer, record, making)
+    else:
+        _write_graph(model, tokenizer, record, form, making)
+    config = read_json(folder / "config.json")
+    config.pop("auto_map", None)  # the code it names stays behind
+    (making / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_tokenizer(tokenizer, record, making)
+    write_record(dataclasses.replace(record, sha256=digest_of(weights_of(making, _FILES[form]))), making)
+
+
+def _write_graph(model: Any, tokenizer: Any, record: Record, form: str, making: Path) -> None:
     with _hushed(), torch.no_grad():
         program = _converted(model, tokenizer, record)
         if form == "onnx":
@@ -194,12 +211,6 @@ def _write(folder: Path, record: Record, form: str, making: Path) -> None:
             (_quantise if form == "onnx_int8" else _to_openvino)(made, making, program)
             for path in making.glob(f"{made.name}*"):
                 path.unlink()
-    config = read_json(folder / "config.json")
-    config.pop("auto_map", None)  # the code it names stays behind
-    (making / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    file = OPENVINO if form == "openvino" else ONNX
-    save_tokenizer(tokenizer, record, making)
-    write_record(dataclasses.replace(record, sha256=digest_of(weights_of(making, file))), making)
 
 
 class _Graph(nn.Module):

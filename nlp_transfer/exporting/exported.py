@@ -1,4 +1,4 @@
-"""An exported model as a function from texts to labels: as `predict.Predictor`, by ONNX Runtime or OpenVINO.
+"""An exported model as a function from texts to labels: as `predict.Predictor`, by ONNX Runtime, OpenVINO or NumPy.
 
 It reads a folder that `export` has written. Texts are cut, windowed and decided on as there; no torch computes.
 """
@@ -23,9 +23,10 @@ from nlp_transfer.labelling import Labeller
 from nlp_transfer.record import read_record
 
 OUTPUT = "logits"
-ONNX, OPENVINO = "model.onnx", "model.xml"
+ONNX, OPENVINO, STATIC = "model.onnx", "model.xml", "static.safetensors"
 # Of the file that is loaded: those its weights lie in.
-WEIGHTS = {ONNX: (ONNX, f"{ONNX}.data"), OPENVINO: (OPENVINO, "model.bin")}
+WEIGHTS = {ONNX: (ONNX, f"{ONNX}.data"), OPENVINO: (OPENVINO, "model.bin"), STATIC: (STATIC,)}
+_RUNTIMES: dict[str, tuple[str, ...]] = {ONNX: ("onnxruntime",), OPENVINO: ("openvino",), STATIC: ()}
 # Library -> the extra of this package that brings it.
 EXTRAS = {"onnx": "export", "onnxscript": "export", "onnxruntime": "export", "openvino": "openvino"}
 
@@ -33,11 +34,7 @@ Run = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 
 class Exported(Labeller):
-    """An exported model, loaded once.
-
-    Attributes:
-        inputs: names of what the graph reads, of `input_ids`, `attention_mask` and `token_type_ids`.
-    """
+    """An exported model, loaded once."""
 
     def __init__(self, folder: Path | str, *, threads: int | None = None, batch_tokens: int = 4096) -> None:
         """Load the model of a folder.
@@ -55,15 +52,17 @@ class Exported(Labeller):
         file = next((name for name in WEIGHTS if (self.folder / name).is_file()), None)
         if file is None:
             raise UserError(
-                f"{self.folder} holds neither {ONNX} nor {OPENVINO}: give a folder that `nlp-transfer export` has made"
+                f"{self.folder} holds none of {', '.join(WEIGHTS)}: give a folder that `nlp-transfer export` has made"
             )
-        need("onnxruntime" if file == ONNX else "openvino")
+        need(*_RUNTIMES[file])
         self.record = read_record(self.folder)
         if digest_of(weights_of(self.folder, file)) != self.record.sha256:
             raise UserError(f"{self.folder}: {file} or its weights are not what was exported; copy the folder again")
         self.tokenizer = load_tokenizer(self.folder)
         self.batch_tokens = batch_tokens
-        self.inputs, self._run = (_onnx if file == ONNX else _openvino)(self.folder / file, threads)
+        self._table = _table(self.folder / file) if file == STATIC else None
+        if self._table is None:
+            self._inputs, self._run = (_onnx if file == ONNX else _openvino)(self.folder / file, threads)
         self._one_at_a_time = threading.Lock()
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
@@ -75,8 +74,10 @@ class Exported(Labeller):
         self.check_pairs(pairs)
         logits = np.zeros((len(texts), self.record.task.outputs), np.float32)
         with self._one_at_a_time:  # the tokenizer is told how to cut
+            if self._table is not None:
+                return _mean_of_tokens(self._table, encode(self.tokenizer, self.record.tokens, texts, pairs))
             for examples, rows in self.batches(texts, pairs):
-                answers = self._run({name: rows[name] for name in self.inputs})
+                answers = self._run({name: rows[name] for name in self._inputs})
                 logits[examples] = _mean_by(rows["document"], answers) if "document" in rows else answers
         return logits
 
@@ -143,6 +144,28 @@ def _openvino(path: Path, threads: int | None) -> tuple[list[str], Run]:
 
 def _answer(compiled: Any, rows: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.array(compiled(dict(rows))[OUTPUT])  # the memory of what it returns is its own
+
+
+def _table(path: Path) -> np.ndarray:
+    """Return what every token says, float32 (vocabulary, outputs)."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)[OUTPUT]
+    except (SafetensorError, KeyError, OSError) as error:
+        raise UserError(f"{path} cannot be loaded: {_first_line(error)}") from error
+
+
+def _mean_of_tokens(table: np.ndarray, encoded: token_ids.Tokens) -> np.ndarray:
+    """Return the mean of the tokens of each window, and of the windows of each text, float32 (texts, outputs)."""
+    if not len(encoded):
+        return np.zeros((0, table.shape[1]), np.float32)
+    lengths = encoded.sequence_lengths[:, None].astype(np.float32)
+    said = np.add.reduceat(table[encoded.ids], encoded.offsets[:-1], axis=0) / lengths
+    if len(said) == len(encoded):
+        return said
+    return np.add.reduceat(said, encoded.first[:-1], axis=0) / encoded.windows[:, None].astype(np.float32)
 
 
 def _mean_by(document: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.objectives.settings import aligning, comparing, moving
+from nlp_transfer.objectives.settings import aligning, comparing, moving, taught
 from nlp_transfer.settings import Settings
 
 FEWEST_COMPARED = 4  # texts among which there is something to compare
@@ -21,11 +21,13 @@ def check_objective(settings: Settings) -> None:
     supervised = settings.objective.get("classify")
     if supervised is None:
         raise UserError("objective.classify is missing: it says what the head is fitted to; its weight may be 0")
+    if (names := taught(settings.objective)) and "distill" not in settings.objective:
+        raise UserError(f"objective.{names[0]} needs a teacher: name its folder with +objective.distill.teacher=...")
     _check_encoder_moves(settings)
     _check_anchor(settings)
     distilled = settings.objective.get("distill")
     distils = distilled is not None and distilled.weight > 0
-    if distils and distilled.teacher is None and not settings.continual.keeps_labels:
+    if taught(settings.objective) and distilled.teacher is None and not settings.continual.keeps_labels:
         raise UserError("objective.distill.teacher must name the folder of a run or of its model")
     if distils and not strategy.trains:
         raise UserError(

@@ -18,6 +18,7 @@ from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.confusion import Mcc
 from nlp_transfer.objectives.contrast import Contrast
 from nlp_transfer.objectives.distill import Distill
+from nlp_transfer.objectives.hints import Hint, Relations
 from nlp_transfer.objectives.moments import Coral, Mmd
 from nlp_transfer.objectives.settings import (
     AnchorSettings,
@@ -27,8 +28,10 @@ from nlp_transfer.objectives.settings import (
     CoralSettings,
     DannSettings,
     DistillSettings,
+    HintSettings,
     MccSettings,
     MmdSettings,
+    RelationsSettings,
     moving,
 )
 from nlp_transfer.strategies import Group
@@ -40,6 +43,8 @@ TERMS: dict[type, type[nn.Module]] = {
     ContrastSettings: Contrast,
     DistillSettings: Distill,
     AnchorSettings: Anchor,
+    HintSettings: Hint,
+    RelationsSettings: Relations,
     CoralSettings: Coral,
     MmdSettings: Mmd,
     DannSettings: Dann,
@@ -58,12 +63,15 @@ class Objective(nn.Module):
         self.terms = nn.ModuleDict({name: TERMS[type(knobs)](knobs, task) for name, knobs in counted.items()})
         self._moving = moving(settings)
 
-    def setup(self, model: nn.Module, *, seed: int, fresh: Collection[str] = (), known: int = 0) -> list[Group]:
+    def setup(
+        self, model: nn.Module, *, seed: int, teacher_width: int = 0, fresh: Collection[str] = (), known: int = 0
+    ) -> list[Group]:
         """Make what terms learn of their own, after a strategy has said what learns of the model; return it.
 
         Args:
             model: of the classifier.
             seed: decides the weights, the same on every rank; the global random state is left alone.
+            teacher_width: of a teacher's features, where a term reads them.
             fresh: names of the parameters that are new, see `Classifier`.
             known: outputs that are not.
 
@@ -84,9 +92,12 @@ class Objective(nn.Module):
             for name, term in self.terms.items():
                 if isinstance(term, Dann):
                     term.setup(width)
-                    groups.append(Group(name, dict(term.named_parameters()), term.lr))
-                if isinstance(term, Anchor):
+                elif isinstance(term, Hint):
+                    term.setup(width, teacher_width)
+                elif isinstance(term, Anchor):
                     term.setup(model, fresh=fresh, known=known)
+                if own := dict(term.named_parameters()):
+                    groups.append(Group(name, own, cast(float, term.lr)))
         return groups
 
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:

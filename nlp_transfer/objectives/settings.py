@@ -17,6 +17,9 @@ class Term:
         compares_labels: whether it hangs on which of them have the same label.
         reads_unlabelled: whether texts without labels teach anything.
         aligns: whether these are another domain, to which the encoder is moved; they must be there, then.
+        moves: whether it means nothing where the encoder stays as it is.
+        taught: whether a teacher answers the texts first.
+        reads_features: whether its features are read too.
         holds: whether it keeps the model from moving, and teaches nothing.
     """
 
@@ -24,6 +27,9 @@ class Term:
     compares_labels = False
     reads_unlabelled = False
     aligns = False
+    moves = False
+    taught = False
+    reads_features = False
     holds = False
 
 
@@ -58,6 +64,7 @@ class ContrastSettings(Term):
 
     compares = True
     compares_labels = True
+    moves = True
 
     def check(self) -> None:
         """Refuse values outside their range.
@@ -80,6 +87,7 @@ class DistillSettings(Term):
     temperature: float = 2.0
 
     reads_unlabelled = True
+    taught = True
 
     def check(self) -> None:
         """Refuse values outside their range.
@@ -111,11 +119,56 @@ class AnchorSettings(Term):
         _check_weight("anchor", self.weight)
 
 
+@dataclass(frozen=True, kw_only=True)
+class HintSettings(Term):
+    """Features in the direction of a teacher's."""
+
+    weight: float = 1.0
+    lr: float = 1e-3
+
+    reads_unlabelled = True
+    moves = True
+    taught = True
+    reads_features = True
+
+    def check(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            UserError: naming the key, its value and what it may be.
+        """
+        _check_weight("hint", self.weight)
+        if not self.lr > 0:
+            raise UserError(f"objective.hint.lr={self.lr} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelationsSettings(Term):
+    """Features as alike among each other as a teacher's."""
+
+    weight: float = 1.0
+
+    compares = True
+    reads_unlabelled = True
+    moves = True
+    taught = True
+    reads_features = True
+
+    def check(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            UserError: naming the key, its value and what it may be.
+        """
+        _check_weight("relations", self.weight)
+
+
 class _Aligning(Term):
     """A term that moves the encoder so that it sees the domain of the texts without labels as that of the rows."""
 
     reads_unlabelled = True
     aligns = True
+    moves = True
 
     weight: float
     name = ""  # in the configuration
@@ -206,6 +259,8 @@ TERM_SETTINGS: dict[str, type] = {
     "contrast": ContrastSettings,
     "distill": DistillSettings,
     "anchor": AnchorSettings,
+    "hint": HintSettings,
+    "relations": RelationsSettings,
     "coral": CoralSettings,
     "mmd": MmdSettings,
     "dann": DannSettings,
@@ -241,4 +296,14 @@ def aligning(objective: Mapping[str, Any]) -> list[str]:
 
 def moving(objective: Mapping[str, Any]) -> list[str]:
     """Return the names of the terms that mean nothing where the encoder stays as it is."""
-    return [name for name, term in objective.items() if (term.compares or term.aligns) and term.weight]
+    return [name for name, term in objective.items() if term.moves and term.weight]
+
+
+def taught(objective: Mapping[str, Any]) -> list[str]:
+    """Return the names of the terms that need a teacher, which `distill` names."""
+    return [name for name, term in objective.items() if term.taught and term.weight]
+
+
+def reads_features(objective: Mapping[str, Any]) -> list[str]:
+    """Return the names of the terms that need its features."""
+    return [name for name, term in objective.items() if term.reads_features and term.weight]

@@ -266,7 +266,7 @@ def _exports(exports: Sequence[Mapping[str, Any]]) -> str:
     head = ["", "rows", "accuracy", "equal decisions", "largest difference of a logit", "ms a text, threads", "MB"]
     rows = [
         [
-            f"{each['format']}, opset {each['opset']}",
+            f"{each['format']}, opset {each['opset']}" if each["opset"] else each["format"],
             f"{each['rows']:,} {'of validation' if each['on'] == 'validation' else 'fixed sentences'}",
             _beside(each["metrics"].get("accuracy"), "{:.4f}"),
             f"{each['equal_decisions']:.2%}",

@@ -59,6 +59,19 @@ def test_the_embeddings_alone_tell_texts_apart(build, family):
     assert len(torch.unique(logits, dim=0)) == len(TEXTS)
 
 
+@pytest.mark.parametrize("family", [family for family in POOLED if family not in NEVER_BARE])
+def test_without_layers_nothing_tells_where_a_token_stands_and_nothing_learns_to(build, family):
+    model = build(family, "pooled", depth=0, pooling="mean").model
+    ids = torch.arange(5, 21).reshape(2, 8)
+    with torch.no_grad():
+        for turned in (ids.flip(1), ids.roll(3, dims=1)):
+            assert torch.allclose(model(input_ids=ids).logits, model(input_ids=turned).logits, atol=1e-6)
+    tables = [name for name, p in model.named_parameters() if "position" in name or "wpe" in name]
+    assert not [name for name in tables if model.get_parameter(name).requires_grad]
+    whole = build(family, "pooled", pooling="mean").model
+    assert all(p.requires_grad for p in whole.parameters())
+
+
 @pytest.mark.parametrize("asked", [{"head": "native"}, {"pooling": "cls"}, {"pooling": "last"}])
 def test_no_token_that_has_not_seen_the_text_is_read_alone(tmp_path, asked):
     tiny_encoder(tmp_path)

@@ -8,6 +8,7 @@ from typing import Any
 from nlp_transfer.artefact import save
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
+from nlp_transfer.encoder.bag import forget_places
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.record import Record
 from nlp_transfer.settings import EncoderSettings
@@ -26,6 +27,8 @@ def saved_model(
     task: Task = SINGLE,
     head: str = "native",
     pairs: str = "auto",
+    pooling: str = "auto",
+    hidden: int = 0,
     chunk: bool = False,
     adapter: Adapter | None = None,
     merged: bool = True,
@@ -35,12 +38,14 @@ def saved_model(
 
     `config` goes into the encoder's, e.g. ``num_hidden_layers=1``.
     """
-    settings = EncoderSettings(name=str(tiny_encoder(folder, family, **config)), head=head, pairs=pairs)
+    name = str(tiny_encoder(folder, family, **config))
+    settings = EncoderSettings(name=name, head=head, pairs=pairs, pooling=pooling, hidden=hidden)
     classifier = load_classifier(settings, task, head=head, seed=0)
     stir(classifier.model)
     if adapter is not None:
         adapter.apply(classifier)
         stir(classifier.model)
+    forget_places(classifier.model)  # where it has no layers
     limit = 24 if chunk else min(classifier.max_tokens, 64)
     spec = TokenSpec(
         max_length=16 if not chunk else 24,

@@ -22,7 +22,7 @@ from nlp_transfer.record import read_record
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import HubSettings, TrainingSettings
 from nlp_transfer.store import folder_of
-from nlp_transfer.teaching import teacher_logits
+from nlp_transfer.teaching import taught_columns
 from nlp_transfer.training import checkpoint
 from tests.encoder.families import tiny_encoder
 from tests.pretraining.test_runs import FIRST, run_of_them, same, weights
@@ -162,7 +162,7 @@ def test_a_teacher_is_asked_once(home: Path, tmp_path: Path, monkeypatch: pytest
     teacher = run_of_them(home, tmp_path / "teacher", **{"pretraining.epochs": 0})
     own = {"objective": "distill", "objective.distill.teacher": str(teacher.folder)}
     asked, prepare = [], further.prepare
-    monkeypatch.setattr(preparation, "teacher_logits", lambda *given: asked.append(1) or teacher_logits(*given))
+    monkeypatch.setattr(preparation, "taught_columns", lambda *given: asked.append(1) or taught_columns(*given))
     once = run_of_them(home, tmp_path / "once", **own)
     assert len(asked) == 1
     monkeypatch.setattr(further, "prepare", lambda *given, taught, **named: prepare(*given, **named))

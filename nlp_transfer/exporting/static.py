@@ -1,0 +1,116 @@
+"""A model that reads a text as a bag of vectors, as one table: what it says of a text is the mean over its tokens.
+
+Without layers no token knows of another, so that mean, output layer and all: the logits of a text are the mean of the
+logits of its tokens, each as a text of its own. They are computed once for the whole vocabulary. The idea of an encoder
+that is a table is model2vec's (Tulkens and van Dongen 2024); here the table holds answers, not vectors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from nlp_transfer.encoder.anatomy import encoder_config
+from nlp_transfer.encoder.pooled_config import PooledConfig
+from nlp_transfer.errors import UserError
+from nlp_transfer.exporting.exported import OUTPUT, STATIC
+from nlp_transfer.record import Record
+
+_TOKENS_AT_ONCE = 4096
+_TOLERANCE = 1e-4  # of a logit; float32 adds in another order
+
+_README = """A text classifier without layers: `{table}` holds the logits of every token, float32
+({tokens:,}, {outputs}), and those of a text are the mean over its tokens. All that it needs is
+`pip install numpy safetensors tokenizers`:
+
+```python
+import json
+import numpy as np
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+
+table = load_file("{table}")["{output}"]
+tokenizer = Tokenizer.from_file("tokenizer.json")
+tokenizer.no_padding()
+tokenizer.enable_truncation({limit}, direction="{side}")
+tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
+{decision}
+```
+
+This cuts long texts; `nlp_transfer.load` reads them as the model was adapted to, and decides by every rule in
+`nlp_transfer.json`. `export.json` says how this folder was compared with the model.
+"""
+_LOGITS = 'logits = table[tokenizer.encode("a text").ids].mean(axis=0)'
+_NAMES = 'names = list(json.load(open("config.json"))["id2label"].values())'
+_DECISIONS = {
+    "multi_label": "labels = [name for name, given in zip(names, 1 / (1 + np.exp(-logits)) >= {threshold}) if given]",
+    "regression": "value = float(logits[0])",
+}
+_LIKELIEST = "label = names[int(np.argmax(logits))]"
+
+
+def write_table(model: Any, tokenizer: Any, record: Record, folder: Path) -> None:
+    """Write the table of a model, and how it is used without this package.
+
+    Raises:
+        UserError: for a model that is no bag of vectors, with what it does instead.
+    """
+    why = _refused(model, tokenizer, record)
+    if not why:
+        table = _table(model)
+        why = None if _is_bag(model, table) else "tells where in a text a token stands"
+    if why:
+        raise UserError(
+            f"export.format=static is for a bag of vectors (encoder.depth=0), and this model {why}: take "
+            "export.format=onnx"
+        )
+    save_file({OUTPUT: table.numpy()}, folder / STATIC)
+    (folder / "README.md").write_text(_readme(table, record), encoding="utf-8")
+
+
+def _refused(model: Any, tokenizer: Any, record: Record) -> str | None:
+    """Return why a model cannot be a table, as far as that is written down; None: it may be one."""
+    config = model.config
+    if getattr(encoder_config(config), "num_hidden_layers", None) != 0:
+        return "has layers"
+    if record.task.pair:
+        return "reads pairs of texts"
+    if not isinstance(config, PooledConfig) or config.pooling != "mean":
+        return "does not take the mean of its tokens (encoder.pooling=mean)"
+    if config.hidden:
+        return f"has a hidden layer (encoder.hidden={config.hidden})"
+    return None if tokenizer.is_fast else "has a tokenizer that is written in Python"
+
+
+@torch.inference_mode()
+def _table(model: Any) -> Tensor:
+    """Return the logits of every token as a text of its own, float32 (vocabulary, outputs)."""
+    tokens = torch.arange(model.get_input_embeddings().num_embeddings)
+    return torch.cat([model(input_ids=part[:, None]).logits.float() for part in tokens.split(_TOKENS_AT_ONCE)])
+
+
+@torch.inference_mode()
+def _is_bag(model: Any, table: Tensor) -> bool:
+    """Return whether the model answers texts of many tokens as their mean says."""
+    tokens = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[: 8 * 16].reshape(-1, 16)
+    wanted = model(input_ids=tokens).logits
+    return bool((table[tokens].mean(dim=1) - wanted).abs().max() <= _TOLERANCE * wanted.abs().max().clamp(min=1))
+
+
+def _readme(table: Tensor, record: Record) -> str:
+    task, spec = record.task, record.tokens
+    threshold = list(task.threshold) if isinstance(task.threshold, tuple) else task.threshold
+    decided = _DECISIONS.get(task.problem, _LIKELIEST).format(threshold=threshold)
+    return _README.format(
+        table=STATIC,
+        output=OUTPUT,
+        tokens=len(table),
+        outputs=table.shape[1],
+        limit=spec.limit,
+        side=spec.truncation_side,
+        decision="\n".join([_LOGITS, *([_NAMES] if task.labels else []), decided]),
+    )
