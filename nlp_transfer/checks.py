@@ -22,21 +22,18 @@ from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
 from nlp_transfer.objectives.checks import check_objective
 from nlp_transfer.pretraining.checks import check_pretraining
-from nlp_transfer.settings import (
+from nlp_transfer.settings import DecisionSettings, EvaluationSettings, Settings, TrainingSettings
+from nlp_transfer.training.schedules import SCHEDULES
+from nlp_transfer.verb_settings import (
     CheckSettings,
     CompareSettings,
-    DecisionSettings,
     DemoSettings,
-    EvaluationSettings,
     ExportSettings,
     HubSettings,
     PredictSettings,
     RankSettings,
     ServeSettings,
-    Settings,
-    TrainingSettings,
 )
-from nlp_transfer.training.schedules import SCHEDULES
 
 EXPORTS = ("onnx", "onnx_int8", "openvino", "static")
 _LIMITS = ("train_limit", "per_class", "validation_limit")

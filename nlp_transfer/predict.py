@@ -36,10 +36,11 @@ from nlp_transfer.labelling import Labeller, Prediction
 from nlp_transfer.places import FIGURES, model_folder
 from nlp_transfer.record import Record, read_record
 from nlp_transfer.rules import needs_features
-from nlp_transfer.settings import ColumnSettings, PredictSettings, Settings, TrackingSettings
+from nlp_transfer.settings import ColumnSettings, Settings, TrackingSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
 from nlp_transfer.training.device import fitting, make_accelerator
+from nlp_transfer.verb_settings import PredictSettings
 
 _JOINED = "|"  # between the labels of a cell
 

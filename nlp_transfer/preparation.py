@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -169,7 +170,7 @@ def prepare(
     *,
     tell: Callable[[str], None] = lambda _: None,
     pretrained: Source | None = None,
-    taught: dict[str, dict[str, np.ndarray]] | None = None,
+    taught: dict[str, dict[str, Any]] | None = None,
 ) -> Prepared:
     """Load the encoder, encode the texts, and let the strategy and the objective do their part.
 

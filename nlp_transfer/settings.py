@@ -9,6 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from nlp_transfer.verb_settings import (
+    CheckSettings,
+    CompareSettings,
+    DemoSettings,
+    ExportSettings,
+    HubSettings,
+    MetaSettings,
+    MultitaskSettings,
+    PredictSettings,
+    RankSettings,
+    ServeSettings,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnSettings:
@@ -206,129 +219,6 @@ class TrackingSettings:
 
     trackers: list[str] = field(default_factory=list)
     project: str = "nlp_transfer"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictSettings:
-    """Where `predict` reads rows and where it writes them with label and probabilities added."""
-
-    input: str = "-"
-    output: str = "-"
-    format: str = "auto"
-    chunk_rows: int = 2048
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubSettings:
-    """Where and how `push` publishes a model, and whether a run does it when it is finished."""
-
-    push: bool = False
-    repository: str | None = None
-    private: bool = True
-    revision: str | None = None
-    create_pr: bool = False
-    layout: str = "merged"
-    message: str | None = None
-    license: str | None = None
-    language: list[str] = field(default_factory=list)
-    examples: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeSettings:
-    """Where `serve` listens, and how much a request, and all that wait, may be."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    texts: int = 256
-    characters: int = 50_000
-    bytes: int = 4_194_304
-    queue: int = 4096
-    seconds: float = 30.0
-    wait_ms: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoSettings:
-    """Where `demo` shows its page, whether it opens it, and how much may be typed or uploaded there."""
-
-    host: str = "127.0.0.1"
-    port: int = 7860
-    browser: bool | None = None
-    texts: int = 256
-    characters: int = 50_000
-    bytes: int = 16_777_216
-    effort: int = 40_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings:
-    """As what `export` writes a saved model, where, and how it is compared with it."""
-
-    format: str = "onnx"
-    output: str | None = None
-    rows: int | None = 5000
-    threads: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckSettings:
-    """What `check` looks for, when it fails, and where it writes a mended copy."""
-
-    encoder: bool = True
-    skip: list[str] = field(default_factory=list)
-    fail_on: str = "error"
-    beside: str | None = None
-    fix: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankSettings:
-    """How many training rows `rank` reads where `data.train_limit` and `data.per_class` do not say."""
-
-    rows: int | None = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultitaskSettings:
-    """Which tasks are learned together, how their rows are drawn and weighed, and what that is compared with."""
-
-    tasks: list[str] = field(default_factory=list)
-    columns: list[str] = field(default_factory=list)
-    sampling: str = "temperature"
-    temperature: float = 2.0
-    balance: str = "none"
-    beside: str = "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetaSettings:
-    """How `meta` learns in episodes, and on which classes it tells whether that helped."""
-
-    method: str = "protonet"
-    ways: int = 5
-    shots: int = 5
-    queries: int = 10
-    distance: str = "cosine"
-    episodes: int = 400
-    batch: int = 2
-    lr: float | None = None
-    inner_lr: float = 0.01
-    inner_steps: int = 3
-    held_out: float = 0.3
-    validation: float = 0.15
-    measured: int = 600
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareSettings:
-    """Who is compared, with how many labels and seeds, and in what time."""
-
-    candidates: list[str] = field(default_factory=lambda: ["probe", "auto", "lora"])
-    labels: list[str] = field(default_factory=lambda: ["8", "16", "64", "256", "all"])
-    seeds: int = 3
-    scratch: bool = True
-    minutes: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import uvicorn
 from nlp_transfer.data.task import Task
 from nlp_transfer.serving.app import Served, make_app
 from nlp_transfer.serving.batching import Answering, Batcher
-from nlp_transfer.settings import ServeSettings
+from nlp_transfer.verb_settings import ServeSettings
 
 JSON = {"Content-Type": "application/json"}
 

@@ -20,7 +20,7 @@ from nlp_transfer import cli, sweep
 from nlp_transfer.cli import main
 from nlp_transfer.config import from_plain, to_plain
 from nlp_transfer.publishing.publication import parcel_of
-from nlp_transfer.settings import HubSettings
+from nlp_transfer.verb_settings import HubSettings
 from nlp_transfer.verbs import VERBS
 from nlp_transfer.verbs.keys import GROUPS_OF
 from tests.encoder.families import tiny_encoder

@@ -22,7 +22,8 @@ from nlp_transfer.measurement import evaluate
 from nlp_transfer.predict import Predictor, predict_file
 from nlp_transfer.record import read_record
 from nlp_transfer.run import adapt
-from nlp_transfer.settings import ColumnSettings, DecisionSettings, PredictSettings
+from nlp_transfer.settings import ColumnSettings, DecisionSettings
+from nlp_transfer.verb_settings import PredictSettings
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
 from tests.test_cli import adapt_words

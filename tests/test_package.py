@@ -23,6 +23,7 @@ ROOMS = (
     "versions",
     "secrets",
     "errors",
+    "verb_settings",
     "settings",
     "plain",
     "yamlfile",

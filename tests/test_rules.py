@@ -27,7 +27,8 @@ from nlp_transfer.rules import limit_of, ruled
 from nlp_transfer.rules_report import said_of
 from nlp_transfer.run import adapt
 from nlp_transfer.serving.app import _plain
-from nlp_transfer.settings import ColumnSettings, DecisionSettings, PredictSettings
+from nlp_transfer.settings import ColumnSettings, DecisionSettings
+from nlp_transfer.verb_settings import PredictSettings
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish, write_csv
 from tests.test_cli import adapt_words

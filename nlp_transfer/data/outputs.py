@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
-from nlp_transfer.settings import PredictSettings
+from nlp_transfer.verb_settings import PredictSettings
 
 
 def check_output(settings: PredictSettings, *, overwrite: bool) -> None:

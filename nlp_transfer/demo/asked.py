@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.settings import DemoSettings
+from nlp_transfer.verb_settings import DemoSettings
 
 Texts = list[str]
 

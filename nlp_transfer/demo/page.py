@@ -20,7 +20,8 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.labelling import Labeller
 from nlp_transfer.serving.host import say_failure
-from nlp_transfer.settings import DecisionSettings, DemoSettings, Settings
+from nlp_transfer.settings import DecisionSettings, Settings
+from nlp_transfer.verb_settings import DemoSettings
 
 _FEWEST = 16  # parts of a text, however long it is
 _SHORT = 200  # characters of a text in the table

@@ -14,7 +14,7 @@ import numpy as np
 
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.errors import UserError
-from nlp_transfer.settings import MetaSettings
+from nlp_transfer.verb_settings import MetaSettings
 
 # Streams of random numbers; 0 to 3 are those of `data.batches.Order` and of a pretraining.
 _DIVISION, TRAIN, VALIDATION, TEST = 4, 5, 6, 7

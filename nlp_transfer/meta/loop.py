@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from nlp_transfer.meta.episodes import Episodes
 from nlp_transfer.meta.learner import Learner
 from nlp_transfer.meta.methods import METHODS
-from nlp_transfer.settings import MetaSettings, TrainingSettings
+from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.keeper import Keeper
 from nlp_transfer.training.loop import NotFinite, Saving, Watch, agreed, check_gradients, look, take
 from nlp_transfer.training.optimizer import build_optimizer, clip, set_rates
 from nlp_transfer.training.signals import Stopped, listening
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
+from nlp_transfer.verb_settings import MetaSettings
 
 _LOOKS = 10  # at the validation classes, beside the one before the first step
 

@@ -12,7 +12,7 @@ from nlp_transfer.data.batches import Columns
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.meta.episodes import TEST, Episodes
 from nlp_transfer.meta.prototypes import embedded, nearest, prototypes
-from nlp_transfer.settings import MetaSettings
+from nlp_transfer.verb_settings import MetaSettings
 
 
 def right(features: np.ndarray, episodes: Episodes, *, count: int, distance: str) -> np.ndarray:

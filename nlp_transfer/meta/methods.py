@@ -14,7 +14,7 @@ from torch import Tensor
 from nlp_transfer.meta.episodes import Episode, Part
 from nlp_transfer.meta.learner import Learner
 from nlp_transfer.meta.prototypes import Head, nearest, prototypes
-from nlp_transfer.settings import MetaSettings
+from nlp_transfer.verb_settings import MetaSettings
 
 
 def protonet(learner: Learner, episode: Episode, settings: MetaSettings) -> float:

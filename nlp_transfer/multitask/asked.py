@@ -24,9 +24,10 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.decisions import settled
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.multitask.checks import check_multitask
-from nlp_transfer.settings import DataSettings, MultitaskSettings, Settings
+from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.shipped import locate_recipe
 from nlp_transfer.strategies import Auto, Finetune
+from nlp_transfer.verb_settings import MultitaskSettings
 from nlp_transfer.words import key_and_value
 
 if TYPE_CHECKING:

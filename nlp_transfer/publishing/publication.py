@@ -23,7 +23,8 @@ from nlp_transfer.places import FIGURES, model_folder, run_of
 from nlp_transfer.publishing import card, verification
 from nlp_transfer.publishing.upload import Pushed, Target, check_access, push
 from nlp_transfer.record import Record, read_record, write_record
-from nlp_transfer.settings import HubSettings, Settings
+from nlp_transfer.settings import Settings
+from nlp_transfer.verb_settings import HubSettings
 from nlp_transfer.whole import check_files
 from nlp_transfer.words import from_mapping
 from nlp_transfer.yamlfile import read_yaml

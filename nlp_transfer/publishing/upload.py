@@ -21,7 +21,7 @@ from nlp_transfer.errors import PushFailed, UserError
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
-    from nlp_transfer.settings import HubSettings
+    from nlp_transfer.verb_settings import HubSettings
 
 Digests = tuple[str, str]
 T = TypeVar("T")

@@ -29,7 +29,7 @@ from nlp_transfer.serving.schemas import (
     read_request,
     request_schema,
 )
-from nlp_transfer.settings import ServeSettings
+from nlp_transfer.verb_settings import ServeSettings
 
 _AGAIN = {"Retry-After": "1"}  # seconds
 _FAILURES = {

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from nlp_transfer.errors import UserError, did_you_mean
-from nlp_transfer.settings import ServeSettings
+from nlp_transfer.verb_settings import ServeSettings
 
 _LONGEST = 80  # characters of a key that an error repeats
 

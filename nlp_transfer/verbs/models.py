@@ -16,7 +16,8 @@ from nlp_transfer.verbs import VERBS, alone, emit, one, screen_of_main
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
-    from nlp_transfer.settings import HubSettings, Settings
+    from nlp_transfer.settings import Settings
+    from nlp_transfer.verb_settings import HubSettings
 
 
 def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:

@@ -20,7 +20,8 @@ from nlp_transfer.demo.files import label_file
 from nlp_transfer.errors import UserError
 from nlp_transfer.predict import Predictor
 from nlp_transfer.serving.host import NEEDED
-from nlp_transfer.settings import DemoSettings, Settings
+from nlp_transfer.settings import Settings
+from nlp_transfer.verb_settings import DemoSettings
 from tests.demo.started import PROBLEMS, Page, made_run, started
 
 SECRET = "the card ends in 4711"

@@ -11,7 +11,8 @@ from nlp_transfer.demo import shown
 from nlp_transfer.demo.asked import read_texts
 from nlp_transfer.errors import UserError
 from nlp_transfer.labelling import Prediction
-from nlp_transfer.settings import ColumnSettings, DemoSettings
+from nlp_transfer.settings import ColumnSettings
+from nlp_transfer.verb_settings import DemoSettings
 
 ONE, MANY = Task("single_label", ("a", "b", "c"), pair=False), Task("multi_label", ("a", "b", "c"), pair=False)
 NUMBER = Task("regression", (), pair=False)

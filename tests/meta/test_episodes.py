@@ -5,7 +5,7 @@ import pytest
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.meta.episodes import TEST, TRAIN, Episode, Episodes, divide
-from nlp_transfer.settings import MetaSettings
+from nlp_transfer.verb_settings import MetaSettings
 
 TARGETS = np.repeat(np.arange(12), [9] * 10 + [4, 1])
 

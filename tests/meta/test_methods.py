@@ -14,7 +14,7 @@ from nlp_transfer.meta.episodes import TRAIN, Episode, Episodes, Part
 from nlp_transfer.meta.learner import Learner, Reader
 from nlp_transfer.meta.methods import METHODS, fomaml, protonet, reptile
 from nlp_transfer.meta.prototypes import Head, embedded, nearest, prototypes
-from nlp_transfer.settings import MetaSettings
+from nlp_transfer.verb_settings import MetaSettings
 
 DISTANCES = ("euclidean", "cosine")
 OWN = MetaSettings(ways=3, shots=2, queries=4, inner_steps=2, inner_lr=0.05)

@@ -20,10 +20,11 @@ from nlp_transfer.pretraining.masked import MaskedStep
 from nlp_transfer.publishing.publication import parcel_of
 from nlp_transfer.record import read_record
 from nlp_transfer.run import adapt
-from nlp_transfer.settings import HubSettings, TrainingSettings
+from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.store import folder_of
 from nlp_transfer.teaching import taught_columns
 from nlp_transfer.training import checkpoint
+from nlp_transfer.verb_settings import HubSettings
 from tests.encoder.families import tiny_encoder
 from tests.pretraining.test_runs import FIRST, run_of_them, same, weights
 from tests.test_run import STRATEGIES, data_for

@@ -12,7 +12,7 @@ from huggingface_hub.utils import _http
 from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.publishing import upload
 from nlp_transfer.publishing.upload import Pushed, Target, check_access, push
-from nlp_transfer.settings import HubSettings
+from nlp_transfer.verb_settings import HubSettings
 from tests.publishing.hub_server import ALICE, ALWAYS, READER, Fault, HubServer
 
 NAME = "alice/tiny"

@@ -81,7 +81,8 @@ def with_the_encoder(job: Job) -> Result:
     need(*MODULES)
     from nlp_transfer.predict import Predictor, predict_file
     from nlp_transfer.run import adapt
-    from nlp_transfer.settings import ColumnSettings, PredictSettings
+    from nlp_transfer.settings import ColumnSettings
+    from nlp_transfer.verb_settings import PredictSettings
 
     with Stopwatch() as watch:
         run = adapt(settings_of(job))
