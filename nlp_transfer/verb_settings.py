@@ -97,6 +97,11 @@ class MultitaskSettings:
     balance: str = "none"
     beside: str = "none"
 
+    @property
+    def used(self) -> bool:
+        """Whether several tasks are learned together."""
+        return bool(self.tasks)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetaSettings:
