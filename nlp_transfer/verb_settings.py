@@ -112,7 +112,7 @@ class MetaSettings:
     shots: int = 5
     queries: int = 10
     distance: str = "cosine"
-    episodes: int = 400
+    episodes: int = 100
     batch: int = 2
     lr: float | None = None
     inner_lr: float = 0.01

@@ -42,6 +42,7 @@ BASE = "encoder=runs/"
 TEACHER = "objective.distill.teacher="
 UNLABELLED = "data.unlabelled="
 ADAPT_TO_A_DOMAIN = {name for name, term in TERM_SETTINGS.items() if term.aligns}
+TAUGHT = ("distill", "hint", "relations")
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_every_recipe_runs_as_its_header_says(encoders: dict[str, Path], tmp_pat
 
 @pytest.mark.parametrize(("group", "choice"), [(group, choice) for group, choice in CHOICES if group != "data"])
 def test_every_choice_runs(encoders: dict[str, Path], files: Path, tmp_path: Path, group: str, choice: str):
-    words = [f"data.path={files}", f"{group}={choice}"] + [TEACHER] * (choice == "distill")
+    words = [f"data.path={files}", f"{group}={choice}"] + [TEACHER] * (choice in TAUGHT)
     words = with_texts(tmp_path, words + [UNLABELLED] * (choice in ADAPT_TO_A_DOMAIN))
     check_two_steps(encoders, tmp_path, None, ["data=files", *with_teacher(encoders, tmp_path, words)])
 
