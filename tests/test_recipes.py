@@ -42,7 +42,7 @@ BASE = "encoder=runs/"
 TEACHER = "objective.distill.teacher="
 UNLABELLED = "data.unlabelled="
 ADAPT_TO_A_DOMAIN = {name for name, term in TERM_SETTINGS.items() if term.aligns}
-TAUGHT = ("distill", "hint", "relations")
+TAUGHT = {name for name, term in TERM_SETTINGS.items() if term.taught}
 
 
 @pytest.fixture(scope="module")
