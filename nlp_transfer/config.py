@@ -267,9 +267,15 @@ def identity(settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key not in {*NOT_IDENTITY, *off}}
 
 
-def run_id(settings: Settings) -> str:
-    """Return eight hex digits that depend on what is computed and nothing else: ranks and restarts agree on it."""
-    return hashlib.sha256(json.dumps(identity(settings), sort_keys=True, default=str).encode()).hexdigest()[:8]
+def run_id(settings: Settings, **more: Any) -> str:
+    """Return eight hex digits that depend on what is computed and nothing else: ranks and restarts agree on it.
+
+    Args:
+        settings: of the run.
+        more: what it depends on besides, as plain values.
+    """
+    made_of = {**identity(settings), **more}
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def default_name(settings: Settings, recipe: str | None = None) -> str:

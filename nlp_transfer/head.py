@@ -57,6 +57,12 @@ def _prototypes(prepared: Prepared) -> Head:
     if _output(prepared).bias is None:
         raise UserError("strategy.solver=prototypes needs an output layer with a bias: set encoder.head=pooled")
     targets = train.targets if train.targets.ndim == 2 else np.eye(task.outputs, dtype=np.float32)[train.targets]
+    for label, mass in zip(task.labels, train.weights @ targets, strict=True):
+        if not mass:
+            raise UserError(
+                f"strategy.solver=prototypes needs training rows of every label, and those of {label!r} weigh nothing: "
+                "take strategy.solver=exact"
+            )
     return fit_prototypes(prepared.features("train"), targets, train.weights)
 
 

@@ -99,6 +99,11 @@ class Prepared:
         targets = self.columns["train"].targets
         return targets.argmax(-1) if targets.ndim == 2 else targets
 
+    @property
+    def taught(self) -> dict[str, dict[str, Any]]:
+        """What a teacher said, by split, as `prepare` takes it."""
+        return {split: told for split, columns in self.columns.items() if (told := columns.taught)}
+
     def logits(self, columns: Columns) -> np.ndarray:
         """Return the model's raw outputs for every example, float32 (examples, outputs)."""
         return inference.run(

@@ -28,7 +28,7 @@ CHANGEABLE = (
     *("training.epochs", "training.min_steps", "training.max_steps", "training.patience", "training.evaluate_every"),
     *("training.micro_batch_size", "training.micro_batch_tokens", "training.gradient_checkpointing"),
     *("training.max_skipped", "evaluation.floors", "evaluation.resamples", "evaluation.confidence"),
-    "evaluation.batch_tokens",
+    *("evaluation.batch_tokens", "evaluation.source_only"),
 )
 _ROWS, _WEIGHTS, _PRECISION = "rows of the data", "weights of the encoder", "precision of the machine"
 _LESSONS = "teacher and texts beside the rows"

@@ -143,21 +143,25 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     tell_domains_apart(prepared, screen)
     render(prepared.plan, screen.console)
-    beside = None
+    beside, plan, domains = None, prepared.plan, prepared.domains
     if is_guarded(settings):
-        beside = _source_only(settings, corpus, screen)
-        anew = prepare(settings, corpus, folder.path)  # accelerate's state was that of the other run meanwhile
-        prepared = dataclasses.replace(anew, plan=prepared.plan, domains=prepared.domains)
+        taught = prepared.taught
+        del prepared  # or its model took memory while the other one is trained
+        beside = _source_only(settings, corpus, folder, screen)
+        prepared = prepare(settings, corpus, folder.path, taught=taught)
     with folder.locked():
         after = pretrained(prepared, folder, screen)
-        after.plan, after.domains = prepared.plan, prepared.domains  # as they were told
+        after.plan, after.domains = plan, domains  # as they were told
         return _adapt(settings, after, folder, screen, beside=beside, memory=memory)
 
 
-def _source_only(settings: Settings, corpus: Corpus, screen: Screen) -> SourceOnly:
+def _source_only(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> SourceOnly:
     """Do the same run without the texts of the other domain first, or read it back."""
     screen.tell("first without the texts of the other domain; evaluation.source_only=false leaves that out")
-    alone = _finished(without_texts(settings), dataclasses.replace(corpus, unlabelled=None), screen)
+    other = without_texts(settings)
+    if not folder.is_finished and (folder.path / "config.yaml").is_file():  # begun, and the other was done for that
+        other = dataclasses.replace(other, overwrite=False)
+    alone = _finished(other, dataclasses.replace(corpus, unlabelled=None), screen)
     with screen.busy("asking the model without them"):
         return asked_of(alone.folder, settings, corpus)
 

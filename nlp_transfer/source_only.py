@@ -69,6 +69,7 @@ def without_texts(settings: Settings) -> Settings:
     return dataclasses.replace(
         settings,
         name=f"{settings.name}-source-only",
+        resume="never" if settings.resume == "never" else "auto",  # a checkpoint that is named is none of its own
         data=dataclasses.replace(settings.data, unlabelled=None),
         pretraining=dataclasses.replace(settings.pretraining, epochs=0.0),
         objective={name: term for name, term in settings.objective.items() if name not in moved},

@@ -162,6 +162,11 @@ def test_means_of_the_labels_are_a_head(home: Path, tmp_path: Path, problem: str
             adapt(settings, data=data_for(problem))
         return
     run = adapt(settings, data=data_for(problem))
+    if problem == "single_label":
+        kept = data_for(problem)["train"]
+        nothing = [row | {"weight": float(row["label"] == kept[0]["label"])} for row in kept]
+        with pytest.raises(UserError, match=r"needs training rows of every label, and those of .* weigh nothing"):
+            adapt(settings_for(home, **values | {"name": "nothing"}), data=data_for(problem) | {"train": nothing})
     assert run.metrics["accuracy"] > (0.6 if problem == "single_label" else 0)
     assert all(np.isfinite(value) for value in run.metrics.values())
 

@@ -77,8 +77,8 @@ def pretrained(prepared: Prepared, folder: RunFolder, screen: Screen) -> Prepare
     source = _Work(prepared, folder, screen).source()
     assert source.pretrained is not None
     screen.console.print(asked.outcome(source.pretrained), style="dim")
-    taught = {split: told for split, each in prepared.columns.items() if (told := each.taught)}
-    return prepare(prepared.settings, prepared.corpus, folder.path, tell=screen.tell, pretrained=source, taught=taught)
+    same = prepared.settings, prepared.corpus, folder.path
+    return prepare(*same, tell=screen.tell, pretrained=source, taught=prepared.taught)
 
 
 @dataclass

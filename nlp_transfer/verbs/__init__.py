@@ -39,7 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "serve": ("answer over HTTP with a saved model, until Ctrl-C", "RUN and serve.key=value words"),
     "demo": ("try a saved model on a page in the browser, until Ctrl-C", "RUN and demo.key=value words"),
-    "export": ("write a saved model as ONNX or OpenVINO, compared with it", "one RUN and key=value words"),
+    "export": ("write a saved model as ONNX, OpenVINO or a table, compared with it", "one RUN and key=value words"),
     "merge": ("merge a saved adapter into its encoder", "RUN and the folder to write"),
     "ls": ("list recipes, strategies, encoders and data sets", "one KIND"),
     "cp": ("copy a shipped recipe into the working folder to edit it", "RECIPE and the file to copy it to"),

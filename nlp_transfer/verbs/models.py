@@ -113,7 +113,7 @@ def published(folder: Path, settings: HubSettings, screen: Screen, *, finished: 
 
 
 def export(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    """Write a model as ONNX or OpenVINO, compared with it."""
+    """Write a model as ONNX, OpenVINO or a table, compared with it."""
     alone("export")
     folder, screen = run_folder(words, "export"), screen_of_main()
     from nlp_transfer import saved

@@ -1,5 +1,6 @@
 """Runs that adapt to another domain: what learns beside the model, what is told, and what stays as it was."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nlp_transfer import run
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
@@ -18,7 +20,7 @@ from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import EvaluationSettings
-from nlp_transfer.source_only import SourceOnly
+from nlp_transfer.source_only import SourceOnly, without_texts
 from nlp_transfer.training import checkpoint
 from tests.encoder.families import tiny_encoder
 from tests.objectives.test_distill import texts_in
@@ -266,3 +268,28 @@ def test_harm_is_called_harm():
         assert len(said) == 1 + harmed
         assert not harmed or "runs/alone" in said[1]
     assert beside.sentences(Task("regression", (), False, None), sure[:, :1], settings=settings, seed=0) == []
+
+
+def test_a_named_checkpoint_is_not_the_run_without_texts(home: Path, tmp_path: Path):
+    settings = settings_for(home, objective="coral", **{"data.unlabelled": "x.csv", "resume": "runs/a/checkpoints/b"})
+    assert without_texts(settings).resume == "auto"
+    assert without_texts(dataclasses.replace(settings, resume="never")).resume == "never"
+
+
+def test_a_run_that_goes_on_does_not_do_the_one_without_texts_again(home: Path, tmp_path: Path, monkeypatch):
+    values = {"evaluation.source_only": True, "overwrite": True}
+    measured = run.measure
+
+    def killed(prepared, *others, **more):
+        if prepared.corpus.unlabelled is not None:
+            raise KeyboardInterrupt
+        return measured(prepared, *others, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            adapted(home, tmp_path, "coral", **values)
+    (alone,) = (tmp_path / "runs").glob("*-source-only-*")
+    written = (alone / "metrics.json").stat().st_mtime_ns
+    adapted(home, tmp_path, "coral", **values)
+    assert (alone / "metrics.json").stat().st_mtime_ns == written
