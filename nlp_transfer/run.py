@@ -138,7 +138,7 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
     if folder.is_finished and not folder.model.is_dir():
         screen.tell(f"{folder.model} was taken away; the run is done again")
     with screen.busy("asking the model that is gone on from"):
-        memory = Memory.of(settings)
+        memory = Memory.of(settings, corpus)
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     tell_domains_apart(prepared, screen)

@@ -64,6 +64,14 @@ class Base:
             raise UserError(f"{self.name} is a model alone, which does not say which data is its own")
         return config.compose(str(run / "config.yaml"))
 
+    @cached_property
+    def run(self) -> Settings | None:
+        """The same, or None where nobody knows them."""
+        try:
+            return self.made_by
+        except UserError:
+            return None
+
     def check_task(self, task: Task) -> None:
         """Refuse rows of another problem.
 

@@ -21,6 +21,10 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.settings import DataSettings, Settings
 
+# What another source of the same kind of rows has of its own; the order of labels is that of the model.
+_PLACE = ("embedded", "path", "train", "validation", "test", "unlabelled", "hub", "subset", "revision", "order")
+_READING = ("columns", "problem", "label_separator", "encoding", "delimiter", "empty")
+
 
 def load(settings: Settings, *, data: Any = None) -> Corpus:
     """Return what a run learns from and is measured on; see ``corpus.load_corpus``.
@@ -48,6 +52,7 @@ def read(settings: Settings, *, data: Any = None) -> ReadCorpus:
     known = base.task.labels if settings.continual.keeps_labels else ()
     own = _read(settings.data, settings.seed, data=data, known=known)
     base.check_task(own.task)
+    own = dataclasses.replace(own, notes=[*own.notes, *_divided_anew(settings, base)])
     return _replaying(own, base, settings) if settings.continual.replay else own
 
 
@@ -58,7 +63,7 @@ def earlier(settings: Settings, base: Base) -> ReadCorpus:
         UserError: if they cannot be had.
     """
     if settings.continual.data is not None:
-        return _read(_data_of(settings), settings.seed, known=base.task.labels)
+        return _given(settings, base)
     before = base.made_by
     if not any(source_of(before.data)):
         raise UserError(
@@ -68,10 +73,29 @@ def earlier(settings: Settings, base: Base) -> ReadCorpus:
     return read(before)
 
 
-def _data_of(settings: Settings) -> DataSettings:
-    """Return settings by which all rows of `continual.data` are read, as those of the run are written."""
-    own = {key: getattr(settings.data, key) for key in ("columns", "label_separator", "encoding", "delimiter", "empty")}
-    return DataSettings(path=settings.continual.data, problem=settings.data.problem, **own)
+def _given(settings: Settings, base: Base) -> ReadCorpus:
+    """Return the rows of `continual.data`, read and divided as those were that the model was made from.
+
+    So rows of the same file that were measured then are no training rows now. Where no run says how that was, they are
+    read as the rows of this one are, and divided in the usual way.
+    """
+    place = dict.fromkeys(_PLACE) | {"path": settings.continual.data}
+    if base.run is not None:
+        data, seed = dataclasses.replace(base.run.data, **place), base.run.seed
+    else:
+        own = {key: getattr(settings.data, key) for key in _READING}
+        data, seed = DataSettings(path=settings.continual.data, **own), settings.seed
+    return _read(data, seed, known=base.task.labels)
+
+
+def _divided_anew(settings: Settings, base: Base) -> list[str]:
+    """Say where nobody knows which of the given rows the model learned from."""
+    if settings.continual.data is None or base.run is not None:
+        return []
+    return [
+        f"continual.data={settings.continual.data} is divided in the usual way, for no run says how {base.name} was "
+        "made: rows that it was measured on may be replayed, and rows that it learned from may be measured"
+    ]
 
 
 def _read(settings: DataSettings, seed: int, *, data: Any = None, known: Sequence[str] = ()) -> ReadCorpus:

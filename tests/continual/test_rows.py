@@ -1,5 +1,7 @@
 """The rows and labels of a run that goes on: what is drawn, what stands where, and what is refused."""
 
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.run import adapt
 from tests.continual.tasks import going_on, old_run, only, written
 from tests.encoder.families import tiny_encoder
-from tests.test_run import rows
+from tests.test_run import rows, settings_for
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,27 @@ def test_rows_of_a_file_stand_for_those_of_the_run(home: Path):
     values = {"continual.replay": 4, "continual.data": str(written(home, {"film"}))}
     corpus = load(going_on(home, old, **values), data=only({"refund"}))
     assert set(corpus.splits["train"].targets[-4:].tolist()) == {1}
+
+
+@pytest.mark.parametrize("from_python", [False, True])
+def test_rows_of_a_file_are_divided_as_the_model_was_made_from_them(home: Path, tmp_path: Path, from_python: bool):
+    before = [row | {"text": f"{row['text']} {number}"} for number, row in enumerate(rows("single_label", 120, 1))]
+    file = tmp_path / "before.jsonl"
+    file.write_text("\n".join(map(json.dumps, before)))
+    values = {"output": str(tmp_path), "data.test_share": 0.5, "data.validation_share": 0.2, "data.train_limit": 30}
+    source = {} if from_python else {"data": "files", "data.path": str(file)}
+    made = settings_for(home, **values | source | {"strategy": "probe"})
+    old = adapt(made, data=before if from_python else None).folder
+    learned = read(made, data=before if from_python else None).rows["train"].texts
+    given = {"continual.replay": 200, "continual.data": str(file)}
+    corpus = load(going_on(home, old, seed=3, **given), data=only({"card", "film"}))
+    assert sorted(corpus.splits["train"].texts[-corpus.replayed :]) == sorted(learned)
+    assert not any("divided in the usual way" in note for note in corpus.notes)
+    alone = tmp_path / "alone"
+    shutil.copytree(old / "model", alone)
+    corpus = load(going_on(home, alone, **given), data=only({"card", "film"}))
+    assert corpus.replayed > len(learned)
+    assert any("divided in the usual way, for no run says how" in note for note in corpus.notes)
 
 
 @pytest.mark.parametrize(

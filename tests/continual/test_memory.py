@@ -1,0 +1,65 @@
+"""What is told of earlier tasks: only of rows that both models can answer and that the later one has not learned."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nlp_transfer.run import adapt
+from tests.continual.tasks import going_on, old_run, only
+from tests.encoder.families import tiny_encoder
+from tests.test_run import data_for
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memory")
+    tiny_encoder(folder)
+    return folder
+
+
+def recalled(folder: Path) -> list[dict]:
+    return json.loads((folder / "metrics.json").read_text())["continual"]["tasks"]
+
+
+@pytest.mark.parametrize("problem", ["single_label", "multi_label"])
+def test_a_label_that_only_the_older_model_knows_is_not_asked_of_the_later(home: Path, tmp_path: Path, problem: str):
+    old = old_run(home, {"card", "film", "refund"}, problem)
+    some = {split: [row for row in part if "refund" not in row["label"]] for split, part in data_for(problem).items()}
+    folder = home / f"{problem}-others"
+    folder.mkdir()
+    for split, part in data_for(problem).items():
+        kept = [row | {"text": f"once {row['text']}"} for row in (part if split == "test" else some[split])]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, kept)))
+    values = {"continual.labels": "data", "continual.replay": 4, "continual.data": str(folder)}
+    run = adapt(going_on(home, old, problem, output=str(tmp_path), **values), data=some)
+    (found,) = recalled(run.folder)
+    labels = [row["label"] for row in data_for(problem)["test"]]
+    with_it = sum("refund" in label for label in labels)
+    assert with_it
+    assert found["left_out"] == {"taught": 0, "foreign": with_it}
+    assert found["rows"] == len(labels) - with_it
+    assert f"without {with_it} with a label that one of the models lacks" in run.report.notes[0]
+
+
+def test_a_measured_row_that_is_learned_now_is_not_measured_as_an_earlier_one(home: Path, tmp_path: Path):
+    old = old_run(home, {"card", "film"})
+    test, later = only({"card", "film"})["test"], only({"refund"})
+    run = adapt(going_on(home, old, output=str(tmp_path)), data=later | {"train": later["train"] + test[:3]})
+    (found,) = recalled(run.folder)
+    learned = {row["text"] for row in test[:3]}
+    taught = sum(row["text"] in learned for row in test)
+    assert (found["rows"], found["left_out"]) == (len(test) - taught, {"taught": taught, "foreign": 0})
+    assert f"; without {taught} that this run learns from)" in run.report.notes[0]
+    settings = going_on(home, old, output=str(tmp_path), overwrite=True)
+    run = adapt(settings, data=later | {"train": later["train"] + test})
+    assert recalled(run.folder) == []
+    assert f"no test row is left; without {len(test)} that this run learns from." in run.report.notes[0]
+
+
+def test_nothing_is_left_out_of_rows_that_both_know(home: Path, tmp_path: Path):
+    old = old_run(home, {"card", "film"})
+    run = adapt(going_on(home, old, output=str(tmp_path)), data=only({"refund"}))
+    assert recalled(run.folder)[0]["left_out"] == {"taught": 0, "foreign": 0}
+    assert run.report.notes[0].startswith(f"Earlier task {old.name} (")
+    assert "without" not in run.report.notes[0]
