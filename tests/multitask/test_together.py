@@ -251,6 +251,8 @@ def test_settings_without_tasks_are_the_run_that_they_were():
         ({"objective": "contrast"}, r"objective\.contrast is a term of one task"),
         ({"objective.classify.weight": 2}, r"objective\.classify\.weight=2"),
         ({"pretraining.epochs": 1}, r"pretraining\.epochs=1 is for a run of one task"),
+        ({"continual.labels": "all"}, "continual goes on from a model of one task"),
+        ({"continual.replay": 9}, "continual goes on from a model of one task"),
         ({"data.unlabelled": "x.csv"}, r"data\.unlabelled is for a run of one task"),
         ({"strategy": "auto", "strategy.minutes": 3}, r"strategy\.minutes=3"),
         ({"hub.push": True}, "push the folder of each task"),
