@@ -177,11 +177,11 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
     values = {"output": str(tmp_path / "runs"), "checkpoint.seconds": 0}
     conclude, done = together_module.conclude, []
 
-    def once(settings, *rest):
+    def once(settings, *rest, **more):
         if done:
             raise KeyboardInterrupt
         done.append(settings.name)
-        return conclude(settings, *rest)
+        return conclude(settings, *rest, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(together_module, "conclude", once)
@@ -189,9 +189,9 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
             together(home, words, **values)
     finished = next(tmp_path.glob("runs/*/a-*/metrics.json")).stat().st_mtime_ns
 
-    def noting(settings, *rest):
+    def noting(settings, *rest, **more):
         done.append(settings.name)
-        return conclude(settings, *rest)
+        return conclude(settings, *rest, **more)
 
     monkeypatch.setattr(together_module, "conclude", noting)
     outcome = together(home, words, **values)
@@ -199,6 +199,29 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
     assert (outcome.tasks[0].folder / "metrics.json").stat().st_mtime_ns == finished
     fresh = together(home, words, **values | {"output": str(tmp_path / "fresh")})
     assert all(same(one.folder, other.folder) for one, other in zip(outcome.tasks, fresh.tasks, strict=True))
+
+
+def test_a_task_that_was_finished_beside_other_rows_is_finished_anew(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
+    finish = together_module._finish
+
+    def killed(joint, number, *rest):
+        if number:
+            raise KeyboardInterrupt
+        finish(joint, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(together_module, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            together(home, words, output=str(tmp_path / "runs"))
+    before = weights(next(tmp_path.glob("runs/*/a-*/metrics.json")).parent)
+    (tmp_path / "b" / "train.jsonl").write_text("\n".join(map(json.dumps, rows("single_label", 24, 99))))
+    outcome = together(home, words, output=str(tmp_path / "runs"))
+    fresh = together(home, words, output=str(tmp_path / "fresh"))
+    assert all(same(one.folder, other.folder) for one, other in zip(outcome.tasks, fresh.tasks, strict=True))
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(outcome.tasks[0].folder).items())
 
 
 @pytest.mark.slow
