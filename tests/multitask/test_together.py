@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 import nlp_transfer
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose, run_id
+from nlp_transfer.continual.rows import load
 from nlp_transfer.errors import UserError
 from nlp_transfer.multitask import together as together_module
 from nlp_transfer.multitask.asked import ask
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.record import read_record
 from nlp_transfer.run import adapt
+from nlp_transfer.saved import evaluate
 from nlp_transfer.training import inference
 from nlp_transfer.training.signals import Stopped
 from tests.encoder.families import tiny_encoder
@@ -123,6 +125,37 @@ def test_columns_of_one_file_are_divided_alike_and_read_once(
     assert compose(str(config)).data.columns.label == "letter"
     with pytest.raises(UserError, match="nlp-transfer multitask"):
         adapt(compose(str(config)))
+
+
+@pytest.mark.parametrize(
+    ("entries", "values"),
+    [
+        ([], {"multitask.columns": ["topic", "letter"]}),
+        (["data.columns.label=topic", "data.columns.label=letter"], {"data.train_limit": 40}),
+        (["data.columns.label=topic", "data.columns.label=size data.problem=ordinal"], {}),
+        (["", "data.columns.label=size data.problem=ordinal"], {"data.columns.label": "topic"}),
+    ],
+)
+def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
+    home: Path, tmp_path: Path, entries: list[str], values: dict
+):
+    file = tmp_path / "rows.jsonl"
+    made = rows("single_label", 120, 1)
+    for number, row in enumerate(made):
+        row |= {"text": f"{row['text']} {number}", "topic": row.pop("label")}
+        row |= {"letter": "xxxyz"[number % 5], "size": number % 4 + 1}
+    file.write_text("\n".join(map(json.dumps, made)))
+    words = [f"{file} {words}".strip() for words in entries] or [str(file)]
+    outcome = together(home, words, output=str(tmp_path / "runs"), strategy="probe", **values)
+    for task in outcome.tasks:
+        config = str(task.folder / "config.yaml")
+        assert load(compose(config)).fingerprint == read_record(task.folder / "model").data["fingerprint"]
+        assert not [
+            note
+            for note in evaluate(task.folder, [], SILENT)["report"]["notes"]
+            if "not what the model was trained on" in note
+        ]
+    assert together_module.adapt_together(ask(str(outcome.folder / "config.yaml"), [], SILENT), SILENT) == outcome
 
 
 def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
