@@ -186,6 +186,7 @@ def conclude(
     learned_from: str | None = None,
     beside: SourceOnly | None = None,
     memory: Memory | None = None,
+    together: dict[str, str] | None = None,
 ) -> pages.Measured:
     """Save and measure what was trained, and write card and report; the run is finished then.
 
@@ -198,6 +199,7 @@ def conclude(
         learned_from: see ``teaching.lessons``.
         beside: the same run without the texts of another domain, to be told of.
         memory: what a model that is gone on from knew.
+        together: what identifies the training of all tasks that this one was learned together with.
     """
     corpus, trajectory = prepared.corpus, trained.trajectory
     record = _record(prepared, trained.fitted)
@@ -229,6 +231,7 @@ def conclude(
         lessons={"sha256": learned_from},
         domains=prepared.domains and prepared.domains.to_json(),
         continual=memory and memory.to_json(),
+        together=together,
         steps=trajectory.steps,
         kept_step=trajectory.kept_step,
         skipped=trajectory.skipped,

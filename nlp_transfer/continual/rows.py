@@ -1,7 +1,7 @@
 """The rows of a run that goes on from another one: its own, and behind the training rows some of those of the other.
 
 The rows of a run that itself went on are what it learned from, those that it had replayed among them. So a row of the
-first of several tasks may be learned again in the last.
+first of several tasks may be learned again in the last. Tasks that are learned at once are read in ``multitask.rows``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from nlp_transfer.data.splits import draw_evenly
 from nlp_transfer.data.task import unseen, unseen_message
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
+from nlp_transfer.multitask.rows import read_member
 from nlp_transfer.settings import DataSettings, Settings
 
 # What another source of the same kind of rows has of its own; the order of labels is that of the model.
@@ -37,15 +38,16 @@ def load(settings: Settings, *, data: Any = None) -> Corpus:
         UserError: see `load_corpus`; for a model to go on from that is none, was adapted to another problem, or whose
             rows cannot be had.
     """
-    if not settings.continual.used:
-        return corpus.load_corpus(settings.data, seed=settings.seed, data=data)
     found = corpus.encoded(read(settings, data=data), settings.data)
-    check_absent(settings, found.absent_labels)
+    if settings.continual.used:
+        check_absent(settings, found.absent_labels)
     return found
 
 
 def read(settings: Settings, *, data: Any = None) -> ReadCorpus:
     """Return the same as rows."""
+    if settings.multitask.used and data is None:
+        return read_member(settings)
     if not settings.continual.used:
         return _read(settings.data, settings.seed, data=data)
     base = Base.of(settings)

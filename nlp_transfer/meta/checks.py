@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from nlp_transfer.errors import UserError, one_of
-from nlp_transfer.settings import EncoderSettings, Settings
+from nlp_transfer.settings import EncoderSettings, Settings, TrainingSettings
 from nlp_transfer.strategies import Auto, Finetune
 
 METHODS = ("protonet", "fomaml", "reptile")
 DISTANCES = ("cosine", "euclidean")
 LEARNS = Finetune(freeze=["classifier.*"], head_first=False)  # all but a head, which nobody asks
+# Of the group `training`; an episode is a batch, and how many there are is for the group `meta`.
+READ_OF_TRAINING = (
+    *("precision", "weight_decay", "betas", "epsilon", "schedule", "warmup", "max_grad_norm", "max_skipped"),
+    *("gradient_checkpointing", "keep"),
+)
 _LEAST = {"ways": 2, "shots": 1, "queries": 1, "episodes": 1, "batch": 1, "inner_steps": 1, "measured": 2}
 
 
@@ -46,6 +53,15 @@ def _check_others(settings: Settings) -> None:
         raise UserError(f"meta.method={settings.meta.method} is the objective: leave {', '.join(sorted(terms))} out")
     if settings.pretraining.epochs:
         raise UserError(f"pretraining.epochs={settings.pretraining.epochs:g} is no part of meta; set it to 0")
+    if settings.continual.used:
+        raise UserError("continual goes on from a model of one task, and meta makes an encoder: leave its keys out")
+    usual = TrainingSettings()
+    for key in (field.name for field in dataclasses.fields(usual) if field.name not in READ_OF_TRAINING):
+        if (value := getattr(settings.training, key)) != getattr(usual, key):
+            raise UserError(
+                f"training.{key}={value}: meta would not read it; take it away (of the group it reads "
+                f"{', '.join(READ_OF_TRAINING)})"
+            )
     if settings.training.precision == "fp16":
         raise UserError("training.precision=fp16 scales losses, which meta does not: take bf16, fp32 or auto")
 

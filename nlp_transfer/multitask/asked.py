@@ -9,8 +9,10 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +26,12 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.decisions import settled
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.multitask.checks import check_multitask
-from nlp_transfer.settings import DataSettings, Settings
+from nlp_transfer.multitask.rows import data_of, divided_alike, path_and_words, read_from
+from nlp_transfer.settings import Settings
 from nlp_transfer.shipped import locate_recipe
 from nlp_transfer.strategies import Auto, Finetune
 from nlp_transfer.verb_settings import MultitaskSettings
-from nlp_transfer.words import key_and_value
+from nlp_transfer.words import from_mapping
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
@@ -99,16 +102,16 @@ def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, tasks: Sequ
         UserError: for anything in the words or the data that cannot be used.
     """
     settings = _shared(recipe, words)
-    entries = _entries(list(tasks) or settings.multitask.tasks, settings.multitask.columns)
-    own = dataclasses.replace(settings.multitask, tasks=list(entries.values()), columns=[], beside="none")
+    entries = _entries(list(tasks) or settings.multitask.tasks, settings)
     strategy, beside = settings.strategy, settings.multitask.beside
     check_multitask(settings)
     if isinstance(strategy, Auto):
         screen.tell("strategy=auto is finetune with several tasks")
         strategy = Finetune()
+    own = dataclasses.replace(settings.multitask, tasks=list(entries.values()), columns=[], beside="none")
     settings = dataclasses.replace(settings, strategy=strategy, multitask=own)
     alone = {
-        name: dataclasses.replace(settings, name=name, data=_data_of(settings, entry), multitask=MultitaskSettings())
+        name: dataclasses.replace(settings, name=name, data=data_of(settings, entry), multitask=MultitaskSettings())
         for name, entry in entries.items()
     }
     for name, each in alone.items():
@@ -134,7 +137,7 @@ def _shared(recipe: str | None, words: Sequence[str]) -> Settings:
     if named := [word for word in words if word.startswith("data=")]:
         raise UserError(f"{named[0]}: multitask reads files and folders, which are words of their own")
     settings = config.compose(recipe, [*_files(recipe), *words])
-    return dataclasses.replace(settings, data=_read_from(settings.data, None))
+    return dataclasses.replace(settings, data=read_from(settings.data, None))
 
 
 def _files(recipe: str | None) -> list[str]:
@@ -143,12 +146,13 @@ def _files(recipe: str | None) -> list[str]:
     return [] if config.is_resolved(folder / f"{name}.yaml") else ["data=files"]
 
 
-def _entries(tasks: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+def _entries(tasks: Sequence[str], settings: Settings) -> dict[str, str]:
     """Return by the name of each task what stands for it in `multitask.tasks`.
 
     Raises:
         UserError: for fewer than two, and for two of one name.
     """
+    columns = settings.multitask.columns
     if columns and len(tasks) != 1:
         raise UserError(
             f"multitask.columns={list(columns)} are label columns of one file; {len(tasks)} are given: name one file"
@@ -160,11 +164,13 @@ def _entries(tasks: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
             "multitask needs two tasks or more: nlp-transfer multitask A.csv B.csv, or one file and "
             "multitask.columns=[emotion,topic]"
         )
+    tasks = _telling(tasks, settings)
     named: dict[str, str] = {}
     paths = [path_and_words(task)[0] for task in tasks]
     for task, path in zip(tasks, paths, strict=True):
         labels = [word.partition("=")[2] for word in path_and_words(task)[1] if word.startswith("data.columns.label=")]
-        found = labels[0].strip("\"'") if labels and paths.count(path) > 1 else _name_of(expanded(path))
+        is_column = labels and labels[0] != "null" and paths.count(path) > 1
+        found = labels[0].strip("\"'") if is_column else _name_of(expanded(path))
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", found)
         if name in named:
             raise UserError(f"two tasks would be called {name!r} ({named[name]}, {task}); rename a file or folder")
@@ -178,39 +184,18 @@ def _name_of(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def path_and_words(task: str) -> tuple[str, list[str]]:
-    """Return the path and the key=value words of an entry.
-
-    Raises:
-        UserError: for words that are not about the data.
-    """
-    if expanded(task).exists():
-        return task, []
-    try:
-        path, *words = shlex.split(task)
-    except ValueError:
-        raise UserError(f"multitask.tasks: {task!r} names no file") from None
-    for word in words:
-        if not word.startswith("data."):
-            raise UserError(f"multitask.tasks: {word!r} in {task!r} is for all tasks: write it beside them")
-    return path, words
-
-
-def _data_of(settings: Settings, entry: str) -> DataSettings:
-    """Return the `data` group of a task: that of all, with its own words."""
-    path, words = path_and_words(entry)
-    plain = config.to_plain(settings)
-    for key, value in map(key_and_value, words):
-        *groups, name = key.split(".")
-        group = plain
-        for each in groups:
-            group = group.setdefault(each, {})
-        group[name] = value
-    return _read_from(config.from_plain(plain).data, path)
-
-
-def _read_from(data: DataSettings, path: str | None) -> DataSettings:
-    return dataclasses.replace(data, path=path, embedded=None, train=None, validation=None, test=None, hub=None)
+def _telling(tasks: Sequence[str], settings: Settings) -> list[str]:
+    """Return entries of which those of one file name the same keys: each is known then without what all share."""
+    said, plain, told = [path_and_words(task) for task in tasks], config.to_plain(settings), []
+    for task, (path, words) in zip(tasks, said, strict=True):
+        own = {word.partition("=")[0] for word in words}
+        named = [word.partition("=")[0] for other, theirs in said if other == path for word in theirs]
+        shared = {}
+        for key in (each for each in named if each not in own):
+            with suppress(KeyError, TypeError):  # what is no key is refused where the task that names it is read
+                shared[key] = reduce(getitem, key.split("."), plain)
+        told.append(shlex.join([path, *words, *from_mapping(shared)]) if shared else task)
+    return told
 
 
 def _read(alone: dict[str, Settings]) -> list[Member]:
@@ -221,24 +206,13 @@ def _read(alone: dict[str, Settings]) -> list[Member]:
         with named(name):
             data, read = settings.data, read_corpus(settings.data)
             before = first.get(str(data.path))
-            rows = divided(read, data, seed=settings.seed) if before is None else _divided_alike(before, read, data)
+            rows = divided(read, data, seed=settings.seed) if before is None else divided_alike(before, read, data)
             first.setdefault(str(data.path), rows)
             corpus = encoded(rows, data)
             corpus = dataclasses.replace(corpus, task=settled(corpus.task, settings.decision))
             metric = selection_metric(corpus.task, settings.evaluation.metric)
             members.append(Member(name, settings, corpus, metric))
     return members
-
-
-def _divided_alike(first: ReadCorpus, read: ReadCorpus, data: DataSettings) -> ReadCorpus:
-    """Return rows of a file that another task is of, too: a text that is measured for one teaches none."""
-    rows = {
-        split: read.rows[split if split in read.rows else "train"].take(part.numbers)
-        for split, part in first.rows.items()
-    }
-    left = None if "validation" in rows else 0.0
-    plain = dataclasses.replace(data, train_limit=None, per_class=None, validation_limit=None, validation_share=left)
-    return divided(dataclasses.replace(read, rows=rows), plain, seed=0)
 
 
 @contextmanager

@@ -43,6 +43,11 @@ def check_multitask(settings: Settings) -> None:
             f"pretraining.epochs={settings.pretraining.epochs:g} is for a run of one task: pretrain there, and name "
             "that run's model as the encoder of all tasks"
         )
+    if settings.continual.used:
+        raise UserError(
+            "continual goes on from a model of one task: leave its keys out, and name that model as the encoder of all "
+            "tasks"
+        )
     if settings.data.unlabelled is not None:
         raise UserError("data.unlabelled is for a run of one task; leave it out")
     if settings.hub.push:

@@ -10,6 +10,7 @@ import numpy as np
 from accelerate.utils import broadcast_object_list
 
 from nlp_transfer import tracking
+from nlp_transfer.encoder.fingerprint import weights_digest
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.head import solve_head_again
@@ -133,19 +134,23 @@ def _adapt(
 ) -> None:
     """Train, then finish task by task what is not finished yet, in a folder that nobody else writes to."""
     anew = settings.overwrite or settings.resume == "never"
-    # As the first rank sees it: the others would look while it writes.
-    whole: list[bool] = broadcast_object_list([not anew and _is_whole(each) for each in folders])
     joint = Joint(prepared, union, Heads(prepared, union))
     trained = train(settings, prepared, folder, screen, learn=joint.learn)
+    # A task that was finished before rows of another one changed is of a training that is no more.
+    weights = weights_digest(prepared.classifier.model)
+    learned = {"fingerprint": union.corpus.fingerprint, "weights": weights}
+    # As the first rank sees it: the others would look while it writes.
+    whole: list[bool] = broadcast_object_list(
+        [not anew and _is_whole(each) and each.result().get("together") == learned for each in folders]
+    )
     with reading(screen, "reading the texts of all tasks"):
         features = {split: prepared.features_now(split) for split in union.corpus.splits}
     for number, own in enumerate(folders):
         if whole[number]:
-            own.check_encoder(prepared.classifier.source.sha256)
             continue
         screen.console.print(f"task {union.members[number].name}", style="bold")
         with own.locked():
-            _finish(joint, number, features, trained, own, settings, screen)
+            _finish(joint, number, features, trained, own, settings, screen, learned)
         prepared.accelerator.wait_for_everyone()
     source = prepared.classifier.source
     folder.finish(
@@ -169,6 +174,7 @@ def _finish(
     folder: RunFolder,
     settings: Settings,
     screen: Screen,
+    learned: dict[str, str],
 ) -> None:
     """Make one task's own run of what was learned: its head, its calibration, its figures, its folder."""
     member, strategy = joint.union.members[number], joint.prepared.strategy
@@ -182,7 +188,7 @@ def _finish(
         if strategy.head_last:
             solve_head_again(part, least=joint.penalties[number])
     own = dataclasses.replace(trained, fitted=settled(part, screen))
-    conclude(part.settings, part, own, folder, screen)
+    conclude(part.settings, part, own, folder, screen, together=learned)
 
 
 def _is_whole(folder: RunFolder) -> bool:

@@ -18,7 +18,7 @@ from nlp_transfer.data import hub
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, digest_of, locate, read_json
 from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.evaluation.report import Report
-from nlp_transfer.multitask.asked import path_and_words
+from nlp_transfer.multitask.rows import path_and_words
 from nlp_transfer.places import FIGURES, model_folder, run_of
 from nlp_transfer.publishing import card, verification
 from nlp_transfer.publishing.upload import Pushed, Target, check_access, push

@@ -11,17 +11,10 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.importing import for_good
 from nlp_transfer.verbs import emit, one, screen_of_main
 
-# What it reads: groups, and keys of others.
+# What it reads: groups, and keys of others; of `training` see the checks.
 _READ = (
     *("data", "tokens", "encoder", "cache", "checkpoint", "meta"),
     *("name", "seed", "output", "overwrite", "resume", "evaluation.confidence", "evaluation.batch_tokens"),
-    *(
-        f"training.{key}"
-        for key in (
-            *("precision", "weight_decay", "betas", "epsilon", "schedule", "warmup", "max_grad_norm", "max_skipped"),
-            *("gradient_checkpointing", "keep"),
-        )
-    ),
 )
 
 
@@ -60,13 +53,15 @@ def meta(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
 
 def _refuse_unread(overrides: Sequence[str]) -> None:
     """Refuse words that are for other verbs; what nobody reads is refused where settings are composed."""
+    from nlp_transfer.meta.checks import READ_OF_TRAINING
     from nlp_transfer.settings import Settings
 
-    others = {field.name for field in dataclasses.fields(Settings)} - set(_READ)
+    read = (*_READ, *(f"training.{key}" for key in READ_OF_TRAINING))
+    others = {field.name for field in dataclasses.fields(Settings)} - set(read)
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
-        if key not in _READ and key.partition(".")[0] in others:
+        if key not in read and key.partition(".")[0] in others:
             raise UserError(
-                f"{word}: meta would not read it; take it away (it reads {', '.join(_READ)}). What it makes is adapted "
+                f"{word}: meta would not read it; take it away (it reads {', '.join(read)}). What it makes is adapted "
                 "with all that adapt takes: encoder=runs/NAME"
             )

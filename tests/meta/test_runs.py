@@ -285,6 +285,24 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, capfd: pytest.Cap
 
 
 @pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("continual: {replay: 50}", "continual goes on from a model of one task"),
+        ("continual: {labels: all}", "continual goes on from a model of one task"),
+        ("training: {patience: 3}", "training.patience=3: meta would not read it"),
+        ("training: {batch_size: 4}", "training.batch_size=4: meta would not read it"),
+    ],
+)
+def test_what_a_recipe_asks_for_is_not_passed_over(home: Path, tmp_path: Path, capfd, asked: str, message: str):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"defaults: [config, override data: files, _self_]\n{asked}\n")
+    given = [word for word in words_of(home, tmp_path / "runs") if word not in ("meta", "data=files")]
+    assert main(["meta", str(recipe), *given]) == 2
+    assert message in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
     ("rows", "message"),
     [
         (

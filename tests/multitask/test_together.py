@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 import nlp_transfer
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose, run_id
+from nlp_transfer.continual.rows import load
 from nlp_transfer.errors import UserError
 from nlp_transfer.multitask import together as together_module
 from nlp_transfer.multitask.asked import ask
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.record import read_record
 from nlp_transfer.run import adapt
+from nlp_transfer.saved import evaluate
 from nlp_transfer.training import inference
 from nlp_transfer.training.signals import Stopped
 from tests.encoder.families import tiny_encoder
@@ -125,6 +127,37 @@ def test_columns_of_one_file_are_divided_alike_and_read_once(
         adapt(compose(str(config)))
 
 
+@pytest.mark.parametrize(
+    ("entries", "values"),
+    [
+        ([], {"multitask.columns": ["topic", "letter"]}),
+        (["data.columns.label=topic", "data.columns.label=letter"], {"data.train_limit": 40}),
+        (["data.columns.label=topic", "data.columns.label=size data.problem=ordinal"], {}),
+        (["", "data.columns.label=size data.problem=ordinal"], {"data.columns.label": "topic"}),
+    ],
+)
+def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
+    home: Path, tmp_path: Path, entries: list[str], values: dict
+):
+    file = tmp_path / "rows.jsonl"
+    made = rows("single_label", 120, 1)
+    for number, row in enumerate(made):
+        row |= {"text": f"{row['text']} {number}", "topic": row.pop("label")}
+        row |= {"letter": "xxxyz"[number % 5], "size": number % 4 + 1}
+    file.write_text("\n".join(map(json.dumps, made)))
+    words = [f"{file} {words}".strip() for words in entries] or [str(file)]
+    outcome = together(home, words, output=str(tmp_path / "runs"), strategy="probe", **values)
+    for task in outcome.tasks:
+        config = str(task.folder / "config.yaml")
+        assert load(compose(config)).fingerprint == read_record(task.folder / "model").data["fingerprint"]
+        assert not [
+            note
+            for note in evaluate(task.folder, [], SILENT)["report"]["notes"]
+            if "not what the model was trained on" in note
+        ]
+    assert together_module.adapt_together(ask(str(outcome.folder / "config.yaml"), [], SILENT), SILENT) == outcome
+
+
 def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words, values = [written(tmp_path), written(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
     outcome = together(home, words, **values)
@@ -177,11 +210,11 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
     values = {"output": str(tmp_path / "runs"), "checkpoint.seconds": 0}
     conclude, done = together_module.conclude, []
 
-    def once(settings, *rest):
+    def once(settings, *rest, **more):
         if done:
             raise KeyboardInterrupt
         done.append(settings.name)
-        return conclude(settings, *rest)
+        return conclude(settings, *rest, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(together_module, "conclude", once)
@@ -189,9 +222,9 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
             together(home, words, **values)
     finished = next(tmp_path.glob("runs/*/a-*/metrics.json")).stat().st_mtime_ns
 
-    def noting(settings, *rest):
+    def noting(settings, *rest, **more):
         done.append(settings.name)
-        return conclude(settings, *rest)
+        return conclude(settings, *rest, **more)
 
     monkeypatch.setattr(together_module, "conclude", noting)
     outcome = together(home, words, **values)
@@ -199,6 +232,29 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
     assert (outcome.tasks[0].folder / "metrics.json").stat().st_mtime_ns == finished
     fresh = together(home, words, **values | {"output": str(tmp_path / "fresh")})
     assert all(same(one.folder, other.folder) for one, other in zip(outcome.tasks, fresh.tasks, strict=True))
+
+
+def test_a_task_that_was_finished_beside_other_rows_is_finished_anew(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
+    finish = together_module._finish
+
+    def killed(joint, number, *rest):
+        if number:
+            raise KeyboardInterrupt
+        finish(joint, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(together_module, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            together(home, words, output=str(tmp_path / "runs"))
+    before = weights(next(tmp_path.glob("runs/*/a-*/metrics.json")).parent)
+    (tmp_path / "b" / "train.jsonl").write_text("\n".join(map(json.dumps, rows("single_label", 24, 99))))
+    outcome = together(home, words, output=str(tmp_path / "runs"))
+    fresh = together(home, words, output=str(tmp_path / "fresh"))
+    assert all(same(one.folder, other.folder) for one, other in zip(outcome.tasks, fresh.tasks, strict=True))
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(outcome.tasks[0].folder).items())
 
 
 @pytest.mark.slow
@@ -251,6 +307,8 @@ def test_settings_without_tasks_are_the_run_that_they_were():
         ({"objective": "contrast"}, r"objective\.contrast is a term of one task"),
         ({"objective.classify.weight": 2}, r"objective\.classify\.weight=2"),
         ({"pretraining.epochs": 1}, r"pretraining\.epochs=1 is for a run of one task"),
+        ({"continual.labels": "all"}, "continual goes on from a model of one task"),
+        ({"continual.replay": 9}, "continual goes on from a model of one task"),
         ({"data.unlabelled": "x.csv"}, r"data\.unlabelled is for a run of one task"),
         ({"strategy": "auto", "strategy.minutes": 3}, r"strategy\.minutes=3"),
         ({"hub.push": True}, "push the folder of each task"),

@@ -1,0 +1,78 @@
+"""The rows of one of several tasks: those that are label columns of one file are divided alike, whoever reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+
+from nlp_transfer import config
+from nlp_transfer.data.corpus import ReadCorpus, divided, read_corpus
+from nlp_transfer.data.paths import expanded
+from nlp_transfer.errors import UserError
+from nlp_transfer.settings import DataSettings, Settings
+from nlp_transfer.words import key_and_value
+
+
+def read_member(settings: Settings) -> ReadCorpus:
+    """Return the rows of a run of one of several tasks, as all of them were divided for their training.
+
+    Args:
+        settings: of that run: `multitask.tasks` says which tasks are of the same file, and the first of these how it
+            is divided.
+
+    Raises:
+        UserError: see ``corpus.load_corpus``.
+    """
+    own = read_corpus(settings.data)
+    same = [task for task in settings.multitask.tasks if path_and_words(task)[0] == settings.data.path]
+    first = data_of(settings, same[0]) if same else settings.data
+    if first == settings.data:
+        return divided(own, first, seed=settings.seed)
+    return divided_alike(divided(read_corpus(first), first, seed=settings.seed), own, settings.data)
+
+
+def divided_alike(first: ReadCorpus, read: ReadCorpus, data: DataSettings) -> ReadCorpus:
+    """Return rows of a file that another task is of, too: a text that is measured for one teaches none."""
+    rows = {
+        split: read.rows[split if split in read.rows else "train"].take(part.numbers)
+        for split, part in first.rows.items()
+    }
+    left = None if "validation" in rows else 0.0
+    plain = dataclasses.replace(data, train_limit=None, per_class=None, validation_limit=None, validation_share=left)
+    return divided(dataclasses.replace(read, rows=rows), plain, seed=0)
+
+
+def path_and_words(task: str) -> tuple[str, list[str]]:
+    """Return the path and the key=value words of an entry.
+
+    Raises:
+        UserError: for words that are not about the data.
+    """
+    if expanded(task).exists():
+        return task, []
+    try:
+        path, *words = shlex.split(task)
+    except ValueError:
+        raise UserError(f"multitask.tasks: {task!r} names no file") from None
+    for word in words:
+        if not word.startswith("data."):
+            raise UserError(f"multitask.tasks: {word!r} in {task!r} is for all tasks: write it beside them")
+    return path, words
+
+
+def data_of(settings: Settings, entry: str) -> DataSettings:
+    """Return the `data` group of a task: that of all, with its own words."""
+    path, words = path_and_words(entry)
+    plain = config.to_plain(settings)
+    for key, value in map(key_and_value, words):
+        *groups, name = key.split(".")
+        group = plain
+        for each in groups:
+            group = group.setdefault(each, {})
+        group[name] = value
+    return read_from(config.from_plain(plain).data, path)
+
+
+def read_from(data: DataSettings, path: str | None) -> DataSettings:
+    """Return settings by which a file or folder is read, or nothing yet."""
+    return dataclasses.replace(data, path=path, embedded=None, train=None, validation=None, test=None, hub=None)
