@@ -81,7 +81,7 @@ def _given(settings: Settings, base: Base) -> ReadCorpus:
     So rows of the same file that were measured then are no training rows now. Where no run says how that was, they are
     read as the rows of this one are, and divided in the usual way.
     """
-    place = dict.fromkeys(_PLACE) | {"path": settings.continual.data}
+    place: dict[str, Any] = dict.fromkeys(_PLACE) | {"path": settings.continual.data}
     if base.run is not None:
         data, seed = dataclasses.replace(base.run.data, **place), base.run.seed
     else:

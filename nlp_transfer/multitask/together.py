@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ from nlp_transfer.training.state import own_numbers
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
     from nlp_transfer.multitask.asked import Asked, Member
-    from nlp_transfer.settings import Settings
+    from nlp_transfer.settings import Settings, TrainingSettings
 
 _FRESH = Saving(None, lambda: False, lambda _: None)
 
@@ -106,11 +107,27 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
     return _outcome(folder, folders, union.members)
 
 
+def as_long_as_alone(settings: TrainingSettings, rows: Sequence[int]) -> TrainingSettings:
+    """Return the training in which each task has the steps that it would have alone, where nobody says how many.
+
+    Args:
+        settings: of the training.
+        rows: of each task.
+    """
+    if settings.epochs is not None:
+        return settings
+    free = dataclasses.replace(settings, min_steps=0, max_steps=None)
+    alone = sum(planned_steps(each, free) for each in rows)
+    return dataclasses.replace(settings, min_steps=max(settings.min_steps, alone))
+
+
 def _prepared(settings: Settings, union: Union, folder: RunFolder) -> Prepared:
     """Put together a run that has the outputs of all tasks, and say in its plan what it is."""
     # Which metric decides is a matter of each task.
-    any_metric = dataclasses.replace(settings, evaluation=dataclasses.replace(settings.evaluation, metric="auto"))
-    prepared = prepare(any_metric, union.corpus, folder.path)
+    any_metric = dataclasses.replace(settings.evaluation, metric="auto")
+    training = as_long_as_alone(settings.training, union.rows)
+    joint = dataclasses.replace(settings, evaluation=any_metric, training=training)
+    prepared = prepare(joint, union.corpus, folder.path)
     rows = {
         split: sum(len(each.corpus.splits[split]) for each in union.members if split in each.corpus.splits)
         for split in union.corpus.splits
@@ -123,7 +140,7 @@ def _prepared(settings: Settings, union: Union, folder: RunFolder) -> Prepared:
         problem=f"{len(union.members)} tasks",
         examples=rows,
         objective="classify, each task by its own labels" + (f"; sampling: {drawn}{weighed}" if trains else ""),
-        steps=planned_steps(rows[TRAIN], settings.training) if trains else 0,
+        steps=planned_steps(rows[TRAIN], training) if trains else 0,
     )
     prepared.plan = plan
     return prepared

@@ -127,6 +127,7 @@ def test_the_folder_is_an_encoder_that_anybody_loads(home: Path, tmp_path: Path)
     assert model.config.hidden_size == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["probe", "finetune", "lora"])
 def test_a_run_adapts_what_it_made(home: Path, tmp_path: Path, strategy: str):
     made = run_of(home, tmp_path / "made", **{"training.keep": "last"})
@@ -168,6 +169,7 @@ def test_weights_that_are_no_better_are_not_kept(home: Path, tmp_path: Path):
     assert without.outcome.classes["validation"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "number"),
     [("protonet", signal.SIGTERM), *((method, None) for method in METHODS)],  # None: killed on the spot

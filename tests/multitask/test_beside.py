@@ -62,6 +62,7 @@ def test_the_difference_is_that_of_the_figures_and_nothing_is_trained_twice(
     assert json.loads((outcome.folder / "beside.json").read_text())["verdict"] == again.verdict
 
 
+@pytest.mark.slow
 def test_every_two_are_tried_and_their_models_are_not_kept(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("abc")]
     values = {"output": str(tmp_path / "runs"), "multitask.beside": "pairs", "training.max_steps": 2}
@@ -80,6 +81,7 @@ def test_every_two_are_tried_and_their_models_are_not_kept(home: Path, tmp_path:
         assert np.isfinite([each.p for each in outcome.gains if each.task == task.name]).all()
 
 
+@pytest.mark.slow
 def test_of_two_tasks_the_pair_is_both(home: Path, tmp_path: Path):
     words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
     outcome = found(

@@ -17,11 +17,14 @@ from nlp_transfer.continual.rows import load
 from nlp_transfer.errors import UserError
 from nlp_transfer.multitask import together as together_module
 from nlp_transfer.multitask.asked import ask
+from nlp_transfer.multitask.together import as_long_as_alone
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.record import read_record
 from nlp_transfer.run import adapt
 from nlp_transfer.saved import evaluate
+from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.training import inference
+from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped
 from tests.encoder.families import tiny_encoder
 from tests.multitask.tasks import KINDS, SILENT, asked, together, written
@@ -158,6 +161,7 @@ def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
     assert together_module.adapt_together(ask(str(outcome.folder / "config.yaml"), [], SILENT), SILENT) == outcome
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words, values = [written(tmp_path), written(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
     outcome = together(home, words, **values)
@@ -176,6 +180,7 @@ def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: 
         together(home, words, **values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, None])
 @pytest.mark.parametrize("balance", ["none", "uncertainty"])
 def test_one_that_was_stopped_goes_on_to_the_same_bits(
@@ -205,6 +210,7 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
         assert one.together == other.together
 
 
+@pytest.mark.slow
 def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words, values = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")], {}
     values = {"output": str(tmp_path / "runs"), "checkpoint.seconds": 0}
@@ -234,6 +240,7 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
     assert all(same(one.folder, other.folder) for one, other in zip(outcome.tasks, fresh.tasks, strict=True))
 
 
+@pytest.mark.slow
 def test_a_task_that_was_finished_beside_other_rows_is_finished_anew(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -338,3 +345,14 @@ def test_tasks_that_do_not_go_together_are_refused(home: Path, tmp_path: Path):
         with pytest.raises(UserError, match=message):
             together(home, words, output=str(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_each_task_has_the_steps_that_it_would_have_alone():
+    usual = TrainingSettings()
+    for rows in ([40, 60], [40, 4000], [3000]):
+        alone = sum(planned_steps(each, usual) for each in rows)
+        assert planned_steps(sum(rows), as_long_as_alone(usual, rows)) == alone
+    asked = TrainingSettings(epochs=1)
+    assert as_long_as_alone(asked, [40, 60]) == asked
+    few = TrainingSettings(max_steps=3)
+    assert planned_steps(100, as_long_as_alone(few, [40, 60])) == 3

@@ -161,7 +161,8 @@ def test_two_processes_compare_what_each_of_them_reads(shared: Path, term: str):
     # Each has the moments of its own share of a step, so that losses differ from those of one process, but not by much.
     one, two = (losses_of(shared, processes, term) for processes in (1, 2))
     assert len(one) == 12
-    assert two == pytest.approx(one, rel=0.05)
+    assert two[:6] == pytest.approx(one[:6], rel=0.3)
+    assert two[6:] == pytest.approx(one[6:], rel=1e-3)  # of the run without other texts
 
 
 @pytest.mark.parametrize("passes", [0, 1])
@@ -276,6 +277,7 @@ def test_a_named_checkpoint_is_not_the_run_without_texts(home: Path, tmp_path: P
     assert without_texts(dataclasses.replace(settings, resume="never")).resume == "never"
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_does_not_do_the_one_without_texts_again(home: Path, tmp_path: Path, monkeypatch):
     values = {"evaluation.source_only": True, "overwrite": True}
     measured = run.measure

@@ -50,6 +50,7 @@ def test_what_checkpoints_take_counts_as_free(tmp_path: Path, monkeypatch: pytes
     assert f"{tmp_path} lies on a disk with 20.0 MiB free" in said
 
 
+@pytest.mark.slow
 def test_a_run_on_texts_without_labels_is_measured_again(home: Path, tmp_path: Path):
     for split, part in data_for("single_label").items():
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
@@ -67,6 +68,7 @@ def test_a_run_on_texts_without_labels_is_measured_again(home: Path, tmp_path: P
     assert found["report"]["rows"][0]["intervals"] == run.report.to_json()["rows"][0]["intervals"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "merged"),
     [
@@ -101,6 +103,7 @@ def test_an_adapter_answers_as_it_did_wherever_its_run_is_moved(home: Path, tmp_
         assert [answer.label for answer in whole] == [answer.label for answer in answers]
 
 
+@pytest.mark.slow
 def test_checkpoints_go_also_where_another_run_made_the_encoder(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -126,6 +129,7 @@ def test_checkpoints_go_also_where_another_run_made_the_encoder(
     assert not (folder / made.ENCODER).exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_own_copy_whatever_became_of_the_cache_and_the_code(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -148,6 +152,7 @@ def test_a_run_goes_on_from_its_own_copy_whatever_became_of_the_cache_and_the_co
         run_of_them(home, tmp_path / "parts", **values | {"overwrite": True})
 
 
+@pytest.mark.slow
 def test_the_head_of_an_earlier_run_with_the_same_labels_stays(home: Path, tmp_path: Path):
     native = {"strategy": "finetune", "encoder.head": "native", "cache.gib": 0}
     first = run_of_them(home, tmp_path / "a", **native | {"pretraining.epochs": 0})
@@ -159,6 +164,7 @@ def test_the_head_of_an_earlier_run_with_the_same_labels_stays(home: Path, tmp_p
     assert records[0].max_tokens == records[1].max_tokens
 
 
+@pytest.mark.slow
 def test_a_teacher_is_asked_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     teacher = run_of_them(home, tmp_path / "teacher", **{"pretraining.epochs": 0})
     own = {"objective": "distill", "objective.distill.teacher": str(teacher.folder)}

@@ -65,6 +65,7 @@ def kept_encoder() -> Path:
     return store.folder / entry.key
 
 
+@pytest.mark.slow
 def test_the_run_after_it_is_that_of_an_encoder_in_a_folder_to_the_bit(home: Path, tmp_path: Path):
     run = run_of_them(home, tmp_path / "a")
     copied = shutil.copytree(kept_encoder(), tmp_path / "copied")
@@ -76,6 +77,7 @@ def test_the_run_after_it_is_that_of_an_encoder_in_a_folder_to_the_bit(home: Pat
     assert not same(weights(run), weights(untouched))
 
 
+@pytest.mark.slow
 def test_a_run_tells_which_encoder_it_started_from_and_what_it_learned_of(home: Path, tmp_path: Path):
     run = run_of_them(home, tmp_path)
     assert not [path for path in run.folder.iterdir() if path.name in (further.CHECKPOINTS, made.ENCODER)]
@@ -119,6 +121,7 @@ def test_it_learns_the_domain(home: Path, tmp_path: Path):
     assert "head that guesses was new" in note
 
 
+@pytest.mark.slow
 def test_texts_are_read_once_and_never_those_of_measured_rows(home: Path, tmp_path: Path):
     rows = data_for("single_label")
     own, test, validation = (rows[split][0]["text"] for split in ("train", "test", "validation"))
@@ -171,6 +174,7 @@ def test_a_second_run_finds_it_in_the_cache(home: Path, tmp_path: Path, monkeypa
         run_of_them(home, tmp_path / "e")
 
 
+@pytest.mark.slow
 def test_without_a_cache_it_lies_in_the_folder_of_the_run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     kept, own = run_of_them(home, tmp_path / "a"), run_of_them(home, tmp_path / "b", **{"cache.gib": 0})
     assert same(weights(kept), weights(own))
@@ -180,6 +184,7 @@ def test_without_a_cache_it_lies_in_the_folder_of_the_run(home: Path, tmp_path: 
     assert same(weights(again), weights(own))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, None])
 def test_one_that_was_stopped_goes_on_to_the_same_bits(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
@@ -216,6 +221,7 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
     assert not (folder / further.CHECKPOINTS).exists()
 
 
+@pytest.mark.slow
 def test_one_that_ended_is_not_done_again_when_the_run_was_stopped(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -228,6 +234,7 @@ def test_one_that_ended_is_not_done_again_when_the_run_was_stopped(
     assert same(weights(run_of_them(home, tmp_path / "parts", **{"checkpoint.seconds": 0})), weights(plain))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [{"strategy": "probe"}, {"encoder.pretrained": False}, {"encoder.depth": 1}])
 def test_it_goes_before_anything(home: Path, tmp_path: Path, values: dict):
     run = run_of_them(home, tmp_path, **values)
@@ -286,6 +293,7 @@ def test_an_encoder_that_guesses_no_words_is_refused_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_other_texts_in_the_same_file_are_another_run(home: Path, tmp_path: Path):
     file = tmp_path / "more.csv"
     file.write_text("text\none\ntwo\nthree\n")
