@@ -349,9 +349,9 @@ def test_tasks_that_do_not_go_together_are_refused(home: Path, tmp_path: Path):
 
 def test_each_task_has_the_steps_that_it_would_have_alone():
     usual = TrainingSettings()
-    for rows in ([40, 60], [40, 4000], [3000]):
-        alone = sum(planned_steps(each, usual) for each in rows)
-        assert planned_steps(sum(rows), as_long_as_alone(usual, rows)) == alone
+    for counts in ([40, 60], [40, 4000], [3000]):
+        alone = sum(planned_steps(each, usual) for each in counts)
+        assert planned_steps(sum(counts), as_long_as_alone(usual, counts)) == alone
     asked = TrainingSettings(epochs=1)
     assert as_long_as_alone(asked, [40, 60]) == asked
     few = TrainingSettings(max_steps=3)
