@@ -14,7 +14,7 @@ test: .venv/test
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 test-slow: .venv/test
-	$(BIN)/pytest -m "slow and not exhaustive" --numprocesses 2 --dist worksteal
+	$(BIN)/pytest -m "slow and not exhaustive" --numprocesses 3 --dist worksteal
 
 test-exhaustive: .venv/test
 	$(BIN)/pytest -m exhaustive --numprocesses 2 --dist worksteal
