@@ -74,9 +74,10 @@ def _refuse_several(settings: Settings) -> None:
         UserError: saying which command is for that.
     """
     if settings.multitask.tasks:
+        whole = Path(settings.output) / "config.yaml"  # of all tasks, where this is the configuration of one
         raise UserError(
-            f"multitask.tasks={settings.multitask.tasks} are learned together: nlp-transfer multitask CONFIG.yaml does "
-            "that; set multitask.tasks=[] to learn this one alone"
+            f"multitask.tasks={settings.multitask.tasks} are learned together: nlp-transfer multitask "
+            f"{whole if whole.is_file() else 'CONFIG.yaml'} does that; set multitask.tasks=[] to learn this one alone"
         )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nlp_transfer.config import default_name, identity, to_plain
+from nlp_transfer.config import default_name, run_id, to_plain
 from nlp_transfer.console import Screen
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Corpus
@@ -71,10 +69,14 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
         Stopped: by a signal; what was reached is committed.
     """
     settings = learning(settings)
-    folder = RunFolder(Path(settings.output) / f"{settings.name}-{_run_id(settings)}", corpus.fingerprint)
+    folder = RunFolder(
+        Path(settings.output) / f"{settings.name}-{run_id(settings, meta=dataclasses.asdict(settings.meta))}",
+        corpus.fingerprint,
+    )
     if folder.is_finished and not settings.overwrite and folder.model.is_dir():
         folder.check_data(corpus)
         folder.check_encoder(locate(settings.encoder).sha256)
+        folder.tidy()
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
         return MetaRun(folder.path, Outcome.from_json(folder.result()["report"]))
     with screen.busy("loading the encoder"):
@@ -239,9 +241,3 @@ def learning(settings: Settings) -> Settings:
         strategy=LEARNS,
         encoder=dataclasses.replace(settings.encoder, head="pooled", layers="last"),
     )
-
-
-def _run_id(settings: Settings) -> str:
-    """Return eight hex digits that depend on what is computed and nothing else, see `config.run_id`."""
-    made_of = {**identity(settings), "meta": dataclasses.asdict(settings.meta)}
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:8]

@@ -64,7 +64,9 @@ def compared(asked: Asked, found: Outcome, screen: Screen) -> Outcome:
         answers[one.name][other.name], answers[other.name][one.name] = both
     found = dataclasses.replace(found, gains=_gains(asked, answers))
     with RunFolder(found.folder, "").reached():
-        (found.folder / "beside.json").write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
+        making = found.folder / ".making-beside.json"
+        making.write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
+        making.rename(found.folder / "beside.json")
     return found
 
 
@@ -74,7 +76,9 @@ def _alone(member: Member, folder: Path, screen: Screen) -> Answers:
     if not _is_kept(place, settings):
         screen.console.print(f"task {member.name} alone", style="bold")
         adapt(settings, corpus=member.corpus, screen=screen)
-    return _answers(member, place.path, keep=True)
+    found = _answers(member, place.path, keep=True)
+    _put_away(place.path)
+    return found
 
 
 def _pair(asked: Asked, pair: tuple[Member, Member], folder: Path, screen: Screen) -> list[Answers]:
@@ -89,7 +93,10 @@ def _pair(asked: Asked, pair: tuple[Member, Member], folder: Path, screen: Scree
     if not all(_is_kept(each, own.settings) for each in place.folders):
         screen.console.print(f"tasks {' and '.join(each.name for each in pair)}", style="bold")
         adapt_together(own, screen)
-    return [_answers(*each, keep=True) for each in zip(pair, [each.path for each in place.folders], strict=True)]
+    folders = [each.path for each in place.folders]
+    found = [_answers(*each, keep=True) for each in zip(pair, folders, strict=True)]
+    _put_away(*folders)  # of both the answers are there now: one of them alone would be learned again
+    return found
 
 
 def _quiet(settings: Settings) -> Settings:
@@ -117,7 +124,7 @@ def _answers(member: Member, folder: Path, *, keep: bool = False) -> Answers:
     Args:
         member: the task.
         folder: of a run.
-        keep: whether the answers are what stays of it, in place of the model.
+        keep: whether the answers are written down, to stay when the model is put away.
 
     Raises:
         UserError: naming the file, for answers that are damaged.
@@ -136,8 +143,13 @@ def _answers(member: Member, folder: Path, *, keep: bool = False) -> Answers:
         making = path.with_name(f".making-{_ANSWERS}")
         save_file({"logits": found.logits}, making, {"task": json.dumps(found.task.to_json())})
         making.rename(path)
-        remove(folder / "model")
     return found
+
+
+def _put_away(*folders: Path) -> None:
+    """Remove models of which the answers are kept."""
+    for folder in folders if is_main() else ():
+        remove(folder / "model")
 
 
 def _gains(asked: Asked, answers: Mapping[str, Mapping[str, Answers]]) -> list[Gain]:
