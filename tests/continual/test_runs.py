@@ -241,6 +241,49 @@ def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path,
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["report"] == made["report"]
 
 
+@pytest.mark.parametrize("replay", [0, 6])
+def test_a_finished_run_does_not_hang_on_the_one_before(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], replay: int
+):
+    values = {"data": "files", "data.path": str(written(home, {"card", "film"})), "output": str(tmp_path / "old")}
+    old = adapt(settings_for(home, **values)).folder
+    later = tmp_path / "later"
+    later.mkdir()
+    for split, part in only({"refund"}).items():
+        (later / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    words = [f"encoder={old}", "data=files", f"data.path={later}", f"output={tmp_path / 'runs'}", "verify=false"]
+    words += ["continual.labels=all", f"continual.replay={replay}", "strategy=finetune", "report.write=false"]
+    words += ["evaluation.resamples=20", "training.max_steps=4"]
+
+    def said(*asked: str) -> dict:
+        capsys.readouterr()
+        assert main([*asked]) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    made = said("adapt", *words)
+    before = said("evaluate", made["folder"])["report"]
+    old.rename(tmp_path / "gone")
+    after = said("evaluate", made["folder"])["report"]
+    assert after["rows"][0] == before["rows"][0]
+    told = any("replayed" in note and "cannot be read" in note for note in after["notes"])
+    assert (told, len(after["rows"]) == 1) == ((True, True) if replay else (False, False))
+    other = said("evaluate", made["folder"], f"data.path={later / 'test.jsonl'}")["report"]
+    assert (len(other["rows"]) == 1) == bool(replay)
+    assert main(["adapt", str(Path(made["folder"]) / "config.yaml")]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[-1])["report"] == made["report"]
+    assert "not compared" in captured.err
+    assert main(["adapt", *words, "seed=7"]) == 2  # of which there is no run
+    changed = only({"refund"})["train"][1:]
+    (later / "train.jsonl").write_text("\n".join(map(json.dumps, changed)))
+    if not replay:
+        assert main(["adapt", str(Path(made["folder"]) / "config.yaml")]) == 2
+        notes = said("evaluate", made["folder"])["report"]["notes"]
+        assert any("is not what the model was trained on" in note for note in notes)
+    (later / "train.jsonl").unlink()
+    assert main(["evaluate", made["folder"]]) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("values", [EWC, {"objective": "distill", "continual.replay": 6}, {"strategy": "lora"}])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: Path, values: dict):
