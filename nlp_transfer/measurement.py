@@ -9,7 +9,7 @@ from pathlib import Path
 from nlp_transfer import pages
 from nlp_transfer.console import Screen
 from nlp_transfer.continual.memory import Memory
-from nlp_transfer.continual.rows import load
+from nlp_transfer.continual.rows import alone, load
 from nlp_transfer.data.corpus import Corpus, Examples, read_examples
 from nlp_transfer.data.sources import read_splits, source_of
 from nlp_transfer.data.task import Task
@@ -103,7 +103,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     notes: list[str] = []
     own = source_of(settings.data) == source_of(trained.data)
     with screen.busy("reading data"):
-        corpus, changed = _corpus(trained, settings, notes, own=own), ""
+        (corpus, whole), changed = _corpus(trained, settings, task, notes, own=own), ""
         if corpus is not None and not corpus.task.asks_as(task):
             changed = f"{corpus.source} no longer has the labels the model was trained on"
         if own and corpus is not None:
@@ -112,7 +112,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
                 raise UserError(f"{changed}: {known}; measure other rows with data=files data.path=...")
             split = "test" if "test" in corpus.splits else "validation"
             examples, foreign = corpus.splits[split], corpus.foreign.get(split)
-            if corpus.fingerprint != predictor.record.data["fingerprint"]:
+            if whole and corpus.fingerprint != predictor.record.data["fingerprint"]:
                 notes.append("The data is not what the model was trained on; rows measured here may have trained it.")
         else:
             tables = read_splits(settings.data)
@@ -139,7 +139,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         )
         store = store_of(settings.cache, screen.tell)
         train, fixed = corpus.splits["train"] if corpus else None, trained.decision.threshold is not None
-        floors = _floors(settings, corpus, task, examples, store, fixed=fixed) if corpus else []
+        floors = _floors(settings, corpus, task, examples, store, fixed=fixed) if corpus and whole else []
         report = evaluate_predictions(
             task,
             examples,
@@ -171,19 +171,36 @@ def _floors(
     return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, held=held, store=store)
 
 
-def _corpus(trained: Settings, settings: Settings, notes: list[str], *, own: bool) -> Corpus | None:
-    """Return the data that taught the model, or None and a note where nothing but a warning needs it."""
+def _corpus(
+    trained: Settings, settings: Settings, task: Task, notes: list[str], *, own: bool
+) -> tuple[Corpus | None, bool]:
+    """Return the data that taught the model, and whether it is all of it.
+
+    It is None, with a note, where nothing but a warning needs it; and lacks replayed rows that cannot be read now.
+    """
     if not own and not any(source_of(trained.data)):
-        return None
+        return None, False
+    data = settings.data if own else trained.data
+    asked = dataclasses.replace(trained, data=dataclasses.replace(data, unlabelled=None))  # of which nothing is asked
     try:
-        data = settings.data if own else trained.data
-        asked = dataclasses.replace(data, unlabelled=None)  # of which nothing is asked
-        return load(dataclasses.replace(trained, data=asked))
+        try:
+            return load(asked), True
+        except UserError as error:
+            if not trained.continual.used:
+                raise
+            corpus, whole = alone(asked, task), not trained.continual.replay
+            if not whole:
+                lost = "; the floors are left out" * settings.evaluation.floors
+                notes.append(
+                    f"The rows that were replayed cannot be read now ({error}): whether the data is what the model was "
+                    f"trained on is not known{lost}."
+                )
+            return corpus, whole
     except UserError as error:
         if own or settings.evaluation.floors:
             raise
         notes.append(f"Whether these rows trained the model is not known: {error}")
-        return None
+        return None, False
 
 
 def _learned(corpus: Corpus | None, examples: Examples) -> list[str]:

@@ -13,7 +13,7 @@ from nlp_transfer import artefact, choosing, pages, tracking
 from nlp_transfer.checks import check
 from nlp_transfer.console import Screen
 from nlp_transfer.continual.memory import Memory
-from nlp_transfer.continual.rows import load
+from nlp_transfer.continual.rows import alone, load
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.domains import tell_domains_apart
 from nlp_transfer.encoder.source import asked_code, locate
@@ -25,7 +25,7 @@ from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.publishing import publication, verification
-from nlp_transfer.record import Record
+from nlp_transfer.record import Record, read_record
 from nlp_transfer.rules_fit import Fitted, deciding
 from nlp_transfer.run_folder import PAGES, RunFolder
 from nlp_transfer.settings import Settings
@@ -102,9 +102,29 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     assert data is None or corpus is None
     screen = screen or Screen(speaks=False)
     if corpus is None:
-        with screen.busy("reading data"):
-            corpus = load(settings, data=data)
+        try:
+            with screen.busy("reading data"):
+                corpus = load(settings, data=data)
+        except UserError as error:
+            return _without_origin(settings, error, screen, data=data)
     return _finished(settings, corpus, screen)
+
+
+def _without_origin(settings: Settings, error: UserError, screen: Screen, *, data: Any) -> Run:
+    """Read a finished run back although the model that it went on from, or what made that, cannot be found now.
+
+    Raises:
+        UserError: the one that there was, if there is no such run; for own rows that cannot be read, or are others.
+    """
+    folder = RunFolder.of(settings)
+    if not (settings.continual.used and _is_there(folder, settings)):
+        raise error
+    corpus = alone(settings, read_record(folder.model).task, data=data)
+    if settings.continual.replay:
+        screen.tell(f"not compared with the rows that were replayed, which cannot be read now: {error}")
+    else:
+        folder.check_data(corpus)
+    return _read_back(settings, corpus, folder, screen)
 
 
 def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
@@ -114,28 +134,8 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
     if why:
         screen.tell(why)
     folder = RunFolder.of(settings, corpus)
-    if folder.is_finished and not settings.overwrite and folder.model.is_dir():
-        try:
-            source = locate(settings.encoder)
-        except UserError as error:  # the run is there, whatever became of its encoder
-            screen.tell(f"not compared with the encoder, which cannot be found now: {error}")
-        else:
-            folder.check_encoder(source.sha256)
-        try:
-            others = lessons(settings, corpus)
-        except UserError as error:
-            screen.tell(f"not compared with the teacher, which cannot be found now: {error}")
-        else:
-            if others is not None:
-                folder.check_lessons(others)
-        report = folder.report()
-        folder.tidy()
-        try:
-            _describe(folder)
-        except UserError as error:  # the run is there all the same
-            screen.tell(f"it has no card: {error}")
-        screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
-        return Run(folder.path, report)
+    if _is_there(folder, settings):
+        return _read_back(settings, corpus, folder, screen)
     if folder.is_finished and not folder.model.is_dir():
         screen.tell(f"{folder.model} was taken away; the run is done again")
     with screen.busy("asking the model that is gone on from"):
@@ -154,6 +154,36 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
         after = pretrained(prepared, folder, screen)
         after.plan, after.domains = plan, domains  # as they were told
         return _adapt(settings, after, folder, screen, beside=beside, memory=memory)
+
+
+def _is_there(folder: RunFolder, settings: Settings) -> bool:
+    """Return whether a run is read back instead of done."""
+    return folder.is_finished and not settings.overwrite and folder.model.is_dir()
+
+
+def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Run:
+    """Return a finished run, compared with what there is now of what it was made from."""
+    try:
+        source = locate(settings.encoder)
+    except UserError as error:  # the run is there, whatever became of its encoder
+        screen.tell(f"not compared with the encoder, which cannot be found now: {error}")
+    else:
+        folder.check_encoder(source.sha256)
+    try:
+        others = lessons(settings, corpus)
+    except UserError as error:
+        screen.tell(f"not compared with the teacher, which cannot be found now: {error}")
+    else:
+        if others is not None:
+            folder.check_lessons(others)
+    report = folder.report()
+    folder.tidy()
+    try:
+        _describe(folder)
+    except UserError as error:  # the run is there all the same
+        screen.tell(f"it has no card: {error}")
+    screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
+    return Run(folder.path, report)
 
 
 def _source_only(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> SourceOnly:

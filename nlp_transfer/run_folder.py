@@ -45,13 +45,19 @@ class RunFolder:
     fingerprint: str
 
     @classmethod
-    def of(cls, settings: Settings, corpus: Corpus) -> RunFolder:
+    def of(cls, settings: Settings, corpus: Corpus | None = None) -> RunFolder:
         """Return the folder of a run.
+
+        Args:
+            settings: of the run.
+            corpus: its rows; None: they cannot be read, and are compared with nothing.
 
         Raises:
             UserError: if it holds a run of the same configuration over other data.
         """
         path = Path(settings.output) / f"{settings.name}-{config.run_id(settings)}"
+        if corpus is None:
+            return cls(path, "")
         folder = cls(path, corpus.fingerprint)
         if folder.is_finished and not settings.overwrite:
             folder.check_data(corpus)

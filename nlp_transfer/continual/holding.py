@@ -28,7 +28,7 @@ def hold(prepared: Prepared) -> None:
 
 
 def fisher(prepared: Prepared, anchor: Anchor) -> list[Tensor]:
-    r"""Return the diagonal of the Fisher information for what the anchor holds, divided by its mean.
+    r"""Return the diagonal of the Fisher information for what the anchor holds, divided by its mean over just that.
 
     :math:`F_j = \frac1n \sum_{i=1}^n \left(\frac{\partial}{\partial \theta_j} \log p(y_i \mid x_i)\right)^2` over the
     replayed rows, one at a time, with labels drawn from what the model says of them, as the information is defined
@@ -53,7 +53,7 @@ def fisher(prepared: Prepared, anchor: Anchor) -> list[Tensor]:
             label = min(int((summed[0] < random.random()).sum()), known - 1)
             loss = -logits.log_softmax(-1)[0, label]
         slopes = torch.autograd.grad(loss, held.parameters, materialize_grads=True)
-        for total, slope, rows in zip(sums, slopes, held.rows, strict=True):
-            total.add_(slope[:rows].square())
+        for total, slope in zip(sums, slopes, strict=True):
+            total.add_(slope[: len(total)].square())
     whole = torch.stack([total.double().sum() for total in sums]).sum() / sum(total.numel() for total in sums)
     return [total.div_(float(whole) or 1.0) for total in sums]

@@ -16,7 +16,7 @@ from nlp_transfer.data import corpus
 from nlp_transfer.data.corpus import Corpus, ReadCorpus
 from nlp_transfer.data.sources import source_of
 from nlp_transfer.data.splits import draw_evenly
-from nlp_transfer.data.task import unseen, unseen_message
+from nlp_transfer.data.task import Task, unseen, unseen_message
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.multitask.rows import read_member
@@ -42,6 +42,27 @@ def load(settings: Settings, *, data: Any = None) -> Corpus:
     if settings.continual.used:
         check_absent(settings, found.absent_labels)
     return found
+
+
+def alone(settings: Settings, task: Task, *, data: Any = None) -> Corpus:
+    """Return the rows of a run that are its own, for which nothing of the run before is needed.
+
+    Without `continual.replay` these are all that it learned from.
+
+    Args:
+        settings: of a finished run that went on from another one.
+        task: that it learned, with the labels that it was to keep.
+        data: see `load`.
+
+    Raises:
+        UserError: see ``corpus.load_corpus``.
+    """
+    assert settings.continual.used
+    known = task.labels if settings.continual.keeps_labels else ()
+    # Weights that need a row of every label say nothing of rows that are only measured.
+    weights = "none" if settings.continual.replay else settings.data.class_weights
+    own = dataclasses.replace(settings.data, class_weights=weights)
+    return corpus.encoded(_read(own, settings.seed, data=data, known=known), own)
 
 
 def read(settings: Settings, *, data: Any = None) -> ReadCorpus:

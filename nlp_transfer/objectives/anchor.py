@@ -21,12 +21,13 @@ class Anchor(nn.Module):
 
     :math:`\ell = \frac12 \sum_j F_j (\theta_j - \theta^0_j)^2` over all that learns and was there before: not over what
     is new, such as an adapter, a head, or the outputs of new labels; over those of known labels where they stay
-    (``continual.labels=all``).
+    (``continual.labels=all``); and not over the embeddings of words that occur in no text of the run where these are
+    set aside while it trains (see ``vocabulary.occurring_words``), for no text moves them.
 
     - l2sp: :math:`F_j = 1`: L2-SP (Li, Grandvalet and Davoine 2018, arXiv 1802.01483).
     - ewc: elastic weight consolidation (Kirkpatrick et al. 2017, arXiv 1612.00796): :math:`F_j` the diagonal of the
-      Fisher information of the known labels on replayed rows, divided by its mean over all j, so that a weight means
-      much the same for both kinds.
+      Fisher information of the known labels on replayed rows, divided by its mean over the same j, so that a weight
+      means much the same for both kinds: the mean pull on what a text of the run can move.
 
     As it is the same for every example, the mean over a step is exact however that is divided.
 
@@ -89,7 +90,8 @@ class Held:
 
     Attributes:
         parameters: that are trained.
-        rows: of each, how many rows count, the first ones; a table of words may be shorter for a while.
+        rows: of each, how many rows count, the first ones; a table of words may be shorter for a while, and its last
+            row is no word's then (``vocabulary.occurring_words``), and does not count.
         start: where they were.
         importance: of the same shapes, or None: all alike.
     """
@@ -105,7 +107,8 @@ class Held:
 
     def values(self) -> list[Tensor]:
         """Return the weights as they are, without gradient."""
-        return [each.detach()[:rows] for each, rows in zip(self.parameters, self.rows, strict=True)]
+        held = zip(self.parameters, self.rows, strict=True)
+        return [each.detach()[: rows if rows <= len(each) else -1] for each, rows in held]
 
     def pull(self) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the distance, float32, and its slope at each of the weights."""

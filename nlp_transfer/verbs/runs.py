@@ -42,7 +42,12 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     with screen.busy("reading data"):
         from nlp_transfer.continual.rows import load
 
-        corpus = load(settings)  # and says what is wrong there before torch is needed
+        try:
+            corpus = load(settings)  # and says what is wrong there before torch is needed
+        except UserError:
+            if not settings.continual.used:
+                raise
+            corpus = None  # a finished run is read back all the same, and any other says it again
     with screen.busy("starting"), for_good():
         from nlp_transfer.run import adapt
     run = adapt(settings, corpus=corpus, screen=screen)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from nlp_transfer.continual.holding import fisher, hold
 from nlp_transfer.continual.rows import load
 from nlp_transfer.continual.starting import imprinted
 from nlp_transfer.encoder.anatomy import output_layers
+from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt
@@ -180,6 +182,47 @@ def test_the_fisher_information_is_that_of_drawn_labels_by_hand(home: Path, tmp_
     assert all(torch.equal(a, b) for a, b in zip(fisher(prepared, anchor), found, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["l2sp", "ewc"])
+def test_only_words_that_occur_are_held_where_the_others_are_set_aside(home: Path, tmp_path: Path, kind: str):
+    old = old_run(home, {"card", "film"})
+    settings = going_on(home, old, **EWC | {"objective.anchor.kind": kind})
+    prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
+    anchor, table = prepared.objective.terms["anchor"], prepared.classifier.model.get_input_embeddings()
+    place = next(n for n, each in enumerate(anchor.held.parameters) if each is table.weight)
+    before, words = table.weight.detach().clone(), prepared.words[: len(table.weight) // 2]
+    with occurring_words(prepared.classifier.model, words):
+        assert len(table.weight) == len(words) + 1
+        anchor.hold([torch.ones_like(each) for each in anchor.held.values()] if kind == "ewc" else None)
+        assert torch.equal(anchor.held.start[place], before[torch.from_numpy(words)])
+        with torch.no_grad():
+            table.weight[-1] *= 0.5  # as the words that do not occur decay
+        assert float(anchor.held.pull()[0]) == 0
+        outputs = SimpleNamespace(logits=torch.zeros(1, 3))
+        with torch.no_grad():
+            table.weight[0] += 1.0
+        distance = anchor(outputs, {}, 0.0)
+        assert distance.item() == pytest.approx(table.embedding_dim / 2, rel=1e-4)
+        (slope,) = torch.autograd.grad(distance.sum(), table.weight)
+        assert slope.shape == table.weight.shape
+        assert slope[0] == pytest.approx(torch.ones(table.embedding_dim), rel=1e-4)
+        assert not slope[1:].any()
+
+
+def test_the_information_has_a_mean_of_one_over_what_is_held_where_words_are_set_aside(home: Path, tmp_path: Path):
+    old = old_run(home, {"card", "film"})
+    settings = going_on(home, old, **EWC)
+    prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
+    anchor, words = prepared.objective.terms["anchor"], prepared.words
+    table = prepared.classifier.model.get_input_embeddings()
+    assert len(words) <= 0.75 * len(table.weight)
+    with occurring_words(prepared.classifier.model, words):
+        assert len(table.weight) == len(words) + 1
+        found = fisher(prepared, anchor)
+        assert [each.shape for each in found] == [each.shape for each in anchor.held.values()]
+        assert sum(each.numel() for each in found if each.shape == (len(words), table.embedding_dim)) > 0
+        assert torch.cat([each.flatten() for each in found]).mean() == pytest.approx(1, rel=1e-4)
+
+
 def test_a_stronger_anchor_leaves_weights_nearer_to_where_they_were(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
     before = load_file(old / "model" / "model.safetensors")
@@ -239,6 +282,49 @@ def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path,
     assert main(["evaluate", made["folder"]]) == 0
     assert main(["adapt", str(Path(made["folder"]) / "config.yaml")]) == 0  # which is read back
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["report"] == made["report"]
+
+
+@pytest.mark.parametrize("replay", [0, 6])
+def test_a_finished_run_does_not_hang_on_the_one_before(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], replay: int
+):
+    values = {"data": "files", "data.path": str(written(home, {"card", "film"})), "output": str(tmp_path / "old")}
+    old = adapt(settings_for(home, **values)).folder
+    later = tmp_path / "later"
+    later.mkdir()
+    for split, part in only({"refund"}).items():
+        (later / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    words = [f"encoder={old}", "data=files", f"data.path={later}", f"output={tmp_path / 'runs'}", "verify=false"]
+    words += ["continual.labels=all", f"continual.replay={replay}", "strategy=finetune", "report.write=false"]
+    words += ["evaluation.resamples=20", "training.max_steps=4"]
+
+    def said(*asked: str) -> dict:
+        capsys.readouterr()
+        assert main([*asked]) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    made = said("adapt", *words)
+    before = said("evaluate", made["folder"])["report"]
+    old.rename(tmp_path / "gone")
+    after = said("evaluate", made["folder"])["report"]
+    assert after["rows"][0] == before["rows"][0]
+    told = any("replayed" in note and "cannot be read" in note for note in after["notes"])
+    assert (told, len(after["rows"]) == 1) == ((True, True) if replay else (False, False))
+    other = said("evaluate", made["folder"], f"data.path={later / 'test.jsonl'}")["report"]
+    assert (len(other["rows"]) == 1) == bool(replay)
+    assert main(["adapt", str(Path(made["folder"]) / "config.yaml")]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[-1])["report"] == made["report"]
+    assert "not compared" in captured.err
+    assert main(["adapt", *words, "seed=7"]) == 2  # of which there is no run
+    changed = only({"refund"})["train"][1:]
+    (later / "train.jsonl").write_text("\n".join(map(json.dumps, changed)))
+    if not replay:
+        assert main(["adapt", str(Path(made["folder"]) / "config.yaml")]) == 2
+        notes = said("evaluate", made["folder"])["report"]["notes"]
+        assert any("is not what the model was trained on" in note for note in notes)
+    (later / "train.jsonl").unlink()
+    assert main(["evaluate", made["folder"]]) == 2
 
 
 @pytest.mark.slow
