@@ -181,6 +181,7 @@ def changing(place: Path, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["renamed", "additional", "reordered file"])
 def test_evaluate_notices_that_the_training_rows_have_other_labels_now(
     changing: Path, tmp_path: Path, capfd, change: str
@@ -209,6 +210,7 @@ def test_evaluate_notices_that_the_training_rows_have_other_labels_now(
     assert "left out" not in capfd.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [True, False])
 def test_names_are_shown_as_they_are(place: Path, tmp_path: Path, monkeypatch, capfd, terminal: bool):
     """Square brackets and colons mean something to the library that draws the terminal."""
@@ -389,6 +391,7 @@ def test_a_column_that_is_there_already_is_named_with_its_line(place: Path, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+@pytest.mark.slow
 def test_names_of_files_may_look_like_words(place: Path, tmp_path: Path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run_of(place), "runs/a=b")
@@ -555,6 +558,7 @@ def test_a_sweep_that_cannot_be_is_said_in_one_sentence(tmp_path: Path, capfd, w
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "runs"),
     [

@@ -61,6 +61,7 @@ def bits(home: Path, output: Path, problem: str, **values: Any) -> dict[str, str
     return {name: bits for name, bits in fingerprint(output).items() if name not in ("config.yaml", "plan.json")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("problem", "values"),
     [

@@ -69,6 +69,7 @@ def test_the_labels_of_a_cell_can_be_told_apart():
             assert read == sets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "text"])
 def test_no_more_than_two_chunks_are_on_their_way(tmp_path: Path, monkeypatch, kind: str):
     folder = furnish(tmp_path)

@@ -169,6 +169,7 @@ def test_every_recipe_runs_as_its_header_says(encoders: dict[str, Path], tmp_pat
     check_two_steps(encoders, tmp_path / "runs", recipe, words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "choice"), [(group, choice) for group, choice in CHOICES if group != "data"])
 def test_every_choice_runs(encoders: dict[str, Path], files: Path, tmp_path: Path, group: str, choice: str):
     words = [f"data.path={files}", f"{group}={choice}"] + [TEACHER] * (choice in TAUGHT)
@@ -176,6 +177,7 @@ def test_every_choice_runs(encoders: dict[str, Path], files: Path, tmp_path: Pat
     check_two_steps(encoders, tmp_path, None, ["data=files", *with_teacher(encoders, tmp_path, words)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", shipped_names("data"))
 def test_every_source_of_data_runs(encoders: dict[str, Path], files: Path, tmp_path: Path, monkeypatch, choice: str):
     words = {"files": [f"data.path={files}"], "hub": ["data.hub=acme/tiny"]}.get(choice, [])

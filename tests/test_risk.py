@@ -300,6 +300,7 @@ def test_an_export_has_the_rule_and_can_move_it(run: Run, tmp_path: Path) -> Non
     assert any("abstains on every text" in note for note in never.notes)
 
 
+@pytest.mark.slow
 def test_verbs_pages_and_files_speak_of_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     place = furnish(tmp_path)
     for split, part in doubtful().items():

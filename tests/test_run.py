@@ -234,6 +234,7 @@ def test_a_prefix_is_refused_where_the_libraries_disagree(home: Path, tmp_path: 
         adapt(settings_for(home, output=str(tmp_path), **values), data=data_for("single_label"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peft_type", [kind for kind in PEFT_TYPES if PREFIXES_FIT or kind != "PREFIX_TUNING"])
 def test_every_kind_of_adapter_is_saved_and_restored(home: Path, tmp_path: Path, peft_type: str):
     values = {"strategy": "adapter", "strategy.peft_type": peft_type, "strategy.lr": 2e-2, "training.epochs": 1}
@@ -303,6 +304,7 @@ def test_the_run_folder_repeats_the_run(home: Path, tmp_path: Path):
     assert evaluate(first.folder, trained, trained).rows[0] == first.report.rows[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["finetune", "lora"])
 @pytest.mark.parametrize("head_first", [True, False])
 def test_the_unit_of_a_regression_does_not_change_its_training(

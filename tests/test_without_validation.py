@@ -66,6 +66,7 @@ def stored(run: Run) -> Settings:
     return compose(str(run.folder / "config.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "problem"),
     [

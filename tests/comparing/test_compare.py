@@ -224,6 +224,7 @@ def test_within_a_budget_something_is_said_of_what_was_tried(place: Path, tmp_pa
     assert capfd.readouterr().err.count("not tried: ") == len(outcome.left_out)
 
 
+@pytest.mark.slow
 def test_a_floor_that_there_was_no_time_for_is_named_in_the_verdict(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -366,6 +367,7 @@ def test_the_page_says_what_auto_stands_for_with_so_many_labels(place: Path, tmp
         assert said[0] in (outcome.folder / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_texts_without_labels_are_for_those_who_read_them_and_the_floor_knows_none(place: Path, tmp_path: Path):
     file = tmp_path / "more.csv"
     file.write_text("text\none\ntwo\n")

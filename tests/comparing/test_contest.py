@@ -176,6 +176,7 @@ def test_only_seeds_that_both_have_are_compared():
     assert of.duels([("one", "nobody", "all")]) == []
 
 
+@pytest.mark.slow
 def test_nobody_better_is_seldom_called_better_however_trainings_vary():
     called = 0
     for number in range(100):

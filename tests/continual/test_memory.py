@@ -22,6 +22,7 @@ def recalled(folder: Path) -> list[dict]:
     return json.loads((folder / "metrics.json").read_text())["continual"]["tasks"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", ["single_label", "multi_label"])
 def test_a_label_that_only_the_older_model_knows_is_not_asked_of_the_later(home: Path, tmp_path: Path, problem: str):
     old = old_run(home, {"card", "film", "refund"}, problem)

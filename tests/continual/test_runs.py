@@ -94,6 +94,7 @@ def test_the_same_labels_again_start_as_the_very_model(home: Path, tmp_path: Pat
 QUICK = (("finetune", "single_label"), ("lora", "multi_label"), ("probe", "single_label"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "problem"),
     [

@@ -61,6 +61,7 @@ def is_update(value) -> bool:
     return isinstance(value, dict) and "__type__" in value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_every_kind_of_model_has_a_page(runs: dict[str, Path], tmp_path: Path, problem: str):
     model = Predictor(runs[problem])

@@ -75,6 +75,7 @@ def test_tfidf_beats_the_majority_on_what_words_tell(cell):
             assert np.exp(floor.logits).sum(axis=1) == pytest.approx(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("problem", ["single_label", "ordinal", "multi_label", "regression"])
 def test_held_rows_calibrate_a_floor_as_they_would_a_model(problem, pair, tmp_path):

@@ -123,6 +123,7 @@ LAWS: dict[str, Law] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS)
 def test_a_promise_is_broken_no_more_often_than_it_may_be(law: str) -> None:
     sureness, mistakes, risk_beyond = LAWS[law]

@@ -74,6 +74,7 @@ def test_tasks_of_every_kind_share_an_encoder(home: Path, tmp_path: Path, strate
         assert all(torch.equal(each[name], kept[0][name]) for each in kept for name in inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", ["pair", "siamese", "chunk"])
 @pytest.mark.parametrize("strategy", ["finetune", "probe"])
 def test_texts_are_read_as_in_a_run_of_one_task(home: Path, tmp_path: Path, problem: str, strategy: str):
@@ -130,6 +131,7 @@ def test_columns_of_one_file_are_divided_alike_and_read_once(
         adapt(compose(str(config)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entries", "values"),
     [

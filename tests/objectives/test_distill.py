@@ -140,6 +140,7 @@ PROBLEMS = ("single_label", "multi_label", "regression", "ordinal", "soft", "pai
 QUICK = (("finetune", "single_label"), ("finetune", "multi_label"), ("lora", "regression"), ("probe adamw", "ordinal"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "problem"),
     [

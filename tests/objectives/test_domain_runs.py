@@ -165,6 +165,7 @@ def test_two_processes_compare_what_each_of_them_reads(shared: Path, term: str):
     assert two[6:] == pytest.approx(one[6:], rel=1e-3)  # of the run without other texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [0, 1])
 def test_how_far_the_domains_are_apart_is_told_and_kept(home: Path, tmp_path: Path, passes: int):
     file = tmp_path / "films.csv"

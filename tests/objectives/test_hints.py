@@ -123,6 +123,7 @@ def taught(home: Path, folder: Path, teacher: Path, term: str, problem: str = "s
     return adapt(settings, data=data_for(problem))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize(
     "strategy", [pytest.param(each, marks=[] if each == "finetune" else pytest.mark.slow) for each in MOVING]

@@ -150,6 +150,7 @@ def test_texts_are_read_once_and_never_those_of_measured_rows(home: Path, tmp_pa
     assert one != other
 
 
+@pytest.mark.slow
 def test_a_second_run_finds_it_in_the_cache(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = run_of_them(home, tmp_path / "a")
     monkeypatch.setattr(further, "fit", None)

@@ -139,6 +139,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "ordinal", "regression", "pair", "soft"])
 def test_an_encoder_that_reads_more_comes_first_whatever_the_task(encoders: dict[str, Path], problem: str):
     words = ["data=object", "training.precision=fp32", "evaluation.resamples=200"]
@@ -155,6 +156,7 @@ def test_an_encoder_that_reads_more_comes_first_whatever_the_task(encoders: dict
         assert each.candidate.cost.parameters > each.candidate.cost.embedding > 0
 
 
+@pytest.mark.slow
 def test_a_layer_tells_what_it_tells_alone(encoders: dict[str, Path]):
     words = ["data=object", "training.precision=fp32", "evaluation.resamples=20"]
     data = data_for("single_label") | {"train": rows("single_label", 120, 1)}
