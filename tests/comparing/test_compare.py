@@ -274,6 +274,7 @@ def test_draws_share_the_test_rows_and_have_as_few_to_choose_by_as_to_learn_from
     assert few != set(draws.corpus("2", 1, pooled=True).splits["train"].ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "ordinal", "regression", "pair", "soft"])
 def test_what_is_computed_of_the_pool_is_what_a_draw_would_compute(place: Path, problem: str):
     of = [f"data.problem={problem}"] if problem in ("ordinal", "regression", "multi_label") else []

@@ -43,6 +43,7 @@ def test_a_label_that_only_the_older_model_knows_is_not_asked_of_the_later(home:
     assert f"without {with_it} with a label that one of the models lacks" in run.report.notes[0]
 
 
+@pytest.mark.slow
 def test_a_measured_row_that_is_learned_now_is_not_measured_as_an_earlier_one(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
     test, later = only({"card", "film"})["test"], only({"refund"})

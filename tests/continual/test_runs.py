@@ -224,6 +224,7 @@ def test_the_information_has_a_mean_of_one_over_what_is_held_where_words_are_set
         assert torch.cat([each.flatten() for each in found]).mean() == pytest.approx(1, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_stronger_anchor_leaves_weights_nearer_to_where_they_were(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
     before = load_file(old / "model" / "model.safetensors")
@@ -237,6 +238,7 @@ def test_a_stronger_anchor_leaves_weights_nearer_to_where_they_were(home: Path, 
     assert moved[0] > moved[1] > moved[2]
 
 
+@pytest.mark.slow
 def test_one_adapter_a_task_shares_its_encoder(home: Path, tmp_path: Path):
     common = STRATEGIES["lora"] | {"strategy.merge": False, "data": "files"}
     tasks = {name: written(home, labels) for name, labels in (("a", {"card", "film"}), ("b", {"film", "refund"}))}

@@ -22,6 +22,7 @@ WITH_DECODER = {family for family, (style, _) in FAMILIES.items() if style == SE
 NEVER_BARE = {"deberta-v2", "longformer", "modernbert", "funnel"}
 
 
+@pytest.mark.slow
 @every_case
 def test_the_lowest_layer_is_kept_as_it_was_and_saved_without_the_others(build, tmp_path, family, head):
     if family in IN_BLOCKS:

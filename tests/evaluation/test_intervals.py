@@ -97,6 +97,7 @@ def _correlated(rng, rows):
     return Task("regression", (), pair=False), (0.6 * truth + 0.8 * rng.normal(size=rows))[:, None], truth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("population", "metric", "true"),
     [(_symmetric, "accuracy", 0.7), (_symmetric, "macro_f1", 0.7), (_correlated, "pearson", 0.6)],

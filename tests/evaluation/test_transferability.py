@@ -35,6 +35,7 @@ def test_every_score_falls_as_noise_grows(seed: int):
         assert list(values) == sorted(values, reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "width"), [(40, 6), (12, 30)])
 def test_logme_is_the_largest_evidence_by_its_definition(rows: int, width: int):
     draws = np.random.default_rng(rows)
