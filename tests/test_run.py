@@ -37,7 +37,6 @@ TOPICS = {
     "refund": ["please refund the order", "refund the payment", "my refund is late", "how can you refund"],
     "film": ["good movie", "terrible movie film", "love the film", "hate a bad movie"],
 }
-OFTEN = "finetune"
 STRATEGIES = {
     "probe": {"strategy": "probe"},
     "probe adamw": {"strategy": "probe", "strategy.solver": "adamw"},
@@ -125,7 +124,7 @@ def home(tmp_path_factory) -> Path:
     ("strategy", "problem"),
     [
         pytest.param(
-            strategy, problem, marks=[] if problem == "single_label" or strategy == OFTEN else pytest.mark.slow
+            strategy, problem, marks=[] if problem == "single_label" or strategy == "finetune" else pytest.mark.slow
         )
         for strategy in STRATEGIES
         for problem in PROBLEMS
