@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -16,7 +17,7 @@ _BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # in mean squared distances
 _LEAST = 1e-6  # of what an unbiased covariance is divided by, where one text has nearly all weight
 
 
-class _Between(nn.Module):
+class _Between(nn.Module, ABC):
     """A number that says how far the domains are apart in a forward pass, for every example of it.
 
     The mean over a step is then that number, and where the step is divided, by its budget of tokens or among processes,
@@ -37,9 +38,9 @@ class _Between(nn.Module):
             apart = self.apart(features, source, target) * several(source) * several(target)
             return apart.expand(len(features))
 
+    @abstractmethod
     def apart(self, features: Tensor, source: Tensor, target: Tensor) -> Tensor:
         """Return the number, a scalar, from the features and what they weigh in either domain."""
-        raise NotImplementedError
 
 
 class Coral(_Between):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -53,6 +54,23 @@ def one(words: Sequence[str], verb: str, *, most: int = 1) -> str | None:
     if len(words) > most:
         raise UserError(f"{verb} takes {VERBS[verb][1]}; {words[most]!r} is too much")
     return words[0] if words else None
+
+
+def unread(words: Sequence[str], read: Sequence[str]) -> str | None:
+    """Return the first key=value word that is for other verbs; what nobody reads, composing settings refuses.
+
+    Args:
+        words: of the command line.
+        read: groups, and keys of others, that the verb reads.
+    """
+    from nlp_transfer.settings import Settings
+
+    others = {field.name for field in dataclasses.fields(Settings)} - set(read)
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        if key not in read and key.partition(".")[0] in others:
+            return word
+    return None
 
 
 def alone(verb: str) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shlex
-from collections.abc import Sequence
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.importing import for_good
-from nlp_transfer.verbs import emit, one, screen_of_main
+from nlp_transfer.verbs import emit, one, screen_of_main, unread
 
 # What it reads: groups, and keys of others; of `training` see the checks.
 _READ = (
@@ -21,7 +19,14 @@ _READ = (
 def meta(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Learn an encoder in episodes, and tell whether it is better at classes held out than it was."""
     recipe = one(words, "meta")
-    _refuse_unread(overrides)
+    from nlp_transfer.meta.checks import READ_OF_TRAINING, check_meta
+
+    read = (*_READ, *(f"training.{key}" for key in READ_OF_TRAINING))
+    if word := unread(overrides, read):
+        raise UserError(
+            f"{word}: meta would not read it; take it away (it reads {', '.join(read)}). What it makes is adapted with "
+            "all that adapt takes: encoder=runs/NAME"
+        )
     with for_good():
         from nlp_transfer import config
 
@@ -30,7 +35,6 @@ def meta(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         print(config.to_yaml(settings), end="")  # noqa: T201
         return 0
     from nlp_transfer.checks import check
-    from nlp_transfer.meta.checks import check_meta
 
     check(settings)
     check_meta(settings)
@@ -49,19 +53,3 @@ def meta(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         screen.console.print(f"  {command}", soft_wrap=True)
     emit({"folder": str(run.folder), "model": str(run.folder / "model"), **run.outcome.to_json()}, screen)
     return 0
-
-
-def _refuse_unread(overrides: Sequence[str]) -> None:
-    """Refuse words that are for other verbs; what nobody reads is refused where settings are composed."""
-    from nlp_transfer.meta.checks import READ_OF_TRAINING
-    from nlp_transfer.settings import Settings
-
-    read = (*_READ, *(f"training.{key}" for key in READ_OF_TRAINING))
-    others = {field.name for field in dataclasses.fields(Settings)} - set(read)
-    for word in overrides:
-        key = word.lstrip("+~").partition("=")[0]
-        if key not in read and key.partition(".")[0] in others:
-            raise UserError(
-                f"{word}: meta would not read it; take it away (it reads {', '.join(read)}). What it makes is adapted "
-                "with all that adapt takes: encoder=runs/NAME"
-            )

@@ -12,7 +12,7 @@ from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.importing import for_good
 from nlp_transfer.launch import is_main
-from nlp_transfer.verbs import alone, emit, one, screen_of_main
+from nlp_transfer.verbs import alone, emit, one, screen_of_main, unread
 from nlp_transfer.verbs.models import published, run_folder
 
 if TYPE_CHECKING:
@@ -151,7 +151,10 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         raise UserError(f"{twice[0]!r} is given twice; name every encoder once")
     if named := [word for word in overrides if word.startswith(("encoder=", "encoder.name="))]:
         raise UserError(f"rank takes encoders as words of their own: write {named[0].partition('=')[2]}")
-    _refuse_unread(overrides)
+    if word := unread(overrides, _OF_RANKING):
+        raise UserError(
+            f"{word}: rank trains nothing and would not read it; take it away (rank reads {', '.join(_OF_RANKING)})"
+        )
     encoders = []
     for word in words:
         folder, name = expanded(word), word
@@ -172,19 +175,6 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     render(found, screen.console)
     emit({"ranking": [each.to_json() for each in found], "verdict": verdict(found)}, screen)
     return 0
-
-
-def _refuse_unread(overrides: Sequence[str]) -> None:
-    """Refuse words that are for other verbs; what nobody reads is refused where settings are composed."""
-    from nlp_transfer.settings import Settings
-
-    others = {field.name for field in dataclasses.fields(Settings)} - set(_OF_RANKING)
-    for word in overrides:
-        key = word.lstrip("+~").partition("=")[0]
-        if key not in _OF_RANKING and key.partition(".")[0] in others:
-            raise UserError(
-                f"{word}: rank trains nothing and would not read it; take it away (rank reads {', '.join(_OF_RANKING)})"
-            )
 
 
 def compare(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
