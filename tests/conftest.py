@@ -53,6 +53,16 @@ def store_folder(_stores: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """What a library leaves in the environment goes with the test: peft leaves CC where it cannot compile."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _float32() -> Iterator[None]:
     """Let training.precision=auto mean fp32 on every machine: tests compare to the last bits."""

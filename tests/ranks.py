@@ -54,7 +54,7 @@ def _break() -> None:
 
 # Where a rank can fail: a function of the run, what holds it, and how often it goes well before.
 PLACES: dict[str, tuple[Any, str, int]] = {
-    "reading": (corpus, "load_corpus", 0),
+    "reading": (corpus, "encoded", 0),
     "training": (loop.MovingAverage, "update", 3),  # once a step
     "saving": (checkpoint, "save_file", 3),  # in the middle of the second checkpoint; rank 0 alone is there
     "committing": (Commits, "commit", 1),
@@ -117,6 +117,7 @@ def launch(words: list[str], home: Path, case: str | None = None) -> dict[str, A
     for folder in (said, pids):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
+    journal.unlink(missing_ok=True)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
