@@ -12,8 +12,10 @@ import pytest
 from recipes.benchmarks import precision, speed
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.bench import ROOT, Bench
+from recipes.benchmarks.timing.differences import paired
 from recipes.benchmarks.timing.figures import GOALS, METHODS, Figures
 from recipes.benchmarks.timing.growth import Growth, growths, jobs
+from recipes.benchmarks.timing.kept import Kept
 from recipes.benchmarks.timing.show import show
 from recipes.benchmarks.timing.texts import DATASETS, SPLITS, folder_of, read
 from recipes.benchmarks.timing.works import GROUPS, OURS, Goal, Work, works
@@ -239,6 +241,19 @@ def test_what_is_known_is_not_measured_again(bench: Bench, monkeypatch: pytest.M
     ]
 
 
+def test_what_was_asked_before_is_found_again(tmp_path: Path):
+    path, wanted = tmp_path / "kept.jsonl", [{"seed": seed, "rows": None} for seed in range(3)]
+    first = Kept(path)
+    assert first.missing(wanted) == wanted
+    line = first.add(wanted[1] | {"accuracy": 0.5})
+    again = Kept(path)
+    assert again.lines == first.lines == [line]
+    assert (again.find(wanted[1]), again.find({"seed": 1, "rows": 5})) == (line, None)
+    assert again.missing(wanted) == [wanted[0], wanted[2]]
+    assert again.of([wanted[1]]) == [line]
+    assert Kept(None).lines == []
+
+
 def test_what_failed_is_tried_again(bench: Bench):
     failed = bench.measured(HELP | {"status": 7})
     assert "ended with 0" in failed["failed"]
@@ -305,8 +320,8 @@ def test_help_needs_no_data():
 
 def test_a_paired_difference_and_its_interval():
     # Student's t: 4.303 standard errors on either side of the mean of three.
-    assert precision.interval(np.array([0.01, 0.02, 0.03])) == "+0.0200 [-0.0048, +0.0448]"
-    assert precision.interval(np.array([-0.5])) == "-0.5000"
+    assert paired(np.array([0.01, 0.02, 0.03]), 4) == "+0.0200 [-0.0048, +0.0448]"
+    assert paired(np.array([-0.5])) == "-0.500"
 
 
 def test_precisions_are_compared_seed_by_seed():

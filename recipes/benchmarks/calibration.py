@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=500, help="training rows, drawn by the seed")
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}")
+    print(machine.heading())
     print(f"{arguments.rows:,} training rows, seeds {arguments.seeds}; without → with calibration\n")
     print(f"| strategy | data set | temperature | {' | '.join(f'{name} | better' for name in FIGURES)} |")
     print("|---" * (3 + 2 * len(FIGURES)) + "|")

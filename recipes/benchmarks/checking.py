@@ -18,7 +18,6 @@ import dataclasses
 import importlib.util
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--wrong", type=float, default=0.05, help="share of labels that are made wrong")
     arguments = parser.parse_args(words)
     peer = importlib.util.find_spec("cleanlab") is not None
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}")
+    print(machine.heading())
     print(f"{arguments.rows:,} training rows, {arguments.wrong:.0%} made wrong, seeds {arguments.seeds}", end="")
     print("\n" if peer else "; cleanlab is not installed\n")
     print("| data set | method | told before → after | found | right | ranked |\n|---|---|---|---|---|---|")

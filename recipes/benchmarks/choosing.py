@@ -13,10 +13,8 @@ fine-tuning for its rows a class, its scores are those of fine-tuning.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from nlp_transfer.choosing import FEW
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.kept import Kept
 
 MADE_FROM = ("trec", "tweet_emotion", "cr", "scicite", "banking77", "sst5")
 HELD_OUT = ("tweet_irony", "sst2")
@@ -44,25 +43,22 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--results", type=Path, help="JSON lines of scores")
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
+    print(machine.heading() + "\n")
     lines = [line for dataset in arguments.datasets for line in measure(dataset, arguments)]
     _tell(lines)
 
 
 def measure(dataset: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a line for every strategy and floor, number of labels and seed; measure what is missing."""
-    lines = _known(arguments.results, dataset)
+    kept = Kept(arguments.results)
+    lines = [line for line in kept.lines if line["dataset"] == dataset]
     for labels in arguments.labels:
         there = {line["strategy"] for line in lines if line["labels"] == labels}
         wanted = STRATEGIES if labels < FEW else [name for name in STRATEGIES if name != AUTO]
         if missing := [name for name in wanted if name not in there]:
             # Floors come with every comparison.
             found = [line for line in _measured(dataset, labels, missing, arguments) if line["strategy"] not in there]
-            lines += found
-            if arguments.results is not None:
-                with arguments.results.open("a", encoding="utf-8") as out:
-                    out.writelines(json.dumps(line) + "\n" for line in found)
+            lines += map(kept.add, found)
     return [line for line in lines if line["labels"] in arguments.labels]
 
 
@@ -97,13 +93,6 @@ def _measured(dataset: str, labels: int, names: list[str], arguments: argparse.N
         for cell in outcome.cells
         for seed, value in zip(outcome.seeds, cell.values, strict=True)
     ]
-
-
-def _known(results: Path | None, dataset: str) -> list[dict[str, Any]]:
-    if results is None or not results.is_file():
-        return []
-    lines = map(json.loads, results.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line["dataset"] == dataset]
 
 
 def _tell(lines: list[dict[str, Any]]) -> None:

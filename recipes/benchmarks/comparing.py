@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--confirm", nargs="*", default=[])
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}")
+    print(machine.heading())
     for case in arguments.cases:
         tell(case, compared(case, rows_of(case, arguments), arguments))
     for case in arguments.confirm:

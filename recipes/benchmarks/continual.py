@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.kept import Kept
 
 ADAPTERS, TOGETHER = "one adapter a task", "at once"
 ANCHOR, LWF = ["objective=anchor"], ["objective=distill"]
@@ -53,7 +53,6 @@ OWN = ["data=files", "verify=false", "report.write=false", "evaluation.floors=fa
 OWN += ["training.keep=last", "decision.calibrate=false", "data.validation_share=0"]
 START: list[str] = []  # the encoder of the first task
 DOMAINS = ("books", "electronics", "kitchen", "imdb")
-BY = ("scenario", "method", "seed", "steps", "rows", "tests", "epochs", "length")
 Row = dict[str, str]
 
 
@@ -72,30 +71,19 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("continual.jsonl"))
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
-    known = {}
-    if arguments.results.exists():
-        lines = map(json.loads, arguments.results.read_text(encoding="utf-8").splitlines())
-        known = {key_of(line): line for line in lines}
+    print(machine.heading() + "\n")
+    kept = Kept(arguments.results)
     for scenario in arguments.scenarios:
         methods = [name for name in arguments.methods if scenario == "domains" or name != ADAPTERS]
         steps = arguments.steps if scenario == "classes" else "+".join(arguments.domains)
         own = {"scenario": scenario, "steps": steps, "rows": arguments.rows}
         own |= {key: getattr(arguments, key) for key in ("tests", "epochs", "length")}
-        for seed in range(arguments.seeds):
-            wanted = [own | {"method": method, "seed": seed} for method in methods]
-            missing = [asked for asked in wanted if key_of(asked) not in known]
+        wanted = [[own | {"method": method, "seed": seed} for method in methods] for seed in range(arguments.seeds)]
+        for of_seed in wanted:
+            missing = kept.missing(of_seed)
             for found in measured(arguments, missing) if missing else ():
-                known[key_of(found)] = found
-                with arguments.results.open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(found) + "\n")
-        show(scenario, methods, [line for line in known.values() if all(line[key] == own[key] for key in own)])
-
-
-def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what a result is known by."""
-    return tuple(line[name] for name in BY)
+                kept.add(found)
+        show(scenario, methods, [line for of_seed in wanted for line in kept.of(of_seed)])
 
 
 def measured(arguments: argparse.Namespace, wanted: list[dict[str, Any]]) -> Any:

@@ -17,7 +17,6 @@ Every result is appended to --results at once and is not computed again, so that
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.kept import Kept
 
 WORDS = ["data=files", "strategy=finetune", "verify=false", "report.write=false", "evaluation.floors=false"]
 TEACHER, ALONE = "teacher", "labels alone"
@@ -50,12 +50,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--results", type=Path, default=Path("distilling.jsonl"))
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
-    known = []
-    if arguments.results.exists():
-        known = [json.loads(line) for line in arguments.results.read_text(encoding="utf-8").splitlines()]
-    done = {key_of(line) for line in known}
+    print(machine.heading() + "\n")
+    kept = Kept(arguments.results)
     for dataset in arguments.datasets:
         for seed in range(arguments.seeds):
             common = {"dataset": dataset, "per_class": arguments.per_class, "seed": seed}
@@ -65,18 +61,10 @@ def main(words: list[str] | None = None) -> None:
                 for term in arguments.terms:
                     for weight in [None] if term == "distill" else arguments.weights:
                         wanted.append(common | {"how": TERMS[term], "depth": depth, "weight": weight})
-            if all(key_of(each) in done for each in wanted):
-                continue
-            for line in measured(arguments, dataset, seed, [each for each in wanted if key_of(each) not in done]):
-                known.append(line)
-                with arguments.results.open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(line) + "\n")
-    show(arguments, known)
-
-
-def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what a result is known by."""
-    return tuple(line[name] for name in ("dataset", "per_class", "seed", "how", "depth", "weight"))
+            missing = kept.missing(wanted)
+            for line in measured(arguments, dataset, seed, missing) if missing else ():
+                kept.add(line)
+    show(arguments, kept.lines)
 
 
 def measured(arguments: argparse.Namespace, dataset: str, seed: int, wanted: list[dict[str, Any]]) -> Any:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import shutil
 import sys
 import tempfile
@@ -32,6 +31,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.differences import paired
+from recipes.benchmarks.timing.kept import Kept
 
 FAR = ("books:kitchen", "imdb:electronics", "electronics:books", "kitchen:imdb")
 NEAR = ("electronics:kitchen", "books:dvd")
@@ -63,28 +64,19 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=256, help="tokens of a text that are read")
     parser.add_argument("--results", type=Path, default=Path("domains.jsonl"))
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
-    known = {}
-    if arguments.results.exists():
-        lines = map(json.loads, arguments.results.read_text(encoding="utf-8").splitlines())
-        known = {key_of(line): line for line in lines}
+    print(machine.heading() + "\n")
+    kept = Kept(arguments.results)
     methods = list(dict.fromkeys([ALONE, *arguments.methods]))
+    lines = []
     for seed in range(arguments.seeds):
         for pair in arguments.pairs:
             own = {"pair": pair, "seed": seed, "epochs": arguments.epochs, "length": arguments.length}
             wanted = [own | {"method": method} for method in methods]
-            missing = [asked for asked in wanted if key_of(asked) not in known]
+            missing = kept.missing(wanted)
             for found in measured(arguments.data / "reviews", missing) if missing else ():
-                known[key_of(found)] = found
-                with arguments.results.open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(found) + "\n")
-    show(arguments, methods, known)
-
-
-def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what a result is known by."""
-    return tuple(line[name] for name in ("pair", "seed", "epochs", "length", "method"))
+                kept.add(found)
+            lines += kept.of(wanted)
+    show(arguments.pairs, methods, lines)
 
 
 def measured(reviews: Path, wanted: list[dict[str, Any]]) -> Any:
@@ -139,34 +131,25 @@ def told(run: Any, texts: Path) -> float:
     return information(run.predictor.record.task, run.predictor.logits(asked))
 
 
-def show(arguments: argparse.Namespace, methods: list[str], known: dict[tuple[Any, ...], dict[str, Any]]) -> None:
+def show(pairs: list[str], methods: list[str], lines: list[dict[str, Any]]) -> None:
     """Print the mean of every pair and method, and what each method gains."""
-    from scipy.stats import t
-
     found: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
     surest: dict[tuple[str, int], dict[str, Any]] = {}
-    for line in known.values():
-        same = (line["epochs"], line["length"]) == (arguments.epochs, arguments.length)
-        if same and line["pair"] in arguments.pairs and line["seed"] < arguments.seeds:
-            key = line["pair"], line["seed"]
-            found[line["method"]][key] = line["accuracy"]
-            if line["method"] in methods:
-                surest[key] = max(surest.get(key, line), line, key=lambda each: each["information"])
+    for line in lines:
+        key = line["pair"], line["seed"]
+        found[line["method"]][key] = line["accuracy"]
+        surest[key] = max(surest.get(key, line), line, key=lambda each: each["information"])
     found[CHOSEN] = {key: line["accuracy"] for key, line in surest.items()}
     methods = [*methods, CHOSEN]
     print(f"| source:target | {' | '.join(methods)} |\n|---{'|---' * len(methods)}|")
-    for pair in arguments.pairs:
+    for pair in pairs:
         means = [np.mean([of for (name, _), of in found[method].items() if name == pair]) for method in methods]
         print(f"| {pair} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
-    for kind, pairs in (("far pairs", FAR), ("all", arguments.pairs)):
+    for kind, of_kind in (("far pairs", FAR), ("all", pairs)):
         cells = []
         for method in methods:
-            gains = np.array([of - found[ALONE][key] for key, of in found[method].items() if key[0] in pairs])
-            cell = f"{gains.mean():+.3f}" if len(gains) else "–"
-            if len(gains) > 1:
-                reach = t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
-                cell += f" [{gains.mean() - reach:+.3f}, {gains.mean() + reach:+.3f}]"
-            cells.append("" if method == ALONE else cell)
+            gains = np.array([of - found[ALONE][key] for key, of in found[method].items() if key[0] in of_kind])
+            cells.append("" if method == ALONE else paired(gains) if len(gains) else "–")
         print(f"| gain, {kind} | {' | '.join(cells)} |")
 
 

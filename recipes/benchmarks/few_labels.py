@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import random
 import sys
 import tempfile
@@ -30,6 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.kept import Kept
 
 DATASETS = ("trec", "sst5", "cr", "tweet_emotion", "banking77", "scicite")
 # name -> words of the command line, the first a recipe where it has no "="
@@ -57,27 +57,18 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--tests", type=int, default=1000, help="test rows, the same for every seed")
     parser.add_argument("--results", type=Path, default=Path("few_labels.jsonl"))
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
-    known = {}
-    if arguments.results.exists():
-        lines = map(json.loads, arguments.results.read_text(encoding="utf-8").splitlines())
-        known = {key_of(line): line for line in lines}
-    for per_class in arguments.per_class:
-        for seed in arguments.seeds:
-            for dataset in arguments.datasets:
-                for method in arguments.methods:
-                    asked = {"dataset": dataset, "per_class": per_class, "seed": seed, "method": method}
-                    if key_of(asked) not in known:
-                        known[key_of(asked)] = asked | measure(arguments, **asked)
-                        with arguments.results.open("a", encoding="utf-8") as out:
-                            out.write(json.dumps(known[key_of(asked)]) + "\n")
-    show(arguments, list(known.values()))
-
-
-def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what a result is known by."""
-    return tuple(line[name] for name in ("dataset", "per_class", "seed", "method"))
+    print(machine.heading() + "\n")
+    kept = Kept(arguments.results)
+    wanted: list[dict[str, Any]] = [
+        {"dataset": dataset, "per_class": per_class, "seed": seed, "method": method}
+        for per_class in arguments.per_class
+        for seed in arguments.seeds
+        for dataset in arguments.datasets
+        for method in arguments.methods
+    ]
+    for asked in kept.missing(wanted):
+        kept.add(asked | measure(arguments, **asked))
+    show(arguments, kept.of(wanted))
 
 
 def measure(
@@ -160,10 +151,9 @@ def show(arguments: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
     """Print means over the seeds with their deviation, and of all data sets."""
     found: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     for line in lines:
-        if line["seed"] in arguments.seeds:
-            found[line["per_class"], line["dataset"], line["method"]].append(line["accuracy"])
-            for name in ("log_loss", "seconds"):
-                found[line["per_class"], name, line["method"]].append(line.get(name, np.nan))
+        found[line["per_class"], line["dataset"], line["method"]].append(line["accuracy"])
+        for name in ("log_loss", "seconds"):
+            found[line["per_class"], name, line["method"]].append(line.get(name, np.nan))
     for per_class in arguments.per_class:
         print(f"\n{per_class} rows a class: accuracy, mean ± deviation of the seeds\n")
         print(f"| data set | {' | '.join(arguments.methods)} |\n|---{'|---' * len(arguments.methods)}|")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import json
 import sys
 import tempfile
 import time
@@ -29,6 +28,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.differences import paired
+from recipes.benchmarks.timing.kept import Kept
 
 FROZEN, SUPERVISED = "frozen", "supervised"
 METHODS = (FROZEN, SUPERVISED, "protonet", "fomaml", "reptile")
@@ -52,12 +53,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=48, help="tokens of a text that are read")
     parser.add_argument("--results", type=Path, default=Path("meta.jsonl"))
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
-    known = {}
-    if arguments.results.exists():
-        lines = map(json.loads, arguments.results.read_text(encoding="utf-8").splitlines())
-        known = {key_of(line): line for line in lines}
+    print(machine.heading() + "\n")
+    kept = Kept(arguments.results)
     methods = [method for method in METHODS if method in {FROZEN, *arguments.methods}]
     wanted = [
         asked_for(arguments, dataset, seed, method)
@@ -65,12 +62,9 @@ def main(words: list[str] | None = None) -> None:
         for dataset in arguments.datasets
         for method in methods
     ]
-    for asked in wanted:
-        if key_of(asked) not in known:
-            known[key_of(asked)] = found = measured(arguments.data, asked)
-            with arguments.results.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(found) + "\n")
-    show(methods, [known[key_of(asked)] for asked in wanted])
+    for asked in kept.missing(wanted):
+        kept.add(measured(arguments.data, asked))
+    show(methods, kept.of(wanted))
 
 
 def asked_for(arguments: argparse.Namespace, dataset: str, seed: int, method: str) -> dict[str, Any]:
@@ -78,11 +72,6 @@ def asked_for(arguments: argparse.Namespace, dataset: str, seed: int, method: st
     names = ["ways", "shots", "queries", "rows", "length"]
     names += {FROZEN: [], SUPERVISED: ["epochs"]}.get(method, ["episodes"])
     return {"dataset": dataset, "seed": seed, "method": method, **{name: getattr(arguments, name) for name in names}}
-
-
-def key_of(line: dict[str, Any]) -> str:
-    """Return what a result is known by."""
-    return json.dumps({name: line[name] for name in sorted(line) if name not in ("accuracy", "seconds")})
 
 
 def measured(data: Path, asked: dict[str, Any]) -> dict[str, Any]:
@@ -169,8 +158,6 @@ def by_prototypes(settings: Any, corpus: Any, division: Any) -> dict[str, float]
 
 def show(methods: list[str], found: list[dict[str, Any]]) -> None:
     """Print the mean of every data set and method, what each method gains, and what it takes."""
-    from scipy.stats import t
-
     values = {(line["dataset"], line["seed"], line["method"]): line for line in found}
     datasets = list(dict.fromkeys(line["dataset"] for line in found))
     seeds = sorted({line["seed"] for line in found})
@@ -189,12 +176,7 @@ def show(methods: list[str], found: list[dict[str, Any]]) -> None:
                 np.array([values[dataset, seed, of]["accuracy"][shots] for dataset in datasets for seed in seeds])
                 for of in (method, FROZEN)
             )
-            gains = own - frozen
-            cell = f"{gains.mean():+.3f}"
-            if len(gains) > 1:
-                reach = t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
-                cell += f" [{gains.mean() - reach:+.3f}, {gains.mean() + reach:+.3f}]"
-            cells.append("" if method == FROZEN else cell)
+            cells.append("" if method == FROZEN else paired(own - frozen))
         print(f"| gain | {shots} | {' | '.join(cells)} |")
     seconds = [np.mean([line["seconds"] for line in found if line["method"] == method]) for method in methods]
     print(f"| processor seconds | | {' | '.join(f'{each:.0f}' for each in seconds)} |")

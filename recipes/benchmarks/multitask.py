@@ -33,6 +33,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.differences import paired
+from recipes.benchmarks.timing.kept import Kept
 
 ALONE = "alone"
 WAYS: dict[str, list[str]] = {
@@ -58,19 +60,15 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--length", type=int, default=64, help="tokens of a text that are read")
     parser.add_argument("--results", type=Path, default=Path("multitask.jsonl"))
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
-    lines = arguments.results.read_text(encoding="utf-8").splitlines() if arguments.results.exists() else []
-    known = list(map(json.loads, lines))
+    print(machine.heading() + "\n")
+    kept = Kept(arguments.results)
     for part in arguments.parts:
         measure, show = PARTS[part]
         own = {"part": part, "tasks": arguments.tasks, "rows": arguments.rows}
         own |= {"epochs": arguments.epochs, "length": arguments.length}
-        before = [line for line in known if own.items() <= line.items()]
+        before = [line for line in kept.lines if own.items() <= line.items()]
         for found in measure(arguments, before):
-            before.append(own | found)
-            with arguments.results.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(own | found) + "\n")
+            before.append(kept.add(own | found))
         show(arguments, before)
 
 
@@ -112,8 +110,6 @@ def together(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iter
 
 def show_together(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> None:
     """Print the mean of every task and way, and what each way gains."""
-    from scipy.stats import t
-
     ways = [ALONE, *WAYS]
     of = {(line["way"], line["seed"]): line["figures"] for line in known if line["seed"] < arguments.seeds}
     print(f"| task | {' | '.join(ways)} |\n|---{'|---' * len(ways)}|")
@@ -124,8 +120,7 @@ def show_together(arguments: argparse.Namespace, known: list[dict[str, Any]]) ->
     for way in WAYS:
         pairs = [(of[way, seed], of[ALONE, seed]) for seed in range(arguments.seeds)]
         gains = np.array([one[name] - other[name] for one, other in pairs for name in arguments.tasks])
-        reach = t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
-        cells.append(f"{gains.mean():+.3f} [{gains.mean() - reach:+.3f}, {gains.mean() + reach:+.3f}]")
+        cells.append(paired(gains))
     print(f"| gain | {' | '.join(cells)} |\n")
 
 

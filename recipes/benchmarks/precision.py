@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.strategies import draw
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.differences import paired
 
 DATASETS = ("trec", "sst2", "tweet_emotion", "banking77")
 STRATEGIES = ("finetune", "probe")
@@ -123,22 +123,13 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
                 values = [np.array([row[figure] for row in shown if row["precision"] == p]) for p in PRECISIONS]
                 # A mean of unlike data sets says nothing.
                 cells += [spread(each) if name != "all" else "" for each in values]
-                cells.append(interval(values[1] - values[0]))
+                cells.append(paired(values[1] - values[0], 4))
             yield f"| {strategy} | {name} | {' | '.join(cells)} |"
 
 
 def spread(values: np.ndarray) -> str:
     """Return mean and deviation, which one value alone does not have."""
     return f"{values.mean():.4f} ± {values.std(ddof=1):.4f}" if len(values) > 1 else f"{values[0]:.4f}"
-
-
-def interval(differences: np.ndarray) -> str:
-    """Return the mean of paired differences and its 95 % interval, which one pair alone does not have."""
-    mean, count = differences.mean(), len(differences)
-    if count < 2:
-        return f"{mean:+.4f}"
-    half = float(stats.t.ppf(0.975, count - 1)) * differences.std(ddof=1) / np.sqrt(count)
-    return f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
 
 
 if __name__ == "__main__":

@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.strategies import draw, settings_of
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.kept import Kept
 
 TARGETS = ("trec", "cr", "sst2", "tweet_emotion", "scicite", "banking77")
 SOURCES = {"sentiment": "reviews/imdb", "intents": "clinc_oos"}
@@ -48,8 +47,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--encoders", type=Path, help="folder to make the encoders in, or where they are")
     parser.add_argument("--results", type=Path, help="JSON lines of accuracies")
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}")
+    print(machine.heading())
     print(f"{arguments.rows:,} training rows, seeds {arguments.seeds}\n")
     with _folder(arguments.encoders) as folder:
         encoders = {name: _encoder(name, folder, arguments.data) for name in ENCODERS}
@@ -78,13 +76,13 @@ def measure(dataset: str, seed: int, encoders: dict[str, Path], arguments: argpa
         screen = Screen(speaks=False)
         ranked = rank(settings, named, rows_of(settings, screen), screen)
         standings = {each.candidate.name: each for each in ranked}
-        accuracy = {}
+        accuracy, kept = {}, Kept(arguments.results)
         for name, encoder in named:
-            key = {"dataset": dataset, "encoder": name, "seed": seed, "rows": arguments.rows}
-            accuracy[name] = _known(arguments.results, key)
-            if accuracy[name] is None:
-                accuracy[name] = adapt(dataclasses.replace(settings, encoder=encoder)).metrics["accuracy"]
-                _keep(arguments.results, key | {"accuracy": accuracy[name]})
+            asked = {"dataset": dataset, "encoder": name, "seed": seed, "rows": arguments.rows}
+            if (line := kept.find(asked)) is None:
+                found = adapt(dataclasses.replace(settings, encoder=encoder)).metrics
+                line = kept.add(asked | {"accuracy": found["accuracy"]})
+            accuracy[name] = line["accuracy"]
             print(f"{dataset}, seed {seed}, {name}: {accuracy[name]:.3f}", file=sys.stderr, flush=True)
     layers = {name: each.candidate.layers for name, each in standings.items()}
     last = {name: each[-1] for name, each in layers.items()}
@@ -166,19 +164,6 @@ def _folder(wanted: Path | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as made:
         yield Path(made)
-
-
-def _known(results: Path | None, key: dict[str, Any]) -> float | None:
-    if results is None or not results.is_file():
-        return None
-    lines = map(json.loads, results.read_text(encoding="utf-8").splitlines())
-    return next((line["accuracy"] for line in lines if key.items() <= line.items()), None)
-
-
-def _keep(results: Path | None, line: dict[str, Any]) -> None:
-    if results is not None:
-        with results.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Every result is appended to --results at once and is not computed again, so that
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -38,6 +37,8 @@ from nlp_transfer.encoder.classifier import forward
 from nlp_transfer.objectives.objective import Objective, Step
 from recipes.benchmarks.strategies import draw, settings_of
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.differences import paired
+from recipes.benchmarks.timing.kept import Kept
 
 PLAIN, FIGURE = "plain", "macro_f1"
 DATASETS = ("trec", "cr", "tweet_emotion", "banking77")
@@ -161,27 +162,17 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=500, help="training rows, drawn by the seed")
     parser.add_argument("--results", type=Path, default=Path("robust.jsonl"))
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
-    known = []
-    if arguments.results.exists():
-        known = [json.loads(line) for line in arguments.results.read_text(encoding="utf-8").splitlines()]
-    done = {key_of(line) for line in known}
-    for seed in range(arguments.seeds):
-        for dataset in arguments.datasets:
-            for trick in dict.fromkeys([PLAIN, *arguments.tricks]):
-                asked = {"dataset": dataset, "rows": arguments.rows, "seed": seed, "trick": trick}
-                if key_of(asked) in done:
-                    continue
-                known.append(asked | measure(arguments.data / dataset, arguments.rows, seed, trick))
-                with arguments.results.open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(known[-1]) + "\n")
-    show(arguments, known)
-
-
-def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what a result is known by."""
-    return tuple(line[name] for name in ("dataset", "rows", "seed", "trick"))
+    print(machine.heading() + "\n")
+    kept = Kept(arguments.results)
+    wanted = [
+        {"dataset": dataset, "rows": arguments.rows, "seed": seed, "trick": trick}
+        for seed in range(arguments.seeds)
+        for dataset in arguments.datasets
+        for trick in dict.fromkeys([PLAIN, *arguments.tricks])
+    ]
+    for asked in kept.missing(wanted):
+        kept.add(asked | measure(arguments.data / asked["dataset"], arguments.rows, asked["seed"], asked["trick"]))
+    show(arguments, kept.of(wanted))
 
 
 def measure(source: Path, rows: int, seed: int, trick: str) -> dict[str, float]:
@@ -257,12 +248,9 @@ def go_back(
 
 def show(arguments: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
     """Print the mean of every trick, and what it gains."""
-    from scipy.stats import t
-
     found: dict[str, dict[tuple[str, int], dict[str, float]]] = defaultdict(dict)
     for line in lines:
-        if line["rows"] == arguments.rows and line["dataset"] in arguments.datasets and line["seed"] < arguments.seeds:
-            found[line["trick"]][line["dataset"], line["seed"]] = line
+        found[line["trick"]][line["dataset"], line["seed"]] = line
     print(
         f"| trick | {' | '.join(arguments.datasets)} | gain | times |\n|---{'|---' * len(arguments.datasets)}|---|---|"
     )
@@ -274,13 +262,7 @@ def show(arguments: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
         ]
         gains = np.array([line[FIGURE] - plain[key][FIGURE] for key, line in of.items()])
         times = np.median([line["seconds"] / plain[key]["seconds"] for key, line in of.items()])
-        reach = (
-            float(t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else np.nan
-        )
-        gain = (
-            "" if trick == PLAIN else f"{gains.mean():+.3f} [{gains.mean() - reach:+.3f}, {gains.mean() + reach:+.3f}]"
-        )
-        print(f"| {trick} | {' | '.join(cells)} | {gain} | {times:.2f} |")
+        print(f"| {trick} | {' | '.join(cells)} | {'' if trick == PLAIN else paired(gains)} | {times:.2f} |")
 
 
 if __name__ == "__main__":

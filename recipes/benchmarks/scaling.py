@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +40,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--few", action="store_true", help="no more validation rows than training rows")
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}\n")
+    print(machine.heading() + "\n")
     print(f"| data set | rows a class | taken | calibrated by | {' | '.join(FIGURES)} |")
     print("|---" * (4 + len(FIGURES)) + "|")
     for name in arguments.datasets:

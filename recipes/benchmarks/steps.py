@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +33,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[0, 50, 150])
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}")
+    print(machine.heading())
     print(f"{arguments.per_class} training rows a class\n")
     print("| data set | strategy | steps at least | accuracy | macro-F1 | accuracy of each seed |")
     print("|---|---|---|---|---|---|")

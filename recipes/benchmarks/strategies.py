@@ -25,6 +25,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -33,6 +34,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from recipes.benchmarks.timing.kept import Kept
 
 # Long articles: eight times the tokens of the others, hence fewer of them; 512 tokens of each, in windows of 128.
 LONG = {"tokens.long": "chunk", "tokens.max_length": 128, "tokens.overlap": 0.0, "tokens.max_windows": 4}
@@ -267,21 +272,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500, help="training rows, drawn by the seed")
     parser.add_argument("--results", type=Path, default=Path("strategies.jsonl"))
     arguments = parser.parse_args()
-    done = {}
-    if arguments.results.exists():
-        for line in arguments.results.read_text().splitlines():
-            row = json.loads(line)
-            done[row["dataset"], row["method"], row["seed"], row["rows"]] = row
-    for seed in arguments.seeds:
-        for dataset in arguments.datasets:
-            for method in arguments.methods:
-                key = (dataset, method, seed, arguments.rows)
-                if key in done:
-                    continue
-                done[key] = measure(arguments, dataset, method, seed)
-                with arguments.results.open("a") as out:
-                    out.write(json.dumps(done[key]) + "\n")
-    show(arguments, done)
+    kept = Kept(arguments.results)
+    wanted = [
+        {"dataset": dataset, "method": method, "seed": seed, "rows": arguments.rows}
+        for seed in arguments.seeds
+        for dataset in arguments.datasets
+        for method in arguments.methods
+    ]
+    for asked in kept.missing(wanted):
+        line = kept.add(asked | measure(arguments, asked["dataset"], asked["method"], asked["seed"]))
+        print(json.dumps(line), flush=True)
+    show(arguments, kept.of(wanted))
 
 
 def measure(arguments: argparse.Namespace, dataset: str, method: str, seed: int) -> dict[str, Any]:
@@ -301,28 +302,21 @@ def measure(arguments: argparse.Namespace, dataset: str, method: str, seed: int)
         figure = FIGURE[corpus.task.problem]
         started, cpu = time.monotonic(), time.process_time()
         value = METHODS[method](settings, corpus, figure)
-    row = {
-        "dataset": dataset,
-        "method": method,
-        "seed": seed,
-        "rows": arguments.rows,
+    return {
         "figure": figure,
         "value": round(float(value), 4),
         "seconds": round(time.monotonic() - started, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
     }
-    print(json.dumps(row), flush=True)
-    return row
 
 
-def show(arguments: argparse.Namespace, done: dict[tuple, dict[str, Any]]) -> None:
+def show(arguments: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
     """Print mean ± standard deviation over the seeds, as a Markdown table."""
     table: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     figures = {}
-    for (dataset, method, seed, rows), row in done.items():
-        if rows == arguments.rows and seed in arguments.seeds:
-            table[dataset][method].append(row["value"])
-            figures[dataset] = row["figure"]
+    for line in lines:
+        table[line["dataset"]][line["method"]].append(line["value"])
+        figures[line["dataset"]] = line["figure"]
     print(f"\n{arguments.rows} training rows, {EPOCHS} epochs, mean ± deviation of {len(arguments.seeds)} seeds\n")
     print("| data set | figure | " + " | ".join(arguments.methods) + " |")
     print("|---" * (len(arguments.methods) + 2) + "|")

@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import math
 import random
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.benchmarks.timing import machine
+from recipes.benchmarks.timing.kept import Kept
 
 CHOSEN = "chosen"
 CASES = ("clinc_oos:oos", "banking77", "trec")
@@ -47,8 +46,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--per-class", type=int, default=30, help="training rows a label")
     parser.add_argument("--results", type=Path, help="JSON lines of figures")
     arguments = parser.parse_args(words)
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}; {versions}")
+    print(machine.heading())
     print(f"{arguments.per_class:,} training rows a label, seeds {arguments.seeds}\n")
     print("| case | score | rehearsed | AUROC | AUPR | FPR95 | right at 5 % | found at 5 % |")
     print("|---" * 8 + "|")
@@ -71,17 +69,9 @@ def main(words: list[str] | None = None) -> None:
 
 def measured(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the score that is chosen and the figures of every one, measured now or before."""
-    key = {"case": case, "seed": seed, "per_class": arguments.per_class}
-    path = arguments.results
-    if path is not None and path.is_file():
-        for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-            if key.items() <= line.items():
-                return line
-    found = measure(case, seed, arguments)
-    if path is not None:
-        with path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(key | found) + "\n")
-    return found
+    asked = {"case": case, "seed": seed, "per_class": arguments.per_class}
+    kept = Kept(arguments.results)
+    return kept.find(asked) or kept.add(asked | measure(case, seed, arguments))
 
 
 def measure(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import time
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -39,6 +40,12 @@ def cores() -> int:
 def versions() -> dict[str, str]:
     """Return the installed ones of PACKAGES."""
     return {"python": platform.python_version(), **installed(PACKAGES)}
+
+
+def heading() -> str:
+    """Return the line that figures stand under: the day, the processor, the versions."""
+    told = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"{time.strftime('%Y-%m-%d')}: {processor()}; {told}"
 
 
 @cache
