@@ -26,6 +26,7 @@ from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.head import Units, settle, solve_head, solve_head_again, validate
 from nlp_transfer.head_choice import solves_head
+from nlp_transfer.launch import is_main
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import compares_labels, comparing
 from nlp_transfer.plan import head_words
@@ -33,13 +34,15 @@ from nlp_transfer.preparation import Prepared
 from nlp_transfer.progress import reading
 from nlp_transfer.rules import promising, unpromised
 from nlp_transfer.rules_fit import Fitted, fit_rules
-from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.run_folder import PROFILE, RunFolder
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.bfloat16 import working_copy
 from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
 from nlp_transfer.training.memory import give_back
+from nlp_transfer.training.pace import in_words
 from nlp_transfer.training.passes import NoMemory
+from nlp_transfer.training.profile import profiling
 from nlp_transfer.training.state import Trajectory
 
 
@@ -196,6 +199,7 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
     if settings.training.compile:
         step.compile()
 
+    paces: list[dict[str, float]] = []
     with screen.bar("training") as bar:
 
         def evaluate_now() -> dict[str, float]:
@@ -206,9 +210,16 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
             return values
 
         def on_step(done: int, total: int, values: dict[str, float]) -> None:
+            step_recorded()
             bar.show(done, total, loss=f"{values['loss']:.3f}")
             folder.log(step=done, **values)
             tracking.log(accelerator, "train", values, done)
+
+        def on_pace(done: int, figures: dict[str, float]) -> None:
+            told = {name: float(f"{value:.4g}") for name, value in figures.items()}
+            folder.log(step=done, pace=told)
+            paces.append(told)
+            tracking.log(accelerator, "pace", told, done)
 
         def on_stop() -> None:
             screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
@@ -226,9 +237,14 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
             folder.log(split="validation", **values)
             tracking.log(accelerator, "validation", values, int(values["step"]))
 
-        with _named_rows(descent.ids, settings), occurring_words(prepared.classifier.model, prepared.words):
+        recorded = folder.path / PROFILE if settings.tracking.profile and is_main() else None
+        with (
+            profiling(recorded, screen.tell) as step_recorded,
+            _named_rows(descent.ids, settings),
+            occurring_words(prepared.classifier.model, prepared.words),
+        ):
             hold(prepared)
-            return fit(
+            trajectory = fit(
                 accelerator,
                 step,
                 descent.groups,
@@ -243,6 +259,7 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
                     descent.higher_is_better,
                     on_step,
                     on_evaluation,
+                    on_pace,
                     on_halved,
                     on_stop,
                 ),
@@ -252,6 +269,9 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
                 kinds=descent.kinds,
                 drawn=descent.drawn,
             )
+    if paces:
+        screen.console.print(in_words(paces[-1]), style="dim")
+    return trajectory
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def write_pages(
         from nlp_transfer.reporting.files import write
         from nlp_transfer.reporting.report_page import document_of
 
-        settings, plan = prepared.settings, prepared.plan
+        settings, plan, steps = prepared.settings, prepared.plan, _lines(folder / "metrics.jsonl")
         document = document_of(
             _evidence(
                 prepared.corpus.task,
@@ -76,8 +76,8 @@ def write_pages(
                 settings,
                 title=str(settings.name),
                 facts=_facts(prepared, source),
-                costs=_costs(plan, took, folder),
-                steps=_lines(folder / "metrics.jsonl"),
+                costs=_costs(plan, took, folder, steps),
+                steps=steps,
             )
         )
         for name in PAGES:
@@ -153,13 +153,16 @@ def _facts(prepared: Prepared, source: str) -> list[tuple[str, str]]:
     ]
 
 
-def _costs(plan: Plan, took: Took, folder: Path) -> list[tuple[str, str]]:
+def _costs(plan: Plan, took: Took, folder: Path, steps: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    from nlp_transfer.training.pace import in_words
+
     model = folder / "model"
     size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     share = plan.trainable / max(1, plan.parameters)
     return [
         ("training", f"in {took.seconds:,.0f} s, {plan.precision} on {plan.processes} × {plan.device}"),
         ("steps", f"{took.steps:,} of {plan.batch_size} examples" if took.steps else "none: the head was solved for"),
+        *(("pace", in_words(line["pace"])) for line in [line for line in steps if "pace" in line][-1:]),
         ("parameters", f"{plan.trainable:,} of {plan.parameters:,} learned ({share:.2%})"),
         ("saved model", f"{size / 1e6:,.1f} MB"),
     ]

@@ -28,6 +28,7 @@ from nlp_transfer.training import checkpoint
 from nlp_transfer.versions import environment
 
 PAGES = ("report.html", "report.md")
+PROFILE = "profile.json"
 
 
 class Figures(Protocol):
@@ -170,7 +171,7 @@ class RunFolder:
                 remove(self.checkpoints)
                 (self.path / "metrics.json").unlink(missing_ok=True)
                 remove(self.model)
-                for name in PAGES:
+                for name in (*PAGES, PROFILE):
                     (self.path / name).unlink(missing_ok=True)
                 for path in [self.path / "metrics.jsonl", *self.path.rglob("events.out.tfevents.*")]:
                     path.unlink(missing_ok=True)

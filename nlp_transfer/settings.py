@@ -219,6 +219,7 @@ class TrackingSettings:
 
     trackers: list[str] = field(default_factory=list)
     project: str = "nlp_transfer"
+    profile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

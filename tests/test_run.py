@@ -29,6 +29,7 @@ from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.training.loop import Saving
+from nlp_transfer.training.pace import PARTS
 from tests.composed import settings_of
 from tests.encoder.families import PREFIXES_FIT, tiny_encoder
 
@@ -529,7 +530,24 @@ def test_trackers_hear_of_settings_steps_and_figures(home: Path, tmp_path: Path,
     )
     assert told.get("train/loss", []) == pytest.approx([line["loss"] for line in log if "loss" in line])
     assert len(told.get("validation/accuracy", [])) == sum(line.get("split") == "validation" for line in log)
+    paces = [line["pace"] for line in log if "pace" in line]
+    assert len(paces) == len(told.get("validation/accuracy", []))
+    assert told.get("pace/tokens_per_second", []) == pytest.approx([pace["tokens_per_second"] for pace in paces])
     assert list((run.folder / "nlp_transfer").glob("*/hparams.yml"))
+
+
+def test_a_step_is_recorded_and_changes_nothing(home: Path, tmp_path: Path):
+    weights = {}
+    for profile in (False, True):
+        values = {"strategy": "finetune", "tracking.profile": profile, "report.write": profile}
+        settings = settings_for(home, output=str(tmp_path / str(profile)), **values)
+        run = adapt(settings, data=data_for("single_label"))
+        weights[profile] = (run.folder / "model" / "model.safetensors").read_bytes()
+        assert (run.folder / "profile.json").exists() == profile
+    assert weights[False] == weights[True]
+    events = json.loads((run.folder / "profile.json").read_text())["traceEvents"]
+    assert {*PARTS} <= {event["name"] for event in events}
+    assert "tokens a second" in (run.folder / "report.md").read_text()
 
 
 def test_virtual_tokens_take_places_that_texts_then_lack(home: Path, tmp_path: Path):

@@ -12,7 +12,6 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from nlp_transfer.comparing.peak import forget_peak, peak_megabytes
 from nlp_transfer.config import run_id
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
@@ -23,6 +22,7 @@ from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.teaching import lessons
 from nlp_transfer.trained import train
+from nlp_transfer.training.peak import forget_peak, peak_megabytes
 from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:

@@ -254,7 +254,7 @@ class _Work:
                 settings=self.training,
                 seed=settings.seed,
                 frozen=(),
-                watch=Watch(None, "loss", False, on_step, lambda _: None, on_halved, on_stop),
+                watch=Watch(None, "loss", False, on_step, lambda _: None, on_halved=on_halved, on_stop=on_stop),
                 saving=commits.saving(found.snapshot if found else None),
                 copied=working_copy(self.accelerator, compiled=False),
             )

@@ -46,6 +46,7 @@ class Watch:
         higher_is_better: how to read it.
         on_step: called after every optimizer step with (steps done, steps in all, {"loss", "learning_rate", ...}).
         on_evaluation: called after every evaluation with the metrics.
+        on_pace: called before every evaluation with (step, figures of ``training.pace`` since the one before).
         on_halved: called with (step, tokens) where memory did not suffice and passes hold at most `tokens` from there.
         on_stop: called at once when a signal asks to stop; the step is finished first.
     """
@@ -55,6 +56,7 @@ class Watch:
     higher_is_better: bool
     on_step: Callable[[int, int, Metrics], None]
     on_evaluation: Callable[[Metrics], None]
+    on_pace: Callable[[int, Metrics], None] = lambda step, figures: None
     on_halved: Callable[[int, int], None] = lambda step, tokens: None
     on_stop: Callable[[], None] = lambda: None
 
@@ -163,6 +165,7 @@ def fit(
     state = TrainingState(parameters, optimizer, average, keeper, trajectory, passes)
     if saving and saving.resumed:
         state.restore(saving.resumed)
+    passes.pace.go_on()
     with listening(watch.on_stop) as asked:
         for index in range(trajectory.steps, total):
             if keeper.exhausted:
@@ -175,14 +178,15 @@ def fit(
             )
             if index == 0:
                 check_gradients(step, working)
-            norm = clip(accelerator, optimizer, settings.max_grad_norm)
             held, kept = len(optimizer.state), len(keeper.weights)
-            if take(optimizer, finite=math.isfinite(loss) and math.isfinite(norm)):
-                if average:
-                    average.update()
-            else:
-                trajectory.skipped.append(index + 1)
-            optimizer.zero_grad()
+            with passes.pace.part("optimizer"):
+                norm = clip(accelerator, optimizer, settings.max_grad_norm)
+                if take(optimizer, finite=math.isfinite(loss) and math.isfinite(norm)):
+                    if average:
+                        average.update()
+                else:
+                    trajectory.skipped.append(index + 1)
+                optimizer.zero_grad()
             trajectory.steps = index + 1
             trajectory.losses.append(loss)
             rate = optimizer.param_groups[0]["lr"]
@@ -192,7 +196,9 @@ def fit(
             if trajectory.skipped_in_a_row >= settings.max_skipped and not seeking:
                 raise NotFinite(index + 1, examples)
             if (index + 1) % every == 0 or index + 1 == total:
+                watch.on_pace(index + 1, passes.pace.told())
                 look(state, watch, last=index + 1 == total)
+                passes.pace.go_on()
             # Moments of the first step or of a group that woke, and kept weights, take memory from what is to come.
             if len(optimizer.state) > held or len(keeper.weights) > kept:
                 passes.forget_what_fitted()

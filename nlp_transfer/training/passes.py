@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -17,6 +17,7 @@ from nlp_transfer.data.batches import Columns, Padding, collate, micro_batches, 
 from nlp_transfer.training.bfloat16 import WorkingCopy
 from nlp_transfer.training.inference import to_device
 from nlp_transfer.training.memory import tried
+from nlp_transfer.training.pace import Pace
 
 # What a forward and backward pass costs beside its tokens, counted in tokens: launching kernels. A GPU computes
 # thousands of tokens in that time; a CPU core about a hundred, so that cutting a step by length beats padding it.
@@ -59,6 +60,7 @@ class Passes:
         on_halved: called on every rank with what a pass holds from now on, after the step in which that was found.
         halved_to: padded tokens that memory sufficed for, where it did not for `most_tokens`; the same on every rank.
         working: the copy that `step` is, where forward and backward run in one.
+        pace: counts what is done.
         compares: whether an example's loss hangs on the others of its pass; a step is then cut as little as can be.
     """
 
@@ -72,7 +74,11 @@ class Passes:
     halved_to: int | None = None
     working: WorkingCopy | None = None
     compares: bool = False
+    pace: Pace = field(init=False)
     _fitted: tuple[int, int] = (0, 0)  # padded tokens, and pairs of them that meet in attention, of what fitted so far
+
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.accelerator, self.step)
 
     def accumulate(self, examples: np.ndarray, progress: float, *, reseed: Callable[[], None]) -> float:
         """Leave the gradient of a step in the parameters or their copies; return its loss over all ranks.
@@ -88,12 +94,13 @@ class Passes:
         before = self.halved_to
         weight = float(self.columns.weights[examples].sum(dtype=np.float64)) or 1.0
         share, together = None, None
-        while share is None:
-            reseed()
-            alone, together = self._dealt(examples)
-            share = self._alone(alone, weight, progress)
-        if together is not None:
-            share += self._pass(together, weight, progress)
+        with self.pace.passes():
+            while share is None:
+                reseed()
+                alone, together = self._dealt(examples)
+                share = self._alone(alone, weight, progress)
+            if together is not None:
+                share += self._pass(together, weight, progress)
         return self._loss_of_all(share, before)
 
     def forget_what_fitted(self) -> None:
@@ -132,10 +139,12 @@ class Passes:
         A pass larger than any before is done alone, where it can be tried again. If none is left, the ranks meet over a
         short example that counts nothing: a rank without examples takes part, too.
         """
-        parts = self.cut(examples)
+        with self.pace.part("data"):
+            parts = self.cut(examples)
         if self.accelerator.num_processes == 1:
             return parts, None
         if parts and all(size <= fitted for size, fitted in zip(self._size(parts[-1]), self._fitted, strict=True)):
+            self._count(parts[-1])
             return parts[:-1], self._batch(parts[-1])
         shortest = examples[[self.columns.tokens.longest[examples].argmin()]]
         return parts, self._batch(shortest) | {"weights": torch.zeros(1, device=self.accelerator.device)}
@@ -152,6 +161,7 @@ class Passes:
                 return None
             tokens, met = self._size(part)
             self._fitted = max(self._fitted[0], tokens), max(self._fitted[1], met)
+            self._count(part)
             share += loss
             if self.working and len(parts) > 1 and self.accelerator.num_processes == 1:
                 self.working.hand_over()  # sums in bfloat16 lose much; several ranks need them for their last pass
@@ -161,9 +171,11 @@ class Passes:
         return self._pass(self._batch(part), weight, progress)
 
     def _pass(self, batch: dict[str, Tensor], weight: float, progress: float) -> Tensor:
-        loss = self.step(batch, progress) / weight
-        # DDP averages gradients over ranks; the sum over examples is wanted.
-        self.accelerator.backward(loss * self.accelerator.num_processes)
+        with self.pace.part("forward"):
+            loss = self.step(batch, progress) / weight
+        with self.pace.part("backward"):
+            # DDP averages gradients over ranks; the sum over examples is wanted.
+            self.accelerator.backward(loss * self.accelerator.num_processes)
         return loss.detach().float()
 
     def _forget_gradient(self) -> None:
@@ -172,7 +184,11 @@ class Passes:
             self.working.forget()
 
     def _batch(self, part: np.ndarray) -> dict[str, Tensor]:
-        return to_device(collate(self.columns, part, padding=self.padding), self.accelerator.device)
+        with self.pace.part("data"):
+            return to_device(collate(self.columns, part, padding=self.padding), self.accelerator.device)
+
+    def _count(self, part: np.ndarray) -> None:
+        self.pace.count(int(self.columns.tokens.sizes[part].sum()), self._size(part)[0], len(part))
 
     def _size(self, part: np.ndarray) -> tuple[int, int]:
         """Return the tokens of a pass, padding included as far as it costs, and the pairs that meet in attention."""
