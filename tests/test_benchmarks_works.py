@@ -205,6 +205,7 @@ def test_few_labels_are_measured_once_and_told(home: Path, tmp_path: Path, monke
     assert capsys.readouterr().out.splitlines()[1:] == told.splitlines()[1:]
 
 
+@pytest.mark.exhaustive
 def test_every_trick_changes_a_training_and_is_told_beside_plain(home: Path, tmp_path: Path, monkeypatch, capsys):
     own = {"encoder": "custom", "encoder.name": str(home / "encoder"), "cache.gib": 0, "training.precision": "fp32"}
     monkeypatch.setitem(strategies.DATASETS, "trec", own)
@@ -252,6 +253,7 @@ def test_what_texts_of_another_domain_are_worth_is_told_beside_the_source_alone(
     assert capsys.readouterr().out == first
 
 
+@pytest.mark.exhaustive
 def test_what_tasks_gain_from_each_other_and_what_their_heads_cost_is_told(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
@@ -276,7 +278,7 @@ def test_what_tasks_gain_from_each_other_and_what_their_heads_cost_is_told(
     assert capsys.readouterr().out == first
 
 
-@pytest.mark.parametrize("scenario", ["classes", "domains"])
+@pytest.mark.parametrize("scenario", [pytest.param("classes", marks=pytest.mark.exhaustive), "domains"])
 def test_what_is_forgotten_is_told_of_every_method(
     scenario: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):

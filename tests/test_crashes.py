@@ -47,7 +47,7 @@ def told_by(running: Warm, module: str, *words: str) -> dict:
 @pytest.mark.parametrize(
     ("case", "torn", "every"),
     [
-        ("probe", True, 1),
+        pytest.param("probe", True, 1, marks=pytest.mark.exhaustive),
         ("lora", True, 3),
         ("finetune", False, 4),
         pytest.param("probe", False, 1, marks=pytest.mark.exhaustive),

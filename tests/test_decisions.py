@@ -244,6 +244,7 @@ def test_evaluate_gives_the_floors_the_rule_of_the_run(tmp_path: Path, capfd):
         assert again["report"]["rows"] == told["report"]["rows"]
 
 
+@pytest.mark.exhaustive
 def test_an_export_is_measured_by_its_own_rule(home: Path, tmp_path: Path, capfd):
     for split, part in data_for("multi_label").items():
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))

@@ -333,7 +333,9 @@ def test_a_training_that_diverges_says_what_to_change(home: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(method, marks=[pytest.mark.exhaustive] * (method != "fomaml")) for method in METHODS]
+)
 def test_two_processes_learn_what_one_does(tmp_path: Path, method: str):
     tiny_encoder(tmp_path)
     write_csv(tmp_path / "intents.csv", intents())

@@ -156,7 +156,9 @@ def test_two_processes_learn_what_one_does(shared: Path, term: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("term", ["coral", "mmd", "mcc"])
+@pytest.mark.parametrize(
+    "term", [*(pytest.param(term, marks=pytest.mark.exhaustive) for term in ("coral", "mmd")), "mcc"]
+)
 def test_two_processes_compare_what_each_of_them_reads(shared: Path, term: str):
     # Each has the moments of its own share of a step, so that losses differ from those of one process, but not by much.
     one, two = (losses_of(shared, processes, term) for processes in (1, 2))

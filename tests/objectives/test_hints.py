@@ -173,7 +173,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, teacher
     assert resumed == plain
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_learn_what_one_does(tmp_path: Path, teacher_of):
     file = texts_in(tmp_path / "more.csv")
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)

@@ -238,6 +238,7 @@ def test_exports_beside_a_model_are_in_its_card_while_they_are_of_that_model(tmp
         assert path.read_text() == mine
 
 
+@pytest.mark.exhaustive
 def test_an_export_under_another_rule_or_of_a_run_without_figures_leaves_the_card(tmp_path: Path, capfd):
     from nlp_transfer.cli import main
 

@@ -125,7 +125,7 @@ def test_ranks_without_examples_still_take_part(tmp_path: Path, world: int):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("examples", [8, 7, 1])
+@pytest.mark.parametrize("examples", [*(pytest.param(count, marks=pytest.mark.exhaustive) for count in (8, 1)), 7])
 def test_two_processes_give_the_same_loss_and_gradient(tmp_path: Path, examples: int):
     """2 × 4 and 2 × 2 × 2 against one process, all problem types, in one launch."""
     out = tmp_path / "result.json"
