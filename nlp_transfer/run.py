@@ -16,7 +16,7 @@ from nlp_transfer.continual.memory import Memory
 from nlp_transfer.continual.rows import alone, load
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.domains import tell_domains_apart
-from nlp_transfer.encoder.source import asked_code, locate
+from nlp_transfer.encoder.source import asked_code
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.launch import is_main
@@ -163,12 +163,7 @@ def _is_there(folder: RunFolder, settings: Settings) -> bool:
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Run:
     """Return a finished run, compared with what there is now of what it was made from."""
-    try:
-        source = locate(settings.encoder)
-    except UserError as error:  # the run is there, whatever became of its encoder
-        screen.tell(f"not compared with the encoder, which cannot be found now: {error}")
-    else:
-        folder.check_encoder(source.sha256)
+    folder.check_encoder(settings.encoder, screen.tell)
     try:
         others = lessons(settings, corpus)
     except UserError as error:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,13 @@ from filelock import FileLock, Timeout
 from nlp_transfer import config
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.disk import flush, reason, remove, room
+from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.launch import is_main
 from nlp_transfer.plan import Plan
 from nlp_transfer.pretraining.made import remove_spare
-from nlp_transfer.settings import Settings
+from nlp_transfer.settings import EncoderSettings, Settings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.versions import environment
 
@@ -81,16 +82,22 @@ class RunFolder:
         """
         self._check("data", "fingerprint", corpus.fingerprint, f"other data than {corpus.source} holds")
 
-    def check_encoder(self, sha256: str) -> None:
+    def check_encoder(self, settings: EncoderSettings, tell: Callable[[str], None]) -> None:
         """Refuse to read a finished run back for an encoder that has other weights now.
 
         Args:
-            sha256: of the weights that the name in the settings stands for now.
+            settings: of the encoder, by which it is looked for now.
+            tell: is told where it cannot be found: the run is there all the same.
 
         Raises:
             UserError: if the run was made from other weights.
         """
-        self._check("encoder", "sha256", sha256, "other encoder weights than the same name stands for")
+        try:
+            source = locate(settings)
+        except UserError as error:
+            tell(f"not compared with the encoder, which cannot be found now: {error}")
+            return
+        self._check("encoder", "sha256", source.sha256, "other encoder weights than the same name stands for")
 
     def check_lessons(self, sha256: str) -> None:
         """Refuse to read a finished run back for another teacher, or other texts without labels.

@@ -14,7 +14,6 @@ from safetensors.numpy import load_file, save
 
 from nlp_transfer.config import run_id
 from nlp_transfer.data.task import Task
-from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.preparation import prepare
@@ -76,7 +75,7 @@ def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
     """
     folder = RunFolder.of(settings, corpus)
     if folder.is_finished and not settings.overwrite:
-        folder.check_encoder(locate(settings.encoder).sha256)
+        folder.check_encoder(settings.encoder, screen.tell)
         if others := lessons(settings, corpus):
             folder.check_lessons(others)
         folder.tidy()

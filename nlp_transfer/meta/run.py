@@ -15,7 +15,6 @@ from nlp_transfer.config import default_name, run_id, to_plain
 from nlp_transfer.console import Screen
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Corpus
-from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.launch import is_main
 from nlp_transfer.measurement import public_source
@@ -75,7 +74,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
     )
     if folder.is_finished and not settings.overwrite and folder.model.is_dir():
         folder.check_data(corpus)
-        folder.check_encoder(locate(settings.encoder).sha256)
+        folder.check_encoder(settings.encoder, screen.tell)
         folder.tidy()
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
         return MetaRun(folder.path, Outcome.from_json(folder.result()["report"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ from nlp_transfer.comparing.grid import Trial
 from nlp_transfer.comparing.trial import Answers
 from nlp_transfer.data.task import Task
 from nlp_transfer.disk import remove
-from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.launch import is_main
 from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
@@ -73,7 +72,7 @@ def compared(asked: Asked, found: Outcome, screen: Screen) -> Outcome:
 def _alone(member: Member, folder: Path, screen: Screen) -> Answers:
     settings = _quiet(dataclasses.replace(member.settings, output=str(folder / "alone")))
     place = RunFolder.of(settings, member.corpus)
-    if not _is_kept(place, settings):
+    if not _is_kept(place, settings, screen.tell):
         screen.console.print(f"task {member.name} alone", style="bold")
         adapt(settings, corpus=member.corpus, screen=screen)
     found = _answers(member, place.path, keep=True)
@@ -90,7 +89,7 @@ def _pair(asked: Asked, pair: tuple[Member, Member], folder: Path, screen: Scree
         members=[dataclasses.replace(each, settings=_quiet(each.settings)) for each in own.members],
     )
     place = located(own)
-    if not all(_is_kept(each, own.settings) for each in place.folders):
+    if not all(_is_kept(each, own.settings, screen.tell) for each in place.folders):
         screen.console.print(f"tasks {' and '.join(each.name for each in pair)}", style="bold")
         adapt_together(own, screen)
     folders = [each.path for each in place.folders]
@@ -110,11 +109,11 @@ def _quiet(settings: Settings) -> Settings:
     )
 
 
-def _is_kept(folder: RunFolder, settings: Settings) -> bool:
+def _is_kept(folder: RunFolder, settings: Settings, tell: Callable[[str], None]) -> bool:
     """Return whether the answers of a training need not be had again."""
     if settings.overwrite or not folder.is_finished or not (folder.path / _ANSWERS).is_file():
         return False
-    folder.check_encoder(locate(settings.encoder).sha256)
+    folder.check_encoder(settings.encoder, tell)
     return True
 
 

@@ -12,7 +12,6 @@ from accelerate.utils import broadcast_object_list
 
 from nlp_transfer import tracking
 from nlp_transfer.encoder.fingerprint import weights_digest
-from nlp_transfer.encoder.source import locate
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.head import solve_head_again
 from nlp_transfer.learning import settled, start_head
@@ -95,7 +94,7 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
     place = located(asked)
     union, settings, folder, folders = place.union, asked.settings, place.folder, place.folders
     if place.is_finished and not settings.overwrite:
-        folder.check_encoder(locate(settings.encoder).sha256)
+        folder.check_encoder(settings.encoder, screen.tell)
         folder.tidy()
         screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
         return _outcome(folder, folders, union.members)
