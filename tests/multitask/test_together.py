@@ -173,6 +173,10 @@ def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: 
     assert together_module.adapt_together(again, SILENT) == outcome
     task = ask(str(outcome.tasks[0].folder / "config.yaml"), [f"output={tmp_path / 'runs'}"], SILENT)
     assert [member.name for member in task.members] == ["single_label", "regression"]
+    with pytest.raises(
+        UserError, match=rf"is of one of several tasks, .* name {outcome.folder}/config.yaml, or set out"
+    ):
+        ask(str(outcome.tasks[0].folder / "config.yaml"), [], SILENT)
     with pytest.raises(TypeError, match="not callable"):
         together(home, words, **values | {"multitask.sampling": "uniform"})
     with pytest.raises(TypeError, match="not callable"):
