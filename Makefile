@@ -4,6 +4,8 @@ PYTHON ?= python3
 # `make demo TORCH="torch==2.13.0"` takes another one, for example a CPU build that your package index offers.
 TORCH ?= torch
 BIN = .venv/bin
+# Where it is set, every process that a test starts compiles the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow test-exhaustive lint types fix wheel clean
 
