@@ -40,7 +40,7 @@ from nlp_transfer.strategies import Group
 from nlp_transfer.training.bfloat16 import working_copy
 from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
 from nlp_transfer.training.memory import give_back
-from nlp_transfer.training.pace import in_words
+from nlp_transfer.training.pace import in_words, rounded
 from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.profile import profiling
 from nlp_transfer.training.state import Trajectory
@@ -216,7 +216,7 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
             tracking.log(accelerator, "train", values, done)
 
         def on_pace(done: int, figures: dict[str, float]) -> None:
-            told = {name: float(f"{value:.4g}") for name, value in figures.items()}
+            told = rounded(figures)
             folder.log(step=done, pace=told)
             paces.append(told)
             tracking.log(accelerator, "pace", told, done)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from nlp_transfer.versions import environment
 
 PAGES = ("report.html", "report.md")
 PROFILE = "profile.json"
+STEPS = "metrics.jsonl"
 
 
 class Figures(Protocol):
@@ -180,23 +181,27 @@ class RunFolder:
                 remove(self.model)
                 for name in (*PAGES, PROFILE):
                     (self.path / name).unlink(missing_ok=True)
-                for path in [self.path / "metrics.jsonl", *self.path.rglob("events.out.tfevents.*")]:
+                for path in [self.path / STEPS, *self.path.rglob("events.out.tfevents.*")]:
                     path.unlink(missing_ok=True)
             else:
                 checkpoint.forget_after(self.checkpoints, resumed)
-                self._forget_after(resumed)
+                self.forget_after(resumed)
             (self.path / "config.yaml").write_text(config.to_yaml(settings), encoding="utf-8")
             self._write("plan.json", plan.to_json())
             self._write("environment.json", environment())
 
     def log(self, **values: Any) -> None:
-        """Add one line to metrics.jsonl.
+        """Add one line to metrics.jsonl; see `log_into`."""
+        self.log_into(STEPS, values)
+
+    def log_into(self, name: str, values: Mapping[str, Any]) -> None:
+        """Add one line to a file of the run.
 
         Raises:
             UserError: if it cannot be written.
         """
         if is_main():
-            with self.reached(), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as lines:
+            with self.reached(), (self.path / name).open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({name: _finite(value) for name, value in values.items()}) + "\n")
 
     def finish(self, report: Figures, **more: Any) -> None:
@@ -266,9 +271,9 @@ class RunFolder:
             advice = f"{room(self.path)}; make room or set output=..." if full else "; set output=... to another"
             raise UserError(f"the run folder {self.path} cannot be used: {reason(error)}{advice}") from error
 
-    def _forget_after(self, step: int) -> None:
-        """Leave in metrics.jsonl what was said up to a step, so that a run that goes on says nothing twice."""
-        path, making = self.path / "metrics.jsonl", self.path / ".making-metrics.jsonl"
+    def forget_after(self, step: int, *, into: str = STEPS) -> None:
+        """Leave in a file of the run what was said up to a step, so that what goes on says nothing twice."""
+        path, making = self.path / into, self.path / f".making-{into}"
         kept = []
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
             try:

@@ -48,6 +48,7 @@ from nlp_transfer.training.bfloat16 import working_copy
 from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.loop import NotFinite, Watch, fit
 from nlp_transfer.training.memory import checkpoint_activations, give_back
+from nlp_transfer.training.pace import rounded
 from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.signals import Stopped
 from nlp_transfer.versions import digest_of_code, environment
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from nlp_transfer.console import Screen
     from nlp_transfer.run_folder import RunFolder
 
-CHECKPOINTS = "pretraining"  # in the folder of the run
+CHECKPOINTS, STEPS = "pretraining", "pretraining.jsonl"  # in the folder of the run
 _BASE = 2.0  # times the rate of fine-tuning: 1e-4 for a base-sized encoder, as in the paper
 
 
@@ -231,10 +232,15 @@ class _Work:
                 checkpoint.sweep(place)
                 if not found:
                     remove(place)
+                self.folder.forget_after(found.snapshot.step if found else 0, into=STEPS)
         with self.screen.bar("pretraining") as bar, self._explained():
 
             def on_step(done: int, total: int, values: dict[str, float]) -> None:
                 bar.show(done, total, loss=f"{values['loss']:.3f}")
+                self.folder.log_into(STEPS, {"step": done, **values})
+
+            def on_pace(done: int, figures: dict[str, float]) -> None:
+                self.folder.log_into(STEPS, {"step": done, "pace": rounded(figures)})
 
             def on_halved(index: int, tokens: int) -> None:
                 self.screen.tell(
@@ -254,7 +260,7 @@ class _Work:
                 settings=self.training,
                 seed=settings.seed,
                 frozen=(),
-                watch=Watch(None, "loss", False, on_step, lambda _: None, on_halved=on_halved, on_stop=on_stop),
+                watch=Watch(None, "loss", False, on_step, lambda _: None, on_pace, on_halved, on_stop),
                 saving=commits.saving(found.snapshot if found else None),
                 copied=working_copy(self.accelerator, compiled=False),
             )

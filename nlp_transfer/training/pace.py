@@ -155,6 +155,11 @@ class Pace:
                 self._seconds[name] += ended - began
 
 
+def rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return figures with the digits that say something."""
+    return {name: float(f"{value:.4g}") for name, value in figures.items()}
+
+
 def in_words(figures: Mapping[str, float]) -> str:
     """Return what `Pace.told` found, for a person."""
     told = [f"{figures['tokens_per_second']:,.0f} tokens a second", f"{figures['padding']:.0%} padding"]

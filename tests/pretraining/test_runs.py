@@ -220,6 +220,14 @@ def test_one_that_was_stopped_goes_on_to_the_same_bits(
     assert any("going on from" in sentence and further.CHECKPOINTS in sentence for sentence in told)
     assert same(weights(plain), weights(resumed))
     assert not (folder / further.CHECKPOINTS).exists()
+    told_of = {
+        run.folder: [json.loads(line) for line in (run.folder / further.STEPS).read_text().splitlines()]
+        for run in (plain, resumed)
+    }
+    losses = [[(line["step"], line["loss"]) for line in lines if "loss" in line] for lines in told_of.values()]
+    assert losses[0] == losses[1]  # each step once
+    assert [step for step, _ in losses[0]] == list(range(1, len(losses[0]) + 1))
+    assert any("pace" in line for line in told_of[plain.folder])
 
 
 @pytest.mark.slow
