@@ -56,6 +56,7 @@ def run(
     padding: Padding,
     most_tokens: int,
     want: str | tuple[str, ...] = "logits",
+    among_ranks: bool = True,
 ) -> np.ndarray:
     """Return one row an example, float32 (examples, outputs or width), the same on every rank.
 
@@ -69,15 +70,16 @@ def run(
         padding: how rows are made equal.
         most_tokens: padded tokens in one forward pass.
         want: "logits" or "features" (what enters the output layer), or both, which then stand side by side.
+        among_ranks: whether all ranks ask the same; else this one answers by itself what it alone asks.
 
     Raises:
         UserError: where memory does not suffice for a single example, or the model's answer is not a finite number.
     """
     wanted = (want,) if isinstance(want, str) else want
     with _answering(accelerator, model, whole=columns.features is None) as (model, autocast):
-        mine = evaluation_batches(columns.tokens, most_tokens=most_tokens, places_a_token=padding.places_a_token)[
-            accelerator.process_index :: accelerator.num_processes
-        ]
+        mine = evaluation_batches(columns.tokens, most_tokens=most_tokens, places_a_token=padding.places_a_token)
+        if among_ranks:
+            mine = mine[accelerator.process_index :: accelerator.num_processes]
 
         def forwarded(examples: np.ndarray) -> np.ndarray:
             batch = to_device(collate(columns, examples, padding=padding), accelerator.device)
@@ -91,7 +93,7 @@ def run(
                 own = np.zeros((len(columns), values.shape[1]), np.float32)
             own[examples] = values
             count[examples] += 1
-    values = _gather(accelerator, own, count)
+    values = _gather(accelerator, own, count) if among_ranks else own
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(broken):  # or every figure would be of labels picked by chance
         raise UserError(
