@@ -102,7 +102,7 @@ def stream_rows(
 
     Args:
         source: a path, ``-`` for standard input, or a file opened in binary mode.
-        format: csv, tsv, jsonl, or text, which is one text a line (a line with nothing on it is an empty text).
+        format: csv, tsv, jsonl, parquet, or text, which is one text a line (one with nothing on it is an empty text).
         encoding: of the bytes.
         delimiter: between cells; None: a comma for csv, a tab for tsv.
         chunk_rows: the most rows of a table.
@@ -186,7 +186,8 @@ def opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
     elif isinstance(source, io.TextIOBase):
         raise UserError("the rows come from a file opened in text mode; open it in binary mode ('rb')")
     else:
-        yield source, "standard input" if source is sys.stdin.buffer else str(getattr(source, "name", "<stream>"))
+        standard = source is getattr(sys.stdin, "buffer", None)
+        yield source, "standard input" if standard else str(getattr(source, "name", "<stream>"))
 
 
 def existing_file(path: str | Path) -> Path:
