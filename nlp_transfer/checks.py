@@ -20,6 +20,7 @@ from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
+from nlp_transfer.launch import world_size
 from nlp_transfer.objectives.checks import check_objective
 from nlp_transfer.pretraining.checks import check_pretraining
 from nlp_transfer.settings import DecisionSettings, EvaluationSettings, Settings, TrainingSettings
@@ -176,9 +177,15 @@ def check_predict(settings: PredictSettings, *, overwrite: bool = False) -> None
     """
     if settings.chunk_rows < 1:
         raise UserError(f"predict.chunk_rows={settings.chunk_rows} must be at least 1")
-    stream_format(settings.input, settings.format)
+    kind = stream_format(settings.input, settings.format)
     if settings.input != "-":
         existing_file(settings.input)
+    elif kind == "parquet":
+        raise UserError("a Parquet file is not read in order: name it instead of standard input")
+    elif world_size() > 1:
+        raise UserError("standard input cannot be read by several processes: name a file, or start one process")
+    if settings.output == "-" and kind == "parquet":
+        raise UserError("Parquet is no text for standard output: set predict.output=FILE.parquet")
     if settings.output != "-":
         check_output(settings, overwrite=overwrite)
 

@@ -85,8 +85,8 @@ class Bar:
         self._task = progress.add_task(what, total=None, detail="")
         self._detail: dict[str, str] = {}
 
-    def show(self, done: int, total: int, **detail: str) -> None:
-        """Move to `done` of `total` and update the words beside the bar."""
+    def show(self, done: int, total: int | None, **detail: str) -> None:
+        """Move to `done` of `total`, None where that is not known, and update the words beside the bar."""
         self.detail(**detail)
         self._progress.update(self._task, completed=done, total=total)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nlp_transfer.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -76,6 +82,19 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an array in a temporary file without a name, which goes with it; in memory where the disk has no room."""
+    import numpy as np
+
+    size = math.prod(shape) * dtype.itemsize
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)  # or a full disk would end the process where it writes
+        except (AttributeError, OSError):
+            return np.empty(shape, dtype)
+        return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
 
 
 def share(folder: Path) -> None:

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Drawn
@@ -100,15 +101,15 @@ def _whole(tokenizer: Any, examples: Examples, store: Store | None, encoder: str
     key = _key(tokenizer, examples) if store is not None and large else None
     if store is None or key is None:
         return token_ids.encode_whole(tokenizer, texts, pairs)
-    found = store.find(key) if is_main() else store.peek(key)
-    if found is not None:
-        return Tokens.unfolded(found)
-    started = time.monotonic()
-    tokens = token_ids.encode_whole(tokenizer, texts, pairs)
-    if is_main():
-        about = {"what": "token ids", "encoder": encoder, "rows": len(texts)}
-        store.keep(key, tokens.folded(), about | {"seconds": round(time.monotonic() - started, 3)})
-    return tokens
+    with PartialState().main_process_first():  # the others find what it has kept, unless they have another disk
+        found = store.find(key) if is_main() else store.peek(key)
+        if found is None:
+            started = time.monotonic()
+            found = token_ids.encode_whole(tokenizer, texts, pairs).folded()
+            if is_main():
+                about = {"what": "token ids", "encoder": encoder, "rows": len(texts)}
+                found = store.keep(key, found, about | {"seconds": round(time.monotonic() - started, 3)})
+    return Tokens.unfolded(found)
 
 
 def _key(tokenizer: Any, examples: Examples) -> str | None:

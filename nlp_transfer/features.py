@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -18,6 +17,7 @@ from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.encoder.classifier import Classifier
 from nlp_transfer.encoder.fingerprint import description, key_of, weights_digest
 from nlp_transfer.settings import CacheSettings, Settings
+from nlp_transfer.shared import Shared, Unwritten, everywhere
 from nlp_transfer.store import Store, folder_of
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
@@ -106,26 +106,38 @@ class Features:
         return numbers * (2 if computes_in_bfloat16(self.accelerator) else 4) <= _MOST_BYTES
 
     def _kept(
-        self, what: str, columns: Columns, weights: Callable[[], str], compute: Callable[[], np.ndarray]
+        self,
+        what: str,
+        columns: Columns,
+        weights: Callable[[], str],
+        compute: Callable[[inference.Room | None], np.ndarray],
     ) -> np.ndarray:
         """Return what is kept under the key of a question, or compute and keep it."""
         if self.store is None:
-            return _read_only(compute())
-        first = self.accelerator.is_main_process  # it alone looks, decides and writes
+            return _read_only(compute(None))
+        first = self.accelerator.is_main_process  # it alone looks, decides and keeps
         before = description(self.classifier.model) if first else ""
         key = self._key(what, columns, before, weights()) if first else ""
         found = self._agreed(self.store, key, self.store.find(key) if first else None)
         if found is not None:
             return found
-        started = time.monotonic()
-        values = compute()
-        # A pass that changes the model may not be left out the next time.
-        if first and description(self.classifier.model) == before:
-            about = {"what": what, "encoder": self.classifier.source.name, "rows": len(columns)}
-            values = self.store.keep(key, values, about | {"seconds": round(time.monotonic() - started, 3)})
+        started, shared = time.monotonic(), Shared(self.accelerator, self.store)
+        try:
+            try:
+                values = compute(shared.room)
+            except Unwritten:
+                values = compute(None)
+            # A pass that changes the model may not be left out the next time.
+            if first and description(self.classifier.model) == before:
+                about = {"what": what, "encoder": self.classifier.source.name, "rows": len(columns)}
+                about |= {"seconds": round(time.monotonic() - started, 3)}
+                if not shared.finish(key, about):
+                    values = self.store.keep(key, values, about)
+        finally:
+            shared.discard()
         return _read_only(values)
 
-    def _run(self, columns: Columns) -> np.ndarray:
+    def _run(self, columns: Columns, room: inference.Room | None = None) -> np.ndarray:
         return inference.run(
             self.accelerator,
             self.classifier.model,
@@ -133,9 +145,10 @@ class Features:
             padding=self.padding,
             most_tokens=self.most_tokens,
             want="features",
+            room=room,
         )
 
-    def _run_to(self, columns: Columns, layer: str) -> np.ndarray:
+    def _run_to(self, columns: Columns, layer: str, _: inference.Room | None) -> np.ndarray:
         return inference.run_to(
             self.accelerator,
             self.classifier.model,
@@ -170,10 +183,7 @@ class Features:
             return None
         if not self.accelerator.is_main_process:
             found = store.peek(told[0])
-        have = torch.tensor([int(found is not None)], device=self.accelerator.device)
-        everybody = self.accelerator.gather(have)
-        assert isinstance(everybody, torch.Tensor)
-        return found if bool(everybody.all()) else None
+        return found if everywhere(self.accelerator, found is not None) else None
 
 
 def features_of(

@@ -65,6 +65,13 @@ class Labeller(ABC):
         other.record = ruled(self.record, settings)
         return other
 
+    def alone(self) -> Self:
+        """Return the same model, which answers on this rank alone what it is asked there; else all ranks ask the same.
+
+        What computes is shared.
+        """
+        return self
+
     @abstractmethod
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
         """Return the raw outputs, float32 (texts, outputs)."""
@@ -87,7 +94,10 @@ class Labeller(ABC):
             raise UserError("predict takes a list of texts; put the one text into a list")
         if not texts:
             return []
-        logits, features = self.answers(texts, pairs)
+        return self.decided(*self.answers(texts, pairs))
+
+    def decided(self, logits: np.ndarray, features: np.ndarray | None) -> list[Prediction]:
+        """Return what follows from `answers`."""
         return _predictions(self.record.task, logits, marks(self.record, self.detector, logits, features))
 
     def check_pairs(self, pairs: Sequence[str] | None) -> None:

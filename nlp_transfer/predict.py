@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
-import json
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Self
 
 import numpy as np
 from accelerate import Accelerator
 
 from nlp_transfer import artefact
 from nlp_transfer.checks import check_predict
+from nlp_transfer.console import Screen
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.columns import find_column
-from nlp_transfer.data.delimited import DELIMITERS, cell_writer, delimiter_of
+from nlp_transfer.data.delimited import DELIMITERS, delimiter_of
+from nlp_transfer.data.files import opened as opened_file
 from nlp_transfer.data.files import stream_format, stream_rows
 from nlp_transfer.data.hints import typed
-from nlp_transfer.data.jsonl import json_line
-from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import read_texts
-from nlp_transfer.data.table import MISSING, Table
-from nlp_transfer.data.task import Task
+from nlp_transfer.data.table import Table
 from nlp_transfer.encoder.anatomy import dissect, unwrapped
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.exporting.exported import Exported
-from nlp_transfer.labelling import Labeller, Prediction
+from nlp_transfer.labelled import output, writer_of
+from nlp_transfer.labelling import Labeller
+from nlp_transfer.launch import is_main
+from nlp_transfer.pace import Pace
 from nlp_transfer.places import FIGURES, model_folder
 from nlp_transfer.record import Record, read_record
 from nlp_transfer.rules import needs_features
@@ -40,9 +41,8 @@ from nlp_transfer.settings import ColumnSettings, Settings, TrackingSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
 from nlp_transfer.training.device import fitting, make_accelerator
+from nlp_transfer.turns import Chunk, answered
 from nlp_transfer.verb_settings import PredictSettings
-
-_JOINED = "|"  # between the labels of a cell
 
 
 class Predictor(Labeller):
@@ -52,6 +52,7 @@ class Predictor(Labeller):
         self.folder = model_folder(Path(folder))
         self.record = read_record(self.folder)
         self.batch_tokens = batch_tokens
+        self._among_ranks = True
         self._one_at_a_time = threading.Lock()
         self.accelerator: Accelerator = make_accelerator(precision, TrackingSettings(), self.folder)
         self.model, self.tokenizer = artefact.load_model(self.folder, self.record)
@@ -68,6 +69,12 @@ class Predictor(Labeller):
         self.padding = Padding.of(self.tokenizer, places_a_token=places_a_token)
         if computes_in_bfloat16(self.accelerator):
             self.model = inference.answering_copy(self.model)
+
+    def alone(self) -> Self:
+        """Return the same model, which answers on this rank alone what it is asked there."""
+        other = copy.copy(self)
+        other._among_ranks = False
+        return other
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
         """Return the model's raw outputs, float32 (texts, outputs)."""
@@ -100,6 +107,7 @@ class Predictor(Labeller):
                 padding=self.padding,
                 most_tokens=self.batch_tokens,
                 want=want,
+                among_ranks=self._among_ranks,
             )
 
 
@@ -133,14 +141,18 @@ def predict_file(
     encoding: str,
     delimiter: str | None,
     overwrite: bool = False,
+    screen: Screen | None = None,
 ) -> int:
     """Read rows, write the same rows with their prediction; return how many.
 
     The output has the input's format, delimiter and columns, then `prediction` and the probabilities: one column a
-    label (``p(label)``) in CSV and TSV, one object in JSONL. What the rules of the model say comes between them, of a
-    model that has the rule: `abstains` and `unknown` (true or false), `set` (labels), and for a number `low` and
-    `high`. Several labels are one cell of a CSV, joined by |, or a JSON list where a label of the task contains that.
-    Lines of text become CSV.
+    label (``p(label)``) in CSV, TSV and Parquet, one object in JSONL. What the rules of the model say comes between
+    them, of a model that has the rule: `abstains` and `unknown` (true or false), `set` (labels), and for a number `low`
+    and `high`. Several labels are one cell of a CSV, joined by |, or a JSON list where a label of the task contains
+    that. Lines of text become CSV.
+
+    Several ranks read the same rows, answer their chunks in turn, and the first one writes; no more is in memory than a
+    chunk for each.
 
     Raises:
         UserError: for unreadable rows (file:line), a missing column, or an output that is there already, unless
@@ -148,95 +160,25 @@ def predict_file(
     """
     check_predict(settings, overwrite=overwrite)
     kind = stream_format(settings.input, settings.format)
-    rows = stream_rows(
-        settings.input, format=kind, encoding=encoding, delimiter=delimiter, chunk_rows=settings.chunk_rows
-    )
     mark = DELIMITERS.get(kind, ",") if delimiter is None or kind == "text" else delimiter_of(delimiter)
-    count = 0
-    with _output(settings.output) as out:
-        writer = _Writer(out, kind, mark, predictor.record.task)
-        for table in rows:
-            writer.check(table)
-            texts, pairs = _inputs(table, predictor.record, columns, kind)
-            writer.write(table, predictor.predict(texts, pairs))
-            count += len(texts)
-    return count
+    screen = screen or Screen(speaks=False)
+    with ExitStack() as until:
+        file, _ = until.enter_context(opened_file(settings.input))
+        pace = Pace(file, kind, until.enter_context(screen.bar("labelling")))
+        tables = stream_rows(file, format=kind, encoding=encoding, delimiter=delimiter, chunk_rows=settings.chunk_rows)
+        out = until.enter_context(output(settings.output, kind) if is_main() else nullcontext(io.StringIO()))
+        writer = until.enter_context(closing(writer_of(out, predictor.record.task, kind, mark)))
 
+        def read() -> Iterator[Chunk]:
+            for table in tables:
+                writer.check(table)
+                yield Chunk(table, *_inputs(table, predictor.record, columns, kind))
 
-@contextmanager
-def _output(name: str) -> Iterator[TextIO]:
-    """Open standard output, or a file that takes its name only when it is complete."""
-    if name == "-":
-        if isinstance(sys.stdout, io.TextIOWrapper):  # rows are UTF-8 with plain line ends, whatever the terminal takes
-            sys.stdout.reconfigure(encoding="utf-8", newline="")
-        yield sys.stdout
-        return
-    target = expanded(name).resolve()  # a link stays one
-    making = target.with_name(f".making-{target.name}")
-    try:
-        with making.open("w", encoding="utf-8", newline="") as out:
-            yield out
-        making.rename(target)
-    except OSError as error:
-        raise UserError(f"predict.output={name} cannot be written: {error.strerror}") from error
-    finally:
-        making.unlink(missing_ok=True)
-
-
-class _Writer:
-    """Rows with their predictions in the format they came in."""
-
-    def __init__(self, out: TextIO, kind: str, delimiter: str, task: Task) -> None:
-        self.out, self.kind, self.labels = out, kind, task.labels
-        ruled = {
-            "abstains": task.abstain_below or task.risk,
-            "unknown": task.unknown,
-            "set": task.coverage and task.problem != "regression",
-            "low": task.coverage and task.problem == "regression",
-            "high": task.coverage and task.problem == "regression",
-        }
-        self.ruled = [name for name, rule in ruled.items() if rule]
-        figures = ["probabilities"] * bool(task.labels) if kind == "jsonl" else [f"p({label})" for label in task.labels]
-        self.added = ["prediction", *self.ruled, *figures]
-        self.cells = cell_writer(out, delimiter)
-        self.joins = not any(_JOINED in label for label in task.labels)
-        self.began = False
-
-    def check(self, table: Table) -> None:
-        """Refuse rows that have a column of the output already, before anything of them is written."""
-        if taken := [name for name in self.added if name in table.columns]:
-            first = next((row for row, cell in enumerate(table.columns[taken[0]]) if cell is not MISSING), 0)
-            place = table.where(first) if self.kind == "jsonl" else table.origin
-            raise UserError(f"{place} already has a column {taken[0]!r}; rename it first")
-
-    def write(self, table: Table, answers: Sequence[Prediction]) -> None:
-        """Write rows and what was predicted for them."""
-        names = list(table.columns)
-        if self.kind != "jsonl" and not self.began:
-            self.cells.writerow([*names, *self.added])
-            self.began = True
-        for row, answer in zip(_rows(table), answers, strict=True):
-            if self.kind == "jsonl":
-                cells = (answer.label, *(getattr(answer, name) for name in self.ruled), answer.probabilities)
-                extra = dict(zip(self.added, cells, strict=False))
-                given = {name: value for name, value in zip(names, row, strict=True) if value is not MISSING}
-                self.out.write(json_line(given | extra) + "\n")
-                continue
-            said = (answer.label, *(getattr(answer, name) for name in self.ruled))
-            figures = (f"{answer.probabilities[name]:.6f}" for name in self.labels)
-            self.cells.writerow([*row, *map(self._cell, said), *figures])
-
-    def _cell(self, value: Any) -> Any:
-        """Return what is said of a row as a cell of a table."""
-        if isinstance(value, bool):
-            return "true" if value else "false"
-        if isinstance(value, list):
-            return _JOINED.join(value) if self.joins else json.dumps(value, ensure_ascii=False)
-        return value
-
-
-def _rows(table: Table) -> Iterator[tuple[Any, ...]]:
-    return zip(*table.columns.values(), strict=True)
+        for table, answers in answered(predictor, read()):
+            if is_main():
+                writer.write(table, answers)
+            pace.show(len(table))
+    return pace.rows
 
 
 def _inputs(table: Table, record: Record, columns: ColumnSettings, kind: str) -> tuple[list[str], list[str] | None]:

@@ -35,7 +35,8 @@ from nlp_transfer.trained import Trained, train
 from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:
-    from nlp_transfer.predict import Prediction, Predictor
+    from nlp_transfer.labelling import Prediction
+    from nlp_transfer.predict import Predictor
 
 
 @dataclass(frozen=True)

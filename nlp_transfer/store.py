@@ -1,6 +1,6 @@
 """A store of arrays, and of folders of files, that runs keep for later ones: it knows files, keys and a budget alone.
 
-An entry is a folder ``<key>/`` with ``entry.json`` and ``values.npy`` or the files, whole or absent: it is built beside
+An entry is a folder ``<key>/`` (see ``entries``), whole or absent: it is built beside
 its place and renamed once. Who uses the store never fails for it: what cannot be read is made again, what cannot be
 written is not kept, and that is said in one sentence. Several processes may use one folder.
 """
@@ -8,16 +8,12 @@ written is not kept, and that is said in one sentence. Several processes may use
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
-import json
+import math
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,11 +21,23 @@ import numpy as np
 
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.disk import flush, reason
-from nlp_transfer.secrets import redacted
+from nlp_transfer.entries import (
+    ENTRY,
+    Entry,
+    Unfinished,
+    checked,
+    copy,
+    delete,
+    described,
+    mapped,
+    read,
+    seal,
+    sizes,
+    takes_place,
+    write,
+)
 
 ENVIRONMENT = "NLP_TRANSFER_CACHE"
-FORMAT = 1
-_VALUES, _ENTRY = "values.npy", "entry.json"
 _Found = TypeVar("_Found")
 _KEY = re.compile(r"[0-9a-f]{64}")
 _MAKING = re.compile(r"\.making-(\d+)-[0-9a-f]+")
@@ -50,23 +58,6 @@ def folder_of(named: str | None) -> Path | None:
     return base / "nlp_transfer" if base.is_absolute() else None
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What is known of an entry without reading its values.
-
-    Attributes:
-        key: its name.
-        bytes: that it takes on the disk.
-        used: when it was last made or found, in seconds since the epoch.
-        about: what `keep` wrote down; empty where that cannot be read.
-    """
-
-    key: str
-    bytes: int
-    used: float
-    about: dict[str, Any]
-
-
 class Store:
     """Arrays and folders by key in one folder.
 
@@ -82,16 +73,16 @@ class Store:
 
     def find(self, key: str) -> np.ndarray | None:
         """Return the values of a key, mapped from the disk and read-only, or None; a damaged entry is taken away."""
-        return self._found(key, _read)
+        return self._found(key, read)
 
     def find_folder(self, key: str) -> Path | None:
         """Return where the files of a key lie, or None; a damaged entry is taken away."""
-        return self._found(key, _checked)
+        return self._found(key, checked)
 
     def peek(self, key: str) -> np.ndarray | None:
         """Return the values of a key or None, as `find`, but change nothing."""
         try:
-            return _read(self.folder / key)
+            return read(self.folder / key)
         except (ValueError, OSError):
             return None
 
@@ -105,9 +96,9 @@ class Store:
         """
         if not values.size:
             return values
-        if self._kept(key, values.nbytes, lambda making: _write(making, key, values, about)):
+        if self._kept(key, values.nbytes, lambda making: write(making, key, values, about)):
             with contextlib.suppress(FileNotFoundError):  # another process needed the room already
-                return _mapped(self.folder / key)
+                return mapped(self.folder / key)
         return values
 
     def keep_folder(self, key: str, folder: Path, about: dict[str, Any]) -> Path | None:
@@ -118,8 +109,8 @@ class Store:
             folder: of the files.
             about: as for `keep`.
         """
-        kept = self._kept(key, sum(_sizes(folder)), lambda making: _copy(making, key, folder, about))
-        return self.folder / key if kept or (self.folder / key / _ENTRY).is_file() else None
+        kept = self._kept(key, sum(sizes(folder)), lambda making: copy(making, key, folder, about))
+        return self.folder / key if kept or (self.folder / key / ENTRY).is_file() else None
 
     def entries(self) -> list[Entry]:
         """Return what is there, what was not used for longest first.
@@ -131,7 +122,7 @@ class Store:
         for path in self._paths():
             if _KEY.fullmatch(path.name):
                 with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
-                    found.append(_described(path))
+                    found.append(described(path))
         return sorted(found, key=lambda entry: (entry.used, entry.key))
 
     def remove(self, key: str) -> None:
@@ -142,7 +133,7 @@ class Store:
         """
         trash = self.folder / f".trash-{os.urandom(8).hex()}"
         (self.folder / key).rename(trash)
-        _delete(trash)
+        delete(trash)
 
     def _found(self, key: str, read: Callable[[Path], _Found]) -> _Found | None:
         path = self.folder / key
@@ -157,34 +148,78 @@ class Store:
             self._say(f"what was computed before cannot be read from {path}: {reason(error)}")
             return None
         with contextlib.suppress(OSError):  # a folder that is read-only serves, too
-            os.utime(path / _ENTRY)
+            os.utime(path / ENTRY)
         return found
+
+    def begin(self, shape: tuple[int, ...], dtype: np.dtype) -> Unfinished | None:
+        """Take the room that values need, to write them row by row; None where they will not be kept.
+
+        What was begun ends with `finish` or `discard`.
+        """
+        size = math.prod(shape) * dtype.itemsize
+        making = self._room_for(size) if size else None
+        if making is None:
+            return None
+        try:
+            return Unfinished.create(making, shape, dtype)
+        except OSError as error:
+            self._refuse(error)
+            shutil.rmtree(making, ignore_errors=True)
+            return None
+
+    def finish(self, key: str, unfinished: Unfinished, about: dict[str, Any]) -> None:
+        """Give all values of a key that were written their place; see `keep`."""
+        unfinished.close()
+        self._settle(key, unfinished.folder, lambda making: seal(making, key, unfinished.values(), about))
+
+    def discard(self, unfinished: Unfinished, error: OSError | None = None) -> None:
+        """Take away what was begun; say why, if an error kept it from being written."""
+        unfinished.close()
+        shutil.rmtree(unfinished.folder, ignore_errors=True)
+        if error is not None:
+            self._refuse(error)
 
     def _kept(self, key: str, size: int, write: Callable[[Path], None]) -> bool:
         """Let an entry of so many bytes be written; return whether it took its place, or say why it cannot."""
+        making = self._room_for(size)
+        return making is not None and self._settle(key, making, write)
+
+    def _room_for(self, size: int) -> Path | None:
+        """Return a new folder where an entry of so many bytes can be written, or say why there is none."""
         mib = f"{size / 2**20:,.1f} MiB"
         if size > self.budget:
             self._say(f"{mib} are not kept for later runs: more than cache.gib allows")
-            return False
-        path, making = self.folder / key, self.folder / f".making-{os.getpid()}-{os.urandom(4).hex()}"
+            return None
+        making = self.folder / f".making-{os.getpid()}-{os.urandom(4).hex()}"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # texts can be told from what is kept
             self._sweep()
             self._make_room(size)
             if size > _MOST_OF_FREE * shutil.disk_usage(self.folder).free:
                 self._say(f"{mib} are not kept for later runs: {self.folder} is nearly full")
-                return False
+                return None
             making.mkdir()
+        except OSError as error:
+            self._refuse(error)
+            return None
+        return making
+
+    def _settle(self, key: str, making: Path, write: Callable[[Path], None]) -> bool:
+        """Let an entry be written in its folder and take its place; return whether it did, or say why it cannot."""
+        try:
             write(making)
-            if not _takes_place(making, path):
+            if not takes_place(making, self.folder / key):
                 return False
             flush(self.folder)
             return True
         except OSError as error:
-            self._say(f"nothing is kept for later runs: {self.folder}: {reason(error)}")
+            self._refuse(error)
             return False
         finally:
             shutil.rmtree(making, ignore_errors=True)
+
+    def _refuse(self, error: OSError) -> None:
+        self._say(f"nothing is kept for later runs: {self.folder}: {reason(error)}")
 
     def _make_room(self, size: int) -> None:
         entries = self.entries()
@@ -205,7 +240,7 @@ class Store:
                 # A number of a process means something on one machine, and a folder may be shared by several.
                 dead = making is not None and (age > _LATE or (age > _SOON and not _is_alive(int(making[1]))))
                 if dead or path.name.startswith(".trash-"):
-                    _delete(path)
+                    delete(path)
 
     def _paths(self) -> list[Path]:
         try:
@@ -217,120 +252,6 @@ class Store:
         if not self._told:
             self._told = True
             self._tell(f"{sentence}; the run goes on without")
-
-
-def _read(path: Path) -> np.ndarray:
-    """Return the values of an entry.
-
-    Raises:
-        ValueError: they are not what was written.
-        OSError: they cannot be read.
-    """
-    about = _about(path)
-    with (path / _VALUES).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if (about.get("format"), about.get("key"), about.get("sha256")) != (FORMAT, path.name, digest):
-        raise ValueError(f"{path} is damaged")
-    return _mapped(path)
-
-
-def _checked(path: Path) -> Path:
-    """Return the folder of an entry whose files are what was written.
-
-    Raises:
-        ValueError, OSError: as `_read`.
-    """
-    about = _about(path)
-    if (about.get("format"), about.get("key"), about.get("sha256")) != (FORMAT, path.name, _digest_of_files(path)):
-        raise ValueError(f"{path} is damaged")
-    return path
-
-
-def _digest_of_files(folder: Path) -> str:
-    """Return a digest of all files of an entry but the one that says so."""
-    lines = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _ENTRY):
-        with path.open("rb") as file:
-            lines.append(f"{path.relative_to(folder).as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _mapped(path: Path) -> np.ndarray:
-    return np.asarray(np.lib.format.open_memmap(path / _VALUES, mode="r"))  # of plain arrays alone: it has no pickle
-
-
-def _about(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads((path / _ENTRY).read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError(str(error)) from None
-    if not isinstance(about, dict):
-        raise ValueError(f"{path / _ENTRY} holds no object")
-    return about
-
-
-def _write(making: Path, key: str, values: np.ndarray, about: dict[str, Any]) -> None:
-    """Write an entry into a folder of its own, so that the disk really holds it."""
-    with (making / _VALUES).open("wb") as file:
-        np.save(file, np.ascontiguousarray(values), allow_pickle=False)
-    flush(making / _VALUES)
-    with (making / _VALUES).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    _write_entry(
-        making,
-        key,
-        about | {"dtype": str(values.dtype), "shape": list(values.shape), "bytes": values.nbytes, "sha256": digest},
-    )
-
-
-def _copy(making: Path, key: str, folder: Path, about: dict[str, Any]) -> None:
-    """Write an entry of files, as `_write` one of values."""
-    shutil.copytree(folder, making, dirs_exist_ok=True)
-    for path in making.rglob("*"):
-        flush(path)
-    _write_entry(making, key, about | {"bytes": sum(_sizes(making)), "sha256": _digest_of_files(making)})
-
-
-def _write_entry(making: Path, key: str, about: dict[str, Any]) -> None:
-    entry = {name: redacted(value) if isinstance(value, str) else value for name, value in about.items()}
-    entry |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "key": key, "format": FORMAT}
-    (making / _ENTRY).write_text(json.dumps(entry, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for path in (making / _ENTRY, making):
-        flush(path)
-
-
-def _takes_place(making: Path, path: Path) -> bool:
-    """Give an entry its name; return whether it got it, and not the same one of a process that was faster."""
-    try:
-        making.rename(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        return False
-    return True
-
-
-def _described(path: Path) -> Entry:
-    marked = path / _ENTRY if (path / _ENTRY).is_file() else path
-    used = marked.stat().st_mtime
-    try:
-        about = _about(path)
-    except (OSError, ValueError):
-        about = {}
-    return Entry(path.name, sum(_sizes(path)), used, about)
-
-
-def _sizes(path: Path) -> Iterator[int]:
-    for file in path.rglob("*") if path.is_dir() else (path,):
-        if file.is_symlink() or not file.is_dir():
-            yield file.lstat().st_size
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:

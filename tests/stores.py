@@ -2,7 +2,8 @@
 
     python -m tests.stores
 
-One JSON line says of each run how often each rank's encoder ran, which entries it left, and a hash of all it left.
+One JSON line says of each run how often each rank's encoder ran and how many splits it tokenised,
+which entries it left, and a hash of all it left.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer import encoding
+from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.run import adapt
 from nlp_transfer.store import ENVIRONMENT
 from nlp_transfer.training import inference
@@ -33,26 +36,34 @@ RUNS = {
 
 
 def run_of(home: Path, stores: list[str | None]) -> Any:
-    """Return a run that notes how often each rank's encoder ran."""
+    """Return a run that notes how often each rank's encoder ran, and its tokenizer over a split."""
 
     def run(output: Path) -> None:
         rank = int(os.environ.get("RANK", "0"))
-        computed, passes = inference.forward, 0
+        computed, passes, tokenised = inference.forward, 0, 0
+        encode_whole = token_ids.encode_whole
 
         def counted(model: Any, batch: Any) -> Any:
             nonlocal passes
             passes += "input_ids" in batch
             return computed(model, batch)
 
-        inference.forward = counted
+        def counted_too(*given: Any) -> Any:
+            nonlocal tokenised
+            tokenised += 1
+            return encode_whole(*given)
+
+        inference.forward, token_ids.encode_whole = counted, counted_too
+        encoding._WORTH_KEEPING = 0
         os.environ[ENVIRONMENT] = str(home / str(stores[rank]))
         values = {"strategy": "probe", "evaluation.batch_tokens": 64, "cache.gib": 10 if stores[rank] else 0}
         values |= {"evaluation.floors": True}
         try:
             adapt(settings_for(home, output=str(output / "runs"), **values), data=data_for("single_label"))
         finally:
-            inference.forward = computed
+            inference.forward, token_ids.encode_whole = computed, encode_whole
         (output / f"passes-{rank}").write_text(str(passes))
+        (output / f"tokenised-{rank}").write_text(str(tokenised))
 
     return run
 
@@ -77,6 +88,7 @@ def main() -> None:
             kept = {file: bits for file, bits in left.items() if file not in told_so}
             told[name] = {
                 "status": status,
+                "tokenised": [int((output / f"tokenised-{rank}").read_text()) for rank in range(processes)],
                 "passes": [int((output / f"passes-{rank}").read_text()) for rank in range(processes)],
                 "entries": {store: sorted(p.name for p in (home / store).glob("*")) for store in stores if store},
                 "left": hashlib.sha256(json.dumps(kept).encode()).hexdigest(),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nlp_transfer import run
+from nlp_transfer.cli import main
 from recipes.benchmarks import (
     calibration,
     checking,
@@ -21,6 +23,7 @@ from recipes.benchmarks import (
     precision,
     ranking,
     robust,
+    rows,
     scaling,
     speed,
     steps,
@@ -183,6 +186,29 @@ def test_shifts_and_steps_are_told_as_tables(home: Path, monkeypatch: pytest.Mon
     scaling.main([str(home), "--datasets", "trec", "--seeds", "1", "--per-class", "4", "--few"])
     told = [line.split("|")[4].strip() for line in capsys.readouterr().out.splitlines()[4:]]
     assert told == ["temperature", "half a shift", "a shift", "scale and shift", "a run"]
+
+
+def test_rows_are_made_learned_labelled_and_drawn(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """In this process, where all that is needed is imported already."""
+    anonymous, resident = rows.memory(os.getpid())
+    assert 0 < anonymous < resident
+
+    def done(words: list[str], processes: int) -> dict:
+        own = [f"encoder={home / 'encoder'}"] if words[0] == "adapt" else []
+        assert main([*(word for word in words if not word.startswith("encoder.depth")), *own]) == 0
+        return {"seconds": 2.0, "anonymous": 100, "resident": 150, "curve": [(0.5, 90, 150), (1.0, 100, 150)]}
+
+    monkeypatch.setattr(rows, "watched", done)
+    words = [str(home), "--dataset", "trec", "--rows", "300", "600", "--results", str(tmp_path / "rows.jsonl")]
+    rows.main([*words, "--picture", str(tmp_path / "rows.svg")])
+    assert (tmp_path / "rows.svg").read_text().count("<svg") == 1
+    monkeypatch.setattr(rows, "measure", None)
+    capsys.readouterr()
+    rows.main(words)  # nothing is measured again
+    table = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    told = [[cell.strip() for cell in line[:6]] for line in table]
+    assert told[:2] == [["300", "adapt", "2", "150", "100", "150"], ["300", "predict", "2", "150", "100", "150"]]
+    assert told[-1] == ["6,000 (guessed)", "predict", "2", "3,000", "100", "150"]
 
 
 def test_few_labels_are_measured_once_and_told(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

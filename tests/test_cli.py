@@ -348,13 +348,13 @@ def test_errors_in_standard_input_name_it(place: Path, monkeypatch, capfd):
     assert "standard input:3: 1 cells" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["rows.parquet", "rows.json", "rows.csv.gz", "rows.xlsx"])
+@pytest.mark.parametrize("name", ["rows.json", "rows.csv.gz", "rows.xlsx"])
 def test_predict_guesses_no_format(place: Path, tmp_path: Path, capfd, name: str):
     (tmp_path / name).write_text("text\ngood\n")
     assert main(["predict", run_of(place), str(tmp_path / name)]) == 2
     out, err = capfd.readouterr()
     assert out == ""
-    assert f"{name}: the rows to label come in files that end in .csv, .tsv, .jsonl, .ndjson, .txt" in err
+    assert f"{name}: the rows to label come in files that end in .csv, .tsv, .jsonl, .ndjson, .parquet, .txt" in err
     assert main(["predict", run_of(place), str(tmp_path / name), "predict.format=csv"]) == 0
     assert capfd.readouterr().out.startswith("text,prediction,")
 

@@ -174,7 +174,10 @@ def test_two_processes_share_what_one_has_made(running: Warm):
         assert sum(each["passes"]) == reads, name
         assert len(each["passes"]) == 1 or not reads or min(each["passes"]) > 0
     entries = told["one, empty"]["entries"]["a"]
-    assert len(entries) == 4  # features of three splits, and the floor
+    assert len(entries) == 7  # ids and features of three splits, and the floor
+    once = {"one, no store": [3], "one, empty": [3], "two again": [0, 0], "two, empty": [3, 0]}
+    once["two, the second elsewhere"] = [0, 3]
+    assert {name: each["tokenised"] for name, each in told.items()} == once
     assert told["two, empty"]["entries"] == {"c": entries}  # how many processes there are is no matter
     assert told["two, the second elsewhere"]["entries"] == {"a": entries, "b": []}  # the first alone writes
 

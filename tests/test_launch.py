@@ -86,7 +86,7 @@ def test_two_processes_are_one_run(place: Path, capfd: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(running: Warm, place: Path):
+def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(running: Warm, place: Path, capfd):
     more = ("training.precision=fp32", "evaluation.batch_tokens=64", "cache.gib=0")  # passes for both, nothing kept
     more += ("decision.unknown=0.2", "decision.coverage=0.8", "decision.risk=0.4")
     assert main(adapt_words(place, *more, f"output={place / '1'}")) == 0
@@ -98,6 +98,13 @@ def test_a_probe_of_two_processes_is_that_of_one_to_the_last_bit(running: Warm, 
     assert reports[0] == reports[1]
     for name in ("model.safetensors", "nlp_transfer.json"):
         assert (one / "model" / name).read_bytes() == (two / "model" / name).read_bytes()
+    measured = ["evaluate", str(one), *more[1:2], "data=files", f"data.path={place / 'data' / 'test.csv'}"]
+    capfd.readouterr()
+    assert main(measured) == 0
+    both = ranks(running, measured)
+    statuses, said = ended(both)
+    assert statuses == [0, 0], said
+    assert [process.said("out") for process in both] == [capfd.readouterr().out, ""]
 
 
 def test_an_error_under_two_processes_is_said_once_and_ends_soon():

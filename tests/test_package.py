@@ -32,6 +32,7 @@ ROOMS = (
     "significance",
     "data",
     "needs",
+    "entries",
     "store",
     "encoder",
     "strategies",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -98,7 +99,7 @@ def as_pickle(path: Path) -> None:
     """What NumPy would unpickle where that is allowed, with the digest that belongs to it."""
     np.save(path / "values.npy", np.array([Exploding()], dtype=object), allow_pickle=True)
     entry = json.loads((path / "entry.json").read_text())
-    digest = storage.hashlib.sha256((path / "values.npy").read_bytes()).hexdigest()
+    digest = hashlib.sha256((path / "values.npy").read_bytes()).hexdigest()
     (path / "entry.json").write_text(json.dumps(entry | {"sha256": digest}))
 
 

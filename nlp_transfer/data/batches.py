@@ -7,6 +7,7 @@ file knows no model and no loss.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from nlp_transfer.data.ragged import Tokens
 
 Batch = dict[str, np.ndarray]
+_AT_ONCE = 1 << 14  # examples
 TAUGHT = ("teacher", "teacher_features")  # columns that a teacher fills
 
 
@@ -239,16 +241,23 @@ def evaluation_batches(tokens: Tokens, *, most_tokens: int, places_a_token: int 
     """
     places_a_token = min(places_a_token, 8)
     ordered = np.argsort(-tokens.longest, kind="stable")
-    widths, rows, sizes = (values[ordered].tolist() for values in (tokens.longest, tokens.windows, tokens.sizes))
-    batches, start, places, real = [], 0, 0, 0
-    for position in range(len(ordered)):  # rows are sorted: the first is the longest
-        places, real = places + widths[start] * rows[position], real + sizes[position]
+    batches, start, widest, places, real = [], 0, 0, 0, 0
+    for position, (width, rows, size) in enumerate(_shapes(tokens, ordered)):
+        widest = widest or width  # rows are sorted: the first is the longest
+        places, real = places + widest * rows, real + size
         if position > start and pass_size(real, places, places_a_token) > most_tokens:
             batches.append(ordered[start:position])
-            start, places, real = position, widths[position] * rows[position], sizes[position]
+            start, widest, places, real = position, width, width * rows, size
     if len(ordered):
         batches.append(ordered[start:])
     return batches
+
+
+def _shapes(tokens: Tokens, examples: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Yield of each example its longest sequence, its sequences and its tokens; not as many objects at once."""
+    for start in range(0, len(examples), _AT_ONCE):
+        part = examples[start : start + _AT_ONCE]
+        yield from zip(*(of[part].tolist() for of in (tokens.longest, tokens.windows, tokens.sizes)), strict=True)
 
 
 def pass_size(real: Any, places: Any, places_a_token: int) -> Any:

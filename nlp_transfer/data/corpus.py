@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from nlp_transfer.data import division
 from nlp_transfer.data.checks import check
 from nlp_transfer.data.columns import find_roles
+from nlp_transfer.data.compact import compact
 from nlp_transfer.data.labels import check_problem, resolve_problem
 from nlp_transfer.data.rows import Rows, Texts, rows_of, text_key
 from nlp_transfer.data.shares import check_shares
@@ -39,11 +41,11 @@ class Examples:
         domains: from the domain column, or None.
     """
 
-    texts: list[str]
-    pairs: list[str] | None
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
     targets: np.ndarray
     weights: np.ndarray
-    ids: list[str]
+    ids: Sequence[str]
     domains: list[str] | None
 
     def __len__(self) -> int:
@@ -52,7 +54,7 @@ class Examples:
     @property
     def keys(self) -> list[bytes]:
         """What makes two rows the same text, see `rows.text_key`."""
-        pairs = [None] * len(self) if self.pairs is None else self.pairs
+        pairs = repeat(None, len(self)) if self.pairs is None else self.pairs
         return [text_key(text, pair) for text, pair in zip(self.texts, pairs, strict=True)]
 
 
@@ -290,7 +292,8 @@ def _examples(rows: Rows, task: Task, *, split: str, weighted: bool = False) -> 
             f"{split}: the weights of its {len(rows):,} rows sum to {total:g}, by which nothing can be divided; mend "
             "the weight column, or set data.columns.weight=''"
         )
-    return Examples(rows.texts, rows.pairs, targets, weights, rows.ids, rows.domains)
+    pairs = None if rows.pairs is None else compact(rows.pairs)
+    return Examples(compact(rows.texts), pairs, targets, weights, compact(rows.ids), rows.domains)
 
 
 def _fingerprint(rows: Mapping[str, Rows], examples: Mapping[str, Examples], task: Task) -> str:

@@ -30,8 +30,12 @@ FORMATS = {
     ".json": "json",
     ".parquet": "parquet",
 }
-STREAM_FORMATS = ("csv", "tsv", "jsonl", "text")
-_STREAM_ENDINGS = {"": "csv", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text"}
+STREAM_FORMATS = ("csv", "tsv", "jsonl", "text", "parquet")
+_STREAM_ENDINGS = {
+    "": "csv",
+    **{ending: kind for ending, kind in FORMATS.items() if kind in STREAM_FORMATS},
+    ".txt": "text",
+}
 _PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
 
 
@@ -53,9 +57,9 @@ def read_rows(path: str | Path, settings: DataSettings, *, lines_are_texts: bool
         hint = "unpack it first" if file.suffix.lower() in _PACKED else f"known endings: {', '.join(formats)}"
         raise UserError(f"{file}: files that end in {file.suffix or 'nothing'!r} are not read; {hint}")
     if kind == "parquet":
-        from nlp_transfer.data import typed  # needs numpy; settings are checked without
+        from nlp_transfer.data import parquet  # needs numpy; settings are checked without
 
-        return typed.from_parquet(file, str(file))
+        return parquet.read_parquet(file, str(file))
     with opened(file) as (binary, origin):
         lines = decoded_lines(binary, encoding=settings.encoding, origin=origin)
         if kind == "json":
@@ -98,7 +102,7 @@ def stream_rows(
 
     Args:
         source: a path, ``-`` for standard input, or a file opened in binary mode.
-        format: csv, tsv, jsonl, or text, which is one text a line (a line with nothing on it is an empty text).
+        format: csv, tsv, jsonl, parquet, or text, which is one text a line (one with nothing on it is an empty text).
         encoding: of the bytes.
         delimiter: between cells; None: a comma for csv, a tab for tsv.
         chunk_rows: the most rows of a table.
@@ -109,6 +113,11 @@ def stream_rows(
     """
     one_of(format, STREAM_FORMATS, "predict.format")
     with opened(source) as (binary, origin):
+        if format == "parquet":
+            from nlp_transfer.data import parquet  # needs numpy; settings are checked without
+
+            yield from parquet.parquet_chunks(binary, origin, chunk_rows)
+            return
         lines = decoded_lines(binary, encoding=encoding, origin=origin)
         if format in delimited.DELIMITERS:
             lines = _without_json(lines, format, origin)
@@ -177,7 +186,8 @@ def opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
     elif isinstance(source, io.TextIOBase):
         raise UserError("the rows come from a file opened in text mode; open it in binary mode ('rb')")
     else:
-        yield source, str(getattr(source, "name", "<stream>"))
+        standard = source is getattr(sys.stdin, "buffer", None)
+        yield source, "standard input" if standard else str(getattr(source, "name", "<stream>"))
 
 
 def existing_file(path: str | Path) -> Path:

@@ -93,8 +93,8 @@ class Rows:
 class Texts:
     """Texts, and the second ones of pairs, or None."""
 
-    texts: list[str]
-    pairs: list[str] | None
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
 
 
 def read_texts(table: Table, roles: Mapping[str, str]) -> tuple[list[str], list[str] | None]:

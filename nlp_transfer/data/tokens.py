@@ -15,9 +15,11 @@ import numpy as np
 
 from nlp_transfer.data.cutting import PAIR_TRUNCATIONS, TRUNCATION_SIDES
 from nlp_transfer.data.ragged import Tokens, starts
+from nlp_transfer.disk import scratch
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import TokenSettings
 
+_MANY = 1 << 24  # tokens
 _ROWS_PER_CALL = 4096  # bounds the tokenizer's own Python lists
 
 
@@ -274,4 +276,8 @@ def _flat(rows: _Rows, dtype: type[np.integer]) -> np.ndarray:
 
 
 def _joined(parts: list[np.ndarray], dtype: type[np.integer]) -> np.ndarray:
-    return np.concatenate([np.zeros(0, dtype), *parts])
+    """Return arrays as one; a large one lies in a file."""
+    size = sum(map(len, parts))
+    if size < _MANY:
+        return np.concatenate([np.zeros(0, dtype), *parts])
+    return np.concatenate(parts, out=scratch((size,), np.dtype(dtype)))

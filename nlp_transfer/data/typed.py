@@ -1,11 +1,10 @@
-"""Sources whose cells have types: Parquet, `datasets`, pandas, lists, the Hub; ClassLabel integers become names.
+"""Sources whose cells have types: Arrow, `datasets`, pandas, lists, the Hub; ClassLabel integers become names.
 
 Each library is imported where it is needed. This file knows no role.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,30 +19,6 @@ from nlp_transfer.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-def from_parquet(path: Path, origin: str) -> Table:
-    """Read a Parquet file; the ClassLabel names that `datasets` writes into its schema are used.
-
-    Raises:
-        UserError: for a file that is no Parquet file.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.ParquetFile(path).read()
-        rows.validate(full=True)  # else a text that is no UTF-8 is noticed, or not, where it is used
-        _distinct(rows.column_names, origin)
-    except UserError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:  # names that are no UTF-8
-        raise UserError(f"{origin} cannot be read as Parquet: {_first_line(error)}") from error
-    try:
-        features = json.loads((rows.schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):  # not written by `datasets`
-        features = {}
-    return _from_arrow(rows, features, origin)
 
 
 def from_hub(name: str, subset: str | None, revision: str | None) -> tuple[dict[str, Table], str, list[str]]:
@@ -154,7 +129,7 @@ def _table(data: Any, origin: str) -> Table:
     if pandas is not None and isinstance(data, pandas.DataFrame):
         return _from_frame(data, pandas, origin)
     if datasets is not None and isinstance(data, datasets.Dataset):
-        return _from_arrow(data.with_format("arrow")[:], data.features.to_dict(), origin)
+        return from_arrow(data.with_format("arrow")[:], data.features.to_dict(), origin)
     if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(row, Mapping) for row in data):
         return from_records(data, range(1, len(data) + 1), origin)
     raise UserError(
@@ -165,7 +140,7 @@ def _table(data: Any, origin: str) -> Table:
 
 def _from_frame(frame: Any, pandas: Any, origin: str) -> Table:
     """Read a DataFrame; whatever pandas calls missing becomes None."""
-    names = _distinct([str(name) for name in frame.columns], origin)
+    names = distinct([str(name) for name in frame.columns], origin)
     columns = {}
     for position, name in enumerate(names):
         series = frame.iloc[:, position]
@@ -181,17 +156,28 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
-def _from_arrow(rows: pa.Table, features: Any, origin: str) -> Table:
-    """Read an Arrow table with the features `datasets` describes it by, as written to JSON."""
-    names = _distinct(rows.column_names, origin)
+def from_arrow(rows: pa.Table, features: Any, origin: str, *, first: int = 1) -> Table:
+    """Read an Arrow table.
+
+    Args:
+        rows: the table.
+        features: those `datasets` describes it by, as written to JSON.
+        origin: how messages call it.
+        first: the number of its first row.
+
+    Raises:
+        UserError: for columns of one name, and for a cell that has no value in Python or is not one of its classes.
+    """
+    names = distinct(rows.column_names, origin)
     columns = {name: _cells(rows.column(position), f"{origin}, column {name!r}") for position, name in enumerate(names)}
     for name, feature in features.items() if isinstance(features, Mapping) else ():
         classes = _class_names(feature)
         if classes is not None and name in columns:
             columns[name] = [
-                _named(value, classes, f"{origin}:{row}, column {name!r}") for row, value in enumerate(columns[name], 1)
+                _named(value, classes, f"{origin}:{row}, column {name!r}")
+                for row, value in enumerate(columns[name], first)
             ]
-    return Table(columns, origin, list(range(1, rows.num_rows + 1)))
+    return Table(columns, origin, list(range(first, first + rows.num_rows)))
 
 
 def _cells(column: pa.ChunkedArray, where: str) -> list[Any]:
@@ -201,7 +187,7 @@ def _cells(column: pa.ChunkedArray, where: str) -> list[Any]:
     try:
         return column.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError) as error:  # a date that Python's do not reach, and such
-        raise UserError(f"{where} of type {column.type} cannot be read: {_first_line(error)}") from error
+        raise UserError(f"{where} of type {column.type} cannot be read: {first_line(error)}") from error
 
 
 def _class_names(feature: Any) -> list[str] | None:
@@ -226,7 +212,7 @@ def _named(value: Any, classes: list[str], where: str) -> Any:
     return classes[value]
 
 
-def _distinct(names: list[str], origin: str) -> list[str]:
+def distinct(names: list[str], origin: str) -> list[str]:
     """Return the column names if none repeats."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -234,7 +220,7 @@ def _distinct(names: list[str], origin: str) -> list[str]:
     return names
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return what an error says, on one line."""
     lines: Iterator[str] = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__).rstrip(".")

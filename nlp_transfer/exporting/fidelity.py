@@ -124,7 +124,7 @@ def measure(
         answers.append(_both(predictor, exported, *some))
     metrics: dict[str, Figure] = {}
     if rows is not None:
-        texts, pairs = rows.texts, rows.pairs
+        texts, pairs = list(rows.texts), None if rows.pairs is None else list(rows.pairs)
         wanted, found = _both(predictor, exported, texts, pairs)
         answers.append((wanted, found))
         metrics = _metrics(task, wanted, found, rows, metric)

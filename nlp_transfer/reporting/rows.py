@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,5 +113,5 @@ def _texts(examples: Examples) -> list[str]:
     return [text if pair is None else text + _BETWEEN + pair for text, pair in zip(examples.texts, pairs, strict=True)]
 
 
-def _pairs(examples: Examples) -> list[str] | list[None]:
+def _pairs(examples: Examples) -> Sequence[str] | list[None]:
     return [None] * len(examples) if examples.pairs is None else examples.pairs

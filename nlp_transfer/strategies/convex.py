@@ -7,11 +7,13 @@ training rows. This file knows features and target distributions, not where they
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from nlp_transfer.disk import scratch
 from nlp_transfer.significance import is_lower
 from nlp_transfer.strategies.losses import Rows
 from nlp_transfer.strategies.solver import Directions, Problems
@@ -19,6 +21,7 @@ from nlp_transfer.strategies.solver import Directions, Problems
 PENALTIES = tuple(10.0**power for power in np.arange(2.0, -6.5, -0.5))  # strong to weak
 _FIRST = PENALTIES.index(10.0**-0.5)  # stronger ones are best only where labels have little to do with features
 _ROUGHLY, _EXACTLY = 3e-4, 1e-6  # tolerances
+_IN_MEMORY, _AT_ONCE = 1 << 28, 1 << 14  # features that are copied in memory (1 GiB), and rows copied at a time else
 _CLEARLY = 2  # standard errors by which a penalty must be worse for those beyond not to be tried
 _PATIENCE = 2  # penalties without improvement after which those beyond are not tried
 
@@ -139,7 +142,7 @@ def validate_head(
     if folds is not None:
         order = np.argsort(folds, kind="stable")
         rows, w = rows[order], w[order]
-    x = np.asarray(features, dtype=np.float32)[rows]  # a copy, which is then changed
+    x = _copied(features, rows)  # which is then changed
     y = np.asarray(targets, dtype=np.float32)[rows]
     shares = w.astype(np.float32)
     size = float(w @ np.einsum("ij,ij->i", x, x))
@@ -184,6 +187,17 @@ def softened(head: Head, features: np.ndarray, *, share: float = 0.3, dropout: f
     share *= signal / (signal + noise) if noise else 1.0
     bias = head.bias + (1 - share) * outputs.mean(axis=0)
     return dataclasses.replace(head, weight=head.weight * np.float32(share), bias=bias.astype(np.float32))
+
+
+def _copied(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return a copy of some rows, float32; a large one is in a file, or memory would be the limit of the rows."""
+    shape = len(rows), features.shape[1]
+    if math.prod(shape) <= _IN_MEMORY:
+        return np.asarray(features, dtype=np.float32)[rows]
+    x = scratch(shape, np.dtype(np.float32))
+    for start in range(0, len(rows), _AT_ONCE):
+        x[start : start + _AT_ONCE] = features[rows[start : start + _AT_ONCE]]
+    return x
 
 
 def _cross_validate(

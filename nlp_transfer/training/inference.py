@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,51 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16, in_bfloat16, is_in_bfloat16
 from nlp_transfer.training.memory import tried
 
+_ROWS_AT_ONCE = 1 << 16  # that are summed over the ranks, so that no second matrix stands beside the first
 _WATCHED: ContextVar[Callable[[int, int], None]] = ContextVar("watched", default=lambda done, total: None)
+
+
+class Matrix(Protocol):
+    """One row an example, of which every rank writes some."""
+
+    def put(self, examples: np.ndarray, values: np.ndarray) -> None:
+        """Write the rows of some examples, float32 (examples, width)."""
+
+    def values(self) -> np.ndarray:
+        """Return all rows when every rank has written its own; all ranks ask."""
+
+
+Room = Callable[[int, int], Matrix]  # from rows and width, which is 0 on a rank that has no row to write
+
+
+class InMemory:
+    """A matrix that every rank holds as a whole."""
+
+    def __init__(self, accelerator: Accelerator | None, rows: int, width: int) -> None:
+        """Begin with zeros.
+
+        Args:
+            accelerator: of the ranks that write; None: this one writes all.
+            rows: of the matrix.
+            width: of a row; 0 where this rank does not know.
+        """
+        self._accelerator = accelerator if accelerator is not None and accelerator.num_processes > 1 else None
+        if self._accelerator is not None:
+            width = int(self._accelerator.gather(torch.tensor([width], device=self._accelerator.device)).max())
+        self._values = np.zeros((rows, width), np.float32)
+
+    def put(self, examples: np.ndarray, values: np.ndarray) -> None:
+        """Write the rows of some examples."""
+        self._values[examples] = values
+
+    def values(self) -> np.ndarray:
+        """Return the sums over all ranks: of a value and zeros they are exact."""
+        if self._accelerator is not None:
+            for start in range(0, len(self._values), _ROWS_AT_ONCE):
+                part = self._values[start : start + _ROWS_AT_ONCE]
+                own = torch.tensor(part, device=self._accelerator.device)
+                part[:] = self._accelerator.reduce(own, "sum").cpu().numpy()
+        return self._values
 
 
 @contextmanager
@@ -56,6 +100,8 @@ def run(
     padding: Padding,
     most_tokens: int,
     want: str | tuple[str, ...] = "logits",
+    among_ranks: bool = True,
+    room: Room | None = None,
 ) -> np.ndarray:
     """Return one row an example, float32 (examples, outputs or width), the same on every rank.
 
@@ -69,15 +115,18 @@ def run(
         padding: how rows are made equal.
         most_tokens: padded tokens in one forward pass.
         want: "logits" or "features" (what enters the output layer), or both, which then stand side by side.
+        among_ranks: whether all ranks ask the same; else this one answers by itself what it alone asks.
+        room: gives what the rows are written into, once on every rank; None: memory.
 
     Raises:
         UserError: where memory does not suffice for a single example, or the model's answer is not a finite number.
     """
     wanted = (want,) if isinstance(want, str) else want
+    room = room or partial(InMemory, accelerator if among_ranks else None)
     with _answering(accelerator, model, whole=columns.features is None) as (model, autocast):
-        mine = evaluation_batches(columns.tokens, most_tokens=most_tokens, places_a_token=padding.places_a_token)[
-            accelerator.process_index :: accelerator.num_processes
-        ]
+        mine = evaluation_batches(columns.tokens, most_tokens=most_tokens, places_a_token=padding.places_a_token)
+        if among_ranks:
+            mine = mine[accelerator.process_index :: accelerator.num_processes]
 
         def forwarded(examples: np.ndarray) -> np.ndarray:
             batch = to_device(collate(columns, examples, padding=padding), accelerator.device)
@@ -85,21 +134,25 @@ def run(
                 outputs = forward(model, batch)
             return np.hstack([getattr(outputs, name).float().cpu().numpy() for name in wanted])
 
-        own, count = np.zeros((len(columns), 0), np.float32), np.zeros(len(columns), np.int32)
+        told = np.zeros((2, len(columns)), np.int32)  # how often each row was answered, and how often not by numbers
+        matrix: Matrix | None = None
         for examples, values in _passes(mine, forwarded, columns):
-            if not own.shape[1]:
-                own = np.zeros((len(columns), values.shape[1]), np.float32)
-            own[examples] = values
-            count[examples] += 1
-    values = _gather(accelerator, own, count)
-    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(broken):  # or every figure would be of labels picked by chance
+            matrix = matrix or room(len(columns), values.shape[1])
+            matrix.put(examples, values)
+            told[0, examples] += 1
+            told[1, examples] += ~np.isfinite(values).all(axis=1)
+        matrix = matrix or room(len(columns), 0)
+    if among_ranks and accelerator.num_processes > 1:
+        told = accelerator.reduce(torch.from_numpy(told).to(accelerator.device), "sum").cpu().numpy()
+    assert (told[0] == 1).all(), "every example must be evaluated exactly once"
+    if told[1].any():  # or every figure would be of labels picked by chance
+        broken = np.flatnonzero(told[1])
         raise UserError(
-            f"the model's {' and '.join(wanted)} are infinite or not a number for {len(broken):,} of {len(values):,} "
+            f"the model's {' and '.join(wanted)} are infinite or not a number for {len(broken):,} of {len(columns):,} "
             f"rows (of these the {broken[0] + 1:,}. first); set training.precision=fp32; if that changes nothing, the "
             "weights are damaged"
         )
-    return values
+    return matrix.values()
 
 
 @torch.inference_mode()
@@ -206,20 +259,3 @@ def _passes(
                 f"memory does not suffice for a text of {columns.tokens.longest[examples[0]]:,} tokens; set "
                 "tokens.long=chunk or tokens.max_length=..."
             )
-
-
-def _gather(accelerator: Accelerator, own: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Put the ranks' rows together; sums of a value and zeros are exact.
-
-    Args:
-        accelerator: of the ranks.
-        own: (examples, outputs), zeros where other ranks have answered; a rank that had nothing to do has no outputs.
-        count: (examples,), how often this rank has answered.
-    """
-    if accelerator.num_processes > 1:
-        device = accelerator.device
-        outputs = int(accelerator.gather(torch.tensor([own.shape[1]], device=device)).max())
-        own = own if own.shape[1] else np.zeros((len(own), outputs), np.float32)
-        own, count = (accelerator.reduce(torch.from_numpy(x).to(device), "sum").cpu().numpy() for x in (own, count))
-    assert (count == 1).all(), "every example must be evaluated exactly once"
-    return own

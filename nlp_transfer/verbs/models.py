@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Label the rows of a file or of standard input."""
-    alone("predict")
     words, overrides = _named_model(words, overrides)
     folder = run_folder(words[:1], "predict")
     if len(words) > 2:
@@ -49,6 +48,7 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
         encoding=data.encoding,
         delimiter=data.delimiter,
         overwrite=settings.overwrite,
+        screen=screen,
     )
     console.print(f"{counted(count, 'row')} labelled", style="dim")
     return 0

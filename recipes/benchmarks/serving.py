@@ -34,7 +34,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from nlp_transfer.predict import Prediction, Predictor
+from nlp_transfer.labelling import Prediction
+from nlp_transfer.predict import Predictor
 from recipes.benchmarks.timing import machine
 
 WORDS = (

@@ -1,0 +1,104 @@
+"""Parquet files, whole or in chunks of flat memory; what their cells are in Python is known in ``typed``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from nlp_transfer.data.table import Table
+from nlp_transfer.data.typed import distinct, first_line, from_arrow
+from nlp_transfer.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass
+class ArrowRows(Table):
+    """Rows of a Parquet file, and as they lie there, so that they can be written with the types they have."""
+
+    arrow: pa.Table | None = None
+
+
+def read_parquet(path: Path, origin: str) -> Table:
+    """Read a Parquet file; the ClassLabel names that `datasets` writes into its schema are used.
+
+    Raises:
+        UserError: for a file that is no Parquet file.
+    """
+    with _explained(origin):
+        rows = _opened(path, origin).read()
+        rows.validate(full=True)  # else a text that is no UTF-8 is noticed, or not, where it is used
+    return from_arrow(rows, _features(rows.schema), origin)
+
+
+def parquet_chunks(file: BinaryIO, origin: str, chunk_rows: int) -> Iterator[ArrowRows]:
+    """Yield the rows of a Parquet file in tables of at most `chunk_rows` rows, one at least.
+
+    Raises:
+        UserError: as `read_parquet`; rows before the malformed ones have been yielded.
+    """
+    import pyarrow as pa
+
+    with _explained(origin):
+        opened = _opened(file, origin)
+        batches, empty = opened.iter_batches(chunk_rows), opened.schema_arrow.empty_table()
+    first = 1
+    while True:
+        with _explained(origin):
+            batch = next(batches, None)
+            if batch is None and first > 1:
+                return
+            rows = empty if batch is None else pa.Table.from_batches([batch])
+            rows.validate(full=True)
+        table = from_arrow(rows, _features(rows.schema), origin, first=first)
+        yield ArrowRows(table.columns, origin, table.lines, arrow=rows)
+        if batch is None:
+            return
+        first += len(table)
+
+
+def rows_of_parquet(file: BinaryIO) -> int | None:
+    """Return how many rows a Parquet file says that it has; None where it is none."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        return int(pyarrow.parquet.read_metadata(file).num_rows)
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    finally:
+        file.seek(0)
+
+
+def _opened(file: Path | BinaryIO, origin: str) -> Any:
+    import pyarrow.parquet
+
+    found = pyarrow.parquet.ParquetFile(file, pre_buffer=False)  # or a whole group of rows is read before its first
+    distinct(found.schema_arrow.names, origin)
+    return found
+
+
+@contextmanager
+def _explained(origin: str) -> Iterator[None]:
+    """Turn what the library raises into one sentence."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
+        raise UserError(f"{origin} cannot be read as Parquet: {first_line(error)}") from error
+
+
+def _features(schema: pa.Schema) -> Any:
+    """Return the features that `datasets` has written into a schema; nothing where others wrote it."""
+    try:
+        return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}

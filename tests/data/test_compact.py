@@ -1,0 +1,55 @@
+"""Many texts in little memory are the texts they were, and a run on them is the run on a list."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nlp_transfer.data import batches, compact, tokens
+from nlp_transfer.data.compact import CompactTexts
+from tests.encoder.families import tiny_encoder
+from tests.test_features import bits
+
+TEXTS = ["", "plain", "Grüße, 世界 🙂", "\ud800 half", "a\0b", "", "x" * 5000, "end"] * 3
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 4096])
+@pytest.mark.parametrize("texts", [TEXTS, [], [""]], ids=["many", "none", "nothing"])
+def test_they_are_what_a_list_is(monkeypatch: pytest.MonkeyPatch, texts: list[str], at_once: int):
+    monkeypatch.setattr(compact, "_AT_ONCE", at_once)
+    made = CompactTexts(texts)
+    assert (len(made), list(made), made) == (len(texts), texts, texts)
+    assert [made[row] for row in range(-len(texts), len(texts))] == texts * 2
+    assert [made[np.int64(row)] for row in range(len(texts))] == texts
+    for part in (slice(None), slice(2, 5), slice(-3, None), slice(None, None, -2), slice(99, 100)):
+        assert made[part] == texts[part]
+    assert made != [*texts, "more"]
+    assert not texts or made != [*texts[:-1], "other"]
+    for row in (len(texts), -len(texts) - 1):
+        with pytest.raises(IndexError):
+            made[row]
+
+
+def test_they_take_no_memory_of_the_process_beside_where_they_end():
+    texts = [f"text number {row}" for row in range(20_000)]
+    tracemalloc.start()
+    made = CompactTexts(texts)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert made == texts
+    assert taken < 8 * len(texts) + 10_000  # bytes; as objects they take 1,400,000
+
+
+@pytest.mark.slow
+def test_a_run_over_many_rows_ends_in_the_bits_of_one_over_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All that is done for large data alone, done for a small one."""
+    tiny_encoder(tmp_path)
+    values = {"strategy": "probe", "cache.gib": 0, "tokens.max_length": 8, "decision.unknown": 0.2}
+    wanted = bits(tmp_path, tmp_path / "few", "pair", **values)
+    for module in (compact, tokens):
+        monkeypatch.setattr(module, "_MANY", 0)
+    monkeypatch.setattr(batches, "_AT_ONCE", 5)
+    assert bits(tmp_path, tmp_path / "many", "pair", **values) == wanted
