@@ -16,6 +16,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.launch import world_size
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
+from nlp_transfer.training.meeting import meeting_place
 from nlp_transfer.training.sharding import check_launched
 
 _FASTER = 1.5  # how much faster bfloat16 must be; on CPUs it is about 2, 7 or 0.1 times as fast
@@ -43,7 +44,7 @@ def make_accelerator(
     GradientState._reset_state()
     # Accelerate forms a group of CPU processes only when told that there is nothing but CPUs.
     cpu = not torch.accelerator.is_available()
-    state = PartialState(cpu=cpu)
+    state = PartialState(cpu=cpu, **meeting_place())
     device = state.device
     if state.num_processes != world_size():
         raise UserError(
