@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch.distributed.fsdp  # noqa: F401  # takes time: once, for all that are forked
 from accelerate import DistributedType
 from accelerate.state import AcceleratorState, PartialState
 

@@ -40,7 +40,6 @@ MORE: dict[str, dict[str, Any]] = {
     "pretraining": _PLAIN | {"pretraining.epochs": 1},
     "averaged": _PLAIN | {"training.ema": 0.9},
     "clipped": _PLAIN | {"training.max_grad_norm": 0.01},
-    "compiled": _PLAIN | {"training.compile": True},
 }
 CELLS = {
     f"{strategy} {objective}": {**values, "objective": objective}

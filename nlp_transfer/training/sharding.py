@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +41,8 @@ def check_launched(accelerator: Accelerator) -> None:
         UserError: naming the key of the launcher's file.
     """
     if not is_sharding(accelerator):
+        if accelerator.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+            raise UserError("accelerate has FSDP on GPUs alone: launch on processors with conf/launch/cpu.yaml")
         return
     plugin = accelerator.state.fsdp_plugin
     asked = {
