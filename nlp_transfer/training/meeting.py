@@ -13,7 +13,7 @@ from nlp_transfer.launch import is_restarted, rank, world_size
 def meeting_place() -> dict[str, Any]:
     """Return what `init_process_group` has to be told, where that is anything.
 
-    A launcher keeps one store of addresses as long as it lives (torch 2.15): ranks that are started again would find in
+    A launcher keeps one store of addresses as long as it lives (torch 2.13): ranks that are started again would find in
     it those of ranks that are gone, and wait for them. They write their own under another name.
     """
     if not is_restarted() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
