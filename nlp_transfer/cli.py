@@ -41,7 +41,7 @@ EPILOG = """examples:
   nlp-transfer export runs/NAME export.format=onnx_int8
   accelerate launch -m nlp_transfer adapt RECIPE key=value    on all GPUs
 `nlp-transfer VERB --help` lists the keys of a verb's own, `nlp-transfer plan --cfg` prints every key, the files in
-{conf} explain them."""
+{conf} explain them; those in its launch/ are for `accelerate launch --config_file`."""
 
 WORDS = """words:
   RECIPE    one of `nlp-transfer ls recipes`, or a .yaml file; none: the embedded data, full fine-tune

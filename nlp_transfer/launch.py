@@ -23,6 +23,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def is_restarted() -> bool:
+    """Return whether the launcher started this process in the place of one that failed (--max_restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 def give_way(seconds: float = 5.0) -> None:
     """Wait, with an error to tell, for the launcher to end this process because another one failed first.
 

@@ -46,6 +46,7 @@ from nlp_transfer.training import inference
 from nlp_transfer.training.device import fitting, make_accelerator
 from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.memory import checkpoint_activations
+from nlp_transfer.training.sharding import check_shareable
 
 
 @dataclass
@@ -222,6 +223,7 @@ def prepare(
     objective = Objective(settings.objective, corpus.task)
     groups = []
     if strategy.trains:
+        check_shareable(accelerator, settings)
         teacher = columns["train"].teacher_features
         wide = 0 if teacher is None else teacher.shape[1]
         own = objective.setup(

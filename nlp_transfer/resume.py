@@ -15,6 +15,7 @@ from nlp_transfer.config import identity
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, did_you_mean
+from nlp_transfer.launch import is_restarted
 from nlp_transfer.plain import dotted
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.teaching import lessons
@@ -65,9 +66,9 @@ def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found |
     Raises:
         UserError: for a checkpoint that is damaged, or that another run made.
     """
-    if settings.resume == "never":
+    if starts_anew(settings):
         return None
-    named = None if settings.resume == "auto" else expanded(settings.resume)
+    named = None if settings.resume in ("auto", "never") else expanded(settings.resume)
     own = checkpoint.newest(folder) if named is None else _gone_on_from(named, folder)
     if own is not None or named is None:
         if own is not None:
@@ -82,6 +83,11 @@ def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found |
     check_same(found, made_from, CHANGEABLE)
     found.snapshot.state["resumed_from"] = str(named.resolve())
     return found
+
+
+def starts_anew(settings: Settings) -> bool:
+    """Return whether checkpoints are left alone: as asked, but not where the launcher starts a failed run again."""
+    return settings.resume == "never" and not is_restarted()
 
 
 def check_room(folder: Path, model: nn.Module, settings: TrainingSettings) -> str | None:

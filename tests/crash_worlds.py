@@ -1,4 +1,4 @@
-"""A run that is committed on one number of processes and goes on on another, beside two that are never disturbed.
+"""A run that is committed in one world and goes on in another, beside some that are never disturbed; see tests.worlds.
 
     python -m tests.crash_worlds
 
@@ -8,6 +8,7 @@ tells of each run what its steps learned from, and how far its weights lie from 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -26,12 +27,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.training import checkpoint
+from tests import sharded
 from tests.crash_harness import Case, start
 from tests.crashes import case_of
 from tests.encoder.families import tiny_encoder
+from tests.worlds import WORLDS
 
 COMMITTED = 4  # steps; the one that was killed did no more
-RUNS = {"1": [1], "2": [2], "1 then 2": [1, 2], "2 then 1": [2, 1]}
+RUNS = [["one"], ["ddp"], ["fsdp"], ["one", "ddp"], ["ddp", "one"], ["one", "fsdp"], ["fsdp", "one"], ["fsdp", "fsdp"]]
 
 
 def recorded(case: Case, journal: Path) -> Case:
@@ -60,6 +63,18 @@ def recorded(case: Case, journal: Path) -> Case:
         case.run(output)
 
     return replace(case, run=run)
+
+
+def placed(case: Case, world: str) -> Case:
+    """Return the same case in another world."""
+    processes, shares = WORLDS[world]
+
+    def run(output: Path) -> None:
+        if shares:
+            sharded.force()
+        case.run(output)
+
+    return replace(case, run=run, processes=processes)
 
 
 def die_committed() -> None:
@@ -97,13 +112,14 @@ def worlds(home: Path) -> dict[str, dict[str, Any]]:
     output = home / "output"
     case.run(output)  # imports, for those forked from here
     told, wanted = {}, weights_of(output)
-    for name, processes in RUNS.items():
+    for run in RUNS:
         shutil.rmtree(output)
+        name = " then ".join(run)
         journal = home / name
-        for number, count in enumerate(processes, start=1):
-            goes_on = number < len(processes)
+        for number, world in enumerate(run, start=1):
+            goes_on = number < len(run)
             disturb = [die_committed] if goes_on else []
-            ended = start(recorded(replace(case, processes=count), journal), output, *disturb)
+            ended = start(recorded(placed(case, world), journal), output, *disturb)
             assert ended == (-signal.SIGKILL if goes_on else 0), f"{name}: ended with {ended}"
         weights = weights_of(output)
         examples = learned_from(journal)
@@ -111,6 +127,7 @@ def worlds(home: Path) -> dict[str, dict[str, Any]]:
         told[name] = {
             "examples": examples,
             "processes": [next(each["processes"] for each in lines if each["step"] == step) for step in examples],
+            "bits": hashlib.sha256(b"".join(weights[key].numpy().tobytes() for key in wanted)).hexdigest(),
             "difference": max(float((weights[key] - wanted[key]).abs().max()) for key in wanted),
         }
     return told

@@ -72,12 +72,14 @@ CASES: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "refused reading 1": ("refused", "reading", (1,)),
     "refused reading both": ("refused", "reading", (0, 1)),
 }
+# The launcher starts both ranks again where these happen; the second time nothing does.
+AGAIN = {f"again after {case}": case for case in ("killed training 1", "killed saving 0", "broken training 0")}
 
 
 def fail_at(case: str, journal: Path) -> None:
     """Let this process fail as a case says, if it is one of those that do, and note when."""
     way, place, ranks = CASES[case]
-    if int(os.environ["RANK"]) not in ranks:
+    if int(os.environ["RANK"]) not in ranks or os.environ["TORCHELASTIC_RESTART_COUNT"] != "0":
         return
     holder, name, before = PLACES[place]
     well, left = getattr(holder, name), iter(range(before))
@@ -111,8 +113,8 @@ def rank(words: list[str], said: Path, pids: Path, case: str | None, journal: Pa
         sys.exit(status)
 
 
-def launch(words: list[str], home: Path, case: str | None = None) -> dict[str, Any]:
-    """Start two ranks and wait for them, as torchrun does; return how they ended."""
+def launch(words: list[str], home: Path, case: str | None = None, *, restarts: int = 0) -> dict[str, Any]:
+    """Start two ranks and wait for them, as torchrun does, maybe once more; return how they ended."""
     said, pids, journal = home / "said", home / "pids", home / "failed-at"
     for folder in (said, pids):
         shutil.rmtree(folder, ignore_errors=True)
@@ -125,7 +127,7 @@ def launch(words: list[str], home: Path, case: str | None = None) -> dict[str, A
         run_id="none",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,
+        max_restarts=restarts,
         start_method="fork",
         monitor_interval=0.1,  # as torchrun
     )
@@ -154,7 +156,7 @@ def words_of(home: Path, *, steps: int = 7) -> list[str]:
 def main() -> None:
     """Do what the command line asks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="+", choices=CASES)
+    parser.add_argument("cases", nargs="+", choices=[*CASES, *AGAIN])
     os.environ |= {"ACCELERATE_USE_CPU": "true", "TQDM_DISABLE": "1"}
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
@@ -168,8 +170,10 @@ def main() -> None:
         wanted = fingerprint(output)
         for case in parser.parse_args().cases:
             shutil.rmtree(output)
-            ended = launch(words, home, case)
-            again = launch(words, home)
+            if case in AGAIN:
+                ended = again = launch(words, home, AGAIN[case], restarts=1)
+            else:
+                ended, again = launch(words, home, case), launch(words, home)
             same = not again["failed"] and fingerprint(output) == wanted
             print(json.dumps({"case": case, **ended, "same": same}), flush=True)  # noqa: T201
 

@@ -1,4 +1,4 @@
-"""A run of two processes: killed anywhere it ends in the same bits, and it may go on on another number of them."""
+"""A run of two processes: killed anywhere it ends in the same bits, and it may go on in another world."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.crash_worlds import COMMITTED, RUNS
 from tests.crashes import STEPS
 from tests.test_crashes import told_by
 from tests.warm import Warm
+from tests.worlds import WORLDS
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +20,19 @@ def told(running: Warm) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS)
-def test_a_run_may_go_on_on_another_number_of_processes(told: dict[str, dict[str, Any]], run: str):
-    first, last = RUNS[run][0], RUNS[run][-1]
-    assert told[run]["processes"] == [first] * COMMITTED + [last] * (STEPS - COMMITTED)
-    assert sum(map(len, told["1"]["examples"].values())) == STEPS * 8
-    assert told[run]["examples"] == told["1"]["examples"]
-    assert told[run]["difference"] < 1e-5
+@pytest.mark.parametrize("run", RUNS, ids=" then ".join)
+def test_a_run_may_go_on_on_other_processes_and_where_they_share_the_model_out(told: dict[str, Any], run: list[str]):
+    first, last = (WORLDS[world][0] for world in (run[0], run[-1]))
+    found = told[" then ".join(run)]
+    assert found["processes"] == [first] * COMMITTED + [last] * (STEPS - COMMITTED)
+    assert sum(map(len, told["one"]["examples"].values())) == STEPS * 8
+    assert found["examples"] == told["one"]["examples"]
+    assert found["difference"] < 1e-5
+
+
+@pytest.mark.slow
+def test_where_ranks_share_a_model_out_a_run_that_was_killed_ends_in_the_same_bits(told: dict[str, Any]):
+    assert told["fsdp then fsdp"]["bits"] == told["fsdp"]["bits"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from sklearn import metrics as sk
 from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
 from tests.exactness import BATCHES, ROWS
-from tests.ranks import CASES, words_of
+from tests.ranks import AGAIN, CASES, words_of
 from tests.test_crashes import HARNESS, told_by
 from tests.test_launch import ROOT, TORCHRUN, ended, ranks
 from tests.warm import Process, Warm
@@ -59,6 +59,20 @@ def test_wherever_one_of_two_fails_both_end_and_lose_nothing(running: Warm, case
     assert [each["case"] for each in told] == cases
     for each in told:
         check(each)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.exhaustive if at else pytest.mark.slow) for at, case in enumerate(AGAIN)],
+)
+def test_a_launcher_that_starts_the_ranks_again_lets_them_go_on(running: Warm, case: str):
+    done = running.run(HARNESS.format("tests.ranks"), case)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    assert not told["failed"]
+    assert told["left"] == []
+    assert told["same"]  # as a run that never failed
+    assert "going on from" in told["said"]["0"]
 
 
 def children(pid: int) -> list[int]:

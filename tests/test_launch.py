@@ -14,10 +14,11 @@ from safetensors.numpy import load_file
 import nlp_transfer
 from nlp_transfer import launch
 from nlp_transfer.cli import main
+from nlp_transfer.resume import starts_anew
 from tests.crash_harness import free_port
 from tests.encoder.families import tiny_encoder
 from tests.test_cli import adapt_words, write_csv
-from tests.test_run import data_for
+from tests.test_run import data_for, settings_for
 from tests.warm import CLI, Process, Warm
 
 ROOT = Path(__file__).parent.parent
@@ -113,6 +114,18 @@ def test_an_error_under_two_processes_is_said_once_and_ends_soon():
     assert done.returncode != 0
     assert done.stderr.count("did you mean 'training.epochs'") == 1
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("resumes", "restarts", "anew"),
+    [("auto", None, False), ("never", None, True), ("never", "0", True), ("never", "1", False), ("auto", "2", False)],
+)
+def test_a_run_is_begun_anew_where_asked_but_not_once_more_by_the_launcher(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, resumes: str, restarts: str | None, anew: bool
+):
+    if restarts is not None:
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+    assert starts_anew(settings_for(tmp_path, resume=resumes)) == anew
 
 
 @pytest.mark.parametrize(

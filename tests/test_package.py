@@ -165,7 +165,7 @@ def test_the_wheel_holds_everything_and_works_elsewhere(tmp_path: Path):
     inside = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"nlp_transfer/{path.relative_to(ROOT)}" for top in ("conf", "recipes") for path in yamls(top)}
     expected |= {str(path.relative_to(ROOT)) for path in FILES}
-    expected |= {f"nlp_transfer/{name}" for name in ("py.typed", "recipes/explicit.py")}
+    expected |= {f"nlp_transfer/{name}" for name in ("py.typed", "recipes/explicit.py", "conf/launch/slurm.sbatch")}
     expected |= {f"nlp_transfer/data/embedded/customer_intents.{ending}" for ending in ("csv", "md")}
     assert expected <= inside
     assert not [name for name in inside if name.startswith(("tests/", "conf/", "recipes/"))]

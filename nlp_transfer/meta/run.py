@@ -35,6 +35,7 @@ from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.trained import going_on
 from nlp_transfer.training.loop import NotFinite, Watch
 from nlp_transfer.training.memory import is_lack_of_memory
+from nlp_transfer.training.sharding import is_sharding
 from nlp_transfer.training.signals import Stopped
 from nlp_transfer.training.state import Trajectory, own_numbers
 
@@ -80,6 +81,10 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
         return MetaRun(folder.path, Outcome.from_json(folder.result()["report"]))
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
+    if is_sharding(prepared.accelerator):
+        raise UserError(
+            "meta needs all weights in every pass: launch it without FSDP (`accelerate launch --multi_gpu`)"
+        )
     if getattr(prepared.classifier.model.encoder.config, "is_encoder_decoder", False):
         raise UserError(f"encoder.name={settings.encoder.name!r} has a decoder too; meta makes encoders alone")
     screen.console.print(f"{settings.meta.method}: {division.sentence}", style="dim")

@@ -107,7 +107,7 @@ class _Work:
         """Return the encoder: found, or made. A copy stays in the folder of the run until that is finished."""
         mine = self.folder.path / ENCODER
         # What goes on has to start from what it started from, whatever device or code would make of it now.
-        goes_on = self.prepared.settings.resume != "never" and not self.folder.is_finished
+        goes_on = not (resume.starts_anew(self.prepared.settings) or self.folder.is_finished)
         said = {"origin": self.origin_digest} if goes_on else {"key": self.key}
         found = None
         if is_main():
@@ -222,7 +222,7 @@ class _Work:
         rate = settings.pretraining.lr or _BASE * usual_rate(model.config.hidden_size)
         learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
         commits = resume.Commits(self.accelerator, place, settings.checkpoint.seconds, self.origin)
-        found = None if settings.resume == "never" else checkpoint.newest(place)
+        found = None if resume.starts_anew(settings) else checkpoint.newest(place)
         if found:
             resume.check_same(found, self.origin)
             self.screen.tell(f"going on from {found.path}")

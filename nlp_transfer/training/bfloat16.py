@@ -47,8 +47,13 @@ def in_bfloat16(module: nn.Module, model: nn.Module) -> nn.Module:
             memo[id(parameter)] = nn.Parameter(parameter.detach().to(torch.bfloat16), parameter.requires_grad)
     copied = copy.deepcopy(module, memo)
     for layer in outputs:
-        memo[id(layer)].register_forward_pre_hook(_in_float32, prepend=True)
+        enter_in_float32(memo[id(layer)])
     return copied
+
+
+def enter_in_float32(layer: nn.Module) -> None:
+    """Let a layer compute in float32 whatever the layers below it do."""
+    layer.register_forward_pre_hook(_in_float32, prepend=True)
 
 
 def why_not_in_bfloat16(model: Any, rows: Mapping[str, Tensor], *, autocast: bool = False) -> str | None:

@@ -16,9 +16,11 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.launch import world_size
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
+from nlp_transfer.training.meeting import meeting_place
+from nlp_transfer.training.sharding import check_launched
 
 _FASTER = 1.5  # how much faster bfloat16 must be; on CPUs it is about 2, 7 or 0.1 times as fast
-_UNTRIED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+_UNTRIED = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 def make_accelerator(
@@ -36,23 +38,28 @@ def make_accelerator(
         UserError: for a precision that cannot be had here, or a way to share a model between ranks that was not tried.
     """
     # Accelerate keeps its state for the life of the process; a second run in it may want another precision.
-    AcceleratorState._reset_state()
+    # Where it shares weights out it forgets how ranks are told apart, and would not do so once more.
+    sharding = PartialState._shared_state.get("distributed_type") == DistributedType.FSDP
+    AcceleratorState._reset_state(reset_partial_state=sharding)
     GradientState._reset_state()
     # Accelerate forms a group of CPU processes only when told that there is nothing but CPUs.
     cpu = not torch.accelerator.is_available()
-    state = PartialState(cpu=cpu)
+    state = PartialState(cpu=cpu, **meeting_place())
     device = state.device
     if state.num_processes != world_size():
         raise UserError(
             f"the launcher started {world_size()} processes but they form {state.num_processes} group(s) of their own"
         )
     if state.distributed_type in _UNTRIED:
-        raise UserError(f"{state.distributed_type.value} is untried here; launch with `accelerate launch --multi_gpu`")
+        raise UserError(
+            f"{state.distributed_type.value} is untried here; launch with `accelerate launch --multi_gpu`, or where "
+            "memory does not suffice for that, with FSDP2 (conf/launch/fsdp2.yaml)"
+        )
     if precision == "fp16" and device.type == "cpu":
         raise UserError("training.precision=fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
     chosen = _agreed("bf16" if multiplies_bf16_fast(device) else "fp32") if precision == "auto" else precision
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=cpu,
             mixed_precision="no" if chosen == "fp32" else chosen,
             log_with=list(tracking.trackers) or None,
@@ -61,6 +68,8 @@ def make_accelerator(
         )
     except (ValueError, ImportError) as error:
         raise UserError(f"training.precision={precision}: {error}") from error
+    check_launched(accelerator)
+    return accelerator
 
 
 def fitting(

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from nlp_transfer.data.batches import Columns, Order, Padding
@@ -27,8 +26,9 @@ from nlp_transfer.training.bfloat16 import WorkingCopy
 from nlp_transfer.training.checkpoint import Snapshot
 from nlp_transfer.training.keeper import Keeper
 from nlp_transfer.training.length import planned_steps, steps_between_evaluations
-from nlp_transfer.training.optimizer import MovingAverage, build_optimizer, clip, set_rates
+from nlp_transfer.training.optimizer import MovingAverage, clip, set_rates
 from nlp_transfer.training.passes import Passes
+from nlp_transfer.training.placement import place
 from nlp_transfer.training.signals import Stopped, listening
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
 
@@ -136,14 +136,11 @@ def fit(
     total = planned_steps(rows, settings)
     drawn = drawn or Order(rows, batch_size=settings.batch_size, seed=seed, kinds=kinds, beside=beside).step
     every = steps_between_evaluations(rows, settings)
-    parameters = {name: p for name, p in step.named_parameters() if p.requires_grad}
     _train_mode(step, frozen)
-    _make_equal(parameters)
-    working = copied(step) if copied else None
-    wrapped, optimizer = accelerator.prepare(
-        working.module if working else step, build_optimizer(groups, settings, working.copies if working else None)
-    )
-    average = MovingAverage(step, settings.ema) if settings.ema else None  # after the ranks were made equal
+    placed = place(accelerator, step, groups, settings, copied)
+    optimizer, working = placed.optimizer, placed.working
+    parameters = {name: p for name, p in placed.trained.named_parameters() if p.requires_grad}
+    average = MovingAverage(placed.trained, settings.ema) if settings.ema else None  # after the ranks were made equal
     keeper = Keeper(
         watch.metric,
         higher_is_better=watch.higher_is_better,
@@ -153,7 +150,7 @@ def fit(
     trajectory = Trajectory()
     passes = Passes(
         accelerator,
-        wrapped,
+        placed.module,
         columns,
         padding,
         settings.micro_batch_size,
@@ -161,8 +158,9 @@ def fit(
         on_halved=lambda tokens: watch.on_halved(trajectory.steps + 1, tokens),
         working=working,
         compares=compares,
+        in_step=placed.sharded is not None,
     )
-    state = TrainingState(parameters, optimizer, average, keeper, trajectory, passes)
+    state = TrainingState(parameters, optimizer, average, keeper, trajectory, passes, placed.gathered)
     if saving and saving.resumed:
         state.restore(saving.resumed)
     passes.pace.go_on()
@@ -177,7 +175,7 @@ def fit(
                 examples, progress, reseed=partial(seed_step, seed, index, accelerator.process_index)
             )
             if index == 0:
-                check_gradients(step, working)
+                check_gradients(placed.trained, working)
             held, kept = len(optimizer.state), len(keeper.weights)
             with passes.pace.part("optimizer"):
                 norm = clip(accelerator, optimizer, settings.max_grad_norm)
@@ -208,6 +206,7 @@ def fit(
             if stop:
                 raise Stopped(stop)
     keeper.restore(parameters)
+    placed.leave()
     trajectory.kept_step = keeper.step
     return trajectory
 
@@ -220,19 +219,16 @@ def look(state: TrainingState, watch: Watch, *, last: bool) -> None:
         watch: the outside.
         last: none will follow.
     """
+    metrics: Metrics = {watch.metric: math.nan}
     with state.average.applied() if state.average else nullcontext():
-        metrics = watch.evaluate() if watch.evaluate else {watch.metric: math.nan}
+        if watch.evaluate:
+            with state.gathered():
+                metrics = watch.evaluate()
         metrics = metrics | {"step": state.trajectory.steps}
         state.keeper.see(metrics, state.parameters, last=last)
     if watch.evaluate:
         state.trajectory.evaluations.append(metrics)
         watch.on_evaluation(metrics)
-
-
-def _make_equal(parameters: dict[str, nn.Parameter]) -> None:
-    """Give every rank the parameters of the first, for each has solved a head of its own."""
-    for parameter in parameters.values():
-        parameter.data.copy_(broadcast(parameter.data))
 
 
 def take(optimizer: AcceleratedOptimizer, *, finite: bool) -> bool:

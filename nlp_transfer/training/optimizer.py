@@ -16,6 +16,7 @@ from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.copied_adamw import CopiedAdamW
 from nlp_transfer.training.schedules import rate
+from nlp_transfer.training.sharding import in_one_piece, shared_as
 
 
 def build_optimizer(
@@ -65,7 +66,7 @@ def clip(accelerator: Accelerator, optimizer: AcceleratedOptimizer, largest: flo
     learning = awake(own)
     if isinstance(own, CopiedAdamW):
         return own.clip(learning, largest or math.inf)
-    return float(accelerator.clip_grad_norm_(learning, largest or math.inf))
+    return float(in_one_piece(accelerator.clip_grad_norm_(learning, largest or math.inf)))
 
 
 def awake(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
@@ -118,4 +119,4 @@ def load_parameters(parameters: dict[str, nn.Parameter], values: dict[str, Tenso
     """Copy values into parameters in place, so that optimizer and wrappers keep pointing at them."""
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(values[name])
+            parameter.copy_(shared_as(values[name], parameter))

@@ -62,6 +62,8 @@ class Passes:
         working: the copy that `step` is, where forward and backward run in one.
         pace: counts what is done.
         compares: whether an example's loss hangs on the others of its pass; a step is then cut as little as can be.
+        in_step: whether the ranks meet in every pass, in which they gather weights from each other, and not in the last
+            one of a step alone. None is tried again then: the others would wait for the rank that does.
     """
 
     accelerator: Accelerator
@@ -74,6 +76,7 @@ class Passes:
     halved_to: int | None = None
     working: WorkingCopy | None = None
     compares: bool = False
+    in_step: bool = False
     pace: Pace = field(init=False)
     _fitted: tuple[int, int] = (0, 0)  # padded tokens, and pairs of them that meet in attention, of what fitted so far
 
@@ -93,14 +96,9 @@ class Passes:
         """
         before = self.halved_to
         weight = float(self.columns.weights[examples].sum(dtype=np.float64)) or 1.0
-        share, together = None, None
         with self.pace.passes():
-            while share is None:
-                reseed()
-                alone, together = self._dealt(examples)
-                share = self._alone(alone, weight, progress)
-            if together is not None:
-                share += self._pass(together, weight, progress)
+            own = self._in_step if self.in_step else self._apart
+            share = own(examples, weight, progress, reseed)
         return self._loss_of_all(share, before)
 
     def forget_what_fitted(self) -> None:
@@ -146,8 +144,36 @@ class Passes:
         if parts and all(size <= fitted for size, fitted in zip(self._size(parts[-1]), self._fitted, strict=True)):
             self._count(parts[-1])
             return parts[:-1], self._batch(parts[-1])
+        return parts, self._company(examples)
+
+    def _company(self, examples: np.ndarray) -> dict[str, Tensor]:
+        """Return the batch of a short example that counts nothing, for a rank that has none left."""
         shortest = examples[[self.columns.tokens.longest[examples].argmin()]]
-        return parts, self._batch(shortest) | {"weights": torch.zeros(1, device=self.accelerator.device)}
+        return self._batch(shortest) | {"weights": torch.zeros(1, device=self.accelerator.device)}
+
+    def _apart(self, examples: np.ndarray, weight: float, progress: float, reseed: Callable[[], None]) -> Tensor:
+        """Return this rank's loss over its passes, in the last of which it meets the others."""
+        share, together = None, None
+        while share is None:
+            reseed()
+            alone, together = self._dealt(examples)
+            share = self._alone(alone, weight, progress)
+        return share if together is None else share + self._pass(together, weight, progress)
+
+    def _in_step(self, examples: np.ndarray, weight: float, progress: float, reseed: Callable[[], None]) -> Tensor:
+        """Return this rank's loss over as many passes as the rank takes that has the most."""
+        reseed()
+        share = torch.zeros((), device=self.accelerator.device)
+        with self.pace.part("data"):
+            parts = self.cut(examples)
+        every = self.accelerator.gather(torch.tensor([len(parts)], device=self.accelerator.device))
+        assert isinstance(every, Tensor)
+        for number in range(int(every.max())):
+            batch = self._batch(parts[number]) if number < len(parts) else self._company(examples)
+            share += self._pass(batch, weight, progress)
+            if number < len(parts):
+                self._count(parts[number])
+        return share
 
     def _alone(self, parts: list[np.ndarray], weight: float, progress: float) -> Tensor | None:
         """Return this rank's loss over the passes, or None, and no gradient, where memory did not suffice."""

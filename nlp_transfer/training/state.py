@@ -6,8 +6,8 @@ Random numbers are no part of it: what a step draws is a function of (seed, step
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from nlp_transfer.training.checkpoint import Snapshot
 from nlp_transfer.training.keeper import Keeper
 from nlp_transfer.training.optimizer import MovingAverage, load_parameters
 from nlp_transfer.training.passes import Passes
+from nlp_transfer.training.sharding import collected, shared_as
 
 
 @dataclass
@@ -49,7 +50,17 @@ class Trajectory:
 
 @dataclass
 class TrainingState:
-    """The parts of a loop that change from step to step; `average` and `passes` are None where it has none."""
+    """The parts of a loop that change from step to step.
+
+    Attributes:
+        parameters: that are trained, by name.
+        optimizer: that trains them.
+        average: of them, or None.
+        keeper: of the best of them.
+        trajectory: what happened so far.
+        passes: of the loop, or None where it has others.
+        gathered: gives the model its weights for the time of a block, where ranks share them out (see `Sharded`).
+    """
 
     parameters: dict[str, nn.Parameter]
     optimizer: AcceleratedOptimizer
@@ -57,9 +68,13 @@ class TrainingState:
     keeper: Keeper
     trajectory: Trajectory
     passes: Passes | None
+    gathered: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def capture(self) -> Snapshot:
-        """Return a snapshot; its tensors are those in use, to be written before the next step."""
+        """Return a snapshot; its tensors are those in use, to be written before the next step.
+
+        All ranks do it together; where they share the tensors out, the first alone has them.
+        """
         moments: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -78,7 +93,8 @@ class TrainingState:
             "averaged": self.average.updates if self.average else 0,
             "scaler": scaler.state_dict() if scaler else None,
         }
-        return Snapshot(step=self.trajectory.steps, state=state, tensors=tensors)
+        whole = {stem: collected(named) for stem, named in tensors.items()}
+        return Snapshot(step=self.trajectory.steps, state=state, tensors=whole)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put a snapshot of the same run back.
@@ -93,12 +109,15 @@ class TrainingState:
         own: Any = self.optimizer.state
         for entry, value in tensors["optimizer"].items():
             key, _, name = entry.partition("/")
-            own.setdefault(self.parameters[name], {})[key] = value.to(self.parameters[name].device)
+            parameter = self.parameters[name]  # like it are its moments; how many there were is a number
+            own.setdefault(parameter, {})[key] = (
+                shared_as(value, parameter) if value.dim() else value.to(parameter.device)
+            )
         if self.average:
             self.average.updates = state["averaged"]
             for name, value in tensors["average"].items():
-                self.average.average[name].copy_(value)
-        kept = {name: value.to(self.parameters[name].device) for name, value in tensors.get("kept", {}).items()}
+                self.average.average[name].copy_(shared_as(value, self.parameters[name]))
+        kept = {name: shared_as(value, self.parameters[name]) for name, value in tensors.get("kept", {}).items()}
         self.keeper.load(state["keeper"], kept)
         self.trajectory.steps = snapshot.step
         self.trajectory.evaluations = list(state["evaluations"])

@@ -1,0 +1,73 @@
+"""Where a step is computed and trained: in the model itself, in a copy in bfloat16, or shared out among the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import broadcast
+from torch import nn
+
+from nlp_transfer.settings import TrainingSettings
+from nlp_transfer.strategies import Group
+from nlp_transfer.training.bfloat16 import WorkingCopy
+from nlp_transfer.training.optimizer import build_optimizer
+from nlp_transfer.training.sharding import Sharded, is_sharding
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A step in its place, prepared.
+
+    Attributes:
+        module: maps what the step does; forward and backward passes run in it.
+        trained: holds the parameters that are trained.
+        optimizer: that trains them.
+        working: the copy in bfloat16 that `module` is, or None.
+        sharded: the copy that `module` is, where the ranks share it out, or None.
+    """
+
+    module: nn.Module
+    trained: nn.Module
+    optimizer: AcceleratedOptimizer
+    working: WorkingCopy | None = None
+    sharded: Sharded | None = None
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Let the step have its weights for the time of a block."""
+        return self.sharded.gathered() if self.sharded else nullcontext()
+
+    def leave(self) -> None:
+        """Let the step have its weights for good."""
+        if self.sharded:
+            self.sharded.give_back()
+
+
+def place(
+    accelerator: Accelerator,
+    step: nn.Module,
+    groups: Sequence[Group],
+    settings: TrainingSettings,
+    copied: Callable[[nn.Module], WorkingCopy] | None,
+) -> Placed:
+    """Put a step where it is trained, the same on every rank; for the arguments see ``training.loop.fit``."""
+    _make_equal(step)
+    if is_sharding(accelerator):
+        sharded = Sharded(step, accelerator)
+        optimizer = accelerator.prepare_optimizer(build_optimizer(sharded.groups(groups), settings))
+        return Placed(sharded.module, sharded.module, optimizer, sharded=sharded)
+    working = copied(step) if copied else None
+    module, optimizer = accelerator.prepare(
+        working.module if working else step, build_optimizer(groups, settings, working.copies if working else None)
+    )
+    return Placed(module, step, optimizer, working)
+
+
+def _make_equal(step: nn.Module) -> None:
+    """Give every rank what learns as the first has it, for each has solved a head of its own."""
+    for parameter in step.parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(broadcast(parameter.data))

@@ -1,0 +1,77 @@
+"""One process, two that hold the model each, two that share it out: the same training, or a sentence why not."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.test_crashes import HARNESS
+from tests.warm import Warm
+from tests.worlds import CELLS, STEPS, WORLDS
+
+SOME = (
+    "probe classify",
+    "finetune refined dann",
+    "lora distill",
+    "ia3 classify",
+    "finetune contrast",
+    "finetune anchor",
+)
+SOME += ("bf16, passes of three", "windows")
+WITHIN = 1e-5  # of losses and probabilities, in float32
+# Their loss compares the texts of a forward pass with each other; two processes compare fewer.
+COMPARING = ("contrast", "relations", "coral", "mmd", "mcc")
+# What is refused where the ranks share the model out, and what the sentence names.
+REFUSED = {"anchor": "objective.anchor"}
+INSTEAD = "launch it without FSDP (`accelerate launch --multi_gpu`)"
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """How far two trainings lie apart in any loss, or in what their saved models answer."""
+    found = [np.abs(np.subtract(one[what], other[what])).max(initial=0.0) for what in ("losses", "probabilities")]
+    return float(max(found))
+
+
+def check(told: dict[str, Any]) -> None:
+    """Check a cell of the matrix."""
+    cell = told["cell"]
+    one, ddp, fsdp = (told[world] for world in WORLDS)
+    if "refused" in one:  # everywhere, with the same words
+        assert one == ddp == fsdp
+        return
+    said = [words for name, words in REFUSED.items() if cell.endswith(name)]
+    if said:
+        assert said[0] in fsdp["refused"]
+        assert INSTEAD in fsdp["refused"]
+    worlds = [ddp] if said else [ddp, fsdp]
+    trains = not cell.startswith("probe ") or cell.startswith("probe adamw")
+    assert all(len(each["losses"]) == (STEPS if trains else 0) for each in (one, *worlds))
+    within = 0.01 if "bf16" in cell else WITHIN
+    if not cell.endswith(COMPARING):
+        assert all(difference(one, each) < within for each in worlds)
+    assert all(difference(ddp, each) < within for each in worlds)
+
+
+def cells(running: Warm, names: list[str]) -> list[dict[str, Any]]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = running.run(HARNESS.format("tests.worlds"), *names, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [each["cell"] for each in told] == names
+    return told
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param([*SOME], marks=pytest.mark.slow, id="some"),
+        pytest.param([name for name in CELLS if name not in SOME], marks=pytest.mark.exhaustive, id="the others"),
+    ],
+)
+def test_every_strategy_and_objective_is_the_same_in_every_world(running: Warm, names: list[str]):
+    for told in cells(running, names):
+        check(told)

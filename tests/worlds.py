@@ -1,0 +1,123 @@
+"""The same runs in one process, in two that hold the model each (DDP), and in two that share it out (FSDP2).
+
+    python -m tests.worlds [CELL ...]
+
+A cell is a strategy with an objective, or one of `MORE`. One JSON line tells of each what it came to in every world:
+the losses of its steps, how the saved model answers, or why it was refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nlp_transfer
+from nlp_transfer.errors import UserError
+from nlp_transfer.run import adapt
+from tests import sharded
+from tests.crash_harness import Case, start
+from tests.encoder.families import tiny_encoder
+from tests.objectives.test_distill import texts_in
+from tests.test_run import STRATEGIES, data_for, settings_for
+
+OBJECTIVES = ("classify", "contrast", "distill", "hint", "relations", "anchor", "coral", "mmd", "dann", "cdan", "mcc")
+_PLAIN: dict[str, Any] = {"strategy": "finetune"}
+# Ways to compute, each with the strategy that uses most of it.
+MORE: dict[str, dict[str, Any]] = {
+    "passes of three": _PLAIN | {"training.micro_batch_size": 3},
+    "bf16": _PLAIN | {"training.precision": "bf16"},
+    "bf16, passes of three": _PLAIN | {"training.precision": "bf16", "training.micro_batch_size": 3},
+    "padded": _PLAIN | {"encoder.attention": "eager"},
+    "windows": _PLAIN | {"tokens.long": "chunk", "tokens.max_length": 8},
+    "activations again": _PLAIN | {"training.gradient_checkpointing": True},
+    "frozen layers": _PLAIN | {"strategy.freeze_layers": 1},
+    "head last": _PLAIN | {"strategy.head_last": True},
+    "pretraining": _PLAIN | {"pretraining.epochs": 1},
+    "averaged": _PLAIN | {"training.ema": 0.9},
+    "clipped": _PLAIN | {"training.max_grad_norm": 0.01},
+}
+CELLS = {
+    f"{strategy} {objective}": {**values, "objective": objective}
+    for strategy, values in STRATEGIES.items()
+    for objective in OBJECTIVES
+}
+CELLS |= MORE
+WORLDS = {"one": (1, False), "ddp": (2, False), "fsdp": (2, True)}
+STEPS = 6
+_TEXTS = [row["text"] for row in data_for("single_label")["test"]]
+
+
+def values_of(cell: str, home: Path) -> dict[str, Any]:
+    """Return what a cell sets, without dropout, which draws otherwise on other ranks."""
+    values = {"training.max_steps": STEPS, "training.min_steps": STEPS, "training.evaluate_every": 0.5}
+    values |= {"encoder.head_dropout": 0.0, "training.keep": "last", "cache.gib": 0} | CELLS[cell]
+    if values["strategy"] == "lora":
+        values["strategy.dropout"] = 0.0
+    objective = values.get("objective")
+    if objective in ("distill", "hint", "relations"):
+        values["objective.distill.teacher"] = str(home / "teacher")
+    if objective in ("coral", "mmd", "dann", "cdan", "mcc"):
+        values |= {"data.unlabelled": str(home / "target.csv"), "evaluation.source_only": False}
+    return values
+
+
+def told_of(cell: str, home: Path, output: Path) -> dict[str, Any]:
+    """Do a run; return what came of it."""
+    settings = settings_for(home, output=str(output), **values_of(cell, home))
+    try:
+        run = adapt(settings, data=data_for("single_label"))
+    except UserError as error:
+        return {"refused": str(error)}
+    log = run.folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return {
+        "losses": [line["loss"] for line in lines if "learning_rate" in line],
+        "validation": [line["log_loss"] for line in lines if "split" in line],
+        "folder": str(run.folder),
+    }
+
+
+def running(cells: list[str], home: Path, shares: bool) -> Callable[[Path], None]:
+    """Return what does the cells one after the other in one process."""
+
+    def run(output: Path) -> None:
+        if shares:
+            sharded.force()
+        found = {cell: told_of(cell, home, output / str(number)) for number, cell in enumerate(cells)}
+        if os.environ.get("RANK", "0") == "0":
+            (output / "found.json").write_text(json.dumps(found))
+
+    return run
+
+
+def main(cells: list[str]) -> None:
+    """Do the cells in every world."""
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch)
+        tiny_encoder(home, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        texts_in(home / "target.csv")
+        settings = settings_for(home, output=str(home / "taught"), strategy="probe")
+        teacher = adapt(settings, data=data_for("single_label"))
+        (home / "teacher").symlink_to(teacher.folder)
+        found = {}
+        for world, (processes, shares) in WORLDS.items():
+            case = Case(running(cells, home, shares), lambda _: {}, lambda _: None, processes=processes)
+            output = home / world
+            assert start(case, output) == 0, world
+            found[world] = json.loads((output / "found.json").read_text())
+        for cell in cells:
+            told = {world: found[world][cell] for world in WORLDS}
+            for each in told.values():
+                if folder := each.pop("folder", None):
+                    answers = nlp_transfer.load(folder).predict(_TEXTS)
+                    each["probabilities"] = [list(answer.probabilities.values()) for answer in answers]
+            print(json.dumps({"cell": cell, **told}), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(CELLS))
