@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.benchmarks import precision, speed
+from recipes.benchmarks import precision, speed, worlds
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.bench import ROOT, Bench
 from recipes.benchmarks.timing.differences import paired
@@ -360,3 +360,15 @@ def test_vector_scaling_undoes_what_was_done_to_the_logits():
     scales, shifts = scaling.vector(logits / [1, 2, 0.5] + [1, 0, 0], truth, 1.0)
     np.testing.assert_allclose(scales, [1, 2, 0.5], atol=0.1)
     np.testing.assert_allclose(shifts - shifts[1], [-1, 0, 0], atol=0.1)
+
+
+def test_worlds_are_told_with_what_they_differ_in_from_one_process():
+    asked = {"strategy": "lora", "precision": "fp32"}
+    one = {"world": "one", "losses": [2.0, 1.0, 0.5, 0.25], "accuracy": 0.5, "probabilities": [[0.25, 0.75]]}
+    two = {"world": "ddp", "losses": [2.0, 1.25, 0.5, 0.25], "accuracy": 0.75, "probabilities": [[0.5, 0.5]]}
+    head, _, *rows = worlds.table([asked | one, asked | two], steps=4)
+    assert head.count("loss ") == 5
+    assert rows == [
+        "| lora | fp32 | one | 2.00000 | 1.00000 | 0.50000 | 0.25000 |  |  | 0.500 |",
+        "| lora | fp32 | ddp | 2.00000 | 1.25000 | 0.50000 | 0.25000 | 2e-01 | 2e-01 | 0.750 |",
+    ]

@@ -23,6 +23,8 @@ SOME = (
 )
 SOME += ("bf16, passes of three", "windows")
 WITHIN = 1e-5  # of losses and probabilities, in float32
+# What rounds otherwise, or ends in a solver that stops where the head is good enough.
+LOOSE = {"bf16": 0.01, "bf16, passes of three": 0.01, "head last": 0.01}
 # Their loss compares the texts of a forward pass with each other; two processes compare fewer.
 COMPARING = ("contrast", "relations", "coral", "mmd", "mcc")
 # What is refused where the ranks share the model out, and what the sentence names.
@@ -50,7 +52,7 @@ def check(told: dict[str, Any]) -> None:
     worlds = [ddp] if said else [ddp, fsdp]
     trains = not cell.startswith("probe ") or cell.startswith("probe adamw")
     assert all(len(each["losses"]) == (STEPS if trains else 0) for each in (one, *worlds))
-    within = 0.01 if "bf16" in cell else WITHIN
+    within = LOOSE.get(cell, WITHIN)
     if not cell.endswith(COMPARING):
         assert all(difference(one, each) < within for each in worlds)
     assert all(difference(ddp, each) < within for each in worlds)
