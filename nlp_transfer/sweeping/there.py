@@ -1,0 +1,26 @@
+"""A run where a cluster has put it: started there, waited for, and asked to end where the cluster interrupts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def do(command: Sequence[str], folder: str, log: str) -> tuple[int, str]:
+    """Do a run; return its exit status and its standard output.
+
+    Args:
+        command: of the run.
+        folder: in which it works, that of the sweep.
+        log: the file for what it says.
+    """
+    with Path(folder, log).open("ab") as said:
+        running = subprocess.Popen(command, cwd=folder, env=os.environ, stdout=subprocess.PIPE, stderr=said, text=True)
+    try:
+        output, _ = running.communicate()
+    except KeyboardInterrupt:
+        running.terminate()  # it commits its step
+        output, _ = running.communicate()
+    return running.returncode, output
