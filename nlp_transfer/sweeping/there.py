@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+_PAUSE = 1.0  # seconds; Ray interrupts between two calls of the system, not within one
+
 
 def do(command: Sequence[str], folder: str, log: str) -> tuple[int, str]:
     """Do a run; return its exit status and its standard output.
@@ -18,9 +20,11 @@ def do(command: Sequence[str], folder: str, log: str) -> tuple[int, str]:
     """
     with Path(folder, log).open("ab") as said:
         running = subprocess.Popen(command, cwd=folder, env=os.environ, stdout=subprocess.PIPE, stderr=said, text=True)
-    try:
-        output, _ = running.communicate()
-    except KeyboardInterrupt:
-        running.terminate()  # it commits its step
-        output, _ = running.communicate()
-    return running.returncode, output
+    while True:
+        try:
+            output, _ = running.communicate(timeout=_PAUSE)
+            return running.returncode, output
+        except subprocess.TimeoutExpired:
+            continue
+        except KeyboardInterrupt:
+            running.terminate()  # it commits its step
