@@ -74,6 +74,7 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
                 register()
                 hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name="config")(going.one)()
         finally:
+            going.hide()
             if going.jobs:
                 leave(going.folder, list(going.jobs.values()), swept_keys(words), screen)
     return list(going.jobs.values())

@@ -29,7 +29,8 @@ class Here:
 
     def __init__(self, settings: LauncherSettings) -> None:
         self._settings = settings
-        found, each = devices(), settings.of_a_run
+        each = settings.of_a_run
+        found = [] if (settings.jobs, each) == (1, 1) else devices()  # which nobody divides
         if found and len(found) < each * (settings.jobs or 1):
             raise UserError(
                 f"hydra.launcher.jobs={settings.jobs or 1} of {each} processes each need {each * (settings.jobs or 1)} "
@@ -48,7 +49,7 @@ class Here:
         """
         slot = self._free.pop(0)
         environment = os.environ | threads(self.slots * self._settings.of_a_run)
-        if self._devices[slot]:
+        if self.slots > 1 and self._devices[slot]:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._devices[slot])
         command = command_of(words, self._settings)
         return Process(command, environment, log, done=lambda: self._free.append(slot))
@@ -71,7 +72,7 @@ class Process:
                 stdout=self._output,
                 stderr=said,
                 start_new_session=True,  # a terminal interrupts the sweep alone, which passes it on, once
-                preexec_fn=_end_with_parent,  # one call of the system, made ready before
+                preexec_fn=end_with_parent,  # one call of the system, made ready before
             )
         finally:
             if said is not None:
@@ -119,7 +120,7 @@ def devices() -> list[str]:
 _LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Have the system ask this process to end when the sweep is killed, or nobody would know of it (Linux)."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -68,7 +68,7 @@ def parallel(through: Sequence[Axis], figures: Sequence[float], *, name: str, sc
         score: what is measured.
         higher: whether more of it is better.
     """
-    last = Axis.of(score, [repr(each) for each in figures if not math.isnan(each)])
+    last = Axis.of(score.rpartition(" ")[2], [repr(each) for each in figures if not math.isnan(each)])
     ends = iter(last.places)
     with themed():
         figure, (plot,) = axes(width=max(WIDTH, _APART * (len(through) + 1)), height=HEIGHT + 20)
@@ -118,5 +118,6 @@ def _bare(plot: Axes) -> None:
 
 
 def _short(words: str) -> str:
-    """Return the end of a long key, which tells the most."""
-    return words if len(words) <= _NAME else f"…{words[1 - _NAME :]}"
+    """Return words that fit below an axis: of a long key its last part, which tells the most."""
+    words = words if len(words) <= _NAME else words.rpartition(".")[2]
+    return words if len(words) <= _NAME else f"{words[: _NAME - 1]}…"

@@ -5,6 +5,7 @@ Everything is decided in this one process: all processes of a trial are given th
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.sweeping.job import FAILED, FINISHED, Job
 from nlp_transfer.sweeping.lagging import Lagging
 from nlp_transfer.sweeping.settings import SearchSettings, of_hydra
 from nlp_transfer.sweeping.space import Space
@@ -63,8 +65,18 @@ class OptunaSweeper(Sweeper):
                 self._sweep.lags = lagging
             self._launcher.launch(runs, initial_job_idx=batch[0].number)
             for trial, words in zip(batch, runs, strict=True):
+                job = self._sweep.jobs[words]
                 if lagging:
-                    self._sweep.jobs[words] = lagging.rest(words, self._sweep.jobs[words])
-                trials.tell(trial, self._sweep.jobs[words])
+                    job = lagging.rest(words, job)
+                self._sweep.jobs[words] = job = _with_figure(job)
+                trials.tell(trial, job)
             if trials.failed >= _HOPELESS and not trials.known:
                 return
+
+
+def _with_figure(job: Job) -> Job:
+    """Return the job, which has failed as a trial if it came to no figure."""
+    if job.state != FINISHED or job.figure is not None:
+        return job
+    said = "it has no figure on validation rows, by which a search chooses (data.validation_share gives it some)"
+    return dataclasses.replace(job, state=FAILED, status=UserError.status, said=said)

@@ -52,7 +52,7 @@ class Sweep:
         self.total: int | None = None
         self.lags: Callable[[Words], bool] = lambda words: False
         self._id, self._speech = _id(recipe, words), sys.stderr
-        self._open = contextlib.ExitStack()
+        self._open, self._shown = contextlib.ExitStack(), contextlib.ExitStack()
         self._folder: Path | None = None
         self._bar: Bar | None = None
 
@@ -71,7 +71,13 @@ class Sweep:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.hide()
         self._open.close()
+
+    def hide(self) -> None:
+        """Show no more how far it is."""
+        self._shown.close()
+        self._bar = None
 
     def begin(self, config: Any) -> None:
         """Take its folder, which nobody else uses meanwhile.
@@ -137,7 +143,7 @@ class Sweep:
 
     def _show(self, runs: int, *, begin: bool = False) -> None:
         if begin and self._bar is None:
-            self._bar = self._open.enter_context(self._screen.bar("sweeping"))
+            self._bar = self._shown.enter_context(self._screen.bar("sweeping"))
         if self._bar is not None:
             self._bar.show(len(self.jobs), self.total or runs)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+from nlp_transfer.sweeping.here import end_with_parent
 
 _PAUSE = 1.0  # seconds; Ray interrupts between two calls of the system, not within one
 
@@ -19,7 +20,14 @@ def do(command: Sequence[str], folder: str, log: str) -> tuple[int, str]:
         log: the file for what it says.
     """
     with Path(folder, log).open("ab") as said:
-        running = subprocess.Popen(command, cwd=folder, env=os.environ, stdout=subprocess.PIPE, stderr=said, text=True)
+        running = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            preexec_fn=end_with_parent,  # one call of the system, made ready before
+        )
     while True:
         try:
             output, _ = running.communicate(timeout=_PAUSE)

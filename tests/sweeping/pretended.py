@@ -18,7 +18,7 @@ class Place:
 
     Args:
         figures: returns the validation figures of a run by its values, evaluation by evaluation; the last one counts.
-            A run without any fails.
+            A run without any fails, and one below zero is none.
         slots: how many at once.
         watched: whether anybody looks at evaluations.
 
@@ -78,7 +78,7 @@ class Run:
         interval = {"value": 0.123, "low": 0.1, "high": 0.2}
         report = {"split": "test", "examples": 7, "metric": "macro_f1", "rows": [{"intervals": {"macro_f1": interval}}]}
         result = {"report": report, "seconds": 1.5, "data": {"fingerprint": "f"}}
-        result |= {"validation": {"macro_f1": self._figures[-1]}}
+        result |= {"validation": {} if self._figures[-1] < 0 else {"macro_f1": self._figures[-1]}}
         (self._folder / "metrics.json").write_text(json.dumps(result))
         return json.dumps({"folder": str(self._folder), "report": report}) + "\n"
 

@@ -39,36 +39,37 @@ def search(folder: Path, space: Space, *, higher: bool = True, until: int = 1000
     return done
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "grid"])
-@pytest.mark.parametrize("n_jobs", [1, 3])
+@pytest.mark.parametrize(
+    ("sampler", "n_jobs"), [("tpe", 1), ("tpe", 3), ("random", 1), ("qmc", 1), ("grid", 1), ("grid", 3)]
+)
 def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, sampler: str, n_jobs: int):
     lr = "strategy.lr=1e-5,1e-4,1e-3" if sampler == "grid" else "strategy.lr=tag(log,interval(1e-5,1e-3))"
     space = space_of(lr, "training.batch_size=range(8,33,8)", "strategy=choice(lora,finetune)", "output=runs")
     keys = {"sampler": sampler, "n_jobs": n_jobs, "startup": 3}
-    whole = search(tmp_path / "a", space, n_trials=12, **keys)
-    assert len({job.words for job in whole}) == 12
+    whole = search(tmp_path / "a", space, n_trials=8, **keys)
+    assert len({job.words for job in whole}) == 8
     done = []
-    for until in (0, 1, 4, 1000):
-        done += search(tmp_path / "b", space, n_trials=12, until=until, **keys)
+    for until in (0, 4, 1000):
+        done += search(tmp_path / "b", space, n_trials=8, until=until, **keys)
     assert [job.words for job in dict.fromkeys(done)] == [job.words for job in whole]
-    trials = Trials(tmp_path / "b", SearchSettings(n_trials=12, **keys), space, higher=True)
+    trials = Trials(tmp_path / "b", SearchSettings(n_trials=8, **keys), space, higher=True)
     assert trials.known == {job.words: job for job in whole}
     assert not trials.going_on()
     assert not trials.proposed(1)
-    assert len(search(tmp_path / "b", space, n_trials=14, **keys)) == 2
+    assert len(search(tmp_path / "b", space, n_trials=10, **keys)) == 2
     if sampler in ("tpe", "random"):
-        assert search(tmp_path / "c", space, n_trials=12, seed=1, **keys) != whole
+        assert search(tmp_path / "c", space, n_trials=8, seed=1, **keys) != whole
 
 
 @pytest.mark.parametrize("higher", [True, False])
 def test_a_search_finds_what_is_good(tmp_path: Path, higher: bool):
     space = space_of("x=interval(0,1)")
-    trials, asked = Trials(tmp_path, SearchSettings(n_trials=40), space, higher=higher), list[float]()
+    trials, asked = Trials(tmp_path, SearchSettings(n_trials=30), space, higher=higher), list[float]()
     while batch := trials.proposed(1):
         asked.append(batch[0].params["x"])
         figure = -abs(asked[-1] - 0.7) if higher else abs(asked[-1] - 0.7)
         trials.tell(batch[0], Job(space.words_of(batch[0].params), FINISHED, figure=figure))
-    assert sum(abs(each - 0.7) < 0.2 for each in asked[20:]) > 14  # 8 by chance
+    assert sum(abs(each - 0.7) < 0.2 for each in asked[20:]) > 6  # 4 by chance
 
 
 def test_a_trial_that_failed_is_taken_up_by_the_next_process_alone(tmp_path: Path):
@@ -116,7 +117,7 @@ def test_a_space_has_the_values_of_hydras_grammar_and_gives_back_its_words(
     tmp_path: Path, word: str, first: str, last: str
 ):
     space = space_of(word, "fixed='a b'", "~gone")
-    found = {words[0] for words in (job.words for job in search(tmp_path, space, sampler="random", n_trials=40))}
+    found = {words[0] for words in (job.words for job in search(tmp_path, space, sampler="random", n_trials=12))}
     assert {first, last} <= found
     assert all(space_of(each, "y=1,2") for each in found)
     assert space.words_of({key: "1" for key in space.distributions})[1:] == ("fixed='a b'", "~gone")
