@@ -32,7 +32,7 @@ EPILOG = """examples:
   nlp-transfer multitask emotion.csv irony.csv         several tasks, one encoder
   nlp-transfer meta data=files data.path=intents.csv   an encoder for classes that come later
   nlp-transfer plan intent data.path=tickets.csv       what would happen, nothing trained
-  nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun
+  nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun       every combination; hydra/sweeper=optuna searches
   nlp-transfer predict runs/NAME tickets.csv > labelled.csv
   nlp-transfer serve runs/NAME serve.port=8000         label texts over HTTP
   nlp-transfer demo runs/NAME                          a page in the browser, to try it

@@ -139,17 +139,21 @@ class Units:
             _rescale(prepared, factor, shift)
 
 
-def settle(prepared: Prepared) -> Calibration:
+def settle(prepared: Prepared, logits: np.ndarray) -> Calibration:
     """Choose on the validation rows how outputs become labels; return how they were calibrated.
 
     That is folded into the output layer, so that whoever loads the model, and every export of it, has the probabilities
     that were measured. Where a row may have several labels, the task gets the threshold for F1.
+
+    Args:
+        prepared: the parts of the run.
+        logits: (validation rows, outputs), as they are now.
     """
     validation, task, wanted = prepared.corpus.splits["validation"], prepared.corpus.task, prepared.settings.decision
     free = task.problem == "multi_label" and wanted.threshold is None
     if task.problem == "regression" or not (wanted.calibrate or free):
         return Calibration()
-    logits, rule = prepared.outputs("validation"), task.threshold
+    rule = task.threshold
     metric = selection_metric(task, prepared.settings.evaluation.metric)
     if free:
         found, rule = thresholds.settled(task, logits, validation.targets, validation.weights, metric=metric)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -92,12 +93,17 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
 
 
 def settled(prepared: Prepared, screen: Screen) -> Fitted:
-    """Choose on the validation rows, if any, how outputs become labels, and say so."""
-    if "validation" not in prepared.corpus.splits:
+    """Measure the validation rows, if any, choose on them how outputs become labels, and say so."""
+    validation = prepared.corpus.splits.get("validation")
+    if validation is None:
         return Fitted(Calibration())
     with reading(screen, "calibrating on validation"):
+        logits = prepared.outputs("validation")
+        measured = score(prepared.settings, logits, validation, prepared.corpus.task)
+        held = {name: value for name, value in measured.items() if math.isfinite(value)}
         # What is chosen by figures that are nearly the same must be the same on every rank.
-        (fitted,) = broadcast_object_list([fit_rules(prepared, settle(prepared))])
+        fitted = dataclasses.replace(fit_rules(prepared, settle(prepared, logits)), held=held)
+        (fitted,) = broadcast_object_list([fitted])
     if curve := fitted.risk_curve:
         task = promising(prepared.corpus.task, curve)
         prepared.corpus = dataclasses.replace(prepared.corpus, task=task)

@@ -36,6 +36,7 @@ class Fitted:
         detector: the score of that.
         nonconformity: None where no sets are wanted.
         risk_curve: None where no risk is to be kept.
+        held: figures of the validation rows by name, from outputs before calibration; by them runs are chosen among.
     """
 
     calibration: Calibration
@@ -43,6 +44,7 @@ class Fitted:
     detector: Detector | None = None
     nonconformity: KeptScores | None = None
     risk_curve: RiskCurve | None = None
+    held: dict[str, float] | None = None
 
 
 def deciding(corpus: Corpus, settings: DecisionSettings) -> Corpus:

@@ -261,6 +261,7 @@ def conclude(
         together=together,
         steps=trajectory.steps,
         kept_step=trajectory.kept_step,
+        validation=trained.fitted.held,
         skipped=trajectory.skipped,
         head=head_words(prepared.classifier),
         seconds=round(trained.seconds, 3),

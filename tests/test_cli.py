@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlp_transfer import cli, sweep
+from nlp_transfer import cli
 from nlp_transfer.cli import main
 from nlp_transfer.config import from_plain, to_plain
 from nlp_transfer.publishing.publication import parcel_of
+from nlp_transfer.sweeping import door, job, sweep
 from nlp_transfer.verb_settings import HubSettings
 from nlp_transfer.verbs import VERBS
 from nlp_transfer.verbs.keys import GROUPS_OF
@@ -545,7 +546,7 @@ def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, 
         (["seeed=1,2"], "seeed is not a known key (did you mean 'seed'?)"),
         (["data.path=ü,b"], "needs double quotes"),
         (["seed=1,2", "data.path=${oc.env:HOME}"], "takes the value of another key"),
-        (["seed=1,2", "hydra/sweeper=optuna"], "Could not find 'hydra/sweeper/optuna'"),
+        (["seed=1,2", "hydra/sweeper=nevergrad"], "Could not find 'hydra/sweeper/nevergrad'"),
         (["seed=1,2", "output=/dev/null/x"], "sweep"),
         (["seed=1,2", "--cfg"], "--cfg"),
     ],
@@ -571,12 +572,12 @@ def test_every_way_to_name_several_values_sweeps(monkeypatch, tmp_path: Path, wo
     monkeypatch.chdir(tmp_path)
     started: list[str] = []
 
-    def run(words: list[str]) -> subprocess.CompletedProcess[str]:
-        started.append(" ".join(words))
-        return subprocess.CompletedProcess(words, 0, stdout="")
+    def work(runs: list[tuple[str, ...]], place: object, **_: object) -> dict[tuple[str, ...], job.Job]:
+        started.extend(map(" ".join, runs))
+        return {words: job.Job(words, job.FINISHED) for words in runs}
 
-    monkeypatch.setattr(sweep, "_run", run)
-    assert sweep.sweep(None, words) == {}
+    monkeypatch.setattr(sweep, "work", work)
+    assert door.sweep(None, words) == []  # nothing has ended
     assert started == runs
 
 

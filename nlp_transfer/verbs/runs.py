@@ -74,7 +74,7 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
 
 
 def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer import sweep
+    from nlp_transfer.sweeping import door
 
     recipe = one(words, arguments.verb)
     if arguments.cfg:
@@ -84,7 +84,7 @@ def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[s
         raise UserError(
             "hub.push with --multirun would push every run over the one before: push the best one when all are done"
         )
-    return sweep.show(recipe, overrides)
+    return door.show(recipe, overrides)
 
 
 def check(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:

@@ -1,0 +1,1 @@
+"""What --multirun can be told beside the keys of a run."""

@@ -1,0 +1,105 @@
+"""A sweep as the command line asks for it: its words are read and refused, Hydra does it, and its figures are shown."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from nlp_transfer.config import is_resolved, user_errors
+from nlp_transfer.ending import USER_ERROR
+from nlp_transfer.errors import PushFailed, UserError
+from nlp_transfer.launch import world_size
+from nlp_transfer.shipped import CONF, locate_recipe
+from nlp_transfer.sweeping.foreign import refuse_foreign_code
+from nlp_transfer.sweeping.job import PRUNED, STOPPED, Job
+from nlp_transfer.sweeping.leaving import leave
+from nlp_transfer.sweeping.sweep import Sweep
+from nlp_transfer.sweeping.typed import check_hydra_words, swept_keys
+from nlp_transfer.verbs import screen_of_main
+from nlp_transfer.words import encoder_words, readable, refuse_second_values, with_strategy
+
+
+def show(recipe: str | None, overrides: Sequence[str]) -> int:
+    """Sweep, show what it came to, name the runs that failed, and return the exit status.
+
+    Raises:
+        UserError: see `sweep`; and inside a launcher.
+    """
+    if world_size() > 1:
+        raise UserError(
+            "--multirun runs outside the launcher, which it starts once a job: call "
+            "`nlp-transfer adapt ... --multirun` without accelerate launch or torchrun"
+        )
+    jobs = sweep(recipe, overrides)
+    failed = [job for job in jobs if job.status and job.state not in (PRUNED, STOPPED)]
+    for job in failed:
+        said = f": {job.said}" if job.said else ""
+        print(f"nlp-transfer: the run {job.name} failed with status {job.status}{said}", file=sys.stderr)  # noqa: T201
+    statuses = {job.status for job in failed}
+    return statuses.pop() if statuses in ({USER_ERROR}, {PushFailed.status}) else int(bool(failed))
+
+
+def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
+    """Adapt once for every combination of the values that are given with commas, or for those that a search proposes.
+
+    Each finished run's JSON line goes to standard output; its figure on the validation rows goes to the sweeper.
+
+    Returns:
+        What became of the runs.
+
+    Raises:
+        UserError: for overrides that make no configuration; no run has been started then.
+    """
+    import hydra
+
+    from nlp_transfer.sweeping.plugins import register
+
+    overrides = with_strategy(recipe, [each for word in overrides for each in encoder_words(word)])
+    words = [readable(word, sweep=True) for word in overrides]
+    refuse_second_values(overrides)
+    check_hydra_words(words)
+    folder, name = locate_recipe(recipe)
+    if is_resolved(folder / f"{name}.yaml"):  # it holds no groups to choose from
+        folder, name = locate_recipe(None)
+    with user_errors(words):
+        refuse_foreign_code(folder, name, words)
+    asked = [sys.argv[0], "--config-dir", str(folder), "--config-name", name, "--multirun", *words]
+    screen = screen_of_main()
+    with Sweep(recipe, words, screen) as going:
+        try:
+            with _hydra_in_command(asked), user_errors(words):
+                register()
+                hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name="config")(going.one)()
+        finally:
+            going.hide()
+            if going.jobs:
+                leave(going.folder, list(going.jobs.values()), swept_keys(words), screen)
+    return list(going.jobs.values())
+
+
+@contextlib.contextmanager
+def _hydra_in_command(arguments: Sequence[str]) -> Iterator[None]:
+    """Give Hydra its command line, and have it raise its errors instead of printing them and leaving.
+
+    Raises:
+        UserError: for a folder of the sweep that cannot be made.
+    """
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = list(arguments), "1"
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # it announces what it raises
+            yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"the sweep's folder {error.filename} cannot be made: {error.strerror}; set output=..."
+        ) from error
+    finally:
+        sys.argv = before
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full

@@ -1,0 +1,82 @@
+"""What a sweep leaves: a table at a terminal, and in its folder CSV, JSON lines and a page with pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nlp_transfer.disk import reason
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.formatting import number
+from nlp_transfer.sweeping.job import FINISHED
+from nlp_transfer.sweeping.results import Results, brief, to_csv, to_jsonl
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from nlp_transfer.console import Screen
+    from nlp_transfer.sweeping.job import Job
+
+PAGES = ("report.html", "report.md")
+_SHOWN = 20  # runs at a terminal
+
+
+def leave(folder: Path, jobs: Sequence[Job], keys: Sequence[str], screen: Screen) -> None:
+    """Write the files and show the table.
+
+    Args:
+        folder: of the sweep.
+        jobs: what became of its runs.
+        keys: that differ.
+        screen: the terminal.
+
+    Raises:
+        UserError: for files that cannot be written.
+    """
+    from nlp_transfer.reporting.files import write
+    from nlp_transfer.sweeping.page import document_of
+
+    results = Results(folder.name, jobs, keys)
+    try:
+        for name, content in (("results.csv", to_csv(results)), ("results.jsonl", to_jsonl(results))):
+            making = folder / f".making-{name}"
+            making.write_text(content, encoding="utf-8")
+            making.rename(folder / name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to: {reason(error)}") from error
+    if not any(job.state == FINISHED for job in jobs):
+        return
+    with screen.busy("drawing"):
+        document = document_of(results)
+        for name in PAGES:
+            write(document, folder / name)
+    screen.console.print(_table(results))
+    for place, sentence in enumerate(results.sentences):
+        screen.console.print(sentence, style="bold" if place == 0 else "", soft_wrap=True)
+    if results.chosen is not None:
+        screen.console.print(f"It lies in {results.chosen.folder}.", soft_wrap=True)
+    screen.console.print(f"All runs, with pictures: {folder / PAGES[0]}", soft_wrap=True)
+
+
+def _table(results: Results) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for key in results.keys:
+        table.add_column(key, overflow="fold")
+    for name in (f"validation {results.metric}" if results.metric else "validation", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for job in results.ranked[:_SHOWN]:
+        cells = [
+            "–" if job.figure is None else number(job.figure),
+            "–" if job.seconds is None else f"{job.seconds:,.1f}",
+        ]
+        state = "" if job.state == FINISHED else job.state
+        style = "bold" if job is results.chosen else "" if job.state == FINISHED else "dim"
+        table.add_row(*map(brief, results.values(job).values()), *cells, state, style=style)
+    if len(results.jobs) > _SHOWN:
+        table.caption = f"the best {_SHOWN} of {len(results.jobs)}"
+    return table

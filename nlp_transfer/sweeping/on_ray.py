@@ -1,0 +1,69 @@
+"""Runs as tasks of a Ray cluster, or of this machine where none is named in RAY_ADDRESS."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nlp_transfer.sweeping import there
+from nlp_transfer.sweeping.command import command_of
+from nlp_transfer.sweeping.settings import LauncherSettings
+
+
+class Ray:
+    """A cluster.
+
+    Attributes:
+        slots: how many runs are handed to it at once; it has a queue of its own.
+    """
+
+    def __init__(self, settings: LauncherSettings) -> None:
+        import ray
+
+        self._settings, self.slots = settings, settings.jobs or sys.maxsize
+        ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
+        of_a_run = {"num_cpus": settings.cpus or settings.processes, "num_gpus": settings.gpus}
+        self._task = ray.remote(**of_a_run, max_retries=0)(there.do)
+
+    def start(self, words: Sequence[str], log: Path | None) -> Task:
+        """Hand a run to the cluster, which starts it when it has room."""
+        assert log is not None
+        return Task(self._task.remote(command_of(words, self._settings), str(Path.cwd()), str(log)))
+
+
+class Task:
+    """A run that the cluster has."""
+
+    def __init__(self, reference: Any) -> None:
+        self._reference, self._output = reference, ""
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None as long as it waits or runs."""
+        import ray
+
+        ready, _ = ray.wait([self._reference], timeout=0)
+        if not ready:
+            return None
+        try:
+            status, self._output = ray.get(self._reference)
+        except ray.exceptions.RayError:  # cancelled, or the node is gone
+            return 1
+        return status
+
+    def end(self) -> None:
+        """Interrupt it: what waits for the run there asks it to end."""
+        import ray
+
+        ray.cancel(self._reference)
+
+    def kill(self) -> None:
+        """End it at once."""
+        import ray
+
+        ray.cancel(self._reference, force=True)
+
+    def output(self) -> str:
+        """Return what its first rank wrote to standard output."""
+        return self._output

@@ -1,0 +1,79 @@
+"""The page of a sweep: the chosen run, all of them in a table, and pictures of what the figure hung on."""
+
+from __future__ import annotations
+
+import math
+
+from nlp_transfer.evaluation.formatting import number
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.reporting.document import Block, Bullets, Cell, Document, Drawing, Facts, Prose, Section, Table
+from nlp_transfer.sweeping import pictures
+from nlp_transfer.sweeping.job import FAILED, FINISHED, Job
+from nlp_transfer.sweeping.results import Results, brief
+
+_OPEN = 20  # rows of a table that are shown without asking
+_MOST = 12  # keys that are drawn
+
+
+def document_of(results: Results) -> Document:
+    """Return the page."""
+    first, *others = results.sentences
+    states = [job.state for job in results.jobs]
+    counts = ", ".join(f"{states.count(state):,} {state}" for state in dict.fromkeys(states))
+    facts = [("runs", counts)]
+    if results.chosen is not None:
+        facts.append(("chosen", results.chosen.folder or ""))
+    lead: list[Block] = [Prose(first, strong=True), Bullets(others), Facts(facts)]
+    return Document(results.name, lead, [_pictures(results), _runs(results), _failures(results)])
+
+
+def _pictures(results: Results) -> Section:
+    """Return parallel coordinates of all keys, and the figure against each of them."""
+    if results.metric is None or not results.keys or len(results.finished) < 2:
+        return Section("", [])
+    keys = results.keys[:_MOST]
+    jobs = [job for job in results.ranked if job.state != FAILED and set(results.values(job).values()) != {""}]
+    figures = [_figure(job) for job in jobs]
+    up = HIGHER_IS_BETTER[results.metric]
+    axes = [pictures.Axis.of(key, [results.values(job)[key] for job in jobs]) for key in keys]
+    score = f"validation {results.metric}"
+    way = "up" if up else "down"
+    together = Drawing(
+        pictures.parallel(axes, figures, name="parallel", score=score, higher=up),
+        f"Each line is a run through its values to its {score}; the chosen one is orange, the better ones are darker"
+        "; a dashed line ends where its run was ended early.",
+        wide=len(axes) > 2,
+    )
+    each = [
+        Drawing(
+            pictures.against(axis, figures, name=f"key{place}", score=score, higher=up),
+            f"{axis.key}: every point is a run, {way} is better, the orange one is chosen.",
+        )
+        for place, axis in enumerate(axes)
+    ]
+    return Section("What it hung on", [together, *each])
+
+
+def _figure(job: Job) -> float:
+    return math.nan if job.figure is None or job.state != FINISHED else job.figure
+
+
+def _runs(results: Results) -> Section:
+    head = [*results.keys, "", f"validation {results.metric or ''}".strip(), "seconds"]
+    rows: list[list[str | Cell]] = [
+        [
+            *(brief(value) for value in results.values(job).values()),
+            "" if job.state == FINISHED else job.state,
+            Cell("–" if job.figure is None else number(job.figure), strong=job is results.chosen),
+            "–" if job.seconds is None else f"{job.seconds:,.1f}",
+        ]
+        for job in results.ranked
+    ]
+    folded = f"all {len(rows):,} runs" if len(rows) > _OPEN else None
+    caption = "The best first. Of runs that were ended early the figure is that of their last evaluation."
+    return Section("Every run", [Table(head, rows, words=len(results.keys) + 1, caption=caption, folded=folded)])
+
+
+def _failures(results: Results) -> Section:
+    said = [f"{job.name}: {job.said or f'status {job.status}'}" for job in results.jobs if job.state == FAILED]
+    return Section("What failed", [Bullets(said)] if said else [])

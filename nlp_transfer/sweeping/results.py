@@ -1,0 +1,143 @@
+"""What a sweep came to: every run, the one chosen by its validation figure, and what the test rows say of that one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nlp_transfer.evaluation.formatting import counted, number, shown
+from nlp_transfer.evaluation.intervals import Interval
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.sweeping.job import FINISHED, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figure of the chosen run on the rows that it reports.
+
+    Attributes:
+        split: test, or validation where there are no test rows.
+        rows: how many.
+        figure: of the metric that decides.
+    """
+
+    split: str
+    rows: int
+    figure: Interval
+
+
+@dataclass(frozen=True)
+class Results:
+    """The runs of a sweep.
+
+    Attributes:
+        name: of the sweep.
+        jobs: what became of them, in the order in which they were begun.
+        keys: that differ.
+    """
+
+    name: str
+    jobs: Sequence[Job]
+    keys: Sequence[str]
+
+    @property
+    def metric(self) -> str | None:
+        """The one by which all finished runs are chosen among; None where they have none, or several."""
+        metrics = {job.metric for job in self.finished}
+        return metrics.pop() if len(metrics) == 1 else None
+
+    @property
+    def finished(self) -> list[Job]:
+        """Runs that came to a figure on validation rows."""
+        return [job for job in self.jobs if job.state == FINISHED and job.figure is not None]
+
+    @property
+    def ranked(self) -> list[Job]:
+        """All runs, the best first; those without a figure that counts come last."""
+        sign = -1 if self.metric is None or HIGHER_IS_BETTER[self.metric] else 1
+        finished = self.finished if self.metric else []
+        ordered = sorted(finished, key=lambda job: sign * (job.figure or 0.0))
+        return [*ordered, *(job for job in self.jobs if job not in ordered)]
+
+    @property
+    def chosen(self) -> Job | None:
+        """The run with the best validation figure; None where runs have no common metric."""
+        return self.ranked[0] if self.metric else None
+
+    @property
+    def measured(self) -> Measured | None:
+        """What the chosen run reports."""
+        if self.chosen is None or self.chosen.folder is None:
+            return None
+        try:
+            path = Path(self.chosen.folder) / "metrics.json"
+            report = json.loads(path.read_text(encoding="utf-8"))["report"]
+            figure = report["rows"][0]["intervals"][self.chosen.metric]
+            low, high = (float("nan") if figure[end] is None else figure[end] for end in ("low", "high"))
+            return Measured(report["split"], report["examples"], Interval(figure["value"], low, high))
+        except (OSError, LookupError, TypeError, ValueError):
+            return None
+
+    @property
+    def sentences(self) -> list[str]:
+        """What is to be said, the most important first."""
+        if self.chosen is None or self.chosen.figure is None:
+            why = "their metrics differ" if self.finished else "none came to a figure on validation rows"
+            return [f"No run can be chosen: {why}."]
+        among = counted(len(self.finished), "finished run")
+        values = " ".join(f"{key}={brief(value)}" for key, value in self.values(self.chosen).items())
+        found = [
+            f"Best of {among} by validation {self.metric}, {number(self.chosen.figure)}: {values or 'the only one'}."
+        ]
+        if self.measured is not None and self.measured.split == "test":
+            found.append(
+                f"Its {self.metric} on {counted(self.measured.rows, 'test row')}, which chose nothing: "
+                f"{shown(self.measured.figure)}."
+            )
+        else:
+            found.append("There are no test rows: nothing says what it is worth on rows that did not choose it.")
+        if len(self.finished) > 1:
+            found.append(
+                f"The validation figure of the best of {len(self.finished)} flatters it, for that picked it; runs that "
+                "are near may be as good."
+            )
+        if len({job.fingerprint for job in self.finished}) > 1:
+            found.append("The data changed in between: figures of different rows stand beside each other.")
+        return found
+
+    def values(self, job: Job) -> Mapping[str, str]:
+        """Return what a run has of the keys that differ, as it was typed."""
+        typed = dict(word.lstrip("+").partition("=")[::2] for word in job.words)
+        return {key: typed.get(key, "") for key in self.keys}
+
+
+def brief(value: str) -> str:
+    """Return a number in four digits, and any other text as it is."""
+    try:
+        return f"{float(value):.4g}" if "." in value or "e" in value else value
+    except ValueError:
+        return value
+
+
+def to_csv(results: Results) -> str:
+    """Return one line a run, the best first; of test rows nothing."""
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(["state", "metric", "validation", "seconds", "folder", *results.keys])
+    for job in results.ranked:
+        figures = ("" if value is None else repr(value) for value in (job.figure, job.seconds))
+        lines.writerow([job.state, job.metric or "", *figures, job.folder or "", *results.values(job).values()])
+    return out.getvalue()
+
+
+def to_jsonl(results: Results) -> str:
+    """Return one JSON object a run, the best first; of test rows nothing."""
+    return "".join(json.dumps(job.to_json(), ensure_ascii=False) + "\n" for job in results.ranked)

@@ -1,0 +1,82 @@
+"""A search with Optuna as a part of Hydra: it proposes trials, learns from their validation figures, and can be killed.
+
+Everything is decided in this one process: all processes of a trial are given the same words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.sweeping.job import FAILED, FINISHED, Job
+from nlp_transfer.sweeping.lagging import Lagging
+from nlp_transfer.sweeping.settings import SearchSettings, of_hydra
+from nlp_transfer.sweeping.space import Space
+from nlp_transfer.sweeping.sweep import Sweep, sweep_of
+
+_HOPELESS = 3  # trials that fail before any succeeds, after which no more are tried
+
+
+class OptunaSweeper(Sweeper):
+    """``hydra/sweeper=optuna``: the values are proposed one batch after the other."""
+
+    __module__ = "hydra_plugins.nlp_transfer"  # see ``plugins.register``
+
+    def __init__(self, **keys: Any) -> None:
+        self._keys = keys
+        self._sweep: Sweep
+        self._settings: SearchSettings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take the keys, which are checked here, the launcher, and the sweep that it is a part of."""
+        self._settings = of_hydra(SearchSettings, self._keys)
+        self._sweep = sweep_of(task_function)
+        self._sweep.begin(config)
+        self._context, self._config = hydra_context, config
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Do the trials that are missing; those that were going on when an earlier process was killed come first."""
+        from nlp_transfer.sweeping.trials import Trials
+
+        settings, metric = self._settings, str(OmegaConf.select(self._config, "evaluation.metric"))
+        parser = OverridesParser.create(config_loader=self._context.config_loader)
+        space = Space.of(parser.parse_overrides(arguments))
+        if "evaluation.metric" in space.distributions:
+            raise UserError("evaluation.metric decides between trials; give it one value")
+        trials = Trials(self._sweep.folder, settings, space, higher=HIGHER_IS_BETTER.get(metric, True))
+        lagging = Lagging(self._sweep.recipe, metric) if settings.pruner else None
+        self._sweep.jobs |= trials.known
+        self._sweep.total = trials.most
+        while batch := trials.going_on()[: settings.n_jobs] or trials.proposed(settings.n_jobs):
+            runs = [space.words_of(trial.params) for trial in batch]
+            if lagging:
+                lagging.watch(runs, batch)
+                self._sweep.lags = lagging
+            self._launcher.launch(runs, initial_job_idx=batch[0].number)
+            for trial, words in zip(batch, runs, strict=True):
+                job = self._sweep.jobs[words]
+                if lagging:
+                    job = lagging.rest(words, job)
+                self._sweep.jobs[words] = job = _with_figure(job)
+                trials.tell(trial, job)
+            if trials.failed >= _HOPELESS and not trials.known:
+                return
+
+
+def _with_figure(job: Job) -> Job:
+    """Return the job, which has failed as a trial if it came to no figure."""
+    if job.state != FINISHED or job.figure is not None:
+        return job
+    said = "it has no figure on validation rows, by which a search chooses (data.validation_share gives it some)"
+    return dataclasses.replace(job, state=FAILED, status=UserError.status, said=said)

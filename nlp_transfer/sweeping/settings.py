@@ -1,0 +1,131 @@
+"""What our launcher and our sweeper can be told; conf/hydra explains every key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.plain import checked
+from nlp_transfer.yamlfile import read_yaml
+
+PLACES = {"here": None, "slurm": "submitit", "ray": "ray"}
+"""Where runs can go, and the library that takes them there."""
+SAMPLERS = ("tpe", "random", "qmc", "grid")
+PRUNERS = ("median", "halving")
+
+
+@dataclass(frozen=True)
+class LauncherSettings:
+    """Keys of ``hydra.launcher``."""
+
+    name: ClassVar[str] = "accelerate"
+    prefix: ClassVar[str] = "hydra.launcher."
+
+    processes: int = 1
+    config_file: str | None = None
+    jobs: int | None = None
+    where: str = "here"
+    gpus: int = 0
+    cpus: int | None = None
+    nodes: int = 1
+    partition: str | None = None
+    minutes: int = 60
+    slurm: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        library = PLACES[one_of(self.where, PLACES, "hydra.launcher.where")]
+        _positive(self, "processes", "jobs", "cpus", "nodes", "minutes")
+        if library is not None:
+            need(library)
+        for keys, places in ((("gpus", "cpus"), ("slurm", "ray")), (("nodes", "partition", "slurm"), ("slurm",))):
+            for key in keys:
+                if self.where not in places and getattr(self, key) not in (0, 1, None, {}):
+                    raise UserError(f"hydra.launcher.{key} is for hydra.launcher.where={' or '.join(places)}")
+        if self.nodes > 1 and self.config_file is not None:
+            raise UserError("hydra.launcher.nodes counts only without hydra.launcher.config_file")
+        if self.config_file is not None:
+            _check_config_file(Path(self.config_file).expanduser(), self.processes)
+
+    @property
+    def of_a_run(self) -> int:
+        """How many processes a run has on every node."""
+        return self.processes if self.config_file is None else _processes_in(Path(self.config_file).expanduser())
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Keys of ``hydra.sweeper``."""
+
+    name: ClassVar[str] = "optuna"
+    prefix: ClassVar[str] = "hydra.sweeper."
+
+    n_trials: int = 20
+    n_jobs: int = 1
+    sampler: str = "tpe"
+    seed: int = 0
+    startup: int = 10
+    pruner: str | None = None
+
+    def __post_init__(self) -> None:
+        need("optuna")
+        one_of(self.sampler, SAMPLERS, "hydra.sweeper.sampler")
+        if self.pruner is not None:
+            one_of(self.pruner, PRUNERS, "hydra.sweeper.pruner")
+        _positive(self, "n_trials", "n_jobs", "startup")
+        if self.seed < 0:
+            raise UserError(f"hydra.sweeper.seed={self.seed} must not be negative")
+
+
+def of_hydra(kind: type, values: Mapping[str, Any]) -> Any:
+    """Return one of the two from what Hydra composed.
+
+    Raises:
+        UserError: for a value that cannot be.
+    """
+    from omegaconf import OmegaConf
+
+    plain = {key: OmegaConf.to_container(each) if OmegaConf.is_config(each) else each for key, each in values.items()}
+    return checked(kind, plain, kind.prefix)  # type: ignore[attr-defined]
+
+
+def need(library: str) -> None:
+    """Refuse to go on without a library.
+
+    Raises:
+        UserError: saying how to get it.
+    """
+    if find_spec(library) is None:
+        how = "ray" if library == "ray" else '"nlp-transfer[sweep]"'  # it is large, and few have a use for it
+        raise UserError(f"{library} is not installed: pip install {how}")
+
+
+def _positive(settings: LauncherSettings | SearchSettings, *keys: str) -> None:
+    for key in keys:
+        value = getattr(settings, key)
+        if value is not None and value < 1:
+            raise UserError(f"{settings.prefix}{key}={value} must be at least 1")
+
+
+def _processes_in(path: Path) -> int:
+    content = read_yaml(path) if path.is_file() else None
+    count = content.get("num_processes") if isinstance(content, dict) else None
+    if not isinstance(count, int):
+        raise UserError(f"hydra.launcher.config_file={path} is no file of `accelerate config`: it has no num_processes")
+    return count
+
+
+def _check_config_file(path: Path, processes: int) -> None:
+    count, content = _processes_in(path), read_yaml(path)
+    if processes != 1:
+        raise UserError(f"hydra.launcher.processes={processes} counts only without config_file, which says {count}")
+    # These would start one process, the first of them without passing signals on to it.
+    if count == 1 or content.get("use_cpu") or content.get("distributed_type") in ("MULTI_CPU", "NO"):
+        raise UserError(
+            f"{path} is for one process or for CPUs, where hydra.launcher.processes={count} without a config_file does"
+        )
+    if content.get("num_machines", 1) != 1:
+        raise UserError(f"{path} is for several machines: use hydra.launcher.where=slurm hydra.launcher.nodes=N")

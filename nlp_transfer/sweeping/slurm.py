@@ -1,0 +1,99 @@
+"""Runs as jobs of a SLURM cluster, through submitit, which hands call and result over in the sweep's own folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nlp_transfer.errors import UserError
+from nlp_transfer.sweeping import there
+from nlp_transfer.sweeping.command import command_of
+from nlp_transfer.sweeping.settings import LauncherSettings
+
+_PORTS = 29500, 1000  # at which the nodes of a job meet: the first one, and how many there are
+
+
+class Slurm:
+    """A cluster.
+
+    Args:
+        settings: of the launcher.
+        folder: for submitit.
+        cluster: its name of the executor.
+
+    Attributes:
+        slots: how many runs are handed to it at once; it has a queue of its own.
+    """
+
+    def __init__(self, settings: LauncherSettings, folder: Path, *, cluster: str = "slurm") -> None:
+        import submitit
+
+        self._settings, self.slots = settings, settings.jobs or sys.maxsize
+        try:
+            self._executor = submitit.AutoExecutor(folder, cluster=cluster)
+            self._executor.update_parameters(
+                name="nlp-transfer",
+                nodes=settings.nodes,
+                tasks_per_node=1,  # torchrun's agent, which starts the others
+                cpus_per_task=settings.cpus or settings.processes,
+                gpus_per_node=settings.gpus,
+                timeout_min=settings.minutes,
+                slurm_partition=settings.partition,
+                slurm_additional_parameters=dict(settings.slurm),
+            )
+        except (RuntimeError, ValueError, TypeError, NameError) as error:
+            raise UserError(
+                f"hydra.launcher.where=slurm cannot be used here: {' '.join(str(error).split())}"
+            ) from error
+
+    def start(self, words: Sequence[str], log: Path | None) -> Submitted:
+        """Hand a run to the cluster, which starts it when it has room."""
+        assert log is not None
+        return Submitted(self._executor.submit(run, words, self._settings, str(Path.cwd()), str(log)))
+
+
+class Submitted:
+    """A run that the cluster has."""
+
+    def __init__(self, job: Any) -> None:
+        self._job, self._output = job, ""
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None as long as it waits or runs."""
+        if not self._job.done():
+            return None
+        try:
+            results = self._job.results()
+        except Exception:  # of submitit: cancelled, out of time, the node is gone
+            return 1
+        self._output = "".join(output for _, output in results)  # the first rank's alone is not empty
+        return max((status for status, _ in results), key=abs)
+
+    def end(self) -> None:
+        """Have the cluster ask it to end: all of its processes are sent SIGTERM, and 30 seconds later SIGKILL."""
+        self._job.cancel(check=False)
+
+    kill = end
+
+    def output(self) -> str:
+        """Return what its first rank wrote to standard output."""
+        return self._output
+
+
+def run(words: Sequence[str], settings: LauncherSettings, folder: str, log: str) -> tuple[int, str]:
+    """Do a run, on the node that the cluster has chosen."""
+    met = rendezvous(settings.nodes) if settings.nodes > 1 else []
+    return there.do(command_of(words, settings, *met), folder, log)
+
+
+def rendezvous(nodes: int) -> list[str]:
+    """Return the options by which torchrun's agents on all nodes of this job meet."""
+    import submitit
+
+    here = submitit.JobEnvironment()
+    first, count = _PORTS
+    port = first + int("".join(filter(str.isdigit, here.job_id)) or 0) % count
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{here.hostnames[0]}:{port}", "--rdzv-id", here.job_id]
+    return ["--nnodes", str(nodes), *meeting]

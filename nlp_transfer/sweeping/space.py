@@ -1,0 +1,105 @@
+"""From override words to a space that Optuna searches, and from what it proposes back to words. Texts stay as typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nlp_transfer.errors import UserError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from optuna.distributions import BaseDistribution
+
+_MOST = 100_000  # values of one key
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where a search looks.
+
+    Attributes:
+        words: in the order in which they were typed, by key; None: it is searched for.
+        distributions: of the keys that are.
+    """
+
+    words: Mapping[str, str | None]
+    distributions: Mapping[str, BaseDistribution]
+
+    @classmethod
+    def of(cls, overrides: Iterable[Override]) -> Space:
+        """Return the space that Hydra's grammar describes.
+
+        Raises:
+            UserError: for a range or an interval with nothing in it, and where nothing is searched for.
+        """
+        words, found = dict[str, str | None](), dict[str, Any]()
+        for override in overrides:
+            key = override.get_key_element()
+            if override.is_sweep_override():
+                words[key], found[key] = None, _distribution(override)
+            else:
+                words[key] = str(override.input_line)
+        if not found:
+            raise UserError(
+                "hydra/sweeper=optuna needs something to search for, such as "
+                "'strategy.lr=tag(log,interval(1e-5,1e-3))' or strategy.rank=4,8,16"
+            )
+        return cls(words, found)
+
+    def words_of(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the words of a run with these values of the keys that are searched for."""
+        return tuple(f"{key}={values[key]}" if word is None else word for key, word in self.words.items())
+
+    def grid(self) -> dict[str, Sequence[Any]]:
+        """Return all values of every key.
+
+        Raises:
+            UserError: for a key with an interval, which has no end of values.
+        """
+        from optuna.distributions import CategoricalDistribution, IntDistribution
+
+        grid: dict[str, Sequence[Any]] = {}
+        for key, each in self.distributions.items():
+            if isinstance(each, CategoricalDistribution):
+                grid[key] = each.choices
+            elif isinstance(each, IntDistribution) and not each.log:
+                grid[key] = range(each.low, each.high + 1, each.step)
+            elif step := getattr(each, "step", None):
+                count = round((each.high - each.low) / step)  # type: ignore[attr-defined]
+                grid[key] = [each.low + step * place for place in range(count + 1)]  # type: ignore[attr-defined]
+            else:
+                raise UserError(
+                    f"hydra.sweeper.sampler=grid tries every value, and {key} has no end of them: name them"
+                )
+        return grid
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    typed = override.input_line
+    low: Any
+    high: Any
+    if override.is_choice_sweep():
+        choices = list(dict.fromkeys(override.sweep_string_iterator()))
+        if not choices:
+            raise UserError(f"{typed} names nothing that there is")
+        return CategoricalDistribution(choices)
+    value: Any = override.value()
+    log = "log" in value.tags
+    if override.is_range_sweep():
+        values: list[Any] = [each for each, _ in zip(override.sweep_iterator(), range(_MOST), strict=False)]
+        if not values:
+            raise UserError(f"{typed} has no value in it")
+        low, high, step = min(values), max(values), abs(value.step)
+    else:
+        low, high, step = value.start, value.end, None
+    if low > high:
+        raise UserError(f"{typed} has no value in it")
+    if log and low <= 0:
+        raise UserError(f"{typed}: the logarithm needs values above 0")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log, step=1 if log else step or 1)
+    return FloatDistribution(float(low), float(high), log=log, step=None if log else step)

@@ -1,0 +1,38 @@
+"""A run where a cluster has put it: started there, waited for, and asked to end where the cluster interrupts."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from nlp_transfer.sweeping.here import end_with_parent
+
+_PAUSE = 1.0  # seconds; Ray interrupts between two calls of the system, not within one
+
+
+def do(command: Sequence[str], folder: str, log: str) -> tuple[int, str]:
+    """Do a run; return its exit status and its standard output.
+
+    Args:
+        command: of the run.
+        folder: in which it works, that of the sweep.
+        log: the file for what it says.
+    """
+    with Path(folder, log).open("ab") as said:
+        running = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            preexec_fn=end_with_parent,  # one call of the system, made ready before
+        )
+    while True:
+        try:
+            output, _ = running.communicate(timeout=_PAUSE)
+            return running.returncode, output
+        except subprocess.TimeoutExpired:
+            continue
+        except KeyboardInterrupt:
+            running.terminate()  # it commits its step

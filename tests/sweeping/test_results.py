@@ -1,0 +1,98 @@
+"""What a sweep came to: which run is chosen, what is said of it, and the pictures."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from nlp_transfer.reporting.page import render
+from nlp_transfer.sweeping.job import FAILED, FINISHED, PRUNED, Job, ended
+from nlp_transfer.sweeping.page import document_of
+from nlp_transfer.sweeping.pictures import Axis
+from nlp_transfer.sweeping.results import Results, brief, to_csv, to_jsonl
+
+
+def run(number: int, figure: float | None, *, metric: str = "macro_f1", state: str = FINISHED, **more: object) -> Job:
+    return Job((f"seed={number}", f"+x={10.0**-number}"), state, metric=metric, figure=figure, **more)
+
+
+def results(*jobs: Job) -> Results:
+    return Results("sweep-1", jobs, ["seed", "x"])
+
+
+@pytest.mark.parametrize(("metric", "best"), [("macro_f1", 3), ("log_loss", 1), ("mean_absolute_error", 1)])
+def test_the_best_is_chosen_whichever_way_is_up_and_comes_first(metric: str, best: int):
+    found = results(*(run(number, number / 10, metric=metric) for number in (2, 1, 3)))
+    assert found.chosen == found.ranked[0] == run(best, best / 10, metric=metric)
+    assert [job.figure for job in found.ranked] == sorted([0.1, 0.2, 0.3], reverse=best == 3)
+
+
+def test_neither_failed_nor_pruned_runs_are_chosen_and_both_are_told():
+    jobs = [run(1, 0.9, state=PRUNED), run(2, None, state=FAILED, status=2, said="no & such"), run(3, 0.1)]
+    found = results(*jobs)
+    assert found.chosen is jobs[2]
+    page = render(document_of(found))
+    assert "1 pruned, 1 failed, 1 finished" in page
+    assert "no &amp; such" in page
+    assert to_csv(found).splitlines()[1:] == [
+        "finished,macro_f1,0.1,,,3,0.001",
+        "pruned,macro_f1,0.9,,,1,0.1",
+        "failed,macro_f1,,,,2,0.01",
+    ]
+    assert [Job.from_json(json.loads(line)) for line in to_jsonl(found).splitlines()] == found.ranked
+
+
+def test_runs_that_cannot_be_compared_are_not():
+    assert results(run(1, 0.1), run(2, 0.2, metric="accuracy")).sentences == [
+        "No run can be chosen: their metrics differ."
+    ]
+    assert "none came to a figure" in results(run(1, None)).sentences[0]
+    changed = results(run(1, 0.1, fingerprint="a"), run(2, 0.2, fingerprint="b")).sentences
+    assert "The data changed in between" in changed[-1]
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_only_test_rows_say_what_the_chosen_run_is_worth(tmp_path: Path, split: str):
+    interval = {"value": 0.123, "low": 0.1, "high": None}
+    report = {"split": split, "examples": 1, "metric": "macro_f1", "rows": [{"intervals": {"macro_f1": interval}}]}
+    result = {"report": report, "validation": {"macro_f1": 0.4}, "seconds": 1, "data": {"fingerprint": "f"}}
+    (tmp_path / "metrics.json").write_text(json.dumps(result))
+    job = ended(("seed=1",), 0, "noise\n" + json.dumps({"folder": str(tmp_path), "report": report}))
+    assert (job.figure, job.value, job.state) == (0.4, 0.4, FINISHED)
+    said = " ".join(results(job).sentences)
+    assert (".123" in said) == (split == "test")
+    assert ("There are no test rows" in said) == (split != "test")
+    assert math.isnan(ended(("seed=1",), 0, "no JSON").value)
+    assert ended(("seed=1",), 143, "").state == FAILED
+
+
+@pytest.mark.parametrize(
+    ("values", "places", "words"),
+    [
+        (["1e-5", "1e-4", "1e-3"], [0, 0.5, 1], ["1e-05", "0.0001", "0.001"]),
+        (["2", "3", "4"], [0, 0.5, 1], ["2", "3", "4"]),
+        (["b", "a", "b"], [0, 1, 0], ["b", "a"]),
+        (["7", "7"], [0, 0], ["7"]),
+    ],
+)
+def test_an_axis_has_numbers_by_size_and_texts_as_they_come(values: list[str], places: list[float], words: list[str]):
+    axis = Axis.of("key", values)
+    assert axis.places == pytest.approx(places)
+    assert [word.removesuffix(".0") for _, word in axis.ticks] == words
+
+
+def test_every_picture_says_what_it_shows_and_has_no_colour_of_its_own():
+    jobs = [run(number, number / 10, state=PRUNED if number == 2 else FINISHED) for number in range(1, 6)]
+    page = render(document_of(results(*jobs)))
+    assert len(re.findall(r'<svg class="drawn"[^>]* aria-label="[^"]+', page)) == 3
+    svg = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+    assert not re.findall(r"#[0-9a-f]{6}", svg)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("0.00012345", "0.0001234"), ("16", "16"), ("1e-05", "1e-05"), ("3e.x", "3e.x"), ("", "")]
+)
+def test_numbers_are_brief_and_texts_stay(value: str, shown: str):
+    assert brief(value) == shown

@@ -1,0 +1,127 @@
+"""Sweeps from the command line to their files, with runs that only pretend; Hydra, Optuna and all of ours are real."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from nlp_transfer.cli import main
+from nlp_transfer.sweeping import plugins, work
+from tests.sweeping.pretended import Place, drawn
+
+LAUNCHER = "hydra/launcher=accelerate"
+SEARCH = [LAUNCHER, "hydra/sweeper=optuna", "strategy=finetune"]
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Place]:
+    """Have sweeps do their runs at a place that pretends."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(work, "_PAUSE", 0)
+
+    def at(figures: Callable[[dict[str, str]], list[float]] = drawn, **how: Any) -> Place:
+        place = Place(figures, **how)
+        monkeypatch.setattr(plugins, "place_of", lambda settings, folder: place)
+        return place
+
+    return at
+
+
+def swept(*words: str) -> int:
+    return main(["adapt", *words, "--multirun"])
+
+
+def results() -> list[dict[str, str]]:
+    (path,) = Path("runs/sweep").glob("*/results.csv")
+    return list(csv.DictReader(path.open()))
+
+
+def trials(place: Place, key: str = "strategy.lr") -> list[str]:
+    return [values[key] for values in place.started]
+
+
+def test_every_combination_is_run_beside_others_and_a_failure_loses_none(at: Callable[..., Place], capfd):
+    place = at(lambda values: [] if values["seed"] == "2" else [int(values["seed"]) / 10], slots=3)
+    assert swept(LAUNCHER, "strategy=probe,lora", "seed=1,2,3") == 2
+    assert place.most == 3
+    assert len(place.started) == 6
+    found = results()
+    assert [row["state"] for row in found] == ["finished"] * 4 + ["failed"] * 2
+    assert [row["seed"] for row in found] == ["3", "3", "1", "1", "2", "2"]
+    assert {row["validation"] for row in found} == {"0.3", "0.1", ""}
+    out, err = capfd.readouterr()
+    assert [json.loads(line)["report"]["split"] for line in out.splitlines()] == ["test"] * 4
+    named = "nlp-transfer: the run strategy={} seed=2 failed with status 2: it was to fail"
+    assert err.splitlines() == [named.format(each) for each in ("probe", "lora")]
+
+
+def test_no_figure_of_test_rows_but_that_of_the_chosen_run_is_told(at: Callable[..., Place]):
+    at(lambda values: [int(values["seed"]) / 10])
+    assert swept(LAUNCHER, "seed=1,2,3") == 0
+    (folder,) = Path("runs/sweep").glob("sweep-*")
+    for name in ("results.csv", "results.jsonl"):
+        assert "0.123" not in (folder / name).read_text()
+    page = (folder / "report.md").read_text()
+    assert page.count(".123") == 1
+    assert "Best of 3 finished runs by validation macro_f1, .300: seed=3." in page
+    assert "on 7 test rows, which chose nothing: .123 [.100, .200]" in page
+    assert "flatters" in page
+    assert 'aria-label="Runs through the values of 1 keys' in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("pruner", ["median", pytest.param("halving", marks=pytest.mark.slow)])
+def test_what_lags_behind_is_ended_early_and_not_done_again(at: Callable[..., Place], pruner: str):
+    place = at(lambda values: [1 / int(values["seed"]) for _ in range(6)], watched=True)
+    words = ["seed=range(1,5)", "hydra.sweeper.sampler=grid", "hydra.sweeper.n_trials=4", "hydra.sweeper.startup=1"]
+    assert swept(*SEARCH, *words, f"hydra.sweeper.pruner={pruner}") == 0
+    found = {row["seed"]: row for row in results()}
+    states = [found[seed]["state"] for seed in trials(place, "seed")]
+    assert states[0] == "finished"
+    assert found["1"]["state"] == "finished"
+    assert 1 <= states.count("pruned") <= 3
+    assert all(found[seed]["validation"] for seed in found)  # that of the last evaluation, for those
+    place = at()
+    assert swept(*SEARCH, *words, f"hydra.sweeper.pruner={pruner}") == 0
+    assert not place.started
+    assert {row["seed"]: row for row in results()} == found
+
+
+@pytest.mark.parametrize(("figures", "said"), [([], "it was to fail"), ([-1.0], "it has no figure on validation rows")])
+def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], capfd, figures: list[float], said: str):
+    place = at(lambda values: figures)
+    assert swept(*SEARCH, "seed=range(0,50)") == 2
+    assert len(place.started) == 3
+    assert capfd.readouterr().err.count(f"failed with status 2: {said}") == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([LAUNCHER, "hydra.launcher.jobs=some"], "hydra.launcher.jobs=some must be a whole number, or null"),
+        ([LAUNCHER, "hydra.launcher.where=slurm"], "hydra.launcher.where=slurm cannot be used here"),
+        ([*SEARCH, "evaluation.metric=accuracy,macro_f1"], "give it one value"),
+        ([*SEARCH[:-1], "hydra.sweeper.pruner=median"], "needs a strategy by its name"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd, words: list[str], said: str
+):
+    monkeypatch.chdir(tmp_path)
+    assert swept("seed=1,2", *words) == 2
+    err = capfd.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_a_sweep_is_done_by_one_process_at_a_time(at: Callable[..., Place], capfd):
+    at()
+    assert swept(LAUNCHER, "seed=1,2") == 0
+    (folder,) = Path("runs/sweep").glob("sweep-*")
+    with FileLock(folder / ".lock"):
+        assert swept(LAUNCHER, "seed=1,2") == 2
+    assert "is being done by another process" in capfd.readouterr().err
