@@ -33,9 +33,9 @@ from nlp_transfer.exporting.exported import Exported
 from nlp_transfer.labelled import output, writer_of
 from nlp_transfer.labelling import Labeller
 from nlp_transfer.launch import is_main
-from nlp_transfer.pace import Pace
 from nlp_transfer.places import FIGURES, model_folder
 from nlp_transfer.record import Record, read_record
+from nlp_transfer.rows_done import RowsDone
 from nlp_transfer.rules import needs_features
 from nlp_transfer.settings import ColumnSettings, Settings, TrackingSettings
 from nlp_transfer.training import inference
@@ -164,7 +164,7 @@ def predict_file(
     screen = screen or Screen(speaks=False)
     with ExitStack() as until:
         file, _ = until.enter_context(opened_file(settings.input))
-        pace = Pace(file, kind, until.enter_context(screen.bar("labelling")))
+        done = RowsDone(file, kind, until.enter_context(screen.bar("labelling")))
         tables = stream_rows(file, format=kind, encoding=encoding, delimiter=delimiter, chunk_rows=settings.chunk_rows)
         out = until.enter_context(output(settings.output, kind) if is_main() else nullcontext(io.StringIO()))
         writer = until.enter_context(closing(writer_of(out, predictor.record.task, kind, mark)))
@@ -177,8 +177,8 @@ def predict_file(
         for table, answers in answered(predictor, read()):
             if is_main():
                 writer.write(table, answers)
-            pace.show(len(table))
-    return pace.rows
+            done.show(len(table))
+    return done.rows
 
 
 def _inputs(table: Table, record: Record, columns: ColumnSettings, kind: str) -> tuple[list[str], list[str] | None]:
