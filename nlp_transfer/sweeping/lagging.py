@@ -99,19 +99,33 @@ class _Watched:
         self._folder, self.trial = folder, trial
         known = trial.study.trials[trial.number].intermediate_values
         self.seen = max(known, default=0)
+        self._evaluations = list[dict[str, Any]]()
+        self._file, self._read = 0, 0  # which file was read, and how many bytes of it
 
     def figures(self, metric: str) -> list[float]:
-        """Return the figures of the evaluations so far; half a line, which is being written, is none yet."""
-        found = list[float]()
+        """Return the figures of the evaluations so far."""
         try:
-            lines = (self._folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            self._go_on()
             if metric == "auto":
                 plan = json.loads((self._folder / "plan.json").read_text(encoding="utf-8"))
                 metric = DEFAULT_METRIC[plan["problem"]]
-            for line in lines:
-                values = json.loads(line)
-                if values.get("split") == "validation" and values.get(metric) is not None:
-                    found.append(float(values[metric]))
-        except (OSError, ValueError):
-            pass
-        return found
+        except (OSError, ValueError):  # it has not begun
+            return []
+        return [float(values[metric]) for values in self._evaluations if values.get(metric) is not None]
+
+    def _go_on(self) -> None:
+        """Read what was added, up to the last whole line; a run that went back to a checkpoint has a new file."""
+        path = self._folder / "metrics.jsonl"
+        there = path.stat()
+        if there.st_ino != self._file or there.st_size < self._read:
+            self._evaluations, self._file, self._read = [], there.st_ino, 0
+        if there.st_size == self._read:
+            return
+        with path.open("rb") as lines:
+            lines.seek(self._read)
+            content = lines.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            if b'"validation"' in line:  # the others are steps, of which there are many
+                self._evaluations.append(json.loads(line))

@@ -24,6 +24,7 @@ from nlp_transfer.sweeping.here import Here
 from nlp_transfer.sweeping.job import FINISHED, Job
 from nlp_transfer.sweeping.settings import LauncherSettings
 from nlp_transfer.sweeping.work import Place, Words, work
+from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Bar, Screen
@@ -132,7 +133,14 @@ class Sweep:
             if apart:
                 self._show(len(runs), begin=True)
             log_of = self.log_of if apart else lambda words: None
-            done = work(runs, place, recipe=self.recipe, log_of=log_of, lags=self.lags, on_end=on_end)
+            try:
+                done = work(runs, place, recipe=self.recipe, log_of=log_of, lags=self.lags, on_end=on_end)
+            except Stopped:
+                if apart:  # else the run has said so
+                    self._screen.tell(
+                        "stopped; what each run reached is committed, the same command goes on from there"
+                    )
+                raise
         return [done[words] for words in runs]
 
     def log_of(self, words: Words) -> Path:

@@ -1,0 +1,28 @@
+"""What is read of a run while it goes on."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+from nlp_transfer.sweeping.lagging import _Watched
+
+
+def line(figure: float | None, split: str = "validation") -> str:
+    return json.dumps({"split": split, "accuracy": figure, "macro_f1": 0.5, "step": 1}) + "\n"
+
+
+def test_evaluations_are_read_as_they_are_written_and_anew_where_the_run_went_back(tmp_path: Path):
+    trial = SimpleNamespace(number=0, study=SimpleNamespace(trials=[SimpleNamespace(intermediate_values={1: 0.5})]))
+    watched, path = _Watched(tmp_path, trial), tmp_path / "metrics.jsonl"
+    assert watched.seen == 1
+    assert watched.figures("accuracy") == []
+    path.write_text(line(0.1) + '{"step": 2, "loss": 1.0}\n' + line(0.2)[:20])
+    assert watched.figures("accuracy") == [0.1]
+    path.write_text(line(0.1) + '{"step": 2, "loss": 1.0}\n' + line(0.2) + line(None))
+    assert watched.figures("accuracy") == [0.1, 0.2]
+    assert watched.figures("auto") == []  # nobody knows the problem type
+    (tmp_path / "plan.json").write_text('{"problem": "single_label"}')
+    assert watched.figures("auto") == [0.5] * 3
+    (tmp_path / "making").write_text(line(0.1))
+    (tmp_path / "making").rename(path)
+    assert watched.figures("accuracy") == [0.1]
