@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.sweeping import there
 from nlp_transfer.sweeping.command import command_of
 from nlp_transfer.sweeping.settings import LauncherSettings
 
@@ -25,7 +24,7 @@ class Ray:
         self._settings, self.slots = settings, settings.jobs or sys.maxsize
         ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
         of_a_run = {"num_cpus": settings.cpus or settings.processes, "num_gpus": settings.gpus}
-        self._task = ray.remote(**of_a_run, max_retries=0)(there.do)
+        self._task = ray.remote(**of_a_run, max_retries=0)(remote.do)
 
     def start(self, words: Sequence[str], log: Path | None) -> Task:
         """Hand a run to the cluster, which starts it when it has room."""

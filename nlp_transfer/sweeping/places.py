@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nlp_transfer.sweeping.here import Here
+from nlp_transfer.sweeping.local import Here
 from nlp_transfer.sweeping.settings import LauncherSettings
 from nlp_transfer.sweeping.work import Place
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.sweeping.job import FAILED, FINISHED, Job
-from nlp_transfer.sweeping.lagging import Lagging
+from nlp_transfer.sweeping.pruning import Lagging
 from nlp_transfer.sweeping.settings import SearchSettings, of_hydra
 from nlp_transfer.sweeping.space import Space
 from nlp_transfer.sweeping.sweep import Sweep, sweep_of

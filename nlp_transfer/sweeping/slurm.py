@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.sweeping import there
 from nlp_transfer.sweeping.command import command_of
 from nlp_transfer.sweeping.settings import LauncherSettings
 
@@ -85,7 +84,7 @@ class Submitted:
 def run(words: Sequence[str], settings: LauncherSettings, folder: str, log: str) -> tuple[int, str]:
     """Do a run, on the node that the cluster has chosen."""
     met = rendezvous(settings.nodes) if settings.nodes > 1 else []
-    return there.do(command_of(words, settings, *met), folder, log)
+    return remote.do(command_of(words, settings, *met), folder, log)
 
 
 def rendezvous(nodes: int) -> list[str]:

@@ -20,8 +20,8 @@ from nlp_transfer.config import NOT_IDENTITY
 from nlp_transfer.disk import reason
 from nlp_transfer.errors import UserError
 from nlp_transfer.shipped import locate_recipe
-from nlp_transfer.sweeping.here import Here
 from nlp_transfer.sweeping.job import FINISHED, Job
+from nlp_transfer.sweeping.local import Here
 from nlp_transfer.sweeping.settings import LauncherSettings
 from nlp_transfer.sweeping.work import Place, Words, work
 from nlp_transfer.training.signals import Stopped

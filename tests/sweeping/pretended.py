@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nlp_transfer import config
-from nlp_transfer.sweeping.lagging import settings_of
+from nlp_transfer.sweeping.pruning import settings_of
 
 Figures = Callable[[dict[str, str]], list[float]]
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from nlp_transfer.sweeping.lagging import _Watched
+from nlp_transfer.sweeping.pruning import _Watched
 
 
 def line(figure: float | None, split: str = "validation") -> str:

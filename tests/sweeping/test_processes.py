@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from nlp_transfer.sweeping import job
-from nlp_transfer.sweeping.here import Here, devices
 from nlp_transfer.sweeping.job import Job
+from nlp_transfer.sweeping.local import Here, devices
 from nlp_transfer.sweeping.settings import LauncherSettings
 from nlp_transfer.sweeping.slurm import Slurm
 from nlp_transfer.sweeping.work import Place, Words, work
@@ -157,7 +157,7 @@ def test_runs_at_once_divide_the_devices(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12), raising=False)
-    monkeypatch.setattr("nlp_transfer.sweeping.here.Process", Noted)
+    monkeypatch.setattr("nlp_transfer.sweeping.local.Process", Noted)
     at = Here(settings)
     assert at.slots == slots
     runs = [at.start(["seed=1"], None) for _ in range(slots)]

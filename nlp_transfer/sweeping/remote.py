@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from nlp_transfer.sweeping.here import end_with_parent
+from nlp_transfer.sweeping.local import end_with_parent
 
 _PAUSE = 1.0  # seconds; Ray interrupts between two calls of the system, not within one
 
