@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.sweeping import remote
 from nlp_transfer.sweeping.command import command_of
 from nlp_transfer.sweeping.settings import LauncherSettings
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer.errors import UserError
+from nlp_transfer.sweeping import remote
 from nlp_transfer.sweeping.command import command_of
 from nlp_transfer.sweeping.settings import LauncherSettings
 
