@@ -536,6 +536,7 @@ def test_trackers_hear_of_settings_steps_and_figures(home: Path, tmp_path: Path,
     assert list((run.folder / "nlp_transfer").glob("*/hparams.yml"))
 
 
+@pytest.mark.slow
 def test_a_step_is_recorded_and_changes_nothing(home: Path, tmp_path: Path):
     weights = {}
     for profile in (False, True):

@@ -125,7 +125,7 @@ def test_the_weights_are_those_after_the_last_step_wherever_it_was_stopped(
         with pytest.raises(KeyboardInterrupt):
             adapt(stopped, data=rows())
     resumed = adapt(stopped, data=rows())
-    assert [line["step"] for line in logged(resumed)] == [1, 2, 3, 4]
+    assert [line["step"] for line in logged(resumed) if "loss" in line] == [1, 2, 3, 4]
     assert digest(resumed) == digest(whole)
     # Rows that choose nothing, for the last weights are kept and nothing is calibrated, change no bit.
     beside = values | {"training.keep": "last", "decision.calibrate": False}
