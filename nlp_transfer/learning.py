@@ -35,7 +35,7 @@ from nlp_transfer.preparation import Prepared
 from nlp_transfer.progress import reading
 from nlp_transfer.rules import promising, unpromised
 from nlp_transfer.rules_fit import Fitted, fit_rules
-from nlp_transfer.run_folder import PROFILE, RunFolder
+from nlp_transfer.run_folder import PACE, PROFILE, RunFolder
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.bfloat16 import working_copy
@@ -223,7 +223,7 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
 
         def on_pace(done: int, figures: dict[str, float]) -> None:
             told = rounded(figures)
-            folder.log(step=done, pace=told)
+            folder.log_into(PACE, {"step": done, **told})
             paces.append(told)
             tracking.log(accelerator, "pace", told, done)
 

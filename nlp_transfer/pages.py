@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.run_folder import PAGES
+from nlp_transfer.run_folder import PACE, PAGES, STEPS
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples
@@ -68,7 +68,7 @@ def write_pages(
         from nlp_transfer.reporting.files import write
         from nlp_transfer.reporting.report_page import document_of
 
-        settings, plan, steps = prepared.settings, prepared.plan, _lines(folder / "metrics.jsonl")
+        settings, plan = prepared.settings, prepared.plan
         document = document_of(
             _evidence(
                 prepared.corpus.task,
@@ -76,8 +76,8 @@ def write_pages(
                 settings,
                 title=str(settings.name),
                 facts=_facts(prepared, source),
-                costs=_costs(plan, took, folder, steps),
-                steps=steps,
+                costs=_costs(plan, took, folder),
+                steps=_lines(folder / STEPS),
             )
         )
         for name in PAGES:
@@ -153,7 +153,7 @@ def _facts(prepared: Prepared, source: str) -> list[tuple[str, str]]:
     ]
 
 
-def _costs(plan: Plan, took: Took, folder: Path, steps: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def _costs(plan: Plan, took: Took, folder: Path) -> list[tuple[str, str]]:
     from nlp_transfer.training.pace import in_words
 
     model = folder / "model"
@@ -162,7 +162,7 @@ def _costs(plan: Plan, took: Took, folder: Path, steps: Sequence[dict[str, Any]]
     return [
         ("training", f"in {took.seconds:,.0f} s, {plan.precision} on {plan.processes} × {plan.device}"),
         ("steps", f"{took.steps:,} of {plan.batch_size} examples" if took.steps else "none: the head was solved for"),
-        *(("pace", in_words(line["pace"])) for line in [line for line in steps if "pace" in line][-1:]),
+        *(("pace", in_words(line)) for line in _lines(folder / PACE)[-1:]),
         ("parameters", f"{plan.trainable:,} of {plan.parameters:,} learned ({share:.2%})"),
         ("saved model", f"{size / 1e6:,.1f} MB"),
     ]

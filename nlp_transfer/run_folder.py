@@ -30,7 +30,7 @@ from nlp_transfer.versions import environment
 
 PAGES = ("report.html", "report.md")
 PROFILE = "profile.json"
-STEPS = "metrics.jsonl"
+STEPS, PACE = "metrics.jsonl", "pace.jsonl"  # what a run repeats to the bit, and what it does not
 
 
 class Figures(Protocol):
@@ -181,11 +181,12 @@ class RunFolder:
                 remove(self.model)
                 for name in (*PAGES, PROFILE):
                     (self.path / name).unlink(missing_ok=True)
-                for path in [self.path / STEPS, *self.path.rglob("events.out.tfevents.*")]:
+                for path in [self.path / STEPS, self.path / PACE, *self.path.rglob("events.out.tfevents.*")]:
                     path.unlink(missing_ok=True)
             else:
                 checkpoint.forget_after(self.checkpoints, resumed)
-                self.forget_after(resumed)
+                for name in (STEPS, PACE):
+                    self.forget_after(resumed, into=name)
             (self.path / "config.yaml").write_text(config.to_yaml(settings), encoding="utf-8")
             self._write("plan.json", plan.to_json())
             self._write("environment.json", environment())
@@ -271,7 +272,7 @@ class RunFolder:
             advice = f"{room(self.path)}; make room or set output=..." if full else "; set output=... to another"
             raise UserError(f"the run folder {self.path} cannot be used: {reason(error)}{advice}") from error
 
-    def forget_after(self, step: int, *, into: str = STEPS) -> None:
+    def forget_after(self, step: int, *, into: str) -> None:
         """Leave in a file of the run what was said up to a step, so that what goes on says nothing twice."""
         path, making = self.path / into, self.path / f".making-{into}"
         kept = []

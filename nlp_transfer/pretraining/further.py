@@ -48,7 +48,6 @@ from nlp_transfer.training.bfloat16 import working_copy
 from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.loop import NotFinite, Watch, fit
 from nlp_transfer.training.memory import checkpoint_activations, give_back
-from nlp_transfer.training.pace import rounded
 from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.signals import Stopped
 from nlp_transfer.versions import digest_of_code, environment
@@ -239,9 +238,6 @@ class _Work:
                 bar.show(done, total, loss=f"{values['loss']:.3f}")
                 self.folder.log_into(STEPS, {"step": done, **values})
 
-            def on_pace(done: int, figures: dict[str, float]) -> None:
-                self.folder.log_into(STEPS, {"step": done, "pace": rounded(figures)})
-
             def on_halved(index: int, tokens: int) -> None:
                 self.screen.tell(
                     f"memory did not suffice: passes hold at most {tokens:,} tokens from step {index} of the "
@@ -260,7 +256,7 @@ class _Work:
                 settings=self.training,
                 seed=settings.seed,
                 frozen=(),
-                watch=Watch(None, "loss", False, on_step, lambda _: None, on_pace, on_halved, on_stop),
+                watch=Watch(None, "loss", False, on_step, lambda _: None, on_halved=on_halved, on_stop=on_stop),
                 saving=commits.saving(found.snapshot if found else None),
                 copied=working_copy(self.accelerator, compiled=False),
             )
