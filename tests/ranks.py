@@ -56,7 +56,7 @@ def _break() -> None:
 PLACES: dict[str, tuple[Any, str, int]] = {
     "reading": (corpus, "encoded", 0),
     "training": (loop.MovingAverage, "update", 3),  # once a step
-    "saving": (checkpoint, "save_file", 3),  # in the middle of the second checkpoint; rank 0 alone is there
+    "saving": (checkpoint, "save_file", 5),  # in the middle of the second checkpoint; rank 0 alone is there
     "committing": (Commits, "commit", 1),
     "measuring": (learning.metrics, "compute", 1),
     "finishing": (run, "_record", 0),
