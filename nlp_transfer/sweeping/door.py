@@ -17,7 +17,7 @@ from nlp_transfer.sweeping.foreign import refuse_foreign_code
 from nlp_transfer.sweeping.job import PRUNED, STOPPED, Job
 from nlp_transfer.sweeping.leaving import leave
 from nlp_transfer.sweeping.sweep import Sweep
-from nlp_transfer.sweeping.typed import check_hydra_words, swept_keys
+from nlp_transfer.sweeping.typed import check_hydra_words, for_hydra, swept_keys
 from nlp_transfer.verbs import screen_of_main
 from nlp_transfer.words import encoder_words, readable, refuse_second_values, with_strategy
 
@@ -61,6 +61,7 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
     words = [readable(word, sweep=True) for word in overrides]
     refuse_second_values(overrides)
     check_hydra_words(words)
+    words = [for_hydra(word) for word in words]
     folder, name = locate_recipe(recipe)
     if is_resolved(folder / f"{name}.yaml"):  # it holds no groups to choose from
         folder, name = locate_recipe(None)

@@ -24,7 +24,7 @@ class Ray:
 
         self._settings, self.slots = settings, settings.jobs or sys.maxsize
         ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
-        of_a_run = {"num_cpus": settings.cpus or settings.processes, "num_gpus": settings.gpus}
+        of_a_run = {"num_cpus": settings.cores, "num_gpus": settings.gpus}
         self._task = ray.remote(**of_a_run, max_retries=0)(remote.do)
 
     def start(self, words: Sequence[str], log: Path | None) -> Task:

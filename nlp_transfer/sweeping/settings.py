@@ -55,6 +55,11 @@ class LauncherSettings:
         """How many processes a run has on every node."""
         return self.processes if self.config_file is None else _processes_in(Path(self.config_file).expanduser())
 
+    @property
+    def cores(self) -> int:
+        """How many cores a cluster gives a run on every node."""
+        return self.cpus or self.of_a_run
+
 
 @dataclass(frozen=True)
 class SearchSettings:

@@ -37,7 +37,7 @@ class Slurm:
                 name="nlp-transfer",
                 nodes=settings.nodes,
                 tasks_per_node=1,  # torchrun's agent, which starts the others
-                cpus_per_task=settings.cpus or settings.processes,
+                cpus_per_task=settings.cores,
                 gpus_per_node=settings.gpus,
                 timeout_min=settings.minutes,
                 slurm_partition=settings.partition,
@@ -48,10 +48,15 @@ class Slurm:
                 f"hydra.launcher.where=slurm cannot be used here: {' '.join(str(error).split())}"
             ) from error
 
-    def start(self, words: Sequence[str], log: Path | None) -> Submitted:
-        """Hand a run to the cluster, which starts it when it has room."""
+    def start(self, words: Sequence[str], log: Path | None) -> Submitted | Refused:
+        """Hand a run to the cluster, which starts it when it has room; one that it does not take has failed."""
+        import submitit
+
         assert log is not None
-        return Submitted(self._executor.submit(run, words, self._settings, str(Path.cwd()), str(log)))
+        try:
+            return Submitted(self._executor.submit(run, words, self._settings, str(Path.cwd()), str(log)))
+        except submitit.core.utils.FailedJobError as error:  # over a limit of jobs, say
+            return Refused(" ".join(str(error).split()), log)
 
 
 class Submitted:
@@ -80,6 +85,34 @@ class Submitted:
     def output(self) -> str:
         """Return what its first rank wrote to standard output."""
         return self._output
+
+
+class Refused:
+    """A run that the cluster has not taken.
+
+    Args:
+        why: as sbatch says it.
+        log: the file for what the run would say.
+    """
+
+    def __init__(self, why: str, log: Path) -> None:
+        with log.open("a", encoding="utf-8") as said:
+            said.write(
+                f"nlp-transfer: SLURM did not take it: {why}; hydra.launcher.jobs limits how many it is handed\n"
+            )
+
+    def poll(self) -> int:
+        """Return the exit status."""
+        return UserError.status
+
+    def end(self) -> None:
+        """Do nothing: it has ended."""
+
+    kill = end
+
+    def output(self) -> str:
+        """Return nothing."""
+        return ""
 
 
 def run(words: Sequence[str], settings: LauncherSettings, folder: str, log: str) -> tuple[int, str]:

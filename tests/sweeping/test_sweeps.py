@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from nlp_transfer.cli import main
 from nlp_transfer.sweeping import plugins, work
+from nlp_transfer.sweeping.settings import LauncherSettings
 from tests.sweeping.pretended import Place, drawn
 
 LAUNCHER = "hydra/launcher=accelerate"
@@ -71,6 +72,17 @@ def test_no_figure_of_test_rows_but_that_of_the_chosen_run_is_told(at: Callable[
     assert "on 7 test rows, which chose nothing: .123 [.100, .200]" in page
     assert "flatters" in page
     assert 'aria-label="Runs through the values of 1 keys' in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("words", [["hydra.launcher.slurm={account: lab}"], ["hydra.launcher.slurm.account=lab"]])
+def test_parameters_of_sbatch_are_taken_as_the_file_says(
+    at: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, words: list[str]
+):
+    place, asked = at(), list[LauncherSettings]()
+    monkeypatch.setattr(plugins, "place_of", lambda settings, folder: asked.append(settings) or place)
+    assert swept(LAUNCHER, "hydra.launcher.where=slurm", *words, "seed=1,2") == 0
+    assert [each.slurm for each in asked] == [{"account": "lab"}]
+    assert len(results()) == 2
 
 
 @pytest.mark.parametrize("pruner", ["median", pytest.param("halving", marks=pytest.mark.slow)])
