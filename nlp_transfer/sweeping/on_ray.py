@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.errors import UserError
 from nlp_transfer.sweeping import remote
 from nlp_transfer.sweeping.command import command_of
 from nlp_transfer.sweeping.settings import LauncherSettings
@@ -15,15 +16,27 @@ from nlp_transfer.sweeping.settings import LauncherSettings
 class Ray:
     """A cluster.
 
+    Args:
+        settings: of the launcher.
+
     Attributes:
         slots: how many runs are handed to it at once; it has a queue of its own.
+
+    Raises:
+        UserError: for a cluster that does not answer.
     """
 
     def __init__(self, settings: LauncherSettings) -> None:
         import ray
 
         self._settings, self.slots = settings, settings.jobs or sys.maxsize
-        ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
+        try:
+            ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
+        except (ConnectionError, RuntimeError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(
+                f"hydra.launcher.where=ray finds no cluster that it can use (RAY_ADDRESS): {why}"
+            ) from error
         of_a_run = {"num_cpus": settings.cores, "num_gpus": settings.gpus}
         self._task = ray.remote(**of_a_run, max_retries=0)(remote.do)
 

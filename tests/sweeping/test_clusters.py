@@ -62,6 +62,15 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return noted
 
 
+def test_a_ray_cluster_that_does_not_answer_is_named(ray: SimpleNamespace):
+    def init(**_: object) -> None:
+        raise ConnectionError("nobody at\nray://there")
+
+    ray.init = init
+    with pytest.raises(UserError, match=r"\(RAY_ADDRESS\): nobody at ray://there"):
+        Ray(LauncherSettings())
+
+
 def test_ray_is_asked_for_a_core_for_each_process_of_a_config_file(ray: SimpleNamespace, tmp_path: Path):
     (tmp_path / "four.yaml").write_text(FOUR)
     Ray(LauncherSettings(config_file=str(tmp_path / "four.yaml")))

@@ -44,6 +44,12 @@ def test_neither_failed_nor_pruned_runs_are_chosen_and_both_are_told():
     assert [Job.from_json(json.loads(line)) for line in to_jsonl(found).splitlines()] == found.ranked
 
 
+def test_runs_are_ordered_once_and_not_for_every_row_of_a_table():
+    found = results(run(1, 0.1), run(2, 0.2))
+    assert found.ranked is found.ranked
+    assert found.finished is found.finished
+
+
 def test_runs_that_cannot_be_compared_are_not():
     assert results(run(1, 0.1), run(2, 0.2, metric="accuracy")).sentences == [
         "No run can be chosen: their metrics differ."

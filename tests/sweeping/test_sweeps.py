@@ -10,8 +10,10 @@ import pytest
 from filelock import FileLock
 
 from nlp_transfer.cli import main
-from nlp_transfer.sweeping import plugins, work
+from nlp_transfer.errors import UserError
+from nlp_transfer.sweeping import door, plugins, work
 from nlp_transfer.sweeping.settings import LauncherSettings
+from nlp_transfer.training.signals import Stopped
 from tests.sweeping.pretended import Place, drawn
 
 LAUNCHER = "hydra/launcher=accelerate"
@@ -102,6 +104,15 @@ def test_what_lags_behind_is_ended_early_and_not_done_again(at: Callable[..., Pl
     assert {row["seed"]: row for row in results()} == found
 
 
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_what_is_proposed_again_is_not_run_again(at: Callable[..., Place], n_jobs: int):
+    place = at()
+    words = ["strategy=probe,lora", f"hydra.sweeper.n_jobs={n_jobs}"]
+    assert swept(*SEARCH[:2], *words) == 0
+    assert sorted(trials(place, "strategy")) == ["lora", "probe"]
+    assert len(results()) == 2
+
+
 @pytest.mark.parametrize(("figures", "said"), [([], "it was to fail"), ([-1.0], "it has no figure on validation rows")])
 def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], capfd, figures: list[float], said: str):
     place = at(lambda values: figures)
@@ -128,6 +139,40 @@ def test_what_cannot_be_is_said_in_one_sentence(
     assert said in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
+
+
+def broken(_: dict[str, str]) -> list[float]:
+    raise FileNotFoundError(2, "No such file or directory", "/gone")
+
+
+def test_only_a_folder_that_cannot_be_made_is_called_one(at: Callable[..., Place], capfd):
+    at(broken)
+    assert swept(LAUNCHER, "seed=1,2") == 70
+    assert "cannot be made" not in capfd.readouterr().err
+    Path("full").touch()
+    for launcher in ([LAUNCHER], []):
+        assert swept(*launcher, "output=full", "seed=1,2") == 2
+        assert "the sweep's folder full/sweep" in (said := capfd.readouterr().err)
+        assert "cannot be made: Not a directory; set output=..." in said
+
+
+def test_a_sweep_that_ends_early_is_not_said_to_have_ended_for_want_of_room(
+    at: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, capfd
+):
+    def full(*_: Any) -> None:
+        raise UserError("no space left")
+
+    def stopped(values: dict[str, str]) -> list[float]:
+        if values["seed"] == "2":
+            raise Stopped(2)
+        return [0.1]
+
+    at(stopped)
+    monkeypatch.setattr(door, "leave", full)
+    assert swept(LAUNCHER, "seed=1,2") == 130
+    assert "no space left" in capfd.readouterr().err
+    at()
+    assert swept(LAUNCHER, "seed=1,3") == 2
 
 
 def test_a_sweep_is_done_by_one_process_at_a_time(at: Callable[..., Place], capfd):
