@@ -17,7 +17,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 
-from nlp_transfer.shipped import GROUPS
+from nlp_transfer.shipped import GROUPS, launch_file
 from tests import sharded
 
 LAUNCH = Path(__file__).parent.parent / "conf" / "launch"
@@ -44,6 +44,10 @@ def test_accelerate_reads_every_key_and_the_command_of_every_file(path: Path):
         assert hasattr(arguments, key), f"{key} is no argument of accelerate launch"
     assert config.mixed_precision == "no"
     assert config.num_processes > 1
+
+
+def test_they_are_found_where_the_package_is():
+    assert Path(launch_file("slurm.sbatch")).resolve() == SLURM.resolve()
 
 
 def test_they_are_no_group_of_a_run():

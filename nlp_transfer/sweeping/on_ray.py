@@ -9,7 +9,7 @@ from typing import Any
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.sweeping import remote
-from nlp_transfer.sweeping.command import command_of
+from nlp_transfer.sweeping.command import command_of, threads
 from nlp_transfer.sweeping.settings import LauncherSettings
 
 
@@ -43,7 +43,8 @@ class Ray:
     def start(self, words: Sequence[str], log: Path | None) -> Task:
         """Hand a run to the cluster, which starts it when it has room."""
         assert log is not None
-        return Task(self._task.remote(command_of(words, self._settings), str(Path.cwd()), str(log)))
+        command, environment = command_of(words, self._settings), threads(self._settings.of_a_run, self._settings.cores)
+        return Task(self._task.remote(command, str(Path.cwd()), str(log), environment))
 
 
 class Task:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.sweeping import remote
-from nlp_transfer.sweeping.command import command_of
+from nlp_transfer.sweeping.command import command_of, threads
 from nlp_transfer.sweeping.settings import LauncherSettings
 
 _PORTS = 29500, 1000  # at which the nodes of a job meet: the first one, and how many there are
@@ -54,7 +54,8 @@ class Slurm:
 
         assert log is not None
         try:
-            return Submitted(self._executor.submit(run, words, self._settings, str(Path.cwd()), str(log)))
+            at = str(Path.cwd()), str(log), threads(self._settings.of_a_run, self._settings.cores)
+            return Submitted(self._executor.submit(run, words, self._settings, *at))
         except submitit.core.utils.FailedJobError as error:  # over a limit of jobs, say
             return Refused(" ".join(str(error).split()), log)
 
@@ -115,10 +116,12 @@ class Refused:
         return ""
 
 
-def run(words: Sequence[str], settings: LauncherSettings, folder: str, log: str) -> tuple[int, str]:
+def run(
+    words: Sequence[str], settings: LauncherSettings, folder: str, log: str, environment: Mapping[str, str]
+) -> tuple[int, str]:
     """Do a run, on the node that the cluster has chosen."""
     met = rendezvous(settings.nodes) if settings.nodes > 1 else []
-    return remote.do(command_of(words, settings, *met), folder, log)
+    return remote.do(command_of(words, settings, *met), folder, log, environment)
 
 
 def rendezvous(nodes: int) -> list[str]:

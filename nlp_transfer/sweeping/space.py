@@ -103,6 +103,8 @@ def _distribution(override: Override) -> BaseDistribution:
     value: Any = override.value()
     log = "log" in value.tags
     if override.is_range_sweep():
+        if log and abs(value.step) != 1:
+            raise UserError(f"{typed}: a range with a step has no logarithm; use interval, or name the values")
         values: list[Any] = [each for each, _ in zip(override.sweep_iterator(), range(_MOST), strict=False)]
         if not values:
             raise UserError(f"{typed} has no value in it")

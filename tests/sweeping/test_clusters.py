@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.sweeping import job
+from nlp_transfer.sweeping import job, slurm
 from nlp_transfer.sweeping.on_ray import Ray
 from nlp_transfer.sweeping.settings import LauncherSettings
 from nlp_transfer.sweeping.slurm import Slurm, Submitted
@@ -51,6 +51,28 @@ def test_slurm_is_asked_for_a_core_for_each_process_of_a_config_file(told: Path,
     asked = told.read_text()
     assert "#SBATCH --cpus-per-task=4\n" in asked
     assert "#SBATCH --account=lab\n" in asked
+
+
+@pytest.mark.parametrize(
+    ("keys", "said", "threads"),
+    [
+        ({"processes": 2, "cpus": 12}, None, "6"),
+        ({"processes": 2}, None, "1"),
+        ({"cpus": 12}, None, None),
+        ({"processes": 2, "cpus": 12}, "3", "3"),
+    ],
+)
+def test_the_processes_of_a_run_divide_its_cores_on_a_node(
+    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict, said: str | None, threads: str | None
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    shown = 'import os; print(os.environ.get("OMP_NUM_THREADS"))'
+    monkeypatch.setattr(slurm, "command_of", lambda words, settings: [sys.executable, "-c", shown])
+    at, log = Slurm(LauncherSettings(where="slurm", **keys), tmp_path / "slurm"), tmp_path / "log.txt"
+    handed = at.start(["seed=1"], log)._job.submission()
+    assert handed.result() == (0, f"{threads}\n")
 
 
 @pytest.fixture

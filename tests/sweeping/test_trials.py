@@ -142,6 +142,7 @@ def test_a_space_has_the_values_of_hydras_grammar_and_gives_back_its_words(
     [
         ("x=interval(1,0)", "has no value in it"),
         ("x=range(1,1)", "has no value in it"),
+        ("x=tag(log,range(16,129,16))", "a range with a step has no logarithm; use interval, or name the values"),
         ("x=tag(log,interval(0,1))", "the logarithm needs values above 0"),
         ("x=1", "needs something to search for"),
     ],
