@@ -67,9 +67,9 @@ def test_tests_share_weights_out_as_the_file_asks_accelerate_to(monkeypatch: pyt
 
 TOOLS = {
     "scontrol": 'if [ "$1" = show ]; then echo first; echo second; else echo "$@" >> "$TOLD"; fi',
-    "scancel": 'echo "$@" >> "$TOLD"; kill -TERM "$(cat "$TOLD.run")"',
+    "scancel": 'echo "$@" >> "$TOLD"; kill -TERM $(cat "$TOLD.run")',
     "srun": 'shift; export SLURM_NODEID=1; exec "$@"',
-    "accelerate": 'echo $$ > "$TOLD.run"; printf "%s\\n" "$*" >> "$TOLD"; trap "exit 1" TERM; '
+    "accelerate": 'echo $PPID $$ > "$TOLD.run"; printf "%s\\n" "$*" >> "$TOLD"; trap "exit 1" TERM; '
     'for _ in $(seq "${TENTHS:-0}"); do sleep 0.1; done; exit "${STATUS:-0}"',
     "python": "echo /conf/ddp_multinode.yaml",
 }
@@ -107,6 +107,17 @@ def test_a_job_whose_time_is_up_lets_the_run_commit_and_is_put_into_the_queue_ag
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=30) == 1
     assert told.read_text().splitlines()[1:] == ["--signal=TERM 7.0", "requeue 7"]
+
+
+def test_a_job_of_which_only_the_run_is_sent_the_signal_is_put_into_the_queue_again(job: dict[str, str]):
+    told, run = Path(job["TOLD"]), Path(f"{job['TOLD']}.run")
+    with subprocess.Popen(["bash", SLURM, "adapt"], env=job | {"TENTHS": "600"}) as running:
+        while not told.exists():
+            time.sleep(0.01)
+        for pid in run.read_text().split():  # the shell around it as well
+            os.kill(int(pid), signal.SIGTERM)
+        assert running.wait(timeout=30) == 1
+    assert told.read_text().splitlines()[1:] == ["requeue 7"]
 
 
 @pytest.mark.slow

@@ -43,6 +43,12 @@ class OptunaSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take the keys, which are checked here, the launcher, and the sweep that it is a part of."""
         self._settings = of_hydra(SearchSettings, self._keys)
+        jobs, proposed = OmegaConf.select(config, "hydra.launcher.jobs"), self._settings.n_jobs
+        if isinstance(jobs, int) and jobs > proposed:
+            raise UserError(
+                f"hydra.launcher.jobs={jobs} has no use where {proposed} at once are proposed: "
+                f"add hydra.sweeper.n_jobs={jobs}"
+            )
         self._sweep = sweep_of(task_function)
         self._sweep.begin(config)
         self._context, self._config = hydra_context, config

@@ -126,6 +126,7 @@ def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], 
     [
         ([LAUNCHER, "hydra.launcher.jobs=some"], "hydra.launcher.jobs=some must be a whole number, or null"),
         ([LAUNCHER, "hydra.launcher.where=slurm"], "hydra.launcher.where=slurm cannot be used here"),
+        ([*SEARCH, "hydra.launcher.jobs=4"], "add hydra.sweeper.n_jobs=4"),
         ([*SEARCH, "evaluation.metric=accuracy,macro_f1"], "give it one value"),
         ([*SEARCH[:-1], "hydra.sweeper.pruner=median"], "needs a strategy by its name"),
     ],
