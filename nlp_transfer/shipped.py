@@ -37,6 +37,11 @@ def locate_recipe(recipe: str | None) -> tuple[Path, str]:
     return Path(str(resources.files(RECIPES))), one_of(recipe, known, "recipe")
 
 
+def launch_file(name: str) -> str:
+    """Return where a file lies that ``accelerate launch --config_file`` reads."""
+    return str(resources.files(CONF) / "launch" / name)
+
+
 def shipped_names(what: str) -> list[str]:
     """Return the names shipped of "recipes" or of a group of conf/ ("data", "encoder", "strategy", "objective")."""
     folder = Path(str(resources.files(RECIPES if what == "recipes" else CONF))) / ("" if what == "recipes" else what)

@@ -17,7 +17,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 
-from nlp_transfer.shipped import GROUPS
+from nlp_transfer.shipped import GROUPS, launch_file
 from tests import sharded
 
 LAUNCH = Path(__file__).parent.parent / "conf" / "launch"
@@ -46,6 +46,10 @@ def test_accelerate_reads_every_key_and_the_command_of_every_file(path: Path):
     assert config.num_processes > 1
 
 
+def test_they_are_found_where_the_package_is():
+    assert Path(launch_file("slurm.sbatch")).resolve() == SLURM.resolve()
+
+
 def test_they_are_no_group_of_a_run():
     assert len(FILES) == 4
     assert "launch" not in GROUPS
@@ -63,9 +67,9 @@ def test_tests_share_weights_out_as_the_file_asks_accelerate_to(monkeypatch: pyt
 
 TOOLS = {
     "scontrol": 'if [ "$1" = show ]; then echo first; echo second; else echo "$@" >> "$TOLD"; fi',
-    "scancel": 'echo "$@" >> "$TOLD"; kill -TERM "$(cat "$TOLD.run")"',
+    "scancel": 'echo "$@" >> "$TOLD"; kill -TERM $(cat "$TOLD.run")',
     "srun": 'shift; export SLURM_NODEID=1; exec "$@"',
-    "accelerate": 'echo $$ > "$TOLD.run"; printf "%s\\n" "$*" >> "$TOLD"; trap "exit 1" TERM; '
+    "accelerate": 'echo $PPID $$ > "$TOLD.run"; printf "%s\\n" "$*" >> "$TOLD"; trap "exit 1" TERM; '
     'for _ in $(seq "${TENTHS:-0}"); do sleep 0.1; done; exit "${STATUS:-0}"',
     "python": "echo /conf/ddp_multinode.yaml",
 }
@@ -103,6 +107,17 @@ def test_a_job_whose_time_is_up_lets_the_run_commit_and_is_put_into_the_queue_ag
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=30) == 1
     assert told.read_text().splitlines()[1:] == ["--signal=TERM 7.0", "requeue 7"]
+
+
+def test_a_job_of_which_only_the_run_is_sent_the_signal_is_put_into_the_queue_again(job: dict[str, str]):
+    told, run = Path(job["TOLD"]), Path(f"{job['TOLD']}.run")
+    with subprocess.Popen(["bash", SLURM, "adapt"], env=job | {"TENTHS": "600"}) as running:
+        while not told.exists():
+            time.sleep(0.01)
+        for pid in run.read_text().split():  # the shell around it as well
+            os.kill(int(pid), signal.SIGTERM)
+        assert running.wait(timeout=30) == 1
+    assert told.read_text().splitlines()[1:] == ["requeue 7"]
 
 
 @pytest.mark.slow

@@ -30,9 +30,15 @@ def command_of(words: Sequence[str], settings: LauncherSettings, *rendezvous: st
     return [sys.executable, "-m", "torch.distributed.run", *options, *run]
 
 
-def threads(processes: int) -> dict[str, str]:
-    """Return what gives each of so many processes on this machine its part of the CPU, unless the user has said."""
+def threads(processes: int, cores: int | None = None) -> dict[str, str]:
+    """Return what gives each of so many processes its part of the cores, unless the user has said.
+
+    Args:
+        processes: that share them.
+        cores: how many; None: those of this machine.
+    """
     if processes == 1 or "OMP_NUM_THREADS" in os.environ:
         return {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {"OMP_NUM_THREADS": str(max(1, cores // processes))}

@@ -7,6 +7,8 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nlp_transfer.config import is_resolved, user_errors
 from nlp_transfer.ending import USER_ERROR
@@ -17,9 +19,12 @@ from nlp_transfer.sweeping.foreign import refuse_foreign_code
 from nlp_transfer.sweeping.job import PRUNED, STOPPED, Job
 from nlp_transfer.sweeping.leaving import leave
 from nlp_transfer.sweeping.sweep import Sweep
-from nlp_transfer.sweeping.typed import check_hydra_words, swept_keys
+from nlp_transfer.sweeping.typed import check_hydra_words, for_hydra, swept_keys
 from nlp_transfer.verbs import screen_of_main
 from nlp_transfer.words import encoder_words, readable, refuse_second_values, with_strategy
+
+if TYPE_CHECKING:
+    from nlp_transfer.console import Screen
 
 
 def show(recipe: str | None, overrides: Sequence[str]) -> int:
@@ -61,6 +66,7 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
     words = [readable(word, sweep=True) for word in overrides]
     refuse_second_values(overrides)
     check_hydra_words(words)
+    words = [for_hydra(word) for word in words]
     folder, name = locate_recipe(recipe)
     if is_resolved(folder / f"{name}.yaml"):  # it holds no groups to choose from
         folder, name = locate_recipe(None)
@@ -68,20 +74,43 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
         refuse_foreign_code(folder, name, words)
     asked = [sys.argv[0], "--config-dir", str(folder), "--config-name", name, "--multirun", *words]
     screen = screen_of_main()
-    with Sweep(recipe, words, screen) as going:
-        try:
-            with _hydra_in_command(asked), user_errors(words):
-                register()
-                hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name="config")(going.one)()
-        finally:
-            going.hide()
-            if going.jobs:
-                leave(going.folder, list(going.jobs.values()), swept_keys(words), screen)
+    with (
+        Sweep(recipe, words, screen) as going,
+        _leaving(going, swept_keys(words), screen),
+        _hydra_in_command(asked, going),
+        user_errors(words),
+    ):
+        register()
+        hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name="config")(going.one)()
     return list(going.jobs.values())
 
 
 @contextlib.contextmanager
-def _hydra_in_command(arguments: Sequence[str]) -> Iterator[None]:
+def _leaving(going: Sweep, keys: Sequence[str], screen: Screen) -> Iterator[None]:
+    """Leave what the sweep came to, however it ends.
+
+    Raises:
+        UserError: for files that cannot be written; only told where the sweep ends by another exception.
+    """
+
+    def done() -> None:
+        going.hide()
+        if going.jobs:
+            leave(going.folder, list(going.jobs.values()), keys, screen)
+
+    try:
+        yield
+    except BaseException:
+        try:
+            done()
+        except UserError as error:
+            screen.tell(str(error))
+        raise
+    done()
+
+
+@contextlib.contextmanager
+def _hydra_in_command(arguments: Sequence[str], going: Sweep) -> Iterator[None]:
     """Give Hydra its command line, and have it raise its errors instead of printing them and leaving.
 
     Raises:
@@ -92,9 +121,9 @@ def _hydra_in_command(arguments: Sequence[str]) -> Iterator[None]:
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # it announces what it raises
             yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if error.filename is None or not _in_its_folder(Path(str(error.filename)), going):
+            raise
         raise UserError(
             f"the sweep's folder {error.filename} cannot be made: {error.strerror}; set output=..."
         ) from error
@@ -103,3 +132,8 @@ def _hydra_in_command(arguments: Sequence[str]) -> Iterator[None]:
         os.environ.pop("HYDRA_FULL_ERROR")
         if full is not None:
             os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def _in_its_folder(path: Path, going: Sweep) -> bool:
+    """Return whether a path is the sweep's; before it has begun Hydra makes no others."""
+    return not going.begun or path.absolute().is_relative_to(going.folder.parent.absolute())

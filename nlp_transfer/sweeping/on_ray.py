@@ -7,30 +7,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.errors import UserError
 from nlp_transfer.sweeping import remote
-from nlp_transfer.sweeping.command import command_of
+from nlp_transfer.sweeping.command import command_of, threads
 from nlp_transfer.sweeping.settings import LauncherSettings
 
 
 class Ray:
     """A cluster.
 
+    Args:
+        settings: of the launcher.
+
     Attributes:
         slots: how many runs are handed to it at once; it has a queue of its own.
+
+    Raises:
+        UserError: for a cluster that does not answer.
     """
 
     def __init__(self, settings: LauncherSettings) -> None:
         import ray
 
         self._settings, self.slots = settings, settings.jobs or sys.maxsize
-        ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
-        of_a_run = {"num_cpus": settings.cpus or settings.processes, "num_gpus": settings.gpus}
+        try:
+            ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
+        except (ConnectionError, RuntimeError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(
+                f"hydra.launcher.where=ray finds no cluster that it can use (RAY_ADDRESS): {why}"
+            ) from error
+        of_a_run = {"num_cpus": settings.cores, "num_gpus": settings.gpus}
         self._task = ray.remote(**of_a_run, max_retries=0)(remote.do)
 
     def start(self, words: Sequence[str], log: Path | None) -> Task:
         """Hand a run to the cluster, which starts it when it has room."""
         assert log is not None
-        return Task(self._task.remote(command_of(words, self._settings), str(Path.cwd()), str(log)))
+        command, environment = command_of(words, self._settings), threads(self._settings.of_a_run, self._settings.cores)
+        return Task(self._task.remote(command, str(Path.cwd()), str(log), environment))
 
 
 class Task:

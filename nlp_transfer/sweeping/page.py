@@ -8,7 +8,7 @@ from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.reporting.document import Block, Bullets, Cell, Document, Drawing, Facts, Prose, Section, Table
 from nlp_transfer.sweeping import pictures
-from nlp_transfer.sweeping.job import FAILED, FINISHED, Job
+from nlp_transfer.sweeping.job import FAILED, FINISHED, PRUNED, Job
 from nlp_transfer.sweeping.results import Results, brief
 
 _OPEN = 20  # rows of a table that are shown without asking
@@ -32,7 +32,8 @@ def _pictures(results: Results) -> Section:
     if results.metric is None or not results.keys or len(results.finished) < 2:
         return Section("", [])
     keys = results.keys[:_MOST]
-    jobs = [job for job in results.ranked if job.state != FAILED and set(results.values(job).values()) != {""}]
+    came = [job for job in results.ranked if job.state == PRUNED or not math.isnan(_figure(job))]
+    jobs = [job for job in came if set(results.values(job).values()) != {""}]
     figures = [_figure(job) for job in jobs]
     up = HIGHER_IS_BETTER[results.metric]
     axes = [pictures.Axis.of(key, [results.values(job)[key] for job in jobs]) for key in keys]

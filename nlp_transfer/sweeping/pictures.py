@@ -38,9 +38,8 @@ class Axis:
     @classmethod
     def of(cls, key: str, values: Sequence[str]) -> Axis:
         """Return the axis of values as they were typed: numbers by size, texts in the order in which they come."""
-        try:
-            numbers = np.array([float(value) for value in values])
-        except ValueError:
+        numbers = _numbers(values)
+        if numbers is None:
             names = list(dict.fromkeys(values))
             between = max(1, len(names) - 1)
             places = np.array([names.index(value) for value in values]) / between
@@ -56,6 +55,15 @@ class Axis:
             (float(scale(each) - scale(low)) / width, brief(repr(float(each))).removesuffix(".0")) for each in seen
         ]
         return cls(key, (scale(numbers) - scale(low)) / width, ticks)
+
+
+def _numbers(values: Sequence[str]) -> np.ndarray | None:
+    """Return texts as numbers; None where one is none, or none that has a place on an axis."""
+    try:
+        numbers = np.array([float(value) for value in values])
+    except ValueError:
+        return None
+    return numbers if np.isfinite(numbers).all() else None
 
 
 def parallel(through: Sequence[Axis], figures: Sequence[float], *, name: str, score: str, higher: bool) -> str:

@@ -1,4 +1,4 @@
-"""Our launcher as a part of Hydra: it starts the runs that a sweeper asks for, each as a launch of its own."""
+"""Our parts of Hydra, and the launcher among them: it starts the runs that a sweeper asks for, a launch for each."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nlp_transfer.sweeping.local import end_with_parent
@@ -11,18 +12,20 @@ from nlp_transfer.sweeping.local import end_with_parent
 _PAUSE = 1.0  # seconds; Ray interrupts between two calls of the system, not within one
 
 
-def do(command: Sequence[str], folder: str, log: str) -> tuple[int, str]:
+def do(command: Sequence[str], folder: str, log: str, environment: Mapping[str, str]) -> tuple[int, str]:
     """Do a run; return its exit status and its standard output.
 
     Args:
         command: of the run.
-        folder: in which it works, that of the sweep.
+        folder: in which it works, as the process of the sweep does.
         log: the file for what it says.
+        environment: what is added to that of the node.
     """
     with Path(folder, log).open("ab") as said:
         running = subprocess.Popen(
             command,
             cwd=folder,
+            env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=said,
             text=True,

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,31 +49,32 @@ class Results:
     jobs: Sequence[Job]
     keys: Sequence[str]
 
-    @property
+    @cached_property
     def metric(self) -> str | None:
         """The one by which all finished runs are chosen among; None where they have none, or several."""
         metrics = {job.metric for job in self.finished}
         return metrics.pop() if len(metrics) == 1 else None
 
-    @property
+    @cached_property
     def finished(self) -> list[Job]:
         """Runs that came to a figure on validation rows."""
         return [job for job in self.jobs if job.state == FINISHED and job.figure is not None]
 
-    @property
+    @cached_property
     def ranked(self) -> list[Job]:
         """All runs, the best first; those without a figure that counts come last."""
         sign = -1 if self.metric is None or HIGHER_IS_BETTER[self.metric] else 1
         finished = self.finished if self.metric else []
         ordered = sorted(finished, key=lambda job: sign * (job.figure or 0.0))
-        return [*ordered, *(job for job in self.jobs if job not in ordered)]
+        taken = {job.words for job in ordered}
+        return [*ordered, *(job for job in self.jobs if job.words not in taken)]
 
-    @property
+    @cached_property
     def chosen(self) -> Job | None:
         """The run with the best validation figure; None where runs have no common metric."""
         return self.ranked[0] if self.metric else None
 
-    @property
+    @cached_property
     def measured(self) -> Measured | None:
         """What the chosen run reports."""
         if self.chosen is None or self.chosen.folder is None:
@@ -86,7 +88,7 @@ class Results:
         except (OSError, LookupError, TypeError, ValueError):
             return None
 
-    @property
+    @cached_property
     def sentences(self) -> list[str]:
         """What is to be said, the most important first."""
         if self.chosen is None or self.chosen.figure is None:

@@ -6,7 +6,7 @@ Everything is decided in this one process: all processes of a trial are given th
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -21,6 +21,11 @@ from nlp_transfer.sweeping.pruning import Lagging
 from nlp_transfer.sweeping.settings import SearchSettings, of_hydra
 from nlp_transfer.sweeping.space import Space
 from nlp_transfer.sweeping.sweep import Sweep, sweep_of
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+    from nlp_transfer.sweeping.work import Words
 
 _HOPELESS = 3  # trials that fail before any succeeds, after which no more are tried
 
@@ -38,6 +43,12 @@ class OptunaSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take the keys, which are checked here, the launcher, and the sweep that it is a part of."""
         self._settings = of_hydra(SearchSettings, self._keys)
+        jobs, proposed = OmegaConf.select(config, "hydra.launcher.jobs"), self._settings.n_jobs
+        if isinstance(jobs, int) and jobs > proposed:
+            raise UserError(
+                f"hydra.launcher.jobs={jobs} has no use where {proposed} at once are proposed: "
+                f"add hydra.sweeper.n_jobs={jobs}"
+            )
         self._sweep = sweep_of(task_function)
         self._sweep.begin(config)
         self._context, self._config = hydra_context, config
@@ -60,18 +71,23 @@ class OptunaSweeper(Sweeper):
         self._sweep.total = trials.most
         while batch := trials.going_on()[: settings.n_jobs] or trials.proposed(settings.n_jobs):
             runs = [space.words_of(trial.params) for trial in batch]
-            if lagging:
-                lagging.watch(runs, batch)
-                self._sweep.lags = lagging
-            self._launcher.launch(runs, initial_job_idx=batch[0].number)
+            new = [place for place, words in enumerate(runs) if words not in self._sweep.jobs]
+            if new:  # samplers propose a point again
+                self._do([batch[place] for place in new], [runs[place] for place in new], lagging)
             for trial, words in zip(batch, runs, strict=True):
-                job = self._sweep.jobs[words]
-                if lagging:
-                    job = lagging.rest(words, job)
-                self._sweep.jobs[words] = job = _with_figure(job)
-                trials.tell(trial, job)
+                trials.tell(trial, self._sweep.jobs[words])
             if trials.failed >= _HOPELESS and not trials.known:
                 return
+
+    def _do(self, trials: list[Trial], runs: list[Words], lagging: Lagging | None) -> None:
+        """Do the runs of trials."""
+        if lagging:
+            lagging.watch(runs, trials)
+            self._sweep.lags = lagging
+        self._launcher.launch(runs, initial_job_idx=trials[0].number)
+        for words in dict.fromkeys(runs):
+            job = self._sweep.jobs[words]
+            self._sweep.jobs[words] = _with_figure(lagging.rest(words, job) if lagging else job)
 
 
 def _with_figure(job: Job) -> Job:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,9 @@ from nlp_transfer.yamlfile import read_yaml
 
 PLACES = {"here": None, "slurm": "submitit", "ray": "ray"}
 """Where runs can go, and the library that takes them there."""
+_ONLY = {"gpus": ("slurm", "ray"), "cpus": ("slurm", "ray")} | dict.fromkeys(
+    ("nodes", "partition", "minutes", "slurm"), ("slurm",)
+)
 SAMPLERS = ("tpe", "random", "qmc", "grid")
 PRUNERS = ("median", "halving")
 
@@ -41,10 +44,13 @@ class LauncherSettings:
         _positive(self, "processes", "jobs", "cpus", "nodes", "minutes")
         if library is not None:
             need(library)
-        for keys, places in ((("gpus", "cpus"), ("slurm", "ray")), (("nodes", "partition", "slurm"), ("slurm",))):
-            for key in keys:
-                if self.where not in places and getattr(self, key) not in (0, 1, None, {}):
-                    raise UserError(f"hydra.launcher.{key} is for hydra.launcher.where={' or '.join(places)}")
+        if self.gpus < 0:
+            raise UserError(f"hydra.launcher.gpus={self.gpus} must not be negative")
+        for each in fields(self):
+            places = _ONLY.get(each.name, (self.where,))
+            default = each.default if each.default is not MISSING else {}
+            if self.where not in places and getattr(self, each.name) != default:
+                raise UserError(f"hydra.launcher.{each.name} is for hydra.launcher.where={' or '.join(places)}")
         if self.nodes > 1 and self.config_file is not None:
             raise UserError("hydra.launcher.nodes counts only without hydra.launcher.config_file")
         if self.config_file is not None:
@@ -54,6 +60,11 @@ class LauncherSettings:
     def of_a_run(self) -> int:
         """How many processes a run has on every node."""
         return self.processes if self.config_file is None else _processes_in(Path(self.config_file).expanduser())
+
+    @property
+    def cores(self) -> int:
+        """How many cores a cluster gives a run on every node."""
+        return self.cpus or self.of_a_run
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,9 @@ def _positive(settings: LauncherSettings | SearchSettings, *keys: str) -> None:
 
 
 def _processes_in(path: Path) -> int:
-    content = read_yaml(path) if path.is_file() else None
+    if not path.is_file():
+        raise UserError(f"hydra.launcher.config_file={path}: there is no such file")
+    content = read_yaml(path)
     count = content.get("num_processes") if isinstance(content, dict) else None
     if not isinstance(count, int):
         raise UserError(f"hydra.launcher.config_file={path} is no file of `accelerate config`: it has no num_processes")

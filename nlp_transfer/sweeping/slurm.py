@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.sweeping import remote
-from nlp_transfer.sweeping.command import command_of
+from nlp_transfer.sweeping.command import command_of, threads
 from nlp_transfer.sweeping.settings import LauncherSettings
 
 _PORTS = 29500, 1000  # at which the nodes of a job meet: the first one, and how many there are
@@ -37,7 +37,7 @@ class Slurm:
                 name="nlp-transfer",
                 nodes=settings.nodes,
                 tasks_per_node=1,  # torchrun's agent, which starts the others
-                cpus_per_task=settings.cpus or settings.processes,
+                cpus_per_task=settings.cores,
                 gpus_per_node=settings.gpus,
                 timeout_min=settings.minutes,
                 slurm_partition=settings.partition,
@@ -48,10 +48,16 @@ class Slurm:
                 f"hydra.launcher.where=slurm cannot be used here: {' '.join(str(error).split())}"
             ) from error
 
-    def start(self, words: Sequence[str], log: Path | None) -> Submitted:
-        """Hand a run to the cluster, which starts it when it has room."""
+    def start(self, words: Sequence[str], log: Path | None) -> Submitted | Refused:
+        """Hand a run to the cluster, which starts it when it has room; one that it does not take has failed."""
+        import submitit
+
         assert log is not None
-        return Submitted(self._executor.submit(run, words, self._settings, str(Path.cwd()), str(log)))
+        try:
+            at = str(Path.cwd()), str(log), threads(self._settings.of_a_run, self._settings.cores)
+            return Submitted(self._executor.submit(run, words, self._settings, *at))
+        except submitit.core.utils.FailedJobError as error:  # over a limit of jobs, say
+            return Refused(" ".join(str(error).split()), log)
 
 
 class Submitted:
@@ -82,10 +88,40 @@ class Submitted:
         return self._output
 
 
-def run(words: Sequence[str], settings: LauncherSettings, folder: str, log: str) -> tuple[int, str]:
+class Refused:
+    """A run that the cluster has not taken.
+
+    Args:
+        why: as sbatch says it.
+        log: the file for what the run would say.
+    """
+
+    def __init__(self, why: str, log: Path) -> None:
+        with log.open("a", encoding="utf-8") as said:
+            said.write(
+                f"nlp-transfer: SLURM did not take it: {why}; hydra.launcher.jobs limits how many it is handed\n"
+            )
+
+    def poll(self) -> int:
+        """Return the exit status."""
+        return UserError.status
+
+    def end(self) -> None:
+        """Do nothing: it has ended."""
+
+    kill = end
+
+    def output(self) -> str:
+        """Return nothing."""
+        return ""
+
+
+def run(
+    words: Sequence[str], settings: LauncherSettings, folder: str, log: str, environment: Mapping[str, str]
+) -> tuple[int, str]:
     """Do a run, on the node that the cluster has chosen."""
     met = rendezvous(settings.nodes) if settings.nodes > 1 else []
-    return remote.do(command_of(words, settings, *met), folder, log)
+    return remote.do(command_of(words, settings, *met), folder, log, environment)
 
 
 def rendezvous(nodes: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,22 +59,34 @@ class Space:
         Raises:
             UserError: for a key with an interval, which has no end of values.
         """
-        from optuna.distributions import CategoricalDistribution, IntDistribution
-
-        grid: dict[str, Sequence[Any]] = {}
-        for key, each in self.distributions.items():
-            if isinstance(each, CategoricalDistribution):
-                grid[key] = each.choices
-            elif isinstance(each, IntDistribution) and not each.log:
-                grid[key] = range(each.low, each.high + 1, each.step)
-            elif step := getattr(each, "step", None):
-                count = round((each.high - each.low) / step)  # type: ignore[attr-defined]
-                grid[key] = [each.low + step * place for place in range(count + 1)]  # type: ignore[attr-defined]
-            else:
+        found = {key: _values(each) for key, each in self.distributions.items()}
+        for key, values in found.items():
+            if values is None:
                 raise UserError(
                     f"hydra.sweeper.sampler=grid tries every value, and {key} has no end of them: name them"
                 )
-        return grid
+        return {key: values for key, values in found.items() if values is not None}
+
+    @property
+    def size(self) -> float:
+        """How many combinations there are."""
+        return math.prod(
+            math.inf if (found := _values(each)) is None else len(found) for each in self.distributions.values()
+        )
+
+
+def _values(distribution: BaseDistribution) -> Sequence[Any] | None:
+    """Return all values that a key may have; None: there is no end of them."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    each: Any = distribution
+    if isinstance(each, CategoricalDistribution):
+        return each.choices
+    if isinstance(each, IntDistribution):
+        return range(each.low, each.high + 1, each.step)
+    if each.step is None:
+        return None
+    return [each.low + each.step * place for place in range(round((each.high - each.low) / each.step) + 1)]
 
 
 def _distribution(override: Override) -> BaseDistribution:
@@ -90,6 +103,8 @@ def _distribution(override: Override) -> BaseDistribution:
     value: Any = override.value()
     log = "log" in value.tags
     if override.is_range_sweep():
+        if log and abs(value.step) != 1:
+            raise UserError(f"{typed}: a range with a step has no logarithm; use interval, or name the values")
         values: list[Any] = [each for each, _ in zip(override.sweep_iterator(), range(_MOST), strict=False)]
         if not values:
             raise UserError(f"{typed} has no value in it")

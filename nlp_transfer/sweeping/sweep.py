@@ -164,7 +164,7 @@ def _id(recipe: str | None, words: Sequence[str]) -> str:
         digest.update((folder / f"{name}.yaml").read_bytes())
     for word in sorted(words):
         group = word.lstrip("+~").partition("=")[0].partition(".")[0]
-        if group not in NOT_IDENTITY and not word.startswith(_NOT_OF_IT):
+        if group not in NOT_IDENTITY and not word.lstrip("+").startswith(_NOT_OF_IT):
             digest.update(f"\0{word}".encode())
     return f"{'sweep' if recipe is None else Path(recipe).stem}-{digest.hexdigest()[:8]}"
 

@@ -5,7 +5,7 @@ A trial whose run failed or was stopped is not told: it stays one that is going 
 
 from __future__ import annotations
 
-import math
+import json
 import os
 import warnings
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Trials:
         higher: whether more of the metric is better.
 
     Attributes:
-        most: how many there will be.
+        most: how many runs there will be.
         known: runs of those that were told, by their words.
         failed: how many failed in this process.
 
@@ -52,11 +52,12 @@ class Trials:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._settings = space, settings
-        self._sampler, self.most = _sampler(settings, space)
+        self._sampler, self._most = _sampler(settings, space)
+        self.most = int(min(self._most, space.size))
         self._failed: set[int] = set()
         path = folder / _FILE
         try:
-            _mend(path)
+            _mend(path, len(space.distributions))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what is experimental there
                 backend = JournalFileBackend(str(path))
@@ -87,20 +88,17 @@ class Trials:
 
         found: list[Trial] = []
         for trial in self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-            if trial.params.keys() != self._space.distributions.keys():  # killed while it was being proposed
-                self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            elif trial.number not in self._failed:
+            if trial.number not in self._failed:
                 found.append(optuna.trial.Trial(self._study, trial._trial_id))
         return found
 
     def proposed(self, count: int) -> list[Trial]:
-        """Return new trials, as many as asked for and as there are to be."""
-        import optuna
-
-        counted = sum(trial.state != optuna.trial.TrialState.FAIL for trial in self._study.get_trials(deepcopy=False))
+        """Return new trials, as many as asked for and as there are to be; none where every combination was run."""
+        begun = len(self._study.get_trials(deepcopy=False))
+        until = min(begun + count, self._most) if len(self.known) < self._space.size else begun
         found: list[Trial] = []
-        for _ in range(min(count, self.most - counted)):
-            self._study.sampler = self._sampler(len(self._study.get_trials(deepcopy=False)))
+        for number in range(begun, until):
+            self._study.sampler = self._sampler(number)
             found.append(self._study.ask(dict(self._space.distributions)))
         return found
 
@@ -135,7 +133,7 @@ def _sampler(settings: SearchSettings, space: Space) -> tuple[Callable[[int], Ba
             def after_trial(self, *_: Any) -> None:
                 """Stop nothing: that is counted here."""
 
-        return lambda _: Grid(grid, seed=seed), min(settings.n_trials, math.prod(map(len, grid.values())))
+        return lambda _: Grid(grid, seed=seed), int(min(settings.n_trials, space.size))
     if settings.sampler == "qmc":
         return lambda _: _even(seed), settings.n_trials
     made: Callable[[int], BaseSampler] = {
@@ -172,10 +170,29 @@ def _pruner(settings: SearchSettings) -> BasePruner:
     return pruners.NopPruner()
 
 
-def _mend(path: Path) -> None:
-    """Take away half a line at the end of the file, which a process was killed at; nothing could be added behind it."""
-    if path.is_file():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, whole)
+def _mend(path: Path, keys: int) -> None:
+    """Take away what a process was killed in the middle of writing, so that it is written again, to the same bits.
+
+    That is half a line, behind which nothing could be added, or a trial without some of its values, which is the last
+    one and has nothing behind it.
+
+    Args:
+        path: of the file.
+        keys: how many values a trial has.
+    """
+    from optuna.storages.journal._storage import JournalOperation  # what the lines of the file are
+
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    begun, values, place = 0, keys, 0
+    for line in whole.splitlines(keepends=True):
+        kind = json.loads(line)["op_code"]
+        if kind == JournalOperation.CREATE_TRIAL:
+            begun, values = place, 0
+        values += kind == JournalOperation.SET_TRIAL_PARAM
+        place += len(line)
+    end = place if values >= keys else begun
+    if end < len(content):
+        os.truncate(path, end)

@@ -10,6 +10,7 @@ from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.sweeping.settings import LauncherSettings, SearchSettings
 
 _LAUNCHERS = ("basic", LauncherSettings.name)
+_SBATCH = "hydra.launcher.slurm"
 
 
 def check_hydra_words(words: Sequence[str]) -> None:
@@ -35,6 +36,11 @@ def check_hydra_words(words: Sequence[str]) -> None:
         for word in words:
             if _parsed(word).is_interval_sweep():
                 raise UserError(f"{word}: all values of an interval cannot be tried; add hydra/sweeper=optuna")
+
+
+def for_hydra(word: str) -> str:
+    """Return the word as Hydra takes it: what hydra.launcher.slurm is to hold are keys that no file has."""
+    return f"+{word}" if word.startswith((f"{_SBATCH}.", f"{_SBATCH}=")) else word
 
 
 def swept_keys(words: Sequence[str]) -> list[str]:

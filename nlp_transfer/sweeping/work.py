@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -68,39 +68,55 @@ def work(
         on_end: is told of every run that ended, and its standard output.
 
     Raises:
-        Stopped: on a signal, after the runs have ended; each has committed its state.
+        Stopped: on a signal, after the runs have ended; each has committed its state. So it has before any other
+            exception, such as that of a run that cannot be started.
     """
     waiting, running = deque(dict.fromkeys(runs)), dict[Words, Running]()
-    done, early = dict[Words, Job](), set[Words]()
-    with listening() as asked:
-        try:
-            passed_on = False
-            while waiting or running:
-                while waiting and len(running) < place.slots and not asked.number:
-                    words = waiting.popleft()
-                    running[words] = place.start([*([recipe] if recipe else []), *words], log_of(words))
-                for words, status in _ended(running):
-                    found = job.ended(words, status, output := running.pop(words).output(), said=_last(log_of(words)))
-                    if found.state == job.FAILED and (words in early or asked.number):
-                        found = Job(words, job.PRUNED if words in early else job.STOPPED, status)
-                    done[words] = found
-                    on_end(found, output)
-                for words in running.keys() - early:
-                    if lags(words):
-                        early.add(words)
-                        running[words].end()
-                if asked.number and not passed_on:
-                    passed_on = True
-                    waiting.clear()
-                    for words in running.keys() - early:
-                        running[words].end()
-                time.sleep(_PAUSE)
-        finally:
-            for each in running.values():  # a second signal, or a mistake of ours: nothing waits for anything
-                each.kill()
+    done, early, told = dict[Words, Job](), set[Words](), set[Words]()
+
+    def end(which: Iterable[Words]) -> None:
+        for words in set(which) - told:  # a run that is asked twice ends at once
+            told.add(words)
+            running[words].end()
+
+    with listening() as asked, _ended_by_exceptions(running, end):
+        while waiting or running:
+            while waiting and len(running) < place.slots and not asked.number:
+                words = waiting.popleft()
+                running[words] = place.start([*([recipe] if recipe else []), *words], log_of(words))
+            for words, status in _ended(running):
+                found = job.ended(words, status, output := running.pop(words).output(), said=_last(log_of(words)))
+                if found.state == job.FAILED and (words in early or asked.number):
+                    found = Job(words, job.PRUNED if words in early else job.STOPPED, status)
+                done[words] = found
+                on_end(found, output)
+            for words in running.keys() - early:
+                if lags(words):
+                    early.add(words)
+                    end([words])
+            if asked.number:
+                waiting.clear()
+                end(running)
+            time.sleep(_PAUSE)
     if asked.number:
         raise Stopped(asked.number)
     return done
+
+
+@contextmanager
+def _ended_by_exceptions(running: dict[Words, Running], end: Callable[[Iterable[Words]], None]) -> Iterator[None]:
+    """Leave no run behind where the block ends by an exception."""
+    try:
+        yield
+    except Exception:  # no run can be started, say: those that go on commit what they have
+        end(running)
+        while any(each.poll() is None for each in running.values()):
+            time.sleep(_PAUSE)
+        running.clear()
+        raise
+    finally:
+        for each in running.values():  # a second signal: nothing waits for anything
+            each.kill()
 
 
 def _ended(running: dict[Words, Running]) -> Iterator[tuple[Words, int]]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nlp_transfer.errors import UserError
 from nlp_transfer.launch import world_size
 from nlp_transfer.settings import TrackingSettings
+from nlp_transfer.shipped import launch_file
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
 from nlp_transfer.training.meeting import meeting_place
 from nlp_transfer.training.sharding import check_launched
@@ -53,7 +54,7 @@ def make_accelerator(
     if state.distributed_type in _UNTRIED:
         raise UserError(
             f"{state.distributed_type.value} is untried here; launch with `accelerate launch --multi_gpu`, or where "
-            "memory does not suffice for that, with FSDP2 (conf/launch/fsdp2.yaml)"
+            f"memory does not suffice for that, with FSDP2 ({launch_file('fsdp2.yaml')})"
         )
     if precision == "fp16" and device.type == "cpu":
         raise UserError("training.precision=fp16 needs a GPU; on a CPU use bf16, fp32 or auto")

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_map
 from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import Settings
+from nlp_transfer.shipped import launch_file
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.bfloat16 import enter_in_float32
 
@@ -42,7 +43,7 @@ def check_launched(accelerator: Accelerator) -> None:
     """
     if not is_sharding(accelerator):
         if accelerator.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-            raise UserError("accelerate has FSDP on GPUs alone: launch on processors with conf/launch/cpu.yaml")
+            raise UserError(f"accelerate has FSDP on GPUs alone: launch on processors with {launch_file('cpu.yaml')}")
         return
     plugin = accelerator.state.fsdp_plugin
     asked = {

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from nlp_transfer.reporting.page import render
-from nlp_transfer.sweeping.job import FAILED, FINISHED, PRUNED, Job, ended
+from nlp_transfer.sweeping import pictures
+from nlp_transfer.sweeping.job import FAILED, FINISHED, PRUNED, STOPPED, Job, ended
 from nlp_transfer.sweeping.page import document_of
 from nlp_transfer.sweeping.pictures import Axis
 from nlp_transfer.sweeping.results import Results, brief, to_csv, to_jsonl
@@ -44,6 +45,12 @@ def test_neither_failed_nor_pruned_runs_are_chosen_and_both_are_told():
     assert [Job.from_json(json.loads(line)) for line in to_jsonl(found).splitlines()] == found.ranked
 
 
+def test_runs_are_ordered_once_and_not_for_every_row_of_a_table():
+    found = results(run(1, 0.1), run(2, 0.2))
+    assert found.ranked is found.ranked
+    assert found.finished is found.finished
+
+
 def test_runs_that_cannot_be_compared_are_not():
     assert results(run(1, 0.1), run(2, 0.2, metric="accuracy")).sentences == [
         "No run can be chosen: their metrics differ."
@@ -75,6 +82,7 @@ def test_only_test_rows_say_what_the_chosen_run_is_worth(tmp_path: Path, split: 
         (["2", "3", "4"], [0, 0.5, 1], ["2", "3", "4"]),
         (["b", "a", "b"], [0, 1, 0], ["b", "a"]),
         (["7", "7"], [0, 0], ["7"]),
+        (["1", "inf", "nan"], [0, 0.5, 1], ["1", "inf", "nan"]),
     ],
 )
 def test_an_axis_has_numbers_by_size_and_texts_as_they_come(values: list[str], places: list[float], words: list[str]):
@@ -89,6 +97,14 @@ def test_every_picture_says_what_it_shows_and_has_no_colour_of_its_own():
     assert len(re.findall(r'<svg class="drawn"[^>]* aria-label="[^"]+', page)) == 3
     svg = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
     assert not re.findall(r"#[0-9a-f]{6}", svg)
+
+
+def test_only_a_run_that_was_ended_for_its_figure_is_drawn_as_one(monkeypatch: pytest.MonkeyPatch):
+    drawn = list[float]()
+    monkeypatch.setattr(pictures, "parallel", lambda _, figures, **how: drawn.extend(figures) or "")
+    jobs = [run(1, 0.1), run(2, 0.2), run(3, 0.3, state=PRUNED), run(4, None), run(5, None, state=STOPPED)]
+    document_of(results(*jobs))
+    assert drawn == pytest.approx([0.2, 0.1, math.nan], nan_ok=True)
 
 
 @pytest.mark.parametrize(

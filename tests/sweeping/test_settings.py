@@ -54,7 +54,12 @@ def test_words_that_mean_something_are_not():
         (LauncherSettings, {"where": "moon"}, "hydra.launcher.where='moon' is not known"),
         (LauncherSettings, {"partition": "a"}, "hydra.launcher.partition is for hydra.launcher.where=slurm"),
         (LauncherSettings, {"gpus": 2}, "hydra.launcher.gpus is for hydra.launcher.where=slurm or ray"),
-        (LauncherSettings, {"config_file": "no.yaml"}, "is no file of `accelerate config`"),
+        (LauncherSettings, {"config_file": "no.yaml"}, "hydra.launcher.config_file=no.yaml: there is no such file"),
+        (LauncherSettings, {"gpus": 1}, "hydra.launcher.gpus is for hydra.launcher.where=slurm or ray"),
+        (LauncherSettings, {"gpus": -1}, "hydra.launcher.gpus=-1 must not be negative"),
+        (LauncherSettings, {"cpus": 1}, "hydra.launcher.cpus is for hydra.launcher.where=slurm or ray"),
+        (LauncherSettings, {"minutes": 5}, "hydra.launcher.minutes is for hydra.launcher.where=slurm"),
+        (LauncherSettings, {"slurm": {"account": "a"}}, "hydra.launcher.slurm is for hydra.launcher.where=slurm"),
         (SearchSettings, {"sampler": "cmaes"}, "hydra.sweeper.sampler='cmaes' is not known"),
         (SearchSettings, {"pruner": "wilcoxon"}, "hydra.sweeper.pruner='wilcoxon' is not known"),
         (SearchSettings, {"seed": -1}, "hydra.sweeper.seed=-1 must not be negative"),
@@ -69,6 +74,7 @@ def test_values_that_cannot_be_are_refused(kind: type, keys: dict, said: str):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        ("gpus: 2", "is no file of `accelerate config`"),
         ("num_processes: 1", "is for one process or for CPUs"),
         ("{num_processes: 2, use_cpu: true}", "where hydra.launcher.processes=2 without a config_file does"),
         ("{num_processes: 2, num_machines: 2}", "is for several machines"),

@@ -10,7 +10,10 @@ import pytest
 from filelock import FileLock
 
 from nlp_transfer.cli import main
-from nlp_transfer.sweeping import plugins, work
+from nlp_transfer.errors import UserError
+from nlp_transfer.sweeping import door, plugins, work
+from nlp_transfer.sweeping.settings import LauncherSettings
+from nlp_transfer.training.signals import Stopped
 from tests.sweeping.pretended import Place, drawn
 
 LAUNCHER = "hydra/launcher=accelerate"
@@ -73,6 +76,17 @@ def test_no_figure_of_test_rows_but_that_of_the_chosen_run_is_told(at: Callable[
     assert 'aria-label="Runs through the values of 1 keys' in (folder / "report.html").read_text()
 
 
+@pytest.mark.parametrize("words", [["hydra.launcher.slurm={account: lab}"], ["hydra.launcher.slurm.account=lab"]])
+def test_parameters_of_sbatch_are_taken_as_the_file_says(
+    at: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, words: list[str]
+):
+    place, asked = at(), list[LauncherSettings]()
+    monkeypatch.setattr(plugins, "place_of", lambda settings, folder: asked.append(settings) or place)
+    assert swept(LAUNCHER, "hydra.launcher.where=slurm", *words, "seed=1,2") == 0
+    assert [each.slurm for each in asked] == [{"account": "lab"}]
+    assert len(results()) == 2
+
+
 @pytest.mark.parametrize("pruner", ["median", pytest.param("halving", marks=pytest.mark.slow)])
 def test_what_lags_behind_is_ended_early_and_not_done_again(at: Callable[..., Place], pruner: str):
     place = at(lambda values: [1 / int(values["seed"]) for _ in range(6)], watched=True)
@@ -90,6 +104,15 @@ def test_what_lags_behind_is_ended_early_and_not_done_again(at: Callable[..., Pl
     assert {row["seed"]: row for row in results()} == found
 
 
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_what_is_proposed_again_is_not_run_again(at: Callable[..., Place], n_jobs: int):
+    place = at()
+    words = ["strategy=probe,lora", f"hydra.sweeper.n_jobs={n_jobs}"]
+    assert swept(*SEARCH[:2], *words) == 0
+    assert sorted(trials(place, "strategy")) == ["lora", "probe"]
+    assert len(results()) == 2
+
+
 @pytest.mark.parametrize(("figures", "said"), [([], "it was to fail"), ([-1.0], "it has no figure on validation rows")])
 def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], capfd, figures: list[float], said: str):
     place = at(lambda values: figures)
@@ -103,6 +126,7 @@ def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], 
     [
         ([LAUNCHER, "hydra.launcher.jobs=some"], "hydra.launcher.jobs=some must be a whole number, or null"),
         ([LAUNCHER, "hydra.launcher.where=slurm"], "hydra.launcher.where=slurm cannot be used here"),
+        ([*SEARCH, "hydra.launcher.jobs=4"], "add hydra.sweeper.n_jobs=4"),
         ([*SEARCH, "evaluation.metric=accuracy,macro_f1"], "give it one value"),
         ([*SEARCH[:-1], "hydra.sweeper.pruner=median"], "needs a strategy by its name"),
     ],
@@ -116,6 +140,40 @@ def test_what_cannot_be_is_said_in_one_sentence(
     assert said in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
+
+
+def broken(_: dict[str, str]) -> list[float]:
+    raise FileNotFoundError(2, "No such file or directory", "/gone")
+
+
+def test_only_a_folder_that_cannot_be_made_is_called_one(at: Callable[..., Place], capfd):
+    at(broken)
+    assert swept(LAUNCHER, "seed=1,2") == 70
+    assert "cannot be made" not in capfd.readouterr().err
+    Path("full").touch()
+    for launcher in ([LAUNCHER], []):
+        assert swept(*launcher, "output=full", "seed=1,2") == 2
+        assert "the sweep's folder full/sweep" in (said := capfd.readouterr().err)
+        assert "cannot be made: Not a directory; set output=..." in said
+
+
+def test_a_sweep_that_ends_early_is_not_said_to_have_ended_for_want_of_room(
+    at: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, capfd
+):
+    def full(*_: Any) -> None:
+        raise UserError("no space left")
+
+    def stopped(values: dict[str, str]) -> list[float]:
+        if values["seed"] == "2":
+            raise Stopped(2)
+        return [0.1]
+
+    at(stopped)
+    monkeypatch.setattr(door, "leave", full)
+    assert swept(LAUNCHER, "seed=1,2") == 130
+    assert "no space left" in capfd.readouterr().err
+    at()
+    assert swept(LAUNCHER, "seed=1,3") == 2
 
 
 def test_a_sweep_is_done_by_one_process_at_a_time(at: Callable[..., Place], capfd):

@@ -1,5 +1,6 @@
 """The trials of a search: proposals, what is kept of them, and that a search that was killed goes on."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,19 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, 
     assert len(search(tmp_path / "b", space, n_trials=10, **keys)) == 2
     if sampler in ("tpe", "random"):
         assert search(tmp_path / "c", space, n_trials=8, seed=1, **keys) != whole
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "grid"])
+@pytest.mark.parametrize("lines", [1, 2, 3])
+def test_a_trial_that_was_half_proposed_is_proposed_again_to_the_same_values(tmp_path: Path, sampler: str, lines: int):
+    space = space_of("x=1,2,3,4", "y=range(8,33,8)", "z=a,b")
+    keys = {"sampler": sampler, "startup": 2, "n_trials": 6}
+    whole = search(tmp_path / "a", space, **keys)
+    search(tmp_path / "b", space, until=4, **keys)  # the fifth was proposed
+    path = tmp_path / "b" / "trials.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-lines]))
+    assert [job.words for job in search(tmp_path / "b", space, **keys)] == [job.words for job in whole[4:]]
+    assert path.read_text().count('"op_code":4') == 6
 
 
 @pytest.mark.parametrize("higher", [True, False])
@@ -128,6 +142,7 @@ def test_a_space_has_the_values_of_hydras_grammar_and_gives_back_its_words(
     [
         ("x=interval(1,0)", "has no value in it"),
         ("x=range(1,1)", "has no value in it"),
+        ("x=tag(log,range(16,129,16))", "a range with a step has no logarithm; use interval, or name the values"),
         ("x=tag(log,interval(0,1))", "the logarithm needs values above 0"),
         ("x=1", "needs something to search for"),
     ],
@@ -135,6 +150,11 @@ def test_a_space_has_the_values_of_hydras_grammar_and_gives_back_its_words(
 def test_a_space_with_nothing_in_it_is_refused(word: str, said: str):
     with pytest.raises(UserError, match=said):
         space_of(word)
+
+
+def test_a_space_has_so_many_combinations():
+    assert space_of("x=1,2", "y=range(0,3)", "z=range(0.5,2,0.5)", "w=int(interval(1,4))").size == 72
+    assert space_of("x=1,2", "y=interval(0,1)").size == math.inf
 
 
 def test_a_grid_has_no_interval():

@@ -15,6 +15,7 @@ from accelerate.state import PartialState
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrackingSettings
+from nlp_transfer.shipped import launch_file
 from nlp_transfer.training import device
 from nlp_transfer.training.sharding import check_launched, check_shareable, collected, in_one_piece, shared_as
 from tests.composed import settings_of
@@ -74,7 +75,7 @@ def test_a_training_that_needs_all_weights_at_once_is_refused(values: dict[str, 
 def test_processors_of_which_accelerate_would_take_no_notice_are_told(monkeypatch: pytest.MonkeyPatch):
     check_launched(launched(DistributedType.MULTI_CPU))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match=r"on GPUs alone: launch on processors with conf/launch/cpu\.yaml"):
+    with pytest.raises(UserError, match=f"on GPUs alone: launch on processors with {launch_file('cpu.yaml')}"):
         check_launched(launched(DistributedType.MULTI_CPU))
 
 
@@ -86,7 +87,7 @@ def test_other_ways_to_share_a_model_out_are_refused_before_anything_is_loaded(
     made = lambda **_: state  # noqa: E731
     made._shared_state = PartialState._shared_state  # type: ignore[attr-defined]
     monkeypatch.setattr(device, "PartialState", made)
-    with pytest.raises(UserError, match=r"untried here; .* FSDP2 \(conf/launch/fsdp2\.yaml\)"):
+    with pytest.raises(UserError, match=rf"untried here; .* FSDP2 \({launch_file('fsdp2.yaml')}\)"):
         device.make_accelerator("fp32", TrackingSettings(), tmp_path)
 
 
