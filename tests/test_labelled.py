@@ -163,10 +163,14 @@ def test_two_processes_write_the_file_of_one(running: Warm, tmp_path: Path, capf
     words += ["strategy=probe", "evaluation.resamples=20", "verify=false", f"output={folder / 'runs'}"]
     assert main(["adapt", *words, "decision.unknown=0.2", "training.precision=fp32"]) == 0
     run = str(next((folder / "runs").iterdir()))
-    for kind, rows in (("parquet", 25), ("csv", 3)):  # seven chunks for two; one chunk, and a rank without any
+    exported = str(tmp_path / "exported")
+    assert main(["export", run, "export.format=onnx", f"export.output={exported}", "decision.unknown=0"]) == 0
+    # Seven chunks for two; one chunk, and a rank without any; no row; a model that computes without torch.
+    for kind, rows, model in (("parquet", 25, run), ("csv", 3, run), ("csv", 0, run), ("jsonl", 9, exported)):
         source = write(tmp_path / f"rows.{kind}", rows)
         outputs = [tmp_path / f"{rows}-{processes}.{kind}" for processes in (1, 2)]
-        one, two = (["predict", run, str(source), f"predict.output={path}", "predict.chunk_rows=4"] for path in outputs)
+        words = ["predict", model, str(source), "predict.chunk_rows=4"]
+        one, two = ([*words, f"predict.output={path}"] for path in outputs)
         assert main(one) == 0
         statuses, said = ended(ranks(running, two))
         assert statuses == [0, 0], said
