@@ -1,4 +1,8 @@
-"""One file of the store that all ranks write their rows of a matrix into, and all read: none holds all of it."""
+"""One file of the store that all ranks of a machine write their rows of a matrix into, and read: none holds all of it.
+
+Ranks on several machines hold the matrix in memory: where these see one disk through a network, each keeps pages of a
+file to itself, and one rank may read zeros where another has written.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from nlp_transfer.entries import Unfinished
+from nlp_transfer.launch import on_one_machine
 from nlp_transfer.store import Store
 from nlp_transfer.training.inference import InMemory, Matrix
 
@@ -33,10 +38,12 @@ class Shared:
         self._error: OSError | None = None
 
     def room(self, rows: int, width: int) -> Matrix:
-        """Take room in the store if every rank can write there, else in memory; see `inference.Room`.
+        """Take room in the store if every rank is here and can write there, else in memory; see `inference.Room`.
 
         The first rank has rows to write if any has.
         """
+        if not on_one_machine():
+            return InMemory(self._accelerator, rows, width)
         first = self._accelerator.is_main_process
         if first:
             self._file = self._store.begin((rows, width), np.dtype(np.float32))

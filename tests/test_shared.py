@@ -14,6 +14,7 @@ from nlp_transfer.entries import Unfinished
 from nlp_transfer.features import Features
 from nlp_transfer.shared import Shared
 from nlp_transfer.store import Store
+from nlp_transfer.training.inference import InMemory
 from tests.encoder.families import tiny_encoder
 from tests.test_features import counted, prepared_for
 
@@ -51,6 +52,17 @@ def test_what_was_written_in_any_order_is_found_as_it_is(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == [KEY]
     (entry,) = store.entries()
     assert (entry.about["shape"], entry.about["dtype"], entry.about["what"]) == ([1000, 7], "float32", "features")
+
+
+@pytest.mark.parametrize("here", ["1", None])
+def test_machines_that_see_one_disk_write_into_no_file_together(tmp_path: Path, monkeypatch, here: str | None):
+    shared = Shared(Accelerator(cpu=True), Store(tmp_path, 1e9))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here) if here else monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert isinstance(shared.room(3, 2), InMemory)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert shared.room(3, 2) is shared
 
 
 def test_what_goes_away_stays_readable_for_who_has_it(tmp_path: Path):
