@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from nlp_transfer.entries import Unfinished
 from nlp_transfer.launch import on_one_machine
@@ -35,7 +35,7 @@ class Shared:
     def __init__(self, accelerator: Accelerator, store: Store) -> None:
         self._accelerator, self._store = accelerator, store
         self._file: Unfinished | None = None
-        self._error: OSError | None = None
+        self._error: OSError | None = None  # that kept a rank from writing: this one, or another after `values`
 
     def room(self, rows: int, width: int) -> Matrix:
         """Take room in the store if every rank is here and can write there, else in memory; see `inference.Room`.
@@ -74,7 +74,8 @@ class Shared:
             Unwritten: on all ranks, if one of them could not write.
         """
         assert self._file is not None
-        if not everywhere(self._accelerator, self._error is None):
+        self._error = next((error for error in gather_object([self._error]) if error is not None), None)
+        if self._error is not None:
             self.discard()
             raise Unwritten
         values = self._file.values()

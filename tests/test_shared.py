@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from nlp_transfer.entries import Unfinished
 from nlp_transfer.features import Features
-from nlp_transfer.shared import Shared
+from nlp_transfer.shared import Shared, Unwritten
 from nlp_transfer.store import Store
 from nlp_transfer.training.inference import InMemory
 from tests.encoder.families import tiny_encoder
@@ -99,6 +99,17 @@ def test_a_disk_that_fails_halfway_is_said_and_the_rows_are_computed_in_memory(
     assert found.tobytes() == wanted.tobytes()
     assert [sentence.count("the disk is ill") for sentence in said] == [1]
     assert [path for path in store_folder.iterdir() if path.name.startswith(".making")] == []
+
+
+def test_what_keeps_another_rank_from_writing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    matrix = written(Store(tmp_path, 1e9, said.append), np.ones((200, 3), np.float32))
+    theirs = OSError(errno.EIO, "the other disk is ill")
+    monkeypatch.setattr("nlp_transfer.shared.gather_object", lambda own: [*own, theirs])
+    with pytest.raises(Unwritten):
+        matrix.values()
+    assert [sentence.count("the other disk is ill") for sentence in said] == [1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_was_interrupted_leaves_nothing(home: Path, store_folder: Path, monkeypatch: pytest.MonkeyPatch):
