@@ -89,12 +89,12 @@ def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     import numpy as np
 
     size = math.prod(shape) * dtype.itemsize
-    with tempfile.TemporaryFile() as file:
-        try:
+    try:
+        with tempfile.TemporaryFile() as file:
             os.posix_fallocate(file.fileno(), 0, size)  # or a full disk would end the process where it writes
-        except (AttributeError, OSError):
-            return np.empty(shape, dtype)
-        return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+            return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+    except (AttributeError, OSError):
+        return np.empty(shape, dtype)
 
 
 def share(folder: Path) -> None:

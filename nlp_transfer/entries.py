@@ -80,8 +80,7 @@ class Unfinished:
         """
         assert values.shape[1:] == self._shape[1:]
         for row, own in zip(rows.tolist(), values.astype(self._dtype), strict=True):
-            self._file.seek(self._start + row * own.nbytes)
-            if self._file.write(own.data) != own.nbytes:
+            if os.pwrite(self._file.fileno(), own.data, self._start + row * own.nbytes) != own.nbytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if time.monotonic() - self._alive > _SIGN_OF_LIFE:
             self._alive = time.monotonic()
@@ -121,7 +120,7 @@ def checked(path: Path) -> Path:
     """Return the folder of an entry whose files are what was written.
 
     Raises:
-        ValueError, OSError: as `_read`.
+        ValueError, OSError: as `read`.
     """
     about = _about(path)
     if (about.get("format"), about.get("key"), about.get("sha256")) != (FORMAT, path.name, _digest_of_files(path)):
@@ -161,8 +160,13 @@ def write(making: Path, key: str, values: np.ndarray, about: dict[str, Any]) -> 
 
 
 def seal(making: Path, key: str, values: np.ndarray, about: dict[str, Any]) -> None:
-    """Say what the values of an entry are that were written, so that the disk really holds them."""
+    """Say what the values of an entry are that were written, so that the disk really holds them.
+
+    Of many both halves take minutes, in which other machines see by its age that the folder is not given up.
+    """
+    os.utime(making)
     flush(making / VALUES)
+    os.utime(making)
     with (making / VALUES).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     _write_entry(
@@ -173,7 +177,7 @@ def seal(making: Path, key: str, values: np.ndarray, about: dict[str, Any]) -> N
 
 
 def copy(making: Path, key: str, folder: Path, about: dict[str, Any]) -> None:
-    """Write an entry of files, as `_write` one of values."""
+    """Write an entry of files, as `write` one of values."""
     shutil.copytree(folder, making, dirs_exist_ok=True)
     for path in making.rglob("*"):
         flush(path)

@@ -8,7 +8,10 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TextIO
+
+from filelock import FileLock, Timeout
 
 from nlp_transfer.data.delimited import cell_writer
 from nlp_transfer.data.jsonl import json_line
@@ -180,7 +183,7 @@ def output(name: str, kind: str) -> Iterator[IO[Any]]:
         kind: the stream format; of Parquet bytes are written, else text.
 
     Raises:
-        UserError: if the file cannot be written.
+        UserError: if the file cannot be written, or another process is at it.
     """
     if name == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):  # rows are UTF-8 with plain line ends, whatever the terminal takes
@@ -189,15 +192,57 @@ def output(name: str, kind: str) -> Iterator[IO[Any]]:
         return
     target = expanded(name).resolve()  # a link stays one
     making = target.with_name(f".making-{target.name}")
+    with _alone(making, name):
+        try:
+            file = io.BufferedWriter(_File(making, name))
+            with file if kind == "parquet" else io.TextIOWrapper(file, encoding="utf-8", newline="") as out:
+                yield out
+            with _reached(name):
+                flush(making)
+                making.rename(target)
+        finally:
+            making.unlink(missing_ok=True)
+
+
+class _File(io.FileIO):
+    """A new file whose errors name the output, for what is read while it is open has errors of its own."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._output = name
+        with _reached(name):
+            super().__init__(path, "w")
+
+    def write(self, data: Any) -> int:
+        with _reached(self._output):
+            return super().write(data)
+
+
+@contextmanager
+def _alone(making: Path, name: str) -> Iterator[None]:
+    """Keep other processes from the file for the time of the block; the lock of a dead one is none."""
+    path = making.with_name(f"{making.name}.lock")
+    lock = FileLock(path, timeout=0)
+    with _reached(name):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"predict.output={name} is being written by another process; wait for it, or name another file"
+            ) from None
     try:
-        with making.open("wb") if kind == "parquet" else making.open("w", encoding="utf-8", newline="") as out:
-            yield out
-        flush(making)
-        making.rename(target)
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # as long as it is ours
+        lock.release()
+
+
+@contextmanager
+def _reached(name: str) -> Iterator[None]:
+    """Turn what the disk of the output says into one sentence."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"predict.output={name} cannot be written: {reason(error)}") from error
-    finally:
-        making.unlink(missing_ok=True)
 
 
 def _rows(table: Table) -> Iterator[tuple[Any, ...]]:

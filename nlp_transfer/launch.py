@@ -23,6 +23,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def on_one_machine() -> bool:
+    """Return whether all processes that run together are known to be on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == world_size()
+
+
 def is_restarted() -> bool:
     """Return whether the launcher started this process in the place of one that failed (--max_restarts)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

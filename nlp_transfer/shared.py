@@ -1,4 +1,8 @@
-"""One file of the store that all ranks write their rows of a matrix into, and all read: none holds all of it."""
+"""One file of the store that all ranks of a machine write their rows of a matrix into, and read: none holds all of it.
+
+Ranks on several machines hold the matrix in memory: where these see one disk through a network, each keeps pages of a
+file to itself, and one rank may read zeros where another has written.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from nlp_transfer.entries import Unfinished
+from nlp_transfer.launch import on_one_machine
 from nlp_transfer.store import Store
 from nlp_transfer.training.inference import InMemory, Matrix
 
@@ -30,13 +35,15 @@ class Shared:
     def __init__(self, accelerator: Accelerator, store: Store) -> None:
         self._accelerator, self._store = accelerator, store
         self._file: Unfinished | None = None
-        self._error: OSError | None = None
+        self._error: OSError | None = None  # that kept a rank from writing: this one, or another after `values`
 
     def room(self, rows: int, width: int) -> Matrix:
-        """Take room in the store if every rank can write there, else in memory; see `inference.Room`.
+        """Take room in the store if every rank is here and can write there, else in memory; see `inference.Room`.
 
         The first rank has rows to write if any has.
         """
+        if not on_one_machine():
+            return InMemory(self._accelerator, rows, width)
         first = self._accelerator.is_main_process
         if first:
             self._file = self._store.begin((rows, width), np.dtype(np.float32))
@@ -67,7 +74,8 @@ class Shared:
             Unwritten: on all ranks, if one of them could not write.
         """
         assert self._file is not None
-        if not everywhere(self._accelerator, self._error is None):
+        self._error = next((error for error in gather_object([self._error]) if error is not None), None)
+        if self._error is not None:
             self.discard()
             raise Unwritten
         values = self._file.values()

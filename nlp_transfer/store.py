@@ -1,8 +1,8 @@
 """A store of arrays, and of folders of files, that runs keep for later ones: it knows files, keys and a budget alone.
 
-An entry is a folder ``<key>/`` (see ``entries``), whole or absent: it is built beside
-its place and renamed once. Who uses the store never fails for it: what cannot be read is made again, what cannot be
-written is not kept, and that is said in one sentence. Several processes may use one folder.
+An entry is a folder ``<key>/`` (see ``entries``), whole or absent: it is built beside its place and renamed once. Who
+uses the store never fails for it: what cannot be read is made again, what cannot be written is not kept, and that is
+said in one sentence. Several processes may use one folder.
 """
 
 from __future__ import annotations

@@ -54,12 +54,15 @@ def _gathered(own: Sequence[tuple[np.ndarray, np.ndarray | None]], rows: Sequenc
         rows: of the chunk of each rank that has one.
     """
     import torch
-    from accelerate import PartialState
     from accelerate.utils import gather
 
-    device = PartialState().device
+    from nlp_transfer.training.meeting import met
+
+    device = met().device  # an exported model has made no Accelerator
     both = [np.hstack([part for part in each if part is not None]) for each in own]
     width = int(gather(torch.tensor([both[0].shape[1] if both else 0], device=device)).max())
+    if not width:  # no rank has a text; a gather of nothing is refused on GPUs
+        return [np.zeros((count, 0), np.float32) for count in rows]
     sent = torch.zeros((max(rows), width))
     for each in both:
         sent[: len(each)] = torch.from_numpy(each)

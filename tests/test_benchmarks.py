@@ -254,6 +254,17 @@ def test_what_was_asked_before_is_found_again(tmp_path: Path):
     assert Kept(None).lines == []
 
 
+def test_a_line_that_was_cut_off_is_asked_again(tmp_path: Path):
+    path = tmp_path / "kept.jsonl"
+    first = Kept(path)
+    lines = [first.add({"seed": seed, "what": "Grüße"}) for seed in range(2)]
+    path.write_bytes(path.read_bytes()[:-4])
+    again = Kept(path)
+    assert again.lines == lines[:1]
+    again.add(lines[1])
+    assert Kept(path).lines == lines
+
+
 def test_what_failed_is_tried_again(bench: Bench):
     failed = bench.measured(HELP | {"status": 7})
     assert "ended with 0" in failed["failed"]

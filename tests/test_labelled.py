@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import tracemalloc
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 from nlp_transfer.cli import main
 from nlp_transfer.data.task import Task
+from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError
 from nlp_transfer.labelling import Labeller, Prediction
 from nlp_transfer.predict import predict_file
@@ -120,6 +123,64 @@ def test_what_was_interrupted_has_no_name_and_is_done_again(tmp_path: Path, kind
     assert not list(tmp_path.glob(".making-*"))
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_of_two_processes_that_write_one_file_the_second_is_refused(tmp_path: Path, kind: str):
+    source, out = write(tmp_path / f"rows.{kind}", 50), tmp_path / f"out.{kind}"
+    label(source, tmp_path / f"whole.{kind}")
+    refused = []
+
+    class Meanwhile(Parity):
+        def logits(self, texts, pairs=None) -> np.ndarray:
+            with pytest.raises(UserError, match="is being written by another process; wait for it") as told:
+                label(source, out)
+            refused.append(told)
+            return super().logits(texts, pairs)
+
+    (tmp_path / f".making-out.{kind}.lock").write_text("of a process that was killed")
+    label(source, out, Meanwhile())
+    assert len(refused) == 8
+    assert out.read_bytes() == (tmp_path / f"whole.{kind}").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in ("rows", "whole", "out")}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("rows", [9, 2000])  # that are written at the end, and on the way
+def test_a_full_disk_is_told_of_the_output(tmp_path: Path, kind: str, rows: int):
+    source, out = write(tmp_path / f"rows.{kind}", rows), tmp_path / f"out.{kind}"
+    (tmp_path / f".making-out.{kind}").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=rf"output=.*out\.{kind} cannot be written: No space left on device"):
+        label(source, out)
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+def test_what_the_model_cannot_read_is_not_told_of_the_output(tmp_path: Path):
+    class Gone(Parity):
+        def logits(self, texts, pairs=None) -> np.ndarray:
+            raise OSError(errno.ESTALE, "the model is gone")
+
+    with pytest.raises(OSError, match="the model is gone"):
+        label(write(tmp_path / "rows.csv", 3), tmp_path / "out.csv", Gone())
+
+
+@pytest.mark.parametrize("whole", [0, 2])
+def test_what_cannot_be_read_further_is_told_of_the_input(whole: int):
+    class Broken(io.RawIOBase):
+        parts = [b"text\n", b"good\n"][:whole]
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, into: Any) -> int:
+            if not self.parts:
+                raise OSError(errno.EIO, "Input/output error")
+            part = self.parts.pop(0)
+            into[: len(part)] = part
+            return len(part)
+
+    with pytest.raises(UserError, match=rf"^rows\.csv cannot be read beyond line {whole}: Input/output error$"):
+        list(decoded_lines(Broken(), encoding="utf-8", origin="rows.csv"))
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_memory_hangs_on_the_chunk_alone(tmp_path: Path, kind: str):
     """Eight times as many rows take the memory of the chunk that is on its way, not theirs."""
@@ -163,10 +224,14 @@ def test_two_processes_write_the_file_of_one(running: Warm, tmp_path: Path, capf
     words += ["strategy=probe", "evaluation.resamples=20", "verify=false", f"output={folder / 'runs'}"]
     assert main(["adapt", *words, "decision.unknown=0.2", "training.precision=fp32"]) == 0
     run = str(next((folder / "runs").iterdir()))
-    for kind, rows in (("parquet", 25), ("csv", 3)):  # seven chunks for two; one chunk, and a rank without any
+    exported = str(tmp_path / "exported")
+    assert main(["export", run, "export.format=onnx", f"export.output={exported}", "decision.unknown=0"]) == 0
+    # Seven chunks for two; one chunk, and a rank without any; no row; a model that computes without torch.
+    for kind, rows, model in (("parquet", 25, run), ("csv", 3, run), ("csv", 0, run), ("jsonl", 9, exported)):
         source = write(tmp_path / f"rows.{kind}", rows)
         outputs = [tmp_path / f"{rows}-{processes}.{kind}" for processes in (1, 2)]
-        one, two = (["predict", run, str(source), f"predict.output={path}", "predict.chunk_rows=4"] for path in outputs)
+        words = ["predict", model, str(source), "predict.chunk_rows=4"]
+        one, two = ([*words, f"predict.output={path}"] for path in outputs)
         assert main(one) == 0
         statuses, said = ended(ranks(running, two))
         assert statuses == [0, 0], said

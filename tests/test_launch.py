@@ -32,7 +32,7 @@ def launched(processes: int, words: list[str]) -> subprocess.CompletedProcess[st
 
 def ranks(running: Warm, words: list[str]) -> list[Process]:
     """Start two processes as a launcher would, each with an exit status of its own."""
-    group = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    group = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     group |= {"MASTER_PORT": str(free_port())}
     environments = [os.environ | group | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
     return [running.start(CLI, *words, env=environment) for environment in environments]

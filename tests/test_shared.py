@@ -12,8 +12,9 @@ from accelerate import Accelerator
 
 from nlp_transfer.entries import Unfinished
 from nlp_transfer.features import Features
-from nlp_transfer.shared import Shared
+from nlp_transfer.shared import Shared, Unwritten
 from nlp_transfer.store import Store
+from nlp_transfer.training.inference import InMemory
 from tests.encoder.families import tiny_encoder
 from tests.test_features import counted, prepared_for
 
@@ -53,6 +54,17 @@ def test_what_was_written_in_any_order_is_found_as_it_is(tmp_path: Path):
     assert (entry.about["shape"], entry.about["dtype"], entry.about["what"]) == ([1000, 7], "float32", "features")
 
 
+@pytest.mark.parametrize("here", ["1", None])
+def test_machines_that_see_one_disk_write_into_no_file_together(tmp_path: Path, monkeypatch, here: str | None):
+    shared = Shared(Accelerator(cpu=True), Store(tmp_path, 1e9))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here) if here else monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert isinstance(shared.room(3, 2), InMemory)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert shared.room(3, 2) is shared
+
+
 def test_what_goes_away_stays_readable_for_who_has_it(tmp_path: Path):
     values = np.ones((200, 3), np.float32)
     shared = written(Store(tmp_path, 1e9), values)
@@ -87,6 +99,17 @@ def test_a_disk_that_fails_halfway_is_said_and_the_rows_are_computed_in_memory(
     assert found.tobytes() == wanted.tobytes()
     assert [sentence.count("the disk is ill") for sentence in said] == [1]
     assert [path for path in store_folder.iterdir() if path.name.startswith(".making")] == []
+
+
+def test_what_keeps_another_rank_from_writing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    matrix = written(Store(tmp_path, 1e9, said.append), np.ones((200, 3), np.float32))
+    theirs = OSError(errno.EIO, "the other disk is ill")
+    monkeypatch.setattr("nlp_transfer.shared.gather_object", lambda own: [*own, theirs])
+    with pytest.raises(Unwritten):
+        matrix.values()
+    assert [sentence.count("the other disk is ill") for sentence in said] == [1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_was_interrupted_leaves_nothing(home: Path, store_folder: Path, monkeypatch: pytest.MonkeyPatch):

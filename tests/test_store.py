@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nlp_transfer import entries
 from nlp_transfer import store as storage
 from nlp_transfer.store import Store, folder_of
 from tests.crash_harness import Case, die_at, start
@@ -356,3 +357,22 @@ def test_folders_and_arrays_share_the_budget(tmp_path: Path):
     assert told == [told[0]]
     assert "cache.gib" in told[0]
     assert {entry.key for entry in store.entries()} == {KEYS[1], KEYS[2]}
+
+
+def test_a_folder_that_is_being_sealed_looks_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    ages = []
+
+    def an_hour(work: Callable[..., object]) -> Callable[..., object]:
+        def done(*given: object) -> object:
+            ages.append(time.time() - tmp_path.stat().st_mtime)
+            os.utime(tmp_path, (time.time() - 3600,) * 2)
+            return work(*given)
+
+        return done
+
+    monkeypatch.setattr(entries, "flush", an_hour(entries.flush))
+    monkeypatch.setattr(hashlib, "file_digest", an_hour(hashlib.file_digest))
+    np.save(tmp_path / entries.VALUES, VALUES)
+    os.utime(tmp_path, (time.time() - 3600,) * 2)
+    entries.seal(tmp_path, KEYS[0], VALUES, {})
+    assert max(ages[:2]) < 60

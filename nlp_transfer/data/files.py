@@ -1,6 +1,6 @@
 """One file, from path to tables: what may be opened, which format it is, all of it or in chunks of flat memory.
 
-What a format means is known in ``delimited``, ``jsonl`` and ``typed``; this file knows no splits.
+What a format means is known in ``delimited``, ``jsonl``, ``parquet`` and ``typed``; this file knows no splits.
 """
 
 from __future__ import annotations

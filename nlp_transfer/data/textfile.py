@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
+from nlp_transfer.disk import reason
 from nlp_transfer.errors import UserError
 
 # surrogateescape turns a byte that cannot be decoded into one of these, which no decoder returns for valid bytes; so
@@ -31,14 +32,15 @@ def decoded_lines(binary: BinaryIO, *, encoding: str, origin: str) -> Iterator[s
     A UTF-8 byte order mark is not part of the text.
 
     Raises:
-        UserError: with file, line and a hint, for bytes that are no text in `encoding`, NUL bytes and compressed files.
+        UserError: with file, line and a hint, for bytes that are no text in `encoding`, NUL bytes and compressed files,
+            and where the disk does not give them.
     """
     codec = _codec(encoding)
     buffered: Any = binary if hasattr(binary, "peek") else io.BufferedReader(cast(io.RawIOBase, binary))
-    _check_start(buffered.peek(8)[:8], codec, origin)
     text = io.TextIOWrapper(buffered, "utf-8-sig" if codec == "utf-8" else codec, errors="surrogateescape", newline="")
     number = 0
     try:
+        _check_start(buffered.peek(8)[:8], codec, origin)
         for number, line in enumerate(text, 1):
             if not line.isascii() and (bad := _UNDECODED.search(line)):
                 raise UserError(_undecodable(f"{origin}:{number}", ord(bad.group()) - 0xDC00, bad.start() + 1, codec))
@@ -50,6 +52,8 @@ def decoded_lines(binary: BinaryIO, *, encoding: str, origin: str) -> Iterator[s
             yield line
     except UnicodeError as error:  # UTF-16 and UTF-32 can fail in ways that leave no byte to escape
         raise UserError(f"{origin}:{number + 1}: this line or a later one is not {codec} text ({error})") from error
+    except OSError as error:
+        raise UserError(f"{origin} cannot be read beyond line {number}: {reason(error)}") from error
     finally:
         if not buffered.closed:  # whoever opened the file closes it
             text.detach()

@@ -13,11 +13,10 @@ from accelerate.utils import AutocastKwargs, broadcast_object_list
 from torch import Tensor, nn
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.launch import world_size
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.shipped import launch_file
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
-from nlp_transfer.training.meeting import meeting_place
+from nlp_transfer.training.meeting import met
 from nlp_transfer.training.sharding import check_launched
 
 _FASTER = 1.5  # how much faster bfloat16 must be; on CPUs it is about 2, 7 or 0.1 times as fast
@@ -43,14 +42,8 @@ def make_accelerator(
     sharding = PartialState._shared_state.get("distributed_type") == DistributedType.FSDP
     AcceleratorState._reset_state(reset_partial_state=sharding)
     GradientState._reset_state()
-    # Accelerate forms a group of CPU processes only when told that there is nothing but CPUs.
-    cpu = not torch.accelerator.is_available()
-    state = PartialState(cpu=cpu, **meeting_place())
+    state = met()
     device = state.device
-    if state.num_processes != world_size():
-        raise UserError(
-            f"the launcher started {world_size()} processes but they form {state.num_processes} group(s) of their own"
-        )
     if state.distributed_type in _UNTRIED:
         raise UserError(
             f"{state.distributed_type.value} is untried here; launch with `accelerate launch --multi_gpu`, or where "
@@ -61,7 +54,7 @@ def make_accelerator(
     chosen = _agreed("bf16" if multiplies_bf16_fast(device) else "fp32") if precision == "auto" else precision
     try:
         accelerator = Accelerator(
-            cpu=cpu,
+            cpu=not torch.accelerator.is_available(),
             mixed_precision="no" if chosen == "fp32" else chosen,
             log_with=list(tracking.trackers) or None,
             project_dir=folder,

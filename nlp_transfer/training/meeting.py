@@ -1,16 +1,36 @@
-"""Where ranks meet that a launcher has started again in the place of some that failed."""
+"""How ranks meet that a launcher has started, or started again in the place of some that failed."""
 
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
+from accelerate.state import PartialState
 
+from nlp_transfer.errors import UserError
 from nlp_transfer.launch import is_restarted, rank, world_size
 
+_PATIENCE = timedelta(hours=2)  # of ranks that wait while the first one works alone; NCCL's own are ten minutes
 
-def meeting_place() -> dict[str, Any]:
+
+def met() -> PartialState:
+    """Return the state of the ranks; where they have not met yet, all have to ask.
+
+    Raises:
+        UserError: if they form no group.
+    """
+    # Accelerate forms a group of CPU processes only when told that there is nothing but CPUs.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE, **_meeting_place())
+    if state.num_processes != world_size():
+        raise UserError(
+            f"the launcher started {world_size()} processes but they form {state.num_processes} group(s) of their own"
+        )
+    return state
+
+
+def _meeting_place() -> dict[str, Any]:
     """Return what `init_process_group` has to be told, where that is anything.
 
     A launcher keeps one store of addresses as long as it lives (torch 2.13): ranks that are started again would find in

@@ -53,6 +53,7 @@ from transformers.models.bert.modeling_bert import BertEmbeddings
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from recipes.benchmarks.timing.kept import Kept
 from tests.crash_harness import Case, Tally, crash, die_at, start, undisturbed
 from tests.crash_peers import accelerated, trainer
 from tests.crashes import case_of
@@ -175,20 +176,16 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
-    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
-    done = {(row["method"], row["fault"], row["every"]): row for row in map(json.loads, lines)}
+    kept = Kept(arguments.results)
     for method in arguments.methods:
         for fault in FAULTS:
-            key = (method, fault, arguments.every)
-            if key in done:
+            if kept.find({"method": method, "fault": fault, "every": arguments.every}):
                 continue
             if fault == "disk full" and os.geteuid() != 0:
                 print("disk full: left out, only root can mount a disk", file=sys.stderr)
                 continue
-            done[key] = measure(method, fault, arguments.every)
-            with arguments.results.open("a") as out:
-                out.write(json.dumps(done[key]) + "\n")
-    show([row for (method, _, every), row in done.items() if method in arguments.methods and every == arguments.every])
+            kept.add(measure(method, fault, arguments.every))
+    show([row for row in kept.lines if row["method"] in arguments.methods and row["every"] == arguments.every])
 
 
 def measure(method: str, fault: str, every: int) -> dict[str, Any]:

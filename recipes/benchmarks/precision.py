@@ -14,7 +14,6 @@ an interrupted benchmark goes on.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from recipes.benchmarks.strategies import draw
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.differences import paired
+from recipes.benchmarks.timing.kept import Kept, Line
 
 DATASETS = ("trec", "sst2", "tweet_emotion", "banking77")
 STRATEGIES = ("finetune", "probe")
@@ -46,7 +46,6 @@ WORDS: dict[str, Any] = {
     "verify": False,
     "report.write": False,
 }
-Row = dict[str, Any]
 
 
 def main(words: list[str] | None = None) -> None:
@@ -59,8 +58,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=1000, help="training rows, drawn by the seed")
     parser.add_argument("--results", type=Path, default=Path("precision.jsonl"))
     arguments = parser.parse_args(words)
-    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
-    done = {key_of(row): row for row in map(json.loads, lines)}
+    kept = Kept(arguments.results)
     runs = [
         {"dataset": dataset, "strategy": strategy, "seed": seed, "precision": precision, "rows": arguments.rows}
         | {"code": machine.code("ours"), "versions": machine.versions()}
@@ -70,26 +68,17 @@ def main(words: list[str] | None = None) -> None:
         for precision in PRECISIONS
     ]
     for number, run in enumerate(runs, start=1):
-        if key_of(run) not in done:
-            done[key_of(run)] = run | measure(run, arguments.data)
-            with arguments.results.open("a") as out:
-                out.write(json.dumps(done[key_of(run)]) + "\n")
+        found = kept.find(run) or kept.add(run | measure(run, arguments.data))
         words_of_run = " ".join(str(run[name]) for name in ("dataset", "strategy", "precision", "seed"))
-        print(f"[{number}/{len(runs)}] {words_of_run}: {done[key_of(run)]['accuracy']:.4f}", file=sys.stderr)
+        print(f"[{number}/{len(runs)}] {words_of_run}: {found['accuracy']:.4f}", file=sys.stderr)
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
     seeds = ", ".join(map(str, arguments.seeds))
     print(f"{time.strftime('%Y-%m-%d')}: {machine.processor()}, our code {machine.code('ours')}; {versions}")
     print(f"{arguments.rows:,} training rows, {WORDS['training.epochs']} epochs, seeds {seeds}; mean ± deviation\n")
-    print("\n".join(table([done[key_of(run)] for run in runs])))
+    print("\n".join(table(kept.of(runs))))
 
 
-def key_of(run: Row) -> str:
-    """Return what tells one result from another."""
-    names = ("dataset", "strategy", "seed", "precision", "rows", "code", "versions")
-    return json.dumps({name: run[name] for name in names}, sort_keys=True)
-
-
-def measure(run: Row, data: Path) -> dict[str, float]:
+def measure(run: Line, data: Path) -> dict[str, float]:
     """Adapt, and return the figures on the test rows."""
     from nlp_transfer.config import compose
     from nlp_transfer.run import adapt
@@ -108,7 +97,7 @@ def measure(run: Row, data: Path) -> dict[str, float]:
     return {name: metrics[name] for name in FIGURES}
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
+def table(rows: Sequence[Line]) -> Iterator[str]:
     """Yield the lines of a Markdown table: a data set a line, then all of them."""
     columns = [f"{figure.replace('_', '-')} {what}" for figure in FIGURES for what in (*PRECISIONS, "difference")]
     yield f"| strategy | data set | {' | '.join(columns)} |"

@@ -20,6 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from recipes.benchmarks.timing.kept import Kept
+
 # recipe -> (data set, further words)
 RECIPES: dict[str, tuple[str, list[str]]] = {
     "few_labels": ("trec", ["data.per_class=8"]),
@@ -46,14 +50,11 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--results", type=Path, default=Path("recipes.jsonl"))
     arguments = parser.parse_args()
-    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
-    done = {row["recipe"]: row for row in map(json.loads, lines)}
-    for recipe in arguments.recipes:
-        if recipe not in done or done[recipe]["command"] != command_of(recipe):
-            done[recipe] = measure(recipe, arguments.data)
-            with arguments.results.open("a") as out:
-                out.write(json.dumps(done[recipe]) + "\n")
-    show([done[recipe] for recipe in arguments.recipes])
+    kept = Kept(arguments.results)
+    wanted = [{"recipe": recipe, "command": command_of(recipe)} for recipe in arguments.recipes]
+    for asked in kept.missing(wanted):
+        kept.add(measure(asked["recipe"], arguments.data))
+    show(kept.of(wanted))
 
 
 def command_of(recipe: str) -> str:

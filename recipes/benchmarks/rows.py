@@ -107,9 +107,11 @@ def watched(words: list[str], processes: int) -> dict[str, Any]:
         ended = threading.Event()
 
         def watch() -> None:
-            while not ended.wait(EVERY):
+            over = False
+            while not over:  # once at least, however soon it is
                 anonymous, resident = map(sum, zip(*map(memory, family(running.pid)), strict=True))
                 curve.append((round(time.monotonic() - began, 1), round(anonymous), round(resident)))
+                over = ended.wait(EVERY)
 
         watcher = threading.Thread(target=watch)
         watcher.start()

@@ -186,15 +186,22 @@ def test_what_is_answered_out_of_fold_has_the_losses_that_chose_the_penalty(loss
     assert validate_head(x[:6], targets[:6], weights[:6], loss=loss).outputs_held_out() is None
 
 
-@pytest.mark.parametrize("room", [True, False])
-def test_a_copy_in_a_file_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, room: bool):
+def no_folder(*_: object) -> str:
+    raise FileNotFoundError("No usable temporary directory found")
+
+
+@pytest.mark.parametrize("lacking", [None, "os.posix_fallocate", "a folder for temporary files"])
+def test_a_copy_in_a_file_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch, lacking: str | None):
     x, y = blobs(120, 3, 6)
     x, weights = x.astype(np.float32), np.r_[np.zeros(7), np.ones(len(x) - 7)]
     wanted = fit_head(x, np.eye(3)[y], weights, loss="softmax")
     monkeypatch.setattr(convex, "_IN_MEMORY", 10)
     monkeypatch.setattr(convex, "_AT_ONCE", 7)
-    if not room:
-        monkeypatch.delattr("os.posix_fallocate")
+    if lacking == "os.posix_fallocate":
+        monkeypatch.delattr(lacking)
+    elif lacking:
+        monkeypatch.setattr("tempfile._get_default_tempdir", no_folder)
+        monkeypatch.setattr("tempfile.tempdir", None)
     found = fit_head(x, np.eye(3)[y], weights, loss="softmax")
     for name in ("weight", "bias", "held_out", "penalty"):
         assert np.array_equal(getattr(found, name), getattr(wanted, name))

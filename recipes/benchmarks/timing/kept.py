@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ class Kept:
     def __init__(self, path: Path | None) -> None:
         """Read what is there; without a file, lines are kept as long as the process lives."""
         self._path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
-        self.lines: list[Line] = list(map(json.loads, lines))
+        whole = _whole_lines(path) if path is not None and path.exists() else []
+        self.lines: list[Line] = list(map(json.loads, whole))
 
     def find(self, asked: Mapping[str, Any]) -> Line | None:
         """Return what was found where the same was asked, with more beside it or not."""
@@ -43,3 +44,11 @@ class Kept:
             with self._path.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(line) + "\n")
         return line
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file, from which a last one is taken away that was cut off when its process was killed."""
+    *whole, torn = path.read_bytes().split(b"\n")
+    if torn:
+        os.truncate(path, path.stat().st_size - len(torn))
+    return whole
