@@ -1,7 +1,7 @@
 """What texts of another domain, without labels, are worth to a model that is to be used there.
 
     python recipes/benchmarks/domains.py DATA_FOLDER [--pairs books:kitchen imdb:electronics ...] [--methods coral ...]
-        [--seeds 3] [--epochs 3] [--length 256] [--results FILE]
+        [--seeds 3] [--epochs 3] [--length 256] [--words strategy.freeze_layers=3] [--results FILE]
 
 DATA_FOLDER/reviews holds one folder a domain with train, validation and test files. MiniLM is fine-tuned on the
 training rows of the first domain of a pair, weights are kept and outputs calibrated by its validation rows, and the
@@ -40,6 +40,7 @@ ALONE, TAUGHT, CHOSEN = "source only", "self-training", "chosen"
 WORDS: dict[str, list[str]] = {
     ALONE: [],
     **{name: [f"objective={name}"] for name in ("coral", "mmd", "dann", "cdan", "mcc")},
+    "mcc, weight .3": ["objective=mcc", "objective.mcc.weight=0.3"],
     TAUGHT: ["objective=distill"],
     "tapt": ["pretraining.epochs=3"],
 }
@@ -62,6 +63,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--length", type=int, default=256, help="tokens of a text that are read")
+    parser.add_argument("--words", nargs="*", default=[], help="key=value words of all trainings")
     parser.add_argument("--results", type=Path, default=Path("domains.jsonl"))
     arguments = parser.parse_args(words)
     print(machine.heading() + "\n")
@@ -71,6 +73,7 @@ def main(words: list[str] | None = None) -> None:
     for seed in range(arguments.seeds):
         for pair in arguments.pairs:
             own = {"pair": pair, "seed": seed, "epochs": arguments.epochs, "length": arguments.length}
+            own["words"] = arguments.words
             wanted = [own | {"method": method} for method in methods]
             missing = kept.missing(wanted)
             for found in measured(arguments.data / "reviews", missing) if missing else ():
@@ -93,7 +96,7 @@ def measured(reviews: Path, wanted: list[dict[str, Any]]) -> Any:
         def trained(asked: dict[str, Any], words: list[str]) -> Any:
             own = [f"data.path={folder / 'rows'}", f"output={folder / 'runs'}", f"seed={asked['seed']}"]
             limits = [f"training.epochs={asked['epochs']}", f"tokens.max_length={asked['length']}"]
-            return adapt(compose(None, [*OWN, *own, *limits, *words]))
+            return adapt(compose(None, [*OWN, *own, *limits, *asked["words"], *words]))
 
         for asked in wanted:
             method, words = asked["method"], list(WORDS[asked["method"]])
