@@ -151,8 +151,8 @@ def predict_file(
     and `high`. Several labels are one cell of a CSV, joined by |, or a JSON list where a label of the task contains
     that. Lines of text become CSV.
 
-    Several ranks read the same rows, answer their chunks in turn, and the first one writes; no more is in memory than a
-    chunk for each.
+    Several ranks read the same rows, answer their chunks in turn, and the first one writes; each holds as many
+    chunks as there are ranks, and no more.
 
     Raises:
         UserError: for unreadable rows (file:line), a missing column, or an output that is there already, unless

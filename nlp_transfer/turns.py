@@ -13,7 +13,7 @@ import numpy as np
 
 from nlp_transfer.data.table import Table
 from nlp_transfer.labelling import Labeller, Prediction
-from nlp_transfer.launch import rank, world_size
+from nlp_transfer.launch import is_main, rank, world_size
 
 
 class Chunk(NamedTuple):
@@ -25,7 +25,7 @@ class Chunk(NamedTuple):
 
 
 def answered(model: Labeller, chunks: Iterable[Chunk]) -> Iterator[tuple[Table, list[Prediction]]]:
-    """Yield the rows of every chunk and what a model says of them.
+    """Yield the rows of every chunk and what a model says of them; that to the first rank alone, which writes it down.
 
     Args:
         model: the same on every rank.
@@ -43,7 +43,7 @@ def answered(model: Labeller, chunks: Iterable[Chunk]) -> Iterator[tuple[Table, 
         outputs = model.record.task.outputs
         for chunk, both in zip(group, _gathered(own, rows), strict=True):
             features = both[:, outputs:] if both.shape[1] > outputs else None
-            yield chunk.table, model.decided(both[:, :outputs], features) if chunk.texts else []
+            yield chunk.table, model.decided(both[:, :outputs], features) if chunk.texts and is_main() else []
 
 
 def _gathered(own: Sequence[tuple[np.ndarray, np.ndarray | None]], rows: Sequence[int]) -> list[np.ndarray]:

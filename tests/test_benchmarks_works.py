@@ -211,6 +211,11 @@ def test_rows_are_made_learned_labelled_and_drawn(home: Path, tmp_path: Path, mo
     assert told[-1] == ["6,000 (guessed)", "predict", "2", "3,000", "100", "150"]
 
 
+def test_the_memory_of_a_command_that_ends_at_once_is_read(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "executable", "true")
+    assert len(rows.watched([], 1)["curve"]) == 1
+
+
 def test_few_labels_are_measured_once_and_told(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     own = ["encoder=custom", f"encoder.name={home / 'encoder'}", "cache.gib=0", "training.max_steps=3"]
     monkeypatch.setattr(few_labels, "WORDS", [*few_labels.WORDS, *own])

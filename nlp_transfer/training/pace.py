@@ -1,7 +1,8 @@
 """How fast a training is and where its time goes, counted on the way; nothing waits for it.
 
 "matrix_share" is the model FLOPs utilisation of Chowdhery et al. 2022 (arXiv 2204.02311, appendix B) in the layers that
-multiply matrices, against what this device was measured to multiply, not against its data sheet.
+multiply matrices, against what this device was measured to multiply, not against its data sheet. What they multiply for
+padding counts as useful there, and so does the short example over which a rank meets others when it has none left.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Pace:
         self._on_gpu = accelerator.device.type == "cuda"
         self._now: str | None = None  # the part that runs
         self._a_token: float | None = None  # floating-point operations of a token, once a step was counted
+        self._operations: list[int] = []  # of the step in which they are counted
         self.go_on()
 
     def go_on(self) -> None:
@@ -74,14 +76,19 @@ class Pace:
     @contextmanager
     def passes(self) -> Iterator[None]:
         """Surround the passes of a step; in the first one it is counted what they multiply."""
+        self._before = self._tokens, self._places, self._examples
         if self._a_token is not None:
             yield
             return
-        before = self._tokens
-        with self._multiplying() as operations:
+        with self._multiplying():
             yield
-        if self._tokens > before:
-            self._a_token = sum(operations) / (self._tokens - before)
+        if tokens := self._tokens - self._before[0]:
+            self._a_token = sum(self._operations) / tokens
+
+    def begin_again(self) -> None:
+        """Forget the passes of the step that runs: memory did not suffice for one, and all are done once more."""
+        self._tokens, self._places, self._examples = self._before
+        self._operations.clear()
 
     def told(self) -> dict[str, float]:
         """Return figures of all ranks since it began or went on; every rank has to ask.
@@ -113,9 +120,8 @@ class Pace:
         return found | ({} if peak is None else {"peak_memory_mb": peak})
 
     @contextmanager
-    def _multiplying(self) -> Iterator[list[int]]:
+    def _multiplying(self) -> Iterator[None]:
         """Collect the operations of every linear layer that runs in the block, its backward half included."""
-        operations: list[int] = []
 
         def ran(layer: nn.Module, entered: tuple[Any, ...], left: Any) -> None:
             # What checkpointing computes once more in the backward half does not count.
@@ -124,7 +130,7 @@ class Pace:
                 assert isinstance(weight, Tensor)
                 rows = entered[0].numel() // entered[0].shape[-1]
                 gradients = int(entered[0].requires_grad) + int(weight.requires_grad)
-                operations.append(2 * rows * weight.numel() * (1 + gradients * torch.is_grad_enabled()))
+                self._operations.append(2 * rows * weight.numel() * (1 + gradients * torch.is_grad_enabled()))
 
         modules = list(self._step.modules())
         if any(module._compiled_call_impl for module in modules):  # which a hook would have compiled once more
@@ -132,7 +138,7 @@ class Pace:
         layers = [module for module in modules if isinstance(module, (nn.Linear, Conv1D))]
         handles = [layer.register_forward_hook(ran) for layer in layers]
         try:
-            yield operations
+            yield
         finally:
             for handle in handles:
                 handle.remove()

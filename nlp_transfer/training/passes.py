@@ -156,6 +156,7 @@ class Passes:
         share, together = None, None
         while share is None:
             reseed()
+            self.pace.begin_again()
             alone, together = self._dealt(examples)
             share = self._alone(alone, weight, progress)
         return share if together is None else share + self._pass(together, weight, progress)

@@ -14,7 +14,7 @@ _BEFORE = 2  # steps: the first meets cold memory, in the second the profiler it
 
 @contextmanager
 def profiling(path: Path | None, tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Record the third step of the block.
+    """Record the third step of the block, which of a training that has gone on from a checkpoint is a later one.
 
     Args:
         path: of the file to write, a trace in Chrome's format; None: nothing is recorded.
@@ -41,6 +41,6 @@ def profiling(path: Path | None, tell: Callable[[str], None]) -> Iterator[Callab
     ) as recording:
         yield recording.step
     if written:
-        tell(f"step {_BEFORE + 1} was recorded in {path}; ui.perfetto.dev and chrome://tracing show it")
+        tell(f"step {_BEFORE + 1} of this process was recorded in {path}; ui.perfetto.dev and chrome://tracing show it")
     else:
-        tell(f"no step was recorded: tracking.profile records step {_BEFORE + 1} of a training")
+        tell(f"no step was recorded: tracking.profile records step {_BEFORE + 1} of a process")

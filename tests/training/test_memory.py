@@ -40,6 +40,7 @@ def test_a_step_that_does_not_fit_is_halved_and_has_the_same_gradient(tmp_path: 
     assert (gradient(step) - whole).norm() / whole.norm() < 1e-6
     assert scarce.failed == len(seeds) - 1 >= 1
     assert said == [passes.halved_to]
+    assert passes.pace._examples == 8  # once each
     step.zero_grad()
     passes.accumulate(everything, 0.0, reseed=lambda: seeds.append(1))
     assert scarce.failed == len(seeds) - 2  # learnt once

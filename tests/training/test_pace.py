@@ -57,6 +57,22 @@ def test_what_layers_multiply_is_counted_once_a_training(clock: list[float], aga
     assert not step.frozen._forward_hooks
 
 
+def test_a_step_that_begins_again_is_counted_once(clock: list[float]):
+    step = Two()
+    pace = Pace(Accelerator(cpu=True), step)
+    for rows in (3, 7):
+        with pace.passes():
+            for tried in (1, rows):
+                pace.begin_again()
+                with pace.part("forward"):
+                    step(torch.ones(tried, 4))
+                pace.count(tried, 2 * tried, 1)
+    clock[0] += 2
+    told = pace.told()
+    assert (told["tokens_per_second"], told["rows_per_second"]) == (5, 1)
+    assert told["matrix_share"] == pytest.approx((40 + 20 + 20) * 10 / 2 / 1000)
+
+
 def test_every_second_is_counted_where_it_went_and_once(clock: list[float]):
     pace = Pace(Accelerator(cpu=True), nn.Linear(1, 1))
     clock[0] += 50  # before the training
