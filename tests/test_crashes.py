@@ -212,6 +212,22 @@ def test_a_second_signal_stops_at_once():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.parametrize("later", [1.0, 60.0])
+def test_a_signal_that_a_launcher_passes_on_is_one_request(monkeypatch: pytest.MonkeyPatch, later: float):
+    ended: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
+    try:
+        with listening() as asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+            now = time.monotonic()
+            monkeypatch.setattr(time, "monotonic", lambda: now + later)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert asked.number == signal.SIGTERM
+            assert ended == [signal.SIGTERM] * (later > 5)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_every_file_of_a_finished_run_may_be_read_as_the_umask_says(tmp_path: Path):
     tiny_encoder(tmp_path)
     settings = settings_for(tmp_path, output=str(tmp_path / "runs"), strategy="lora")

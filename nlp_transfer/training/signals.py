@@ -1,14 +1,21 @@
-"""Signals that ask a run to stop: the step is finished and committed first. A second one stops at once."""
+"""Signals that ask a run to stop: the step is finished and committed first. A second one stops at once.
+
+A cluster that ends a job tells launcher and ranks, and the launcher tells the ranks once more: that is one request.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+_ONE_REQUEST = 5.0  # seconds in which a second SIGTERM is the first one, passed on
 
 
 class Stopped(KeyboardInterrupt):
@@ -44,9 +51,15 @@ def listening(on_signal: Callable[[], None] = lambda: None) -> Iterator[Asked]:
     heard = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
 
     def note(number: int, _: FrameType | None) -> None:
-        asked.number = number
+        asked.number, first = number, time.monotonic()
+
+        def passed_on(later: int, _: FrameType | None) -> None:
+            if time.monotonic() - first > _ONE_REQUEST:
+                signal.signal(later, before[later])
+                signal.raise_signal(later)
+
         for each in heard:
-            signal.signal(each, before[each])
+            signal.signal(each, passed_on if each == number == signal.SIGTERM else before[each])
         with suppress(RuntimeError):  # a stream that was being written to when the signal came
             on_signal()
 
