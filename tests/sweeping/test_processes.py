@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -120,7 +120,16 @@ def test_runs_beside_each_other_are_ended_early_or_not_and_a_signal_reaches_them
     assert not processes_with(str(tmp_path))
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """What submitit ends a run on this machine by; a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_interruptible")
 def test_a_cluster_does_a_run_and_ends_one(place: Path, tmp_path: Path):
     at = Slurm(LauncherSettings(), tmp_path / "slurm", cluster="local")
     long = finetuned(place, tmp_path / "long", 10**6)
