@@ -19,6 +19,7 @@ from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt
+from tests.cells import cells
 from tests.continual.tasks import going_on, old_run, only, written
 from tests.encoder.families import tiny_encoder
 from tests.test_crashes import weights_of_a_stopped_run_and_another
@@ -91,17 +92,11 @@ def test_the_same_labels_again_start_as_the_very_model(home: Path, tmp_path: Pat
     assert found["before"] == found["after"]
 
 
-QUICK = (("finetune", "single_label"), ("lora", "multi_label"), ("probe", "single_label"))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "problem"),
     [
-        pytest.param(strategy, problem, marks=[] if (strategy, problem) in QUICK else pytest.mark.slow)
-        for strategy in STRATEGIES
-        for problem in ("single_label", "soft", "multi_label", "pair", "siamese", "chunk")
-        if problem == "single_label" or strategy in ("finetune", "lora", "probe")
+        *cells(("finetune", "lora", "probe"), ("soft", "multi_label", "pair", "siamese", "chunk")),
+        *cells(list(STRATEGIES), ("single_label",)),
     ],
 )
 def test_every_strategy_and_problem_goes_on(home: Path, tmp_path: Path, strategy: str, problem: str):

@@ -271,7 +271,7 @@ def test_a_task_that_was_finished_beside_other_rows_is_finished_anew(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["finetune", "probe"])
+@pytest.mark.parametrize("strategy", ["finetune", pytest.param("probe", marks=pytest.mark.exhaustive)])
 def test_two_processes_learn_what_one_does(tmp_path: Path, strategy: str):
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     words = ["multitask", written(tmp_path), written(tmp_path, "regression"), f"encoder={folder}"]

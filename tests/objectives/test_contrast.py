@@ -22,6 +22,7 @@ from nlp_transfer.objectives.settings import ContrastSettings
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.run import adapt
 from nlp_transfer.strategies.convex import Head
+from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.test_crashes import weights_of_a_stopped_run_and_another
 from tests.test_run import STRATEGIES, data_for, settings_for
@@ -153,8 +154,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("problem", ["single_label", "soft", "pair", "siamese", "chunk"])
-@pytest.mark.parametrize("strategy", ["finetune", "lora", "ia3"])
+@pytest.mark.parametrize(
+    ("strategy", "problem"), cells(("finetune", "lora", "ia3"), ("single_label", "soft", "pair", "siamese", "chunk"))
+)
 def test_a_run_ends_with_a_head_that_fits_the_encoder_it_trained(
     home: Path, tmp_path: Path, strategy: str, problem: str
 ):

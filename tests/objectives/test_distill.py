@@ -29,6 +29,7 @@ from nlp_transfer.preparation import prepare
 from nlp_transfer.publishing.publication import _public
 from nlp_transfer.run import Run, adapt
 from nlp_transfer.settings import DataSettings
+from tests.cells import cells
 from tests.data.test_batches import make_tokens
 from tests.encoder.families import tiny_encoder
 from tests.test_crashes import weights_of_a_stopped_run_and_another
@@ -137,18 +138,9 @@ def taught(home: Path, folder: Path, problem: str, strategy: str = "finetune", *
 
 
 PROBLEMS = ("single_label", "multi_label", "regression", "ordinal", "soft", "pair", "siamese", "chunk")
-QUICK = (("finetune", "single_label"), ("finetune", "multi_label"), ("lora", "regression"), ("probe adamw", "ordinal"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("strategy", "problem"),
-    [
-        pytest.param(strategy, problem, marks=[] if (strategy, problem) in QUICK else pytest.mark.slow)
-        for strategy in ("finetune", "lora", "probe adamw")
-        for problem in PROBLEMS
-    ],
-)
+@pytest.mark.parametrize(("strategy", "problem"), cells(("finetune", "lora", "probe adamw"), list(PROBLEMS)))
 def test_what_learns_from_a_teacher_alone_comes_to_answer_alike(home: Path, tmp_path: Path, strategy, problem):
     file = texts_in(tmp_path / "more.csv", problem)
     values = {"objective.classify.weight": 0.0, "data.unlabelled": str(file), "training.keep": "last"}
