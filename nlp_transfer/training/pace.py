@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from nlp_transfer.training.peak import peak_megabytes
 
 PARTS = ("data", "forward", "backward", "optimizer")
 _WAITING = 512  # parts whose time is not read yet; on a GPU the oldest of them have ended long ago
-_WIDTH, _TIMES = {"cpu": 768}, 5  # of square matrices whose product is timed: a large one, but of a moment
+_WIDTH, _TIMES = {"cpu": 768}, 3  # of square matrices whose product is timed: a large one, but of a moment
 
 
 class Pace:
@@ -177,6 +178,7 @@ def in_words(figures: Mapping[str, float]) -> str:
     return ", ".join(told)
 
 
+@cache  # it takes some 50 ms, and every run of a process asks
 def operations_per_second(device: torch.device, kind: torch.dtype) -> float:
     """Return the floating-point operations a second of large products of matrices, the best of a few."""
     width = _WIDTH.get(device.type, 4096)

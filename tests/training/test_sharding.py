@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import DistributedType
-from accelerate.state import PartialState
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrackingSettings
@@ -84,9 +83,7 @@ def test_other_ways_to_share_a_model_out_are_refused_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path, kind: DistributedType
 ):
     state = SimpleNamespace(device=torch.device("cpu"), num_processes=1, distributed_type=kind)
-    made = lambda **_: state  # noqa: E731
-    made._shared_state = PartialState._shared_state  # type: ignore[attr-defined]
-    monkeypatch.setattr(device, "PartialState", made)
+    monkeypatch.setattr(device, "met", lambda: state)
     with pytest.raises(UserError, match=rf"untried here; .* FSDP2 \({launch_file('fsdp2.yaml')}\)"):
         device.make_accelerator("fp32", TrackingSettings(), tmp_path)
 
