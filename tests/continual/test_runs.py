@@ -92,6 +92,7 @@ def test_the_same_labels_again_start_as_the_very_model(home: Path, tmp_path: Pat
     assert found["before"] == found["after"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "problem"),
     [
@@ -113,6 +114,7 @@ def test_every_strategy_and_problem_goes_on(home: Path, tmp_path: Path, strategy
         assert {"card", "film", "refund"} <= answers[0].probabilities.keys()
 
 
+@pytest.mark.slow
 def test_ordinal_labels_stay_and_no_new_ones_come(home: Path, tmp_path: Path):
     folder = home / "ordinal"
     folder.mkdir()
@@ -249,6 +251,7 @@ def test_one_adapter_a_task_shares_its_encoder(home: Path, tmp_path: Path):
         )
 
 
+@pytest.mark.slow
 def test_an_adapter_that_is_not_merged_holds_what_the_model_kept(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"}, strategy="lora")
     settings = going_on(home, old, strategy="lora", output=str(tmp_path), **{"strategy.merge": False})
@@ -259,6 +262,7 @@ def test_an_adapter_that_is_not_merged_holds_what_the_model_kept(home: Path, tmp
     assert list(answers[0].probabilities) == ["card", "film", "refund"]
 
 
+@pytest.mark.slow
 def test_what_was_forgotten_is_not_known_without_the_rows(home: Path, tmp_path: Path):
     old = adapt(settings_for(home, output=str(tmp_path / "old")), data=only({"card", "film"})).folder
     run = adapt(going_on(home, old, output=str(tmp_path / "new")), data=only({"refund"}))
@@ -282,6 +286,7 @@ def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path,
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["report"] == made["report"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replay", [0, 6])
 def test_a_finished_run_does_not_hang_on_the_one_before(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], replay: int

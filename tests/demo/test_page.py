@@ -87,6 +87,7 @@ def test_every_kind_of_model_has_a_page(runs: dict[str, Path], tmp_path: Path, p
     assert max(abs(score or 0) for part in (marked, *second) for _, score in part) == 1
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_shown_as_a_sentence_and_the_results_go(runs: dict[str, Path], tmp_path: Path, capfd):
     model = Predictor(runs["single_label"])
     page = Handlers(model, tmp_path)

@@ -140,6 +140,7 @@ def taught(home: Path, folder: Path, problem: str, strategy: str = "finetune", *
 PROBLEMS = ("single_label", "multi_label", "regression", "ordinal", "soft", "pair", "siamese", "chunk")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "problem"), cells(("finetune", "lora", "probe adamw"), list(PROBLEMS)))
 def test_what_learns_from_a_teacher_alone_comes_to_answer_alike(home: Path, tmp_path: Path, strategy, problem):
     file = texts_in(tmp_path / "more.csv", problem)
@@ -152,6 +153,7 @@ def test_what_learns_from_a_teacher_alone_comes_to_answer_alike(home: Path, tmp_
     assert all(loss >= -1e-6 for loss in curve)
 
 
+@pytest.mark.slow
 def test_labels_are_matched_by_name_and_the_teacher_is_asked_as_it_was_adapted(home: Path, tmp_path: Path):
     file = texts_in(tmp_path / "more.csv", label="x")
     teacher, _ = taught(home, tmp_path, "single_label")
@@ -258,6 +260,7 @@ def test_words_of_a_run_with_two_terms_make_it_again_and_are_pushed_without_path
     assert "/home" not in " ".join(public)
 
 
+@pytest.mark.slow
 def test_another_teacher_in_the_same_folder_is_another_run(home: Path, tmp_path: Path):
     teacher, student = taught(home, tmp_path, "single_label")
     settings = compose(str(student.folder / "config.yaml"))

@@ -47,6 +47,7 @@ def trials(place: Place, key: str = "strategy.lr") -> list[str]:
     return [values[key] for values in place.started]
 
 
+@pytest.mark.slow
 def test_every_combination_is_run_beside_others_and_a_failure_loses_none(at: Callable[..., Place], capfd):
     place = at(lambda values: [] if values["seed"] == "2" else [int(values["seed"]) / 10], slots=3)
     assert swept(LAUNCHER, "strategy=probe,lora", "seed=1,2,3") == 2
@@ -76,6 +77,7 @@ def test_no_figure_of_test_rows_but_that_of_the_chosen_run_is_told(at: Callable[
     assert 'aria-label="Runs through the values of 1 keys' in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["hydra.launcher.slurm={account: lab}"], ["hydra.launcher.slurm.account=lab"]])
 def test_parameters_of_sbatch_are_taken_as_the_file_says(
     at: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, words: list[str]
@@ -87,6 +89,7 @@ def test_parameters_of_sbatch_are_taken_as_the_file_says(
     assert len(results()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["median", pytest.param("halving", marks=pytest.mark.slow)])
 def test_what_lags_behind_is_ended_early_and_not_done_again(at: Callable[..., Place], pruner: str):
     place = at(lambda values: [1 / int(values["seed"]) for _ in range(6)], watched=True)
@@ -146,6 +149,7 @@ def broken(_: dict[str, str]) -> list[float]:
     raise FileNotFoundError(2, "No such file or directory", "/gone")
 
 
+@pytest.mark.slow
 def test_only_a_folder_that_cannot_be_made_is_called_one(at: Callable[..., Place], capfd):
     at(broken)
     assert swept(LAUNCHER, "seed=1,2") == 70
@@ -157,6 +161,7 @@ def test_only_a_folder_that_cannot_be_made_is_called_one(at: Callable[..., Place
         assert "cannot be made: Not a directory; set output=..." in said
 
 
+@pytest.mark.slow
 def test_a_sweep_that_ends_early_is_not_said_to_have_ended_for_want_of_room(
     at: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, capfd
 ):
