@@ -92,7 +92,6 @@ def test_the_same_labels_again_start_as_the_very_model(home: Path, tmp_path: Pat
     assert found["before"] == found["after"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "problem"),
     [

@@ -140,7 +140,6 @@ def taught(home: Path, folder: Path, problem: str, strategy: str = "finetune", *
 PROBLEMS = ("single_label", "multi_label", "regression", "ordinal", "soft", "pair", "siamese", "chunk")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "problem"), cells(("finetune", "lora", "probe adamw"), list(PROBLEMS)))
 def test_what_learns_from_a_teacher_alone_comes_to_answer_alike(home: Path, tmp_path: Path, strategy, problem):
     file = texts_in(tmp_path / "more.csv", problem)
