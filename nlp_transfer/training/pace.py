@@ -187,7 +187,7 @@ def operations_per_second(device: torch.device, kind: torch.dtype) -> float:
     for _ in range(_TIMES):
         began = time.perf_counter()
         matrix @ matrix
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         best = min(best, time.perf_counter() - began)
     return 2 * width**3 / best
