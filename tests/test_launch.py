@@ -30,12 +30,20 @@ def launched(processes: int, words: list[str]) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
-def ranks(running: Warm, words: list[str]) -> list[Process]:
-    """Start two processes as a launcher would, each with an exit status of its own."""
-    group = {"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    group |= {"MASTER_PORT": str(free_port())}
-    environments = [os.environ | group | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+def ranks(running: Warm, words: list[str], processes: int = 2) -> list[Process]:
+    """Start processes as a launcher would, each with an exit status of its own."""
+    group = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    group |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+    environments = [os.environ | group | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(processes)]
     return [running.start(CLI, *words, env=environment) for environment in environments]
+
+
+def printed_by(running: Warm, words: list[str], *, processes: int) -> str:
+    """Return what the first of some processes prints that all end well."""
+    both = ranks(running, words, processes)
+    statuses, said = ended(both)
+    assert statuses == [0] * processes, said
+    return both[0].said("out")
 
 
 def ended(running: list[Process], *, within: float = 300) -> tuple[list[int], list[str]]:

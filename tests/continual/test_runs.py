@@ -23,8 +23,9 @@ from tests.cells import cells
 from tests.continual.tasks import going_on, old_run, only, written
 from tests.encoder.families import tiny_encoder
 from tests.test_crashes import weights_of_a_stopped_run_and_another
-from tests.test_launch import launched
+from tests.test_launch import printed_by
 from tests.test_run import STRATEGIES, data_for, rows, settings_for
+from tests.warm import Warm
 
 EWC = {"objective": "anchor", "objective.anchor.kind": "ewc", "continual.replay": 6}
 
@@ -342,7 +343,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(tmp_path: Path):
+def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path):
     tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     common = {"encoder.head": "pooled", "encoder.head_dropout": 0, "data": "files"}
     folder = written(tmp_path, {"card", "film"})
@@ -353,8 +354,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path):
     words += ["continual.replay=6", "objective=anchor", "objective.anchor.kind=ewc", "objective.anchor.weight=10"]
     found = []
     for processes in (1, 2):
-        done = launched(processes, [*words, f"output={tmp_path / str(processes)}"])
-        assert done.returncode == 0, done.stderr[-2000:]
+        printed_by(running, [*words, f"output={tmp_path / str(processes)}"], processes=processes)
         (run,) = (tmp_path / str(processes)).iterdir()
         log = (run / "metrics.jsonl").read_text().splitlines()
         losses = [row["loss"] for row in map(json.loads, log) if "loss" in row]

@@ -32,7 +32,8 @@ from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import Stopped
 from tests.composed import settings_of
 from tests.encoder.families import WORDS, tiny_encoder
-from tests.test_launch import launched
+from tests.test_launch import printed_by
+from tests.warm import Warm
 
 ROOT = Path(__file__).parents[2]
 QUICK = {
@@ -336,16 +337,16 @@ def test_a_training_that_diverges_says_what_to_change(home: Path, tmp_path: Path
 @pytest.mark.parametrize(
     "method", [pytest.param(method, marks=[pytest.mark.exhaustive] * (method != "fomaml")) for method in METHODS]
 )
-def test_two_processes_learn_what_one_does(tmp_path: Path, method: str):
+def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path, method: str):
     tiny_encoder(tmp_path)
     write_csv(tmp_path / "intents.csv", intents())
     found = []
     for processes in (1, 2):
         words = words_of(tmp_path, tmp_path / str(processes), f"meta.method={method}", "training.keep=last")
-        done = launched(processes, words)  # two episodes a step, and a last one with none for the second process
-        assert done.returncode == 0, done.stderr[-2000:]
+        # Two episodes a step, and a last one with none for the second process.
+        out = printed_by(running, words, processes=processes)
         (run,) = (tmp_path / str(processes)).iterdir()
-        found.append((load_file(run / "model" / "model.safetensors"), json.loads(done.stdout)))
+        found.append((load_file(run / "model" / "model.safetensors"), json.loads(out)))
     for name, tensor in found[0][0].items():
         np.testing.assert_array_equal(tensor, found[1][0][name], err_msg=name)
     assert found[0][1]["gains"] == found[1][1]["gains"]

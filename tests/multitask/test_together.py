@@ -28,8 +28,9 @@ from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped
 from tests.encoder.families import tiny_encoder
 from tests.multitask.tasks import KINDS, SILENT, asked, together, written
-from tests.test_launch import launched
+from tests.test_launch import printed_by
 from tests.test_run import STRATEGIES, rows
+from tests.warm import Warm
 
 LEARNING = {"finetune": {}, "lora": STRATEGIES["lora"], "probe": {"strategy": "probe"}}
 OTHERS = ("probe adamw", "finetune refined", "lora top", "ia3")
@@ -272,7 +273,7 @@ def test_a_task_that_was_finished_beside_other_rows_is_finished_anew(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["finetune", pytest.param("probe", marks=pytest.mark.exhaustive)])
-def test_two_processes_learn_what_one_does(tmp_path: Path, strategy: str):
+def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path, strategy: str):
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     words = ["multitask", written(tmp_path), written(tmp_path, "regression"), f"encoder={folder}"]
     words += ["encoder.head_dropout=0", f"strategy={strategy}", "training.precision=fp32", "evaluation.floors=false"]
@@ -280,9 +281,8 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, strategy: str):
     words += ["encoder.head=pooled"] + ["multitask.balance=uncertainty"] * (strategy == "finetune")
     found = []
     for processes in (1, 2):
-        done = launched(processes, [*words, f"output={tmp_path / str(processes)}"])
-        assert done.returncode == 0, done.stderr[-2000:]
-        tasks = json.loads(done.stdout)["tasks"]
+        out = printed_by(running, [*words, f"output={tmp_path / str(processes)}"], processes=processes)
+        tasks = json.loads(out)["tasks"]
         found.append([weights(Path(task["folder"])) for task in tasks])
     for one, other in zip(*found, strict=True):
         for name, tensor in one.items():

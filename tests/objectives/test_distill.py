@@ -33,8 +33,9 @@ from tests.cells import cells
 from tests.data.test_batches import make_tokens
 from tests.encoder.families import tiny_encoder
 from tests.test_crashes import weights_of_a_stopped_run_and_another
-from tests.test_launch import launched
+from tests.test_launch import printed_by
 from tests.test_run import STRATEGIES, data_for, settings_for
+from tests.warm import Warm
 
 LABELS = ("a", "b", "c")
 
@@ -228,7 +229,7 @@ def test_a_file_of_lines_is_read_as_one_text_a_line(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(tmp_path: Path):
+def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path):
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     rows = data_for("single_label")
     for split, part in rows.items():
@@ -242,8 +243,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path):
     words += [f"data.unlabelled={file}"]
     found = []
     for processes in (1, 2):
-        done = launched(processes, [*words, f"output={tmp_path / str(processes)}"])
-        assert done.returncode == 0, done.stderr[-2000:]
+        printed_by(running, [*words, f"output={tmp_path / str(processes)}"], processes=processes)
         (log,) = (tmp_path / str(processes)).glob("*/metrics.jsonl")
         found.append([row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row])
     assert len(found[0]) == 6

@@ -25,8 +25,9 @@ from nlp_transfer.training import checkpoint
 from tests.encoder.families import tiny_encoder
 from tests.objectives.test_distill import texts_in
 from tests.test_crashes import stopped_run, weights_of_a_stopped_run_and_another
-from tests.test_launch import launched
+from tests.test_launch import printed_by
 from tests.test_run import STRATEGIES, data_for, settings_for
+from tests.warm import Warm
 
 TERMS = ("coral", "mmd", "dann", "cdan", "mcc")
 PROBLEMS = ("single_label", "soft", "multi_label", "ordinal", "regression", "pair", "siamese", "chunk")
@@ -126,14 +127,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, term: s
     assert resumed == plain
 
 
-def losses_of(folder: Path, processes: int, term: str) -> list[float]:
+def losses_of(running: Warm, folder: Path, processes: int, term: str) -> list[float]:
     """Return the losses of the run without other texts and of the one with them, in so many processes."""
     words = ["adapt", "data=files", f"data.path={folder}", "encoder=custom", "encoder.head_dropout=0"]
     words += [f"encoder.name={folder / 'tiny-bert'}", "strategy=finetune", "training.precision=fp32", "verify=false"]
     words += ["evaluation.floors=false", "report.write=false", "training.max_steps=6", "training.batch_size=8"]
     words += ["cache.gib=0", f"objective={term}", f"data.unlabelled={texts_in(folder / 'more.csv')}"]
-    done = launched(processes, [*words, f"output={folder / str(processes)}"])
-    assert done.returncode == 0, done.stderr[-2000:]
+    printed_by(running, [*words, f"output={folder / str(processes)}"], processes=processes)
     logs = sorted((folder / str(processes)).glob("*/metrics.jsonl"))
     rows = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
     return [row["loss"] for row in rows if "loss" in row]
@@ -149,8 +149,8 @@ def shared(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("term", [pytest.param(term, marks=OFTEN[term in ALIKE]) for term in ("dann", "cdan")])
-def test_two_processes_learn_what_one_does(shared: Path, term: str):
-    one, two = (losses_of(shared, processes, term) for processes in (1, 2))
+def test_two_processes_learn_what_one_does(running: Warm, shared: Path, term: str):
+    one, two = (losses_of(running, shared, processes, term) for processes in (1, 2))
     assert len(one) == 12
     assert two == pytest.approx(one, rel=1e-3)
 
@@ -159,9 +159,9 @@ def test_two_processes_learn_what_one_does(shared: Path, term: str):
 @pytest.mark.parametrize(
     "term", [*(pytest.param(term, marks=pytest.mark.exhaustive) for term in ("coral", "mmd")), "mcc"]
 )
-def test_two_processes_compare_what_each_of_them_reads(shared: Path, term: str):
+def test_two_processes_compare_what_each_of_them_reads(running: Warm, shared: Path, term: str):
     # Each has the moments of its own share of a step, so that losses differ from those of one process, but not by much.
-    one, two = (losses_of(shared, processes, term) for processes in (1, 2))
+    one, two = (losses_of(running, shared, processes, term) for processes in (1, 2))
     assert len(one) == 12
     assert two[:6] == pytest.approx(one[:6], rel=0.3)
     assert two[6:] == pytest.approx(one[6:], rel=1e-3)  # of the run without other texts

@@ -30,8 +30,9 @@ from nlp_transfer.run import Run, adapt
 from tests.encoder.families import tiny_encoder
 from tests.objectives.test_distill import texts_in
 from tests.test_crashes import weights_of_a_stopped_run_and_another
-from tests.test_launch import launched
+from tests.test_launch import printed_by
 from tests.test_run import STRATEGIES, data_for, settings_for
+from tests.warm import Warm
 
 TASK = Task("single_label", ("a", "b"), False, None)
 TERMS = ("hint", "relations")
@@ -174,7 +175,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, teacher
 
 
 @pytest.mark.exhaustive
-def test_two_processes_learn_what_one_does(tmp_path: Path, teacher_of):
+def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path, teacher_of):
     file = texts_in(tmp_path / "more.csv")
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     for split, part in data_for("single_label").items():
@@ -185,8 +186,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, teacher_of):
     words += [f"objective.distill.teacher={teacher_of()}", f"data.unlabelled={file}"]
     found = []
     for processes in (1, 2):
-        done = launched(processes, [*words, f"output={tmp_path / str(processes)}"])
-        assert done.returncode == 0, done.stderr[-2000:]
+        printed_by(running, [*words, f"output={tmp_path / str(processes)}"], processes=processes)
         (log,) = (tmp_path / str(processes)).glob("*/metrics.jsonl")
         found.append([row["loss"] for row in map(json.loads, log.read_text().splitlines()) if "loss" in row])
     assert len(found[0]) == 6

@@ -28,8 +28,9 @@ from nlp_transfer.store import Store, folder_of
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import Stopped
 from tests.encoder.families import tiny_encoder
-from tests.test_launch import launched
+from tests.test_launch import printed_by
 from tests.test_run import data_for, settings_for
+from tests.warm import Warm
 
 QUICK = {"training.epochs": 1, "evaluation.floors": False, "decision.calibrate": False}
 FIRST = {"pretraining.epochs": 3, "pretraining.batch_size": 8} | QUICK
@@ -334,7 +335,7 @@ def test_a_run_that_was_made_before_there_was_any_is_read(home: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(tmp_path: Path):
+def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path):
     folder = tiny_encoder(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     for split, part in data_for("single_label").items():
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
@@ -343,8 +344,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path):
     words += ["training.max_steps=2", "verify=false", "cache.gib=0", "pretraining.epochs=4", "pretraining.batch_size=8"]
     found, encoders = [], []
     for processes in (1, 2):
-        done = launched(processes, [*words, f"output={tmp_path / str(processes)}"])
-        assert done.returncode == 0, done.stderr[-2000:]
+        printed_by(running, [*words, f"output={tmp_path / str(processes)}"], processes=processes)
         (run,) = (tmp_path / str(processes)).iterdir()
         found.append(json.loads((run / "metrics.json").read_text())["pretrained"])
         encoders.append(load_file(run / made.ENCODER / "model.safetensors"))
