@@ -41,7 +41,7 @@ DEEP = TINY | {"num_hidden_layers": 6}  # for the work that freezes five of them
 STEADY = {"cpu", "wall"}
 pytestmark = pytest.mark.slow
 OURS_OF_WORKS = [
-    pytest.param(work, method, id=f"{work.name}, {method}")
+    pytest.param(work, method, id=f"{work.name}, {method}", marks=[pytest.mark.exhaustive] * ("compiled" in method))
     for work in works(quick=True)
     for method in work.methods
     if method.startswith(OURS) and work.group != "start"

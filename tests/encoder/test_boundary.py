@@ -12,6 +12,7 @@ from torch import nn
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt
+from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, settings_for
 
@@ -37,8 +38,7 @@ def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-@pytest.mark.parametrize("strategy", FREEZING)
-@pytest.mark.parametrize("family", PACKED)
+@pytest.mark.parametrize(("family", "strategy"), cells(PACKED, list(FREEZING)))
 def test_the_weights_are_those_of_a_training_that_runs_every_layer(tmp_path: Path, family: str, strategy: str):
     tiny_encoder(tmp_path, family)
     weights = []
