@@ -19,11 +19,11 @@ from nlp_transfer.record import read_record
 from nlp_transfer.run import Run, adapt
 from nlp_transfer.settings import Settings
 from nlp_transfer.training import checkpoint
+from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.test_run import STRATEGIES, data_for, digest, settings_for
 
 PROBLEMS = ("single_label", "multi_label", "regression", "ordinal")
-QUICK = (("finetune", "single_label"), ("probe", "multi_label"), ("lora", "regression"), ("probe", "ordinal"))
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +66,7 @@ def stored(run: Run) -> Settings:
     return compose(str(run.folder / "config.yaml"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("strategy", "problem"),
-    [
-        pytest.param(strategy, problem, marks=[] if (strategy, problem) in QUICK else pytest.mark.slow)
-        for strategy in ("finetune", "probe", "lora")
-        for problem in PROBLEMS
-    ],
-)
+@pytest.mark.parametrize(("strategy", "problem"), cells(("finetune", "probe", "lora"), PROBLEMS))
 def test_every_problem_is_learned_and_measured_again(home: Path, tmp_path: Path, strategy: str, problem: str) -> None:
     values = {"evaluation.floors": strategy == "probe", **in_a_file(tmp_path, problem)}
     runs = [adapt(settings(home, tmp_path, problem, strategy, seed=seed, **values)) for seed in (0, 1)]

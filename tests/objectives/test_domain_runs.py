@@ -22,6 +22,7 @@ from nlp_transfer.run import adapt
 from nlp_transfer.settings import EvaluationSettings
 from nlp_transfer.source_only import SourceOnly, without_texts
 from nlp_transfer.training import checkpoint
+from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.objectives.test_distill import texts_in
 from tests.test_crashes import stopped_run, weights_of_a_stopped_run_and_another
@@ -33,10 +34,6 @@ TERMS = ("coral", "mmd", "dann", "cdan", "mcc")
 PROBLEMS = ("single_label", "soft", "multi_label", "ordinal", "regression", "pair", "siamese", "chunk")
 MEANT = {"cdan": ("single_label", "soft", "ordinal", "pair", "siamese", "chunk")}
 MEANT |= {"mcc": ("single_label", "soft", "pair", "siamese", "chunk")}
-
-
-ALIKE = ("coral", "dann")  # which differ from mmd and cdan in what they compute of the same tensors, tested by itself
-OFTEN = {False: pytest.mark.slow, True: pytest.mark.exhaustive}
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +51,7 @@ def adapted(home: Path, folder: Path, term: str, problem: str = "single_label", 
 
 
 @pytest.mark.parametrize(
-    ("strategy", "term"),
-    [
-        pytest.param(strategy, term, marks=[] if (strategy, term) == ("lora", "cdan") else OFTEN[term in ALIKE])
-        for strategy in STRATEGIES
-        if not strategy.startswith("probe")
-        for term in TERMS
-    ],
+    ("strategy", "term"), cells([name for name in STRATEGIES if not name.startswith("probe")], TERMS)
 )
 def test_every_strategy_that_moves_the_encoder_takes_every_term(home: Path, tmp_path: Path, strategy: str, term: str):
     run = adapted(home, tmp_path, term, strategy=strategy)
@@ -70,8 +61,7 @@ def test_every_strategy_that_moves_the_encoder_takes_every_term(home: Path, tmp_
     assert [group["lr"] for group in own] == [1e-3] * (term in ("dann", "cdan"))
 
 
-@pytest.mark.parametrize("term", [pytest.param(term, marks=OFTEN[term in ALIKE]) for term in TERMS])
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(("problem", "term"), cells(PROBLEMS, TERMS))
 def test_every_problem_takes_the_terms_that_mean_something(home: Path, tmp_path: Path, term: str, problem: str):
     if problem in MEANT.get(term, PROBLEMS):
         run = adapted(home, tmp_path, term, problem)
@@ -148,7 +138,8 @@ def shared(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("term", [pytest.param(term, marks=OFTEN[term in ALIKE]) for term in ("dann", "cdan")])
+@pytest.mark.slow
+@pytest.mark.parametrize("term", [pytest.param("dann", marks=pytest.mark.exhaustive), "cdan"])
 def test_two_processes_learn_what_one_does(running: Warm, shared: Path, term: str):
     one, two = (losses_of(running, shared, processes, term) for processes in (1, 2))
     assert len(one) == 12

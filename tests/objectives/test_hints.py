@@ -27,6 +27,7 @@ from nlp_transfer.places import FIGURES
 from nlp_transfer.predict import Predictor
 from nlp_transfer.preparation import prepare
 from nlp_transfer.run import Run, adapt
+from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.objectives.test_distill import texts_in
 from tests.test_crashes import weights_of_a_stopped_run_and_another
@@ -124,11 +125,7 @@ def taught(home: Path, folder: Path, teacher: Path, term: str, problem: str = "s
     return adapt(settings, data=data_for(problem))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("term", TERMS)
-@pytest.mark.parametrize(
-    "strategy", [pytest.param(each, marks=[] if each == "finetune" else pytest.mark.slow) for each in MOVING]
-)
+@pytest.mark.parametrize(("strategy", "term"), cells(MOVING, TERMS))
 def test_every_strategy_that_moves_the_encoder_comes_nearer_to_the_teacher(home, tmp_path, teacher_of, strategy, term):
     values = STRATEGIES[strategy] | {"training.epochs": 8, "objective.distill.weight": 0.0, "strategy.lr": 1e-3}
     values |= {f"objective.{term}.weight": 100.0, "training.keep": "last"}
