@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import shutil
@@ -94,6 +93,8 @@ def alone(folder: Path) -> Iterator[bool]:
     Raises:
         OSError: if that cannot be told.
     """
+    import fcntl  # not every system has it
+
     name = folder / _TURN
     folder.mkdir(exist_ok=True)
     try:

@@ -80,7 +80,10 @@ def from_hub(settings: DataSettings, store: Store | None, *, split_of: Callable[
         commit = str(found.sha)
         folder = _kept(settings, found, store, split_of)
     assert commit is not None
-    return _read(folder, settings.hub, commit, split_of)
+    try:
+        return _read(folder, settings.hub, commit, split_of)
+    except OSError as error:  # another process needed the room already
+        raise _not_kept(store.folder, error) from error
 
 
 def check_labels(tables: Mapping[str, Table], named: str | None, cut: set[str]) -> list[str]:
