@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import threading
 import time
@@ -20,10 +21,15 @@ from nlp_transfer.data import streamed
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.sources import read_source
 from nlp_transfer.errors import UserError
+from nlp_transfer.run import adapt
 from nlp_transfer.settings import DataSettings
 from nlp_transfer.store import GROWING, Store
+from nlp_transfer.training import checkpoint
+from tests.crashes import fingerprint
 from tests.data.test_hub import CARD, COMMIT, OTHER
+from tests.encoder.families import tiny_encoder
 from tests.publishing.hub_server import ALWAYS, Fault, HubServer
+from tests.test_run import rows, settings_for
 from tests.warm import Warm
 
 FORMATS = ("csv", "jsonl", "parquet")
@@ -136,10 +142,10 @@ def test_what_a_short_file_lacks_others_give(hub, store, sizes):
     serve(hub, {f"train-{n}.csv": file_of("csv", named(n, rows)) for n, rows in enumerate(sizes)})
     read = texts(store, settings(40))["train"]
     assert len(read) == len(set(read)) == 40
-    for shard, rows in enumerate(sizes):
+    for shard, size in enumerate(sizes):
         own = [text for text in read if text.startswith(f"{shard}:")]
         assert own == [f"{shard}:{row}" for row in range(len(own))]
-        assert len(own) <= rows
+        assert len(own) <= size
     everything = texts(store, settings(sum(sizes) + 1))["train"]
     assert sorted(everything) == sorted(text for n, rows in enumerate(sizes) for text, _ in named(n, rows))
     assert "rows, from" not in str(read_source(settings(sum(sizes) + 1), store=store).notes)
@@ -311,8 +317,8 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(store):
 
 
 def test_types_and_names_of_classes_are_those_of_the_data_set(hub, store):
-    rows = [(f"text {row}", row % 2) for row in range(9)]
-    serve(hub, {"train.csv": file_of("csv", rows), "README.md": CARD.encode()})
+    numbers = [(f"text {row}", row % 2) for row in range(9)]
+    serve(hub, {"train.csv": file_of("csv", numbers), "README.md": CARD.encode()})
     assert read_source(settings(6), store=store).splits["train"].columns["label"] == list("zyzyzy")
     lines = [{"text": f"text {row}", "label": "ab"[row % 2], "note": None if row < 4 else "late"} for row in range(9)]
     content = "".join(json.dumps(line) + "\n" for line in lines).encode()
@@ -384,3 +390,47 @@ def test_two_processes_read_once(hub, store, processes, tmp_path):
     ends = [process.communicate(60) for process in both]
     assert [out.splitlines()[-1] for out, _ in ends] == [str(wanted)] * 2, ends
     assert sorted(out.count("part") for out, _ in ends) == [0, 10]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_run_that_was_stopped_ends_in_the_bits_of_one_that_was_not(hub, store, tmp_path, monkeypatch, removed):
+    tiny_encoder(tmp_path)
+    files = {"train-0": rows("single_label", 40, 1), "train-1": rows("single_label", 40, 2)}
+    files |= {"validation": rows("single_label", 16, 3), "test": rows("single_label", 16, 4)}
+    lines = {name: [(row["text"], row["label"]) for row in part] for name, part in files.items()}
+    serve(hub, {f"{name}.jsonl": file_of("jsonl", part) for name, part in lines.items()})
+    wanted = {"data": "hub", "data.hub": "acme/large", "data.hub_rows": 48, "data.revision": COMMIT, "cache.gib": 1}
+    wanted |= {"checkpoint.seconds": 0, "training.max_steps": 6}
+
+    asked = settings_for(tmp_path, **wanted)
+    adapt(asked)
+    whole = fingerprint(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs")
+    with monkeypatch.context() as patch:
+        commit = checkpoint.commit
+
+        def stop(folder: Path, snapshot: checkpoint.Snapshot) -> Path:
+            path = commit(folder, snapshot)
+            if snapshot.step == 3:
+                raise KeyboardInterrupt
+            return path
+
+        patch.setattr(checkpoint, "commit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(asked)
+    for entry in store.entries() if removed else ():
+        store.remove(entry.key)
+    hub.log.clear()
+    adapt(asked)
+    assert bool(hub.log) == removed
+    assert fingerprint(tmp_path / "runs") == whole
+
+
+def test_files_of_one_split_with_other_types_are_refused_as_rows_with_a_fraction_are_not(hub, store):
+    numbers, words, fractions = ([(f"{label} {row}", label) for row in range(4)] for label in (1, "x", 0.5))
+    serve(hub, {"train-0.csv": file_of("csv", numbers), "train-1.csv": file_of("csv", fractions)})
+    assert sorted(read_source(settings(8), store=store).splits["train"].columns["label"]) == [0.5] * 4 + [1.0] * 4
+    hub.repositories["datasets/acme/large"].commit({"train-1.csv": file_of("csv", words)}, oid=OTHER)
+    with pytest.raises(UserError, match=r"acme/large\[train\]: its files have columns of other types"):
+        read_source(settings(8), store=store)
