@@ -29,6 +29,8 @@ from nlp_transfer.settings import DataSettings
 if TYPE_CHECKING:
     from nlp_transfer.store import Store
 
+_JSON = json.JSONEncoder()
+
 
 @dataclass
 class Examples:
@@ -307,6 +309,7 @@ def _fingerprint(rows: Mapping[str, Rows], examples: Mapping[str, Examples], tas
     digest = hashlib.sha256(json.dumps([task.problem, task.labels]).encode())
     for split in sorted(rows):
         part, targets = rows[split], examples[split].targets
-        digest.update(json.dumps([split, part.texts, part.pairs, part.weights, targets.dtype.str]).encode())
+        for piece in _JSON.iterencode([split, part.texts, part.pairs, part.weights, targets.dtype.str]):
+            digest.update(piece.encode())  # as one string all texts would be in memory twice more
         digest.update(np.ascontiguousarray(targets).astype(targets.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
