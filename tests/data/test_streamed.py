@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import constants
 
 from nlp_transfer.cli import main
-from nlp_transfer.data import streamed
+from nlp_transfer.data import reading
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.sources import read_source
 from nlp_transfer.errors import UserError
@@ -45,7 +45,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(datasets.config, "STREAMING_READ_MAX_RETRIES", 1)
     monkeypatch.setattr(datasets.config, "STREAMING_OPEN_MAX_RETRIES", 1)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(streamed, "PART_ROWS", 3)
+    monkeypatch.setattr(reading, "PART_ROWS", 3)
     monkeypatch.chdir(tmp_path)
     with HubServer() as server:
         server.attach(monkeypatch, tmp_path / "home")
@@ -127,9 +127,9 @@ def test_rows_come_from_all_files_in_equal_shares_and_are_read_once(hub, store, 
 
 
 def test_every_beginning_of_the_order_of_shards_is_spread_over_all():
-    assert streamed._spread(8) == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert reading.spread(8) == [0, 4, 2, 6, 1, 5, 3, 7]
     for shards in range(1, 70):
-        order = streamed._spread(shards)
+        order = reading.spread(shards)
         assert sorted(order) == list(range(shards))
         for count in range(1, shards + 1):
             ends = [*sorted(order[:count]), shards]
@@ -162,7 +162,7 @@ def test_what_a_short_file_lacks_others_give(hub, store, sizes):
 def test_a_reading_that_was_interrupted_anywhere_ends_in_the_same_bytes(hub, store, tmp_path, monkeypatch, kind, when):
     serve_shards(hub, kind)
     read_source(settings(), store=store)
-    place, count = (streamed, 0) if when == "flush" else (Store, 0)
+    place, count = (reading, 0) if when == "flush" else (Store, 0)
     original = getattr(place, when)
 
     def interrupted(*arguments: Any) -> None:
@@ -201,6 +201,22 @@ def test_a_reading_that_lost_the_hub_goes_on_behind_what_it_has(hub, store, tmp_
     assert len(hub.asked("GET .*resolve")) <= first
     if kind == "csv":  # JSON is opened to see what it is like, and Parquet to see where its groups are
         assert not hub.asked("GET .*resolve.*train-0")
+
+
+@pytest.mark.parametrize("kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS[1:])])
+@pytest.mark.parametrize("times", [1, ALWAYS])
+def test_an_answer_that_was_cut_off_is_no_end_of_a_file(hub, store, tmp_path, kind, times):
+    serve_shards(hub, kind)
+    read_source(settings(), store=store)
+    other = Store(tmp_path / "other", 1e9)
+    hub.faults.append(Fault(f"GET .*train-1.{kind}", truncate=60, times=times))
+    try:
+        read_source(settings(), store=other)
+    except UserError:
+        assert not [entry for entry in other.entries() if not entry.key.endswith(GROWING)]
+        hub.faults.clear()
+        read_source(settings(), store=other)
+    assert kept(other) == kept(store)
 
 
 def test_rows_that_were_removed_are_read_again_and_are_the_same(hub, store):
@@ -330,13 +346,13 @@ def test_types_and_names_of_classes_are_those_of_the_data_set(hub, store):
 # Reads as a run does; a part has few rows, and after each the process says so and gives a moment to end it in.
 READ = """
 import sys, time
-from nlp_transfer.data import streamed
+from nlp_transfer.data import reading
 from nlp_transfer.data.sources import read_source
 from nlp_transfer.settings import DataSettings
 from nlp_transfer.store import Store, store_of
 from nlp_transfer.settings import CacheSettings
 
-streamed.PART_ROWS = 3
+reading.PART_ROWS = 3
 grown = Store.has_grown
 
 def told(self, growing):
