@@ -8,12 +8,12 @@ reading that was stopped, wherever it was, goes on behind the last of them and e
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.data import typed
-from nlp_transfer.data.table import Table
+from nlp_transfer.data.table import Table, joined
 from nlp_transfer.disk import flush, reason
 from nlp_transfer.errors import UserError
 
@@ -150,14 +150,26 @@ def _about_of(rows: pa.Table) -> dict[str, Any]:
 
 
 def table_of(folder: Path, split: str, origin: str) -> Table:
-    """Read the rows of one split."""
+    """Read the rows of one split.
+
+    Raises:
+        UserError: for a column that is of one type in a file and of another in the next.
+    """
     import pyarrow as pa
 
-    parts = [_mapped(path) for path in sorted(folder.glob(f"{split}-*.arrow"))]
-    if not parts:
+    paths = sorted(folder.glob(f"{split}-*.arrow"))
+    if not paths:
         return Table({}, origin, [])
-    try:
-        rows = pa.concat_tables(parts, promote_options="permissive")  # a column is empty in a file, or has no fraction
+    try:  # a column may be empty in one file, and have no fractions in another
+        types = pa.unify_schemas([_mapped(path).schema for path in paths], promote_options="permissive").empty_table()
     except pa.ArrowException as error:
         raise UserError(f"{origin}: its files have columns of other types: {typed.first_line(error)}") from error
-    return typed.from_arrow(rows, _about_of(parts[0])["features"], origin)
+
+    def tables() -> Iterator[Table]:  # one by one, for a file is open as long as its rows are mapped
+        first = 1
+        for path in paths:
+            rows = pa.concat_tables([types, _mapped(path)], promote_options="permissive")
+            yield typed.from_arrow(rows, _about_of(types)["features"], origin, first=first)
+            first += rows.num_rows
+
+    return joined(tables(), origin)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import resource
 import shutil
 import signal
 import threading
@@ -137,7 +139,9 @@ def test_every_beginning_of_the_order_of_shards_is_spread_over_all():
             assert max(after - before for before, after in pairwise(ends)) <= 2 * shards / count + 1
 
 
-@pytest.mark.parametrize("sizes", [(30, 2, 30), (1, 1, 50), (50, 1, 1), (5, 0, 40)])
+@pytest.mark.parametrize(
+    "sizes", [(30, 2, 30), *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in [(1, 1, 50), (5, 0, 40)])]
+)
 def test_what_a_short_file_lacks_others_give(hub, store, sizes):
     serve(hub, {f"train-{n}.csv": file_of("csv", named(n, rows)) for n, rows in enumerate(sizes)})
     read = texts(store, settings(40))["train"]
@@ -204,7 +208,7 @@ def test_a_reading_that_lost_the_hub_goes_on_behind_what_it_has(hub, store, tmp_
 
 
 @pytest.mark.parametrize("kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS[1:])])
-@pytest.mark.parametrize("times", [1, ALWAYS])
+@pytest.mark.parametrize("times", [1, pytest.param(ALWAYS, marks=pytest.mark.slow)])
 def test_an_answer_that_was_cut_off_is_no_end_of_a_file(hub, store, tmp_path, kind, times):
     serve_shards(hub, kind)
     read_source(settings(), store=store)
@@ -227,6 +231,20 @@ def test_rows_that_were_removed_are_read_again_and_are_the_same(hub, store):
     assert store.entries() == []
     assert load_corpus(settings(), store=store).fingerprint == corpus.fingerprint
     assert (read_source(settings(), store=store), kept(store)) == before
+
+
+def test_more_files_are_read_than_may_be_open(hub, store, monkeypatch):
+    serve_shards(hub, "csv")
+    monkeypatch.setattr(reading, "PART_ROWS", 1)
+    asked = settings(SHARD * 3, revision=COMMIT)  # a file a row
+    wanted = read_source(asked, store=store)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(free := os.open(".", os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + SHARD, limits[1]))
+    try:
+        assert read_source(asked, store=store) == wanted
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_without_the_hub_a_commit_is_read_whose_rows_are_kept(hub, store, monkeypatch):
