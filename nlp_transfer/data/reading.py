@@ -165,7 +165,7 @@ def table_of(folder: Path, split: str, origin: str) -> Table:
     except pa.ArrowException as error:
         raise UserError(f"{origin}: its files have columns of other types: {typed.first_line(error)}") from error
 
-    def tables() -> Iterator[Table]:  # one by one, for a file is open as long as its rows are mapped
+    def tables() -> Iterator[Table]:  # one by one: what is mapped of a file goes with it
         first = 1
         for path in paths:
             rows = pa.concat_tables([types, _mapped(path)], promote_options="permissive")

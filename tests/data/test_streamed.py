@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import resource
 import shutil
 import signal
 import threading
@@ -231,20 +229,6 @@ def test_rows_that_were_removed_are_read_again_and_are_the_same(hub, store):
     assert store.entries() == []
     assert load_corpus(settings(), store=store).fingerprint == corpus.fingerprint
     assert (read_source(settings(), store=store), kept(store)) == before
-
-
-def test_more_files_are_read_than_may_be_open(hub, store, monkeypatch):
-    serve_shards(hub, "csv")
-    monkeypatch.setattr(reading, "PART_ROWS", 1)
-    asked = settings(SHARD * 3, revision=COMMIT)  # a file a row
-    wanted = read_source(asked, store=store)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    os.close(free := os.open(".", os.O_RDONLY))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free + SHARD, limits[1]))
-    try:
-        assert read_source(asked, store=store) == wanted
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_without_the_hub_a_commit_is_read_whose_rows_are_kept(hub, store, monkeypatch):
