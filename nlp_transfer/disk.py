@@ -16,6 +16,8 @@ from nlp_transfer.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
+_TURN = ".turn"  # a file that says by its lock that a process is at work in a folder
+
 
 @contextmanager
 def appearing(
@@ -82,6 +84,31 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Wait until no other process is in this context of a folder, which is made; yield whether it is there still.
+
+    Raises:
+        OSError: if that cannot be told.
+    """
+    import fcntl  # not every system has it
+
+    name = folder / _TURN
+    folder.mkdir(exist_ok=True)
+    try:
+        file = name.open("a")
+    except FileNotFoundError:
+        yield False
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # it goes with the file, and that with the process, however it ends
+        try:
+            is_there = os.path.samestat(os.fstat(file.fileno()), name.stat())
+        except FileNotFoundError:
+            is_there = False
+        yield is_there
 
 
 def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

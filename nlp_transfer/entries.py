@@ -181,6 +181,16 @@ def copy(making: Path, key: str, folder: Path, about: dict[str, Any]) -> None:
     shutil.copytree(folder, making, dirs_exist_ok=True)
     for path in making.rglob("*"):
         flush(path)
+    complete(making, key, about)
+
+
+def announce(making: Path, key: str, about: dict[str, Any]) -> None:
+    """Say what the entry will be whose files are being written."""
+    _write_entry(making, key, about | {"what": f"{about.get('what')} (unfinished)"})
+
+
+def complete(making: Path, key: str, about: dict[str, Any]) -> None:
+    """Say what the entry is whose files were written, so that the disk really holds them."""
     _write_entry(making, key, about | {"bytes": sum(sizes(making)), "sha256": _digest_of_files(making)})
 
 

@@ -16,9 +16,9 @@ from accelerate.utils import broadcast_object_list
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.encoder.classifier import Classifier
 from nlp_transfer.encoder.fingerprint import description, key_of, weights_digest
-from nlp_transfer.settings import CacheSettings, Settings
+from nlp_transfer.settings import Settings
 from nlp_transfer.shared import Shared, Unwritten, everywhere
-from nlp_transfer.store import Store, folder_of
+from nlp_transfer.store import Store
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
 
@@ -223,17 +223,6 @@ def with_features(columns: Columns, features: np.ndarray) -> Columns:
 def with_states(columns: Columns, states: np.ndarray) -> Columns:
     """Return the columns with what the frozen layers made of every token."""
     return dataclasses.replace(columns, states=states)
-
-
-def store_of(settings: CacheSettings, tell: Callable[[str], None]) -> Store | None:
-    """Return where what was computed is kept; None where that is not wanted, or nowhere."""
-    if not settings.gib:
-        return None
-    folder = folder_of(settings.folder)
-    if folder is None:
-        tell("there is no home folder to keep anything in for later runs; set cache.folder=..., or cache.gib=0")
-        return None
-    return Store(folder, settings.gib * 2**30, tell)
 
 
 def _read_only(values: np.ndarray) -> np.ndarray:

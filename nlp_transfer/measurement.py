@@ -16,7 +16,6 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
-from nlp_transfer.features import store_of
 from nlp_transfer.launch import is_main
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.pretraining.asked import outcome
@@ -27,7 +26,7 @@ from nlp_transfer.rules_fit import Fitted
 from nlp_transfer.rules_report import said_of
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.source_only import SourceOnly
-from nlp_transfer.store import Store
+from nlp_transfer.store import Store, store_of
 
 
 def measure(
@@ -115,7 +114,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             if whole and corpus.fingerprint != predictor.record.data["fingerprint"]:
                 notes.append("The data is not what the model was trained on; rows measured here may have trained it.")
         else:
-            tables = read_splits(settings.data)
+            tables = read_splits(settings.data, store=store_of(settings.cache))
             part = next(name for name in ("test", "validation", "train") if name in tables)
             # Rows that are not divided are read as "train", but they are no training rows.
             split = _named(settings.data) if part == "train" else part

@@ -33,12 +33,13 @@ from nlp_transfer.encoding import encode_splits
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.divergence import Gap
 from nlp_transfer.evaluation.metrics import selection_metric
-from nlp_transfer.features import Features, features_of, store_of, with_features, with_states
+from nlp_transfer.features import Features, features_of, with_features, with_states
 from nlp_transfer.head_choice import kept_head, kept_words, resolve_encoder
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.pretraining.asked import planned_words
 from nlp_transfer.settings import Settings
+from nlp_transfer.store import store_of
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.teaching import taught_columns

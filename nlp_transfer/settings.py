@@ -49,6 +49,7 @@ class DataSettings:
     hub: str | None = None
     subset: str | None = None
     revision: str | None = None
+    hub_rows: int | None = None
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     problem: str = "auto"
     order: list[str] | None = None

@@ -20,12 +20,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.disk import flush, reason
+from nlp_transfer.disk import alone, flush, reason
 from nlp_transfer.entries import (
     ENTRY,
     Entry,
     Unfinished,
+    announce,
     checked,
+    complete,
     copy,
     delete,
     described,
@@ -36,10 +38,12 @@ from nlp_transfer.entries import (
     takes_place,
     write,
 )
+from nlp_transfer.settings import CacheSettings
 
 ENVIRONMENT = "NLP_TRANSFER_CACHE"
+GROWING = ".part"  # the name of an entry that is not complete ends with it
 _Found = TypeVar("_Found")
-_KEY = re.compile(r"[0-9a-f]{64}")
+_KEY = re.compile(rf"[0-9a-f]{{64}}({re.escape(GROWING)})?")
 _MAKING = re.compile(r"\.making-(\d+)-[0-9a-f]+")
 _SOON, _LATE = 600.0, 86400.0  # seconds after which what a dead process, and what any process left, is taken away
 _MOST_OF_FREE = 0.5  # of the room on the disk: the run itself has more to write
@@ -56,6 +60,17 @@ def folder_of(named: str | None) -> Path | None:
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     base = base if base.is_absolute() else expanded("~/.cache")  # the specification wants relative ones ignored
     return base / "nlp_transfer" if base.is_absolute() else None
+
+
+def store_of(settings: CacheSettings, tell: Callable[[str], None] = lambda _: None) -> Store | None:
+    """Return where what was computed is kept; None where that is not wanted, or nowhere."""
+    if not settings.gib:
+        return None
+    folder = folder_of(settings.folder)
+    if folder is None:
+        tell("there is no home folder to keep anything in for later runs; set cache.folder=..., or cache.gib=0")
+        return None
+    return Store(folder, settings.gib * 2**30, tell)
 
 
 class Store:
@@ -111,6 +126,48 @@ class Store:
         """
         kept = self._kept(key, sum(sizes(folder)), lambda making: copy(making, key, folder, about))
         return self.folder / key if kept or (self.folder / key / ENTRY).is_file() else None
+
+    def grown(self, key: str, about: dict[str, Any], grow: Callable[[Path], None]) -> Path:
+        """Return where the files of a key lie, which several processes may have written, one after the other.
+
+        Until it is complete the entry lies under another name, where whatever ends a process leaves what it has
+        written, for the next one to go on from. Whoever comes while another process writes waits for it.
+
+        Args:
+            key: says all that the files hang on.
+            about: as for `keep`.
+            grow: is given a folder and writes the files that are not there yet, each of them whole or not at all; it
+                tells `has_grown` of each.
+
+        Raises:
+            OSError: if they cannot be written.
+        """
+        growing = self.folder / f"{key}{GROWING}"
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        while (found := self.find_folder(key)) is None:
+            with alone(growing) as is_there:
+                if (self.folder / key).exists():  # another process has completed it meanwhile
+                    delete(growing)
+                if not is_there or not growing.exists():
+                    continue
+                if not (growing / ENTRY).is_file():
+                    announce(growing, key, about)
+                grow(growing)
+                complete(growing, key, about)
+                takes_place(growing, self.folder / key)
+                flush(self.folder)
+        return found
+
+    def has_grown(self, growing: Path) -> None:
+        """Make room for what was written to an entry that is not complete.
+
+        Raises:
+            OSError: if it is more than may be kept, or was taken away.
+        """
+        os.utime(growing / ENTRY)
+        if sum(sizes(growing)) > self.budget:
+            raise OSError(f"it is more than the {self.budget / 2**30:g} GiB that cache.gib allows")
+        self._make_room(0)
 
     def entries(self) -> list[Entry]:
         """Return what is there, what was not used for longest first.

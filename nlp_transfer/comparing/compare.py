@@ -26,8 +26,8 @@ from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
-from nlp_transfer.features import store_of
 from nlp_transfer.settings import TrackingSettings
+from nlp_transfer.store import store_of
 from nlp_transfer.strategies import Auto
 from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped

@@ -19,6 +19,7 @@ from nlp_transfer.evaluation.decisions import settled
 from nlp_transfer.needs import with_validation
 from nlp_transfer.settings import PretrainingSettings
 from nlp_transfer.shipped import shipped_names
+from nlp_transfer.store import store_of
 from nlp_transfer.training.length import least_steps, passes
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Draws:
 
     def __init__(self, settings: Settings, *, data: Any = None) -> None:
         self._data, self._decision, self._seed = settings.data, decision_of(settings), settings.seed
-        self._read: ReadCorpus = read_corpus(settings.data, data=data)
+        self._read: ReadCorpus = read_corpus(settings.data, data=data, store=store_of(settings.cache))
         self.whole = self._encoded(self._divided(ALL, settings.seed))
         if "test" not in self.whole.splits:
             raise UserError(

@@ -21,9 +21,11 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.multitask.rows import read_member
 from nlp_transfer.settings import DataSettings, Settings
+from nlp_transfer.store import store_of
 
 # What another source of the same kind of rows has of its own; the order of labels is that of the model.
-_PLACE = ("embedded", "path", "train", "validation", "test", "unlabelled", "hub", "subset", "revision", "order")
+_FILES = ("path", "train", "validation", "test", "unlabelled")
+_PLACE = ("embedded", *_FILES, "hub", "subset", "revision", "hub_rows", "order")
 _READING = ("columns", "problem", "label_separator", "encoding", "delimiter", "empty")
 
 
@@ -62,7 +64,7 @@ def alone(settings: Settings, task: Task, *, data: Any = None) -> Corpus:
     # Weights that need a row of every label say nothing of rows that are only measured.
     weights = "none" if settings.continual.replay else settings.data.class_weights
     own = dataclasses.replace(settings.data, class_weights=weights)
-    return corpus.encoded(_read(own, settings.seed, data=data, known=known), own)
+    return corpus.encoded(_read(dataclasses.replace(settings, data=own), data=data, known=known), own)
 
 
 def read(settings: Settings, *, data: Any = None) -> ReadCorpus:
@@ -70,10 +72,10 @@ def read(settings: Settings, *, data: Any = None) -> ReadCorpus:
     if settings.multitask.used and data is None:
         return read_member(settings)
     if not settings.continual.used:
-        return _read(settings.data, settings.seed, data=data)
+        return _read(settings, data=data)
     base = Base.of(settings)
     known = base.task.labels if settings.continual.keeps_labels else ()
-    own = _read(settings.data, settings.seed, data=data, known=known)
+    own = _read(settings, data=data, known=known)
     base.check_task(own.task)
     own = dataclasses.replace(own, notes=[*own.notes, *_divided_anew(settings, base)])
     return _replaying(own, base, settings) if settings.continual.replay else own
@@ -108,7 +110,7 @@ def _given(settings: Settings, base: Base) -> ReadCorpus:
     else:
         own = {key: getattr(settings.data, key) for key in _READING}
         data, seed = DataSettings(path=settings.continual.data, **own), settings.seed
-    return _read(data, seed, known=base.task.labels)
+    return _read(dataclasses.replace(settings, data=data, seed=seed), known=base.task.labels)
 
 
 def _divided_anew(settings: Settings, base: Base) -> list[str]:
@@ -121,8 +123,9 @@ def _divided_anew(settings: Settings, base: Base) -> list[str]:
     ]
 
 
-def _read(settings: DataSettings, seed: int, *, data: Any = None, known: Sequence[str] = ()) -> ReadCorpus:
-    return corpus.divided(corpus.read_corpus(settings, data=data, known=known), settings, seed=seed)
+def _read(settings: Settings, *, data: Any = None, known: Sequence[str] = ()) -> ReadCorpus:
+    found = corpus.read_corpus(settings.data, data=data, known=known, store=store_of(settings.cache))
+    return corpus.divided(found, settings.data, seed=settings.seed)
 
 
 def _replaying(own: ReadCorpus, base: Base, settings: Settings) -> ReadCorpus:

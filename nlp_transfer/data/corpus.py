@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,11 @@ from nlp_transfer.data.task import Task, class_weights, label_names, unseen, uns
 from nlp_transfer.data.unlabelled import measured_among, read_unlabelled
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import DataSettings
+
+if TYPE_CHECKING:
+    from nlp_transfer.store import Store
+
+_JSON = json.JSONEncoder()
 
 
 @dataclass
@@ -110,18 +115,19 @@ class Corpus:
         return [name for name, count in zip(self.task.labels, counts, strict=True) if not count]
 
 
-def load_corpus(settings: DataSettings, *, seed: int = 0, data: Any = None) -> Corpus:
+def load_corpus(settings: DataSettings, *, seed: int = 0, data: Any = None, store: Store | None = None) -> Corpus:
     """Read, check, divide and encode a corpus.
 
     Args:
         settings: the `data` group.
         seed: which rows `train_limit`, `per_class` and `validation_limit` choose; nothing else depends on it.
         data: rows from Python instead of a setting, see ``sources.read_source``.
+        store: where rows are kept, see there.
 
     Raises:
         UserError: for a setting that makes no sense here, and with file and line for rows that cannot be used.
     """
-    return encoded(divided(read_corpus(settings, data=data), settings, seed=seed), settings)
+    return encoded(divided(read_corpus(settings, data=data, store=store), settings, seed=seed), settings)
 
 
 @dataclass
@@ -147,13 +153,15 @@ class ReadCorpus:
     replayed: int = 0
 
 
-def read_corpus(settings: DataSettings, *, data: Any = None, known: Sequence[str] = ()) -> ReadCorpus:
+def read_corpus(
+    settings: DataSettings, *, data: Any = None, known: Sequence[str] = (), store: Store | None = None
+) -> ReadCorpus:
     """Read a corpus and give its cells their meaning; nothing is divided, and nothing dropped but empty texts.
 
     Arguments and errors are those of `load_corpus`; labels that are `known` are in the label set in any case.
     """
     _check(settings)
-    source = read_source(settings, data=data)
+    source = read_source(settings, data=data, store=store)
     notes = list(source.notes)
     roles = find_roles(source.splits["train"], settings.columns)
     problem = _problem(source.splits["train"], roles["label"], settings, notes)
@@ -301,6 +309,7 @@ def _fingerprint(rows: Mapping[str, Rows], examples: Mapping[str, Examples], tas
     digest = hashlib.sha256(json.dumps([task.problem, task.labels]).encode())
     for split in sorted(rows):
         part, targets = rows[split], examples[split].targets
-        digest.update(json.dumps([split, part.texts, part.pairs, part.weights, targets.dtype.str]).encode())
+        for piece in _JSON.iterencode([split, part.texts, part.pairs, part.weights, targets.dtype.str]):
+            digest.update(piece.encode())  # as one string all texts would be in memory twice more
         digest.update(np.ascontiguousarray(targets).astype(targets.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from nlp_transfer.data import delimited, jsonl
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.data.table import Table
+from nlp_transfer.data.table import CHUNK_ROWS, Table, joined
 from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.settings import DataSettings
@@ -64,8 +64,7 @@ def read_rows(path: str | Path, settings: DataSettings, *, lines_are_texts: bool
         lines = decoded_lines(binary, encoding=settings.encoding, origin=origin)
         if kind == "json":
             return jsonl.read_json(lines, origin=origin)
-        tables = list(_tables(lines, kind, settings.delimiter, origin, None))
-    return tables[0] if tables else Table({}, origin, [])
+        return joined(_tables(lines, kind, settings.delimiter, origin, CHUNK_ROWS), origin)
 
 
 def stream_format(name: str, format: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from nlp_transfer.data.table import Table
+from nlp_transfer.data.table import CHUNK_ROWS, Table, joined
 from nlp_transfer.data.typed import distinct, first_line, from_arrow
 from nlp_transfer.errors import UserError
 
@@ -30,13 +30,10 @@ def read_parquet(path: Path, origin: str) -> Table:
     Raises:
         UserError: for a file that is no Parquet file.
     """
-    with _explained(origin):
-        rows = _opened(path, origin).read()
-        rows.validate(full=True)  # else a text that is no UTF-8 is noticed, or not, where it is used
-    return from_arrow(rows, _features(rows.schema), origin)
+    return joined(parquet_chunks(path, origin, CHUNK_ROWS), origin)
 
 
-def parquet_chunks(file: BinaryIO, origin: str, chunk_rows: int) -> Iterator[ArrowRows]:
+def parquet_chunks(file: Path | BinaryIO, origin: str, chunk_rows: int) -> Iterator[ArrowRows]:
     """Yield the rows of a Parquet file in tables of at most `chunk_rows` rows, one at least.
 
     Raises:
@@ -54,7 +51,7 @@ def parquet_chunks(file: BinaryIO, origin: str, chunk_rows: int) -> Iterator[Arr
             if batch is None and first > 1:
                 return
             rows = empty if batch is None else pa.Table.from_batches([batch])
-            rows.validate(full=True)
+            rows.validate(full=True)  # else a text that is no UTF-8 is noticed, or not, where it is used
         table = from_arrow(rows, _features(rows.schema), origin, first=first)
         yield ArrowRows(table.columns, origin, table.lines, arrow=rows)
         if batch is None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.data.columns import find_column
 from nlp_transfer.data.files import FORMATS, existing, existing_file, opened, read_rows
@@ -20,6 +20,9 @@ from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.settings import DataSettings
+
+if TYPE_CHECKING:
+    from nlp_transfer.store import Store
 
 __all__ = ["Source", "Table", "check_source", "read_rows", "read_source", "read_splits", "source_of"]
 
@@ -48,24 +51,25 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def read_splits(settings: DataSettings, *, data: Any = None) -> dict[str, Table]:
+def read_splits(settings: DataSettings, *, data: Any = None, store: Store | None = None) -> dict[str, Table]:
     """Return the tables of `read_source` alone."""
-    return read_source(settings, data=data).splits
+    return read_source(settings, data=data, store=store).splits
 
 
-def read_source(settings: DataSettings, *, data: Any = None) -> Source:
+def read_source(settings: DataSettings, *, data: Any = None, store: Store | None = None) -> Source:
     """Read the one source the settings name.
 
     Args:
         settings: the `data` group.
         data: from Python instead of a setting: a pandas DataFrame, a Dataset or DatasetDict, a list of dicts, or a
             dict of split name to one of these.
+        store: where the rows are kept that `hub_rows` asks for; nothing else needs it.
 
     Raises:
         UserError: for none or several sources, and for whatever cannot be read exactly.
     """
     check_source(settings, data=data)
-    source = _read(settings, data)
+    source = _read(settings, data, store)
     if list(source.splits) == ["train"]:
         source.splits = _by_column(source.splits["train"], settings)
     elif settings.columns.split:
@@ -74,10 +78,10 @@ def read_source(settings: DataSettings, *, data: Any = None) -> Source:
     return source
 
 
-def source_of(settings: DataSettings) -> tuple[str | None, ...]:
+def source_of(settings: DataSettings) -> tuple[str | int | None, ...]:
     """Return what names a source: settings of which it is the same read the same rows."""
     files = settings.path, settings.train, settings.validation, settings.test
-    return settings.embedded, *files, settings.hub, settings.subset, settings.revision
+    return settings.embedded, *files, settings.hub, settings.subset, settings.revision, settings.hub_rows
 
 
 def check_source(settings: DataSettings, *, data: Any = None) -> None:
@@ -97,9 +101,11 @@ def check_source(settings: DataSettings, *, data: Any = None) -> None:
     for key in ("validation", "test"):
         if getattr(settings, key) is not None and settings.train is None:
             raise UserError(f"data.{key} goes with data.train; with {given[0]} the splits come from the source itself")
-    for key in ("subset", "revision"):
+    for key in ("subset", "revision", "hub_rows"):
         if getattr(settings, key) is not None and settings.hub is None:
             raise UserError(f"data.{key} goes with data.hub only")
+    if settings.hub_rows is not None and settings.hub_rows < 1:
+        raise UserError(f"data.hub_rows={settings.hub_rows} must be at least 1; null reads the whole data set")
     if settings.embedded is not None:
         folder = resources.files(_EMBEDDED)
         known = sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".csv"))
@@ -134,9 +140,9 @@ def split_of(name: str) -> str | None:
     return next((split for split, names in SPLIT_NAMES.items() if folded in names), None)
 
 
-def _read(settings: DataSettings, data: Any) -> Source:
+def _read(settings: DataSettings, data: Any, store: Store | None) -> Source:
     """Read the source that is set."""
-    from nlp_transfer.data import typed  # needs numpy; settings are checked without
+    from nlp_transfer.data import streamed, typed  # need numpy; settings are checked without
 
     if data is not None:
         tables = typed.from_object(data)
@@ -147,9 +153,15 @@ def _read(settings: DataSettings, data: Any) -> Source:
             notes = ["licence of the data: apache-2.0, like the package"]
             return Source(f"{settings.embedded} (embedded)", {"train": read_rows(path, DataSettings())}, notes)
     if settings.hub is not None:
-        tables, commit, notes = typed.from_hub(settings.hub, settings.subset, settings.revision)
+        if settings.hub_rows is None:
+            tables, commit, notes = typed.from_hub(settings.hub, settings.subset, settings.revision)
+        else:
+            part = streamed.from_hub(settings, store, split_of=split_of)
+            tables, commit, notes = part.tables, part.commit, part.notes
         source = _labelled_test(_renamed(tables, f"{settings.hub} @ {commit}"), settings)
         source.notes += notes
+        if settings.hub_rows is not None:
+            source.notes += streamed.check_labels(source.splits, settings.columns.label, part.cut)
         return source
     if settings.train is not None:
         paths = {name: getattr(settings, name) for name in SPLIT_NAMES}

@@ -14,6 +14,7 @@ class _Missing:
         return "MISSING"
 
 
+CHUNK_ROWS = 10_000  # of a file that is read whole, at a time: rows take more memory before they are columns
 MISSING: Final = _Missing()
 """The cell of a JSON object that has no such key; None is a null that was written."""
 
@@ -60,6 +61,21 @@ class Table:
             [self.lines[row] for row in rows],
             None if self.files is None else [self.files[row] for row in rows],
         )
+
+
+def joined(tables: Iterable[Table], origin: str) -> Table:
+    """Return the rows of tables that are parts of one; a column that a part lacks is MISSING there.
+
+    Where the parts come one by one, what each was made from goes before the next one comes.
+    """
+    whole = Table({}, origin, [])
+    for table in tables:
+        for name in table.columns:
+            whole.columns.setdefault(name, [MISSING] * len(whole))
+        for name, cells in whole.columns.items():
+            cells += table.columns[name] if name in table.columns else [MISSING] * len(table)
+        whole.lines += table.lines
+    return whole
 
 
 def from_records(records: Sequence[Mapping[str, Any]], lines: Iterable[int], origin: str) -> Table:

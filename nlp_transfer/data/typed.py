@@ -38,29 +38,43 @@ def from_hub(name: str, subset: str | None, revision: str | None) -> tuple[dict[
     Raises:
         UserError: in one sentence for whatever kept it from being loaded, and for a data set that is a program.
     """
-    wanted = f"data.hub={name}" + (f" data.subset={subset}" if subset else "")
-    wanted += f" at revision {revision!r}" if revision else ""
-    if Path(name).is_dir():  # `datasets` would read it without a word
-        raise UserError(f"data.hub={name} is also a folder here: set data.path, or start from another folder")
-    with hub.explained(wanted):
-        found = hub.find("dataset", name, revision)
+    wanted, found = asked(name, subset, revision), find(name, subset, revision)
     try:
-        builder = _cached(name, subset, revision) if found is None else _builder(name, subset, found)
+        builder = _cached(name, subset, revision) if found is None else builder_of(name, subset, found)
         builder.download_and_prepare()
         tables = from_object(builder.as_dataset(), origin=name)
     except UserError:
         raise
     except Exception as error:  # the library raises a dozen types, its dependencies more
-        raise UserError(f"{wanted} {_reason(error, found)}") from error
+        raise UserError(f"{wanted} {reason(error, found)}") from error
     if found is None:
         notes = [f"the Hub cannot be reached; {name} is read from the cache of this machine, commit {builder.hash}"]
     else:
-        licence = found.card_data and found.card_data.get("license")
-        notes = [f"licence of the data: {licence}"] if licence else []
+        notes = licence_of(found)
     return tables, str(builder.hash), notes
 
 
-def _builder(name: str, subset: str | None, found: Any) -> Any:
+def asked(name: str, subset: str | None, revision: str | None) -> str:
+    """Return how a message about a data set of the Hub begins."""
+    wanted = f"data.hub={name}" + (f" data.subset={subset}" if subset else "")
+    return wanted + (f" at revision {revision!r}" if revision else "")
+
+
+def find(name: str, subset: str | None, revision: str | None) -> Any | None:
+    """Return what the Hub says of a data set, see `hub.find`; arguments and errors are those of `from_hub`."""
+    if Path(name).is_dir():  # `datasets` would read it without a word
+        raise UserError(f"data.hub={name} is also a folder here: set data.path, or start from another folder")
+    with hub.explained(asked(name, subset, revision)):
+        return hub.find("dataset", name, revision)
+
+
+def licence_of(found: Any) -> list[str]:
+    """Return a sentence about the licence of a data set that was found, if its card names one."""
+    licence = found.card_data and found.card_data.get("license")
+    return [f"licence of the data: {licence}"] if licence else []
+
+
+def builder_of(name: str, subset: str | None, found: Any) -> Any:
     """Return the builder of a data set at the commit that was found, of files of that commit only."""
     import datasets
 
@@ -96,7 +110,7 @@ def _cached(name: str, subset: str | None, revision: str | None) -> Any:
     return Cache(**own, config_name=latest.config.name, version=str(latest.config.version), hash=revision)
 
 
-def _reason(error: Exception, found: Any) -> str:
+def reason(error: Exception, found: Any) -> str:
     """Say in one sentence why a data set cannot be loaded."""
     if found is None:
         return (

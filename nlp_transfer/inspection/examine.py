@@ -21,6 +21,7 @@ from nlp_transfer.importing import for_good
 from nlp_transfer.inspection import beside, columns, labels, mail, repeats, texts
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
 from nlp_transfer.settings import EncoderSettings, PretrainingSettings
+from nlp_transfer.store import store_of
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
@@ -120,7 +121,7 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
         validation_limit=None,
     )
     with screen.busy("reading data"):
-        corpus = read_corpus(lenient, data=data)
+        corpus = read_corpus(lenient, data=data, store=store_of(settings.cache))
     unasked = _unasked(settings, screen)
     tables = {id(rows.table): split for split, rows in corpus.rows.items()}
     blank = {split: set(blank_rows(rows.texts, rows.pairs)) for split, rows in corpus.rows.items()}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer.data.corpus import Corpus, load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.meta.episodes import Division, divide
+from nlp_transfer.store import store_of
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
@@ -27,7 +28,7 @@ def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> tuple[Co
         UserError: for data that cannot be used, of another kind than one class a text, or of too few classes.
     """
     with screen.busy("reading data"):
-        corpus = load_corpus(settings.data, seed=settings.seed, data=data)
+        corpus = load_corpus(settings.data, seed=settings.seed, data=data, store=store_of(settings.cache))
     task, train = corpus.task, corpus.splits["train"]
     if task.problem != "single_label":
         raise UserError(f"{corpus.source}: meta needs texts of one class each, and this is {task.problem}")

@@ -29,6 +29,7 @@ from nlp_transfer.multitask.checks import check_multitask
 from nlp_transfer.multitask.rows import data_of, divided_alike, path_and_words, read_from
 from nlp_transfer.settings import Settings
 from nlp_transfer.shipped import locate_recipe
+from nlp_transfer.store import store_of
 from nlp_transfer.strategies import Auto, Finetune
 from nlp_transfer.verb_settings import MultitaskSettings
 from nlp_transfer.words import from_mapping
@@ -209,7 +210,7 @@ def _read(alone: dict[str, Settings]) -> list[Member]:
     first: dict[str, ReadCorpus] = {}
     for name, settings in alone.items():
         with named(name):
-            data, read = settings.data, read_corpus(settings.data)
+            data, read = settings.data, read_corpus(settings.data, store=store_of(settings.cache))
             before = first.get(str(data.path))
             rows = divided(read, data, seed=settings.seed) if before is None else divided_alike(before, read, data)
             first.setdefault(str(data.path), rows)

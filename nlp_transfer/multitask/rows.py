@@ -10,6 +10,7 @@ from nlp_transfer.data.corpus import ReadCorpus, divided, read_corpus
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings, Settings
+from nlp_transfer.store import store_of
 from nlp_transfer.words import key_and_value
 
 
@@ -23,12 +24,13 @@ def read_member(settings: Settings) -> ReadCorpus:
     Raises:
         UserError: see ``corpus.load_corpus``.
     """
-    own = read_corpus(settings.data)
+    store = store_of(settings.cache)
+    own = read_corpus(settings.data, store=store)
     same = [task for task in settings.multitask.tasks if path_and_words(task)[0] == settings.data.path]
     first = data_of(settings, same[0]) if same else settings.data
     if first == settings.data:
         return divided(own, first, seed=settings.seed)
-    return divided_alike(divided(read_corpus(first), first, seed=settings.seed), own, settings.data)
+    return divided_alike(divided(read_corpus(first, store=store), first, seed=settings.seed), own, settings.data)
 
 
 def divided_alike(first: ReadCorpus, read: ReadCorpus, data: DataSettings) -> ReadCorpus:

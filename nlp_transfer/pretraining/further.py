@@ -25,7 +25,6 @@ from nlp_transfer.encoder.dropout import make_dropout_cheap
 from nlp_transfer.encoder.fingerprint import device_words
 from nlp_transfer.encoder.source import RECORD, Source, digest_of, read_json
 from nlp_transfer.errors import UserError
-from nlp_transfer.features import store_of
 from nlp_transfer.launch import is_main
 from nlp_transfer.plain import dotted
 from nlp_transfer.preparation import Prepared, prepare
@@ -41,6 +40,7 @@ from nlp_transfer.pretraining.made import (
 )
 from nlp_transfer.pretraining.masked import MaskedStep, loss_on, masked_model
 from nlp_transfer.pretraining.masks import Masks, Words
+from nlp_transfer.store import store_of
 from nlp_transfer.strategies import Group
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training import checkpoint

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.data.corpus import Corpus, load_corpus
 from nlp_transfer.needs import with_validation
+from nlp_transfer.store import store_of
 
 if TYPE_CHECKING:
     from nlp_transfer.console import Screen
@@ -28,6 +29,6 @@ def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> Corpus:
     few = settings.data.train_limit is None and settings.data.per_class is None
     limited = dataclasses.replace(settings.data, train_limit=settings.rank.rows) if few else settings.data
     with screen.busy("reading data"):
-        corpus = load_corpus(limited, seed=settings.seed, data=data)
+        corpus = load_corpus(limited, seed=settings.seed, data=data, store=store_of(settings.cache))
     corpus.splits = {"train": corpus.splits["train"]}  # of other splits nothing is read
     return corpus

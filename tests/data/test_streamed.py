@@ -1,0 +1,454 @@
+"""Parts of data sets of the Hub: the same rows however often their reading was stopped, and each asked for once."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+
+from nlp_transfer.cli import main
+from nlp_transfer.data import reading
+from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.data.sources import read_source
+from nlp_transfer.errors import UserError
+from nlp_transfer.run import adapt
+from nlp_transfer.settings import DataSettings
+from nlp_transfer.store import GROWING, Store
+from nlp_transfer.training import checkpoint
+from tests.crashes import fingerprint
+from tests.data.test_hub import CARD, COMMIT, OTHER
+from tests.encoder.families import tiny_encoder
+from tests.publishing.hub_server import ALWAYS, Fault, HubServer
+from tests.test_run import rows, settings_for
+from tests.warm import Warm
+
+FORMATS = ("csv", "jsonl", "parquet")
+SHARD = 20
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """An empty Hub; nobody waits before asking it again."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
+    monkeypatch.setattr(datasets.config, "STREAMING_READ_MAX_RETRIES", 1)
+    monkeypatch.setattr(datasets.config, "STREAMING_OPEN_MAX_RETRIES", 1)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(reading, "PART_ROWS", 3)
+    monkeypatch.chdir(tmp_path)
+    with HubServer() as server:
+        server.attach(monkeypatch, tmp_path / "home")
+        yield server
+
+
+@pytest.fixture
+def store(store_folder: Path) -> Store:
+    return Store(store_folder, 1e9)
+
+
+def file_of(kind: str, rows: list[tuple[str, Any]], *, group: int = SHARD) -> bytes:
+    """Return a file of texts and labels; in Parquet so many rows are a group."""
+    if kind == "csv":
+        return ("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows)).encode()
+    if kind == "jsonl":
+        return "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows).encode()
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    file, columns = io.BytesIO(), list(zip(*rows, strict=True))
+    pyarrow.parquet.write_table(pa.table({"text": columns[0], "label": columns[1]}), file, row_group_size=group)
+    return file.getvalue()
+
+
+def named(shard: int | str, rows: int = SHARD) -> list[tuple[str, Any]]:
+    return [(f"{shard}:{row}", "ab"[row % 2]) for row in range(rows)]
+
+
+def serve(hub: HubServer, files: dict[str, bytes], **options: Any) -> None:
+    hub.add("acme/large", files, oid=COMMIT, kind="datasets", **options)
+
+
+def serve_shards(hub: HubServer, kind: str) -> None:
+    """Three files to train on and one to test on."""
+    files = {f"train-{shard}.{kind}": file_of(kind, named(shard)) for shard in range(3)}
+    serve(hub, {**files, f"test.{kind}": file_of(kind, named("test"))})
+
+
+def settings(rows: int = 12, **options: Any) -> DataSettings:
+    return DataSettings(hub="acme/large", hub_rows=rows, **options)
+
+
+def texts(store: Store, data: DataSettings) -> dict[str, list[str]]:
+    return {split: list(table.columns["text"]) for split, table in read_source(data, store=store).splits.items()}
+
+
+def kept(store: Store) -> dict[str, bytes]:
+    """All that is kept, but for when it was."""
+    files = {path.relative_to(store.folder): path for path in store.folder.rglob("*") if path.is_file()}
+    told = {str(name): path.read_bytes() for name, path in files.items() if name.name != "entry.json"}
+    assert told
+    assert not [name for name in told if GROWING in name or name.endswith(".making")]
+    digests = [json.loads(path.read_text())["sha256"] for name, path in files.items() if name.name == "entry.json"]
+    return told | {"sha256": "".join(digests).encode()}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_rows_come_from_all_files_in_equal_shares_and_are_read_once(hub, store, kind):
+    serve_shards(hub, kind)
+    train = [f"{shard}:{row}" for shard in (0, 2, 1) for row in range(4)]
+    wanted = {"train": train, "test": [f"test:{row}" for row in range(12)]}
+    assert texts(store, settings()) == wanted
+    fetched = hub.asked("resolve")
+    assert fetched
+    assert all(COMMIT in entry.path for entry in fetched)
+    hub.log.clear()
+    assert texts(store, settings()) == wanted  # main has to be looked up
+    assert [entry.path for entry in hub.log] == ["/api/datasets/acme/large"]
+    hub.log.clear()
+    assert texts(store, settings(revision=COMMIT)) == wanted
+    assert hub.log == []
+    source = read_source(settings(), store=store)
+    assert source.name == f"acme/large @ {COMMIT}"
+    assert source.notes == [
+        "train: 12 rows, from 3 of its 3 files or groups of rows",
+        "test: the first 12 rows",
+    ]
+
+
+def test_every_beginning_of_the_order_of_shards_is_spread_over_all():
+    assert reading.spread(8) == [0, 4, 2, 6, 1, 5, 3, 7]
+    for shards in range(1, 70):
+        order = reading.spread(shards)
+        assert sorted(order) == list(range(shards))
+        for count in range(1, shards + 1):
+            ends = [*sorted(order[:count]), shards]
+            assert ends[0] == 0
+            assert max(after - before for before, after in pairwise(ends)) <= 2 * shards / count + 1
+
+
+@pytest.mark.parametrize(
+    "sizes", [(30, 2, 30), *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in [(1, 1, 50), (5, 0, 40)])]
+)
+def test_what_a_short_file_lacks_others_give(hub, store, sizes):
+    serve(hub, {f"train-{n}.csv": file_of("csv", named(n, rows)) for n, rows in enumerate(sizes)})
+    read = texts(store, settings(40))["train"]
+    assert len(read) == len(set(read)) == 40
+    for shard, size in enumerate(sizes):
+        own = [text for text in read if text.startswith(f"{shard}:")]
+        assert own == [f"{shard}:{row}" for row in range(len(own))]
+        assert len(own) <= size
+    everything = texts(store, settings(sum(sizes) + 1))["train"]
+    assert sorted(everything) == sorted(text for n, rows in enumerate(sizes) for text, _ in named(n, rows))
+    assert "rows, from" not in str(read_source(settings(sum(sizes) + 1), store=store).notes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "when"),
+    [
+        ("parquet", "has_grown"),
+        *(pytest.param(kind, "flush", marks=pytest.mark.slow) for kind in FORMATS),
+        *(pytest.param(kind, "has_grown", marks=pytest.mark.slow) for kind in FORMATS[:2]),
+    ],
+)
+def test_a_reading_that_was_interrupted_anywhere_ends_in_the_same_bytes(hub, store, tmp_path, monkeypatch, kind, when):
+    serve_shards(hub, kind)
+    read_source(settings(), store=store)
+    place, count = (reading, 0) if when == "flush" else (Store, 0)
+    original = getattr(place, when)
+
+    def interrupted(*arguments: Any) -> None:
+        nonlocal count
+        count += 1
+        if count % 3 == 0:
+            raise KeyboardInterrupt
+        original(*arguments)
+
+    monkeypatch.setattr(place, when, interrupted)
+    other, stops = Store(tmp_path / "other", 1e9), 0
+    while True:
+        try:
+            read_source(settings(), store=other)
+            break
+        except KeyboardInterrupt:
+            stops += 1
+            assert stops < 50
+    assert stops > 2
+    assert kept(other) == kept(store)
+
+
+@pytest.mark.parametrize("kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS[1:])])
+def test_a_reading_that_lost_the_hub_goes_on_behind_what_it_has(hub, store, tmp_path, kind):
+    serve_shards(hub, kind)
+    read_source(settings(), store=store)
+    first = len(hub.asked("GET .*resolve"))
+    other = Store(tmp_path / "other", 1e9)
+    hub.faults.append(Fault(f"GET .*train-1.{kind}", close=True, times=ALWAYS))
+    with pytest.raises(UserError, match=r"cannot be loaded .*those that were are kept, and the next run goes on"):
+        read_source(settings(), store=other)
+    hub.faults.clear()
+    hub.log.clear()
+    read_source(settings(), store=other)
+    assert kept(other) == kept(store)
+    assert len(hub.asked("GET .*resolve")) <= first
+    if kind == "csv":  # JSON is opened to see what it is like, and Parquet to see where its groups are
+        assert not hub.asked("GET .*resolve.*train-0")
+
+
+@pytest.mark.parametrize("kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS[1:])])
+@pytest.mark.parametrize("times", [1, pytest.param(ALWAYS, marks=pytest.mark.slow)])
+def test_an_answer_that_was_cut_off_is_no_end_of_a_file(hub, store, tmp_path, kind, times):
+    serve_shards(hub, kind)
+    read_source(settings(), store=store)
+    other = Store(tmp_path / "other", 1e9)
+    hub.faults.append(Fault(f"GET .*train-1.{kind}", truncate=60, times=times))
+    try:
+        read_source(settings(), store=other)
+    except UserError:
+        assert not [entry for entry in other.entries() if not entry.key.endswith(GROWING)]
+        hub.faults.clear()
+        read_source(settings(), store=other)
+    assert kept(other) == kept(store)
+
+
+def test_rows_that_were_removed_are_read_again_and_are_the_same(hub, store):
+    serve_shards(hub, "jsonl")
+    before, corpus = (read_source(settings(), store=store), kept(store)), load_corpus(settings(), store=store)
+    (entry,) = store.entries()
+    assert main(["cache", "rm", entry.key[:9]]) == 0
+    assert store.entries() == []
+    assert load_corpus(settings(), store=store).fingerprint == corpus.fingerprint
+    assert (read_source(settings(), store=store), kept(store)) == before
+
+
+def test_without_the_hub_a_commit_is_read_whose_rows_are_kept(hub, store, monkeypatch):
+    serve_shards(hub, "csv")
+    wanted = texts(store, settings())
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert texts(store, settings(revision=COMMIT)) == wanted
+    for revision in (None, "main"):
+        with pytest.raises(UserError, match=rf"data\.hub_rows=12 rows are kept here of {COMMIT}: set data\.revision"):
+            read_source(settings(revision=revision), store=store)
+    for data in (settings(revision=OTHER), settings(13, revision=COMMIT), settings(subset="en", revision=COMMIT)):
+        with pytest.raises(UserError, match=r"cannot be fetched from the Hub, nor are data\.hub_rows=1. rows of it"):
+            read_source(data, store=store)
+
+
+def test_labels_of_a_sorted_file_are_told_of_and_groups_of_rows_mix_them(hub, store):
+    ordered = [(f"{row}", "neg" if row < 50 else "pos") for row in range(100)]
+    late = [(f"{row}", "neg" if row < 39 else "pos") for row in range(100)]
+    serve(hub, {"train.csv": file_of("csv", ordered)})
+    with pytest.raises(UserError, match=r"all 40 rows that were read have the label 'neg'.*Raise data\.hub_rows"):
+        read_source(settings(40), store=store)
+    assert set(read_source(settings(100), store=store).splits["train"].columns["label"]) == {"neg", "pos"}
+    hub.repositories["datasets/acme/large"].commit({"train.csv": file_of("csv", late)}, oid=OTHER)
+    (_, note) = read_source(settings(40), store=store).notes
+    assert note.startswith("train: 39 of the 40 rows that were read have the label 'neg'; the data set may be sorted")
+    hub.add("acme/grouped", {"train.parquet": file_of("parquet", ordered, group=5)}, kind="datasets")
+    labels = read_source(DataSettings(hub="acme/grouped", hub_rows=40), store=store).splits["train"].columns["label"]
+    assert sorted(map(labels.count, ("neg", "pos"))) in ([19, 21], [20, 20], [18, 22])
+
+
+@pytest.mark.parametrize("kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS[1:])])
+def test_who_comes_at_the_same_time_waits_and_asks_for_nothing(hub, store, kind):
+    serve_shards(hub, kind)
+    read_source(settings(11), store=store)
+    alone = len(hub.asked("resolve"))
+    hub.log.clear()
+    hub.faults.append(Fault("GET .*resolve", delay=0.2))
+    read: list[dict[str, list[str]]] = []
+    both = [threading.Thread(target=lambda: read.append(texts(Store(store.folder, 1e9), settings()))) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert len(read) == 2
+    assert read[0] == read[1]
+    assert len(hub.asked("resolve")) == alone
+    assert not [entry for entry in store.entries() if entry.key.endswith(GROWING)]
+
+
+def test_what_is_unfinished_is_listed_and_can_be_removed(hub, store, monkeypatch, capfd):
+    serve_shards(hub, "csv")
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "has_grown", stop)
+        with pytest.raises(KeyboardInterrupt):
+            read_source(settings(), store=store)
+    assert main(["cache", "ls"]) == 0
+    listed = json.loads(capfd.readouterr().out)
+    assert (listed["what"], listed["rows"]) == ("rows of acme/large (unfinished)", 12)
+    assert main(["cache", "rm", listed["entry"][:12]]) == 0
+    assert store.entries() == []
+    read_source(settings(), store=store)
+    assert main(["cache", "ls"]) == 0
+    assert json.loads(capfd.readouterr().out)["what"] == "rows of acme/large"
+
+
+def test_rows_that_do_not_fit_the_cache_are_refused_and_others_make_room(hub, store):
+    import numpy as np
+
+    serve_shards(hub, "csv")
+    store.keep("0" * 64, np.ones(10_000), {"what": "features"})
+    read_source(settings(), store=Store(store.folder, 60_000))
+    assert [entry.about["what"] for entry in store.entries()] == ["rows of acme/large"]
+    with pytest.raises(UserError, match=r"data\.hub_rows keeps .* more than the .* GiB that cache\.gib allows"):
+        read_source(settings(13), store=Store(store.folder, 2_000))
+    with pytest.raises(UserError, match=r"data\.hub_rows=12 keeps the rows it reads in the cache, and there is none"):
+        read_source(settings())
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ({"train.csv": b"", "large.py": b"raise RuntimeError('ran')"}, {}, r"is a program \(large\.py\)"),
+        ({"train.csv": file_of("csv", named(0))}, {"gated": True}, "is gated: accept its terms"),
+        ({"train.tar.gz": b"no archive"}, {}, "data.hub=acme/large at revision .* cannot be loaded"),
+        ({"test.csv": file_of("csv", named(0))}, {}, "has no train split; it has: test"),
+    ],
+    ids=["program", "gated", "archive", "test alone"],
+)
+def test_what_cannot_be_streamed_is_refused_in_a_sentence(hub, store, files, options, message):
+    serve(hub, files, **options)
+    with pytest.raises(UserError, match=message):
+        read_source(settings(), store=store)
+
+
+def test_what_makes_no_sense_is_refused_before_anything_is_asked(store):
+    with pytest.raises(UserError, match=r"data\.hub_rows=0 must be at least 1"):
+        read_source(settings(0), store=store)
+    with pytest.raises(UserError, match=r"data\.hub_rows goes with data\.hub only"):
+        read_source(DataSettings(embedded="customer_intents", hub_rows=5), store=store)
+
+
+def test_types_and_names_of_classes_are_those_of_the_data_set(hub, store):
+    numbers = [(f"text {row}", row % 2) for row in range(9)]
+    serve(hub, {"train.csv": file_of("csv", numbers), "README.md": CARD.encode()})
+    assert read_source(settings(6), store=store).splits["train"].columns["label"] == list("zyzyzy")
+    lines = [{"text": f"text {row}", "label": "ab"[row % 2], "note": None if row < 4 else "late"} for row in range(9)]
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    hub.repositories["datasets/acme/large"].commit({"train.csv": None, "train.jsonl": content, "README.md": None})
+    read = read_source(settings(6), store=store).splits["train"]
+    assert read.columns["note"] == [line["note"] for line in lines[:6]]
+
+
+# Reads as a run does; a part has few rows, and after each the process says so and gives a moment to end it in.
+READ = """
+import sys, time
+from nlp_transfer.data import reading
+from nlp_transfer.data.sources import read_source
+from nlp_transfer.settings import DataSettings
+from nlp_transfer.store import Store, store_of
+from nlp_transfer.settings import CacheSettings
+
+reading.PART_ROWS = 3
+grown = Store.has_grown
+
+def told(self, growing):
+    grown(self, growing)
+    print("part", flush=True)
+    time.sleep(float(sys.argv[1]))
+
+Store.has_grown = told
+data = DataSettings(hub="acme/large", hub_rows=12, revision=sys.argv[2])
+splits = read_source(data, store=store_of(CacheSettings())).splits
+print({split: table.columns["text"] for split, table in splits.items()})
+"""
+
+
+@pytest.fixture
+def processes(hub, tmp_path) -> Iterator[tuple[Warm, dict[str, str]]]:
+    """Processes that have imported what reads from the Hub, and their environment."""
+    env = hub.environment(tmp_path / "home") | {"HF_DATASETS_CACHE": str(tmp_path / "arrow")}
+    warm = Warm("import nlp_transfer.data.streamed, datasets, pyarrow.dataset, pandas, torch.utils.data", env)
+    yield warm, env
+    warm.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_process_that_was_killed_anywhere_is_gone_on_from(hub, store, processes, tmp_path, kind):
+    warm, env = processes
+    serve_shards(hub, kind)
+    wanted = texts(store, settings())
+    env |= {"NLP_TRANSFER_CACHE": str(tmp_path / "other")}
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        process = warm.start(READ, "0.3", COMMIT, cwd=tmp_path, env=env)
+        while process.said("out").count("part") < 2 and process.poll() is None:
+            threading.Event().wait(0.01)
+        process.send_signal(number)
+        assert process.wait(60) != 0
+    process = warm.start(READ, "0", COMMIT, cwd=tmp_path, env=env)
+    out, err = process.communicate(60)
+    assert out.splitlines()[-1] == str(wanted), err
+    assert out.count("part") == 10 - 6
+    assert kept(Store(tmp_path / "other", 1e9)) == kept(store)
+
+
+@pytest.mark.slow
+def test_two_processes_read_once(hub, store, processes, tmp_path):
+    warm, env = processes
+    serve_shards(hub, "csv")
+    wanted = texts(store, settings())
+    env |= {"NLP_TRANSFER_CACHE": str(tmp_path / "other")}
+    both = [warm.start(READ, "0.1", COMMIT, cwd=tmp_path, env=env) for _ in range(2)]
+    ends = [process.communicate(60) for process in both]
+    assert [out.splitlines()[-1] for out, _ in ends] == [str(wanted)] * 2, ends
+    assert sorted(out.count("part") for out, _ in ends) == [0, 10]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_run_that_was_stopped_ends_in_the_bits_of_one_that_was_not(hub, store, tmp_path, monkeypatch, removed):
+    tiny_encoder(tmp_path)
+    files = {"train-0": rows("single_label", 40, 1), "train-1": rows("single_label", 40, 2)}
+    files |= {"validation": rows("single_label", 16, 3), "test": rows("single_label", 16, 4)}
+    lines = {name: [(row["text"], row["label"]) for row in part] for name, part in files.items()}
+    serve(hub, {f"{name}.jsonl": file_of("jsonl", part) for name, part in lines.items()})
+    wanted = {"data": "hub", "data.hub": "acme/large", "data.hub_rows": 48, "data.revision": COMMIT, "cache.gib": 1}
+    wanted |= {"checkpoint.seconds": 0, "training.max_steps": 6}
+
+    asked = settings_for(tmp_path, **wanted)
+    adapt(asked)
+    whole = fingerprint(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs")
+    with monkeypatch.context() as patch:
+        commit = checkpoint.commit
+
+        def stop(folder: Path, snapshot: checkpoint.Snapshot) -> Path:
+            path = commit(folder, snapshot)
+            if snapshot.step == 3:
+                raise KeyboardInterrupt
+            return path
+
+        patch.setattr(checkpoint, "commit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(asked)
+    for entry in store.entries() if removed else ():
+        store.remove(entry.key)
+    hub.log.clear()
+    adapt(asked)
+    assert bool(hub.log) == removed
+    assert fingerprint(tmp_path / "runs") == whole
+
+
+def test_files_of_one_split_with_other_types_are_refused_as_rows_with_a_fraction_are_not(hub, store):
+    numbers, words, fractions = ([(f"{label} {row}", label) for row in range(4)] for label in (1, "x", 0.5))
+    serve(hub, {"train-0.csv": file_of("csv", numbers), "train-1.csv": file_of("csv", fractions)})
+    assert sorted(read_source(settings(8), store=store).splits["train"].columns["label"]) == [0.5] * 4 + [1.0] * 4
+    hub.repositories["datasets/acme/large"].commit({"train-1.csv": file_of("csv", words)}, oid=OTHER)
+    with pytest.raises(UserError, match=r"acme/large\[train\]: its files have columns of other types"):
+        read_source(settings(8), store=store)
