@@ -39,7 +39,6 @@ from nlp_transfer.run import adapt
 from nlp_transfer.words import from_mapping
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.kept import Kept, Line
-from tests import sharded
 from tests.crash_harness import Case, start
 from tests.worlds import WORLDS
 
@@ -72,7 +71,7 @@ def main(words: list[str] | None = None) -> None:
 
 def measured(data: Path, asked: Line) -> dict[str, Any]:
     """Return what a run comes to: the losses of its steps, its accuracy, and probabilities of some test rows."""
-    processes, shares = WORLDS[asked["world"]]
+    processes, force = WORLDS[asked["world"]]
     with tempfile.TemporaryDirectory() as scratch:
         encoder, output = Path(scratch) / "encoder", Path(scratch) / "runs"
         without_dropout(encoder)
@@ -100,8 +99,7 @@ def measured(data: Path, asked: Line) -> dict[str, Any]:
             values["strategy.dropout"] = 0.0
 
         def run(_: Path) -> None:
-            if shares:
-                sharded.force()
+            force()
             adapt(compose(None, from_mapping(values)))
 
         status = start(Case(run, lambda _: {}, lambda _: None, processes=processes), output)
