@@ -61,7 +61,7 @@ def recorded(case: Case, journal: Path) -> Case:
                 seen.extend([example, *(token for token in ids if token)] for example, weight, ids in rows if weight)
 
         def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            step = max(int(state["step"]) for state in optimizer.state.values())
+            step = max(int(state["step"]) for state in optimizer.state.values() if state)
             with journal.open("a") as lines:
                 lines.write(json.dumps({"step": step, "processes": case.processes, "examples": seen}) + "\n")
             seen.clear()

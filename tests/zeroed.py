@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from typing import Any
 
 # What `accelerate launch --config_file conf/launch/deepspeed.yaml` sets; a test compares them.
 ENVIRONMENT = {
@@ -17,7 +18,6 @@ IS_INSTALLED = importlib.util.find_spec("deepspeed") is not None
 
 def force() -> None:
     """Let this process share moments out, if it is one of several."""
-    import deepspeed.comm.torch
-
     os.environ.update(ENVIRONMENT)
-    deepspeed.comm.torch.build_shm_op = lambda: None
+    backend: Any = importlib.import_module("deepspeed.comm.torch")  # whose name there is torch's own
+    backend.build_shm_op = lambda: None

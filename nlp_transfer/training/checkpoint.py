@@ -76,7 +76,8 @@ def commit(folder: Path, snapshot: Snapshot) -> Path:
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir()
         for stem, tensors in snapshot.tensors.items():
-            save_file({name: _apart(tensor) for name, tensor in tensors.items()}, making / f"{stem}.safetensors")
+            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(plain, making / f"{stem}.safetensors")
         _write_json(making / _STATE, {"format": FORMAT, "step": snapshot.step, **snapshot.state})
         files = {file.name: _sha256(file) for file in sorted(making.iterdir())}
         _write_json(making / _MANIFEST, {"format": FORMAT, "sha256": files})
@@ -184,12 +185,6 @@ def _write_json(path: Path, plain: Mapping[str, Any]) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _apart(tensor: Tensor) -> Tensor:
-    """Return a tensor on the processor in memory of its own: safetensors takes views of one tensor for one another."""
-    plain = tensor.detach().cpu().contiguous()
-    return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()
 
 
 def _size(snapshot: Snapshot) -> int:

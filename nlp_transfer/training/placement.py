@@ -66,8 +66,8 @@ def place(
         return Placed(sharded.module, sharded.module, optimizer, sharded=sharded)
     working = copied(step) if copied else None
     if shares_moments(accelerator):  # ranks meet in the optimizer, which sums over them, and not in a pass
-        own: Any = ZeroAdamW(build_optimizer(groups, settings), settings.max_grad_norm, working)
         module = accelerator.prepare_model(working.module if working else step, evaluation_mode=True)
+        own: Any = ZeroAdamW(build_optimizer(groups, settings), settings.max_grad_norm, working)
         return Placed(module, step, accelerator.prepare_optimizer(own, device_placement=False), working)
     module, optimizer = accelerator.prepare(
         working.module if working else step, build_optimizer(groups, settings, working.copies if working else None)

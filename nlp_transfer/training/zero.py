@@ -116,6 +116,8 @@ class ZeroAdamW:
         self._members: list[list[nn.Parameter]] = [list(group["params"]) for group in optimizer.param_groups]
         self._working = working
         self._engine, self._shared = _initialised(optimizer, nn.ParameterList(self._parameters), largest_norm)
+        # Each group has been put into one tensor, of which its parameters are parts.
+        self._places = {p: slice(p.storage_offset(), p.storage_offset() + p.numel()) for p in self._parameters}
         self.param_groups, self.state, self.defaults = optimizer.param_groups, optimizer.state, optimizer.defaults
 
     @property
@@ -162,23 +164,19 @@ class ZeroAdamW:
                 torch.distributed.all_gather(list(whole.view(-1, share.numel())), state[key])
                 if torch.distributed.get_rank() == 0:
                     for parameter in members:
-                        own = found.setdefault(parameter, {"step": state["step"].cpu()})
-                        own[key] = whole[_place(parameter)].view(parameter.shape).cpu()
+                        own = found.setdefault(parameter, {"step": state["step"].to("cpu", copy=True)})
+                        own[key] = whole[self._places[parameter]].view(parameter.shape).cpu()
         return found
 
     def go_on(self, moments: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
         """Take over the weights as they are now, and what `moments` returned on the first rank."""
-        self._shared.refresh_fp32_params()
         for share, members in self._shares():
-            if members[0] not in moments:
-                continue
-            state = {"step": moments[members[0]]["step"].to(share.device)}
-            for key in _MOMENTS:
-                whole = torch.zeros(share.numel() * torch.distributed.get_world_size())
-                for parameter in members:
-                    whole[_place(parameter)] = moments[parameter][key].flatten()
-                state[key] = whole.view(-1, share.numel())[torch.distributed.get_rank()].to(share.device, copy=True)
-            self.state[share] = state
+            share.data.copy_(self._own_of(share, {parameter: parameter.detach() for parameter in members}))
+            if members[0] in moments:
+                self.state[share] = {"step": moments[members[0]]["step"].to(share.device, copy=True)}
+                for key in _MOMENTS:
+                    whole = {parameter: moments[parameter][key] for parameter in members}
+                    self.state[share][key] = self._own_of(share, whole).to(share.device, copy=True)
 
     def leave(self) -> None:
         """Let the parameters be as they were, in memory of their own."""
@@ -192,11 +190,13 @@ class ZeroAdamW:
             (share,) = group["params"]
             yield share, members
 
-
-def _place(parameter: nn.Parameter) -> slice:
-    """Return where a parameter lies among those of its group, which DeepSpeed has put into one tensor."""
-    begin = parameter.storage_offset()
-    return slice(begin, begin + parameter.numel())
+    def _own_of(self, share: Tensor, values: Mapping[nn.Parameter, Tensor]) -> Tensor:
+        """Return this rank's share of values, one of every parameter of a group."""
+        world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+        whole = next(iter(values.values())).new_zeros(world, share.numel())
+        for parameter, value in values.items():
+            whole.view(-1)[self._places[parameter]] = value.flatten()
+        return whole[rank]
 
 
 def _forget(parameters: list[nn.Parameter]) -> None:
