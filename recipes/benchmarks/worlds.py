@@ -7,7 +7,8 @@ DATA_FOLDER holds one folder a data set with train, validation and test files. E
 of data and settings, and MiniLM without dropout, which draws otherwise on every rank. Told are the loss of some steps,
 the largest difference to one process of any step's loss and of any probability of the saved model for 100 test rows,
 and its accuracy on all of them. All processes run on this machine's processor, where accelerate has no FSDP of its own:
-as in our tests, and with their harness, it is made to take the path that it takes on GPUs.
+as in our tests, and with their harness, it is made to take the path that it takes on GPUs. Where DeepSpeed is
+installed, two processes share out AdamW's moments with it as well.
 
 Every result is appended to --results at once and is not computed again, so that an interrupted benchmark goes on.
 """
