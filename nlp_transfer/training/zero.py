@@ -94,7 +94,7 @@ _VARIABLES = {
 
 
 class ZeroAdamW:
-    """An AdamW whose moments the ranks share out. What is said of all ranks they do together.
+    """An AdamW whose moments the ranks share out.
 
     Attributes:
         param_groups: of the AdamW; their rates are those of the next step. The tensors in them are this rank's shares.
