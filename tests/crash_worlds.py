@@ -27,7 +27,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.training import checkpoint
-from tests import sharded
+from tests import zeroed
 from tests.crash_harness import Case, start
 from tests.crashes import case_of
 from tests.encoder.families import tiny_encoder
@@ -35,6 +35,14 @@ from tests.worlds import WORLDS
 
 COMMITTED = 4  # steps; the one that was killed did no more
 RUNS = [["one"], ["ddp"], ["fsdp"], ["one", "ddp"], ["ddp", "one"], ["one", "fsdp"], ["fsdp", "one"], ["fsdp", "fsdp"]]
+if zeroed.IS_INSTALLED:
+    RUNS += [
+        ["deepspeed"],
+        ["one", "deepspeed"],
+        ["deepspeed", "one"],
+        ["deepspeed", "deepspeed"],
+        ["deepspeed", "fsdp"],
+    ]
 
 
 def recorded(case: Case, journal: Path) -> Case:
@@ -53,7 +61,7 @@ def recorded(case: Case, journal: Path) -> Case:
                 seen.extend([example, *(token for token in ids if token)] for example, weight, ids in rows if weight)
 
         def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            step = max(int(state["step"]) for state in optimizer.state.values())
+            step = max(int(state["step"]) for state in optimizer.state.values() if state)
             with journal.open("a") as lines:
                 lines.write(json.dumps({"step": step, "processes": case.processes, "examples": seen}) + "\n")
             seen.clear()
@@ -67,11 +75,10 @@ def recorded(case: Case, journal: Path) -> Case:
 
 def placed(case: Case, world: str) -> Case:
     """Return the same case in another world."""
-    processes, shares = WORLDS[world]
+    processes, force = WORLDS[world]
 
     def run(output: Path) -> None:
-        if shares:
-            sharded.force()
+        force()
         case.run(output)
 
     return replace(case, run=run, processes=processes)

@@ -10,15 +10,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_multi_gpu_env
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from nlp_transfer.shipped import GROUPS, launch_file
-from tests import sharded
+from nlp_transfer.training.zero import check_asked
+from tests import sharded, zeroed
 
 LAUNCH = Path(__file__).parent.parent / "conf" / "launch"
 FILES = sorted(LAUNCH.glob("*.yaml"))
@@ -40,7 +42,7 @@ def test_accelerate_reads_every_key_and_the_command_of_every_file(path: Path):
     arguments = launch_command_parser().parse_args(command_of(path))
     assert arguments.config_file == str(path)
     assert [arguments.training_script, *arguments.training_script_args[:2]] == ["nlp_transfer", "adapt", "RECIPE"]
-    for key in config.fsdp_config:
+    for key in config.fsdp_config | config.deepspeed_config:
         assert hasattr(arguments, key), f"{key} is no argument of accelerate launch"
     assert config.mixed_precision == "no"
     assert config.num_processes > 1
@@ -51,7 +53,7 @@ def test_they_are_found_where_the_package_is():
 
 
 def test_they_are_no_group_of_a_run():
-    assert len(FILES) == 4
+    assert len(FILES) == 5
     assert "launch" not in GROUPS
     assert all("launch" not in yaml.safe_load(path.read_text()) for path in LAUNCH.parent.glob("*.yaml"))
 
@@ -63,6 +65,19 @@ def test_tests_share_weights_out_as_the_file_asks_accelerate_to(monkeypatch: pyt
     told = prepare_multi_gpu_env(arguments)
     assert {name: told.get(name) for name in sharded.ENVIRONMENT} == sharded.ENVIRONMENT
     assert told["ACCELERATE_MIXED_PRECISION"] == "no"
+
+
+def test_tests_share_moments_out_as_the_file_asks_accelerate_to(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "environ", {})
+    arguments = launch_command_parser().parse_args(command_of(LAUNCH / "deepspeed.yaml"))
+    arguments, *_ = _validate_launch_command(arguments)
+    arguments.deepspeed_fields_from_accelerate_config = ""
+    _, told = prepare_deepspeed_cmd_env(arguments)
+    assert {name: value for name, value in told.items() if "DEEPSPEED" in name} == zeroed.ENVIRONMENT
+    assert told["ACCELERATE_MIXED_PRECISION"] == "no"
+    for name, value in told.items():
+        monkeypatch.setitem(os.environ, name, value)
+    check_asked(SimpleNamespace(num_processes=2, mixed_precision="bf16"))
 
 
 TOOLS = {

@@ -1,4 +1,7 @@
-"""One process, two that hold the model each, two that share it out: the same training, or a sentence why not."""
+"""One process, two that hold the model each, two that share it out: the same training, or a sentence why not.
+
+Where DeepSpeed is installed, it is one more way to share it out.
+"""
 
 from __future__ import annotations
 
@@ -45,16 +48,16 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
 def check(told: dict[str, Any]) -> None:
     """Check a cell of the matrix."""
     cell = told["cell"]
-    one, ddp, fsdp = (told[world] for world in WORLDS)
+    one, ddp, fsdp, *deepspeed = (told[world] for world in WORLDS)
     assert ("refused" in one) == (cell in NOWHERE)
     if cell in NOWHERE:  # with the same words everywhere
-        assert one == ddp == fsdp
+        assert all(each == one for each in (ddp, fsdp, *deepspeed))
         return
     said = [words for name, words in REFUSED.items() if cell.endswith(name)]
     if said:
         assert said[0] in fsdp["refused"]
         assert INSTEAD in fsdp["refused"]
-    worlds = [ddp] if said else [ddp, fsdp]
+    worlds = [ddp, *deepspeed] if said else [ddp, fsdp, *deepspeed]
     trains = not cell.startswith("probe ") or cell.startswith("probe adamw")
     assert all(len(each["losses"]) == (STEPS if trains else 0) for each in (one, *worlds))
     within = LOOSE.get(cell, WITHIN)

@@ -1,5 +1,7 @@
 """The same runs in one process, in two that hold the model each (DDP), and in two that share it out (FSDP2).
 
+Where DeepSpeed is installed, in two that share out AdamW's moments as well (ZeRO stage 1).
+
     python -m tests.worlds [CELL ...]
 
 A cell is a strategy with an objective, or one of `MORE`. One JSON line tells of each what it came to in every world:
@@ -19,7 +21,7 @@ from typing import Any
 import nlp_transfer
 from nlp_transfer.errors import UserError
 from nlp_transfer.run import adapt
-from tests import sharded
+from tests import sharded, zeroed
 from tests.crash_harness import Case, start
 from tests.encoder.families import tiny_encoder
 from tests.objectives.test_distill import texts_in
@@ -48,7 +50,14 @@ CELLS = {
     for objective in OBJECTIVES
 }
 CELLS |= MORE
-WORLDS = {"one": (1, False), "ddp": (2, False), "fsdp": (2, True)}
+# How many processes, and what each of them is forced to.
+WORLDS: dict[str, tuple[int, Callable[[], None]]] = {
+    "one": (1, lambda: None),
+    "ddp": (2, lambda: None),
+    "fsdp": (2, sharded.force),
+}
+if zeroed.IS_INSTALLED:
+    WORLDS["deepspeed"] = (2, zeroed.force)
 STEPS = 6
 _TEXTS = [row["text"] for row in data_for("single_label")["test"]]
 
@@ -83,12 +92,11 @@ def told_of(cell: str, home: Path, output: Path) -> dict[str, Any]:
     }
 
 
-def running(cells: list[str], home: Path, shares: bool) -> Callable[[Path], None]:
+def running(cells: list[str], home: Path, force: Callable[[], None]) -> Callable[[Path], None]:
     """Return what does the cells one after the other in one process."""
 
     def run(output: Path) -> None:
-        if shares:
-            sharded.force()
+        force()
         found = {cell: told_of(cell, home, output / str(number)) for number, cell in enumerate(cells)}
         if os.environ.get("RANK", "0") == "0":
             (output / "found.json").write_text(json.dumps(found))
@@ -106,8 +114,8 @@ def main(cells: list[str]) -> None:
         teacher = adapt(settings, data=data_for("single_label"))
         (home / "teacher").symlink_to(teacher.folder)
         found = {}
-        for world, (processes, shares) in WORLDS.items():
-            case = Case(running(cells, home, shares), lambda _: {}, lambda _: None, processes=processes)
+        for world, (processes, force) in WORLDS.items():
+            case = Case(running(cells, home, force), lambda _: {}, lambda _: None, processes=processes)
             output = home / world
             assert start(case, output) == 0, world
             found[world] = json.loads((output / "found.json").read_text())

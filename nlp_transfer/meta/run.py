@@ -38,6 +38,7 @@ from nlp_transfer.training.memory import is_lack_of_memory
 from nlp_transfer.training.sharding import is_sharding
 from nlp_transfer.training.signals import Stopped
 from nlp_transfer.training.state import Trajectory, own_numbers
+from nlp_transfer.training.zero import shares_moments
 
 _OF_FINETUNING = 0.5  # times its rate: an episode shows no row twice, and what is learned must hold for other classes
 _CHOOSING = 200  # episodes of validation classes; two that are drawn alike differ by chance in none
@@ -85,6 +86,8 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
         raise UserError(
             "meta needs all weights in every pass: launch it without FSDP (`accelerate launch --multi_gpu`)"
         )
+    if shares_moments(prepared.accelerator):
+        raise UserError("meta does not share out what DeepSpeed would: launch it with `accelerate launch --multi_gpu`")
     if getattr(prepared.classifier.model.encoder.config, "is_encoder_decoder", False):
         raise UserError(f"encoder.name={settings.encoder.name!r} has a decoder too; meta makes encoders alone")
     screen.console.print(f"{settings.meta.method}: {division.sentence}", style="dim")

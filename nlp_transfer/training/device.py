@@ -18,9 +18,9 @@ from nlp_transfer.shipped import launch_file
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
 from nlp_transfer.training.meeting import met
 from nlp_transfer.training.sharding import check_launched
+from nlp_transfer.training.zero import check_asked, unseen
 
 _FASTER = 1.5  # how much faster bfloat16 must be; on CPUs it is about 2, 7 or 0.1 times as fast
-_UNTRIED = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 def make_accelerator(
@@ -44,25 +44,27 @@ def make_accelerator(
     GradientState._reset_state()
     state = met()
     device = state.device
-    if state.distributed_type in _UNTRIED:
+    if state.distributed_type == DistributedType.MEGATRON_LM:
         raise UserError(
-            f"{state.distributed_type.value} is untried here; launch with `accelerate launch --multi_gpu`, or where "
+            "Megatron-LM is untried here; launch with `accelerate launch --multi_gpu`, or where "
             f"memory does not suffice for that, with FSDP2 ({launch_file('fsdp2.yaml')})"
         )
     if precision == "fp16" and device.type == "cpu":
         raise UserError("training.precision=fp16 needs a GPU; on a CPU use bf16, fp32 or auto")
     chosen = _agreed("bf16" if multiplies_bf16_fast(device) else "fp32") if precision == "auto" else precision
     try:
-        accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),
-            mixed_precision="no" if chosen == "fp32" else chosen,
-            log_with=list(tracking.trackers) or None,
-            project_dir=folder,
-            kwargs_handlers=[AutocastKwargs()] if autocast else None,
-        )
+        with unseen():
+            accelerator = Accelerator(
+                cpu=not torch.accelerator.is_available(),
+                mixed_precision="no" if chosen == "fp32" else chosen,
+                log_with=list(tracking.trackers) or None,
+                project_dir=folder,
+                kwargs_handlers=[AutocastKwargs()] if autocast else None,
+            )
     except (ValueError, ImportError) as error:
         raise UserError(f"training.precision={precision}: {error}") from error
     check_launched(accelerator)
+    check_asked(accelerator)
     return accelerator
 
 

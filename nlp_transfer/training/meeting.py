@@ -11,6 +11,7 @@ from accelerate.state import PartialState
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.launch import is_restarted, rank, world_size
+from nlp_transfer.training.zero import unseen
 
 _PATIENCE = timedelta(hours=2)  # of ranks that wait while the first one works alone; NCCL's own are ten minutes
 
@@ -22,7 +23,8 @@ def met() -> PartialState:
         UserError: if they form no group.
     """
     # Accelerate forms a group of CPU processes only when told that there is nothing but CPUs.
-    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE, **_meeting_place())
+    with unseen():
+        state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE, **_meeting_place())
     if state.num_processes != world_size():
         raise UserError(
             f"the launcher started {world_size()} processes but they form {state.num_processes} group(s) of their own"

@@ -17,6 +17,7 @@ from nlp_transfer.strategies import Group
 from nlp_transfer.training.copied_adamw import CopiedAdamW
 from nlp_transfer.training.schedules import rate
 from nlp_transfer.training.sharding import in_one_piece, shared_as
+from nlp_transfer.training.zero import ZeroAdamW
 
 
 def build_optimizer(
@@ -59,10 +60,12 @@ def clip(accelerator: Accelerator, optimizer: AcceleratedOptimizer, largest: flo
 
     Args:
         accelerator: ranks and precision.
-        optimizer: of `build_optimizer`, prepared.
+        optimizer: of `build_optimizer`, prepared, or shared out.
         largest: 0: they are not scaled.
     """
     own: Any = optimizer.optimizer
+    if isinstance(own, ZeroAdamW):
+        return own.clip()
     learning = awake(own)
     if isinstance(own, CopiedAdamW):
         return own.clip(learning, largest or math.inf)

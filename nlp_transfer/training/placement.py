@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
@@ -16,6 +17,7 @@ from nlp_transfer.strategies import Group
 from nlp_transfer.training.bfloat16 import WorkingCopy
 from nlp_transfer.training.optimizer import build_optimizer
 from nlp_transfer.training.sharding import Sharded, is_sharding
+from nlp_transfer.training.zero import ZeroAdamW, shares_moments
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class Placed:
         """Let the step have its weights for good."""
         if self.sharded:
             self.sharded.give_back()
+        own: Any = self.optimizer.optimizer
+        if isinstance(own, ZeroAdamW):
+            own.leave()
 
 
 def place(
@@ -60,6 +65,10 @@ def place(
         optimizer = accelerator.prepare_optimizer(build_optimizer(sharded.groups(groups), settings))
         return Placed(sharded.module, sharded.module, optimizer, sharded=sharded)
     working = copied(step) if copied else None
+    if shares_moments(accelerator):  # ranks meet in the optimizer, which sums over them, and not in a pass
+        module = accelerator.prepare_model(working.module if working else step, evaluation_mode=True)
+        own: Any = ZeroAdamW(build_optimizer(groups, settings), settings.max_grad_norm, working)
+        return Placed(module, step, accelerator.prepare_optimizer(own, device_placement=False), working)
     module, optimizer = accelerator.prepare(
         working.module if working else step, build_optimizer(groups, settings, working.copies if working else None)
     )

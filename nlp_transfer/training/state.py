@@ -6,7 +6,7 @@ Random numbers are no part of it: what a step draws is a function of (seed, step
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from nlp_transfer.training.keeper import Keeper
 from nlp_transfer.training.optimizer import MovingAverage, load_parameters
 from nlp_transfer.training.passes import Passes
 from nlp_transfer.training.sharding import collected, shared_as
+from nlp_transfer.training.zero import ZeroAdamW
 
 
 @dataclass
@@ -75,9 +76,11 @@ class TrainingState:
 
         All ranks do it together; where they share the tensors out, the first alone has them.
         """
+        own: Any = self.optimizer.optimizer
+        states: Mapping[Any, Any] = own.moments() if isinstance(own, ZeroAdamW) else own.state
         moments: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
+            for key, value in states.get(parameter, {}).items():
                 moments[f"{key}/{name}"] = value
         tensors: dict[str, dict[str, Tensor]] = {"model": dict(self.parameters), "optimizer": moments}
         if self.average:
@@ -106,13 +109,19 @@ class TrainingState:
         load_parameters(self.parameters, tensors["model"])
         if self.passes and self.passes.working:
             self.passes.working.refresh()
-        own: Any = self.optimizer.state
+        own: Any = self.optimizer.optimizer
+        states: dict[nn.Parameter, dict[str, Tensor]] = {}
         for entry, value in tensors["optimizer"].items():
             key, _, name = entry.partition("/")
-            parameter = self.parameters[name]  # like it are its moments; how many there were is a number
-            own.setdefault(parameter, {})[key] = (
-                shared_as(value, parameter) if value.dim() else value.to(parameter.device)
-            )
+            states.setdefault(self.parameters[name], {})[key] = value
+        if isinstance(own, ZeroAdamW):
+            own.go_on(states)
+        else:
+            for parameter, values in states.items():  # like it are its moments; how many there were is a number
+                own.state[parameter] = {
+                    key: shared_as(value, parameter) if value.dim() else value.to(parameter.device)
+                    for key, value in values.items()
+                }
         if self.average:
             self.average.updates = state["averaged"]
             for name, value in tensors["average"].items():

@@ -7,7 +7,8 @@ DATA_FOLDER holds one folder a data set with train, validation and test files. E
 of data and settings, and MiniLM without dropout, which draws otherwise on every rank. Told are the loss of some steps,
 the largest difference to one process of any step's loss and of any probability of the saved model for 100 test rows,
 and its accuracy on all of them. All processes run on this machine's processor, where accelerate has no FSDP of its own:
-as in our tests, and with their harness, it is made to take the path that it takes on GPUs.
+as in our tests, and with their harness, it is made to take the path that it takes on GPUs. Where DeepSpeed is
+installed, two processes share out AdamW's moments with it as well.
 
 Every result is appended to --results at once and is not computed again, so that an interrupted benchmark goes on.
 """
@@ -39,7 +40,6 @@ from nlp_transfer.run import adapt
 from nlp_transfer.words import from_mapping
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.kept import Kept, Line
-from tests import sharded
 from tests.crash_harness import Case, start
 from tests.worlds import WORLDS
 
@@ -72,7 +72,7 @@ def main(words: list[str] | None = None) -> None:
 
 def measured(data: Path, asked: Line) -> dict[str, Any]:
     """Return what a run comes to: the losses of its steps, its accuracy, and probabilities of some test rows."""
-    processes, shares = WORLDS[asked["world"]]
+    processes, force = WORLDS[asked["world"]]
     with tempfile.TemporaryDirectory() as scratch:
         encoder, output = Path(scratch) / "encoder", Path(scratch) / "runs"
         without_dropout(encoder)
@@ -100,8 +100,7 @@ def measured(data: Path, asked: Line) -> dict[str, Any]:
             values["strategy.dropout"] = 0.0
 
         def run(_: Path) -> None:
-            if shares:
-                sharded.force()
+            force()
             adapt(compose(None, from_mapping(values)))
 
         status = start(Case(run, lambda _: {}, lambda _: None, processes=processes), output)
