@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.importing import when_imported
+from nlp_transfer.machine.importing import when_imported
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from nlp_transfer.comparing.outcome import Outcome
+    from nlp_transfer.decision.labelling import Labeller
     from nlp_transfer.inspection.examine import Examination
-    from nlp_transfer.labelling import Labeller
     from nlp_transfer.run import Run
 
 __version__ = "0.1.0"
@@ -40,9 +40,9 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
     """
     from nlp_transfer.checks import check
     from nlp_transfer.config import compose
-    from nlp_transfer.console import Screen
-    from nlp_transfer.launch import is_main
+    from nlp_transfer.machine.launch import is_main
     from nlp_transfer.publishing.upload import check_before_training
+    from nlp_transfer.terminal.console import Screen
 
     settings = compose(recipe, _words(overrides, data))
     check(settings, data=data)  # before torch is imported, which takes seconds
@@ -78,8 +78,8 @@ def check(
     """
     from nlp_transfer.checks import check, check_examination
     from nlp_transfer.config import compose
-    from nlp_transfer.console import Screen
     from nlp_transfer.inspection.examine import examine
+    from nlp_transfer.terminal.console import Screen
 
     words = _words(overrides, data)
     settings = compose(recipe, words)
@@ -105,7 +105,7 @@ def compare(
         UserError: a ValueError that names the key, value, file or line that cannot be used.
     """
     from nlp_transfer.comparing.asked import ask
-    from nlp_transfer.console import Screen
+    from nlp_transfer.terminal.console import Screen
 
     screen = Screen(speaks=False)
     asked = ask(recipe, _words(overrides, data), screen, data=data)
@@ -126,7 +126,7 @@ def load(folder: str | Path) -> Labeller:
     """
     from pathlib import Path
 
-    from nlp_transfer.predict import opened
+    from nlp_transfer.predicting.predict import opened
     from nlp_transfer.publishing.download import names_model, pull
 
     is_elsewhere = not Path(folder).is_dir() and isinstance(folder, str) and names_model(folder)
@@ -135,7 +135,7 @@ def load(folder: str | Path) -> Labeller:
 
 def _words(overrides: Sequence[str] | Mapping[str, Any], data: Any) -> list[str]:
     """Return what the command line would take."""
-    from nlp_transfer.words import from_mapping
+    from nlp_transfer.composing.words import from_mapping
 
     words = from_mapping(overrides) if isinstance(overrides, Mapping) else list(overrides)
     return words if data is None else ["data=object", *words]

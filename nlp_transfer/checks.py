@@ -20,7 +20,7 @@ from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
-from nlp_transfer.launch import world_size
+from nlp_transfer.machine.launch import world_size
 from nlp_transfer.objectives.checks import check_objective
 from nlp_transfer.pretraining.checks import check_pretraining
 from nlp_transfer.settings import DecisionSettings, EvaluationSettings, Settings, TrainingSettings

@@ -16,10 +16,10 @@ from importlib import resources
 from typing import NoReturn
 
 from nlp_transfer import __version__
-from nlp_transfer.ending import USER_ERROR, leave_group, say, unexpected
 from nlp_transfer.errors import UserError
-from nlp_transfer.launch import is_main
+from nlp_transfer.machine.launch import is_main
 from nlp_transfer.secrets import redacted
+from nlp_transfer.terminal.ending import USER_ERROR, leave_group, say, unexpected
 from nlp_transfer.verbs import VERBS, meta, models, one, runs, tasks
 from nlp_transfer.verbs.keys import help_of
 
@@ -155,25 +155,26 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
 
 
 def _ls(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer import catalogue
+    from nlp_transfer.composing import catalogue
 
     return catalogue.show(one(words, "ls"))
 
 
 def _cp(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer import catalogue
+    from nlp_transfer.composing import catalogue
 
     return catalogue.copy(words)
 
 
 def _cache(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer import cache, config
+    from nlp_transfer import config
+    from nlp_transfer.cache import listing as cache
 
     return cache.show(words, config.compose(None, overrides).cache, everything=arguments.all)
 
 
 def _doctor(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer import doctor
+    from nlp_transfer.terminal import doctor
 
     one(words, "doctor", most=0)
     return doctor.show()

@@ -15,18 +15,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.composing.plain import checked, dotted, leaves, shown
+from nlp_transfer.composing.shipped import CONF, GROUPS, locate_recipe, shipped_names
+from nlp_transfer.composing.words import encoder_words, from_mapping, readable, refuse_second_values, with_strategy
+from nlp_transfer.composing.yamlfile import check_values, read_yaml
 from nlp_transfer.data.hints import typed
+from nlp_transfer.data.needs import with_needed_rows
 from nlp_transfer.encoder.source import CODE_OF_ADAPTERS
 from nlp_transfer.errors import UserError, close_key, did_you_mean, one_of
-from nlp_transfer.needs import with_needed_rows
 from nlp_transfer.objectives.settings import TERM_SETTINGS
-from nlp_transfer.plain import checked, dotted, leaves, shown
 from nlp_transfer.settings import Settings
-from nlp_transfer.shipped import CONF, GROUPS, locate_recipe, shipped_names
 from nlp_transfer.strategies import STRATEGIES, Auto, Finetune
 from nlp_transfer.verb_settings import HubSettings
-from nlp_transfer.words import encoder_words, from_mapping, readable, refuse_second_values, with_strategy
-from nlp_transfer.yamlfile import check_values, read_yaml
 
 # What does not change what is computed does not change which run it is.
 NOT_IDENTITY = (

@@ -13,13 +13,14 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from nlp_transfer import tracking
-from nlp_transfer.console import Screen
 from nlp_transfer.continual.holding import hold
 from nlp_transfer.continual.starting import start_new_outputs
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
+from nlp_transfer.decision.fitting import Fitted, fit_rules
+from nlp_transfer.decision.rules import promising, unpromised
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics, thresholds
@@ -27,17 +28,16 @@ from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.head import Units, settle, solve_head, solve_head_again, validate
 from nlp_transfer.head_choice import solves_head
-from nlp_transfer.launch import is_main
+from nlp_transfer.machine.launch import is_main
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import compares_labels, comparing
 from nlp_transfer.plan import head_words
 from nlp_transfer.preparation import Prepared
-from nlp_transfer.progress import reading
-from nlp_transfer.rules import promising, unpromised
-from nlp_transfer.rules_fit import Fitted, fit_rules
 from nlp_transfer.run_folder import PACE, PROFILE, RunFolder
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
+from nlp_transfer.terminal.console import Screen
+from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training.bfloat16 import working_copy
 from nlp_transfer.training.loop import NotFinite, Saving, Watch, fit
 from nlp_transfer.training.memory import give_back

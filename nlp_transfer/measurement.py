@@ -6,27 +6,27 @@ import dataclasses
 from functools import partial
 from pathlib import Path
 
-from nlp_transfer import pages
-from nlp_transfer.console import Screen
+from nlp_transfer.artefact.record import Record
+from nlp_transfer.cache.store import Store, store_of
 from nlp_transfer.continual.memory import Memory
 from nlp_transfer.continual.rows import alone, load
 from nlp_transfer.data.corpus import Corpus, Examples, read_examples
 from nlp_transfer.data.sources import read_splits, source_of
 from nlp_transfer.data.task import Task
+from nlp_transfer.decision.fitting import Fitted
+from nlp_transfer.decision.report import said_of
+from nlp_transfer.decision.rules import needs_features
+from nlp_transfer.domains.source_only import SourceOnly
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
-from nlp_transfer.launch import is_main
+from nlp_transfer.machine.launch import is_main
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.pretraining.asked import outcome
-from nlp_transfer.progress import reading
-from nlp_transfer.record import Record
-from nlp_transfer.rules import needs_features
-from nlp_transfer.rules_fit import Fitted
-from nlp_transfer.rules_report import said_of
+from nlp_transfer.reporting import pages
 from nlp_transfer.settings import DataSettings, Settings
-from nlp_transfer.source_only import SourceOnly
-from nlp_transfer.store import Store, store_of
+from nlp_transfer.terminal.console import Screen
+from nlp_transfer.terminal.progress import reading
 
 
 def measure(
@@ -94,7 +94,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     Raises:
         UserError: for rows that do not fit the model's task.
     """
-    from nlp_transfer.predict import opened
+    from nlp_transfer.predicting.predict import opened
 
     screen = screen or Screen(speaks=False)
     predictor = opened(folder, settings)

@@ -16,7 +16,10 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from nlp_transfer import tracking
-from nlp_transfer.continual.base import Base
+from nlp_transfer.artefact.base import Base
+from nlp_transfer.cache.features import Features, features_of, with_features, with_states
+from nlp_transfer.cache.store import store_of
+from nlp_transfer.cache.tokens import encode_splits
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.corpus import Corpus, Texts
@@ -29,17 +32,14 @@ from nlp_transfer.encoder.dropout import make_dropout_cheap
 from nlp_transfer.encoder.keeping import keep_head
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.encoder.source import Source, locate
-from nlp_transfer.encoding import encode_splits
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.divergence import Gap
 from nlp_transfer.evaluation.metrics import selection_metric
-from nlp_transfer.features import Features, features_of, with_features, with_states
 from nlp_transfer.head_choice import kept_head, kept_words, resolve_encoder
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.pretraining.asked import planned_words
 from nlp_transfer.settings import Settings
-from nlp_transfer.store import store_of
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.teaching import taught_columns

@@ -11,18 +11,18 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
+from nlp_transfer.composing.plain import dotted
 from nlp_transfer.config import identity
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, did_you_mean
-from nlp_transfer.launch import is_restarted
-from nlp_transfer.plain import dotted
+from nlp_transfer.machine.launch import is_restarted
+from nlp_transfer.machine.versions import environment
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.teaching import lessons
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import Found, Snapshot
 from nlp_transfer.training.loop import Saving
-from nlp_transfer.versions import environment
 
 # What may differ where a checkpoint is named: it changes how long, how well cut and how well watched a run is.
 CHANGEABLE = (

@@ -9,34 +9,36 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import artefact, choosing, pages, tracking
+from nlp_transfer import choosing, tracking
+from nlp_transfer.artefact import folder as artefact
+from nlp_transfer.artefact.record import Record, read_record
 from nlp_transfer.checks import check
-from nlp_transfer.console import Screen
 from nlp_transfer.continual.memory import Memory
 from nlp_transfer.continual.rows import alone, load
 from nlp_transfer.data.corpus import Corpus
-from nlp_transfer.domains import tell_domains_apart
+from nlp_transfer.decision.fitting import Fitted, deciding
+from nlp_transfer.domains.distance import tell_domains_apart
+from nlp_transfer.domains.source_only import SourceOnly, asked_of, is_guarded, without_texts
 from nlp_transfer.encoder.source import asked_code
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
-from nlp_transfer.launch import is_main
+from nlp_transfer.machine.launch import is_main
 from nlp_transfer.measurement import measure, public_source
 from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.publishing import publication, verification
-from nlp_transfer.record import Record, read_record
-from nlp_transfer.rules_fit import Fitted, deciding
+from nlp_transfer.reporting import pages
 from nlp_transfer.run_folder import PAGES, RunFolder
 from nlp_transfer.settings import Settings
-from nlp_transfer.source_only import SourceOnly, asked_of, is_guarded, without_texts
 from nlp_transfer.teaching import lessons
+from nlp_transfer.terminal.console import Screen
 from nlp_transfer.trained import Trained, train
 from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:
-    from nlp_transfer.labelling import Prediction
-    from nlp_transfer.predict import Predictor
+    from nlp_transfer.decision.labelling import Prediction
+    from nlp_transfer.predicting.predict import Predictor
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Run:
     @cached_property
     def predictor(self) -> Predictor:
         """The saved model, loaded from the folder."""
-        from nlp_transfer.predict import Predictor
+        from nlp_transfer.predicting.predict import Predictor
 
         return Predictor(self.folder)
 

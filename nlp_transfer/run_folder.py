@@ -17,16 +17,16 @@ from filelock import FileLock, Timeout
 
 from nlp_transfer import config
 from nlp_transfer.data.corpus import Corpus
-from nlp_transfer.disk import flush, reason, remove, room
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
-from nlp_transfer.launch import is_main
+from nlp_transfer.machine.disk import flush, reason, remove, room
+from nlp_transfer.machine.launch import is_main
+from nlp_transfer.machine.versions import environment
 from nlp_transfer.plan import Plan
 from nlp_transfer.pretraining.made import remove_spare
 from nlp_transfer.settings import EncoderSettings, Settings
 from nlp_transfer.training import checkpoint
-from nlp_transfer.versions import environment
 
 PAGES = ("report.html", "report.md")
 PROFILE = "profile.json"

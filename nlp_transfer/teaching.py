@@ -9,6 +9,8 @@ from typing import cast
 
 import numpy as np
 
+from nlp_transfer.artefact.places import model_folder
+from nlp_transfer.artefact.record import read_record
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import Texts
@@ -17,9 +19,7 @@ from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.objectives.settings import DistillSettings, reads_features, taught
-from nlp_transfer.places import model_folder
-from nlp_transfer.predict import Predictor, opened
-from nlp_transfer.record import read_record
+from nlp_transfer.predicting.predict import Predictor, opened
 from nlp_transfer.settings import DecisionSettings, Settings
 
 

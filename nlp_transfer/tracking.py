@@ -13,10 +13,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from nlp_transfer.composing.plain import dotted
 from nlp_transfer.config import to_plain
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.report import Report
-from nlp_transfer.plain import dotted
 from nlp_transfer.settings import Settings
 
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import resume, tracking
-from nlp_transfer.launch import is_main
+from nlp_transfer.composing.plain import dotted
 from nlp_transfer.learning import learn
-from nlp_transfer.plain import dotted
+from nlp_transfer.machine.launch import is_main
 from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
+    from nlp_transfer.decision.fitting import Fitted
     from nlp_transfer.preparation import Prepared
-    from nlp_transfer.rules_fit import Fitted
     from nlp_transfer.run_folder import RunFolder
     from nlp_transfer.settings import Settings
+    from nlp_transfer.terminal.console import Screen
     from nlp_transfer.training.loop import Saving
     from nlp_transfer.training.state import Trajectory
 

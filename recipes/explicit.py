@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 
-from nlp_transfer import artefact
+from nlp_transfer.artefact import folder as artefact
+from nlp_transfer.artefact.record import Record
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.tokens import encode, full_lengths, resolve_spec
+from nlp_transfer.decision.report import said_of
 from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.encoder.dropout import make_dropout_cheap
@@ -32,8 +34,6 @@ from nlp_transfer.evaluation.calibration import calibrate
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import ClassifySettings
-from nlp_transfer.record import Record
-from nlp_transfer.rules_report import said_of
 from nlp_transfer.settings import (
     DataSettings,
     EncoderSettings,

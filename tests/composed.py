@@ -10,10 +10,10 @@ import functools
 import json
 from typing import Any
 
+from nlp_transfer.composing.shipped import GROUPS
+from nlp_transfer.composing.words import from_mapping
 from nlp_transfer.config import compose, default_name, from_plain, to_plain
 from nlp_transfer.settings import Settings
-from nlp_transfer.shipped import GROUPS
-from nlp_transfer.words import from_mapping
 
 _TYPED = ("encoder.trust_remote_code",)  # counts only where it was typed
 

@@ -73,7 +73,7 @@ def open_encoder(place: Path) -> Any:
 
 def open_run(place: Path) -> Any:
     """Load a saved model and let it answer."""
-    from nlp_transfer.predict import Predictor
+    from nlp_transfer.predicting.predict import Predictor
 
     return Predictor(place).predict(["my card"])[0].label
 

@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer import encoding
+from nlp_transfer.cache import tokens as encoding
+from nlp_transfer.cache.store import ENVIRONMENT
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.run import adapt
-from nlp_transfer.store import ENVIRONMENT
 from nlp_transfer.training import inference
 from tests.crash_harness import Case, start
 from tests.crashes import fingerprint

@@ -13,13 +13,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from nlp_transfer.composing.shipped import GROUPS, shipped_names
+from nlp_transfer.composing.words import from_mapping, readable
 from nlp_transfer.config import compose, from_plain, run_id, to_plain, to_recipe, to_yaml
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.settings import ColumnSettings, DataSettings, EncoderSettings, Settings
-from nlp_transfer.shipped import GROUPS, shipped_names
 from nlp_transfer.strategies import STRATEGIES
-from nlp_transfer.words import from_mapping, readable
 from tests.composed import settings_of
 from tests.warm import Warm
 

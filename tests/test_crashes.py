@@ -16,12 +16,12 @@ import torch
 
 from nlp_transfer import resume
 from nlp_transfer.errors import UserError
+from nlp_transfer.machine.versions import environment
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import listening
-from nlp_transfer.versions import environment
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for, settings_for

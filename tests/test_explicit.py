@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from nlp_transfer.artefact import RECORD
+from nlp_transfer.artefact.folder import RECORD
 from nlp_transfer.config import compose
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import EncoderSettings

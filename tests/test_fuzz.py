@@ -21,17 +21,17 @@ from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
 from nlp_transfer.checks import check, check_predict
+from nlp_transfer.composing.plain import dotted
+from nlp_transfer.composing.shipped import shipped_names
+from nlp_transfer.composing.words import from_mapping
 from nlp_transfer.config import compose, to_plain, to_yaml
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.files import stream_rows
 from nlp_transfer.data.sources import read_rows
 from nlp_transfer.data.table import MISSING, Table
 from nlp_transfer.errors import UserError
-from nlp_transfer.plain import dotted
 from nlp_transfer.settings import DataSettings
-from nlp_transfer.shipped import shipped_names
 from nlp_transfer.strategies import STRATEGIES
-from nlp_transfer.words import from_mapping
 
 EXAMPLES = int(os.environ.get("NLP_TRANSFER_FUZZ", "500"))
 

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from nlp_transfer.artefact import RECORD, save
+from nlp_transfer.artefact.folder import RECORD, save
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Lora
+from tests.artefact.test_folder import TASK, record_of
 from tests.encoder.families import tiny_encoder
-from tests.test_artefact import TASK, record_of
 
 ROOT = Path(__file__).parent.parent
 CANARY = "value-of-the-environment-7"

@@ -18,7 +18,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
-from nlp_transfer.shipped import GROUPS, launch_file
+from nlp_transfer.composing.shipped import GROUPS, launch_file
 from nlp_transfer.training.zero import check_asked
 from tests import sharded, zeroed
 

@@ -82,7 +82,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_importing_us_imports_nothing_heavy_and_changes_nothing():
     done = python(
         f"{STATE}before, threads = state(), threading.active_count()\n"
-        "import nlp_transfer, nlp_transfer.cli, nlp_transfer.config, nlp_transfer.errors, nlp_transfer.launch\n"
+        "import nlp_transfer, nlp_transfer.cli, nlp_transfer.config, nlp_transfer.errors, nlp_transfer.machine.launch\n"
         "assert threading.active_count() == threads\n"
         "heavy = {'torch', 'transformers', 'numpy', 'sklearn', 'accelerate', 'datasets', 'peft'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"

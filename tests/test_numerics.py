@@ -19,15 +19,15 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from nlp_transfer.config import compose
-from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.evaluation.decisions import probabilities
 from nlp_transfer.learning import learn
-from nlp_transfer.predict import Predictor
+from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.run import adapt
 from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.schedules import rate
 from tests.encoder.families import tiny_encoder

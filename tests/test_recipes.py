@@ -11,11 +11,11 @@ import datasets
 import numpy as np
 import pytest
 
+from nlp_transfer.composing.shipped import GROUPS, shipped_names
 from nlp_transfer.config import compose
 from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import Settings
-from nlp_transfer.shipped import GROUPS, shipped_names
 from tests.encoder.families import tiny_encoder
 from tests.publishing.hub_repository import read
 from tests.publishing.hub_server import HubServer

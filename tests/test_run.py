@@ -14,9 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import nlp_transfer
-from nlp_transfer.artefact import RECORD
+from nlp_transfer.artefact.folder import RECORD
 from nlp_transfer.config import compose
-from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
@@ -28,6 +27,7 @@ from nlp_transfer.measurement import evaluate
 from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt
 from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.pace import PARTS
 from tests.composed import settings_of

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from nlp_transfer.composing.words import from_mapping
 from nlp_transfer.config import compose, to_yaml
 from nlp_transfer.errors import UserError
 from nlp_transfer.secrets import HIDDEN, looks_secret, redacted
-from nlp_transfer.words import from_mapping
 from tests.place import furnish
 from tests.warm import CLI, Warm
 

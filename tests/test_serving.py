@@ -15,9 +15,9 @@ import pytest
 
 from nlp_transfer.cli import main
 from nlp_transfer.data.task import Task
+from nlp_transfer.decision.labelling import Prediction
 from nlp_transfer.errors import UserError
-from nlp_transfer.labelling import Prediction
-from nlp_transfer.predict import Predictor
+from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.run import adapt
 from nlp_transfer.serving.host import NEEDED
 from tests.encoder.families import tiny_encoder

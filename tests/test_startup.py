@@ -125,7 +125,7 @@ def test_the_first_step_is_made_without_libraries_that_it_does_not_need(
 def test_imports_for_good_leave_the_collector_as_it_was(enabled: bool):
     code = f"""
 import gc, json
-from nlp_transfer.importing import for_good
+from nlp_transfer.machine.importing import for_good
 gc.enable() if {enabled} else gc.disable()
 with for_good():
     within = gc.isenabled()
@@ -143,7 +143,7 @@ print(json.dumps([within, gc.isenabled(), nothing, gc.get_freeze_count() > 1000]
 def test_what_waits_for_a_module_is_done_once_its_code_has_run_and_at_once_where_it_has():
     code = """
 import json, sys
-from nlp_transfer.importing import when_imported
+from nlp_transfer.machine.importing import when_imported
 told = []
 def tell():
     told.append(hasattr(sys.modules["wsgiref.headers"], "Headers"))  # which the end of the module defines

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nlp_transfer import artefact
+from nlp_transfer.artefact import folder as artefact
 from nlp_transfer.errors import UserError
 from nlp_transfer.run import adapt
 from nlp_transfer.run_folder import RunFolder

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from nlp_transfer.artefact.record import read_record
 from nlp_transfer.config import compose
-from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.exporting import export as exporting
 from nlp_transfer.measurement import evaluate
 from nlp_transfer.ranking.rows import rows_of as ranked_rows
-from nlp_transfer.record import read_record
 from nlp_transfer.run import Run, adapt
 from nlp_transfer.settings import Settings
+from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import checkpoint
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder

@@ -12,8 +12,8 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.metrics import selection_metric
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.settings import Settings
+    from nlp_transfer.terminal.console import Screen
 
 
 @dataclass(frozen=True)

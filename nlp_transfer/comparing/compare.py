@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import choosing, config
+from nlp_transfer.cache.store import store_of
 from nlp_transfer.comparing.contest import Contest, comparable
 from nlp_transfer.comparing.grid import Candidate, Trial, decision_of
 from nlp_transfer.comparing.leaving import leave
@@ -22,20 +23,19 @@ from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
 from nlp_transfer.comparing.schedule import Schedule, Tried
 from nlp_transfer.comparing.slices import Slice, slices
 from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
-from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.settings import TrackingSettings
-from nlp_transfer.store import store_of
 from nlp_transfer.strategies import Auto
+from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
+    from nlp_transfer.cache.store import Store
     from nlp_transfer.comparing.asked import Asked
     from nlp_transfer.settings import Settings
-    from nlp_transfer.store import Store
 
 _FLOORS = ("majority", "tfidf")
 _TIE = 0.01  # of a metric that is at most 1: validation rows tell no finer

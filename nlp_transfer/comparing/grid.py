@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nlp_transfer import config
+from nlp_transfer.cache.store import store_of
 from nlp_transfer.choosing import classes_of
+from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded, read_corpus
+from nlp_transfer.data.needs import with_validation
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.evaluation.decisions import settled
-from nlp_transfer.needs import with_validation
 from nlp_transfer.settings import PretrainingSettings
-from nlp_transfer.shipped import shipped_names
-from nlp_transfer.store import store_of
 from nlp_transfer.training.length import least_steps, passes
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ from nlp_transfer.training.peak import forget_peak, peak_megabytes
 from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.data.corpus import Corpus
     from nlp_transfer.settings import Settings
+    from nlp_transfer.terminal.console import Screen
 
 _ANSWERS = "answers.safetensors"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nlp_transfer.continual.base import Base
+from nlp_transfer.artefact.base import Base
 from nlp_transfer.continual.rows import earlier
 from nlp_transfer.data.corpus import Corpus, Examples, ReadCorpus, Texts, encoded
 from nlp_transfer.data.rows import Rows
@@ -18,7 +18,7 @@ from nlp_transfer.data.task import Task, unseen
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.predict import opened
+from nlp_transfer.predicting.predict import opened
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.settings import DataSettings, DecisionSettings, Settings
 

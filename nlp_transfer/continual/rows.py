@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from nlp_transfer.continual.base import Base
+from nlp_transfer.artefact.base import Base
+from nlp_transfer.cache.store import store_of
 from nlp_transfer.continual.checks import check_absent
 from nlp_transfer.data import corpus
 from nlp_transfer.data.corpus import Corpus, ReadCorpus
@@ -21,7 +22,6 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.multitask.rows import read_member
 from nlp_transfer.settings import DataSettings, Settings
-from nlp_transfer.store import store_of
 
 # What another source of the same kind of rows has of its own; the order of labels is that of the model.
 _FILES = ("path", "train", "validation", "test", "unlabelled")

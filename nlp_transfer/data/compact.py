@@ -7,7 +7,7 @@ from typing import overload
 
 import numpy as np
 
-from nlp_transfer.disk import scratch
+from nlp_transfer.machine.disk import scratch
 
 _MANY = 1 << 24  # characters; fewer stay a list
 _AT_ONCE = 4096

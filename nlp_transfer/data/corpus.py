@@ -27,7 +27,7 @@ from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import DataSettings
 
 if TYPE_CHECKING:
-    from nlp_transfer.store import Store
+    from nlp_transfer.cache.store import Store
 
 _JSON = json.JSONEncoder()
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.data import typed
 from nlp_transfer.data.table import Table, joined
-from nlp_transfer.disk import flush, reason
 from nlp_transfer.errors import UserError
+from nlp_transfer.machine.disk import flush, reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nlp_transfer.store import Store
+    from nlp_transfer.cache.store import Store
 
 PART_ROWS = 10_000  # of one file; they are in memory together
 PLACES = 16  # of a split that rows come from, where it has as many: files are often sorted by label

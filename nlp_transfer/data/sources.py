@@ -22,7 +22,7 @@ from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.settings import DataSettings
 
 if TYPE_CHECKING:
-    from nlp_transfer.store import Store
+    from nlp_transfer.cache.store import Store
 
 __all__ = ["Source", "Table", "check_source", "read_rows", "read_source", "read_splits", "source_of"]
 

@@ -21,7 +21,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings
 
 if TYPE_CHECKING:
-    from nlp_transfer.store import Store
+    from nlp_transfer.cache.store import Store
 
 _FORMAT = 1
 _TOLD = "data.json"

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from nlp_transfer.disk import reason
 from nlp_transfer.errors import UserError
+from nlp_transfer.machine.disk import reason
 
 # surrogateescape turns a byte that cannot be decoded into one of these, which no decoder returns for valid bytes; so
 # the line of a bad byte is known without decoding line by line, which UTF-16 would not allow.

@@ -15,8 +15,8 @@ import numpy as np
 
 from nlp_transfer.data.cutting import PAIR_TRUNCATIONS, TRUNCATION_SIDES
 from nlp_transfer.data.ragged import Tokens, starts
-from nlp_transfer.disk import scratch
 from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.machine.disk import scratch
 from nlp_transfer.settings import TokenSettings
 
 _MANY = 1 << 24  # tokens

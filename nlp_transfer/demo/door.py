@@ -10,12 +10,12 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nlp_transfer.importing import for_good
+from nlp_transfer.machine.importing import for_good
 from nlp_transfer.serving.host import bound, listen, named, run
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.settings import Settings
+    from nlp_transfer.terminal.console import Screen
 
 _PATIENCE = 10  # seconds that what is being labelled has when the page is told to stop
 
@@ -42,9 +42,9 @@ def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> No
         # Gradio asks for these when it is imported: it calls nobody, and what is uploaded goes where we remove it.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": made}
         with screen.busy("loading the model"), for_good():
+            from nlp_transfer.decision.rules import unpromised
             from nlp_transfer.demo.site import make_site
-            from nlp_transfer.predict import opened
-            from nlp_transfer.rules import unpromised
+            from nlp_transfer.predicting.predict import opened
 
             labeller = opened(folder, settings)
         if why := unpromised(labeller.record.task, labeller.record.risk_curve):

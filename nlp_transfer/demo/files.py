@@ -6,9 +6,9 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
+from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.errors import UserError
-from nlp_transfer.labelling import Labeller
-from nlp_transfer.predict import predict_file
+from nlp_transfer.predicting.predict import predict_file
 from nlp_transfer.settings import Settings
 
 _CHUNK = 256  # rows, after which the end is noticed

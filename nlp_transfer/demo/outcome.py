@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from nlp_transfer.attribution import Attribution
 from nlp_transfer.data.task import Task
+from nlp_transfer.decision.labelling import Prediction
 from nlp_transfer.demo import shown
-from nlp_transfer.labelling import Prediction
+from nlp_transfer.predicting.attribution import Attribution
 
 _BARS = 5  # labels whose probabilities are seen at once
 

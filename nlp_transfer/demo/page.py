@@ -10,15 +10,15 @@ from typing import Any
 
 import gradio as gr
 
-from nlp_transfer.attribution import attribute
 from nlp_transfer.data.task import Task
+from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.demo import shown
 from nlp_transfer.demo.asked import read_texts
 from nlp_transfer.demo.files import ENDINGS, label_file
 from nlp_transfer.demo.outcome import Outcome
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
-from nlp_transfer.labelling import Labeller
+from nlp_transfer.predicting.attribution import attribute
 from nlp_transfer.serving.host import say_failure
 from nlp_transfer.settings import DecisionSettings, Settings
 from nlp_transfer.verb_settings import DemoSettings

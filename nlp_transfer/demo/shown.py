@@ -11,10 +11,10 @@ from nlp_transfer.evaluation.formatting import chosen
 from nlp_transfer.evaluation.selective import CONFIDENCE
 
 if TYPE_CHECKING:
-    from nlp_transfer.attribution import Attribution
+    from nlp_transfer.artefact.record import Record
     from nlp_transfer.data.task import Task
-    from nlp_transfer.labelling import Prediction
-    from nlp_transfer.record import Record
+    from nlp_transfer.decision.labelling import Prediction
+    from nlp_transfer.predicting.attribution import Attribution
     from nlp_transfer.settings import ColumnSettings
 
 _STRONGEST = 12  # words in the table of them

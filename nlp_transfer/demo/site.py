@@ -16,9 +16,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.demo.page import STYLE, make_page
 from nlp_transfer.errors import UserError
-from nlp_transfer.labelling import Labeller
 from nlp_transfer.serving.host import say_failure
 from nlp_transfer.settings import Settings
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nlp_transfer.encoder.anatomy import output_layers, unwrapped
-from nlp_transfer.versions import digest_of_code, installed
+from nlp_transfer.machine.versions import digest_of_code, installed
 
 if TYPE_CHECKING:
     from nlp_transfer.data.batches import Padding

@@ -17,12 +17,12 @@ from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.evaluation.sums import label_shares
 from nlp_transfer.evaluation.tfidf import Setting, best_setting, features_of, fit_predict, share_of
 from nlp_transfer.evaluation.thresholds import Threshold, expected
-from nlp_transfer.versions import digest_of_code, installed
+from nlp_transfer.machine.versions import digest_of_code, installed
 
 if TYPE_CHECKING:
+    from nlp_transfer.cache.store import Store
     from nlp_transfer.data.corpus import Examples
     from nlp_transfer.data.task import Task
-    from nlp_transfer.store import Store
 
 _RARE = 1e-9  # the least prior; a zero would make log_loss infinite
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def settled(task: Task, settings: DecisionSettings) -> Task:
     """Return the task with the rules that the settings name instead of its own.
 
-    The probability that keeps a risk is not known here: see `rules.promising`.
+    The probability that keeps a risk is not known here: see `decision.rules.promising`.
 
     Raises:
         UserError: for a rule that the problem type has no use for.

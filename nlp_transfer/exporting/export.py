@@ -21,27 +21,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nlp_transfer.artefact import load_model, save_tokenizer
+from nlp_transfer.artefact.folder import load_model, save_tokenizer
+from nlp_transfer.artefact.places import FIGURES, model_folder, run_of
+from nlp_transfer.artefact.record import Record, read_record, write_record
 from nlp_transfer.checks import check_export
-from nlp_transfer.console import Screen
 from nlp_transfer.continual.rows import load
 from nlp_transfer.data.batches import Padding, pad
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.disk import appearing
+from nlp_transfer.decision.rules import needs_features, ruled, unpromised
 from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.encoder.classifier import INPUTS
 from nlp_transfer.encoder.source import digest_of, read_json, weight_files
 from nlp_transfer.errors import UserError
-from nlp_transfer.exporting.exported import ONNX, OPENVINO, OUTPUT, STATIC, WEIGHTS, Exported, encode, need, weights_of
 from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_texts
 from nlp_transfer.exporting.static import write_table
-from nlp_transfer.places import FIGURES, model_folder, run_of
-from nlp_transfer.predict import Predictor
-from nlp_transfer.record import Record, read_record, write_record
-from nlp_transfer.rules import needs_features, ruled, unpromised
+from nlp_transfer.machine.disk import appearing
+from nlp_transfer.machine.versions import installed
+from nlp_transfer.predicting.exported import ONNX, OPENVINO, OUTPUT, STATIC, WEIGHTS, Exported, encode, need, weights_of
+from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.settings import Settings
-from nlp_transfer.versions import installed
+from nlp_transfer.terminal.console import Screen
 
 OPSET = 18  # torch's own; ONNX Runtime has known it since 1.14
 _AXES = {0: "batch", 1: "length"}

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples
     from nlp_transfer.data.task import Task
     from nlp_transfer.data.tokens import TokenSpec
-    from nlp_transfer.exporting.exported import Exported
-    from nlp_transfer.predict import Predictor
+    from nlp_transfer.predicting.exported import Exported
+    from nlp_transfer.predicting.predict import Predictor
 
 TOLERANCE, RELATIVE = 1e-3, 1e-5  # of a logit; the second counts where a regression predicts thousands
 _TIE = 1e-5  # two logits that are nearer than that are told apart by the order of a sum

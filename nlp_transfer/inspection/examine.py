@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlp_transfer.cache.store import store_of
 from nlp_transfer.data.checks import called, label_set
 from nlp_transfer.data.corpus import Corpus, ReadCorpus, divided, encoded, read_corpus
 from nlp_transfer.data.finding import Finding, Place
@@ -17,16 +18,15 @@ from nlp_transfer.data.rows import Rows, blank_rows
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.importing import for_good
 from nlp_transfer.inspection import beside, columns, labels, mail, repeats, texts
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
+from nlp_transfer.machine.importing import for_good
 from nlp_transfer.settings import EncoderSettings, PretrainingSettings
-from nlp_transfer.store import store_of
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.inspection.doubts import Doubt
     from nlp_transfer.settings import DataSettings, Settings
+    from nlp_transfer.terminal.console import Screen
 
 _SAME = ("leak", "near_leak", "repeat", "near_repeat", "conflict", "near_conflict")
 
@@ -224,8 +224,8 @@ def _learned(
         from nlp_transfer.inspection import encoded as seeing
         from nlp_transfer.objectives.settings import ClassifySettings
         from nlp_transfer.preparation import prepare
-        from nlp_transfer.progress import reading
         from nlp_transfer.strategies import Probe
+        from nlp_transfer.terminal.progress import reading
 
         probing = dataclasses.replace(
             settings,

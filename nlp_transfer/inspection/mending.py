@@ -21,10 +21,10 @@ from nlp_transfer.data.jsonl import json_line
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import Rows, blank_rows, rows_of
 from nlp_transfer.data.table import MISSING, Table
-from nlp_transfer.disk import appearing, check_free
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.damage import UNDO
 from nlp_transfer.inspection.examine import Examination
+from nlp_transfer.machine.disk import appearing, check_free
 from nlp_transfer.settings import DataSettings
 
 MENDED = "mended.json"

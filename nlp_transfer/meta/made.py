@@ -10,9 +10,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from nlp_transfer.disk import appearing
 from nlp_transfer.encoder.classifier import quiet
 from nlp_transfer.encoder.source import Source, weights_digest
+from nlp_transfer.machine.disk import appearing
 from nlp_transfer.pretraining.made import copy_beside
 
 MARK = "meta.json"

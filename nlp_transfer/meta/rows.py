@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nlp_transfer.cache.store import store_of
 from nlp_transfer.data.corpus import Corpus, load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.meta.episodes import Division, divide
-from nlp_transfer.store import store_of
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.settings import Settings
+    from nlp_transfer.terminal.console import Screen
 
 
 def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> tuple[Corpus, Division]:

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlp_transfer import config
+from nlp_transfer.cache.store import store_of
 from nlp_transfer.checks import check
+from nlp_transfer.composing.shipped import locate_recipe
+from nlp_transfer.composing.words import from_mapping
 from nlp_transfer.data.corpus import Corpus, ReadCorpus, divided, encoded, read_corpus
 from nlp_transfer.data.hints import typed
 from nlp_transfer.data.paths import expanded
@@ -28,14 +31,11 @@ from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.multitask.checks import check_multitask
 from nlp_transfer.multitask.rows import data_of, divided_alike, path_and_words, read_from
 from nlp_transfer.settings import Settings
-from nlp_transfer.shipped import locate_recipe
-from nlp_transfer.store import store_of
 from nlp_transfer.strategies import Auto, Finetune
 from nlp_transfer.verb_settings import MultitaskSettings
-from nlp_transfer.words import from_mapping
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
+    from nlp_transfer.terminal.console import Screen
 
 _NAME = 60  # characters that the names of tasks add to that of a folder
 

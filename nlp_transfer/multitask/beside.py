@@ -16,19 +16,19 @@ from nlp_transfer.comparing.contest import Contest, Duel, holm, outcome
 from nlp_transfer.comparing.grid import Trial
 from nlp_transfer.comparing.trial import Answers
 from nlp_transfer.data.task import Task
-from nlp_transfer.disk import remove
 from nlp_transfer.errors import UserError
-from nlp_transfer.launch import is_main
+from nlp_transfer.machine.disk import remove
+from nlp_transfer.machine.launch import is_main
 from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
 from nlp_transfer.multitask.together import adapt_together, located
-from nlp_transfer.predict import opened
+from nlp_transfer.predicting.predict import opened
 from nlp_transfer.run import adapt
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.settings import Settings, TrackingSettings
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.multitask.asked import Asked, Member
+    from nlp_transfer.terminal.console import Screen
 
 ALONE = "no other task"
 _ANSWERS = "answers.safetensors"

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nlp_transfer.cache.features import with_features
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.anatomy import output_layers, unwrapped
 from nlp_transfer.encoder.heads import describe
 from nlp_transfer.errors import UserError
-from nlp_transfer.features import with_features
 from nlp_transfer.multitask.union import Union
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.plan import plan_of

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
+from nlp_transfer.cache.features import with_features
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.sampling import TaskOrder, sharpness
+from nlp_transfer.decision.fitting import Fitted
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
-from nlp_transfer.features import with_features
 from nlp_transfer.head import Units
 from nlp_transfer.learning import Descent, descend, score, start_head, starts_solved
 from nlp_transfer.multitask.heads import Heads
@@ -26,14 +27,13 @@ from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.preparation import Prepared
-from nlp_transfer.progress import reading
-from nlp_transfer.rules_fit import Fitted
+from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training.memory import give_back
 from nlp_transfer.training.state import Trajectory
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.run_folder import RunFolder
+    from nlp_transfer.terminal.console import Screen
     from nlp_transfer.training.loop import Saving
 
 _MEAN = "mean over tasks"

@@ -6,12 +6,12 @@ import dataclasses
 import shlex
 
 from nlp_transfer import config
+from nlp_transfer.cache.store import store_of
+from nlp_transfer.composing.words import key_and_value
 from nlp_transfer.data.corpus import ReadCorpus, divided, read_corpus
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings, Settings
-from nlp_transfer.store import store_of
-from nlp_transfer.words import key_and_value
 
 
 def read_member(settings: Settings) -> ReadCorpus:

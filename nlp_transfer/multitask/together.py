@@ -11,6 +11,7 @@ import numpy as np
 from accelerate.utils import broadcast_object_list
 
 from nlp_transfer import tracking
+from nlp_transfer.decision.fitting import deciding
 from nlp_transfer.encoder.fingerprint import weights_digest
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.head import solve_head_again
@@ -22,19 +23,18 @@ from nlp_transfer.multitask.outcome import Learned, Outcome
 from nlp_transfer.multitask.union import TRAIN, Union, union_of
 from nlp_transfer.plan import Plan, render
 from nlp_transfer.preparation import Prepared, prepare
-from nlp_transfer.progress import reading
-from nlp_transfer.rules_fit import deciding
 from nlp_transfer.run import conclude
 from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.terminal.progress import reading
 from nlp_transfer.trained import Trained, train
 from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.multitask.asked import Asked, Member
     from nlp_transfer.settings import Settings, TrainingSettings
+    from nlp_transfer.terminal.console import Screen
 
 _FRESH = Saving(None, lambda: False, lambda _: None)
 

@@ -17,16 +17,18 @@ import numpy as np
 from accelerate.utils import broadcast_object_list
 
 from nlp_transfer import resume
+from nlp_transfer.cache.store import store_of
+from nlp_transfer.composing.plain import dotted
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding, steps_per_epoch
 from nlp_transfer.data.rows import Texts
-from nlp_transfer.disk import remove
 from nlp_transfer.encoder.dropout import make_dropout_cheap
 from nlp_transfer.encoder.fingerprint import device_words
 from nlp_transfer.encoder.source import RECORD, Source, digest_of, read_json
 from nlp_transfer.errors import UserError
-from nlp_transfer.launch import is_main
-from nlp_transfer.plain import dotted
+from nlp_transfer.machine.disk import remove
+from nlp_transfer.machine.launch import is_main
+from nlp_transfer.machine.versions import digest_of_code, environment
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.pretraining import asked
 from nlp_transfer.pretraining.made import (
@@ -40,7 +42,6 @@ from nlp_transfer.pretraining.made import (
 )
 from nlp_transfer.pretraining.masked import MaskedStep, loss_on, masked_model
 from nlp_transfer.pretraining.masks import Masks, Words
-from nlp_transfer.store import store_of
 from nlp_transfer.strategies import Group
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training import checkpoint
@@ -50,11 +51,10 @@ from nlp_transfer.training.loop import NotFinite, Watch, fit
 from nlp_transfer.training.memory import checkpoint_activations, give_back
 from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.signals import Stopped
-from nlp_transfer.versions import digest_of_code, environment
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.run_folder import RunFolder
+    from nlp_transfer.terminal.console import Screen
 
 CHECKPOINTS, STEPS = "pretraining", "pretraining.jsonl"  # in the folder of the run
 _BASE = 2.0  # times the rate of fine-tuning: 1e-4 for a base-sized encoder, as in the paper

@@ -13,14 +13,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nlp_transfer.answers import ANSWERS
-from nlp_transfer.disk import appearing, remove
+from nlp_transfer.composing.plain import checked
+from nlp_transfer.encoder.answers import ANSWERS
 from nlp_transfer.encoder.classifier import quiet
 from nlp_transfer.encoder.heads import fresh_of, loading, shorten
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.encoder.source import PATTERNS, RECORD, Source, read_json, weights_digest
 from nlp_transfer.errors import UserError
-from nlp_transfer.plain import checked
+from nlp_transfer.machine.disk import appearing, remove
 from nlp_transfer.settings import EncoderSettings
 
 MARK = "pretraining.json"

@@ -47,7 +47,7 @@ class Facts:
 
     Attributes:
         title: of the card: the run's name.
-        record: of the artefact, as `record.Record.to_json` returns it.
+        record: of the artefact, as `artefact.record.Record.to_json` returns it.
         report: the figures.
         plan: of the run, as `plan.Plan.to_json` returns it.
         environment: versions.

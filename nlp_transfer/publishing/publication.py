@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer import config
+from nlp_transfer.artefact.places import FIGURES, model_folder, run_of
+from nlp_transfer.artefact.record import Record, read_record, write_record
+from nlp_transfer.artefact.whole import check_files
+from nlp_transfer.composing.words import from_mapping
+from nlp_transfer.composing.yamlfile import read_yaml
 from nlp_transfer.data import hub
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, digest_of, locate, read_json
 from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.multitask.rows import path_and_words
-from nlp_transfer.places import FIGURES, model_folder, run_of
 from nlp_transfer.publishing import card, verification
 from nlp_transfer.publishing.upload import Pushed, Target, check_access, push
-from nlp_transfer.record import Record, read_record, write_record
 from nlp_transfer.settings import Settings
 from nlp_transfer.verb_settings import HubSettings
-from nlp_transfer.whole import check_files
-from nlp_transfer.words import from_mapping
-from nlp_transfer.yamlfile import read_yaml
 
 _PATHS = (
     *("data.path", "data.train", "data.validation", "data.test", "data.unlabelled"),

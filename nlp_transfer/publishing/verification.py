@@ -20,12 +20,13 @@ from typing import IO, Any
 
 import numpy as np
 
-from nlp_transfer import answers, encoder
-from nlp_transfer.answers import ANSWERS
+from nlp_transfer import encoder
+from nlp_transfer.artefact.record import Record
+from nlp_transfer.encoder import answers
+from nlp_transfer.encoder.answers import ANSWERS
 from nlp_transfer.encoder.depth import entries_of
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, POOLED, read_json
 from nlp_transfer.errors import UserError
-from nlp_transfer.record import Record
 
 OUR_CODE = {  # as transformers writes it for our own head
     "AutoConfig": "pooled_config.PooledConfig",
@@ -38,9 +39,9 @@ TOLERANCE, SHARE = 1e-4, 1e-3
 _OURS = """
 import json, sys
 from pathlib import Path
-from nlp_transfer.answers import answers_of
-from nlp_transfer.artefact import load_model
-from nlp_transfer.record import read_record
+from nlp_transfer.encoder.answers import answers_of
+from nlp_transfer.artefact.folder import load_model
+from nlp_transfer.artefact.record import read_record
 job = json.load(sys.stdin)
 folder = Path(job["folder"])
 model, tokenizer = load_model(folder, read_record(folder))

@@ -20,15 +20,15 @@ from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_ac
 from nlp_transfer.head import validate
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.preparation import Prepared, prepare
-from nlp_transfer.progress import reading
 from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, stand
 from nlp_transfer.strategies import Probe
+from nlp_transfer.terminal.progress import reading
 
 _TIMED, _COUNTED = 256, 32  # rows
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.settings import EncoderSettings, Settings
+    from nlp_transfer.terminal.console import Screen
 
 
 def rank(

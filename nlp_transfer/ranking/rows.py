@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from nlp_transfer.cache.store import store_of
 from nlp_transfer.data.corpus import Corpus, load_corpus
-from nlp_transfer.needs import with_validation
-from nlp_transfer.store import store_of
+from nlp_transfer.data.needs import with_validation
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.settings import Settings
+    from nlp_transfer.terminal.console import Screen
 
 
 def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> Corpus:

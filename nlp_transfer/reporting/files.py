@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from nlp_transfer.disk import reason
 from nlp_transfer.errors import UserError
+from nlp_transfer.machine.disk import reason
 from nlp_transfer.reporting import page, plain_text
 from nlp_transfer.reporting.document import Document
 

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nlp_transfer import __version__
 from nlp_transfer.data.task import Task
+from nlp_transfer.decision.labelling import Prediction
 from nlp_transfer.errors import UserError
-from nlp_transfer.labelling import Prediction
 from nlp_transfer.serving.batching import Batcher, Closed, Full
 from nlp_transfer.serving.host import say_failure
 from nlp_transfer.serving.schemas import (

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.importing import for_good
+from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.versions import installed
 from nlp_transfer.serving.host import bound, listen, named, run
-from nlp_transfer.versions import installed
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.settings import Settings
+    from nlp_transfer.terminal.console import Screen
 
 _KEPT = 5.0  # seconds that free memory is kept; giving it back takes some 30 ms
 
@@ -57,8 +57,8 @@ def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> N
     limits, tokens = settings.serve, settings.evaluation.batch_tokens
     with bound("serve", limits.host, limits.port) as door:
         with screen.busy("loading the model"), for_good():
-            from nlp_transfer.predict import opened
-            from nlp_transfer.rules import unpromised
+            from nlp_transfer.decision.rules import unpromised
+            from nlp_transfer.predicting.predict import opened
             from nlp_transfer.serving.app import Served, make_app
             from nlp_transfer.serving.batching import Batcher
 

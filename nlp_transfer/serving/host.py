@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nlp_transfer.artefact.places import run_of
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
-from nlp_transfer.places import run_of
 from nlp_transfer.training.signals import Stopped, listening
 
 if TYPE_CHECKING:

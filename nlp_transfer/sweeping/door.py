@@ -8,23 +8,19 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from nlp_transfer.composing.shipped import CONF, locate_recipe
+from nlp_transfer.composing.words import encoder_words, readable, refuse_second_values, with_strategy
 from nlp_transfer.config import is_resolved, user_errors
-from nlp_transfer.ending import USER_ERROR
 from nlp_transfer.errors import PushFailed, UserError
-from nlp_transfer.launch import world_size
-from nlp_transfer.shipped import CONF, locate_recipe
+from nlp_transfer.machine.launch import world_size
 from nlp_transfer.sweeping.foreign import refuse_foreign_code
 from nlp_transfer.sweeping.job import PRUNED, STOPPED, Job
 from nlp_transfer.sweeping.leaving import leave
 from nlp_transfer.sweeping.sweep import Sweep
 from nlp_transfer.sweeping.typed import check_hydra_words, for_hydra, swept_keys
-from nlp_transfer.verbs import screen_of_main
-from nlp_transfer.words import encoder_words, readable, refuse_second_values, with_strategy
-
-if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
+from nlp_transfer.terminal.console import Screen
+from nlp_transfer.terminal.ending import USER_ERROR
 
 
 def show(recipe: str | None, overrides: Sequence[str]) -> int:
@@ -73,7 +69,7 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
     with user_errors(words):
         refuse_foreign_code(folder, name, words)
     asked = [sys.argv[0], "--config-dir", str(folder), "--config-name", name, "--multirun", *words]
-    screen = screen_of_main()
+    screen = Screen(speaks=True)
     with (
         Sweep(recipe, words, screen) as going,
         _leaving(going, swept_keys(words), screen),

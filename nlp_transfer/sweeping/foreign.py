@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nlp_transfer.composing.plain import leaves
+from nlp_transfer.composing.shipped import CONF, GROUPS, locate_recipe, shipped_names
 from nlp_transfer.errors import UserError
-from nlp_transfer.plain import leaves
 from nlp_transfer.settings import Settings
-from nlp_transfer.shipped import CONF, GROUPS, locate_recipe, shipped_names
 
 
 def refuse_foreign_code(folder: Path, name: str, words: Sequence[str]) -> None:

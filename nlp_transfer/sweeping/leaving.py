@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nlp_transfer.disk import reason
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import number
+from nlp_transfer.machine.disk import reason
 from nlp_transfer.sweeping.job import FINISHED
 from nlp_transfer.sweeping.results import Results, brief, to_csv, to_jsonl
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nlp_transfer.console import Screen
     from nlp_transfer.sweeping.job import Job
+    from nlp_transfer.terminal.console import Screen
 
 PAGES = ("report.html", "report.md")
 _SHOWN = 20  # runs at a terminal

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nlp_transfer.composing.plain import checked
+from nlp_transfer.composing.yamlfile import read_yaml
 from nlp_transfer.errors import UserError, one_of
-from nlp_transfer.plain import checked
-from nlp_transfer.yamlfile import read_yaml
 
 PLACES = {"here": None, "slurm": "submitit", "ray": "ray"}
 """Where runs can go, and the library that takes them there."""

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from nlp_transfer.composing.shipped import locate_recipe
 from nlp_transfer.config import NOT_IDENTITY
-from nlp_transfer.disk import reason
 from nlp_transfer.errors import UserError
-from nlp_transfer.shipped import locate_recipe
+from nlp_transfer.machine.disk import reason
 from nlp_transfer.sweeping.job import FINISHED, Job
 from nlp_transfer.sweeping.local import Here
 from nlp_transfer.sweeping.settings import LauncherSettings
@@ -27,7 +27,7 @@ from nlp_transfer.sweeping.work import Place, Words, work
 from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Bar, Screen
+    from nlp_transfer.terminal.console import Bar, Screen
 
 # Words that change how much of a sweep is done, or where, and not what it is.
 _NOT_OF_IT = ("hydra.launcher.", "hydra/launcher=", "hydra.sweeper.n_trials=", "hydra.sweep.")

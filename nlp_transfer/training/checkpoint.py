@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nlp_transfer.disk import flush, reason, remove, room, share
 from nlp_transfer.errors import UserError
+from nlp_transfer.machine.disk import flush, reason, remove, room, share
 
 FORMAT = 2
 KEPT = 2  # the newest, and one to fall back on should a disk spoil it

@@ -12,9 +12,9 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import AutocastKwargs, broadcast_object_list
 from torch import Tensor, nn
 
+from nlp_transfer.composing.shipped import launch_file
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrackingSettings
-from nlp_transfer.shipped import launch_file
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16, why_not_in_bfloat16
 from nlp_transfer.training.meeting import met
 from nlp_transfer.training.sharding import check_launched

@@ -10,7 +10,7 @@ import torch
 from accelerate.state import PartialState
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.launch import is_restarted, rank, world_size
+from nlp_transfer.machine.launch import is_restarted, rank, world_size
 from nlp_transfer.training.zero import unseen
 
 _PATIENCE = timedelta(hours=2)  # of ranks that wait while the first one works alone; NCCL's own are ten minutes

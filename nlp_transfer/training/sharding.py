@@ -20,10 +20,10 @@ from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from nlp_transfer.composing.shipped import launch_file
 from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import Settings
-from nlp_transfer.shipped import launch_file
 from nlp_transfer.strategies import Group
 from nlp_transfer.training.bfloat16 import enter_in_float32
 

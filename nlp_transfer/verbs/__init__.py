@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.launch import is_main, world_size
+from nlp_transfer.machine.launch import is_main, world_size
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
+    from nlp_transfer.terminal.console import Screen
 
 # verb -> (help, what it takes)
 VERBS: dict[str, tuple[str, str]] = {
@@ -81,7 +81,7 @@ def alone(verb: str) -> None:
 
 def screen_of_main() -> Screen:
     """Return the terminal of the first rank; others show nothing."""
-    from nlp_transfer.console import Screen
+    from nlp_transfer.terminal.console import Screen
 
     return Screen(speaks=is_main())
 

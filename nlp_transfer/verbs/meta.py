@@ -6,7 +6,7 @@ import argparse
 import shlex
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.importing import for_good
+from nlp_transfer.machine.importing import for_good
 from nlp_transfer.verbs import emit, one, screen_of_main, unread
 
 # What it reads: groups, and keys of others; of `training` see the checks.

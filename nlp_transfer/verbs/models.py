@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.importing import for_good
+from nlp_transfer.machine.importing import for_good
 from nlp_transfer.verbs import VERBS, alone, emit, one, screen_of_main
 
 if TYPE_CHECKING:
-    from nlp_transfer.console import Screen
     from nlp_transfer.settings import Settings
+    from nlp_transfer.terminal.console import Screen
     from nlp_transfer.verb_settings import HubSettings
 
 
@@ -32,9 +32,9 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
     check_predict(wanted, overwrite=settings.overwrite)
     with for_good():
+        from nlp_transfer.decision.rules import unpromised
         from nlp_transfer.evaluation.formatting import counted
-        from nlp_transfer.predict import opened, predict_file
-        from nlp_transfer.rules import unpromised
+        from nlp_transfer.predicting.predict import opened, predict_file
     predictor, screen = opened(folder, settings), screen_of_main()
     data, console = settings.data, screen.console
     if why := unpromised(predictor.record.task, predictor.record.risk_curve):
@@ -83,8 +83,8 @@ def push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     if len(words) > 2:
         raise UserError(f"push takes {VERBS['push'][1]}; {words[2]!r} is too much")
     from nlp_transfer import config
+    from nlp_transfer.artefact.places import run_of
     from nlp_transfer.checks import check_hub
-    from nlp_transfer.places import run_of
 
     if foreign := [word for word in overrides if not word.startswith("hub.")]:
         raise UserError(f"push takes hub.key=value words; {foreign[0]!r} says nothing of where a model goes")
@@ -116,7 +116,7 @@ def export(arguments: argparse.Namespace, words: list[str], overrides: list[str]
     """Write a model as ONNX, OpenVINO or a table, compared with it."""
     alone("export")
     folder, screen = run_folder(words, "export"), screen_of_main()
-    from nlp_transfer import saved
+    from nlp_transfer.verbs import saved
 
     emit(saved.export(folder, overrides, screen), screen)
     return 0
@@ -128,7 +128,7 @@ def merge(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     folder, screen = run_folder(words[:1], "merge"), screen_of_main()
     if len(words) != 2:
         raise UserError(f"merge takes {VERBS['merge'][1]}: nlp-transfer merge {shlex.quote(words[0])} FOLDER")
-    from nlp_transfer import saved
+    from nlp_transfer.verbs import saved
 
     emit(saved.merge(folder, words[1], screen), screen)
     return 0

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
-from nlp_transfer.importing import for_good
-from nlp_transfer.launch import is_main
+from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.launch import is_main
 from nlp_transfer.verbs import alone, emit, one, screen_of_main, unread
 from nlp_transfer.verbs.models import published, run_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nlp_transfer.console import Screen
     from nlp_transfer.inspection.examine import Examination
     from nlp_transfer.settings import Settings
+    from nlp_transfer.terminal.console import Screen
 
 # What a ranking reads: groups, and keys of others.
 _OF_RANKING = ("data", "tokens", "encoder", "evaluation", "cache", "rank", "seed", "training.precision")
@@ -141,9 +141,9 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     """Order encoders by what a probe on each of their layers finds."""
     alone("rank")
     from nlp_transfer import config
+    from nlp_transfer.artefact.places import model_folder
     from nlp_transfer.checks import check, check_ranking
-    from nlp_transfer.places import model_folder
-    from nlp_transfer.shipped import shipped_names
+    from nlp_transfer.composing.shipped import shipped_names
 
     if not words:
         raise UserError("rank needs encoders: nlp-transfer rank minilm runs/NAME data=files data.path=FILE")
@@ -207,10 +207,10 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         corpus = load(settings)  # and says what is wrong there before torch is needed
         with for_good():
             from nlp_transfer import choosing
-            from nlp_transfer.domains import tell_domains_apart
+            from nlp_transfer.decision.fitting import deciding
+            from nlp_transfer.domains.distance import tell_domains_apart
             from nlp_transfer.plan import render
             from nlp_transfer.preparation import prepare
-            from nlp_transfer.rules_fit import deciding
             from nlp_transfer.run_folder import RunFolder
         corpus = deciding(corpus, settings.decision)
         settings, why = choosing.chosen(settings, corpus)
@@ -227,7 +227,7 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
 def evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Measure a saved model on data."""
     folder, screen = run_folder(words, "evaluate"), screen_of_main()
-    from nlp_transfer import saved
+    from nlp_transfer.verbs import saved
 
     emit(saved.evaluate(folder, overrides, screen), screen)
     return 0

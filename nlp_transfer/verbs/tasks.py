@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.errors import UserError
-from nlp_transfer.importing import for_good
-from nlp_transfer.shipped import shipped_names
+from nlp_transfer.machine.importing import for_good
 from nlp_transfer.verbs import alone, emit, screen_of_main
 
 

@@ -111,7 +111,7 @@ def table_time(run: Any, tests: Path) -> float:
     """Return milliseconds a text of a student without layers that was exported as a table."""
     from nlp_transfer.config import compose
     from nlp_transfer.exporting.export import export
-    from nlp_transfer.predict import opened
+    from nlp_transfer.predicting.predict import opened
 
     made = export(run.folder, compose(str(run.folder / "config.yaml"), ["export.format=static"]))
     return time_of(opened(made.folder), tests)

@@ -77,9 +77,9 @@ def asked_for(arguments: argparse.Namespace, dataset: str, seed: int, method: st
 def measured(data: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Return what a method comes to on the classes held out."""
     from nlp_transfer.config import compose
-    from nlp_transfer.console import Screen
     from nlp_transfer.meta.rows import rows_of
     from nlp_transfer.meta.run import meta_learn
+    from nlp_transfer.terminal.console import Screen
 
     screen, method = Screen(speaks=False), asked["method"]
     with tempfile.TemporaryDirectory() as scratch:

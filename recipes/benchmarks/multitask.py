@@ -82,10 +82,10 @@ def words_of(arguments: argparse.Namespace, seed: int, output: Path) -> list[str
 def together(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the figures of every task by every way and alone."""
     from nlp_transfer.config import compose
-    from nlp_transfer.console import Screen
     from nlp_transfer.multitask.asked import ask
     from nlp_transfer.multitask.together import adapt_together
     from nlp_transfer.run import adapt
+    from nlp_transfer.terminal.console import Screen
 
     done = {(line["seed"], line["way"]) for line in known}
     for seed in range(arguments.seeds):
@@ -126,10 +126,10 @@ def show_together(arguments: argparse.Namespace, known: list[dict[str, Any]]) ->
 
 def matrix(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield what each task gains from each other one."""
-    from nlp_transfer.console import Screen
     from nlp_transfer.multitask.asked import ask
     from nlp_transfer.multitask.beside import compared
     from nlp_transfer.multitask.together import adapt_together
+    from nlp_transfer.terminal.console import Screen
 
     if known:
         return
@@ -158,10 +158,10 @@ def show_matrix(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> N
 def heads(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the processor seconds of one run of all heads and of a run for each, the cache empty and full."""
     from nlp_transfer.config import compose
-    from nlp_transfer.console import Screen
     from nlp_transfer.multitask.asked import ask
     from nlp_transfer.multitask.together import adapt_together
     from nlp_transfer.run import adapt
+    from nlp_transfer.terminal.console import Screen
 
     if known:
         return

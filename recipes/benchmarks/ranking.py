@@ -61,10 +61,10 @@ def main(words: list[str] | None = None) -> None:
 
 def measure(dataset: str, seed: int, encoders: dict[str, Path], arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the accuracy of each encoder after fine-tuning, and every score of it before."""
-    from nlp_transfer.console import Screen
     from nlp_transfer.ranking.rank import rank
     from nlp_transfer.ranking.rows import rows_of
     from nlp_transfer.run import adapt
+    from nlp_transfer.terminal.console import Screen
 
     with tempfile.TemporaryDirectory() as scratch:
         draw(arguments.data / dataset, Path(scratch), rows=arguments.rows, seed=seed)

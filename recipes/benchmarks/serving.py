@@ -34,8 +34,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from nlp_transfer.labelling import Prediction
-from nlp_transfer.predict import Predictor
+from nlp_transfer.decision.labelling import Prediction
+from nlp_transfer.predicting.predict import Predictor
 from recipes.benchmarks.timing import machine
 
 WORDS = (
@@ -51,7 +51,7 @@ NAIVE = """
 import sys, uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
-from nlp_transfer.predict import Predictor
+from nlp_transfer.predicting.predict import Predictor
 predictor, app = Predictor(sys.argv[1]), FastAPI()
 class Wanted(BaseModel):
     texts: list[str]

@@ -89,8 +89,8 @@ def draw(source: Path, target: Path, *, rows: int, seed: int) -> None:
 
 def settings_of(dataset: str, method: str, seed: int, folder: Path, more: Mapping[str, Any] | None = None) -> Any:
     """Return the settings of one of our runs, with more values where they are given."""
+    from nlp_transfer.composing.words import from_mapping
     from nlp_transfer.config import compose
-    from nlp_transfer.words import from_mapping
 
     values = {
         "data": "files",

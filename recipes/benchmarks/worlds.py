@@ -34,10 +34,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import nlp_transfer
+from nlp_transfer.composing.words import from_mapping
 from nlp_transfer.config import compose
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.run import adapt
-from nlp_transfer.words import from_mapping
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.kept import Kept, Line
 from tests.crash_harness import Case, start

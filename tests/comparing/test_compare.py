@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import nlp_transfer
+from nlp_transfer.cache.store import Store, folder_of
 from nlp_transfer.cli import main
 from nlp_transfer.comparing import compare as module
 from nlp_transfer.comparing.asked import ask
@@ -22,12 +23,11 @@ from nlp_transfer.comparing.page import document_of
 from nlp_transfer.comparing.recipe import recipe_of
 from nlp_transfer.comparing.trial import answers_of
 from nlp_transfer.config import compose, run_id
-from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import shown
 from nlp_transfer.preparation import prepare
 from nlp_transfer.reporting.files import write
-from nlp_transfer.store import Store, folder_of
+from nlp_transfer.terminal.console import Screen
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
 from tests.test_run import data_for, rows

@@ -22,8 +22,8 @@ from nlp_transfer.run import adapt
 from tests.cells import cells
 from tests.continual.tasks import going_on, old_run, only, written
 from tests.encoder.families import tiny_encoder
+from tests.machine.test_launch import printed_by
 from tests.test_crashes import weights_of_a_stopped_run_and_another
-from tests.test_launch import printed_by
 from tests.test_run import STRATEGIES, data_for, rows, settings_for
 from tests.warm import Warm
 

@@ -10,8 +10,8 @@ import pytest
 
 from nlp_transfer.data import batches, compact, tokens
 from nlp_transfer.data.compact import CompactTexts
+from tests.cache.test_features import bits
 from tests.encoder.families import tiny_encoder
-from tests.test_features import bits
 
 TEXTS = ["", "plain", "Grüße, 世界 🙂", "\ud800 half", "a\0b", "", "x" * 5000, "end"] * 3
 

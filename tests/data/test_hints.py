@@ -7,8 +7,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from nlp_transfer.composing.words import readable
 from nlp_transfer.data.hints import quoted, typed
-from nlp_transfer.words import readable
 
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1) | st.text("a1 _-+.,;:=()[]{}'\"\\~#@!%&*?|é\t", min_size=1)
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+from nlp_transfer.cache.store import GROWING, Store
 from nlp_transfer.cli import main
 from nlp_transfer.data import reading
 from nlp_transfer.data.corpus import load_corpus
@@ -23,7 +24,6 @@ from nlp_transfer.data.sources import read_source
 from nlp_transfer.errors import UserError
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import DataSettings
-from nlp_transfer.store import GROWING, Store
 from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
 from tests.data.test_hub import CARD, COMMIT, OTHER
@@ -351,7 +351,7 @@ import sys, time
 from nlp_transfer.data import reading
 from nlp_transfer.data.sources import read_source
 from nlp_transfer.settings import DataSettings
-from nlp_transfer.store import Store, store_of
+from nlp_transfer.cache.store import Store, store_of
 from nlp_transfer.settings import CacheSettings
 
 reading.PART_ROWS = 3

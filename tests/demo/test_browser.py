@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 from selenium import webdriver
 
-from nlp_transfer.console import Screen
 from nlp_transfer.exporting.export import export
-from nlp_transfer.predict import Predictor
+from nlp_transfer.predicting.predict import Predictor
+from nlp_transfer.terminal.console import Screen
 from tests.composed import settings_of
 from tests.demo.started import made_run, started
 

@@ -18,7 +18,7 @@ from nlp_transfer.cli import main
 from nlp_transfer.demo import door
 from nlp_transfer.demo.files import label_file
 from nlp_transfer.errors import UserError
-from nlp_transfer.predict import Predictor
+from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.serving.host import NEEDED
 from nlp_transfer.settings import Settings
 from nlp_transfer.verb_settings import DemoSettings

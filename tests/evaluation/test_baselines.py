@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from nlp_transfer.cache.store import Store
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation import tfidf
@@ -13,7 +14,6 @@ from nlp_transfer.evaluation.baselines import floors
 from nlp_transfer.evaluation.calibration import calibrate
 from nlp_transfer.evaluation.decisions import probabilities
 from nlp_transfer.evaluation.metrics import HIGHER_IS_BETTER, compute, selection_metric
-from nlp_transfer.store import Store
 
 LABELS = ("cold", "mild", "warm")
 NOISE = [f"filler{index}" for index in range(30)]

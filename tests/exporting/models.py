@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.artefact import save
+from nlp_transfer.artefact.folder import save
+from nlp_transfer.artefact.record import Record
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.encoder.bag import forget_places
 from nlp_transfer.encoder.classifier import load_classifier
-from nlp_transfer.record import Record
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Adapter
 from tests.encoder.conftest import stir

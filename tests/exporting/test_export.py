@@ -13,17 +13,17 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import nlp_transfer
-from nlp_transfer.artefact import RECORD
+from nlp_transfer.artefact.folder import RECORD
+from nlp_transfer.artefact.places import FIGURES
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.exporting import export as exporting
 from nlp_transfer.exporting.export import export
-from nlp_transfer.exporting.exported import ONNX, OPENVINO, Exported
 from nlp_transfer.exporting.fidelity import Figure, _alike, _undecided
-from nlp_transfer.places import FIGURES
-from nlp_transfer.predict import Predictor
+from nlp_transfer.predicting.exported import ONNX, OPENVINO, Exported
+from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.strategies import Adapter, Lora
 from tests.encoder.families import FAMILIES
 from tests.exporting.models import LABELS, SINGLE, saved_model

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nlp_transfer.console import Screen
 from nlp_transfer.inspection.examine import Examination, examine
 from nlp_transfer.inspection.show import render
+from nlp_transfer.terminal.console import Screen
 from tests.composed import settings_of
 from tests.inspection.defects import Splits
 

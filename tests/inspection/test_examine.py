@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 import nlp_transfer
+from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.doubts import Doubt
 from nlp_transfer.inspection.examine import examine
 from nlp_transfer.inspection.kinds import KINDS
-from nlp_transfer.shipped import shipped_names
 from tests.composed import settings_of
 from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, other
 from tests.inspection.looking import QUIET, custom, examined, kinds, shown

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from nlp_transfer.cli import main
-from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.examine import Examination, examine
 from nlp_transfer.inspection.kinds import KINDS
 from nlp_transfer.inspection.mending import MENDED, Plan, plan, write
+from nlp_transfer.terminal.console import Screen
 from tests.composed import settings_of
 from tests.inspection.defects import PLAIN, Splits, clean
 

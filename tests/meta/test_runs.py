@@ -18,7 +18,6 @@ from transformers import AutoModel, AutoTokenizer
 
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose, run_id
-from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.meta.checks import check_meta
@@ -28,11 +27,12 @@ from nlp_transfer.meta.rows import rows_of
 from nlp_transfer.meta.run import MetaRun, meta_learn
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import Settings
+from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import Stopped
 from tests.composed import settings_of
 from tests.encoder.families import WORDS, tiny_encoder
-from tests.test_launch import printed_by
+from tests.machine.test_launch import printed_by
 from tests.warm import Warm
 
 ROOT = Path(__file__).parents[2]

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.console import Screen
+from nlp_transfer.composing.words import from_mapping
 from nlp_transfer.multitask.asked import Asked, ask
 from nlp_transfer.multitask.outcome import Outcome
 from nlp_transfer.multitask.together import adapt_together
-from nlp_transfer.words import from_mapping
+from nlp_transfer.terminal.console import Screen
 from tests.test_run import rows
 
 SILENT = Screen(speaks=False)

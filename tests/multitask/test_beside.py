@@ -15,7 +15,7 @@ from nlp_transfer.multitask.beside import compared
 from nlp_transfer.multitask.outcome import TOGETHER, Gain, Learned, Outcome
 from nlp_transfer.multitask.show import render
 from nlp_transfer.multitask.together import adapt_together
-from nlp_transfer.predict import opened
+from nlp_transfer.predicting.predict import opened
 from tests.encoder.families import tiny_encoder
 from tests.multitask.tasks import SILENT, asked, written
 

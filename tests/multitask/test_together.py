@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import nlp_transfer
+from nlp_transfer.artefact.record import read_record
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.continual.rows import load
@@ -19,16 +20,15 @@ from nlp_transfer.multitask import together as together_module
 from nlp_transfer.multitask.asked import ask
 from nlp_transfer.multitask.together import as_long_as_alone
 from nlp_transfer.objectives.objective import Step
-from nlp_transfer.record import read_record
 from nlp_transfer.run import adapt
-from nlp_transfer.saved import evaluate
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped
+from nlp_transfer.verbs.saved import evaluate
 from tests.encoder.families import tiny_encoder
+from tests.machine.test_launch import printed_by
 from tests.multitask.tasks import KINDS, SILENT, asked, together, written
-from tests.test_launch import printed_by
 from tests.test_run import STRATEGIES, rows
 from tests.warm import Warm
 

@@ -32,8 +32,8 @@ from nlp_transfer.settings import DataSettings
 from tests.cells import cells
 from tests.data.test_batches import make_tokens
 from tests.encoder.families import tiny_encoder
+from tests.machine.test_launch import printed_by
 from tests.test_crashes import weights_of_a_stopped_run_and_another
-from tests.test_launch import printed_by
 from tests.test_run import STRATEGIES, data_for, settings_for
 from tests.warm import Warm
 

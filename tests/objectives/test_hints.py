@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import nlp_transfer
+from nlp_transfer.artefact.places import FIGURES
 from nlp_transfer.config import compose, run_id, to_recipe, words_of
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.task import Task
@@ -23,15 +24,14 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.checks import check_objective
 from nlp_transfer.objectives.hints import Hint, Relations
 from nlp_transfer.objectives.settings import HintSettings, RelationsSettings
-from nlp_transfer.places import FIGURES
-from nlp_transfer.predict import Predictor
+from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.preparation import prepare
 from nlp_transfer.run import Run, adapt
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
+from tests.machine.test_launch import printed_by
 from tests.objectives.test_distill import texts_in
 from tests.test_crashes import weights_of_a_stopped_run_and_another
-from tests.test_launch import printed_by
 from tests.test_run import STRATEGIES, data_for, settings_for
 from tests.warm import Warm
 
@@ -207,7 +207,7 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, monkeypatch, valu
     monkeypatch.chdir(tmp_path)
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported" / FIGURES).write_text("{}")
-    monkeypatch.setattr("nlp_transfer.predict.Exported", lambda *_, **__: Answering())
+    monkeypatch.setattr("nlp_transfer.predicting.predict.Exported", lambda *_, **__: Answering())
     wanted = {"objective": "hint", "objective.distill.teacher": str(home)} | values
     with pytest.raises(UserError, match=message):
         adapt(settings_for(home, output=str(tmp_path / "runs"), **wanted), data=data_for("single_label"))

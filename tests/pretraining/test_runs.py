@@ -12,23 +12,23 @@ import torch
 from safetensors.torch import load_file
 
 from nlp_transfer import resume
+from nlp_transfer.artefact.record import read_record
+from nlp_transfer.cache.store import Store, folder_of
 from nlp_transfer.config import compose, run_id, to_plain, words_of
-from nlp_transfer.console import Screen
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.preparation import prepare
 from nlp_transfer.pretraining import further, made
 from nlp_transfer.pretraining.asked import chosen_texts
 from nlp_transfer.pretraining.masked import MaskedStep
-from nlp_transfer.record import read_record
 from nlp_transfer.run import Run, adapt
-from nlp_transfer.saved import run_of
 from nlp_transfer.settings import Settings
-from nlp_transfer.store import Store, folder_of
+from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import Stopped
+from nlp_transfer.verbs.saved import run_of
 from tests.encoder.families import tiny_encoder
-from tests.test_launch import printed_by
+from tests.machine.test_launch import printed_by
 from tests.test_run import data_for, settings_for
 from tests.warm import Warm
 

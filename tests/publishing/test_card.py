@@ -11,11 +11,11 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
+from nlp_transfer.artefact.record import read_record
 from nlp_transfer.config import compose, run_id, words_of
 from nlp_transfer.publishing import card
 from nlp_transfer.publishing.markdown import escaped
 from nlp_transfer.publishing.publication import facts_of, write_card
-from nlp_transfer.record import read_record
 from nlp_transfer.run import adapt
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish

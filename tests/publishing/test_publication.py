@@ -17,7 +17,7 @@ from huggingface_hub import constants
 import nlp_transfer
 from nlp_transfer.cli import main
 from nlp_transfer.errors import UserError
-from nlp_transfer.predict import Predictor
+from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.publishing import verification
 from tests.place import furnish
 from tests.publishing.hub_repository import read

@@ -15,21 +15,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from nlp_transfer import answers
-from nlp_transfer.answers import ANSWERS
-from nlp_transfer.artefact import RECORD, save
+from nlp_transfer.artefact.folder import RECORD, save
+from nlp_transfer.artefact.record import Record, read_record
 from nlp_transfer.cli import main
 from nlp_transfer.data.task import Task
+from nlp_transfer.encoder import answers
+from nlp_transfer.encoder.answers import ANSWERS
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.errors import UserError
 from nlp_transfer.publishing import verification
 from nlp_transfer.publishing.verification import OUR_CODE, Mismatch, Unanswered, asking, verify
-from nlp_transfer.record import Record, read_record
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Adapter, Lora
+from tests.artefact.test_folder import TASK, record_of
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
-from tests.test_artefact import TASK, record_of
 from tests.test_cli import adapt_words
 from tests.warm import Warm
 
@@ -279,7 +279,7 @@ def test_a_run_whose_model_cannot_be_loaded_elsewhere_is_not_finished(tmp_path: 
         content["logits"][0][0] += 0.5
         (folder / ANSWERS).write_text(json.dumps(content))
 
-    with patch("nlp_transfer.artefact.write_answers", wrongly):
+    with patch("nlp_transfer.artefact.folder.write_answers", wrongly):
         assert main(words) == 2
     assert "a logit of the model differs by 0.5" in capfd.readouterr().err
     (run,) = (place / "runs").iterdir()

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
-from nlp_transfer.console import Screen
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.ranking import rank as module
@@ -23,6 +22,7 @@ from nlp_transfer.ranking.rows import rows_of
 from nlp_transfer.ranking.show import render, verdict
 from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, stand
 from nlp_transfer.settings import Settings
+from nlp_transfer.terminal.console import Screen
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
 from tests.test_run import data_for, rows

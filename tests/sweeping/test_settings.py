@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from nlp_transfer.composing.shipped import locate_recipe
 from nlp_transfer.errors import UserError
-from nlp_transfer.shipped import locate_recipe
 from nlp_transfer.sweeping import settings
 from nlp_transfer.sweeping.settings import LauncherSettings, SearchSettings, of_hydra
 from nlp_transfer.sweeping.typed import check_hydra_words, swept_keys

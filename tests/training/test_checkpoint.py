@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nlp_transfer import disk
 from nlp_transfer.errors import UserError
+from nlp_transfer.machine import disk
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import Snapshot
 

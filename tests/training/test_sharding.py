@@ -12,9 +12,9 @@ import pytest
 import torch
 from accelerate import DistributedType
 
+from nlp_transfer.composing.shipped import launch_file
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrackingSettings
-from nlp_transfer.shipped import launch_file
 from nlp_transfer.training import device
 from nlp_transfer.training.sharding import check_launched, check_shareable, collected, in_one_piece, shared_as
 from tests.composed import settings_of

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from nlp_transfer.composing.shipped import launch_file
 from nlp_transfer.errors import UserError
-from nlp_transfer.shipped import launch_file
 from nlp_transfer.training.zero import ZeroAdamW, check_asked, shares_moments, unseen
 from tests import zeroed
 from tests.test_crashes import told_by

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from nlp_transfer.versions import installed
+from nlp_transfer.machine.versions import installed
 
 PACKAGES = (
     *("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "scikit-learn"),

@@ -19,13 +19,13 @@ from recipes.benchmarks.timing.stopwatch import (
     texts_of,
 )
 
-MODULES = ("nlp_transfer.run", "nlp_transfer.predict", "transformers.models.bert.modeling_bert")
+MODULES = ("nlp_transfer.run", "nlp_transfer.predicting.predict", "transformers.models.bert.modeling_bert")
 
 
 def settings_of(job: Job, **more: Any) -> Any:
     """Return the settings of a run; keys that are no identifiers stand in the job's `words`."""
+    from nlp_transfer.composing.words import from_mapping
     from nlp_transfer.config import compose
-    from nlp_transfer.words import from_mapping
 
     values = {
         "data": "files",

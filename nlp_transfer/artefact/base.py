@@ -1,0 +1,83 @@
+"""The model that a run goes on from: what it knows, and the run that made it; its weights are read elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nlp_transfer import config
+from nlp_transfer.artefact.places import model_folder, run_of
+from nlp_transfer.artefact.record import read_record
+from nlp_transfer.data.paths import expanded
+from nlp_transfer.encoder.source import RECORD
+from nlp_transfer.errors import UserError
+
+if TYPE_CHECKING:
+    from nlp_transfer.data.task import Task
+    from nlp_transfer.settings import Settings
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model that was adapted before.
+
+    Attributes:
+        name: as the settings have it.
+        folder: of the model.
+        task: that it was adapted to.
+    """
+
+    name: str
+    folder: Path
+    task: Task
+
+    @classmethod
+    def of(cls, settings: Settings) -> Base:
+        """Return the model that `encoder.name` is.
+
+        Raises:
+            UserError: if it is none of ours, or answers with numbers.
+        """
+        name, key = settings.encoder.name, "labels=all" if settings.continual.keeps_labels else "replay"
+        folder = model_folder(expanded(name))
+        if not (folder / RECORD).is_file():
+            raise UserError(
+                f"continual.{key} goes on from a model that was adapted before, and encoder.name={name} is none: give "
+                "the folder of its run, encoder=runs/NAME"
+            )
+        task = read_record(folder).task
+        if task.problem == "regression":
+            raise UserError(f"continual.{key} keeps what a model knows of labels, and {name} answers with numbers")
+        return cls(name, folder, task)
+
+    @cached_property
+    def made_by(self) -> Settings:
+        """The settings of the run that made it.
+
+        Raises:
+            UserError: for a model alone, whose run nobody knows.
+        """
+        run = run_of(self.folder)
+        if run is None:
+            raise UserError(f"{self.name} is a model alone, which does not say which data is its own")
+        return config.compose(str(run / "config.yaml"))
+
+    @cached_property
+    def run(self) -> Settings | None:
+        """The same, or None where nobody knows them."""
+        try:
+            return self.made_by
+        except UserError:
+            return None
+
+    def check_task(self, task: Task) -> None:
+        """Refuse rows of another problem.
+
+        Raises:
+            UserError: saying how they differ.
+        """
+        if (self.task.problem, self.task.pair) != (task.problem, task.pair):
+            theirs, own = (f"{each.problem}, {'pairs' if each.pair else 'single texts'}" for each in (self.task, task))
+            raise UserError(f"{self.name} was adapted to another kind of problem ({theirs}) than this data has ({own})")

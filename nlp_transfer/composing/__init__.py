@@ -1,0 +1,1 @@
+"""From words, YAML and what is shipped to plain values."""

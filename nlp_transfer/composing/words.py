@@ -1,0 +1,151 @@
+"""key=value words, as they are typed: what Hydra's grammar reads in them, and what it would misread."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nlp_transfer.composing.plain import shown, takes_text
+from nlp_transfer.composing.shipped import GROUPS, shipped_names
+from nlp_transfer.composing.yamlfile import refuse_functions, refuse_secret
+from nlp_transfer.data import hub
+from nlp_transfer.data.hints import quoted, typed
+from nlp_transfer.data.paths import expanded
+from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.settings import Settings
+from nlp_transfer.strategies.auto import Auto
+
+
+def readable(word: str, *, sweep: bool = False) -> str:
+    """Return a key=value word as Hydra's grammar takes it: a value that it cannot read is the text that stands there.
+
+    Raises:
+        UserError: for what is no such word, several values outside a sweep, a broken list, or a reference to anything
+            but another key.
+    """
+    key, _, value = word.partition("=")
+    refuse_secret(key, value)
+    refuse_functions(word)
+    if key.lstrip("+~").startswith("hydra") and not sweep:
+        raise UserError(f"{word}: the keys of Hydra itself are for --multirun")
+    parsed = _parsed(word)
+    if parsed is None:
+        return _as_text(word, key, value, sweep=sweep)
+    if parsed.is_sweep_override():
+        if not sweep:
+            raise UserError(
+                f"{word} names several values: add --multirun for a run each; as a list: '{key}=[{value}]'; as one "
+                f"text: {typed(key, value)}"
+            )
+        return word
+    found = parsed.value()
+    names = found if isinstance(found, list) else [found]
+    if key in GROUPS and not isinstance(found, dict) and not all(isinstance(name, str) and name for name in names):
+        one_of(value, shipped_names(key), key)
+    if isinstance(found, (bool, int, float)) and takes_text(Settings, key):  # or name=2024_01 would be 202401
+        return f"{key}={quoted(value)}"
+    # Hydra leaves out spaces and tabs around a text; a delimiter may be nothing else.
+    return f"{key}={quoted(value)}" if value != value.strip() == found else word
+
+
+def key_and_value(word: str) -> tuple[str, Any]:
+    """Return what a key=value word sets, and the plain value.
+
+    Raises:
+        UserError: see `readable`.
+    """
+    found = _parsed(readable(word))
+    return found.key_or_group, found.value()
+
+
+def encoder_words(word: str) -> list[str]:
+    """Return ``encoder=owner/name@revision``, or a path after ``encoder=``, as the words it is short for."""
+    key, _, value = word.partition("=")
+    name, _, revision = value.partition("@")
+    if key != "encoder" or "/" not in value or value in shipped_names("encoder"):
+        return [word]
+    if expanded(value).is_dir():
+        return ["encoder=custom", f"encoder.name={quoted(value)}"]
+    if not hub.is_name(name):
+        return [word]
+    of = [f"encoder.revision={quoted(revision)}"] if revision else []
+    return ["encoder=custom", f"encoder.name={quoted(name)}", *of]
+
+
+def with_strategy(recipe: str | None, words: Sequence[str]) -> list[str]:
+    """Return the words with the strategy that is meant where they set a value of it and name none: fine-tuning.
+
+    The default, `auto`, chooses such values itself. A recipe that means another than the default has to name it.
+    """
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    own = {f"strategy.{field.name}" for field in dataclasses.fields(Auto)}
+    means_one = any(key.startswith("strategy.") and key not in own for key in keys)
+    if recipe is None and "strategy" not in keys and means_one:
+        return ["strategy=finetune", *words]
+    return list(words)
+
+
+def refuse_second_values(words: Sequence[str]) -> None:
+    """Refuse two values for one key: nobody can tell which one was meant.
+
+    Raises:
+        UserError: naming the key and both.
+    """
+    values: dict[str, str] = {}
+    for word in words:
+        key, _, value = word.lstrip("+").partition("=")
+        value = value.strip("\"'")
+        if values.setdefault(key, value) != value:
+            raise UserError(f"{key} is given twice, as {shown(values[key])} and as {shown(value)}; keep one of the two")
+
+
+def from_mapping(values: Mapping[str, Any]) -> list[str]:
+    """Return keys with Python values as overrides: {"training": {"epochs": 3}} → ["training.epochs=3"]."""
+
+    def written(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+        if isinstance(value, (list, tuple)):
+            return "[" + ",".join(map(written, value)) + "]"
+        if value is None or isinstance(value, (bool, int, float)):
+            return json.dumps(value)
+        return quoted(str(value))
+
+    words: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and "." not in key:
+            chosen = key == "strategy" and "name" in value  # {"strategy": {"name": "lora", ...}} chooses, then changes
+            words += [f"strategy={value['name']}"] if chosen else []
+            words += [
+                f"{key}.{inner}={written(item)}" for inner, item in value.items() if not (chosen and inner == "name")
+            ]
+        else:
+            words.append(f"{key}={written(value)}")
+    return words
+
+
+def _as_text(word: str, key: str, value: str, *, sweep: bool) -> str:
+    """Return a word whose value Hydra cannot read with the value in quotes."""
+    meant = f"{key}={quoted(value)}"
+    if _parsed(meant) is None:
+        raise UserError(f"{word!r} cannot be read as key=value")
+    if value.startswith(("[", "{")) or (sweep and "," in value):
+        raise UserError(
+            f"{word!r} cannot be read: in a list, a text of more than English letters and digits needs double quotes, "
+            f'in a shell \'{key}=["très bon","bon"]\'; as one text: {typed(key, value)}'
+        )
+    return meant
+
+
+def _parsed(word: str) -> Any:
+    """Return what Hydra's grammar reads in a word, or None where it reads nothing."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+    return parsed if parsed.key_or_group else None

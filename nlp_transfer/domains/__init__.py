@@ -1,0 +1,1 @@
+"""Two domains of one task."""

@@ -1,0 +1,64 @@
+"""The two domains of a run that adapts from one to the other: how far they are apart before anything has learned."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from nlp_transfer.data.batches import Columns
+from nlp_transfer.data.rows import Texts
+from nlp_transfer.data.tokens import encode_whole
+from nlp_transfer.data.unlabelled import NAME
+from nlp_transfer.evaluation.divergence import Gap, a_distance, written_apart
+from nlp_transfer.objectives.settings import aligning
+from nlp_transfer.preparation import Prepared
+from nlp_transfer.terminal.console import Screen
+from nlp_transfer.terminal.progress import reading
+
+_ASKED = 2000  # texts of a domain at most
+
+
+def tell_domains_apart(prepared: Prepared, screen: Screen) -> None:
+    """Where a term adapts to another domain, measure how far that is from the training rows, and put it into the plan.
+
+    To be called on every rank, before anything learns. Nothing is drawn from the global random state; with too few
+    texts to hold any out nothing is said.
+    """
+    if aligning(prepared.settings.objective):
+        with reading(screen, "telling the domains apart"):
+            _tell_apart(prepared)
+
+
+def _tell_apart(prepared: Prepared) -> None:
+    corpus, tokenizer, seed = prepared.corpus, prepared.classifier.tokenizer, prepared.settings.seed
+    train = corpus.splits["train"]
+    assert corpus.unlabelled is not None
+    sides = {"train": Texts(train.texts, train.pairs), NAME: corpus.unlabelled}
+    features, texts = [], []
+    for split, side in sides.items():
+        count = len(side.texts)
+        chosen = np.sort(np.random.Generator(np.random.Philox(key=[seed, count])).permutation(count)[:_ASKED])
+        features.append(_features(prepared, split, chosen))
+        texts.append([_joined(side, row) for row in chosen.tolist()])
+    found = a_distance(features[0], features[1], seed=seed)
+    if found is None:
+        return
+
+    def encode(some: list[str]) -> np.ndarray:
+        return encode_whole(tokenizer, some, None).ids
+
+    source, target = texts
+    prepared.domains = gap = Gap(*found, len(source), len(target), written_apart(source, target, encode))
+    prepared.plan = dataclasses.replace(prepared.plan, notes=[*prepared.plan.notes, *gap.sentences])
+
+
+def _features(prepared: Prepared, split: str, chosen: np.ndarray) -> np.ndarray:
+    """Return what enters the output layer for some examples of a split."""
+    columns = prepared.columns[split]
+    tokens = columns.tokens.take(chosen.tolist())
+    return prepared.below_output.now(Columns(tokens, columns.targets[chosen], columns.weights[chosen]))
+
+
+def _joined(texts: Texts, row: int) -> str:
+    return texts.texts[row] if texts.pairs is None else f"{texts.texts[row]} {texts.pairs[row]}"

@@ -1,0 +1,1 @@
+"""The process and the computer it runs on: files, ranks, versions, imports."""

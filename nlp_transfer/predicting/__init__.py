@@ -1,0 +1,1 @@
+"""A saved model answers: texts, files, words that decided."""

@@ -1,0 +1,71 @@
+"""What this machine and this launch offer: versions, devices, ranks, and what commonly goes wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from nlp_transfer.errors import UserError
+from nlp_transfer.machine.importing import for_good
+from nlp_transfer.machine.launch import is_main, missing_processes
+
+
+def examine() -> dict[str, Any]:
+    """Return versions, devices, precision and ranks as plain values, with advice in `notes`."""
+    with for_good():
+        import torch
+        from accelerate.state import PartialState
+
+        from nlp_transfer.config import compose
+        from nlp_transfer.encoder.source import locate
+        from nlp_transfer.machine.versions import environment
+        from nlp_transfer.training.device import multiplies_bf16_fast
+
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    notes = []
+    if missing := missing_processes():
+        notes.append(missing)
+    try:
+        source = locate(compose().encoder)
+        encoder = f"{source.name} ({source.origin})"
+    except UserError as error:
+        encoder = "not available"
+        notes.append(str(error))
+    if torch.version.cuda and not torch.cuda.is_available():
+        notes.append("torch was built for CUDA but sees no GPU: everything runs on the CPU")
+    return {
+        **environment(),
+        "device": str(state.device),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cpu_threads": torch.get_num_threads(),
+        "precision": "bf16" if multiplies_bf16_fast(state.device) else "fp32",
+        "processes": state.num_processes,
+        "default_encoder": encoder,
+        "hub_offline": os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "True"),
+        "notes": notes,
+    }
+
+
+def show() -> int:
+    """Print the findings: a table at a terminal, JSON elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+
+    found = examine()
+    if not is_main():
+        return 0
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        print(json.dumps(found, ensure_ascii=False))  # noqa: T201
+        return 0
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in found.items():
+        if name != "notes":
+            table.add_row(name.replace("_", " "), ", ".join(value) or "none" if isinstance(value, list) else str(value))
+    console.print(table)
+    for note in found["notes"]:
+        console.print(f"• {note}", style="yellow", markup=False)
+    return 0

@@ -1,0 +1,72 @@
+"""How a process ends that was started on the command line: what it says, with which status, and that all ranks end."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+
+from nlp_transfer.machine.launch import give_way, rank
+from nlp_transfer.secrets import redacted
+
+USER_ERROR = 2
+DEFECT = 70  # EX_SOFTWARE of sysexits.h
+
+
+def say(message: str, *, first: bool) -> None:
+    """Tell an error once: `first` goes first, others only if the launcher does not end them for it meanwhile."""
+    if not first:
+        give_way()
+    who = f"nlp-transfer (process {rank()})" if rank() else "nlp-transfer"
+    print(f"{who}: {message}", file=sys.stderr)  # noqa: T201
+
+
+def unexpected(error: Exception, words: Sequence[str]) -> int:
+    """Say what went wrong where nobody thought of it; return the exit status.
+
+    Args:
+        error: with its traceback, which goes into a file.
+        words: of the command line.
+    """
+    if "torch" in sys.modules:
+        from nlp_transfer.training.memory import is_lack_of_memory
+
+        if is_lack_of_memory(error):
+            say(f"memory does not suffice: {redacted(' '.join(str(error).split())[:300])}", first=rank() == 0)
+            return USER_ERROR
+    said = redacted(traceback.format_exception_only(error)[-1].strip())
+    report = _report(error, words)
+    say(f"this is a mistake of nlp_transfer, not of yours: {said}; please report it with {report}", first=False)
+    return DEFECT
+
+
+def leave_group() -> None:
+    """Take leave of the other ranks, where torch has introduced them."""
+    if "torch" in sys.modules:
+        import torch
+
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # A DDP module that outlives the group ends gloo's threads while it holds the interpreter's lock, for which
+            # these may be waiting: the process would hang (torch 2.13).
+            gc.collect()
+            torch.distributed.destroy_process_group()
+
+
+def _report(error: Exception, words: Sequence[str]) -> str:
+    """Write what it takes to find a mistake, without secrets; return where it is."""
+    from nlp_transfer.machine.versions import environment
+
+    traced = "".join(traceback.format_exception(error))
+    content = redacted("\n".join((" ".join(("nlp-transfer", *words)), json.dumps(environment(), indent=2), traced)))
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="nlp-transfer-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as report:
+            report.write(content)
+    except OSError:  # there is no room for it
+        print(content, file=sys.stderr)  # noqa: T201
+        return "what is above"
+    return name

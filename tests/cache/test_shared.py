@@ -1,0 +1,131 @@
+"""A matrix that ranks write into one file: no process holds it, and a disk that fails costs time and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate import Accelerator
+
+from nlp_transfer.cache.entries import Unfinished
+from nlp_transfer.cache.features import Features
+from nlp_transfer.cache.shared import Shared, Unwritten
+from nlp_transfer.cache.store import Store
+from nlp_transfer.training.inference import InMemory
+from tests.cache.test_features import counted, prepared_for
+from tests.encoder.families import tiny_encoder
+
+KEY = "0" * 64
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shared")
+    tiny_encoder(folder)
+    return folder
+
+
+def written(store: Store, values: np.ndarray, *, at_once: int = 100) -> Shared:
+    """Return a file into which the rows were written in another order than theirs."""
+    shared = Shared(Accelerator(cpu=True), store)
+    matrix = shared.room(*values.shape)
+    for examples in np.array_split(np.random.default_rng(0).permutation(len(values)), len(values) // at_once):
+        matrix.put(examples, values[examples])
+    assert matrix is shared
+    return shared
+
+
+def test_what_was_written_in_any_order_is_found_as_it_is(tmp_path: Path):
+    values = np.random.default_rng(1).normal(size=(1000, 7)).astype(np.float32)
+    store = Store(tmp_path, 1e9)
+    shared = written(store, values)
+    assert store.find(KEY) is None
+    found = shared.values()
+    assert shared.finish(KEY, {"what": "features"})
+    for each in (found, store.find(KEY)):
+        assert each is not None
+        assert each.tobytes() == values.tobytes()
+        assert not each.flags.writeable
+    assert [path.name for path in tmp_path.iterdir()] == [KEY]
+    (entry,) = store.entries()
+    assert (entry.about["shape"], entry.about["dtype"], entry.about["what"]) == ([1000, 7], "float32", "features")
+
+
+@pytest.mark.parametrize("here", ["1", None])
+def test_machines_that_see_one_disk_write_into_no_file_together(tmp_path: Path, monkeypatch, here: str | None):
+    shared = Shared(Accelerator(cpu=True), Store(tmp_path, 1e9))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here) if here else monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert isinstance(shared.room(3, 2), InMemory)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert shared.room(3, 2) is shared
+
+
+def test_what_goes_away_stays_readable_for_who_has_it(tmp_path: Path):
+    values = np.ones((200, 3), np.float32)
+    shared = written(Store(tmp_path, 1e9), values)
+    found = shared.values()
+    shared.discard()
+    assert not list(tmp_path.iterdir())
+    assert np.array_equal(found, values)
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path):
+    peaks = []
+    for rows in (500, 4000):
+        values = np.zeros((rows, 256), np.float32)
+        tracemalloc.start()
+        written(Store(tmp_path / str(rows), 1e9), values).values()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 100_000  # bytes; the values are 3,584,000 more
+
+
+def test_a_disk_that_fails_halfway_is_said_and_the_rows_are_computed_in_memory(
+    home: Path, store_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    wanted = prepared_for(home, **{"cache.gib": 0}).features("train")
+    said: list[str] = []
+    with counted(prepared := prepared_for(home)) as passes:
+        assert prepared.below_output.store is not None
+        monkeypatch.setattr(prepared.below_output.store, "_tell", said.append)
+        monkeypatch.setattr(Unfinished, "put", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "the disk is ill")))
+        found = prepared.features("train")
+    assert sum(passes) == 2 * 48
+    assert found.tobytes() == wanted.tobytes()
+    assert [sentence.count("the disk is ill") for sentence in said] == [1]
+    assert [path for path in store_folder.iterdir() if path.name.startswith(".making")] == []
+
+
+def test_what_keeps_another_rank_from_writing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    matrix = written(Store(tmp_path, 1e9, said.append), np.ones((200, 3), np.float32))
+    theirs = OSError(errno.EIO, "the other disk is ill")
+    monkeypatch.setattr("nlp_transfer.cache.shared.gather_object", lambda own: [*own, theirs])
+    with pytest.raises(Unwritten):
+        matrix.values()
+    assert [sentence.count("the other disk is ill") for sentence in said] == [1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_interrupted_leaves_nothing(home: Path, store_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    put, calls = Unfinished.put, []
+
+    def interrupted(*given: object) -> None:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        put(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Unfinished, "put", interrupted)
+    prepared = prepared_for(home, **{"evaluation.batch_tokens": 64})
+    features: Features = prepared.below_output
+    with pytest.raises(KeyboardInterrupt):
+        features.of("train", prepared.columns["train"])
+    assert list(store_folder.iterdir()) == []
+    monkeypatch.undo()
+    assert len(prepared.features("train")) == 48

@@ -1,0 +1,238 @@
+"""Files of any length are labelled in flat memory, appear whole, and are the same however many processes do it."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nlp_transfer.cli import main
+from nlp_transfer.data.task import Task
+from nlp_transfer.data.textfile import decoded_lines
+from nlp_transfer.decision.labelling import Labeller, Prediction
+from nlp_transfer.errors import UserError
+from nlp_transfer.predicting.predict import predict_file
+from nlp_transfer.settings import ColumnSettings
+from nlp_transfer.verb_settings import PredictSettings
+from tests.machine.test_launch import ended, ranks
+from tests.place import furnish
+from tests.warm import Warm
+
+TASK = Task("single_label", ("even", "odd"), pair=False)
+
+
+class Parity(Labeller):
+    """Says of a text that ends in a number whether that is even, and fails before so many texts."""
+
+    def __init__(self, task: Task = TASK, fails_at: int | None = None) -> None:
+        self.record: Any = SimpleNamespace(task=task, roles={"text": "text"})
+        self.answered, self.fails_at = 0, fails_at
+
+    def logits(self, texts, pairs=None) -> np.ndarray:
+        self.answered += len(texts)
+        if self.fails_at is not None and self.answered > self.fails_at:
+            raise KeyboardInterrupt
+        return np.array([[0.5, int(text.split()[-1]) % 2] for text in texts], np.float32)
+
+    def decided(self, logits, features=None) -> list[Prediction]:
+        names = [self.record.task.labels[row] for row in logits.argmax(1)]
+        several = self.record.task.problem == "multi_label"
+        return [Prediction([name] if several else name, {"even": 0.25, "odd": 0.75}) for name in names]
+
+
+def write(path: Path, rows: int) -> Path:
+    numbers = range(rows)
+    if path.suffix == ".csv":
+        path.write_text("text,n\n" + "".join(f"text number {n},{n}\n" for n in numbers))
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"text": f"text number {n}", "n": n}) + "\n" for n in numbers))
+    else:
+        kinds = pa.schema({"text": pa.large_string(), "n": pa.uint8(), "parts": pa.list_(pa.float32())})
+        cells = {"text": [f"text number {n}" for n in numbers], "n": [n % 256 for n in numbers]}
+        columns = cells | {"parts": [[n / 2] for n in numbers]}
+        pq.write_table(pa.table(columns, kinds), path, row_group_size=max(1, rows // 3))
+    return path
+
+
+def label(source: Path, output: Path, model: Labeller | None = None, *, chunk: int = 7, overwrite: bool = False) -> int:
+    settings = PredictSettings(input=str(source), output=str(output), chunk_rows=chunk)
+    given = {"encoding": "utf-8", "delimiter": None, "overwrite": overwrite}
+    return predict_file(model or Parity(), settings, ColumnSettings(), **given)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_however_many_rows_a_chunk_has_the_file_is_the_same(tmp_path: Path, kind: str):
+    source = write(tmp_path / f"rows.{kind}", 50)
+    outputs = [tmp_path / f"{chunk}.{kind}" for chunk in (1, 7, 50, 1000)]
+    assert [label(source, path, chunk=int(path.stem)) for path in outputs] == [50] * 4
+    if kind == "parquet":
+        assert all(pq.read_table(path).equals(pq.read_table(outputs[0])) for path in outputs)
+    else:
+        assert len({path.read_bytes() for path in outputs}) == 1
+
+
+@pytest.mark.parametrize("problem", ["single_label", "multi_label"])
+def test_cells_of_a_parquet_file_keep_their_types(tmp_path: Path, problem: str):
+    source = write(tmp_path / "rows.parquet", 20)
+    label(source, tmp_path / "out.parquet", Parity(Task(problem, TASK.labels, pair=False)))
+    before, after = (pq.read_table(path) for path in (source, tmp_path / "out.parquet"))
+    assert after.select(before.column_names).equals(before)
+    assert after.column_names == [*before.column_names, "prediction", "p(even)", "p(odd)"]
+    wanted = [("odd" if n % 2 else "even") for n in range(20)]
+    said = after["prediction"].to_pylist()
+    assert said == ([[name] for name in wanted] if problem == "multi_label" else wanted)
+    assert after["p(odd)"].to_pylist() == [0.75] * 20
+
+
+def test_a_parquet_file_without_rows_is_one_afterwards(tmp_path: Path):
+    source = write(tmp_path / "rows.parquet", 0)
+    assert label(source, tmp_path / "out.parquet") == 0
+    assert pq.read_table(tmp_path / "out.parquet").column_names[-3:] == ["prediction", "p(even)", "p(odd)"]
+
+
+def test_what_is_no_parquet_file_is_told(tmp_path: Path):
+    source = tmp_path / "rows.parquet"
+    source.write_text("text\ngood\n")
+    with pytest.raises(UserError, match=r"rows\.parquet cannot be read as Parquet"):
+        label(source, tmp_path / "out.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_what_was_interrupted_has_no_name_and_is_done_again(tmp_path: Path, kind: str):
+    source, out = write(tmp_path / f"rows.{kind}", 50), tmp_path / f"out.{kind}"
+    label(source, tmp_path / f"whole.{kind}")
+    with pytest.raises(KeyboardInterrupt):
+        label(source, out, Parity(fails_at=30))
+    assert not out.exists()
+    (tmp_path / f".making-out.{kind}").write_bytes(b"what a process that was killed has left\n" * 99)
+    label(source, out)
+    assert out.read_bytes() == (tmp_path / f"whole.{kind}").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        label(source, out, Parity(fails_at=30), overwrite=True)
+    assert out.read_bytes() == (tmp_path / f"whole.{kind}").read_bytes()
+    assert not list(tmp_path.glob(".making-*"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_of_two_processes_that_write_one_file_the_second_is_refused(tmp_path: Path, kind: str):
+    source, out = write(tmp_path / f"rows.{kind}", 50), tmp_path / f"out.{kind}"
+    label(source, tmp_path / f"whole.{kind}")
+    refused = []
+
+    class Meanwhile(Parity):
+        def logits(self, texts, pairs=None) -> np.ndarray:
+            with pytest.raises(UserError, match="is being written by another process; wait for it") as told:
+                label(source, out)
+            refused.append(told)
+            return super().logits(texts, pairs)
+
+    (tmp_path / f".making-out.{kind}.lock").write_text("of a process that was killed")
+    label(source, out, Meanwhile())
+    assert len(refused) == 8
+    assert out.read_bytes() == (tmp_path / f"whole.{kind}").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in ("rows", "whole", "out")}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("rows", [9, 2000])  # that are written at the end, and on the way
+def test_a_full_disk_is_told_of_the_output(tmp_path: Path, kind: str, rows: int):
+    source, out = write(tmp_path / f"rows.{kind}", rows), tmp_path / f"out.{kind}"
+    (tmp_path / f".making-out.{kind}").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=rf"output=.*out\.{kind} cannot be written: No space left on device"):
+        label(source, out)
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+def test_what_the_model_cannot_read_is_not_told_of_the_output(tmp_path: Path):
+    class Gone(Parity):
+        def logits(self, texts, pairs=None) -> np.ndarray:
+            raise OSError(errno.ESTALE, "the model is gone")
+
+    with pytest.raises(OSError, match="the model is gone"):
+        label(write(tmp_path / "rows.csv", 3), tmp_path / "out.csv", Gone())
+
+
+@pytest.mark.parametrize("whole", [0, 2])
+def test_what_cannot_be_read_further_is_told_of_the_input(whole: int):
+    class Broken(io.RawIOBase):
+        parts = [b"text\n", b"good\n"][:whole]
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, into: Any) -> int:
+            if not self.parts:
+                raise OSError(errno.EIO, "Input/output error")
+            part = self.parts.pop(0)
+            into[: len(part)] = part
+            return len(part)
+
+    with pytest.raises(UserError, match=rf"^rows\.csv cannot be read beyond line {whole}: Input/output error$"):
+        list(decoded_lines(Broken(), encoding="utf-8", origin="rows.csv"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_memory_hangs_on_the_chunk_alone(tmp_path: Path, kind: str):
+    """Eight times as many rows take the memory of the chunk that is on its way, not theirs."""
+    peaks = []
+    label(write(tmp_path / f"0.{kind}", 100), tmp_path / f"0-out.{kind}")  # what is imported and kept for good
+    for rows in (1_000, 8_000):
+        source = write(tmp_path / f"{rows}.{kind}", rows)
+        tracemalloc.start()
+        arrow = pa.total_allocated_bytes()
+        label(source, tmp_path / f"{rows}-out.{kind}", chunk=100)
+        peaks.append(tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - arrow)
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 100_000  # bytes; the rows alone are 400,000 more
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict.format=parquet"], "name it instead of standard input"),
+        (["rows.parquet"], "set predict.output=FILE.parquet"),
+    ],
+)
+def test_parquet_is_not_for_streams(tmp_path: Path, monkeypatch, capfd, words: list[str], said: str):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.parquet", 3)
+    (tmp_path / "model").mkdir()
+    assert main(["predict", "model", *words]) == 2
+    assert said in capfd.readouterr().err
+
+
+def test_several_processes_have_no_standard_input(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="standard input cannot be read by several processes"):
+        label(Path("-"), Path("out.csv"))
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_file_of_one(running: Warm, tmp_path: Path, capfd):
+    folder = furnish(tmp_path)
+    words = ["data=files", f"data.path={folder / 'data'}", "encoder=custom", f"encoder.name={folder / 'tiny-bert'}"]
+    words += ["strategy=probe", "evaluation.resamples=20", "verify=false", f"output={folder / 'runs'}"]
+    assert main(["adapt", *words, "decision.unknown=0.2", "training.precision=fp32"]) == 0
+    run = str(next((folder / "runs").iterdir()))
+    exported = str(tmp_path / "exported")
+    assert main(["export", run, "export.format=onnx", f"export.output={exported}", "decision.unknown=0"]) == 0
+    # Seven chunks for two; no row; one chunk, and a rank without any, by a model that computes without torch.
+    for kind, rows, model in (("parquet", 25, run), ("csv", 0, run), ("csv", 3, exported)):
+        source = write(tmp_path / f"rows.{kind}", rows)
+        outputs = [tmp_path / f"{rows}-{processes}.{kind}" for processes in (1, 2)]
+        words = ["predict", model, str(source), "predict.chunk_rows=4"]
+        one, two = ([*words, f"predict.output={path}"] for path in outputs)
+        assert main(one) == 0
+        statuses, said = ended(ranks(running, two))
+        assert statuses == [0, 0], said
+        assert outputs[0].read_bytes() == outputs[1].read_bytes()
