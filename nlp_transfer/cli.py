@@ -168,9 +168,9 @@ def _cp(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -
 
 def _cache(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     from nlp_transfer import config
-    from nlp_transfer.cache import listing as cache
+    from nlp_transfer.cache import listing
 
-    return cache.show(words, config.compose(None, overrides).cache, everything=arguments.all)
+    return listing.show(words, config.compose(None, overrides).cache, everything=arguments.all)
 
 
 def _doctor(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""From conf/, a recipe and the command line to plain settings: with ``words`` and ``sweep``, all that knows Hydra.
+"""From conf/, a recipe and the command line to plain settings: with `composing` and `sweeping` all that knows Hydra.
 
 Hydra composes and is left at once; nothing below this file sees its types. No key names code to import.
 """

@@ -16,10 +16,10 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from nlp_transfer import tracking
-from nlp_transfer.artefact.base import Base
 from nlp_transfer.cache.features import Features, features_of, with_features, with_states
 from nlp_transfer.cache.store import store_of
 from nlp_transfer.cache.tokens import encode_splits
+from nlp_transfer.continual.base import Base
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.corpus import Corpus, Texts

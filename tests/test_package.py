@@ -25,6 +25,7 @@ ROOMS = (
     "verb_settings",
     "settings",
     "machine",
+    "significance",
     "data",
     "encoder",
     "strategies",
@@ -132,12 +133,9 @@ def test_importing_every_module_changes_nothing_that_libraries_did_not():
         "import transformers.models.auto.modeling_auto, importlib, pkgutil, nlp_transfer, torch.distributed.fsdp\n"
         "import scipy.stats, scipy.sparse, sklearn.linear_model, sklearn.feature_extraction.text\n"
         "before = state(), torch.get_rng_state().tolist(), str(numpy.random.get_state())\n"
-        "rooms = ('data', 'encoder', 'strategies', 'objectives', 'training', 'evaluation', '')\n"
-        "for room in rooms:\n"
-        "    place = importlib.import_module('nlp_transfer.' + room if room else 'nlp_transfer')\n"
-        "    for found in pkgutil.iter_modules(place.__path__, place.__name__ + '.'):\n"
-        "        if not found.name.endswith('__main__'): importlib.import_module(found.name)\n"
-        "assert 'nlp_transfer.run' in sys.modules\n"
+        "for found in pkgutil.walk_packages(nlp_transfer.__path__, 'nlp_transfer.'):\n"
+        "    if not found.name.endswith('__main__'): importlib.import_module(found.name)\n"
+        "assert {'nlp_transfer.run', 'nlp_transfer.cache.store', 'nlp_transfer.decision.rules'} <= set(sys.modules)\n"
         "assert before == (state(), torch.get_rng_state().tolist(), str(numpy.random.get_state()))"
     )
     done = python(code)

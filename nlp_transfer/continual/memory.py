@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nlp_transfer.artefact.base import Base
+from nlp_transfer.continual.base import Base
 from nlp_transfer.continual.rows import earlier
 from nlp_transfer.data.corpus import Corpus, Examples, ReadCorpus, Texts, encoded
 from nlp_transfer.data.rows import Rows

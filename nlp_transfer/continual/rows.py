@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from nlp_transfer.artefact.base import Base
 from nlp_transfer.cache.store import store_of
+from nlp_transfer.continual.base import Base
 from nlp_transfer.continual.checks import check_absent
 from nlp_transfer.data import corpus
 from nlp_transfer.data.corpus import Corpus, ReadCorpus

@@ -1,6 +1,6 @@
 """What a saved model says of a text beside its label: whether it is unlike all it knows, and which labels it may have.
 
-The statistics behind it are kept with the model (see `rules_fit`); which of them are applied, and at which level, says
+The statistics behind it are kept with the model (see `fitting`); which of them are applied, and at which level, says
 the task. It knows arrays and records, neither models nor texts.
 """
 

@@ -16,7 +16,7 @@ from nlp_transfer.evaluation.intervals import replicates
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.evaluation.sums import label_shares, one_hot, row_losses
-from nlp_transfer.strategies.significance import is_lower
+from nlp_transfer.significance import is_lower
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task

@@ -1,7 +1,7 @@
 """A saved model as a graph that runs without torch: ONNX in float32 or 8 bits, or OpenVINO; compared before it is kept.
 
 The graph is the plain padded forward pass, of as many texts and tokens as it is given. Reading what is written here is
-the business of `exported`, comparing that of `fidelity`; of a model without layers `static` makes a table instead.
+the business of `predicting.exported`, comparing that of `fidelity`; of a model without layers `static` makes a table.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
 
     The folder holds all that is needed to use it: ``model.onnx``, ``model.xml`` with ``model.bin``, or
     ``static.safetensors`` with a ``README.md``; the tokenizer, ``config.json``, ``nlp_transfer.json`` and the figures
-    in ``export.json``. `exported.Exported` reads it.
+    in ``export.json``. `predicting.exported.Exported` reads it.
 
     Args:
         folder: of the run; or of a model alone, which is compared on a few fixed sentences, as where no such rows are.

@@ -13,7 +13,7 @@ from nlp_transfer.data.checks import LEAKS, called, comparable
 from nlp_transfer.data.finding import Finding
 from nlp_transfer.data.labels import is_missing, number_of
 from nlp_transfer.data.rows import Rows
-from nlp_transfer.strategies.significance import is_lower
+from nlp_transfer.significance import is_lower
 
 _FEWEST = 50  # rows, of which a pattern says something
 _MOSTLY = 0.95

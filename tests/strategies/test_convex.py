@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from nlp_transfer.significance import is_lower
 from nlp_transfer.strategies import convex
 from nlp_transfer.strategies.convex import _FIRST, PENALTIES, Validated, fit_head, softened, validate_head
 from nlp_transfer.strategies.losses import Rows
-from nlp_transfer.strategies.significance import is_lower
 from nlp_transfer.strategies.solver import Directions, Problems
 
 
