@@ -17,7 +17,7 @@ from nlp_transfer.continual.memory import Memory
 from nlp_transfer.continual.rows import alone, load
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.decision.fitting import Fitted, deciding
-from nlp_transfer.domains.distance import tell_domains_apart
+from nlp_transfer.domains.distance import Sides, tell_domains_apart
 from nlp_transfer.domains.source_only import SourceOnly, asked_of, is_guarded, without_texts
 from nlp_transfer.encoder.source import asked_code
 from nlp_transfer.errors import UserError
@@ -145,13 +145,13 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
         memory = Memory.of(settings, corpus)
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
-    tell_domains_apart(prepared, screen)
+    sides = tell_domains_apart(prepared, screen)
     render(prepared.plan, screen.console)
     beside, plan, domains = None, prepared.plan, prepared.domains
-    if is_guarded(settings):
+    if sides and is_guarded(settings):
         taught = prepared.taught
         del prepared  # or its model took memory while the other one is trained
-        beside = _source_only(settings, corpus, folder, screen)
+        beside = _source_only(settings, corpus, folder, screen, sides)
         prepared = prepare(settings, corpus, folder.path, taught=taught)
     with folder.locked():
         after = pretrained(prepared, folder, screen)
@@ -184,7 +184,7 @@ def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Sc
     return Run(folder.path, report)
 
 
-def _source_only(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> SourceOnly:
+def _source_only(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, sides: Sides) -> SourceOnly:
     """Do the same run without the texts of the other domain first, or read it back."""
     screen.tell("first without the texts of the other domain; evaluation.source_only=false leaves that out")
     other = without_texts(settings)
@@ -192,7 +192,7 @@ def _source_only(settings: Settings, corpus: Corpus, folder: RunFolder, screen: 
         other = dataclasses.replace(other, overwrite=False)
     alone = _finished(other, dataclasses.replace(corpus, unlabelled=None), screen)
     with screen.busy("asking the model without them"):
-        return asked_of(alone.folder, settings, corpus)
+        return asked_of(alone.folder, settings, corpus, sides)
 
 
 def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, **others: Any) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,31 +20,52 @@ from nlp_transfer.terminal.progress import reading
 _ASKED = 2000  # texts of a domain at most
 
 
-def tell_domains_apart(prepared: Prepared, screen: Screen) -> None:
+@dataclass(frozen=True)
+class Sides:
+    """Some training rows and some texts of the other domain, as the encoder sees them before anything has learned.
+
+    Attributes:
+        rows: of the training split, int64.
+        texts: of the unlabelled ones, int64.
+        features: what enters the output layer for either, (rows, width) and (texts, width).
+    """
+
+    rows: np.ndarray
+    texts: np.ndarray
+    features: tuple[np.ndarray, np.ndarray]
+
+
+def tell_domains_apart(prepared: Prepared, screen: Screen) -> Sides | None:
     """Where a term adapts to another domain, measure how far that is from the training rows, and put it into the plan.
 
     To be called on every rank, before anything learns. Nothing is drawn from the global random state; with too few
     texts to hold any out nothing is said.
+
+    Returns:
+        What was measured on; None where no term adapts.
     """
-    if aligning(prepared.settings.objective):
-        with reading(screen, "telling the domains apart"):
-            _tell_apart(prepared)
+    if not aligning(prepared.settings.objective):
+        return None
+    with reading(screen, "telling the domains apart"):
+        return _tell_apart(prepared)
 
 
-def _tell_apart(prepared: Prepared) -> None:
+def _tell_apart(prepared: Prepared) -> Sides:
     corpus, tokenizer, seed = prepared.corpus, prepared.classifier.tokenizer, prepared.settings.seed
     train = corpus.splits["train"]
     assert corpus.unlabelled is not None
     sides = {"train": Texts(train.texts, train.pairs), NAME: corpus.unlabelled}
-    features, texts = [], []
+    features, texts, rows = [], [], []
     for split, side in sides.items():
         count = len(side.texts)
         chosen = np.sort(np.random.Generator(np.random.Philox(key=[seed, count])).permutation(count)[:_ASKED])
+        rows.append(chosen)
         features.append(_features(prepared, split, chosen))
         texts.append([_joined(side, row) for row in chosen.tolist()])
-    found = a_distance(features[0], features[1], seed=seed)
+    seen = Sides(rows[0], rows[1], (features[0], features[1]))
+    found = a_distance(*seen.features, seed=seed)
     if found is None:
-        return
+        return seen
 
     def encode(some: list[str]) -> np.ndarray:
         return encode_whole(tokenizer, some, None).ids
@@ -51,6 +73,7 @@ def _tell_apart(prepared: Prepared) -> None:
     source, target = texts
     prepared.domains = gap = Gap(*found, len(source), len(target), written_apart(source, target, encode))
     prepared.plan = dataclasses.replace(prepared.plan, notes=[*prepared.plan.notes, *gap.sentences])
+    return seen
 
 
 def _features(prepared: Prepared, split: str, chosen: np.ndarray) -> np.ndarray:

@@ -11,15 +11,19 @@ import numpy as np
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.task import Task
+from nlp_transfer.domains.distance import Sides
 from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.formatting import counted, number
 from nlp_transfer.evaluation.information import gain, information
+from nlp_transfer.evaluation.intervals import Interval
+from nlp_transfer.evaluation.reverse import Known, difference, led_back
 from nlp_transfer.objectives.settings import aligning
 from nlp_transfer.predicting.predict import opened
 from nlp_transfer.settings import EvaluationSettings, Settings
 
-_ASKED = 2000  # texts of the other domain at most
-_HARM = 0.1  # share of the information that must be lost to call it harm: less is lost where accuracy rises, too
+# What must be lost to call it harm, for less is lost where accuracy rises, too.
+_LOST = 0.1  # share of the information
+_WORSE = 0.03  # share of the known labels that are found again
 
 
 @dataclass(frozen=True)
@@ -31,31 +35,56 @@ class SourceOnly:
         floor: what it predicts for the reported split.
         asked: some texts of the other domain.
         logits: what it answers to these, float32 (texts, outputs).
+        known: features of these texts and of training rows, with their labels, before anything had learned.
     """
 
     folder: Path
     floor: Floor
     asked: Texts
     logits: np.ndarray
+    known: Known
 
     def sentences(self, task: Task, logits: np.ndarray, *, settings: EvaluationSettings, seed: int) -> list[str]:
-        """Say what the answers of the adapted model to `asked` tell beside those without adaptation."""
+        """Say what the answers of the adapted model to `asked` are worth beside those without adaptation."""
         if task.problem == "regression":
             return []
-        before, after = information(task, self.logits), information(task, logits)
-        difference = gain(task, logits, self.logits, confidence=settings.confidence, seed=seed)
-        low, high = (number(bound, signed=True) for bound in (difference.low, difference.high))
-        told = (
-            f"On {counted(len(logits), 'text')} of the other domain, a model that saw none of them gives answers with "
-            f"an information of {number(before)}, this one with {number(after)}, difference "
-            f"{number(difference.value, signed=True)} [{low}, {high}] (1: sure of each, all labels as often)."
+        told, harms = zip(
+            self._told(task, logits, settings, seed), self._led_back(task, logits, settings, seed), strict=True
         )
         warning = (
-            "The adaptation may have done harm: answers to the other domain waver more than without it, or leave out "
-            f"labels; {self.folder} holds the model that saw none of its texts."
+            f"The adaptation may have done harm: {' and '.join(filter(None, harms))}; {self.folder} holds the model "
+            "that saw none of the other domain's texts."
         )
-        harmed = difference.high < -_HARM * before
-        return [told, *([warning] if harmed else [])]
+        return [*told, *([warning] if any(harms) else [])]
+
+    def _told(self, task: Task, logits: np.ndarray, settings: EvaluationSettings, seed: int) -> tuple[str, str]:
+        """Say how much answers tell, and what is wrong if they tell less than without adaptation."""
+        before, after = information(task, self.logits), information(task, logits)
+        more = gain(task, logits, self.logits, confidence=settings.confidence, seed=seed)
+        told = (
+            f"On {counted(len(logits), 'text')} of the other domain, a model that saw none of them gives answers with "
+            f"an information of {number(before)}, this one with {number(after)}, {_written(more)} (1: sure of each, "
+            "all labels as often)."
+        )
+        harm = "answers to the other domain waver more than without it, or leave out labels"
+        return told, harm if more.high < -_LOST * before else ""
+
+    def _led_back(self, task: Task, logits: np.ndarray, settings: EvaluationSettings, seed: int) -> tuple[str, str]:
+        """Say how well answers lead back to known labels, and what is wrong if they do worse than before."""
+        before, after = (led_back(task, each, self.known, seed=seed) for each in (self.logits, logits))
+        more = difference(after, before, confidence=settings.confidence, seed=seed)
+        told = (
+            "A linear classifier that learns those answers as if they were labels is right on "
+            f"{number(before.mean())} of {counted(len(before), 'training text')} without the adaptation, on "
+            f"{number(after.mean())} with it, {_written(more)}."
+        )
+        harm = "answers to the other domain follow something else than the labels"
+        return told, harm if more.high < -_WORSE else ""
+
+
+def _written(found: Interval) -> str:
+    value, low, high = (number(each, signed=True) for each in (found.value, found.low, found.high))
+    return f"difference {value} [{low}, {high}]"
 
 
 def is_guarded(settings: Settings) -> bool:
@@ -76,14 +105,14 @@ def without_texts(settings: Settings) -> Settings:
     )
 
 
-def asked_of(folder: Path, settings: Settings, corpus: Corpus) -> SourceOnly:
+def asked_of(folder: Path, settings: Settings, corpus: Corpus, sides: Sides) -> SourceOnly:
     """Return what the finished run without these texts says of the reported split, and of some of the texts.
 
     To be called on every rank, before the parts of another run are put together.
     """
     assert corpus.unlabelled is not None
     model, texts, pairs = opened(folder, settings), corpus.unlabelled.texts, corpus.unlabelled.pairs
-    chosen = np.random.Generator(np.random.Philox(settings.seed)).permutation(len(texts))[:_ASKED].tolist()
+    chosen = sides.texts.tolist()
     asked = Texts([texts[row] for row in chosen], pairs and [pairs[row] for row in chosen])
     measured = corpus.splits["test" if "test" in corpus.splits else "validation"]
     floor = Floor(
@@ -92,4 +121,5 @@ def asked_of(folder: Path, settings: Settings, corpus: Corpus) -> SourceOnly:
         "no text of the other domain",
         model.record.task.threshold,
     )
-    return SourceOnly(folder, floor, asked, model.logits(asked.texts, asked.pairs))
+    known = Known(sides.features[0], corpus.splits["train"].targets[sides.rows], sides.features[1])
+    return SourceOnly(folder, floor, asked, model.logits(asked.texts, asked.pairs), known)

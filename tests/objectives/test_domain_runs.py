@@ -18,6 +18,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.domains.source_only import SourceOnly, without_texts
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.baselines import Floor
+from nlp_transfer.evaluation.reverse import Known
 from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import EvaluationSettings
@@ -253,15 +254,27 @@ def test_the_run_without_the_texts_is_a_floor(home: Path, tmp_path: Path):
     assert all(torch.equal(before[name], after[name]) for name in before)  # the same bits as that run by itself
 
 
+WAVERING, ELSEWHERE = "waver more than without it", "follow something else than the labels"
+
+
+def check_harm(said: list[str], harms: tuple[str, ...]) -> None:
+    """Check that two figures are told, and of harm what there is of it, with the way back."""
+    assert len(said) == 2 + bool(harms)
+    for words in (WAVERING, ELSEWHERE):
+        assert (words in said[-1]) == (words in harms)
+    assert not harms or "runs/alone holds the model" in said[2]
+
+
 def test_harm_is_called_harm():
     task = Task("single_label", ("a", "b"), False, None)
     sure = np.array([[9.0, 0.0], [0.0, 9.0]] * 50, np.float32)
-    beside = SourceOnly(Path("runs/alone"), Floor("source only", sure), Texts(["x"] * 100, None), sure)
-    settings = EvaluationSettings()
-    for answers, harmed in ((sure, False), (sure * 2, False), (sure / 9, True), (abs(sure[:, :1]) * [1, 0], True)):
-        said = beside.sentences(task, np.asarray(answers, np.float32), settings=settings, seed=0)
-        assert len(said) == 1 + harmed
-        assert not harmed or "runs/alone" in said[1]
+    known = Known(sure / 9, np.array([0, 1] * 50), sure / 9)
+    beside = SourceOnly(Path("runs/alone"), Floor("source only", sure), Texts(["x"] * 100, None), sure, known)
+    settings, alike, flipped = EvaluationSettings(), abs(sure[:, :1]) * [1, 0], sure[:, ::-1]
+    for answers, harms in ((sure, ()), (sure * 2, ()), (sure / 9, (WAVERING,)), (flipped, (ELSEWHERE,))):
+        check_harm(beside.sentences(task, np.asarray(answers, np.float32), settings=settings, seed=0), harms)
+    said = beside.sentences(task, np.asarray(alike, np.float32), settings=settings, seed=0)
+    check_harm(said, (WAVERING, ELSEWHERE))
     assert beside.sentences(Task("regression", (), False, None), sure[:, :1], settings=settings, seed=0) == []
 
 
