@@ -236,7 +236,7 @@ class CdanSettings(DannSettings):
 class MccSettings(_Aligning):
     """Answers to the texts without labels that do not waver between classes."""
 
-    weight: float = 1.0
+    weight: float = 0.3
     temperature: float = 2.5
 
     compares = True

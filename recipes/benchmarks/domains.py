@@ -44,7 +44,7 @@ LOST = 0.03
 WORDS: dict[str, list[str]] = {
     ALONE: [],
     **{name: [f"objective={name}"] for name in ("coral", "mmd", "dann", "cdan", "mcc")},
-    "mcc, weight .3": ["objective=mcc", "objective.mcc.weight=0.3"],
+    "mcc, weight 1": ["objective=mcc", "objective.mcc.weight=1"],
     TAUGHT: ["objective=distill"],
     "tapt": ["pretraining.epochs=3"],
 }
