@@ -28,7 +28,7 @@ from nlp_transfer.training.bfloat16 import WorkingCopy
 _ASKED = "ACCELERATE_USE_DEEPSPEED"
 _FILE = "the file of `accelerate launch --config_file`"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_BUCKET = 1 << 24  # values that are summed over the ranks at once, which are copied for it
+_BUCKET = 1 << 24  # values that ranks sum or gather at once, which are copied for it
 
 
 def shares_moments(accelerator: Accelerator) -> bool:
@@ -160,12 +160,10 @@ class ZeroAdamW:
             if not state or not state["step"]:
                 continue
             for key in _MOMENTS:
-                whole = share.new_empty(share.numel() * torch.distributed.get_world_size())
-                torch.distributed.all_gather(list(whole.view(-1, share.numel())), state[key])
-                if torch.distributed.get_rank() == 0:
-                    for parameter in members:
-                        own = found.setdefault(parameter, {"step": state["step"].to("cpu", copy=True)})
-                        own[key] = whole[self._places[parameter]].view(parameter.shape).cpu()
+                whole = _on_the_first(state[key])
+                for parameter in members if len(whole) else ():
+                    own = found.setdefault(parameter, {"step": state["step"].to("cpu", copy=True)})
+                    own[key] = whole[self._places[parameter]].view(parameter.shape)
         return found
 
     def go_on(self, moments: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
@@ -197,6 +195,22 @@ class ZeroAdamW:
         for parameter, value in values.items():
             whole.view(-1)[self._places[parameter]] = value.flatten()
         return whole[rank]
+
+
+def _on_the_first(share: Tensor) -> Tensor:
+    """Return the shares of all ranks, one behind the other, on the first rank's processor; nothing elsewhere.
+
+    They come in pieces, so that no device needs room for more than one beside what it trains. All ranks do it.
+    """
+    world = torch.distributed.get_world_size()
+    rows = world if torch.distributed.get_rank() == 0 else 0
+    whole, start = torch.empty(rows, share.numel(), dtype=share.dtype), 0
+    for piece in share.split(max(_BUCKET // world, 1)):
+        pieces = piece.new_empty(rows, piece.numel())
+        torch.distributed.gather(piece, list(pieces) or None)
+        whole[:, start : start + piece.numel()] = pieces
+        start += piece.numel()
+    return whole.view(-1)
 
 
 def _forget(parameters: list[nn.Parameter]) -> None:
