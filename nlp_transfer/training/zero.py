@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nlp_transfer.composing.shipped import launch_file
+from nlp_transfer.data.typed import first_line
 from nlp_transfer.errors import UserError
 from nlp_transfer.training.bfloat16 import WorkingCopy
 
@@ -55,7 +57,7 @@ def check_asked(accelerator: Accelerator) -> None:
     """Refuse what cannot be had of DeepSpeed, before anything is loaded.
 
     Raises:
-        UserError: naming the key of the launcher's file and what to do instead.
+        UserError: naming the key of the launcher's file and what to do instead, or how to install DeepSpeed.
     """
     if not _is_asked():
         return
@@ -81,6 +83,8 @@ def check_asked(accelerator: Accelerator) -> None:
             raise UserError(f"{key} in {_FILE} is not for this program: {instead}")
     if accelerator.mixed_precision == "fp16":
         raise UserError("training.precision=fp16 cannot be had under DeepSpeed: set it to bf16, fp32 or auto")
+    if shares_moments(accelerator) and find_spec("deepspeed") is None:
+        raise UserError('DeepSpeed is not installed: pip install "nlp-transfer[deepspeed]"')
 
 
 _VARIABLES = {
@@ -111,7 +115,7 @@ class ZeroAdamW:
             working: the copy in which forward and backward passes run, or None.
 
         Raises:
-            UserError: if DeepSpeed is not installed.
+            UserError: if DeepSpeed cannot be imported.
         """
         self._members: list[list[nn.Parameter]] = [list(group["params"]) for group in optimizer.param_groups]
         self._working = working
@@ -234,8 +238,11 @@ def _initialised(optimizer: torch.optim.AdamW, parameters: nn.ParameterList, lar
     with contextlib.redirect_stdout(sys.stderr):  # it tells of itself where the result of a run is to be
         try:
             import deepspeed
-        except ImportError as error:
-            raise UserError("DeepSpeed is not installed: pip install 'nlp-transfer[deepspeed]'") from error
+        except Exception as error:  # it looks for compilers and devices meanwhile
+            kind, ddp = type(error).__name__, launch_file("ddp.yaml")
+            raise UserError(
+                f"DeepSpeed cannot be imported ({kind}: {first_line(error)}): mend that, or launch with {ddp}"
+            ) from error
         engine, shared, *_ = deepspeed.initialize(
             model=parameters, optimizer=optimizer, config=config, dist_init_required=False
         )
