@@ -14,7 +14,7 @@ import pytest
 
 from tests.test_crashes import HARNESS
 from tests.warm import Warm
-from tests.worlds import CELLS, OBJECTIVES, STEPS, WORLDS
+from tests.worlds import CELLS, KEPT, OBJECTIVES, STEPS, WORLDS
 
 SOME = (
     "probe classify",
@@ -60,6 +60,9 @@ def check(told: dict[str, Any]) -> None:
     worlds = [ddp, *deepspeed] if said else [ddp, fsdp, *deepspeed]
     trains = not cell.startswith("probe ") or cell.startswith("probe adamw")
     assert all(len(each["losses"]) == (STEPS if trains else 0) for each in (one, *worlds))
+    if cell.startswith("finetune ") or cell == KEPT:
+        assert [each["apart"] for each in (one, ddp)] == [[False], [False]]
+        assert said or fsdp["apart"] == [cell != KEPT]
     within = LOOSE.get(cell, WITHIN)
     if not cell.endswith(COMPARING):
         assert all(difference(one, each) < within for each in worlds)

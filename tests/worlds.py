@@ -18,8 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.nn.modules.module import register_module_forward_hook
+
 import nlp_transfer
 from nlp_transfer.errors import UserError
+from nlp_transfer.objectives.objective import Step
 from nlp_transfer.run import adapt
 from tests import sharded, zeroed
 from tests.crash_harness import Case, start
@@ -43,7 +48,9 @@ MORE: dict[str, dict[str, Any]] = {
     "pretraining": _PLAIN | {"pretraining.epochs": 1, "strategy.head_first": False},
     "averaged": _PLAIN | {"training.ema": 0.9},
     "clipped": _PLAIN | {"training.max_grad_norm": 0.01},
+    "weights kept": _PLAIN,
 }
+KEPT = "weights kept"  # from forward to backward pass under FSDP2, as ZeRO stage 2 has them
 CELLS = {
     f"{strategy} {objective}": {**values, "objective": objective}
     for strategy, values in STRATEGIES.items()
@@ -79,8 +86,16 @@ def values_of(cell: str, home: Path) -> dict[str, Any]:
 def told_of(cell: str, home: Path, output: Path) -> dict[str, Any]:
     """Do a run; return what came of it."""
     settings = settings_for(home, output=str(output), **values_of(cell, home))
+    os.environ["FSDP_RESHARD_AFTER_FORWARD"] = str(cell != KEPT).lower()
+    apart: set[bool] = set()
+
+    def look(module: nn.Module, *_: Any) -> None:
+        if isinstance(module, Step) and module.training:
+            apart.add(any(isinstance(parameter, DTensor) for parameter in module.parameters()))
+
     try:
-        run = adapt(settings, data=data_for("single_label"))
+        with register_module_forward_hook(look):
+            run = adapt(settings, data=data_for("single_label"))
     except UserError as error:
         return {"refused": str(error)}
     log = run.folder / "metrics.jsonl"
@@ -88,6 +103,7 @@ def told_of(cell: str, home: Path, output: Path) -> dict[str, Any]:
     return {
         "losses": [line["loss"] for line in lines if "learning_rate" in line],
         "validation": [line["log_loss"] for line in lines if "split" in line],
+        "apart": list(apart),  # whether weights are shared out between forward and backward pass
         "folder": str(run.folder),
     }
 

@@ -16,13 +16,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from nlp_transfer.training import zero
 from nlp_transfer.training.zero import ZeroAdamW
 from tests import zeroed
 from tests.crash_harness import Case, start
 
 STEPS, WOKEN, SKIPPED, ROWS, LARGEST = 8, 3, 4, 32, 0.2
 CUTS = (2, 5)  # while one sleeps, and when all have been updated
+PIECES = 50  # values that are summed or gathered at once: no tensor can be at once, but one
 
 
 def parts() -> tuple[nn.Module, torch.optim.AdamW]:
@@ -117,16 +120,33 @@ def weights_of(model: nn.Module) -> list[list[float]]:
     return [parameter.detach().flatten().tolist() for parameter in model.parameters()]
 
 
+class Made(TorchDispatchMode):
+    """How many values the tensors have that are made."""
+
+    values = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        """Count those of a new tensor."""
+        done = operation(*given, **named or {})
+        if "empty" in str(operation):
+            self.values += done.numel()
+        return done
+
+
 def run(output: Path) -> None:
     """Write what one of the processes comes to."""
     zeroed.force()
+    zero._BUCKET = PIECES
     torch.distributed.init_process_group("gloo")
     model, optimizer, told = together(STEPS)
+    with Made() as made:
+        moments = optimizer.moments()
     found = {
         "told": told,
         "weights": weights_of(model),
         "values": sum(state["exp_avg"].numel() for state in optimizer.state.values()),
-        "moments": len(optimizer.moments()),
+        "moments": len(moments),
+        "made": made.values,
     }
     optimizer.leave()
     found["apart"] = all(p.untyped_storage().nbytes() == p.nbytes for p in model.parameters())

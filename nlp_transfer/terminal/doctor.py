@@ -12,17 +12,21 @@ from nlp_transfer.machine.launch import is_main, missing_processes
 
 
 def examine() -> dict[str, Any]:
-    """Return versions, devices, precision and ranks as plain values, with advice in `notes`."""
+    """Return versions, devices, precision and ranks as plain values, with advice in `notes`.
+
+    Raises:
+        UserError: if the ranks that were launched form no group.
+    """
     with for_good():
         import torch
-        from accelerate.state import PartialState
 
         from nlp_transfer.config import compose
         from nlp_transfer.encoder.source import locate
         from nlp_transfer.machine.versions import environment
         from nlp_transfer.training.device import multiplies_bf16_fast
+        from nlp_transfer.training.meeting import met
 
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = met()
     notes = []
     if missing := missing_processes():
         notes.append(missing)

@@ -168,11 +168,11 @@ def _share_out(step: Any, accelerator: Accelerator) -> None:
     inner = exact
     if accelerator.mixed_precision == "bf16":
         inner = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    again = accelerator.state.fsdp_plugin.reshard_after_forward
     for layer in output_layers(step.model).values():
-        fully_shard(layer, mp_policy=exact)
+        fully_shard(layer, mp_policy=exact, reshard_after_forward=again)
         if inner is not exact:
             enter_in_float32(layer)
-    again = accelerator.state.fsdp_plugin.reshard_after_forward
     for layer in [module for module in step.model.modules() if isinstance(module, GradientCheckpointingLayer)]:
         layer.register_forward_hook(_without_views)
         fully_shard(layer, mp_policy=inner, reshard_after_forward=again)

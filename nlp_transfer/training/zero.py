@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -22,13 +23,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nlp_transfer.composing.shipped import launch_file
+from nlp_transfer.data.typed import first_line
 from nlp_transfer.errors import UserError
 from nlp_transfer.training.bfloat16 import WorkingCopy
 
 _ASKED = "ACCELERATE_USE_DEEPSPEED"
 _FILE = "the file of `accelerate launch --config_file`"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_BUCKET = 1 << 24  # values that are summed over the ranks at once, which are copied for it
+_BUCKET = 1 << 24  # values that ranks sum or gather at once, which are copied for it
 
 
 def shares_moments(accelerator: Accelerator) -> bool:
@@ -55,7 +57,7 @@ def check_asked(accelerator: Accelerator) -> None:
     """Refuse what cannot be had of DeepSpeed, before anything is loaded.
 
     Raises:
-        UserError: naming the key of the launcher's file and what to do instead.
+        UserError: naming the key of the launcher's file and what to do instead, or how to install DeepSpeed.
     """
     if not _is_asked():
         return
@@ -81,6 +83,8 @@ def check_asked(accelerator: Accelerator) -> None:
             raise UserError(f"{key} in {_FILE} is not for this program: {instead}")
     if accelerator.mixed_precision == "fp16":
         raise UserError("training.precision=fp16 cannot be had under DeepSpeed: set it to bf16, fp32 or auto")
+    if shares_moments(accelerator) and find_spec("deepspeed") is None:
+        raise UserError('DeepSpeed is not installed: pip install "nlp-transfer[deepspeed]"')
 
 
 _VARIABLES = {
@@ -111,7 +115,7 @@ class ZeroAdamW:
             working: the copy in which forward and backward passes run, or None.
 
         Raises:
-            UserError: if DeepSpeed is not installed.
+            UserError: if DeepSpeed cannot be imported.
         """
         self._members: list[list[nn.Parameter]] = [list(group["params"]) for group in optimizer.param_groups]
         self._working = working
@@ -160,12 +164,10 @@ class ZeroAdamW:
             if not state or not state["step"]:
                 continue
             for key in _MOMENTS:
-                whole = share.new_empty(share.numel() * torch.distributed.get_world_size())
-                torch.distributed.all_gather(list(whole.view(-1, share.numel())), state[key])
-                if torch.distributed.get_rank() == 0:
-                    for parameter in members:
-                        own = found.setdefault(parameter, {"step": state["step"].to("cpu", copy=True)})
-                        own[key] = whole[self._places[parameter]].view(parameter.shape).cpu()
+                whole = _on_the_first(state[key])
+                for parameter in members if len(whole) else ():
+                    own = found.setdefault(parameter, {"step": state["step"].to("cpu", copy=True)})
+                    own[key] = whole[self._places[parameter]].view(parameter.shape)
         return found
 
     def go_on(self, moments: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
@@ -199,6 +201,22 @@ class ZeroAdamW:
         return whole[rank]
 
 
+def _on_the_first(share: Tensor) -> Tensor:
+    """Return the shares of all ranks, one behind the other, on the first rank's processor; nothing elsewhere.
+
+    They come in pieces, so that no device needs room for more than one beside what it trains. All ranks do it.
+    """
+    world = torch.distributed.get_world_size()
+    rows = world if torch.distributed.get_rank() == 0 else 0
+    whole, start = torch.empty(rows, share.numel(), dtype=share.dtype), 0
+    for piece in share.split(max(_BUCKET // world, 1)):
+        pieces = piece.new_empty(rows, piece.numel())
+        torch.distributed.gather(piece, list(pieces) or None)
+        whole[:, start : start + piece.numel()] = pieces
+        start += piece.numel()
+    return whole.view(-1)
+
+
 def _forget(parameters: list[nn.Parameter]) -> None:
     for parameter in parameters:
         parameter.grad = None
@@ -220,8 +238,11 @@ def _initialised(optimizer: torch.optim.AdamW, parameters: nn.ParameterList, lar
     with contextlib.redirect_stdout(sys.stderr):  # it tells of itself where the result of a run is to be
         try:
             import deepspeed
-        except ImportError as error:
-            raise UserError("DeepSpeed is not installed: pip install 'nlp-transfer[deepspeed]'") from error
+        except Exception as error:  # it looks for compilers and devices meanwhile
+            kind, ddp = type(error).__name__, launch_file("ddp.yaml")
+            raise UserError(
+                f"DeepSpeed cannot be imported ({kind}: {first_line(error)}): mend that, or launch with {ddp}"
+            ) from error
         engine, shared, *_ = deepspeed.initialize(
             model=parameters, optimizer=optimizer, config=config, dist_init_required=False
         )

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import PartialState
 
 from nlp_transfer.composing.shipped import launch_file
 from nlp_transfer.errors import UserError
-from nlp_transfer.training.zero import ZeroAdamW, check_asked, shares_moments, unseen
+from nlp_transfer.settings import TrackingSettings
+from nlp_transfer.terminal.doctor import examine
+from nlp_transfer.training.device import make_accelerator
+from nlp_transfer.training.meeting import met
+from nlp_transfer.training.zero import ZeroAdamW, check_asked, shares_moments
 from tests import zeroed
 from tests.test_crashes import told_by
 from tests.warm import Warm
@@ -37,6 +44,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The file of a DeepSpeed that is found, whether there is another one or not."""
+    monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "deepspeed.py"
+    file.touch()
+    return file
+
+
+@pytest.mark.usefixtures("installed")
 def test_what_the_file_asks_for_that_is_shipped_is_had(asked: pytest.MonkeyPatch):
     check_asked(launched())
     check_asked(launched("bf16"))
@@ -78,16 +96,39 @@ def test_scaled_losses_are_refused(asked: pytest.MonkeyPatch):
         check_asked(launched("fp16"))
 
 
-def test_accelerate_takes_no_notice_of_the_wish(asked: pytest.MonkeyPatch):
-    with unseen():
-        assert "ACCELERATE_USE_DEEPSPEED" not in os.environ
+@pytest.mark.parametrize("ask", ["met", "make_accelerator", "doctor"])
+def test_the_wish_is_hidden_from_accelerate_while_it_forms_ranks(asked: pytest.MonkeyPatch, tmp_path: Path, ask: str):
+    found = []
+    for kind in (PartialState, Accelerator):
+
+        def looking(self: Any, *arguments: Any, _well: Any = kind.__init__, **named: Any) -> None:
+            found.append(os.environ.get("ACCELERATE_USE_DEEPSPEED"))
+            _well(self, *arguments, **named)
+
+        asked.setattr(kind, "__init__", looking)
+    asking = {"met": met, "make_accelerator": lambda: made(tmp_path), "doctor": examine}
+    asking[ask]()
+    assert found
+    assert set(found) == {None}
     assert os.environ["ACCELERATE_USE_DEEPSPEED"] == "true"
 
 
-def test_where_it_is_not_installed_that_is_said(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "deepspeed", None)
+def made(folder: Path) -> Accelerator:
+    return make_accelerator("fp32", TrackingSettings(), folder)
+
+
+def test_where_it_is_not_installed_that_is_said_before_anything_is_loaded(asked: pytest.MonkeyPatch):
+    asked.setitem(sys.modules, "deepspeed", None)
+    check_asked(launched(processes=1))
+    with pytest.raises(UserError, match=r'not installed: pip install "nlp-transfer\[deepspeed\]"'):
+        check_asked(launched())
+
+
+@pytest.mark.parametrize("error", ["OSError", "ImportError", "RuntimeError"])
+def test_where_it_cannot_be_imported_that_is_said(installed: Path, error: str):
+    installed.write_text(f"raise {error}('CUDA_HOME is not set\\nfor long')")
     plain = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))])
-    with pytest.raises(UserError, match=r"pip install 'nlp-transfer\[deepspeed\]'"):
+    with pytest.raises(UserError, match=rf"imported \({error}: CUDA_HOME is not set\): .* {launch_file('ddp.yaml')}"):
         ZeroAdamW(plain, 1.0, None)
 
 
@@ -103,6 +144,7 @@ def test_two_processes_that_share_moments_out_take_the_steps_of_one(running: War
         assert each["same bits"] == [True, True]
         assert each["apart"]
     assert first["weights"] == second["weights"]
-    assert (first["moments"], second["moments"]) == (4, 0)  # whole ones are on the first alone
     values = sum(map(len, one["weights"]))
+    assert (first["moments"], second["moments"]) == (4, 0)  # whole ones are on the first alone
+    assert first["made"] > 2 * values > second["made"] == 0
     assert values / 2 <= first["values"] == second["values"] < values / 2 + 8  # but for what fills up its last share
