@@ -8,6 +8,7 @@ said in one sentence. Several processes may use one folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -37,7 +38,7 @@ from nlp_transfer.cache.entries import (
     write,
 )
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.machine.disk import alone, flush, reason
+from nlp_transfer.machine.disk import LOCK, flush, locked, reason
 from nlp_transfer.settings import CacheSettings
 
 ENVIRONMENT = "NLP_TRANSFER_CACHE"
@@ -78,7 +79,8 @@ class Store:
 
     Args:
         folder: where they lie; it is made when something is kept.
-        budget: bytes that they may take together; what was not used for longest goes first.
+        budget: bytes that they may take together; what was not used for longest goes first, but never what a process
+            is writing at the time.
         tell: is told once, in a sentence, why something could not be kept or read.
     """
 
@@ -131,7 +133,8 @@ class Store:
         """Return where the files of a key lie, which several processes may have written, one after the other.
 
         Until it is complete the entry lies under another name, where whatever ends a process leaves what it has
-        written, for the next one to go on from. Whoever comes while another process writes waits for it.
+        written, for the next one to go on from; where that is nothing, nothing stays. Whoever comes while another
+        process writes says so and waits for it.
 
         Args:
             key: says all that the files hang on.
@@ -140,21 +143,36 @@ class Store:
                 tells `has_grown` of each.
 
         Raises:
-            OSError: if they cannot be written.
+            OSError: if they cannot be written; of an entry that cannot be read, if it cannot be taken away either.
         """
-        growing = self.folder / f"{key}{GROWING}"
+        place, growing = self.folder / key, self.folder / f"{key}{GROWING}"
+
+        def waits() -> bool:
+            self._tell(f"another process is at {about.get('what')}; this one waits for it")
+            return True
+
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while (found := self.find_folder(key)) is None:
-            with alone(growing) as is_there:
-                if (self.folder / key).exists():  # another process has completed it meanwhile
-                    delete(growing)
-                if not is_there or not growing.exists():
+            growing.mkdir(exist_ok=True)
+            with locked(growing, waits) as is_ours:
+                if not is_ours:
                     continue
-                if not (growing / ENTRY).is_file():
-                    announce(growing, key, about)
-                grow(growing)
+                if (found := self.find_folder(key)) is not None:  # another process has completed it meanwhile
+                    delete(growing)
+                    break
+                if os.path.lexists(place):
+                    with contextlib.suppress(FileNotFoundError):  # another process needed the room already
+                        self.remove(key)
+                try:
+                    if not (growing / ENTRY).is_file():
+                        announce(growing, key, about)
+                    grow(growing)
+                except BaseException:
+                    if {path.name for path in growing.glob("*")} <= {ENTRY, LOCK}:
+                        delete(growing)
+                    raise
                 complete(growing, key, about)
-                takes_place(growing, self.folder / key)
+                takes_place(growing, place)
                 flush(self.folder)
         return found
 
@@ -166,7 +184,8 @@ class Store:
         """
         os.utime(growing / ENTRY)
         if sum(sizes(growing)) > self.budget:
-            raise OSError(f"it is more than the {self.budget / 2**30:g} GiB that cache.gib allows")
+            most = f"the {self.budget / 2**30:g} GiB that cache.gib allows"
+            raise OSError(errno.EDQUOT, f"it is more than {most}")
         self._make_room(0)
 
     def entries(self) -> list[Entry]:
@@ -285,7 +304,13 @@ class Store:
             if total + size <= self.budget:
                 return
             with contextlib.suppress(FileNotFoundError):  # another process makes room as well
-                self.remove(entry.key)
+                if not entry.key.endswith(GROWING):
+                    self.remove(entry.key)
+                else:
+                    with locked(self.folder / entry.key, lambda: False) as is_ours:
+                        if not is_ours:  # it is being written
+                            continue
+                        self.remove(entry.key)
             total -= entry.bytes
 
     def _sweep(self) -> None:
