@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +36,7 @@ from nlp_transfer.cache.entries import (
     takes_place,
     write,
 )
+from nlp_transfer.cache.leftovers import making_name, sweep, trash_name
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.machine.disk import LOCK, flush, locked, reason
 from nlp_transfer.settings import CacheSettings
@@ -45,8 +45,6 @@ ENVIRONMENT = "NLP_TRANSFER_CACHE"
 GROWING = ".part"  # the name of an entry that is not complete ends with it
 _Found = TypeVar("_Found")
 _KEY = re.compile(rf"[0-9a-f]{{64}}({re.escape(GROWING)})?")
-_MAKING = re.compile(r"\.making-(\d+)-[0-9a-f]+")
-_SOON, _LATE = 600.0, 86400.0  # seconds after which what a dead process, and what any process left, is taken away
 _MOST_OF_FREE = 0.5  # of the room on the disk: the run itself has more to write
 
 
@@ -64,14 +62,17 @@ def folder_of(named: str | None) -> Path | None:
 
 
 def store_of(settings: CacheSettings, tell: Callable[[str], None] = lambda _: None) -> Store | None:
-    """Return where what was computed is kept; None where that is not wanted, or nowhere."""
-    if not settings.gib:
-        return None
-    folder = folder_of(settings.folder)
-    if folder is None:
+    """Return where what was computed is kept; None where that is not wanted, or nowhere, which is told."""
+    store = store_of_rows(settings, tell)
+    if settings.gib and store is None:
         tell("there is no home folder to keep anything in for later runs; set cache.folder=..., or cache.gib=0")
-        return None
-    return Store(folder, settings.gib * 2**30, tell)
+    return store
+
+
+def store_of_rows(settings: CacheSettings, tell: Callable[[str], None] = lambda _: None) -> Store | None:
+    """Return the same for rows of the Hub; where there is none, whoever asks for such rows hears of it."""
+    folder = folder_of(settings.folder) if settings.gib else None
+    return None if folder is None else Store(folder, settings.gib * 2**30, tell)
 
 
 class Store:
@@ -160,10 +161,10 @@ class Store:
                 if (found := self.find_folder(key)) is not None:  # another process has completed it meanwhile
                     delete(growing)
                     break
-                if os.path.lexists(place):
-                    with contextlib.suppress(FileNotFoundError):  # another process needed the room already
-                        self.remove(key)
                 try:
+                    if os.path.lexists(place):
+                        with contextlib.suppress(FileNotFoundError):  # another process needed the room already
+                            self.remove(key)
                     if not (growing / ENTRY).is_file():
                         announce(growing, key, about)
                     grow(growing)
@@ -207,7 +208,7 @@ class Store:
         Raises:
             OSError: if that is not possible.
         """
-        trash = self.folder / f".trash-{os.urandom(8).hex()}"
+        trash = self.folder / trash_name()
         (self.folder / key).rename(trash)
         delete(trash)
 
@@ -266,10 +267,10 @@ class Store:
         if size > self.budget:
             self._say(f"{mib} are not kept for later runs: more than cache.gib allows")
             return None
-        making = self.folder / f".making-{os.getpid()}-{os.urandom(4).hex()}"
+        making = self.folder / making_name()
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # texts can be told from what is kept
-            self._sweep()
+            sweep(self._paths())
             self._make_room(size)
             if size > _MOST_OF_FREE * shutil.disk_usage(self.folder).free:
                 self._say(f"{mib} are not kept for later runs: {self.folder} is nearly full")
@@ -313,17 +314,6 @@ class Store:
                         self.remove(entry.key)
             total -= entry.bytes
 
-    def _sweep(self) -> None:
-        """Take away what killed processes left unfinished."""
-        for path in self._paths():
-            making = _MAKING.fullmatch(path.name)
-            with contextlib.suppress(OSError):
-                age = time.time() - path.stat().st_mtime
-                # A number of a process means something on one machine, and a folder may be shared by several.
-                dead = making is not None and (age > _LATE or (age > _SOON and not _is_alive(int(making[1]))))
-                if dead or path.name.startswith(".trash-"):
-                    delete(path)
-
     def _paths(self) -> list[Path]:
         try:
             return list(self.folder.iterdir())
@@ -334,13 +324,3 @@ class Store:
         if not self._told:
             self._told = True
             self._tell(f"{sentence}; the run goes on without")
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it belongs to somebody else
-        return True
-    return True

@@ -63,7 +63,7 @@ def from_hub(settings: DataSettings, store: RowStore | None, *, splits_of: Split
         raise UserError(
             f"data.hub_rows={settings.hub_rows} keeps the rows it reads in the cache, and there is none: leave "
             "cache.gib above 0, and name a folder with cache.folder=... where you have no home folder; in Python, give "
-            "store=store_of(settings.cache)"
+            "store=store_of_rows(settings.cache)"
         )
     commit, folder = settings.revision, None
     if commit is not None and hub.is_commit(commit):
