@@ -107,7 +107,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     if corpus is None:
         try:
             with screen.busy("reading data"):
-                corpus = load(settings, data=data)
+                corpus = load(settings, data=data, tell=screen.tell)
         except UserError as error:
             return _without_origin(settings, error, screen, data=data)
     return _finished(settings, corpus, screen)

@@ -8,11 +8,11 @@ said in one sentence. Several processes may use one folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,16 +36,15 @@ from nlp_transfer.cache.entries import (
     takes_place,
     write,
 )
+from nlp_transfer.cache.leftovers import making_name, sweep, trash_name
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.machine.disk import alone, flush, reason
+from nlp_transfer.machine.disk import LOCK, flush, locked, reason
 from nlp_transfer.settings import CacheSettings
 
 ENVIRONMENT = "NLP_TRANSFER_CACHE"
 GROWING = ".part"  # the name of an entry that is not complete ends with it
 _Found = TypeVar("_Found")
 _KEY = re.compile(rf"[0-9a-f]{{64}}({re.escape(GROWING)})?")
-_MAKING = re.compile(r"\.making-(\d+)-[0-9a-f]+")
-_SOON, _LATE = 600.0, 86400.0  # seconds after which what a dead process, and what any process left, is taken away
 _MOST_OF_FREE = 0.5  # of the room on the disk: the run itself has more to write
 
 
@@ -63,14 +62,17 @@ def folder_of(named: str | None) -> Path | None:
 
 
 def store_of(settings: CacheSettings, tell: Callable[[str], None] = lambda _: None) -> Store | None:
-    """Return where what was computed is kept; None where that is not wanted, or nowhere."""
-    if not settings.gib:
-        return None
-    folder = folder_of(settings.folder)
-    if folder is None:
+    """Return where what was computed is kept; None where that is not wanted, or nowhere, which is told."""
+    store = store_of_rows(settings, tell)
+    if settings.gib and store is None:
         tell("there is no home folder to keep anything in for later runs; set cache.folder=..., or cache.gib=0")
-        return None
-    return Store(folder, settings.gib * 2**30, tell)
+    return store
+
+
+def store_of_rows(settings: CacheSettings, tell: Callable[[str], None] = lambda _: None) -> Store | None:
+    """Return the same for rows of the Hub; where there is none, whoever asks for such rows hears of it."""
+    folder = folder_of(settings.folder) if settings.gib else None
+    return None if folder is None else Store(folder, settings.gib * 2**30, tell)
 
 
 class Store:
@@ -78,7 +80,8 @@ class Store:
 
     Args:
         folder: where they lie; it is made when something is kept.
-        budget: bytes that they may take together; what was not used for longest goes first.
+        budget: bytes that they may take together; what was not used for longest goes first, but never what a process
+            is writing at the time.
         tell: is told once, in a sentence, why something could not be kept or read.
     """
 
@@ -131,7 +134,8 @@ class Store:
         """Return where the files of a key lie, which several processes may have written, one after the other.
 
         Until it is complete the entry lies under another name, where whatever ends a process leaves what it has
-        written, for the next one to go on from. Whoever comes while another process writes waits for it.
+        written, for the next one to go on from; where that is nothing, nothing stays. Whoever comes while another
+        process writes says so and waits for it.
 
         Args:
             key: says all that the files hang on.
@@ -140,21 +144,36 @@ class Store:
                 tells `has_grown` of each.
 
         Raises:
-            OSError: if they cannot be written.
+            OSError: if they cannot be written; of an entry that cannot be read, if it cannot be taken away either.
         """
-        growing = self.folder / f"{key}{GROWING}"
+        place, growing = self.folder / key, self.folder / f"{key}{GROWING}"
+
+        def waits() -> bool:
+            self._tell(f"another process is at {about.get('what')}; this one waits for it")
+            return True
+
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while (found := self.find_folder(key)) is None:
-            with alone(growing) as is_there:
-                if (self.folder / key).exists():  # another process has completed it meanwhile
-                    delete(growing)
-                if not is_there or not growing.exists():
+            growing.mkdir(exist_ok=True)
+            with locked(growing, waits) as is_ours:
+                if not is_ours:
                     continue
-                if not (growing / ENTRY).is_file():
-                    announce(growing, key, about)
-                grow(growing)
+                if (found := self.find_folder(key)) is not None:  # another process has completed it meanwhile
+                    delete(growing)
+                    break
+                try:
+                    if os.path.lexists(place):
+                        with contextlib.suppress(FileNotFoundError):  # another process needed the room already
+                            self.remove(key)
+                    if not (growing / ENTRY).is_file():
+                        announce(growing, key, about)
+                    grow(growing)
+                except BaseException:
+                    if {path.name for path in growing.glob("*")} <= {ENTRY, LOCK}:
+                        delete(growing)
+                    raise
                 complete(growing, key, about)
-                takes_place(growing, self.folder / key)
+                takes_place(growing, place)
                 flush(self.folder)
         return found
 
@@ -166,7 +185,8 @@ class Store:
         """
         os.utime(growing / ENTRY)
         if sum(sizes(growing)) > self.budget:
-            raise OSError(f"it is more than the {self.budget / 2**30:g} GiB that cache.gib allows")
+            most = f"the {self.budget / 2**30:g} GiB that cache.gib allows"
+            raise OSError(errno.EDQUOT, f"it is more than {most}")
         self._make_room(0)
 
     def entries(self) -> list[Entry]:
@@ -188,7 +208,7 @@ class Store:
         Raises:
             OSError: if that is not possible.
         """
-        trash = self.folder / f".trash-{os.urandom(8).hex()}"
+        trash = self.folder / trash_name()
         (self.folder / key).rename(trash)
         delete(trash)
 
@@ -247,10 +267,10 @@ class Store:
         if size > self.budget:
             self._say(f"{mib} are not kept for later runs: more than cache.gib allows")
             return None
-        making = self.folder / f".making-{os.getpid()}-{os.urandom(4).hex()}"
+        making = self.folder / making_name()
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # texts can be told from what is kept
-            self._sweep()
+            sweep(self._paths())
             self._make_room(size)
             if size > _MOST_OF_FREE * shutil.disk_usage(self.folder).free:
                 self._say(f"{mib} are not kept for later runs: {self.folder} is nearly full")
@@ -285,19 +305,14 @@ class Store:
             if total + size <= self.budget:
                 return
             with contextlib.suppress(FileNotFoundError):  # another process makes room as well
-                self.remove(entry.key)
+                if not entry.key.endswith(GROWING):
+                    self.remove(entry.key)
+                else:
+                    with locked(self.folder / entry.key, lambda: False) as is_ours:
+                        if not is_ours:  # it is being written
+                            continue
+                        self.remove(entry.key)
             total -= entry.bytes
-
-    def _sweep(self) -> None:
-        """Take away what killed processes left unfinished."""
-        for path in self._paths():
-            making = _MAKING.fullmatch(path.name)
-            with contextlib.suppress(OSError):
-                age = time.time() - path.stat().st_mtime
-                # A number of a process means something on one machine, and a folder may be shared by several.
-                dead = making is not None and (age > _LATE or (age > _SOON and not _is_alive(int(making[1]))))
-                if dead or path.name.startswith(".trash-"):
-                    delete(path)
 
     def _paths(self) -> list[Path]:
         try:
@@ -309,13 +324,3 @@ class Store:
         if not self._told:
             self._told = True
             self._tell(f"{sentence}; the run goes on without")
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it belongs to somebody else
-        return True
-    return True

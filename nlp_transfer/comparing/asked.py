@@ -50,7 +50,7 @@ def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, data: Any =
     for candidate in candidates:
         _check(candidate, settings, data)
     with screen.busy("reading data"):
-        draws = Draws(settings, data=data)
+        draws = Draws(settings, data=data, tell=screen.tell)
     return Asked(settings, candidates, draws, selection_metric(draws.whole.task, settings.evaluation.metric))
 
 

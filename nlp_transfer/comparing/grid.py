@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nlp_transfer import config
-from nlp_transfer.cache.store import store_of
+from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.choosing import classes_of
 from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded, read_corpus
@@ -142,9 +142,9 @@ class Draws:
         UserError: where there are no test rows, or no validation rows.
     """
 
-    def __init__(self, settings: Settings, *, data: Any = None) -> None:
+    def __init__(self, settings: Settings, *, data: Any = None, tell: Callable[[str], None] = lambda _: None) -> None:
         self._data, self._decision, self._seed = settings.data, decision_of(settings), settings.seed
-        self._read: ReadCorpus = read_corpus(settings.data, data=data, store=store_of(settings.cache))
+        self._read: ReadCorpus = read_corpus(settings.data, data=data, store=store_of_rows(settings.cache, tell))
         self.whole = self._encoded(self._divided(ALL, settings.seed))
         if "test" not in self.whole.splits:
             raise UserError(

@@ -7,10 +7,10 @@ first of several tasks may be learned again in the last. Tasks that are learned 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from nlp_transfer.cache.store import store_of
+from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.continual.base import Base
 from nlp_transfer.continual.checks import check_absent
 from nlp_transfer.data import corpus
@@ -29,18 +29,19 @@ _PLACE = ("embedded", *_FILES, "hub", "subset", "revision", "hub_rows", "order")
 _READING = ("columns", "problem", "label_separator", "encoding", "delimiter", "empty")
 
 
-def load(settings: Settings, *, data: Any = None) -> Corpus:
+def load(settings: Settings, *, data: Any = None, tell: Callable[[str], None] = lambda _: None) -> Corpus:
     """Return what a run learns from and is measured on; see ``corpus.load_corpus``.
 
     Args:
         settings: of the run.
         data: rows from Python instead of the source named in the settings.
+        tell: is told what one waits for, see ``store.grown``.
 
     Raises:
         UserError: see `load_corpus`; for a model to go on from that is none, was adapted to another problem, or whose
             rows cannot be had.
     """
-    found = corpus.encoded(read(settings, data=data), settings.data)
+    found = corpus.encoded(read(settings, data=data, tell=tell), settings.data)
     if settings.continual.used:
         check_absent(settings, found.absent_labels)
     return found
@@ -67,15 +68,15 @@ def alone(settings: Settings, task: Task, *, data: Any = None) -> Corpus:
     return corpus.encoded(_read(dataclasses.replace(settings, data=own), data=data, known=known), own)
 
 
-def read(settings: Settings, *, data: Any = None) -> ReadCorpus:
+def read(settings: Settings, *, data: Any = None, tell: Callable[[str], None] = lambda _: None) -> ReadCorpus:
     """Return the same as rows."""
     if settings.multitask.used and data is None:
         return read_member(settings)
     if not settings.continual.used:
-        return _read(settings, data=data)
+        return _read(settings, data=data, tell=tell)
     base = Base.of(settings)
     known = base.task.labels if settings.continual.keeps_labels else ()
-    own = _read(settings, data=data, known=known)
+    own = _read(settings, data=data, known=known, tell=tell)
     base.check_task(own.task)
     own = dataclasses.replace(own, notes=[*own.notes, *_divided_anew(settings, base)])
     return _replaying(own, base, settings) if settings.continual.replay else own
@@ -123,8 +124,14 @@ def _divided_anew(settings: Settings, base: Base) -> list[str]:
     ]
 
 
-def _read(settings: Settings, *, data: Any = None, known: Sequence[str] = ()) -> ReadCorpus:
-    found = corpus.read_corpus(settings.data, data=data, known=known, store=store_of(settings.cache))
+def _read(
+    settings: Settings,
+    *,
+    data: Any = None,
+    known: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda _: None,
+) -> ReadCorpus:
+    found = corpus.read_corpus(settings.data, data=data, known=known, store=store_of_rows(settings.cache, tell))
     return corpus.divided(found, settings.data, seed=settings.seed)
 
 

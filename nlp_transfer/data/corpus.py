@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.compact import compact
 from nlp_transfer.data.labels import check_problem, resolve_problem
 from nlp_transfer.data.rows import Rows, Texts, rows_of, text_key
+from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.shares import check_shares
 from nlp_transfer.data.sources import SPLIT_NAMES, read_source
 from nlp_transfer.data.table import Table
@@ -25,9 +26,6 @@ from nlp_transfer.data.task import Task, class_weights, label_names, unseen, uns
 from nlp_transfer.data.unlabelled import measured_among, read_unlabelled
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import DataSettings
-
-if TYPE_CHECKING:
-    from nlp_transfer.cache.store import Store
 
 _JSON = json.JSONEncoder()
 
@@ -115,7 +113,7 @@ class Corpus:
         return [name for name, count in zip(self.task.labels, counts, strict=True) if not count]
 
 
-def load_corpus(settings: DataSettings, *, seed: int = 0, data: Any = None, store: Store | None = None) -> Corpus:
+def load_corpus(settings: DataSettings, *, seed: int = 0, data: Any = None, store: RowStore | None = None) -> Corpus:
     """Read, check, divide and encode a corpus.
 
     Args:
@@ -154,7 +152,7 @@ class ReadCorpus:
 
 
 def read_corpus(
-    settings: DataSettings, *, data: Any = None, known: Sequence[str] = (), store: Store | None = None
+    settings: DataSettings, *, data: Any = None, known: Sequence[str] = (), store: RowStore | None = None
 ) -> ReadCorpus:
     """Read a corpus and give its cells their meaning; nothing is divided, and nothing dropped but empty texts.
 

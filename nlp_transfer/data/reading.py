@@ -7,24 +7,30 @@ reading that was stopped, wherever it was, goes on behind the last of them and e
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.data import typed
+from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.table import Table, joined
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import flush, reason
+from nlp_transfer.machine.disk import reason, write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nlp_transfer.cache.store import Store
-
 PART_ROWS = 10_000  # of one file; they are in memory together
 PLACES = 16  # of a split that rows come from, where it has as many: files are often sorted by label
 _ABOUT = b"nlp_transfer"
+_TO_DO = {
+    errno.ENOSYS: "read all of it with data.hub_rows=null",
+    errno.EDQUOT: "raise cache.gib, or lower data.hub_rows",
+    errno.ENOENT: "another process may have needed the room: raise cache.gib, and run it again",
+}
 
 
 class Reading:
@@ -37,9 +43,10 @@ class Reading:
         store: told of each file that was written.
     """
 
-    def __init__(self, folder: Path, split: str, stream: Any, store: Store) -> None:
+    def __init__(self, folder: Path, split: str, stream: Any, store: RowStore) -> None:
         self._folder, self._split, self._store = folder, split, store
-        # Only Parquet files can be read from the middle, and each of them is opened to see where: few are.
+        # Only Parquet files can be read from the middle (by `datasets` from 5.0 on: versions before give their files
+        # whole, without a word), and each of them is opened to see where: few are.
         self._stream = stream.reshard() if stream.num_shards < PLACES else stream
         self._features = {} if stream.features is None else stream.features.to_dict()
         self._number = 0
@@ -49,6 +56,9 @@ class Reading:
 
         Each of the places gives an equal share of the rows that are still wanted, and where shards end before, others
         give more.
+
+        Raises:
+            UserError: if they cannot be kept.
         """
         shards = self._stream.num_shards
         taken = dict.fromkeys(spread(shards), 0)  # of the shards that may have more
@@ -65,6 +75,9 @@ class Reading:
                     del taken[shard]
                 if not left:
                     break
+        with keeping(self._store):  # what an interrupted reading may have left that had its shards in another order
+            for path in (*files_of(self._folder, self._split)[self._number :], *self._folder.glob(".making-*")):
+                path.unlink()
         return {"rows": rows - left, "places": len(places), "shards": shards, "cut": not left}
 
     def _take_from(self, shard: int, first: int, rows: int) -> int:
@@ -105,11 +118,9 @@ class Reading:
             with pyarrow.ipc.new_file(str(path), rows.schema) as file:
                 file.write_table(rows)
 
-        try:
+        with keeping(self._store):
             write_whole(self._path(), write)
             self._store.has_grown(self._folder)
-        except OSError as error:
-            raise not_kept(self._store.folder, error) from error
 
 
 def spread(shards: int) -> list[int]:
@@ -118,22 +129,25 @@ def spread(shards: int) -> list[int]:
     return sorted(range(shards), key=lambda shard: f"{shard:0{width}b}"[::-1])
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file that is whole or not there.
+@contextmanager
+def keeping(store: RowStore) -> Iterator[None]:
+    """Say of what the block does with a store why it cannot be done, and what to do.
 
     Raises:
-        OSError: if the disk does not take it.
+        UserError: for every OSError.
     """
-    making = path.with_suffix(".making")
-    write(making)
-    flush(making)
-    making.replace(path)
-    flush(path.parent)
+    try:
+        yield
+    except OSError as error:
+        todo = _TO_DO.get(error.errno or 0, "make room there, or name another folder with cache.folder=...")
+        raise UserError(
+            f"data.hub_rows keeps the rows it reads in {store.folder}, which fails: {reason(error)}; {todo}"
+        ) from error
 
 
-def not_kept(folder: Path, error: OSError) -> UserError:
-    """Say that rows cannot be kept in a folder, or are no longer there."""
-    return UserError(f"data.hub_rows keeps the rows it reads in {folder}, which fails: {reason(error)}")
+def files_of(folder: Path, split: str) -> list[Path]:
+    """Return the files that hold rows of a split, in their order."""
+    return sorted(folder.glob(f"{split}-*.arrow"))
 
 
 def _mapped(path: Path) -> pa.Table:
@@ -149,15 +163,24 @@ def _about_of(rows: pa.Table) -> dict[str, Any]:
     return dict(json.loads((rows.schema.metadata or {}).get(_ABOUT, b"{}")))
 
 
-def table_of(folder: Path, split: str, origin: str) -> Table:
+def table_of(folder: Path, split: str, origin: str, *, rows: int) -> Table:
     """Read the rows of one split.
+
+    Args:
+        folder: where they were written.
+        split: its name.
+        origin: how messages call it.
+        rows: how many they are.
 
     Raises:
         UserError: for a column that is of one type in a file and of another in the next.
+        OSError: if these are not the rows that are there.
     """
     import pyarrow as pa
 
-    paths = sorted(folder.glob(f"{split}-*.arrow"))
+    paths = files_of(folder, split)
+    if sum(_mapped(path).num_rows for path in paths) != rows:
+        raise FileNotFoundError(errno.ENOENT, f"some of the {rows:,} rows of {split} are gone")
     if not paths:
         return Table({}, origin, [])
     try:  # a column may be empty in one file, and have no fractions in another
@@ -168,8 +191,8 @@ def table_of(folder: Path, split: str, origin: str) -> Table:
     def tables() -> Iterator[Table]:  # one by one: what is mapped of a file goes with it
         first = 1
         for path in paths:
-            rows = pa.concat_tables([types, _mapped(path)], promote_options="permissive")
-            yield typed.from_arrow(rows, _about_of(types)["features"], origin, first=first)
-            first += rows.num_rows
+            part = pa.concat_tables([types, _mapped(path)], promote_options="permissive")
+            yield typed.from_arrow(part, _about_of(types)["features"], origin, first=first)
+            first += part.num_rows
 
     return joined(tables(), origin)

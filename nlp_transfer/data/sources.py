@@ -6,23 +6,21 @@ This file decides what belongs to which split; one file is read in ``files``, ob
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nlp_transfer.data.columns import find_column
 from nlp_transfer.data.files import FORMATS, existing, existing_file, opened, read_rows
 from nlp_transfer.data.hints import typed as typed_word
 from nlp_transfer.data.labels import is_missing
+from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.settings import DataSettings
-
-if TYPE_CHECKING:
-    from nlp_transfer.cache.store import Store
 
 __all__ = ["Source", "Table", "check_source", "read_rows", "read_source", "read_splits", "source_of"]
 
@@ -51,12 +49,12 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def read_splits(settings: DataSettings, *, data: Any = None, store: Store | None = None) -> dict[str, Table]:
+def read_splits(settings: DataSettings, *, data: Any = None, store: RowStore | None = None) -> dict[str, Table]:
     """Return the tables of `read_source` alone."""
     return read_source(settings, data=data, store=store).splits
 
 
-def read_source(settings: DataSettings, *, data: Any = None, store: Store | None = None) -> Source:
+def read_source(settings: DataSettings, *, data: Any = None, store: RowStore | None = None) -> Source:
     """Read the one source the settings name.
 
     Args:
@@ -140,7 +138,7 @@ def split_of(name: str) -> str | None:
     return next((split for split, names in SPLIT_NAMES.items() if folded in names), None)
 
 
-def _read(settings: DataSettings, data: Any, store: Store | None) -> Source:
+def _read(settings: DataSettings, data: Any, store: RowStore | None) -> Source:
     """Read the source that is set."""
     from nlp_transfer.data import streamed, typed  # need numpy; settings are checked without
 
@@ -156,7 +154,7 @@ def _read(settings: DataSettings, data: Any, store: Store | None) -> Source:
         if settings.hub_rows is None:
             tables, commit, notes = typed.from_hub(settings.hub, settings.subset, settings.revision)
         else:
-            part = streamed.from_hub(settings, store, split_of=split_of)
+            part = streamed.from_hub(settings, store, splits_of=_splits_of)
             tables, commit, notes = part.tables, part.commit, part.notes
         source = _labelled_test(_renamed(tables, f"{settings.hub} @ {commit}"), settings)
         source.notes += notes
@@ -172,20 +170,29 @@ def _read(settings: DataSettings, data: Any, store: Store | None) -> Source:
     return _folder(path, settings) if path.is_dir() else Source(str(path), {"train": read_rows(path, settings)})
 
 
+def _splits_of(names: Iterable[str], origin: str) -> dict[str, str]:
+    """Return what the names of splits mean that are used here; others stay unread.
+
+    Raises:
+        UserError: where two mean the same, or none is train.
+    """
+    meant: dict[str, str] = {}
+    for name in (names := list(names)):
+        split = split_of(name)
+        if split is not None and split in meant.values():
+            raise UserError(f"{origin} has two {split} splits, one of them called {name!r}; keep one")
+        if split is not None:
+            meant[name] = split
+    if "train" not in meant.values():
+        raise UserError(_no_train(origin, names))
+    return meant
+
+
 def _renamed(tables: Mapping[str, Table], name: str) -> Source:
-    """Give tables the split names used here; others stay unread."""
-    splits: dict[str, Table] = {}
-    other = []
-    for given, table in tables.items():
-        split = split_of(given)
-        if split is None:
-            other.append(given)
-        elif split in splits:
-            raise UserError(f"{name} has two {split} splits, one of them called {given!r}; keep one")
-        else:
-            splits[split] = table
-    if "train" not in splits:
-        raise UserError(_no_train(name, list(tables)))
+    """Give tables the split names used here."""
+    meant = _splits_of(tables, name)
+    other = [given for given in tables if given not in meant]
+    splits = {split: tables[given] for given, split in meant.items()}
     return Source(name, splits, [f"splits not used: {_listed(other)}"] if other else [])
 
 

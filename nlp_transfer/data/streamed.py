@@ -9,20 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nlp_transfer.data import hub, reading, typed
 from nlp_transfer.data.columns import find_column
+from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError
+from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.settings import DataSettings
 
-if TYPE_CHECKING:
-    from nlp_transfer.cache.store import Store
-
+SplitsOf = Callable[[Iterable[str], str], dict[str, str]]
 _FORMAT = 1
 _TOLD = "data.json"
 _NEARLY_ALL = 0.95
@@ -45,22 +45,25 @@ class Part:
     cut: set[str] = field(default_factory=set)
 
 
-def from_hub(settings: DataSettings, store: Store | None, *, split_of: Callable[[str], str | None]) -> Part:
+def from_hub(settings: DataSettings, store: RowStore | None, *, splits_of: SplitsOf) -> Part:
     """Return `hub_rows` rows of each split of a data set, or all where it has fewer; the Hub gives them once.
 
     Args:
         settings: which, see ``typed.from_hub``; where `revision` is a commit whose rows are kept, nothing is asked.
         store: where they are kept.
-        split_of: says which split an author's name means; None: none that is used.
+        splits_of: says which splits an author's names mean, those that are used, or refuses them; it is given the
+            names, and how a message calls the data set.
 
     Raises:
-        UserError: as ``typed.from_hub``; where nothing can be kept, or the Hub is lost while rows are read.
+        UserError: as ``typed.from_hub``; where nothing can be kept, or the Hub is lost while rows are read; what
+            `splits_of` raises, before any row is read.
     """
     assert settings.hub is not None
     if store is None:
         raise UserError(
             f"data.hub_rows={settings.hub_rows} keeps the rows it reads in the cache, and there is none: leave "
-            "cache.gib above 0, and name a folder with cache.folder=... where you have no home folder"
+            "cache.gib above 0, and name a folder with cache.folder=... where you have no home folder; in Python, give "
+            "store=store_of_rows(settings.cache)"
         )
     commit, folder = settings.revision, None
     if commit is not None and hub.is_commit(commit):
@@ -70,16 +73,16 @@ def from_hub(settings: DataSettings, store: Store | None, *, split_of: Callable[
         if found is None:
             raise UserError(_unreachable(settings, store))
         commit = str(found.sha)
-        folder = _kept(settings, found, store, split_of)
+        folder = _kept(settings, found, store, splits_of)
     assert commit is not None
-    try:
-        return _read(folder, settings.hub, commit, split_of)
-    except OSError as error:  # another process needed the room already
-        raise reading.not_kept(store.folder, error) from error
+    with reading.keeping(store):  # another process may have needed the room already
+        return _read(folder, settings.hub, commit, splits_of)
 
 
 def check_labels(tables: Mapping[str, Table], named: str | None, cut: set[str]) -> list[str]:
     """Return a sentence for each split in which nearly all rows have one label, if it was cut: it may be sorted.
+
+    Rows that are measured may well have one alone, as where an author keeps their labels back; training rows may not.
 
     Args:
         tables: by split.
@@ -87,14 +90,14 @@ def check_labels(tables: Mapping[str, Table], named: str | None, cut: set[str]) 
         cut: the splits of which not all rows were read.
 
     Raises:
-        UserError: if all rows of a split have one label.
+        UserError: if all training rows have one label.
     """
     notes = []
     for split, table in tables.items():
         column = find_column(table, "label", named) if split in cut else None
         labels = Counter(cell for cell in table.columns[column] if isinstance(cell, str | int)) if column else Counter()
         label, count = labels.most_common(1)[0] if labels else (None, 0)
-        if 1 < len(table) == count:
+        if split == "train" and 1 < len(table) == count:
             raise UserError(
                 f"{table.origin}: all {count:,} rows that were read have the label {label!r}: the data set is probably "
                 "sorted by label. Raise data.hub_rows, read all of it with data.hub_rows=null, or try data.revision="
@@ -127,7 +130,7 @@ def _about(settings: DataSettings, commit: str) -> dict[str, Any]:
     return {"what": what, "encoder": "none", "rows": rows, "data": [*asked], "commit": commit}
 
 
-def _unreachable(settings: DataSettings, store: Store) -> str:
+def _unreachable(settings: DataSettings, store: RowStore) -> str:
     """Say that the Hub cannot be reached, and of which commits rows are kept."""
     name, subset, rows = asked = _asked(settings)
     wanted = typed.asked(name, subset, settings.revision)
@@ -140,7 +143,7 @@ def _unreachable(settings: DataSettings, store: Store) -> str:
     return f"{wanted} cannot be fetched from the Hub, nor are data.hub_rows={rows} rows of it kept here"
 
 
-def _kept(settings: DataSettings, found: Any, store: Store, split_of: Callable[[str], str | None]) -> Path:
+def _kept(settings: DataSettings, found: Any, store: RowStore, splits_of: SplitsOf) -> Path:
     """Return the folder that holds the rows; read those from the Hub that are not kept yet."""
     name, subset, rows = _asked(settings)
     commit = str(found.sha)
@@ -149,39 +152,42 @@ def _kept(settings: DataSettings, found: Any, store: Store, split_of: Callable[[
         try:
             builder = typed.builder_of(name, subset, found)
             streams = builder.as_streaming_dataset()
+            used = splits_of(streams, f"{name} @ {commit}")
             sizes = {split: info.num_examples for split, info in (builder.info.splits or {}).items()}
             told: dict[str, Any] = {"notes": typed.licence_of(found), "splits": {}}
             for split, stream in streams.items():
                 told["splits"][split] = None
-                if split_of(split) is not None:
+                if split in used:
                     taken = reading.Reading(folder, split, stream, store).take(rows)
                     told["splits"][split] = taken | {"of": sizes.get(split)}
             content = json.dumps(told, indent=2) + "\n"
-            reading.write_whole(folder / _TOLD, lambda path: path.write_text(content, encoding="utf-8"))
+            with reading.keeping(store):
+                write_whole(folder / _TOLD, lambda path: path.write_text(content, encoding="utf-8"))
         except UserError:
             raise
         except Exception as error:  # see `typed.from_hub`
-            raise UserError(
-                f"{typed.asked(name, subset, commit)} {typed.reason(error, found)} while "
-                f"data.hub_rows={rows} rows are read; those that were are kept, and the next run goes on behind them"
-            ) from error
+            lost = f"{typed.asked(name, subset, commit)} {typed.reason(error, found)} while data.hub_rows={rows} rows"
+            kept = "; those that were are kept, and the next run goes on behind them" * any(folder.glob("*.arrow"))
+            raise UserError(f"{lost} are read{kept}") from error
 
-    try:
+    with reading.keeping(store):
         return store.grown(_key(settings, commit), _about(settings, commit), grow)
-    except OSError as error:
-        raise reading.not_kept(store.folder, error) from error
 
 
-def _read(folder: Path, name: str, commit: str, split_of: Callable[[str], str | None]) -> Part:
+def _read(folder: Path, name: str, commit: str, splits_of: SplitsOf) -> Part:
     """Read what is kept."""
     told = json.loads((folder / _TOLD).read_text(encoding="utf-8"))
     part = Part({}, commit, list(told["notes"]))
+    used = splits_of(told["splits"], f"{name} @ {commit}")
     for split, about in told["splits"].items():
         origin = f"{name}[{split}]"
-        part.tables[split] = Table({}, origin, []) if about is None else reading.table_of(folder, split, origin)
-        if about is None or not about["cut"] or about["rows"] == about["of"]:
+        if about is None:
+            part.tables[split] = Table({}, origin, [])
             continue
-        part.cut |= set(filter(None, [split_of(split)]))
+        part.tables[split] = reading.table_of(folder, split, origin, rows=about["rows"])
+        if not about["cut"] or about["rows"] == about["of"]:
+            continue
+        part.cut.add(used[split])
         first = "the first " if about["shards"] == 1 else ""
         of = f" of {about['of']:,}" if about["of"] else ""
         where = "" if first else f", from {about['places']:,} of its {about['shards']:,} files or groups of rows"

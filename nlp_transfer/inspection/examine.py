@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.cache.store import store_of
+from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.data.checks import called, label_set
 from nlp_transfer.data.corpus import Corpus, ReadCorpus, divided, encoded, read_corpus
 from nlp_transfer.data.finding import Finding, Place
@@ -121,7 +121,7 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
         validation_limit=None,
     )
     with screen.busy("reading data"):
-        corpus = read_corpus(lenient, data=data, store=store_of(settings.cache))
+        corpus = read_corpus(lenient, data=data, store=store_of_rows(settings.cache, screen.tell))
     unasked = _unasked(settings, screen)
     tables = {id(rows.table): split for split, rows in corpus.rows.items()}
     blank = {split: set(blank_rows(rows.texts, rows.pairs)) for split, rows in corpus.rows.items()}

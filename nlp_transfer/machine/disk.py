@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-_TURN = ".turn"  # a file that says by its lock that a process is at work in a folder
+LOCK = ".lock"  # a file that says by its lock that a process is at work in a folder
 
 
 @contextmanager
@@ -86,24 +87,61 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[bool]:
-    """Wait until no other process is in this context of a folder, which is made; yield whether it is there still.
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let a file be written that is whole or not there, also after the power failed.
+
+    Args:
+        path: its name; what has it already is replaced.
+        write: is given the name to write under.
 
     Raises:
-        OSError: if that cannot be told.
+        OSError: if the disk does not take it.
     """
-    import fcntl  # not every system has it
+    making = path.with_name(f".making-{path.name}")
+    try:
+        write(making)
+        flush(making)
+        making.replace(path)
+        flush(path.parent)
+    finally:
+        with suppress(OSError):
+            making.unlink()
 
-    name = folder / _TURN
-    folder.mkdir(exist_ok=True)
+
+@contextmanager
+def locked(folder: Path, waits: Callable[[], bool] = lambda: True) -> Iterator[bool]:
+    """Keep other processes from a folder for the time of the block, if they ask in the same way.
+
+    The folder may be renamed meanwhile. The lock of a process that has ended, however it did, is none.
+
+    Args:
+        folder: which.
+        waits: is asked where another process has the lock; returns whether to wait for it.
+
+    Yields:
+        Whether the folder is locked: it is not where that was not waited for, nor where it is gone.
+
+    Raises:
+        OSError: if files cannot be locked here.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise OSError(errno.ENOSYS, "this system has no such locks") from None
+    name = folder / LOCK
     try:
         file = name.open("a")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         yield False
         return
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # it goes with the file, and that with the process, however it ends
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not waits():
+                yield False
+                return
+            fcntl.flock(file, fcntl.LOCK_EX)
         try:
             is_there = os.path.samestat(os.fstat(file.fileno()), name.stat())
         except FileNotFoundError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.cache.store import store_of
+from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.data.corpus import Corpus, load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.meta.episodes import Division, divide
@@ -28,7 +28,8 @@ def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> tuple[Co
         UserError: for data that cannot be used, of another kind than one class a text, or of too few classes.
     """
     with screen.busy("reading data"):
-        corpus = load_corpus(settings.data, seed=settings.seed, data=data, store=store_of(settings.cache))
+        store = store_of_rows(settings.cache, screen.tell)
+        corpus = load_corpus(settings.data, seed=settings.seed, data=data, store=store)
     task, train = corpus.task, corpus.splits["train"]
     if task.problem != "single_label":
         raise UserError(f"{corpus.source}: meta needs texts of one class each, and this is {task.problem}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import reduce
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlp_transfer import config
-from nlp_transfer.cache.store import store_of
+from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.checks import check
 from nlp_transfer.composing.shipped import locate_recipe
 from nlp_transfer.composing.words import from_mapping
@@ -120,7 +120,7 @@ def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, tasks: Sequ
             check_source(each.data)
         check(each)
     with screen.busy("reading data"):
-        members = _read(alone)
+        members = _read(alone, screen.tell)
     if len({member.corpus.task.pair for member in members}) > 1:
         pair = next(member.name for member in members if member.corpus.task.pair)
         raise UserError(
@@ -204,13 +204,13 @@ def _telling(tasks: Sequence[str], settings: Settings) -> list[str]:
     return told
 
 
-def _read(alone: dict[str, Settings]) -> list[Member]:
+def _read(alone: dict[str, Settings], tell: Callable[[str], None]) -> list[Member]:
     """Return the tasks with their rows; those that are columns of one file are divided alike."""
     members: list[Member] = []
     first: dict[str, ReadCorpus] = {}
     for name, settings in alone.items():
         with named(name):
-            data, read = settings.data, read_corpus(settings.data, store=store_of(settings.cache))
+            data, read = settings.data, read_corpus(settings.data, store=store_of_rows(settings.cache, tell))
             before = first.get(str(data.path))
             rows = divided(read, data, seed=settings.seed) if before is None else divided_alike(before, read, data)
             first.setdefault(str(data.path), rows)

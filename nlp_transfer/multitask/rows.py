@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 
 from nlp_transfer import config
-from nlp_transfer.cache.store import store_of
+from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.composing.words import key_and_value
 from nlp_transfer.data.corpus import ReadCorpus, divided, read_corpus
 from nlp_transfer.data.paths import expanded
@@ -24,7 +24,7 @@ def read_member(settings: Settings) -> ReadCorpus:
     Raises:
         UserError: see ``corpus.load_corpus``.
     """
-    store = store_of(settings.cache)
+    store = store_of_rows(settings.cache)
     own = read_corpus(settings.data, store=store)
     same = [task for task in settings.multitask.tasks if path_and_words(task)[0] == settings.data.path]
     first = data_of(settings, same[0]) if same else settings.data

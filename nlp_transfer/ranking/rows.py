@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.cache.store import store_of
+from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.data.corpus import Corpus, load_corpus
 from nlp_transfer.data.needs import with_validation
 
@@ -29,6 +29,6 @@ def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> Corpus:
     few = settings.data.train_limit is None and settings.data.per_class is None
     limited = dataclasses.replace(settings.data, train_limit=settings.rank.rows) if few else settings.data
     with screen.busy("reading data"):
-        corpus = load_corpus(limited, seed=settings.seed, data=data, store=store_of(settings.cache))
+        corpus = load_corpus(limited, seed=settings.seed, data=data, store=store_of_rows(settings.cache, screen.tell))
     corpus.splits = {"train": corpus.splits["train"]}  # of other splits nothing is read
     return corpus

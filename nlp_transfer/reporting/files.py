@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import reason
+from nlp_transfer.machine.disk import reason, write_whole
 from nlp_transfer.reporting import page, plain_text
 from nlp_transfer.reporting.document import Document
 
@@ -35,15 +34,11 @@ def write(document: Document, path: Path) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    making = path.with_name(f".making-{path.name}")
+    text = _FORMS[path.suffix].render(document)
     try:
-        making.write_text(_FORMS[path.suffix].render(document), encoding="utf-8")
-        making.rename(path)
+        write_whole(path, lambda making: making.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {reason(error)}") from error
-    finally:
-        with suppress(OSError):
-            making.unlink()
 
 
 def _start(path: Path) -> str:

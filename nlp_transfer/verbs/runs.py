@@ -43,7 +43,7 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
         from nlp_transfer.continual.rows import load
 
         try:
-            corpus = load(settings)  # and says what is wrong there before torch is needed
+            corpus = load(settings, tell=screen.tell)  # and says what is wrong there before torch is needed
         except UserError:
             if not settings.continual.used:
                 raise
@@ -204,7 +204,7 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     with screen.busy("reading data and encoder"):
         from nlp_transfer.continual.rows import load
 
-        corpus = load(settings)  # and says what is wrong there before torch is needed
+        corpus = load(settings, tell=screen.tell)  # and says what is wrong there before torch is needed
         with for_good():
             from nlp_transfer import choosing
             from nlp_transfer.decision.fitting import deciding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import shutil
@@ -18,10 +19,14 @@ from huggingface_hub import constants
 
 from nlp_transfer.cache.store import GROWING, Store
 from nlp_transfer.cli import main
+from nlp_transfer.continual.rows import load
 from nlp_transfer.data import reading
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.sources import read_source
+from nlp_transfer.data.streamed import check_labels
+from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError
+from nlp_transfer.machine import disk
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import DataSettings
 from nlp_transfer.training import checkpoint
@@ -32,6 +37,12 @@ from tests.publishing.hub_server import ALWAYS, Fault, HubServer
 from tests.test_run import rows, settings_for
 from tests.warm import Warm
 
+TWICE = b"""---
+configs:
+- config_name: default
+  data_files: [{split: train, path: a.csv}, {split: validation, path: b.csv}, {split: dev, path: c.csv}]
+---
+"""
 FORMATS = ("csv", "jsonl", "parquet")
 SHARD = 20
 
@@ -98,12 +109,12 @@ def kept(store: Store) -> dict[str, bytes]:
     files = {path.relative_to(store.folder): path for path in store.folder.rglob("*") if path.is_file()}
     told = {str(name): path.read_bytes() for name, path in files.items() if name.name != "entry.json"}
     assert told
-    assert not [name for name in told if GROWING in name or name.endswith(".making")]
+    assert not [name for name in told if GROWING in name or ".making" in name]
     digests = [json.loads(path.read_text())["sha256"] for name, path in files.items() if name.name == "entry.json"]
     return told | {"sha256": "".join(digests).encode()}
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS[1:])])
 def test_rows_come_from_all_files_in_equal_shares_and_are_read_once(hub, store, kind):
     serve_shards(hub, kind)
     train = [f"{shard}:{row}" for shard in (0, 2, 1) for row in range(4)]
@@ -137,9 +148,8 @@ def test_every_beginning_of_the_order_of_shards_is_spread_over_all():
             assert max(after - before for before, after in pairwise(ends)) <= 2 * shards / count + 1
 
 
-@pytest.mark.parametrize(
-    "sizes", [(30, 2, 30), *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in [(1, 1, 50), (5, 0, 40)])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(30, 2, 30), (1, 1, 50), (5, 0, 40)])
 def test_what_a_short_file_lacks_others_give(hub, store, sizes):
     serve(hub, {f"train-{n}.csv": file_of("csv", named(n, rows)) for n, rows in enumerate(sizes)})
     read = texts(store, settings(40))["train"]
@@ -153,18 +163,13 @@ def test_what_a_short_file_lacks_others_give(hub, store, sizes):
     assert "rows, from" not in str(read_source(settings(sum(sizes) + 1), store=store).notes)
 
 
-@pytest.mark.parametrize(
-    ("kind", "when"),
-    [
-        ("parquet", "has_grown"),
-        *(pytest.param(kind, "flush", marks=pytest.mark.slow) for kind in FORMATS),
-        *(pytest.param(kind, "has_grown", marks=pytest.mark.slow) for kind in FORMATS[:2]),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("when", ["flush", "has_grown"])
 def test_a_reading_that_was_interrupted_anywhere_ends_in_the_same_bytes(hub, store, tmp_path, monkeypatch, kind, when):
     serve_shards(hub, kind)
     read_source(settings(), store=store)
-    place, count = (reading, 0) if when == "flush" else (Store, 0)
+    place, count = disk if when == "flush" else Store, 0
     original = getattr(place, when)
 
     def interrupted(*arguments: Any) -> None:
@@ -194,8 +199,11 @@ def test_a_reading_that_lost_the_hub_goes_on_behind_what_it_has(hub, store, tmp_
     first = len(hub.asked("GET .*resolve"))
     other = Store(tmp_path / "other", 1e9)
     hub.faults.append(Fault(f"GET .*train-1.{kind}", close=True, times=ALWAYS))
-    with pytest.raises(UserError, match=r"cannot be loaded .*those that were are kept, and the next run goes on"):
+    # All Parquet files are opened before a row is read, to see where their groups are.
+    kept_then = "$" if kind == "parquet" else "; those that were are kept, and the next run goes on"
+    with pytest.raises(UserError, match=rf"cannot be loaded .* rows are read{kept_then}"):
         read_source(settings(), store=other)
+    assert len(other.entries()) == (kind != "parquet")
     hub.faults.clear()
     hub.log.clear()
     read_source(settings(), store=other)
@@ -205,8 +213,9 @@ def test_a_reading_that_lost_the_hub_goes_on_behind_what_it_has(hub, store, tmp_
         assert not hub.asked("GET .*resolve.*train-0")
 
 
-@pytest.mark.parametrize("kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS[1:])])
-@pytest.mark.parametrize("times", [1, pytest.param(ALWAYS, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("times", [1, ALWAYS])
 def test_an_answer_that_was_cut_off_is_no_end_of_a_file(hub, store, tmp_path, kind, times):
     serve_shards(hub, kind)
     read_source(settings(), store=store)
@@ -221,6 +230,7 @@ def test_an_answer_that_was_cut_off_is_no_end_of_a_file(hub, store, tmp_path, ki
     assert kept(other) == kept(store)
 
 
+@pytest.mark.slow
 def test_rows_that_were_removed_are_read_again_and_are_the_same(hub, store):
     serve_shards(hub, "jsonl")
     before, corpus = (read_source(settings(), store=store), kept(store)), load_corpus(settings(), store=store)
@@ -244,7 +254,8 @@ def test_without_the_hub_a_commit_is_read_whose_rows_are_kept(hub, store, monkey
             read_source(data, store=store)
 
 
-def test_labels_of_a_sorted_file_are_told_of_and_groups_of_rows_mix_them(hub, store):
+@pytest.mark.slow
+def test_labels_of_a_sorted_file_are_told_of(hub, store):
     ordered = [(f"{row}", "neg" if row < 50 else "pos") for row in range(100)]
     late = [(f"{row}", "neg" if row < 39 else "pos") for row in range(100)]
     serve(hub, {"train.csv": file_of("csv", ordered)})
@@ -254,12 +265,33 @@ def test_labels_of_a_sorted_file_are_told_of_and_groups_of_rows_mix_them(hub, st
     hub.repositories["datasets/acme/large"].commit({"train.csv": file_of("csv", late)}, oid=OTHER)
     (_, note) = read_source(settings(40), store=store).notes
     assert note.startswith("train: 39 of the 40 rows that were read have the label 'neg'; the data set may be sorted")
-    hub.add("acme/grouped", {"train.parquet": file_of("parquet", ordered, group=5)}, kind="datasets")
-    labels = read_source(DataSettings(hub="acme/grouped", hub_rows=40), store=store).splits["train"].columns["label"]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_training_rows_may_not_have_one_label_and_others_may(split):
+    def said(labels: list[str], *, cut: bool = True) -> list[str]:
+        table = Table({"text": labels, "label": labels}, "acme/large", list(range(len(labels))))
+        return check_labels({split: table}, None, {split} if cut else set())
+
+    assert said(["a"] * 37 + ["b"] * 3) == said(["a"] * 40, cut=False) == said([]) == said(["a"]) == []
+    assert "39 of the 40 rows that were read have the label 'a'" in said(["a"] * 39 + ["b"])[0]
+    if split == "train":
+        with pytest.raises(UserError, match=r"all 40 rows that were read have the label 'a'.*Raise data\.hub_rows"):
+            said(["a"] * 40)
+    else:
+        assert said(["a"] * 40)[0].startswith(f"{split}: 40 of the 40 rows that were read have the label 'a'")
+
+
+@pytest.mark.slow
+def test_groups_of_rows_mix_the_labels_of_a_sorted_file(hub, store):
+    ordered = [(f"{row}", "neg" if row < 50 else "pos") for row in range(100)]
+    serve(hub, {"train.parquet": file_of("parquet", ordered, group=5)})
+    labels = read_source(settings(40), store=store).splits["train"].columns["label"]
     assert sorted(map(labels.count, ("neg", "pos"))) in ([19, 21], [20, 20], [18, 22])
 
 
-@pytest.mark.parametrize("kind", ["csv", *(pytest.param(kind, marks=pytest.mark.slow) for kind in FORMATS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS)
 def test_who_comes_at_the_same_time_waits_and_asks_for_nothing(hub, store, kind):
     serve_shards(hub, kind)
     read_source(settings(11), store=store)
@@ -278,6 +310,31 @@ def test_who_comes_at_the_same_time_waits_and_asks_for_nothing(hub, store, kind)
     assert not [entry for entry in store.entries() if entry.key.endswith(GROWING)]
 
 
+@pytest.mark.slow
+def test_a_run_says_that_it_waits_for_another_process(hub, store, tmp_path):
+    serve_shards(hub, "csv")
+    read_source(settings(revision=COMMIT), store=store)
+    (entry,) = store.entries()
+    growing = store.folder / f"{entry.key}{GROWING}"
+    (store.folder / entry.key).rename(growing)
+    told, corpora, asked = [], [], threading.Event()
+
+    def tell(sentence: str) -> None:
+        told.append(sentence)
+        asked.set()
+
+    words = {"data": "hub", "data.hub": "acme/large", "data.hub_rows": 12, "data.revision": COMMIT, "cache.gib": 1}
+    asks = settings_for(tmp_path, **words)
+    thread = threading.Thread(target=lambda: corpora.append(load(asks, tell=tell)))
+    with disk.locked(growing):
+        thread.start()
+        assert asked.wait(30)
+    thread.join(30)
+    assert told == ["another process is at rows of acme/large; this one waits for it"]
+    assert len(corpora[0].splits["test"]) == 12
+
+
+@pytest.mark.slow
 def test_what_is_unfinished_is_listed_and_can_be_removed(hub, store, monkeypatch, capfd):
     serve_shards(hub, "csv")
 
@@ -305,9 +362,14 @@ def test_rows_that_do_not_fit_the_cache_are_refused_and_others_make_room(hub, st
     store.keep("0" * 64, np.ones(10_000), {"what": "features"})
     read_source(settings(), store=Store(store.folder, 60_000))
     assert [entry.about["what"] for entry in store.entries()] == ["rows of acme/large"]
-    with pytest.raises(UserError, match=r"data\.hub_rows keeps .* more than the .* GiB that cache\.gib allows"):
+    refused = (
+        r"data\.hub_rows keeps .* more than the .* GiB that cache\.gib allows; raise cache\.gib, or lower data\.hub"
+    )
+    with pytest.raises(UserError, match=refused):
         read_source(settings(13), store=Store(store.folder, 2_000))
-    with pytest.raises(UserError, match=r"data\.hub_rows=12 keeps the rows it reads in the cache, and there is none"):
+    with pytest.raises(
+        UserError, match=r"data\.hub_rows=12 keeps .* cache, and there is none: .* in Python, give store="
+    ):
         read_source(settings())
 
 
@@ -318,12 +380,80 @@ def test_rows_that_do_not_fit_the_cache_are_refused_and_others_make_room(hub, st
         ({"train.csv": file_of("csv", named(0))}, {"gated": True}, "is gated: accept its terms"),
         ({"train.tar.gz": b"no archive"}, {}, "data.hub=acme/large at revision .* cannot be loaded"),
         ({"test.csv": file_of("csv", named(0))}, {}, "has no train split; it has: test"),
+        (
+            {"README.md": TWICE, **dict.fromkeys(("a.csv", "b.csv", "c.csv"), b"no rows")},
+            {},
+            "has two validation splits, one .* called 'dev'",
+        ),
     ],
-    ids=["program", "gated", "archive", "test alone"],
+    ids=["program", "gated", "archive", "test alone", "two alike"],
 )
 def test_what_cannot_be_streamed_is_refused_in_a_sentence(hub, store, files, options, message):
     serve(hub, files, **options)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as refused:
+        read_source(settings(), store=store)
+    assert "are kept" not in str(refused.value)
+    assert store.entries() == []  # for not a row was read
+    assert not hub.asked(r"GET .*resolve.*\.csv")
+
+
+def test_a_disk_that_is_full_at_the_end_is_not_the_fault_of_the_hub(hub, store, monkeypatch):
+    serve_shards(hub, "csv")
+    flush = disk.flush
+
+    def full(path: Path) -> None:
+        if path.name.endswith("data.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        flush(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "flush", full)
+        with pytest.raises(
+            UserError, match=rf"in {store.folder}, which fails: No space left on device; make room there"
+        ):
+            read_source(settings(), store=store)
+    hub.log.clear()
+    read_source(settings(), store=store)
+    assert not hub.asked("GET .*resolve")
+
+
+def test_what_a_reading_in_another_order_has_left_is_not_read(hub, store, tmp_path, monkeypatch):
+    serve_shards(hub, "csv")
+    read_source(settings(), store=store)
+    other, grown = Store(tmp_path / "other", 1e9), Store.has_grown
+
+    def stop(self: Store, growing: Path) -> None:
+        grown(self, growing)
+        first = growing / "train-00000.arrow"
+        for left in ("train-00002", ".making-train-00001", "train-00099"):
+            shutil.copy(first, growing / f"{left}.arrow")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "has_grown", stop)
+        with pytest.raises(KeyboardInterrupt):
+            read_source(settings(), store=other)
+    read_source(settings(), store=other)
+    assert kept(other) == kept(store)
+
+
+@pytest.mark.parametrize(
+    "gone", ["train-*", *(pytest.param(gone, marks=pytest.mark.slow) for gone in ("train-00001*", "*"))]
+)
+def test_rows_that_are_taken_away_while_they_are_read_are_no_empty_table(hub, store, monkeypatch, gone):
+    serve_shards(hub, "csv")
+    grown = Store.grown
+
+    def robbed(self: Store, *given: Any) -> Path:
+        folder = grown(self, *given)
+        for path in folder.glob(f"{gone}.arrow"):
+            path.unlink()
+        return folder
+
+    monkeypatch.setattr(Store, "grown", robbed)
+    with pytest.raises(
+        UserError, match=r"rows of t.* are gone; another process may .* raise cache\.gib, and run it again"
+    ):
         read_source(settings(), store=store)
 
 
@@ -334,6 +464,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(store):
         read_source(DataSettings(embedded="customer_intents", hub_rows=5), store=store)
 
 
+@pytest.mark.slow
 def test_types_and_names_of_classes_are_those_of_the_data_set(hub, store):
     numbers = [(f"text {row}", row % 2) for row in range(9)]
     serve(hub, {"train.csv": file_of("csv", numbers), "README.md": CARD.encode()})
@@ -445,6 +576,7 @@ def test_a_run_that_was_stopped_ends_in_the_bits_of_one_that_was_not(hub, store,
     assert fingerprint(tmp_path / "runs") == whole
 
 
+@pytest.mark.slow
 def test_files_of_one_split_with_other_types_are_refused_as_rows_with_a_fraction_are_not(hub, store):
     numbers, words, fractions = ([(f"{label} {row}", label) for row in range(4)] for label in (1, "x", 0.5))
     serve(hub, {"train-0.csv": file_of("csv", numbers), "train-1.csv": file_of("csv", fractions)})

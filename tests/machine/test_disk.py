@@ -1,0 +1,98 @@
+"""Files that are whole or absent, and folders that one process at a time is at."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlp_transfer.machine.disk import locked, write_whole
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_file_that_cannot_be_written_whole_is_as_it_was(tmp_path: Path, before: str | None):
+    path = tmp_path / "told.json"
+    if before is not None:
+        path.write_text(before)
+
+    def half(making: Path) -> None:
+        making.write_text("hal")
+        raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OSError, match="full"):
+        write_whole(path, half)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == ({path.name: before} if before else {})
+    write_whole(path, lambda making: making.write_text("whole"))
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {path.name: "whole"}
+
+
+def test_who_does_not_wait_for_a_lock_has_none_and_who_waits_comes_after(tmp_path: Path):
+    asked, order = threading.Event(), []
+
+    def waits() -> bool:
+        asked.set()
+        return True
+
+    def other() -> None:
+        with locked(tmp_path, waits) as is_ours:
+            order.append(("other", is_ours))
+
+    with locked(tmp_path, lambda: pytest.fail("nobody has it")) as is_ours:
+        assert is_ours
+        with locked(tmp_path, lambda: False) as twice:
+            assert not twice
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert asked.wait(10)
+        order.append(("first", True))
+    thread.join(10)
+    assert order == [("first", True), ("other", True)]
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_the_lock_of_a_folder_that_was_renamed_meanwhile_is_none(tmp_path: Path, anew: bool):
+    folder, asked, had = tmp_path / "a", threading.Event(), []
+    folder.mkdir()
+
+    def waits() -> bool:
+        asked.set()
+        return True
+
+    def late() -> None:
+        with locked(folder, waits) as is_ours:
+            had.append(is_ours)
+
+    with locked(folder):
+        thread = threading.Thread(target=late)
+        thread.start()
+        assert asked.wait(10)
+        folder.rename(tmp_path / "b")
+        if anew:
+            folder.mkdir()
+            with locked(folder) as is_ours:  # another one of the same name
+                assert is_ours
+    thread.join(10)
+    assert had == [False]
+
+
+def test_a_folder_that_is_gone_is_not_locked(tmp_path: Path):
+    with locked(tmp_path / "gone") as is_ours:
+        assert not is_ours
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_system_without_locks_is_an_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real = builtins.__import__
+
+    def without(name: str, *given: Any) -> Any:
+        if name == "fcntl":
+            raise ImportError(name)
+        return real(name, *given)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(OSError, match="no such locks"), locked(tmp_path):
+        pass
