@@ -48,8 +48,8 @@ def told_by(running: Warm, module: str, *words: str) -> dict:
     ("case", "torn", "every"),
     [
         pytest.param("probe", True, 1, marks=pytest.mark.exhaustive),
-        ("lora", True, 3),
-        ("finetune", False, 4),
+        ("lora", True, 4),
+        ("finetune", False, 8),
         pytest.param("probe", False, 1, marks=pytest.mark.exhaustive),
         pytest.param("lora", True, 1, marks=pytest.mark.exhaustive),
         pytest.param("finetune", False, 1, marks=pytest.mark.exhaustive),

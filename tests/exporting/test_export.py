@@ -315,7 +315,7 @@ def test_which_decisions_count_as_changed():
 CASES = [
     ("native", Task("multi_label", LABELS, pair=False), {}),
     pytest.param("native", Task("ordinal", LABELS, pair=False), {"chunk": True}, marks=pytest.mark.exhaustive),
-    ("native", Task("single_label", LABELS, pair=True), {}),
+    pytest.param("native", Task("single_label", LABELS, pair=True), {}, marks=pytest.mark.exhaustive),
     pytest.param("pooled", Task("regression", (), pair=False), {}, marks=pytest.mark.exhaustive),
     ("pooled", Task("single_label", LABELS, pair=True), {"pairs": "siamese"}),
     pytest.param("pooled", SINGLE, {"chunk": True}, marks=pytest.mark.exhaustive),
@@ -333,8 +333,7 @@ OFTEN = ("modernbert", "deberta-v2")
 FAMILY_CASES = [
     *((family, "native") for family in OFTEN),
     *(pytest.param(family, "native", marks=pytest.mark.exhaustive) for family in FAMILIES if family not in OFTEN),
-    ("gpt2", "pooled"),
-    *(pytest.param(family, "pooled", marks=pytest.mark.exhaustive) for family in ("modernbert", "llama", "t5")),
+    *(pytest.param(each, "pooled", marks=pytest.mark.exhaustive) for each in ("gpt2", "modernbert", "llama", "t5")),
 ]
 
 

@@ -173,7 +173,10 @@ def test_weights_that_are_no_better_are_not_kept(home: Path, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "number"),
-    [("protonet", signal.SIGTERM), *((method, None) for method in METHODS)],  # None: killed on the spot
+    [
+        ("protonet", signal.SIGTERM),
+        *(pytest.param(each, None, marks=[pytest.mark.exhaustive] * (each == "reptile")) for each in METHODS),
+    ],  # None: killed on the spot
 )
 def test_one_that_was_stopped_goes_on_to_the_same_bits(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, number: int | None

@@ -189,7 +189,7 @@ def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, None])
-@pytest.mark.parametrize("balance", ["none", "uncertainty"])
+@pytest.mark.parametrize("balance", [pytest.param("none", marks=pytest.mark.exhaustive), "uncertainty"])
 def test_one_that_was_stopped_goes_on_to_the_same_bits(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None, balance: str
 ):
