@@ -1,1 +1,1 @@
-"""Two domains of one task."""
+"""Two domains of one task: how far they are apart, and what adapting from one to the other was worth."""
