@@ -21,8 +21,8 @@ from nlp_transfer.objectives.settings import aligning
 from nlp_transfer.predicting.predict import opened
 from nlp_transfer.settings import EvaluationSettings, Settings
 
-# What must be lost to call it harm, for less is lost where accuracy rises, too: both were made from few pairs of domains,
-# which `recipes/benchmarks/domains.py` measures.
+# What must be lost to call it harm, for less is lost where accuracy rises, too: both were made from few pairs of
+# domains, which `recipes/benchmarks/domains.py` measures.
 _LOST = 0.1  # share of the information
 _WORSE = 0.07  # share of the known labels that are found again
 
