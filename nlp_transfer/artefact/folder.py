@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from nlp_transfer.artefact.record import Record, write_record
 from nlp_transfer.artefact.whole import check_files, check_present, check_unknown, refuse_code, saved_weights
+from nlp_transfer.encoder.anatomy import is_adapted
 from nlp_transfer.encoder.answers import write_answers
 from nlp_transfer.encoder.classifier import Classifier, check_finite, load_classifier, quiet
 from nlp_transfer.encoder.merging import NotMerged, merged
@@ -109,10 +110,8 @@ def save_tokenizer(tokenizer: Any, record: Record, folder: Path) -> Any:
 
 def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
     """Write model.safetensors and config.json, or an adapter alone; return whether a whole model lies in the folder."""
-    from peft import PeftModel
-
     model: Any = classifier.model
-    if isinstance(model, PeftModel):
+    if is_adapted(model):
         try:
             whole = merged(model) if merge else None
         except NotMerged:

@@ -8,6 +8,7 @@ which know no dropout.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from nlp_transfer.encoder.dropout import scaled_mask
 from nlp_transfer.encoder.layout import VECTOR, WIDEST, Group, Layout
 
 NAME = "nlp_transfer_packed"
+_SAFE = 50.0  # exponentials of larger scores, and their sums and inverses, come near the ends of bfloat16
 
 
 def register_attention() -> None:
@@ -80,22 +82,19 @@ def packed_attention(
     if unmasked or not packing.places.shape[0] == query.shape[2] == key.shape[2]:
         raise NotImplementedError("attention without a mask, or over other tokens")
     query, key, value = same_heads(query, key, value)
-    biases = [_bias(group, packing, attention_mask, query.dtype) for group in packing.groups]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     answering = not torch.is_grad_enabled() and not dropout
     # In float32 torch's kernel is the faster one where nothing is gathered for it and it keeps nothing.
     widest = 0 if answering and query.device.type == "cpu" and query.dtype == torch.float32 else WIDEST
     wide = sum(group.width > widest for group in packing.groups)  # they come first
     states = (query, key, value)
-    out = [
-        _through_kernel(*states, group, bias, scale, dropout)
-        for group, bias in zip(packing.groups[:wide], biases, strict=False)
-    ]
+    hidden = _Hidden(packing, attention_mask, query.dtype)
+    out = [_through_kernel(*states, group, hidden.of(group), scale, dropout) for group in packing.groups[:wide]]
     if narrow := packing.groups[wide:]:
         attended = (
-            _answered(*states, narrow, biases[wide:], scale)
+            _answered(*states, narrow, hidden, scale)
             if answering
-            else _Attention.apply(*states, narrow, biases[wide:], scale, dropout)
+            else _Attention.apply(*states, narrow, hidden, scale, dropout)
         )
         out.append(attended[narrow[0].start :] if wide else attended)
     return (torch.cat(out) if wide else out[0]).unsqueeze(0), None
@@ -125,26 +124,88 @@ def _through_kernel(
     return tokens if group.kept is None else tokens[group.kept]
 
 
+@dataclass(frozen=True)
+class _Hidden:
+    """Which tokens the others of a row do not see.
+
+    Attributes:
+        packing: where the tokens lie.
+        mask: of the library, see `packed_attention`, or None: all see all of their text.
+        dtype: of the scores.
+    """
+
+    packing: Layout
+    mask: Tensor | None
+    dtype: torch.dtype
+
+    def of(self, group: Group) -> Tensor | None:
+        """Return what is added to scores to hide them, (1, rows or 1, width or 1, width); None: there are none."""
+        seen = None if group.real is None else group.real[None, :, None, :]
+        if self.mask is not None:
+            if self.mask.dtype != torch.bool:
+                raise NotImplementedError("an attention mask of numbers")
+            left = self.packing.left
+            columns = slice(-group.width, None) if left else slice(0, group.width)
+            rows = self.mask if self.mask.shape[0] == 1 else self.mask.index_select(0, group.rows)
+            seen = rows[:, :, columns, columns].transpose(0, 1)
+            beyond = group.width - seen.shape[-1]
+            seen = nn.functional.pad(seen, (beyond, 0, beyond, 0) if left else (0, beyond, 0, beyond))
+            if group.real is not None:  # where padding asks, everything answers: a softmax over nothing is no number
+                seen = seen | ~group.real[None, :, :, None]
+        if seen is None:
+            return None
+        return torch.zeros(seen.shape, dtype=self.dtype, device=seen.device).masked_fill_(~seen, -math.inf)
+
+
 def _answered(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    groups: tuple[Group, ...],
-    biases: list[Tensor | None],
-    scale: float,
+    query: Tensor, key: Tensor, value: Tensor, groups: tuple[Group, ...], hidden: _Hidden, scale: float
 ) -> Tensor:
     """Return what `_Attention` does, where nothing learns from it."""
     heads, tokens, _ = query.shape
     query, key, value = (_ready(states, groups) for states in (query, key, value))
     out = query.new_empty(tokens, heads, value.shape[-1])
     ignored = query.new_empty(1, 1, 1)
-    for group, bias in zip(groups, biases, strict=True):
+    for group in groups:
         q, k, v = (_padded(states, group) for states in (query, key, value))
         scores = torch.baddbmm(ignored, q, k.transpose(1, 2), beta=0, alpha=scale)
-        if bias is not None:
-            scores.view(heads, -1, *scores.shape[1:]).add_(bias)
-        _put(out, torch.bmm(_softmax(scores), v), group, heads)
+        if (sums := _exponentials(scores, group, hidden)) is not None:
+            _forget_padding(v, group, heads)
+            rows = torch.bmm(scores, v).div_(sums)
+        else:
+            rows = torch.bmm(_softmax(_hide(scores, group, hidden)), v)
+        _put(out, rows, group, heads)
     return out
+
+
+def _exponentials(scores: Tensor, group: Group, hidden: _Hidden) -> Tensor | None:
+    """Turn scores in bfloat16, (heads · rows, width, width), into their exponentials; return sums over real tokens.
+
+    None, and the scores stay, where that is no faster, where more than padding is hidden, or where exponentials of
+    scores that are not shifted by the largest of their row could leave the range of bfloat16, which is float32's.
+    """
+    if scores.dtype != torch.bfloat16 or scores.device.type != "cpu" or hidden.mask is not None:
+        return None
+    least, largest = torch.aminmax(scores)
+    if not (least > -_SAFE and largest < _SAFE):  # also what is no number
+        return None
+    scores.exp_()
+    if group.real is None:
+        return scores.sum(dim=-1, keepdim=True)
+    real = group.real.to(scores.dtype).repeat(len(scores) // len(group.rows), 1)
+    return torch.bmm(scores, real.unsqueeze(-1))
+
+
+def _forget_padding(rows: Tensor, group: Group, heads: int) -> None:
+    """Make rows, (heads · rows, width, head width), zero where padding stands."""
+    if group.padding is not None:
+        rows.view(heads, -1, rows.shape[-1]).index_fill_(1, group.padding, 0)
+
+
+def _hide(scores: Tensor, group: Group, hidden: _Hidden) -> Tensor:
+    """Add to scores what hides tokens."""
+    if (bias := hidden.of(group)) is not None:
+        scores.view(-1, len(group.rows), *scores.shape[1:]).add_(bias)
+    return scores
 
 
 def _softmax(scores: Tensor) -> Tensor:
@@ -154,24 +215,6 @@ def _softmax(scores: Tensor) -> Tensor:
     if width < VECTOR:  # less than a vector of the processor is slow
         exact = nn.functional.pad(exact, (0, VECTOR - width), value=-math.inf)
     return exact.softmax(dim=-1)[..., :width].to(scores.dtype)
-
-
-def _bias(group: Group, packing: Layout, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Return what hides tokens when it is added to a group's scores, (1, rows or 1, width or 1, width), or None."""
-    seen = None if group.real is None else group.real[None, :, None, :]
-    if mask is not None:
-        if mask.dtype != torch.bool:
-            raise NotImplementedError("an attention mask of numbers")
-        columns = slice(-group.width, None) if packing.left else slice(0, group.width)
-        rows = mask if mask.shape[0] == 1 else mask.index_select(0, group.rows)
-        seen = rows[:, :, columns, columns].transpose(0, 1)
-        beyond = group.width - seen.shape[-1]
-        seen = nn.functional.pad(seen, (beyond, 0, beyond, 0) if packing.left else (0, beyond, 0, beyond))
-        if group.real is not None:  # where padding asks, everything answers: a softmax over nothing is no number
-            seen = seen | ~group.real[None, :, :, None]
-    if seen is None:
-        return None
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -math.inf)
 
 
 class _Attention(torch.autograd.Function):
@@ -184,7 +227,7 @@ class _Attention(torch.autograd.Function):
         key: Tensor,
         value: Tensor,
         groups: tuple[Group, ...],
-        biases: list[Tensor | None],
+        hidden: _Hidden,
         scale: float,
         dropout: float,
     ) -> Tensor:
@@ -192,11 +235,17 @@ class _Attention(torch.autograd.Function):
         query, key, value = (_ready(states, groups) for states in (query, key, value))
         out = query.new_empty(tokens, heads, value.shape[-1])
         saved: list[Tensor | None] = []
-        for group, bias in zip(groups, biases, strict=True):
+        for group in groups:
             q, k, v = (_padded(states, group) for states in (query, key, value))
+            for each in (k, v):  # then padding has weights, but neither gives nor gets anything
+                _forget_padding(each, group, heads)
             q = q * scale
-            scores = _scores(q, k, bias, heads)
-            weights = scores.softmax(dim=-1, dtype=_exact(scores)).to(scores.dtype)
+            weights = torch.bmm(q, k.transpose(1, 2))
+            if (sums := _exponentials(weights, group, hidden)) is not None:
+                weights.div_(sums)
+            else:
+                scores = _hide(weights, group, hidden)
+                weights = scores.softmax(dim=-1, dtype=_exact(scores)).to(scores.dtype)
             kept = scaled_mask(weights, dropout) if dropout else None
             dropped = weights if kept is None else weights * kept
             _put(out, torch.bmm(dropped, v), group, heads)
@@ -218,8 +267,7 @@ class _Attention(torch.autograd.Function):
         for index, group in enumerate(ctx.groups):
             q, k, v, weights, kept = saved[5 * index : 5 * index + 5]
             d_out = _padded(gradient, group)
-            if group.padding is not None:
-                d_out.view(heads, -1, d_out.shape[-1]).index_fill_(1, group.padding, 0)
+            _forget_padding(d_out, group, heads)
             dropped = weights if kept is None else weights * kept
             _put(d_value, torch.bmm(dropped.transpose(1, 2), d_out), group, heads)
             d_weights = torch.bmm(d_out, v.transpose(1, 2))
@@ -259,11 +307,3 @@ def _put(out: Tensor, rows: Tensor, group: Group, heads: int) -> None:
     tokens = rows.view(heads, -1, rows.shape[-1])
     tokens = tokens if group.kept is None else tokens.index_select(1, group.kept)
     out[group.start : group.stop] = tokens.transpose(0, 1)
-
-
-def _scores(query: Tensor, key: Tensor, bias: Tensor | None, heads: int) -> Tensor:
-    """Return the scores of every pair of tokens, (heads · rows, width, width)."""
-    scores = torch.bmm(query, key.transpose(1, 2))
-    if bias is not None:
-        scores.view(heads, -1, *scores.shape[1:]).add_(bias)
-    return scores

@@ -19,9 +19,10 @@ learning rate, batch size, epochs, schedule, weight decay and dropout; all read 
 
 - Trainer default: transformers' run_classification.py as it comes: padded to 128 tokens, fp32. Of five epochs it does
   some steps, for they are all alike;
-- Trainer best: dynamic padding, and what is fastest here of fp32, bf16 and group_by_length, tried once for each
-  encoder, texts and strategy;
-- both with PEFT for lora; with a frozen encoder and a rate for heads (1e-2) for probe;
+- Trainer dynamic: padded to the longest text of a batch, in fp32 or bf16, whichever is faster here;
+- Trainer best: the same, or with group_by_length where that is faster still. Both are tried once for each encoder,
+  texts and strategy;
+- all with PEFT for lora; with a frozen encoder and a rate for heads (1e-2) for probe;
 - SetFit's trainer as it comes, for few_shot;
 - sentence-transformers in fp32 as it comes and in bf16, alone and under scikit-learn's logistic regression;
 - ONNX Runtime and OpenVINO as they come (OpenVINO computes in bf16 where the processor can) and at int8.
@@ -127,10 +128,11 @@ def measure_works(bench: Bench, asked: list[Work], gemm: Result, repeats: int) -
 
 def measure_method(bench: Bench, work: Work, own: Job) -> Result:
     """Measure one method once; Trainer's best setting for an encoder, texts and strategy is tried over few rows."""
-    if own.get("variant") == "best":
+    if (wanted := own.get("variant")) in ("dynamic", "best"):
         few = {name: work.job[name] for name in ("model", "texts", "batch", "strategy", "lr")}
         rows = few["batch"] * (8 if few["model"] == "minilm" else 2)
-        tried = bench.measured(few | {"piece": "trainer.fastest", "seed": 0, "rows": rows, "held_out": 1, "epochs": 1})
+        few |= {"piece": "trainer.fastest", "grouping": wanted == "best", "rows": rows, "held_out": 1, "epochs": 1}
+        tried = bench.measured(few | {"seed": 0})
         if "variant" not in tried:  # why not is the result
             return tried
         own = own | {"variant": tried["variant"]}

@@ -214,7 +214,7 @@ def test_a_wrong_attention_would_show(twins, monkeypatch, family):
     batch = rows(classifier, UNEQUAL)
     compare = partial(answers_apart, padded, classifier.model, batch)
     with monkeypatch.context() as patch:  # padding is seen, and so is what comes later
-        patch.setattr(attention, "_bias", lambda *_: None)
+        patch.setattr(attention._Hidden, "of", lambda *_: None)
         assert compare() > 1e-3
     with monkeypatch.context() as patch:  # each text sees a token of the one before it
         patch.setattr(layout, "_group", lambda *given, group=layout._group: shifted(group(*given)))

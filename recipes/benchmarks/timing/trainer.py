@@ -31,7 +31,7 @@ def fastest(job: Job) -> Result:
     """Return the `variant` with dynamic padding that trains fastest: fp32 or bf16, then texts of like length together.
 
     bf16 is tried where its matrix products are not slower: where they are emulated, a step takes minutes. Grouping
-    sorts among 50 batches; with fewer than eight it is not tried.
+    sorts among 50 batches; with fewer than eight, or unless the job is `grouping`, it is not tried.
     """
     need(*MODULES, *["peft"] * (job["strategy"] == "lora"))
 
@@ -48,7 +48,7 @@ def fastest(job: Job) -> Result:
     plain = {"dynamic": True, "bf16": False, "grouped": False}
     seconds(plain, 1)  # the first training of a process is slower
     best = fastest_of((plain, plain | {"bf16": True}), 2) if _gain_of_bf16() > 1 else plain
-    if (steps := job["rows"] // job["batch"]) >= 8:
+    if job["grouping"] and (steps := job["rows"] // job["batch"]) >= 8:
         best = fastest_of((best, best | {"grouped": True}), steps)
     return {"variant": best}
 

@@ -15,7 +15,7 @@ from recipes.benchmarks.timing.texts import DATASETS
 Job = dict[str, Any]
 
 OURS, AGAIN = "nlp_transfer", "nlp_transfer, again"
-DEFAULT, BEST = "Trainer default", "Trainer best"
+DEFAULT, DYNAMIC, BEST = "Trainer default", "Trainer dynamic", "Trainer best"
 GROUPS = (
     "finetune",
     "base",
@@ -98,6 +98,16 @@ def works(*, quick: bool) -> list[Work]:
     ]
 
 
+def _trainers(**more: Any) -> dict[str, Job]:
+    """Return Trainer with dynamic padding: as texts come, and with like lengths together where that is faster."""
+    return {DYNAMIC: _trainer("dynamic", **more), BEST: _trainer("best", **more)}
+
+
+def _best(must: float, stretch: float) -> tuple[Goal, Goal]:
+    """Return the goals beside both of them."""
+    return Goal(must, stretch, DYNAMIC), Goal(must, stretch, BEST)
+
+
 def _trainer(variant: str, **more: Any) -> Job:
     plain = {"dynamic": False, "bf16": False, "grouped": False}
     return {"piece": "trainer.train", "variant": plain if variant == "default" else variant} | more
@@ -119,7 +129,7 @@ def _trained(name: str, quick: bool, own: Job, mine: Job, goals: tuple[Goal, ...
     against_default = any(goal.against == DEFAULT for goal in goals)
     more: Job = {"rows": 480, "epochs": 2, "held_out": HELD_OUT} if against_default else {"rows": 11 * job["batch"]}
     more = {"skip": 1} if quick else more | {"skip": 3}
-    methods = {OURS: mine | more, BEST: _trainer("best", **more)}
+    methods = {OURS: mine | more, **_trainers(**more)}
     if against_default:
         methods[DEFAULT] = _trainer("default")
     return Work(f"{name} batch {job['batch']}", job, methods, goals, passes)
@@ -134,8 +144,8 @@ def _steps(quick: bool, steps: int, *, skip: int, batch: int, **own: Any) -> Job
 
 def _finetunes(quick: bool) -> list[Work]:
     speed = {
-        "short": (Goal(11, 18, DEFAULT), Goal(2.5, 4, BEST)),
-        "medium": (Goal(6, 10, DEFAULT), Goal(2.5, 4, BEST)),
+        "short": (Goal(11, 18, DEFAULT), *_best(2.5, 4)),
+        "medium": (Goal(6, 10, DEFAULT), *_best(2.5, 4)),
     }
     rest = (
         Goal(0.5, 0.42, DEFAULT, "memory"),
@@ -146,13 +156,13 @@ def _finetunes(quick: bool) -> list[Work]:
     return [
         _trained(f"finetune {texts}", quick, {"texts": texts, "batch": batch}, mine, goals, passes=3)
         for texts in DATASETS
-        for batch, goals in ((32, (*speed[texts], *rest)), (64, (Goal(3, 6, BEST),)))
+        for batch, goals in ((32, (*speed[texts], *rest)), (64, _best(3, 6)))
     ]
 
 
 def _lora(quick: bool) -> Work:
     own = {"batch": 32, "lr": 1e-3, "strategy": "lora"}
-    goals = (Goal(11, 16, DEFAULT), Goal(2.7, 4, BEST))
+    goals = (Goal(11, 16, DEFAULT), *_best(2.7, 4))
     return _trained("lora short", quick, own, _adapt("lora", 1e-3), goals, passes=2)
 
 
@@ -187,14 +197,13 @@ def _epochs(quick: bool, texts: str, rows: int, **more: Any) -> tuple[Job, Job]:
 def _top_layer(quick: bool) -> Work:
     job, _ = _epochs(quick, "short", 1024, lr=2e-4, strategy="top_layer")
     mine = _adapt("finetune", 2e-4, **{"strategy.freeze_layers": 5})
-    methods = {OURS: mine, BEST: _trainer("best")}
-    return Work("top_layer short", job, methods, (Goal(6, 9, BEST),))
+    return Work("top_layer short", job, {OURS: mine, **_trainers()}, _best(6, 9))
 
 
 def _probes(quick: bool) -> list[Work]:
     speed = {
-        "short": (Goal(80, 150, DEFAULT), Goal(25, 45, BEST)),
-        "medium": (Goal(45, 75, DEFAULT), Goal(25, 45, BEST)),
+        "short": (Goal(80, 150, DEFAULT), *_best(25, 45)),
+        "medium": (Goal(45, 75, DEFAULT), *_best(25, 45)),
     }
     rest = (
         Goal(500, None, DEFAULT, ours=AGAIN),
@@ -209,7 +218,7 @@ def _probes(quick: bool) -> list[Work]:
             OURS: _adapt("probe", None),
             AGAIN: _adapt("probe", None) | {"again": True},
             DEFAULT: _trainer("default", **few),
-            BEST: _trainer("best"),
+            **_trainers(),
             "SetFit-style fp32": {"piece": "sentences.probe", "dtype": "float32"},
             "SetFit-style bf16": {"piece": "sentences.probe", "dtype": "bfloat16"},
         }
