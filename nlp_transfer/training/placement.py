@@ -25,6 +25,7 @@ class Placed:
     """A step in its place, prepared.
 
     Attributes:
+        accelerator: that prepared it.
         module: maps what the step does; forward and backward passes run in it.
         trained: holds the parameters that are trained.
         optimizer: that trains them.
@@ -32,6 +33,7 @@ class Placed:
         sharded: the copy that `module` is, where the ranks share it out, or None.
     """
 
+    accelerator: Accelerator
     module: nn.Module
     trained: nn.Module
     optimizer: AcceleratedOptimizer
@@ -43,12 +45,13 @@ class Placed:
         return self.sharded.gathered() if self.sharded else nullcontext()
 
     def leave(self) -> None:
-        """Let the step have its weights for good."""
+        """Let the step have its weights for good, and nobody what else was made to train it."""
         if self.sharded:
             self.sharded.give_back()
         own: Any = self.optimizer.optimizer
         if isinstance(own, ZeroAdamW):
             own.leave()
+        self.accelerator.free_memory()  # it holds all it prepared: copies, gradients and moments, two models' memory
 
 
 def place(
@@ -63,16 +66,16 @@ def place(
     if is_sharding(accelerator):
         sharded = Sharded(step, accelerator)
         optimizer = accelerator.prepare_optimizer(build_optimizer(sharded.groups(groups), settings))
-        return Placed(sharded.module, sharded.module, optimizer, sharded=sharded)
+        return Placed(accelerator, sharded.module, sharded.module, optimizer, sharded=sharded)
     working = copied(step) if copied else None
     if shares_moments(accelerator):  # ranks meet in the optimizer, which sums over them, and not in a pass
         module = accelerator.prepare_model(working.module if working else step, evaluation_mode=True)
         own: Any = ZeroAdamW(build_optimizer(groups, settings), settings.max_grad_norm, working)
-        return Placed(module, step, accelerator.prepare_optimizer(own, device_placement=False), working)
+        return Placed(accelerator, module, step, accelerator.prepare_optimizer(own, device_placement=False), working)
     module, optimizer = accelerator.prepare(
         working.module if working else step, build_optimizer(groups, settings, working.copies if working else None)
     )
-    return Placed(module, step, optimizer, working)
+    return Placed(accelerator, module, step, optimizer, working)
 
 
 def _make_equal(step: nn.Module) -> None:

@@ -1,6 +1,8 @@
 """How long the loop runs, what it clips, at which rates and precision it learns, and what it refuses to train."""
 
+import gc
 import math
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -309,3 +311,15 @@ def test_how_long_a_training_is_and_how_often_it_is_measured(rows: int, values: 
     settings = TrainingSettings(**values)
     assert planned_steps(rows, settings) == steps
     assert steps_between_evaluations(rows, settings) == between
+
+
+def test_nothing_that_trained_a_step_is_left_behind_it():
+    """Copies, gradients and moments take as much memory as two models; what is measured and saved needs the room."""
+    made = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: made.append(weakref.ref(optimizer)))
+    accelerator = Accelerator(cpu=True)
+    trained(Linear(), 8, TrainingSettings(batch_size=4, epochs=1), accelerator=accelerator)
+    hook.remove()
+    gc.collect()
+    assert made
+    assert not any(optimizer() for optimizer in made)
