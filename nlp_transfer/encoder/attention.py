@@ -8,6 +8,7 @@ which know no dropout.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nlp_transfer.encoder.dropout import scaled_mask
-from nlp_transfer.encoder.layout import VECTOR, WIDEST, Group, Layout
+from nlp_transfer.encoder.layout import VECTOR, WIDEST, ByHead, Group, Layout
 
 NAME = "nlp_transfer_packed"
+_Groups = Sequence[tuple[Group, ByHead]]
 _SAFE = 50.0  # exponentials of larger scores, and their sums and inverses, come near the ends of bfloat16
 
 
@@ -91,10 +93,11 @@ def packed_attention(
     hidden = _Hidden(packing, attention_mask, query.dtype)
     out = [_through_kernel(*states, group, hidden.of(group), scale, dropout) for group in packing.groups[:wide]]
     if narrow := packing.groups[wide:]:
+        groups = list(zip(narrow, packing.by_head(len(query))[wide:], strict=True))
         attended = (
-            _answered(*states, narrow, hidden, scale)
+            _answered(*states, groups, hidden, scale)
             if answering
-            else _Attention.apply(*states, narrow, hidden, scale, dropout)
+            else _Attention.apply(*states, groups, hidden, scale, dropout)
         )
         out.append(attended[narrow[0].start :] if wide else attended)
     return (torch.cat(out) if wide else out[0]).unsqueeze(0), None
@@ -157,23 +160,21 @@ class _Hidden:
         return torch.zeros(seen.shape, dtype=self.dtype, device=seen.device).masked_fill_(~seen, -math.inf)
 
 
-def _answered(
-    query: Tensor, key: Tensor, value: Tensor, groups: tuple[Group, ...], hidden: _Hidden, scale: float
-) -> Tensor:
+def _answered(query: Tensor, key: Tensor, value: Tensor, groups: _Groups, hidden: _Hidden, scale: float) -> Tensor:
     """Return what `_Attention` does, where nothing learns from it."""
     heads, tokens, _ = query.shape
-    query, key, value = (_ready(states, groups) for states in (query, key, value))
+    states = [_by_head(each.transpose(0, 1)) for each in (query, key, value)]
     out = query.new_empty(tokens, heads, value.shape[-1])
     ignored = query.new_empty(1, 1, 1)
-    for group in groups:
-        q, k, v = (_padded(states, group) for states in (query, key, value))
+    for group, places in groups:
+        q, k, v = (_padded(each, group, places) for each in states)
         scores = torch.baddbmm(ignored, q, k.transpose(1, 2), beta=0, alpha=scale)
         if (sums := _exponentials(scores, group, hidden)) is not None:
             _forget_padding(v, group, heads)
             rows = torch.bmm(scores, v).div_(sums)
         else:
             rows = torch.bmm(_softmax(_hide(scores, group, hidden)), v)
-        _put(out, rows, group, heads)
+        _put(out, rows, group, places)
     return out
 
 
@@ -226,17 +227,17 @@ class _Attention(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        groups: tuple[Group, ...],
+        groups: _Groups,
         hidden: _Hidden,
         scale: float,
         dropout: float,
     ) -> Tensor:
         heads, tokens, _ = query.shape
-        query, key, value = (_ready(states, groups) for states in (query, key, value))
+        states = [_by_head(each.transpose(0, 1)) for each in (query, key, value)]
         out = query.new_empty(tokens, heads, value.shape[-1])
         saved: list[Tensor | None] = []
-        for group in groups:
-            q, k, v = (_padded(states, group) for states in (query, key, value))
+        for group, places in groups:
+            q, k, v = (_padded(each, group, places) for each in states)
             for each in (k, v):  # then padding has weights, but neither gives nor gets anything
                 _forget_padding(each, group, heads)
             q = q * scale
@@ -248,7 +249,7 @@ class _Attention(torch.autograd.Function):
                 weights = scores.softmax(dim=-1, dtype=_exact(scores)).to(scores.dtype)
             kept = scaled_mask(weights, dropout) if dropout else None
             dropped = weights if kept is None else weights * kept
-            _put(out, torch.bmm(dropped, v), group, heads)
+            _put(out, torch.bmm(dropped, v), group, places)
             saved += [q, k, v, weights, kept]
         ctx.save_for_backward(*saved)
         ctx.groups, ctx.scale, ctx.tokens = groups, scale, tokens
@@ -258,36 +259,31 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
-        heads, first = gradient.shape[1], ctx.groups[0].start
+        heads, first = gradient.shape[1], ctx.groups[0][0].start
         # (tokens, heads, head width); before the first group lie the tokens of longer rows
         d_query, d_key, d_value = (saved[0].new_empty(ctx.tokens, heads, each.shape[-1]) for each in saved[:3])
         for whole in (d_query, d_key, d_value):
             whole[:first] = 0
-        gradient = _ready(gradient.transpose(0, 1), ctx.groups)
-        for index, group in enumerate(ctx.groups):
+        gradient = _by_head(gradient)
+        for index, (group, places) in enumerate(ctx.groups):
             q, k, v, weights, kept = saved[5 * index : 5 * index + 5]
-            d_out = _padded(gradient, group)
+            d_out = _padded(gradient, group, places)
             _forget_padding(d_out, group, heads)
             dropped = weights if kept is None else weights * kept
-            _put(d_value, torch.bmm(dropped.transpose(1, 2), d_out), group, heads)
+            _put(d_value, torch.bmm(dropped.transpose(1, 2), d_out), group, places)
             d_weights = torch.bmm(d_out, v.transpose(1, 2))
             if kept is not None:
                 d_weights.mul_(kept)
             exact = _exact(weights)
             d_scores = torch._softmax_backward_data(d_weights.to(exact), weights.to(exact), -1, exact).to(q.dtype)
-            _put(d_query, torch.bmm(d_scores, k).mul_(ctx.scale), group, heads)
-            _put(d_key, torch.bmm(d_scores.transpose(1, 2), q), group, heads)
+            _put(d_query, torch.bmm(d_scores, k).mul_(ctx.scale), group, places)
+            _put(d_key, torch.bmm(d_scores.transpose(1, 2), q), group, places)
         return (*(d.transpose(0, 1) for d in (d_query, d_key, d_value)), None, None, None, None)
 
 
 def _exact(values: Tensor) -> torch.dtype:
     """Return in what a softmax is computed; in bfloat16 it would be slower on a CPU."""
     return torch.promote_types(values.dtype, torch.float32)
-
-
-def _ready(states: Tensor, groups: tuple[Group, ...]) -> Tensor:
-    """Return states, (heads, tokens, head width), such that rows are gathered without copying all of them each time."""
-    return states.contiguous() if sum(group.gather is not None for group in groups) > 1 else states
 
 
 def _rows(states: Tensor, group: Group) -> Tensor:
@@ -297,13 +293,16 @@ def _rows(states: Tensor, group: Group) -> Tensor:
     return part.unflatten(1, (len(group.rows), group.width))
 
 
-def _padded(states: Tensor, group: Group) -> Tensor:
-    """Return the rows of a group as a batch: (heads, tokens, head width) -> (heads · rows, width, head width)."""
-    return _rows(states, group).flatten(0, 1)
+def _by_head(states: Tensor) -> Tensor:
+    """Return states as the heads of their tokens: (tokens, heads, head width) -> (tokens · heads, head width)."""
+    return states.reshape(-1, states.shape[-1])
 
 
-def _put(out: Tensor, rows: Tensor, group: Group, heads: int) -> None:
+def _padded(states: Tensor, group: Group, places: ByHead) -> Tensor:
+    """Return the rows of a group as a batch: (tokens · heads, head width) -> (heads · rows, width, head width)."""
+    return states.index_select(0, places.taken).view(-1, group.width, states.shape[-1])
+
+
+def _put(out: Tensor, rows: Tensor, group: Group, places: ByHead) -> None:
     """Write the rows of a group where their tokens belong: the reverse of `_padded`, into (tokens, heads, width)."""
-    tokens = rows.view(heads, -1, rows.shape[-1])
-    tokens = tokens if group.kept is None else tokens.index_select(1, group.kept)
-    out[group.start : group.stop] = tokens.transpose(0, 1)
+    torch.index_select(_by_head(rows), 0, places.put, out=_by_head(out[group.start : group.stop]))

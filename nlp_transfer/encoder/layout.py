@@ -5,22 +5,46 @@ Knows lengths and positions; it knows no model and no attention.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# What a group of rows costs in attention beside its padded pairs of tokens, in pairs: gathering each token, and
-# starting the kernels of one more group. Measured on CPU cores; too many groups cost little more than too few.
-_TOKEN_COST, _GROUP_COST = 64, 16_384
-# Without gradients a group costs less, and so do tokens that lie as they are needed, because all rows are equally long.
-_GATHER_COST, _ANSWER_COST = 100, 6_600
-# Narrow groups are widened to whole vectors of the processor: on anything else a softmax is 5 to 15 times slower.
-VECTOR, _NARROW = 16, 64
+VECTOR = 16  # numbers of float32 in the processor's; on anything but whole ones a softmax is 5 to 15 times slower
 _MOST_PAIRS = 1 << 16  # of tokens in a group on a CPU: with many heads, more scores would leave its cache
 WIDEST = 512  # tokens of a row up to which matrix products are worth the memory of their scores
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a group of rows costs in attention beside its padded pairs of tokens, in pairs.
+
+    Measured on CPU cores; too many groups cost little more than too few.
+
+    Attributes:
+        token: gathering each token of the padded rows.
+        group: starting the kernels of one more group.
+        alike: widths are multiples of this.
+        narrow: only those below this.
+        lying: whether tokens that lie as they are needed, because all rows are equally long, need no gathering.
+    """
+
+    token: int
+    group: int
+    alike: int = 1
+    narrow: int = 1
+    lying: bool = False
+
+    def width(self, longest: np.ndarray) -> np.ndarray:
+        """Return how wide rows are padded of which the longest has so many tokens."""
+        return np.where(longest < self.narrow, -(-longest // self.alike) * self.alike, longest)
+
+
+LEARNING = Costs(token=64, group=16_384, alike=VECTOR, narrow=64)
+ANSWERING = Costs(token=100, group=6_600, lying=True)  # through torch's kernel, without gradients
+ANSWERING_IN_HALF = Costs(token=64, group=16_384, alike=8, narrow=1 << 30)
 
 
 @dataclass(frozen=True)
@@ -51,13 +75,36 @@ class Group:
 
 
 @dataclass(frozen=True)
+class ByHead:
+    """Where the heads of a group's tokens lie among those of all packed tokens, (tokens · heads,).
+
+    Attributes:
+        taken: (heads · rows · width,), place of every head of every token of the padded rows, head by head.
+        put: (own tokens · heads,), for every head of the group's own tokens its place among those.
+    """
+
+    taken: Tensor
+    put: Tensor
+
+    @classmethod
+    def of(cls, group: Group, heads: int) -> ByHead:
+        """Return it for so many heads."""
+        device = group.rows.device
+        head, own = torch.arange(heads, device=device), torch.arange(group.start, group.stop, device=device)
+        padded = own if group.gather is None else group.gather
+        kept = own - group.start if group.kept is None else group.kept
+        taken = padded * heads + head[:, None]
+        return cls(taken.flatten(), (head * len(padded) + kept[:, None]).flatten())
+
+
+@dataclass(frozen=True)
 class Layout:
     """The packed order of a batch's tokens: rows sorted by length, one behind the other.
 
     Attributes:
         shape: rows and columns of the padded batch.
         left: whether padding stands before the text.
-        answering: whether nothing learns from the batch, on a CPU.
+        costs: of its groups.
         order: (rows,), the rows by falling length, as they are packed.
         lengths: (rows,), of those, in tokens.
         places: (tokens,), for each packed token its place among the padded batch's tokens, row by row.
@@ -68,15 +115,16 @@ class Layout:
 
     shape: tuple[int, int]
     left: bool
-    answering: bool
+    costs: Costs
     order: np.ndarray
     lengths: np.ndarray
     places: Tensor
     offsets: Tensor
     filling: int = 0
+    _by_head: dict[int, list[ByHead]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, mask: Tensor, *, multiple: int = 1) -> Layout:
+    def of(cls, mask: Tensor, *, multiple: int = 1, half: bool = False) -> Layout:
         """Return the layout of a padded batch.
 
         Args:
@@ -84,6 +132,7 @@ class Layout:
                 none: more columns could not be told from packed tokens.
             multiple: so many tokens, or a multiple of that, are packed, as far as a part of the longest text fills the
                 rest; a single row stays as it is.
+            half: whether attention is computed in bfloat16.
 
         Raises:
             ValueError: for any other mask.
@@ -94,6 +143,7 @@ class Layout:
         one_sided = column >= len(column) - lengths[:, None] if left else column < lengths[:, None]
         if not lengths.all() or lengths.max() < len(column) or (real != one_sided).any():
             raise ValueError("padding stands on one side, fills no row, and leaves the longest row as it is")
+        answering = mask.device.type == "cpu" and not torch.is_grad_enabled()
         order = np.argsort(-lengths, kind="stable")
         row, column = np.nonzero(real[order])
         filling = min(-len(row) % multiple, int(lengths.max())) if len(real) > 1 else 0
@@ -102,7 +152,7 @@ class Layout:
         return cls(
             shape=(int(mask.shape[0]), int(mask.shape[1])),
             left=left,
-            answering=mask.device.type == "cpu" and not torch.is_grad_enabled(),
+            costs=ANSWERING_IN_HALF if answering and half else ANSWERING if answering else LEARNING,
             order=order,
             lengths=lengths[order],
             places=_on(mask.device, np.concatenate([places, places[:filling]])),
@@ -116,11 +166,17 @@ class Layout:
         device, starts = self.places.device, np.concatenate([[0], np.cumsum(self.lengths)])
         rows = [
             (self.order[first:last], self.lengths[first:last], starts[first:last])
-            for first, last in _cut(self.lengths, cached=device.type == "cpu", answering=self.answering)
+            for first, last in _cut(self.lengths, self.costs, cached=device.type == "cpu")
         ]
         if self.filling:
             rows.append((self.order[:1], np.array([self.filling]), starts[-1:]))
-        return tuple(_group(*some, self.left, device, self.answering) for some in rows)
+        return tuple(_group(*some, self.left, device, self.costs) for some in rows)
+
+    def by_head(self, heads: int) -> list[ByHead]:
+        """Return for each group where the heads of its tokens lie; worked out once for all layers."""
+        if heads not in self._by_head:
+            self._by_head[heads] = [ByHead.of(group, heads) for group in self.groups]
+        return self._by_head[heads]
 
     @cached_property
     def bounds(self) -> Tensor:
@@ -174,9 +230,9 @@ class Layout:
 
 
 def _group(
-    rows: np.ndarray, lengths: np.ndarray, starts: np.ndarray, left: bool, device: torch.device, answering: bool
+    rows: np.ndarray, lengths: np.ndarray, starts: np.ndarray, left: bool, device: torch.device, costs: Costs
 ) -> Group:
-    width, start, stop = int(_widths(lengths[0], answering)), int(starts[0]), int(starts[-1] + lengths[-1])
+    width, start, stop = int(costs.width(lengths[0])), int(starts[0]), int(starts[-1] + lengths[-1])
     places = _on(device, rows)
     if lengths[-1] == width:
         return Group(places, start, stop, width)
@@ -191,36 +247,31 @@ def _on(device: torch.device, values: np.ndarray) -> Tensor:
     return torch.from_numpy(values).to(device, non_blocking=device.type == "cuda")  # MPS would read it too late
 
 
-def _widths(lengths: np.ndarray, answering: bool) -> np.ndarray:
-    return lengths if answering else np.where(lengths < _NARROW, -(-lengths // VECTOR) * VECTOR, lengths)
-
-
-def _cut(lengths: np.ndarray, *, cached: bool = False, answering: bool = False) -> list[tuple[int, int]]:
+def _cut(lengths: np.ndarray, costs: Costs, *, cached: bool = False) -> list[tuple[int, int]]:
     """Cut rows that are sorted by falling length into groups of least cost; return where each starts and stops.
 
     Args:
         lengths: of the rows.
+        costs: of groups.
         cached: whether groups are cut again whose scores would leave the processor's cache.
-        answering: whether nothing learns from them, on a CPU.
     """
     ends = np.flatnonzero(np.diff(lengths, append=-1)) + 1  # to part rows of one length saves nothing
-    widths = _widths(lengths[ends - 1], answering).astype(np.float64)
-    token_cost, group_cost = (_GATHER_COST, _ANSWER_COST) if answering else (_TOKEN_COST, _GROUP_COST)
+    widths = costs.width(lengths[ends - 1]).astype(np.float64)
     starts = np.concatenate([[0], ends])
     best, cut = np.zeros(len(starts)), np.zeros(len(starts), dtype=np.int64)
     for last in range(1, len(starts)):
         rows = starts[last] - starts[:last]
-        a_token = widths[:last] + token_cost
-        if answering:
-            a_token[-1] -= token_cost  # rows of one length lie as they are needed
-        costs = best[:last] + rows * widths[:last] * a_token + group_cost
-        cut[last] = costs.argmin()
-        best[last] = costs[cut[last]]
+        a_token = widths[:last] + costs.token
+        if costs.lying:
+            a_token[-1] -= costs.token
+        whole = best[:last] + rows * widths[:last] * a_token + costs.group
+        cut[last] = whole.argmin()
+        best[last] = whole[cut[last]]
     groups: list[tuple[int, int]] = []
     last = len(starts) - 1
     while last:
         first, stop = int(starts[cut[last]]), int(starts[last])
-        width = int(_widths(lengths[first], answering))
+        width = int(costs.width(lengths[first]))
         rows = max(1, _MOST_PAIRS // width**2) if cached and width <= WIDEST else stop - first
         groups += [(start, min(start + rows, stop)) for start in range(first, stop, rows)][::-1]
         last = int(cut[last])

@@ -137,7 +137,8 @@ def _begin(
     mask = kwargs.get("attention_mask")
     if mask is None:
         return args, kwargs
-    layout = Layout.of(mask, multiple=_multiple(encoder))
+    half = _in_half(encoder)
+    layout = Layout.of(mask, multiple=_ALIKE if half else 1, half=half)
     ids = args[0] if args else kwargs.get("input_ids")  # None where a soft prompt was put before the text
     early = positions is not None and ids is not None and not positions.leave_out(ids, mask)
     _PASSING.set(_Passing(layout, early))
@@ -179,9 +180,9 @@ def _end(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     output.hidden_states = _Unpacked(states, passing.layout)
 
 
-def _multiple(encoder: nn.Module) -> int:
+def _in_half(encoder: nn.Module) -> bool:
     parameter = next(encoder.parameters())
-    return _ALIKE if parameter.dtype == torch.bfloat16 and parameter.device.type == "cpu" else 1
+    return parameter.dtype == torch.bfloat16 and parameter.device.type == "cpu"
 
 
 def _twice() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -20,7 +20,7 @@ quick = settings(max_examples=60, deadline=None)
 
 def layout_of(lengths: list[int], *, left: bool) -> Layout:
     column, own = torch.arange(max(lengths)), torch.tensor(lengths)[:, None]
-    return Layout.of(((column >= max(lengths) - own) if left else (column < own)).long(), multiple=16)
+    return Layout.of(((column >= max(lengths) - own) if left else (column < own)).long(), multiple=16, half=True)
 
 
 def row_by_row(states: list[torch.Tensor], layout: Layout) -> torch.Tensor:
@@ -54,7 +54,7 @@ def test_answers_and_gradients_are_those_of_float64_but_for_rounding(lengths: li
     exact, rounded = states_of(layout, size, torch.float64), states_of(layout, size, torch.bfloat16)
     wanted, found = row_by_row(exact, layout), attended(rounded, layout)
     with torch.inference_mode():
-        answered = attended([each.detach() for each in rounded], layout)
+        answered = attended([each.detach() for each in rounded], layout_of(lengths, left=left))
     # bfloat16 has 8 bits; scores of some hundred are off by one, so that their largest may be another
     tolerance = 0.03 * max(1.0, size)
     if size <= 10:

@@ -3,6 +3,8 @@
 Attention over them is compared with the sentence in its docstring: within each text alone.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from nlp_transfer.encoder import layout as module
 from nlp_transfer.encoder.attention import packed_attention
-from nlp_transfer.encoder.layout import Layout
+from nlp_transfer.encoder.layout import Costs, Layout
 
 quick = settings(max_examples=60, deadline=None)
 lengths_st = st.lists(st.integers(1, 40), min_size=1, max_size=12)
@@ -25,7 +27,8 @@ def mask_of(lengths: list[int], *, left: bool) -> torch.Tensor:
 
 def layout_of(lengths: list[int], *, left: bool, group_cost: int, learning: bool = True, multiple: int = 1) -> Layout:
     with pytest.MonkeyPatch.context() as patch, torch.set_grad_enabled(learning):
-        patch.setattr(module, "_GROUP_COST" if learning else "_ANSWER_COST", group_cost)
+        for name in ("LEARNING", "ANSWERING"):
+            patch.setattr(module, name, replace(getattr(module, name), group=group_cost))
         return Layout.of(mask_of(lengths, left=left), multiple=multiple)
 
 
@@ -92,12 +95,12 @@ def widened(length: int) -> int:
     return length if length >= 64 else -(-length // 16) * 16
 
 
-def cost_of(lengths: np.ndarray, cuts: list[tuple[int, int]], group_cost: int, answering: bool) -> int:
-    cost = len(cuts) * group_cost
+def cost_of(lengths: np.ndarray, cuts: list[tuple[int, int]], costs: Costs) -> int:
+    cost = len(cuts) * costs.group
     for first, last in cuts:
-        width = lengths[first] if answering else widened(lengths[first])
-        gathered = module._GATHER_COST if lengths[first] != lengths[last - 1] else 0
-        cost += (last - first) * width * (width + (gathered if answering else module._TOKEN_COST))
+        width = costs.width(lengths[first])
+        gathered = lengths[first] != lengths[last - 1] or not costs.lying
+        cost += (last - first) * width * (width + costs.token * gathered)
     return int(cost)
 
 
@@ -105,20 +108,18 @@ def cost_of(lengths: np.ndarray, cuts: list[tuple[int, int]], group_cost: int, a
 @given(
     st.lists(st.integers(1, 300), min_size=1, max_size=9),
     st.sampled_from([0, 5_000, 16_384, 100_000]),
-    st.booleans(),
+    st.sampled_from(["LEARNING", "ANSWERING", "ANSWERING_IN_HALF"]),
 )
-def test_no_other_cut_costs_less(lengths: list[int], group_cost: int, answering: bool):
+def test_no_other_cut_costs_less(lengths: list[int], group_cost: int, name: str):
     ordered = np.array(sorted(lengths, reverse=True))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_ANSWER_COST" if answering else "_GROUP_COST", group_cost)
-        found = module._cut(ordered, answering=answering)
+    costs = replace(getattr(module, name), group=group_cost)
+    found = module._cut(ordered, costs)
     every = []
     for bits in range(2 ** (len(ordered) - 1)):
         ends = [i + 1 for i in range(len(ordered) - 1) if bits >> i & 1]
         every.append(list(zip([0, *ends], [*ends, len(ordered)], strict=True)))
     # among them one group for all rows, and one a length
-    best = min(cost_of(ordered, cuts, group_cost, answering) for cuts in every)
-    assert cost_of(ordered, found, group_cost, answering) == best
+    assert cost_of(ordered, found, costs) == min(cost_of(ordered, cuts, costs) for cuts in every)
 
 
 @quick

@@ -6,6 +6,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -59,7 +60,7 @@ def twins(build):
 @pytest.fixture(autouse=True)
 def _several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches as small as these would always be one group."""
-    monkeypatch.setattr(layout, "_GROUP_COST", 1000)
+    monkeypatch.setattr(layout, "LEARNING", replace(layout.LEARNING, group=1000))
 
 
 def without_dropout(model: torch.nn.Module) -> None:
@@ -189,7 +190,7 @@ def test_tokens_that_fill_the_packed_row_change_nothing(twins, monkeypatch, fami
     """As they do in bfloat16, where it would be seen less well."""
     classifier, padded = twins(family, head)
     sizes = set()
-    monkeypatch.setattr(unpadding, "_multiple", lambda _: 16)
+    monkeypatch.setattr(unpadding, "_in_half", lambda _: True)
     of = layout.Layout.of
     monkeypatch.setattr(layout.Layout, "of", lambda *given, **more: seen(sizes, of(*given, **more)))
     batch = rows(classifier, lengths)
