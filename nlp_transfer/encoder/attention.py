@@ -169,7 +169,7 @@ def _answered(query: Tensor, key: Tensor, value: Tensor, groups: _Groups, hidden
     for group, places in groups:
         q, k, v = (_padded(each, group, places) for each in states)
         scores = torch.baddbmm(ignored, q, k.transpose(1, 2), beta=0, alpha=scale)
-        if (sums := _exponentials(scores, group, hidden)) is not None:
+        if (sums := _exponentials(scores, places, hidden)) is not None:
             _forget_padding(v, group, heads)
             rows = torch.bmm(scores, v).div_(sums)
         else:
@@ -178,7 +178,7 @@ def _answered(query: Tensor, key: Tensor, value: Tensor, groups: _Groups, hidden
     return out
 
 
-def _exponentials(scores: Tensor, group: Group, hidden: _Hidden) -> Tensor | None:
+def _exponentials(scores: Tensor, places: ByHead, hidden: _Hidden) -> Tensor | None:
     """Turn scores in bfloat16, (heads · rows, width, width), into their exponentials; return sums over real tokens.
 
     None, and the scores stay, where that is no faster, where more than padding is hidden, or where exponentials of
@@ -190,10 +190,7 @@ def _exponentials(scores: Tensor, group: Group, hidden: _Hidden) -> Tensor | Non
     if not (least > -_SAFE and largest < _SAFE):  # also what is no number
         return None
     scores.exp_()
-    if group.real is None:
-        return scores.sum(dim=-1, keepdim=True)
-    real = group.real.to(scores.dtype).repeat(len(scores) // len(group.rows), 1)
-    return torch.bmm(scores, real.unsqueeze(-1))
+    return scores.sum(dim=-1, keepdim=True) if places.real is None else torch.bmm(scores, places.real)
 
 
 def _forget_padding(rows: Tensor, group: Group, heads: int) -> None:
@@ -242,7 +239,7 @@ class _Attention(torch.autograd.Function):
                 _forget_padding(each, group, heads)
             q = q * scale
             weights = torch.bmm(q, k.transpose(1, 2))
-            if (sums := _exponentials(weights, group, hidden)) is not None:
+            if (sums := _exponentials(weights, places, hidden)) is not None:
                 weights.div_(sums)
             else:
                 scores = _hide(weights, group, hidden)

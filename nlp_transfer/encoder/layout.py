@@ -81,10 +81,12 @@ class ByHead:
     Attributes:
         taken: (heads · rows · width,), place of every head of every token of the padded rows, head by head.
         put: (own tokens · heads,), for every head of the group's own tokens its place among those.
+        real: bfloat16 (heads · rows, width, 1), 1 where a token is no padding; None where all are.
     """
 
     taken: Tensor
     put: Tensor
+    real: Tensor | None
 
     @classmethod
     def of(cls, group: Group, heads: int) -> ByHead:
@@ -94,7 +96,8 @@ class ByHead:
         padded = own if group.gather is None else group.gather
         kept = own - group.start if group.kept is None else group.kept
         taken = padded * heads + head[:, None]
-        return cls(taken.flatten(), (head * len(padded) + kept[:, None]).flatten())
+        real = None if group.real is None else group.real.bfloat16().repeat(heads, 1).unsqueeze(-1)
+        return cls(taken.flatten(), (head * len(padded) + kept[:, None]).flatten(), real)
 
 
 @dataclass(frozen=True)
