@@ -154,4 +154,10 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
     A run that is continued then draws what it would have drawn, whatever happened before and between.
     """
-    set_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
+    drawn = int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+    if torch.accelerator.is_available():
+        set_seed(drawn)
+    else:  # the same, but for devices that are not there: to remember it for those, torch looks at the whole stack
+        random.seed(drawn)
+        np.random.seed(drawn)
+        torch.default_generator.manual_seed(drawn)

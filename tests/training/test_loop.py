@@ -2,6 +2,7 @@
 
 import gc
 import math
+import random
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ from nlp_transfer.training.loop import (
     fit,
 )
 from nlp_transfer.training.optimizer import build_optimizer, set_rates
+from nlp_transfer.training.state import seed_step
 from tests.encoder.families import tiny_encoder
 
 LAYERS = 3
@@ -323,3 +326,16 @@ def test_nothing_that_trained_a_step_is_left_behind_it():
     gc.collect()
     assert made
     assert not any(optimizer() for optimizer in made)
+
+
+def test_what_a_step_draws_is_a_function_of_seed_step_and_rank():
+    def drawn(*place: int) -> tuple[float, float, float]:
+        seed_step(*place)
+        return random.random(), float(np.random.random()), float(torch.rand(()))
+
+    places = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    assert [drawn(*place) for place in places] == [drawn(*place) for place in places]
+    assert len({number for place in places for number in drawn(*place)}) == 3 * len(places)
+    own = int(np.random.SeedSequence([0, 1, 0]).generate_state(1)[0])
+    set_seed(own)
+    assert (random.random(), float(np.random.random()), float(torch.rand(()))) == drawn(0, 1, 0)
