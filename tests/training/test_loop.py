@@ -328,14 +328,18 @@ def test_nothing_that_trained_a_step_is_left_behind_it():
     assert not any(optimizer() for optimizer in made)
 
 
+def drawn_now() -> tuple[float, float, float]:
+    return random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002: what libraries draw
+
+
 def test_what_a_step_draws_is_a_function_of_seed_step_and_rank():
     def drawn(*place: int) -> tuple[float, float, float]:
         seed_step(*place)
-        return random.random(), float(np.random.random()), float(torch.rand(()))
+        return drawn_now()
 
     places = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     assert [drawn(*place) for place in places] == [drawn(*place) for place in places]
     assert len({number for place in places for number in drawn(*place)}) == 3 * len(places)
     own = int(np.random.SeedSequence([0, 1, 0]).generate_state(1)[0])
     set_seed(own)
-    assert (random.random(), float(np.random.random()), float(torch.rand(()))) == drawn(0, 1, 0)
+    assert drawn_now() == drawn(0, 1, 0)
