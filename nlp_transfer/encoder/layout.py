@@ -225,7 +225,7 @@ class Layout:
         if rows == 1:
             return values
         padded = values.new_zeros(rows * columns, *values.shape[2:])
-        return padded.index_copy(0, self._own(self.places), self._own(values.squeeze(0))).unflatten(0, (rows, columns))
+        return padded.index_copy_(0, self._own(self.places), self._own(values.squeeze(0))).unflatten(0, (rows, columns))
 
     def _own(self, values: Tensor) -> Tensor:
         """Return what belongs to tokens of the batch: (tokens, ...) without filling."""

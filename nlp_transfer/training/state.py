@@ -159,5 +159,5 @@ def seed_step(seed: int, step: int, rank: int) -> None:
         set_seed(drawn)
     else:  # the same, but for devices that are not there: to remember it for those, torch looks at the whole stack
         random.seed(drawn)
-        np.random.seed(drawn)  # noqa: NPY002: what libraries draw from
+        np.random.seed(drawn)  # noqa: NPY002 - what libraries draw from
         torch.default_generator.manual_seed(drawn)

@@ -329,7 +329,7 @@ def test_nothing_that_trained_a_step_is_left_behind_it():
 
 
 def drawn_now() -> tuple[float, float, float]:
-    return random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002: what libraries draw
+    return random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002 - what libraries draw
 
 
 def test_what_a_step_draws_is_a_function_of_seed_step_and_rank():
