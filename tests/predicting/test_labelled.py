@@ -230,7 +230,7 @@ def test_two_processes_write_the_file_of_one(running: Warm, tmp_path: Path, capf
     for kind, rows, model in (("parquet", 25, run), ("csv", 0, run), ("csv", 3, exported)):
         source = write(tmp_path / f"rows.{kind}", rows)
         outputs = [tmp_path / f"{rows}-{processes}.{kind}" for processes in (1, 2)]
-        words = ["predict", model, str(source), "predict.chunk_rows=4"]
+        words = ["predict", model, str(source), "predict.chunk_rows=4", "training.precision=fp32"]
         one, two = ([*words, f"predict.output={path}"] for path in outputs)
         assert main(one) == 0
         statuses, said = ended(ranks(running, two))
