@@ -182,7 +182,7 @@ def test_a_look_at_the_network_would_be_seen(tmp_path: Path, call: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "every"), [("finetune", 24), pytest.param("probe", 12, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(("case", "every"), [("finetune", 40), pytest.param("probe", 12, marks=pytest.mark.exhaustive)])
 def test_an_interrupt_at_any_operation_leaves_a_run_that_goes_on(running: Warm, case: str, every: int):
     told = told_by(running, "tests.faults", case, "--kind", "interrupt", "--every", str(every))
     assert told["failures"] == []

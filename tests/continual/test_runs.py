@@ -62,7 +62,7 @@ def test_the_output_of_a_label_without_a_row_is_as_high_as_the_others_on_average
     assert biases.tolist() == [7.0, 7.0]
 
 
-@pytest.mark.parametrize("head", ["pooled", "native"])
+@pytest.mark.parametrize("head", [pytest.param("pooled", marks=pytest.mark.slow), "native"])
 def test_the_output_layer_starts_with_what_it_knew(home: Path, tmp_path: Path, head: str):
     folder = written(home, {"card", "film"})
     values = {"data": "files", "data.path": str(folder), "encoder.head": head, "output": str(home / head)}
@@ -132,8 +132,8 @@ def test_ordinal_labels_stay_and_no_new_ones_come(home: Path, tmp_path: Path):
     "values",
     [
         {"objective": "distill"},
-        {"objective": "distill", "continual.replay": 6},
-        {"objective": "anchor"},
+        pytest.param({"objective": "distill", "continual.replay": 6}, marks=pytest.mark.slow),
+        pytest.param({"objective": "anchor"}, marks=pytest.mark.slow),
         EWC,
         pytest.param({"objective": "contrast"}, marks=pytest.mark.slow),
         pytest.param({"objective": "distill", "strategy": "lora"}, marks=pytest.mark.slow),
@@ -272,6 +272,7 @@ def test_what_was_forgotten_is_not_known_without_the_rows(home: Path, tmp_path: 
     assert run.report.notes[0].startswith("Earlier task rows-single_label-card-film (7 test rows): accuracy ")
 
 
+@pytest.mark.slow
 def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     old = old_run(home, {"card", "film"})
     words = [f"encoder={old}", "data=files", f"data.path={written(home, {'refund'})}", f"output={tmp_path / 'runs'}"]

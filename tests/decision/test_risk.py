@@ -265,6 +265,7 @@ def test_card_and_page_name_the_rule(run: Run, risk: float, least: float, card: 
     assert "at most 5% of the labels it gives are wrong" in purpose
 
 
+@pytest.mark.slow
 def test_the_slider_keeps_the_promise_until_it_is_moved(run: Run, tmp_path: Path) -> None:
     from nlp_transfer.demo import page  # imports gradio, which takes long
 

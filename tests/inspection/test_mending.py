@@ -267,6 +267,7 @@ def test_what_nobody_says_was_written_is_not_written_over(sound: Splits, tmp_pat
         mended(found, folder)
 
 
+@pytest.mark.slow
 def test_the_command_line_tells_mends_and_fails_where_it_should(sound: Splits, tmp_path: Path, capfd):
     splits = copy.deepcopy(sound)
     PLAIN["leak"](splits)

@@ -231,6 +231,7 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, wor
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_run_without_the_texts_is_a_floor(home: Path, tmp_path: Path):
     values = {"evaluation.source_only": True, "pretraining.epochs": 1}
     run = adapted(home, tmp_path, "cdan", **values)

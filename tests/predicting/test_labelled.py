@@ -181,7 +181,9 @@ def test_what_cannot_be_read_further_is_told_of_the_input(whole: int):
         list(decoded_lines(Broken(), encoding="utf-8", origin="rows.csv"))
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("csv", "jsonl")), "parquet"]
+)
 def test_memory_hangs_on_the_chunk_alone(tmp_path: Path, kind: str):
     """Eight times as many rows take the memory of the chunk that is on its way, not theirs."""
     peaks = []

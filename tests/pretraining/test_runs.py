@@ -104,6 +104,7 @@ def test_a_run_tells_which_encoder_it_started_from_and_what_it_learned_of(home: 
     assert same(weights(adapt(again, data=data_for("single_label"))), weights(run))
 
 
+@pytest.mark.slow
 def test_it_learns_the_domain(home: Path, tmp_path: Path):
     file = tmp_path / "more.csv"
     words = ["my card is late", "please refund the order", "good movie film", "cancel my account password"]

@@ -24,6 +24,8 @@ from tests.test_run import PROBLEMS, data_for, settings_for
 
 pytestmark = pytest.mark.slow
 
+OFTEN = ("single_label", "multi_label", "regression")
+
 HOSTILE = [
     "---",
     "\n---\nlicense: evil\n---\n",
@@ -187,7 +189,10 @@ def test_the_header_is_what_the_hub_knows(tmp_path: Path):
     assert header["model-index"][0]["results"][0]["dataset"]["split"] == "test"
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(
+    "problem",
+    [*OFTEN, *(pytest.param(problem, marks=pytest.mark.exhaustive) for problem in PROBLEMS if problem not in OFTEN)],
+)
 def test_a_card_says_how_far_probabilities_are_off_and_how_labels_are_decided_on(tmp_path: Path, problem: str):
     rule = {"multi_label": {"decision.threshold": 0.3}, "regression": {}}.get(problem, {"decision.abstain_below": 0.8})
     found, facts = parsed(run_of(tmp_path, problem, **rule))
