@@ -97,7 +97,7 @@ def test_importing_us_imports_nothing_heavy_and_changes_nothing():
 def test_a_call_gives_back_what_it_took(running: Warm, place: Path, tmp_path: Path, strategy: str):
     """The second call is compared: what libraries do when they are imported is theirs. One of the processes is cold."""
     words = [word for word in adapt_words(place)[1:] if not word.startswith(("strategy=", "output="))]
-    words += [f"strategy={strategy}", "training.precision=fp32"]
+    words += [f"strategy={strategy}", "training.precision=fp32", "training.max_steps=3"]
     quiet = "ignore::FutureWarning"  # peft asks transformers for what it calls by another name now
     start = running.run if strategy == "finetune" else lambda code: python(code, "-W", quiet)
     done = start(

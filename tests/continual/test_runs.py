@@ -97,7 +97,8 @@ def test_the_same_labels_again_start_as_the_very_model(home: Path, tmp_path: Pat
     ("strategy", "problem"),
     [
         *cells(("finetune", "lora", "probe"), ("soft", "multi_label", "pair", "siamese", "chunk")),
-        *cells(list(STRATEGIES), ("single_label",)),
+        *cells(("probe adamw", "finetune refined", "lora top", "ia3"), ("single_label",)),
+        *(pytest.param(each, "single_label", marks=pytest.mark.exhaustive) for each in ("finetune", "lora", "probe")),
     ],
 )
 def test_every_strategy_and_problem_goes_on(home: Path, tmp_path: Path, strategy: str, problem: str):

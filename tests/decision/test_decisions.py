@@ -51,7 +51,16 @@ def run_for(home: Path, problem: str = "single_label", **values):
     return adapt(settings_for(home, problem, **words), data=data_for(problem))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        *("probe", "finetune", "lora"),
+        *(
+            pytest.param(each, marks=pytest.mark.exhaustive)
+            for each in ("probe adamw", "finetune refined", "lora top", "ia3")
+        ),
+    ],
+)
 def test_calibrating_is_folded_into_the_output_layer(home: Path, tmp_path: Path, strategy: str):
     made = {
         calibrate: run_for(home, output=str(tmp_path), **STRATEGIES[strategy] | {"decision.calibrate": calibrate})

@@ -89,9 +89,11 @@ def likeliest(label) -> str:
 @pytest.mark.parametrize(
     ("problem", "strategy", "values"),
     [
-        *((problem, strategy, {}) for problem in ("single_label", "ordinal") for strategy in ("probe", "finetune")),
-        *((problem, "probe", {}) for problem in ("soft", "chunk", "pair", "siamese")),
-        ("single_label", "lora", {"strategy.merge": False}),
+        ("single_label", "finetune", {}),
+        *((problem, "probe", {}) for problem in ("ordinal", "soft", "chunk", "pair", "siamese")),
+        pytest.param("single_label", "probe", {}, marks=pytest.mark.exhaustive),
+        pytest.param("ordinal", "finetune", {}, marks=pytest.mark.exhaustive),
+        pytest.param("single_label", "lora", {"strategy.merge": False}, marks=pytest.mark.exhaustive),
         ("chunk", "lora", {"strategy.merge": False}),
     ],
 )
