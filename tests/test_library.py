@@ -151,10 +151,10 @@ def without_network(code: str, *words: str, cwd: Path) -> subprocess.CompletedPr
     ("words", "said"),
     [
         (["--help"], "usage: nlp-transfer VERB"),
-        (["--version"], ""),
+        pytest.param(["--version"], "", marks=pytest.mark.exhaustive),
         (["doctor"], '"default_encoder": "sentence-transformers/all-MiniLM-L6-v2 (package'),
         (["ls"], "recipes\tintent\t"),
-        (["plan", "--cfg"], "name: sentence-transformers/all-MiniLM-L6-v2"),
+        pytest.param(["plan", "--cfg"], "name: sentence-transformers/all-MiniLM-L6-v2", marks=pytest.mark.exhaustive),
         (
             ["plan", "--cfg", "intent", "data=hub", "data.hub=acme/intents", "encoder.name=acme/tiny"],
             "hub: acme/intents",

@@ -42,7 +42,9 @@ def plain(answers: list[Prediction]) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(
+    "problem", [pytest.param(each, marks=[pytest.mark.exhaustive] * (each == "ordinal")) for each in PROBLEMS]
+)
 def test_answers_are_those_of_the_predictor_whoever_asks_beside(runs: dict[str, Path], problem: str):
     predictor = Predictor(runs[problem])
     task, draw = predictor.record.task, random.Random(0)

@@ -112,7 +112,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "needed"), [("finetune", set()), ("lora", {"peft"})])
+@pytest.mark.parametrize(
+    ("strategy", "needed"), [("finetune", set()), pytest.param("lora", {"peft"}, marks=pytest.mark.exhaustive)]
+)
 def test_the_first_step_is_made_without_libraries_that_it_does_not_need(
     place: Path, tmp_path: Path, strategy: str, needed: set[str]
 ):

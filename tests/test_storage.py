@@ -114,7 +114,7 @@ def no_room_from(commits: int, patch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("share", [0.6, 1.5, 2.5])
+@pytest.mark.parametrize("share", [0.6, *(pytest.param(share, marks=pytest.mark.exhaustive) for share in (1.5, 2.5))])
 def test_a_full_disk_is_said_and_takes_no_checkpoint(
     home: Path, tmp_path: Path, largest: int, wanted: dict[str, str], share: float
 ):

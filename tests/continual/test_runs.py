@@ -289,7 +289,7 @@ def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("replay", [0, 6])
+@pytest.mark.parametrize("replay", [pytest.param(0, marks=pytest.mark.exhaustive), 6])
 def test_a_finished_run_does_not_hang_on_the_one_before(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], replay: int
 ):
@@ -333,7 +333,13 @@ def test_a_finished_run_does_not_hang_on_the_one_before(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("values", [EWC, {"objective": "distill", "continual.replay": 6}, {"strategy": "lora"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *(EWC, {"objective": "distill", "continual.replay": 6}),
+        pytest.param({"strategy": "lora"}, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: Path, values: dict):
     for split, seed in (("train", 7), ("test", 8)):  # other rows than those that the run learns from
         kept = [row for row in rows("single_label", 48, seed) if row["label"] != "refund"]

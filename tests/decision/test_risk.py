@@ -287,7 +287,7 @@ def test_trials_of_a_comparison_know_nothing_of_it() -> None:
 @pytest.mark.slow
 def test_an_export_has_the_rule_and_can_move_it(run: Run, tmp_path: Path) -> None:
     texts, model = texts_of("validation"), run.folder / "model"
-    for name, more in (("same", []), ("strict", ["decision.risk=0.1"]), ("own", ["decision.abstain_below=0.5"])):
+    for name, more in (("same", []), ("strict", ["decision.risk=0.1"])):
         words = [f"export.output={tmp_path / name}", *more]
         export(model, compose(None, words))
         wanted = Predictor(model).deciding_by(compose(None, words).decision)

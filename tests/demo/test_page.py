@@ -61,7 +61,9 @@ def is_update(value) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(
+    "problem", [pytest.param(each, marks=[pytest.mark.exhaustive] * (each == "ordinal")) for each in PROBLEMS]
+)
 def test_every_kind_of_model_has_a_page(runs: dict[str, Path], tmp_path: Path, problem: str):
     model = Predictor(runs[problem])
     page, task = Handlers(model, tmp_path), model.record.task

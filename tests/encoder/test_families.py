@@ -239,7 +239,9 @@ def test_the_forward_works_when_wrapped_by_peft(build, family, head):
             torch.testing.assert_close(forward(wrapped, rows(classifier)).features, base.features)
 
 
-@pytest.mark.parametrize("family", POOLED)
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=[] if family in OFTEN else pytest.mark.exhaustive) for family in POOLED]
+)
 def test_a_spread_reads_several_layers_until_one_is_kept(build, tmp_path, family):
     classifier = build(family, "pooled", layers="spread")
     model = classifier.model

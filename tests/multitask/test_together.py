@@ -53,7 +53,12 @@ def same(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    "strategy", ["probe", *(pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES if name != "probe")]
+    "strategy",
+    [
+        "probe",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "lora")),
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in STRATEGIES if name not in LEARNING),
+    ],
 )
 def test_tasks_of_every_kind_share_an_encoder(home: Path, tmp_path: Path, strategy: str):
     words = [written(tmp_path, kind) for kind in KINDS]

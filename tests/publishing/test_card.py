@@ -25,6 +25,9 @@ from tests.test_run import PROBLEMS, data_for, settings_for
 pytestmark = pytest.mark.slow
 
 OFTEN = ("single_label", "multi_label", "regression")
+every_problem = pytest.mark.parametrize(
+    "problem", [pytest.param(each, marks=[] if each in OFTEN else pytest.mark.exhaustive) for each in PROBLEMS]
+)
 
 HOSTILE = [
     "---",
@@ -69,7 +72,7 @@ def parsed(run: Path, wishes: card.Wishes | None = None) -> tuple[ModelCard, car
     return ModelCard.load(run / "CARD.md"), facts
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
+@every_problem
 def test_a_run_of_every_problem_has_a_card_with_its_figures(tmp_path: Path, problem: str):
     run = run_of(tmp_path, problem)
     assert (run / "model" / "README.md").is_file()
@@ -189,10 +192,7 @@ def test_the_header_is_what_the_hub_knows(tmp_path: Path):
     assert header["model-index"][0]["results"][0]["dataset"]["split"] == "test"
 
 
-@pytest.mark.parametrize(
-    "problem",
-    [*OFTEN, *(pytest.param(problem, marks=pytest.mark.exhaustive) for problem in PROBLEMS if problem not in OFTEN)],
-)
+@every_problem
 def test_a_card_says_how_far_probabilities_are_off_and_how_labels_are_decided_on(tmp_path: Path, problem: str):
     rule = {"multi_label": {"decision.threshold": 0.3}, "regression": {}}.get(problem, {"decision.abstain_below": 0.8})
     found, facts = parsed(run_of(tmp_path, problem, **rule))

@@ -63,6 +63,7 @@ def test_every_combination_is_run_beside_others_and_a_failure_loses_none(at: Cal
     assert err.splitlines() == [named.format(each) for each in ("probe", "lora")]
 
 
+@pytest.mark.slow
 def test_no_figure_of_test_rows_but_that_of_the_chosen_run_is_told(at: Callable[..., Place]):
     at(lambda values: [int(values["seed"]) / 10])
     assert swept(LAUNCHER, "seed=1,2,3") == 0
@@ -116,7 +117,13 @@ def test_what_is_proposed_again_is_not_run_again(at: Callable[..., Place], n_job
     assert len(results()) == 2
 
 
-@pytest.mark.parametrize(("figures", "said"), [([], "it was to fail"), ([-1.0], "it has no figure on validation rows")])
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ([], "it was to fail"),
+        pytest.param([-1.0], "it has no figure on validation rows", marks=pytest.mark.slow),
+    ],
+)
 def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], capfd, figures: list[float], said: str):
     place = at(lambda values: figures)
     assert swept(*SEARCH, "seed=range(0,50)") == 2
