@@ -343,7 +343,7 @@ def test_what_makes_no_comparison_is_refused(place: Path, given: list[str], said
     if "data.validation_share=0" in given:
         del data["validation"]
     with pytest.raises(UserError, match=said.replace("[", r"\[")):
-        comparison(None, words(place, *one, *given), QUIET, data=data).run()
+        comparison(None, words(place, "compare.scratch=false", *one, *given), QUIET, data=data).run()
 
 
 def test_the_command_line_compares_and_a_person_can_read_it(tmp_path: Path, capfd):
