@@ -102,8 +102,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plain]:
 
 
 @pytest.fixture
-def forked(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plain]:
-    """Have verification fork its processes."""
+def forked(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> Plain:
+    """Have verification fork its processes; no code of any folder has been copied."""
     monkeypatch.setattr("nlp_transfer.publishing.verification.subprocess.Popen", partial(Forked, plain))
-    yield plain
     shutil.rmtree(plain.modules, ignore_errors=True)
+    return plain

@@ -44,8 +44,8 @@ class Plain:
     def __init__(self, modules: Path) -> None:
         self.modules = modules
         self.given = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(modules), "CUDA_VISIBLE_DEVICES": ""}
-        env = os.environ | self.given | {"PYTHONWARNINGS": "ignore"}
-        self.warm = Warm("import peft, transformers.models.bert.modeling_bert", env)
+        self.given["PYTHONWARNINGS"] = "ignore"
+        self.warm = Warm("import peft, transformers.models.bert.modeling_bert", os.environ | self.given)
 
 
 class Forked:

@@ -43,7 +43,7 @@ KINDS = {
     "prompts": (TASK, "native", Adapter(peft_type="PROMPT_TUNING", peft={"num_virtual_tokens": 2})),
     "adapter on ours": (TASK, "pooled", Lora(rank=2)),
 }
-COLD = ("native", "pooled siamese")
+COLD = ("pooled siamese",)
 CODED = ("pooled", "lora on ours")  # our head's code lies in the folder
 UNMERGED = ("prompts", "adapter on ours")
 
