@@ -170,8 +170,15 @@ def test_every_recipe_runs_as_its_header_says(encoders: dict[str, Path], tmp_pat
     check_two_steps(encoders, tmp_path / "runs", recipe, words)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("group", "choice"), [(group, choice) for group, choice in CHOICES if group != "data"])
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    [
+        # Strategies and objectives are named in the runs of a hundred other tests.
+        pytest.param(group, choice, marks=pytest.mark.slow if group == "encoder" else pytest.mark.exhaustive)
+        for group, choice in CHOICES
+        if group != "data"
+    ],
+)
 def test_every_choice_runs(encoders: dict[str, Path], files: Path, tmp_path: Path, group: str, choice: str):
     words = [f"data.path={files}", f"{group}={choice}"] + [TEACHER] * (choice in TAUGHT)
     words = with_texts(tmp_path, words + [UNLABELLED] * (choice in ADAPT_TO_A_DOMAIN))
