@@ -9,10 +9,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.publishing.forked import Forked, Plain
 from tests.warm import Warm
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
@@ -89,3 +91,19 @@ def running() -> Iterator[Warm]:
     )
     yield warm
     warm.close()
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plain]:
+    """Processes that begin with what loads a folder without this package."""
+    plain = Plain(tmp_path_factory.mktemp("plain") / "modules")
+    yield plain
+    plain.warm.close()
+
+
+@pytest.fixture
+def forked(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> Plain:
+    """Have verification fork its processes; no code of any folder has been copied."""
+    monkeypatch.setattr("nlp_transfer.publishing.verification.subprocess.Popen", partial(Forked, plain))
+    shutil.rmtree(plain.modules, ignore_errors=True)
+    return plain

@@ -221,6 +221,7 @@ def restarted(bench: Bench, **changes) -> Bench:
     return replace(bench, known={}, **changes)
 
 
+@pytest.mark.slow
 def test_what_is_known_is_not_measured_again(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     first = bench.measured(HELP)
     assert first["cpu"] > 0

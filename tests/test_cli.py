@@ -564,7 +564,9 @@ def test_a_sweep_that_cannot_be_is_said_in_one_sentence(tmp_path: Path, capfd, w
     ("words", "runs"),
     [
         (["strategy=lora", "strategy.rank=4,8"], ["strategy=lora strategy.rank=4", "strategy=lora strategy.rank=8"]),
-        (["strategy=glob([lora,probe])"], ["strategy=lora", "strategy=probe"]),
+        pytest.param(
+            ["strategy=glob([lora,probe])"], ["strategy=lora", "strategy=probe"], marks=pytest.mark.exhaustive
+        ),
         (["seed=range(0,3)"], ["seed=0", "seed=1", "seed=2"]),
     ],
 )

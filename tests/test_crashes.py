@@ -49,7 +49,7 @@ def told_by(running: Warm, module: str, *words: str) -> dict:
     [
         pytest.param("probe", True, 1, marks=pytest.mark.exhaustive),
         ("lora", True, 4),
-        ("finetune", False, 8),
+        ("finetune", False, 16),
         pytest.param("probe", False, 1, marks=pytest.mark.exhaustive),
         pytest.param("lora", True, 1, marks=pytest.mark.exhaustive),
         pytest.param("finetune", False, 1, marks=pytest.mark.exhaustive),
@@ -77,7 +77,9 @@ except Stopped as stopped:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.exhaustive), signal.SIGUSR1]
+)
 def test_a_signal_commits_and_the_next_start_goes_on(running: Warm, tmp_path: Path, number: signal.Signals):
     tiny_encoder(tmp_path)
     steps = 60

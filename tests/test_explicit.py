@@ -24,7 +24,7 @@ def test_the_explicit_script_is_the_run(tmp_path: Path):
         write_csv(tmp_path / "data" / f"{split}.csv", part)
     report = main(str(tmp_path / "data"), tmp_path / "explicit", 3, EncoderSettings(name=str(encoder)))
     words = ["data=files", f"data.path={tmp_path / 'data'}", "encoder=custom", f"encoder.name={encoder}", "seed=3"]
-    words.append("strategy=finetune")
+    words += ["strategy=finetune", "verify=false", "report.write=false"]
     run = adapt(compose(None, [*words, "encoder.head=pooled", f"output={tmp_path / 'runs'}"]))
     ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "explicit", run.folder))
     assert ours.keys() == theirs.keys()

@@ -305,79 +305,82 @@ def report(kind: str, folder: Path) -> dict[str, Any]:
 
 
 def refused_or_data(found: dict[str, Any], words: str | None, folder: Path) -> None:
-    assert found["seen"] == []
-    assert found["seconds"] < MOST_SECONDS
-    assert CANARY not in found["said"]
-    assert not list(folder.rglob("ran"))
+    assert found["seen"] == [], folder.name
+    assert found["seconds"] < MOST_SECONDS, folder.name
+    assert CANARY not in found["said"], folder.name
+    assert not list(folder.rglob("ran")), folder.name
     if words is None:
-        assert found["kind"] == "value", found
+        assert found["kind"] == "value", (folder.name, found)
     else:
-        assert found["kind"] == "UserError", found
-        assert re.search(words, found["said"]), found
-        assert "\n" not in found["said"]
-        assert len(found["said"]) < 5_000
+        assert found["kind"] == "UserError", (folder.name, found)
+        assert re.search(words, found["said"]), (folder.name, found)
+        assert "\n" not in found["said"], folder.name
+        assert len(found["said"]) < 5_000, folder.name
 
 
-@pytest.fixture(scope="module")
-def recipes(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+def recipes(folder: Path) -> dict[str, Any]:
+    """Write every case and open them all in one process."""
     from nlp_transfer.config import compose, to_yaml
 
-    folder = tmp_path_factory.mktemp("recipes")
     for name, (content, _) in {**RECIPES, "innocent": (START, None)}.items():
         (folder / name).mkdir()
         content = content.replace(RESOLVED, to_yaml(compose()))
         (folder / name / "recipe.yaml").write_bytes(content.encode("utf-8", "surrogateescape"))
         (folder / name / "evil.py").write_text(EVIL)
-    return folder, report("recipe", folder)
+    return report("recipe", folder)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_data(recipes, name: str):
-    folder, found = recipes
-    refused_or_data(found[name], RECIPES[name][1], folder / name)
+def test_a_recipe_is_data(tmp_path: Path):
+    folder = tmp_path / "cases"
+    folder.mkdir()
+    found = recipes(folder)
+    for name, (*_, words) in RECIPES.items():
+        refused_or_data(found[name], words, folder / name)
 
 
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("encoders")
-    made = tiny_encoder(tmp_path_factory.mktemp("encoder"))
+def encoders(folder: Path) -> dict[str, Any]:
+    """Write every case and open them all in one process."""
+    made = tiny_encoder(folder.parent)
     for name, (change, _) in {**ENCODERS, "innocent": (lambda _: None, None)}.items():
         shutil.copytree(made, folder / name)
         (folder / name / "evil.py").write_text(EVIL)
         change(folder / name)
-    return folder, report("encoder", folder)
+    return report("encoder", folder)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoder_is_data(encoders, name: str):
-    folder, found = encoders
-    refused_or_data(found[name], ENCODERS[name][1], folder / name)
+def test_an_encoder_is_data(tmp_path: Path):
+    folder = tmp_path / "cases"
+    folder.mkdir()
+    found = encoders(folder)
+    for name, (*_, words) in ENCODERS.items():
+        refused_or_data(found[name], words, folder / name)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
-    folder, made = tmp_path_factory.mktemp("runs"), {}
-    encoder = tiny_encoder(tmp_path_factory.mktemp("encoder"))
+def runs(folder: Path) -> dict[str, Any]:
+    """Write every case and open them all in one process."""
+    made, encoder = {}, tiny_encoder(folder.parent)
     for kind in ("model", "adapter"):
         classifier = load_classifier(EncoderSettings(name=str(encoder)), TASK, head="native", seed=0)
         if kind == "adapter":
             Lora(rank=2).apply(classifier)
-        made[kind] = tmp_path_factory.mktemp(kind) / "model"
+        made[kind] = folder.parent / kind / "model"
         save(classifier, record_of(classifier, merged=kind == "model"), made[kind])
     for name, (kind, change, _) in {**RUNS, "innocent": ("adapter", lambda _: None, None)}.items():
         shutil.copytree(made[kind], folder / name)
         (folder / name / "evil.py").write_text(EVIL)
         change(folder / name)
-    return folder, report("run", folder)
+    return report("run", folder)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
-def test_a_saved_model_is_data(runs, name: str):
-    folder, found = runs
-    refused_or_data(found[name], RUNS[name][2], folder / name)
+def test_a_saved_model_is_data(tmp_path: Path):
+    folder = tmp_path / "cases"
+    folder.mkdir()
+    found = runs(folder)
+    for name, (*_, words) in RUNS.items():
+        refused_or_data(found[name], words, folder / name)
 
 
 def test_the_hook_sees_what_it_looks_for(tmp_path: Path):

@@ -30,6 +30,7 @@ from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.pace import PARTS
+from tests.cells import cells
 from tests.composed import settings_of
 from tests.encoder.families import PREFIXES_FIT, tiny_encoder
 
@@ -124,11 +125,12 @@ def home(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("strategy", "problem"),
     [
-        pytest.param(
-            strategy, problem, marks=[] if problem == "single_label" or strategy == "finetune" else pytest.mark.slow
-        )
-        for strategy in STRATEGIES
-        for problem in PROBLEMS
+        *((strategy, "single_label") for strategy in STRATEGIES),
+        *(("finetune", problem) for problem in PROBLEMS if problem != "single_label"),
+        *cells(
+            [strategy for strategy in STRATEGIES if strategy != "finetune"],
+            [problem for problem in PROBLEMS if problem != "single_label"],
+        ),
     ],
 )
 def test_every_strategy_adapts_to_every_problem(home: Path, tmp_path: Path, strategy: str, problem: str):
@@ -304,9 +306,13 @@ def test_the_run_folder_repeats_the_run(home: Path, tmp_path: Path):
     assert evaluate(first.folder, trained, trained).rows[0] == first.report.rows[0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["finetune", "lora"])
-@pytest.mark.parametrize("head_first", [True, False])
+@pytest.mark.parametrize(
+    ("strategy", "head_first"),
+    [
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("finetune", True), ("lora", False))),
+        *(pytest.param(*each, marks=pytest.mark.exhaustive) for each in (("finetune", False), ("lora", True))),
+    ],
+)
 def test_the_unit_of_a_regression_does_not_change_its_training(
     home: Path, tmp_path: Path, strategy: str, head_first: bool
 ):
@@ -507,7 +513,10 @@ def test_impossible_runs_are_refused_before_anything_is_written(home: Path, tmp_
 def test_the_python_api_mirrors_the_command_line(home: Path, tmp_path: Path):
     run = nlp_transfer.adapt(
         None,
-        {"strategy": "probe", "encoder": "custom", "encoder.name": str(home / "tiny-bert"), "output": str(tmp_path)},
+        {
+            **{"strategy": "probe", "encoder": "custom", "encoder.name": str(home / "tiny-bert")},
+            **{"output": str(tmp_path), "verify": False, "report.write": False},
+        },
         data=rows("single_label", 60, 5),
     )
     assert run.report.split == "test"  # carved

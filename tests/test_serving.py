@@ -1,6 +1,5 @@
 """A model over HTTP answers as it does in Python, whoever asks beside; what is wrong is told in one sentence."""
 
-import os
 import random
 import signal
 import socket
@@ -18,12 +17,10 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.decision.labelling import Prediction
 from nlp_transfer.errors import UserError
 from nlp_transfer.predicting.predict import Predictor
-from nlp_transfer.run import adapt
 from nlp_transfer.serving.host import NEEDED
-from tests.encoder.families import tiny_encoder
+from tests.demo.started import PROBLEMS, Runs
 from tests.serving_client import Client, serving, until
-from tests.test_run import data_for, settings_for
-from tests.warm import CLI, Warm
+from tests.warm import CLI, Process, Warm
 
 pytestmark = pytest.mark.slow
 
@@ -34,15 +31,8 @@ SECRET = "the card ends in 4711"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("serving")
-    tiny_encoder(folder)
-    problems = ("single_label", "multi_label", "ordinal", "regression", "pair")
-    values = {"strategy": "probe", "evaluation.floors": False}
-    return {
-        problem: adapt(settings_for(folder, problem, name=problem, **values), data=data_for(problem)).folder
-        for problem in problems
-    }
+def runs(tmp_path_factory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("serving"))
 
 
 def plain(answers: list[Prediction]) -> list[dict]:
@@ -52,7 +42,9 @@ def plain(answers: list[Prediction]) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("problem", ["single_label", "multi_label", "ordinal", "regression", "pair"])
+@pytest.mark.parametrize(
+    "problem", [pytest.param(each, marks=[pytest.mark.exhaustive] * (each == "ordinal")) for each in PROBLEMS]
+)
 def test_answers_are_those_of_the_predictor_whoever_asks_beside(runs: dict[str, Path], problem: str):
     predictor = Predictor(runs[problem])
     task, draw = predictor.record.task, random.Random(0)
@@ -246,23 +238,24 @@ def test_the_other_answers_are_json_too(door: Client):
     assert info["limits"] == {"texts": 5, "characters": 50, "bytes": 9500, "seconds": 30}
 
 
-def started(run: Path, *words: str) -> tuple[subprocess.Popen, Client]:
-    command = [sys.executable, "-m", "nlp_transfer", "serve", str(run), "serve.port=0", *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    line = process.stderr.readline()
-    assert "serving" in line, line + process.stderr.read()
-    return process, Client(port_in(line))
+def started(running: Warm, run: Path, *words: str) -> tuple[Process, str]:
+    process = running.start(CLI, "serve", str(run), "serve.port=0", *words)
+    while "\n" not in process.said() and process.poll() is None:
+        time.sleep(0.02)
+    told = process.said()
+    assert "serving" in told
+    return process, told
 
 
 def port_in(line: str) -> int:
     return int(line.split("http://127.0.0.1:")[1].split(",")[0])
 
 
-def test_an_export_is_served_with_its_rule(runs: dict[str, Path]):
+def test_an_export_is_served_with_its_rule(running: Warm, runs: dict[str, Path]):
     run = runs["ordinal"]
     assert main(["export", str(run), "decision.abstain_below=0.99"]) == 0
-    process, client = started(run / "onnx")
+    process, told = started(running, run / "onnx")
+    client = Client(port_in(told))
     try:
         answers = client.predict([SECRET, "good film"]).content["predictions"]
         assert client.ask("/info").content["model"] == f"{run.name}/onnx"
@@ -277,11 +270,7 @@ def test_an_export_is_served_with_its_rule(runs: dict[str, Path]):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_when_all_that_came_is_answered(running: Warm, runs: dict[str, Path], number: int):
     # A request waits three seconds for company, in which the signal comes.
-    process = running.start(CLI, "serve", str(runs["single_label"]), "serve.port=0", "serve.wait_ms=3000")
-    while "\n" not in process.said() and process.poll() is None:
-        time.sleep(0.02)
-    told = process.said()
-    assert "serving" in told
+    process, told = started(running, runs["single_label"], "serve.wait_ms=3000")
     client = Client(port_in(told))
     with ThreadPoolExecutor(2) as pool:
         answer = pool.submit(client.predict, [SECRET])
@@ -362,7 +351,7 @@ def test_generated_requests_find_nothing(door: Client, tmp_path: Path):
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     command = ["-m", "schemathesis.cli", "run", f"http://127.0.0.1:{door.port}/openapi.json", "--checks", checks]
     done = subprocess.run(
-        [sys.executable, *command, "--max-examples", "200", "--seed", "1"],
+        [sys.executable, *command, "--max-examples", "80", "--seed", "1"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -19,14 +19,18 @@ HEAVY = {
     *("onnx", "onnxscript", "onnxruntime", "openvino"),
 }
 COMPOSING = {"hydra", "omegaconf", "yaml"}
+# Answers one command after the other, and tells what was imported after each.
 REPORT = """
-import json, sys
+import json, shlex, sys
 from nlp_transfer.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit:
-    pass
-print(json.dumps(sorted(sys.modules)))
+imported = {}
+for command in sys.argv[1:]:
+    try:
+        main(shlex.split(command))
+    except SystemExit:
+        pass
+    imported[command] = sorted(sys.modules)
+print(json.dumps(imported))
 """
 # Up to the first step of an optimizer, and no further.
 FIRST_STEP = """
@@ -48,53 +52,53 @@ def printed(code: str, *words: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    ("words", "unneeded"),
-    [
-        (["--help"], HEAVY | COMPOSING | {"numpy", "rich"}),
-        (["adapt", "--help"], HEAVY | COMPOSING | {"numpy", "rich"}),
-        (["check", "--help"], HEAVY | COMPOSING | {"numpy", "rich"}),
-        (["--version"], HEAVY | COMPOSING | {"numpy", "rich"}),
-        (["nonsense"], HEAVY | COMPOSING | {"numpy", "rich"}),
-        (["ls"], HEAVY | COMPOSING | {"numpy"}),
-        (["cp", "nonsense"], HEAVY | COMPOSING | {"numpy"}),
-        (["adapt", "nonsense"], HEAVY | COMPOSING | {"numpy"}),
-        (["predict", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
-        (["evaluate", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
-        (["serve", "no/such/run"], HEAVY | COMPOSING | {"numpy", "fastapi", "uvicorn"}),
-        (["demo", "no/such/run"], HEAVY | COMPOSING | {"numpy", "gradio", "fastapi", "uvicorn"}),
-        (["export", "no/such/run"], HEAVY | COMPOSING | {"numpy"}),
-        (["merge", "no/such/run", "whole"], HEAVY | COMPOSING | {"numpy"}),
-        (["cache", "ls"], HEAVY),
-        (["plan", "--cfg"], HEAVY | {"numpy", "rich"}),
-        (["plan", "intent", "strategy=lora", "data.path=no/such.csv", "--cfg"], HEAVY | {"numpy", "rich"}),
-        (["adapt", "training.epoch=1"], HEAVY | {"numpy", "rich"}),
-        (["adapt", "strategy=loro"], HEAVY | {"numpy", "rich"}),
-        (["adapt", "training.epochs=many"], HEAVY | {"numpy", "rich"}),
-        (["adapt", "training.epochs=-1"], HEAVY | {"numpy", "rich"}),
-        (["adapt", "data=files", "data.path=no/such.csv"], HEAVY | {"numpy", "rich"}),
-        (["plan", "data=files", "data.path=pyproject.toml"], HEAVY),
-        (["adapt", "data=files", "data.path=pyproject.toml"], HEAVY),
-        (["rank", "minilm", "strategy=lora"], HEAVY),
-        (["rank", "minilm", "data=files", "data.path=pyproject.toml"], HEAVY),
-        (["compare", "nonsense"], HEAVY | COMPOSING),
-        (["compare", "training.epoch=1"], HEAVY),
-        (["compare", "compare.candidates=[prob]"], HEAVY),
-        (["compare", "compare.candidates=['lora strategy.rank=0']"], HEAVY),
-        (["compare", "data=files", "data.path=no/such.csv"], HEAVY),
-        (["compare", "data=files", "data.path=pyproject.toml"], HEAVY),
-        (["compare", "decision.threshold=0.1"], HEAVY),
-        (["compare", "evaluation.metric=pearson"], HEAVY),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",  # a set has no order
-)
-def test_an_answer_imports_what_it_needs(composing: Warm, words: list[str], unneeded: set[str]):
+RICH = {"numpy", "rich"}
+# What is not needed -> the words of a command each, as in a shell.
+NEEDLESS: list[tuple[set[str], list[str]]] = [
+    (HEAVY | COMPOSING | RICH, ["--help", "adapt --help", "check --help", "--version", "nonsense"]),
+    (
+        HEAVY | COMPOSING | {"numpy", "fastapi", "uvicorn", "gradio"},
+        [
+            *("ls", "cp nonsense", "adapt nonsense", "predict no/such/run", "evaluate no/such/run"),
+            *("serve no/such/run", "demo no/such/run", "export no/such/run", "merge no/such/run whole"),
+        ],
+    ),
+    (HEAVY | COMPOSING, ["compare nonsense"]),
+    (
+        HEAVY | RICH,
+        [
+            *("plan --cfg", "plan intent strategy=lora data.path=no/such.csv --cfg", "adapt training.epoch=1"),
+            *("adapt strategy=loro", "adapt training.epochs=many", "adapt training.epochs=-1"),
+            "adapt data=files data.path=no/such.csv",
+        ],
+    ),
+    (
+        HEAVY,
+        [
+            *("cache ls", "plan data=files data.path=pyproject.toml", "adapt data=files data.path=pyproject.toml"),
+            *("rank minilm strategy=lora", "rank minilm data=files data.path=pyproject.toml"),
+            *("compare training.epoch=1", "compare compare.candidates=[prob]"),
+            "compare \"compare.candidates=['lora strategy.rank=0']\"",
+            "compare data=files data.path=no/such.csv",
+            *("compare data=files data.path=pyproject.toml", "compare decision.threshold=0.1"),
+            "compare evaluation.metric=pearson",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("unneeded", "commands"), NEEDLESS, ids=[commands[0] for _, commands in NEEDLESS])
+def test_an_answer_imports_what_it_needs(composing: Warm, unneeded: set[str], commands: list[str]):
+    """What one process has not imported after all of them, none of them imports alone."""
     if unneeded & COMPOSING:
-        assert not unneeded & set(json.loads(printed(REPORT, *words)))
-        return
-    done = composing.run(REPORT, *words)
-    assert done.returncode == 0, done.stderr
-    assert not unneeded & set(json.loads(done.stdout.splitlines()[-1]))
+        told = printed(REPORT, *commands)
+    else:
+        done = composing.run(REPORT, *commands)
+        assert done.returncode == 0, done.stderr
+        told = done.stdout.splitlines()[-1]
+    imported = json.loads(told)
+    assert list(imported) == commands
+    assert {command: found for command in commands if (found := unneeded & set(imported[command]))} == {}
 
 
 def test_a_push_leaves_torch_to_the_process_that_loads_the_model():
@@ -108,7 +112,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "needed"), [("finetune", set()), ("lora", {"peft"})])
+@pytest.mark.parametrize(
+    ("strategy", "needed"), [("finetune", set()), pytest.param("lora", {"peft"}, marks=pytest.mark.exhaustive)]
+)
 def test_the_first_step_is_made_without_libraries_that_it_does_not_need(
     place: Path, tmp_path: Path, strategy: str, needed: set[str]
 ):

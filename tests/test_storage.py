@@ -114,7 +114,7 @@ def no_room_from(commits: int, patch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("share", [0.6, 1.5, 2.5])
+@pytest.mark.parametrize("share", [0.6, *(pytest.param(share, marks=pytest.mark.exhaustive) for share in (1.5, 2.5))])
 def test_a_full_disk_is_said_and_takes_no_checkpoint(
     home: Path, tmp_path: Path, largest: int, wanted: dict[str, str], share: float
 ):
@@ -201,7 +201,7 @@ def test_some_operations_that_are_refused_end_in_a_sentence_and_then_in_the_same
     [
         # All of them, in parts that run beside each other; of some cases some.
         *(pytest.param("finetune", "once", first, 4, marks=pytest.mark.exhaustive) for first in (1, 2, 3, 4)),
-        ("finetune", "once", 2, 24),
+        ("finetune", "once", 2, 40),
         pytest.param("probe", "once", 1, 12, marks=pytest.mark.exhaustive),
         pytest.param("finetune", "sticky", 1, 16, marks=pytest.mark.exhaustive),
         pytest.param("lora", "once", 1, 16, marks=pytest.mark.exhaustive),

@@ -20,7 +20,6 @@ SOME = (
     "probe classify",
     "finetune refined dann",
     "lora distill",
-    "ia3 classify",
     "finetune contrast",
     "finetune anchor",
 )

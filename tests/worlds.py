@@ -22,9 +22,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.module import register_module_forward_hook
 
-import nlp_transfer
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.objective import Step
+from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.run import adapt
 from tests import sharded, zeroed
 from tests.crash_harness import Case, start
@@ -139,7 +139,7 @@ def main(cells: list[str]) -> None:
             told = {world: found[world][cell] for world in WORLDS}
             for each in told.values():
                 if folder := each.pop("folder", None):
-                    answers = nlp_transfer.load(folder).predict(_TEXTS)
+                    answers = Predictor(Path(folder), precision="fp32").predict(_TEXTS)
                     each["probabilities"] = [list(answer.probabilities.values()) for answer in answers]
             print(json.dumps({"cell": cell, **told}), flush=True)  # noqa: T201
 

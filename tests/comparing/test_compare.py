@@ -188,6 +188,7 @@ def test_all_decide_by_the_rules_that_are_set(place: Path):
         comparison(None, words(place, "decision.threshold=0.1"), QUIET, data=data_for("single_label"))
 
 
+@pytest.mark.slow
 def test_numbers_of_rows_are_said_where_a_row_has_no_one_class(place: Path):
     given = words(
         place, "compare.candidates=[probe]", "compare.labels=[2,all]", "compare.seeds=1", "compare.scratch=false"
@@ -318,19 +319,19 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
             ["compare.candidates=[probe,'lora strategy.rank=0']"],
             "^the candidate 'lora strategy.rank=0': strategy.rank=0",
         ),
-        (["checkpoint.seconds=-1"], "^checkpoint.seconds=-1"),
+        pytest.param(["checkpoint.seconds=-1"], "^checkpoint.seconds=-1", marks=pytest.mark.slow),
         (["compare.candidates=['probe data.class_weights=balanced']"], "is for all of them"),
         (["compare.candidates=['probe seed=7']"], "is for all of them"),
         (["compare.labels=all"], "a list, such as [8,16,64,256,all]"),
-        (["seed=4294967295"], "must stay below"),
+        pytest.param(["seed=4294967295"], "must stay below", marks=pytest.mark.slow),
         (["data.test_share=0"], "a comparison needs test rows"),
         (["data.validation_share=0"], "data.validation_share=0 leaves a comparison no rows to choose by"),
         (["compare.labels=[0]"], "'0' must be a whole number"),
-        (["compare.labels=[many]"], "'many' must be a whole number"),
-        (["compare.labels=[]"], "compare.labels is empty"),
-        (["compare.seeds=0"], "compare.seeds=0"),
-        (["compare.minutes=0"], "compare.minutes=0"),
-        (["data.per_class=4"], "data.per_class=4: in a comparison compare.labels"),
+        pytest.param(["compare.labels=[many]"], "'many' must be a whole number", marks=pytest.mark.slow),
+        pytest.param(["compare.labels=[]"], "compare.labels is empty", marks=pytest.mark.slow),
+        pytest.param(["compare.seeds=0"], "compare.seeds=0", marks=pytest.mark.slow),
+        pytest.param(["compare.minutes=0"], "compare.minutes=0", marks=pytest.mark.slow),
+        pytest.param(["data.per_class=4"], "data.per_class=4: in a comparison compare.labels", marks=pytest.mark.slow),
         (["compare.minutes=1e-7"], "was over before anybody was tried"),
     ],
 )
@@ -342,7 +343,7 @@ def test_what_makes_no_comparison_is_refused(place: Path, given: list[str], said
     if "data.validation_share=0" in given:
         del data["validation"]
     with pytest.raises(UserError, match=said.replace("[", r"\[")):
-        comparison(None, words(place, *one, *given), QUIET, data=data).run()
+        comparison(None, words(place, "compare.scratch=false", *one, *given), QUIET, data=data).run()
 
 
 def test_the_command_line_compares_and_a_person_can_read_it(tmp_path: Path, capfd):

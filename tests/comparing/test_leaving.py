@@ -40,7 +40,7 @@ def test_what_we_wrote_is_replaced(made: Outcome):
     assert [path.name for path in made.folder.glob("*.yaml")] == ["winner.yaml"]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_was_edited_stays_and_the_new_one_lies_beside_it(made: Outcome, seed: int):
     left(made)
     mine = made.recipe.read_bytes() + b"# mine\n"

@@ -59,6 +59,7 @@ def test_a_measured_row_that_is_learned_now_is_not_measured_as_an_earlier_one(ho
     assert f"no test row is left; without {len(test)} that this run learns from." in run.report.notes[0]
 
 
+@pytest.mark.slow
 def test_nothing_is_left_out_of_rows_that_both_know(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"})
     run = adapt(going_on(home, old, output=str(tmp_path)), data=only({"refund"}))

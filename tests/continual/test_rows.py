@@ -75,6 +75,7 @@ def test_a_row_that_is_measured_now_is_not_replayed(home: Path):
         load(settings, data=only({"refund"}) | {"test": test})
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_third_task_may_be_of_the_first(home: Path, tmp_path: Path):
     old = old_run(home, {"card"}, extra=True)
     given = {"data": "files", "continual.replay": 8}

@@ -62,7 +62,7 @@ def test_the_output_of_a_label_without_a_row_is_as_high_as_the_others_on_average
     assert biases.tolist() == [7.0, 7.0]
 
 
-@pytest.mark.parametrize("head", ["pooled", "native"])
+@pytest.mark.parametrize("head", [pytest.param("pooled", marks=pytest.mark.slow), "native"])
 def test_the_output_layer_starts_with_what_it_knew(home: Path, tmp_path: Path, head: str):
     folder = written(home, {"card", "film"})
     values = {"data": "files", "data.path": str(folder), "encoder.head": head, "output": str(home / head)}
@@ -97,7 +97,8 @@ def test_the_same_labels_again_start_as_the_very_model(home: Path, tmp_path: Pat
     ("strategy", "problem"),
     [
         *cells(("finetune", "lora", "probe"), ("soft", "multi_label", "pair", "siamese", "chunk")),
-        *cells(list(STRATEGIES), ("single_label",)),
+        *cells(("probe adamw", "finetune refined", "lora top", "ia3"), ("single_label",)),
+        *(pytest.param(each, "single_label", marks=pytest.mark.exhaustive) for each in ("finetune", "lora", "probe")),
     ],
 )
 def test_every_strategy_and_problem_goes_on(home: Path, tmp_path: Path, strategy: str, problem: str):
@@ -132,8 +133,8 @@ def test_ordinal_labels_stay_and_no_new_ones_come(home: Path, tmp_path: Path):
     "values",
     [
         {"objective": "distill"},
-        {"objective": "distill", "continual.replay": 6},
-        {"objective": "anchor"},
+        pytest.param({"objective": "distill", "continual.replay": 6}, marks=pytest.mark.slow),
+        pytest.param({"objective": "anchor"}, marks=pytest.mark.slow),
         EWC,
         pytest.param({"objective": "contrast"}, marks=pytest.mark.slow),
         pytest.param({"objective": "distill", "strategy": "lora"}, marks=pytest.mark.slow),
@@ -272,6 +273,7 @@ def test_what_was_forgotten_is_not_known_without_the_rows(home: Path, tmp_path: 
     assert run.report.notes[0].startswith("Earlier task rows-single_label-card-film (7 test rows): accuracy ")
 
 
+@pytest.mark.slow
 def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     old = old_run(home, {"card", "film"})
     words = [f"encoder={old}", "data=files", f"data.path={written(home, {'refund'})}", f"output={tmp_path / 'runs'}"]
@@ -287,7 +289,7 @@ def test_the_command_line_goes_on_and_measures_again(home: Path, tmp_path: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("replay", [0, 6])
+@pytest.mark.parametrize("replay", [pytest.param(0, marks=pytest.mark.exhaustive), 6])
 def test_a_finished_run_does_not_hang_on_the_one_before(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], replay: int
 ):
@@ -331,7 +333,13 @@ def test_a_finished_run_does_not_hang_on_the_one_before(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("values", [EWC, {"objective": "distill", "continual.replay": 6}, {"strategy": "lora"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        *(EWC, {"objective": "distill", "continual.replay": 6}),
+        pytest.param({"strategy": "lora"}, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(home: Path, tmp_path: Path, values: dict):
     for split, seed in (("train", 7), ("test", 8)):  # other rows than those that the run learns from
         kept = [row for row in rows("single_label", 48, seed) if row["label"] != "refund"]

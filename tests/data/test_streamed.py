@@ -509,8 +509,10 @@ def processes(hub, tmp_path) -> Iterator[tuple[Warm, dict[str, str]]]:
     warm.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.slow if kind == "parquet" else pytest.mark.exhaustive) for kind in FORMATS],
+)
 def test_a_process_that_was_killed_anywhere_is_gone_on_from(hub, store, processes, tmp_path, kind):
     warm, env = processes
     serve_shards(hub, kind)

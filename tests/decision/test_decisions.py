@@ -24,6 +24,7 @@ from nlp_transfer.predicting.predict import Predictor, predict_file
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import ColumnSettings, DecisionSettings
 from nlp_transfer.verb_settings import PredictSettings
+from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
 from tests.test_cli import adapt_words
@@ -50,7 +51,16 @@ def run_for(home: Path, problem: str = "single_label", **values):
     return adapt(settings_for(home, problem, **words), data=data_for(problem))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        *("probe", "finetune", "lora"),
+        *(
+            pytest.param(each, marks=pytest.mark.exhaustive)
+            for each in ("probe adamw", "finetune refined", "lora top", "ia3")
+        ),
+    ],
+)
 def test_calibrating_is_folded_into_the_output_layer(home: Path, tmp_path: Path, strategy: str):
     made = {
         calibrate: run_for(home, output=str(tmp_path), **STRATEGIES[strategy] | {"decision.calibrate": calibrate})
@@ -195,8 +205,9 @@ def test_a_threshold_is_kept_and_may_be_changed_to_measure(home: Path, tmp_path:
     assert sum(label.recall for label in other.labels) < sum(label.recall for label in same.labels)
 
 
-@pytest.mark.parametrize("strategy", ["probe", "finetune"])
-@pytest.mark.parametrize("metric", ["micro_f1", "macro_f1", "subset_accuracy"])
+@pytest.mark.parametrize(
+    ("metric", "strategy"), cells(("micro_f1", "macro_f1", "subset_accuracy"), ("probe", "finetune"))
+)
 def test_thresholds_are_chosen_for_the_metric_and_kept(home: Path, tmp_path: Path, metric: str, strategy: str):
     words = STRATEGIES[strategy] | {"evaluation.metric": metric, "training.epochs": 1, "output": str(tmp_path)}
     words |= {"evaluation.floors": metric == "micro_f1"}

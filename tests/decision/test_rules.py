@@ -89,9 +89,11 @@ def likeliest(label) -> str:
 @pytest.mark.parametrize(
     ("problem", "strategy", "values"),
     [
-        *((problem, strategy, {}) for problem in ("single_label", "ordinal") for strategy in ("probe", "finetune")),
-        *((problem, "probe", {}) for problem in ("soft", "chunk", "pair", "siamese")),
-        ("single_label", "lora", {"strategy.merge": False}),
+        ("single_label", "finetune", {}),
+        *((problem, "probe", {}) for problem in ("ordinal", "soft", "chunk", "pair", "siamese")),
+        pytest.param("single_label", "probe", {}, marks=pytest.mark.exhaustive),
+        pytest.param("ordinal", "finetune", {}, marks=pytest.mark.exhaustive),
+        pytest.param("single_label", "lora", {"strategy.merge": False}, marks=pytest.mark.exhaustive),
         ("chunk", "lora", {"strategy.merge": False}),
     ],
 )
@@ -332,7 +334,7 @@ def test_rules_of_the_command_line(tmp_path: Path, capfd):
         assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("name", ["energy", "neighbours"])
+@pytest.mark.parametrize("name", ["energy", pytest.param("neighbours", marks=pytest.mark.exhaustive)])
 def test_an_export_tells_the_unknown_by_logits_alone(home: Path, tmp_path: Path, name: str):
     from nlp_transfer.config import compose
     from nlp_transfer.exporting.export import export
@@ -341,14 +343,20 @@ def test_an_export_tells_the_unknown_by_logits_alone(home: Path, tmp_path: Path,
     model = with_score(run_for(home, **RULES).folder / "model", tmp_path / "model", name)
     texts = [row["text"] for row in rows("single_label", 20, 7)]
     words = [f"export.output={tmp_path / 'graph'}"]
-    if name == "neighbours":
-        with pytest.raises(UserError, match=r"decision\.unknown=0\.2: this model tells unknown texts by neighbours"):
-            export(model, compose(None, words))
-        words.append("decision.unknown=0")
+    words += ["decision.unknown=0"] * (name == "neighbours")
     export(model, compose(None, words))
     ours, theirs = Predictor(model).predict(texts), Exported(tmp_path / "graph").predict(texts)
     assert [each.set for each in theirs] == [each.set for each in ours]
     assert [each.unknown for each in theirs] == [each.unknown if name == "energy" else None for each in ours]
+
+
+def test_an_export_that_cannot_tell_the_unknown_is_refused(home: Path, tmp_path: Path):
+    from nlp_transfer.config import compose
+    from nlp_transfer.exporting.export import export
+
+    model = with_score(run_for(home, **RULES).folder / "model", tmp_path / "model", "neighbours")
+    with pytest.raises(UserError, match=r"decision\.unknown=0\.2: this model tells unknown texts by neighbours"):
+        export(model, compose(None, [f"export.output={tmp_path / 'graph'}"]))
 
 
 def test_a_record_can_be_ruled_without_a_model(home: Path):

@@ -27,6 +27,18 @@ def made_run(folder: Path, problem: str) -> Path:
     return adapt(settings_for(folder, problem, name=problem, **values), data=data_for(problem)).folder
 
 
+class Runs(dict[str, Path]):
+    """A run of every problem, each made when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def __missing__(self, problem: str) -> Path:
+        self[problem] = made_run(self._folder, problem)
+        return self[problem]
+
+
 @dataclass
 class Page:
     process: subprocess.Popen

@@ -22,16 +22,15 @@ from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.serving.host import NEEDED
 from nlp_transfer.settings import Settings
 from nlp_transfer.verb_settings import DemoSettings
-from tests.demo.started import PROBLEMS, Page, made_run, started
+from tests.demo.started import PROBLEMS, Page, Runs, started
 
 SECRET = "the card ends in 4711"
 SETTINGS = Settings(demo=DemoSettings(texts=5, characters=200))
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("demo")
-    return {problem: made_run(folder, problem) for problem in PROBLEMS}
+def runs(tmp_path_factory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("demo"))
 
 
 class Handlers:
@@ -62,7 +61,9 @@ def is_update(value) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(
+    "problem", [pytest.param(each, marks=[pytest.mark.exhaustive] * (each == "ordinal")) for each in PROBLEMS]
+)
 def test_every_kind_of_model_has_a_page(runs: dict[str, Path], tmp_path: Path, problem: str):
     model = Predictor(runs[problem])
     page, task = Handlers(model, tmp_path), model.record.task

@@ -82,6 +82,7 @@ def test_no_token_that_has_not_seen_the_text_is_read_alone(tmp_path, asked):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("merge", [True, pytest.param(False, marks=pytest.mark.exhaustive)])
 def test_an_adapter_is_put_on_as_many_layers_as_it_was_trained_on(tmp_path, merge):
     folder = tiny_encoder(tmp_path)

@@ -32,7 +32,9 @@ NEVER_MOVE = {
 }
 POOLED = ["bert", "xlm-roberta", "deberta-v2", "modernbert", "albert", "xlnet", "funnel", "longformer", "gte"]
 POOLED += ["gpt2", "llama", "qwen3", "t5", "bart", "esm", "squeezebert"]
-CASES = [(family, "native") for family in FAMILIES] + [(family, "pooled") for family in POOLED]
+OFTEN = ("bert", "modernbert", "gpt2", "t5", "funnel", "squeezebert")  # the others as well under -m exhaustive
+CASES = [(family, "native") for family in FAMILIES]
+CASES += [pytest.param(family, "pooled", marks=[] if family in OFTEN else pytest.mark.exhaustive) for family in POOLED]
 
 every_case = pytest.mark.parametrize(("family", "head"), CASES, ids=lambda value: value)
 
@@ -237,7 +239,9 @@ def test_the_forward_works_when_wrapped_by_peft(build, family, head):
             torch.testing.assert_close(forward(wrapped, rows(classifier)).features, base.features)
 
 
-@pytest.mark.parametrize("family", POOLED)
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=[] if family in OFTEN else pytest.mark.exhaustive) for family in POOLED]
+)
 def test_a_spread_reads_several_layers_until_one_is_kept(build, tmp_path, family):
     classifier = build(family, "pooled", layers="spread")
     model = classifier.model

@@ -50,7 +50,7 @@ def of_run(home: Path, tmp_path: Path, **values):
 TRAINING = {"strategy": "finetune", "strategy.lr": 1e-3, "strategy.head_first": False, "evaluation.floors": False}
 
 
-@pytest.mark.parametrize("problem", ["single_label", "chunk"])
+@pytest.mark.parametrize("problem", ["single_label", pytest.param("chunk", marks=pytest.mark.slow)])
 def test_a_packed_training_is_the_padded_one(home: Path, tmp_path: Path, problem: str):
     cut = {"tokens.long": "chunk", "tokens.max_length": 24} if problem == "chunk" else {}
     texts, made = [row["text"] for row in data_for(problem)["test"]], []
@@ -137,6 +137,7 @@ def test_neither_cut_nor_padding_change_the_gradient(tmp_path: Path, problem: st
     assert sizes[0] == 9 > sizes[1] > sizes[2] == 1
 
 
+@pytest.mark.slow
 def test_packed_passes_that_do_not_fit_are_halved(tmp_path: Path):
     step, columns, padding = packed_parts(tmp_path, "single_label", 6)
     accelerator, said = Accelerator(cpu=True), []

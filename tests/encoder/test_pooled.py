@@ -17,6 +17,7 @@ from nlp_transfer.encoder.pooled import pool, texts_apart
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Finetune, Lora, Probe
+from tests.publishing.forked import Plain
 
 from .conftest import TASK, stir
 from .families import TEXTS, tiny_encoder
@@ -334,31 +335,32 @@ print("RESULT" + json.dumps([found, "nlp_transfer" in sys.modules]))
 """
 
 
-def loaded(cases: list[list], folder: Path, *, remote: bool) -> tuple[list, bool]:
-    """What a process of its own says of saved folders, and whether it knows this package."""
-    code = LOAD if remote else "import nlp_transfer\nimport sys\nassert 'torch' not in sys.modules\n" + LOAD
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
-    environment |= {} if remote else {"PYTHONPATH": str(ROOT)}
-    if remote:  # from a place and with a path where the package is not
-        code = "import sys\nsys.modules['nlp_transfer'] = None\n" + code.replace(
-            '"nlp_transfer" in sys.modules', "False"
+def loaded(cases: list[list], folder: Path, plain: Plain | None) -> tuple[list, bool]:
+    """What a process of its own says of saved folders, and whether it knows this package: only a cold one does."""
+    words = json.dumps(cases), json.dumps(plain is not None)
+    if plain:
+        code = "import sys\nassert 'nlp_transfer' not in sys.modules\nsys.modules['nlp_transfer'] = None\n"
+        code += LOAD.replace('"nlp_transfer" in sys.modules', "False")
+        done = plain.warm.run(code, *words, cwd=folder, env=os.environ | plain.given)
+    else:
+        code = "import nlp_transfer\nimport sys\nassert 'torch' not in sys.modules\n" + LOAD
+        environment = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules"), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code, *words],
+            cwd=folder,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, json.dumps(cases), json.dumps(remote)],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     assert done.returncode == 0, done.stderr
     found, ours = json.loads(done.stdout.split("RESULT")[1])
     return found, ours
 
 
 @pytest.mark.slow
-def test_the_saved_folder_loads_with_and_without_this_package(build, tmp_path):
+def test_the_saved_folder_loads_with_and_without_this_package(build, tmp_path, plain: Plain):
     """Of all families at once: a process takes longer to import transformers than to load a model."""
     cases, wanted = [], []
     for family, pairs in (("bert", "joint"), ("qwen3", "joint"), ("roberta", "siamese")):
@@ -377,7 +379,7 @@ def test_the_saved_folder_loads_with_and_without_this_package(build, tmp_path):
         cases.append([str(folder), columns, str(tmp_path / f"again-{family}")])
         wanted.append((logits, labels))
     for remote in (False, True):
-        found, ours = loaded(cases, tmp_path, remote=remote)
+        found, ours = loaded(cases, tmp_path, plain if remote else None)
         assert ours != remote
         for (module, there, answer), (logits, labels) in zip(found, wanted, strict=True):
             assert module.startswith("transformers_modules." if remote else "nlp_transfer.")

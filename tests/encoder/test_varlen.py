@@ -8,7 +8,7 @@ import torch
 from nlp_transfer.encoder import packed, varlen
 
 from .conftest import stir
-from .test_packed import HEADS, LENGTHS, PACKED, answers_apart, assert_gradients_agree, rows, without_dropout
+from .test_packed import LENGTHS, PACKED, answers_apart, assert_gradients_agree, every_case, rows, without_dropout
 
 
 @pytest.fixture
@@ -17,8 +17,7 @@ def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("family", PACKED)
+@every_case
 def test_texts_see_what_they_see_when_padded(build, family, head):
     classifier = build(family, head)
     stir(classifier.model)

@@ -137,6 +137,7 @@ def test_a_better_model_may_be_worse_in_other_metrics():
     assert "lower" not in unsure.verdict
 
 
+@pytest.mark.slow
 def test_equal_models_are_seldom_called_different():
     called = 0
     for seed in range(100):

@@ -313,7 +313,7 @@ def test_which_decisions_count_as_changed():
 
 
 CASES = [
-    ("native", Task("multi_label", LABELS, pair=False), {}),
+    pytest.param("native", Task("multi_label", LABELS, pair=False), {}, marks=pytest.mark.exhaustive),
     pytest.param("native", Task("ordinal", LABELS, pair=False), {"chunk": True}, marks=pytest.mark.exhaustive),
     pytest.param("native", Task("single_label", LABELS, pair=True), {}, marks=pytest.mark.exhaustive),
     pytest.param("pooled", Task("regression", (), pair=False), {}, marks=pytest.mark.exhaustive),

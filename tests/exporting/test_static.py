@@ -59,7 +59,10 @@ def test_it_answers_as_the_model_does(tmp_path: Path, problem: str, chunk: bool)
     assert (figures["format"], figures["opset"], figures["changed_decisions"]) == ("static", None, 0)
 
 
-@pytest.mark.parametrize("problem", TASKS)
+@pytest.mark.parametrize(
+    "problem",
+    ["single_label", *(pytest.param(name, marks=pytest.mark.slow) for name in TASKS if name != "single_label")],
+)
 def test_what_its_readme_says_works_without_this_package_and_torch(tmp_path: Path, problem: str):
     model = saved_model(tmp_path, "bert", task=TASKS[problem], head="pooled", num_hidden_layers=0)
     made = table_of(model)
@@ -124,6 +127,7 @@ def test_a_damaged_table_is_refused(tmp_path: Path):
         Exported(made)
 
 
+@pytest.mark.slow
 def test_a_student_without_layers_is_exported_measured_and_teaches(tmp_path: Path, capfd):
     (tmp_path / "rows").mkdir()
     for split, part in data_for("single_label").items():

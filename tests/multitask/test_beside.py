@@ -32,8 +32,9 @@ def found(home: Path, words: list[str], **values) -> Outcome:
     return compared(what, adapt_together(what, SILENT), SILENT)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["finetune", "probe"])
+@pytest.mark.parametrize(
+    "strategy", [pytest.param("finetune", marks=pytest.mark.slow), pytest.param("probe", marks=pytest.mark.exhaustive)]
+)
 def test_the_difference_is_that_of_the_figures_and_nothing_is_trained_twice(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ):

@@ -26,6 +26,7 @@ from nlp_transfer.training import inference
 from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped
 from nlp_transfer.verbs.saved import evaluate
+from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.machine.test_launch import printed_by
 from tests.multitask.tasks import KINDS, SILENT, asked, together, written
@@ -33,7 +34,6 @@ from tests.test_run import STRATEGIES, rows
 from tests.warm import Warm
 
 LEARNING = {"finetune": {}, "lora": STRATEGIES["lora"], "probe": {"strategy": "probe"}}
-OTHERS = ("probe adamw", "finetune refined", "lora top", "ia3")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,14 @@ def same(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-@pytest.mark.parametrize("strategy", [*LEARNING, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "probe",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "lora")),
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in STRATEGIES if name not in LEARNING),
+    ],
+)
 def test_tasks_of_every_kind_share_an_encoder(home: Path, tmp_path: Path, strategy: str):
     words = [written(tmp_path, kind) for kind in KINDS]
     outcome = together(home, words, output=str(tmp_path / "runs"), **LEARNING.get(strategy) or STRATEGIES[strategy])
@@ -75,9 +82,7 @@ def test_tasks_of_every_kind_share_an_encoder(home: Path, tmp_path: Path, strate
         assert all(torch.equal(each[name], kept[0][name]) for each in kept for name in inner)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("problem", ["pair", "siamese", "chunk"])
-@pytest.mark.parametrize("strategy", ["finetune", "probe"])
+@pytest.mark.parametrize(("problem", "strategy"), cells(("pair", "siamese", "chunk"), ("finetune", "probe")))
 def test_texts_are_read_as_in_a_run_of_one_task(home: Path, tmp_path: Path, problem: str, strategy: str):
     words = [written(tmp_path, problem, name, seed=seed) for seed, name in enumerate("ab")]
     values = {"chunk": {"tokens.long": "chunk", "tokens.max_length": 24}, "siamese": {"encoder.pairs": "siamese"}}
@@ -85,6 +90,7 @@ def test_texts_are_read_as_in_a_run_of_one_task(home: Path, tmp_path: Path, prob
     assert all(np.isfinite(task.together.value) for task in outcome.tasks)
 
 
+@pytest.mark.slow
 def test_a_head_on_a_frozen_encoder_is_that_of_a_run_alone(home: Path, tmp_path: Path):
     words = [written(tmp_path, kind) for kind in ("single_label", "multi_label")]
     values = {"strategy": "probe", "output": str(tmp_path / "runs"), "tokens.max_length": 16}
@@ -138,7 +144,10 @@ def test_columns_of_one_file_are_divided_alike_and_read_once(
     [
         ([], {"multitask.columns": ["topic", "letter"]}),
         (["data.columns.label=topic", "data.columns.label=letter"], {"data.train_limit": 40}),
-        (["data.columns.label=topic", "data.columns.label=size data.problem=ordinal"], {}),
+        pytest.param(
+            *(["data.columns.label=topic", "data.columns.label=size data.problem=ordinal"], {}),
+            marks=pytest.mark.exhaustive,
+        ),
         (["", "data.columns.label=size data.problem=ordinal"], {"data.columns.label": "topic"}),
     ],
 )

@@ -91,6 +91,7 @@ def test_a_discriminator_changes_nothing_of_how_a_run_starts(home: Path, tmp_pat
     assert not torch.equal(next(after.objective.parameters()), next(other.objective.parameters()))
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_and_is_no_part_of_the_saved_model(home: Path, tmp_path: Path):
     file = texts_in(tmp_path / "target.csv")
     (tmp_path / "stopped").mkdir()
@@ -231,6 +232,7 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, values: dict, wor
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_run_without_the_texts_is_a_floor(home: Path, tmp_path: Path):
     values = {"evaluation.source_only": True, "pretraining.epochs": 1}
     run = adapted(home, tmp_path, "cdan", **values)

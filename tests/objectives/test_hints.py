@@ -137,15 +137,14 @@ def test_every_strategy_that_moves_the_encoder_comes_nearer_to_the_teacher(home,
     assert [group["lr"] for group in groups if group["name"] == "hint"] == [1e-3] * (term == "hint")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("term", TERMS)
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(("problem", "term"), cells(PROBLEMS, TERMS))
 def test_every_problem_takes_them_and_nothing_of_them_is_saved(home, tmp_path, teacher_of, term: str, problem: str):
     student = taught(home, tmp_path, teacher_of(problem), term, problem, **{"training.epochs": 1})
     assert all(np.isfinite(value) for value in student.metrics.values())
     assert not [name for name in load_file(student.folder / "model" / "model.safetensors") if "terms" in name]
 
 
+@pytest.mark.slow
 def test_the_column_holds_what_enters_the_teachers_output_layer_and_is_had_where_it_counts(home, tmp_path, teacher_of):
     file = texts_in(tmp_path / "more.csv")
     given = {"objective.distill.teacher": str(teacher_of()), "data.unlabelled": str(file)}

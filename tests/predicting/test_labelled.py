@@ -181,7 +181,9 @@ def test_what_cannot_be_read_further_is_told_of_the_input(whole: int):
         list(decoded_lines(Broken(), encoding="utf-8", origin="rows.csv"))
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("csv", "jsonl")), "parquet"]
+)
 def test_memory_hangs_on_the_chunk_alone(tmp_path: Path, kind: str):
     """Eight times as many rows take the memory of the chunk that is on its way, not theirs."""
     peaks = []
@@ -230,7 +232,7 @@ def test_two_processes_write_the_file_of_one(running: Warm, tmp_path: Path, capf
     for kind, rows, model in (("parquet", 25, run), ("csv", 0, run), ("csv", 3, exported)):
         source = write(tmp_path / f"rows.{kind}", rows)
         outputs = [tmp_path / f"{rows}-{processes}.{kind}" for processes in (1, 2)]
-        words = ["predict", model, str(source), "predict.chunk_rows=4"]
+        words = ["predict", model, str(source), "predict.chunk_rows=4", "training.precision=fp32"]
         one, two = ([*words, f"predict.output={path}"] for path in outputs)
         assert main(one) == 0
         statuses, said = ended(ranks(running, two))

@@ -28,6 +28,7 @@ from tests.encoder.families import FAMILIES, TEXTS, tiny_config, tiny_encoder, t
 
 WITHOUT = ("xlnet", "gpt2", "gpt_neox", "opt", "llama", "qwen2", "qwen3", "gemma3_text", "t5", "bart", "eurobert")
 OFTEN = ("bert", "roberta", "modernbert", "mpnet")
+ALIKE = ("xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text")  # each is RoBERTa with another vocabulary
 
 
 def parts(folder: Path, **values) -> tuple[EncoderSettings, object, Masks, Columns, Padding]:
@@ -106,7 +107,11 @@ def test_the_step_tells_the_epoch_from_progress():
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for name in FAMILIES]
+    "family",
+    [
+        pytest.param(name, marks=[] if name in OFTEN else pytest.mark.exhaustive if name in ALIKE else pytest.mark.slow)
+        for name in FAMILIES
+    ],
 )
 def test_an_architecture_learns_to_guess_or_is_refused(tmp_path: Path, family: str):
     folder = tiny_encoder(tmp_path, family)

@@ -104,6 +104,7 @@ def test_a_run_tells_which_encoder_it_started_from_and_what_it_learned_of(home: 
     assert same(weights(adapt(again, data=data_for("single_label"))), weights(run))
 
 
+@pytest.mark.slow
 def test_it_learns_the_domain(home: Path, tmp_path: Path):
     file = tmp_path / "more.csv"
     words = ["my card is late", "please refund the order", "good movie film", "cancel my account password"]
@@ -259,7 +260,10 @@ def test_it_goes_before_anything(home: Path, tmp_path: Path, values: dict):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("problem", ["pair", "chunk", "regression", "multi_label"])
+@pytest.mark.parametrize(
+    "problem",
+    [*("pair", "chunk"), *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("regression", "multi_label"))],
+)
 def test_it_reads_whatever_a_run_reads(home: Path, tmp_path: Path, problem: str):
     settings = settings_for(home, problem, output=str(tmp_path), **FIRST)
     run = adapt(settings, data=data_for(problem))
@@ -313,6 +317,7 @@ def test_other_texts_in_the_same_file_are_another_run(home: Path, tmp_path: Path
         run_of_them(home, tmp_path / "runs", **{"data.unlabelled": str(file)})
 
 
+@pytest.mark.slow
 def test_a_run_without_it_is_the_run_that_it_was():
     plain = to_plain(compose())
     assert plain["pretraining"]["epochs"] == 0

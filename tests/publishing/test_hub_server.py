@@ -418,6 +418,7 @@ def test_the_log_says_who_asked_and_keeps_no_token(hub):
     assert "hf_" not in str(hub.log)
 
 
+@pytest.mark.slow
 def test_a_new_process_finds_only_this_hub(tmp_path, monkeypatch, folder):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")

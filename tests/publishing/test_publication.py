@@ -68,6 +68,8 @@ exec(code)
 found["card of the adapter"] = [each["label"] for each in classify(texts)]
 
 import nlp_transfer
+from nlp_transfer.training import device
+device.multiplies_bf16_fast = lambda _: False  # as where the answers come from that these are compared with
 for name in ("alice/finetune", "alice/lora", "alice/probe", "alice/adapter"):
     found[f"{name} ours"] = nlp_transfer.load(name).logits(texts).tolist()
 print(json.dumps(found))

@@ -254,8 +254,13 @@ def test_a_name_that_is_none_is_input_that_cannot_be_used(hub, files):
         pushed(files, to("alice/a--b..c"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("asked", ["whoami", "GET /api/models/", "POST .*/preupload/", COMMIT])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("whoami", COMMIT)),
+        *(pytest.param(each, marks=pytest.mark.exhaustive) for each in ("GET /api/models/", "POST .*/preupload/")),
+    ],
+)
 def test_a_silent_hub_is_given_up_and_the_client_is_as_it_was(hub, files, waits, monkeypatch, asked):
     monkeypatch.setattr(upload, "SILENCE", 0.2)
     monkeypatch.setattr(upload, "WAITS", (0,))

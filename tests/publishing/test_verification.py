@@ -1,14 +1,10 @@
 """What is saved answers plain transformers as it answered when it was saved, and whatever changed it is found out."""
 
-import io
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
 from unittest.mock import patch
 
 import numpy as np
@@ -30,8 +26,8 @@ from nlp_transfer.strategies import Adapter, Lora
 from tests.artefact.test_folder import TASK, record_of
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
+from tests.publishing.forked import Plain
 from tests.test_cli import adapt_words
-from tests.warm import Warm
 
 PAIRS = Task("multi_label", ("card", "film", "late"), pair=True)
 NUMBER = Task("regression", (), pair=False)
@@ -47,9 +43,8 @@ KINDS = {
     "prompts": (TASK, "native", Adapter(peft_type="PROMPT_TUNING", peft={"num_virtual_tokens": 2})),
     "adapter on ours": (TASK, "pooled", Lora(rank=2)),
 }
-FEW = ("native", "pooled siamese", "lora")
-CODED = ("pooled", "lora on ours", "adapter on ours")  # our head's code lies in the folder, or is asked itself
-NOWHERE = "/nowhere"
+COLD = ("pooled siamese",)
+CODED = ("pooled", "lora on ours")  # our head's code lies in the folder
 UNMERGED = ("prompts", "adapter on ours")
 
 
@@ -73,66 +68,6 @@ def saved(encoder: Path, folder: Path, kind: str = "native") -> tuple[Path, Reco
     return folder, save(classifier, record, folder)
 
 
-# What verification starts cold does this with its job, where it has nothing of ours.
-PLAIN = """
-import io, os, runpy, sys
-file, job = sys.argv[1:]
-sys.stdin = io.StringIO(job)
-runpy.run_path(file, run_name="__main__")
-assert "nlp_transfer" not in sys.modules
-assert not os.path.exists(os.environ["HF_MODULES_CACHE"])  # where code of the folder would go
-"""
-
-
-class Job(io.StringIO):
-    """The standard input of a process that begins when all is written."""
-
-    def __init__(self, begin: Callable[[str], None]) -> None:
-        super().__init__()
-        self._begin = begin
-
-    def close(self) -> None:
-        if not self.closed:
-            self._begin(self.getvalue())
-        super().close()
-
-
-class Forked:
-    """In place of the process that verification starts cold, one that is forked: for folders without code."""
-
-    stdout = None
-
-    def __init__(self, plain: Warm, command: list[str], *, stderr: IO[str], env: dict[str, str], **_: Any) -> None:
-        _, flag, file = command
-        assert flag == "-P"
-        self.stdin, self._plain, self._file, self._errors = Job(self._begin), plain, file, stderr
-        self._env = env | {"HF_MODULES_CACHE": NOWHERE}  # read while transformers is imported
-
-    def _begin(self, job: str) -> None:
-        self._process = self._plain.start(PLAIN, self._file, job, env=self._env)
-        self.kill, self.wait = self._process.kill, self._process.wait
-
-    def communicate(self, timeout: float) -> tuple[str, None]:
-        out, err = self._process.communicate(timeout)
-        self._errors.write(err)
-        self.returncode = self._process.wait()
-        return out, None
-
-
-@pytest.fixture(scope="module")
-def plain() -> Iterator[Warm]:
-    """Processes that begin with what loads a folder without this package, in the environment of such a process."""
-    given = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": NOWHERE, "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
-    warm = Warm("import peft, transformers.models.bert.modeling_bert", os.environ | given)
-    yield warm
-    warm.close()
-
-
-@pytest.fixture
-def forked(plain: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification.subprocess, "Popen", partial(Forked, plain))
-
-
 def check(encoder: Path, tmp_path: Path, kinds: tuple[str, ...]) -> None:
     with ExitStack() as processes:
         asked = {}
@@ -146,18 +81,19 @@ def check(encoder: Path, tmp_path: Path, kinds: tuple[str, ...]) -> None:
 
 @pytest.mark.slow
 def test_what_is_saved_answers_as_it_did(encoder: Path, tmp_path: Path):
-    check(encoder, tmp_path, FEW)
+    check(encoder, tmp_path, COLD)
 
 
 @pytest.mark.slow
-def test_every_kind_with_code_in_its_folder_answers_as_it_did(encoder: Path, tmp_path: Path):
+def test_every_kind_with_code_in_its_folder_answers_as_it_did(encoder: Path, tmp_path: Path, forked: Plain):
     check(encoder, tmp_path, CODED)
+    assert forked.modules.exists()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("forked")
-def test_every_other_kind_answers_as_it_did(encoder: Path, tmp_path: Path):
-    check(encoder, tmp_path, tuple(kind for kind in KINDS if kind not in FEW + CODED))
+def test_every_other_kind_answers_as_it_did_and_runs_no_code(encoder: Path, tmp_path: Path, forked: Plain):
+    check(encoder, tmp_path, tuple(kind for kind in KINDS if kind not in COLD + CODED))
+    assert not forked.modules.exists()
 
 
 def other_weights(folder: Path) -> None:
@@ -267,6 +203,7 @@ def test_a_process_that_does_not_answer_is_ended(encoder: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_run_whose_model_cannot_be_loaded_elsewhere_is_not_finished(tmp_path: Path, capfd):
     """What was trained stays."""
     place = furnish(tmp_path)

@@ -25,6 +25,7 @@ from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
+from tests.test_cli import adapt_words
 from tests.test_run import data_for, rows
 
 QUIET = Screen(speaks=False)
@@ -139,8 +140,13 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("problem", ["single_label", "multi_label", "ordinal", "regression", "pair", "soft"])
+@pytest.mark.parametrize(
+    "problem",
+    [
+        *(pytest.param(problem, marks=pytest.mark.slow) for problem in ("multi_label", "regression", "pair")),
+        *(pytest.param(problem, marks=pytest.mark.exhaustive) for problem in ("single_label", "ordinal", "soft")),
+    ],
+)
 def test_an_encoder_that_reads_more_comes_first_whatever_the_task(encoders: dict[str, Path], problem: str):
     words = ["data=object", "training.precision=fp32", "evaluation.resamples=200"]
     words += [f"data.problem={problem}"] if problem in ("ordinal", "regression", "multi_label") else []
@@ -186,6 +192,7 @@ def test_what_cannot_be_had_is_said_before_any_is_asked(encoders: dict[str, Path
         rank(settings, [("there", there), ("absent", absent)], data=data_for("single_label"))
 
 
+@pytest.mark.slow
 def test_layers_that_share_weights_cost_as_often_as_they_run(tmp_path: Path):
     settings = compose(None, ["data=object", "training.precision=fp32", "evaluation.resamples=20"])
     data, costs = data_for("single_label"), []
@@ -202,7 +209,7 @@ def test_layers_that_share_weights_cost_as_often_as_they_run(tmp_path: Path):
 def test_the_command_line_ranks_folders_and_runs_and_says_what_it_cannot(tmp_path: Path, capfd):
     place = furnish(tmp_path)
     data = ["data=files", f"data.path={place / 'data'}", "training.precision=fp32"]
-    assert main(["adapt", *data, f"encoder={place / 'tiny-bert'}", "strategy=probe", f"output={place / 'runs'}"]) == 0
+    assert main(adapt_words(place, "training.precision=fp32")) == 0
     (run,) = (place / "runs").iterdir()
     capfd.readouterr()
     assert main(["rank", str(place / "tiny-bert"), str(run), *data, "rank.rows=40"]) == 0

@@ -70,14 +70,18 @@ class Seen(HTMLParser):
         assert self.open.pop() == tag
 
 
+class Pages(dict[str, tuple[str, str]]):
+    """Both forms of every case, each drawn once, when it is asked for."""
+
+    def __missing__(self, name: str) -> tuple[str, str]:
+        document = document_of(evidence(**CASES[name]))
+        self[name] = (page.render(document), plain_text.render(document))
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def pages() -> dict[str, tuple[str, str]]:
-    """Both forms of every case, each drawn once."""
-    made = {}
-    for name, values in CASES.items():
-        document = document_of(evidence(**values))
-        made[name] = (page.render(document), plain_text.render(document))
-    return made
+def pages() -> Pages:
+    return Pages()
 
 
 @pytest.mark.parametrize("name", CASES)

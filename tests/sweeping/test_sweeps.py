@@ -63,6 +63,7 @@ def test_every_combination_is_run_beside_others_and_a_failure_loses_none(at: Cal
     assert err.splitlines() == [named.format(each) for each in ("probe", "lora")]
 
 
+@pytest.mark.slow
 def test_no_figure_of_test_rows_but_that_of_the_chosen_run_is_told(at: Callable[..., Place]):
     at(lambda values: [int(values["seed"]) / 10])
     assert swept(LAUNCHER, "seed=1,2,3") == 0
@@ -107,7 +108,7 @@ def test_what_lags_behind_is_ended_early_and_not_done_again(at: Callable[..., Pl
     assert {row["seed"]: row for row in results()} == found
 
 
-@pytest.mark.parametrize("n_jobs", [1, 3])
+@pytest.mark.parametrize("n_jobs", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_what_is_proposed_again_is_not_run_again(at: Callable[..., Place], n_jobs: int):
     place = at()
     words = ["strategy=probe,lora", f"hydra.sweeper.n_jobs={n_jobs}"]
@@ -116,7 +117,13 @@ def test_what_is_proposed_again_is_not_run_again(at: Callable[..., Place], n_job
     assert len(results()) == 2
 
 
-@pytest.mark.parametrize(("figures", "said"), [([], "it was to fail"), ([-1.0], "it has no figure on validation rows")])
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ([], "it was to fail"),
+        pytest.param([-1.0], "it has no figure on validation rows", marks=pytest.mark.slow),
+    ],
+)
 def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], capfd, figures: list[float], said: str):
     place = at(lambda values: figures)
     assert swept(*SEARCH, "seed=range(0,50)") == 2
@@ -130,8 +137,10 @@ def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], 
         ([LAUNCHER, "hydra.launcher.jobs=some"], "hydra.launcher.jobs=some must be a whole number, or null"),
         ([LAUNCHER, "hydra.launcher.where=slurm"], "hydra.launcher.where=slurm cannot be used here"),
         ([*SEARCH, "hydra.launcher.jobs=4"], "add hydra.sweeper.n_jobs=4"),
-        ([*SEARCH, "evaluation.metric=accuracy,macro_f1"], "give it one value"),
-        ([*SEARCH[:-1], "hydra.sweeper.pruner=median"], "needs a strategy by its name"),
+        pytest.param([*SEARCH, "evaluation.metric=accuracy,macro_f1"], "give it one value", marks=pytest.mark.slow),
+        pytest.param(
+            *([*SEARCH[:-1], "hydra.sweeper.pruner=median"], "needs a strategy by its name"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence(
@@ -181,6 +190,7 @@ def test_a_sweep_that_ends_early_is_not_said_to_have_ended_for_want_of_room(
     assert swept(LAUNCHER, "seed=1,3") == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_is_done_by_one_process_at_a_time(at: Callable[..., Place], capfd):
     at()
     assert swept(LAUNCHER, "seed=1,2") == 0

@@ -164,7 +164,7 @@ def test_a_run_that_goes_on_ends_in_the_same_bits(tmp_path: Path, tokens: int):
     assert ends[0] == ends[1]
 
 
-@pytest.mark.parametrize("strategy", ["finetune", "lora", "probe"])
+@pytest.mark.parametrize("strategy", ["finetune", pytest.param("lora", marks=pytest.mark.exhaustive), "probe"])
 def test_runs_in_bfloat16_give_the_same_bits_twice_and_save_float32(tmp_path: Path, strategy: str):
     tiny_encoder(tmp_path)
     weights = []

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,8 +24,8 @@ from nlp_transfer.training.passes import Passes
 from tests.crash_harness import Case, start
 from tests.encoder.families import TEXTS, tiny_encoder
 from tests.training.scarce import Scarce
+from tests.warm import MODULE, Warm
 
-ROOT = Path(__file__).parent.parent.parent
 PROBLEMS = ["single_label", "soft", "multi_label", "ordinal", "regression", "pair", "siamese", "chunk"]
 CUTS = {"4+4": 4, "2+2+2+2": 2, "8 times 1": 1, "3+3+2": 3}
 
@@ -126,11 +125,10 @@ def test_ranks_without_examples_still_take_part(tmp_path: Path, world: int):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("examples", [*(pytest.param(count, marks=pytest.mark.exhaustive) for count in (8, 1)), 7])
-def test_two_processes_give_the_same_loss_and_gradient(tmp_path: Path, examples: int):
+def test_two_processes_give_the_same_loss_and_gradient(running: Warm, tmp_path: Path, examples: int):
     """2 × 4 and 2 × 2 × 2 against one process, all problem types, in one launch."""
     out = tmp_path / "result.json"
-    command = [sys.executable, "-m", __name__, str(tmp_path), str(examples), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = running.run(MODULE.format(__name__), str(tmp_path), str(examples), str(out))
     assert done.returncode == 0, done.stderr[-3000:]
     for name, (loss_difference, gradient_difference) in json.loads(out.read_text()).items():
         assert loss_difference < 1e-6, name
