@@ -131,8 +131,10 @@ def _read(
     known: Sequence[str] = (),
     tell: Callable[[str], None] = lambda _: None,
 ) -> ReadCorpus:
-    found = corpus.read_corpus(settings.data, data=data, known=known, store=store_of_rows(settings.cache, tell))
-    return corpus.divided(found, settings.data, seed=settings.seed)
+    store = store_of_rows(settings.cache, tell)
+    return corpus.divided(
+        corpus.read_corpus(settings.data, data=data, known=known, store=store), settings.data, seed=settings.seed
+    )
 
 
 def _replaying(own: ReadCorpus, base: Base, settings: Settings) -> ReadCorpus:

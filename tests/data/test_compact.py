@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nlp_transfer.data import batches, compact, tokens
-from nlp_transfer.data.compact import CompactTexts
+from nlp_transfer.data.compact import CompactCells
+from nlp_transfer.machine import disk
 from tests.cache.test_features import bits
 from tests.encoder.families import tiny_encoder
 
@@ -20,7 +21,7 @@ TEXTS = ["", "plain", "Grüße, 世界 🙂", "\ud800 half", "a\0b", "", "x" * 5
 @pytest.mark.parametrize("texts", [TEXTS, [], [""]], ids=["many", "none", "nothing"])
 def test_they_are_what_a_list_is(monkeypatch: pytest.MonkeyPatch, texts: list[str], at_once: int):
     monkeypatch.setattr(compact, "_AT_ONCE", at_once)
-    made = CompactTexts(texts)
+    made = CompactCells(texts)
     assert (len(made), list(made), made) == (len(texts), texts, texts)
     assert [made[row] for row in range(-len(texts), len(texts))] == texts * 2
     assert [made[np.int64(row)] for row in range(len(texts))] == texts
@@ -33,10 +34,11 @@ def test_they_are_what_a_list_is(monkeypatch: pytest.MonkeyPatch, texts: list[st
             made[row]
 
 
-def test_they_take_no_memory_of_the_process_beside_where_they_end():
+def test_they_take_no_memory_of_the_process_beside_a_number_each(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(disk, "_MANY_BYTES", 0)
     texts = [f"text number {row}" for row in range(20_000)]
     tracemalloc.start()
-    made = CompactTexts(texts)
+    made = CompactCells(texts)
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert made == texts
