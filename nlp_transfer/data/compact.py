@@ -21,11 +21,11 @@ _NONE, _MISSING, _PICKLED = -1, -2, -3  # cells that are no strings; string n of
 
 
 class Heap:
-    """Byte strings by number, one behind the other in a file."""
+    """Byte strings by number, one behind the other in a file; the first one is empty."""
 
     def __init__(self) -> None:
         self._bytes, self._ends = Scratch(np.uint8), Scratch(np.int64)
-        self._ends.append(np.zeros(1, np.int64))
+        self._ends.append(np.zeros(2, np.int64))
 
     def __len__(self) -> int:
         return len(self._ends.values) - 1

@@ -8,7 +8,7 @@ from typing import overload
 
 import numpy as np
 
-from nlp_transfer.data.sequences import MANY_ROWS
+from nlp_transfer.data import sequences
 from nlp_transfer.machine.disk import scratch
 
 _BYTES = 32  # of SHA-256
@@ -91,6 +91,6 @@ class Keys(Sequence[bytes]):
 
 def _room(count: int) -> np.ndarray:
     """Return an array for so many hashes."""
-    if count < MANY_ROWS:
+    if count < sequences.MANY_ROWS:
         return np.empty((count, _BYTES), np.uint8)
     return scratch((count, _BYTES), np.dtype(np.uint8))

@@ -13,10 +13,10 @@ from typing import cast
 
 import numpy as np
 
+from nlp_transfer.data import sequences
 from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.labels import Label
 from nlp_transfer.data.rows import Rows
-from nlp_transfer.data.sequences import MANY_ROWS
 from nlp_transfer.data.task import shares
 from nlp_transfer.errors import UserError
 
@@ -167,7 +167,7 @@ def _grouped(numbers: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def _rows(places: np.ndarray) -> Sequence[int]:
-    return places.tolist() if len(places) < MANY_ROWS else array("q", places.tobytes())
+    return places.tolist() if len(places) < sequences.MANY_ROWS else array("q", places.tobytes())
 
 
 def strata(labels: Sequence[Label], problem: str) -> Sequence[str]:
