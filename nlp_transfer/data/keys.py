@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import overload
@@ -87,6 +88,12 @@ class Keys(Sequence[bytes]):
                 new[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
                 break
         return order, new
+
+
+def rows_where(marked: np.ndarray) -> Sequence[int]:
+    """Return the rows that are marked, which are bool (rows,)."""
+    rows = np.flatnonzero(marked)
+    return rows.tolist() if len(rows) < sequences.MANY_ROWS else array("q", rows.tobytes())
 
 
 def _room(count: int) -> np.ndarray:

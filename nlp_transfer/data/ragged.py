@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from nlp_transfer.machine.disk import scratch
+
+_MANY = 1 << 24  # numbers
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -44,7 +48,9 @@ class Tokens:
         told = self.types is not None and bool(self.types.any())  # those of single texts are zeros
         kind = 0 if self.types is None else 1 + told
         parts: list[Any] = [np.array([len(self), kind]), self.full, self.ids, *([self.types] if told else [])]
-        return np.concatenate(parts, dtype=np.int32, casting="same_kind")
+        size = sum(map(len, parts))
+        room = np.empty(size, np.int32) if size < _MANY else scratch((size,), np.dtype(np.int32))
+        return np.concatenate(parts, out=room, casting="same_kind")
 
     @classmethod
     def unfolded(cls, values: np.ndarray) -> Tokens:

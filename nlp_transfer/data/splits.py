@@ -6,15 +6,13 @@ What is chosen depends on the texts, not on their order, and rows with the same 
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
 
-from nlp_transfer.data import sequences
-from nlp_transfer.data.keys import Keys
+from nlp_transfer.data.keys import Keys, rows_where
 from nlp_transfer.data.labels import Label
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import shares
@@ -68,7 +66,7 @@ def carve(rows: Rows, share: float, *, split: str, problem: str) -> tuple[Sequen
             f"no {split} rows can be taken from the {len(rows):,} training rows: no class has two texts to divide; "
             f"give data.{split}, or a split column"
         )
-    return _rows(np.flatnonzero(~gone[text_of])), _rows(np.flatnonzero(gone[text_of]))
+    return rows_where(~gone[text_of]), rows_where(gone[text_of])
 
 
 def limit(
@@ -134,7 +132,9 @@ def _drawn(rows: Rows, stratum_of: Sequence[str], quotas: Mapping[str, int], see
     names = list(quotas)
     groups = _grouped(_numbers(stratum_of, names), len(names))
     first = [_first(rows, own, quotas[name], seed) for name, own in zip(names, groups, strict=True)]
-    return _rows(np.sort(np.concatenate([np.empty(0, np.int64), *first])))
+    drawn = np.zeros(len(rows), bool)
+    drawn[np.concatenate([np.empty(0, np.int64), *first])] = True
+    return rows_where(drawn)
 
 
 def _first(rows: Rows, chosen: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -164,10 +164,6 @@ def _numbers(stratum_of: Sequence[str], names: Sequence[str]) -> np.ndarray:
 def _grouped(numbers: np.ndarray, count: int) -> list[np.ndarray]:
     """Return for each of so many numbers, counted from 0, where it stands."""
     return np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers, minlength=count)))[:count]
-
-
-def _rows(places: np.ndarray) -> Sequence[int]:
-    return places.tolist() if len(places) < sequences.MANY_ROWS else array("q", places.tobytes())
 
 
 def strata(labels: Sequence[Label], problem: str) -> Sequence[str]:
