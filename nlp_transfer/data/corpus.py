@@ -288,7 +288,7 @@ def _examples(rows: Rows, task: Task, *, split: str, weighted: bool = False) -> 
         UserError: for weights of which nothing can be averaged.
     """
     targets = task.encode(rows.labels, rows.where)
-    weights = np.asarray(rows.weights, dtype=np.float32)
+    weights = np.fromiter(rows.weights, np.float32, len(rows))
     with np.errstate(over="ignore"):
         if weighted and task.problem != "multi_label":
             by_label = np.asarray(task.class_weights, dtype=np.float32)

@@ -17,7 +17,17 @@ from nlp_transfer.data.compact import CompactCells
 from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.labels import Label, is_missing, name_of, number_of, read_labels
 from nlp_transfer.data.missing import MISSING
-from nlp_transfer.data.sequences import cells_of, floats_of, followed, integers_of, numbered, shared, take
+from nlp_transfer.data.sequences import (
+    Numbered,
+    cells_of,
+    floats_of,
+    followed,
+    integers_of,
+    numbered,
+    repeated,
+    shared,
+    take,
+)
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import DataSettings
@@ -81,16 +91,21 @@ class Rows:
 
     def take(self, rows: Sequence[int]) -> Rows:
         """Return some of the rows, in the order given."""
+        numbers, ids = take(self.numbers, rows), self.ids
+        if isinstance(ids, Numbered) and ids.numbers == self.numbers:
+            ids = Numbered(ids.before, numbers)  # one sequence of numbers serves both
+        else:
+            ids = take(ids, rows)
         return Rows(
             texts=take(self.texts, rows),
             pairs=None if self.pairs is None else take(self.pairs, rows),
             labels=take(self.labels, rows),
             weights=take(self.weights, rows),
-            ids=take(self.ids, rows),
+            ids=ids,
             domains=None if self.domains is None else take(self.domains, rows),
             keys=self.keys.take(rows),
             table=self.table,
-            numbers=take(self.numbers, rows),
+            numbers=numbers,
         )
 
 
@@ -254,7 +269,7 @@ def _weights(table: Table, column: str | None, split: str, notes: list[str]) -> 
     if column is not None and column not in table.columns:
         notes.append(f"{split}: no column {column!r}, so every row weighs 1")
     if column is None or column not in table.columns:
-        return floats_of(repeat(1.0, len(table)), len(table))
+        return repeated(1.0, len(table))
 
     def weight(row: int, cell: Any) -> float:
         found = number_of(cell)

@@ -46,8 +46,8 @@ def take(values: Sequence[Value], rows: Sequence[int]) -> Sequence[Value]:
         return [values[row] for row in rows]
     if isinstance(values, array):
         return cast(Sequence[Value], array(values.typecode, map(values.__getitem__, rows)))
-    if isinstance(values, range):
-        return cast(Sequence[Value], integers_of(map(values.__getitem__, rows), len(rows)))
+    if values == range(len(values)):
+        return cast(Sequence[Value], rows)
     return cast(Sequence[Value], cast(Any, values).take(rows))
 
 
@@ -60,6 +60,8 @@ def followed(values: Sequence[Value], others: Sequence[Value]) -> Sequence[Value
         return cast(Sequence[Value], array(values.typecode, cast(Any, both)))
     if isinstance(values, range):
         return cast(Sequence[Value], integers_of(cast(Any, both), len(values) + len(others)))
+    if isinstance(values, Repeated):
+        return cast(Sequence[Value], floats_of(cast(Any, both), len(values) + len(others)))
     return cells_of(both, len(values) + len(others))
 
 
@@ -67,10 +69,10 @@ class Numbered(Sequence[str]):
     """Names that are made of a number, which is counted from 1 in them, when they are asked for."""
 
     def __init__(self, before: str, numbers: Sequence[int]) -> None:
-        self._before, self._numbers = before, numbers
+        self.before, self.numbers = before, numbers
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -78,12 +80,39 @@ class Numbered(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [f"{self._before}{number + 1}" for number in self._numbers[index]]
-        return f"{self._before}{self._numbers[index] + 1}"
+            return [f"{self.before}{number + 1}" for number in self.numbers[index]]
+        return f"{self.before}{self.numbers[index] + 1}"
 
     def take(self, rows: Sequence[int]) -> Numbered:
         """Return some of the names, in the order given."""
-        return Numbered(self._before, take(self._numbers, rows))
+        return Numbered(self.before, take(self.numbers, rows))
+
+
+class Repeated(Sequence[float]):
+    """One float, so many times."""
+
+    def __init__(self, value: float, count: int) -> None:
+        self._value, self._count = value, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> float: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[float]: ...
+    def __getitem__(self, index: int | slice) -> float | list[float]:
+        found = range(self._count)[index]
+        return self._value if isinstance(found, int) else [self._value] * len(found)
+
+    def take(self, rows: Sequence[int]) -> Repeated:
+        """Return as many as there are rows."""
+        return Repeated(self._value, len(rows))
+
+
+def repeated(value: float, count: int) -> Sequence[float]:
+    """Return one float, so many times."""
+    return [value] * count if count < MANY_ROWS else Repeated(value, count)
 
 
 def numbered(before: str, numbers: Sequence[int]) -> Sequence[str]:
