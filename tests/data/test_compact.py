@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nlp_transfer.data import batches, compact, tokens
+from nlp_transfer.data import batches, compact, ragged, sequences, tokens
 from nlp_transfer.data.compact import CompactCells
 from nlp_transfer.machine import disk
 from tests.cache.test_features import bits
@@ -51,7 +51,9 @@ def test_a_run_over_many_rows_ends_in_the_bits_of_one_over_few(tmp_path: Path, m
     tiny_encoder(tmp_path)
     values = {"strategy": "probe", "cache.gib": 0, "tokens.max_length": 8, "decision.unknown": 0.2}
     wanted = bits(tmp_path, tmp_path / "few", "pair", **values)
-    for module in (compact, tokens):
+    for module in (compact, tokens, ragged):
         monkeypatch.setattr(module, "_MANY", 0)
+    monkeypatch.setattr(sequences, "MANY_ROWS", 1)
+    monkeypatch.setattr(disk, "_MANY_BYTES", 0)
     monkeypatch.setattr(batches, "_AT_ONCE", 5)
     assert bits(tmp_path, tmp_path / "many", "pair", **values) == wanted
