@@ -204,8 +204,7 @@ def _corpus(
 
 def _learned(corpus: Corpus | None, examples: Examples) -> list[str]:
     """Say how many rows have a text that the model was trained on."""
-    known = set(corpus.splits["train"].keys) if corpus else set()
-    count = sum(key in known for key in examples.keys)
+    count = int(examples.keys.among(corpus.splits["train"].keys).sum()) if corpus else 0
     have = "has" if count == 1 else "have"
     said = f"{count:,} of {len(examples):,} rows {have} a text the model was trained on: figures on them flatter."
     return [said] if count else []

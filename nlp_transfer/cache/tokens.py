@@ -17,6 +17,7 @@ from nlp_transfer.data.batches import Columns, Drawn
 from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.data.ragged import Tokens
 from nlp_transfer.data.rows import Texts
+from nlp_transfer.data.sequences import numbered
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.encoder.classifier import Classifier
@@ -71,7 +72,7 @@ def encode_splits(
 def _without_labels(texts: Texts, *, like: Examples) -> Examples:
     count = len(texts.texts)
     targets = np.zeros((count, *like.targets.shape[1:]), like.targets.dtype)
-    ids = [f"{NAME}-{row + 1}" for row in range(count)]
+    ids = numbered(f"{NAME}-", range(count))
     return Examples(texts.texts, texts.pairs, targets, np.ones(count, np.float32), ids, None)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from nlp_transfer.continual.base import Base
 from nlp_transfer.continual.rows import earlier
 from nlp_transfer.data.corpus import Corpus, Examples, ReadCorpus, Texts, encoded
+from nlp_transfer.data.keys import rows_where
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import Task, unseen
 from nlp_transfer.errors import UserError
@@ -174,10 +175,10 @@ def _tasks(settings: Settings, base: Base) -> Iterator[tuple[str, ReadCorpus]]:
 
 def _fair(part: Rows, answered: Sequence[str], corpus: Corpus) -> tuple[Rows, LeftOut]:
     """Return the rows that both models can answer and that are new to the later one, and how many others there are."""
-    learned, foreign = set(corpus.splits["train"].keys), set(unseen(part.labels, answered))
-    taught = {row for row, key in enumerate(part.keys) if key in learned}
-    kept = [row for row in range(len(part)) if row not in taught | foreign]
-    return part.take(kept), LeftOut(taught=len(taught), foreign=len(foreign - taught))
+    taught, foreign = part.keys.among(corpus.splits["train"].keys), np.zeros(len(part), bool)
+    foreign[unseen(part.labels, answered)] = True
+    left_out = LeftOut(taught=int(taught.sum()), foreign=int((foreign & ~taught).sum()))
+    return part.take(rows_where(~(taught | foreign))), left_out
 
 
 def _metric(task: Task) -> str:

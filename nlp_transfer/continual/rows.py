@@ -10,11 +10,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.continual.base import Base
 from nlp_transfer.continual.checks import check_absent
 from nlp_transfer.data import corpus
 from nlp_transfer.data.corpus import Corpus, ReadCorpus
+from nlp_transfer.data.keys import rows_where
 from nlp_transfer.data.sources import source_of
 from nlp_transfer.data.splits import draw_evenly
 from nlp_transfer.data.task import Task, unseen, unseen_message
@@ -131,8 +134,10 @@ def _read(
     known: Sequence[str] = (),
     tell: Callable[[str], None] = lambda _: None,
 ) -> ReadCorpus:
-    found = corpus.read_corpus(settings.data, data=data, known=known, store=store_of_rows(settings.cache, tell))
-    return corpus.divided(found, settings.data, seed=settings.seed)
+    store = store_of_rows(settings.cache, tell)
+    return corpus.divided(
+        corpus.read_corpus(settings.data, data=data, known=known, store=store), settings.data, seed=settings.seed
+    )
 
 
 def _replaying(own: ReadCorpus, base: Base, settings: Settings) -> ReadCorpus:
@@ -145,8 +150,8 @@ def _replaying(own: ReadCorpus, base: Base, settings: Settings) -> ReadCorpus:
             f"continual.replay: {unseen_message(pool.labels, foreign, own.task.labels, pool.where)}; or keep what the "
             "model knows with continual.labels=all"
         )
-    others = {key for part in own.rows.values() for key in part.keys}
-    pool = pool.take([row for row, key in enumerate(pool.keys) if key not in others])
+    known = np.any([pool.keys.among(part.keys) for part in own.rows.values()], axis=0)
+    pool = pool.take(rows_where(~known))
     chosen = draw_evenly(pool, settings.continual.replay, seed=settings.seed, problem=own.task.problem)
     if not chosen:
         raise UserError(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
+import numpy as np
+
 from nlp_transfer.data.finding import Finding, Place
+from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.labels import Label
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import Task, shares
@@ -33,25 +37,20 @@ def check(splits: Mapping[str, Rows], task: Task) -> list[Finding]:
 
 def repeats(split: str, rows: Rows) -> Iterator[Finding]:
     """Find rows whose text an earlier row of their split has."""
-    first: dict[bytes, int] = {}
-    again = [row for row, key in enumerate(rows.keys) if first.setdefault(key, row) != row]
+    first = rows.keys.firsts()
+    again = np.flatnonzero(first != np.arange(len(rows))).tolist()
     if again:
         yield Finding(
             "repeat",
             f"{len(again):,} of {len(rows):,} {called(split)} rows repeat the text of another one, for example "
-            f"{rows.where(first[rows.keys[again[0]]])} and {rows.where(again[0])}",
+            f"{rows.where(int(first[again[0]]))} and {rows.where(again[0])}",
             tuple((split, row) for row in again),
         )
 
 
 def conflicts(split: str, rows: Rows) -> Iterator[Finding]:
     """Find texts that occur with different labels; numbers differ without being in conflict."""
-    found: defaultdict[bytes, list[int]] = defaultdict(list)
-    for row, key in enumerate(rows.keys):
-        found[key].append(row)
-    groups = [
-        group for group in found.values() if len(group) > 1 and len({comparable(rows.labels[row]) for row in group}) > 1
-    ]
+    groups = [group for group in same_texts(rows.keys) if len({comparable(rows.labels[row]) for row in group}) > 1]
     if groups:
         one = groups[0][0]
         other = next(row for row in groups[0] if comparable(rows.labels[row]) != comparable(rows.labels[one]))
@@ -62,6 +61,16 @@ def conflicts(split: str, rows: Rows) -> Iterator[Finding]:
             f"{rows.where(one)} and {rows.where(other)}",
             tuple((split, row) for group in groups for row in group),
         )
+
+
+def same_texts(keys: Keys) -> Iterator[list[int]]:
+    """Yield the rows of every text that several have, in the order in which these texts first occur."""
+    first = keys.firsts()
+    rows = np.flatnonzero(np.bincount(first, minlength=len(keys))[first] > 1)
+    rows = rows[np.argsort(first[rows], kind="stable")]
+    ends = np.flatnonzero(np.diff(first[rows], append=-1)) + 1
+    for begin, end in itertools.pairwise([0, *ends.tolist()]):
+        yield rows[begin:end].tolist()
 
 
 def comparable(label: Label) -> object:
@@ -77,15 +86,19 @@ def leaks(splits: Mapping[str, Rows]) -> Iterator[Finding]:
     """Find rows whose text an earlier split has too."""
     for source, target in LEAKS:
         if source in splits and target in splits:
-            known, keys = set(splits[source].keys), splits[target].keys
-            leaked, both = [row for row, key in enumerate(keys) if key in known], known.intersection(keys)
-            if leaked:
-                origin = splits[source].keys.index(keys[leaked[0]])
+            ours, theirs = splits[source], splits[target]
+            first = ours.keys.followed_by(theirs.keys).firsts()
+            origin, own = first[len(ours) :], first[: len(ours)]
+            leaked = np.flatnonzero(origin < len(ours))
+            if len(leaked):
+                both = np.zeros(len(ours), bool)
+                both[origin[leaked]] = True
                 yield Finding(
                     "leak",
-                    f"{len(leaked):,} of {len(keys):,} {target} rows have a text that is in {source} too, for example "
-                    f"{splits[source].where(origin)} and {splits[target].where(leaked[0])}: figures on them flatter",
-                    tuple((source, row) for row, key in enumerate(splits[source].keys) if key in both),
+                    f"{len(leaked):,} of {len(theirs):,} {target} rows have a text that is in {source} too, for "
+                    f"example {ours.where(int(origin[leaked[0]]))} and {theirs.where(int(leaked[0]))}: figures on them "
+                    "flatter",
+                    tuple((source, row) for row in np.flatnonzero(both[own]).tolist()),
                 )
 
 

@@ -1,54 +1,134 @@
-"""Many texts in little memory: as UTF-8 one behind the other, in a file that goes with them; it knows no rows."""
+"""Many cells in little memory: strings as UTF-8, others pickled, one behind the other in a file that goes with them.
+
+It knows no rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import overload
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, overload
 
 import numpy as np
 
-from nlp_transfer.machine.disk import scratch
+from nlp_transfer.data.missing import MISSING
+from nlp_transfer.machine.disk import Scratch
 
 _MANY = 1 << 24  # characters; fewer stay a list
 _AT_ONCE = 4096
+_NONE, _MISSING, _PICKLED = -1, -2, -3  # cells that are no strings; string n of a heap, pickled, is _PICKLED - n
 
 
-class CompactTexts(Sequence[str]):
-    """Texts that become strings when they are asked for.
+class Heap:
+    """Byte strings by number, one behind the other in a file; the first one is empty."""
 
-    Text t is ``utf8[ends[t] : ends[t + 1]]``. As objects of Python they would take 60 bytes each beside their letters.
-    """
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._ends = np.zeros(len(texts) + 1, np.int64)
-        self._ends[1:] = np.fromiter((len(_bytes(text)) for text in texts), np.int64, len(texts))
-        np.cumsum(self._ends, out=self._ends)
-        self._utf8 = scratch((int(self._ends[-1]),), np.dtype(np.uint8))
-        for start in range(0, len(texts), _AT_ONCE):
-            part = _bytes("".join(texts[start : start + _AT_ONCE]))
-            self._utf8[self._ends[start] : self._ends[start] + len(part)] = np.frombuffer(part, np.uint8)
+    def __init__(self) -> None:
+        self._bytes, self._ends = Scratch(np.uint8), Scratch(np.int64)
+        self._ends.append(np.zeros(2, np.int64))
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._ends.values) - 1
+
+    def add(self, strings: Sequence[bytes]) -> None:
+        """Put byte strings behind the others."""
+        ends = np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings)))
+        self._ends.append(len(self._bytes.values) + ends)
+        self._bytes.append(np.frombuffer(b"".join(strings), np.uint8))
+
+    def read(self, numbers: np.ndarray) -> Iterator[memoryview]:
+        """Yield some of them."""
+        view = self._bytes.values.data
+        begins, ends = self._ends.values[numbers].tolist(), self._ends.values[numbers + 1].tolist()
+        for begin, end in zip(begins, ends, strict=True):
+            yield view[begin:end]
+
+
+class CompactCells(Sequence[Any]):
+    """Cells that become objects of Python when they are asked for, each time anew.
+
+    In memory is one number a cell, 8 bytes: which byte string of a heap it is.
+
+    Args:
+        cells: the first ones.
+        heap: which holds other cells, too; None: one of their own.
+    """
+
+    def __init__(self, cells: Iterable[Any] = (), heap: Heap | None = None) -> None:
+        self._heap = Heap() if heap is None else heap
+        self._parts = [np.empty(0, np.int64)]
+        self._length = 0
+        self.extend(cells)
+
+    def extend(self, cells: Iterable[Any]) -> None:
+        """Put cells behind the others."""
+        cells = iter(cells)
+        while part := list(islice(cells, _AT_ONCE)):
+            written: list[bytes] = []
+            self._append(np.fromiter((self._write(cell, written) for cell in part), np.int64, len(part)))
+            self._heap.add(written)
+
+    def _write(self, cell: Any, written: list[bytes]) -> int:
+        """Return the number of a cell, which is written behind others if it has to be."""
+        number = len(self._heap) + len(written)
+        if type(cell) is str:
+            written.append(cell.encode("utf-8", "surrogatepass"))
+            return number
+        if cell is None:
+            return _NONE
+        if cell is MISSING:
+            return _MISSING
+        written.append(pickle.dumps(cell, pickle.HIGHEST_PROTOCOL))
+        return _PICKLED - number
+
+    def _append(self, numbers: np.ndarray) -> None:
+        self._parts.append(numbers)
+        self._length += len(numbers)
+
+    @property
+    def _numbers(self) -> np.ndarray:
+        if len(self._parts) > 1:
+            self._parts = [np.concatenate(self._parts)]
+        return self._parts[0]
+
+    def take(self, rows: Sequence[int]) -> CompactCells:
+        """Return some of the cells, in the order given."""
+        return self._like(self._numbers[np.asarray(rows, np.int64)])
+
+    def filled(self, text: str) -> CompactCells:
+        """Return the cells with a text for those that are None or MISSING."""
+        number = len(self._heap)
+        self._heap.add([text.encode("utf-8", "surrogatepass")])
+        return self._like(np.where(np.isin(self._numbers, (_NONE, _MISSING)), number, self._numbers))
+
+    def _like(self, numbers: np.ndarray) -> CompactCells:
+        made = CompactCells(heap=self._heap)
+        made._append(numbers)
+        return made
+
+    def __len__(self) -> int:
+        return self._length
 
     @overload
-    def __getitem__(self, index: int) -> str: ...
+    def __getitem__(self, index: int) -> Any: ...
     @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        at = int(index) % len(self)
-        return bytes(self._utf8[self._ends[at] : self._ends[at + 1]]).decode("utf-8", "surrogatepass")
+            return self._read(self._numbers[index])
+        return self._read(self._numbers[[index]])[0]
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Any]:
         for start in range(0, len(self), _AT_ONCE):
-            yield from self[start : start + _AT_ONCE]
+            yield from self._read(self._numbers[start : start + _AT_ONCE])
+
+    def _read(self, numbers: np.ndarray) -> list[Any]:
+        places = np.where(numbers <= _PICKLED, _PICKLED - numbers, np.maximum(numbers, 0))
+        kinds = numbers.tolist()
+        return [_cell(kind, found) for kind, found in zip(kinds, self._heap.read(places), strict=True)]
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, list | CompactTexts):
+        if not isinstance(other, list | CompactCells):
             return NotImplemented
         return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
 
@@ -56,9 +136,17 @@ class CompactTexts(Sequence[str]):
 
 
 def compact(texts: Sequence[str]) -> Sequence[str]:
-    """Return texts so that many of them take little memory."""
-    return CompactTexts(texts) if sum(map(len, texts)) >= _MANY else texts
+    """Return texts so that many of them take little memory, and few hold no file of others."""
+    if not isinstance(texts, list | CompactCells):
+        return texts
+    if sum(map(len, texts)) < _MANY:
+        return list(texts)
+    return texts if isinstance(texts, CompactCells) else CompactCells(texts)
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+def _cell(number: int, written: memoryview) -> Any:
+    if number >= 0:
+        return str(written, "utf-8", "surrogatepass")
+    if number == _NONE:
+        return None
+    return MISSING if number == _MISSING else pickle.loads(written)

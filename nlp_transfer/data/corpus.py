@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,11 @@ from nlp_transfer.data import division
 from nlp_transfer.data.checks import check
 from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.compact import compact
+from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.labels import check_problem, resolve_problem
-from nlp_transfer.data.rows import Rows, Texts, rows_of, text_key
+from nlp_transfer.data.rows import Rows, Texts, keys_of, rows_of
 from nlp_transfer.data.rowstore import RowStore
+from nlp_transfer.data.sequences import integers_of, take
 from nlp_transfer.data.shares import check_shares
 from nlp_transfer.data.sources import SPLIT_NAMES, read_source
 from nlp_transfer.data.table import Table
@@ -27,7 +28,7 @@ from nlp_transfer.data.unlabelled import measured_among, read_unlabelled
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import DataSettings
 
-_JSON = json.JSONEncoder()
+_AT_ONCE = 4096
 
 
 @dataclass
@@ -49,16 +50,15 @@ class Examples:
     targets: np.ndarray
     weights: np.ndarray
     ids: Sequence[str]
-    domains: list[str] | None
+    domains: Sequence[str] | None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @property
-    def keys(self) -> list[bytes]:
+    def keys(self) -> Keys:
         """What makes two rows the same text, see `rows.text_key`."""
-        pairs = repeat(None, len(self)) if self.pairs is None else self.pairs
-        return [text_key(text, pair) for text, pair in zip(self.texts, pairs, strict=True)]
+        return keys_of(self.texts, self.pairs)
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,11 @@ def read_corpus(
 def divided(read: ReadCorpus, settings: DataSettings, *, seed: int) -> ReadCorpus:
     """Return the rows that a run uses: without unseen labels, in train and others, see `Corpus`, within limits."""
     rows, notes, problem = dict(read.rows), list(read.notes), read.task.problem
+    read = dataclasses.replace(read, rows=rows)  # or rows that are divided would stay for as long as this takes
     foreign = _settle_unseen(rows, read.task.labels, settings, notes)
     division.divide(rows, problem, settings, notes)
     division.limit(rows, problem, settings, seed, notes)
-    return dataclasses.replace(read, rows=rows, notes=notes, foreign=foreign)
+    return dataclasses.replace(read, notes=notes, foreign=foreign)
 
 
 def encoded(read: ReadCorpus, settings: DataSettings) -> Corpus:
@@ -187,7 +188,7 @@ def encoded(read: ReadCorpus, settings: DataSettings) -> Corpus:
     task, examples = _encoded(read.rows, read.task, settings)
     notes = read.notes + [found.message for found in check(read.rows, task)]
     if read.unlabelled:
-        measured = [key for split, rows in read.rows.items() if split != "train" for key in rows.keys]
+        measured = [rows.keys for split, rows in read.rows.items() if split != "train"]
         notes += filter(None, [measured_among(read.unlabelled, measured)])
     return Corpus(
         task=task,
@@ -263,9 +264,9 @@ def _settle_unseen(
         if len(foreign) == len(part):
             raise UserError(f"{split}: no row has a label of the training rows")
         dropped = set(foreign)
-        rows[split] = part.take([row for row in range(len(part)) if row not in dropped])
-        left = part.take(foreign)
-        gone[split] = Texts(left.texts, left.pairs)
+        left = (row for row in range(len(part)) if row not in dropped)
+        rows[split] = part.take(integers_of(left, len(part) - len(dropped)))
+        gone[split] = Texts(take(part.texts, foreign), None if part.pairs is None else take(part.pairs, foreign))
         notes.append(f"{split}: {len(foreign):,} of {len(part):,} rows with a label that training lacks were dropped")
     return gone
 
@@ -287,7 +288,7 @@ def _examples(rows: Rows, task: Task, *, split: str, weighted: bool = False) -> 
         UserError: for weights of which nothing can be averaged.
     """
     targets = task.encode(rows.labels, rows.where)
-    weights = np.asarray(rows.weights, dtype=np.float32)
+    weights = np.fromiter(rows.weights, np.float32, len(rows))
     with np.errstate(over="ignore"):
         if weighted and task.problem != "multi_label":
             by_label = np.asarray(task.class_weights, dtype=np.float32)
@@ -307,7 +308,22 @@ def _fingerprint(rows: Mapping[str, Rows], examples: Mapping[str, Examples], tas
     digest = hashlib.sha256(json.dumps([task.problem, task.labels]).encode())
     for split in sorted(rows):
         part, targets = rows[split], examples[split].targets
-        for piece in _JSON.iterencode([split, part.texts, part.pairs, part.weights, targets.dtype.str]):
-            digest.update(piece.encode())  # as one string all texts would be in memory twice more
+        for piece in _json([split, part.texts, part.pairs, part.weights, targets.dtype.str]):
+            digest.update(piece.encode())
         digest.update(np.ascontiguousarray(targets).astype(targets.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
+
+
+def _json(parts: Sequence[Any]) -> Iterator[str]:
+    """Yield a list as JSON; of a sequence in it some values at a time, or all texts would be in memory once more."""
+    yield "["
+    for number, part in enumerate(parts):
+        yield ", " * bool(number)
+        if part is None or isinstance(part, str):
+            yield json.dumps(part)
+            continue
+        yield "["
+        for start in range(0, len(part), _AT_ONCE):
+            yield ", " * bool(start) + json.dumps(list(part[start : start + _AT_ONCE]))[1:-1]
+        yield "]"
+    yield "]"

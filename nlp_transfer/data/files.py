@@ -158,15 +158,16 @@ def _without_json(lines: Iterator[str], kind: str, origin: str) -> Iterator[str]
 
 
 def _text_lines(lines: Iterator[str], origin: str, chunk_rows: int | None) -> Iterator[Table]:
-    table = Table({"text": []}, origin, [])
+    texts: list[str] = []
+    numbers: list[int] = []
     for number, line in enumerate(lines, 1):
-        if len(table) == chunk_rows:
-            yield table
-            table = Table({"text": []}, origin, [])
-        table.columns["text"].append(line.rstrip("\r\n"))
-        table.lines.append(number)
-    if len(table):
-        yield table
+        if len(texts) == chunk_rows:
+            yield Table({"text": texts}, origin, numbers)
+            texts, numbers = [], []
+        texts.append(line.rstrip("\r\n"))
+        numbers.append(number)
+    if texts:
+        yield Table({"text": texts}, origin, numbers)
 
 
 @contextmanager

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
-from nlp_transfer.data.table import MISSING
+from nlp_transfer.data.missing import MISSING
+from nlp_transfer.data.sequences import floats_of
 from nlp_transfer.errors import UserError, one_of
 
 Label = str | float | tuple[str, ...] | dict[str, float]
@@ -103,12 +106,19 @@ def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | Non
         return "multi_label", None
     if problem != "auto":
         return problem, None
-    present = [value for value in values if not is_missing(value)]
-    if present and isinstance(present[0], list | tuple):
+    present = (value for value in values if not is_missing(value))
+    first = next(present, None)
+    if isinstance(first, list | tuple):
         return "multi_label", None
-    numbers = [_finite(value) for value in present]
-    if None not in numbers and any(number % 1 for number in numbers if number is not None):
-        distinct = len(set(numbers))
+    numbers = array("d")
+    for number in map(_finite, chain([first], present)):
+        if number is None:
+            return "single_label", None
+        numbers.append(number)
+    if any(number % 1 for number in numbers):
+        import numpy as np  # settings are checked without
+
+        distinct = len(np.unique(np.frombuffer(numbers)))
         if distinct > _REGRESSION_VALUES:
             return "regression", (
                 f"problem type regression, because the labels are {distinct:,} different numbers with fractions; set "
@@ -117,7 +127,7 @@ def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | Non
     return "single_label", None
 
 
-def read_labels(values: Sequence[Any], *, problem: str, separator: str | None, where: Where) -> list[Label]:
+def read_labels(values: Sequence[Any], *, problem: str, separator: str | None, where: Where) -> Sequence[Label]:
     """Read label cells for one problem type.
 
     Raises:
@@ -125,22 +135,28 @@ def read_labels(values: Sequence[Any], *, problem: str, separator: str | None, w
     """
     _refuse_missing(values, separator, where)
     if problem == "regression":
-        return [_number(value, where, row) for row, value in enumerate(values)]
+        return floats_of((_number(value, where, row) for row, value in enumerate(values)), len(values))
     if problem == "multi_label":
-        items = [
+        items = (
             (row, item)
             for row, value in enumerate(values)
             if isinstance(value, list | tuple)
             for item in value
             if not is_missing(item)
-        ]
-        _refuse_mixed([item for _, item in items], lambda position: where(items[position][0]))
-        return [_several(value, separator, where, row) for row, value in enumerate(values)]
-    _refuse_mixed(values, where)
-    return [
+        )
+        _refuse_mixed(items, where)
+        return _alike(_several(value, separator, where, row) for row, value in enumerate(values))
+    _refuse_mixed(enumerate(values), where)
+    return _alike(
         _distribution(value, where, row) if isinstance(value, Mapping) else _name(value, where, row)
         for row, value in enumerate(values)
-    ]
+    )
+
+
+def _alike(labels: Iterable[Label]) -> list[Label]:
+    """Return labels of which equal ones are one object, but distributions."""
+    first: dict[Label, Label] = {}
+    return [label if isinstance(label, dict) else first.setdefault(label, label) for label in labels]
 
 
 def _refuse_missing(values: Sequence[Any], separator: str | None, where: Where) -> None:
@@ -149,10 +165,13 @@ def _refuse_missing(values: Sequence[Any], separator: str | None, where: Where) 
         raise UserError(f"{_places(missing, where)}: the label is missing; fill it in or remove the row")
 
 
-def _refuse_mixed(values: Sequence[Any], where: Where) -> None:
-    """Refuse a column in which 1 and "1", or 1 and 1.0, would be told apart or not by accident."""
+def _refuse_mixed(values: Iterable[tuple[int, Any]], where: Where) -> None:
+    """Refuse values, each with its row, of which 1 and "1", or 1 and 1.0, would be told apart or not by accident."""
+    types: dict[type, tuple[int, Any]] = {}
+    for row, value in values:
+        types.setdefault(type(value), (row, value))
     first: dict[str, int] = {}
-    for row, value in enumerate(values):
+    for row, value in types.values():
         first.setdefault(_kind(value), row)
     if len(first) > 1:
         (one, row), (other, at) = list(first.items())[:2]

@@ -16,6 +16,8 @@ from nlp_transfer.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_BUFFER = 1 << 20  # bytes of a column
+
 
 @dataclass
 class ArrowRows(Table):
@@ -75,7 +77,8 @@ def rows_of_parquet(file: BinaryIO) -> int | None:
 def _opened(file: Path | BinaryIO, origin: str) -> Any:
     import pyarrow.parquet
 
-    found = pyarrow.parquet.ParquetFile(file, pre_buffer=False)  # or a whole group of rows is read before its first
+    # Or a whole group of rows is read before its first.
+    found = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
     distinct(found.schema_arrow.names, origin)
     return found
 

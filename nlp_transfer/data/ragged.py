@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from nlp_transfer.machine.disk import scratch
+
+_MANY = 1 << 24  # numbers
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -36,7 +40,8 @@ class Tokens:
     @classmethod
     def whole(cls, ids: np.ndarray, types: np.ndarray | None, full: np.ndarray) -> Tokens:
         """Return examples of one sequence each, with nothing cut, from their lengths `full`."""
-        return cls(ids, types, starts(full), np.arange(len(full) + 1, dtype=np.int64), full, np.zeros_like(full))
+        cut = np.zeros(len(full), np.int64)  # pages of zeros that nobody writes to take no memory
+        return cls(ids, types, starts(full), np.arange(len(full) + 1, dtype=np.int64), full, cut)
 
     def folded(self) -> np.ndarray:
         """Return examples with nothing cut as one array, int32, from which `unfolded` makes them again."""
@@ -44,7 +49,9 @@ class Tokens:
         told = self.types is not None and bool(self.types.any())  # those of single texts are zeros
         kind = 0 if self.types is None else 1 + told
         parts: list[Any] = [np.array([len(self), kind]), self.full, self.ids, *([self.types] if told else [])]
-        return np.concatenate(parts, dtype=np.int32, casting="same_kind")
+        size = sum(map(len, parts))
+        room = np.empty(size, np.int32) if size < _MANY else scratch((size,), np.dtype(np.int32))
+        return np.concatenate(parts, out=room, casting="same_kind")
 
     @classmethod
     def unfolded(cls, values: np.ndarray) -> Tokens:
@@ -96,12 +103,17 @@ class Tokens:
     @cached_property
     def sizes(self) -> np.ndarray:
         """Tokens of every example, int64 (examples,)."""
-        return np.diff(self.offsets[self.first])
+        return self.sequence_lengths if self._one_each else np.diff(self.offsets[self.first])
 
     @cached_property
     def longest(self) -> np.ndarray:
         """Tokens of every example's longest sequence, int64 (examples,): what a padded row of it costs."""
-        return np.maximum.reduceat(self.sequence_lengths, self.first[:-1]) if len(self) else np.zeros(0, np.int64)
+        return self.sequence_lengths if self._one_each else np.maximum.reduceat(self.sequence_lengths, self.first[:-1])
+
+    @property
+    def _one_each(self) -> bool:
+        """Whether every example is one sequence."""
+        return len(self.offsets) == len(self.first)
 
 
 def _ranges(ends: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -5,15 +5,30 @@ Here a cell gets its meaning from its column's role. This file knows no label se
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha256
+from itertools import repeat, starmap
+from typing import Any, cast
 
+from nlp_transfer.data.compact import CompactCells
+from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.labels import Label, is_missing, name_of, number_of, read_labels
-from nlp_transfer.data.table import MISSING, Table
+from nlp_transfer.data.missing import MISSING
+from nlp_transfer.data.sequences import (
+    Numbered,
+    cells_of,
+    floats_of,
+    followed,
+    integers_of,
+    numbered,
+    repeated,
+    shared,
+    take,
+)
+from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import DataSettings
 
@@ -23,7 +38,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass
 class Rows:
-    """The usable rows of one split, all lists of one length.
+    """The usable rows of one split, all sequences of one length.
 
     Attributes:
         texts, pairs: the texts, unchanged; pairs None where an example is one text.
@@ -35,15 +50,15 @@ class Rows:
         table, numbers: the table the rows were read from, and for each its row there.
     """
 
-    texts: list[str]
-    pairs: list[str] | None
-    labels: list[Label]
-    weights: list[float]
-    ids: list[str]
-    domains: list[str] | None
-    keys: list[bytes]
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
+    labels: Sequence[Label]
+    weights: Sequence[float]
+    ids: Sequence[str]
+    domains: Sequence[str] | None
+    keys: Keys
     table: Table
-    numbers: list[int]
+    numbers: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -52,40 +67,45 @@ class Rows:
         """Return the place a row was read from."""
         return self.table.where(self.numbers[row])
 
-    def cells(self, column: str) -> list[Any]:
+    def cells(self, column: str) -> Sequence[Any]:
         """Return the cells of these rows in a column of their table, whatever its role."""
-        cells = self.table.columns[column]
-        return [cells[number] for number in self.numbers]
+        return take(self.table.columns[column], self.numbers)
 
     def followed_by(self, other: Rows, ids: str) -> Rows:
         """Return these rows, and behind them others, numbered from 1 with `ids` before the number."""
         domains = None
         if self.domains is not None:
-            domains = self.domains + ([""] * len(other) if other.domains is None else other.domains)
+            domains = followed(self.domains, [""] * len(other) if other.domains is None else other.domains)
+        behind = integers_of((len(self.table) + number for number in other.numbers), len(other))
         return Rows(
-            texts=self.texts + other.texts,
-            pairs=None if self.pairs is None or other.pairs is None else self.pairs + other.pairs,
-            labels=self.labels + other.labels,
-            weights=self.weights + other.weights,
-            ids=self.ids + [f"{ids}{number + 1}" for number in range(len(other))],
+            texts=followed(self.texts, other.texts),
+            pairs=None if self.pairs is None or other.pairs is None else followed(self.pairs, other.pairs),
+            labels=followed(self.labels, other.labels),
+            weights=followed(self.weights, other.weights),
+            ids=followed(self.ids, numbered(ids, range(len(other)))),
             domains=domains,
-            keys=self.keys + other.keys,
+            keys=self.keys.followed_by(other.keys),
             table=self.table.followed_by(other.table),
-            numbers=self.numbers + [len(self.table) + number for number in other.numbers],
+            numbers=followed(self.numbers, behind),
         )
 
     def take(self, rows: Sequence[int]) -> Rows:
         """Return some of the rows, in the order given."""
+        numbers, ids = take(self.numbers, rows), self.ids
+        if isinstance(ids, Numbered) and ids.numbers == self.numbers:
+            ids = Numbered(ids.before, numbers)  # one sequence of numbers serves both
+        else:
+            ids = take(ids, rows)
         return Rows(
-            texts=[self.texts[row] for row in rows],
-            pairs=None if self.pairs is None else [self.pairs[row] for row in rows],
-            labels=[self.labels[row] for row in rows],
-            weights=[self.weights[row] for row in rows],
-            ids=[self.ids[row] for row in rows],
-            domains=None if self.domains is None else [self.domains[row] for row in rows],
-            keys=[self.keys[row] for row in rows],
+            texts=take(self.texts, rows),
+            pairs=None if self.pairs is None else take(self.pairs, rows),
+            labels=take(self.labels, rows),
+            weights=take(self.weights, rows),
+            ids=ids,
+            domains=None if self.domains is None else take(self.domains, rows),
+            keys=self.keys.take(rows),
             table=self.table,
-            numbers=[self.numbers[row] for row in rows],
+            numbers=numbers,
         )
 
 
@@ -96,8 +116,18 @@ class Texts:
     texts: Sequence[str]
     pairs: Sequence[str] | None
 
+    @property
+    def keys(self) -> Keys:
+        """What makes two rows the same text, see `text_key`."""
+        return keys_of(self.texts, self.pairs)
 
-def read_texts(table: Table, roles: Mapping[str, str]) -> tuple[list[str], list[str] | None]:
+
+def keys_of(texts: Sequence[str], pairs: Sequence[str] | None) -> Keys:
+    """Return what makes two rows the same text, see `text_key`."""
+    return Keys.of(map(text_key, texts, repeat(None) if pairs is None else pairs), len(texts))
+
+
+def read_texts(table: Table, roles: Mapping[str, str]) -> tuple[Sequence[str], Sequence[str] | None]:
     """Return the texts and, for pairs, the second texts; a missing one is an empty text.
 
     Raises:
@@ -115,7 +145,7 @@ def blank_rows(texts: Sequence[str], pairs: Sequence[str] | None) -> list[int]:
 def text_key(text: str, pair: str | None) -> bytes:
     """Return a hash of a text (and its pair) that case, white space and Unicode compatibility forms do not change."""
     joined = "\0".join(_normalised(part) for part in (text, pair) if part is not None)
-    return hashlib.sha256(joined.encode()).digest()
+    return sha256(joined.encode()).digest()
 
 
 def rows_of(
@@ -142,8 +172,8 @@ def rows_of(
     texts, pairs = read_texts(table, roles)
     kept = kept_rows(table, texts, pairs, settings.empty, roles, split, notes)
     if len(kept) < len(table):
-        table, texts = table.take(kept), [texts[row] for row in kept]
-        pairs = None if pairs is None else [pairs[row] for row in kept]
+        table, texts = table.take(kept), take(texts, kept)
+        pairs = None if pairs is None else take(pairs, kept)
     column = roles["label"]
     domain = table.columns.get(roles.get("domain", ""))
     return Rows(
@@ -156,32 +186,38 @@ def rows_of(
             where=lambda row: table.where(row, column),
         ),
         weights=_weights(table, roles.get("weight"), split, notes),
-        ids=_ids(table, roles.get("id"), settings.columns.id is not None, split, notes)
-        or [f"{split}-{row + 1}" for row in kept],
-        domains=None if domain is None else ["" if is_missing(cell) else name_of(cell) or str(cell) for cell in domain],
-        keys=[text_key(text, None if pairs is None else pairs[row]) for row, text in enumerate(texts)],
+        ids=_ids(table, roles.get("id"), settings.columns.id is not None, split, notes) or numbered(f"{split}-", kept),
+        domains=None if domain is None else shared(map(_domain, domain)),
+        keys=keys_of(texts, pairs),
         table=table,
-        numbers=list(range(len(table))),
+        numbers=range(len(table)),
     )
 
 
-def _texts(table: Table, column: str) -> list[str]:
+def _texts(table: Table, column: str) -> Sequence[str]:
     """Return a column as texts."""
-    texts = []
-    for row, cell in enumerate(table.columns[column]):
+    cells, absent = table.columns[column], False
+    for row, cell in enumerate(cells):
         if cell is None or cell is MISSING:
-            cell = ""
-        if not isinstance(cell, str):
+            absent = True
+        elif not isinstance(cell, str):
             raise UserError(
                 f"{table.where(row, column)}: {str(cell)[:40]!r} is of type {type(cell).__name__}; write it as text"
             )
-        if not cell.isascii() and _SURROGATE.search(cell):
+        elif not cell.isascii() and _SURROGATE.search(cell):
             raise UserError(
                 f"{table.where(row, column)}: half of a surrogate pair, which is no character; the text was cut or "
                 "decoded wrongly where it was written"
             )
-        texts.append(cell)
-    return texts
+    if not absent:
+        return cells
+    if isinstance(cells, CompactCells):
+        return cells.filled("")
+    return ["" if cell is None or cell is MISSING else cell for cell in cells]
+
+
+def _domain(cell: Any) -> str:
+    return "" if is_missing(cell) else name_of(cell) or str(cell)
 
 
 def _is_blank(text: str) -> bool:
@@ -205,12 +241,12 @@ def kept_rows(
     roles: Mapping[str, str],
     split: str,
     notes: list[str],
-) -> list[int]:
+) -> Sequence[int]:
     """Return the rows to use under the setting `empty`."""
     one_of(empty, ("error", "drop", "keep"), "data.empty")
     blank = blank_rows(texts, pairs)
     if not blank:
-        return list(range(len(table)))
+        return range(len(table))
     names = " or ".join(repr(roles[role]) for role in ("text", "text_pair") if role in roles)
     if empty == "error":
         places = "; ".join(table.where(row) for row in blank[:_SHOWN])
@@ -220,46 +256,50 @@ def kept_rows(
         )
     if empty == "keep":
         notes.append(f"{split}: {len(blank):,} of {len(table):,} rows have nothing to read and were kept")
-        return list(range(len(table)))
+        return range(len(table))
     notes.append(f"{split}: {len(blank):,} of {len(table):,} rows have nothing to read and were dropped")
     if len(blank) == len(table):
         raise UserError(f"{table.origin}: no row has anything to read in column {names}")
     dropped = set(blank)
-    return [row for row in range(len(table)) if row not in dropped]
+    return integers_of((row for row in range(len(table)) if row not in dropped), len(table) - len(dropped))
 
 
-def _weights(table: Table, column: str | None, split: str, notes: list[str]) -> list[float]:
+def _weights(table: Table, column: str | None, split: str, notes: list[str]) -> Sequence[float]:
     """Return the rows' own weights."""
-    if column is None:
-        return [1.0] * len(table)
-    if column not in table.columns:
+    if column is not None and column not in table.columns:
         notes.append(f"{split}: no column {column!r}, so every row weighs 1")
-        return [1.0] * len(table)
-    weights = []
-    for row, cell in enumerate(table.columns[column]):
-        weight = number_of(cell)
-        if weight is None or weight < 0:
+    if column is None or column not in table.columns:
+        return repeated(1.0, len(table))
+
+    def weight(row: int, cell: Any) -> float:
+        found = number_of(cell)
+        if found is None or found < 0:
             raise UserError(
                 f"{table.where(row, column)}: the weight {str(cell)[:40]!r} must be a finite number from 0 up"
             )
-        weights.append(weight)
+        return found
+
+    weights = floats_of(starmap(weight, enumerate(table.columns[column])), len(table))
     if not any(weights):
         raise UserError(f"{table.origin}, column {column!r}: every row has the weight 0")
     return weights
 
 
-def _ids(table: Table, column: str | None, chosen: bool, split: str, notes: list[str]) -> list[str] | None:
+def _ids(table: Table, column: str | None, chosen: bool, split: str, notes: list[str]) -> Sequence[str] | None:
     """Return the ids of the id column, or None where rows have to be numbered."""
     if column is None or column not in table.columns:
         return None
-    cells = table.columns[column]
-    ids = [None if is_missing(cell) else name_of(cell) for cell in cells]
-    first: dict[str | None, int] = {None: -1}
-    bad = next((row for row, name in enumerate(ids) if first.setdefault(name, row) != row), None)
+    ids = cells_of((None if is_missing(cell) else name_of(cell) for cell in table.columns[column]), len(table))
+    first = Keys.of((sha256(_bytes(name or "")).digest() for name in ids), len(ids)).firsts()
+    bad = next((row for row, name in enumerate(ids) if name is None or first[row] != row), None)
     if bad is None:
-        return [str(name) for name in ids]
-    what = "no id" if ids[bad] is None else f"the id {ids[bad]!r} of {table.where(first[ids[bad]])} again"
+        return cast(Sequence[str], ids)
+    what = "no id" if ids[bad] is None else f"the id {ids[bad]!r} of {table.where(int(first[bad]))} again"
     if chosen:
         raise UserError(f"{table.where(bad, column)}: {what}; ids must be unique, or set data.columns.id=''")
     notes.append(f"{split}: rows are numbered, because column {column!r} is no id ({table.where(bad)} has {what})")
     return None
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

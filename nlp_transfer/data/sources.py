@@ -5,6 +5,7 @@ This file decides what belongs to which split; one file is read in ``files``, ob
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from nlp_transfer.data.files import FORMATS, existing, existing_file, opened, re
 from nlp_transfer.data.hints import typed as typed_word
 from nlp_transfer.data.labels import is_missing
 from nlp_transfer.data.rowstore import RowStore
+from nlp_transfer.data.sequences import integers_of
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, did_you_mean, one_of
@@ -211,7 +213,7 @@ def _by_column(table: Table, settings: DataSettings) -> dict[str, Table]:
     column = find_column(table, "split", settings.columns.split)
     if column is None:
         return {"train": table}
-    rows: defaultdict[str, list[int]] = defaultdict(list)
+    rows: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
     for row, cell in enumerate(table.columns[column]):
         split = split_of(cell) if isinstance(cell, str) else None
         if split is None:
@@ -222,7 +224,7 @@ def _by_column(table: Table, settings: DataSettings) -> dict[str, Table]:
         rows[split].append(row)
     if "train" not in rows:
         raise UserError(f"{table.origin}, column {column!r}: no row is train; found {', '.join(rows) or 'no rows'}")
-    return {split: table.take(rows[split]) for split in SPLIT_NAMES if split in rows}
+    return {split: table.take(integers_of(rows[split], len(rows[split]))) for split in SPLIT_NAMES if split in rows}
 
 
 def _folder(folder: Path, settings: DataSettings) -> Source:

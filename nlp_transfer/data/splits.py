@@ -6,11 +6,13 @@ What is chosen depends on the texts, not on their order, and rows with the same 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
+from nlp_transfer.data.keys import Keys, rows_where
 from nlp_transfer.data.labels import Label
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import shares
@@ -19,7 +21,7 @@ from nlp_transfer.errors import UserError
 _DECILES = np.arange(0.1, 0.95, 0.1)
 
 
-def carve(rows: Rows, share: float, *, split: str, problem: str) -> tuple[list[int], list[int]]:
+def carve(rows: Rows, share: float, *, split: str, problem: str) -> tuple[Sequence[int], Sequence[int]]:
     """Choose rows for a split that is missing.
 
     Rows are stratified (see `strata`); of each stratum the first texts in the order of SHA-256(split, text) go, until
@@ -37,36 +39,39 @@ def carve(rows: Rows, share: float, *, split: str, problem: str) -> tuple[list[i
     Raises:
         UserError: where no row can go.
     """
-    groups: defaultdict[bytes, list[int]] = defaultdict(list)
-    for row, key in enumerate(rows.keys):
-        groups[key].append(row)
     stratum_of = strata(rows.labels, problem)
     size = Counter(stratum_of)
-    by_stratum: defaultdict[str, list[bytes]] = defaultdict(list)
-    for key, members in groups.items():  # one text with several labels counts for the rarest
-        by_stratum[min((size[stratum_of[row]], stratum_of[row]) for row in members)[1]].append(key)
-    movable = {name: keys for name, keys in by_stratum.items() if len(keys) > 1}
-    sizes = {name: sum(len(groups[key]) for key in keys) for name, keys in movable.items()}
+    names = sorted(size, key=lambda name: (size[name], name))  # the rarest first
+    first = rows.keys.firsts()
+    is_first = first == np.arange(len(rows))
+    texts, text_of = np.flatnonzero(is_first), (np.cumsum(is_first, dtype=np.int32) - 1)[first]
+    del first, is_first
+    counts, rarest = np.zeros(len(texts), np.int32), np.full(len(texts), len(names), np.int32)
+    np.add.at(counts, text_of, 1)
+    np.minimum.at(rarest, text_of, _numbers(stratum_of, names))  # one text with several labels counts for the rarest
+    movable = {names[number]: own for number, own in enumerate(_grouped(rarest, len(names))) if len(own) > 1}
+    sizes = {name: int(counts[own].sum()) for name, own in movable.items()}
     quotas = apportion(sizes, max(1, round(share * sum(sizes.values()))) if sizes else 0)
-    gone: set[int] = set()
-    for name, keys in movable.items():
-        ordered = sorted(keys, key=lambda key: hashlib.sha256(split.encode() + b"\0" + key).digest())
+    gone = np.zeros(len(texts), bool)
+    for name, own in movable.items():
+        salted = (hashlib.sha256(split.encode() + b"\0" + key).digest() for key in rows.keys.take(texts[own]))
+        ordered = own[Keys.of(salted, len(own)).order()[0]]
         left = quotas[name]
-        for key in ordered[:-1]:
-            if len(groups[key]) <= left:
-                left -= len(groups[key])
-                gone.update(groups[key])
-    if not gone:
+        for text in ordered[:-1]:
+            if counts[text] <= left:
+                left -= int(counts[text])
+                gone[text] = True
+    if not gone.any():
         raise UserError(
             f"no {split} rows can be taken from the {len(rows):,} training rows: no class has two texts to divide; "
             f"give data.{split}, or a split column"
         )
-    return [row for row in range(len(rows)) if row not in gone], sorted(gone)
+    return rows_where(~gone[text_of]), rows_where(gone[text_of])
 
 
 def limit(
     rows: Rows, key: str = "train_limit", *, total: int | None, per_class: int | None, seed: int, problem: str
-) -> list[int]:
+) -> Sequence[int]:
     """Choose the rows of a split to use, stratified, in the order of SHA-256(seed, text); return them in reading order.
 
     Args:
@@ -82,7 +87,7 @@ def limit(
     """
     name, wanted = (key, total) if per_class is None else ("per_class", per_class)
     if wanted is None:
-        return list(range(len(rows)))
+        return range(len(rows))
     if total is not None and per_class is not None:
         raise UserError("data.train_limit and data.per_class are both set; use one")
     if wanted < 1:
@@ -101,27 +106,16 @@ def limit(
                 f"data.{key}={wanted} leaves some of the {len(sizes)} classes without a row; give {len(sizes)} or more"
             )
         quotas = apportion(sizes, min(wanted, len(rows)), least=1 if wanted >= len(sizes) else 0)
-    by_stratum: defaultdict[str, list[int]] = defaultdict(list)
-    for row, stratum in enumerate(stratum_of):
-        by_stratum[stratum].append(row)
-    return sorted(
-        row
-        for stratum, members in by_stratum.items()
-        for row in sorted(members, key=_place(rows, seed))[: quotas[stratum]]
-    )
+    return _drawn(rows, stratum_of, quotas, seed)
 
 
-def draw_evenly(rows: Rows, count: int, *, seed: int, problem: str) -> list[int]:
+def draw_evenly(rows: Rows, count: int, *, seed: int, problem: str) -> Sequence[int]:
     """Choose so many rows, or all, as many of each stratum as of the others as far as it has them.
 
     They come in the order of SHA-256(seed, text), as in `limit`, and are returned in reading order.
     """
-    by_stratum: defaultdict[str, list[int]] = defaultdict(list)
-    for row, stratum in enumerate(strata(rows.labels, problem)):
-        by_stratum[stratum].append(row)
-    quotas = evenly({name: len(members) for name, members in by_stratum.items()}, count)
-    place = _place(rows, seed)
-    return sorted(row for name, members in by_stratum.items() for row in sorted(members, key=place)[: quotas[name]])
+    stratum_of = strata(rows.labels, problem)
+    return _drawn(rows, stratum_of, evenly(Counter(stratum_of), count), seed)
 
 
 def evenly(sizes: Mapping[str, int], total: int) -> dict[str, int]:
@@ -133,19 +127,46 @@ def evenly(sizes: Mapping[str, int], total: int) -> dict[str, int]:
     return quotas
 
 
-def _place(rows: Rows, seed: int) -> Callable[[int], tuple[bytes, str, str, str, float]]:
-    """Return what sorts rows into an order of chance, the same for the same rows wherever they stand."""
+def _drawn(rows: Rows, stratum_of: Sequence[str], quotas: Mapping[str, int], seed: int) -> Sequence[int]:
+    """Return so many rows of each stratum, the first in an order of chance, in reading order."""
+    names = list(quotas)
+    groups = _grouped(_numbers(stratum_of, names), len(names))
+    first = [_first(rows, own, quotas[name], seed) for name, own in zip(names, groups, strict=True)]
+    drawn = np.zeros(len(rows), bool)
+    drawn[np.concatenate([np.empty(0, np.int64), *first])] = True
+    return rows_where(drawn)
+
+
+def _first(rows: Rows, chosen: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Return the first of some rows in an order of chance, the same for the same rows wherever they stand."""
     salt = f"{seed}|".encode()
+    salted = (hashlib.sha256(salt + key).digest() for key in rows.keys.take(chosen))
+    order, new = Keys.of(salted, len(chosen)).order()
 
-    def place(row: int) -> tuple[bytes, str, str, str, float]:
-        digest = hashlib.sha256(salt + rows.keys[row]).digest()
+    def place(at: int) -> tuple[str, str, str, float]:
+        row = int(chosen[at])
         pair = "" if rows.pairs is None else rows.pairs[row]
-        return digest, rows.texts[row], pair, repr(rows.labels[row]), rows.weights[row]
+        return rows.texts[row], pair, repr(rows.labels[row]), rows.weights[row]
 
-    return place
+    begins = np.flatnonzero(new)
+    ends = np.append(begins[1:], len(order))
+    for begin, end in zip(*(each[(ends - begins > 1) & (begins < count)] for each in (begins, ends)), strict=True):
+        order[begin:end] = sorted(order[begin:end], key=place)  # rows of one text
+    return chosen[order[:count]]
 
 
-def strata(labels: Sequence[Label], problem: str) -> list[str]:
+def _numbers(stratum_of: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Return for each row which stratum it is of, int32 (rows,)."""
+    number = {name: place for place, name in enumerate(names)}
+    return np.fromiter(map(number.__getitem__, stratum_of), np.int32, len(stratum_of))
+
+
+def _grouped(numbers: np.ndarray, count: int) -> list[np.ndarray]:
+    """Return for each of so many numbers, counted from 0, where it stands."""
+    return np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers, minlength=count)))[:count]
+
+
+def strata(labels: Sequence[Label], problem: str) -> Sequence[str]:
     """Return for each row what it is stratified by.
 
     Its label; of soft labels the likeliest; of several labels the one with the fewest rows; of numbers the decile.
@@ -157,6 +178,8 @@ def strata(labels: Sequence[Label], problem: str) -> list[str]:
     if problem == "multi_label":
         counts = Counter(name for label in labels for name in shares(label))
         return [min(((counts[name], name) for name in shares(label)), default=(0, ""))[1] for label in labels]
+    if all(isinstance(label, str) for label in labels):
+        return cast(Sequence[str], labels)
     return [label if isinstance(label, str) else _likeliest(shares(label)) for label in labels]
 
 

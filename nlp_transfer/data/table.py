@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from itertools import repeat
+from typing import Any
 
-
-class _Missing:
-    """The type of MISSING."""
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
+from nlp_transfer.data import sequences
+from nlp_transfer.data.missing import MISSING
 
 CHUNK_ROWS = 10_000  # of a file that is read whole, at a time: rows take more memory before they are columns
-MISSING: Final = _Missing()
-"""The cell of a JSON object that has no such key; None is a null that was written."""
 
 
 @dataclass
@@ -31,10 +27,10 @@ class Table:
         files: for each row the file it is, where every row is a file of its own.
     """
 
-    columns: dict[str, list[Any]]
+    columns: Mapping[str, Sequence[Any]]
     origin: str
-    lines: list[int]
-    files: list[str] | None = None
+    lines: Sequence[int]
+    files: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -46,20 +42,22 @@ class Table:
 
     def followed_by(self, other: Table) -> Table:
         """Return these rows, and behind them those of another table; a column that one lacks is MISSING there."""
-        columns = {
-            name: self.columns.get(name, [MISSING] * len(self)) + other.columns.get(name, [MISSING] * len(other))
-            for name in {**self.columns, **other.columns}
-        }
-        places = [table.where(row) for table in (self, other) for row in range(len(table))]
-        return Table(columns, self.origin, self.lines + other.lines, places)
+        names = {**self.columns, **other.columns}
+        columns = {name: sequences.followed(self._cells(name), other._cells(name)) for name in names}
+        places = (table.where(row) for table in (self, other) for row in range(len(table)))
+        files = sequences.cells_of(places, len(self) + len(other))
+        return Table(columns, self.origin, sequences.followed(self.lines, other.lines), files)
+
+    def _cells(self, column: str) -> Sequence[Any]:
+        return self.columns[column] if column in self.columns else sequences.cells_of(_missing(len(self)), len(self))
 
     def take(self, rows: Sequence[int]) -> Table:
         """Return some of the rows, in the order given."""
         return Table(
-            {name: [cells[row] for row in rows] for name, cells in self.columns.items()},
+            {name: sequences.take(cells, rows) for name, cells in self.columns.items()},
             self.origin,
-            [self.lines[row] for row in rows],
-            None if self.files is None else [self.files[row] for row in rows],
+            sequences.take(self.lines, rows),
+            None if self.files is None else sequences.take(self.files, rows),
         )
 
 
@@ -68,14 +66,29 @@ def joined(tables: Iterable[Table], origin: str) -> Table:
 
     Where the parts come one by one, what each was made from goes before the next one comes.
     """
-    whole = Table({}, origin, [])
+    columns: dict[str, Any] = {}
+    lines: Any = []
+    empty: Callable[[], Any] = list
     for table in tables:
+        if isinstance(lines, list) and len(lines) + len(table) >= sequences.MANY_ROWS:
+            from nlp_transfer.data.compact import CompactCells, Heap  # need numpy; settings are checked without
+
+            empty, lines = partial(CompactCells, heap=Heap()), array("q", lines)
+            for name, cells in columns.items():
+                columns[name] = empty()
+                columns[name].extend(cells)
         for name in table.columns:
-            whole.columns.setdefault(name, [MISSING] * len(whole))
-        for name, cells in whole.columns.items():
-            cells += table.columns[name] if name in table.columns else [MISSING] * len(table)
-        whole.lines += table.lines
-    return whole
+            if name not in columns:
+                columns[name] = empty()
+                columns[name].extend(_missing(len(lines)))
+        for name, cells in columns.items():
+            cells.extend(table.columns[name] if name in table.columns else _missing(len(table)))
+        lines.extend(table.lines)
+    return Table(columns, origin, lines)
+
+
+def _missing(count: int) -> Iterable[Any]:
+    return repeat(MISSING, count)
 
 
 def from_records(records: Sequence[Mapping[str, Any]], lines: Iterable[int], origin: str) -> Table:

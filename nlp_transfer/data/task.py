@@ -83,7 +83,7 @@ class Task:
         if foreign:
             raise UserError(unseen_message(values, foreign, self.labels, where))
         if self.problem != "multi_label" and all(isinstance(value, str) for value in values):
-            return np.asarray([index[str(value)] for value in values], dtype=np.int64)
+            return np.fromiter((index[str(value)] for value in values), np.int64, len(values))
         targets = np.zeros((len(values), len(self.labels)), dtype=np.float32)
         for row, value in enumerate(values):
             for name, share in shares(value).items():

@@ -16,7 +16,7 @@ import numpy as np
 from nlp_transfer.data.cutting import PAIR_TRUNCATIONS, TRUNCATION_SIDES
 from nlp_transfer.data.ragged import Tokens, starts
 from nlp_transfer.errors import UserError, one_of
-from nlp_transfer.machine.disk import scratch
+from nlp_transfer.machine.disk import Scratch, scratch
 from nlp_transfer.settings import TokenSettings
 
 _MANY = 1 << 24  # tokens
@@ -113,7 +113,7 @@ def encode_whole(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | No
     # No encoder takes a row without a token; the end of a text is the one that says nothing.
     end = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     read = _reader(tokenizer, typed)
-    ids, types, lengths = [], [], [np.zeros(1, np.int64)]
+    ids, types, lengths = Scratch(np.int32), Scratch(np.int8), [np.zeros(1, np.int64)]
     for start in range(0, len(texts), _ROWS_PER_CALL):
         part = slice(start, start + _ROWS_PER_CALL)
         rows, their_types = read(list(texts[part]), None if pairs is None else list(pairs[part]))
@@ -122,11 +122,7 @@ def encode_whole(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | No
         ids.append(_flat(rows, np.int32))
         types.append(_flat([row or [0] for row in their_types], np.int8))
     full = np.concatenate(lengths)[1:]
-    return Tokens.whole(
-        ids=_joined(ids, np.int32),
-        types=_joined(types, np.int8) if typed else None,
-        full=full,
-    )
+    return Tokens.whole(ids=ids.values, types=types.values if typed else None, full=full)
 
 
 def shorten(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.data import hub
-from nlp_transfer.data.table import Table, from_records
+from nlp_transfer.data.table import CHUNK_ROWS, Table, from_records, joined
 from nlp_transfer.errors import UserError
 
 if TYPE_CHECKING:
@@ -143,7 +143,10 @@ def _table(data: Any, origin: str) -> Table:
     if pandas is not None and isinstance(data, pandas.DataFrame):
         return _from_frame(data, pandas, origin)
     if datasets is not None and isinstance(data, datasets.Dataset):
-        return from_arrow(data.with_format("arrow")[:], data.features.to_dict(), origin)
+        rows, features = data.with_format("arrow"), data.features.to_dict()
+        starts = range(0, max(1, len(rows)), CHUNK_ROWS)
+        parts = (from_arrow(rows[at : at + CHUNK_ROWS], features, origin, first=at + 1) for at in starts)
+        return joined(parts, origin)
     if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(row, Mapping) for row in data):
         return from_records(data, range(1, len(data) + 1), origin)
     raise UserError(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.files import read_rows
-from nlp_transfer.data.rows import Texts, kept_rows, read_texts, text_key
+from nlp_transfer.data.keys import Keys
+from nlp_transfer.data.rows import Texts, kept_rows, read_texts
+from nlp_transfer.data.sequences import take
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings
 
@@ -40,19 +44,22 @@ def read_unlabelled(settings: DataSettings, roles: Mapping[str, str], notes: lis
     kept = kept_rows(table, texts, pairs, settings.empty, same, NAME, notes)
     if "label" in roles and roles["label"] in table.columns:
         notes.append(f"{NAME}: column {roles['label']!r} is not read")
-    return Texts([texts[row] for row in kept], None if pairs is None else [pairs[row] for row in kept])
+    return Texts(take(texts, kept), None if pairs is None else take(pairs, kept))
 
 
-def measured_among(texts: Texts, measured: Collection[bytes]) -> str | None:
+def measured_among(texts: Texts, measured: Iterable[Keys]) -> str | None:
     """Return a sentence on how many of the texts are measured rows as well; None where none is.
 
     Args:
         texts: without labels.
-        measured: the keys of the rows, see `rows.text_key`.
+        measured: the keys of the rows, split by split.
     """
-    pairs = [None] * len(texts.texts) if texts.pairs is None else texts.pairs
-    keys = {text_key(text, pair) for text, pair in zip(texts.texts, pairs, strict=True)}
-    both = len(keys & set(measured))
+    keys = texts.keys
+    distinct = keys.firsts() == np.arange(len(keys))
+    known = np.zeros(len(keys), bool)
+    for each in measured:
+        known |= keys.among(each)
+    both = np.count_nonzero(known & distinct)
     if not both:
         return None
     return (

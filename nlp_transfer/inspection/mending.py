@@ -18,9 +18,10 @@ from nlp_transfer.data.checks import LEAKS, called, comparable, label_counts, tw
 from nlp_transfer.data.delimited import cell_writer
 from nlp_transfer.data.finding import Place
 from nlp_transfer.data.jsonl import json_line
+from nlp_transfer.data.missing import MISSING
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import Rows, blank_rows, rows_of
-from nlp_transfer.data.table import MISSING, Table
+from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.damage import UNDO
 from nlp_transfer.inspection.examine import Examination

@@ -10,13 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nlp_transfer.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
+_MANY_BYTES = 1 << 20  # fewer are worth no file
 LOCK = ".lock"  # a file that says by its lock that a process is at work in a folder
 
 
@@ -160,6 +161,50 @@ def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
             return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
     except (AttributeError, OSError):
         return np.empty(shape, dtype)
+
+
+class Scratch:
+    """Values one behind the other that grow: many in a temporary file without a name, which goes with them.
+
+    They stay in memory where the disk has no room.
+
+    Attributes:
+        values: all of them; what was taken from it before more came stays as it was.
+    """
+
+    def __init__(self, dtype: Any) -> None:
+        import numpy as np
+
+        self._room, self._file = np.empty(0, dtype), cast(Any, None)
+        self.values = self._room
+
+    def append(self, more: np.ndarray) -> None:
+        """Put values behind the others."""
+        before, size = len(self.values), len(self.values) + len(more)
+        if size > len(self._room):
+            self._room = self._larger(size + size // 4)
+        self.values = self._room[:size]
+        self.values[before:] = more
+
+    def _larger(self, size: int) -> np.ndarray:
+        """Return room for so many values, in which those that there are lie already."""
+        import numpy as np
+
+        dtype = self._room.dtype
+        in_memory = self._file is None
+        try:
+            if size * dtype.itemsize < _MANY_BYTES:
+                raise OSError(errno.ENOSPC, "not worth a file")
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it grows
+            os.posix_fallocate(self._file.fileno(), 0, size * dtype.itemsize)
+            room = np.asarray(np.memmap(self._file, dtype, "r+", shape=(size,)))
+        except (AttributeError, OSError):
+            self._file, in_memory = None, True
+            room = np.empty(size, dtype)
+        if in_memory:
+            room[: len(self.values)] = self.values
+        return room
 
 
 def share(folder: Path) -> None:

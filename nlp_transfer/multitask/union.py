@@ -116,13 +116,13 @@ def _corpus(members: Sequence[Member], task: Task, splits: dict[str, Examples]) 
 
 def _taught(members: Sequence[Member]) -> list[str]:
     """Say which measured texts stand in the training rows of other tasks: their labels may tell of these."""
-    train = {member.name: set(member.corpus.splits[TRAIN].keys) for member in members}
+    train = {member.name: member.corpus.splits[TRAIN].keys for member in members}
     said = []
     for member in members:
         split = member.measured
         keys = member.corpus.splits[split].keys
-        others = set().union(*(known for name, known in train.items() if name != member.name))
-        if both := sum(key in others for key in keys):
+        others = [keys.among(known) for name, known in train.items() if name != member.name]
+        if both := int(np.any(others, axis=0).sum()):
             said.append(
                 f"warning: {member.name}: {both:,} of {counted(len(keys), f'{split} row')} have a text that trains "
                 "another task; trained alone it would not have been seen"

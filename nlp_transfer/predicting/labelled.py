@@ -15,8 +15,9 @@ from filelock import FileLock, Timeout
 
 from nlp_transfer.data.delimited import cell_writer
 from nlp_transfer.data.jsonl import json_line
+from nlp_transfer.data.missing import MISSING
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.data.table import MISSING, Table
+from nlp_transfer.data.table import Table
 from nlp_transfer.data.task import Task
 from nlp_transfer.decision.labelling import Prediction
 from nlp_transfer.errors import UserError

@@ -181,7 +181,9 @@ def predict_file(
     return done.rows
 
 
-def _inputs(table: Table, record: Record, columns: ColumnSettings, kind: str) -> tuple[list[str], list[str] | None]:
+def _inputs(
+    table: Table, record: Record, columns: ColumnSettings, kind: str
+) -> tuple[Sequence[str], Sequence[str] | None]:
     """Return the texts of a table, in the columns the model was trained on unless others are named.
 
     A column that is alone is the text under any name that is known for texts.

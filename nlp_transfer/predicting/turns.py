@@ -20,8 +20,8 @@ class Chunk(NamedTuple):
     """Rows, and what a model reads of them."""
 
     table: Table
-    texts: list[str]
-    pairs: list[str] | None
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
 
 
 def answered(model: Labeller, chunks: Iterable[Chunk]) -> Iterator[tuple[Table, list[Prediction]]]:

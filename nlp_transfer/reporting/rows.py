@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,25 +94,19 @@ class Unseen:
 
 def unseen(train: Examples, examples: Examples) -> Unseen:
     """Return which rows the training split does not hold, exactly or nearly; of much text the exact ones alone."""
-    known: dict[bytes, int] = {}
-    for row, key in enumerate(train.keys):
-        known.setdefault(key, row)
-    keys = examples.keys
-    fresh = [row for row, key in enumerate(keys) if key not in known]
-    exact = len(keys) - len(fresh)
-    early, late = _texts(train), _texts(examples)
-    learned, asked = [early[row] for row in known.values()], [late[row] for row in fresh]
-    if sum(map(len, learned)) + sum(map(len, asked)) > _MOST_CHARACTERS:
-        return Unseen(np.asarray(fresh, dtype=np.int64), exact, None)
-    near = near_some(learned, asked)
-    left = [row for row, alike in zip(fresh, near, strict=True) if not alike]
-    return Unseen(np.asarray(left, dtype=np.int64), exact, sum(near))
+    known = train.keys
+    held = examples.keys.among(known)
+    fresh, exact = np.flatnonzero(~held), int(held.sum())
+    compared = (train, known.firsts() == np.arange(len(known))), (examples, ~held)
+    if sum(len(text) for each in compared for text in _texts(*each)) > _MOST_CHARACTERS:
+        return Unseen(fresh, exact, None)
+    learned, asked = (list(_texts(*each)) for each in compared)
+    near = np.array(near_some(learned, asked), bool)
+    return Unseen(fresh[~near], exact, int(near.sum()))
 
 
-def _texts(examples: Examples) -> list[str]:
-    pairs = _pairs(examples)
-    return [text if pair is None else text + _BETWEEN + pair for text, pair in zip(examples.texts, pairs, strict=True)]
-
-
-def _pairs(examples: Examples) -> Sequence[str] | list[None]:
-    return [None] * len(examples) if examples.pairs is None else examples.pairs
+def _texts(examples: Examples, chosen: np.ndarray) -> Iterator[str]:
+    """Yield the texts of some rows, those of a pair as one."""
+    pairs = repeat(None) if examples.pairs is None else examples.pairs
+    for text, pair in compress(zip(examples.texts, pairs, strict=False), chosen):
+        yield text if pair is None else text + _BETWEEN + pair

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nlp_transfer.data import batches, compact, tokens
-from nlp_transfer.data.compact import CompactTexts
+from nlp_transfer.data import batches, compact, ragged, sequences, tokens
+from nlp_transfer.data.compact import CompactCells
+from nlp_transfer.machine import disk
 from tests.cache.test_features import bits
 from tests.encoder.families import tiny_encoder
 
@@ -20,7 +21,7 @@ TEXTS = ["", "plain", "Grüße, 世界 🙂", "\ud800 half", "a\0b", "", "x" * 5
 @pytest.mark.parametrize("texts", [TEXTS, [], [""]], ids=["many", "none", "nothing"])
 def test_they_are_what_a_list_is(monkeypatch: pytest.MonkeyPatch, texts: list[str], at_once: int):
     monkeypatch.setattr(compact, "_AT_ONCE", at_once)
-    made = CompactTexts(texts)
+    made = CompactCells(texts)
     assert (len(made), list(made), made) == (len(texts), texts, texts)
     assert [made[row] for row in range(-len(texts), len(texts))] == texts * 2
     assert [made[np.int64(row)] for row in range(len(texts))] == texts
@@ -33,10 +34,11 @@ def test_they_are_what_a_list_is(monkeypatch: pytest.MonkeyPatch, texts: list[st
             made[row]
 
 
-def test_they_take_no_memory_of_the_process_beside_where_they_end():
+def test_they_take_no_memory_of_the_process_beside_a_number_each(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(disk, "_MANY_BYTES", 0)
     texts = [f"text number {row}" for row in range(20_000)]
     tracemalloc.start()
-    made = CompactTexts(texts)
+    made = CompactCells(texts)
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert made == texts
@@ -49,7 +51,9 @@ def test_a_run_over_many_rows_ends_in_the_bits_of_one_over_few(tmp_path: Path, m
     tiny_encoder(tmp_path)
     values = {"strategy": "probe", "cache.gib": 0, "tokens.max_length": 8, "decision.unknown": 0.2}
     wanted = bits(tmp_path, tmp_path / "few", "pair", **values)
-    for module in (compact, tokens):
+    for module in (compact, tokens, ragged):
         monkeypatch.setattr(module, "_MANY", 0)
+    monkeypatch.setattr(sequences, "MANY_ROWS", 1)
+    monkeypatch.setattr(disk, "_MANY_BYTES", 0)
     monkeypatch.setattr(batches, "_AT_ONCE", 5)
     assert bits(tmp_path, tmp_path / "many", "pair", **values) == wanted

@@ -12,7 +12,8 @@ import pytest
 from nlp_transfer.data import files, parquet
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.files import read_rows
-from nlp_transfer.data.table import MISSING, Table, from_records, joined
+from nlp_transfer.data.missing import MISSING
+from nlp_transfer.data.table import Table, from_records, joined
 from nlp_transfer.settings import DataSettings
 
 RECORDS = [{"text": "a", "n": 1}, {"n": None, "text": "b"}, {"late": [1], "text": "c"}, {}, {"text": "ü", "more": "x"}]

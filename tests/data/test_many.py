@@ -1,0 +1,220 @@
+"""A corpus of many rows, of which little is in memory, is the corpus of a few in every bit; so are its errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nlp_transfer.data import files, keys, sequences
+from nlp_transfer.data.compact import CompactCells
+from nlp_transfer.data.corpus import divided, encoded, read_corpus
+from nlp_transfer.data.keys import Keys
+from nlp_transfer.data.missing import MISSING
+from nlp_transfer.data.rows import Rows
+from nlp_transfer.data.splits import draw_evenly
+from nlp_transfer.errors import UserError
+from nlp_transfer.machine import disk
+from nlp_transfer.settings import DataSettings
+
+few_tries = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Few distinct texts, so that repeats, leaks, conflicts and empty texts are common.
+texts = st.sampled_from(["x", "X ", "y", "ß", "SS", "世界 🙂", "a,\n b", " ", "u", "v", "w", "z"])
+records = st.fixed_dictionaries(
+    {
+        "text": texts,
+        "label": st.sampled_from("abc"),
+        "text_pair": texts,
+        "split": st.sampled_from(["train", "train", "train", "dev", "test"]),
+        "id": st.integers(0, 1000).map(lambda number: f"row {number}"),
+        "weight": st.sampled_from(["1", "0.5", "2"]),
+    },
+    optional={
+        "domain": st.sampled_from(["one", "two"]),
+        "other": st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.lists(st.text()),
+    },
+)
+labels = st.sampled_from(
+    [
+        ("a", "b", "c"),
+        (["a"], ["a", "b"], []),
+        ({"a": 0.25, "b": 0.75}, {"a": 1.0}, {"b": 1.0, "a": 0.0}),
+        (0.5, 1.25, -3.0),
+        (1, 2, 2),
+    ]
+)
+
+
+@contextmanager
+def many() -> Iterator[None]:
+    """Any row is one of many, a few of which are read at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sequences, "MANY_ROWS", 1)
+        patch.setattr(disk, "_MANY_BYTES", 0)
+        patch.setattr(files, "CHUNK_ROWS", 3)
+        patch.setattr(keys, "_AT_ONCE", 2)
+        yield
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([columns, *([str(row.get(name, "")) for name in columns] for row in rows)])
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        told = {name: [row.get(name) for row in rows] for name in columns if name != "other"}
+        pyarrow.parquet.write_table(pa.table(told), path)
+
+
+def rows_told(rows: Rows) -> list[Any]:
+    table = {name: list(cells) for name, cells in rows.table.columns.items()}
+    seen = [rows.texts, rows.pairs, rows.labels, rows.weights, rows.ids, rows.domains, rows.keys, rows.numbers]
+    each = [None if part is None else list(part) for part in seen]
+    places = [rows.where(row) for row in range(len(rows))]
+    return [*each, table, list(rows.table.lines), places, {name: list(rows.cells(name)) for name in table}]
+
+
+def told(path: Path, given: DataSettings) -> Any:
+    """Return everything that there is to know of a corpus, or why there is none."""
+    try:
+        read = read_corpus(given)
+        used = divided(read, given, seed=3)
+        corpus = encoded(used, given)
+        evenly = list(draw_evenly(read.rows["train"], 3, seed=5, problem=read.task.problem))
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # what is no error of a user stays what it is
+        return repr(error)
+    splits = {
+        name: [
+            *(None if part is None else list(part) for part in (of.texts, of.pairs, of.ids, of.domains, of.keys)),
+            (of.targets.tolist(), of.targets.dtype, of.weights.tolist()),
+        ]
+        for name, of in corpus.splits.items()
+    }
+    foreign = {name: [list(of.texts), of.pairs and list(of.pairs)] for name, of in corpus.foreign.items()}
+    rows = [{name: rows_told(part) for name, part in each.rows.items()} for each in (read, used)]
+    return corpus.fingerprint, corpus.notes, corpus.task, corpus.roles, splits, foreign, rows, evenly
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@few_tries
+@given(
+    st.lists(records, min_size=6, max_size=30),
+    st.sets(st.sampled_from(["text_pair", "split", "id", "weight", "domain", "other"])),
+    labels,
+    st.fixed_dictionaries(
+        {"empty": st.sampled_from(["drop", "drop", "keep", "error"])},
+        optional={
+            "limit": st.tuples(st.sampled_from(["train_limit", "per_class"]), st.integers(1, 6)),
+            "validation_limit": st.integers(1, 3),
+            "unseen": st.just("ignore"),
+        },
+    ),
+)
+def test_a_corpus_of_many_rows_is_the_corpus_of_few(
+    tmp_path: Path,
+    kind: str,
+    rows: list[dict[str, Any]],
+    without: set[str],
+    names: tuple[Any, ...],
+    options: dict[str, Any],
+) -> None:
+    rows = [{name: cell for name, cell in row.items() if name not in without} for row in rows]
+    if kind != "csv":
+        rows = [row | {"label": names["abc".index(row["label"])]} for row in rows]
+    path = tmp_path / f"rows.{kind}"
+    write(path, rows)
+    given = DataSettings(path=str(path), **options | dict([options.pop("limit")] if "limit" in options else []))
+    wanted = told(path, given)
+    with many():
+        assert told(path, given) == wanted
+
+
+def test_many_rows_are_held_in_files(tmp_path: Path):
+    write(tmp_path / "rows.csv", [{"text": f"text {row}", "label": "ab"[row % 2]} for row in range(20)])
+    with many():
+        rows = read_corpus(DataSettings(path=str(tmp_path / "rows.csv"))).rows["train"]
+        taken = rows.take(sequences.integers_of(range(0, 20, 2), 10))
+    for part in (rows, taken):
+        assert isinstance(part.texts, CompactCells)
+        assert not isinstance(part.ids, list)
+        assert isinstance(part.keys._hashes.base, np.memmap)
+    with many():
+        behind = rows.followed_by(taken, "again-")
+    assert list(behind.texts) == [*rows.texts, *taken.texts]
+    assert list(behind.ids) == [*rows.ids, *(f"again-{row}" for row in range(1, 11))]
+    assert behind.where(21) == rows.where(2)
+
+
+@few_tries
+@given(st.lists(st.tuples(st.sampled_from([b"", b"a", b"b"]), st.sampled_from([b"c", b"d"])), max_size=40))
+def test_keys_are_told_apart_by_all_their_bytes(parts: list[tuple[bytes, bytes]]) -> None:
+    """Also those that begin alike, which no two hashes do."""
+    hashes = [(begin.ljust(24, b"\0") + end).ljust(32, b"\0") for begin, end in parts]
+    made = Keys.of(iter(hashes), len(hashes))
+    order, new = made.order()
+    assert (list(made), [made[row] for row in range(len(made))], made[::-1]) == (hashes, hashes, hashes[::-1])
+    assert order.tolist() == sorted(range(len(hashes)), key=lambda row: hashes[row])
+    assert new.tolist() == [not place or hashes[order[place - 1]] != hashes[row] for place, row in enumerate(order)]
+    assert made.firsts().tolist() == [hashes.index(each) for each in hashes]
+    half = len(hashes) // 2
+    ours, theirs = made.take(range(half)), made.take(range(half, len(hashes)))
+    assert theirs.among(ours).tolist() == [each in hashes[:half] for each in hashes[half:]]
+
+
+cells = st.none() | st.just(MISSING) | st.text() | st.integers() | st.booleans() | st.lists(st.text(), max_size=2)
+
+
+@few_tries
+@given(st.lists(cells), st.lists(cells), st.data())
+def test_compact_cells_are_the_cells_they_were(first: list[Any], more: list[Any], data: st.DataObject) -> None:
+    with many():
+        made = CompactCells(first)
+        made.extend(iter(more))
+    whole = [*first, *more]
+    rows = data.draw(st.lists(st.integers(0, len(whole) - 1))) if whole else []
+    assert list(made) == whole
+    assert [type(cell) for cell in made] == list(map(type, whole))
+    assert list(made.take(rows)) == [whole[row] for row in rows]
+    assert list(made.filled("text")) == ["text" if cell is None or cell is MISSING else cell for cell in whole]
+
+
+def test_growing_values_stay_where_a_disk_has_no_room(monkeypatch: pytest.MonkeyPatch):
+    parts = [np.arange(count, dtype=np.int64) for count in (0, 3, 200, 1, 5000, 2)]
+    rooms = iter([True, False, True, True, False])
+
+    def fallocate(*_: Any) -> None:
+        if not next(rooms, False):
+            raise OSError("no room")
+
+    allocate = disk.os.posix_fallocate
+    monkeypatch.setattr(disk, "_MANY_BYTES", 0)
+    for full in (False, True):
+        made = disk.Scratch(np.int64)
+        if full:
+            monkeypatch.setattr(disk.os, "posix_fallocate", lambda *of: (fallocate(), allocate(*of)))
+        for number, part in enumerate(parts):
+            before = made.values
+            made.append(part)
+            assert np.array_equal(before, np.concatenate(parts[:number] or [before]))
+        assert np.array_equal(made.values, np.concatenate(parts))
+
+
+def test_a_key_is_a_hash() -> None:
+    made = Keys.of((sha256(bytes([row])).digest() for row in range(5)), 5)
+    assert [len(key) for key in made] == [32] * 5
