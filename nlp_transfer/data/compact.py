@@ -1,11 +1,10 @@
-"""Many cells in little memory: strings as UTF-8, others pickled, one behind the other in a file that goes with them.
+"""Many cells in little memory: strings as UTF-8, one behind the other in a file that goes with them.
 
-It knows no rows.
+Cells of other types stay as they are: no format gives back every one of them. It knows no rows.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, overload
@@ -17,13 +16,18 @@ from nlp_transfer.machine.disk import Scratch
 
 _MANY = 1 << 24  # characters; fewer stay a list
 _AT_ONCE = 4096
-_NONE, _MISSING, _PICKLED = -1, -2, -3  # cells that are no strings; string n of a heap, pickled, is _PICKLED - n
+_NONE, _MISSING, _OTHER = -1, -2, -3  # cells that are no strings; number n of a heap's others is _OTHER - n
 
 
 class Heap:
-    """Byte strings by number, one behind the other in a file; the first one is empty."""
+    """Byte strings by number, one behind the other in a file; the first one is empty.
+
+    Attributes:
+        others: what is no string, in memory.
+    """
 
     def __init__(self) -> None:
+        self.others: list[Any] = []
         self._bytes, self._ends = Scratch(np.uint8), Scratch(np.int64)
         self._ends.append(np.zeros(2, np.int64))
 
@@ -45,9 +49,9 @@ class Heap:
 
 
 class CompactCells(Sequence[Any]):
-    """Cells that become objects of Python when they are asked for, each time anew.
+    """Cells that become strings when they are asked for, each time anew.
 
-    In memory is one number a cell, 8 bytes: which byte string of a heap it is.
+    In memory is one number a cell, 8 bytes: which byte string of a heap it is, or which other object there.
 
     Args:
         cells: the first ones.
@@ -70,16 +74,15 @@ class CompactCells(Sequence[Any]):
 
     def _write(self, cell: Any, written: list[bytes]) -> int:
         """Return the number of a cell, which is written behind others if it has to be."""
-        number = len(self._heap) + len(written)
         if type(cell) is str:
             written.append(cell.encode("utf-8", "surrogatepass"))
-            return number
+            return len(self._heap) + len(written) - 1
         if cell is None:
             return _NONE
         if cell is MISSING:
             return _MISSING
-        written.append(pickle.dumps(cell, pickle.HIGHEST_PROTOCOL))
-        return _PICKLED - number
+        self._heap.others.append(cell)
+        return _OTHER - (len(self._heap.others) - 1)
 
     def _append(self, numbers: np.ndarray) -> None:
         self._parts.append(numbers)
@@ -123,9 +126,15 @@ class CompactCells(Sequence[Any]):
             yield from self._read(self._numbers[start : start + _AT_ONCE])
 
     def _read(self, numbers: np.ndarray) -> list[Any]:
-        places = np.where(numbers <= _PICKLED, _PICKLED - numbers, np.maximum(numbers, 0))
-        kinds = numbers.tolist()
-        return [_cell(kind, found) for kind, found in zip(kinds, self._heap.read(places), strict=True)]
+        strings = self._heap.read(np.maximum(numbers, 0))
+        return [self._cell(number, found) for number, found in zip(numbers.tolist(), strings, strict=True)]
+
+    def _cell(self, number: int, written: memoryview) -> Any:
+        if number >= 0:
+            return str(written, "utf-8", "surrogatepass")
+        if number == _NONE:
+            return None
+        return MISSING if number == _MISSING else self._heap.others[_OTHER - number]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, list | CompactCells):
@@ -142,11 +151,3 @@ def compact(texts: Sequence[str]) -> Sequence[str]:
     if sum(map(len, texts)) < _MANY:
         return list(texts)
     return texts if isinstance(texts, CompactCells) else CompactCells(texts)
-
-
-def _cell(number: int, written: memoryview) -> Any:
-    if number >= 0:
-        return str(written, "utf-8", "surrogatepass")
-    if number == _NONE:
-        return None
-    return MISSING if number == _MISSING else pickle.loads(written)
