@@ -28,7 +28,7 @@ class Heap:
 
     def __init__(self) -> None:
         self.others: list[Any] = []
-        self._bytes, self._ends = Scratch(np.uint8), Scratch(np.int64)
+        self._bytes, self._ends = Scratch(np.uint8, many=_MANY), Scratch(np.int64, many=_MANY // 8)
         self._ends.append(np.zeros(2, np.int64))
 
     def __len__(self) -> int:
@@ -39,6 +39,9 @@ class Heap:
         ends = np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings)))
         self._ends.append(len(self._bytes.values) + ends)
         self._bytes.append(np.frombuffer(b"".join(strings), np.uint8))
+
+    def __getitem__(self, number: int) -> memoryview:
+        return self._bytes.values.data[self._ends.values[number] : self._ends.values[number + 1]]
 
     def read(self, numbers: np.ndarray) -> Iterator[memoryview]:
         """Yield some of them."""
@@ -119,7 +122,8 @@ class CompactCells(Sequence[Any]):
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self._read(self._numbers[index])
-        return self._read(self._numbers[[index]])[0]
+        number = int(self._numbers[index])
+        return self._cell(number, self._heap[max(number, 0)])
 
     def __iter__(self) -> Iterator[Any]:
         for start in range(0, len(self), _AT_ONCE):

@@ -40,14 +40,14 @@ def shared(values: Iterable[Equal]) -> list[Equal]:
 
 def take(values: Sequence[Value], rows: Sequence[int]) -> Sequence[Value]:
     """Return some of the values, in the order given."""
-    if rows == range(len(values)):
+    if isinstance(rows, range) and rows == range(len(values)):
         return values
-    if isinstance(values, list):
+    if isinstance(values, list | tuple):
         return [values[row] for row in rows]
     if isinstance(values, array):
         return cast(Sequence[Value], array(values.typecode, map(values.__getitem__, rows)))
-    if values == range(len(values)):
-        return cast(Sequence[Value], rows)
+    if isinstance(values, range):
+        return cast(Sequence[Value], rows if values == range(len(values)) else [values[row] for row in rows])
     return cast(Sequence[Value], cast(Any, values).take(rows))
 
 

@@ -46,8 +46,7 @@ def carve(rows: Rows, share: float, *, split: str, problem: str) -> tuple[Sequen
     is_first = first == np.arange(len(rows))
     texts, text_of = np.flatnonzero(is_first), (np.cumsum(is_first, dtype=np.int32) - 1)[first]
     del first, is_first
-    counts, rarest = np.zeros(len(texts), np.int32), np.full(len(texts), len(names), np.int32)
-    np.add.at(counts, text_of, 1)
+    counts, rarest = np.bincount(text_of, minlength=len(texts)), np.full(len(texts), len(names), np.int32)
     np.minimum.at(rarest, text_of, _numbers(stratum_of, names))  # one text with several labels counts for the rarest
     movable = {names[number]: own for number, own in enumerate(_grouped(rarest, len(names))) if len(own) > 1}
     sizes = {name: int(counts[own].sum()) for name, own in movable.items()}

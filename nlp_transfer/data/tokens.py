@@ -113,7 +113,7 @@ def encode_whole(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | No
     # No encoder takes a row without a token; the end of a text is the one that says nothing.
     end = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     read = _reader(tokenizer, typed)
-    ids, types, lengths = Scratch(np.int32), Scratch(np.int8), [np.zeros(1, np.int64)]
+    ids, types, lengths = Scratch(np.int32, many=_MANY), Scratch(np.int8, many=_MANY), [np.zeros(1, np.int64)]
     for start in range(0, len(texts), _ROWS_PER_CALL):
         part = slice(start, start + _ROWS_PER_CALL)
         rows, their_types = read(list(texts[part]), None if pairs is None else list(pairs[part]))

@@ -93,7 +93,7 @@ def packed_attention(
     hidden = _Hidden(packing, attention_mask, query.dtype)
     out = [_through_kernel(*states, group, hidden.of(group), scale, dropout) for group in packing.groups[:wide]]
     if narrow := packing.groups[wide:]:
-        groups = list(zip(narrow, packing.by_head(len(query))[wide:], strict=True))
+        groups = [(group, packing.by_head(group, len(query))) for group in narrow]
         attended = (
             _answered(*states, groups, hidden, scale)
             if answering
@@ -183,6 +183,7 @@ def _exponentials(scores: Tensor, places: ByHead, hidden: _Hidden) -> Tensor | N
 
     None, and the scores stay, where that is no faster, where more than padding is hidden, or where exponentials of
     scores that are not shifted by the largest of their row could leave the range of bfloat16, which is float32's.
+    That is found out group by group: what a text is rounded to may hang on the others in its group.
     """
     if scores.dtype != torch.bfloat16 or scores.device.type != "cpu" or hidden.mask is not None:
         return None
@@ -302,4 +303,5 @@ def _padded(states: Tensor, group: Group, places: ByHead) -> Tensor:
 
 def _put(out: Tensor, rows: Tensor, group: Group, places: ByHead) -> None:
     """Write the rows of a group where their tokens belong: the reverse of `_padded`, into (tokens, heads, width)."""
-    torch.index_select(_by_head(rows), 0, places.put, out=_by_head(out[group.start : group.stop]))
+    own = out[group.start : group.stop]
+    torch.index_select(_by_head(rows), 0, places.put, out=own.view(-1, own.shape[-1]))

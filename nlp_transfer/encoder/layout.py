@@ -81,7 +81,7 @@ class ByHead:
     Attributes:
         taken: (heads · rows · width,), place of every head of every token of the padded rows, head by head.
         put: (own tokens · heads,), for every head of the group's own tokens its place among those.
-        real: bfloat16 (heads · rows, width, 1), 1 where a token is no padding; None where all are.
+        real: bfloat16 (heads · rows, width, 1), 1 where a token is no padding; None where all are, and on a GPU.
     """
 
     taken: Tensor
@@ -96,8 +96,12 @@ class ByHead:
         padded = own if group.gather is None else group.gather
         kept = own - group.start if group.kept is None else group.kept
         taken = padded * heads + head[:, None]
-        real = None if group.real is None else group.real.bfloat16().repeat(heads, 1).unsqueeze(-1)
-        return cls(taken.flatten(), (head * len(padded) + kept[:, None]).flatten(), real)
+        real = None if device.type != "cpu" or group.real is None else group.real.bfloat16().repeat(heads, 1)
+        return cls(
+            taken.flatten(),
+            (head * len(padded) + kept[:, None]).flatten(),
+            None if real is None else real.unsqueeze(-1),
+        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class Layout:
     places: Tensor
     offsets: Tensor
     filling: int = 0
-    _by_head: dict[int, list[ByHead]] = field(default_factory=dict, repr=False)
+    _by_head: dict[tuple[int, int], ByHead] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, mask: Tensor, *, multiple: int = 1, half: bool = False) -> Layout:
@@ -175,11 +179,12 @@ class Layout:
             rows.append((self.order[:1], np.array([self.filling]), starts[-1:]))
         return tuple(_group(*some, self.left, device, self.costs) for some in rows)
 
-    def by_head(self, heads: int) -> list[ByHead]:
-        """Return for each group where the heads of its tokens lie; worked out once for all layers."""
-        if heads not in self._by_head:
-            self._by_head[heads] = [ByHead.of(group, heads) for group in self.groups]
-        return self._by_head[heads]
+    def by_head(self, group: Group, heads: int) -> ByHead:
+        """Return where the heads of a group's tokens lie; worked out once for all layers."""
+        key = group.start, heads
+        if key not in self._by_head:
+            self._by_head[key] = ByHead.of(group, heads)
+        return self._by_head[key]
 
     @cached_property
     def bounds(self) -> Tensor:

@@ -6,7 +6,9 @@ import errno
 import math
 import os
 import shutil
+import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +19,6 @@ from nlp_transfer.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-_MANY_BYTES = 1 << 20  # fewer are worth no file
 LOCK = ".lock"  # a file that says by its lock that a process is at work in a folder
 
 
@@ -154,13 +155,24 @@ def scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return an array in a temporary file without a name, which goes with it; in memory where the disk has no room."""
     import numpy as np
 
-    size = math.prod(shape) * dtype.itemsize
     try:
         with tempfile.TemporaryFile() as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # or a full disk would end the process where it writes
-            return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+            return _mapped(file, shape, dtype)
     except (AttributeError, OSError):
         return np.empty(shape, dtype)
+
+
+def _mapped(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an array that lies in a file, which is made as large as it.
+
+    Raises:
+        AttributeError: where the system cannot reserve room; a full disk would end the process where it writes.
+        OSError: where there is none.
+    """
+    import numpy as np
+
+    os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
+    return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
 
 
 class Scratch:
@@ -168,14 +180,18 @@ class Scratch:
 
     They stay in memory where the disk has no room.
 
+    Args:
+        dtype: of the values.
+        many: values from which they lie in a file.
+
     Attributes:
         values: all of them; what was taken from it before more came stays as it was.
     """
 
-    def __init__(self, dtype: Any) -> None:
+    def __init__(self, dtype: Any, *, many: int) -> None:
         import numpy as np
 
-        self._room, self._file = np.empty(0, dtype), cast(Any, None)
+        self._room, self._file, self._many = np.empty(0, dtype), cast(Any, None), many
         self.values = self._room
 
     def append(self, more: np.ndarray) -> None:
@@ -190,21 +206,23 @@ class Scratch:
         """Return room for so many values, in which those that there are lie already."""
         import numpy as np
 
-        dtype = self._room.dtype
-        in_memory = self._file is None
-        try:
-            if size * dtype.itemsize < _MANY_BYTES:
-                raise OSError(errno.ENOSPC, "not worth a file")
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it grows
-            os.posix_fallocate(self._file.fileno(), 0, size * dtype.itemsize)
-            room = np.asarray(np.memmap(self._file, dtype, "r+", shape=(size,)))
-        except (AttributeError, OSError):
-            self._file, in_memory = None, True
-            room = np.empty(size, dtype)
-        if in_memory:
+        in_file = self._file is not None
+        room = self._in_file(size) if in_file or size >= self._many else None
+        if room is None:
+            room, in_file = np.empty(size, self._room.dtype), False
+        if not in_file:
             room[: len(self.values)] = self.values
         return room
+
+    def _in_file(self, size: int) -> np.ndarray | None:
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it grows
+                weakref.finalize(self, self._file.close)
+            return _mapped(self._file, (size,), self._room.dtype)
+        except (AttributeError, OSError):
+            self._file, self._many = None, sys.maxsize
+            return None
 
 
 def share(folder: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from nlp_transfer.data import batches, compact, ragged, sequences, tokens
 from nlp_transfer.data.compact import CompactCells
-from nlp_transfer.machine import disk
 from tests.cache.test_features import bits
 from tests.encoder.families import tiny_encoder
 
@@ -35,7 +34,7 @@ def test_they_are_what_a_list_is(monkeypatch: pytest.MonkeyPatch, texts: list[st
 
 
 def test_they_take_no_memory_of_the_process_beside_a_number_each(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(disk, "_MANY_BYTES", 0)
+    monkeypatch.setattr(compact, "_MANY", 1)
     texts = [f"text number {row}" for row in range(20_000)]
     tracemalloc.start()
     made = CompactCells(texts)
@@ -54,6 +53,5 @@ def test_a_run_over_many_rows_ends_in_the_bits_of_one_over_few(tmp_path: Path, m
     for module in (compact, tokens, ragged):
         monkeypatch.setattr(module, "_MANY", 0)
     monkeypatch.setattr(sequences, "MANY_ROWS", 1)
-    monkeypatch.setattr(disk, "_MANY_BYTES", 0)
     monkeypatch.setattr(batches, "_AT_ONCE", 5)
     assert bits(tmp_path, tmp_path / "many", "pair", **values) == wanted

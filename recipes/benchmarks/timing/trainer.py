@@ -28,10 +28,10 @@ def train(job: Job) -> Result:
 
 
 def fastest(job: Job) -> Result:
-    """Return the `variant` with dynamic padding that trains fastest: fp32 or bf16, then texts of like length together.
+    """Return the `variant` with dynamic padding that trains fastest: fp32 or bf16, or that of the job, which is either.
 
-    bf16 is tried where its matrix products are not slower: where they are emulated, a step takes minutes. Grouping
-    sorts among 50 batches; with fewer than eight, or unless the job is `grouping`, it is not tried.
+    bf16 is tried where its matrix products are not slower: where they are emulated, a step takes minutes. Where the job
+    has a `variant`, it is tried with texts of like length together.
     """
     need(*MODULES, *["peft"] * (job["strategy"] == "lora"))
 
@@ -47,10 +47,9 @@ def fastest(job: Job) -> Result:
 
     plain = {"dynamic": True, "bf16": False, "grouped": False}
     seconds(plain, 1)  # the first training of a process is slower
-    best = fastest_of((plain, plain | {"bf16": True}), 2) if _gain_of_bf16() > 1 else plain
-    if job["grouping"] and (steps := job["rows"] // job["batch"]) >= 8:
-        best = fastest_of((best, best | {"grouped": True}), steps)
-    return {"variant": best}
+    if one := job.get("variant"):
+        return {"variant": fastest_of((one, one | {"grouped": True}), job["rows"] // job["batch"])}
+    return {"variant": fastest_of((plain, plain | {"bf16": True}), 2) if _gain_of_bf16() > 1 else plain}
 
 
 def _gain_of_bf16() -> float:
