@@ -38,7 +38,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass
 class Rows:
-    """The usable rows of one split, all sequences of one length.
+    """The usable rows of one split, all sequences of one length; some are columns of the table: nobody changes them.
 
     Attributes:
         texts, pairs: the texts, unchanged; pairs None where an example is one text.

@@ -6,10 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
-from nlp_transfer.data import files, parquet
+from nlp_transfer.data import files, parquet, typed
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.files import read_rows
 from nlp_transfer.data.missing import MISSING
@@ -54,6 +55,19 @@ def test_files_read_in_parts_give_the_same_table(tmp_path: Path, monkeypatch: py
         for module in (files, parquet):
             monkeypatch.setattr(module, "CHUNK_ROWS", count)
         assert Table(**vars(read_rows(path, DataSettings()))) == whole
+
+
+def test_a_dataset_is_read_part_by_part(monkeypatch: pytest.MonkeyPatch):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
+    rows = {"text": [f"text {row}" for row in range(7)], "label": [0, 1, 1, 0, 1, 0, 0]}
+    data = datasets.Dataset.from_dict(rows, features=features)
+    whole = typed.from_object(data)["train"]
+    for count in (1, 2, 7):
+        monkeypatch.setattr(typed, "CHUNK_ROWS", count)
+        found = typed.from_object(data)["train"]
+        assert found == whole
+        assert [found.where(row) for row in range(7)] == [whole.where(row) for row in range(7)]
+    assert list(whole.columns["label"]) == [*"abbabaa"]
 
 
 def test_a_corpus_is_known_by_the_hash_of_its_rows_as_json():
