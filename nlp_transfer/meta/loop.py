@@ -17,6 +17,7 @@ from nlp_transfer.strategies import Group
 from nlp_transfer.training.keeper import Keeper
 from nlp_transfer.training.loop import NotFinite, Saving, Watch, agreed, check_gradients, look, take
 from nlp_transfer.training.optimizer import build_optimizer, clip, set_rates
+from nlp_transfer.training.placement import let_go
 from nlp_transfer.training.signals import Stopped, listening
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
 from nlp_transfer.verb_settings import MetaSettings
@@ -103,5 +104,6 @@ def fit(
                 raise Stopped(stop)
     keeper.restore(learner.parameters)
     learner.refresh()
+    let_go(accelerator, optimizer)
     trajectory.kept_step = keeper.step
     return trajectory

@@ -51,10 +51,7 @@ class Placed:
         own: Any = self.optimizer.optimizer
         if isinstance(own, ZeroAdamW):
             own.leave()
-        # It holds all it prepared: copies, gradients and moments, two models' memory. `free_memory` forgets what others
-        # have prepared, too, and collects garbage for a fifth of a second.
-        for held in (self.accelerator._models, self.accelerator._optimizers):
-            held[:] = [each for each in held if each is not self.module and each is not self.optimizer]
+        let_go(self.accelerator, self.module, self.optimizer)
 
 
 def place(
@@ -79,6 +76,15 @@ def place(
         working.module if working else step, build_optimizer(groups, settings, working.copies if working else None)
     )
     return Placed(accelerator, module, step, optimizer, working)
+
+
+def let_go(accelerator: Accelerator, *parts: Any) -> None:
+    """Let an accelerator forget what it prepared for a training that is over: copies and moments, two models' memory.
+
+    Its own `free_memory` forgets what others have prepared, too, and collects garbage for a fifth of a second.
+    """
+    for held in (accelerator._models, accelerator._optimizers):
+        held[:] = [each for each in held if not any(each is part for part in parts)]
 
 
 def _make_equal(step: nn.Module) -> None:
