@@ -135,7 +135,7 @@ def _read(
     tell: Callable[[str], None] = lambda _: None,
 ) -> ReadCorpus:
     store = store_of_rows(settings.cache, tell)
-    return corpus.divided(
+    return corpus.divided(  # with no name for what was read, which goes while it is divided
         corpus.read_corpus(settings.data, data=data, known=known, store=store), settings.data, seed=settings.seed
     )
 

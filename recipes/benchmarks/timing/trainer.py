@@ -28,10 +28,10 @@ def train(job: Job) -> Result:
 
 
 def fastest(job: Job) -> Result:
-    """Return the `variant` with dynamic padding that trains fastest: fp32 or bf16, or that of the job, which is either.
+    """Return the `variant` with dynamic padding that trains fastest: in fp32 or in bf16.
 
-    bf16 is tried where its matrix products are not slower: where they are emulated, a step takes minutes. Where the job
-    has a `variant`, it is tried with texts of like length together.
+    bf16 is tried where its matrix products are not slower: where they are emulated, a step takes minutes. For a job
+    that has a `variant`: that, or the same with texts of like length together.
     """
     need(*MODULES, *["peft"] * (job["strategy"] == "lora"))
 
