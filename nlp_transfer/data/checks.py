@@ -113,15 +113,13 @@ def label_set(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
     train = counts["train"]
     if unused := [name for name in task.labels if not train[name]]:
         yield Finding("absent_label", f"{_names(unused)}: no training row that has anything to read")
-    (largest, most), (smallest, fewest) = (
-        pick(((name, train[name]) for name in task.labels if train[name]), key=lambda item: item[1])
-        for pick in (max, min)
-    )
-    if most > _IMBALANCE * fewest:
+    seen = [name for name in task.labels if train[name]]  # none where a limit leaves rows without any label
+    largest, smallest = (pick(seen, key=train.__getitem__, default="") for pick in (max, min))
+    if train[largest] > _IMBALANCE * train[smallest]:
         yield Finding(
             "imbalance",
-            f"imbalance: {largest!r} has {most:,} training rows, {smallest!r} {fewest:,}; macro-F1 shows what accuracy "
-            "hides, data.class_weights=balanced weighs them alike",
+            f"imbalance: {largest!r} has {train[largest]:,} training rows, {smallest!r} {train[smallest]:,}; macro-F1 "
+            "shows what accuracy hides, data.class_weights=balanced weighs them alike",
         )
     single = [name for name in task.labels if train[name] == 1]
     if single:

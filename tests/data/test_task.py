@@ -18,12 +18,13 @@ def load(
     *,
     columns: ColumnSettings | None = None,
     extra: list[dict[str, Any]] | None = None,
+    seed: int = 0,
     **options: Any,
 ) -> Corpus:
     """A corpus of these labels; validation holds the same rows, so that nothing is carved."""
     rows = [{"text": f"text {n}", "label": label} | (extra[n] if extra else {}) for n, label in enumerate(labels)]
     settings = DataSettings(columns=columns or ColumnSettings(), **options)
-    return load_corpus(settings, data={"train": rows, "validation": rows})
+    return load_corpus(settings, seed=seed, data={"train": rows, "validation": rows})
 
 
 FRACTIONS = [n + 0.5 for n in range(30)]
@@ -290,6 +291,15 @@ def test_every_problem_type_can_be_carved_and_limited(labels: list[Any], limit: 
 def test_limits_and_shares_that_cannot_be(options: dict[str, Any], error: str) -> None:
     with pytest.raises(UserError, match=error):
         load(HARD, **options)
+
+
+@pytest.mark.parametrize("labels", [[["a"], *[[]] * 5], [["a"], ["b"], *[[]] * 5]])
+def test_a_limit_that_leaves_rows_without_any_label_is_told(labels: list[Any]) -> None:
+    used = [load(labels, train_limit=1, seed=seed) for seed in range(20)]
+    bare = [corpus for corpus in used if not corpus.splits["train"].targets.any()]
+    assert bare
+    for corpus in bare:
+        assert any(note.endswith("no training row that has anything to read") for note in corpus.notes)
 
 
 def test_fewer_rows_to_choose_by_keep_their_classes_and_nothing_else_changes() -> None:
