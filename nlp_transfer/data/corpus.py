@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.labels import check_problem, resolve_problem
 from nlp_transfer.data.rows import Rows, Texts, keys_of, rows_of
 from nlp_transfer.data.rowstore import RowStore
-from nlp_transfer.data.sequences import integers_of, take
+from nlp_transfer.data.sequences import integers_of, json_of, take
 from nlp_transfer.data.shares import check_shares
 from nlp_transfer.data.sources import SPLIT_NAMES, read_source
 from nlp_transfer.data.table import Table
@@ -27,8 +27,6 @@ from nlp_transfer.data.task import Task, class_weights, label_names, unseen, uns
 from nlp_transfer.data.unlabelled import measured_among, read_unlabelled
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import DataSettings
-
-_AT_ONCE = 4096
 
 
 @dataclass
@@ -308,22 +306,7 @@ def _fingerprint(rows: Mapping[str, Rows], examples: Mapping[str, Examples], tas
     digest = hashlib.sha256(json.dumps([task.problem, task.labels]).encode())
     for split in sorted(rows):
         part, targets = rows[split], examples[split].targets
-        for piece in _json([split, part.texts, part.pairs, part.weights, targets.dtype.str]):
+        for piece in json_of([split, part.texts, part.pairs, part.weights, targets.dtype.str]):
             digest.update(piece.encode())
         digest.update(np.ascontiguousarray(targets).astype(targets.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()
-
-
-def _json(parts: Sequence[Any]) -> Iterator[str]:
-    """Yield a list as JSON; of a sequence in it some values at a time, or all texts would be in memory once more."""
-    yield "["
-    for number, part in enumerate(parts):
-        yield ", " * bool(number)
-        if part is None or isinstance(part, str):
-            yield json.dumps(part)
-            continue
-        yield "["
-        for start in range(0, len(part), _AT_ONCE):
-            yield ", " * bool(start) + json.dumps(list(part[start : start + _AT_ONCE]))[1:-1]
-        yield "]"
-    yield "]"

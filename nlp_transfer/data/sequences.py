@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from array import array
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar, cast, overload
 
 MANY_ROWS = 100_000  # fewer stay lists
+_AT_ONCE = 4096
 
 Value = TypeVar("Value")
 Equal = TypeVar("Equal", bound=Hashable)
@@ -63,6 +65,21 @@ def followed(values: Sequence[Value], others: Sequence[Value]) -> Sequence[Value
     if isinstance(values, Repeated):
         return cast(Sequence[Value], floats_of(cast(Any, both), len(values) + len(others)))
     return cells_of(both, len(values) + len(others))
+
+
+def json_of(parts: Sequence[Any]) -> Iterator[str]:
+    """Yield a list as JSON; of a sequence in it some values at a time, or all texts would be in memory once more."""
+    yield "["
+    for number, part in enumerate(parts):
+        yield ", " * bool(number)
+        if part is None or isinstance(part, str):
+            yield json.dumps(part)
+            continue
+        yield "["
+        for start in range(0, len(part), _AT_ONCE):
+            yield ", " * bool(start) + json.dumps(list(part[start : start + _AT_ONCE]))[1:-1]
+        yield "]"
+    yield "]"
 
 
 class Numbered(Sequence[str]):

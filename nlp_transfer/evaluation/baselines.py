@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nlp_transfer.data.corpus import Texts
+from nlp_transfer.data.sequences import followed, json_of, take
 from nlp_transfer.evaluation.calibration import calibrate
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.evaluation.sums import label_shares
-from nlp_transfer.evaluation.tfidf import Setting, best_setting, features_of, fit_predict, share_of
+from nlp_transfer.evaluation.tfidf import Setting, best_setting, features_of, fit_predict, rows_read, share_of
 from nlp_transfer.evaluation.thresholds import Threshold, expected
 from nlp_transfer.machine.versions import digest_of_code, installed
 
@@ -65,7 +66,8 @@ def floors(
       regression into ridge. Strength and class balance are those with the best `metric` in 3-fold cross-validation on
       the training rows; on big sets on a sample of them (banking77: 1,700 rows). With fewer than 12 rows the middle
       strength is taken. Character n-grams are left out where they would take minutes: text length times classes
-      decides. Without any word or n-gram in the training texts it is the priors.
+      decides. Of more than 100 million characters so many are read, in rows that are drawn, or memory would grow with
+      them. Without any word or n-gram in the training texts it is the priors.
 
     Example weights count, class weights do not: they belong to the objective that is being measured. 10,000 short rows
     and 77 classes take about 10 s on one core; the time grows in proportion to rows, length and classes.
@@ -95,6 +97,8 @@ def floors(
         return own if held is None else calibrate(task, others, held.targets, held.weights, metric=metric).apply(own)
 
     majority = Floor("majority", calibrated(priors), threshold=simple)
+    rows = rows_read(Texts(train.texts, train.pairs), seed=seed)
+    of = "" if len(rows) == len(train) else f", {len(rows):,} of {len(train):,} training rows"
     key = "" if store is None else _key(task, train, asked, seed=seed, metric=metric, free=free)
     kept = None if store is None else store.find(key)
     started = time.monotonic()
@@ -102,27 +106,29 @@ def floors(
         (strength, balanced, count, seconds), rest = kept[:4], kept[4:]
         rule = _unfolded(rest[: int(count)])
         best, logits = Setting(float(strength), bool(balanced)), rest[int(count) :].reshape(-1, task.outputs)
-        return [majority, Floor("tfidf", calibrated(logits), best.described(task), rule, float(seconds))]
-    features = features_of(task, train, asked)
+        return [majority, Floor("tfidf", calibrated(logits), best.described(task) + of, rule, float(seconds))]
+    pairs = None if train.pairs is None else take(train.pairs, rows)
+    features = features_of(task, Texts(take(train.texts, rows), pairs), asked)
     if features is None:
         return [majority, Floor("tfidf", majority.logits, "no word in the training texts", simple)]
     learn, rest = features
-    best, rule = best_setting(task, learn, train.targets, weights, metric=metric, free=free, seed=seed)
-    logits = fit_predict(task, learn, train.targets, weights, rest, best, seed=seed)
+    taught = learn, train.targets[rows], weights[rows]
+    best, rule = best_setting(task, *taught, metric=metric, free=free, seed=seed)
+    logits = fit_predict(task, *taught, rest, best, seed=seed)
     seconds = round(time.monotonic() - started, 3)
     if store is not None:
         about = {"what": "TF-IDF floor", "encoder": "none", "rows": len(test.texts), "seconds": seconds}
         own = np.atleast_1d(() if rule is None else rule)
         store.keep(key, np.concatenate([[best.strength, best.balanced, len(own), seconds], own, logits.ravel()]), about)
-    return [majority, Floor("tfidf", calibrated(logits), best.described(task), rule, seconds)]
+    return [majority, Floor("tfidf", calibrated(logits), best.described(task) + of, rule, seconds)]
 
 
 def _together(test: Examples, held: Examples | None) -> Texts:
     """Return the texts of both."""
     if held is None:
         return Texts(test.texts, test.pairs)
-    pairs = None if test.pairs is None or held.pairs is None else [*test.pairs, *held.pairs]
-    return Texts([*test.texts, *held.texts], pairs)
+    pairs = None if test.pairs is None or held.pairs is None else followed(test.pairs, held.pairs)
+    return Texts(followed(test.texts, held.texts), pairs)
 
 
 def _unfolded(own: np.ndarray) -> Threshold | None:
@@ -133,8 +139,9 @@ def _unfolded(own: np.ndarray) -> Threshold | None:
 def _key(task: Task, train: Examples, asked: Texts, *, seed: int, metric: str, free: bool) -> str:
     """Return a hash of all that the tfidf floor hangs on."""
     versions = {"nlp_transfer": digest_of_code(), **installed(("numpy", "scipy", "scikit-learn"))}
-    texts = [train.texts, train.pairs, asked.texts, asked.pairs]
-    key = hashlib.sha256(json.dumps([task.to_json(), seed, metric, free, versions, texts]).encode())
+    key = hashlib.sha256(json.dumps([task.to_json(), seed, metric, free, versions]).encode())
+    for piece in json_of([train.texts, train.pairs, asked.texts, asked.pairs]):
+        key.update(piece.encode())
     for array in (train.targets, train.weights):
         key.update(f"\n{array.dtype.str} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
     return key.hexdigest()

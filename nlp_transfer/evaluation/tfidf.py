@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +25,13 @@ import numpy as np
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.evaluation.thresholds import Threshold, measured
+from nlp_transfer.machine.disk import Scratch
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    from nlp_transfer.data.corpus import Examples, Texts
+    from nlp_transfer.data.corpus import Texts
     from nlp_transfer.data.task import Task
 
 _STRENGTHS = (2.0, 8.0, 32.0)
@@ -36,7 +40,10 @@ _FOLDS = 3
 _FEWEST_SAMPLED = 1000  # rows of cross-validation, whatever they cost
 _FEWEST_ROWS = 12  # below this, folds say nothing and the middle setting is taken
 _MOST_WORK = 8e6  # of cross-validation: rows times n-grams a row times classes, about 5 s; the final fit uses every row
+_MOST_READ = 100e6  # characters of training texts, for some GB
 _MOST_CHARACTERS = 150e6  # text length times (classes + 13), about 15 s; beyond it words only
+_MANY = 1 << 22  # features; fewer of them stay in memory
+_AT_ONCE = 4096  # rows
 # A word is a run of letters and digits, one-letter words included; a Chinese or Japanese character is a word by itself.
 _WORD = r"[぀-ヿ㐀-鿿]|[^\W぀-ヿ㐀-鿿]+"
 
@@ -59,39 +66,65 @@ class Setting:
         return f"{name}={self.strength:g}{', classes balanced' if self.balanced else ''}"
 
 
-def features_of(task: Task, train: Examples, asked: Texts) -> tuple[csr_array, csr_array] | None:
+def rows_read(texts: Texts, *, seed: int) -> Sequence[int]:
+    """Return the rows to fit on: all of them, or of more than 100 million characters so many that are drawn."""
+    lengths = np.fromiter(map(len, texts.texts), np.int64, len(texts.texts))
+    if texts.pairs is not None:
+        lengths += np.fromiter(map(len, texts.pairs), np.int64, len(lengths))
+    if lengths.sum() <= _MOST_READ:
+        return range(len(lengths))
+    drawn = np.random.default_rng(seed).permutation(len(lengths))
+    most = max(_FEWEST_SAMPLED, int(np.searchsorted(lengths[drawn].cumsum(), _MOST_READ, "right")))
+    return np.sort(drawn[:most]).tolist()
+
+
+def features_of(task: Task, train: Texts, asked: Texts) -> tuple[csr_array, csr_array] | None:
     """Return TF-IDF features of both, or None where the training texts hold nothing to count."""
     from scipy.sparse import csr_array, hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts = [*train.texts, *(train.pairs or ())]
+    both, rows = [train.texts, train.pairs or ()], len(train.texts)
     options: list[dict[str, Any]] = [{"ngram_range": (1, 2), "token_pattern": _WORD}]
-    if sum(map(len, texts)) * (task.outputs + 13) <= _MOST_CHARACTERS:
-        options.append({"analyzer": "char_wb", "ngram_range": (4, 4), "min_df": min(2, len(texts))})
-    blocks = []
+    if sum(map(len, chain(*both))) * (task.outputs + 13) <= _MOST_CHARACTERS:
+        options.append({"analyzer": "char_wb", "ngram_range": (4, 4), "min_df": min(2, sum(map(len, both)))})
+    vectorisers, learned = [], []
     for option in options:
         vectoriser = TfidfVectorizer(sublinear_tf=True, **option)
         try:
-            counted = csr_array(vectoriser.fit_transform(texts))
+            counted = csr_array(vectoriser.fit_transform(chain(*both)))
         except ValueError as error:  # scikit-learn has no other sign of a corpus without a single n-gram
             if "empty vocabulary" in str(error) or "no terms remain" in str(error):
                 continue
             raise
-        held = [csr_array(vectoriser.transform(part)) for part in (asked.texts, asked.pairs) if part is not None]
-        learned = [counted[: len(train.texts)], counted[len(train.texts) :]][: len(held)]
-        blocks.append([_compared(*learned), _compared(*held)])
-    if not blocks:
+        vectorisers.append(vectoriser)
+        learned.append(counted if train.pairs is None else _compared(counted[:rows], counted[rows:]))
+    if not vectorisers:
         return None
-    learn, held = (csr_array(hstack(parts)) for parts in zip(*blocks, strict=True))
-    return learn, held
+    learn = csr_array(hstack(learned))
+    return learn, _told(vectorisers, asked, learn.shape[1])
 
 
-def _compared(first: csr_array, second: csr_array | None = None) -> csr_array:
-    """Return the TF-IDF rows; for pairs what both say, what one says, how much they overlap, and each by itself."""
+def _told(vectorisers: Sequence[TfidfVectorizer], asked: Texts, columns: int) -> csr_array:
+    """Return the features of texts; those of many lie in a file."""
     from scipy.sparse import csr_array, hstack
 
-    if second is None:
-        return first
+    values, places = Scratch(np.float64, many=_MANY), Scratch(np.int32, many=_MANY)
+    counts = [np.zeros(1, np.int64)]
+    for start in range(0, len(asked.texts), _AT_ONCE):
+        sides = [side[start : start + _AT_ONCE] for side in (asked.texts, asked.pairs) if side is not None]
+        held = [[csr_array(vectoriser.transform(side)) for side in sides] for vectoriser in vectorisers]
+        block = csr_array(hstack([each[0] if len(each) == 1 else _compared(*each) for each in held]))
+        values.append(block.data)
+        places.append(block.indices)
+        counts.append(np.diff(block.indptr))
+    shape = len(asked.texts), columns
+    return csr_array((values.values, places.values, np.concatenate(counts).cumsum()), shape=shape)
+
+
+def _compared(first: csr_array, second: csr_array) -> csr_array:
+    """Return, of the TF-IDF rows of pairs, what both say, what one says, how much they overlap, and each by itself."""
+    from scipy.sparse import csr_array, hstack
+
     common = first * second
     shared = (common != 0).sum(axis=1)
     lengths = [np.maximum(np.diff(side.indptr), 1) for side in (first, second)]

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nlp_transfer.data import compact, files, keys, parquet, sequences
-from nlp_transfer.data import corpus as corpus_module
 from nlp_transfer.data.compact import CompactCells
 from nlp_transfer.data.corpus import divided, encoded, read_corpus
 from nlp_transfer.data.keys import Keys
@@ -63,7 +62,7 @@ def many(rows: int = 1) -> Iterator[None]:
         patch.setattr(compact, "_MANY", 1)
         for module in (files, parquet):
             patch.setattr(module, "CHUNK_ROWS", 3)
-        for module in (keys, compact, corpus_module):
+        for module in (keys, compact, sequences):
             patch.setattr(module, "_AT_ONCE", 2)
         yield
 

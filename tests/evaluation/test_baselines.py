@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from nlp_transfer.cache.store import Store
-from nlp_transfer.data.corpus import Examples
+from nlp_transfer.data import compact
+from nlp_transfer.data.compact import CompactCells
+from nlp_transfer.data.corpus import Examples, Texts
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation import tfidf
 from nlp_transfer.evaluation.baselines import floors
@@ -128,6 +130,48 @@ def test_what_was_fitted_before_is_read_back(problem, tmp_path):
     store.remove(entry.key)
     store.keep(entry.key, other, {})
     assert (floors(task, train, test, seed=3, store=store)[1].logits == fitted.logits + 1).all()
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
+def test_floors_of_many_rows_are_those_of_few(problem, pair, tmp_path, monkeypatch):
+    task = Task(problem, () if problem == "regression" else LABELS, pair=pair)
+    parts = [learnable(problem, soft=False, weighted=True, pair=pair, rows=rows, seed=rows) for rows in (60, 25, 30)]
+    few = floors(task, *parts[:2], seed=3, held=parts[2])
+    monkeypatch.setattr(compact, "_MANY", 1)  # then cells lie in a file, and so do features
+    monkeypatch.setattr(tfidf, "_MANY", 1)
+    monkeypatch.setattr(tfidf, "_AT_ONCE", 7)
+    train, test, held = (
+        replace(part, texts=CompactCells(part.texts), pairs=part.pairs and CompactCells(part.pairs)) for part in parts
+    )
+    for _ in range(2):  # the second time they are read back
+        many = floors(task, train, test, seed=3, held=held, store=Store(tmp_path, 2**30))
+        assert [floor.detail for floor in many] == [floor.detail for floor in few]
+        for one, other in zip(few, many, strict=True):
+            assert (one.logits == other.logits).all()
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_of_more_text_than_memory_should_hold_drawn_rows_teach_the_floor(pair, tmp_path, monkeypatch):
+    task, store = Task("single_label", LABELS, pair=pair), Store(tmp_path, 2**30)
+    train, test = (
+        learnable("single_label", soft=False, weighted=True, pair=pair, rows=rows, seed=rows) for rows in (400, 50)
+    )
+    both = Texts(train.texts, train.pairs)
+    lengths = np.array([sum(map(len, row)) for row in zip(train.texts, train.pairs or [""] * 400, strict=True)])
+    monkeypatch.setattr(tfidf, "_MOST_READ", lengths.sum())
+    assert list(tfidf.rows_read(both, seed=0)) == list(range(400))
+    monkeypatch.setattr(tfidf, "_MOST_READ", lengths.sum() / 2)
+    monkeypatch.setattr(tfidf, "_FEWEST_SAMPLED", 10)
+    rows = tfidf.rows_read(both, seed=0)
+    assert list(rows) == sorted(set(rows)) != list(tfidf.rows_read(both, seed=1))
+    assert lengths.sum() / 2 - lengths.max() < lengths[rows].sum() <= lengths.sum() / 2
+    fitted, found = (floors(task, train, test, seed=0, store=store) for _ in range(2))
+    assert fitted[1].detail == found[1].detail
+    assert fitted[1].detail.endswith(f", {len(rows)} of 400 training rows")
+    assert compute(task, fitted[1].logits, test.targets)["accuracy"] > 0.8
+    monkeypatch.setattr(tfidf, "_FEWEST_SAMPLED", 300)
+    assert len(tfidf.rows_read(both, seed=0)) == 300
 
 
 def test_what_the_floor_hangs_on_is_in_its_key(tmp_path):
