@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from typing import cast
 
 import numpy as np
@@ -14,6 +13,7 @@ from nlp_transfer.artefact.record import read_record
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import Texts
+from nlp_transfer.data.sequences import json_of
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.errors import UserError
@@ -33,8 +33,11 @@ def lessons(settings: Settings, corpus: Corpus) -> str | None:
         return None
     teacher = teacher_of(settings)
     weights = read_record(model_folder(expanded(teacher))).sha256 if teacher else None
-    others = None if corpus.unlabelled is None else [corpus.unlabelled.texts, corpus.unlabelled.pairs]
-    return hashlib.sha256(json.dumps([weights, others]).encode()).hexdigest()
+    others = [] if corpus.unlabelled is None else [corpus.unlabelled.texts, corpus.unlabelled.pairs]
+    digest = hashlib.sha256()
+    for piece in json_of([weights, *others]):
+        digest.update(piece.encode())
+    return digest.hexdigest()
 
 
 def teacher_of(settings: Settings) -> str | None:

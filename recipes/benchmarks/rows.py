@@ -5,11 +5,11 @@
 
 DATA_FOLDER holds one folder a data set with a train file. From its texts, cut to --characters, so many rows are made,
 each with a number before it, so that no two are the same. The command line adapts a probe to them (an encoder of
---depth layers of MiniLM: 0 is its embeddings alone, for the sake of time; floors and the check in a fresh process are
-left out) and labels the same file, each with an empty cache in processes of its own. Memory is read twice a second:
-"anonymous" is what the processes hold themselves; the rest of "resident" is files that are mapped, which the system
-takes back where it needs room. Of several processes it is the sum. The last lines say what ten times the most rows
-would take, if each further row took what one took between the two largest numbers of rows. Linux only.
+--depth layers of MiniLM: 0 is its embeddings alone, for the sake of time; all else is as it comes, TF-IDF floor and
+report included) and labels the same file, each with an empty cache in processes of its own. Memory is read twice a
+second: "anonymous" is what the processes hold themselves; the rest of "resident" is files that are mapped, which the
+system takes back where it needs room. Of several processes it is the sum. The last lines say what ten times the most
+rows would take, if each further row took what one took between the two largest numbers of rows. Linux only.
 """
 
 from __future__ import annotations
@@ -67,7 +67,6 @@ def measure(arguments: argparse.Namespace, rows: int) -> Line:
         path, cache = home / "rows.csv", home / "cache"
         make(arguments.data / arguments.dataset / "train.csv", path, rows, arguments.characters)
         adapt = ["adapt", "data=files", f"data.path={path}", "strategy=probe", f"encoder.depth={arguments.depth}"]
-        adapt += ["evaluation.floors=false", "evaluation.resamples=20", "verify=false", "report.write=false"]
         adapt += [f"output={home / 'runs'}", f"cache.folder={cache}"]
         done = {"adapt": watched(adapt, arguments.processes)}
         for entry in cache.glob("*/entry.json"):
