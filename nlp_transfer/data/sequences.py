@@ -65,7 +65,20 @@ def followed(values: Sequence[Value], others: Sequence[Value]) -> Sequence[Value
     return cells_of(both, len(values) + len(others))
 
 
-class Numbered(Sequence[str]):
+class AsList(Sequence[Value]):
+    """A sequence that is equal to a list, and to another such sequence, of equal values."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, list | AsList):
+            return NotImplemented
+        return len(self) == len(other) and all(
+            one is another or one == another for one, another in zip(self, other, strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # as a list
+
+
+class Numbered(AsList[str]):
     """Names that are made of a number, which is counted from 1 in them, when they are asked for."""
 
     def __init__(self, before: str, numbers: Sequence[int]) -> None:
@@ -88,7 +101,7 @@ class Numbered(Sequence[str]):
         return Numbered(self.before, take(self.numbers, rows))
 
 
-class Repeated(Sequence[float]):
+class Repeated(AsList[float]):
     """One float, so many times."""
 
     def __init__(self, value: float, count: int) -> None:
