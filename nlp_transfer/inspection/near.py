@@ -91,36 +91,37 @@ class _Known:
 
     def __init__(self, signatures: np.ndarray) -> None:
         self._signatures, self._bands = signatures, np.arange(_BANDS)
-        shape = len(signatures), _BANDS
-        self._bucket, self._last, self._before = (room(shape, np.int32) for _ in range(3))
+        # In each band texts that agree share a bucket: the places from the first one of it on, so many of them filled.
+        self._first, self._filled, self._texts = (room((len(signatures), _BANDS), np.int32) for _ in range(3))
+        self._filled[:] = 0
         for band in range(_BANDS):
-            self._bucket[:, band] = _numbered(signatures[:, band * _WIDTH : (band + 1) * _WIDTH])
-        self._last[:] = -1  # the text of a bucket that was added last; before each of these is another one, or -1
+            bucket = _numbered(signatures[:, band * _WIDTH : (band + 1) * _WIDTH])
+            sizes = np.bincount(bucket)
+            self._first[:, band] = (np.cumsum(sizes) - sizes)[bucket]
 
     def like(self, row: int) -> list[int]:
         """Return the texts there that share as much with one as is sought, as far as signatures tell, in order."""
-        bands, rows = self._bands, self._last[self._bucket[row], self._bands]
-        found = set[int]()
-        while (there := rows >= 0).any():
-            bands, rows = bands[there], rows[there]
-            found.update(rows.tolist())
-            rows = self._before[rows, bands]
-        likely = np.array(sorted(found), np.int64)
-        agree = (self._signatures[likely] == self._signatures[row]).mean(axis=1)
-        return likely[agree >= _SOUGHT].tolist()
+        first = self._first[row]
+        ends = first + self._filled[first, self._bands]
+        agreeing = zip(first.tolist(), ends.tolist(), range(_BANDS), strict=True)
+        found = [self._texts[begin:end, band] for begin, end, band in agreeing if end > begin]
+        if not found:
+            return []
+        likely = np.unique(np.concatenate(found))
+        return likely[(self._signatures[likely] == self._signatures[row]).mean(axis=1) >= _SOUGHT].tolist()
 
     def add(self, row: int) -> None:
         """Let a text be found."""
-        place = self._bucket[row], self._bands
-        self._before[row] = self._last[place]
-        self._last[place] = row
+        first = self._first[row]
+        self._texts[first + self._filled[first, self._bands], self._bands] = row
+        self._filled[first, self._bands] += 1
 
 
 def _numbered(rows: np.ndarray) -> np.ndarray:
-    """Return a number for each row of uint32, the same for equal rows, (rows,)."""
-    numbers = np.zeros(len(rows), np.uint64)
+    """Return a number for each row of uint32, the same for equal rows, int64 (rows,)."""
+    numbers = np.zeros(len(rows), np.int64)
     for column in rows.T:
-        numbers = np.unique(numbers << np.uint64(32) | column, return_inverse=True)[1].astype(np.uint64)
+        numbers = np.unique(numbers << 32 | column, return_inverse=True)[1]
     return numbers
 
 
