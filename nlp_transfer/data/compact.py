@@ -12,8 +12,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from nlp_transfer.data.listlike import AsList
 from nlp_transfer.data.missing import MISSING
-from nlp_transfer.data.sequences import AsList
 from nlp_transfer.machine.disk import Scratch
 
 _MANY = 1 << 24  # characters; fewer stay a list

@@ -10,7 +10,7 @@ from typing import overload
 import numpy as np
 
 from nlp_transfer.data import sequences
-from nlp_transfer.data.sequences import AsList
+from nlp_transfer.data.listlike import AsList
 from nlp_transfer.machine.disk import scratch
 
 _BYTES = 32  # of SHA-256

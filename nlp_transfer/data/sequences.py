@@ -7,6 +7,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from itertools import chain
 from typing import Any, TypeVar, cast, overload
 
+from nlp_transfer.data.listlike import AsList
+
 MANY_ROWS = 100_000  # fewer stay lists
 
 Value = TypeVar("Value")
@@ -63,19 +65,6 @@ def followed(values: Sequence[Value], others: Sequence[Value]) -> Sequence[Value
     if isinstance(values, Repeated):
         return cast(Sequence[Value], floats_of(cast(Any, both), len(values) + len(others)))
     return cells_of(both, len(values) + len(others))
-
-
-class AsList(Sequence[Value]):
-    """A sequence that is equal to a list, and to another such sequence, of equal values."""
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, list | AsList):
-            return NotImplemented
-        return len(self) == len(other) and all(
-            one is another or one == another for one, another in zip(self, other, strict=True)
-        )
-
-    __hash__ = None  # type: ignore[assignment]  # as a list
 
 
 class Numbered(AsList[str]):
