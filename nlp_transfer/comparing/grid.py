@@ -145,7 +145,8 @@ class Draws:
     def __init__(self, settings: Settings, *, data: Any = None, tell: Callable[[str], None] = lambda _: None) -> None:
         self._data, self._decision, self._seed = settings.data, decision_of(settings), settings.seed
         self._read: ReadCorpus = read_corpus(settings.data, data=data, store=store_of_rows(settings.cache, tell))
-        self.whole = self._encoded(self._divided(ALL, settings.seed))
+        rows = self._divided(ALL, settings.seed)
+        self.whole, self._numbers = self._encoded(rows), np.asarray(rows.rows["train"].numbers)
         if "test" not in self.whole.splits:
             raise UserError(
                 "a comparison needs test rows that nothing chooses by: give data.test, or leave validation out and "
@@ -156,8 +157,7 @@ class Draws:
                 f"data.validation_share={self._data.validation_share:g} leaves a comparison no rows to choose by: give "
                 "data.validation, or a share above 0"
             )
-        self._places = {name: row for row, name in enumerate(self.whole.splits["train"].ids)}
-        self._rows = {ALL: len(self._places)}
+        self._rows = {ALL: len(self._numbers)}
         counts = [str(count) for count in sorted({int(each) for each in settings.compare.labels if each != ALL})]
         for count in counts:
             self._rows[count] = len(self._divided(count, settings.seed).rows["train"])
@@ -207,9 +207,10 @@ class Draws:
         """
         if labels == ALL:
             return self.whole
-        found = self._encoded(self._divided(labels, seed), self.settings_of(labels))
+        rows = self._divided(labels, seed)
+        found = self._encoded(rows, self.settings_of(labels))
         if pooled and ALL in self.labels:
-            chosen = np.array([self._places[name] for name in found.splits["train"].ids])
+            chosen = np.searchsorted(self._numbers, rows.rows["train"].numbers)  # both as they stand in the file
             found.pool = Pool(self.whole.splits["train"], chosen)
         return found
 

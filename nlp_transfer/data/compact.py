@@ -1,22 +1,27 @@
-"""Many cells in little memory: strings as UTF-8, one behind the other in a file that goes with them.
+"""Many cells in little memory: strings, lists and objects, one behind the other in a file that goes with them.
 
-Cells of other types stay as they are: no format gives back every one of them. It knows no rows.
+Cells of other types, and what JSON does not give back as it was, stay as they are. It knows no rows.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, overload
 
 import numpy as np
 
+from nlp_transfer.data.listlike import AsList
 from nlp_transfer.data.missing import MISSING
 from nlp_transfer.machine.disk import Scratch
 
 _MANY = 1 << 24  # characters; fewer stay a list
 _AT_ONCE = 4096
 _NONE, _MISSING, _OTHER = -1, -2, -3  # cells that are no strings; number n of a heap's others is _OTHER - n
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+_from_json = json.JSONDecoder().raw_decode
+_JSON = 1 << 62  # is added to the number of what is written as JSON
 
 
 class Heap:
@@ -51,7 +56,7 @@ class Heap:
             yield view[begin:end]
 
 
-class CompactCells(Sequence[Any]):
+class CompactCells(AsList[Any]):
     """Cells that become strings when they are asked for, each time anew.
 
     In memory is one number a cell, 8 bytes: which byte string of a heap it is, or which other object there.
@@ -84,6 +89,9 @@ class CompactCells(Sequence[Any]):
             return _NONE
         if cell is MISSING:
             return _MISSING
+        if type(cell) in (list, dict) and (told := _as_json(cell)) is not None:
+            written.append(told)
+            return _JSON + len(self._heap) + len(written) - 1
         self._heap.others.append(cell)
         return _OTHER - (len(self._heap.others) - 1)
 
@@ -123,29 +131,46 @@ class CompactCells(Sequence[Any]):
         if isinstance(index, slice):
             return self._read(self._numbers[index])
         number = int(self._numbers[index])
-        return self._cell(number, self._heap[max(number, 0)])
+        return self._cell(number, self._heap[max(number, 0) % _JSON])
 
     def __iter__(self) -> Iterator[Any]:
         for start in range(0, len(self), _AT_ONCE):
             yield from self._read(self._numbers[start : start + _AT_ONCE])
 
     def _read(self, numbers: np.ndarray) -> list[Any]:
-        strings = self._heap.read(np.maximum(numbers, 0))
+        strings = self._heap.read(np.maximum(numbers, 0) % _JSON)
         return [self._cell(number, found) for number, found in zip(numbers.tolist(), strings, strict=True)]
 
     def _cell(self, number: int, written: memoryview) -> Any:
+        if number >= _JSON:
+            return _from_json(str(written, "ascii"))[0]
         if number >= 0:
             return str(written, "utf-8", "surrogatepass")
         if number == _NONE:
             return None
         return MISSING if number == _MISSING else self._heap.others[_OTHER - number]
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, list | CompactCells):
-            return NotImplemented
-        return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CompactCells, (list(self),)  # a copy, here or in another process, has files of its own
 
-    __hash__ = None  # type: ignore[assignment]  # as a list
+
+def _as_json(cell: Any) -> bytes | None:
+    """Return a list or an object as JSON, or None where that would give back another one."""
+    try:
+        told = json.dumps(cell) if _is_plain(cell) else None
+    except (ValueError, RecursionError):  # too many digits, or too deep
+        return None
+    if told is None or ("\\ud" in told and _from_json(told)[0] != cell):  # two halves of a pair become one character
+        return None
+    return told.encode("ascii")
+
+
+def _is_plain(cell: Any) -> bool:
+    """Whether a cell is made of what JSON has a form for, and of no subclass of it."""
+    kind = type(cell)
+    if kind is dict:
+        return all(type(key) is str for key in cell) and all(map(_is_plain, cell.values()))
+    return kind in _PLAIN or (kind is list and all(map(_is_plain, cell)))
 
 
 def compact(texts: Sequence[str]) -> Sequence[str]:

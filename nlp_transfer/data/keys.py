@@ -10,13 +10,14 @@ from typing import overload
 import numpy as np
 
 from nlp_transfer.data import sequences
+from nlp_transfer.data.listlike import AsList
 from nlp_transfer.machine.disk import scratch
 
 _BYTES = 32  # of SHA-256
 _AT_ONCE = 1 << 16
 
 
-class Keys(Sequence[bytes]):
+class Keys(AsList[bytes]):
     """One hash a row, uint8 (rows, 32); of many the array lies in a file."""
 
     def __init__(self, hashes: np.ndarray) -> None:
@@ -25,7 +26,7 @@ class Keys(Sequence[bytes]):
     @classmethod
     def of(cls, hashes: Iterable[bytes], count: int) -> Keys:
         """Return so many hashes."""
-        hashes, made = iter(hashes), _room(count)
+        hashes, made = iter(hashes), room((count, _BYTES), np.uint8)
         for start in range(0, count, _AT_ONCE):
             part = b"".join(islice(hashes, _AT_ONCE))
             made[start : start + _AT_ONCE] = np.frombuffer(part, np.uint8).reshape(-1, _BYTES)
@@ -50,14 +51,15 @@ class Keys(Sequence[bytes]):
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Keys:
         """Return the hashes of some of the rows, in the order given."""
-        made, rows = _room(len(rows)), np.asarray(rows, np.int64)
+        made, rows = room((len(rows), _BYTES), np.uint8), np.asarray(rows, np.int64)
         for start in range(0, len(rows), _AT_ONCE):
             made[start : start + _AT_ONCE] = self._hashes[rows[start : start + _AT_ONCE]]
         return Keys(made)
 
     def followed_by(self, others: Keys) -> Keys:
         """Return these hashes and behind them others."""
-        return Keys(np.concatenate([self._hashes, others._hashes], out=_room(len(self) + len(others))))
+        out = room((len(self) + len(others), _BYTES), np.uint8)
+        return Keys(np.concatenate([self._hashes, others._hashes], out=out))
 
     def firsts(self) -> np.ndarray:
         """Return for each row the first one that has the same hash, int64 (rows,)."""
@@ -99,8 +101,6 @@ def rows_where(marked: np.ndarray) -> Sequence[int]:
     return rows.tolist() if len(rows) < sequences.MANY_ROWS else array("q", rows.tobytes())
 
 
-def _room(count: int) -> np.ndarray:
-    """Return an array for so many hashes."""
-    if count < sequences.MANY_ROWS:
-        return np.empty((count, _BYTES), np.uint8)
-    return scratch((count, _BYTES), np.dtype(np.uint8))
+def room(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Return an array of one value or more a row, which lies in a file if rows are many."""
+    return np.empty(shape, dtype) if shape[0] < sequences.MANY_ROWS else scratch(shape, np.dtype(dtype))

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from nlp_transfer.data.missing import MISSING
-from nlp_transfer.data.sequences import floats_of
+from nlp_transfer.data.sequences import cells_of, floats_of, shared
 from nlp_transfer.errors import UserError, one_of
 
 Label = str | float | tuple[str, ...] | dict[str, float]
@@ -136,6 +136,7 @@ def read_labels(values: Sequence[Any], *, problem: str, separator: str | None, w
     _refuse_missing(values, separator, where)
     if problem == "regression":
         return floats_of((_number(value, where, row) for row, value in enumerate(values)), len(values))
+    soft = any(isinstance(value, Mapping) for value in values)
     if problem == "multi_label":
         items = (
             (row, item)
@@ -145,18 +146,18 @@ def read_labels(values: Sequence[Any], *, problem: str, separator: str | None, w
             if not is_missing(item)
         )
         _refuse_mixed(items, where)
-        return _alike(_several(value, separator, where, row) for row, value in enumerate(values))
+        sets = (_several(value, separator, where, row) for row, value in enumerate(values))
+        return cells_of(sets, len(values)) if soft else _alike(cast(Iterator[tuple[str, ...]], sets))
     _refuse_mixed(enumerate(values), where)
-    return _alike(
-        _distribution(value, where, row) if isinstance(value, Mapping) else _name(value, where, row)
-        for row, value in enumerate(values)
-    )
+    if soft:
+        return cells_of((_distribution(value, where, row) for row, value in enumerate(values)), len(values))
+    return shared(_name(value, where, row) for row, value in enumerate(values))
 
 
-def _alike(labels: Iterable[Label]) -> list[Label]:
-    """Return labels of which equal ones are one object, but distributions."""
-    first: dict[Label, Label] = {}
-    return [label if isinstance(label, dict) else first.setdefault(label, label) for label in labels]
+def _alike(sets: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return sets of labels of which equal ones are one object, and equal names in them."""
+    first: dict[str, str] = {}
+    return shared(tuple(first.setdefault(name, name) for name in names) for names in sets)
 
 
 def _refuse_missing(values: Sequence[Any], separator: str | None, where: Where) -> None:

@@ -11,6 +11,9 @@ class _Missing:
     def __repr__(self) -> str:
         return "MISSING"
 
+    def __reduce__(self) -> str:
+        return "MISSING"  # a copy is the same one
+
 
 MISSING: Final = _Missing()
 """The cell of a JSON object that has no such key; None is a null that was written."""

@@ -8,6 +8,8 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar, cast, overload
 
+from nlp_transfer.data.listlike import AsList
+
 MANY_ROWS = 100_000  # fewer stay lists
 _AT_ONCE = 4096
 
@@ -82,7 +84,7 @@ def json_of(parts: Sequence[Any]) -> Iterator[str]:
     yield "]"
 
 
-class Numbered(Sequence[str]):
+class Numbered(AsList[str]):
     """Names that are made of a number, which is counted from 1 in them, when they are asked for."""
 
     def __init__(self, before: str, numbers: Sequence[int]) -> None:
@@ -105,7 +107,7 @@ class Numbered(Sequence[str]):
         return Numbered(self.before, take(self.numbers, rows))
 
 
-class Repeated(Sequence[float]):
+class Repeated(AsList[float]):
     """One float, so many times."""
 
     def __init__(self, value: float, count: int) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nlp_transfer.data.corpus import read_corpus
 from nlp_transfer.data.files import existing
 from nlp_transfer.data.finding import Finding
+from nlp_transfer.data.sequences import cells_of
 from nlp_transfer.errors import UserError
+from nlp_transfer.inspection.lined import Lined
 from nlp_transfer.inspection.near import near_pairs
 from nlp_transfer.settings import DataSettings
 
@@ -38,29 +43,25 @@ def shared(
         theirs = read_corpus(DataSettings(path=other, empty="keep", unseen="ignore")).rows
     except UserError as error:
         raise UserError(f"check.beside: {error}") from error
-    texts, places = [], []
-    for rows in theirs.values():
-        texts += [_text(rows, row) for row in range(len(rows))]
-        places += [rows.where(row) for row in range(len(rows))]
-    known = {key: row for row, key in reversed(list(enumerate(key for rows in theirs.values() for key in rows.keys)))}
+    lined = Lined(theirs)
+    keys, texts = lined.keys, lined.texts(np.ones(len(lined), bool))
     for split in [name for name in _MEASURED if name in splits] or splits:
         rows = splits[split]
-        same = {row: known[key] for row, key in enumerate(rows.keys) if key in known}
-        rest = [row for row in range(len(rows)) if row not in same]
-        asked = [*texts, *(_text(rows, row) for row in rest)]
-        for pair in near_pairs(asked, [place < len(texts) for place in range(len(asked))], show=show):
+        first = keys.followed_by(rows.keys).firsts()[len(keys) :]
+        is_new = first >= len(keys)
+        same = {row: int(first[row]) for row in np.flatnonzero(~is_new).tolist()}
+        rest = np.flatnonzero(is_new)
+        asked = cells_of(chain(texts, Lined({split: rows}).texts(is_new)), len(texts) + len(rest))
+        for pair in near_pairs(asked, np.arange(len(asked)) < len(texts), show=show):
             if pair.first < len(texts) <= pair.second:
-                same.setdefault(rest[pair.second - len(texts)], pair.first)
+                same.setdefault(int(rest[pair.second - len(texts)]), pair.first)
         if same:
-            first = min(same)
+            ours = min(same)
+            name, their = lined.place(same[ours])
             measured = "training rows, of which a run measures on some," if split == "train" else f"{split} rows"
             yield Finding(
                 "contamination",
                 f"{len(same):,} of {len(rows):,} {measured} stand in {other}, the same or nearly, for example "
-                f"{rows.where(first)} and {places[same[first]]}",
+                f"{rows.where(ours)} and {theirs[name].where(their)}",
                 tuple((split, row) for row in sorted(same)),
             )
-
-
-def _text(rows: Rows, row: int) -> str:
-    return rows.texts[row] if rows.pairs is None else f"{rows.texts[row]}\n{rows.pairs[row]}"

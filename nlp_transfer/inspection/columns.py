@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
 from nlp_transfer.data.checks import LEAKS, called, comparable
 from nlp_transfer.data.finding import Finding
+from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.labels import is_missing, number_of
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.significance import is_lower
@@ -33,8 +36,8 @@ def identifiers(splits: Mapping[str, Rows], roles: Mapping[str, str]) -> Iterato
     texts = splits["train"].texts
     if (
         len(texts) >= _FEWEST
-        and len(set(texts)) > _MOSTLY * len(texts)
         and sum(map(_is_code, texts)) > _MOSTLY * len(texts)
+        and _different(texts) > _MOSTLY * len(texts)
     ):
         yield Finding(
             "id_as_text",
@@ -45,13 +48,15 @@ def identifiers(splits: Mapping[str, Rows], roles: Mapping[str, str]) -> Iterato
     for source, target in LEAKS:
         for column in sorted(known.get(source, {}).keys() & known.get(target, {}).keys()):
             ours, theirs = known[source][column], known[target][column]
-            both = ours.keys() & theirs.keys()
+            both: dict[str, int] = {}
+            for row in ours.rows[ours.keys.among(theirs.keys)].tolist():
+                both.setdefault(str(ours.cells[row]), row)
             if both and not (_numbers_rows(ours) and _numbers_rows(theirs)):
                 yield Finding(
                     "shared_id",
                     f"{len(both):,} of {len(splits[target]):,} {called(target)} rows have a {column!r} that a row of "
                     f"{source} has too",
-                    tuple((source, ours[each]) for each in sorted(both)),
+                    tuple((source, both[each]) for each in sorted(both)),
                 )
 
 
@@ -61,20 +66,34 @@ def order(splits: Mapping[str, Rows], roles: Mapping[str, str]) -> Iterator[Find
         sorted_by = [
             column
             for column in rows.table.columns
-            if column not in (roles["text"], roles.get("text_pair")) and _is_sorted(list(map(repr, rows.cells(column))))
+            if column not in (roles["text"], roles.get("text_pair")) and _is_sorted(rows.cells(column))
         ]
         if sorted_by:
             yield Finding("sorted", f"the {called(split)} rows are sorted by {', '.join(map(repr, sorted_by))}")
 
 
-def _is_sorted(cells: Sequence[str]) -> bool:
+def _is_sorted(cells: Sequence[Any]) -> bool:
     """Return whether equal cells stand together far more often than by chance."""
-    counts = Counter(cells)
-    if len(cells) < _FEWEST or not 2 <= len(counts) <= len(cells) / 5:
+    if len(cells) < _FEWEST or not 2 <= _different(cells) <= len(cells) / 5:
         return False
-    changes = sum(one != other for one, other in itertools.pairwise(cells))
-    by_chance = (len(cells) - 1) * (1 - sum((count / len(cells)) ** 2 for count in counts.values()))
+    numbers: dict[str, int] = {}
+    values = np.fromiter((numbers.setdefault(repr(cell), len(numbers)) for cell in cells), np.int64, len(cells))
+    changes = int((values[1:] != values[:-1]).sum())
+    by_chance = (len(cells) - 1) * (1 - sum((count / len(cells)) ** 2 for count in np.bincount(values).tolist()))
     return changes < _SORTED * by_chance
+
+
+def _different(cells: Sequence[Any]) -> int:
+    """Return how many cells are written differently, without holding them."""
+    return _distinct(_hashed(map(repr, cells), len(cells)))
+
+
+def _hashed(values: Iterable[str], count: int) -> Keys:
+    return Keys.of((sha256(value.encode(errors="surrogatepass")).digest() for value in values), count)
+
+
+def _distinct(keys: Keys) -> int:
+    return int(keys.order()[1].sum())
 
 
 def groups(splits: Mapping[str, Rows], roles: Mapping[str, str]) -> Iterator[Finding]:
@@ -100,12 +119,13 @@ def groups(splits: Mapping[str, Rows], roles: Mapping[str, str]) -> Iterator[Fin
 def _copies(rows: Rows, column: str) -> Iterator[Finding]:
     """Find that a column tells the label of nearly every row, as one does that is made of the label."""
     cells = rows.cells(column)
+    if _different(cells) > len(rows) / 2:
+        return
     labels = _labels_of(cells, rows)
     right = sum(counts.most_common(1)[0][1] for counts in labels.values()) / len(rows)
     usual = Counter(map(comparable, rows.labels)).most_common(1)[0][1] / len(rows)
     if (
         len(rows) >= _FEWEST
-        and len(labels) <= len(rows) / 2
         and (1 - usual) * len(rows) >= _OTHERS
         and right - usual > _MOSTLY * (1 - usual)
         and not _all_measures(cells)
@@ -132,10 +152,10 @@ def _told(ours: Rows, theirs: Rows, column: str) -> tuple[float, float, float] |
     the others with its value, for a test split may be too small to say so.
     """
     known = ours.cells(column)
+    if not _GROUPS <= _different(known) <= len(ours) / _REPEATED or _all_measures(known):
+        return None
     labels = _labels_of(known, ours)
     cells = list(map(repr, theirs.cells(column)))
-    if not _GROUPS <= len(labels) <= len(ours) / _REPEATED or _all_measures(known):
-        return None
     usual = Counter(map(comparable, ours.labels)).most_common(1)[0][0]
     wanted = [comparable(label) for label in theirs.labels]
     seen = sum(cell in labels for cell in cells) / len(cells)
@@ -180,35 +200,62 @@ def _gain(counts: Counter[object], usual: object) -> int:
 
 def _all_measures(cells: Sequence[Any]) -> bool:
     """Return whether all cells are numbers, some of them with fractions."""
-    numbers = [number_of(cell) for cell in cells if not is_missing(cell)]
-    return all(number is not None for number in numbers) and any(number % 1 for number in numbers if number is not None)
+    fractions = False
+    for number in (number_of(cell) for cell in cells if not is_missing(cell)):
+        if number is None:
+            return False
+        fractions = fractions or number % 1 != 0
+    return fractions
 
 
-def _unique_columns(rows: Rows, roles: Mapping[str, str]) -> dict[str, dict[str, int]]:
-    """Return the columns with another value in nearly every row: value → row."""
+@dataclass(frozen=True)
+class _Unique:
+    """A column with another value in nearly every row.
+
+    Attributes:
+        cells: of the column.
+        rows: that have a value, int64 (values,).
+        keys: hashes of these values.
+    """
+
+    cells: Sequence[Any]
+    rows: np.ndarray
+    keys: Keys
+
+    @property
+    def values(self) -> Iterator[str]:
+        """The values, one by one."""
+        return (str(self.cells[row]) for row in self.rows.tolist())
+
+
+def _unique_columns(rows: Rows, roles: Mapping[str, str]) -> dict[str, _Unique]:
+    """Return the columns with another value in nearly every row, by name."""
     taken = {roles[role] for role in _NO_GROUP if role in roles}
     found = {}
-    for column in rows.table.columns:
+    for column in rows.table.columns if len(rows) >= _FEWEST else ():
+        if column in taken:
+            continue
         cells = rows.cells(column)
-        values = {str(cell): row for row, cell in reversed(list(enumerate(cells))) if not is_missing(cell)}
-        unique = len(rows) >= _FEWEST and len(values) > _MOSTLY * len(rows)
-        named = all(isinstance(cell, str | int) for cell in cells if not is_missing(cell))
-        if (
-            unique
-            and named
-            and column not in taken
-            and not _all_measures(cells)
-            and not any(" " in value for value in values)
-        ):
-            found[column] = values
+        present = np.flatnonzero([not is_missing(cell) for cell in cells])
+        if not all(isinstance(cell, str | int) for cell in cells if not is_missing(cell)) or _all_measures(cells):
+            continue
+        keys = _hashed((str(cell) for cell in cells if not is_missing(cell)), len(present))
+        unique = _Unique(cells, present, keys)
+        if _distinct(keys) > _MOSTLY * len(rows) and not any(" " in value for value in unique.values):
+            found[column] = unique
     return found
 
 
-def _numbers_rows(values: Mapping[str, int]) -> bool:
+def _numbers_rows(column: _Unique) -> bool:
     """Return whether values are integers without gaps, maybe behind one word, which number rows and name none."""
-    start = next(iter(values)).rstrip("0123456789")
-    numbers = [int(rest) for value in values if (rest := value.removeprefix(start)).isdecimal() and len(rest) < 19]
-    return len(numbers) == len(values) and max(numbers) - min(numbers) < len(numbers) / _MOSTLY
+    start = str(column.cells[column.rows[-1]]).rstrip("0123456789")
+    least, most = math.inf, -math.inf
+    for value in column.values:
+        rest = value.removeprefix(start)
+        if not rest.isdecimal() or len(rest) >= 19:
+            return False
+        least, most = min(least, int(rest)), max(most, int(rest))
+    return most - least < _distinct(column.keys) / _MOSTLY
 
 
 def _is_code(text: str) -> bool:

@@ -39,7 +39,7 @@ def paraphrases(prepared: Prepared, same: Container[Place]) -> Iterator[Finding]
         same: rows that are the same as others, or nearly; they are found already.
     """
     most_rows, most_neighbours = _COMPARED
-    known = {split: _directions(prepared, split) for split in prepared.corpus.splits}
+    known = {split: _vectors(prepared, split) for split in prepared.corpus.splits}
     left = {split: [row for row in rows if (split, row) not in same] for split, (_, rows) in known.items()}
     for source, target in (*LEAKS, *((split, split) for split in known)):
         if source not in known or target not in known:
@@ -68,10 +68,10 @@ def _closest(
 ) -> dict[int, int]:
     """Return the rows that are paraphrases of a neighbour, and of which; where it must be earlier, by its number."""
     found: dict[int, int] = {}
-    theirs, numbers = others[neighbours], np.asarray(neighbours)
+    theirs, numbers = _directions(others[neighbours]), np.asarray(neighbours)
     for start in range(0, len(asked) if neighbours else 0, _BLOCK):
         rows = np.asarray(asked[start : start + _BLOCK])
-        cosines = vectors[rows] @ theirs.T
+        cosines = _directions(vectors[rows]) @ theirs.T
         if earlier:
             cosines[numbers >= rows[:, None]] = -1
         best = cosines.argmax(1)
@@ -81,12 +81,17 @@ def _closest(
     return found
 
 
-def _directions(prepared: Prepared, split: str) -> tuple[np.ndarray, list[int]]:
-    """Return the sentence vectors of a split with length 1, of several layers the last; and the rows that have one."""
+def _vectors(prepared: Prepared, split: str) -> tuple[np.ndarray, list[int]]:
+    """Return the sentence vectors of a split, of several layers the last; and the rows that have a direction."""
     layers = len(getattr(prepared.classifier.model.config, "layers", [0]))
     vectors = np.split(prepared.features(split), layers, axis=1)[-1]
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(lengths, 1e-12), np.flatnonzero(lengths[:, 0] > 0).tolist()
+    blocks = (vectors[start : start + _BLOCK] for start in range(0, len(vectors), _BLOCK))
+    return vectors, np.flatnonzero(np.concatenate([np.linalg.norm(block, axis=1) for block in blocks])).tolist()
+
+
+def _directions(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors with length 1."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def tokens(prepared: Prepared) -> Iterator[Finding]:
@@ -102,7 +107,8 @@ def tokens(prepared: Prepared) -> Iterator[Finding]:
                 "tokens are cut off",
                 tuple((split, int(row)) for row in cut),
             )
-        lacking = np.unique(_example_of(found)[found.ids == unknown])
+        places = np.flatnonzero(found.ids == unknown)
+        lacking = np.unique(np.searchsorted(found.offsets[found.first], places, side="right") - 1)
         if len(lacking) > _UNKNOWN * len(columns):
             yield Finding(
                 "unknown_words",
@@ -122,17 +128,11 @@ def _percent(found: Tokens) -> str:
     return f"{found.cut.sum() / found.full.sum():.1%}"
 
 
-def _example_of(found: Tokens) -> np.ndarray:
-    """Return whose each token is, int64 (tokens,)."""
-    ends = found.offsets[found.first]
-    return np.repeat(np.arange(len(found)), np.diff(ends))
-
-
 def _spelled(examples: Examples, found: Tokens) -> np.ndarray:
     """Return the rows with hardly more letters than tokens; a script of which a letter may be a word tells nothing."""
-    letters = np.array([_letters(text) for text in examples.texts])
+    letters = np.fromiter(map(_letters, examples.texts), np.int64)
     if examples.pairs is not None:
-        letters += np.array([_letters(text) for text in examples.pairs])
+        letters += np.fromiter(map(_letters, examples.pairs), np.int64)
     return np.flatnonzero((letters >= _ENOUGH) & (letters < _LETTERS * (found.full - 2)))
 
 

@@ -10,10 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.data.checks import called, label_set
 from nlp_transfer.data.corpus import Corpus, ReadCorpus, divided, encoded, read_corpus
 from nlp_transfer.data.finding import Finding, Place
+from nlp_transfer.data.keys import rows_where
 from nlp_transfer.data.rows import Rows, blank_rows
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
@@ -129,7 +132,7 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
         raise UserError(f"{corpus.rows['train'].table.origin}: no row has anything to read")
     findings = list(_empty(corpus, blank))
     told = {
-        split: rows.take([row for row in range(len(rows)) if row not in blank[split]]) if blank[split] else rows
+        split: rows.take(rows_where(~np.isin(np.arange(len(rows)), list(blank[split])))) if blank[split] else rows
         for split, rows in corpus.rows.items()
         if len(blank[split]) < len(rows)
     }

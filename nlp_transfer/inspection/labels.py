@@ -85,10 +85,10 @@ def giveaway(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
         return
     train = splits["train"]
     words = {name: re.compile(rf"\b{re.escape(said(name))}\b") for name in task.labels if said(name)}
-    whole = [" ".join(texts_of(train, row)) for row in range(len(train))]
     own = [name for name in train.labels if isinstance(name, str)]
     if len(own) < max(_FEWEST, len(train)):
         return
+    whole = (" ".join(texts_of(train, row)) for row in range(len(train)))
     says = [bool(name in words and words[name].search(said(text))) for name, text in zip(own, whole, strict=True)]
     count, hits = Counter(own), Counter(name for name, yes in zip(own, says, strict=True) if yes)
     share = sum(hits[name] / count[name] for name in count) / len(count)  # a large class may be called as its topic is

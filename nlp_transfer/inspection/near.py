@@ -13,12 +13,16 @@ from functools import lru_cache
 from heapq import nsmallest
 from math import ceil
 
+import numpy as np
+
+from nlp_transfer.data.keys import room
 from nlp_transfer.inspection.wording import said
 
 _GRAM = 4  # characters
 _SIMILAR = 0.8  # shared n-grams of all that two texts have, from which they are nearly the same
 _SOUGHT = 0.65  # from which pairs are compared: MinHash estimates, and most pairs above 0.8 must be found
 _PERMUTATIONS = 64
+_BANDS, _WIDTH = 11, 5  # of a signature: the best for what is sought, where missing a pair is worse than comparing one
 _COMPARED = 20  # texts that one is compared with at most
 _KEPT = 4096  # texts whose n-grams are kept, for of many alike the same ones are asked for
 _CHUNK = 1000
@@ -39,7 +43,7 @@ class Pair:
 
 
 def near_pairs(
-    texts: Sequence[str], groups: Sequence[Hashable], *, show: Callable[[int, int], None] = lambda *_: None
+    texts: Sequence[str], groups: Sequence[Hashable] | np.ndarray, *, show: Callable[[int, int], None] = lambda *_: None
 ) -> list[Pair]:
     """Return pairs of texts that share four fifths of their character 4-grams; letters and digits count alone.
 
@@ -51,34 +55,79 @@ def near_pairs(
         groups: of each text.
         show: told how many of how many texts are done.
     """
-    from datasketch import MinHash, MinHashLSH
-
-    known = MinHashLSH(threshold=_SOUGHT, num_perm=_PERMUTATIONS, weights=(0.3, 0.7))
-    signatures: dict[int, MinHash] = {}
-    kept = lru_cache(_KEPT)(_grams)
+    signatures, says = _signatures(texts, show)
+    known = _Known(signatures)
+    grams_of = lru_cache(_KEPT)(lambda row: _grams(texts[row]))
     pairs: list[Pair] = []
-    for start in range(0, len(texts), _CHUNK):
-        grams = [_grams(text) for text in texts[start : start + _CHUNK]]
-        encoded = [[gram.encode() for gram in each] for each in grams]
-        for row, (own, signature) in enumerate(
-            zip(grams, MinHash.bulk(encoded, num_perm=_PERMUTATIONS, hashfunc=zlib.crc32), strict=True), start
-        ):
-            if not own:
-                continue
-            likely = [other for other in known.query(signature) if signatures[other].jaccard(signature) >= _SOUGHT]
-            found = list(_alike(row, own, sorted(likely)[:_COMPARED], lambda other: kept(texts[other])))
-            pairs += found
-            if not any(groups[pair.first] == groups[row] for pair in found):
-                known.insert(row, signature, check_duplication=False)
-                signatures[row] = signature
-        show(min(start + _CHUNK, len(texts)), len(texts))
+    for row in np.flatnonzero(says).tolist():
+        likely = known.like(row)[:_COMPARED]
+        found = list(_alike(row, likely, grams_of)) if likely else []
+        pairs += found
+        if not any(groups[pair.first] == groups[row] for pair in found):
+            known.add(row)
     return pairs
 
 
-def _alike(
-    row: int, own: frozenset[str], candidates: Sequence[int], grams_of: Callable[[int], frozenset[str]]
-) -> Iterator[Pair]:
-    for other in candidates:
+def _signatures(texts: Sequence[str], show: Callable[[int, int], None]) -> tuple[np.ndarray, np.ndarray]:
+    """Return MinHash signatures, uint32 (texts, permutations), and which texts say anything, bool (texts,)."""
+    from datasketch import MinHash
+
+    made, says = room((len(texts), _PERMUTATIONS), np.uint32), np.zeros(len(texts), bool)
+    for start in range(0, len(texts), _CHUNK):
+        grams = [[gram.encode() for gram in _grams(text)] for text in texts[start : start + _CHUNK]]
+        says[start : start + _CHUNK] = [bool(own) for own in grams]
+        found = MinHash.bulk(grams, num_perm=_PERMUTATIONS, hashfunc=zlib.crc32)
+        made[start : start + _CHUNK] = [signature.hashvalues for signature in found]
+        show(min(start + _CHUNK, len(texts)), len(texts))
+    return made, says
+
+
+class _Known:
+    """Texts that another may be near to: those whose signatures agree in a band (locality-sensitive hashing).
+
+    Args:
+        signatures: of all texts that may be asked about or added.
+    """
+
+    def __init__(self, signatures: np.ndarray) -> None:
+        self._signatures, self._bands = signatures, np.arange(_BANDS)
+        # In each band texts that agree share a bucket: the places from the first one of it on, so many of them filled.
+        self._first, self._filled, self._texts = (room((len(signatures), _BANDS), np.int32) for _ in range(3))
+        self._filled[:] = 0
+        for band in range(_BANDS):
+            bucket = _numbered(signatures[:, band * _WIDTH : (band + 1) * _WIDTH])
+            sizes = np.bincount(bucket)
+            self._first[:, band] = (np.cumsum(sizes) - sizes)[bucket]
+
+    def like(self, row: int) -> list[int]:
+        """Return the texts there that share as much with one as is sought, as far as signatures tell, in order."""
+        first = self._first[row]
+        ends = first + self._filled[first, self._bands]
+        agreeing = zip(first.tolist(), ends.tolist(), range(_BANDS), strict=True)
+        found = [self._texts[begin:end, band] for begin, end, band in agreeing if end > begin]
+        if not found:
+            return []
+        likely = np.unique(np.concatenate(found))
+        return likely[(self._signatures[likely] == self._signatures[row]).mean(axis=1) >= _SOUGHT].tolist()
+
+    def add(self, row: int) -> None:
+        """Let a text be found."""
+        first = self._first[row]
+        self._texts[first + self._filled[first, self._bands], self._bands] = row
+        self._filled[first, self._bands] += 1
+
+
+def _numbered(rows: np.ndarray) -> np.ndarray:
+    """Return a number for each row of uint32, the same for equal rows, int64 (rows,)."""
+    numbers = np.zeros(len(rows), np.int64)
+    for column in rows.T:
+        numbers = np.unique(numbers << 32 | column, return_inverse=True)[1]
+    return numbers
+
+
+def _alike(row: int, others: Sequence[int], grams_of: Callable[[int], frozenset[str]]) -> Iterator[Pair]:
+    own = grams_of(row)
+    for other in others:
         theirs = grams_of(other)
         similarity = len(own & theirs) / len(own | theirs)
         if similarity >= _SIMILAR:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
+
 from nlp_transfer.data.checks import LEAKS, called, comparable, conflicts, leaks, repeats
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.labels import Label
 from nlp_transfer.data.rows import Rows
+from nlp_transfer.inspection.lined import Lined
 from nlp_transfer.inspection.near import near_pairs
-
-_BETWEEN = "\n"  # the texts of a pair
 
 
 def exact(splits: Mapping[str, Rows]) -> Iterator[Finding]:
@@ -24,12 +25,14 @@ def exact(splits: Mapping[str, Rows]) -> Iterator[Finding]:
 
 def near(splits: Mapping[str, Rows], *, show: Callable[[int, int], None] = lambda *_: None) -> Iterator[Finding]:
     """Find texts that are nearly the same, and not exactly: see ``near.near_pairs``."""
-    places, texts, groups = _distinct(splits)
+    lined = Lined(splits)
+    distinct = lined.keys.firsts() == np.arange(len(lined))
+    numbers = np.flatnonzero(distinct)
     leaked: defaultdict[tuple[str, str], dict[Place, Place]] = defaultdict(dict)
     within: defaultdict[str, dict[Place, Place]] = defaultdict(dict)
     disputed: defaultdict[str, dict[Place, Place]] = defaultdict(dict)
-    for pair in near_pairs(texts, groups, show=show):
-        early, late = places[pair.first], places[pair.second]
+    for pair in near_pairs(lined.texts(distinct), _groups(splits)[distinct], show=show):
+        early, late = (lined.place(int(numbers[each])) for each in (pair.first, pair.second))
         if early[0] != late[0]:
             leaked[early[0], late[0]].setdefault(early, late)
         elif comparable(_label(splits, early)) == comparable(_label(splits, late)):
@@ -61,20 +64,15 @@ def near(splits: Mapping[str, Rows], *, show: Callable[[int, int], None] = lambd
                 )
 
 
-def _distinct(splits: Mapping[str, Rows]) -> tuple[list[Place], list[str], list[object]]:
-    """Return rows that are not exactly the same as an earlier one, with their texts, and what tells them apart."""
-    places: list[Place] = []
-    texts: list[str] = []
-    groups: list[object] = []
-    seen: set[bytes] = set()
-    for split, rows in splits.items():
-        for row, key in enumerate(rows.keys):
-            if key not in seen:
-                seen.add(key)
-                places.append((split, row))
-                texts.append(rows.texts[row] if rows.pairs is None else rows.texts[row] + _BETWEEN + rows.pairs[row])
-                groups.append((split, comparable(rows.labels[row])))
-    return places, texts, groups
+def _groups(splits: Mapping[str, Rows]) -> np.ndarray:
+    """Return for each row a number, which those have that may repeat one another, int64 (rows,)."""
+    numbers: dict[tuple[str, object], int] = {}
+    told = (
+        numbers.setdefault((split, comparable(label)), len(numbers))
+        for split, rows in splits.items()
+        for label in rows.labels
+    )
+    return np.fromiter(told, np.int64)
 
 
 def _label(splits: Mapping[str, Rows], place: Place) -> Label:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -10,6 +11,7 @@ from functools import cache
 from nlp_transfer.data.checks import called
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.rows import Rows
+from nlp_transfer.data.sequences import take
 from nlp_transfer.inspection.damage import damage
 
 _FEWEST = 100  # rows, of which a share means something
@@ -95,10 +97,12 @@ def styles(splits: Mapping[str, Rows]) -> Iterator[Finding]:
     yield from _differing(parts, "rows")
     train = splits["train"]
     if train.domains is not None:
-        domains: defaultdict[str, list[str]] = defaultdict(list)
-        for text, domain in zip(train.texts, train.domains, strict=True):
-            domains[domain].append(text)
-        yield from _differing({repr(name): texts for name, texts in domains.items()}, "rows of the domain")
+        domains: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
+        for row, domain in enumerate(train.domains):
+            domains[domain].append(row)
+        yield from _differing(
+            {repr(name): take(train.texts, own) for name, own in domains.items()}, "rows of the domain"
+        )
 
 
 def _differing(parts: Mapping[str, Sequence[str]], rows: str) -> Iterator[Finding]:

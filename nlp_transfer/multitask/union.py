@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from nlp_transfer.data.compact import compact
 from nlp_transfer.data.corpus import Corpus, Examples
+from nlp_transfer.data.keys import Keys
+from nlp_transfer.data.sequences import cells_of, numbered
 from nlp_transfer.data.sources import SPLIT_NAMES
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.formatting import counted
@@ -46,9 +49,10 @@ class Union:
         return [len(places[TRAIN]) for places in self.places]
 
     @property
-    def ids(self) -> list[str]:
+    def ids(self) -> Sequence[str]:
         """What the training rows are called."""
-        return [f"{member.name}/{name}" for member in self.members for name in member.corpus.splits[TRAIN].ids]
+        names = (f"{member.name}/{name}" for member in self.members for name in member.corpus.splits[TRAIN].ids)
+        return cells_of(names, sum(self.rows))
 
     @property
     def task_of_rows(self) -> np.ndarray:
@@ -85,21 +89,34 @@ def dense(task: Task, targets: np.ndarray) -> np.ndarray:
 
 def _merged(split: str, parts: Sequence[Examples | None], places: list[dict[str, np.ndarray]]) -> Examples:
     """Return every text of a split once, without targets, and note where each row's is."""
-    place: dict[tuple[str, str | None], int] = {}
-    for number, part in enumerate(parts):
-        if part is not None:
-            pairs: list[str | None] = [None] * len(part) if part.pairs is None else list(part.pairs)
-            rows = [place.setdefault(each, len(place)) for each in zip(part.texts, pairs, strict=True)]
-            places[number][split] = np.asarray(rows, np.int64)
-    seconds = [pair for _, pair in place if pair is not None]
+    there = {number: part for number, part in enumerate(parts) if part is not None}
+    ends = np.cumsum([len(part) for part in there.values()])
+    firsts = Keys.of(_hashes(there.values()), int(ends[-1])).firsts()
+    new = firsts == np.arange(len(firsts))
+    rows = (np.cumsum(new) - 1)[firsts]
+    for number, own in zip(there, np.split(rows, ends[:-1]), strict=True):
+        places[number][split] = own
+    count = int(new.sum())
+
+    def once(columns: Iterable[Iterable[str]]) -> Sequence[str]:
+        return compact(cells_of(itertools.compress(itertools.chain.from_iterable(columns), new), count))
+
+    seconds = [part.pairs for part in there.values() if part.pairs is not None]
     return Examples(
-        texts=[text for text, _ in place],
-        pairs=seconds or None,
+        texts=once(part.texts for part in there.values()),
+        pairs=once(seconds) if seconds else None,
         targets=np.empty(0),
-        weights=np.ones(len(place), np.float32),
-        ids=[f"{split}-{row + 1}" for row in range(len(place))],
+        weights=np.ones(count, np.float32),
+        ids=numbered(f"{split}-", range(count)),
         domains=None,
     )
+
+
+def _hashes(parts: Iterable[Examples]) -> Iterator[bytes]:
+    """Yield a hash of the texts of every row as they are written."""
+    for part in parts:
+        for both in zip(part.texts, itertools.repeat(None) if part.pairs is None else part.pairs, strict=False):
+            yield hashlib.sha256(repr(both).encode()).digest()
 
 
 def _corpus(members: Sequence[Member], task: Task, splits: dict[str, Examples]) -> Corpus:

@@ -28,6 +28,7 @@ from nlp_transfer.evaluation.formatting import shown
 from nlp_transfer.preparation import prepare
 from nlp_transfer.reporting.files import write
 from nlp_transfer.terminal.console import Screen
+from tests.data.test_many import many
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
 from tests.test_run import data_for, rows
@@ -270,6 +271,10 @@ def test_draws_share_the_test_rows_and_have_as_few_to_choose_by_as_to_learn_from
                 assert len(found.splits["validation"]) <= len(train)
                 assert np.bincount(train.targets).tolist() == [int(labels)] * 3
                 assert [found.pool.examples.ids[row] for row in found.pool.chosen] == train.ids
+                with many(10):
+                    again = Draws(settings, data=data_for("single_label")).corpus(labels, seed, pooled=True)
+                assert again.pool.chosen.tolist() == found.pool.chosen.tolist()
+                assert again.fingerprint == found.fingerprint
     few, more = (set(draws.corpus(labels, 0, pooled=True).splits["train"].ids) for labels in ("2", "4"))
     assert few < more
     assert few != set(draws.corpus("2", 1, pooled=True).splits["train"].ids)

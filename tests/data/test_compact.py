@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nlp_transfer.data import batches, compact, ragged, sequences, tokens
 from nlp_transfer.data.compact import CompactCells
+from nlp_transfer.data.corpus import read_corpus
+from nlp_transfer.data.keys import Keys
+from nlp_transfer.data.missing import MISSING
+from nlp_transfer.settings import DataSettings
 from tests.cache.test_features import bits
+from tests.data.test_many import few_tries, many, rows_told, write
 from tests.encoder.families import tiny_encoder
 
 TEXTS = ["", "plain", "Grüße, 世界 🙂", "\ud800 half", "a\0b", "", "x" * 5000, "end"] * 3
@@ -42,6 +51,42 @@ def test_they_take_no_memory_of_the_process_beside_a_number_each(monkeypatch: py
     tracemalloc.stop()
     assert made == texts
     assert taken < 8 * len(texts) + 10_000  # bytes; as objects they take 1,400,000
+
+
+@few_tries
+@given(st.lists(st.integers(0, 2), min_size=1), st.lists(st.integers(0, 2), min_size=1))
+def test_sequences_are_equal_as_lists_are(one: list[int], other: list[int]) -> None:
+    makers = (
+        lambda numbers: CompactCells([f"row {number}" for number in numbers]),
+        lambda numbers: sequences.Numbered("row ", numbers),
+        lambda numbers: Keys.of((bytes([number]) * 32 for number in numbers), len(numbers)),
+        lambda numbers: sequences.Repeated(float(numbers[0]), len(numbers)),
+    )
+    for make in makers:
+        ours, theirs = make(one), make(other)
+        assert (ours == theirs) == (list(ours) == list(theirs)) == (ours == list(theirs)) == (list(ours) == theirs)
+        assert ours == make(one)
+        assert ours != tuple(ours)
+        assert ours != None  # noqa: E711 - it is asked how they compare
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(ours)
+
+
+def test_rows_that_lie_in_files_are_copied_whole(tmp_path: Path):
+    told_rows = [
+        {"text": f"text {row}", "label": ["ab"[row % 2]]} | ({"n": row} if row > 5 else {}) for row in range(12)
+    ]
+    write(tmp_path / "rows.jsonl", told_rows)
+    with many():
+        given = DataSettings(path=str(tmp_path / "rows.jsonl"))
+        rows, again = (read_corpus(given).rows["train"] for _ in range(2))
+        copies = [copy.deepcopy(rows), pickle.loads(pickle.dumps(rows))]
+    assert rows == again
+    assert rows != again.take(range(11))
+    for each in copies:
+        assert each == rows
+        assert rows_told(each) == rows_told(rows)
+        assert each.table.columns["n"][0] is MISSING
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import json
 import random
 import re
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from nlp_transfer.inspection.doubts import Doubt
 from nlp_transfer.inspection.examine import examine
 from nlp_transfer.inspection.kinds import KINDS
 from tests.composed import settings_of
-from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, other
+from tests.data.test_many import many
+from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean, other
 from tests.inspection.looking import QUIET, custom, examined, kinds, shown
 from tests.test_run import rows
 
@@ -304,3 +306,36 @@ def test_a_label_that_one_row_has_makes_no_others_doubtful(known: Splits, encode
     splits["train"][0]["label"] += " "
     more = {doubt.place for doubt in examined(splits, **custom(encoder)).doubts} - before
     assert len(more) <= 3  # the folds have one row less
+
+
+@pytest.mark.parametrize(
+    "defects",
+    [
+        ("near_leak", "near_conflict", "repeat", "group", "shared_id"),
+        ("leak", "conflict", "sorted"),
+        ("giveaway", "target_leakage", "style_shift", "empty"),
+        ("id_as_text",),
+    ],
+)
+def test_in_many_rows_is_found_what_is_found_in_few(sound: Splits, tmp_path: Path, defects: tuple[str, ...]):
+    splits = copy.deepcopy(sound)
+    for kind in defects:
+        PLAIN[kind](splits)
+    for folder, files in (
+        ("these", splits),
+        ("those", {"train": splits["test"][:20] + clean(5, {"train": 40})["train"]}),
+    ):
+        (tmp_path / folder).mkdir()
+        for split, rows_of_it in files.items():
+            lines = (json.dumps(row | {"domain": f"{split}{place % 2}"}) for place, row in enumerate(rows_of_it))
+            (tmp_path / folder / f"{split}.jsonl").write_text("\n".join(lines))
+    named = {"data": "files", "data.path": str(tmp_path / "these"), "check.beside": str(tmp_path / "those")}
+
+    def told() -> tuple[object, list[object]]:
+        found = examine(settings_of({"check.encoder": False} | named), QUIET)
+        return found.to_json(), [(each.places, each.beside) for each in found.findings]
+
+    wanted = told()
+    assert {*defects, "contamination"} <= {each["kind"] for each in wanted[0]["findings"]}
+    with many():
+        assert told() == wanted

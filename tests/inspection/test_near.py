@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import html
 import random
+import zlib
 from html import entities
 
 import pytest
+from datasketch import MinHash, MinHashLSH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlp_transfer.inspection import mail
+from nlp_transfer.inspection import mail, near
 from nlp_transfer.inspection.damage import UNDO, damage
 from nlp_transfer.inspection.near import near_pairs
 from nlp_transfer.inspection.wording import said
@@ -58,6 +60,24 @@ def test_of_many_alike_each_is_paired_once_with_every_group():
     assert {pair.second for pair in pairs} == set(range(1, 300))
     assert len(pairs) <= 2 * 300
     assert near_pairs(["", "!?", "…", ""], [0, 0, 0, 0]) == []
+
+
+def test_texts_are_likely_near_where_two_signatures_agree_in_a_band():
+    """As the library that makes the signatures finds them, for what is sought."""
+    texts = [*varied(3), "", "card", "card"]
+    signatures, says = near._signatures(texts, lambda *_: None)
+    hashed = MinHash.bulk([[gram.encode() for gram in grams(text)] for text in texts], num_perm=64, hashfunc=zlib.crc32)
+    ours, theirs = near._Known(signatures), MinHashLSH(0.65, num_perm=64, weights=(0.3, 0.7))
+    likely = 0
+    for row, signature in enumerate(hashed):
+        wanted = sorted(other for other in theirs.query(signature) if hashed[other].jaccard(signature) >= 0.65)
+        assert ours.like(row) == wanted
+        likely += len(wanted)
+        if row % 3:
+            ours.add(row)
+            theirs.insert(row, signature)
+    assert likely > 30
+    assert says.tolist() == [bool(text) for text in texts]
 
 
 def test_page_breaks_part_words():
