@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import config
@@ -126,8 +127,8 @@ def _minutes(settings: Settings, corpus: Corpus) -> float:
     bytes_ = sum(file.stat().st_size for file in files)
     weights = max(1.0, bytes_ / 4 - shape.get("vocab_size", 0) * shape.get("hidden_size", 0))
     train, training = corpus.splits["train"], settings.training
-    texts = [*train.texts, *(train.pairs or ())]
-    tokens = sum(min(_LONGEST, 2 + len(text) / _A_TOKEN) for text in texts) / len(train)
+    lengths = map(len, chain(train.texts, train.pairs or ()))
+    tokens = sum(min(_LONGEST, 2 + length / _A_TOKEN) for length in lengths) / len(train)
     examples = training.batch_size * planned_steps(len(train), training)
     rate = _A_GPU if shutil.which("nvidia-smi") else _A_CORE * (os.cpu_count() or 1)
     return 6 * weights * tokens * examples / rate / 60

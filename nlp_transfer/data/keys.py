@@ -11,7 +11,7 @@ import numpy as np
 
 from nlp_transfer.data import sequences
 from nlp_transfer.data.listlike import AsList
-from nlp_transfer.machine.disk import scratch
+from nlp_transfer.data.sequences import array_for
 
 _BYTES = 32  # of SHA-256
 _AT_ONCE = 1 << 16
@@ -26,7 +26,7 @@ class Keys(AsList[bytes]):
     @classmethod
     def of(cls, hashes: Iterable[bytes], count: int) -> Keys:
         """Return so many hashes."""
-        hashes, made = iter(hashes), room((count, _BYTES), np.uint8)
+        hashes, made = iter(hashes), array_for((count, _BYTES), np.uint8)
         for start in range(0, count, _AT_ONCE):
             part = b"".join(islice(hashes, _AT_ONCE))
             made[start : start + _AT_ONCE] = np.frombuffer(part, np.uint8).reshape(-1, _BYTES)
@@ -51,14 +51,14 @@ class Keys(AsList[bytes]):
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Keys:
         """Return the hashes of some of the rows, in the order given."""
-        made, rows = room((len(rows), _BYTES), np.uint8), np.asarray(rows, np.int64)
+        made, rows = array_for((len(rows), _BYTES), np.uint8), np.asarray(rows, np.int64)
         for start in range(0, len(rows), _AT_ONCE):
             made[start : start + _AT_ONCE] = self._hashes[rows[start : start + _AT_ONCE]]
         return Keys(made)
 
     def followed_by(self, others: Keys) -> Keys:
         """Return these hashes and behind them others."""
-        out = room((len(self) + len(others), _BYTES), np.uint8)
+        out = array_for((len(self) + len(others), _BYTES), np.uint8)
         return Keys(np.concatenate([self._hashes, others._hashes], out=out))
 
     def firsts(self) -> np.ndarray:
@@ -99,8 +99,3 @@ def rows_where(marked: np.ndarray) -> Sequence[int]:
     """Return the rows that are marked, which are bool (rows,)."""
     rows = np.flatnonzero(marked)
     return rows.tolist() if len(rows) < sequences.MANY_ROWS else array("q", rows.tobytes())
-
-
-def room(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Return an array of one value or more a row, which lies in a file if rows are many."""
-    return np.empty(shape, dtype) if shape[0] < sequences.MANY_ROWS else scratch(shape, np.dtype(dtype))

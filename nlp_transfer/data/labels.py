@@ -147,7 +147,11 @@ def read_labels(values: Sequence[Any], *, problem: str, separator: str | None, w
         )
         _refuse_mixed(items, where)
         sets = (_several(value, separator, where, row) for row, value in enumerate(values))
-        return cells_of(sets, len(values)) if soft else _alike(cast(Iterator[tuple[str, ...]], sets))
+        if not soft:
+            return _alike(cast(Iterator[tuple[str, ...]], sets))
+        known: dict[Label, Label] = {}  # sets beside soft labels
+        each_once = (label if isinstance(label, dict) else known.setdefault(label, label) for label in sets)
+        return cells_of(each_once, len(values))
     _refuse_mixed(enumerate(values), where)
     if soft:
         return cells_of((_distribution(value, where, row) for row, value in enumerate(values)), len(values))

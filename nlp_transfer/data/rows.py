@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import repeat, starmap
@@ -120,6 +120,20 @@ class Texts:
     def keys(self) -> Keys:
         """What makes two rows the same text, see `text_key`."""
         return keys_of(self.texts, self.pairs)
+
+    def take(self, rows: Sequence[int]) -> Texts:
+        """Return some of them, in the order given."""
+        return Texts(take(self.texts, rows), None if self.pairs is None else take(self.pairs, rows))
+
+    def followed_by(self, others: Texts) -> Texts:
+        """Return these texts and behind them others; with second ones where both have them."""
+        pairs = None if self.pairs is None or others.pairs is None else followed(self.pairs, others.pairs)
+        return Texts(followed(self.texts, others.texts), pairs)
+
+
+def whole_texts(texts: Iterable[str], pairs: Iterable[str] | None) -> Iterator[str]:
+    """Yield texts, those of a pair as one."""
+    return iter(texts) if pairs is None else map("\n".join, zip(texts, pairs, strict=True))
 
 
 def keys_of(texts: Sequence[str], pairs: Sequence[str] | None) -> Keys:

@@ -6,9 +6,12 @@ import json
 from array import array
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from nlp_transfer.data.listlike import AsList
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MANY_ROWS = 100_000  # fewer stay lists
 _AT_ONCE = 4096
@@ -36,6 +39,15 @@ def floats_of(values: Iterable[float], count: int) -> Sequence[float]:
     return list(values) if count < MANY_ROWS else array("d", values)
 
 
+def array_for(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Return an array for one value or more a row, which lies in a file if rows are many."""
+    import numpy as np
+
+    from nlp_transfer.machine.disk import scratch
+
+    return np.empty(shape, dtype) if shape[0] < MANY_ROWS else scratch(shape, np.dtype(dtype))
+
+
 def shared(values: Iterable[Equal]) -> list[Equal]:
     """Return values of which few differ: equal ones are one object."""
     first: dict[Equal, Equal] = {}
@@ -58,13 +70,13 @@ def take(values: Sequence[Value], rows: Sequence[int]) -> Sequence[Value]:
 def followed(values: Sequence[Value], others: Sequence[Value]) -> Sequence[Value]:
     """Return values and behind them others."""
     both = chain(values, others)
-    if isinstance(values, list):
+    if isinstance(values, list) and not isinstance(others, AsList):
         return list(both)
     if isinstance(values, array):
         return cast(Sequence[Value], array(values.typecode, cast(Any, both)))
     if isinstance(values, range):
         return cast(Sequence[Value], integers_of(cast(Any, both), len(values) + len(others)))
-    if isinstance(values, Repeated):
+    if isinstance(values, Repeated) or isinstance(others, Repeated):
         return cast(Sequence[Value], floats_of(cast(Any, both), len(values) + len(others)))
     return cells_of(both, len(values) + len(others))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nlp_transfer.data.corpus import Texts
-from nlp_transfer.data.sequences import followed, json_of, take
+from nlp_transfer.data.sequences import json_of
 from nlp_transfer.evaluation.calibration import calibrate
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.evaluation.sums import label_shares
@@ -97,7 +97,8 @@ def floors(
         return own if held is None else calibrate(task, others, held.targets, held.weights, metric=metric).apply(own)
 
     majority = Floor("majority", calibrated(priors), threshold=simple)
-    rows = rows_read(Texts(train.texts, train.pairs), seed=seed)
+    texts = Texts(train.texts, train.pairs)
+    rows = rows_read(texts, seed=seed)
     of = "" if len(rows) == len(train) else f", {len(rows):,} of {len(train):,} training rows"
     key = "" if store is None else _key(task, train, asked, seed=seed, metric=metric, free=free)
     kept = None if store is None else store.find(key)
@@ -107,10 +108,9 @@ def floors(
         rule = _unfolded(rest[: int(count)])
         best, logits = Setting(float(strength), bool(balanced)), rest[int(count) :].reshape(-1, task.outputs)
         return [majority, Floor("tfidf", calibrated(logits), best.described(task) + of, rule, float(seconds))]
-    pairs = None if train.pairs is None else take(train.pairs, rows)
-    features = features_of(task, Texts(take(train.texts, rows), pairs), asked)
+    features = features_of(task, texts.take(rows), asked)
     if features is None:
-        return [majority, Floor("tfidf", majority.logits, "no word in the training texts", simple)]
+        return [majority, Floor("tfidf", majority.logits, "no word in the training texts" + of, simple)]
     learn, rest = features
     taught = learn, train.targets[rows], weights[rows]
     best, rule = best_setting(task, *taught, metric=metric, free=free, seed=seed)
@@ -127,8 +127,7 @@ def _together(test: Examples, held: Examples | None) -> Texts:
     """Return the texts of both."""
     if held is None:
         return Texts(test.texts, test.pairs)
-    pairs = None if test.pairs is None or held.pairs is None else followed(test.pairs, held.pairs)
-    return Texts(followed(test.texts, held.texts), pairs)
+    return Texts(test.texts, test.pairs).followed_by(Texts(held.texts, held.pairs))
 
 
 def _unfolded(own: np.ndarray) -> Threshold | None:

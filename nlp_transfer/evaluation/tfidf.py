@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _STRENGTHS = (2.0, 8.0, 32.0)
 _ALPHAS = (0.3, 1.0, 3.0, 10.0)
 _FOLDS = 3
-_FEWEST_SAMPLED = 1000  # rows of cross-validation, whatever they cost
+_FEWEST_SAMPLED = 1000  # rows that are read and cross-validated, whatever they cost
 _FEWEST_ROWS = 12  # below this, folds say nothing and the middle setting is taken
 _MOST_WORK = 8e6  # of cross-validation: rows times n-grams a row times classes, about 5 s; the final fit uses every row
 _MOST_READ = 100e6  # characters of training texts, for about 2 GB of memory
@@ -67,7 +67,7 @@ class Setting:
 
 
 def rows_read(texts: Texts, *, seed: int) -> Sequence[int]:
-    """Return the rows to fit on: all of them, or of more than 100 million characters so many that are drawn."""
+    """Return the rows to fit on: all, or drawn ones with 100 million characters, but 1,000 at least."""
     lengths = np.fromiter(map(len, texts.texts), np.int64, len(texts.texts))
     if texts.pairs is not None:
         lengths += np.fromiter(map(len, texts.pairs), np.int64, len(lengths))
@@ -117,8 +117,9 @@ def _told(vectorisers: Sequence[TfidfVectorizer], asked: Texts, columns: int) ->
         values.append(block.data)
         places.append(block.indices)
         counts.append(np.diff(block.indptr))
-    shape = len(asked.texts), columns
-    return csr_array((values.values, places.values, np.concatenate(counts).cumsum()), shape=shape)
+    ends = np.concatenate(counts).cumsum()
+    ends = ends.astype(np.int32) if ends[-1] <= np.iinfo(np.int32).max else ends  # or places would be copied as int64
+    return csr_array((values.values, places.values, ends), shape=(len(asked.texts), columns))
 
 
 def _compared(first: csr_array, second: csr_array) -> csr_array:

@@ -104,9 +104,10 @@ def groups(splits: Mapping[str, Rows], roles: Mapping[str, str]) -> Iterator[Fin
     for column in ours.table.columns:
         if column in taken:
             continue
-        told = None if theirs is None or column not in theirs.table.columns else _told(ours, theirs, column)
+        different = _different(ours.cells(column))
+        told = None if theirs is None or column not in theirs.table.columns else _told(ours, theirs, column, different)
         if told is None:
-            yield from _copies(ours, column)
+            yield from _copies(ours, column, different)
         else:
             seen, right, usual = told
             yield Finding(
@@ -116,11 +117,11 @@ def groups(splits: Mapping[str, Rows], roles: Mapping[str, str]) -> Iterator[Fin
             )
 
 
-def _copies(rows: Rows, column: str) -> Iterator[Finding]:
-    """Find that a column tells the label of nearly every row, as one does that is made of the label."""
-    cells = rows.cells(column)
-    if _different(cells) > len(rows) / 2:
+def _copies(rows: Rows, column: str, different: int) -> Iterator[Finding]:
+    """Find that a column with so many values tells the label of nearly every row, as one made of the label does."""
+    if different > len(rows) / 2:
         return
+    cells = rows.cells(column)
     labels = _labels_of(cells, rows)
     right = sum(counts.most_common(1)[0][1] for counts in labels.values()) / len(rows)
     usual = Counter(map(comparable, rows.labels)).most_common(1)[0][1] / len(rows)
@@ -145,14 +146,14 @@ def _labels_of(cells: Sequence[Any], rows: Rows) -> dict[str, Counter[object]]:
     return labels
 
 
-def _told(ours: Rows, theirs: Rows, column: str) -> tuple[float, float, float] | None:
+def _told(ours: Rows, theirs: Rows, column: str, different: int) -> tuple[float, float, float] | None:
     """Return, where a column tells the label, much or for certain: share of known values, accuracy by it, and without.
 
     How much is seen by the label that most training rows with a value have. For certain is seen by all rows, each by
-    the others with its value, for a test split may be too small to say so.
+    the others with its value, for a test split may be too small to say so. So many of its values are different.
     """
     known = ours.cells(column)
-    if not _GROUPS <= _different(known) <= len(ours) / _REPEATED or _all_measures(known):
+    if not _GROUPS <= different <= len(ours) / _REPEATED or _all_measures(known):
         return None
     labels = _labels_of(known, ours)
     cells = list(map(repr, theirs.cells(column)))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from itertools import compress, repeat
+from itertools import chain, compress
 
 import numpy as np
 
 from nlp_transfer.data.finding import Place
 from nlp_transfer.data.keys import Keys
-from nlp_transfer.data.rows import Rows
+from nlp_transfer.data.rows import Rows, whole_texts
 from nlp_transfer.data.sequences import cells_of
-
-_BETWEEN = "\n"  # the texts of a pair
 
 
 class Lined:
@@ -43,9 +41,5 @@ class Lined:
 
     def texts(self, marked: np.ndarray) -> Sequence[str]:
         """Return the texts of the rows that are marked, which are bool (rows,); those of a pair as one."""
-        whole = (
-            text if pair is None else text + _BETWEEN + pair
-            for rows in self._splits.values()
-            for text, pair in zip(rows.texts, repeat(None) if rows.pairs is None else rows.pairs, strict=False)
-        )
+        whole = chain.from_iterable(whole_texts(rows.texts, rows.pairs) for rows in self._splits.values())
         return cells_of(compress(whole, marked), int(marked.sum()))

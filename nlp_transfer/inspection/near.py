@@ -15,7 +15,7 @@ from math import ceil
 
 import numpy as np
 
-from nlp_transfer.data.keys import room
+from nlp_transfer.data.sequences import array_for
 from nlp_transfer.inspection.wording import said
 
 _GRAM = 4  # characters
@@ -53,18 +53,21 @@ def near_pairs(
     Args:
         texts: the texts.
         groups: of each text.
-        show: told how many of how many texts are done.
+        show: told how much of how much is done.
     """
     signatures, says = _signatures(texts, show)
     known = _Known(signatures)
     grams_of = lru_cache(_KEPT)(lambda row: _grams(texts[row]))
     pairs: list[Pair] = []
     for row in np.flatnonzero(says).tolist():
+        if row % _CHUNK == 0:
+            show(len(texts) + row, 2 * len(texts))
         likely = known.like(row)[:_COMPARED]
         found = list(_alike(row, likely, grams_of)) if likely else []
         pairs += found
         if not any(groups[pair.first] == groups[row] for pair in found):
             known.add(row)
+    show(2 * len(texts), 2 * len(texts))
     return pairs
 
 
@@ -72,13 +75,13 @@ def _signatures(texts: Sequence[str], show: Callable[[int, int], None]) -> tuple
     """Return MinHash signatures, uint32 (texts, permutations), and which texts say anything, bool (texts,)."""
     from datasketch import MinHash
 
-    made, says = room((len(texts), _PERMUTATIONS), np.uint32), np.zeros(len(texts), bool)
+    made, says = array_for((len(texts), _PERMUTATIONS), np.uint32), np.zeros(len(texts), bool)
     for start in range(0, len(texts), _CHUNK):
         grams = [[gram.encode() for gram in _grams(text)] for text in texts[start : start + _CHUNK]]
         says[start : start + _CHUNK] = [bool(own) for own in grams]
         found = MinHash.bulk(grams, num_perm=_PERMUTATIONS, hashfunc=zlib.crc32)
         made[start : start + _CHUNK] = [signature.hashvalues for signature in found]
-        show(min(start + _CHUNK, len(texts)), len(texts))
+        show(start, 2 * len(texts))
     return made, says
 
 
@@ -92,7 +95,7 @@ class _Known:
     def __init__(self, signatures: np.ndarray) -> None:
         self._signatures, self._bands = signatures, np.arange(_BANDS)
         # In each band texts that agree share a bucket: the places from the first one of it on, so many of them filled.
-        self._first, self._filled, self._texts = (room((len(signatures), _BANDS), np.int32) for _ in range(3))
+        self._first, self._filled, self._texts = (array_for((len(signatures), _BANDS), np.int32) for _ in range(3))
         self._filled[:] = 0
         for band in range(_BANDS):
             bucket = _numbered(signatures[:, band * _WIDTH : (band + 1) * _WIDTH])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nlp_transfer.data.corpus import Corpus
-from nlp_transfer.data.rows import Texts, text_key
+from nlp_transfer.data.keys import Keys
+from nlp_transfer.data.rows import Texts
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.encoder.source import Source
 from nlp_transfer.errors import UserError
@@ -50,32 +52,23 @@ def chosen_texts(settings: Settings, corpus: Corpus) -> Chosen:
         asked.append(Texts(train.texts, train.pairs))
     if settings.pretraining.texts != "train" and corpus.unlabelled is not None:
         asked.append(corpus.unlabelled)
-    measured = {key for split, rows in corpus.splits.items() if split != "train" for key in rows.keys}
-    measured |= {key for texts in corpus.foreign.values() for key, _ in _keyed(texts)}
-    distinct: dict[bytes, tuple[str, str | None]] = {}
-    for texts in asked:
-        for key, text in _keyed(texts):
-            distinct.setdefault(key, text)
-    usable = [text for key, text in distinct.items() if key not in measured]
+    texts = reduce(Texts.followed_by, asked) if asked else Texts([], None)
+    keys = texts.keys
+    distinct = keys.firsts() == np.arange(len(keys))
+    measured = [rows.keys for split, rows in corpus.splits.items() if split != "train"]
+    measured += [others.keys for others in corpus.foreign.values()]
+    seen = keys.among(reduce(Keys.followed_by, measured)) if measured else np.zeros(len(keys), bool)
+    usable = np.flatnonzero(distinct & ~seen)
     if len(usable) < 2:
         raise UserError(
             f"pretraining.epochs={settings.pretraining.epochs:g}: pretraining.texts={settings.pretraining.texts} has "
             f"{counted(len(usable), 'text')} beside those of measured rows, of which none can be held out"
         )
     random = np.random.Generator(np.random.Philox(key=[settings.seed, 0], counter=[0, 0, 0, _STREAM]))
-    held_out = set(random.permutation(len(usable))[: max(1, round(_HELD_OUT * len(usable)))].tolist())
-    read = [text for place, text in enumerate(usable) if place not in held_out]
-    return Chosen(_texts(read), _texts([usable[place] for place in sorted(held_out)]), len(distinct) - len(usable))
-
-
-def _keyed(texts: Texts) -> list[tuple[bytes, tuple[str, str | None]]]:
-    pairs = [None] * len(texts.texts) if texts.pairs is None else texts.pairs
-    return [(text_key(*each), each) for each in zip(texts.texts, pairs, strict=True)]
-
-
-def _texts(rows: list[tuple[str, str | None]]) -> Texts:
-    pairs = [pair for _, pair in rows if pair is not None]
-    return Texts([text for text, _ in rows], pairs or None)
+    held_out = np.zeros(len(usable), bool)
+    held_out[random.permutation(len(usable))[: max(1, round(_HELD_OUT * len(usable)))]] = True
+    read, kept = (texts.take(usable[part].tolist()) for part in (~held_out, held_out))
+    return Chosen(read, kept, int(distinct.sum()) - len(usable))
 
 
 def training_of(settings: Settings) -> TrainingSettings:

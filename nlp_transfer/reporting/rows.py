@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import compress, repeat
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nlp_transfer.data.rows import whole_texts
 from nlp_transfer.evaluation.decisions import decide, probabilities
 from nlp_transfer.inspection.near import near_some
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
 
 _MOST_CHARACTERS = 1_500_000  # in which near repeats are looked for: about two seconds
-_BETWEEN = "\n"  # the texts of a pair
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,4 @@ def unseen(train: Examples, examples: Examples) -> Unseen:
 
 
 def _texts(examples: Examples, chosen: np.ndarray) -> Iterator[str]:
-    """Yield the texts of some rows, those of a pair as one."""
-    pairs = repeat(None) if examples.pairs is None else examples.pairs
-    for text, pair in compress(zip(examples.texts, pairs, strict=False), chosen):
-        yield text if pair is None else text + _BETWEEN + pair
+    return compress(whole_texts(examples.texts, examples.pairs), chosen)

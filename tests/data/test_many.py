@@ -158,7 +158,11 @@ def test_many_rows_are_held_in_files(tmp_path: Path):
         assert isinstance(part.keys._hashes.base, np.memmap)
     with many():
         behind = rows.followed_by(taken, "again-")
+        few = sequences.followed(["first"], rows.texts)
     assert list(behind.texts) == [*rows.texts, *taken.texts]
+    assert isinstance(few, CompactCells)
+    assert few == ["first", *rows.texts]
+    assert list(sequences.followed([0.5], sequences.Repeated(1.0, 2))) == [0.5, 1.0, 1.0]
     assert list(behind.ids) == [*rows.ids, *(f"again-{row}" for row in range(1, 11))]
     assert behind.where(21) == rows.where(2)
 

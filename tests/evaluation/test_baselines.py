@@ -132,6 +132,12 @@ def test_what_was_fitted_before_is_read_back(problem, tmp_path):
     assert (floors(task, train, test, seed=3, store=store)[1].logits == fitted.logits + 1).all()
 
 
+def in_file(array):
+    while array is not None and not isinstance(array, np.memmap):
+        array = array.base
+    return array is not None
+
+
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
 def test_floors_of_many_rows_are_those_of_few(problem, pair, tmp_path, monkeypatch):
@@ -144,6 +150,8 @@ def test_floors_of_many_rows_are_those_of_few(problem, pair, tmp_path, monkeypat
     train, test, held = (
         replace(part, texts=CompactCells(part.texts), pairs=part.pairs and CompactCells(part.pairs)) for part in parts
     )
+    asked = tfidf.features_of(task, train, test)[1]
+    assert all(in_file(part) for part in (asked.data, asked.indices))
     for _ in range(2):  # the second time they are read back
         many = floors(task, train, test, seed=3, held=held, store=Store(tmp_path, 2**30))
         assert [floor.detail for floor in many] == [floor.detail for floor in few]
