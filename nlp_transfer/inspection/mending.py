@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.data.checks import LEAKS, called, comparable, label_counts, twins
+import numpy as np
+
+from nlp_transfer.data.checks import LEAKS, called, comparable, label_counts, same_texts, twins
 from nlp_transfer.data.delimited import cell_writer
 from nlp_transfer.data.finding import Place
 from nlp_transfer.data.jsonl import json_line
 from nlp_transfer.data.missing import MISSING
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import Rows, blank_rows, rows_of
+from nlp_transfer.data.sequences import cells_of
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.damage import UNDO
@@ -77,15 +80,13 @@ def plan(examination: Examination) -> Plan:
     changed: dict[Place, list[str]] = {}
     rows: dict[str, Rows] = {}
     for split, read in corpus.rows.items():
-        table = read.table
-        columns = {name: list(cells) for name, cells in table.columns.items()}
-        text_columns = [columns[corpus.roles[role]] for role in ("text", "text_pair") if role in corpus.roles]
-        labels = columns[corpus.roles["label"]]
-        for row in range(len(table)):
-            done = {kind for cells in text_columns for kind in _undo(cells, row, undone)}
-            done |= {"twin"} if _respell(labels, row, spelled, settings.label_separator) else set()
-            if done:
-                changed[split, row] = sorted(done)
+        table, count = read.table, len(read.table)
+        columns, done = dict(table.columns), defaultdict[int, set[str]](set)
+        for name in (corpus.roles[role] for role in ("text", "text_pair") if role in corpus.roles):
+            columns[name] = cells_of(_undone(columns[name], undone, done), count)
+        name = corpus.roles["label"]
+        columns[name] = cells_of(_respelled(columns[name], spelled, settings.label_separator, done), count)
+        changed |= {(split, row): sorted(done[row]) for row in sorted(done)}
         tables[split] = Table(columns, table.origin, table.lines, table.files)
         rows[split] = rows_of(tables[split], corpus.roles, settings, split=split, problem=corpus.task.problem, notes=[])
     # What is spelled or decoded otherwise now may be the same as another row.
@@ -134,27 +135,24 @@ def write(planned: Plan, examination: Examination, folder: Path) -> None:
 
 def _gone(rows: Mapping[str, Rows], kinds: set[str]) -> dict[Place, str]:
     """Return the rows that go, and why."""
-    blank = {(split, row) for split, part in rows.items() for row in blank_rows(part.texts, part.pairs)}
-    gone = dict.fromkeys(blank, "empty") if "empty" in kinds else {}
-    if "leak" in kinds:
-        for source, target in LEAKS:
-            known = (
-                {key for row, key in enumerate(rows[target].keys) if (target, row) not in blank}
-                if target in rows
-                else set()
-            )
-            for row, key in enumerate(rows[source].keys if source in rows else ()):
-                if key in known and (source, row) not in blank:
-                    gone[source, row] = "leak"
+    says = {split: np.ones(len(part), bool) for split, part in rows.items()}
+    gone: dict[Place, str] = {}
+    for split, part in rows.items():
+        blank = blank_rows(part.texts, part.pairs)
+        says[split][blank] = False
+        gone |= {(split, row): "empty" for row in blank} if "empty" in kinds else {}
+    for source, target in LEAKS if "leak" in kinds else ():
+        if source in rows and target in rows:
+            known = rows[target].keys.take(np.flatnonzero(says[target]))
+            leaked = says[source] & rows[source].keys.among(known)
+            gone |= {(source, row): "leak" for row in np.flatnonzero(leaked).tolist()}
     train = rows["train"]
-    alike: defaultdict[bytes, list[int]] = defaultdict(list)
-    for row, key in enumerate(train.keys):
-        if ("train", row) not in gone and ("train", row) not in blank:
-            alike[key].append(row)
-    for same in alike.values() if "repeat" in kinds else ():
+    left = np.array([row for row in np.flatnonzero(says["train"]).tolist() if ("train", row) not in gone], np.int64)
+    for same in same_texts(train.keys.take(left)) if "repeat" in kinds else ():
+        alike = left[same].tolist()
         # Where labels differ somebody has to decide, and how often each was given may help.
-        if len({comparable(train.labels[row]) for row in same}) == 1:
-            gone |= {("train", row): "repeat" for row in _again(train, same)}
+        if len({comparable(train.labels[row]) for row in alike}) == 1:
+            gone |= {("train", row): "repeat" for row in _again(train, alike)}
     return gone
 
 
@@ -169,28 +167,33 @@ def _again(train: Rows, rows: Sequence[int]) -> Iterator[int]:
         first.add(label)
 
 
-def _undo(cells: list[Any], row: int, kinds: Sequence[str]) -> Iterator[str]:
-    """Mend a text where it stands; yield what was undone."""
-    for kind in kinds:
-        if isinstance(cells[row], str) and (mended := UNDO[kind](cells[row])) != cells[row]:
-            cells[row] = mended
-            yield kind
+def _undone(cells: Iterable[Any], kinds: Sequence[str], done: Mapping[int, set[str]]) -> Iterator[Any]:
+    """Yield texts as they are mended; note by row what was undone."""
+    for row, cell in enumerate(cells):
+        for kind in kinds:
+            if isinstance(cell, str) and (mended := UNDO[kind](cell)) != cell:
+                cell = mended
+                done[row].add(kind)
+        yield cell
 
 
-def _respell(cells: list[Any], row: int, spelled: Mapping[str, str], separator: str | None) -> bool:
-    """Write the label of a row, or its labels, as most rows do; return whether that changed it."""
-    cell = cells[row]
-    if isinstance(cell, list | tuple):  # both spellings of one label are that label once
-        names = [_spelling(each, spelled) for each in cell]
-        new: Any = list(dict.fromkeys(names)) if names != list(cell) else cell
-    elif separator and isinstance(cell, str):
-        parts = [each.strip() for each in cell.split(separator)]
-        names = [_spelling(each, spelled) for each in parts]
-        new = separator.join(dict.fromkeys(names)) if names != parts else cell
-    else:
-        new = _spelling(cell, spelled)
-    cells[row] = new
-    return bool(new != cell)
+def _respelled(
+    cells: Iterable[Any], spelled: Mapping[str, str], separator: str | None, done: Mapping[int, set[str]]
+) -> Iterator[Any]:
+    """Yield the label of each row, or its labels, as most rows write it; note the rows that this changes."""
+    for row, cell in enumerate(cells):
+        if isinstance(cell, list | tuple):  # both spellings of one label are that label once
+            names = [_spelling(each, spelled) for each in cell]
+            new: Any = list(dict.fromkeys(names)) if names != list(cell) else cell
+        elif separator and isinstance(cell, str):
+            parts = [each.strip() for each in cell.split(separator)]
+            names = [_spelling(each, spelled) for each in parts]
+            new = separator.join(dict.fromkeys(names)) if names != parts else cell
+        else:
+            new = _spelling(cell, spelled)
+        if new != cell:
+            done[row].add("twin")
+        yield new
 
 
 def _spelling(cell: Any, spelled: Mapping[str, str]) -> Any:
