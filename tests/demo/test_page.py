@@ -131,6 +131,7 @@ def test_a_file_is_labelled_as_predict_does_and_its_name_is_told_without_its_pat
     assert sorted(path.name for path in upload.parent.iterdir()) == ["lines.txt", "tickets.tsv"]
 
 
+@pytest.mark.slow
 def test_a_long_file_does_not_hold_up_the_end(runs: dict[str, Path], tmp_path: Path):
     from nlp_transfer.demo.site import Ending
 

@@ -312,9 +312,9 @@ def test_a_label_that_one_row_has_makes_no_others_doubtful(known: Splits, encode
     "defects",
     [
         ("near_leak", "near_conflict", "repeat", "group", "shared_id"),
-        ("leak", "conflict", "sorted"),
-        ("giveaway", "target_leakage", "style_shift", "empty"),
-        ("id_as_text",),
+        pytest.param(("leak", "conflict", "sorted"), marks=pytest.mark.slow),
+        pytest.param(("giveaway", "target_leakage", "style_shift", "empty"), marks=pytest.mark.slow),
+        pytest.param(("id_as_text",), marks=pytest.mark.slow),
     ],
 )
 def test_in_many_rows_is_found_what_is_found_in_few(sound: Splits, tmp_path: Path, defects: tuple[str, ...]):
