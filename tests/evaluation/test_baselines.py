@@ -57,7 +57,7 @@ def learnable(problem, *, soft, weighted, pair, rows, seed):
 
 @pytest.mark.parametrize(
     "cell",
-    # what weights and soft labels are to a floor is told together as well as apart
+    # Weights and soft labels are tried together, each alone before a release.
     [pytest.param(cell, marks=[pytest.mark.exhaustive] * (cell[1] != cell[2])) for cell in CELLS],
     ids=lambda cell: "-".join(map(str, cell)),
 )
