@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import Outputs
 from nlp_transfer.errors import UserError
+from nlp_transfer.objectives.domains import strength
 from nlp_transfer.objectives.settings import DannSettings
 
 _WIDEST = 4096  # of the outer product; beyond it is seen through a random projection
 _PROJECTED = 1024
-_STEEPNESS = 10.0  # of the rise of the reversal over the run
 
 
 class Dann(nn.Module):
@@ -105,11 +105,6 @@ class Cdan(Dann):
             return (chances[:, :, None] * features[:, None, :]).flatten(1)
         of_features, of_classes = self.get_buffer("of_features"), self.get_buffer("of_classes")
         return (features @ of_features) * (chances @ of_classes) / math.sqrt(_PROJECTED)
-
-
-def strength(progress: float) -> float:
-    """Return by how much the reversed gradient counts at a progress in [0, 1]: from 0 to nearly 1."""
-    return 2 / (1 + math.exp(-_STEEPNESS * progress)) - 1
 
 
 def reversed_gradient(values: Tensor, strength: float) -> Tensor:

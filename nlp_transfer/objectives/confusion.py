@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import Outputs
 from nlp_transfer.errors import UserError
-from nlp_transfer.objectives.domains import several, sides
+from nlp_transfer.objectives.domains import several, sides, strength
 from nlp_transfer.objectives.settings import MccSettings
 
 _LEAST = 1e-12  # of a class's probabilities in all, below which it counts for less
@@ -24,6 +24,9 @@ class Mcc(nn.Module):
     confusions :math:`C_{jk} = \sum_i v_i g_{ij} g_{ik}`, each class's as shares of :math:`\sum_k C_{jk}`, of which
     :math:`\ell = \frac1K \sum_j \sum_{k \ne j} C_{jk} / \sum_{k'} C_{jk'}` lie off the diagonal. As shares are taken,
     the sum of the :math:`v_i` does not matter.
+
+    :math:`\ell` counts :math:`\frac{2}{1 + \exp(-10 p)} - 1` times at progress p (Ganin et al. 2016, arXiv 1505.07818),
+    so that classes which are not learned yet are not settled by it.
 
     The value stands for every example of a forward pass, so that the mean over a step is the mean of its passes: where
     a step is divided, each has the confusions of fewer texts. Zero where fewer than two texts of the target domain
@@ -42,6 +45,7 @@ class Mcc(nn.Module):
         self.weight = settings.weight
         self.temperature = settings.temperature
 
+    @torch.compiler.disable  # it would take a progress for a constant, and compile every step anew
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the share of confusions for every example, float32 (examples,)."""
         with torch.autocast(outputs.logits.device.type, enabled=False):
@@ -53,4 +57,4 @@ class Mcc(nn.Module):
             confusions = chances.T @ (sure[:, None] * chances)
             shares = confusions / confusions.sum(1, keepdim=True).clamp(min=_LEAST)
             confused = (shares.sum() - shares.trace()) / len(shares)
-            return (confused * several(target)).expand(len(chances))
+            return (strength(progress) * confused * several(target)).expand(len(chances))

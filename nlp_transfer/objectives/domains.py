@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+_STEEPNESS = 10.0  # of the rise over the run
 
 
 def sides(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -25,3 +28,8 @@ def share(weights: Tensor) -> Tensor:
 def several(weights: Tensor) -> Tensor:
     """Return 1 where at least two examples weigh anything, else 0; as a tensor, which no device is waited for."""
     return ((weights > 0).sum() > 1).to(weights.dtype)
+
+
+def strength(progress: float) -> float:
+    """Return by how much the other domain counts at a progress in [0, 1]: from 0 to nearly 1 (Ganin et al. 2016)."""
+    return 2 / (1 + math.exp(-_STEEPNESS * progress)) - 1

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import Outputs
 from nlp_transfer.errors import UserError
-from nlp_transfer.objectives.adversarial import reversed_gradient, strength
+from nlp_transfer.objectives.adversarial import reversed_gradient
+from nlp_transfer.objectives.domains import strength
 from nlp_transfer.objectives.objective import TERMS
 from nlp_transfer.objectives.settings import TERM_SETTINGS
 
@@ -69,10 +70,13 @@ def test_mmd_by_hand():
 def test_mcc_by_hand():
     # Probabilities (3/4, 1/4) and (1/4, 3/4) at the temperature, equally sure: 3/8 of either class is confused.
     sharp = 2.5 * math.log(3)
-    assert value("mcc", [[9.0, 0.0]], [[sharp, 0.0], [0.0, sharp]]).tolist() == pytest.approx([0.375] * 3)
+    equal = [[sharp, 0.0], [0.0, sharp]]
+    half = math.log(3) / 10  # where 2 / (1 + 1/3) - 1 of the weight counts
+    assert value("mcc", [[9.0, 0.0]], equal, progress=half).tolist() == pytest.approx([0.1875] * 3)
+    assert (value("mcc", [[9.0, 0.0]], equal, progress=0) == 0).all()
     # (1, 0), which counts 2, and (1/2, 1/2), which counts 3/2: confusions ((2 + 3/8, 3/8), (3/8, 3/8)).
     expected = (0.375 / 2.75 + 0.375 / 0.75) / 2
-    assert value("mcc", [[9.0, 0.0]], [[999.0, 0.0], [0.0, 0.0]]).tolist() == pytest.approx([expected] * 3)
+    assert value("mcc", [[9.0, 0.0]], [[999.0, 0.0], [0.0, 0.0]]).tolist() == pytest.approx([expected] * 3, rel=1e-4)
 
 
 @pytest.mark.parametrize(("name", "logits", "counts"), [("dann", 0.0, 1), ("cdan", 0.0, 1.5), ("cdan", 99.0, 2)])
@@ -103,7 +107,7 @@ def test_cdan_reads_the_outer_product_or_what_keeps_its_products():
     assert abs(float(other)) < 0.3 * float(same)
 
 
-def test_the_reversal_grows_from_nothing_to_one():
+def test_what_counts_of_the_other_domain_grows_from_nothing_to_one():
     assert strength(0) == 0
     assert strength(1) == pytest.approx(1, abs=1e-4)
     assert strength(0.1) == pytest.approx((math.e - 1) / (math.e + 1))
