@@ -9,7 +9,8 @@ each with a number before it, so that no two are the same. The command line adap
 report included) and labels the same file, each with an empty cache in processes of its own. Memory is read twice a
 second: "anonymous" is what the processes hold themselves; the rest of "resident" is files that are mapped, which the
 system takes back where it needs room. Of several processes it is the sum. The last lines say what ten times the most
-rows would take, if each further row took what one took between the two largest numbers of rows. Linux only.
+rows would take: ten times the seconds, and the memory if each further row took what one took between the two largest
+numbers of rows, which a TF-IDF floor does not once it reads as much as it may. Linux only.
 """
 
 from __future__ import annotations
@@ -161,8 +162,9 @@ def show(found: list[Line]) -> None:
         further = (9 * most["rows"]) / (most["rows"] - less["rows"])
         guessed = {
             name: most[step][name] + further * max(0, most[step][name] - less[step][name])
-            for name in ("seconds", "anonymous", "resident")
+            for name in ("anonymous", "resident")
         }
+        guessed["seconds"] = 10 * most[step]["seconds"]
         print(_row(f"{10 * most['rows']:,} (guessed)", step, guessed, 10 * most["rows"], ""))
 
 
