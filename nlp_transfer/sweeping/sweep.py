@@ -20,7 +20,7 @@ from nlp_transfer.composing.shipped import locate_recipe
 from nlp_transfer.config import NOT_IDENTITY
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import reason
-from nlp_transfer.sweeping.job import FINISHED, Job
+from nlp_transfer.sweeping.job import FINISHED, PRUNED, Job
 from nlp_transfer.sweeping.local import Here
 from nlp_transfer.sweeping.settings import LauncherSettings
 from nlp_transfer.sweeping.work import Place, Words, work
@@ -127,6 +127,8 @@ class Sweep:
             self.jobs[job.words] = job
             if job.state == FINISHED and not watched:  # a person has the tables
                 print(output, end="", flush=True)  # noqa: T201
+            elif job.state == PRUNED:
+                self._screen.tell(f"ended early, for it lags behind others: {' '.join(job.words)}")
             self._show(len(runs))
 
         with contextlib.redirect_stderr(self._speech):  # which Hydra's errors do not reach

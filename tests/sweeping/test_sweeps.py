@@ -92,7 +92,7 @@ def test_parameters_of_sbatch_are_taken_as_the_file_says(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["median", pytest.param("halving", marks=pytest.mark.slow)])
-def test_what_lags_behind_is_ended_early_and_not_done_again(at: Callable[..., Place], pruner: str):
+def test_what_lags_behind_is_ended_early_and_not_done_again(at: Callable[..., Place], capfd, pruner: str):
     place = at(lambda values: [1 / int(values["seed"]) for _ in range(6)], watched=True)
     words = ["seed=range(1,5)", "hydra.sweeper.sampler=grid", "hydra.sweeper.n_trials=4", "hydra.sweeper.startup=1"]
     assert swept(*SEARCH, *words, f"hydra.sweeper.pruner={pruner}") == 0
@@ -101,6 +101,7 @@ def test_what_lags_behind_is_ended_early_and_not_done_again(at: Callable[..., Pl
     assert states[0] == "finished"
     assert found["1"]["state"] == "finished"
     assert 1 <= states.count("pruned") <= 3
+    assert capfd.readouterr().err.count("ended early, for it lags behind others: ") == states.count("pruned")
     assert all(found[seed]["validation"] for seed in found)  # that of the last evaluation, for those
     place = at()
     assert swept(*SEARCH, *words, f"hydra.sweeper.pruner={pruner}") == 0
