@@ -142,6 +142,11 @@ def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], 
         pytest.param(
             *([*SEARCH[:-1], "hydra.sweeper.pruner=median"], "needs a strategy by its name"), marks=pytest.mark.slow
         ),
+        pytest.param(
+            [*SEARCH[:-1], "strategy=probe", "hydra.sweeper.pruner=median"],
+            "a probe that is solved has none",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence_and_leaves_nothing(
