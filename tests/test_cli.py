@@ -535,6 +535,9 @@ def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, 
     out, err = capfd.readouterr()
     assert len({json.loads(line)["folder"] for line in out.splitlines()}) == 2  # and nothing else
     assert err == ""  # no progress bar of ours or of any library where nobody looks
+    assert [each.name for each in (tmp_path / "sweep").iterdir() if not each.name.startswith("sweep-")] == [
+        "multirun.yaml"
+    ]
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main([*words, "seed=1,2"]) == 2
 

@@ -136,8 +136,9 @@ def test_a_job_of_which_only_the_run_is_sent_the_signal_is_put_into_the_queue_ag
 
 
 @pytest.mark.slow
-def test_accelerate_starts_several_processes_on_a_machine_without_gpus():
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / "cpu.yaml")]
+@pytest.mark.parametrize(("file", "needs_gpus"), [("cpu.yaml", False), ("fsdp2.yaml", True)])
+def test_accelerate_starts_several_processes_on_a_machine_without_gpus(file: str, needs_gpus: bool):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(LAUNCH / file)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(
         [*command, "-m", "nlp_transfer", "doctor"],
@@ -149,3 +150,4 @@ def test_accelerate_starts_several_processes_on_a_machine_without_gpus():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert '"processes": 2' in done.stdout
+    assert ("accelerate has FSDP on GPUs alone" in done.stdout) == needs_gpus

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +21,21 @@ if TYPE_CHECKING:
     from nlp_transfer.sweeping.work import Words
 
 
+_OF_THE_SOLVER = {"strategy", "strategy.solver"}  # a search among these has a run that is solved beside others
+
+
 class Lagging:
     """Asked of a run again and again while it goes on.
 
     Args:
         recipe: of all runs.
         metric: that decides; auto: that of the problem type, which the run has found by the time it evaluates.
+        searched: the keys that differ from run to run.
     """
 
-    def __init__(self, recipe: str | None, metric: str) -> None:
+    def __init__(self, recipe: str | None, metric: str, searched: Collection[str]) -> None:
         self._recipe, self._metric = recipe, metric
+        self._may_be_solved = not _OF_THE_SOLVER.isdisjoint(searched)
         self._watched: dict[Words, _Watched] = {}
 
     def watch(self, runs: Sequence[Words], trials: Sequence[Trial]) -> None:
@@ -41,13 +46,19 @@ class Lagging:
             trials: theirs.
 
         Raises:
-            UserError: for a strategy that is chosen only when the rows have been read: nobody knows the folder before.
+            UserError: for a strategy that is chosen only when the rows have been read: nobody knows the folder before;
+                and where no run of the search has evaluations.
         """
         self._watched = {}
         for words, trial in zip(runs, trials, strict=True):
             settings = settings_of(self._recipe, words)
             if isinstance(settings.strategy, Auto):
                 raise UserError("hydra.sweeper.pruner needs a strategy by its name, such as strategy=finetune")
+            if not (settings.strategy.trains or self._may_be_solved):
+                raise UserError(
+                    "hydra.sweeper.pruner ends runs by their evaluations, and a probe that is solved has none: leave "
+                    "it out, or take strategy.solver=adamw"
+                )
             folder = Path(settings.output) / f"{settings.name}-{config.run_id(settings)}"
             self._watched.setdefault(words, _Watched(folder, trial))
 

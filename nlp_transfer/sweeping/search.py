@@ -66,7 +66,7 @@ class OptunaSweeper(Sweeper):
         if "evaluation.metric" in space.distributions:
             raise UserError("evaluation.metric decides between trials; give it one value")
         trials = Trials(self._sweep.folder, settings, space, higher=HIGHER_IS_BETTER.get(metric, True))
-        lagging = Lagging(self._sweep.recipe, metric) if settings.pruner else None
+        lagging = Lagging(self._sweep.recipe, metric, space.distributions) if settings.pruner else None
         self._sweep.jobs |= trials.known
         self._sweep.total = trials.most
         while batch := trials.going_on()[: settings.n_jobs] or trials.proposed(settings.n_jobs):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ class Sweep:
         self._id, self._speech = _id(recipe, words), sys.stderr
         self._open, self._shown = contextlib.ExitStack(), contextlib.ExitStack()
         self._folder: Path | None = None
+        self._unused = list[Path]()  # folders that were made for it and go again if no run is begun
         self._bar: Bar | None = None
 
     @property
@@ -73,6 +75,11 @@ class Sweep:
 
     def __exit__(self, *_: object) -> None:
         self.hide()
+        for folder in self._unused[:1]:
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            for above in self._unused[1:]:
+                above.rmdir()
         self._open.close()
 
     def hide(self) -> None:
@@ -92,14 +99,16 @@ class Sweep:
         if self.begun:
             return
         folder = Path(str(config.hydra.sweep.dir)) / self._id
+        above = [each for each in folder.parents if not each.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._open.enter_context(FileLock(folder / ".lock", timeout=0))
+            is_new = [each.name for each in folder.iterdir()] == [".lock"]
         except Timeout:
             raise UserError(f"the sweep {folder} is being done by another process; wait for it") from None
         except OSError as error:
             raise UserError(f"the sweep's folder {folder} cannot be made: {reason(error)}; set output=...") from error
-        self._folder = folder
+        self._folder, self._unused = folder, [folder, *above] if is_new else []
 
     def one(self, _: Any) -> float:
         """Do the run that Hydra's own launcher is at; return the validation figure, nan where there is none."""
@@ -121,6 +130,7 @@ class Sweep:
             place: where.
             apart: whether what each says goes into a file, and the sweep shows how far it is.
         """
+        self._unused.clear()
         watched = sys.stdout.isatty() and self._speech.isatty()
 
         def on_end(job: Job, output: str) -> None:

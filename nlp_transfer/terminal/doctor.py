@@ -25,11 +25,10 @@ def examine() -> dict[str, Any]:
         from nlp_transfer.machine.versions import environment
         from nlp_transfer.training.device import multiplies_bf16_fast
         from nlp_transfer.training.meeting import met
+        from nlp_transfer.training.sharding import missing_gpus
 
     state = met()
-    notes = []
-    if missing := missing_processes():
-        notes.append(missing)
+    notes = [missing for missing in (missing_processes(), missing_gpus(state)) if missing]
     try:
         source = locate(compose().encoder)
         encoder = f"{source.name} ({source.origin})"

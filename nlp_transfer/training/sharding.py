@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator, DistributedType, PartialState
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -35,15 +35,23 @@ def is_sharding(accelerator: Accelerator) -> bool:
     return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
+def missing_gpus(state: Accelerator | PartialState) -> str | None:
+    """Return a sentence if FSDP was asked for on processors, of which accelerate takes no notice, else None."""
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if not asked or state.distributed_type != DistributedType.MULTI_CPU:
+        return None
+    return f"accelerate has FSDP on GPUs alone: launch on processors with {launch_file('cpu.yaml')}"
+
+
 def check_launched(accelerator: Accelerator) -> None:
     """Refuse what cannot be had of FSDP, before anything is loaded.
 
     Raises:
         UserError: naming the key of the launcher's file.
     """
+    if missing := missing_gpus(accelerator):
+        raise UserError(missing)
     if not is_sharding(accelerator):
-        if accelerator.num_processes > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-            raise UserError(f"accelerate has FSDP on GPUs alone: launch on processors with {launch_file('cpu.yaml')}")
         return
     plugin = accelerator.state.fsdp_plugin
     asked = {

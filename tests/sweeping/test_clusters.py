@@ -6,9 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.sweeping import job, slurm
+from nlp_transfer.sweeping import job, remote, slurm
 from nlp_transfer.sweeping.on_ray import Ray
 from nlp_transfer.sweeping.settings import LauncherSettings
 from nlp_transfer.sweeping.slurm import Slurm, Submitted
@@ -73,6 +74,39 @@ def test_the_processes_of_a_run_divide_its_cores_on_a_node(
     at, log = Slurm(LauncherSettings(where="slurm", **keys), tmp_path / "slurm"), tmp_path / "log.txt"
     handed = at.start(["seed=1"], log)._job.submission()
     assert handed.result() == (0, f"{threads}\n")
+
+
+@pytest.mark.parametrize(
+    ("job_id", "array", "met_as", "port"),
+    [("7", {}, "7", 29507), ("1234567", {}, "1234567", 30067), ("9", {"JOB": "8", "TASK": "3"}, "8_3", 29583)],
+)
+def test_all_nodes_of_a_job_are_told_one_place_to_meet(
+    monkeypatch: pytest.MonkeyPatch, job_id: str, array: dict[str, str], met_as: str, port: int
+):
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", job_id)
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "gpu[03-04],big7")
+    for part in ("JOB", "TASK"):
+        monkeypatch.delenv(f"SLURM_ARRAY_{part}_ID", raising=False)
+    for part, value in array.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_{part}_ID", value)
+    told = []
+    monkeypatch.setattr(remote, "do", lambda command, *_: told.append(command))
+    for node in range(3):
+        monkeypatch.setenv("SLURM_NODEID", str(node))
+        slurm.run(["seed=1"], LauncherSettings(where="slurm", nodes=3, processes=4), "folder", "log.txt", {})
+    assert told == [told[0]] * 3
+    asked = get_args_parser().parse_args(told[0][told[0].index("torch.distributed.run") + 1 :])
+    assert (asked.nnodes, asked.nproc_per_node, asked.standalone) == ("3", "4", False)
+    assert (asked.rdzv_backend, asked.rdzv_endpoint, asked.rdzv_id) == ("c10d", f"gpu03:{port}", met_as)
+    assert [asked.training_script, *asked.training_script_args] == ["nlp_transfer", "adapt", "seed=1"]
+
+
+def test_a_job_of_one_node_asks_nobody_where_to_meet(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(remote, "do", lambda command, *_: command)
+    told = slurm.run(["seed=1"], LauncherSettings(where="slurm", processes=4), "folder", "log.txt", {})
+    assert "--standalone" in told
+    assert not [word for word in told if word.startswith("--rdzv")]
 
 
 @pytest.fixture

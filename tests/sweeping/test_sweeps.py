@@ -138,13 +138,19 @@ def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], 
         ([LAUNCHER, "hydra.launcher.jobs=some"], "hydra.launcher.jobs=some must be a whole number, or null"),
         ([LAUNCHER, "hydra.launcher.where=slurm"], "hydra.launcher.where=slurm cannot be used here"),
         ([*SEARCH, "hydra.launcher.jobs=4"], "add hydra.sweeper.n_jobs=4"),
+        ([*SEARCH, "hydra.launcher.jobs=some"], "hydra.launcher.jobs=some must be a whole number, or null"),
         pytest.param([*SEARCH, "evaluation.metric=accuracy,macro_f1"], "give it one value", marks=pytest.mark.slow),
         pytest.param(
             *([*SEARCH[:-1], "hydra.sweeper.pruner=median"], "needs a strategy by its name"), marks=pytest.mark.slow
         ),
+        pytest.param(
+            [*SEARCH[:-1], "strategy=probe", "hydra.sweeper.pruner=median"],
+            "a probe that is solved has none",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_what_cannot_be_is_said_in_one_sentence(
+def test_what_cannot_be_is_said_in_one_sentence_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd, words: list[str], said: str
 ):
     monkeypatch.chdir(tmp_path)
@@ -153,6 +159,7 @@ def test_what_cannot_be_is_said_in_one_sentence(
     assert said in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
 
 
 def broken(_: dict[str, str]) -> list[float]:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import DistributedType
+from accelerate import DistributedType, PartialState
 
 from nlp_transfer.composing.shipped import launch_file
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TrackingSettings
+from nlp_transfer.terminal import doctor
 from nlp_transfer.training import device
 from nlp_transfer.training.sharding import check_launched, check_shareable, collected, in_one_piece, shared_as
 from tests.composed import settings_of
@@ -74,8 +75,12 @@ def test_a_training_that_needs_all_weights_at_once_is_refused(values: dict[str, 
 def test_processors_of_which_accelerate_would_take_no_notice_are_told(monkeypatch: pytest.MonkeyPatch):
     check_launched(launched(DistributedType.MULTI_CPU))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match=f"on GPUs alone: launch on processors with {launch_file('cpu.yaml')}"):
+    said = f"accelerate has FSDP on GPUs alone: launch on processors with {launch_file('cpu.yaml')}"
+    with pytest.raises(UserError, match=said):
         check_launched(launched(DistributedType.MULTI_CPU))
+    assert said not in doctor.examine()["notes"]  # of a single process, which has nobody to share with
+    monkeypatch.setattr(PartialState(), "distributed_type", DistributedType.MULTI_CPU)
+    assert said in doctor.examine()["notes"]
 
 
 def test_another_way_to_share_a_model_out_is_refused_before_anything_is_loaded(
