@@ -47,8 +47,9 @@ def start(accelerator: Accelerator, settings: Settings, folder: Path) -> None:
     """
     if not settings.tracking.trackers:
         return
-    # Nothing leaves the machine unless the user says so.
+    # Nothing leaves the machine unless the user says so. MLflow would tell its makers that it is used, once imported.
     mode = os.environ.get("WANDB_MODE", "offline")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     named = {
         "wandb": {"name": folder.name, "dir": str(folder), "mode": mode},
         "mlflow": {"run_name": folder.name},
@@ -59,6 +60,9 @@ def start(accelerator: Accelerator, settings: Settings, folder: Path) -> None:
             accelerator.init_trackers(settings.tracking.project, config=_values(settings), init_kwargs=named)
     except Exception as error:  # each service has errors of its own
         raise UserError(f"tracking.trackers={list(settings.tracking.trackers)} cannot be started: {error}") from error
+    finally:
+        # Some say good-bye when the interpreter ends; what was registered last is done first.
+        atexit.register(setattr, sys, "stdout", sys.stderr)
 
 
 def log(accelerator: Accelerator, kind: str, values: Mapping[str, float], step: int) -> None:
@@ -81,8 +85,6 @@ def close(accelerator: Accelerator) -> None:
     with redirect_stdout(sys.stderr):
         for tracker in accelerator.trackers:
             tracker.finish()
-    if any(tracker.name == "trackio" for tracker in accelerator.trackers):
-        atexit.register(setattr, sys, "stdout", sys.stderr)  # it says good-bye once more when the interpreter ends
 
 
 def _values(settings: Settings) -> dict[str, Any]:

@@ -61,8 +61,10 @@ def train(
     started = time.monotonic()
     try:
         trajectory, fitted = learn(prepared, folder, screen, saving)
-    except Stopped:
-        screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
+    except BaseException as error:
+        if isinstance(error, Stopped):
+            screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
+        tracking.close(prepared.accelerator)  # W&B's own process would say good-bye on standard output
         raise
     seconds = time.monotonic() - started
     if trajectory.skipped:
