@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,8 @@ def train(
     except BaseException as error:
         if isinstance(error, Stopped):
             screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
-        tracking.close(prepared.accelerator)  # W&B's own process would say good-bye on standard output
+        with suppress(Exception):  # which would hide why the run ends
+            tracking.close(prepared.accelerator)  # W&B's own process would say good-bye on standard output
         raise
     seconds = time.monotonic() - started
     if trajectory.skipped:
