@@ -69,7 +69,7 @@ def place(tmp_path: Path) -> Path:
 def test_two_processes_are_one_run(place: Path, capfd: pytest.CaptureFixture[str]):
     words = [word for word in adapt_words(place) if not word.startswith(("strategy=", "output="))]
     words += ["strategy=finetune", "strategy.lr=1e-3", "encoder.head_dropout=0", "training.precision=fp32"]
-    words += ["training.epochs=2"]  # longer, and what rounding decides adds up
+    words += ["training.epochs=2", "tracking.trackers=[tensorboard]"]  # longer, and what rounding decides adds up
     assert main([*words, f"output={place / '1'}"]) == 0
     done = launched(2, [*words, f"output={place / '2'}"])
     assert done.returncode == 0, done.stderr[-3000:]
@@ -91,6 +91,8 @@ def test_two_processes_are_one_run(place: Path, capfd: pytest.CaptureFixture[str
     steps = [json.loads(line) for line in (Path(results[2]["folder"]) / "metrics.jsonl").read_text().splitlines()]
     losses = [line["step"] for line in steps if "loss" in line]
     assert losses == sorted(set(losses))
+    tracked = [sum(1 for _ in Path(results[n]["folder"]).rglob("events.out.tfevents.*")) for n in (1, 2)]
+    assert tracked[0] == tracked[1] > 0  # by one process of the two
     assert nlp_transfer.load(results[2]["folder"]).predict(["good movie"])[0].probabilities
 
 
