@@ -208,7 +208,7 @@ def test_rows_are_made_learned_labelled_and_drawn(home: Path, tmp_path: Path, mo
     table = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
     told = [[cell.strip() for cell in line[:6]] for line in table]
     assert told[:2] == [["300", "adapt", "2", "150", "100", "150"], ["300", "predict", "2", "150", "100", "150"]]
-    assert told[-1] == ["6,000 (guessed)", "predict", "2", "3,000", "100", "150"]
+    assert told[-1] == ["6,000 (guessed)", "predict", "20", "300", "100", "150"]
 
 
 def test_the_memory_of_a_command_that_ends_at_once_is_read(monkeypatch: pytest.MonkeyPatch):

@@ -48,7 +48,7 @@ def told_by(running: Warm, module: str, *words: str) -> dict:
     ("case", "torn", "every"),
     [
         pytest.param("probe", True, 1, marks=pytest.mark.exhaustive),
-        ("lora", True, 8),
+        ("lora", True, 4),
         ("finetune", False, 16),
         pytest.param("probe", False, 1, marks=pytest.mark.exhaustive),
         pytest.param("lora", True, 1, marks=pytest.mark.exhaustive),
