@@ -18,7 +18,7 @@ from nlp_transfer.machine.disk import Scratch
 
 _MANY = 1 << 24  # characters; fewer stay a list
 _AT_ONCE = 4096
-_NONE, _MISSING, _OTHER = -1, -2, -3  # cells that are no strings; number n of a heap's others is _OTHER - n
+_NONE, _MISSING, _OTHER = -1, -2, -3  # cells that are not written; number n of a heap's others is _OTHER - n
 _PLAIN = frozenset((str, int, float, bool, type(None)))
 _from_json = json.JSONDecoder().raw_decode
 _JSON = 1 << 62  # is added to the number of what is written as JSON
@@ -28,7 +28,7 @@ class Heap:
     """Byte strings by number, one behind the other in a file; the first one is empty.
 
     Attributes:
-        others: what is no string, in memory.
+        others: cells of which there is no byte string, in memory.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Heap:
 
 
 class CompactCells(AsList[Any]):
-    """Cells that become strings when they are asked for, each time anew.
+    """Cells that become strings, lists and objects when they are asked for, each time anew.
 
     In memory is one number a cell, 8 bytes: which byte string of a heap it is, or which other object there.
 

@@ -84,7 +84,9 @@ def floors(
         store: where tfidf is kept for the next run on the same rows with the same seed; None: nowhere.
     """
     held = held if task.problem in ("single_label", "ordinal") else None
-    asked = _together(test, held)
+    asked = Texts(test.texts, test.pairs)
+    if held is not None:
+        asked = asked.followed_by(Texts(held.texts, held.pairs))
     weights = _own_weights(task, train)
     priors = np.repeat(_priors(task, train.targets, weights)[None], len(asked.texts), axis=0)
     metric, free = selection_metric(task, metric), free and task.problem == "multi_label"
@@ -121,13 +123,6 @@ def floors(
         own = np.atleast_1d(() if rule is None else rule)
         store.keep(key, np.concatenate([[best.strength, best.balanced, len(own), seconds], own, logits.ravel()]), about)
     return [majority, Floor("tfidf", calibrated(logits), best.described(task) + of, rule, seconds)]
-
-
-def _together(test: Examples, held: Examples | None) -> Texts:
-    """Return the texts of both."""
-    if held is None:
-        return Texts(test.texts, test.pairs)
-    return Texts(test.texts, test.pairs).followed_by(Texts(held.texts, held.pairs))
 
 
 def _unfolded(own: np.ndarray) -> Threshold | None:
