@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nlp_transfer.sweeping.work import Words
 
 
+_BY_NAME = "hydra.sweeper.pruner needs strategies by their names, such as strategy=finetune"
 _OF_THE_SOLVER = {"strategy", "strategy.solver"}  # a search among these has a run that is solved beside others
 
 
@@ -30,10 +31,15 @@ class Lagging:
     Args:
         recipe: of all runs.
         metric: that decides; auto: that of the problem type, which the run has found by the time it evaluates.
-        searched: the keys that differ from run to run.
+        searched: the keys that differ from run to run, with what Optuna draws them from.
+
+    Raises:
+        UserError: for the strategy that is chosen only when the rows have been read: nobody knows the folder before.
     """
 
-    def __init__(self, recipe: str | None, metric: str, searched: Collection[str]) -> None:
+    def __init__(self, recipe: str | None, metric: str, searched: Mapping[str, Any]) -> None:
+        if "auto" in getattr(searched.get("strategy"), "choices", ()):
+            raise UserError(_BY_NAME)
         self._recipe, self._metric = recipe, metric
         self._may_be_solved = not _OF_THE_SOLVER.isdisjoint(searched)
         self._watched: dict[Words, _Watched] = {}
@@ -46,14 +52,13 @@ class Lagging:
             trials: theirs.
 
         Raises:
-            UserError: for a strategy that is chosen only when the rows have been read: nobody knows the folder before;
-                and where no run of the search has evaluations.
+            UserError: for that strategy, and where no run of the search has evaluations.
         """
         self._watched = {}
         for words, trial in zip(runs, trials, strict=True):
             settings = settings_of(self._recipe, words)
             if isinstance(settings.strategy, Auto):
-                raise UserError("hydra.sweeper.pruner needs a strategy by its name, such as strategy=finetune")
+                raise UserError(_BY_NAME)
             if not (settings.strategy.trains or self._may_be_solved):
                 raise UserError(
                     "hydra.sweeper.pruner ends runs by their evaluations, and a probe that is solved has none: leave "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,14 @@ from nlp_transfer.sweeping.local import end_with_parent
 _PAUSE = 1.0  # seconds; Ray interrupts between two calls of the system, not within one
 
 
-def do(command: Sequence[str], folder: str, log: str, environment: Mapping[str, str]) -> tuple[int, str]:
+def do(
+    command: Sequence[str],
+    folder: str,
+    log: str,
+    environment: Mapping[str, str],
+    *,
+    warning: signal.Signals | None = None,
+) -> tuple[int, str]:
     """Do a run; return its exit status and its standard output.
 
     Args:
@@ -20,7 +28,16 @@ def do(command: Sequence[str], folder: str, log: str, environment: Mapping[str, 
         folder: in which it works, as the process of the sweep does.
         log: the file for what it says.
         environment: what is added to that of the node.
+        warning: a signal that the cluster sends to every process before it kills them. This one ends the run then.
     """
+    if warning is not None:
+        signal.signal(warning, signal.default_int_handler)
+
+    def begin() -> None:
+        end_with_parent()
+        if warning is not None:  # it would kill them: they are told by SIGTERM
+            signal.signal(warning, signal.SIG_IGN)
+
     with Path(folder, log).open("ab") as said:
         running = subprocess.Popen(
             command,
@@ -29,7 +46,7 @@ def do(command: Sequence[str], folder: str, log: str, environment: Mapping[str, 
             stdout=subprocess.PIPE,
             stderr=said,
             text=True,
-            preexec_fn=end_with_parent,  # one call of the system, made ready before
+            preexec_fn=begin,  # calls of the system alone, made ready before
         )
     while True:
         try:

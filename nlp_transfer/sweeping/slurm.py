@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,9 +120,12 @@ class Refused:
 def run(
     words: Sequence[str], settings: LauncherSettings, folder: str, log: str, environment: Mapping[str, str]
 ) -> tuple[int, str]:
-    """Do a run, on the node that the cluster has chosen."""
+    """Do a run, on the node that the cluster has chosen; before its time is up it is asked to end, and commits."""
+    import submitit
+
     met = rendezvous(settings.nodes) if settings.nodes > 1 else []
-    return remote.do(command_of(words, settings, *met), folder, log, environment)
+    warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]  # SLURM sends it a minute and a half before
+    return remote.do(command_of(words, settings, *met), folder, log, environment, warning=warning)
 
 
 def rendezvous(nodes: int) -> list[str]:

@@ -1,7 +1,9 @@
 """What clusters are asked for, and what becomes of a run that they do not take; their commands are stand-ins."""
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,7 +93,7 @@ def test_all_nodes_of_a_job_are_told_one_place_to_meet(
     for part, value in array.items():
         monkeypatch.setenv(f"SLURM_ARRAY_{part}_ID", value)
     told = []
-    monkeypatch.setattr(remote, "do", lambda command, *_: told.append(command))
+    monkeypatch.setattr(remote, "do", lambda command, *_, warning: told.append(command))
     for node in range(3):
         monkeypatch.setenv("SLURM_NODEID", str(node))
         slurm.run(["seed=1"], LauncherSettings(where="slurm", nodes=3, processes=4), "folder", "log.txt", {})
@@ -103,10 +105,33 @@ def test_all_nodes_of_a_job_are_told_one_place_to_meet(
 
 
 def test_a_job_of_one_node_asks_nobody_where_to_meet(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(remote, "do", lambda command, *_: command)
+    monkeypatch.setattr(remote, "do", lambda command, *_, warning: command)
     told = slurm.run(["seed=1"], LauncherSettings(where="slurm", processes=4), "folder", "log.txt", {})
     assert "--standalone" in told
     assert not [word for word in told if word.startswith("--rdzv")]
+
+
+WARNED = """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: print("committed", flush=True) or os._exit(143))
+for each in os.getpid(), os.getppid():  # as the cluster does: every process of the job
+    os.kill(each, signal.SIGUSR2)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def _unwarned() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGUSR2)
+    yield
+    signal.signal(signal.SIGUSR2, before)
+
+
+@pytest.mark.usefixtures("_unwarned")
+def test_a_job_whose_time_is_nearly_up_is_asked_to_end_and_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slurm, "command_of", lambda *_: [sys.executable, "-c", WARNED])
+    assert slurm.run([], LauncherSettings(), str(tmp_path), "log.txt", {}) == (143, "committed\n")
+    assert not (tmp_path / "log.txt").read_text()
 
 
 @pytest.fixture

@@ -141,7 +141,12 @@ def test_a_search_in_which_nothing_succeeds_ends_soon(at: Callable[..., Place], 
         ([*SEARCH, "hydra.launcher.jobs=some"], "hydra.launcher.jobs=some must be a whole number, or null"),
         pytest.param([*SEARCH, "evaluation.metric=accuracy,macro_f1"], "give it one value", marks=pytest.mark.slow),
         pytest.param(
-            *([*SEARCH[:-1], "hydra.sweeper.pruner=median"], "needs a strategy by its name"), marks=pytest.mark.slow
+            *([*SEARCH[:-1], "hydra.sweeper.pruner=median"], "needs strategies by their names"), marks=pytest.mark.slow
+        ),
+        pytest.param(
+            [*SEARCH[:-1], "strategy=finetune,auto", "hydra.sweeper.pruner=median"],
+            "needs strategies by their names",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             [*SEARCH[:-1], "strategy=probe", "hydra.sweeper.pruner=median"],
