@@ -14,6 +14,7 @@ from nlp_transfer.continual.checks import check_continual
 from nlp_transfer.data import hub
 from nlp_transfer.data.cutting import check_tokens
 from nlp_transfer.data.files import existing_file, stream_format
+from nlp_transfer.data.label_texts import NAME
 from nlp_transfer.data.labels import check_problem
 from nlp_transfer.data.outputs import check_output
 from nlp_transfer.data.sources import check_source
@@ -57,6 +58,7 @@ def check(settings: Settings, *, data: Any = None) -> None:
     check_source(settings.data, data=data)
     check_problem(settings.data.problem, settings.data.label_separator)
     check_tokens(settings.tokens)
+    check_label_texts(settings)
     check_strategy(settings)
     check_training(settings.training)
     check_pretraining(settings)
@@ -69,6 +71,22 @@ def check(settings: Settings, *, data: Any = None) -> None:
         raise UserError(f"checkpoint.seconds={settings.checkpoint.seconds} must be at least 0")
     if not settings.cache.gib >= 0:
         raise UserError(f"cache.gib={settings.cache.gib} must be at least 0")
+
+
+def check_label_texts(settings: Settings) -> None:
+    """Check the sentences that are made of the names of labels.
+
+    Raises:
+        UserError: for one in which the name has no place, and where rows behind the training rows mean something else.
+    """
+    for form in settings.data.label_texts or ():
+        if form.count(NAME) != 1:
+            raise UserError(f"data.label_texts: {form!r} must have {NAME} once, where the name of the label stands")
+    if settings.data.label_texts and settings.continual.used:
+        raise UserError(
+            "data.label_texts is for a run that keeps nothing of an earlier one: set it to null, or leave out "
+            "continual.labels and continual.replay"
+        )
 
 
 def check_strategy(settings: Settings) -> None:

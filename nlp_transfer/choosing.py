@@ -17,6 +17,7 @@ from nlp_transfer import config
 from nlp_transfer.checks import check_strategy
 from nlp_transfer.encoder.source import locate, weight_files
 from nlp_transfer.evaluation.formatting import counted
+from nlp_transfer.naming import names_tell
 from nlp_transfer.objectives.checks import FEWEST_COMPARED
 from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings
 from nlp_transfer.strategies import Auto, Finetune, Probe
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 FEW = 100  # training rows a class below which texts that are compared teach more than labels do
 MOST_CLASSES = 8  # with 6 at most that was measured; with 12 and with 77 it is not so
+LABEL_TEXTS = ("{}", "This is {}.", "This sentence is {}.", "It is about {}.", "The topic is {}.", "An example of {}.")
 _STEPS, _HANDFUL = 100, 20  # at least, of that training; with fewer rows a class as many as any training has
 _DECILES = 10  # of numbers stand for classes
 _A_CORE, _A_GPU = 4e10, 2e13  # operations a second, which most machines exceed
@@ -43,7 +45,8 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     That is full fine-tuning. With at most 8 classes and fewer than 100 training rows of each, of one label each, the
     encoder learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate,
     in 100 steps at least from 20 rows a class on, and the head is fitted last and the last weights are kept; not where
-    other terms or weights than the usual were asked for, or a step is too small to compare anything. Where
+    other terms or weights than the usual were asked for, or a step is too small to compare anything. With so few rows
+    of any number of classes it learns from the names of the labels as well (`data.label_texts`), if they tell. Where
     `strategy.minutes` are fewer than that would take by the size of encoder and texts and the number of cores, it is
     the probe; nothing is timed for that, so that the same words are the same run, on every rank. Other strategies are
     left as they are, for no reason.
@@ -72,6 +75,9 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     if minutes is not None and (needed := _minutes(taken, corpus)) > minutes:
         taken = _named(settings, dataclasses.replace(settings, strategy=Probe()))
         why = f"probe, for finetune may take {needed:.2g} minutes, and there are {minutes:g}"
+    elif few < FEW and _is_named(settings, corpus.task) and names_tell(settings, corpus, LABEL_TEXTS):
+        taken = dataclasses.replace(taken, data=dataclasses.replace(taken.data, label_texts=list(LABEL_TEXTS)))
+        why += ", and from the names of the labels, to which the texts are near"
     check_strategy(taken)
     return taken, f"strategy=auto is {why} ({counted(rows, 'training row')})"
 
@@ -91,6 +97,17 @@ def _compares(settings: Settings, task: Task) -> bool:
         and not settings.continual.keeps_labels
         and settings.training.batch_size >= FEWEST_COMPARED
         and settings.training.patience is None
+    )
+
+
+def _is_named(settings: Settings, task: Task) -> bool:
+    """Return whether the names of labels may be learned from, and nothing else was asked for."""
+    return (
+        settings.data.label_texts is None
+        and task.problem == "single_label"
+        and not task.pair
+        and settings.encoder.pretrained
+        and not settings.continual.used
     )
 
 

@@ -23,6 +23,7 @@ from nlp_transfer.continual.base import Base
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.corpus import Corpus, Texts
+from nlp_transfer.data.label_texts import with_label_texts
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.encoder.anatomy import Anatomy, encoder_config, unwrapped
@@ -192,6 +193,8 @@ def prepare(
     Raises:
         UserError: for settings that do not fit the data or the encoder.
     """
+    if settings.data.label_texts:
+        corpus = with_label_texts(corpus, settings.data.label_texts)
     selection_metric(corpus.task, settings.evaluation.metric)
     tracking.check(settings.tracking.trackers)
     strategy: Strategy = settings.strategy

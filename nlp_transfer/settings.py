@@ -59,6 +59,7 @@ class DataSettings:
     empty: str = "error"
     unseen: str = "error"
     class_weights: Any = "none"
+    label_texts: list[str] | None = None
     validation_share: float | None = None
     test_share: float = 0.2
     train_limit: int | None = None

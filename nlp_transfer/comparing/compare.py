@@ -253,12 +253,13 @@ class Comparison:
         """Return the settings of a trial: those of a run with its rows and seed."""
         candidate = self._candidates[trial.name]
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", candidate.name)[:_NAME]
+        settings = self._resolved(trial.name, trial.labels)
         return dataclasses.replace(
-            self._resolved(trial.name, trial.labels),
+            settings,
             name=f"{slug}-{trial.labels}-{trial.seed}",
             seed=trial.seed,
             output=str(self.folder / "trials"),
-            data=self._draws.settings_of(trial.labels),
+            data=dataclasses.replace(self._draws.settings_of(trial.labels), label_texts=settings.data.label_texts),
             decision=decision_of(candidate.settings),
             tracking=TrackingSettings(),  # of a trial nobody watches a curve
         )

@@ -232,7 +232,7 @@ def _learned(
 
         probing = dataclasses.replace(
             settings,
-            data=data,
+            data=dataclasses.replace(data, label_texts=None),
             strategy=Probe(),
             objective={"classify": ClassifySettings()},
             pretraining=PretrainingSettings(),

@@ -55,6 +55,8 @@ def _check_others(settings: Settings) -> None:
         raise UserError(f"pretraining.epochs={settings.pretraining.epochs:g} is no part of meta; set it to 0")
     if settings.continual.used:
         raise UserError("continual goes on from a model of one task, and meta makes an encoder: leave its keys out")
+    if settings.data.label_texts is not None:
+        raise UserError("data.label_texts is for a run of one task, and meta makes an encoder: leave it out")
     usual = TrainingSettings()
     for key in (field.name for field in dataclasses.fields(usual) if field.name not in READ_OF_TRAINING):
         if (value := getattr(settings.training, key)) != getattr(usual, key):

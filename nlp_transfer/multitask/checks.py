@@ -50,6 +50,8 @@ def check_multitask(settings: Settings) -> None:
         )
     if settings.data.unlabelled is not None:
         raise UserError("data.unlabelled is for a run of one task; leave it out")
+    if settings.data.label_texts is not None:
+        raise UserError("data.label_texts is for a run of one task; leave it out")
     if settings.hub.push:
         raise UserError("hub.push=true is for one model: push the folder of each task with nlp-transfer push")
     if getattr(strategy, "minutes", None) is not None:

@@ -59,6 +59,8 @@ def path_and_words(task: str) -> tuple[str, list[str]]:
     for word in words:
         if not word.startswith("data."):
             raise UserError(f"multitask.tasks: {word!r} in {task!r} is for all tasks: write it beside them")
+        if word.startswith("data.label_texts"):
+            raise UserError(f"multitask.tasks: {word!r} in {task!r} is for a run of one task; leave it out")
     return path, words
 
 

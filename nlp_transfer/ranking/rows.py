@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.data.corpus import Corpus, load_corpus
 from nlp_transfer.data.needs import with_validation
+from nlp_transfer.errors import UserError
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
@@ -25,6 +26,10 @@ def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> Corpus:
     Raises:
         UserError: for data that cannot be used.
     """
+    if settings.data.label_texts is not None:
+        raise UserError(
+            "data.label_texts: rank asks about the rows of the data alone, and would not read it; leave it out"
+        )
     settings = with_validation(settings)
     few = settings.data.train_limit is None and settings.data.per_class is None
     limited = dataclasses.replace(settings.data, train_limit=settings.rank.rows) if few else settings.data

@@ -1,0 +1,63 @@
+"""Training rows made of what labels are called: "This sentence is joy." is a text of the label joy.
+
+Where rows are few, the names of labels tell an encoder that has read much what they mean (Tunstall et al. 2022, arXiv
+2209.11055, section A.3; Schick and Schütze 2021, arXiv 2001.07676). Where names mean nothing they mislead it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from nlp_transfer.data.corpus import Corpus, Examples
+from nlp_transfer.data.sequences import followed
+from nlp_transfer.errors import UserError
+
+NAME = "{}"  # stands in a form where the name does
+_BETWEEN = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")
+
+
+def spoken(label: str) -> str:
+    """Return the name of a label as one says it: ``very_positive`` and ``veryPositive`` are "very positive"."""
+    return _BETWEEN.sub(" ", label).strip()
+
+
+def with_label_texts(corpus: Corpus, forms: Sequence[str]) -> Corpus:
+    """Return the corpus with one more training row for each label and form, behind the others, of mean weight.
+
+    The rows that are measured, and the fingerprint of the data, stay what they are.
+
+    Args:
+        corpus: of texts with one label each.
+        forms: sentences in which {} stands for the name.
+
+    Raises:
+        UserError: for texts of another kind.
+    """
+    task, train = corpus.task, corpus.splits["train"]
+    if task.problem != "single_label" or task.pair:
+        kind = "pairs of texts" if task.pair else f"problem type {task.problem}"
+        raise UserError(f"data.label_texts makes texts of one label each, and the data has {kind}; set it to null")
+    texts = [form.replace(NAME, spoken(label)) for form in forms for label in task.labels]
+    targets = np.tile(np.arange(len(task.labels)), len(forms))
+    if train.targets.ndim == 2:  # soft labels
+        targets = np.eye(len(task.labels), dtype=train.targets.dtype)[targets]
+    rows = Examples(
+        texts=followed(train.texts, texts),
+        pairs=None,
+        targets=np.concatenate([train.targets, targets]),
+        weights=np.concatenate([train.weights, np.full(len(texts), train.weights.mean(), np.float32)]),
+        ids=followed(train.ids, [f"label-{number}" for number in range(len(texts))]),
+        domains=None if train.domains is None else followed(train.domains, [""] * len(texts)),
+    )
+    note = f"train: {len(texts):,} texts made of the names of labels stand behind its rows (data.label_texts)"
+    return dataclasses.replace(
+        corpus,
+        splits=corpus.splits | {"train": rows},
+        notes=[*corpus.notes, note],
+        pool=None,
+        alone=corpus,
+    )

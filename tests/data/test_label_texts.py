@@ -1,0 +1,81 @@
+"""Texts made of the names of labels stand behind the training rows, and nothing that is counted or measured changes."""
+
+import numpy as np
+import pytest
+
+from nlp_transfer.checks import check
+from nlp_transfer.config import compose
+from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.data.label_texts import spoken, with_label_texts
+from nlp_transfer.errors import UserError
+from tests.test_run import data_for
+
+FORMS = ["{}", "This is {}."]
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("joy", "joy"),
+        ("very_positive", "very positive"),
+        ("veryPositive", "very Positive"),
+        ("HUM:ind", "HUM ind"),
+        ("card-arrival ", "card arrival"),
+        ("体育", "体育"),
+        ("5_stars", "5 stars"),
+        ("__", ""),
+    ],
+)
+def test_a_label_is_said_as_people_say_it(label: str, name: str):
+    assert spoken(label) == name
+
+
+@pytest.mark.parametrize("problem", ["single_label", "soft"])
+def test_there_is_one_more_training_row_for_each_label_and_form(problem: str):
+    data = data_for(problem)
+    for number, row in enumerate(data["train"]):
+        row |= {"weight": 1 + number % 2, "domain": "here"}
+    corpus = load_corpus(compose(None, ["data=object"]).data, data=data)
+    more = with_label_texts(corpus, FORMS)
+    before, train = corpus.splits["train"], more.splits["train"]
+    labels = corpus.task.labels
+    added = slice(len(before), None)
+    assert list(train.texts[: len(before)]) == list(before.texts)
+    assert list(train.texts[added]) == [*labels, *(f"This is {label}." for label in labels)]
+    likeliest = train.targets.argmax(1) if problem == "soft" else train.targets
+    assert [labels[target] for target in likeliest[added]] == [*labels, *labels]
+    np.testing.assert_array_equal(train.targets[: len(before)], before.targets)
+    assert train.targets.dtype == before.targets.dtype
+    np.testing.assert_allclose(train.weights[added], before.weights.mean())
+    assert len(set(train.ids)) == len(train.ids) == len(train.domains) == len(train)
+    assert more.fingerprint == corpus.fingerprint
+    assert (more.as_read, corpus.as_read) == (corpus, corpus)
+    assert {split: rows for split, rows in more.splits.items() if split != "train"} == {
+        split: rows for split, rows in corpus.splits.items() if split != "train"
+    }
+    assert more.notes == [
+        *corpus.notes,
+        "train: 6 texts made of the names of labels stand behind its rows (data.label_texts)",
+    ]
+
+
+@pytest.mark.parametrize("problem", ["multi_label", "ordinal", "regression", "pair"])
+def test_texts_of_another_kind_are_refused(problem: str):
+    words = ["data=object"] if problem == "pair" else ["data=object", f"data.problem={problem}"]
+    corpus = load_corpus(compose(None, words).data, data=data_for(problem))
+    with pytest.raises(UserError, match=r"data\.label_texts makes texts of one label each, and the data has"):
+        with_label_texts(corpus, FORMS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.label_texts=['This is it.']"], "'This is it.' must have {} once"),
+        (["data.label_texts=['{} or {}']"], "'{} or {}' must have {} once"),
+        (["data.label_texts=['{}']", "continual.replay=5"], "keeps nothing of an earlier one"),
+    ],
+)
+def test_sentences_that_cannot_be_are_refused(words: list[str], said: str):
+    with pytest.raises(UserError) as refused:
+        check(compose(None, words))
+    assert said in str(refused.value)

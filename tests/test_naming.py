@@ -1,0 +1,79 @@
+"""Whether the names of labels say something of texts, by an encoder to which texts with the same words are alike."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nlp_transfer.choosing import LABEL_TEXTS, chosen
+from nlp_transfer.config import compose
+from nlp_transfer.data.corpus import Corpus, load_corpus
+from nlp_transfer.measurement import evaluate
+from nlp_transfer.naming import names_tell
+from nlp_transfer.run import adapt
+from nlp_transfer.settings import Settings
+from tests.encoder.families import tiny_encoder
+from tests.test_run import TOPICS, data_for
+
+TOLD = dict(zip(TOPICS, TOPICS, strict=True))
+"""Names that stand in the texts."""
+TURNED = dict(zip(TOPICS, [*list(TOPICS)[1:], next(iter(TOPICS))], strict=True))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def named(encoder: Path, folder: Path, names: dict[str, str], *words: str) -> tuple[Settings, Corpus]:
+    """Return a run with 18 training rows whose labels have these names."""
+    for split, rows in data_for("single_label").items():
+        lines = [json.dumps(row | {"label": names[row["label"]]}) + "\n" for row in rows]
+        (folder / f"{split}.jsonl").write_text("".join(lines[:18] if split == "train" else lines))
+    own = ["data=files", f"data.path={folder}", f"encoder={encoder}", f"output={folder / 'runs'}"]
+    settings = compose(None, [*own, "evaluation.resamples=20", "verify=false", "report.write=false", *words])
+    return settings, load_corpus(settings.data)
+
+
+@pytest.mark.parametrize(
+    ("names", "tell"),
+    [
+        (TOLD, True),
+        ({label: f"my_{label}" for label in TOPICS}, True),
+        (TURNED, False),
+        ({label: str(number) for number, label in enumerate(TOPICS)}, False),
+        ({"card": "card", "refund": "refund", "film": "-card-"}, False),
+    ],
+    ids=["names", "names among other words", "names of others", "numbers", "names that sound alike"],
+)
+def test_names_tell_where_texts_are_nearer_to_their_own(
+    encoder: Path, tmp_path: Path, names: dict[str, str], *, tell: bool
+):
+    settings, corpus = named(encoder, tmp_path, names)
+    assert names_tell(settings, corpus, LABEL_TEXTS) == tell
+    taken, why = chosen(settings, corpus)
+    assert (taken.data.label_texts == list(LABEL_TEXTS)) == tell
+    assert ("and from the names of the labels" in why) == tell
+    assert not (tmp_path / "runs").exists()  # it is asked before there is a run
+
+
+@pytest.mark.parametrize("words", [["data.label_texts=[]"], ["encoder.pretrained=false"], ["strategy.minutes=1e-9"]])
+def test_names_are_not_learned_from_where_something_else_was_asked_for(encoder: Path, tmp_path: Path, words: list[str]):
+    settings, corpus = named(encoder, tmp_path, TOLD, *words)
+    assert not chosen(settings, corpus)[0].data.label_texts
+
+
+def test_a_run_learns_from_them_and_counts_and_measures_the_rows_alone(encoder: Path, tmp_path: Path):
+    settings, _ = named(encoder, tmp_path, TOLD, "training.epochs=1")
+    run = adapt(settings)
+    plan = json.loads((run.folder / "plan.json").read_text())
+    assert plan["examples"]["train"] == sum(plan["balance"]["train"].values()) == 18
+    assert plan["steps"] == 3  # of 18 rows and 18 sentences, 16 a step
+    assert "train: 18 texts made of the names of labels stand behind its rows (data.label_texts)" in plan["notes"]
+    done = compose(str(run.folder / "config.yaml"))
+    assert done.data.label_texts == list(LABEL_TEXTS)
+    again = evaluate(run.folder, done, done)
+    assert [row.name for row in again.rows] == [row.name for row in run.report.rows]
+    for now, before in zip(again.rows, run.report.rows, strict=True):  # floors learn from the rows alone
+        assert now.intervals["accuracy"].value == before.intervals["accuracy"].value, now.name
+    assert adapt(settings).folder == run.folder
