@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 import nlp_transfer
 from nlp_transfer.cache.store import Store, folder_of
+from nlp_transfer.choosing import LABEL_TEXTS
 from nlp_transfer.cli import main
 from nlp_transfer.comparing import compare as module
 from nlp_transfer.comparing.asked import ask
@@ -372,6 +373,9 @@ def test_the_page_says_what_auto_stands_for_with_so_many_labels(place: Path, tmp
         said = [sentence for sentence in outcome.verdict if "strategy=auto is" in sentence]
         assert [sentence.split(" strategy")[0] for sentence in said] == ["With 4 labels a class", "With all labels"]
         assert said[0] in (outcome.folder / "report.md").read_text(encoding="utf-8")
+        assert "and from the names of the labels" in said[0]
+    learned = [compose(str(path)).data.label_texts for path in outcome.folder.glob("trials/auto-4-*/config.yaml")]
+    assert learned == [list(LABEL_TEXTS)]
 
 
 @pytest.mark.slow

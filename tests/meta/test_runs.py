@@ -272,6 +272,7 @@ def test_the_recipe_runs_as_its_header_says(home: Path, tmp_path: Path, capfd: p
         (["encoder.layers=all"], "encoder.layers=all"),
         (["encoder.hidden=8"], "encoder.hidden=8"),
         (["training.precision=fp16"], "training.precision=fp16"),
+        (["data.label_texts=['{}']"], "data.label_texts is for a run of one task"),
         (["data.class_weights=balanced"], "episodes draw rows, they weigh none"),
         (
             ["data.problem=multi_label", "data.label_separator=|"],

@@ -331,6 +331,7 @@ def test_settings_without_tasks_are_the_run_that_they_were():
         ({"pretraining.epochs": 1}, r"pretraining\.epochs=1 is for a run of one task"),
         ({"continual.labels": "all"}, "continual goes on from a model of one task"),
         ({"continual.replay": 9}, "continual goes on from a model of one task"),
+        ({"data.label_texts": ["{}"]}, r"data\.label_texts is for a run of one task"),
         ({"data.unlabelled": "x.csv"}, r"data\.unlabelled is for a run of one task"),
         ({"strategy": "auto", "strategy.minutes": 3}, r"strategy\.minutes=3"),
         ({"hub.push": True}, "push the folder of each task"),
@@ -355,6 +356,7 @@ def test_tasks_that_do_not_go_together_are_refused(home: Path, tmp_path: Path):
         ([one, pair], "'pair' is of pairs of texts"),
         ([one, "nowhere.csv"], "the task 'nowhere': .*nowhere.csv"),
         ([one, f"{pair} strategy.lr=1"], "'strategy.lr=1' in .* is for all tasks"),
+        ([one, f"{pair} data.label_texts=[]"], r"'data\.label_texts=\[\]' in .* is for a run of one task"),
         ([one, f"{pair} data.problm=x"], "data.problm"),
     ):
         with pytest.raises(UserError, match=message):

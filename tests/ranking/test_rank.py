@@ -224,6 +224,7 @@ def test_the_command_line_ranks_folders_and_runs_and_says_what_it_cannot(tmp_pat
         (["rank", "no/such", *data], "no/such"),
         (["rank", "minilm", "encoder=e5", *data], "rank takes encoders as words of their own: write e5"),
         (["rank", str(run), "rank.rows=3", *data], "rank.rows=3 must be at least 10"),
+        (["rank", str(run), "data.label_texts=['{}']", *data], "rank asks about the rows of the data alone"),
     ):
         assert main(words) == 2
         error = capfd.readouterr().err
