@@ -45,8 +45,8 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     That is full fine-tuning. With at most 8 classes and fewer than 100 training rows of each, of one label each, the
     encoder learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate,
     in 100 steps at least from 20 rows a class on, and the head is fitted last and the last weights are kept; not where
-    other terms or weights than the usual were asked for, or a step is too small to compare anything. With so few rows
-    of any number of classes it learns from the names of the labels as well (`data.label_texts`), if they tell. Where
+    other terms or weights than the usual were asked for, or a step is too small to compare anything. It
+    learns from the names of the labels as well (`data.label_texts`), if they tell. Where
     `strategy.minutes` are fewer than that would take by the size of encoder and texts and the number of cores, it is
     the probe; nothing is timed for that, so that the same words are the same run, on every rank. Other strategies are
     left as they are, for no reason.
@@ -72,12 +72,12 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     else:
         taken = _comparing(taken, few)
         why = f"finetune by comparing texts, for {few:.3g} training rows a class are fewer than {FEW}"
+        if _may_learn_names(settings, corpus.task) and names_tell(settings, corpus, LABEL_TEXTS):
+            taken = dataclasses.replace(taken, data=dataclasses.replace(taken.data, label_texts=list(LABEL_TEXTS)))
+            why += ", and from the names of the labels, to which the texts are near"
     if minutes is not None and (needed := _minutes(taken, corpus)) > minutes:
         taken = _named(settings, dataclasses.replace(settings, strategy=Probe()))
         why = f"probe, for finetune may take {needed:.2g} minutes, and there are {minutes:g}"
-    elif few < FEW and _is_named(settings, corpus.task) and names_tell(settings, corpus, LABEL_TEXTS):
-        taken = dataclasses.replace(taken, data=dataclasses.replace(taken.data, label_texts=list(LABEL_TEXTS)))
-        why += ", and from the names of the labels, to which the texts are near"
     check_strategy(taken)
     return taken, f"strategy=auto is {why} ({counted(rows, 'training row')})"
 
@@ -100,15 +100,9 @@ def _compares(settings: Settings, task: Task) -> bool:
     )
 
 
-def _is_named(settings: Settings, task: Task) -> bool:
-    """Return whether the names of labels may be learned from, and nothing else was asked for."""
-    return (
-        settings.data.label_texts is None
-        and task.problem == "single_label"
-        and not task.pair
-        and settings.encoder.pretrained
-        and not settings.continual.used
-    )
+def _may_learn_names(settings: Settings, task: Task) -> bool:
+    """Return whether there are texts to be made of names, and nothing else was asked for."""
+    return settings.data.label_texts is None and not task.pair and not settings.continual.used
 
 
 def _comparing(settings: Settings, few: float) -> Settings:
