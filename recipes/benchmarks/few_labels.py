@@ -35,6 +35,7 @@ DATASETS = ("trec", "sst5", "cr", "tweet_emotion", "banking77", "scicite")
 # name -> words of the command line, the first a recipe where it has no "="
 OURS = {
     "auto": ["strategy=auto"],
+    "nameless": ["strategy=auto", "data.label_texts=[]"],  # from the rows alone
     "finetune": ["strategy=finetune"],
     "lora": ["strategy=lora"],
     "probe": ["strategy=probe"],
