@@ -14,8 +14,7 @@ from nlp_transfer.continual.checks import check_continual
 from nlp_transfer.data import hub
 from nlp_transfer.data.cutting import check_tokens
 from nlp_transfer.data.files import existing_file, stream_format
-from nlp_transfer.data.label_texts import NAME
-from nlp_transfer.data.labels import check_problem
+from nlp_transfer.data.labels import NAME_HERE, check_problem
 from nlp_transfer.data.outputs import check_output
 from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, one_of
@@ -80,8 +79,10 @@ def check_label_texts(settings: Settings) -> None:
         UserError: for one in which the name has no place, and where rows behind the training rows mean something else.
     """
     for form in settings.data.label_texts or ():
-        if form.count(NAME) != 1:
-            raise UserError(f"data.label_texts: {form!r} must have {NAME} once, where the name of the label stands")
+        if form.count(NAME_HERE) != 1:
+            raise UserError(
+                f"data.label_texts: {form!r} must have {NAME_HERE} once, where the name of the label stands"
+            )
     if settings.data.label_texts and settings.continual.used:
         raise UserError(
             "data.label_texts is for a run that keeps nothing of an earlier one: set it to null, or leave out "

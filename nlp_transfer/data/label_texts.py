@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from nlp_transfer.data.corpus import Corpus, Examples
+from nlp_transfer.data.labels import NAME_HERE
 from nlp_transfer.data.sequences import followed
 from nlp_transfer.errors import UserError
 
-NAME = "{}"  # stands in a form where the name does
 _BETWEEN = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")
 
 
@@ -41,7 +41,7 @@ def with_label_texts(corpus: Corpus, forms: Sequence[str]) -> Corpus:
     if task.problem != "single_label" or task.pair:
         kind = "pairs of texts" if task.pair else f"problem type {task.problem}"
         raise UserError(f"data.label_texts makes texts of one label each, and the data has {kind}; set it to null")
-    texts = [form.replace(NAME, spoken(label)) for form in forms for label in task.labels]
+    texts = [form.replace(NAME_HERE, spoken(label)) for form in forms for label in task.labels]
     targets = np.tile(np.arange(len(task.labels)), len(forms))
     if train.targets.ndim == 2:  # soft labels
         targets = np.eye(len(task.labels), dtype=train.targets.dtype)[targets]

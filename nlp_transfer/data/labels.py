@@ -23,6 +23,7 @@ Label = str | float | tuple[str, ...] | dict[str, float]
 Where = Callable[[int], str]
 
 PROBLEMS = ("single_label", "multi_label", "ordinal", "regression")
+NAME_HERE = "{}"  # stands in a sentence of `data.label_texts` where the name of a label does
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 LARGEST = 3.4028234663852886e38  # of float32
 _SHOWN = 5
