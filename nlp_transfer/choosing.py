@@ -140,7 +140,8 @@ def _minutes(settings: Settings, corpus: Corpus) -> float:
     train, training = corpus.splits["train"], settings.training
     lengths = map(len, chain(train.texts, train.pairs or ()))
     tokens = sum(min(_LONGEST, 2 + length / _A_TOKEN) for length in lengths) / len(train)
-    examples = training.batch_size * planned_steps(len(train), training)
+    rows = len(train) + len(settings.data.label_texts or ()) * len(corpus.task.labels)
+    examples = training.batch_size * planned_steps(rows, training)
     rate = _A_GPU if shutil.which("nvidia-smi") else _A_CORE * (os.cpu_count() or 1)
     return 6 * weights * tokens * examples / rate / 60
 

@@ -42,7 +42,7 @@ def measure(
 
     One of these is the run without the texts of another domain, where there was one; `memory` tells what was forgotten.
     """
-    settings, corpus, split = prepared.settings, prepared.corpus.as_read, prepared.reported_split
+    settings, corpus, split = prepared.settings, prepared.corpus, prepared.reported_split
     with reading(screen, f"measuring on {split}"):
         logits, examples = prepared.outputs(split), corpus.splits[split]
         features, foreign = None, corpus.foreign.get(split)
@@ -78,7 +78,7 @@ def measure(
     first = [f"{outcome(record.pretrained)}."] if record.pretrained else []
     first += memory.sentences if memory else []
     report = dataclasses.replace(report, notes=[*first, *report.notes])
-    return pages.Measured(examples, logits, floors, report, corpus.splits["train"])
+    return pages.Measured(examples, logits, floors, report, corpus.own_train)
 
 
 def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Screen | None = None) -> Report:
@@ -166,7 +166,7 @@ def _floors(
     metric = settings.evaluation.metric
     # One half is the threshold of a model for which none was chosen.
     free = settings.decision.threshold is None and not fixed and task.threshold != 0.5
-    train, held = corpus.splits["train"], corpus.splits.get("validation") if settings.decision.calibrate else None
+    train, held = corpus.own_train, corpus.splits.get("validation") if settings.decision.calibrate else None
     return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, held=held, store=store)
 
 

@@ -15,10 +15,10 @@ from nlp_transfer.settings import CacheSettings, PretrainingSettings, TrackingSe
 from nlp_transfer.strategies import Probe
 
 if TYPE_CHECKING:
-    from nlp_transfer.data.corpus import Corpus
+    from nlp_transfer.data.corpus import Corpus, Examples
     from nlp_transfer.settings import Settings
 
-_CHANCE = 0.2  # names that say nothing pass as often
+_CHANCE = 0.2  # names that say nothing pass about as often, or less
 
 
 def names_tell(settings: Settings, corpus: Corpus, forms: Sequence[str]) -> bool:
@@ -34,31 +34,43 @@ def names_tell(settings: Settings, corpus: Corpus, forms: Sequence[str]) -> bool
         forms: see ``label_texts.with_label_texts``.
     """
     labels = corpus.task.labels
-    if len({spoken(label) for label in labels}) < len(labels) or not all(map(_is_word, labels)):
+    if len(set(map(spoken, labels))) < len(labels) or not all(map(_is_word, labels)):
         return False
-    from scipy.stats import binom
+    from accelerate.utils import broadcast_object_list
 
     from nlp_transfer.preparation import prepare
+    from nlp_transfer.training.state import own_numbers
 
+    encoder = dataclasses.replace(settings.encoder, head="pooled", layers="last", combine="concat", hidden=0)
     asked = dataclasses.replace(
         settings,
         data=dataclasses.replace(settings.data, label_texts=list(forms)),
-        encoder=dataclasses.replace(settings.encoder, layers="last"),
+        encoder=encoder,
         strategy=Probe(),
         objective={"classify": ClassifySettings()},
         pretraining=PretrainingSettings(),
+        training=dataclasses.replace(settings.training, precision="fp32"),  # the answer is part of what a run is
         cache=CacheSettings(gib=0),  # so few rows are as soon computed
         tracking=TrackingSettings(),
     )
-    features = prepare(asked, corpus, Path(settings.output)).features("train").astype(np.float64)
-    features /= np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
-    texts, names = np.split(features, [len(corpus.splits["train"])])
-    names = names.reshape(len(forms), len(labels), -1).mean(axis=0)
+    with own_numbers():
+        features = prepare(asked, corpus, Path(settings.output)).features("train")
+    found = [_are_near(features, corpus.splits["train"], len(labels), len(forms))]
+    broadcast_object_list(found)  # machines add up differently
+    return found[0]
+
+
+def _are_near(features: np.ndarray, train: Examples, labels: int, forms: int) -> bool:
+    """Return the same of features of training rows, and behind them of one sentence a label for each form."""
+    from scipy.stats import binom
+
+    features = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
+    counts = train.weights > 0
+    texts, names = features[: len(train)][counts], features[len(train) :].reshape(forms, labels, -1).mean(axis=0)
     cosines = texts @ (names / np.linalg.norm(names, axis=1, keepdims=True).clip(min=1e-12)).T
     said = (cosines - cosines.mean(axis=0)).argmax(axis=1)
-    targets = corpus.splits["train"].targets
-    given = targets if targets.ndim == 1 else targets.argmax(axis=1)
-    shares = [np.bincount(each, minlength=len(labels)) / len(texts) for each in (said, given)]
+    given = (train.targets if train.targets.ndim == 1 else train.targets.argmax(axis=1))[counts]
+    shares = [np.bincount(each, minlength=labels) / len(texts) for each in (said, given)]
     return bool(binom.sf((said == given).sum() - 1, len(texts), shares[0] @ shares[1]) < _CHANCE)
 
 

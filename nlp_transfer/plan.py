@@ -110,7 +110,7 @@ def plan_of(
     padding_words: str,
 ) -> Plan:
     """Return the plan of a run that was put together."""
-    source = classifier.source
+    source, own = classifier.source, corpus.splits | {"train": corpus.own_train}
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     return Plan(
         name=str(settings.name),
@@ -118,8 +118,8 @@ def plan_of(
         data=corpus.source,
         roles=corpus.roles,
         problem=corpus.task.problem,
-        examples={split: len(each) for split, each in columns.items()} | {"train": len(corpus.as_read.splits["train"])},
-        balance={split: balance(corpus, examples) for split, examples in corpus.as_read.splits.items()},
+        examples={split: len(each) for split, each in columns.items()} | {"train": len(corpus.own_train)},
+        balance={split: balance(corpus, examples) for split, examples in own.items()},
         notes=notes,
         max_length=spec.max_length,
         lengths={split: length_statistics(c.tokens) for split, c in columns.items()},

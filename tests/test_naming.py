@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nlp_transfer.choosing import LABEL_TEXTS, chosen
 from nlp_transfer.config import compose
-from nlp_transfer.data.corpus import Corpus, load_corpus
+from nlp_transfer.data.corpus import Corpus, Examples, load_corpus
 from nlp_transfer.measurement import evaluate
-from nlp_transfer.naming import names_tell
+from nlp_transfer.naming import _are_near, names_tell
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import Settings
 from tests.encoder.families import tiny_encoder
@@ -57,14 +58,42 @@ def test_names_tell_where_texts_are_nearer_to_their_own(
     assert not (tmp_path / "runs").exists()  # it is asked before there is a run
 
 
+@pytest.mark.parametrize("words", [["encoder.hidden=8"], ["encoder.head=native"], ["encoder.layers=all"]])
+def test_they_are_asked_about_whatever_the_head_will_be(encoder: Path, tmp_path: Path, words: list[str]):
+    settings, corpus = named(encoder, tmp_path, TOLD, *words)
+    assert names_tell(settings, corpus, LABEL_TEXTS)
+    settings, corpus = named(encoder, tmp_path, TURNED, *words)
+    assert not names_tell(settings, corpus, LABEL_TEXTS)
+
+
+@pytest.mark.parametrize(("weight", "near"), [(0, True), (1, False)])
+def test_rows_without_weight_have_no_say(weight: float, *, near: bool):
+    """Nine texts lie at the names of their labels, and thirty at those of others."""
+    targets = np.arange(39) % 3
+    at = np.where(np.arange(39) < 9, targets, (targets + 1) % 3)
+    weights = np.where(np.arange(39) < 9, 1, weight).astype(np.float32)
+    train = Examples([""] * 39, None, targets, weights, [""] * 39, None)
+    features = np.eye(3, dtype=np.float32)[np.concatenate([at, [0, 1, 2]])]
+    assert _are_near(features, train, labels=3, forms=1) == near
+
+
 @pytest.mark.parametrize("words", [["data.label_texts=[]"], ["encoder.pretrained=false"], ["strategy.minutes=1e-9"]])
 def test_names_are_not_learned_from_where_something_else_was_asked_for(encoder: Path, tmp_path: Path, words: list[str]):
     settings, corpus = named(encoder, tmp_path, TOLD, *words)
     assert not chosen(settings, corpus)[0].data.label_texts
 
 
-def test_a_run_learns_from_them_and_counts_and_measures_the_rows_alone(encoder: Path, tmp_path: Path):
-    settings, _ = named(encoder, tmp_path, TOLD, "training.epochs=1")
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        pytest.param(["pretraining.epochs=1", "pretraining.batch_size=8"], marks=pytest.mark.slow),
+        pytest.param(["decision.abstain_below=0.5"], marks=pytest.mark.slow),
+    ],
+    ids=["plain", "pretrained", "abstaining"],
+)
+def test_a_run_learns_from_them_and_counts_and_measures_the_rows_alone(encoder: Path, tmp_path: Path, words: list[str]):
+    settings, _ = named(encoder, tmp_path, TOLD, "training.epochs=1", *words)
     run = adapt(settings)
     plan = json.loads((run.folder / "plan.json").read_text())
     assert plan["examples"]["train"] == sum(plan["balance"]["train"].values()) == 18
@@ -72,7 +101,9 @@ def test_a_run_learns_from_them_and_counts_and_measures_the_rows_alone(encoder: 
     assert "train: 18 texts made of the names of labels stand behind its rows (data.label_texts)" in plan["notes"]
     done = compose(str(run.folder / "config.yaml"))
     assert done.data.label_texts == list(LABEL_TEXTS)
+    assert json.loads((run.folder / "metrics.json").read_text())["steps"] == 3
     again = evaluate(run.folder, done, done)
+    assert again.rows[0].intervals.keys() == run.report.rows[0].intervals.keys()
     assert [row.name for row in again.rows] == [row.name for row in run.report.rows]
     for now, before in zip(again.rows, run.report.rows, strict=True):  # floors learn from the rows alone
         assert now.intervals["accuracy"].value == before.intervals["accuracy"].value, now.name

@@ -281,9 +281,12 @@ class Comparison:
     def _work(self, trial: Trial) -> float:
         """Return the optimizer steps of a trial; a head that is solved takes hardly longer with more rows."""
         settings = self._resolved(trial.name, trial.labels)
-        return (
-            float(planned_steps(self._draws.rows(trial.labels), settings.training)) if settings.strategy.trains else 1.0
-        )
+        if not settings.strategy.trains:
+            return 1.0
+        rows = self._draws.rows(trial.labels)
+        if forms := settings.data.label_texts:
+            rows += len(forms) * len(self._corpus(trial).task.labels)
+        return float(planned_steps(rows, settings.training))
 
     def _clock(self) -> Callable[[], float] | None:
         minutes = self.settings.compare.minutes

@@ -87,7 +87,7 @@ class Corpus:
         foreign: texts of the rows by split that were dropped for a label that training lacks.
         unlabelled: texts that are learned from beside the training rows, or None.
         replayed: how many of the training rows, the last ones, taught the model before that the run goes on from.
-        alone: the same without texts made of the names of labels, see ``label_texts``; None: it has none.
+        own: the training rows without texts made of the names of labels, see ``label_texts``; None: there are none.
     """
 
     task: Task
@@ -100,12 +100,12 @@ class Corpus:
     foreign: dict[str, Texts] = field(default_factory=dict)
     unlabelled: Texts | None = None
     replayed: int = 0
-    alone: Corpus | None = None
+    own: Examples | None = None
 
     @property
-    def as_read(self) -> Corpus:
-        """The rows that the data has, and no others: what is counted, and what floors learn from."""
-        return self.alone or self
+    def own_train(self) -> Examples:
+        """The training rows that the data has, and no others: what is counted, and what floors learn from."""
+        return self.splits["train"] if self.own is None else self.own
 
     @property
     def absent_labels(self) -> list[str]:

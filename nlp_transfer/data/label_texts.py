@@ -17,7 +17,7 @@ from nlp_transfer.data.labels import NAME_HERE
 from nlp_transfer.data.sequences import followed
 from nlp_transfer.errors import UserError
 
-_BETWEEN = re.compile(r"[\W_]+|(?<=[a-z])(?=[A-Z])")
+_BETWEEN = re.compile(r"[\s_:/|-]+|(?<=[a-z])(?=[A-Z])")
 
 
 def spoken(label: str) -> str:
@@ -25,10 +25,16 @@ def spoken(label: str) -> str:
     return _BETWEEN.sub(" ", label).strip()
 
 
+def names_of(labels: Sequence[str]) -> list[str]:
+    """Return labels as one says them; as they are written, where nothing would be left to say, or the same twice."""
+    names = [spoken(label) for label in labels]
+    return names if all(names) and len(set(names)) == len(names) else list(labels)
+
+
 def with_label_texts(corpus: Corpus, forms: Sequence[str]) -> Corpus:
     """Return the corpus with one more training row for each label and form, behind the others, of mean weight.
 
-    The rows that are measured, and the fingerprint of the data, stay what they are.
+    The rows that are measured, and the fingerprint of the data, stay as they are, and so does a corpus with such rows.
 
     Args:
         corpus: of texts with one label each.
@@ -37,11 +43,13 @@ def with_label_texts(corpus: Corpus, forms: Sequence[str]) -> Corpus:
     Raises:
         UserError: for texts of another kind.
     """
+    if corpus.own is not None:  # a run that pretrains its encoder is prepared twice
+        return corpus
     task, train = corpus.task, corpus.splits["train"]
     if task.problem != "single_label" or task.pair:
         kind = "pairs of texts" if task.pair else f"problem type {task.problem}"
         raise UserError(f"data.label_texts makes texts of one label each, and the data has {kind}; set it to null")
-    texts = [form.replace(NAME_HERE, spoken(label)) for form in forms for label in task.labels]
+    texts = [form.replace(NAME_HERE, name) for form in forms for name in names_of(task.labels)]
     targets = np.tile(np.arange(len(task.labels)), len(forms))
     if train.targets.ndim == 2:  # soft labels
         targets = np.eye(len(task.labels), dtype=train.targets.dtype)[targets]
@@ -55,9 +63,5 @@ def with_label_texts(corpus: Corpus, forms: Sequence[str]) -> Corpus:
     )
     note = f"train: {len(texts):,} texts made of the names of labels stand behind its rows (data.label_texts)"
     return dataclasses.replace(
-        corpus,
-        splits=corpus.splits | {"train": rows},
-        notes=[*corpus.notes, note],
-        pool=None,
-        alone=corpus,
+        corpus, splits=corpus.splits | {"train": rows}, notes=[*corpus.notes, note], pool=None, own=train
     )

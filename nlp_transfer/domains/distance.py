@@ -52,7 +52,7 @@ def tell_domains_apart(prepared: Prepared, screen: Screen) -> Sides | None:
 
 def _tell_apart(prepared: Prepared) -> Sides:
     corpus, tokenizer, seed = prepared.corpus, prepared.classifier.tokenizer, prepared.settings.seed
-    train = corpus.splits["train"]
+    train = corpus.own_train
     assert corpus.unlabelled is not None
     sides = {"train": Texts(train.texts, train.pairs), NAME: corpus.unlabelled}
     features, texts, rows = [], [], []

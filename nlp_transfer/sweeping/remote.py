@@ -30,14 +30,8 @@ def do(
         environment: what is added to that of the node.
         warning: a signal that the cluster sends to every process before it kills them. This one ends the run then.
     """
-    if warning is not None:
-        signal.signal(warning, signal.default_int_handler)
-
-    def begin() -> None:
-        end_with_parent()
-        if warning is not None:  # it would kill them: they are told by SIGTERM
-            signal.signal(warning, signal.SIG_IGN)
-
+    if warning is not None:  # nor does it kill what is started now, which inherits that: the run is told by SIGTERM
+        signal.signal(warning, signal.SIG_IGN)
     with Path(folder, log).open("ab") as said:
         running = subprocess.Popen(
             command,
@@ -46,8 +40,18 @@ def do(
             stdout=subprocess.PIPE,
             stderr=said,
             text=True,
-            preexec_fn=begin,  # calls of the system alone, made ready before
+            preexec_fn=end_with_parent,  # one call of the system, made ready before
         )
+    if warning is not None:
+        signal.signal(warning, lambda *_: running.terminate())
+    try:
+        return _waited_for(running)
+    finally:
+        if warning is not None:
+            signal.signal(warning, signal.SIG_IGN)
+
+
+def _waited_for(running: subprocess.Popen[str]) -> tuple[int, str]:
     while True:
         try:
             output, _ = running.communicate(timeout=_PAUSE)

@@ -6,7 +6,7 @@ import pytest
 from nlp_transfer.checks import check
 from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
-from nlp_transfer.data.label_texts import spoken, with_label_texts
+from nlp_transfer.data.label_texts import names_of, spoken, with_label_texts
 from nlp_transfer.errors import UserError
 from tests.test_run import data_for
 
@@ -24,10 +24,21 @@ FORMS = ["{}", "This is {}."]
         ("体育", "体育"),
         ("5_stars", "5 stars"),
         ("__", ""),
+        ("don't know", "don't know"),
+        ("C++", "C++"),
+        ("हिन्दी", "हिन्दी"),
+        ("e\u0301te\u0301", "e\u0301te\u0301"),
     ],
 )
 def test_a_label_is_said_as_people_say_it(label: str, name: str):
     assert spoken(label) == name
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"), [(["a_b", "-"], ["a_b", "-"]), (["a_b", "a-b"], ["a_b", "a-b"]), (["a_b", "c"], ["a b", "c"])]
+)
+def test_labels_that_would_be_said_alike_or_not_at_all_are_said_as_they_are_written(labels, names):
+    assert names_of(labels) == names
 
 
 @pytest.mark.parametrize("problem", ["single_label", "soft"])
@@ -49,7 +60,8 @@ def test_there_is_one_more_training_row_for_each_label_and_form(problem: str):
     np.testing.assert_allclose(train.weights[added], before.weights.mean())
     assert len(set(train.ids)) == len(train.ids) == len(train.domains) == len(train)
     assert more.fingerprint == corpus.fingerprint
-    assert (more.as_read, corpus.as_read) == (corpus, corpus)
+    assert more.own_train is corpus.own_train is before
+    assert with_label_texts(more, FORMS) is more
     assert {split: rows for split, rows in more.splits.items() if split != "train"} == {
         split: rows for split, rows in corpus.splits.items() if split != "train"
     }

@@ -259,6 +259,17 @@ def test_the_run_without_the_texts_is_a_floor(home: Path, tmp_path: Path):
 WAVERING, ELSEWHERE = "waver more than without it", "follow something else than the labels"
 
 
+@pytest.mark.slow
+def test_texts_made_of_the_names_of_labels_are_of_no_domain(home: Path, tmp_path: Path):
+    run = adapted(home, tmp_path, "coral", **{"data.label_texts": ["{}"], "evaluation.source_only": True})
+    plain = adapted(home, tmp_path, "coral", **{"training.epochs": 1})
+    told = [
+        [note for note in json.loads((each.folder / "plan.json").read_text())["notes"] if "A-distance" in note]
+        for each in (run, plain)
+    ]
+    assert told[0] == told[1] != []
+
+
 def check_harm(said: list[str], harms: tuple[str, ...]) -> None:
     """Check that two figures are told, and of harm what there is of it, with the way back."""
     assert len(said) == 2 + bool(harms)
