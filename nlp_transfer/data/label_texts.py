@@ -1,7 +1,7 @@
 """Training rows made of what labels are called: "This sentence is joy." is a text of the label joy.
 
 Where rows are few, the names of labels tell an encoder that has read much what they mean (Tunstall et al. 2022, arXiv
-2209.11055, section A.3; Schick and Schütze 2021, arXiv 2001.07676). Where names mean nothing they mislead it.
+2209.11055; Schick and Schütze 2021, arXiv 2001.07676). Where names mean nothing they mislead it.
 """
 
 from __future__ import annotations
