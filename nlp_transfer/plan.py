@@ -111,6 +111,9 @@ def plan_of(
 ) -> Plan:
     """Return the plan of a run that was put together."""
     source, own = classifier.source, corpus.splits | {"train": corpus.own_train}
+    tokens = {split: each.tokens for split, each in columns.items()}
+    if corpus.own is not None:
+        tokens["train"] = tokens["train"].take(range(len(corpus.own)))
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     return Plan(
         name=str(settings.name),
@@ -118,11 +121,11 @@ def plan_of(
         data=corpus.source,
         roles=corpus.roles,
         problem=corpus.task.problem,
-        examples={split: len(each) for split, each in columns.items()} | {"train": len(corpus.own_train)},
+        examples={split: len(each) for split, each in tokens.items()},
         balance={split: balance(corpus, examples) for split, examples in own.items()},
         notes=notes,
         max_length=spec.max_length,
-        lengths={split: length_statistics(c.tokens) for split, c in columns.items()},
+        lengths={split: length_statistics(each) for split, each in tokens.items()},
         encoder=source.name,
         origin=source.origin,
         sha256=source.sha256,

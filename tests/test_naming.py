@@ -1,5 +1,6 @@
 """Whether the names of labels say something of texts, by an encoder to which texts with the same words are alike."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus
 from nlp_transfer.measurement import evaluate
 from nlp_transfer.naming import _are_near, names_tell
+from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import Settings
 from tests.encoder.families import tiny_encoder
@@ -93,10 +95,12 @@ def test_names_are_not_learned_from_where_something_else_was_asked_for(encoder: 
     ids=["plain", "pretrained", "abstaining"],
 )
 def test_a_run_learns_from_them_and_counts_and_measures_the_rows_alone(encoder: Path, tmp_path: Path, words: list[str]):
-    settings, _ = named(encoder, tmp_path, TOLD, "training.epochs=1", *words)
+    settings, corpus = named(encoder, tmp_path, TOLD, "training.epochs=1", *words)
     run = adapt(settings)
     plan = json.loads((run.folder / "plan.json").read_text())
     assert plan["examples"]["train"] == sum(plan["balance"]["train"].values()) == 18
+    alone = dataclasses.replace(settings, data=dataclasses.replace(settings.data, label_texts=[]))
+    assert plan["lengths"] == prepare(chosen(alone, corpus)[0], corpus, tmp_path).plan.to_json()["lengths"]
     assert plan["steps"] == 3  # of 18 rows and 18 sentences, 16 a step
     assert "train: 18 texts made of the names of labels stand behind its rows (data.label_texts)" in plan["notes"]
     done = compose(str(run.folder / "config.yaml"))
