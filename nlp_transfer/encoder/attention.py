@@ -240,40 +240,38 @@ class _Attention(torch.autograd.Function):
                 _forget_padding(each, group, heads)
             q = q * scale
             weights = torch.bmm(q, k.transpose(1, 2))
-            if (sums := _exponentials(weights, places, hidden)) is not None:
-                weights.div_(sums)
-            else:
+            if (sums := _exponentials(weights, places, hidden)) is None:
                 scores = _hide(weights, group, hidden)
                 weights = scores.softmax(dim=-1, dtype=_exact(scores)).to(scores.dtype)
-            kept = scaled_mask(weights, dropout) if dropout else None
-            dropped = weights if kept is None else weights * kept
-            _put(out, torch.bmm(dropped, v), group, places)
-            saved += [q, k, v, weights, kept]
-        ctx.save_for_backward(*saved)
+            dropped = weights * scaled_mask(weights, dropout) if dropout else weights
+            rows = torch.bmm(dropped, v)
+            _put(out, rows if sums is None else rows.div_(sums), group, places)
+            saved += [q, k, v, weights, dropped, sums]
+        ctx.save_for_backward(out, *saved)
         ctx.groups, ctx.scale, ctx.tokens = groups, scale, tokens
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        saved = ctx.saved_tensors
+        out, *saved = ctx.saved_tensors
         heads, first = gradient.shape[1], ctx.groups[0][0].start
         # (tokens, heads, head width); before the first group lie the tokens of longer rows
         d_query, d_key, d_value = (saved[0].new_empty(ctx.tokens, heads, each.shape[-1]) for each in saved[:3])
         for whole in (d_query, d_key, d_value):
             whole[:first] = 0
+        # What a softmax takes off the gradients of its scores is, summed over the values, what came out of it.
+        means = _by_head((gradient * out).sum(dim=-1, keepdim=True))
         gradient = _by_head(gradient)
         for index, (group, places) in enumerate(ctx.groups):
-            q, k, v, weights, kept = saved[5 * index : 5 * index + 5]
-            d_out = _padded(gradient, group, places)
-            _forget_padding(d_out, group, heads)
-            dropped = weights if kept is None else weights * kept
+            q, k, v, weights, dropped, sums = saved[6 * index : 6 * index + 6]
+            d_out, mean = (_padded(each, group, places) for each in (gradient, means))
+            for each in (d_out, mean):
+                _forget_padding(each, group, heads)
+                if sums is not None:
+                    each.div_(sums)
             _put(d_value, torch.bmm(dropped.transpose(1, 2), d_out), group, places)
-            d_weights = torch.bmm(d_out, v.transpose(1, 2))
-            if kept is not None:
-                d_weights.mul_(kept)
-            exact = _exact(weights)
-            d_scores = torch._softmax_backward_data(d_weights.to(exact), weights.to(exact), -1, exact).to(q.dtype)
+            d_scores = torch.bmm(d_out, v.transpose(1, 2)).mul_(dropped).addcmul_(weights, mean, value=-1)
             _put(d_query, torch.bmm(d_scores, k).mul_(ctx.scale), group, places)
             _put(d_key, torch.bmm(d_scores.transpose(1, 2), q), group, places)
         return (*(d.transpose(0, 1) for d in (d_query, d_key, d_value)), None, None, None, None)

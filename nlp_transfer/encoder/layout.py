@@ -43,8 +43,16 @@ class Costs:
 
 
 LEARNING = Costs(token=64, group=16_384, alike=VECTOR, narrow=64)
+# In bfloat16 a CPU compiles matrix products for every width it has not seen, and keeps them; so there are few.
+LEARNING_IN_HALF = Costs(token=64, group=16_384, alike=VECTOR, narrow=1 << 30)
 ANSWERING = Costs(token=100, group=6_600, lying=True)  # through torch's kernel, without gradients
 ANSWERING_IN_HALF = Costs(token=64, group=16_384, alike=8, narrow=1 << 30)
+
+
+def _costs(*, answering: bool, half: bool) -> Costs:
+    if half:
+        return ANSWERING_IN_HALF if answering else LEARNING_IN_HALF
+    return ANSWERING if answering else LEARNING
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,7 @@ class Layout:
         return cls(
             shape=(int(mask.shape[0]), int(mask.shape[1])),
             left=left,
-            costs=ANSWERING_IN_HALF if answering and half else ANSWERING if answering else LEARNING,
+            costs=_costs(answering=answering, half=half),
             order=order,
             lengths=lengths[order],
             places=_on(mask.device, np.concatenate([places, places[:filling]])),

@@ -21,8 +21,6 @@ from nlp_transfer.encoder.attention import register_attention
 from nlp_transfer.encoder.layout import Layout
 from nlp_transfer.encoder.varlen import register_varlen
 
-# In bfloat16 a CPU compiles matrix products for every number of tokens it has not seen, and keeps them: of multiples
-# there are few.
 _ALIKE = 16
 
 
@@ -138,7 +136,7 @@ def _begin(
     if mask is None:
         return args, kwargs
     half = _in_half(encoder)
-    layout = Layout.of(mask, multiple=_ALIKE if half else 1, half=half)
+    layout = Layout.of(mask, multiple=_alike(mask) if half else 1, half=half)
     ids = args[0] if args else kwargs.get("input_ids")  # None where a soft prompt was put before the text
     early = positions is not None and ids is not None and not positions.leave_out(ids, mask)
     _PASSING.set(_Passing(layout, early))
@@ -178,6 +176,18 @@ def _end(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     if states is None:
         return
     output.hidden_states = _Unpacked(states, passing.layout)
+
+
+def _alike(mask: Tensor) -> int:
+    """Return of what the number of packed tokens is to be a multiple: of such numbers there are few.
+
+    In bfloat16 a CPU compiles matrix products for every number it has not seen, and keeps them. That takes longest, and
+    most memory, where weights learn; there no more than a 32nd is filled up, half of it on average.
+    """
+    alike, tokens = _ALIKE, int(mask.sum())
+    while torch.is_grad_enabled() and 2 * alike <= tokens / 32:
+        alike *= 2
+    return alike
 
 
 def _in_half(encoder: nn.Module) -> bool:

@@ -88,3 +88,28 @@ def test_what_is_no_number_stays_none():
     assert not torch.isfinite(found[3, 0]).any()
     assert torch.isfinite(found[3, 1:]).all()
     assert torch.isfinite(found[20:27]).all()
+
+
+def with_dropout(states: list[torch.Tensor], layout: Layout) -> torch.Tensor:
+    torch.manual_seed(0)
+    return attention.packed_attention(torch.nn.Identity(), *states, None, packing=layout, dropout=0.3)[0]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_gradients_with_dropout_are_those_of_finite_differences(left: bool):
+    layout = layout_of([17, 5, 4, 1], left=left)
+    states = states_of(layout, 1.0, torch.float64)
+    assert not torch.equal(with_dropout(states, layout), attended(states, layout))
+    assert torch.autograd.gradcheck(lambda *given: with_dropout(list(given), layout), states, fast_mode=True)
+
+
+@pytest.mark.parametrize("size", [1.0, 10.0])
+def test_gradients_with_dropout_are_those_of_float64_but_for_rounding(size: float):
+    layout = layout_of([70, 66, 33, 20, 3], left=False)
+    exact, rounded = states_of(layout, size, torch.float64), states_of(layout, size, torch.bfloat16)
+    wanted, found = with_dropout(exact, layout), with_dropout(rounded, layout)  # the masks are the same
+    gradient = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    wanted.backward(gradient.double())
+    found.backward(gradient)
+    for one, other in [(found, wanted), *((a.grad, b.grad) for a, b in zip(rounded, exact, strict=True))]:
+        assert (one.double() - other).norm() <= 0.01 * max(1.0, size) * other.norm()

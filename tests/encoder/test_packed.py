@@ -436,3 +436,12 @@ def test_dropout_of_attention_is_drawn_by_the_seed_and_while_training_alone(buil
     assert torch.equal(made[0], made[1])
     assert apart(made[0], made[2]) > 1e-3
     assert torch.equal(*still)
+
+
+@pytest.mark.parametrize("tokens", [5, 500, 1023, 1024, 1744, 5000, 40_000])
+def test_sizes_of_packed_rows_in_bfloat16_are_few_and_little_is_filled_up(tokens):
+    mask = torch.ones(1, tokens)
+    alike = unpadding._alike(mask)
+    assert alike == 16 or tokens / 64 < alike <= tokens / 32
+    with torch.inference_mode():
+        assert unpadding._alike(mask) == 16
