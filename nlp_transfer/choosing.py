@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
 
 FEW = 100  # training rows a class below which texts that are compared teach more than labels do
+FEW_PAIRS = 300  # training pairs a class below which a probe tells best what two texts are to each other
 MOST_CLASSES = 8  # with 6 at most that was measured; with 12 and with 77 it is not so
 LABEL_TEXTS = ("{}", "This is {}.", "This sentence is {}.", "It is about {}.", "The topic is {}.", "An example of {}.")
 _STEPS, _HANDFUL = 100, 20  # at least, of that training; with fewer rows a class as many as any training has
@@ -46,10 +47,10 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     encoder learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate,
     in 100 steps at least from 20 rows a class on, and the head is fitted last and the last weights are kept; not where
     other terms or weights than the usual were asked for, or a step is too small to compare anything. It
-    learns from the names of the labels as well (`data.label_texts`), if they tell. Where
-    `strategy.minutes` are fewer than that would take by the size of encoder and texts and the number of cores, it is
-    the probe; nothing is timed for that, so that the same words are the same run, on every rank. Other strategies are
-    left as they are, for no reason.
+    learns from the names of the labels as well (`data.label_texts`), if they tell. With fewer than 300 pairs of texts a
+    class, of which a sentence encoder reads each text alone, it is the probe; so it is where `strategy.minutes` are
+    fewer than fine-tuning would take by the size of encoder and texts and the number of cores: nothing is timed for
+    that, so that the same words are the same run, on every rank. Other strategies are left as they are, for no reason.
 
     Args:
         settings: of a run.
@@ -63,7 +64,11 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     rows, minutes = len(corpus.splits["train"]), settings.strategy.minutes
     classes = classes_of(corpus.task)
     taken, few = _named(settings, dataclasses.replace(settings, strategy=Finetune())), rows / classes
-    if not _compares(settings, corpus.task):
+    probe = _named(settings, dataclasses.replace(settings, strategy=Probe()))
+    if few < FEW_PAIRS and _probes_pairs(settings, corpus.task):
+        taken, minutes = probe, None
+        why = f"probe, for {few:.3g} training pairs a class are fewer than {FEW_PAIRS}"
+    elif not _compares(settings, corpus.task):
         why = "finetune, for comparing texts does not suit the task, or something else was asked for"
     elif classes > MOST_CLASSES:
         why = f"finetune, for {classes:,} classes are more than {MOST_CLASSES}"
@@ -72,11 +77,11 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     else:
         taken = _comparing(taken, few)
         why = f"finetune by comparing texts, for {few:.3g} training rows a class are fewer than {FEW}"
-        if _may_learn_names(settings, corpus.task) and names_tell(settings, corpus, LABEL_TEXTS):
+        if _may_learn_names(settings) and names_tell(settings, corpus, LABEL_TEXTS):
             taken = dataclasses.replace(taken, data=dataclasses.replace(taken.data, label_texts=list(LABEL_TEXTS)))
             why += ", and from the names of the labels, to which the texts are near"
     if minutes is not None and (needed := _minutes(taken, corpus)) > minutes:
-        taken = _named(settings, dataclasses.replace(settings, strategy=Probe()))
+        taken = probe
         why = f"probe, for finetune may take {needed:.2g} minutes, and there are {minutes:g}"
     check_strategy(taken)
     return taken, f"strategy=auto is {why} ({counted(rows, 'training row')})"
@@ -87,22 +92,40 @@ def classes_of(task: Task) -> int:
     return len(task.labels) or _DECILES
 
 
+def _probes_pairs(settings: Settings, task: Task) -> bool:
+    """Return whether texts are pairs of which each is read alone, under a head that a probe can have."""
+    from nlp_transfer.encoder.heads import suggested_pooling
+
+    encoder = settings.encoder
+    may_probe = encoder.head in ("auto", "pooled") and not encoder.hidden and encoder.pairs != "joint"
+    if not (task.pair and may_probe and _is_usual(settings, task)):
+        return False
+    return encoder.pairs == "siamese" or suggested_pooling(locate(encoder).folder) is not None
+
+
 def _compares(settings: Settings, task: Task) -> bool:
-    """Return whether comparing texts is possible, and nothing else was asked for."""
-    usual = settings.objective == {"classify": ClassifySettings()} and settings.data.class_weights == "none"
+    """Return whether comparing texts is possible, and nothing else was asked for.
+
+    Of pairs that is possible, and worse than learning from their labels.
+    """
+    several = settings.training.batch_size >= FEWEST_COMPARED
+    return several and settings.training.patience is None and not task.pair and _is_usual(settings, task)
+
+
+def _is_usual(settings: Settings, task: Task) -> bool:
+    """Return whether a row has one label, the encoder knows something, and nothing more is to be learned or kept."""
     return (
-        usual
-        and task.problem == "single_label"
+        task.problem == "single_label"
+        and settings.objective == {"classify": ClassifySettings()}
+        and settings.data.class_weights == "none"
         and settings.encoder.pretrained
         and not settings.continual.keeps_labels
-        and settings.training.batch_size >= FEWEST_COMPARED
-        and settings.training.patience is None
     )
 
 
-def _may_learn_names(settings: Settings, task: Task) -> bool:
+def _may_learn_names(settings: Settings) -> bool:
     """Return whether there are texts to be made of names, and nothing else was asked for."""
-    return settings.data.label_texts is None and not task.pair and not settings.continual.used
+    return settings.data.label_texts is None and not settings.continual.used
 
 
 def _comparing(settings: Settings, few: float) -> Settings:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import nlp_transfer
-from nlp_transfer.choosing import FEW, MOST_CLASSES, chosen
+from nlp_transfer.choosing import FEW, FEW_PAIRS, MOST_CLASSES, chosen
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
@@ -24,8 +24,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
-def taken(encoder: Path, count: int, *words: str, problem: str = "single_label"):
-    settings = compose(None, ["data=object", f"data.problem={problem}", "strategy=auto", f"encoder={encoder}", *words])
+def taken(encoder: Path, count: int, *words: str, problem: str = "single_label", kind: str | None = None):
+    settings = compose(
+        None, ["data=object", f"data.problem={kind or problem}", "strategy=auto", f"encoder={encoder}", *words]
+    )
     corpus = load_corpus(settings.data, data=data_for(problem) | {"train": rows(problem, count, 1)})
     return chosen(settings, corpus)
 
@@ -64,6 +66,41 @@ def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, pro
         assert (settings.objective, settings.training) == (asked.objective, asked.training)
     again, _ = taken(encoder, count, *words, problem=problem)
     assert run_id(again) == run_id(settings)
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "name"),
+    [
+        (12, [], "probe"),
+        (3 * FEW_PAIRS - 1, [], "probe"),
+        (3 * FEW_PAIRS, [], "finetune"),
+        (12, ["strategy.minutes=1000"], "probe"),
+        (12, ["training.batch_size=2", "training.patience=2"], "probe"),
+        (12, ["encoder.head=pooled"], "probe"),
+        (12, ["encoder.pairs=siamese"], "probe"),
+        (12, ["encoder.pairs=joint"], "finetune"),
+        (12, ["encoder.head=native"], "finetune"),
+        (12, ["encoder.hidden=8"], "finetune"),
+        (12, ["encoder.pretrained=false"], "finetune"),
+        (12, ["objective=contrast"], "finetune"),
+        (12, ["data.class_weights=balanced"], "finetune"),
+    ],
+)
+@pytest.mark.parametrize("sentences", [True, False], ids=["sentence encoder", "encoder"])
+def test_few_pairs_that_are_read_alone_are_left_to_the_probe(
+    tmp_path: Path, sentences: bool, count: int, words: list, name: str
+):
+    encoder = tiny_encoder(tmp_path)
+    if sentences:
+        (encoder / "1_Pooling").mkdir()
+        (encoder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    elif "encoder.pairs=siamese" not in words:
+        name = "finetune"
+    settings, why = taken(encoder, count, *words, problem="pair", kind="single_label")
+    assert type(settings.strategy).__name__.lower() == name
+    assert why.startswith(f"strategy=auto is {name}, for ")
+    asked = compose(None, [word for word in words if not word.startswith("strategy")])  # pairs are never compared
+    assert (settings.objective, settings.training, settings.data.label_texts) == (asked.objective, asked.training, None)
 
 
 @pytest.mark.parametrize(("classes", "weight"), [(MOST_CLASSES, 0), (MOST_CLASSES + 1, 1)])
