@@ -6,7 +6,7 @@ DATA_FOLDER holds one folder a data set with train, validation and test files. `
 strategy with 4, 16 and 64 training rows a class, drawn by the seed, and as many to choose by, in as many steps as a run
 has by itself; all test rows are measured. "Regret" is what a choice lacks to the best strategy in hindsight, in
 macro-F1, mean over the seeds: of `strategy=auto`, and of each strategy for everything. The rule was made from the data
-sets of MADE_FROM; the others it has not seen. Scores are appended to --results and not measured again; where auto is
+sets of MADE_FROM (of pairs: mrpc, sick); the others it has not seen. Scores are appended to --results and not measured again; where auto is
 fine-tuning for its rows a class, its scores are those of fine-tuning.
 """
 
@@ -27,8 +27,8 @@ from nlp_transfer.choosing import FEW
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.kept import Kept
 
-MADE_FROM = ("trec", "tweet_emotion", "cr", "scicite", "banking77", "sst5")
-HELD_OUT = ("tweet_irony", "sst2")
+MADE_FROM = ("trec", "tweet_emotion", "cr", "scicite", "banking77", "sst5", "mrpc", "sick")
+HELD_OUT = ("tweet_irony", "sst2", "rte")
 LABELS = (4, 16, 64)
 AUTO, USUAL = "auto", "finetune"
 STRATEGIES = ("probe", USUAL, "lora", AUTO)
