@@ -43,12 +43,12 @@ _LONGEST = 512  # tokens of a text that count
 def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     """Return the settings with the strategy that `strategy=auto` stands for, and why it is that one.
 
-    That is full fine-tuning. With at most 8 classes and fewer than 100 training rows of each, of one label each, the
+    That is full fine-tuning. With at most 8 classes and fewer than 100 single texts of each, of one label each, the
     encoder learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate,
     in 100 steps at least from 20 rows a class on, and the head is fitted last and the last weights are kept; not where
-    other terms or weights than the usual were asked for, or a step is too small to compare anything. It
-    learns from the names of the labels as well (`data.label_texts`), if they tell. With fewer than 300 pairs of texts a
-    class, of which a sentence encoder reads each text alone, it is the probe; so it is where `strategy.minutes` are
+    other terms or weights than the usual were asked for, or a step is too small to compare anything. It learns from the
+    names of the labels as well (`data.label_texts`), if they tell. With fewer than 300 pairs of texts a class, each
+    text read alone, it is the probe, unless words about the training ask for one; so it is where `strategy.minutes` are
     fewer than fine-tuning would take by the size of encoder and texts and the number of cores: nothing is timed for
     that, so that the same words are the same run, on every rank. Other strategies are left as they are, for no reason.
 
@@ -67,7 +67,7 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     probe = _named(settings, dataclasses.replace(settings, strategy=Probe()))
     if few < FEW_PAIRS and _probes_pairs(settings, corpus.task):
         taken, minutes = probe, None
-        why = f"probe, for {few:.3g} training pairs a class are fewer than {FEW_PAIRS}"
+        why = f"probe, for {few:.3g} training pairs a class, each text read alone, are fewer than {FEW_PAIRS}"
     elif not _compares(settings, corpus.task):
         why = "finetune, for comparing texts does not suit the task, or something else was asked for"
     elif classes > MOST_CLASSES:
@@ -93,27 +93,25 @@ def classes_of(task: Task) -> int:
 
 
 def _probes_pairs(settings: Settings, task: Task) -> bool:
-    """Return whether texts are pairs of which each is read alone, under a head that a probe can have."""
-    from nlp_transfer.encoder.heads import suggested_pooling
-
-    encoder = settings.encoder
-    may_probe = encoder.head in ("auto", "pooled") and not encoder.hidden and encoder.pairs != "joint"
-    if not (task.pair and may_probe and _is_usual(settings, task)):
+    """Return whether texts are pairs, each to be read alone, and no training or head that needs it was asked for."""
+    encoder, training = settings.encoder, settings.training
+    plain = encoder.head in ("auto", "pooled") and not encoder.hidden and encoder.depth is None
+    steps = training.min_steps or training.ema or {training.epochs, training.max_steps, training.patience} != {None}
+    if not (task.pair and plain and _is_usual(settings, task)) or steps or settings.pretraining.used:
         return False
-    return encoder.pairs == "siamese" or suggested_pooling(locate(encoder).folder) is not None
+    from nlp_transfer.encoder.heads import reads_alone
+
+    return reads_alone(encoder, locate(encoder).folder)
 
 
 def _compares(settings: Settings, task: Task) -> bool:
-    """Return whether comparing texts is possible, and nothing else was asked for.
-
-    Of pairs that is possible, and worse than learning from their labels.
-    """
+    """Return whether there are single texts to compare, and nothing else was asked for: with pairs it is worse."""
     several = settings.training.batch_size >= FEWEST_COMPARED
     return several and settings.training.patience is None and not task.pair and _is_usual(settings, task)
 
 
 def _is_usual(settings: Settings, task: Task) -> bool:
-    """Return whether a row has one label, the encoder knows something, and nothing more is to be learned or kept."""
+    """Return whether a row has one label, and no other objective, encoder or head was asked for."""
     return (
         task.problem == "single_label"
         and settings.objective == {"classify": ClassifySettings()}

@@ -24,11 +24,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
-def taken(encoder: Path, count: int, *words: str, problem: str = "single_label", kind: str | None = None):
-    settings = compose(
-        None, ["data=object", f"data.problem={kind or problem}", "strategy=auto", f"encoder={encoder}", *words]
-    )
-    corpus = load_corpus(settings.data, data=data_for(problem) | {"train": rows(problem, count, 1)})
+def taken(encoder: Path, count: int, *words: str, problem: str = "single_label", shape: str = ""):
+    settings = compose(None, ["data=object", f"data.problem={problem}", "strategy=auto", f"encoder={encoder}", *words])
+    corpus = load_corpus(settings.data, data=data_for(shape or problem) | {"train": rows(shape or problem, count, 1)})
     return chosen(settings, corpus)
 
 
@@ -75,7 +73,11 @@ def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, pro
         (3 * FEW_PAIRS - 1, [], "probe"),
         (3 * FEW_PAIRS, [], "finetune"),
         (12, ["strategy.minutes=1000"], "probe"),
-        (12, ["training.batch_size=2", "training.patience=2"], "probe"),
+        (12, ["training.batch_size=2"], "probe"),
+        (12, ["training.patience=2"], "finetune"),
+        (12, ["training.epochs=3"], "finetune"),
+        (12, ["pretraining.epochs=1"], "finetune"),
+        (12, ["encoder.depth=1"], "finetune"),
         (12, ["encoder.head=pooled"], "probe"),
         (12, ["encoder.pairs=siamese"], "probe"),
         (12, ["encoder.pairs=joint"], "finetune"),
@@ -96,11 +98,19 @@ def test_few_pairs_that_are_read_alone_are_left_to_the_probe(
         (encoder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
     elif "encoder.pairs=siamese" not in words:
         name = "finetune"
-    settings, why = taken(encoder, count, *words, problem="pair", kind="single_label")
+    settings, why = taken(encoder, count, *words, shape="pair")
     assert type(settings.strategy).__name__.lower() == name
     assert why.startswith(f"strategy=auto is {name}, for ")
     asked = compose(None, [word for word in words if not word.startswith("strategy")])  # pairs are never compared
     assert (settings.objective, settings.training, settings.data.label_texts) == (asked.objective, asked.training, None)
+
+
+@pytest.mark.parametrize(("family", "name"), [("bert", "probe"), ("gpt2", "finetune")])
+def test_pairs_that_the_tokenizer_joins_for_good_are_read_together(tmp_path: Path, family: str, name: str):
+    encoder = tiny_encoder(tmp_path, family)
+    (encoder / "1_Pooling").mkdir()
+    (encoder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    assert type(taken(encoder, 12, shape="pair")[0].strategy).__name__.lower() == name
 
 
 @pytest.mark.parametrize(("classes", "weight"), [(MOST_CLASSES, 0), (MOST_CLASSES + 1, 1)])

@@ -243,6 +243,19 @@ def _chosen_pairs(settings: EncoderSettings, task: Task, tokenizer: Any, *, read
     return found
 
 
+def reads_alone(settings: EncoderSettings, folder: Path) -> bool:
+    """Return whether a pooled head would have each text of a pair read alone; nothing but the tokenizer is loaded."""
+    from transformers import AutoTokenizer
+
+    trained_so = suggested_pooling(folder) is not None or bool(read_json(folder / "config.json").get("siamese"))
+    if settings.trust_remote_code or settings.pairs == "joint" or (settings.pairs == "auto" and not trained_so):
+        return False
+    try:
+        return joining(AutoTokenizer.from_pretrained(folder)) is not None
+    except Exception:  # in as many ways as there are tokenizers; what is wrong is said where the encoder is loaded
+        return False
+
+
 def joining(tokenizer: Any) -> dict[str, int] | None:
     """Return how the tokenizer joins two texts, or None where they could not be taken apart again."""
     text = tokenizer("a", add_special_tokens=False)["input_ids"]

@@ -43,8 +43,7 @@ class Costs:
 
 
 LEARNING = Costs(token=64, group=16_384, alike=VECTOR, narrow=64)
-# In bfloat16 a CPU compiles matrix products for every width it has not seen, and keeps them; so there are few.
-LEARNING_IN_HALF = Costs(token=64, group=16_384, alike=VECTOR, narrow=1 << 30)
+LEARNING_IN_HALF = Costs(token=64, group=16_384, alike=VECTOR, narrow=WIDEST)  # few widths: each one is compiled for
 ANSWERING = Costs(token=100, group=6_600, lying=True)  # through torch's kernel, without gradients
 ANSWERING_IN_HALF = Costs(token=64, group=16_384, alike=8, narrow=1 << 30)
 

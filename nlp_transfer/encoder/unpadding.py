@@ -182,10 +182,12 @@ def _alike(mask: Tensor) -> int:
     """Return of what the number of packed tokens is to be a multiple: of such numbers there are few.
 
     In bfloat16 a CPU compiles matrix products for every number it has not seen, and keeps them. That takes longest, and
-    most memory, where weights learn; there no more than a 32nd is filled up, half of it on average.
+    most memory, where weights learn; there a 32nd may be filled up, half of it on average, with no more than a text.
     """
-    alike, tokens = _ALIKE, int(mask.sum())
-    while torch.is_grad_enabled() and 2 * alike <= tokens / 32:
+    if not torch.is_grad_enabled():
+        return _ALIKE
+    alike, most = _ALIKE, min(int(mask.sum()) // 32, mask.shape[1])
+    while 2 * alike <= most:
         alike *= 2
     return alike
 

@@ -9,7 +9,7 @@ from nlp_transfer.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Auto:
-    """Full fine-tuning, by labels or by comparing texts, or the probe, chosen by rows and time.
+    """Full fine-tuning, by labels or by comparing texts, or the probe, chosen by rows, pairs of texts and time.
 
     Attributes:
         minutes: of training that there are; None: as many as it takes.

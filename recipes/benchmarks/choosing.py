@@ -6,7 +6,7 @@ DATA_FOLDER holds one folder a data set with train, validation and test files. `
 strategy with 4, 16 and 64 training rows a class, drawn by the seed, and as many to choose by, in as many steps as a run
 has by itself; all test rows are measured. "Regret" is what a choice lacks to the best strategy in hindsight, in
 macro-F1, mean over the seeds: of `strategy=auto`, and of each strategy for everything. The rule was made from the data
-sets of MADE_FROM (of pairs: mrpc, sick); the others it has not seen. Scores are appended to --results and not measured again; where auto is
+sets of MADE_FROM; the others it has not seen. Scores are appended to --results and not measured again; where auto is
 fine-tuning for its rows a class, its scores are those of fine-tuning.
 """
 
@@ -23,13 +23,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from nlp_transfer.choosing import FEW
+from nlp_transfer.choosing import FEW, FEW_PAIRS
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.kept import Kept
 
 MADE_FROM = ("trec", "tweet_emotion", "cr", "scicite", "banking77", "sst5", "mrpc", "sick")
 HELD_OUT = ("tweet_irony", "sst2", "rte")
 LABELS = (4, 16, 64)
+PAIRS = ("mrpc", "sick", "rte")
 AUTO, USUAL = "auto", "finetune"
 STRATEGIES = ("probe", USUAL, "lora", AUTO)
 
@@ -54,12 +55,17 @@ def measure(dataset: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
     lines = [line for line in kept.lines if line["dataset"] == dataset]
     for labels in arguments.labels:
         there = {line["strategy"] for line in lines if line["labels"] == labels}
-        wanted = STRATEGIES if labels < FEW else [name for name in STRATEGIES if name != AUTO]
+        wanted = [name for name in STRATEGIES if name != AUTO or labels < _border(dataset)]
         if missing := [name for name in wanted if name not in there]:
             # Floors come with every comparison.
             found = [line for line in _measured(dataset, labels, missing, arguments) if line["strategy"] not in there]
             lines += map(kept.add, found)
     return [line for line in lines if line["labels"] in arguments.labels]
+
+
+def _border(dataset: str) -> int:
+    """Return from how many rows a class on auto is fine-tuning."""
+    return FEW_PAIRS if dataset in PAIRS else FEW
 
 
 def _measured(dataset: str, labels: int, names: list[str], arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -100,8 +106,8 @@ def _tell(lines: list[dict[str, Any]]) -> None:
     for line in lines:
         found[line["dataset"], line["labels"]][line["strategy"]].append(line["value"])
     scores = {key: {name: float(np.mean(values)) for name, values in of.items()} for key, of in found.items()}
-    for (_, labels), of in scores.items():
-        if labels >= FEW:
+    for (dataset, labels), of in scores.items():
+        if labels >= _border(dataset):
             of[AUTO] = of[USUAL]
     names = [*STRATEGIES, "tfidf"]
     print(f"| data set | labels a class | {' | '.join(names)} |\n|---|---{'|---' * len(names)}|")
