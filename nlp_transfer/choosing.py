@@ -67,7 +67,8 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     probe = _named(settings, dataclasses.replace(settings, strategy=Probe()))
     if few < FEW_PAIRS and _probes_pairs(settings, corpus.task):
         taken, minutes = probe, None
-        why = f"probe, for {few:.3g} training pairs a class, each text read alone, are fewer than {FEW_PAIRS}"
+        unit = "class" if corpus.task.labels else "decile"
+        why = f"probe, for {few:.3g} training pairs a {unit}, each text read alone, are fewer than {FEW_PAIRS}"
     elif not _compares(settings, corpus.task):
         why = "finetune, for comparing texts does not suit the task, or something else was asked for"
     elif classes > MOST_CLASSES:
@@ -97,7 +98,8 @@ def _probes_pairs(settings: Settings, task: Task) -> bool:
     encoder, training = settings.encoder, settings.training
     plain = encoder.head in ("auto", "pooled") and not encoder.hidden and encoder.depth is None
     steps = training.min_steps or training.ema or {training.epochs, training.max_steps, training.patience} != {None}
-    if not (task.pair and plain and _is_usual(settings, task)) or steps or settings.pretraining.used:
+    pairs = task.pair and task.problem in ("single_label", "regression")
+    if not (pairs and plain and _is_usual(settings)) or steps or settings.pretraining.used:
         return False
     from nlp_transfer.encoder.heads import reads_alone
 
@@ -107,14 +109,14 @@ def _probes_pairs(settings: Settings, task: Task) -> bool:
 def _compares(settings: Settings, task: Task) -> bool:
     """Return whether there are single texts to compare, and nothing else was asked for: with pairs it is worse."""
     several = settings.training.batch_size >= FEWEST_COMPARED
-    return several and settings.training.patience is None and not task.pair and _is_usual(settings, task)
+    single = task.problem == "single_label" and not task.pair
+    return single and several and settings.training.patience is None and _is_usual(settings)
 
 
-def _is_usual(settings: Settings, task: Task) -> bool:
-    """Return whether a row has one label, and no other objective, encoder or head was asked for."""
+def _is_usual(settings: Settings) -> bool:
+    """Return whether no other objective, weights or encoder were asked for."""
     return (
-        task.problem == "single_label"
-        and settings.objective == {"classify": ClassifySettings()}
+        settings.objective == {"classify": ClassifySettings()}
         and settings.data.class_weights == "none"
         and settings.encoder.pretrained
         and not settings.continual.keeps_labels

@@ -105,6 +105,27 @@ def test_few_pairs_that_are_read_alone_are_left_to_the_probe(
     assert (settings.objective, settings.training, settings.data.label_texts) == (asked.objective, asked.training, None)
 
 
+@pytest.mark.parametrize(
+    ("problem", "count", "name"),
+    [
+        ("regression", 10 * FEW_PAIRS - 1, "probe"),
+        ("regression", 10 * FEW_PAIRS, "finetune"),
+        ("ordinal", 12, "finetune"),
+        ("multi_label", 48, "finetune"),
+    ],
+)
+def test_few_pairs_with_numbers_are_left_to_the_probe_as_well(tmp_path: Path, problem: str, count: int, name: str):
+    encoder = f"encoder={tiny_encoder(tmp_path)}"
+    settings = compose(None, ["data=object", f"data.problem={problem}", encoder, "encoder.pairs=siamese"])
+    data = {
+        split: [row | {"text_pair": row["text"]} for row in rows(problem, size, seed)]
+        for split, size, seed in (("train", count, 1), ("validation", 16, 2), ("test", 16, 3))
+    }
+    found, why = chosen(settings, load_corpus(settings.data, data=data))
+    assert type(found.strategy).__name__.lower() == name
+    assert name == "finetune" or "training pairs a decile" in why
+
+
 @pytest.mark.parametrize(("family", "name"), [("bert", "probe"), ("gpt2", "finetune")])
 def test_pairs_that_the_tokenizer_joins_for_good_are_read_together(tmp_path: Path, family: str, name: str):
     encoder = tiny_encoder(tmp_path, family)
