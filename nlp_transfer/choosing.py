@@ -103,7 +103,7 @@ def _probes_pairs(settings: Settings, task: Task) -> bool:
         return False
     from nlp_transfer.encoder.heads import reads_alone
 
-    return reads_alone(encoder, locate(encoder).folder)
+    return reads_alone(encoder, task, locate(encoder).folder)
 
 
 def _compares(settings: Settings, task: Task) -> bool:

@@ -18,7 +18,7 @@ from nlp_transfer.encoder import pooled
 from nlp_transfer.encoder.anatomy import disposable, encoder_config, is_causal, output_layers, sample_rows
 from nlp_transfer.encoder.depth import entries_of
 from nlp_transfer.encoder.pooled_config import PooledConfig
-from nlp_transfer.encoder.source import read_json
+from nlp_transfer.encoder.source import POOLED, read_json
 from nlp_transfer.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -77,9 +77,8 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     shorten(config, settings, native=False)
     trained_with = suggested_pooling(folder)
-    reads_alone = trained_with is not None  # a sentence encoder never saw two texts joined
     if isinstance(config, PooledConfig):  # a model of ours: its encoder under a new head
-        trained_with, reads_alone = config.pooling, config.siamese is not None
+        trained_with = config.pooling
         whole, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **loading(settings))
         config, encoder = whole.config.encoder, whole.encoder
         prefix = ""
@@ -92,7 +91,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
         config = encoder.config  # a copy, in float32
         prefix = "" if config.is_encoder_decoder else "encoder."  # whose encoder is called so already
         encoder = pooled.without_decoder(encoder)
-    siamese = _chosen_pairs(settings, task, tokenizer, reads_alone=reads_alone)
+    siamese = _chosen_pairs(settings, task, tokenizer, folder)
     spread = settings.layers == "spread" or (settings.layers == "auto" and siamese is not None)
     layers = _spread(encoder) if spread else _chosen_layers(settings, encoder)
     together = spread or settings.layers == "all"
@@ -228,10 +227,10 @@ def _readable_depth(encoder: Any) -> int:
     return len(states) - 1 if all(state.shape[:2] == rows["input_ids"].shape for state in states) and states else 0
 
 
-def _chosen_pairs(settings: EncoderSettings, task: Task, tokenizer: Any, *, reads_alone: bool) -> dict[str, int] | None:
-    """Return how the two texts of a pair are found, if each is to be read alone (`reads_alone`: as in pretraining)."""
+def _chosen_pairs(settings: EncoderSettings, task: Task, tokenizer: Any, folder: Path) -> dict[str, int] | None:
+    """Return how the two texts of a pair are found, if each is to be read alone, as in training so far or as asked."""
     one_of(settings.pairs, ("auto", "joint", "siamese"), "encoder.pairs")
-    if settings.pairs == "joint" or (settings.pairs == "auto" and not (task.pair and reads_alone)):
+    if settings.pairs == "joint" or (settings.pairs == "auto" and not (task.pair and _read_alone(folder))):
         return None
     if not task.pair:
         raise UserError("encoder.pairs=siamese compares two texts, and this data has one; name data.columns.text_pair")
@@ -243,17 +242,29 @@ def _chosen_pairs(settings: EncoderSettings, task: Task, tokenizer: Any, *, read
     return found
 
 
-def reads_alone(settings: EncoderSettings, folder: Path) -> bool:
-    """Return whether a pooled head would have each text of a pair read alone; nothing but the tokenizer is loaded."""
+def _read_alone(folder: Path) -> bool:
+    """Return whether an encoder has read each text alone: a sentence encoder never saw two joined."""
+    content = read_json(folder / "config.json")
+    if content.get("model_type") == POOLED:  # a model of ours
+        return bool(content.get("siamese"))
+    return suggested_pooling(folder) is not None
+
+
+def reads_alone(settings: EncoderSettings, task: Task, folder: Path) -> bool:
+    """Return whether a pooled head would have each text of a pair read alone; nothing but the tokenizer is loaded.
+
+    Raises:
+        UserError: for `encoder.pairs=siamese` where two texts cannot be taken apart.
+    """
     from transformers import AutoTokenizer
 
-    trained_so = suggested_pooling(folder) is not None or bool(read_json(folder / "config.json").get("siamese"))
-    if settings.trust_remote_code or settings.pairs == "joint" or (settings.pairs == "auto" and not trained_so):
+    if settings.trust_remote_code:  # a pooled head cannot hold such an encoder
         return False
     try:
-        return joining(AutoTokenizer.from_pretrained(folder)) is not None
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception:  # in as many ways as there are tokenizers; what is wrong is said where the encoder is loaded
         return False
+    return _chosen_pairs(settings, task, tokenizer, folder) is not None
 
 
 def joining(tokenizer: Any) -> dict[str, int] | None:
