@@ -174,14 +174,32 @@ def test_comparisons_of_one_language_are_told_with_every_floor(
     assert capsys.readouterr().out.splitlines()[1:] == told.splitlines()[1:]
 
 
-def test_shifts_and_steps_are_told_as_tables(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+@pytest.mark.parametrize(
+    ("drawn", "ways"),
+    [
+        (["--per-class", "4", "--passes", "1", "--steps", "0", "3"], [["1", "–"], ["1", "3"]]),
+        (["--rows", "24", "--passes", "1", "2"], [["1", "–"], ["2", "–"]]),
+    ],
+    ids=["steps", "passes"],
+)
+def test_lengths_are_told_as_tables(
+    drawn: list[str], ways: list[list[str]], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
     own = ["encoder=custom", f"encoder.name={home / 'encoder'}", "cache.gib=0"]
     monkeypatch.setattr(steps, "WORDS", [*steps.WORDS, *own])
-    words = [str(home), "--datasets", "trec", "--seeds", "1", "--per-class", "4", "--steps", "0", "3"]
-    steps.main([*words, "--strategies", "finetune"])
-    told = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| trec")]
-    assert [cells[2] for cells in told] == ["(two passes)", "3"]
-    assert all(0 <= float(cells[3]) <= 1 for cells in told)
+    words = [str(home), "--datasets", "trec", "--seeds", "1", *drawn, "--results", str(tmp_path / "steps.jsonl")]
+    steps.main(words)
+    told = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    rows, gains = ([cells for cells in told if cells[0] == name] for name in ("| trec", "| finetune"))
+    assert [cells[2:4] for cells in rows] == [cells[1:3] for cells in gains] == ways
+    assert all(0 <= float(cells[4]) <= 1 for cells in rows)
+    assert float(gains[1][3]) == pytest.approx(float(rows[1][4]) - float(rows[0][4]), abs=2e-3)
+    monkeypatch.setattr(steps, "measure", None)
+    steps.main(words)  # nothing is measured again
+
+
+def test_shifts_are_told_as_a_table(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    own = ["encoder=custom", f"encoder.name={home / 'encoder'}", "cache.gib=0"]
     monkeypatch.setattr(scaling, "WORDS", [*scaling.WORDS, *own])
     scaling.main([str(home), "--datasets", "trec", "--seeds", "1", "--per-class", "4", "--few"])
     told = [line.split("|")[4].strip() for line in capsys.readouterr().out.splitlines()[4:]]

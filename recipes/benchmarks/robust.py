@@ -49,6 +49,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "moving average .99": {"training.ema": 0.99},
     "smoothing .1": {"objective.classify.label_smoothing": 0.1},
     "balanced": {"data.class_weights": "balanced"},
+    "head last": {"strategy.head_last": True},
+    "texts compared": {"objective": "contrast", "objective.classify.weight": 1.0, "objective.contrast.weight": 0.5},
 }
 
 
