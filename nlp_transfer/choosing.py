@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import config
 from nlp_transfer.checks import check_strategy
-from nlp_transfer.encoder.source import locate, weight_files
+from nlp_transfer.encoder.sizes import weights_multiplied
+from nlp_transfer.encoder.source import locate
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.naming import names_tell
 from nlp_transfer.objectives.checks import FEWEST_COMPARED
@@ -124,8 +125,8 @@ def _is_usual(settings: Settings) -> bool:
 
 
 def _may_learn_names(settings: Settings) -> bool:
-    """Return whether there are texts to be made of names, and nothing else was asked for."""
-    return settings.data.label_texts is None and not settings.continual.used
+    """Return whether texts may be made of names, and nothing else was asked for; code of its own is not asked."""
+    return settings.data.label_texts is None and not (settings.continual.used or settings.encoder.trust_remote_code)
 
 
 def _comparing(settings: Settings, few: float) -> Settings:
@@ -157,9 +158,9 @@ def _named(auto: Settings, settings: Settings) -> Settings:
 
 def _minutes(settings: Settings, corpus: Corpus) -> float:
     """Return about how many minutes fine-tuning takes: six operations a weight and token (Kaplan et al. 2020)."""
-    shape, files = _shape(settings), weight_files(locate(settings.encoder).folder)
-    bytes_ = sum(file.stat().st_size for file in files)
-    weights = max(1.0, bytes_ / 4 - shape.get("vocab_size", 0) * shape.get("hidden_size", 0))
+    encoder = settings.encoder
+    words = _shape(settings).get("vocab_size")
+    weights = weights_multiplied(locate(encoder).folder, words=words, depth=encoder.depth)
     train, training = corpus.splits["train"], settings.training
     lengths = map(len, chain(train.texts, train.pairs or ()))
     tokens = sum(min(_LONGEST, 2 + length / _A_TOKEN) for length in lengths) / len(train)

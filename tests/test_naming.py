@@ -79,7 +79,15 @@ def test_rows_without_weight_have_no_say(weight: float, *, near: bool):
     assert _are_near(features, train, labels=3, forms=1) == near
 
 
-@pytest.mark.parametrize("words", [["data.label_texts=[]"], ["encoder.pretrained=false"], ["strategy.minutes=1e-9"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data.label_texts=[]"],
+        ["encoder.pretrained=false"],
+        ["strategy.minutes=1e-9"],
+        ["encoder.trust_remote_code=true", "encoder.head=native"],  # no head of ours can ask it
+    ],
+)
 def test_names_are_not_learned_from_where_something_else_was_asked_for(encoder: Path, tmp_path: Path, words: list[str]):
     settings, corpus = named(encoder, tmp_path, TOLD, *words)
     assert not chosen(settings, corpus)[0].data.label_texts

@@ -221,8 +221,8 @@ def with_features(columns: Columns, features: np.ndarray) -> Columns:
 
 
 def with_states(columns: Columns, states: np.ndarray) -> Columns:
-    """Return the columns with what the frozen layers made of every token."""
-    return dataclasses.replace(columns, states=states)
+    """Return the columns with what the frozen layers made of every token, without the pool, which has no states."""
+    return dataclasses.replace(columns, states=states, pool=None)
 
 
 def _read_only(values: np.ndarray) -> np.ndarray:

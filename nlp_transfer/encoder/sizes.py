@@ -30,6 +30,33 @@ LONGEST = 1 << 24  # tokens; rotary positions have no weights
 TIMES, ROOM = 4, 1 << 24  # tied and missing tensors are built as well, and 64 MiB harm nobody
 
 
+def shapes_of(folder: Path) -> dict[str, list[int]]:
+    """Return the shape of every tensor of the weights in a folder, by its name; of the files headers are read."""
+    from safetensors import safe_open
+
+    shapes: dict[str, list[int]] = {}
+    for path in weight_files(folder):
+        with safe_open(path, "np") as weights:
+            shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    return shapes
+
+
+def weights_multiplied(folder: Path, *, words: int | None, depth: int | None = None) -> int:
+    """Return how many weights in a folder a token meets, tables of words not among them.
+
+    Args:
+        folder: of a model.
+        words: rows of those tables, as its configuration has them.
+        depth: of the lowest layers that are used; None: all are.
+    """
+    used = {
+        name: shape
+        for name, shape in shapes_of(folder).items()
+        if depth is None or not (numbered := _NUMBERED.search(name)) or int(numbered[0].strip(".")) < depth
+    }
+    return sum(math.prod(shape) for shape in used.values() if shape[:1] != [words])
+
+
 @contextmanager
 def within_weights(folder: Path) -> Iterator[None]:
     """Refuse a configuration that asks for far more than the weights beside it hold, then a model built from it.
@@ -39,13 +66,9 @@ def within_weights(folder: Path) -> Iterator[None]:
     Raises:
         UserError: naming the file, and the key or the largest numbers in it.
     """
-    from safetensors import safe_open
     from torch.nn.modules import module as building
 
-    shapes: dict[str, list[int]] = {}
-    for path in weight_files(folder):
-        with safe_open(path, "np") as weights:
-            shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    shapes = shapes_of(folder)
     file = folder / "config.json"
     entries = list(_entries(read_json(file)))
     widest = max((size for shape in shapes.values() for size in shape), default=0)

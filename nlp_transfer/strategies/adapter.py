@@ -141,8 +141,9 @@ class Lora(Adapter):
         dropout: dropout on the adapter's input.
         rslora: rank-stabilised scaling (Kalajdzievski 2023, arXiv 2312.03732).
         dora: magnitude and direction apart (Liu et al. 2024, arXiv 2402.09353).
-        targets: names of the linear layers to adapt, as PEFT matches them; None: every linear layer inside the layers.
-        layers: indices of the layers to adapt; None: all.
+        targets: names of the linear layers to adapt, or the ends of their names, as PEFT matches them; None: every
+            linear layer inside the encoder's layers.
+        layers: indices of the encoder's layers to adapt, of each only the targets; None: all.
     """
 
     peft_type: str = "LORA"
@@ -173,7 +174,7 @@ class Lora(Adapter):
         """Return LoRA's fields; `peft` still wins.
 
         Raises:
-            UserError: for a layer the encoder does not have.
+            UserError: for a layer the encoder does not have, and layers without any of the targets.
         """
         values: dict[str, Any] = {
             "r": self.rank,
@@ -181,25 +182,34 @@ class Lora(Adapter):
             "lora_dropout": self.dropout,
             "use_rslora": self.rslora,
             "use_dora": self.dora,
-            "target_modules": list(self.targets) if self.targets else self._targets_in_layers(classifier),
+            "target_modules": self._targets(classifier),
         }
         return values | (self.peft or {})
 
     def frozen_depth(self, classifier: Classifier) -> int:
         """Return how many layers lie below the lowest adapted one."""
-        return min(self.layers) if self.layers and not self.targets else 0
+        return min(self.layers) if self.layers else 0
 
-    def _targets_in_layers(self, classifier: Classifier) -> list[str]:
+    def _targets(self, classifier: Classifier) -> list[str]:
         from nlp_transfer.encoder.anatomy import linear_targets
 
         every = linear_targets(classifier.model, classifier.anatomy)
         if self.layers is None:
-            return every
+            return list(self.targets) if self.targets else every
         count, depth = classifier.anatomy.layers, classifier.anatomy.depth
         if not self.layers or not all(0 <= layer < count for layer in self.layers):
             raise UserError(f"strategy.layers={self.layers}: choose from 0 to {count - 1} for {classifier.source.name}")
         wanted = {layer + 1 for layer in self.layers}
-        return [name for name in every if depth[f"{name}.weight"] in wanted]
+        inside = [name for name in every if depth[f"{name}.weight"] in wanted]
+        if not self.targets:
+            return inside
+        ends = tuple(f".{target}" for target in self.targets)
+        if not (found := [name for name in inside if f".{name}".endswith(ends)]):
+            raise UserError(
+                f"strategy.targets={list(self.targets)} match no linear layer in strategy.layers={self.layers}; names "
+                f"look like {inside[0]!r}"
+            )
+        return found
 
 
 def saved_beside(classifier: Classifier) -> list[str]:

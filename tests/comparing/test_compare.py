@@ -294,6 +294,24 @@ def test_what_is_computed_of_the_pool_is_what_a_draw_would_compute(place: Path, 
     assert np.abs(pooled - alone).max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    "strategy", [["finetune", "freeze_layers=1"], ["lora", "layers=[1]"]], ids=lambda words: words[0]
+)
+def test_a_head_is_fitted_where_frozen_layers_are_skipped_and_rows_have_a_pool(place: Path, strategy: list[str]):
+    name, *own = strategy
+    given = words(place, f"strategy={name}", *(f"strategy.{word}" for word in own), "compare.labels=[2,all]")
+    given = [word for word in given if not word.startswith("compare")]
+    settings = compose(None, given)
+    corpus = Draws(compose(None, [*given, "compare.labels=[2,all]"]), data=data_for("single_label")).corpus(
+        "2", 0, pooled=True
+    )
+    prepared = prepare(settings, corpus, place)
+    plain = prepared.below_output.now(prepared.columns["train"])
+    with prepared.frozen_layers_skipped():
+        skipped = prepared.below_output.now(prepared.columns["train"])
+    assert np.abs(plain - skipped).max() < 1e-5
+
+
 def test_transfer_that_hurts_is_called_negative(place: Path):
     """Words the encoder does not know tell the label: it sees nothing, TF-IDF everything."""
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModel
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import load_classifier
-from nlp_transfer.encoder.sizes import within_weights
+from nlp_transfer.encoder.sizes import weights_multiplied, within_weights
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 
@@ -171,3 +172,24 @@ def test_nothing_is_counted_afterwards(tmp_path: Path):
         with pytest.raises(UserError, match="far larger"):
             build()
     assert build().weight.is_meta
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "t5", "deberta-v2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_weights_that_tokens_meet_are_counted_without_tables_of_words(
+    tmp_path: Path, family: str, dtype: torch.dtype
+):
+    folder = tiny_encoder(tmp_path, family, vocab_size=211)
+    model = AutoModel.from_pretrained(folder, dtype=dtype)
+    model.save_pretrained(folder)
+    stored = {parameter.data_ptr(): parameter for parameter in model.parameters()}.values()
+    own = sum(parameter.numel() for parameter in stored if parameter.shape[0] != 211)
+    assert weights_multiplied(folder, words=211) == own > 0
+
+
+def test_of_an_encoder_that_is_cut_the_lowest_layers_count(tmp_path: Path):
+    deep, cut = (
+        weights_multiplied(tiny_encoder(tmp_path / str(layers), num_hidden_layers=layers), words=None, depth=depth)
+        for layers, depth in ((3, 1), (1, None))
+    )
+    assert deep == cut
