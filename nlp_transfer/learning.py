@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,9 +55,9 @@ class Descent:
         step: maps (batch, progress) to Σ wᵢ·ℓᵢ of that batch.
         groups: what learns.
         columns: what is learned from.
-        ids: of these examples.
-        metric: that decides.
-        higher_is_better: how to read it.
+        ids: names of the rows of `columns`, for errors.
+        metric: name of the one, of what `evaluate` returns, by which weights are better than others.
+        higher_is_better: whether more of it is better.
         evaluate: returns the metrics of the weights as they are then; None: there are no rows for that.
         kinds, drawn: see ``training.loop.fit``.
     """
@@ -74,15 +74,12 @@ class Descent:
 
 
 def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, Fitted]:
-    """Fit the head, then everything that learns, then how outputs become labels; return how it went, and the last.
+    """Fit the head, then everything that learns, then how outputs become labels; return how it went, and those rules.
 
     The model is changed, and so is the threshold of the task where it is free. Without validation rows outputs stay as
     they were trained.
     """
-    with ExitStack() as skipped:
-        if prepared.boundary:
-            with reading(screen, "running the frozen layers once"):
-                skipped.enter_context(prepared.frozen_layers_skipped())
+    with prepared.frozen_layers_skipped(screen):
         penalty = start_head(prepared, screen, saving)
         trajectory = _learn(prepared, folder, screen, saving)
         if not prepared.strategy.head_last:

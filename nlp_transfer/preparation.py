@@ -44,6 +44,8 @@ from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.teaching import taught_columns
+from nlp_transfer.terminal.console import Screen
+from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import fitting, make_accelerator
 from nlp_transfer.training.length import planned_steps
@@ -53,7 +55,17 @@ from nlp_transfer.training.sharding import check_shareable
 
 @dataclass
 class Prepared:
-    """The parts of a run, put together and not yet trained."""
+    """The parts of a run, put together and not yet trained.
+
+    Attributes:
+        classifier: the model, with what the strategy has put into it, and its tokenizer.
+        groups: the parameters that learn, with their rates.
+        columns: by split, what batches are made of.
+        below_output: what enters the output layer, for every row of a split.
+        boundary: how many of the lowest layers nothing learns in, and the qualified name of the first one above; None:
+            there are none, or the model cannot be entered there.
+        domains: how far texts of another domain are from the training rows; None: nobody asked.
+    """
 
     settings: Settings
     corpus: Corpus
@@ -93,8 +105,12 @@ class Prepared:
     @property
     def words(self) -> np.ndarray:
         """Token ids that the model may be given, each once: those of all splits, special ones among them."""
-        special = [*self.classifier.tokenizer.all_special_ids, self.padding.token]
-        return np.unique(np.concatenate([special, *(columns.tokens.ids for columns in self.columns.values())]))
+        special = np.array([*self.classifier.tokenizer.all_special_ids, self.padding.token])
+        every = [special, *(columns.tokens.ids for columns in self.columns.values())]
+        occurs = np.zeros(1 + max(int(ids.max(initial=0)) for ids in every), dtype=bool)
+        for ids in every:
+            occurs[ids] = True
+        return np.flatnonzero(occurs)
 
     @property
     def kinds(self) -> np.ndarray:
@@ -146,17 +162,18 @@ class Prepared:
         return self.logits(with_features(columns, features)), features
 
     @contextmanager
-    def frozen_layers_skipped(self) -> Iterator[None]:
+    def frozen_layers_skipped(self, screen: Screen) -> Iterator[None]:
         """Do not run in the block what is frozen below the first layer that learns: its states are computed once."""
         if not self.boundary:
             yield
             return
         depth, name = self.boundary
         before = self.columns
-        states = {
-            split: self.below_output.states(before[split], layer=name, depth=depth)
-            for split in _read_while_learning(before)
-        }
+        with reading(screen, "running the frozen layers once"):
+            states = {
+                split: self.below_output.states(before[split], layer=name, depth=depth)
+                for split in _read_while_learning(before)
+            }
         self.columns = before | {split: with_states(before[split], found) for split, found in states.items()}
         below, layer = layers_around(self.classifier.model, self.classifier.anatomy, depth)
         try:

@@ -120,7 +120,7 @@ def _without_origin(settings: Settings, error: UserError, screen: Screen, *, dat
         UserError: the one that there was, if there is no such run; for own rows that cannot be read, or are others.
     """
     folder = RunFolder.of(settings)
-    if not (settings.continual.used and _is_there(folder, settings)):
+    if not (settings.continual.used and folder.is_there(settings)):
         raise error
     corpus = alone(settings, read_record(folder.model).task, data=data)
     if settings.continual.replay:
@@ -137,7 +137,7 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
     if why:
         screen.tell(why)
     folder = RunFolder.of(settings, corpus)
-    if _is_there(folder, settings):
+    if folder.is_there(settings):
         return _read_back(settings, corpus, folder, screen)
     if folder.is_finished and not folder.model.is_dir():
         screen.tell(f"{folder.model} was taken away; the run is done again")
@@ -154,14 +154,11 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
         beside = _source_only(settings, corpus, folder, screen, sides)
         prepared = prepare(settings, corpus, folder.path, taught=taught)
     with folder.locked():
+        if folder.is_there_by_now(settings):
+            return _read_back(settings, corpus, folder, screen)
         after = pretrained(prepared, folder, screen)
         after.plan, after.domains = plan, domains  # as they were told
         return _adapt(settings, after, folder, screen, beside=beside, memory=memory)
-
-
-def _is_there(folder: RunFolder, settings: Settings) -> bool:
-    """Return whether a run is read back instead of done."""
-    return folder.is_finished and not settings.overwrite and folder.model.is_dir()
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Run:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from nlp_transfer import config
@@ -71,6 +72,15 @@ class RunFolder:
         """Whether the run ended, after its model was saved."""
         with self.reached():
             return (self.path / "metrics.json").is_file()
+
+    def is_there(self, settings: Settings) -> bool:
+        """Return whether the run ended and has its model, so that it is read back instead of done."""
+        return self.is_finished and not settings.overwrite and self.model.is_dir()
+
+    def is_there_by_now(self, settings: Settings) -> bool:
+        """Return the same, on all ranks what the first one sees: another process may have ended the run meanwhile."""
+        (found,) = broadcast_object_list([self.is_there(settings)])
+        return found
 
     def check_data(self, corpus: Corpus) -> None:
         """Refuse to read a finished run back for other rows.

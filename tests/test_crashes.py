@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nlp_transfer import resume
+from nlp_transfer import resume, run
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.versions import environment
 from nlp_transfer.objectives.objective import Step
@@ -333,6 +333,24 @@ def test_a_folder_in_use_is_refused(tmp_path: Path):
         adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
     adapt(settings_for(tmp_path, **wanted), data=data_for("single_label"))
     assert not (folder / "checkpoints").exists()
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tiny_encoder(tmp_path)
+    settings, data = settings_for(tmp_path, strategy="probe"), data_for("single_label")
+    prepared = run.prepare
+
+    def meanwhile(*given, **named):
+        monkeypatch.setattr(run, "prepare", prepared)
+        written.append((adapt(settings, data=data).folder / "model/model.safetensors").stat())
+        return prepared(*given, **named)
+
+    written: list[os.stat_result] = []
+    monkeypatch.setattr(run, "prepare", meanwhile)
+    found = adapt(settings, data=data)
+    now = (found.folder / "model/model.safetensors").stat()
+    assert (now.st_ino, now.st_mtime_ns) == (written[0].st_ino, written[0].st_mtime_ns)
+    assert found.report.to_json() == adapt(settings, data=data).report.to_json()
 
 
 def test_rows_without_a_finite_loss_are_skipped_then_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

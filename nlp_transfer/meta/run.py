@@ -74,12 +74,8 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
         Path(settings.output) / f"{settings.name}-{run_id(settings, meta=dataclasses.asdict(settings.meta))}",
         corpus.fingerprint,
     )
-    if folder.is_finished and not settings.overwrite and folder.model.is_dir():
-        folder.check_data(corpus)
-        folder.check_encoder(settings.encoder, screen.tell)
-        folder.tidy()
-        screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
-        return MetaRun(folder.path, Outcome.from_json(folder.result()["report"]))
+    if folder.is_there(settings):
+        return _read_back(settings, corpus, folder, screen)
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     if is_sharding(prepared.accelerator):
@@ -92,7 +88,18 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
         raise UserError(f"encoder.name={settings.encoder.name!r} has a decoder too; meta makes encoders alone")
     screen.console.print(f"{settings.meta.method}: {division.sentence}", style="dim")
     with folder.locked():
+        if folder.is_there_by_now(settings):
+            return _read_back(settings, corpus, folder, screen)
         return _Work(prepared, division, folder, screen).done()
+
+
+def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> MetaRun:
+    """Return a finished run, compared with what there is now of what it was made from."""
+    folder.check_data(corpus)
+    folder.check_encoder(settings.encoder, screen.tell)
+    folder.tidy()
+    screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
+    return MetaRun(folder.path, Outcome.from_json(folder.result()["report"]))
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -61,10 +60,7 @@ class Joint:
         """Change the model; how outputs become labels is chosen task by task, later. See ``learning.learn``."""
         if not prepared.strategy.trains:
             return Trajectory(), Fitted(Calibration())
-        with ExitStack() as skipped:
-            if prepared.boundary:
-                with reading(screen, "running the frozen layers once"):
-                    skipped.enter_context(prepared.frozen_layers_skipped())
+        with prepared.frozen_layers_skipped(screen):
             self._start(screen, saving, folder.path)
             trajectory = descend(prepared, self._descent(), folder, screen, saving)
         give_back()

@@ -102,7 +102,9 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
         joint = _prepared(settings, union, folder)
     render(joint.plan, screen.console)
     with folder.locked():
-        _adapt(settings, joint, union, folder, folders, screen)
+        (there,) = broadcast_object_list([place.is_finished and not settings.overwrite])  # by another process meanwhile
+        if not there:
+            _adapt(settings, joint, union, folder, folders, screen)
     return _outcome(folder, folders, union.members)
 
 

@@ -245,7 +245,8 @@ def agreed(accelerator: Accelerator, *, due: bool, stop: int) -> tuple[bool, int
     wishes = torch.tensor([[int(due), stop]], device=accelerator.device)
     every = accelerator.gather(wishes)
     assert isinstance(every, Tensor)
-    return bool(every[0, 0]), int(every[:, 1].max())
+    own, signals = zip(*every.tolist(), strict=True)  # in one transfer
+    return bool(own[0]), max(signals)
 
 
 def check_gradients(step: nn.Module, working: WorkingCopy | None = None) -> None:

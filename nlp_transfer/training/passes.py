@@ -236,8 +236,9 @@ class Passes:
         own = torch.stack([share, share.new_tensor(self.halved_to or math.inf)])
         every = self.accelerator.gather(own.unsqueeze(0))
         assert isinstance(every, Tensor)
-        least = float(every[:, 1].min())
+        losses, limits = every.unbind(1)
+        loss, least = torch.stack([losses.sum(), limits.min()]).tolist()  # in one transfer
         if least < (before or math.inf):
             self.halved_to = int(least)
             self.on_halved(self.halved_to)
-        return float(every[:, 0].sum())
+        return loss

@@ -1,13 +1,14 @@
-"""How long a training is to be: passes over the rows, and optimizer steps that there are at least.
+"""How long a training is to be, in passes over the rows and in steps at least, and whether its head is fitted again.
 
     python recipes/benchmarks/steps.py DATA_FOLDER [--datasets trec ...] [--per-class 8 | --rows 1000] [--passes 2 4]
-        [--steps 0] [--strategies finetune] [--seeds 2] [--results FILE]
+        [--steps 0] [--strategies finetune "finetune strategy.head_last=true"] [--seeds 2] [--results FILE]
 
 DATA_FOLDER holds one folder a data set with train, validation and test files. So many training rows, of each class or
 in all, drawn by the seed, and as many validation rows in all to choose and calibrate by, are trained on in so many
-passes, or in at least so many steps of 16 rows; all test rows are measured. Means over the seeds, and the accuracy of
-each; "gain" is the difference in accuracy to the first row of its data sets and strategy, with a 95 % interval by
-Student's t over data sets and seeds.
+passes, or in at least so many steps of 16 rows; without --passes as a run does that is told nothing. All test rows are
+measured. Score: the metric by which a run chooses. Means over the seeds, and the score of each; "gain" is what a way
+has more than the first one, in score, accuracy and log-loss, with a 95 % interval by Student's t over data sets and
+seeds.
 
 Every result is appended to --results at once and is not computed again, so that an interrupted benchmark goes on.
 """
@@ -32,7 +33,9 @@ from recipes.benchmarks.timing.kept import Kept
 
 WORDS = ["data=files", "verify=false", "report.write=false", "evaluation.floors=false", "evaluation.resamples=2"]
 DATASETS = ["trec", "cr", "tweet_emotion", "sst5", "scicite", "banking77"]
-FIGURES = ("accuracy", "macro_f1", "log_loss")
+# What the columns of a data set do not say.
+SHAPES = {"sick": ["data.columns.label=score", "data.problem=regression"], "goemotions": ["data.problem=multi_label"]}
+FIGURES = ("score", "accuracy", "log_loss")
 
 
 def main(words: list[str] | None = None) -> None:
@@ -44,7 +47,7 @@ def main(words: list[str] | None = None) -> None:
     drawn = parser.add_mutually_exclusive_group()
     drawn.add_argument("--per-class", type=int, help="training rows a label (8)")
     drawn.add_argument("--rows", type=int, help="training rows in all")
-    parser.add_argument("--passes", type=float, nargs="+", default=[2, 4])
+    parser.add_argument("--passes", type=float, nargs="+", default=[None])
     parser.add_argument("--steps", type=int, nargs="+", default=[0], help="at least")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--results", type=Path)
@@ -71,45 +74,48 @@ def measure(source: Path, limit: dict[str, int], asked: dict[str, Any]) -> dict[
     from nlp_transfer.run import adapt
 
     words = [f"data.path={source}", *(f"data.{key}={value}" for key, value in limit.items()), f"seed={asked['seed']}"]
-    words += [*WORDS, f"strategy={asked['strategy']}"]
-    words += [f"training.epochs={asked['passes']}", f"training.min_steps={asked['steps']}"]
+    words += [*WORDS, *(f"strategy={asked['strategy']}").split(), f"training.min_steps={asked['steps']}"]
+    words += [] if asked["passes"] is None else [f"training.epochs={asked['passes']}"]
+    words += SHAPES.get(source.name, [])
     rows = len(load_corpus(compose(None, words).data, seed=asked["seed"]).splits["train"])
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        found = adapt(compose(None, [*words, f"data.validation_limit={rows}", f"output={folder}"])).metrics
-    return {name: round(found[name], 4) for name in FIGURES} | {"seconds": round(time.process_time() - began, 1)}
+        run = adapt(compose(None, [*words, f"data.validation_limit={rows}", f"output={folder}"]))
+    found = run.metrics | {"score": run.metrics[run.report.metric]}
+    seconds = round(time.process_time() - began, 1)
+    return {name: round(found.get(name, float("nan")), 4) for name in FIGURES} | {"seconds": seconds}
 
 
 def show(lines: list[dict[str, Any]]) -> None:
-    """Print a row a data set and way, and what each way gains over the first one of its strategy."""
-    print("| data set | strategy | passes | steps at least | accuracy | macro-F1 | log-loss | accuracy of each seed |")
+    """Print a row a data set and way, and what each way gains over the first."""
+    print("| data set | strategy | passes | steps at least | score | accuracy | log-loss | score of each seed |")
     print("|---|---|---|---|---|---|---|---|")
     ways = list(dict.fromkeys(map(_way, lines)))
     for dataset, way in product(dict.fromkeys(line["dataset"] for line in lines), ways):
         found = [line for line in lines if line["dataset"] == dataset and _way(line) == way]
         means = " | ".join(f"{np.mean([line[name] for line in found]):.3f}" for name in FIGURES)
-        each = ", ".join(f"{line['accuracy']:.3f}" for line in found)
+        each = ", ".join(f"{line['score']:.3f}" for line in found)
         print(f"| {dataset} | {_named(way)} | {means} | {each} |")
-    print("\n| strategy | passes | steps at least | gain | log-loss | times |\n|---|---|---|---|---|---|")
-    for way in ways:
-        first = next(other for other in ways if other[0] == way[0])
-        ours, theirs = ([line for line in lines if _way(line) == each] for each in (way, first))
-        gains, losses = (
-            np.array([own[name] - other[name] for own, other in zip(ours, theirs, strict=True)])
-            for name in ("accuracy", "log_loss")
+    print(
+        "\n| strategy | passes | steps at least | score | accuracy | log-loss | times |\n|---|---|---|---|---|---|---|"
+    )
+    first = [line for line in lines if _way(line) == ways[0]]
+    for way in ways[1:]:
+        pairs = list(zip([line for line in lines if _way(line) == way], first, strict=True))
+        gains = [np.array([own[name] - other[name] for own, other in pairs]) for name in FIGURES]
+        told = " | ".join(paired(gain[~np.isnan(gain)]) for gain in gains)
+        print(
+            f"| {_named(way)} | {told} | {np.median([own['seconds'] / other['seconds'] for own, other in pairs]):.2f} |"
         )
-        times = np.median([own["seconds"] / other["seconds"] for own, other in zip(ours, theirs, strict=True)])
-        told = " | | 1" if way == first else f"{paired(gains)} | {paired(losses, 2)} | {times:.1f}"
-        print(f"| {_named(way)} | {told} |")
 
 
-def _way(line: dict[str, Any]) -> tuple[str, float, int]:
+def _way(line: dict[str, Any]) -> tuple[str, float | None, int]:
     return line["strategy"], line["passes"], line["steps"]
 
 
-def _named(way: tuple[str, float, int]) -> str:
+def _named(way: tuple[str, float | None, int]) -> str:
     strategy, passes, steps = way
-    return f"{strategy} | {passes:g} | {steps or '–'}"
+    return f"{strategy} | {'–' if passes is None else f'{passes:g}'} | {steps or '–'}"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from nlp_transfer.cli import main
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
+from nlp_transfer.meta import run as module
 from nlp_transfer.meta.checks import check_meta
 from nlp_transfer.meta.made import MARK
 from nlp_transfer.meta.methods import METHODS
@@ -225,6 +226,20 @@ def test_a_finished_run_is_read_back(home: Path, tmp_path: Path):
     write_csv(tmp_path / "intents.csv", intents(each=11))
     with pytest.raises(UserError, match="other data than"):
         run_of(home, tmp_path / "runs", **own)
+
+
+def test_what_another_process_finished_meanwhile_is_read_back(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    prepared, ended = module.prepare, []
+
+    def meanwhile(*given, **named):
+        monkeypatch.setattr(module, "prepare", prepared)
+        ended.append(run_of(home, tmp_path))
+        return prepared(*given, **named)
+
+    monkeypatch.setattr(module, "prepare", meanwhile)
+    assert run_of(home, tmp_path) == ended[0]
 
 
 def test_it_is_no_part_of_other_runs():
