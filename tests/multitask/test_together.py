@@ -177,6 +177,8 @@ def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
 def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words, values = [written(tmp_path), written(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
     outcome = together(home, words, **values)
+    notes = json.loads((outcome.tasks[0].folder / "plan.json").read_text())["notes"]
+    assert "learned together with 1 other task: regression" in notes
     monkeypatch.setattr(together_module, "prepare", None)
     assert together(home, words, **values) == outcome
     again = ask(str(outcome.folder / "config.yaml"), [], SILENT)
