@@ -125,12 +125,15 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _is_name(word: str) -> bool:
     """Return whether a word is no override; files may be called a=b and ~draft."""
     key, equals, _ = word.partition("=")
-    if (not equals and not word.startswith("~")) or " data." in key:  # a task may have words of its own
+    if not equals and not word.startswith("~"):
         return True
     from nlp_transfer.data.paths import expanded
     from nlp_transfer.settings import Settings
 
-    if key.lstrip("+~").partition(".")[0] in {field.name for field in dataclasses.fields(Settings)}:
+    known = {field.name for field in dataclasses.fields(Settings)}
+    if " " in key and key.rpartition(" ")[2].partition(".")[0] in known:  # a task may have words of its own
+        return True
+    if key.lstrip("+~").partition(".")[0] in known:
         return False
     return not equals or os.path.exists(expanded(word))  # noqa: PTH110  # pathlib's raises for names that are too long
 

@@ -216,6 +216,7 @@ def _load_adapter(folder: Path, record: Record) -> Any:
     classifier = load_classifier(encoder, record.task, head=record.encoder.head, seed=0)
     with _damage_named(folder, "adapter_config.json, adapter_model.safetensors"), warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by that name
         return PeftModel.from_pretrained(classifier.model, str(folder))
 
 

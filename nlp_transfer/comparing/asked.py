@@ -58,6 +58,7 @@ def _check(candidate: Candidate, settings: Settings, data: Any) -> None:
     """Check a candidate; name it where what is wrong is its own."""
     try:
         check(candidate.settings, data=data)
+        check_comparison(candidate.settings)
     except UserError as error:
         if str(error) == _refusal(settings, data):
             raise

@@ -19,6 +19,7 @@ from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded,
 from nlp_transfer.data.needs import with_validation
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.evaluation.decisions import settled
+from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.settings import PretrainingSettings
 from nlp_transfer.training.length import least_steps, passes
 
@@ -178,7 +179,7 @@ class Draws:
         if not self.by_class:
             return f"with {self.rows(labels):,} rows"
         most = "" if self.rows(labels) == int(labels) * classes_of(self._read.task) else "up to "
-        return f"with {most}{int(labels):,} labels a class"
+        return f"with {most}{counted(int(labels), 'label')} a class"
 
     def rows(self, labels: str) -> int:
         """Return how many training rows so many labels are; the seed does not change that."""

@@ -43,6 +43,8 @@ def fisher(prepared: Prepared, anchor: Anchor) -> list[Tensor]:
     model.eval()
     for row in range(last - prepared.corpus.replayed, last):
         batch = to_device(collate(columns, np.array([row]), padding=prepared.padding), prepared.accelerator.device)
+        if "states" in batch:  # what frozen layers gave, in bfloat16 where steps run in a copy; this model is float32
+            batch["states"] = batch["states"].float()
         logits = forward(model, batch).logits[:, :known].float()
         if several:
             chances = logits.detach().double().sigmoid().cpu().numpy()

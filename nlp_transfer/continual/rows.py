@@ -146,10 +146,9 @@ def _replaying(own: ReadCorpus, base: Base, settings: Settings) -> ReadCorpus:
     base.check_task(theirs.task)
     pool = theirs.rows["train"]
     if foreign := unseen(pool.labels, own.task.labels):
-        raise UserError(
-            f"continual.replay: {unseen_message(pool.labels, foreign, own.task.labels, pool.where)}; or keep what the "
-            "model knows with continual.labels=all"
-        )
+        kept = "" if settings.continual.keeps_labels else "; or keep what the model knows with continual.labels=all"
+        said = unseen_message(pool.labels, foreign, own.task.labels, pool.where)
+        raise UserError(f"continual.replay: {said}{kept}")
     known = np.any([pool.keys.among(part.keys) for part in own.rows.values()], axis=0)
     pool = pool.take(rows_where(~known))
     chosen = draw_evenly(pool, settings.continual.replay, seed=settings.seed, problem=own.task.problem)

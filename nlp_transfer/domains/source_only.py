@@ -25,6 +25,7 @@ from nlp_transfer.settings import EvaluationSettings, Settings
 # domains, which `recipes/benchmarks/domains.py` measures.
 _LOST = 0.1  # share of the information
 _WORSE = 0.07  # share of the known labels that are found again
+_SEEN = 0.0005  # information; a loss that is written as .000 is none, as of answers that told next to nothing before
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class SourceOnly:
             "all labels as often)."
         )
         harm = "answers to the other domain waver more than without it, or leave out labels"
-        return told, harm if more.high < -_LOST * before else ""
+        return told, harm if more.high < -max(_LOST * before, _SEEN) else ""
 
     def _led_back(self, task: Task, logits: np.ndarray, settings: EvaluationSettings, seed: int) -> tuple[str, str]:
         """Say how well answers lead back to known labels, and what is wrong if they do worse than before."""

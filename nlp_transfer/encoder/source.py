@@ -23,6 +23,7 @@ from nlp_transfer.settings import EncoderSettings
 # What is fetched from the Hub: weights as safetensors, configuration, vocabulary; no code, no pickle, no ONNX copies.
 PATTERNS = ["model*.safetensors", "*.json", "*.txt", "*.model", "*.merges", "1_Pooling/*"]
 RECORD = "nlp_transfer.json"  # what a saved model of ours says about itself, see `artefact`
+_ADAPTER = "adapter_config.json"
 UNKNOWN = "unknown.safetensors"  # what a model of ours needs to tell what it knows from what it does not
 ADAPTER = "adapter"  # the folder of an adapter beside the model that it was merged into
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -100,8 +101,8 @@ def locate(settings: EncoderSettings) -> Source:
 def encoder_in(folder: Path) -> Path:
     """Return the ``model/`` folder of a run folder; any other folder is returned as it is."""
     inside = folder / "model"
-    is_run = not (folder / "config.json").is_file() and (inside / "config.json").is_file()
-    return inside if is_run else folder
+    held = any((inside / file).is_file() for file in ("config.json", _ADAPTER))
+    return inside if held and not (folder / "config.json").is_file() else folder
 
 
 def weights_digest(folder: Path) -> str:
@@ -163,8 +164,11 @@ def check_layout(folder: Path) -> None:
     Raises:
         UserError: no configuration, an adapter on top of the weights, or a configuration that names other weights.
     """
-    if (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder}: holds an adapter (adapter_config.json); give the folder of the merged model")
+    if (folder / _ADAPTER).is_file():
+        raise UserError(
+            f"{folder}: holds an adapter ({_ADAPTER}); give the folder of the merged model, which a run has with "
+            "strategy.merge=true"
+        )
     config = read_json(folder / "config.json")
     if not config:
         raise UserError(f"{folder}: no config.json, so this is not a model folder of transformers")
@@ -295,7 +299,7 @@ def asked_code(folder: Path) -> dict[str, list[str]]:
     (CVE-2026-5241), and modules that an adapter names. The ``auto_map`` of our own head does not count: its class is
     taken from this package.
     """
-    files = {file: read_json(folder / file) for file in ("config.json", "tokenizer_config.json", "adapter_config.json")}
+    files = {file: read_json(folder / file) for file in ("config.json", "tokenizer_config.json", _ADAPTER)}
     if files["config.json"].get("model_type") == POOLED:
         files["config.json"].pop("auto_map", None)
     asked = {file: [entry for node in _objects(content) for entry in _entries(node)] for file, content in files.items()}

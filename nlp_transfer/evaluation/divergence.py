@@ -66,6 +66,8 @@ def a_distance(source: np.ndarray, target: np.ndarray, *, seed: int) -> tuple[fl
         Both numbers; None where there are too few texts to hold any out.
     """
     sizes = np.array([len(source), len(target)])
+    if sizes.min() < 2:  # where the only text of a domain is held out, nothing tells what it looks like
+        return None
     domain = np.repeat([0, 1], sizes)
     head = validate_head(
         np.concatenate([source, target]),

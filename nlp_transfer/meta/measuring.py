@@ -90,7 +90,8 @@ class Gain:
         asked = np.stack([episodes.draw(index).classes for index in range(len(difference))])
         by_class = np.array([difference[asked == each].mean() for each in np.unique(asked)])
         frozen, learned, paired = (mean_of(each.mean(1), confidence=confidence) for each in (before, after, difference))
-        return cls(episodes.shots, frozen, learned, paired, mean_of(by_class, confidence=confidence))
+        among = mean_of(by_class, confidence=confidence)
+        return cls(episodes.shots, _share(frozen), _share(learned), paired, among)
 
     @property
     def sentence(self) -> str:
@@ -106,6 +107,12 @@ class Gain:
     def from_json(cls, plain: dict[str, Any]) -> Gain:
         """Return it from what `dataclasses.asdict` makes of it."""
         return cls(plain["shots"], **{name: Interval(**of) for name, of in plain.items() if name != "shots"})
+
+
+def _share(found: Interval) -> Interval:
+    """Return the interval of a share, which reaches no further than from 0 to 1."""
+    low, high = np.clip((found.low, found.high), 0.0, 1.0).tolist()  # nan stays nan
+    return Interval(found.value, low, high)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.anatomy import output_layers, unwrapped
 from nlp_transfer.encoder.heads import describe
 from nlp_transfer.errors import UserError
+from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.multitask.union import Union
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.plan import plan_of
@@ -107,7 +108,7 @@ class Heads:
             columns,
             whole.accelerator,
             folder,
-            [*corpus.notes, f"learned together with {len(self.union.members) - 1} other tasks: {self._others(number)}"],
+            [*corpus.notes, f"learned together with {self._others(number)}"],
             whole.plan.padding,
         )
         return dataclasses.replace(
@@ -122,7 +123,9 @@ class Heads:
         )
 
     def _others(self, number: int) -> str:
-        return ", ".join(member.name for place, member in enumerate(self.union.members) if place != number)
+        """Say which tasks a task learned together with."""
+        others = [member.name for place, member in enumerate(self.union.members) if place != number]
+        return f"{counted(len(others), 'other task')}: {', '.join(others)}"
 
     def _put(self, layer: nn.Linear, task: Task) -> None:
         parent, _, leaf = self.name.rpartition(".")

@@ -202,6 +202,11 @@ def test_a_record_with_another_encoder_group_is_refused(copied, group):
         read_record(folder)
 
 
+def test_nothing_is_printed_of_what_the_libraries_are_about_to_change(saved, recwarn):
+    load_model(saved["adapter"], read_record(saved["adapter"]))
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_an_adapter_is_put_on_the_weights_it_was_made_for_alone(saved, encoder):
     record = read_record(saved["adapter"])
     assert record.encoder.sha256 == locate(EncoderSettings(name=str(encoder))).sha256

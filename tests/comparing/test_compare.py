@@ -248,9 +248,10 @@ def test_a_class_that_has_fewer_rows_makes_it_up_to_so_many(place: Path):
     rows = [*data_for("single_label")["train"]]
     rare = rows[0]["label"]
     kept = [row for row in rows if row["label"] != rare] + [row for row in rows if row["label"] == rare][:5]
-    settings = compose(None, words(place, "compare.labels=[4,8,all]"))
+    settings = compose(None, words(place, "compare.labels=[1,4,8,all]"))
     draws = Draws(settings, data=data_for("single_label") | {"train": kept})
     assert [draws.said(each) for each in draws.labels] == [
+        "with 1 label a class",
         "with 4 labels a class",
         "with up to 8 labels a class",
         "with all labels",
@@ -342,6 +343,10 @@ def test_transfer_that_hurts_is_called_negative(place: Path):
         (
             ["compare.candidates=[probe,'lora strategy.rank=0']"],
             "^the candidate 'lora strategy.rank=0': strategy.rank=0",
+        ),
+        (
+            ["compare.candidates=[probe,'finetune continual.labels=all']"],
+            "^the candidate 'finetune continual.labels=all': continual goes on from one model",
         ),
         pytest.param(["checkpoint.seconds=-1"], "^checkpoint.seconds=-1", marks=pytest.mark.slow),
         (["compare.candidates=['probe data.class_weights=balanced']"], "is for all of them"),

@@ -159,6 +159,14 @@ def test_replayed_rows_bring_no_labels_of_their_own(home: Path):
     assert same.task.labels == ("card", "film", "refund")
 
 
+def test_labels_that_not_even_the_model_knows_are_not_said_to_be_kept(home: Path):
+    old = old_run(home, {"card", "film"})
+    values = {"continual.replay": 4, "continual.data": str(written(home, {"refund"}))}
+    with pytest.raises(UserError, match=r"'refund': .* the training rows do not have|do not have: 'refund'") as refused:
+        load(going_on(home, old, **values), data=only({"film"}))
+    assert "labels=all" not in str(refused.value)
+
+
 def test_a_model_of_numbers_is_refused(home: Path, tmp_path: Path):
     old = old_run(home, {"card", "film"}, problem="regression")
     with pytest.raises(UserError, match="answers with numbers"):

@@ -142,6 +142,7 @@ def test_ordinal_labels_stay_and_no_new_ones_come(home: Path, tmp_path: Path):
         pytest.param({"objective": "anchor"} | _without_head("finetune refined"), marks=pytest.mark.slow),
         pytest.param(EWC | {"strategy.freeze_layers": 1, "training.ema": 0.9}, marks=pytest.mark.slow),
         pytest.param(EWC | {"training.precision": "bf16"}, marks=pytest.mark.slow),
+        EWC | {"strategy.freeze_layers": 1, "training.precision": "bf16"},
     ],
 )
 def test_what_is_to_be_kept_is_learned_beside_the_rows(home: Path, tmp_path: Path, values: dict):

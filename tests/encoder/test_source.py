@@ -98,6 +98,13 @@ def test_an_adapter_is_refused_for_the_library_would_put_it_on_unverified(folder
         locate(settings(folder))
 
 
+def test_a_run_that_kept_its_adapter_apart_is_refused_as_that(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"model: holds an adapter .* strategy\.merge=true"):
+        locate(settings(tmp_path))
+
+
 @pytest.mark.parametrize("where", [(), ("text_config",)])
 def test_a_configuration_that_names_other_weights_is_refused(folder, where):
     """The library loads them instead of model.safetensors, whose digest was verified."""

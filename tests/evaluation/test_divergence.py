@@ -30,6 +30,12 @@ def test_neither_the_number_of_texts_nor_which_domain_is_which_matters():
     assert a_distance(few[:3], many[:3], seed=0) is None
 
 
+def test_one_text_tells_nothing_of_a_domain():
+    # Held out, it leaves nothing of its domain to learn from, and would be taken for one of the other whatever it is.
+    assert a_distance(normal(60, at=0, seed=1), normal(1, at=9, seed=2), seed=0) is None
+    assert a_distance(normal(1, at=9, seed=2), normal(60, at=0, seed=1), seed=0) is None
+
+
 @pytest.mark.parametrize("cased", [True, False])
 def test_capitals_are_warned_of_where_the_encoder_sees_them(cased: bool):
     def encode(texts: list[str]) -> np.ndarray:

@@ -58,6 +58,15 @@ def test_what_was_gained_is_told_over_episodes_and_over_classes():
     assert gain.paired.low > gain.over_classes.low  # of few classes one knows less than of many episodes
 
 
+def test_no_interval_of_an_accuracy_leaves_what_it_can_be():
+    episodes, before = episodes_of(), np.array([[0.0, 0.0, 0.1], [0.0, 0.0, 0.0]])
+    gain = Gain.of(episodes, before, 1 - before, confidence=0.95)
+    assert gain.frozen.low == 0
+    assert gain.learned.high == 1
+    assert 0 < gain.learned.low < gain.learned.value < 1
+    assert math.isnan(Gain.of(episodes, before[:1], before[:1], confidence=0.95).frozen.low)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "kept", "verdict"),
     [

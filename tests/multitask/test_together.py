@@ -177,6 +177,8 @@ def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
 def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words, values = [written(tmp_path), written(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
     outcome = together(home, words, **values)
+    notes = json.loads((outcome.tasks[0].folder / "plan.json").read_text())["notes"]
+    assert "learned together with 1 other task: regression" in notes
     monkeypatch.setattr(together_module, "prepare", None)
     assert together(home, words, **values) == outcome
     again = ask(str(outcome.folder / "config.yaml"), [], SILENT)
@@ -362,6 +364,12 @@ def test_tasks_that_do_not_go_together_are_refused(home: Path, tmp_path: Path):
         with pytest.raises(UserError, match=message):
             together(home, words, output=str(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_command_names_a_word_of_one_task_that_is_for_all(tmp_path: Path, capfd):
+    one, other = written(tmp_path), written(tmp_path, "regression")
+    assert main(["multitask", f"{one} strategy.lr=1", other]) == 2
+    assert "'strategy.lr=1' in" in capfd.readouterr().err
 
 
 def test_each_task_has_the_steps_that_it_would_have_alone():

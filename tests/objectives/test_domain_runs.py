@@ -291,6 +291,16 @@ def test_harm_is_called_harm():
     assert beside.sentences(Task("regression", (), False, None), sure[:, :1], settings=settings, seed=0) == []
 
 
+def test_answers_that_told_nothing_before_have_nothing_to_lose():
+    task = Task("single_label", ("a", "b"), False, None)
+    vague = np.array([[0.05, 0.0], [0.0, 0.05]] * 50, np.float32)
+    known = Known(vague, np.array([0, 1] * 50), vague)
+    beside = SourceOnly(Path("runs/alone"), Floor("source only", vague), Texts(["x"] * 100, None), vague, known)
+    said = beside.sentences(task, vague / 2, settings=EvaluationSettings(), seed=0)
+    assert "difference .000 [.000, .000]" in said[0]
+    check_harm(said, ())
+
+
 def test_a_named_checkpoint_is_not_the_run_without_texts(home: Path, tmp_path: Path):
     settings = settings_for(home, objective="coral", **{"data.unlabelled": "x.csv", "resume": "runs/a/checkpoints/b"})
     assert without_texts(settings).resume == "auto"
