@@ -30,7 +30,7 @@ from nlp_transfer.head import Units, settle, solve_head, solve_head_again, valid
 from nlp_transfer.head_choice import solves_head
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.objectives.objective import Step
-from nlp_transfer.objectives.settings import compares_labels, comparing
+from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.plan import head_words
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.run_folder import PACE, PROFILE, RunFolder
@@ -165,7 +165,7 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
         metric,
         metrics.HIGHER_IS_BETTER[metric],
         None if validation is None else evaluate_now,
-        kinds=prepared.kinds if compares_labels(settings.objective) else None,
+        kinds=prepared.kinds if terms_that("compares_labels", settings.objective) else None,
     )
     trajectory = descend(prepared, descent, folder, screen, saving)
     units.leave(prepared)
@@ -228,7 +228,9 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
             screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
 
         def on_halved(index: int, tokens: int) -> None:
-            kept = "fewer texts are compared" if comparing(settings.objective) else "the step stays as it is"
+            kept = (
+                "fewer texts are compared" if terms_that("compares", settings.objective) else "the step stays as it is"
+            )
             screen.tell(
                 f"memory did not suffice: passes hold at most {tokens:,} tokens from step {index} on, {kept}; a run "
                 f"with training.micro_batch_tokens={tokens} starts with that"
@@ -268,7 +270,7 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
                 ),
                 saving=saving,
                 copied=working_copy(accelerator, compiled=settings.training.compile),
-                compares=bool(comparing(settings.objective)),
+                compares=bool(terms_that("compares", settings.objective)),
                 kinds=descent.kinds,
                 drawn=descent.drawn,
             )

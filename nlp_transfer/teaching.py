@@ -18,7 +18,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
-from nlp_transfer.objectives.settings import DistillSettings, reads_features, taught
+from nlp_transfer.objectives.settings import DistillSettings, terms_that
 from nlp_transfer.predicting.predict import Predictor, opened
 from nlp_transfer.settings import DecisionSettings, Settings
 
@@ -45,7 +45,7 @@ def teacher_of(settings: Settings) -> str | None:
 
     Where nobody else is named, and its labels are kept, that is the model that the run goes on from.
     """
-    if not taught(settings.objective):
+    if not terms_that("taught", settings.objective):
         return None
     term = settings.objective["distill"]
     assert isinstance(term, DistillSettings)
@@ -78,7 +78,7 @@ def taught_columns(settings: Settings, corpus: Corpus) -> dict[str, dict[str, np
             f"objective.distill.teacher={name} was adapted to another task ({_words(theirs)}) than this data "
             f"has ({_words(task)}){why}"
         )
-    reading = reads_features(settings.objective)
+    reading = terms_that("reads_features", settings.objective)
     if reading and not isinstance(teacher, Predictor):
         raise UserError(
             f"objective.{reading[0]} reads features, which {name}, an exported model, does not give: name the run it "

@@ -23,7 +23,7 @@ from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.encoder.classifier import Classifier
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.machine.versions import digest_of_code, installed
-from nlp_transfer.objectives.settings import reads_unlabelled
+from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.settings import Settings
 
 _WORTH_KEEPING = 1 << 18  # characters of a split; fewer take a fifth of a second
@@ -49,7 +49,7 @@ def encode_splits(
     encoder = classifier.source.name
     pool = corpus.pool
     splits = corpus.splits if pool is None else corpus.splits | {"train": pool.examples}
-    if corpus.unlabelled and reads_unlabelled(settings.objective):
+    if corpus.unlabelled and terms_that("reads_unlabelled", settings.objective):
         splits = splits | {NAME: _without_labels(corpus.unlabelled, like=corpus.splits["train"])}
     whole = {split: _whole(tokenizer, examples, store, encoder) for split, examples in splits.items()}
 

@@ -12,7 +12,7 @@ from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.tokens import encode_whole
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.evaluation.divergence import Gap, a_distance, written_apart
-from nlp_transfer.objectives.settings import aligning
+from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
@@ -44,7 +44,7 @@ def tell_domains_apart(prepared: Prepared, screen: Screen) -> Sides | None:
     Returns:
         What was measured on; None where no term adapts.
     """
-    if not aligning(prepared.settings.objective):
+    if not terms_that("aligns", prepared.settings.objective):
         return None
     with reading(screen, "telling the domains apart"):
         return _tell_apart(prepared)

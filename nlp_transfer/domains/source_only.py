@@ -17,7 +17,7 @@ from nlp_transfer.evaluation.formatting import counted, number
 from nlp_transfer.evaluation.information import gain, information
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.reverse import Known, difference, led_back
-from nlp_transfer.objectives.settings import aligning
+from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.predicting.predict import opened
 from nlp_transfer.settings import EvaluationSettings, Settings
 
@@ -91,12 +91,12 @@ def _written(found: Interval) -> str:
 
 def is_guarded(settings: Settings) -> bool:
     """Return whether a run is to be held against one without the texts of the other domain."""
-    return settings.evaluation.source_only and bool(aligning(settings.objective))
+    return settings.evaluation.source_only and bool(terms_that("aligns", settings.objective))
 
 
 def without_texts(settings: Settings) -> Settings:
     """Return the same run without the texts of the other domain, and without the terms that move towards them."""
-    moved = set(aligning(settings.objective))
+    moved = set(terms_that("aligns", settings.objective))
     return dataclasses.replace(
         settings,
         name=f"{settings.name}-source-only",

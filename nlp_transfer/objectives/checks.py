@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.objectives.settings import aligning, comparing, moving, taught
+from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.settings import Settings
 
 FEWEST_COMPARED = 4  # texts among which there is something to compare
@@ -21,13 +21,13 @@ def check_objective(settings: Settings) -> None:
     supervised = settings.objective.get("classify")
     if supervised is None:
         raise UserError("objective.classify is missing: it says what the head is fitted to; its weight may be 0")
-    if (names := taught(settings.objective)) and "distill" not in settings.objective:
+    if (names := terms_that("taught", settings.objective)) and "distill" not in settings.objective:
         raise UserError(f"objective.{names[0]} needs a teacher: name its folder with +objective.distill.teacher=...")
     _check_encoder_moves(settings)
     _check_anchor(settings)
     distilled = settings.objective.get("distill")
     distils = distilled is not None and distilled.weight > 0
-    if taught(settings.objective) and distilled.teacher is None and not settings.continual.keeps_labels:
+    if terms_that("taught", settings.objective) and distilled.teacher is None and not settings.continual.keeps_labels:
         raise UserError("objective.distill.teacher must name the folder of a run or of its model")
     if distils and not strategy.trains:
         raise UserError(
@@ -56,9 +56,9 @@ def check_objective(settings: Settings) -> None:
 def _check_encoder_moves(settings: Settings) -> None:
     """Check what terms need that move the encoder: one that learns, texts to compare, and another domain."""
     objective = settings.objective
-    if settings.strategy.frozen and (names := moving(objective)):
+    if settings.strategy.frozen and (names := terms_that("moves", objective)):
         raise UserError(f"objective.{names[0]} moves the encoder, which strategy=probe leaves as it is; take another")
-    for name in comparing(objective):
+    for name in terms_that("compares", objective):
         for key in ("batch_size", "micro_batch_size"):
             texts = getattr(settings.training, key)
             if texts is not None and texts < FEWEST_COMPARED:
@@ -66,7 +66,7 @@ def _check_encoder_moves(settings: Settings) -> None:
                     f"training.{key}={texts} must be at least {FEWEST_COMPARED} for objective.{name}, which compares "
                     "the texts of a step"
                 )
-    if aligned := aligning(objective):
+    if aligned := terms_that("aligns", objective):
         _check_domains(settings, aligned[0])
 
 

@@ -20,36 +20,24 @@ from nlp_transfer.objectives.contrast import Contrast
 from nlp_transfer.objectives.distill import Distill
 from nlp_transfer.objectives.hints import Hint, Relations
 from nlp_transfer.objectives.moments import Coral, Mmd
-from nlp_transfer.objectives.settings import (
-    AnchorSettings,
-    CdanSettings,
-    ClassifySettings,
-    ContrastSettings,
-    CoralSettings,
-    DannSettings,
-    DistillSettings,
-    HintSettings,
-    MccSettings,
-    MmdSettings,
-    RelationsSettings,
-    moving,
-)
+from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.strategies import Group
 
-# A term is made of (settings, task), has a `weight`, and maps (outputs, batch, progress) to one loss an example. One
-# with parameters of its own has their `lr`, and makes them in `setup`, told how wide the features are.
-TERMS: dict[type, type[nn.Module]] = {
-    ClassifySettings: Classify,
-    ContrastSettings: Contrast,
-    DistillSettings: Distill,
-    AnchorSettings: Anchor,
-    HintSettings: Hint,
-    RelationsSettings: Relations,
-    CoralSettings: Coral,
-    MmdSettings: Mmd,
-    DannSettings: Dann,
-    CdanSettings: Cdan,
-    MccSettings: Mcc,
+# By name, as in `settings.TERM_SETTINGS`. A term is made of (settings, task), has a `weight`, and maps (outputs, batch,
+# progress) to one loss an example. One with parameters of its own has their `lr`, and makes them in `setup`, told how
+# wide the features are.
+TERMS: dict[str, type[nn.Module]] = {
+    "classify": Classify,
+    "contrast": Contrast,
+    "distill": Distill,
+    "anchor": Anchor,
+    "hint": Hint,
+    "relations": Relations,
+    "coral": Coral,
+    "mmd": Mmd,
+    "dann": Dann,
+    "cdan": Cdan,
+    "mcc": Mcc,
 }
 
 
@@ -60,8 +48,8 @@ class Objective(nn.Module):
         super().__init__()
         # The supervised loss reaches the head, which is there in any case, even where it counts nothing.
         counted = {name: knobs for name, knobs in settings.items() if knobs.weight or name == "classify"}
-        self.terms = nn.ModuleDict({name: TERMS[type(knobs)](knobs, task) for name, knobs in counted.items()})
-        self._moving = moving(settings)
+        self.terms = nn.ModuleDict({name: TERMS[name](knobs, task) for name, knobs in counted.items()})
+        self._moving = terms_that("moves", settings)
 
     def setup(
         self, model: nn.Module, *, seed: int, teacher_width: int = 0, fresh: Collection[str] = (), known: int = 0

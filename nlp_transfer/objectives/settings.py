@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from nlp_transfer.errors import UserError, one_of
 
 
 class Term:
-    """What a term needs of the rest of a run; most need nothing.
+    """The knobs of a term, and what it needs of the rest of a run; most need nothing.
 
     Attributes:
+        name: in the configuration.
+        weight: in the sum of terms.
         compares: whether the loss of an example hangs on the others of its pass.
         compares_labels: whether it hangs on which of them have the same label.
         reads_unlabelled: whether texts without labels teach anything.
@@ -23,6 +25,9 @@ class Term:
         holds: whether it keeps the model from moving, and teaches nothing.
     """
 
+    name: ClassVar[str]
+    weight: float
+
     compares = False
     compares_labels = False
     reads_unlabelled = False
@@ -32,32 +37,42 @@ class Term:
     reads_features = False
     holds = False
 
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifySettings(Term):
-    """The supervised loss of the task; which one follows from the problem type."""
-
-    weight: float = 1.0
-    label_smoothing: float = 0.0
-    ordinal_sharpness: float = 2.0
-
     def check(self) -> None:
         """Refuse values outside their range.
 
         Raises:
             UserError: naming the key, its value and what it may be.
         """
-        _check_weight("classify", self.weight)
+        if not self.weight >= 0:
+            raise UserError(f"{self.key('weight')} must be at least 0")
+
+    def key(self, field: str) -> str:
+        """Return a knob as it is written in the configuration, with its value."""
+        return f"objective.{self.name}.{field}={getattr(self, field)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifySettings(Term):
+    """The supervised loss of the task; which one follows from the problem type."""
+
+    name = "classify"
+    weight: float = 1.0
+    label_smoothing: float = 0.0
+    ordinal_sharpness: float = 2.0
+
+    def check(self) -> None:  # noqa: D102  # as it is for every term
+        super().check()
         if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"objective.classify.label_smoothing={self.label_smoothing} must lie in [0, 1)")
+            raise UserError(f"{self.key('label_smoothing')} must lie in [0, 1)")
         if not self.ordinal_sharpness > 0:
-            raise UserError(f"objective.classify.ordinal_sharpness={self.ordinal_sharpness} must be positive")
+            raise UserError(f"{self.key('ordinal_sharpness')} must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastSettings(Term):
     """Texts of one label nearer to each other than to those of others."""
 
+    name = "contrast"
     weight: float = 1.0
     kind: str = "pairs"
     temperature: float = 0.1
@@ -66,22 +81,18 @@ class ContrastSettings(Term):
     compares_labels = True
     moves = True
 
-    def check(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            UserError: naming the key, its value and what it may be.
-        """
+    def check(self) -> None:  # noqa: D102  # as it is for every term
+        super().check()
         one_of(self.kind, ("pairs", "supcon"), "objective.contrast.kind")
-        _check_weight("contrast", self.weight)
         if not self.temperature > 0:
-            raise UserError(f"objective.contrast.temperature={self.temperature} must be positive")
+            raise UserError(f"{self.key('temperature')} must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings(Term):
     """Answers like those of a teacher; None: of the model that is gone on from, where its labels are kept."""
 
+    name = "distill"
     weight: float = 1.0
     teacher: str | None = None
     temperature: float = 2.0
@@ -89,40 +100,32 @@ class DistillSettings(Term):
     reads_unlabelled = True
     taught = True
 
-    def check(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            UserError: naming the key, its value and what it may be.
-        """
-        _check_weight("distill", self.weight)
+    def check(self) -> None:  # noqa: D102  # as it is for every term
+        super().check()
         if not self.temperature > 0:
-            raise UserError(f"objective.distill.temperature={self.temperature} must be positive")
+            raise UserError(f"{self.key('temperature')} must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorSettings(Term):
     """Weights near to those that the model started from."""
 
+    name = "anchor"
     weight: float = 0.1
     kind: str = "l2sp"
 
     holds = True
 
-    def check(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            UserError: naming the key, its value and what it may be.
-        """
+    def check(self) -> None:  # noqa: D102  # as it is for every term
+        super().check()
         one_of(self.kind, ("l2sp", "ewc"), "objective.anchor.kind")
-        _check_weight("anchor", self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HintSettings(Term):
     """Features in the direction of a teacher's."""
 
+    name = "hint"
     weight: float = 1.0
     lr: float = 1e-3
 
@@ -131,21 +134,17 @@ class HintSettings(Term):
     taught = True
     reads_features = True
 
-    def check(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            UserError: naming the key, its value and what it may be.
-        """
-        _check_weight("hint", self.weight)
+    def check(self) -> None:  # noqa: D102  # as it is for every term
+        super().check()
         if not self.lr > 0:
-            raise UserError(f"objective.hint.lr={self.lr} must be positive")
+            raise UserError(f"{self.key('lr')} must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RelationsSettings(Term):
     """Features as alike among each other as a teacher's."""
 
+    name = "relations"
     weight: float = 1.0
 
     compares = True
@@ -154,14 +153,6 @@ class RelationsSettings(Term):
     taught = True
     reads_features = True
 
-    def check(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            UserError: naming the key, its value and what it may be.
-        """
-        _check_weight("relations", self.weight)
-
 
 class _Aligning(Term):
     """A term that moves the encoder so that it sees the domain of the texts without labels as that of the rows."""
@@ -169,17 +160,6 @@ class _Aligning(Term):
     reads_unlabelled = True
     aligns = True
     moves = True
-
-    weight: float
-    name = ""  # in the configuration
-
-    def check(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            UserError: naming the key, its value and what it may be.
-        """
-        _check_weight(self.name, self.weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,17 +192,12 @@ class DannSettings(_Aligning):
 
     name = "dann"
 
-    def check(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            UserError: naming the key, its value and what it may be.
-        """
+    def check(self) -> None:  # noqa: D102  # as it is for every term
         super().check()
         if self.hidden < 1:
-            raise UserError(f"objective.{self.name}.hidden={self.hidden} must be at least 1")
+            raise UserError(f"{self.key('hidden')} must be at least 1")
         if not self.lr > 0:
-            raise UserError(f"objective.{self.name}.lr={self.lr} must be positive")
+            raise UserError(f"{self.key('lr')} must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,68 +217,41 @@ class MccSettings(_Aligning):
     compares = True
     name = "mcc"
 
-    def check(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            UserError: naming the key, its value and what it may be.
-        """
+    def check(self) -> None:  # noqa: D102  # as it is for every term
         super().check()
         if not self.temperature > 0:
-            raise UserError(f"objective.mcc.temperature={self.temperature} must be positive")
+            raise UserError(f"{self.key('temperature')} must be positive")
 
 
 # One row a term: its name in the configuration and what it may be given. `objective.py` has the modules.
-TERM_SETTINGS: dict[str, type] = {
-    "classify": ClassifySettings,
-    "contrast": ContrastSettings,
-    "distill": DistillSettings,
-    "anchor": AnchorSettings,
-    "hint": HintSettings,
-    "relations": RelationsSettings,
-    "coral": CoralSettings,
-    "mmd": MmdSettings,
-    "dann": DannSettings,
-    "cdan": CdanSettings,
-    "mcc": MccSettings,
+TERM_SETTINGS: dict[str, type[Term]] = {
+    kind.name: kind
+    for kind in (
+        ClassifySettings,
+        ContrastSettings,
+        DistillSettings,
+        AnchorSettings,
+        HintSettings,
+        RelationsSettings,
+        CoralSettings,
+        MmdSettings,
+        DannSettings,
+        CdanSettings,
+        MccSettings,
+    )
 }
 
 
-def _check_weight(term: str, weight: float) -> None:
-    if not weight >= 0:
-        raise UserError(f"objective.{term}.weight={weight} must be at least 0")
+Need = Literal[
+    "compares", "compares_labels", "reads_unlabelled", "aligns", "moves", "taught", "reads_features", "holds"
+]
 
 
-def comparing(objective: Mapping[str, Any]) -> list[str]:
-    """Return the names of the terms in which the loss of an example hangs on the others of its pass."""
-    return [name for name, term in objective.items() if term.compares and term.weight]
+def terms_that(need: Need, objective: Mapping[str, Any]) -> list[str]:
+    """Return the names of the terms that count and need something of the rest of a run.
 
-
-def compares_labels(objective: Mapping[str, Any]) -> bool:
-    """Return whether it hangs on which of them have the same label."""
-    return any(term.compares_labels and term.weight for term in objective.values())
-
-
-def reads_unlabelled(objective: Mapping[str, Any]) -> bool:
-    """Return whether texts without labels teach anything."""
-    return any(term.reads_unlabelled and term.weight for term in objective.values())
-
-
-def aligning(objective: Mapping[str, Any]) -> list[str]:
-    """Return the names of the terms that move the encoder towards the domain of the texts without labels."""
-    return [name for name, term in objective.items() if term.aligns and term.weight]
-
-
-def moving(objective: Mapping[str, Any]) -> list[str]:
-    """Return the names of the terms that mean nothing where the encoder stays as it is."""
-    return [name for name, term in objective.items() if term.moves and term.weight]
-
-
-def taught(objective: Mapping[str, Any]) -> list[str]:
-    """Return the names of the terms that need a teacher, which `distill` names."""
-    return [name for name, term in objective.items() if term.taught and term.weight]
-
-
-def reads_features(objective: Mapping[str, Any]) -> list[str]:
-    """Return the names of the terms that need its features."""
-    return [name for name, term in objective.items() if term.reads_features and term.weight]
+    Args:
+        need: an attribute of `Term`.
+        objective: the terms by name.
+    """
+    return [name for name, term in objective.items() if getattr(term, need) and term.weight]

@@ -58,7 +58,7 @@ def test_the_values_and_slopes_by_hand():
     assert pull.tolist() == pytest.approx([(1 + 4 + 0.25) / 2] * 2)
     pull.mean().backward()
     assert model.encoder.weight.grad.flatten().tolist() == pytest.approx([1.0, 0.0, -2.0, 0.0])
-    assert model.head.bias.grad.tolist() == [0.5, 0.0, 0.0]
+    assert model.head.bias.grad.tolist() == pytest.approx([0.5, 0.0, 0.0])  # weights come by chance, and so roundings
     assert not model.head.weight.grad.any()
     importance = [torch.full_like(each, 3.0) for each in term.held.values()]
     with torch.no_grad():

@@ -24,7 +24,7 @@ LABELS = ("a", "b", "c")
 
 def term_of(name: str, *, width: int, labels: tuple[str, ...] = LABELS, problem: str = "single_label", **knobs):
     settings = TERM_SETTINGS[name](**knobs)
-    term = TERMS[type(settings)](settings, Task(problem, labels, False, None))
+    term = TERMS[settings.name](settings, Task(problem, labels, False, None))
     if hasattr(term, "setup"):
         with torch.random.fork_rng():
             torch.manual_seed(0)
