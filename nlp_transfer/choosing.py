@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FEW = 100  # training rows a class below which texts that are compared teach more than labels do
 FEW_PAIRS = 300  # training pairs a class below which a probe tells best what two texts are to each other
+FEW_ROWS = 1000  # in all, below which a head that is fitted once more, to what the encoder has learned, is better
 MOST_CLASSES = 8  # with 6 at most that was measured; with 12 and with 77 it is not so
 LABEL_TEXTS = ("{}", "This is {}.", "This sentence is {}.", "It is about {}.", "The topic is {}.", "An example of {}.")
 _STEPS, _HANDFUL = 100, 20  # at least, of that training; with fewer rows a class as many as any training has
@@ -44,14 +45,16 @@ _LONGEST = 512  # tokens of a text that count
 def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     """Return the settings with the strategy that `strategy=auto` stands for, and why it is that one.
 
-    That is full fine-tuning. With at most 8 classes and fewer than 100 single texts of each, of one label each, the
-    encoder learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate,
-    in 100 steps at least from 20 rows a class on, and the head is fitted last and the last weights are kept; not where
-    other terms or weights than the usual were asked for, or a step is too small to compare anything. It learns from the
-    names of the labels as well (`data.label_texts`), if they tell. With fewer than 300 pairs of texts a class, each
-    text read alone, it is the probe, unless words about the training ask for one; so it is where `strategy.minutes` are
-    fewer than fine-tuning would take by the size of encoder and texts and the number of cores: nothing is timed for
-    that, so that the same words are the same run, on every rank. Other strategies are left as they are, for no reason.
+    That is full fine-tuning; with fewer than 1,000 single texts, of one label each or several, the head is fitted once
+    more at its end. With at most 8 classes and fewer than 100 single texts of each, of one label each, the encoder
+    learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate, in 100
+    steps at least from 20 rows a class on, and the head is fitted last and the last weights are kept. Neither is done
+    where other terms or weights than the usual were asked for, nor is anything compared where a step is too small for
+    that. It learns from the names of the labels as well (`data.label_texts`), if they tell. With fewer than 300 pairs
+    of texts a class, each text read alone, it is the probe, unless words about the training ask for one; so it is where
+    `strategy.minutes` are fewer than fine-tuning would take by the size of encoder and texts and the number of cores:
+    nothing is timed for that, so that the same words are the same run, on every rank. Other strategies are left as they
+    are, for no reason.
 
     Args:
         settings: of a run.
@@ -82,6 +85,9 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
         if _may_learn_names(settings) and names_tell(settings, corpus, LABEL_TEXTS):
             taken = dataclasses.replace(taken, data=dataclasses.replace(taken.data, label_texts=list(LABEL_TEXTS)))
             why += ", and from the names of the labels, to which the texts are near"
+    if rows < FEW_ROWS and taken.strategy == Finetune() and _fits_again(settings, corpus.task):
+        taken = dataclasses.replace(taken, strategy=Finetune(head_last=True))
+        why += f"; its head is fitted once more at the end, for in all there are fewer than {FEW_ROWS:,} rows"
     if minutes is not None and (needed := _minutes(taken, corpus)) > minutes:
         taken = probe
         why = f"probe, for finetune may take {needed:.2g} minutes, and there are {minutes:g}"
@@ -112,6 +118,12 @@ def _compares(settings: Settings, task: Task) -> bool:
     several = settings.training.batch_size >= FEWEST_COMPARED
     single = task.problem == "single_label" and not task.pair
     return single and several and settings.training.patience is None and _is_usual(settings)
+
+
+def _fits_again(settings: Settings, task: Task) -> bool:
+    """Return whether the task is one for which that was measured, and nothing else was asked for."""
+    labels = task.problem in ("single_label", "multi_label") and not task.pair
+    return labels and _is_usual(settings) and not settings.continual.used
 
 
 def _is_usual(settings: Settings) -> bool:

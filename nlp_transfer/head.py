@@ -83,6 +83,7 @@ def solve_head_again(prepared: Prepared, *, least: float) -> Head:
 
 
 def _placed(prepared: Prepared, head: Head) -> Head:
+    (head,) = broadcast_object_list([head])  # machines add up differently, and all ranks answer rows of a split
     output = _output(prepared)
     with torch.no_grad():
         output.weight.copy_(torch.from_numpy(head.weight))
@@ -196,7 +197,9 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Va
     layers = np.split(features, len(model.config.layers), axis=1)
     alone = [validate(prepared, layer, rival=together) for layer in layers]
     best = min(range(len(alone)), key=lambda layer: weights @ alone[layer].held_out)
-    if not is_lower(alone[best].held_out, together.held_out, weights):
+    clearly = is_lower(alone[best].held_out, together.held_out, weights)
+    best, clearly = broadcast_object_list([best, clearly])
+    if not clearly:
         return together
     prepared.keep_layer(best)
     return alone[best]

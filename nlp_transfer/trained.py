@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import resume, tracking
 from nlp_transfer.composing.plain import dotted
+from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.learning import learn
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.training.signals import Stopped
@@ -69,9 +70,11 @@ def train(
             tracking.close(prepared.accelerator)  # W&B's own process would say good-bye on standard output
         raise
     seconds = time.monotonic() - started
-    if trajectory.skipped:
-        steps = ", ".join(map(str, trajectory.skipped[:10])) + (", ..." if len(trajectory.skipped) > 10 else "")
-        screen.tell(f"{len(trajectory.skipped)} steps changed nothing, for they were infinite or not a number: {steps}")
+    if skipped := trajectory.skipped:
+        steps = ", ".join(map(str, skipped[:10])) + (", ..." if len(skipped) > 10 else "")
+        screen.tell(
+            f"{counted(len(skipped), 'step')} taken back, infinite or not a number in loss or gradient: {steps}"
+        )
     return Trained(trajectory, fitted, seconds)
 
 

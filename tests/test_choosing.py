@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import nlp_transfer
-from nlp_transfer.choosing import FEW, FEW_PAIRS, MOST_CLASSES, chosen
+from nlp_transfer.choosing import FEW, FEW_PAIRS, FEW_ROWS, MOST_CLASSES, chosen
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
@@ -39,6 +39,8 @@ def taken(encoder: Path, count: int, *words: str, problem: str = "single_label",
         (3 * FEW, "single_label", [], "finetune"),
         (3 * FEW, "single_label", ["strategy.minutes=1e-9"], "probe"),
         (3 * FEW, "single_label", ["strategy.minutes=1000"], "finetune"),
+        (FEW_ROWS - 1, "single_label", [], "finetune"),
+        (FEW_ROWS, "single_label", [], "finetune"),
         (60, "regression", [], "finetune"),
         (60, "multi_label", [], "finetune"),
         (60, "single_label", ["objective=contrast"], "finetune"),
@@ -62,6 +64,9 @@ def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, pro
     else:
         asked = compose(None, [word for word in words if not word.startswith("strategy")])
         assert (settings.objective, settings.training) == (asked.objective, asked.training)
+        plain = problem != "regression" and not any(word.startswith(("objective", "encoder")) for word in words)
+        assert settings.strategy.head_last == (strategy == "finetune" and plain and count < FEW_ROWS)
+        assert ("its head is fitted once more" in why) == settings.strategy.head_last
     again, _ = taken(encoder, count, *words, problem=problem)
     assert run_id(again) == run_id(settings)
 
@@ -103,6 +108,7 @@ def test_few_pairs_that_are_read_alone_are_left_to_the_probe(
     assert why.startswith(f"strategy=auto is {name}, for ")
     asked = compose(None, [word for word in words if not word.startswith("strategy")])  # pairs are never compared
     assert (settings.objective, settings.training, settings.data.label_texts) == (asked.objective, asked.training, None)
+    assert not settings.strategy.head_last
 
 
 @pytest.mark.parametrize(

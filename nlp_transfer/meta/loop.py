@@ -90,7 +90,6 @@ def fit(
             optimizer.zero_grad()
             learner.refresh()
             trajectory.steps = index + 1
-            trajectory.losses.append(loss)
             rate = optimizer.param_groups[0]["lr"]
             watch.on_step(index + 1, total, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
             if trajectory.skipped_in_a_row >= training.max_skipped:

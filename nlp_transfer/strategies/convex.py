@@ -23,6 +23,7 @@ _FIRST = PENALTIES.index(10.0**-0.5)  # stronger ones are best only where labels
 _ROUGHLY, _EXACTLY = 3e-4, 1e-6  # tolerances
 _IN_MEMORY, _AT_ONCE = 1 << 28, 1 << 14  # features that are copied in memory (1 GiB), and rows copied at a time else
 _CLEARLY = 2  # standard errors by which a penalty must be worse for those beyond not to be tried
+_SHARE, _DROPOUT = 0.3, 0.1  # of a head's weight that gradient steps start from, and what they drop of the features
 _PATIENCE = 2  # penalties without improvement after which those beyond are not tried
 
 
@@ -173,7 +174,7 @@ def validate_head(
     return Validated(penalty, held_out, problem, parts, centre, scale, shift, unit)
 
 
-def softened(head: Head, features: np.ndarray, *, share: float = 0.3, dropout: float = 0.1) -> Head:
+def softened(head: Head, features: np.ndarray) -> Head:
     """Return the head with less weight, for gradient steps to start from; its mean outputs stay.
 
     The optimal head is sure of itself: its losses are small and so are the changes of the encoder, which then stays
@@ -183,8 +184,8 @@ def softened(head: Head, features: np.ndarray, *, share: float = 0.3, dropout: f
     """
     outputs = features @ head.weight.T
     signal = float(outputs.var(axis=0).sum())
-    noise = dropout / (1 - dropout) * float((np.square(features) @ np.square(head.weight).T).mean(axis=0).sum())
-    share *= signal / (signal + noise) if noise else 1.0
+    noise = _DROPOUT / (1 - _DROPOUT) * float((np.square(features) @ np.square(head.weight).T).mean(axis=0).sum())
+    share = _SHARE * (signal / (signal + noise) if noise else 1.0)
     bias = head.bias + (1 - share) * outputs.mean(axis=0)
     return dataclasses.replace(head, weight=head.weight * np.float32(share), bias=bias.astype(np.float32))
 

@@ -47,7 +47,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Found:
-    """The newest checkpoint that is whole.
+    """A checkpoint that is whole: the newest one, or one that was named.
 
     Attributes:
         path: where it lies.

@@ -186,7 +186,6 @@ def fit(
                     trajectory.skipped.append(index + 1)
                 optimizer.zero_grad()
             trajectory.steps = index + 1
-            trajectory.losses.append(loss)
             rate = optimizer.param_groups[0]["lr"]
             watch.on_step(index + 1, total, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
             # In fp16 steps are skipped while the scale of the loss is sought; below 1 there is none to be found.

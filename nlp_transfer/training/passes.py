@@ -58,7 +58,8 @@ class Passes:
         most_examples: in one pass, or None.
         most_tokens: padded tokens in one pass, or None: as many as suit the device.
         on_halved: called on every rank with what a pass holds from now on, after the step in which that was found.
-        halved_to: padded tokens that memory sufficed for, where it did not for `most_tokens`; the same on every rank.
+        halved_to: padded tokens that a pass may hold since memory did not suffice for twice as many; the same on every
+            rank. None: it has sufficed.
         working: the copy that `step` is, where forward and backward run in one.
         pace: counts what is done.
         compares: whether an example's loss hangs on the others of its pass; a step is then cut as little as can be.

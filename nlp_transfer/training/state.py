@@ -27,18 +27,16 @@ from nlp_transfer.training.zero import ZeroAdamW
 
 @dataclass
 class Trajectory:
-    """What happened: the losses step by step, the evaluations, and which weights were kept.
+    """What happened: how many steps, the evaluations, and which weights were kept.
 
     Attributes:
         steps: optimizer steps done.
-        losses: loss of every step since the process started; nan where the step was skipped.
         evaluations: metrics with `step` of every evaluation on the validation split.
         skipped: steps at which loss or gradient was not finite; they changed nothing.
         kept_step: the step whose weights the model holds now.
     """
 
     steps: int = 0
-    losses: list[float] = field(default_factory=list)
     evaluations: list[dict[str, float]] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
     kept_step: int = 0
