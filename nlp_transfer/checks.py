@@ -98,14 +98,13 @@ def check_strategy(settings: Settings) -> None:
     """
     strategy = settings.strategy
     strategy.check()
-    adapts = hasattr(strategy, "peft_type")
-    if not settings.encoder.pretrained and adapts:
+    if not settings.encoder.pretrained and strategy.adapts:
         raise UserError(
             "encoder.pretrained=false leaves nothing for an adapter to be put on; use strategy=finetune, or probe"
         )
-    if settings.encoder.depth == 0 and adapts:
+    if settings.encoder.depth == 0 and strategy.adapts:
         raise UserError("encoder.depth=0 leaves no layer for an adapter to be put on; use strategy=finetune, or probe")
-    if settings.hub.push and settings.hub.layout == "adapter" and not adapts:
+    if settings.hub.push and settings.hub.layout == "adapter" and not strategy.adapts:
         raise UserError("hub.layout=adapter needs a strategy that makes an adapter: strategy=lora or strategy=adapter")
     check_objective(settings)
 

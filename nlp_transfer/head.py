@@ -35,7 +35,7 @@ def solve_head(prepared: Prepared) -> Head:
     Raises:
         UserError: for a head of means that the task or the output layer has no place for.
     """
-    if getattr(prepared.strategy, "solver", "") == "prototypes":
+    if prepared.strategy.solver == "prototypes":
         return _placed(prepared, _prototypes(prepared))
     features = prepared.features("train")
     validated = validate(prepared, features)

@@ -233,7 +233,7 @@ def prepare(
     classifier = load_classifier(encoder, corpus.task, head=encoder.head, seed=settings.seed, source=source)
     if base:
         classifier = keep_head(classifier, known=len(base.task.labels))
-    classifier.max_tokens -= getattr(strategy, "reserved_tokens", 0)
+    classifier.max_tokens -= strategy.reserved_tokens
     store = store_of(settings.cache, tell)
     columns, spec = encode_splits(settings, corpus, classifier, store)
     columns |= {split: dataclasses.replace(columns[split], **told) for split, told in taught.items()}

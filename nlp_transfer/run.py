@@ -293,7 +293,7 @@ def _record(prepared: Prepared, fitted: Fitted) -> Record:
         roles=corpus.roles,
         encoder=dataclasses.replace(prepared.settings.encoder, revision=source.revision, sha256=source.sha256),
         max_tokens=prepared.classifier.max_tokens,
-        merged=getattr(prepared.strategy, "merge", True),
+        merged=prepared.strategy.merge,
         data={"source": public_source(prepared.settings.data, corpus), "fingerprint": corpus.fingerprint},
         calibration=fitted.calibration,
         novelty=fitted.novelty,

@@ -75,12 +75,12 @@ def _check_anchor(settings: Settings) -> None:
     anchor, strategy = settings.objective.get("anchor"), settings.strategy
     if anchor is None or not anchor.weight:
         return
-    if strategy.frozen or hasattr(strategy, "peft_type"):
+    if strategy.frozen or strategy.adapts:
         raise UserError(
             "objective.anchor holds the encoder near to where it was, and this strategy leaves it there: take "
             "strategy=finetune, or leave the term out"
         )
-    if not settings.encoder.pretrained or getattr(strategy, "reinit_layers", None):
+    if not settings.encoder.pretrained or strategy.reinit_layers:
         key = "strategy.reinit_layers" if settings.encoder.pretrained else "encoder.pretrained=false"
         raise UserError(f"objective.anchor holds what was learned before, which {key} throws away: use one of them")
     if anchor.kind == "ewc" and not (settings.continual.replay and settings.continual.keeps_labels):

@@ -8,7 +8,7 @@ from nlp_transfer.strategies.base import Group, Strategy
 from nlp_transfer.strategies.finetune import Finetune
 from nlp_transfer.strategies.probe import Probe
 
-STRATEGIES: dict[str, type] = {
+STRATEGIES: dict[str, type[Strategy]] = {
     "probe": Probe,
     "finetune": Finetune,
     "lora": Lora,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError, did_you_mean, one_of
-from nlp_transfer.strategies.base import Group, check_rates, encoder_width, trainable
+from nlp_transfer.strategies.base import Group, Strategy, check_rates, encoder_width, trainable
 
 if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier
@@ -24,7 +24,7 @@ UNFIT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapter:
+class Adapter(Strategy):
     """Any method of PEFT, e.g. ``{name: adapter, peft_type: IA3}``.
 
     Attributes:
@@ -45,8 +45,7 @@ class Adapter:
     head_last: bool = False
     merge: bool = True
 
-    frozen = False
-    trains = True
+    adapts = True
 
     @property
     def solves_head(self) -> bool:
@@ -70,13 +69,12 @@ class Adapter:
             UserError: for an unknown method or field, or a method that cannot be put on this encoder.
         """
         from peft import TaskType, get_peft_model
-        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
         from nlp_transfer.encoder.anatomy import linear_targets, sample_rows
         from nlp_transfer.encoder.classifier import forward
 
-        kinds = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-        config_class = kinds[one_of(self.peft_type.upper(), sorted(kinds), "strategy.peft_type")]
+        methods = _methods()
+        config_class = methods[one_of(self.peft_type.upper(), sorted(methods), "strategy.peft_type")]
         known = {f.name for f in fields(config_class)}
         values = self.config(classifier)
         for key in values:
@@ -107,9 +105,7 @@ class Adapter:
     @property
     def reserved_tokens(self) -> int:
         """Places of the encoder that the method fills itself: the virtual tokens of prompt and prefix methods."""
-        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-        config = {kind.value: each for kind, each in PEFT_TYPE_TO_CONFIG_MAPPING.items()}.get(self.peft_type.upper())
+        config = _methods().get(self.peft_type.upper())
         if config is None or "num_virtual_tokens" not in {field.name for field in fields(config)}:
             return 0
         return int((self.peft or {}).get("num_virtual_tokens", _VIRTUAL_TOKENS))
@@ -125,10 +121,6 @@ class Adapter:
             for g in (Group("head", head, lr if self.head_lr is None else self.head_lr), Group("adapter", adapter, lr))
             if g.parameters
         ]
-
-    def frozen_depth(self, classifier: Classifier) -> int:
-        """Return 0: adapters sit in every layer."""
-        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +202,13 @@ class Lora(Adapter):
                 f"look like {inside[0]!r}"
             )
         return found
+
+
+def _methods() -> dict[str, Any]:
+    """Return the class of the configuration of every method that PEFT knows, by name."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    return {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
 
 
 def saved_beside(classifier: Classifier) -> list[str]:

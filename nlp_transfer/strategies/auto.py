@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nlp_transfer.errors import UserError
+from nlp_transfer.strategies.base import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Auto:
+class Auto(Strategy):
     """Full fine-tuning, by labels or by comparing texts, or the probe, chosen by rows, pairs of texts and time.
 
     Attributes:
@@ -16,11 +17,6 @@ class Auto:
     """
 
     minutes: float | None = None
-
-    frozen = False
-    solves_head = True
-    trains = True
-    head_last = False
 
     def check(self) -> None:
         """Refuse no time."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 from nlp_transfer.errors import UserError
 
@@ -31,27 +31,39 @@ class Group:
     wake: float = 0.0
 
 
-class Strategy(Protocol):
-    """Which parameters learn and how fast.
+class Strategy:
+    """Which parameters learn and how fast; what one does not say is as it is here.
 
     Attributes:
         frozen: whether all but the output layer stays as it is.
-        solves_head: whether the output layer is first fitted exactly on frozen features.
-        trains: whether gradient steps follow.
-        head_last: whether the output layer is fitted again after them.
+        trains: whether gradient steps are taken.
+        solves_head: whether the output layer is fitted before them, on frozen features.
+        solver: how it is: "exact" or "prototypes".
+        head_last: whether it is fitted again after them.
+        adapts: whether an adapter of PEFT is put into the model.
+        merge: whether that is written into the weights at the end.
+        reserved_tokens: places of the encoder that an adapter fills itself.
+        reinit_layers: how many top layers start from random weights.
     """
 
-    @property
-    def frozen(self) -> bool: ...  # noqa: D102
+    frozen: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
+    solver: str = "exact"
+    head_last: bool = False
+    merge: bool = True
+    reinit_layers: int = 0
 
     @property
-    def solves_head(self) -> bool: ...  # noqa: D102
+    def trains(self) -> bool:  # noqa: D102
+        return True
 
     @property
-    def trains(self) -> bool: ...  # noqa: D102
+    def solves_head(self) -> bool:  # noqa: D102
+        return True
 
     @property
-    def head_last(self) -> bool: ...  # noqa: D102
+    def reserved_tokens(self) -> int:  # noqa: D102
+        return 0
 
     def check(self) -> None:
         """Refuse what no encoder could be given.
@@ -62,9 +74,11 @@ class Strategy(Protocol):
 
     def apply(self, classifier: Classifier) -> None:
         """Freeze, inject adapters, re-initialise: change ``classifier.model`` in place or replace it."""
+        raise NotImplementedError
 
     def groups(self, classifier: Classifier) -> list[Group]:
         """Return every trainable parameter exactly once; called after `apply`."""
+        raise NotImplementedError
 
     def frozen_depth(self, classifier: Classifier) -> int:
         """Return how deep the model is constant.
@@ -72,6 +86,7 @@ class Strategy(Protocol):
         0: nothing is; k: the embeddings and k layers; ``ALL_FROZEN``: all but the output layer. What is constant runs
         without dropout and may be computed once.
         """
+        return 0
 
 
 ALL_FROZEN = 10**6

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer.encoder.chance import randomise
 from nlp_transfer.errors import UserError, did_you_mean
-from nlp_transfer.strategies.base import Group, check_rates, encoder_width, freeze, trainable
+from nlp_transfer.strategies.base import Group, Strategy, check_rates, encoder_width, freeze, trainable
 
 if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune:
+class Finetune(Strategy):
     """All parameters learn, unless frozen.
 
     Attributes:
@@ -42,9 +42,6 @@ class Finetune:
     reinit_layers: int = 0
     head_first: bool = True
     head_last: bool = False
-
-    frozen = False
-    trains = True
 
     @property
     def solves_head(self) -> bool:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nlp_transfer.errors import UserError, one_of
-from nlp_transfer.strategies.base import ALL_FROZEN, Group, check_rates, freeze, trainable
+from nlp_transfer.strategies.base import ALL_FROZEN, Group, Strategy, check_rates, freeze, trainable
 
 if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
+class Probe(Strategy):
     """Only the output layer learns.
 
     Attributes:
@@ -27,7 +27,6 @@ class Probe:
     lr: float = 1e-2
 
     frozen = True
-    head_last = False
 
     @property
     def solves_head(self) -> bool:
