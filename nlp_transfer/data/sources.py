@@ -270,7 +270,9 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list
     """
     columns: dict[str, list[Any]] = {"text": [], "label": [], "id": []}
     files, unread = [], []
-    for item in sorted(item for item in folder.glob("*/*") if not item.name.startswith(".")):
+    for item in sorted(folder.glob("*/*")):
+        if item.name.startswith(".") or item.parent.name.startswith("."):
+            continue
         if not item.is_file() or item.suffix.lower() != ".txt":
             unread.append(f"{item.relative_to(root)}{'/' * item.is_dir()}")
             continue

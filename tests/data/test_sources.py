@@ -132,6 +132,9 @@ def test_folder_of_class_folders(splits: bool, tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             for number in range(5):
                 (folder / f"{number}.txt").write_bytes(f"{split} {label} {number}\nsecond line\r\n".encode())
+        hidden = tmp_path / split / ".ipynb_checkpoints"
+        hidden.mkdir()
+        (hidden / "0-checkpoint.txt").write_text("no row")
     (tmp_path / "README.md").write_text("no row")
     corpus = load_corpus(DataSettings(path=str(tmp_path)))
     examples = corpus.splits["train"]
