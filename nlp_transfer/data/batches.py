@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nlp_transfer.data.ragged import Tokens
+from nlp_transfer.data.streams import Stream, generator
 
 Batch = dict[str, np.ndarray]
 _AT_ONCE = 1 << 14  # examples
@@ -152,11 +153,11 @@ class Order:
         seed: int,
         kinds: np.ndarray | None = None,
         beside: int = 0,
-        _stream: int = 0,
+        _stream: int = Stream.ROWS,
     ) -> None:
         self.examples, self.batch_size, self.seed, self.kinds = examples, batch_size, seed, kinds
         self._stream = _stream
-        self._beside = Order(beside, batch_size=batch_size, seed=seed, _stream=1) if beside else None
+        self._beside = Order(beside, batch_size=batch_size, seed=seed, _stream=Stream.UNLABELLED) if beside else None
         self._epoch, self._order = -1, np.empty(0, np.int64)
         several = kinds is not None and 2 * len(np.unique(kinds)) > batch_size
         self._together = max(1, min(4, batch_size // 2)) if several else 1
@@ -183,7 +184,7 @@ class Order:
 
     def epoch(self, epoch: int) -> np.ndarray:
         """Return the order of the examples in an epoch, counted from 0."""
-        random = np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 0, self._stream]))
+        random = generator(self.seed, epoch, self._stream)
         order = random.permutation(self.examples)
         if self.kinds is None or self._together == 1:
             return order
