@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from nlp_transfer.data.table import Table, from_records
+from nlp_transfer.data.textfile import SURROGATE
 from nlp_transfer.errors import UserError
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -142,7 +142,7 @@ def json_line(row: dict[str, Any]) -> str:
         ValueError, TypeError: for numbers that are nan or infinite, and for what JSON has no form for.
     """
     line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_date)
-    return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", line)
+    return SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", line)
 
 
 def _date(value: Any) -> str:

@@ -115,7 +115,7 @@ class Episodes:
 def only(rows: Columns, classes: tuple[int, ...]) -> Columns:
     """Return the rows of some classes alone, in their order."""
     chosen = np.flatnonzero(np.isin(rows.targets, classes))
-    return Columns(rows.tokens.take(chosen.tolist()), rows.targets[chosen], rows.weights[chosen])
+    return Columns(rows.tokens.take(chosen), rows.targets[chosen], rows.weights[chosen])
 
 
 def divide(targets: np.ndarray, labels: int, settings: MetaSettings, *, seed: int) -> Division:

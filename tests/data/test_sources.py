@@ -152,6 +152,17 @@ def test_folder_of_class_folders(splits: bool, tmp_path: Path) -> None:
         assert f"not read in {tmp_path}: README.md" in corpus.notes
 
 
+def test_a_name_that_is_not_there_needs_no_folder_that_may_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(UserError, match=r"train\.csv does not exist$"):
+        load_corpus(DataSettings(path=str(tmp_path / "train.csv")))
+
+
 def test_error_in_a_class_folder_names_the_file(tmp_path: Path) -> None:
     for label, content in (("good", b"fine"), ("bad", b"one\n\xff")):
         (tmp_path / label).mkdir()
