@@ -58,11 +58,15 @@ class TaskOrder:
 
 
 def shares(rows: Sequence[int], temperature: float) -> list[int]:
-    """Return how many rows of an epoch each task has, at least one: as many in all as there are rows."""
+    """Return how many rows of an epoch each task has, at least one: as many in all as there are rows.
+
+    Args:
+        rows: of each task, at least one.
+        temperature: at least 1; the exact share of no task is below one row then.
+    """
     wanted = np.asarray(rows, np.float64) ** (1 / temperature)
     exact = sum(rows) * wanted / wanted.sum()
-    parts = np.maximum(1, np.floor(exact + 1e-9)).astype(np.int64)
+    parts = np.floor(exact + 1e-9).astype(np.int64)
     left = sum(rows) - int(parts.sum())
-    parts[np.argsort(parts - exact, kind="stable")[: max(0, left)]] += 1  # the largest remainders
-    parts[parts.argmax()] += min(0, left)  # what a task got so as not to be left out
+    parts[np.argsort(parts - exact, kind="stable")[:left]] += 1  # the largest remainders
     return parts.tolist()

@@ -10,7 +10,6 @@ from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.files import read_rows
 from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.rows import Texts, kept_rows, read_texts
-from nlp_transfer.data.sequences import take
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import ColumnSettings, DataSettings
 
@@ -47,7 +46,7 @@ def read_unlabelled(settings: DataSettings, roles: Mapping[str, str], notes: lis
     kept = kept_rows(table, texts, pairs, settings.empty, same, NAME, notes)
     if "label" in roles and roles["label"] in table.columns:
         notes.append(f"{NAME}: column {roles['label']!r} is not read")
-    return Texts(take(texts, kept), None if pairs is None else take(pairs, kept))
+    return Texts(texts, pairs).take(kept)
 
 
 def measured_among(texts: Texts, measured: Iterable[Keys]) -> str | None:

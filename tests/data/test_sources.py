@@ -15,6 +15,7 @@ from nlp_transfer.data.corpus import Corpus, load_corpus
 from nlp_transfer.data.files import stream_rows
 from nlp_transfer.data.missing import MISSING
 from nlp_transfer.data.sources import read_rows, read_splits
+from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import ColumnSettings, DataSettings
 
@@ -395,6 +396,15 @@ def test_importing_the_room_imports_no_library_it_may_not_need() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_class_weights_need_no_second_reading_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, read = Task.encode, []
+    monkeypatch.setattr(Task, "encode", lambda task, labels, where: read.append(labels) or encode(task, labels, where))
+    corpus = load_corpus(DataSettings(class_weights={"a": 1, "b": 3}), data=SPLITS)
+    assert len(read) == len(corpus.splits) == 3
+    wanted = [row["weight"] * {"a": 0.5, "b": 1.5}[row["label"]] for row in SPLITS["train"]]
+    assert corpus.splits["train"].weights.tolist() == wanted
 
 
 def test_targets_and_weights_have_the_promised_types() -> None:
