@@ -103,6 +103,11 @@ class Corpus:
     own: Examples | None = None
 
     @property
+    def reported_split(self) -> str:
+        """The split whose figures are reported."""
+        return "test" if "test" in self.splits else "validation"
+
+    @property
     def own_train(self) -> Examples:
         """The training rows that the data has, and no others: what is counted, and what floors learn from."""
         return self.splits["train"] if self.own is None else self.own

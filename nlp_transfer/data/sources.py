@@ -24,8 +24,6 @@ from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.settings import DataSettings
 
-__all__ = ["Source", "Table", "check_source", "read_rows", "read_source", "read_splits", "source_of"]
-
 _EMBEDDED = "nlp_transfer.data.embedded"
 SPLIT_NAMES = {
     "train": ("train", "training"),

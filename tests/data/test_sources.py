@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from nlp_transfer.data.corpus import Corpus, load_corpus
-from nlp_transfer.data.files import stream_rows
+from nlp_transfer.data.files import read_rows, stream_rows
 from nlp_transfer.data.missing import MISSING
-from nlp_transfer.data.sources import read_rows, read_splits
+from nlp_transfer.data.sources import read_splits
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import ColumnSettings, DataSettings
