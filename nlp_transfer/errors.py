@@ -40,6 +40,12 @@ class PushFailed(UserError):
     status = 3
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error says in its first line; of one that says nothing its type."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__).rstrip(".")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -109,7 +109,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             if changed:
                 known = ", ".join(task.labels)
                 raise UserError(f"{changed}: {known}; measure other rows with data=files data.path=...")
-            split = "test" if "test" in corpus.splits else "validation"
+            split = corpus.reported_split
             examples, foreign = corpus.splits[split], corpus.foreign.get(split)
             if whole and corpus.fingerprint != predictor.record.data["fingerprint"]:
                 notes.append("The data is not what the model was trained on; rows measured here may have trained it.")

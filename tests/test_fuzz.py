@@ -26,9 +26,8 @@ from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.composing.words import from_mapping
 from nlp_transfer.config import compose, to_plain, to_yaml
 from nlp_transfer.data.corpus import load_corpus
-from nlp_transfer.data.files import stream_rows
+from nlp_transfer.data.files import read_rows, stream_rows
 from nlp_transfer.data.missing import MISSING
-from nlp_transfer.data.sources import read_rows
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings

@@ -25,7 +25,7 @@ from nlp_transfer.comparing.slices import Slice, slices
 from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
-from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.evaluation.names import sign_of
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.strategies import Auto
 from nlp_transfer.terminal.console import Screen
@@ -54,7 +54,7 @@ class Comparison:
         self.settings, self._draws, self.metric = asked.settings, asked.draws, asked.metric
         self._candidates = {candidate.name: candidate for candidate in asked.candidates}
         self._screen = screen
-        self._sign = 1 if HIGHER_IS_BETTER[self.metric] else -1
+        self._sign = sign_of(self.metric)
         self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(asked.candidates)}"
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
         self._store: Store | None = store_of(self.settings.cache, screen.tell)

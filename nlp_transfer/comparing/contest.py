@@ -11,9 +11,9 @@ import numpy as np
 
 from nlp_transfer.comparing.grid import Trial
 from nlp_transfer.evaluation.decisions import decide
-from nlp_transfer.evaluation.intervals import Interval, interval, replicates
+from nlp_transfer.evaluation.intervals import Interval, interval, outcome, replicates
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, range_of
+from nlp_transfer.evaluation.names import range_of, sign_of
 
 if TYPE_CHECKING:
     from nlp_transfer.comparing.trial import Answers
@@ -91,7 +91,7 @@ class Contest:
     @property
     def sign(self) -> int:
         """1 where more of the metric is better, else -1."""
-        return 1 if HIGHER_IS_BETTER[self.metric] else -1
+        return sign_of(self.metric)
 
     def seeds(self, *names: str, labels: str) -> list[int]:
         """Return the seeds with which all of these have answered."""
@@ -287,12 +287,6 @@ def holm(probabilities: Sequence[float]) -> list[float]:
         least = max(least, min(1.0, (len(probabilities) - place) * probabilities[number]))
         adjusted[number] = least
     return adjusted
-
-
-def outcome(difference: Interval, sign: int) -> str:
-    """Return better, worse or no evidence."""
-    low, high = sorted((sign * difference.low, sign * difference.high))
-    return "better" if low > 0 else "worse" if high < 0 else "no evidence"
 
 
 def comparable(value: float | None, sign: int) -> float:

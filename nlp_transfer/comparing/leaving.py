@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer.comparing.page import document_of
 from nlp_transfer.comparing.recipe import recipe_of
+from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.reporting.files import write
 from nlp_transfer.run_folder import PAGES, RunFolder
 
@@ -43,9 +44,10 @@ def leave(outcome: Outcome, settings: Settings, *, fingerprint: str, tell: Calla
     with RunFolder(outcome.folder, fingerprint).reached():
         outcome.folder.mkdir(parents=True, exist_ok=True)
         found, recipe = _placed(outcome, settings)
-        _replace(found.recipe, recipe)  # before the figures, which say that it is ours
+        # Before the figures, which say that it is ours.
+        write_whole(found.recipe, lambda making: making.write_bytes(recipe))
         figures = json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n"
-        _replace(outcome.folder / _FIGURES, figures.encode())
+        write_whole(outcome.folder / _FIGURES, lambda making: making.write_text(figures, encoding="utf-8"))
     document = document_of(found)
     for name in PAGES:
         write(document, outcome.folder / name)
@@ -76,9 +78,3 @@ def _hash_of_ours(figures: Path) -> str | None:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    making = path.with_name(f".making-{path.name}")
-    making.write_bytes(content)
-    making.rename(path)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.comparing.slices import FEWEST
-from nlp_transfer.evaluation.formatting import number, probable, title_of
-from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.evaluation.formatting import probable, shown, title_of
+from nlp_transfer.evaluation.names import sign_of
 from nlp_transfer.evaluation.plain_values import without_nan
 
 if TYPE_CHECKING:
@@ -74,14 +74,12 @@ class Transfer:
         """One sentence with the interval, and with the floors that transfer was not held against."""
         duel, apart, unsure = self.duel, self.duel.difference, self.duel.outcome == "no evidence"
         alone = "; one training of each: another one may say otherwise" if duel.seeds == 1 else ""
-        value, low, high = (number(each, signed=True) for each in (apart.value, apart.low, apart.high))
         against = f"{duel.one} against {title_of(duel.other)}"
         # An interval is by itself, a verdict is one of several: where they part, the reader sees why.
         untried = f"; not tried: {_listed(self.untried)}, which may be the better floor" if self.untried else ""
         parted = f", p {probable(duel.adjusted)} after Holm's correction" if duel.is_apart and unsure else ""
-        return (
-            f"{_SAID[duel.outcome]} {self.said}: {against}, difference {value} [{low}, {high}]{parted}{untried}{alone}"
-        )
+        gained = shown(apart, signed=True)
+        return f"{_SAID[duel.outcome]} {self.said}: {against}, difference {gained}{parted}{untried}{alone}"
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,7 @@ class Outcome:
     @property
     def at_odds(self) -> list[str]:
         """Sentences: of which pairs the metric says one thing and the count of rows another."""
-        sign = 1 if HIGHER_IS_BETTER[self.metric] else -1
+        sign = sign_of(self.metric)
         odd = [duel for duel in self.duels if sign * duel.difference.value * (duel.wins - duel.losses) < 0]
         if not odd:
             return []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlp_transfer.evaluation.formatting import number, title_of
+from nlp_transfer.evaluation.formatting import number, shown, title_of
+from nlp_transfer.evaluation.intervals import Interval
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
     from nlp_transfer.comparing.contest import Duel
     from nlp_transfer.comparing.outcome import Outcome
-    from nlp_transfer.evaluation.intervals import Interval
 
 _COLOURS = {"better": "green", "no evidence": "yellow", "worse": "red"}
 
@@ -45,8 +45,8 @@ def _curves(outcome: Outcome) -> Table:
         table.add_column(said.removeprefix("with ").removesuffix(" a class"), justify="right", no_wrap=True)
     for name in dict.fromkeys(cell.name for cell in outcome.cells):
         cells = [outcome.cell(name, each) for each, _ in labels]
-        shown = ["" if cell is None else _two_lines(cell.figure) for cell in cells]
-        table.add_row(title_of(name), *shown, style="dim" if name in outcome.floors else "")
+        figures = ["" if cell is None else _two_lines(cell.figure) for cell in cells]
+        table.add_row(title_of(name), *figures, style="dim" if name in outcome.floors else "")
     return table
 
 
@@ -77,11 +77,8 @@ def _costs(outcome: Outcome) -> Table:
 def _difference(duel: Duel, name: str) -> str:
     """Return by how much the metric of the named one is that of the other, with the interval below it."""
     found = duel.difference
-    value, low, high = (
-        (found.value, found.low, found.high) if duel.one == name else (-found.value, -found.high, -found.low)
-    )
-    shown, *bounds = (number(each, signed=True) for each in (value, low, high))
-    return f"{shown}\n[{', '.join(bounds)}]"
+    own = found if duel.one == name else Interval(-found.value, -found.high, -found.low)
+    return shown(own, signed=True, between="\n")
 
 
 def _table() -> Table:

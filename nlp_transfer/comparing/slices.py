@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.comparing.contest import holm, mcnemar, outcome, over_seeds, within
-from nlp_transfer.evaluation.intervals import Interval, draws
+from nlp_transfer.comparing.contest import holm, mcnemar, over_seeds, within
+from nlp_transfer.evaluation.intervals import Interval, draws, outcome
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples

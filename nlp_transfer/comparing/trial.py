@@ -16,6 +16,7 @@ from nlp_transfer.config import run_id
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
+from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.preparation import prepare
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.run_folder import RunFolder
@@ -88,7 +89,7 @@ def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
         train(settings, prepared, folder, screen)
         logits = {name: prepared.outputs(name) for name in ("validation", "test")}
         with folder.reached():
-            (folder.path / _ANSWERS).write_bytes(save(logits))
+            write_whole(folder.path / _ANSWERS, lambda making: making.write_bytes(save(logits)))
         folder.finish(
             _figures(settings, prepared.corpus.task, corpus, logits["validation"]),
             data={"source": corpus.source, "fingerprint": corpus.fingerprint},

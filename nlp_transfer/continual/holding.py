@@ -8,12 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nlp_transfer.data.batches import collate
+from nlp_transfer.data.streams import Stream, generator
 from nlp_transfer.encoder.classifier import forward
 from nlp_transfer.objectives.anchor import Anchor
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.training.inference import to_device
-
-_STREAM = 2  # of random numbers: which labels are drawn
 
 
 def hold(prepared: Prepared) -> None:
@@ -37,7 +36,7 @@ def fisher(prepared: Prepared, anchor: Anchor) -> list[Tensor]:
     """
     model, columns = prepared.classifier.model, prepared.training_columns()
     known, several = prepared.classifier.known, prepared.corpus.task.problem == "multi_label"
-    random = np.random.Generator(np.random.Philox(key=[prepared.settings.seed, _STREAM]))
+    random = generator(prepared.settings.seed, 0, Stream.HELD_LABELS)
     last = columns.labelled_rows
     held, sums = anchor.held, [torch.zeros_like(value) for value in anchor.held.values()]
     model.eval()

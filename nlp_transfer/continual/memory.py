@@ -12,8 +12,8 @@ import numpy as np
 
 from nlp_transfer.continual.base import Base
 from nlp_transfer.continual.rows import earlier
-from nlp_transfer.data.corpus import Corpus, Examples, ReadCorpus, Texts, encoded
-from nlp_transfer.data.keys import rows_where
+from nlp_transfer.data.corpus import Corpus, Examples, ReadCorpus, Texts, examples_of
+from nlp_transfer.data.keys import Keys, rows_where
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import Task, unseen
 from nlp_transfer.errors import UserError
@@ -21,7 +21,7 @@ from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.predicting.predict import opened
 from nlp_transfer.preparation import Prepared
-from nlp_transfer.settings import DataSettings, DecisionSettings, Settings
+from nlp_transfer.settings import DecisionSettings, Settings
 
 _SHOWN = 3  # tasks, of which each has a line
 
@@ -110,17 +110,17 @@ class Memory:
         base, memory = Base.of(settings), cls([])
         model = opened(base.folder, dataclasses.replace(settings, decision=DecisionSettings()))
         answered = [label for label in base.task.labels if label in corpus.task.labels]
+        taught = corpus.splits["train"].keys
         try:
             for name, rows in _tasks(settings, base):
                 split = "test" if "test" in rows.rows else "validation"
-                part, left_out = _fair(rows.rows[split], answered, corpus)
+                part, left_out = _fair(rows.rows[split], answered, taught)
                 if not len(part):
                     memory.unknown.append(
                         f"What was forgotten of earlier task {name} is not known: no {split} row is left{left_out}."
                     )
                     continue
-                whole = dataclasses.replace(rows, rows=rows.rows | {split: part})
-                examples = encoded(whole, DataSettings()).splits[split]
+                examples = examples_of(part, rows.task, split=split)
                 before = _score(base.task, model.logits(examples.texts, examples.pairs), rows.task, examples)
                 memory.tasks.append(Recalled(name, split, rows.task, examples, left_out, before))
         except UserError as error:
@@ -173,9 +173,15 @@ def _tasks(settings: Settings, base: Base) -> Iterator[tuple[str, ReadCorpus]]:
         base = Base.of(settings)
 
 
-def _fair(part: Rows, answered: Sequence[str], corpus: Corpus) -> tuple[Rows, LeftOut]:
-    """Return the rows that both models can answer and that are new to the later one, and how many others there are."""
-    taught, foreign = part.keys.among(corpus.splits["train"].keys), np.zeros(len(part), bool)
+def _fair(part: Rows, answered: Sequence[str], learned: Keys) -> tuple[Rows, LeftOut]:
+    """Return the rows that both models can answer and that are new to the later one, and how many others there are.
+
+    Args:
+        part: measured rows of an earlier task.
+        answered: labels that both models know.
+        learned: keys of the training rows of the later one.
+    """
+    taught, foreign = part.keys.among(learned), np.zeros(len(part), bool)
     foreign[unseen(part.labels, answered)] = True
     left_out = LeftOut(taught=int(taught.sum()), foreign=int((foreign & ~taught).sum()))
     return part.take(rows_where(~(taught | foreign))), left_out

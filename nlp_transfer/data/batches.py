@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from nlp_transfer.data.ragged import Tokens
+from nlp_transfer.data.ragged import Tokens, ranges
+from nlp_transfer.data.streams import Stream, generator
 
 Batch = dict[str, np.ndarray]
 _AT_ONCE = 1 << 14  # examples
@@ -100,7 +101,7 @@ class Columns:
         places = None if self.states is None else token_places(self.tokens, examples)
         columns = {name: getattr(self, name) for name in ("features", "labelled", *TAUGHT, "task")}
         return Columns(
-            self.tokens.take(examples),  # type: ignore[arg-type]  # an array is a sequence of numbers
+            self.tokens.take(examples),
             self.targets[examples],
             self.weights[examples],
             states=None if self.states is None else self.states[places],
@@ -152,11 +153,11 @@ class Order:
         seed: int,
         kinds: np.ndarray | None = None,
         beside: int = 0,
-        _stream: int = 0,
+        _stream: int = Stream.ROWS,
     ) -> None:
         self.examples, self.batch_size, self.seed, self.kinds = examples, batch_size, seed, kinds
         self._stream = _stream
-        self._beside = Order(beside, batch_size=batch_size, seed=seed, _stream=1) if beside else None
+        self._beside = Order(beside, batch_size=batch_size, seed=seed, _stream=Stream.UNLABELLED) if beside else None
         self._epoch, self._order = -1, np.empty(0, np.int64)
         several = kinds is not None and 2 * len(np.unique(kinds)) > batch_size
         self._together = max(1, min(4, batch_size // 2)) if several else 1
@@ -183,7 +184,7 @@ class Order:
 
     def epoch(self, epoch: int) -> np.ndarray:
         """Return the order of the examples in an epoch, counted from 0."""
-        random = np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 0, self._stream]))
+        random = generator(self.seed, epoch, self._stream)
         order = random.permutation(self.examples)
         if self.kinds is None or self._together == 1:
             return order
@@ -285,32 +286,35 @@ def collate(columns: Columns, examples: np.ndarray, *, padding: Padding) -> Batc
             batch[name] = column[examples]
     if columns.features is not None:
         return batch | {"features": np.asarray(columns.features[examples])}
+    places = token_places(columns.tokens, examples)
     if columns.states is not None:
-        batch["states"] = columns.states[token_places(columns.tokens, examples)]
-    return batch | pad(columns.tokens, examples, padding=padding)
+        batch["states"] = columns.states[places]
+    return batch | _padded(columns.tokens, examples, places, padding)
 
 
 def token_places(tokens: Tokens, examples: np.ndarray) -> np.ndarray:
     """Return where the tokens of examples lie among all of a split, in the order of `collate`'s rows."""
-    return np.concatenate(
-        [np.arange(tokens.offsets[tokens.first[e]], tokens.offsets[tokens.first[e + 1]]) for e in examples]
-    )
+    return ranges(tokens.ends, examples)
 
 
 def pad(tokens: Tokens, examples: np.ndarray, *, padding: Padding) -> Batch:
     """Lay the sequences of the examples out as rows of equal length (the model inputs of `collate`)."""
-    sequences = np.concatenate([np.arange(tokens.first[e], tokens.first[e + 1]) for e in examples])
+    return _padded(tokens, examples, token_places(tokens, examples), padding)
+
+
+def _padded(tokens: Tokens, examples: np.ndarray, places: np.ndarray, padding: Padding) -> Batch:
+    """Return what `pad` does, from where the tokens lie."""
+    sequences = ranges(tokens.first, examples)
     lengths = tokens.sequence_lengths[sequences]
     width = int(lengths.max())
     column = np.arange(width)
     real = column >= (width - lengths)[:, None] if padding.left else column < lengths[:, None]
-    source = token_places(tokens, examples)
     ids = np.full((len(sequences), width), padding.token, dtype=np.int64)
-    ids[real] = tokens.ids[source]
+    ids[real] = tokens.ids[places]
     batch: Batch = {"input_ids": ids, "attention_mask": real.astype(np.int64)}
     if tokens.types is not None:
         types = np.full_like(ids, padding.type)
-        types[real] = tokens.types[source]
+        types[real] = tokens.types[places]
         batch["token_type_ids"] = types
     if len(sequences) != len(examples):
         batch["document"] = np.repeat(np.arange(len(examples)), tokens.windows[examples])

@@ -19,7 +19,7 @@ from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.labels import check_problem, resolve_problem
 from nlp_transfer.data.rows import Rows, Texts, keys_of, rows_of
 from nlp_transfer.data.rowstore import RowStore
-from nlp_transfer.data.sequences import integers_of, json_of, take
+from nlp_transfer.data.sequences import integers_of, json_of
 from nlp_transfer.data.shares import check_shares
 from nlp_transfer.data.sources import SPLIT_NAMES, read_source
 from nlp_transfer.data.table import Table
@@ -101,6 +101,11 @@ class Corpus:
     unlabelled: Texts | None = None
     replayed: int = 0
     own: Examples | None = None
+
+    @property
+    def reported_split(self) -> str:
+        """The split whose figures are reported."""
+        return "test" if "test" in self.splits else "validation"
 
     @property
     def own_train(self) -> Examples:
@@ -235,7 +240,7 @@ def read_examples(
         raise UserError(f"{table.origin}: the model takes {expected}")
     rows = {split: rows_of(table, roles, settings, split=split, problem=task.problem, notes=notes)}
     foreign = _settle_unseen(rows, task.labels, settings, notes)
-    return _examples(rows[split], task, split=split), notes, foreign.get(split)
+    return examples_of(rows[split], task, split=split), notes, foreign.get(split)
 
 
 def _check(settings: DataSettings) -> None:
@@ -271,41 +276,53 @@ def _settle_unseen(
         dropped = set(foreign)
         left = (row for row in range(len(part)) if row not in dropped)
         rows[split] = part.take(integers_of(left, len(part) - len(dropped)))
-        gone[split] = Texts(take(part.texts, foreign), None if part.pairs is None else take(part.pairs, foreign))
+        gone[split] = Texts(part.texts, part.pairs).take(foreign)
         notes.append(f"{split}: {len(foreign):,} of {len(part):,} rows with a label that training lacks were dropped")
     return gone
 
 
 def _encoded(rows: Mapping[str, Rows], task: Task, settings: DataSettings) -> tuple[Task, dict[str, Examples]]:
     """Encode all splits, with class weights from the training rows."""
-    plain = {split: _examples(part, task, split=split) for split, part in rows.items()}
+    plain = {split: examples_of(part, task, split=split) for split, part in rows.items()}
     weights = class_weights(settings.class_weights, plain["train"].targets, task)
     if weights is None:
         return task, plain
     task = dataclasses.replace(task, class_weights=weights)
-    return task, plain | {"train": _examples(rows["train"], task, split="train", weighted=True)}
+    return task, plain | {"train": _with_class_weights(plain["train"], task)}
 
 
-def _examples(rows: Rows, task: Task, *, split: str, weighted: bool = False) -> Examples:
-    """Encode one split.
+def _with_class_weights(train: Examples, task: Task) -> Examples:
+    """Return training rows whose weights are multiplied by those of their labels, see `Examples`."""
+    if task.problem == "multi_label":
+        return train
+    by_label, targets = np.asarray(task.class_weights, dtype=np.float32), train.targets
+    with np.errstate(over="ignore"):
+        weights = train.weights * (by_label[targets] if targets.ndim == 1 else targets @ by_label)
+    _check_weights(weights, "train")
+    return dataclasses.replace(train, weights=weights)
+
+
+def examples_of(rows: Rows, task: Task, *, split: str) -> Examples:
+    """Encode the rows of one split, weighted by their own weights.
 
     Raises:
-        UserError: for weights of which nothing can be averaged.
+        UserError: for weights of which nothing can be averaged, and with the place for a label that is not in the task.
     """
     targets = task.encode(rows.labels, rows.where)
     weights = np.fromiter(rows.weights, np.float32, len(rows))
+    _check_weights(weights, split)
+    pairs = None if rows.pairs is None else compact(rows.pairs)
+    return Examples(compact(rows.texts), pairs, targets, weights, compact(rows.ids), rows.domains)
+
+
+def _check_weights(weights: np.ndarray, split: str) -> None:
     with np.errstate(over="ignore"):
-        if weighted and task.problem != "multi_label":
-            by_label = np.asarray(task.class_weights, dtype=np.float32)
-            weights = weights * (by_label[targets] if targets.ndim == 1 else targets @ by_label)
         total = weights.sum()
     if not 0 < total < np.inf:
         raise UserError(
-            f"{split}: the weights of its {len(rows):,} rows sum to {total:g}, by which nothing can be divided; mend "
-            "the weight column, or set data.columns.weight=''"
+            f"{split}: the weights of its {len(weights):,} rows sum to {total:g}, by which nothing can be divided; "
+            "mend the weight column, or set data.columns.weight=''"
         )
-    pairs = None if rows.pairs is None else compact(rows.pairs)
-    return Examples(compact(rows.texts), pairs, targets, weights, compact(rows.ids), rows.domains)
 
 
 def _fingerprint(rows: Mapping[str, Rows], examples: Mapping[str, Examples], task: Task) -> str:

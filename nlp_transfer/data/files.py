@@ -212,8 +212,7 @@ def existing(path: str | Path) -> Path:
     except FileNotFoundError:
         if found.is_symlink():
             raise UserError(f"{found} is a link to {found.readlink()}, which does not exist") from None
-        siblings = [item.name for item in found.parent.iterdir()] if found.parent.is_dir() else []
-        raise UserError(f"{found} does not exist{did_you_mean(found.name, siblings)}") from None
+        raise UserError(f"{found} does not exist{did_you_mean(found.name, _names_in(found.parent))}") from None
     except ValueError:  # a NUL byte, or half of a surrogate pair
         raise UserError(f"{str(path)!r} cannot be the name of a file") from None
     except OSError as error:
@@ -221,3 +220,11 @@ def existing(path: str | Path) -> Path:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise UserError(f"{found} is neither a file nor a folder (a pipe or device); write its rows to a file first")
     return found
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return what lies in a folder; nothing where that may not be read, or there is none."""
+    try:
+        return [item.name for item in folder.iterdir()]
+    except OSError:
+        return []

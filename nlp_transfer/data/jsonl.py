@@ -6,34 +6,38 @@ import datetime
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from nlp_transfer.data.table import Table, from_records
+from nlp_transfer.data.textfile import SURROGATE
 from nlp_transfer.errors import UserError
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read_json_lines(lines: Iterator[str], *, origin: str, chunk_rows: int | None = None) -> Iterator[Table]:
     """Yield the objects in tables of `chunk_rows` rows (None: one table); a blank line is no row.
 
+    A table has the columns of those before it as well: which keys a row may lack must not depend on `chunk_rows`.
+
     Raises:
         UserError: with file and line, for what is not one JSON object a line.
     """
     records: list[dict[str, Any]] = []
     numbers: list[int] = []
+    known: Iterable[str] = ()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         if len(records) == chunk_rows:
-            yield from_records(records, numbers, origin)
-            records, numbers = [], []
+            table = from_records(records, numbers, origin, known)
+            yield table
+            records, numbers, known = [], [], table.columns.keys()
         records.append(_object(line, f"{origin}:{number}"))
         numbers.append(number)
     if records:
-        yield from_records(records, numbers, origin)
+        yield from_records(records, numbers, origin, known)
 
 
 def read_json(lines: Iterator[str], *, origin: str) -> Table:
@@ -138,7 +142,7 @@ def json_line(row: dict[str, Any]) -> str:
         ValueError, TypeError: for numbers that are nan or infinite, and for what JSON has no form for.
     """
     line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_date)
-    return _SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", line)
+    return SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", line)
 
 
 def _date(value: Any) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nlp_transfer.data.table import CHUNK_ROWS, Table, joined
-from nlp_transfer.data.typed import distinct, first_line, from_arrow
-from nlp_transfer.errors import UserError
+from nlp_transfer.data.typed import distinct, from_arrow
+from nlp_transfer.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa

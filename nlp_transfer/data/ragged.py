@@ -65,10 +65,11 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.first) - 1
 
-    def take(self, examples: Sequence[int]) -> Tokens:
+    def take(self, examples: Sequence[int] | np.ndarray) -> Tokens:
         """Return some of the examples, in the order given."""
-        sequences = _ranges(self.first, np.asarray(examples, np.int64))
-        places = _ranges(self.offsets, sequences)
+        examples = np.asarray(examples, np.int64)
+        sequences = ranges(self.first, examples)
+        places = ranges(self.offsets, sequences)
         return Tokens(
             self.ids[places],
             None if self.types is None else self.types[places],
@@ -101,9 +102,14 @@ class Tokens:
         return np.diff(self.first)
 
     @cached_property
+    def ends(self) -> np.ndarray:
+        """Where the tokens of every example begin, and where those of the last one end, int64 (examples + 1,)."""
+        return self.offsets if self._one_each else self.offsets[self.first]
+
+    @cached_property
     def sizes(self) -> np.ndarray:
         """Tokens of every example, int64 (examples,)."""
-        return self.sequence_lengths if self._one_each else np.diff(self.offsets[self.first])
+        return self.sequence_lengths if self._one_each else np.diff(self.ends)
 
     @cached_property
     def longest(self) -> np.ndarray:
@@ -116,9 +122,11 @@ class Tokens:
         return len(self.offsets) == len(self.first)
 
 
-def _ranges(ends: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the places of some of several neighbours, whose ends are given, one after the other."""
-    return np.concatenate([np.empty(0, np.int64), *(np.arange(ends[each], ends[each + 1]) for each in chosen)])
+def ranges(ends: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the places of some of several neighbours, whose ends are given, one after the other, int64."""
+    begins = ends[chosen]
+    lengths = ends[chosen + 1] - begins
+    return np.repeat(begins - starts(lengths)[:-1], lengths) + np.arange(int(lengths.sum()))
 
 
 def starts(lengths: np.ndarray) -> np.ndarray:

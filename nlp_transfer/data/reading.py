@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer.data import typed
 from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.table import Table, joined
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, first_line
 from nlp_transfer.machine.disk import reason, write_whole
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def table_of(folder: Path, split: str, origin: str, *, rows: int) -> Table:
     try:  # a column may be empty in one file, and have no fractions in another
         types = pa.unify_schemas([_mapped(path).schema for path in paths], promote_options="permissive").empty_table()
     except pa.ArrowException as error:
-        raise UserError(f"{origin}: its files have columns of other types: {typed.first_line(error)}") from error
+        raise UserError(f"{origin}: its files have columns of other types: {first_line(error)}") from error
 
     def tables() -> Iterator[Table]:  # one by one: what is mapped of a file goes with it
         first = 1

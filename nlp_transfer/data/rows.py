@@ -5,7 +5,6 @@ Here a cell gets its meaning from its column's role. This file knows no label se
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,11 +28,11 @@ from nlp_transfer.data.sequences import (
     take,
 )
 from nlp_transfer.data.table import Table
+from nlp_transfer.data.textfile import SURROGATE
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import DataSettings
 
 _SHOWN = 5
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass
@@ -218,7 +217,7 @@ def _texts(table: Table, column: str) -> Sequence[str]:
             raise UserError(
                 f"{table.where(row, column)}: {str(cell)[:40]!r} is of type {type(cell).__name__}; write it as text"
             )
-        elif not cell.isascii() and _SURROGATE.search(cell):
+        elif not cell.isascii() and SURROGATE.search(cell):
             raise UserError(
                 f"{table.where(row, column)}: half of a surrogate pair, which is no character; the text was cut or "
                 "decoded wrongly where it was written"

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nlp_transfer.data.batches import Order, steps_per_epoch
-
-_TASKS = 3  # the stream of random numbers that says whose turn it is; 2 is that of a pretraining
-_ROWS = 4  # and from there on one stream a task
+from nlp_transfer.data.streams import Stream, generator
 
 
 def sharpness(sampling: str, temperature: float) -> float:
@@ -38,7 +36,8 @@ class TaskOrder:
         self.turns = shares(rows, temperature)
         self._first = np.cumsum([0, *rows])
         self._orders = [
-            Order(count, batch_size=batch_size, seed=seed, _stream=_ROWS + task) for task, count in enumerate(rows)
+            Order(count, batch_size=batch_size, seed=seed, _stream=Stream.TASK_ROWS + task)
+            for task, count in enumerate(rows)
         ]
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
@@ -55,16 +54,19 @@ class TaskOrder:
             first + order.drawn(epoch * turns, turns)
             for first, order, turns in zip(self._first, self._orders, self.turns, strict=False)
         ]
-        random = np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 0, _TASKS]))
-        return np.concatenate(drawn)[random.permutation(self.total)]
+        return np.concatenate(drawn)[generator(self.seed, epoch, Stream.TURNS).permutation(self.total)]
 
 
 def shares(rows: Sequence[int], temperature: float) -> list[int]:
-    """Return how many rows of an epoch each task has, at least one: as many in all as there are rows."""
+    """Return how many rows of an epoch each task has, at least one: as many in all as there are rows.
+
+    Args:
+        rows: of each task, at least one.
+        temperature: at least 1; the exact share of no task is below one row then.
+    """
     wanted = np.asarray(rows, np.float64) ** (1 / temperature)
     exact = sum(rows) * wanted / wanted.sum()
-    parts = np.maximum(1, np.floor(exact + 1e-9)).astype(np.int64)
+    parts = np.floor(exact + 1e-9).astype(np.int64)
     left = sum(rows) - int(parts.sum())
-    parts[np.argsort(parts - exact, kind="stable")[: max(0, left)]] += 1  # the largest remainders
-    parts[parts.argmax()] += min(0, left)  # what a task got so as not to be left out
+    parts[np.argsort(parts - exact, kind="stable")[:left]] += 1  # the largest remainders
     return parts.tolist()

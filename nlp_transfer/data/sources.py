@@ -24,8 +24,6 @@ from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.settings import DataSettings
 
-__all__ = ["Source", "Table", "check_source", "read_rows", "read_source", "read_splits", "source_of"]
-
 _EMBEDDED = "nlp_transfer.data.embedded"
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -270,7 +268,9 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list
     """
     columns: dict[str, list[Any]] = {"text": [], "label": [], "id": []}
     files, unread = [], []
-    for item in sorted(item for item in folder.glob("*/*") if not item.name.startswith(".")):
+    for item in sorted(folder.glob("*/*")):
+        if item.name.startswith(".") or item.parent.name.startswith("."):
+            continue
         if not item.is_file() or item.suffix.lower() != ".txt":
             unread.append(f"{item.relative_to(root)}{'/' * item.is_dir()}")
             continue

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 from nlp_transfer.data import sequences
@@ -91,8 +91,17 @@ def _missing(count: int) -> Iterable[Any]:
     return repeat(MISSING, count)
 
 
-def from_records(records: Sequence[Mapping[str, Any]], lines: Iterable[int], origin: str) -> Table:
-    """Turn rows given as mappings into a table over all their keys, MISSING where a row lacks one."""
-    names = {str(name): name for record in records for name in record}
+def from_records(
+    records: Sequence[Mapping[str, Any]], lines: Iterable[int], origin: str, known: Iterable[str] = ()
+) -> Table:
+    """Turn rows given as mappings into a table over all their keys, MISSING where a row lacks one.
+
+    Args:
+        records: the rows.
+        lines: of each the line or number.
+        origin: the file or object, for messages.
+        known: columns that the table has in any case, before the others.
+    """
+    names = {str(name): name for name in chain(known, chain.from_iterable(records))}
     columns = {shown: [record.get(name, MISSING) for record in records] for shown, name in names.items()}
     return Table(columns, origin, list(lines))

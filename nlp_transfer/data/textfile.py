@@ -14,6 +14,7 @@ from nlp_transfer.machine.disk import reason
 # surrogateescape turns a byte that cannot be decoded into one of these, which no decoder returns for valid bytes; so
 # the line of a bad byte is known without decoding line by line, which UTF-16 would not allow.
 _UNDECODED = re.compile("[\udc80-\udcff]")
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, which no encoding can hold
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive (or a spreadsheet); unpack or export it first",
     b"\x1f\x8b": "gzip-compressed; unpack it first",

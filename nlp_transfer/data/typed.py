@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from nlp_transfer.data import hub
 from nlp_transfer.data.table import CHUNK_ROWS, Table, from_records, joined
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -235,9 +235,3 @@ def distinct(names: list[str], origin: str) -> list[str]:
     if twice:
         raise UserError(f"{origin} has more than one column named {twice[0]!r}; rename one")
     return names
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, on one line."""
-    lines: Iterator[str] = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__).rstrip(".")

@@ -10,9 +10,8 @@ from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.files import read_rows
 from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.rows import Texts, kept_rows, read_texts
-from nlp_transfer.data.sequences import take
 from nlp_transfer.errors import UserError
-from nlp_transfer.settings import DataSettings
+from nlp_transfer.settings import ColumnSettings, DataSettings
 
 NAME = "unlabelled"
 
@@ -22,7 +21,8 @@ def read_unlabelled(settings: DataSettings, roles: Mapping[str, str], notes: lis
 
     Args:
         settings: the `data` group.
-        roles: role → column of the training rows. Its columns may have other names, where these are known ones.
+        roles: role → column of the training rows. Its columns may have other names, where these are known ones, also
+            where those of the training rows were chosen.
         notes: gets a sentence for everything that was dropped.
 
     Raises:
@@ -35,8 +35,10 @@ def read_unlabelled(settings: DataSettings, roles: Mapping[str, str], notes: lis
         raise UserError(f"data.unlabelled: {table.origin} has no rows")
     same = {role: roles[role] for role in ("text", "text_pair") if role in roles}
     if not set(same.values()) <= set(table.columns):
-        found = find_roles(table, settings.columns, labelled=False)
-        if found.keys() - {"id"} != same.keys():
+        chosen = {role: getattr(settings.columns, role) for role in ("text", "text_pair")}
+        there = {role: name if name in ("", *table.columns) else None for role, name in chosen.items()}
+        found = find_roles(table, ColumnSettings(**there, id=""), labelled=False)
+        if found.keys() != same.keys():
             each = "two texts" if "text_pair" in same else "one text"
             raise UserError(f"data.unlabelled: {table.origin} must have {each} a row, as the training rows have")
         same = {role: found[role] for role in same}
@@ -44,7 +46,7 @@ def read_unlabelled(settings: DataSettings, roles: Mapping[str, str], notes: lis
     kept = kept_rows(table, texts, pairs, settings.empty, same, NAME, notes)
     if "label" in roles and roles["label"] in table.columns:
         notes.append(f"{NAME}: column {roles['label']!r} is not read")
-    return Texts(take(texts, kept), None if pairs is None else take(pairs, kept))
+    return Texts(texts, pairs).take(kept)
 
 
 def measured_among(texts: Texts, measured: Iterable[Keys]) -> str | None:

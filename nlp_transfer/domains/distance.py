@@ -9,6 +9,7 @@ import numpy as np
 
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.rows import Texts
+from nlp_transfer.data.streams import Stream, generator
 from nlp_transfer.data.tokens import encode_whole
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.evaluation.divergence import Gap, a_distance, written_apart
@@ -56,9 +57,8 @@ def _tell_apart(prepared: Prepared) -> Sides:
     assert corpus.unlabelled is not None
     sides = {"train": Texts(train.texts, train.pairs), NAME: corpus.unlabelled}
     features, texts, rows = [], [], []
-    for split, side in sides.items():
-        count = len(side.texts)
-        chosen = np.sort(np.random.Generator(np.random.Philox(key=[seed, count])).permutation(count)[:_ASKED])
+    for number, (split, side) in enumerate(sides.items()):
+        chosen = np.sort(generator(seed, number, Stream.DOMAINS).permutation(len(side.texts))[:_ASKED])
         rows.append(chosen)
         features.append(_features(prepared, split, chosen))
         texts.append([_joined(side, row) for row in chosen.tolist()])
@@ -79,7 +79,7 @@ def _tell_apart(prepared: Prepared) -> Sides:
 def _features(prepared: Prepared, split: str, chosen: np.ndarray) -> np.ndarray:
     """Return what enters the output layer for some examples of a split."""
     columns = prepared.columns[split]
-    tokens = columns.tokens.take(chosen.tolist())
+    tokens = columns.tokens.take(chosen)
     return prepared.below_output.now(Columns(tokens, columns.targets[chosen], columns.weights[chosen]))
 
 

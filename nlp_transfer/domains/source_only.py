@@ -13,7 +13,7 @@ from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.task import Task
 from nlp_transfer.domains.distance import Sides
 from nlp_transfer.evaluation.baselines import Floor
-from nlp_transfer.evaluation.formatting import counted, number
+from nlp_transfer.evaluation.formatting import counted, number, shown
 from nlp_transfer.evaluation.information import gain, information
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.reverse import Known, difference, led_back
@@ -85,8 +85,7 @@ class SourceOnly:
 
 
 def _written(found: Interval) -> str:
-    value, low, high = (number(each, signed=True) for each in (found.value, found.low, found.high))
-    return f"difference {value} [{low}, {high}]"
+    return f"difference {shown(found, signed=True)}"
 
 
 def is_guarded(settings: Settings) -> bool:
@@ -113,10 +112,8 @@ def asked_of(folder: Path, settings: Settings, corpus: Corpus, sides: Sides) -> 
     To be called on every rank, before the parts of another run are put together.
     """
     assert corpus.unlabelled is not None
-    model, texts, pairs = opened(folder, settings), corpus.unlabelled.texts, corpus.unlabelled.pairs
-    chosen = sides.texts.tolist()
-    asked = Texts([texts[row] for row in chosen], pairs and [pairs[row] for row in chosen])
-    measured = corpus.splits["test" if "test" in corpus.splits else "validation"]
+    model, asked = opened(folder, settings), corpus.unlabelled.take(sides.texts.tolist())
+    measured = corpus.splits[corpus.reported_split]
     floor = Floor(
         "source only",
         model.logits(measured.texts, measured.pairs),

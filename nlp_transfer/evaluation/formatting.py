@@ -20,11 +20,16 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def shown(figures: Interval) -> str:
-    """Write a figure with its interval, where it has one."""
-    if math.isnan(figures.low):
-        return number(figures.value)
-    return f"{number(figures.value)} [{number(figures.low)}, {number(figures.high)}]"
+def shown(figures: Interval, *, signed: bool = False, between: str = " ") -> str:
+    """Write a figure with its interval, where it has one.
+
+    Args:
+        figures: the two.
+        signed: whether all have a sign, as differences do.
+        between: what stands between them.
+    """
+    value, low, high = (number(each, signed=signed) for each in (figures.value, figures.low, figures.high))
+    return value if math.isnan(figures.low) else f"{value}{between}[{low}, {high}]"
 
 
 def number(value: float, *, signed: bool = False) -> str:

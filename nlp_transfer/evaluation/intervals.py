@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.sums import Rows
 
 if TYPE_CHECKING:
@@ -29,42 +28,17 @@ class Interval:
     high: float
 
 
-def bootstrap(
-    task: Task,
-    logits: np.ndarray,
-    targets: np.ndarray,
-    weights: np.ndarray | None,
-    *,
-    metrics: Sequence[str],
-    resamples: int,
-    confidence: float,
-    seed: int,
-) -> dict[str, Interval]:
-    """Return each metric with its percentile bootstrap interval (Efron 1979) over the rows.
+def interval(value: float, drawn: np.ndarray, *, confidence: float) -> Interval:
+    """Return the value between the percentiles of its replicates (Efron 1979); those that are nan are left out.
 
     The interval answers how the value would vary over other test rows of the same kind. It does not contain what
-    another training seed would change. A resample where a metric is undefined is left out of its interval.
+    another training seed would change.
 
     Args:
-        task: the task.
-        logits: as for ``metrics.compute``, which gives the values.
-        targets: likewise.
-        weights: likewise.
-        metrics: names from ``metrics.METRICS[task.problem]``.
-        resamples: 0: no interval, bounds are nan.
-        confidence: share of the resamples inside the interval.
-        seed: of the draws; equal seeds and row counts draw equal rows.
-
-    Returns:
-        Metric → interval, in the order asked for.
+        value: of a metric.
+        drawn: float64 (resamples,), see `replicates`; without any that is defined the bounds are nan.
+        confidence: share of the replicates inside the interval.
     """
-    values = compute(task, logits, targets, weights)
-    (drawn,) = replicates([task], [logits], targets, weights, metrics=metrics, resamples=resamples, seed=seed)
-    return {name: interval(values[name], drawn[name], confidence=confidence) for name in metrics}
-
-
-def interval(value: float, drawn: np.ndarray, *, confidence: float) -> Interval:
-    """Return the value between the percentiles of its replicates."""
     defined = drawn[~np.isnan(drawn)]
     if not len(defined):
         return Interval(value, np.nan, np.nan)
@@ -87,6 +61,15 @@ def replicates(
 
     All models get the same draws, so their replicates can be compared pairwise; another call with the same seed and
     number of rows gets them, too. Their tasks may decide otherwise, nothing else.
+
+    Args:
+        tasks: of each model.
+        logits: of each model, as for ``metrics.compute``.
+        targets: likewise, of all of them.
+        weights: likewise.
+        metrics: names from ``metrics.METRICS[task.problem]``.
+        resamples: how many; 0: none.
+        seed: of the draws.
     """
     models = [Rows.of(task, each, targets, weights) for task, each in zip(tasks, logits, strict=True)]
     if not len(models[0]):
@@ -97,6 +80,12 @@ def replicates(
             for name, values in rows.metrics(metrics, counts).items():
                 blocks[name].append(values)
     return [{name: np.concatenate([*values, np.empty(0)]) for name, values in blocks.items()} for blocks in drawn]
+
+
+def outcome(difference: Interval, sign: int) -> str:
+    """Return whether a difference is better, worse or no evidence; the sign is 1 where more is better, else -1."""
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    return "better" if low > 0 else "worse" if high < 0 else "no evidence"
 
 
 def jackknife(

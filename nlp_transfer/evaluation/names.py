@@ -33,6 +33,12 @@ HIGHER_IS_BETTER: Mapping[str, bool] = {
     name: name not in _LOWER_IS_BETTER for names in METRICS.values() for name in names
 }
 
+
+def sign_of(metric: str) -> int:
+    """Return 1 where more of a metric is better, else -1."""
+    return 1 if HIGHER_IS_BETTER[metric] else -1
+
+
 _SIGNED = ("quadratic_kappa", "pearson", "spearman")
 
 

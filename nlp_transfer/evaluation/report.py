@@ -20,9 +20,9 @@ from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.calibration import calibration_error, error_by_chance
 from nlp_transfer.evaluation.decisions import abstains
 from nlp_transfer.evaluation.formatting import MODEL, counted, number, shown, title_of
-from nlp_transfer.evaluation.intervals import Interval, interval, replicates
+from nlp_transfer.evaluation.intervals import Interval, interval, outcome, replicates
 from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
-from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS, sign_of
 from nlp_transfer.evaluation.plain_values import read, without_nan
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ class Report:
         }[self.comparison.outcome]
         return (
             f"{sentence}: {self.metric} {number(values[MODEL])} against {number(values[self.comparison.floor])}, "
-            f"difference {number(difference.value, signed=True)} "
-            f"[{number(difference.low, signed=True)}, {number(difference.high, signed=True)}]."
+            f"difference {shown(difference, signed=True)}."
             f"{self._lower() if self.comparison.outcome == 'better' else ''}"
         )
 
@@ -271,7 +270,7 @@ def _abstention(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np
 def _compare(
     rows: Sequence[Row], drawn: Mapping[str, Mapping[str, np.ndarray]], *, metric: str, confidence: float
 ) -> Comparison | None:
-    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    sign = sign_of(metric)
     values = {row.name: row.intervals[metric].value for row in rows}
     floors = {name: sign * value for name, value in values.items() if name != MODEL and not math.isnan(value)}
     if not floors or math.isnan(values[MODEL]):
@@ -280,9 +279,7 @@ def _compare(
     difference = interval(
         values[MODEL] - values[best], drawn[MODEL][metric] - drawn[best][metric], confidence=confidence
     )
-    gain = sorted((sign * difference.low, sign * difference.high))
-    outcome = "better" if gain[0] > 0 else "worse" if gain[1] < 0 else "no evidence"
-    return Comparison(best, difference, outcome)
+    return Comparison(best, difference, outcome(difference, sign))
 
 
 def _notes(

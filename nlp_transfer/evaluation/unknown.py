@@ -103,6 +103,10 @@ class Mahalanobis:
     def scores(self, logits: np.ndarray, features: np.ndarray | None) -> np.ndarray:
         """Return float64 (rows,)."""
         assert features is not None
+        return self.distances(features)
+
+    def distances(self, features: np.ndarray) -> np.ndarray:
+        """Return them for features, (rows, width), as float64 (rows,)."""
         found = np.empty(len(features))
         norms = np.square(self.means, dtype=np.float64).sum(axis=1)
         for start in range(0, len(features), _BLOCK):
@@ -147,9 +151,14 @@ class RelativeMahalanobis:
     def scores(self, logits: np.ndarray, features: np.ndarray | None) -> np.ndarray:
         """Return float64 (rows,)."""
         assert features is not None
+        near, far = self.distances(features)
+        return near - far
+
+    def distances(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the distances to the nearest class, as `Mahalanobis` has them, and to the mean of all, float64."""
         nowhere = np.zeros((1, len(self.background)), np.float32)
         far = Mahalanobis(self.near.centre, self.background, nowhere)
-        return self.near.scores(logits, features) - far.scores(logits, features)
+        return self.near.distances(features), far.distances(features)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return those of the near distance, and the background."""

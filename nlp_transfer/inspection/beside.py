@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -45,17 +46,22 @@ def shared(
         raise UserError(f"check.beside: {error}") from error
     lined = Lined(theirs)
     keys, texts = lined.keys, lined.texts(np.ones(len(lined), bool))
-    for split in [name for name in _MEASURED if name in splits] or splits:
-        rows = splits[split]
-        first = keys.followed_by(rows.keys).firsts()[len(keys) :]
-        is_new = first >= len(keys)
-        same = {row: int(first[row]) for row in np.flatnonzero(~is_new).tolist()}
-        rest = np.flatnonzero(is_new)
-        asked = cells_of(chain(texts, Lined({split: rows}).texts(is_new)), len(texts) + len(rest))
-        for pair in near_pairs(asked, np.arange(len(asked)) < len(texts), show=show):
-            if pair.first < len(texts) <= pair.second:
-                same.setdefault(int(rest[pair.second - len(texts)]), pair.first)
-        if same:
+    measured_rows = {name: splits[name] for name in _MEASURED if name in splits} or splits
+    asked_about = Lined(measured_rows)
+    first = keys.followed_by(asked_about.keys).firsts()[len(keys) :]
+    is_new = first >= len(keys)
+    known = {row: int(first[row]) for row in np.flatnonzero(~is_new).tolist()}
+    rest = np.flatnonzero(is_new)
+    all_texts = cells_of(chain(texts, asked_about.texts(is_new)), len(texts) + len(rest))
+    for pair in near_pairs(all_texts, np.arange(len(all_texts)) < len(texts), show=show):
+        if pair.first < len(texts) <= pair.second:
+            known.setdefault(int(rest[pair.second - len(texts)]), pair.first)
+    by_split: defaultdict[str, dict[int, int]] = defaultdict(dict)
+    for row, their in known.items():
+        split, ours = asked_about.place(row)
+        by_split[split][ours] = their
+    for split, rows in measured_rows.items():
+        if same := by_split[split]:
             ours = min(same)
             name, their = lined.place(same[ours])
             measured = "training rows, of which a run measures on some," if split == "train" else f"{split} rows"

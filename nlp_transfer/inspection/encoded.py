@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator
 
 import numpy as np
@@ -19,13 +20,7 @@ _UNKNOWN = 0.02  # share of texts in which the vocabulary lacks something
 _LETTERS = 1.8  # a token, below which an alphabet is not known to the vocabulary
 _ENOUGH = 10  # letters of a text that say so
 _SPELLED = 0.02  # share of such texts
-_UNSPACED = (
-    ("\u0e00", "\u0fff"),
-    ("\u1000", "\u109f"),
-    ("\u1780", "\u17ff"),
-    ("\u3040", "\u9fff"),
-    ("\uac00", "\ud7af"),
-)
+_UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff\uac00-\ud7af]")
 _BLOCK = 256  # rows compared at once
 
 
@@ -99,16 +94,15 @@ def tokens(prepared: Prepared) -> Iterator[Finding]:
     unknown = prepared.classifier.tokenizer.unk_token_id
     for split, columns in prepared.columns.items():
         found, rows = columns.tokens, f"of {len(columns):,} {called(split)} texts"
-        cut = np.flatnonzero(found.cut > 0)
+        cut, most = np.flatnonzero(found.cut > 0), prepared.spec.max_length if split == "train" else prepared.spec.limit
         if len(cut) > _CUT * len(columns):
             yield Finding(
                 "truncated",
-                f"{len(cut):,} {rows} are longer than {prepared.spec.limit:,} tokens, and {_percent(found)} of all "
-                "tokens are cut off",
+                f"{len(cut):,} {rows} are longer than {most:,} tokens, and {_percent(found)} of all tokens are cut off",
                 tuple((split, int(row)) for row in cut),
             )
         places = np.flatnonzero(found.ids == unknown)
-        lacking = np.unique(np.searchsorted(found.offsets[found.first], places, side="right") - 1)
+        lacking = np.unique(np.searchsorted(found.ends, places, side="right") - 1)
         if len(lacking) > _UNKNOWN * len(columns):
             yield Finding(
                 "unknown_words",
@@ -138,6 +132,4 @@ def _spelled(examples: Examples, found: Tokens) -> np.ndarray:
 
 def _letters(text: str) -> int:
     """Return how many letters a text has, 0 where a letter may be a word."""
-    if any(low <= character <= high for character in text for low, high in _UNSPACED):
-        return 0
-    return sum(map(str.isalpha, text))
+    return 0 if _UNSPACED.search(text) else sum(map(str.isalpha, text))

@@ -25,6 +25,7 @@ from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import Rows, blank_rows, rows_of
 from nlp_transfer.data.sequences import cells_of
 from nlp_transfer.data.table import Table
+from nlp_transfer.data.textfile import SURROGATE
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.damage import UNDO
 from nlp_transfer.inspection.examine import Examination
@@ -116,7 +117,7 @@ def write(planned: Plan, examination: Examination, folder: Path) -> None:
         for split, table in planned.tables.items()
     }
     cells = (cell for table in tables.values() for column in table.columns.values() for cell in column)
-    as_text = all(isinstance(cell, str) and _is_encodable(cell) for cell in cells)
+    as_text = all(isinstance(cell, str) and not SURROGATE.search(cell) for cell in cells)
     with appearing(folder, MENDED, _COPY) as making:
         for split, table in tables.items():
             (_write_csv if as_text else _write_jsonl)(table, making / split)
@@ -242,10 +243,6 @@ def _check_untouched(folder: Path) -> None:
             raise UserError(
                 f"{path} is not as check.fix wrote it, and would be lost; name another folder, or delete {folder}"
             )
-
-
-def _is_encodable(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _write_csv(table: Table, path: Path) -> None:

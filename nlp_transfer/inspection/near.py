@@ -1,4 +1,4 @@
-"""Texts that are nearly the same: character n-grams by MinHash (Broder 1997), every pair then compared exactly.
+"""Texts that are nearly the same: pairs that MinHash holds for likely (Broder 1997), compared by all their n-grams.
 
 It knows texts and groups of them, no corpus.
 """
@@ -47,6 +47,9 @@ def near_pairs(
 ) -> list[Pair]:
     """Return pairs of texts that share four fifths of their character 4-grams; letters and digits count alone.
 
+    A text is compared with those that it may be near to by its signature, which is an estimate: a few pairs are missed.
+    Of more than 20 such texts it is compared with those whose signatures are most like its own.
+
     A text that is near to one of its own group stands for nothing further: of many alike in a group, each is paired
     with the first, and with the first of every other group. So time grows as the texts do.
 
@@ -62,7 +65,7 @@ def near_pairs(
     for row in np.flatnonzero(says).tolist():
         if row % _CHUNK == 0:
             show(len(texts) + row, 2 * len(texts))
-        likely = known.like(row)[:_COMPARED]
+        likely = known.like(row)
         found = list(_alike(row, likely, grams_of)) if likely else []
         pairs += found
         if not any(groups[pair.first] == groups[row] for pair in found):
@@ -103,7 +106,10 @@ class _Known:
             self._first[:, band] = (np.cumsum(sizes) - sizes)[bucket]
 
     def like(self, row: int) -> list[int]:
-        """Return the texts there that share as much with one as is sought, as far as signatures tell, in order."""
+        """Return the texts there that share as much with one as is sought, as far as signatures tell, by number.
+
+        Of many those that share most: where most texts are of one template, others as near as its copy are hardly any.
+        """
         first = self._first[row]
         ends = first + self._filled[first, self._bands]
         agreeing = zip(first.tolist(), ends.tolist(), range(_BANDS), strict=True)
@@ -111,7 +117,9 @@ class _Known:
         if not found:
             return []
         likely = np.unique(np.concatenate(found))
-        return likely[(self._signatures[likely] == self._signatures[row]).mean(axis=1) >= _SOUGHT].tolist()
+        share = (self._signatures[likely] == self._signatures[row]).mean(axis=1)
+        best = np.argsort(-share, kind="stable")[:_COMPARED] if len(likely) > _COMPARED else np.arange(len(likely))
+        return np.sort(likely[best[share[best] >= _SOUGHT]]).tolist()
 
     def add(self, row: int) -> None:
         """Let a text be found."""

@@ -93,33 +93,36 @@ def clipped(splits: Mapping[str, Rows]) -> Iterator[Finding]:
 
 def styles(splits: Mapping[str, Rows]) -> Iterator[Finding]:
     """Find splits, or domains among the training rows, whose texts are written in another way than the others."""
-    parts = {called(split): rows.texts for split, rows in splits.items()}
-    yield from _differing(parts, "rows")
+    yield from _differing({f"{called(split)} rows": rows.texts for split, rows in splits.items()})
     train = splits["train"]
     if train.domains is not None:
         domains: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
         for row, domain in enumerate(train.domains):
             domains[domain].append(row)
-        yield from _differing(
-            {repr(name): take(train.texts, own) for name, own in domains.items()}, "rows of the domain"
-        )
+        yield from _differing({f"rows of the domain {name!r}": take(train.texts, own) for name, own in domains.items()})
 
 
-def _differing(parts: Mapping[str, Sequence[str]], rows: str) -> Iterator[Finding]:
-    """Compare the first part with each of the others."""
+def _differing(parts: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
+    """Compare the first part with each of the others, by what their rows are called."""
     large = {name: texts for name, texts in parts.items() if len(texts) >= _FEWEST}
-    (first, texts), *others = list(large.items()) or [("", [])]
-    for name, theirs in others:
-        for style, has in _STYLES.items():
-            one, other = (sum(map(bool, map(has, part))) / len(part) for part in (texts, theirs))
+    if len(large) < 2:
+        return
+    (first, (own, length)), *others = ((name, _written(texts)) for name, texts in large.items())
+    for name, (shares, their) in others:
+        for style, one, other in zip(_STYLES, own, shares, strict=True):
             if abs(one - other) >= _SHIFT:
-                yield Finding("style_shift", f"{one:.0%} of the {first} {rows} {style}, {other:.0%} of the {name} ones")
-        one, other = (sum(map(len, part)) / len(part) for part in (texts, theirs))
-        if max(one, other) > _LONGER * min(one, other):
+                yield Finding("style_shift", f"{one:.0%} of the {first} {style}, {other:.0%} of the {name}")
+        if max(length, their) > _LONGER * min(length, their):
             yield Finding(
                 "style_shift",
-                f"the {first} {rows} have {one:,.0f} characters on average, the {name} ones {other:,.0f}",
+                f"the {first} have {length:,.0f} characters on average, the {name} {their:,.0f}",
             )
+
+
+def _written(texts: Sequence[str]) -> tuple[list[float], float]:
+    """Return the share of texts in each style, and how many characters they have on average."""
+    shares = [sum(map(bool, map(has, texts))) / len(texts) for has in _STYLES.values()]
+    return shares, sum(map(len, texts)) / len(texts)
 
 
 def languages(splits: Mapping[str, Rows]) -> Iterator[Finding]:

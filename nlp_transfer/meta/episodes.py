@@ -13,11 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from nlp_transfer.data.batches import Columns
+from nlp_transfer.data.streams import Stream, generator
 from nlp_transfer.errors import UserError
 from nlp_transfer.verb_settings import MetaSettings
-
-# Streams of random numbers; 0 to 3 are those of `data.batches.Order` and of a pretraining.
-_DIVISION, TRAIN, VALIDATION, TEST = 4, 5, 6, 7
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Episodes:
         shots: rows of each in the support.
         queries: further rows of each.
         seed: of the run.
-        stream: `TRAIN`, `VALIDATION` or `TEST`.
+        stream: of random numbers, see `Stream`: of episodes to learn from, to choose by or to measure on.
     """
 
     def __init__(
@@ -106,7 +104,7 @@ class Episodes:
 
     def draw(self, index: int) -> Episode:
         """Return an episode by its number; neither its classes nor its rows are drawn twice."""
-        random = np.random.Generator(np.random.Philox(key=[self._seed, index], counter=[0, 0, 0, self._stream]))
+        random = generator(self._seed, index, self._stream)
         chosen = random.permutation(len(self.classes))[: self.ways]
         rows = np.stack([random.permutation(self._rows[each])[: self.shots + self.queries] for each in chosen])
         parts = rows[:, : self.shots], rows[:, self.shots :]
@@ -117,7 +115,7 @@ class Episodes:
 def only(rows: Columns, classes: tuple[int, ...]) -> Columns:
     """Return the rows of some classes alone, in their order."""
     chosen = np.flatnonzero(np.isin(rows.targets, classes))
-    return Columns(rows.tokens.take(chosen.tolist()), rows.targets[chosen], rows.weights[chosen])
+    return Columns(rows.tokens.take(chosen), rows.targets[chosen], rows.weights[chosen])
 
 
 def divide(targets: np.ndarray, labels: int, settings: MetaSettings, *, seed: int) -> Division:
@@ -146,8 +144,7 @@ def divide(targets: np.ndarray, labels: int, settings: MetaSettings, *, seed: in
             f"choose by and {held_out} held out; take fewer ways, shots or queries, a smaller meta.held_out, "
             f"or data with at least {least} such classes"
         )
-    random = np.random.Generator(np.random.Philox(key=[seed, 0], counter=[0, 0, 0, _DIVISION]))
-    order = random.permutation(usable)
+    order = generator(seed, 0, Stream.CLASSES).permutation(usable)
     test, validation, train = np.split(order, [held_out, held_out + chosen_by])
     parts = (tuple(sorted(part.tolist())) for part in (train, validation, test, small))
     return Division(*parts)

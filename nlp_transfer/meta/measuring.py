@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from nlp_transfer.data.batches import Columns
+from nlp_transfer.data.streams import Stream
 from nlp_transfer.evaluation.intervals import Interval
-from nlp_transfer.meta.episodes import TEST, Episodes
+from nlp_transfer.meta.episodes import Episodes
 from nlp_transfer.meta.prototypes import embedded, nearest, prototypes
 from nlp_transfer.verb_settings import MetaSettings
 
@@ -43,7 +44,7 @@ def asked_of(rows: Columns, classes: tuple[int, ...], settings: MetaSettings, *,
         settings: the `meta` group.
         seed: of the run.
     """
-    own = {"ways": settings.ways, "queries": settings.queries, "seed": seed, "stream": TEST}
+    own = {"ways": settings.ways, "queries": settings.queries, "seed": seed, "stream": Stream.MEASURED_EPISODES}
     return [Episodes(rows.targets, classes, shots=shots, **own) for shots in sorted({1, settings.shots})]
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from nlp_transfer.config import default_name, run_id, to_plain
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.data.streams import Stream
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.measurement import public_source
-from nlp_transfer.meta import episodes as drawn
 from nlp_transfer.meta.checks import LEARNS
 from nlp_transfer.meta.episodes import Division, Episodes, only
 from nlp_transfer.meta.learner import Learner, Reader
@@ -186,7 +186,7 @@ class _Work:
             return fit(
                 learner,
                 [Group("encoder", learner.parameters, rate)],
-                self._episodes(rows, self.division.train, drawn.TRAIN, ways=own.ways, shots=own.shots),
+                self._episodes(rows, self.division.train, Stream.EPISODES, ways=own.ways, shots=own.shots),
                 settings=own,
                 training=settings.training,
                 seed=settings.seed,
@@ -201,7 +201,7 @@ class _Work:
         own = self.prepared.settings.meta
         rows = only(self.prepared.columns["train"], self.division.validation)
         ways = min(own.ways, len(self.division.validation))
-        asked = self._episodes(rows, self.division.validation, drawn.VALIDATION, ways=ways, shots=own.shots)
+        asked = self._episodes(rows, self.division.validation, Stream.CHOOSING_EPISODES, ways=ways, shots=own.shots)
 
         def measure_now() -> dict[str, float]:
             features = self.prepared.below_output.fresh(rows)

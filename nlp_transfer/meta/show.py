@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlp_transfer.evaluation.formatting import number
+from nlp_transfer.evaluation.formatting import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nlp_transfer.evaluation.intervals import Interval
     from nlp_transfer.meta.measuring import Outcome
 
 
@@ -24,8 +23,8 @@ def render(outcome: Outcome, console: Console) -> None:
     for name in ("difference, over\nother episodes", "over other\nclasses"):
         table.add_column(name, justify="right", no_wrap=True)
     for gain in outcome.gains:
-        cells = [_shown(gain.frozen), _shown(gain.learned)]
-        cells += [_shown(gain.paired, signed=True), _shown(gain.over_classes, signed=True)]
+        cells = [shown(each, between="\n") for each in (gain.frozen, gain.learned)]
+        cells += [shown(each, signed=True, between="\n") for each in (gain.paired, gain.over_classes)]
         table.add_row(str(gain.shots), *cells)
     held_out = len(outcome.classes["test"])
     console.print(table)
@@ -33,7 +32,3 @@ def render(outcome: Outcome, console: Console) -> None:
         f"{outcome.ways}-way accuracy in {outcome.episodes:,} episodes of {held_out} classes held out", style="dim"
     )
     console.print(outcome.verdict, soft_wrap=True, style="bold")
-
-
-def _shown(of: Interval, *, signed: bool = False) -> str:
-    return f"{number(of.value, signed=signed)}\n[{number(of.low)}, {number(of.high)}]"

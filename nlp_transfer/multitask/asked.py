@@ -59,7 +59,7 @@ class Member:
     @property
     def measured(self) -> str:
         """The split whose figures are reported."""
-        return "test" if "test" in self.corpus.splits else "validation"
+        return self.corpus.reported_split
 
     def inside(self, folder: Path, multitask: MultitaskSettings) -> Settings:
         """Return the settings of its run as one of several tasks, whose folder lies in that of all of them."""

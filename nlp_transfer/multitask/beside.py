@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from nlp_transfer.comparing.contest import Contest, Duel, holm, outcome
 from nlp_transfer.comparing.grid import Trial
 from nlp_transfer.comparing.trial import Answers
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import remove
+from nlp_transfer.machine.disk import remove, write_whole
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
 from nlp_transfer.multitask.together import adapt_together, located
@@ -63,9 +63,8 @@ def compared(asked: Asked, found: Outcome, screen: Screen) -> Outcome:
         answers[one.name][other.name], answers[other.name][one.name] = both
     found = dataclasses.replace(found, gains=_gains(asked, answers))
     with RunFolder(found.folder, "").reached():
-        making = found.folder / ".making-beside.json"
-        making.write_text(json.dumps(found.to_json(), indent=2) + "\n", encoding="utf-8")
-        making.rename(found.folder / "beside.json")
+        figures = json.dumps(found.to_json(), indent=2) + "\n"
+        write_whole(found.folder / "beside.json", lambda making: making.write_text(figures, encoding="utf-8"))
     return found
 
 
@@ -126,7 +125,7 @@ def _answers(member: Member, folder: Path, *, keep: bool = False) -> Answers:
         keep: whether the answers are written down, to stay when the model is put away.
 
     Raises:
-        UserError: naming the file, for answers that are damaged.
+        UserError: naming the file, for answers that are damaged, and where the disk does not take them.
     """
     path, rows = folder / _ANSWERS, member.corpus.splits[member.measured]
     if not (folder / "model").is_dir() and path.is_file():
@@ -139,9 +138,9 @@ def _answers(member: Member, folder: Path, *, keep: bool = False) -> Answers:
     predictor = opened(folder, member.settings)
     found = Answers(predictor.record.task, predictor.logits(rows.texts, rows.pairs))
     if keep and is_main():
-        making = path.with_name(f".making-{_ANSWERS}")
-        save_file({"logits": found.logits}, making, {"task": json.dumps(found.task.to_json())})
-        making.rename(path)
+        content = save({"logits": found.logits}, {"task": json.dumps(found.task.to_json())})
+        with RunFolder(folder, "").reached():
+            write_whole(path, lambda making: making.write_bytes(content))
     return found
 
 

@@ -93,7 +93,7 @@ class Heads:
         known = {split: features[split][places[split]] for split in corpus.splits if split in features}
         columns = {}
         for split, examples in corpus.splits.items():
-            taken = whole.columns[split].tokens.take(places[split].tolist())
+            taken = whole.columns[split].tokens.take(places[split])
             columns[split] = Columns(taken, examples.targets, examples.weights)
             if split in known:
                 columns[split] = with_features(columns[split], known[split])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlp_transfer.evaluation.formatting import number
+from nlp_transfer.evaluation.formatting import number, shown
 from nlp_transfer.multitask.outcome import TOGETHER
 
 if TYPE_CHECKING:
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from nlp_transfer.evaluation.intervals import Interval
     from nlp_transfer.multitask.outcome import Gain, Outcome
 
 
@@ -30,7 +29,7 @@ def render(outcome: Outcome, console: Console) -> None:
         cells = [task.name, f"{task.rows:,}", task.metric]
         gain = outcome.gain(task.name, TOGETHER)
         if gain is None:
-            table.add_row(*cells, _with_bounds(task.together))
+            table.add_row(*cells, shown(task.together, between="\n"))
         else:
             alone = number(task.together.value - gain.difference.value)
             table.add_row(*cells, alone, number(task.together.value), Text(gain.words, _COLOURS[gain.outcome]))
@@ -65,7 +64,3 @@ def _table(*columns: str) -> Table:
     for name in columns[1:]:
         table.add_column(name, justify="right", overflow="fold")
     return table
-
-
-def _with_bounds(figure: Interval) -> str:
-    return f"{number(figure.value)}\n[{number(figure.low)}, {number(figure.high)}]"

@@ -20,7 +20,7 @@ from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Batch, Padding, evaluation_batches, pad
 from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.encoder.source import digest_of
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, first_line
 
 OUTPUT = "logits"
 ONNX, OPENVINO, STATIC = "model.onnx", "model.xml", "static.safetensors"
@@ -123,7 +123,7 @@ def _onnx(path: Path, threads: int | None) -> tuple[list[str], Run]:
     try:
         session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own exceptions have no common class
-        raise UserError(f"{path} cannot be loaded by ONNX Runtime: {_first_line(error)}") from error
+        raise UserError(f"{path} cannot be loaded by ONNX Runtime: {first_line(error)[:300]}") from error
     inputs = [given.name for given in session.get_inputs()]
     return inputs, lambda rows: session.run([OUTPUT], dict(rows))[0]
 
@@ -138,7 +138,7 @@ def _openvino(path: Path, threads: int | None) -> tuple[list[str], Run]:
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", options)
     except Exception as error:  # RuntimeErrors of many kinds
-        raise UserError(f"{path} cannot be loaded by OpenVINO: {_first_line(error)}") from error
+        raise UserError(f"{path} cannot be loaded by OpenVINO: {first_line(error)[:300]}") from error
     return [given.any_name for given in compiled.inputs], partial(_answer, compiled)
 
 
@@ -154,7 +154,7 @@ def _table(path: Path) -> np.ndarray:
     try:
         return load_file(path)[OUTPUT]
     except (SafetensorError, KeyError, OSError) as error:
-        raise UserError(f"{path} cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"{path} cannot be loaded: {first_line(error)[:300]}") from error
 
 
 def _mean_of_tokens(table: np.ndarray, encoded: token_ids.Tokens) -> np.ndarray:
@@ -172,7 +172,3 @@ def _mean_by(document: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Average over the windows of each text: (windows, outputs) -> (texts, outputs)."""
     starts = np.flatnonzero(np.diff(document, prepend=-1))
     return np.add.reduceat(values, starts, axis=0) / np.bincount(document)[:, None].astype(np.float32)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

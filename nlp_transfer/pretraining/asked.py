@@ -11,6 +11,7 @@ import numpy as np
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.rows import Texts
+from nlp_transfer.data.streams import Stream, generator
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.encoder.source import Source
 from nlp_transfer.errors import UserError
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier
 
 _HELD_OUT = 0.05  # of the texts, at least one
-_STREAM = 2  # of random numbers; those of `data.batches.Order` are 0 and 1
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def chosen_texts(settings: Settings, corpus: Corpus) -> Chosen:
             f"pretraining.epochs={settings.pretraining.epochs:g}: pretraining.texts={settings.pretraining.texts} has "
             f"{counted(len(usable), 'text')} beside those of measured rows, of which none can be held out"
         )
-    random = np.random.Generator(np.random.Philox(key=[settings.seed, 0], counter=[0, 0, 0, _STREAM]))
+    random = generator(settings.seed, 0, Stream.HELD_OUT)
     held_out = np.zeros(len(usable), bool)
     held_out[random.permutation(len(usable))[: max(1, round(_HELD_OUT * len(usable)))]] = True
     read, kept = (texts.take(usable[part].tolist()) for part in (~held_out, held_out))

@@ -20,7 +20,7 @@ from nlp_transfer.encoder.classifier import INPUTS, check_finite, quiet
 from nlp_transfer.encoder.heads import fresh_of, loading, shorten
 from nlp_transfer.encoder.sizes import within_weights
 from nlp_transfer.encoder.source import Source
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, first_line
 from nlp_transfer.pretraining.masks import Masks
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.training.inference import to_device
@@ -59,7 +59,7 @@ def masked_model(settings: EncoderSettings, source: Source, *, seed: int) -> tup
                 fresh = {name for name, _ in model.named_parameters()}
             _freeze_idle(model)
         except Exception as error:  # they say it in a dozen ways
-            said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            said = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"encoder.name={settings.name!r} cannot be pretrained: {said}") from error
     check_finite(model, f"encoder.name={settings.name!r} ({source.folder})")
     return model, any(not name.startswith(f"{model.base_model_prefix}.") for name in fresh)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from nlp_transfer.data.ragged import Tokens
+from nlp_transfer.data.streams import Stream, generator
 
 _MASKED, _REPLACED = 0.8, 0.1  # of the tokens that are to be guessed; the others stay as they are
-_STREAM = 3  # of random numbers; those of `data.batches.Order` are 0 and 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Masks:
         return self._drawn
 
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        random = np.random.Generator(np.random.Philox(key=[self.seed, epoch], counter=[0, 0, 0, _STREAM]))
+        random = generator(self.seed, epoch, Stream.MASKS)
         count = len(self.tokens.ids)
         lot, kind = random.random((2, count))
         other = random.integers(len(self.words.ordinary), size=count)

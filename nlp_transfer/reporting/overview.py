@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from nlp_transfer.evaluation.formatting import MODEL, counted, number, shown, title_of
-from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, sign_of
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.reporting import figures
 from nlp_transfer.reporting.document import Block, Bullets, Cell, Drawing, Facts, Prose, Section, Table
@@ -50,7 +50,7 @@ def _clear_winner(report: Report, metric: str) -> str | None:
         if against is None or against.outcome == "no evidence":
             return None
         return MODEL if against.outcome == "better" else against.floor
-    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    sign = sign_of(metric)
     spans = {
         row.name: sorted((sign * row.intervals[metric].low, sign * row.intervals[metric].high)) for row in report.rows
     }

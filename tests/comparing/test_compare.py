@@ -22,8 +22,9 @@ from nlp_transfer.comparing.compare import Comparison
 from nlp_transfer.comparing.grid import ALL, Draws, candidates_of
 from nlp_transfer.comparing.page import document_of
 from nlp_transfer.comparing.recipe import recipe_of
-from nlp_transfer.comparing.trial import answers_of
+from nlp_transfer.comparing.trial import answers_of, is_finished
 from nlp_transfer.config import compose, run_id
+from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import shown
 from nlp_transfer.preparation import prepare
@@ -31,6 +32,7 @@ from nlp_transfer.reporting.files import write
 from nlp_transfer.terminal.console import Screen
 from tests.data.test_many import many
 from tests.encoder.families import tiny_encoder
+from tests.full_disk import refuse_to_hold
 from tests.place import furnish
 from tests.test_run import data_for, rows
 
@@ -373,6 +375,21 @@ def test_what_makes_no_comparison_is_refused(place: Path, given: list[str], said
         del data["validation"]
     with pytest.raises(UserError, match=said.replace("[", r"\[")):
         comparison(None, words(place, "compare.scratch=false", *one, *given), QUIET, data=data).run()
+
+
+def test_a_trial_is_finished_when_the_disk_has_its_answers(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given = compose(None, words(place, "strategy=probe", "evaluation.floors=false"))
+    settings = dataclasses.replace(given, output=str(tmp_path))
+    corpus = load_corpus(settings.data, data=data_for("single_label"))
+    refuse_to_hold(monkeypatch, "answers.safetensors")
+    with pytest.raises(UserError, match="full"):
+        answers_of(settings, corpus, QUIET)
+    assert not is_finished(settings)
+    monkeypatch.undo()
+    answers_of(settings, corpus, QUIET)
+    assert is_finished(settings)
 
 
 def test_the_command_line_compares_and_a_person_can_read_it(tmp_path: Path, capfd):

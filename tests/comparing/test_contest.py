@@ -13,7 +13,7 @@ from nlp_transfer.comparing.slices import slices
 from nlp_transfer.comparing.trial import Answers
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
-from nlp_transfer.evaluation.intervals import bootstrap
+from tests.evaluation.bootstraps import bootstrap
 
 TASK = Task(problem="single_label", labels=("no", "yes"), pair=False)
 ROWS = 200
@@ -60,9 +60,7 @@ def test_with_one_seed_the_interval_is_that_of_a_run():
     one = answers(right(0.8, 1))
     found = contest({("one", 0): one}).figure("one", "all")
     rows = examples()
-    same = bootstrap(
-        TASK, one.logits, rows.targets, rows.weights, metrics=["accuracy"], resamples=500, confidence=0.95, seed=0
-    )
+    same = bootstrap(TASK, one.logits, rows.targets, rows.weights, resamples=500, confidence=0.95, seed=0)
     assert found == same["accuracy"]
 
 

@@ -11,7 +11,9 @@ from nlp_transfer.comparing import leaving
 from nlp_transfer.comparing.leaving import leave
 from nlp_transfer.comparing.outcome import Outcome
 from nlp_transfer.config import compose
+from nlp_transfer.errors import UserError
 from tests.comparing.test_outcome import SURE, duel, outcome
+from tests.full_disk import refuse_to_hold
 
 SETTINGS = compose(None, ["strategy=probe"])
 
@@ -56,6 +58,16 @@ def test_what_was_edited_stays_and_the_new_one_lies_beside_it(made: Outcome, see
     assert made.recipe.read_bytes() == second.read_bytes() == mine
     made.recipe.unlink()
     assert left(made, seed=seed) == (made.recipe, [])
+
+
+@pytest.mark.parametrize("name", ["winner.yaml", "compare.json"])
+def test_what_the_disk_does_not_hold_takes_no_name(made: Outcome, monkeypatch: pytest.MonkeyPatch, name: str):
+    left(made)
+    before = {path.name: path.read_bytes() for path in made.folder.iterdir()}
+    refuse_to_hold(monkeypatch, name)
+    with pytest.raises(UserError, match="full"):
+        left(made, seed=1)
+    assert (made.folder / name).read_bytes() == before[name]
 
 
 @pytest.mark.parametrize("figures", [None, "", "[]", "{}"])

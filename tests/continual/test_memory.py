@@ -2,10 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from nlp_transfer.config import compose
+from nlp_transfer.continual import memory
+from nlp_transfer.continual.base import Base
+from nlp_transfer.data.corpus import Examples, divided, load_corpus, read_corpus
+from nlp_transfer.data.task import Task
 from nlp_transfer.run import adapt
+from nlp_transfer.settings import DataSettings
 from tests.continual.tasks import going_on, old_run, only
 from tests.encoder.families import tiny_encoder
 from tests.test_run import data_for
@@ -20,6 +28,26 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recalled(folder: Path) -> list[dict]:
     return json.loads((folder / "metrics.json").read_text())["continual"]["tasks"]
+
+
+def test_of_earlier_tasks_the_measured_rows_alone_are_encoded_and_the_training_rows_hashed_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    data = DataSettings()
+    rows = divided(read_corpus(data, data=only({"card", "film"})), data, seed=0)
+    corpus = load_corpus(data, data=only({"card", "film", "refund"}))
+    encode, encoded, hashed = Task.encode, [], []
+    keys = Examples.keys.fget
+    monkeypatch.setattr(memory, "_tasks", lambda *_: [("one", rows), ("other", rows)])
+    monkeypatch.setattr(memory.Base, "of", lambda _: Base("old", Path(), rows.task))
+    monkeypatch.setattr(memory, "opened", lambda *_: SimpleNamespace(logits=lambda texts, _: np.zeros((len(texts), 2))))
+    monkeypatch.setattr(Task, "encode", lambda *given: encoded.append(len(given[1])) or encode(*given))
+    monkeypatch.setattr(Examples, "keys", property(lambda part: hashed.append(len(part)) or keys(part)))
+    settings = compose(None, ["strategy=finetune", "continual.labels=all"])
+    found = memory.Memory.of(settings, corpus)
+    assert [each.name for each in found.tasks] == ["one", "other"]
+    assert encoded == [len(each.examples) for each in found.tasks]
+    assert hashed == [len(corpus.splits["train"])]
 
 
 @pytest.mark.slow

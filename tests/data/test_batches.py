@@ -14,7 +14,7 @@ from nlp_transfer.data.batches import (
     micro_batches,
     steps_per_epoch,
 )
-from nlp_transfer.data.ragged import Tokens
+from nlp_transfer.data.ragged import Tokens, ranges
 
 
 def make_tokens(windows: list[list[int]]) -> Tokens:
@@ -133,7 +133,22 @@ def test_collate_lays_out_exactly_the_tokens(left: bool, windows):
     assert batch["examples"].tolist() == chosen.tolist()
 
 
-@pytest.mark.parametrize("name", ["sequence_lengths", "windows", "sizes", "longest"])
+@pytest.mark.parametrize("array", [False, True])
+@given(windows=examples_st, draw=st.data())
+def test_examples_that_are_taken_are_those_that_were_there(array: bool, windows, draw):
+    tokens = make_tokens(windows)
+    chosen = draw.draw(st.lists(st.integers(0, len(windows) - 1)))
+    taken = tokens.take(np.array(chosen, np.int64) if array else chosen)
+    assert len(taken) == len(chosen)
+    for place, example in enumerate(chosen):
+        assert taken.windows[place] == len(windows[example])
+        own = slice(*tokens.ends[[example, example + 1]])
+        assert (taken.ids[slice(*taken.ends[[place, place + 1]])] == tokens.ids[own]).all()
+    borders = [tokens.first[[e, e + 1]] for e in chosen]
+    assert ranges(tokens.first, np.array(chosen, np.int64)).tolist() == [n for b, e in borders for n in range(b, e)]
+
+
+@pytest.mark.parametrize("name", ["sequence_lengths", "windows", "ends", "sizes", "longest"])
 def test_what_every_step_asks_of_all_examples_is_computed_once(name: str):
     """Or a step would take time for all rows: at a million, a tenth of the training."""
     tokens = make_tokens([[3, 4], [5]])

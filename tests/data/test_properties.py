@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nlp_transfer.data.corpus import load_corpus
-from nlp_transfer.data.files import stream_rows
+from nlp_transfer.data.files import read_rows, stream_rows
 from nlp_transfer.data.rows import Rows, rows_of
-from nlp_transfer.data.sources import read_rows
 from nlp_transfer.data.splits import apportion, carve, limit
 from nlp_transfer.data.table import Table, from_records
 from nlp_transfer.errors import UserError

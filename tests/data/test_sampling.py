@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from nlp_transfer.data.sampling import TaskOrder, shares, sharpness
 
@@ -21,6 +23,21 @@ from nlp_transfer.data.sampling import TaskOrder, shares, sharpness
 )
 def test_shares_are_those_of_the_formula(rows: list[int], temperature: float, wanted: list[int]):
     assert shares(rows, temperature) == wanted
+
+
+@given(
+    rows=st.lists(st.integers(1, 10**7), min_size=1, max_size=12),
+    temperature=st.floats(1, 50) | st.just(1.0) | st.just(math.inf),
+)
+@example(rows=[1] * 9, temperature=3.0)
+@example(rows=[10**7, 1, 1, 1], temperature=1.0)
+def test_shares_are_whole_numbers_beside_the_exact_ones(rows: list[int], temperature: float):
+    wanted = np.array(rows, float) ** (1 / temperature)
+    exact = sum(rows) * wanted / wanted.sum()
+    found = np.array(shares(rows, temperature))
+    assert found.sum() == sum(rows)
+    assert found.min() >= 1
+    assert (np.abs(found - exact) < 1 + 1e-6).all()
 
 
 def test_names_of_ways_are_temperatures():

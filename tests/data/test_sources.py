@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from nlp_transfer.data.corpus import Corpus, load_corpus
-from nlp_transfer.data.files import stream_rows
+from nlp_transfer.data.files import read_rows, stream_rows
 from nlp_transfer.data.missing import MISSING
-from nlp_transfer.data.sources import read_rows, read_splits
+from nlp_transfer.data.sources import read_splits
+from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import ColumnSettings, DataSettings
 
@@ -132,6 +133,9 @@ def test_folder_of_class_folders(splits: bool, tmp_path: Path) -> None:
             folder.mkdir(parents=True)
             for number in range(5):
                 (folder / f"{number}.txt").write_bytes(f"{split} {label} {number}\nsecond line\r\n".encode())
+        hidden = tmp_path / split / ".ipynb_checkpoints"
+        hidden.mkdir()
+        (hidden / "0-checkpoint.txt").write_text("no row")
     (tmp_path / "README.md").write_text("no row")
     corpus = load_corpus(DataSettings(path=str(tmp_path)))
     examples = corpus.splits["train"]
@@ -147,6 +151,17 @@ def test_folder_of_class_folders(splits: bool, tmp_path: Path) -> None:
             f"test {label} {number}\nsecond line" for label in ("good", "bad") for number in range(5)
         )
         assert f"not read in {tmp_path}: README.md" in corpus.notes
+
+
+def test_a_name_that_is_not_there_needs_no_folder_that_may_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(UserError, match=r"train\.csv does not exist$"):
+        load_corpus(DataSettings(path=str(tmp_path / "train.csv")))
 
 
 def test_error_in_a_class_folder_names_the_file(tmp_path: Path) -> None:
@@ -381,6 +396,15 @@ def test_importing_the_room_imports_no_library_it_may_not_need() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_class_weights_need_no_second_reading_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, read = Task.encode, []
+    monkeypatch.setattr(Task, "encode", lambda task, labels, where: read.append(labels) or encode(task, labels, where))
+    corpus = load_corpus(DataSettings(class_weights={"a": 1, "b": 3}), data=SPLITS)
+    assert len(read) == len(corpus.splits) == 3
+    wanted = [row["weight"] * {"a": 0.5, "b": 1.5}[row["label"]] for row in SPLITS["train"]]
+    assert corpus.splits["train"].weights.tolist() == wanted
 
 
 def test_targets_and_weights_have_the_promised_types() -> None:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation import intervals
-from nlp_transfer.evaluation.intervals import Interval, bootstrap, interval, jackknife, replicates
+from nlp_transfer.evaluation.intervals import Interval, interval, jackknife, outcome, replicates
 from nlp_transfer.evaluation.metrics import METRICS, compute
+from tests.evaluation.bootstraps import bootstrap
 from tests.evaluation.conftest import PROBLEMS, make_case
 
 OPTIONS = {"resamples": 40, "confidence": 0.9, "seed": 3}
@@ -61,25 +64,23 @@ def test_replicates_where_classes_go_missing(problem):
 
 
 def test_values_are_those_of_compute_and_lie_inside(case):
-    names = METRICS[case.task.problem]
-    found = bootstrap(*case.arguments, metrics=names, **OPTIONS)
+    found = bootstrap(*case.arguments, **OPTIONS)
     assert {name: figures.value for name, figures in found.items()} == compute(*case.arguments)
     for figures in found.values():
         assert figures.low < figures.value < figures.high
 
 
 def test_deterministic_in_the_seed_whatever_the_blocks(case, monkeypatch):
-    names = METRICS[case.task.problem]
-    first = bootstrap(*case.arguments, metrics=names, **OPTIONS)
+    first = bootstrap(*case.arguments, **OPTIONS)
     monkeypatch.setattr(intervals, "_BLOCK", 7 * len(case.logits))
-    assert bootstrap(*case.arguments, metrics=names, **OPTIONS) == first
-    assert bootstrap(*case.arguments, metrics=names, **(OPTIONS | {"seed": 4})) != first
+    assert bootstrap(*case.arguments, **OPTIONS) == first
+    assert bootstrap(*case.arguments, **(OPTIONS | {"seed": 4})) != first
 
 
 def test_wider_confidence_is_a_wider_interval(case):
     names = METRICS[case.task.problem]
-    narrow = bootstrap(*case.arguments, metrics=names, **OPTIONS)
-    wide = bootstrap(*case.arguments, metrics=names, **(OPTIONS | {"confidence": 0.99}))
+    narrow = bootstrap(*case.arguments, **OPTIONS)
+    wide = bootstrap(*case.arguments, **(OPTIONS | {"confidence": 0.99}))
     for name in names:
         assert wide[name].low <= narrow[name].low < narrow[name].high <= wide[name].high
 
@@ -124,6 +125,15 @@ def test_a_jackknife_covers_what_it_promises_and_is_exact_for_a_mean():
     assert singly.high - singly.value == pytest.approx(stats.t.ppf(0.975, 99) * stats.sem(x))  # one row a group
 
 
+@given(st.floats(-3, 3), st.floats(0, 2), st.floats(0, 2), st.sampled_from([1, -1]))
+def test_a_difference_is_one_where_its_interval_is_on_one_side(value: float, below: float, above: float, sign: int):
+    found = Interval(value, value - below, value + above)
+    told = outcome(found, sign)
+    assert (told == "better") == all(sign * end > 0 for end in (found.low, found.high))
+    assert (told == "worse") == all(sign * end < 0 for end in (found.low, found.high))
+    assert outcome(Interval(value, np.nan, np.nan), sign) == "no evidence"
+
+
 def test_undefined_replicates_are_left_out():
     assert interval(0.5, np.array([0.4, np.nan, 0.6, np.nan]), confidence=1.0) == Interval(0.5, 0.4, 0.6)
     nothing = interval(0.5, np.array([np.nan]), confidence=0.95)
@@ -131,15 +141,14 @@ def test_undefined_replicates_are_left_out():
 
 
 def test_without_resamples_there_are_values_only(case):
-    found = bootstrap(*case.arguments, metrics=METRICS[case.task.problem], **(OPTIONS | {"resamples": 0}))
+    found = bootstrap(*case.arguments, **(OPTIONS | {"resamples": 0}))
     for figures in found.values():
         assert not np.isnan(figures.value)
         assert np.isnan([figures.low, figures.high]).all()
 
 
 def test_without_rows_nothing_is_defined(case):
-    names = METRICS[case.task.problem]
-    found = bootstrap(case.task, case.logits[:0], case.targets[:0], None, metrics=names, **OPTIONS)
+    found = bootstrap(case.task, case.logits[:0], case.targets[:0], None, **OPTIONS)
     assert np.isnan([[figures.value, figures.low, figures.high] for figures in found.values()]).all()
 
 

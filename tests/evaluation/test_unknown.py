@@ -7,9 +7,10 @@ from sklearn.metrics import roc_auc_score
 
 from nlp_transfer.evaluation import unknown
 from nlp_transfer.evaluation.hiding import auroc, auroc_interval, chosen, fitted, rehearsed, some_rows
-from nlp_transfer.evaluation.unknown import DETECTORS, Mahalanobis, Moments
+from nlp_transfer.evaluation.unknown import DETECTORS, Mahalanobis, Moments, RelativeMahalanobis
 
 LABELS, WIDTH = 6, 8
+NAMES = {kind: name for name, kind in DETECTORS.items()}
 
 
 def clouds(rows: int, seed: int, labels: int = LABELS) -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +115,20 @@ def test_a_rehearsal_is_about_hidden_classes_and_of_two_there_is_none():
     hardly = rehearsed(train, classes, held, mixed, labels=LABELS, seed=0)["mahalanobis"]
     assert np.mean(hardly) == pytest.approx(0.5, abs=0.1)
     assert rehearsed(train, classes % 2, held, truth % 2, labels=2, seed=0) == {}
+
+
+def test_both_distances_of_a_group_of_hidden_classes_come_from_one_fit(monkeypatch: pytest.MonkeyPatch):
+    (train, classes), (held, truth) = clouds(300, 0), clouds(200, 1)
+    fits = []
+    fit = Moments.of
+    monkeypatch.setattr(Moments, "of", lambda *given: fits.append(fit(*given)) or fits[-1])
+    figures = rehearsed(train, classes, held, truth, labels=LABELS, seed=0)
+    groups = np.array_split(np.random.default_rng(0).permutation(LABELS), 5)
+    assert len(fits) == len(groups)
+    for kind in (Mahalanobis, RelativeMahalanobis):
+        for moments, hidden, area in zip(fits, groups, figures[NAMES[kind]], strict=True):
+            scores, unknown = kind.fit(moments).scores(held, held), np.isin(truth, hidden)
+            assert area == auroc(scores[~unknown], scores[unknown])
 
 
 def test_another_score_than_the_usual_one_is_chosen_where_it_is_surely_better():

@@ -16,9 +16,11 @@ import pytest
 import nlp_transfer
 from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.errors import UserError
+from nlp_transfer.inspection import beside
 from nlp_transfer.inspection.doubts import Doubt
 from nlp_transfer.inspection.examine import examine
 from nlp_transfer.inspection.kinds import KINDS
+from nlp_transfer.inspection.near import near_pairs
 from tests.composed import settings_of
 from tests.data.test_many import many
 from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean, other
@@ -248,6 +250,21 @@ def test_odd_columns_are_no_identifiers_and_no_trouble(sound: Splits):
     assert "shared_id" not in kinds(examined({split: part[:5] for split, part in splits.items()}))
 
 
+def test_how_domains_are_written_is_told_by_their_names(sound: Splits):
+    splits = copy.deepcopy(sound)
+    for number, row in enumerate(splits["train"]):
+        row["domain"] = ("amazon", "books", "few")[0 if number % 2 else 1 if number > 5 else 2]
+        if row["domain"] == "amazon":
+            row["text"] = row["text"].upper()
+    (told,) = [
+        each.message for each in examined(splits).findings if each.kind == "style_shift" and "domain" in each.message
+    ]
+    shares = (
+        r"\d+% of the rows of the domain '(amazon|books)' are in capitals throughout, \d+% of the rows of the domain"
+    )
+    assert re.fullmatch(rf"{shares} '(amazon|books)'", told)
+
+
 def test_texts_of_one_length_were_not_cut(sound: Splits):
     draws = random.Random(0)
     splits = {
@@ -271,7 +288,7 @@ def test_what_was_said_in_other_words_is_found(sound: Splits):
     assert not {("train", 6), ("train", 7)} & {place for _, pair in told for place in pair}
 
 
-def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path):
+def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     other_rows = [{"words": row["text"].upper(), "kind": "x"} for row in sound["test"][:7]]
     other_rows += [{"words": row["text"], "kind": "y"} for row in sound["train"]]
     path = tmp_path / "other.csv"
@@ -285,6 +302,13 @@ def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path
     assert f"7 of {len(sound['test'])} test rows stand in {path}" in told.message
     assert f"{path}:2" in told.message
     assert found.fails("error")
+    # Whether a split is asked about alone or with another, its rows are told; and the other data set is read once.
+    calls = []
+    monkeypatch.setattr(beside, "near_pairs", lambda *given, **more: calls.append(given) or near_pairs(*given, **more))
+    splits = sound | {"validation": [sound["validation"][0], *sound["test"][3:9]]}
+    both = [each for each in examined(splits, **{"check.beside": str(path)}).findings if each.kind == "contamination"]
+    assert [each.places for each in both] == [tuple(("validation", row) for row in range(1, 5)), told.places]
+    assert len(calls) == 1
     with pytest.raises(UserError, match=r"^check\.beside: nowhere\.csv does not exist"):
         examined(sound, **{"check.beside": "nowhere.csv"})
     # Of rows that are not divided any may be measured; where some are, the training rows are none of them.

@@ -62,6 +62,22 @@ def test_of_many_alike_each_is_paired_once_with_every_group():
     assert near_pairs(["", "!?", "…", ""], [0, 0, 0, 0]) == []
 
 
+def test_of_texts_of_one_template_the_copy_is_found_behind_many_others():
+    """More texts are likely than one is compared with, and the one that is near comes last."""
+    draws = random.Random(0)
+    words = ["amber", "basil", "cedar", "daisy", "ember", "fjord", "grape", "hazel", "ivory", "jolly", "koala", "lemon"]
+    template = "dear customer the parcel with your {} {} and {} leaves our house tomorrow at noon please wait there"
+    texts = [template.format(*draws.sample(words, 3)) for _ in range(39)] + [template.format("mango", "north", "olive")]
+    copy = texts[-1] + " soon"
+    likenesses = [len(grams(copy) & grams(text)) / len(grams(copy) | grams(text)) for text in texts]
+    assert max(likenesses[:-1]) < 0.8 < likenesses[-1]
+    signatures, _ = near._signatures([*texts, copy], lambda *_: None)
+    shares = (signatures[:-1] == signatures[-1]).mean(axis=1)
+    assert (shares[:-1] >= near._SOUGHT).sum() > near._COMPARED
+    pairs = near_pairs([*texts, copy], [*range(40), -1])
+    assert [(pair.first, pair.second) for pair in pairs if pair.second == 40] == [(39, 40)]
+
+
 def test_texts_are_likely_near_where_two_signatures_agree_in_a_band():
     """As the library that makes the signatures finds them, for what is sought."""
     texts = [*varied(3), "", "card", "card"]

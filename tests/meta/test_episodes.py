@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
+from nlp_transfer.data.streams import Stream
 from nlp_transfer.errors import UserError
-from nlp_transfer.meta.episodes import TEST, TRAIN, Episode, Episodes, divide
+from nlp_transfer.meta.episodes import Episode, Episodes, divide
 from nlp_transfer.verb_settings import MetaSettings
 
 TARGETS = np.repeat(np.arange(12), [9] * 10 + [4, 1])
 
 
 def episodes_of(**values) -> Episodes:
-    given = {"ways": 3, "shots": 2, "queries": 4, "seed": 5, "stream": TRAIN} | values
+    given = {"ways": 3, "shots": 2, "queries": 4, "seed": 5, "stream": Stream.EPISODES} | values
     return Episodes(TARGETS, (0, 2, 4, 6, 8), **given)
 
 
@@ -24,7 +25,7 @@ def test_an_episode_hangs_on_seed_stream_and_number_alone():
     for index in range(20):
         used.draw(index)
     assert plain(used.draw(7)) == plain(fresh.draw(7))
-    others = [episodes_of(seed=6).draw(7), episodes_of(stream=TEST).draw(7), fresh.draw(8)]
+    others = [episodes_of(seed=6).draw(7), episodes_of(stream=Stream.MEASURED_EPISODES).draw(7), fresh.draw(8)]
     assert all(plain(fresh.draw(7)) != plain(other) for other in others)
 
 

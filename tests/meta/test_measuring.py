@@ -6,15 +6,16 @@ import math
 import numpy as np
 import pytest
 
+from nlp_transfer.data.streams import Stream
 from nlp_transfer.evaluation.intervals import Interval
-from nlp_transfer.meta.episodes import TEST, Episodes
+from nlp_transfer.meta.episodes import Episodes
 from nlp_transfer.meta.measuring import Gain, Outcome, mean_of, right
 
 TARGETS = np.repeat(np.arange(4), 6)
 
 
 def episodes_of(ways: int = 3) -> Episodes:
-    return Episodes(TARGETS, (0, 1, 2, 3), ways=ways, shots=2, queries=4, seed=0, stream=TEST)
+    return Episodes(TARGETS, (0, 1, 2, 3), ways=ways, shots=2, queries=4, seed=0, stream=Stream.MEASURED_EPISODES)
 
 
 def test_a_mean_has_the_interval_of_student():

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.ragged import Tokens
-from nlp_transfer.meta.episodes import TRAIN, Episode, Episodes, Part
+from nlp_transfer.data.streams import Stream
+from nlp_transfer.meta.episodes import Episode, Episodes, Part
 from nlp_transfer.meta.learner import Learner, Reader
 from nlp_transfer.meta.methods import METHODS, fomaml, protonet, reptile
 from nlp_transfer.meta.prototypes import Head, embedded, nearest, prototypes
@@ -44,7 +45,7 @@ def learner_of(distance: str) -> Linear:
 
 
 def episode() -> Episode:
-    given = {"ways": OWN.ways, "shots": OWN.shots, "queries": OWN.queries, "seed": 0, "stream": TRAIN}
+    given = {"ways": OWN.ways, "shots": OWN.shots, "queries": OWN.queries, "seed": 0, "stream": Stream.EPISODES}
     return Episodes(np.repeat(np.arange(5), 6), (0, 1, 2, 3, 4), **given).draw(0)
 
 

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from nlp_transfer.cli import main
+from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.multitask import beside
@@ -17,6 +19,7 @@ from nlp_transfer.multitask.show import render
 from nlp_transfer.multitask.together import adapt_together
 from nlp_transfer.predicting.predict import opened
 from tests.encoder.families import tiny_encoder
+from tests.full_disk import refuse_to_hold
 from tests.multitask.tasks import SILENT, asked, written
 
 
@@ -81,6 +84,24 @@ def test_every_two_are_tried_and_their_models_are_not_kept(home: Path, tmp_path:
     assert found(home, words, **values) == outcome
     for task in outcome.tasks:
         assert np.isfinite([each.p for each in outcome.gains if each.task == task.name]).all()
+
+
+def test_answers_have_a_name_when_the_disk_has_them(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (member, _) = asked(home, [written(tmp_path), written(tmp_path, "regression")]).members
+    rows = len(member.corpus.splits[member.measured])
+    model = SimpleNamespace(record=SimpleNamespace(task=member.corpus.task), logits=lambda *_: np.eye(rows, 3))
+    monkeypatch.setattr(beside, "opened", lambda *_: model)
+    (tmp_path / "model").mkdir()
+    with monkeypatch.context() as patch:
+        refuse_to_hold(patch, beside._ANSWERS)
+        with pytest.raises(UserError, match="full"):
+            beside._answers(member, tmp_path, keep=True)
+    assert not list(tmp_path.glob(f"*{beside._ANSWERS}"))
+    kept = beside._answers(member, tmp_path, keep=True)
+    beside._put_away(tmp_path)
+    read = beside._answers(member, tmp_path)
+    assert read.task == kept.task
+    assert (read.logits == kept.logits).all()
 
 
 @pytest.mark.slow

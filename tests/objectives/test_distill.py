@@ -1,6 +1,7 @@
 """Distillation: hand-computed values, a teacher's answers as a column, texts without labels, what is refused."""
 
 import csv
+import dataclasses
 import json
 import math
 import shutil
@@ -28,7 +29,7 @@ from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings,
 from nlp_transfer.preparation import prepare
 from nlp_transfer.publishing.publication import _public
 from nlp_transfer.run import Run, adapt
-from nlp_transfer.settings import DataSettings
+from nlp_transfer.settings import ColumnSettings, DataSettings
 from tests.cells import cells
 from tests.data.test_batches import make_tokens
 from tests.encoder.families import tiny_encoder
@@ -224,6 +225,9 @@ def test_a_file_of_lines_is_read_as_one_text_a_line(tmp_path: Path):
     for roles in ({"text": "text", "label": "label"}, {"text": "sentence", "label": "label"}):
         found = read_unlabelled(settings, roles, notes := [])
         assert (found.texts, found.pairs, notes) == (['a, "b"', "  text", "label"], None, [])
+    columns = ColumnSettings(text="body", text_pair="", id="number")
+    chosen = dataclasses.replace(settings, columns=columns)
+    assert read_unlabelled(chosen, {"text": "body", "label": "label", "id": "number"}, []).texts == found.texts
     with pytest.raises(UserError, match="two texts a row"):
         read_unlabelled(settings, {"text": "text", "text_pair": "text_pair", "label": "label"}, [])
 

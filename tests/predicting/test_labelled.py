@@ -31,7 +31,7 @@ TASK = Task("single_label", ("even", "odd"), pair=False)
 
 
 class Parity(Labeller):
-    """Says of a text that ends in a number whether that is even, and fails before so many texts."""
+    """Says of a text that ends in a number whether that is even, as an empty one is, and fails before so many texts."""
 
     def __init__(self, task: Task = TASK, fails_at: int | None = None) -> None:
         self.record: Any = SimpleNamespace(task=task, roles={"text": "text"})
@@ -41,7 +41,7 @@ class Parity(Labeller):
         self.answered += len(texts)
         if self.fails_at is not None and self.answered > self.fails_at:
             raise KeyboardInterrupt
-        return np.array([[0.5, int(text.split()[-1]) % 2] for text in texts], np.float32)
+        return np.array([[0.5, int(text.split()[-1] if text else 0) % 2] for text in texts], np.float32)
 
     def decided(self, logits, features=None) -> list[Prediction]:
         names = [self.record.task.labels[row] for row in logits.argmax(1)]
@@ -78,6 +78,17 @@ def test_however_many_rows_a_chunk_has_the_file_is_the_same(tmp_path: Path, kind
         assert all(pq.read_table(path).equals(pq.read_table(outputs[0])) for path in outputs)
     else:
         assert len({path.read_bytes() for path in outputs}) == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_whether_a_row_may_lack_a_key_does_not_hang_on_the_chunks(tmp_path: Path, chunk: int):
+    given = [{"text": "row 1", "n": 1}, {"n": 2}, {"text": "row 3"}, {"m": 4, "n": 4}, {"m": 5}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    assert label(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", chunk=chunk) == len(given)
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    said = [row.pop("prediction") for row in written]
+    assert said == ["odd", "even", "odd", "even", "even"]
+    assert written == [row | {"probabilities": {"even": 0.25, "odd": 0.75}} for row in given]
 
 
 @pytest.mark.parametrize("problem", ["single_label", "multi_label"])

@@ -1,0 +1,46 @@
+"""What the tokenizer cuts and spells, by hand and by the plain definition."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nlp_transfer.data.batches import Columns
+from nlp_transfer.data.corpus import Examples
+from nlp_transfer.data.ragged import Tokens
+from nlp_transfer.inspection import encoded
+from nlp_transfer.preparation import Prepared
+
+UNSPACED = ("\u0e00\u0fff", "\u1000\u109f", "\u1780\u17ff", "\u3040\u9fff", "\uac00\ud7af")
+borders = [chr(ord(end) + step) for pair in UNSPACED for end in pair for step in (-1, 0, 1)]
+
+
+@given(st.text(st.sampled_from([*borders, *"ab 1é"]) | st.characters(), max_size=20))
+def test_letters_are_counted_where_none_may_be_a_word(text: str):
+    may_be_words = any(low <= character <= high for character in text for low, high in UNSPACED)
+    assert encoded._letters(text) == (0 if may_be_words else sum(character.isalpha() for character in text))
+
+
+def test_the_length_is_told_at_which_rows_of_a_split_are_cut():
+    """Training rows are cut at one length, measured ones at what the encoder can take."""
+    rows, most = 4, {"train": 16, "test": 32}
+    ones = np.ones(rows, np.float32)
+    columns, splits = {}, {}
+    for split, length in most.items():
+        full, lengths = np.full(rows, 40), np.full(rows, length)
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        tokens = Tokens(np.full(ends[-1], 9, np.int32), None, ends, np.arange(rows + 1), full, full - lengths)
+        columns[split] = Columns(tokens, np.zeros(rows, np.int64), ones)
+        splits[split] = Examples(["word " * 38] * rows, None, np.zeros(rows, np.int64), ones, [""] * rows, None)
+    prepared: Any = SimpleNamespace(
+        columns=columns,
+        corpus=SimpleNamespace(splits=splits),
+        spec=SimpleNamespace(max_length=most["train"], limit=most["test"]),
+        classifier=SimpleNamespace(tokenizer=SimpleNamespace(unk_token_id=1)),
+    )
+    told = [found.message for found in encoded.tokens(cast(Prepared, prepared)) if found.kind == "truncated"]
+    assert ["longer than 16 tokens" in told[0], "longer than 32 tokens" in told[1]] == [True, True]
