@@ -83,7 +83,7 @@ def measure(source: Path, limit: dict[str, int], asked: dict[str, Any]) -> dict[
         run = adapt(compose(None, [*words, f"data.validation_limit={rows}", f"output={folder}"]))
     found = run.metrics | {"score": run.metrics[run.report.metric]}
     seconds = round(time.process_time() - began, 1)
-    return {name: round(found.get(name, float("nan")), 4) for name in FIGURES} | {"seconds": seconds}
+    return {name: round(found[name], 4) for name in FIGURES if name in found} | {"seconds": seconds}
 
 
 def show(lines: list[dict[str, Any]]) -> None:
@@ -93,7 +93,7 @@ def show(lines: list[dict[str, Any]]) -> None:
     ways = list(dict.fromkeys(map(_way, lines)))
     for dataset, way in product(dict.fromkeys(line["dataset"] for line in lines), ways):
         found = [line for line in lines if line["dataset"] == dataset and _way(line) == way]
-        means = " | ".join(f"{np.mean([line[name] for line in found]):.3f}" for name in FIGURES)
+        means = " | ".join(f"{np.mean([line.get(name, np.nan) for line in found]):.3f}" for name in FIGURES)
         each = ", ".join(f"{line['score']:.3f}" for line in found)
         print(f"| {dataset} | {_named(way)} | {means} | {each} |")
     print(
@@ -102,8 +102,8 @@ def show(lines: list[dict[str, Any]]) -> None:
     first = [line for line in lines if _way(line) == ways[0]]
     for way in ways[1:]:
         pairs = list(zip([line for line in lines if _way(line) == way], first, strict=True))
-        gains = [np.array([own[name] - other[name] for own, other in pairs]) for name in FIGURES]
-        told = " | ".join(paired(gain[~np.isnan(gain)]) for gain in gains)
+        gains = [[own[name] - other[name] for own, other in pairs if name in own] for name in FIGURES]
+        told = " | ".join(paired(np.array(gain)) if gain else "" for gain in gains)
         print(
             f"| {_named(way)} | {told} | {np.median([own['seconds'] / other['seconds'] for own, other in pairs]):.2f} |"
         )
