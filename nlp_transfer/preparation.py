@@ -85,7 +85,7 @@ class Prepared:
     @property
     def reported_split(self) -> str:
         """The split whose figures are reported: test, or validation where there is no test split."""
-        return "test" if "test" in self.corpus.splits else "validation"
+        return self.corpus.reported_split
 
     @property
     def frozen_modules(self) -> list[nn.Module]:

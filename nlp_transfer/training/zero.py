@@ -23,8 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nlp_transfer.composing.shipped import launch_file
-from nlp_transfer.data.typed import first_line
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, first_line
 from nlp_transfer.training.bfloat16 import WorkingCopy
 
 _ASKED = "ACCELERATE_USE_DEEPSPEED"

@@ -119,7 +119,7 @@ def table_time(run: Any, tests: Path) -> float:
 
 def time_of(model: Any, tests: Path) -> float:
     """Return milliseconds a text, the fastest of three."""
-    from nlp_transfer.data.sources import read_rows
+    from nlp_transfer.data.files import read_rows
     from nlp_transfer.settings import DataSettings
 
     texts = read_rows(tests, DataSettings()).columns["text"]
