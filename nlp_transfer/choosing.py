@@ -121,9 +121,10 @@ def _compares(settings: Settings, task: Task) -> bool:
 
 
 def _fits_again(settings: Settings, task: Task) -> bool:
-    """Return whether the task is one for which that was measured, and nothing else was asked for."""
+    """Return whether there are single texts with labels, and nothing else was asked for; of numbers it is worse."""
     labels = task.problem in ("single_label", "multi_label") and not task.pair
-    return labels and _is_usual(settings) and not settings.continual.used
+    plain = settings.encoder.head in ("auto", "pooled") and not settings.encoder.hidden
+    return labels and plain and _is_usual(settings) and not settings.continual.used
 
 
 def _is_usual(settings: Settings) -> bool:

@@ -155,6 +155,7 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
         prepared = prepare(settings, corpus, folder.path, taught=taught)
     with folder.locked():
         if folder.is_there_by_now(settings):
+            folder.check_data(corpus)
             return _read_back(settings, corpus, folder, screen)
         after = pretrained(prepared, folder, screen)
         after.plan, after.domains = plan, domains  # as they were told

@@ -36,25 +36,30 @@ def taken(encoder: Path, count: int, *words: str, problem: str = "single_label",
         (3 * FEW - 1, "single_label", [], "finetune by comparing texts"),
         (3 * FEW - 1, "single_label", ["strategy.minutes=1e-9"], "probe"),
         (3 * FEW - 1, "single_label", ["strategy.minutes=1000"], "finetune by comparing texts"),
-        (3 * FEW, "single_label", [], "finetune"),
+        (3 * FEW, "single_label", [], "finetune, fitted again"),
         (3 * FEW, "single_label", ["strategy.minutes=1e-9"], "probe"),
-        (3 * FEW, "single_label", ["strategy.minutes=1000"], "finetune"),
-        (FEW_ROWS - 1, "single_label", [], "finetune"),
+        (3 * FEW, "single_label", ["strategy.minutes=1000"], "finetune, fitted again"),
+        (FEW_ROWS - 1, "single_label", [], "finetune, fitted again"),
         (FEW_ROWS, "single_label", [], "finetune"),
         (60, "regression", [], "finetune"),
-        (60, "multi_label", [], "finetune"),
+        (60, "ordinal", [], "finetune"),
+        (60, "multi_label", [], "finetune, fitted again"),
         (60, "single_label", ["objective=contrast"], "finetune"),
         (60, "single_label", ["objective.classify.weight=0.5"], "finetune"),
-        (60, "single_label", ["training.batch_size=2"], "finetune"),
-        (60, "single_label", ["training.patience=2"], "finetune"),
+        (60, "single_label", ["data.class_weights=balanced"], "finetune"),
+        (60, "single_label", ["training.batch_size=2"], "finetune, fitted again"),
+        (60, "single_label", ["training.patience=2"], "finetune, fitted again"),
+        (60, "single_label", ["training.patience=2", "encoder.head=native"], "finetune"),
+        (60, "single_label", ["training.patience=2", "encoder.hidden=8"], "finetune"),
         (60, "single_label", ["encoder.pretrained=false"], "finetune"),
     ],
 )
 def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, problem: str, words: list, name: str):
     settings, why = taken(encoder, count, *words, problem=problem)
-    strategy = name.split()[0]
+    strategy, _, again = name.partition(", ")
+    strategy = strategy.split()[0]
     assert type(settings.strategy).__name__.lower() == strategy
-    assert why.startswith(f"strategy=auto is {name}, for ")
+    assert why.startswith(f"strategy=auto is {name.partition(', ')[0]}, for ")
     assert settings.name == f"data-{strategy}"
     if "comparing" in name:
         assert settings.objective["classify"].weight == 0
@@ -64,11 +69,10 @@ def test_the_choice_follows_the_rule_and_says_why(encoder: Path, count: int, pro
     else:
         asked = compose(None, [word for word in words if not word.startswith("strategy")])
         assert (settings.objective, settings.training) == (asked.objective, asked.training)
-        plain = problem != "regression" and not any(word.startswith(("objective", "encoder")) for word in words)
-        assert settings.strategy.head_last == (strategy == "finetune" and plain and count < FEW_ROWS)
-        assert ("its head is fitted once more" in why) == settings.strategy.head_last
-    again, _ = taken(encoder, count, *words, problem=problem)
-    assert run_id(again) == run_id(settings)
+        assert settings.strategy.head_last == bool(again)
+        assert ("its head is fitted once more" in why) == bool(again)
+    twice, _ = taken(encoder, count, *words, problem=problem)
+    assert run_id(twice) == run_id(settings)
 
 
 @pytest.mark.parametrize(
@@ -182,3 +186,14 @@ def test_the_run_is_that_of_the_strategy_by_its_own_name(encoder: Path, tmp_path
     )
     assert auto.folder == named.folder
     assert dataclasses.asdict(auto.report) == dataclasses.asdict(named.report)
+
+
+def test_a_run_fits_its_head_again_and_says_so(encoder: Path, tmp_path: Path):
+    words = [f"encoder={encoder}", f"output={tmp_path}", "training.batch_size=2", "evaluation.resamples=20"]
+    data = data_for("single_label") | {"train": rows("single_label", 60, 1)}
+    auto, named = (
+        nlp_transfer.adapt(None, [*words, *own, "verify=false"], data=data)
+        for own in ([], ["strategy=finetune", "strategy.head_last=true"])
+    )
+    assert auto.folder == named.folder
+    assert json.loads((auto.folder / "plan.json").read_text())["head_last"]

@@ -286,6 +286,12 @@ def test_a_key_has_one_value():
         (["training.batch_size=2.5"], r"training\.batch_size"),
         (["strategy.lr=fast"], r"strategy\.lr"),
         (["+strategy.new=1"], r"strategy\.new is not a known key"),
+        *(
+            (["strategy=probe", f"+strategy.{key}=1"], rf"strategy\.{key} is not a known key; known here: solver, lr$")
+            for key in ("frozen", "adapts", "merge", "reinit_layers")  # what a strategy says, and nobody sets
+        ),
+        (["strategy=auto", "+strategy.solver=exact"], r"strategy\.solver is not a known key; known here: minutes$"),
+        (["objective=coral", "+objective.coral.name=y"], r"objective\.coral\.name is not a known key"),
         (["+objective.classifi={}"], r"classifi.*did you mean 'classify'"),
         (["objective.classify.label_smoothing=x"], r"objective\.classify\.label_smoothing"),
         (["seed="], r"seed"),

@@ -29,7 +29,7 @@ _BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("fa
 
 def checked(kind: type, values: Any, prefix: str) -> Any:
     """Return an instance of a settings dataclass made of plain values, every key and type checked."""
-    kinds = typing.get_type_hints(kind)
+    kinds = _kinds(kind)
     if not isinstance(values, Mapping):
         key = prefix.removesuffix(".")
         within = ", ".join(prefix + name for name in kinds)
@@ -41,6 +41,12 @@ def checked(kind: type, values: Any, prefix: str) -> Any:
             )
     made = {field.name: field.default_factory for field in dataclasses.fields(kind)}
     return kind(**{key: _value(kinds[key], value, f"{prefix}{key}", usual=made[key]) for key, value in values.items()})
+
+
+def _kinds(kind: Any) -> dict[str, Any]:
+    """Return the type of every key of a settings dataclass; what else its bases declare is no key."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def _value(kind: Any, value: Any, key: str, *, usual: Any = dataclasses.MISSING) -> Any:
@@ -82,7 +88,7 @@ def takes_text(settings: type, key: str) -> bool:
     """Return whether a dotted key of a settings dataclass declares a text; keys under a free field do not."""
     kind: Any = settings
     for part in key.split("."):
-        kind = typing.get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
+        kind = _kinds(kind).get(part) if dataclasses.is_dataclass(kind) else None
     return str in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,))
 
 

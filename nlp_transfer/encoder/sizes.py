@@ -42,19 +42,22 @@ def shapes_of(folder: Path) -> dict[str, list[int]]:
 
 
 def weights_multiplied(folder: Path, *, words: int | None, depth: int | None = None) -> int:
-    """Return how many weights in a folder a token meets, tables of words not among them.
+    """Return about how many weights a token meets in a model: of a decoder as many as of its encoder.
 
     Args:
-        folder: of a model.
-        words: rows of those tables, as its configuration has them.
+        folder: of the model.
+        words: rows of its tables of words, in which it meets one alone, as its configuration has them.
         depth: of the lowest layers that are used; None: all are.
     """
-    used = {
-        name: shape
-        for name, shape in shapes_of(folder).items()
-        if depth is None or not (numbered := _NUMBERED.search(name)) or int(numbered[0].strip(".")) < depth
-    }
-    return sum(math.prod(shape) for shape in used.values() if shape[:1] != [words])
+    found = {name: shape for name, shape in shapes_of(folder).items() if shape[:1] != [words]}
+    config = read_json(folder / "config.json")
+    if config.get("model_type") == "albert":  # whose layers are one, met again and again
+        times = depth if depth is not None else config["num_hidden_layers"]
+        return sum(math.prod(shape) * (times if ".albert_layers." in name else 1) for name, shape in found.items())
+    if depth is not None:
+        numbers = {name: int(number[0].strip(".")) for name in found if (number := _NUMBERED.search(name))}
+        found = {name: shape for name, shape in found.items() if numbers.get(name, -1) < depth}
+    return sum(map(math.prod, found.values()))
 
 
 @contextmanager

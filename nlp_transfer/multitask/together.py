@@ -94,18 +94,25 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
     place = located(asked)
     union, settings, folder, folders = place.union, asked.settings, place.folder, place.folders
     if place.is_finished and not settings.overwrite:
-        folder.check_encoder(settings.encoder, screen.tell)
-        folder.tidy()
-        screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
-        return _outcome(folder, folders, union.members)
+        return _read_back(place, settings, screen)
     with screen.busy("loading the encoder"):
         joint = _prepared(settings, union, folder)
     render(joint.plan, screen.console)
     with folder.locked():
         (there,) = broadcast_object_list([place.is_finished and not settings.overwrite])  # by another process meanwhile
-        if not there:
-            _adapt(settings, joint, union, folder, folders, screen)
+        if there:
+            return _read_back(place, settings, screen)
+        _adapt(settings, joint, union, folder, folders, screen)
     return _outcome(folder, folders, union.members)
+
+
+def _read_back(place: Place, settings: Settings, screen: Screen) -> Outcome:
+    """Return how the tasks fare, compared with what there is now of what they learned from."""
+    place.folder.check_data(place.union.corpus)
+    place.folder.check_encoder(settings.encoder, screen.tell)
+    place.folder.tidy()
+    screen.console.print(f"{place.folder.path} is finished already; overwrite=true does it again")
+    return _outcome(place.folder, place.folders, place.union.members)
 
 
 def as_long_as_alone(settings: TrainingSettings, rows: Sequence[int]) -> TrainingSettings:

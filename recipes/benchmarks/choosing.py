@@ -7,7 +7,7 @@ strategy with 4, 16 and 64 training rows a class, drawn by the seed, and as many
 has by itself; all test rows are measured. "Regret" is what a choice lacks to the best strategy in hindsight, in
 macro-F1, mean over the seeds: of `strategy=auto`, and of each strategy for everything. The rule was made from the data
 sets of MADE_FROM; the others it has not seen. Scores are appended to --results and not measured again; where auto is
-fine-tuning for its rows a class, its scores are those of fine-tuning.
+plain fine-tuning for its rows, in all and a class, its scores are those of fine-tuning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from nlp_transfer.choosing import FEW, FEW_PAIRS
+from nlp_transfer.choosing import FEW, FEW_PAIRS, FEW_ROWS
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.kept import Kept
 
@@ -55,7 +55,8 @@ def measure(dataset: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
     lines = [line for line in kept.lines if line["dataset"] == dataset]
     for labels in arguments.labels:
         there = {line["strategy"] for line in lines if line["labels"] == labels}
-        wanted = [name for name in STRATEGIES if name != AUTO or labels < _border(dataset)]
+        rows = next((line["rows"] for line in lines if line["labels"] == labels), 0)
+        wanted = [name for name in STRATEGIES if name != AUTO or not _is_usual(dataset, labels, rows)]
         if missing := [name for name in wanted if name not in there]:
             # Floors come with every comparison.
             found = [line for line in _measured(dataset, labels, missing, arguments) if line["strategy"] not in there]
@@ -63,9 +64,9 @@ def measure(dataset: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
     return [line for line in lines if line["labels"] in arguments.labels]
 
 
-def _border(dataset: str) -> int:
-    """Return from how many rows a class on auto is fine-tuning."""
-    return FEW_PAIRS if dataset in PAIRS else FEW
+def _is_usual(dataset: str, labels: int, rows: int) -> bool:
+    """Return whether auto is plain fine-tuning with so many rows a class, and so many in all."""
+    return labels >= FEW_PAIRS if dataset in PAIRS else labels >= FEW and rows >= FEW_ROWS
 
 
 def _measured(dataset: str, labels: int, names: list[str], arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -106,8 +107,9 @@ def _tell(lines: list[dict[str, Any]]) -> None:
     for line in lines:
         found[line["dataset"], line["labels"]][line["strategy"]].append(line["value"])
     scores = {key: {name: float(np.mean(values)) for name, values in of.items()} for key, of in found.items()}
+    rows = {(line["dataset"], line["labels"]): line["rows"] for line in lines}
     for (dataset, labels), of in scores.items():
-        if labels >= _border(dataset):
+        if _is_usual(dataset, labels, rows[dataset, labels]):
             of[AUTO] = of[USUAL]
     names = [*STRATEGIES, "tfidf"]
     print(f"| data set | labels a class | {' | '.join(names)} |\n|---|---{'|---' * len(names)}|")

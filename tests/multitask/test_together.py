@@ -368,8 +368,9 @@ def test_tasks_that_do_not_go_together_are_refused(home: Path, tmp_path: Path):
 
 def test_the_command_names_a_word_of_one_task_that_is_for_all(tmp_path: Path, capfd):
     one, other = written(tmp_path), written(tmp_path, "regression")
-    assert main(["multitask", f"{one} strategy.lr=1", other]) == 2
-    assert "'strategy.lr=1' in" in capfd.readouterr().err
+    for word in ("strategy.lr=1", "+strategy.lr=1"):
+        assert main(["multitask", f"{one} {word}", other]) == 2
+        assert f"'{word}' in" in capfd.readouterr().err
 
 
 def test_each_task_has_the_steps_that_it_would_have_alone():
