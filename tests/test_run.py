@@ -1,5 +1,6 @@
 """Whole runs on tiny encoders: every strategy on every problem type, and what a run promises about its folder."""
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import nlp_transfer
+from nlp_transfer import head
 from nlp_transfer.artefact.folder import RECORD
 from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
@@ -27,6 +29,7 @@ from nlp_transfer.measurement import evaluate
 from nlp_transfer.preparation import prepare
 from nlp_transfer.run import adapt
 from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.strategies.convex import Head
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.pace import PARTS
@@ -261,6 +264,28 @@ def test_methods_that_are_not_for_classifiers_are_refused(home: Path, tmp_path: 
 
 def digest(run) -> str:
     return hashlib.sha256((run.folder / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_all_ranks_take_the_head_and_the_layers_of_the_first(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = settings_for(home, output=str(tmp_path), strategy="probe", **{"encoder.layers": "spread"})
+    prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data_for("single_label")), tmp_path)
+    told = []
+
+    def first(ours: list) -> list:
+        told.append(ours)
+        if isinstance(ours[0], Head):
+            return [dataclasses.replace(ours[0], weight=ours[0].weight * 0 + 7, bias=ours[0].bias * 0 + 8)]
+        return [1, True]  # of its layers the second, clearly
+
+    monkeypatch.setattr(head, "broadcast_object_list", first)
+    solve_head(prepared)
+    model = prepared.classifier.model
+    assert len(told) == 2
+    assert len(model.config.layers) == 1
+    assert (model.classifier.weight == 7).all()
+    assert (model.classifier.bias == 8).all()
 
 
 @pytest.mark.parametrize("strategy", ["probe", "finetune", "lora"])

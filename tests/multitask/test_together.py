@@ -199,6 +199,22 @@ def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
+def test_what_another_process_finished_meanwhile_is_read_back(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words, values = [written(tmp_path), written(tmp_path, "regression")], {"output": str(tmp_path / "runs")}
+    prepared, ended = together_module.prepare, []
+
+    def meanwhile(*given, **named):
+        monkeypatch.setattr(together_module, "prepare", prepared)
+        ended.append(together(home, words, **values))
+        return prepared(*given, **named)
+
+    monkeypatch.setattr(together_module, "prepare", meanwhile)
+    assert together(home, words, **values) == ended[0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, None])
 @pytest.mark.parametrize("balance", [pytest.param("none", marks=pytest.mark.exhaustive), "uncertainty"])
 def test_one_that_was_stopped_goes_on_to_the_same_bits(
