@@ -65,29 +65,24 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     """
     if not isinstance(settings.strategy, Auto):
         return settings, ""
-    rows, minutes = len(corpus.splits["train"]), settings.strategy.minutes
-    classes = classes_of(corpus.task)
-    taken, few = _named(settings, dataclasses.replace(settings, strategy=Finetune())), rows / classes
-    probe = _named(settings, dataclasses.replace(settings, strategy=Probe()))
-    if few < FEW_PAIRS and _probes_pairs(settings, corpus.task):
+    task, rows, minutes = corpus.task, len(corpus.splits["train"]), settings.strategy.minutes
+    few = rows / classes_of(task)
+    taken, probe = (_named(settings, dataclasses.replace(settings, strategy=each)) for each in (Finetune(), Probe()))
+    if few < FEW_PAIRS and _probes_pairs(settings, task):
         taken, minutes = probe, None
-        unit = "class" if corpus.task.labels else "decile"
-        why = f"probe, for {few:.3g} training pairs a {unit}, each text read alone, are fewer than {FEW_PAIRS}"
-    elif not _compares(settings, corpus.task):
-        why = "finetune, for comparing texts does not suit the task, or something else was asked for"
-    elif classes > MOST_CLASSES:
-        why = f"finetune, for {classes:,} classes are more than {MOST_CLASSES}"
-    elif few >= FEW:
-        why = f"finetune, for {few:.3g} training rows a class are no fewer than {FEW}"
+        unit = "class" if task.labels else "decile"
+        why = f"probe, for {_rows(few, 'pair')} a {unit}, each text read alone, are fewer than {FEW_PAIRS}"
+    elif obstacle := _why_not_compared(settings, task, few):
+        why = f"finetune, for {obstacle}"
+        if rows < FEW_ROWS and _fits_again(settings, task):
+            taken = dataclasses.replace(taken, strategy=Finetune(head_last=True))
+            why += f"; its head is fitted once more at the end, for in all there are fewer than {FEW_ROWS:,} rows"
     else:
         taken = _comparing(taken, few)
-        why = f"finetune by comparing texts, for {few:.3g} training rows a class are fewer than {FEW}"
+        why = f"finetune by comparing texts, for {_rows(few)} a class are fewer than {FEW}"
         if _may_learn_names(settings) and names_tell(settings, corpus, LABEL_TEXTS):
             taken = dataclasses.replace(taken, data=dataclasses.replace(taken.data, label_texts=list(LABEL_TEXTS)))
             why += ", and from the names of the labels, to which the texts are near"
-    if rows < FEW_ROWS and taken.strategy == Finetune() and _fits_again(settings, corpus.task):
-        taken = dataclasses.replace(taken, strategy=Finetune(head_last=True))
-        why += f"; its head is fitted once more at the end, for in all there are fewer than {FEW_ROWS:,} rows"
     if minutes is not None and (needed := _minutes(taken, corpus)) > minutes:
         taken = probe
         why = f"probe, for finetune may take {needed:.2g} minutes, and there are {minutes:g}"
@@ -111,6 +106,20 @@ def _probes_pairs(settings: Settings, task: Task) -> bool:
     from nlp_transfer.encoder.heads import reads_alone
 
     return reads_alone(encoder, task, locate(encoder).folder)
+
+
+def _why_not_compared(settings: Settings, task: Task, few: float) -> str:
+    """Return why texts are not compared; nothing where they are."""
+    if not _compares(settings, task):
+        return "comparing texts does not suit the task, or something else was asked for"
+    if (classes := classes_of(task)) > MOST_CLASSES:
+        return f"{classes:,} classes are more than {MOST_CLASSES}"
+    return f"{_rows(few)} a class are no fewer than {FEW}" if few >= FEW else ""
+
+
+def _rows(few: float, noun: str = "row") -> str:
+    """Write how many training rows there are of a class, which need be no whole number."""
+    return f"{few:.3g} training {noun}{'' if few == 1 else 's'}"
 
 
 def _compares(settings: Settings, task: Task) -> bool:
