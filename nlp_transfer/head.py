@@ -140,7 +140,7 @@ class Units:
             _rescale(prepared, factor, shift)
 
 
-def settle(prepared: Prepared, logits: np.ndarray) -> Calibration:
+def fold_calibration(prepared: Prepared, logits: np.ndarray) -> Calibration:
     """Choose on the validation rows how outputs become labels; return how they were calibrated.
 
     That is folded into the output layer, so that whoever loads the model, and every export of it, has the probabilities
@@ -157,7 +157,9 @@ def settle(prepared: Prepared, logits: np.ndarray) -> Calibration:
     rule = task.threshold
     metric = selection_metric(task, prepared.settings.evaluation.metric)
     if free:
-        found, rule = thresholds.settled(task, logits, validation.targets, validation.weights, metric=metric)
+        found, rule = thresholds.scale_and_threshold(
+            task, logits, validation.targets, validation.weights, metric=metric
+        )
         rule = rule if wanted.calibrate else thresholds.undivided(rule, found)
         calibration = Calibration(found)
     else:

@@ -26,7 +26,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics, thresholds
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.formatting import counted
-from nlp_transfer.head import Units, settle, solve_head, solve_head_again, validate
+from nlp_transfer.head import Units, fold_calibration, solve_head, solve_head_again, validate
 from nlp_transfer.head_choice import solves_head
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.objectives.objective import Step
@@ -83,13 +83,13 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
         penalty = start_head(prepared, screen, saving)
         trajectory = _learn(prepared, folder, screen, saving)
         if not prepared.strategy.head_last:
-            return trajectory, settled(prepared, screen)
+            return trajectory, fit_decision(prepared, screen)
     with reading(screen, "fitting the head on the trained encoder's features"):
         solve_head_again(prepared, least=penalty)
-    return trajectory, settled(prepared, screen)
+    return trajectory, fit_decision(prepared, screen)
 
 
-def settled(prepared: Prepared, screen: Screen) -> Fitted:
+def fit_decision(prepared: Prepared, screen: Screen) -> Fitted:
     """Measure the validation rows, if any, choose on them how outputs become labels, and say so."""
     validation = prepared.corpus.splits.get("validation")
     if validation is None:
@@ -99,7 +99,7 @@ def settled(prepared: Prepared, screen: Screen) -> Fitted:
         measured = score(prepared.settings, logits, validation, prepared.corpus.task)
         held = {name: value for name, value in measured.items() if math.isfinite(value)}
         # What is chosen by figures that are nearly the same must be the same on every rank.
-        fitted = dataclasses.replace(fit_rules(prepared, settle(prepared, logits)), held=held)
+        fitted = dataclasses.replace(fit_rules(prepared, fold_calibration(prepared, logits)), held=held)
         (fitted,) = broadcast_object_list([fitted])
     if curve := fitted.risk_curve:
         task = promising(prepared.corpus.task, curve)
@@ -185,7 +185,7 @@ def score(settings: Settings, logits: np.ndarray, held: Examples, task: Task) ->
     if task.problem == "multi_label" and settings.decision.threshold is None:
         # Chosen in the same way once more when all is learned.
         metric = metrics.selection_metric(task, settings.evaluation.metric)
-        scale, rule = thresholds.settled(task, logits, held.targets, held.weights, metric=metric)
+        scale, rule = thresholds.scale_and_threshold(task, logits, held.targets, held.weights, metric=metric)
         task = dataclasses.replace(task, threshold=thresholds.undivided(rule, scale))
     return metrics.compute(task, logits, held.targets, held.weights)
 

@@ -11,6 +11,7 @@ import pytest
 
 from nlp_transfer import run
 from nlp_transfer.cli import main
+from nlp_transfer.evaluation.unknown import DETECTORS
 from recipes.benchmarks import (
     calibration,
     checking,
@@ -28,6 +29,7 @@ from recipes.benchmarks import (
     speed,
     steps,
     strategies,
+    unknown,
 )
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.bench import Bench
@@ -197,6 +199,25 @@ def test_lengths_are_told_as_tables(
     assert float(gain[3]) == pytest.approx(float(rows[1][4]) - float(rows[0][4]), abs=2e-3)
     monkeypatch.setattr(steps, "measure", None)
     steps.main(words)  # nothing is measured again
+
+
+def test_how_the_unknown_is_told_is_a_table(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    (tmp_path / "five").mkdir()
+    for split in SPLITS:
+        lines = "".join(
+            f"{text},{label}\n" for text, label in generated(random.Random(split), 200, length=12, classes=5)
+        )
+        (tmp_path / "five" / f"{split}.csv").write_text("text,label\n" + lines)
+    own = ["encoder=custom", f"encoder.name={home / 'encoder'}", "cache.gib=0"]
+    monkeypatch.setattr(unknown, "WORDS", [*unknown.WORDS, *own])
+    words = [str(tmp_path), "--cases", "five", "--per-class", "20", "--results", str(tmp_path / "unknown.jsonl")]
+    unknown.main(words)
+    told = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| five")]
+    assert len(told) == len(DETECTORS)
+    assert sum("(chosen 1 of 1)" in cells[1] for cells in told) == 1
+    assert all(0 <= float(cells[3]) <= 1 for cells in told)
+    monkeypatch.setattr(unknown, "measure", None)
+    unknown.main(words)  # nothing is measured again
 
 
 def test_shifts_are_told_as_a_table(home: Path, monkeypatch: pytest.MonkeyPatch, capsys):

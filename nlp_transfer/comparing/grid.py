@@ -18,7 +18,7 @@ from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded, read_corpus
 from nlp_transfer.data.needs import with_validation
 from nlp_transfer.errors import UserError, did_you_mean
-from nlp_transfer.evaluation.decisions import settled
+from nlp_transfer.evaluation.decisions import with_rules
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.settings import PretrainingSettings
 from nlp_transfer.training.length import least_steps, passes
@@ -220,4 +220,4 @@ class Draws:
 
     def _encoded(self, rows: ReadCorpus, settings: DataSettings | None = None) -> Corpus:
         found = encoded(rows, settings or self._data)
-        return dataclasses.replace(found, task=settled(found.task, self._decision))
+        return dataclasses.replace(found, task=with_rules(found.task, self._decision))

@@ -15,7 +15,7 @@ from nlp_transfer.decision.rules import check_rows
 from nlp_transfer.evaluation import hiding
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.conformal import nonconformity
-from nlp_transfer.evaluation.decisions import decide, probabilities, settled
+from nlp_transfer.evaluation.decisions import decide, probabilities, with_rules
 from nlp_transfer.evaluation.kept import KeptScores
 from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.evaluation.selective import RiskCurve
@@ -53,7 +53,7 @@ def deciding(corpus: Corpus, settings: DecisionSettings) -> Corpus:
     Raises:
         UserError: for a rule that the task has no use for, or that there are too few validation rows for.
     """
-    corpus = dataclasses.replace(corpus, task=settled(corpus.task, settings))
+    corpus = dataclasses.replace(corpus, task=with_rules(corpus.task, settings))
     validation = corpus.splits.get("validation")
     rows = 0 if validation is None else int(np.count_nonzero(validation.weights))
     for key in ("risk", "unknown", "coverage"):

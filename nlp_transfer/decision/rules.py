@@ -17,7 +17,7 @@ from nlp_transfer.checks import check_one_rule
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import kept, selective
 from nlp_transfer.evaluation.conformal import label_sets, number_bounds
-from nlp_transfer.evaluation.decisions import settled
+from nlp_transfer.evaluation.decisions import with_rules
 from nlp_transfer.evaluation.formatting import chosen
 from nlp_transfer.evaluation.unknown import DETECTORS, Detector
 
@@ -50,7 +50,7 @@ def ruled(record: Record, settings: DecisionSettings) -> Record:
         UserError: for a rule that the task has no use for, or the model no statistics, or two that exclude each other.
     """
     check_one_rule(settings)
-    task = settled(record.task, settings)
+    task = with_rules(record.task, settings)
     if task.risk:
         if record.risk_curve is None:
             raise _unfit(f"decision.risk={task.risk:g}", "risk")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import DecisionSettings
 
 
-def settled(task: Task, settings: DecisionSettings) -> Task:
+def with_rules(task: Task, settings: DecisionSettings) -> Task:
     """Return the task with the rules that the settings name instead of its own.
 
     The probability that keeps a risk is not known here: see `decision.rules.promising`.

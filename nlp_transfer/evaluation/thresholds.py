@@ -77,7 +77,7 @@ def _best(likely: np.ndarray, worth: np.ndarray, masses: np.ndarray) -> float:
     return float(np.clip((p[last] + below) / 2, _LEAST, _MOST))
 
 
-def settled(
+def scale_and_threshold(
     task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, *, metric: str
 ) -> tuple[float, Threshold]:
     """Return the temperature of a model, and the threshold for its outputs when they are divided by that.

@@ -26,7 +26,7 @@ from nlp_transfer.data.hints import typed
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.decisions import settled
+from nlp_transfer.evaluation.decisions import with_rules
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.multitask.checks import check_multitask
 from nlp_transfer.multitask.rows import data_of, divided_alike, path_and_words, read_from
@@ -215,7 +215,7 @@ def _read(alone: dict[str, Settings], tell: Callable[[str], None]) -> list[Membe
             rows = divided(read, data, seed=settings.seed) if before is None else divided_alike(before, read, data)
             first.setdefault(str(data.path), rows)
             corpus = encoded(rows, data)
-            corpus = dataclasses.replace(corpus, task=settled(corpus.task, settings.decision))
+            corpus = dataclasses.replace(corpus, task=with_rules(corpus.task, settings.decision))
             metric = selection_metric(corpus.task, settings.evaluation.metric)
             members.append(Member(name, settings, corpus, metric))
     return members

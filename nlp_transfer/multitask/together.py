@@ -15,7 +15,7 @@ from nlp_transfer.decision.fitting import deciding
 from nlp_transfer.encoder.fingerprint import weights_digest
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.head import solve_head_again
-from nlp_transfer.learning import settled, start_head
+from nlp_transfer.learning import fit_decision, start_head
 from nlp_transfer.multitask.asked import named
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.joint import Joint
@@ -212,7 +212,7 @@ def _finish(
         joint.units[number].leave(part)
         if strategy.head_last:
             solve_head_again(part, least=joint.penalties[number])
-    own = dataclasses.replace(trained, fitted=settled(part, screen))
+    own = dataclasses.replace(trained, fitted=fit_decision(part, screen))
     conclude(part.settings, part, own, folder, screen, together=learned)
 
 

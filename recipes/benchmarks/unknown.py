@@ -33,6 +33,7 @@ from recipes.benchmarks.timing.kept import Kept
 
 CHOSEN = "chosen"
 CASES = ("clinc_oos:oos", "banking77", "trec")
+WORDS = ["data=files", "data.unseen=ignore", "strategy=probe"]
 RATE = 0.05
 FIGURES = ("rehearsed", "auroc", "aupr", "fpr95", "right", "found")
 
@@ -80,17 +81,17 @@ def measure(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
     from nlp_transfer.data.corpus import load_corpus
     from nlp_transfer.evaluation.hiding import chosen, fitted, rehearsed
     from nlp_transfer.evaluation.unknown import DETECTORS
-    from nlp_transfer.head import settle, solve_head
+    from nlp_transfer.head import fold_calibration, solve_head
     from nlp_transfer.preparation import prepare
 
     with tempfile.TemporaryDirectory() as scratch:
         divide(arguments.data, case, seed, Path(scratch))
-        words = ["data=files", f"data.path={scratch}", "data.unseen=ignore", f"data.per_class={arguments.per_class}"]
-        settings = compose(None, [*words, "strategy=probe", f"seed={seed}"])
+        words = [f"data.path={scratch}", f"data.per_class={arguments.per_class}", f"seed={seed}"]
+        settings = compose(None, [*WORDS, *words])
         corpus = load_corpus(settings.data, seed=seed)
         prepared = prepare(settings, corpus, Path(scratch) / "run")
         solve_head(prepared)
-        settle(prepared)
+        fold_calibration(prepared, prepared.outputs("validation"))
     train, held, test = (prepared.features(split) for split in ("train", "validation", "test"))
     logits, strange = prepared.outputs("test"), prepared.answers_to(corpus.foreign["test"])
     classes, truth = (corpus.splits[split].targets for split in ("train", "validation"))

@@ -24,7 +24,7 @@ from nlp_transfer.decision.rules import ruled, unpromised
 from nlp_transfer.demo import shown
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration
-from nlp_transfer.evaluation.decisions import settled
+from nlp_transfer.evaluation.decisions import with_rules
 from nlp_transfer.evaluation.selective import RiskCurve
 from nlp_transfer.exporting.export import export
 from nlp_transfer.measurement import evaluate
@@ -159,7 +159,7 @@ def test_one_rule_replaces_the_other(run: Run, home: Path) -> None:
             ruled(record, DecisionSettings(**both))
     for problem in ("multi_label", "regression"):
         with pytest.raises(UserError, match=r"decision\.risk is for tasks with one label a text"):
-            settled(dataclasses.replace(record.task, problem=problem, risk=0.0), DecisionSettings(risk=0.1))
+            with_rules(dataclasses.replace(record.task, problem=problem, risk=0.0), DecisionSettings(risk=0.1))
 
 
 def test_what_cannot_be_promised_is_refused_before_the_training_and_after_it(run: Run, home: Path) -> None:

@@ -9,7 +9,7 @@ from scipy.special import expit, softmax
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration, calibrate, calibration_error, error_by_chance, temperature
-from nlp_transfer.evaluation.decisions import abstains, decide, probabilities, settled
+from nlp_transfer.evaluation.decisions import abstains, decide, probabilities, with_rules
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import DEFAULT_METRIC
 from nlp_transfer.evaluation.sums import row_losses
@@ -125,18 +125,18 @@ def test_a_model_abstains_where_it_is_unsure_and_still_guesses():
     task = Task("single_label", ("a", "b"), pair=False)
     logits = np.log([[0.9, 0.1], [0.3, 0.7], [0.45, 0.55]])
     assert not abstains(task, logits).any()
-    careful = settled(task, DecisionSettings(abstain_below=0.7 + 1e-9))
+    careful = with_rules(task, DecisionSettings(abstain_below=0.7 + 1e-9))
     assert abstains(careful, logits).tolist() == [False, True, True]
     assert (decide(careful, logits) == decide(task, logits)).all()
     assert compute(careful, logits, np.array([0, 0, 1])) == compute(task, logits, np.array([0, 0, 1]))
-    assert settled(careful, DecisionSettings()) == careful
-    assert settled(careful, DecisionSettings(abstain_below=0)) == task
+    assert with_rules(careful, DecisionSettings()) == careful
+    assert with_rules(careful, DecisionSettings(abstain_below=0)) == task
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.8])
 def test_a_threshold_decides_where_the_probability_reaches_it(threshold):
     case = make_case("multi_label")
-    task = settled(case.task, DecisionSettings(threshold=threshold))
+    task = with_rules(case.task, DecisionSettings(threshold=threshold))
     assert (decide(task, case.logits) == (probabilities(task, case.logits) >= threshold)).all()
 
 
@@ -151,7 +151,7 @@ def test_a_threshold_decides_where_the_probability_reaches_it(threshold):
 )
 def test_a_rule_that_the_problem_has_no_use_for_is_refused(problem, rule):
     with pytest.raises(UserError, match=f"decision.{next(iter(rule))} is for"):
-        settled(make_case(problem).task, DecisionSettings(**rule))
+        with_rules(make_case(problem).task, DecisionSettings(**rule))
 
 
 def biased(problem: str, rows: int, shift: np.ndarray, *, seed: int = 0):
