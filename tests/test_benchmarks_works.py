@@ -15,8 +15,10 @@ from nlp_transfer.evaluation.unknown import DETECTORS
 from recipes.benchmarks import (
     calibration,
     checking,
+    choosing,
     comparing,
     continual,
+    distilling,
     domains,
     few_labels,
     meta,
@@ -199,6 +201,44 @@ def test_lengths_are_told_as_tables(
     assert float(gain[3]) == pytest.approx(float(rows[1][4]) - float(rows[0][4]), abs=2e-3)
     monkeypatch.setattr(steps, "measure", None)
     steps.main(words)  # nothing is measured again
+
+
+def test_what_auto_chose_is_told_as_a_table(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    own = {"encoder": "custom", "encoder.name": str(home / "encoder"), "cache.gib": 0, "training.max_steps": 2}
+    monkeypatch.setattr(choosing, "COMPARED", choosing.COMPARED | own)
+    words = [
+        str(home),
+        "--datasets",
+        "trec",
+        "--labels",
+        "2",
+        "--seeds",
+        "1",
+        "--results",
+        str(tmp_path / "auto.jsonl"),
+    ]
+    choosing.main(words)
+    told = capsys.readouterr().out
+    (scores,) = [line.split(" | ") for line in told.splitlines() if line.startswith("| trec")]
+    assert all(0 <= float(cell.rstrip(" |")) <= 1 for cell in scores[2:])
+    assert "| always probe | " in told
+    assert "| auto | " in told
+    monkeypatch.setattr(choosing, "_measured", None)
+    choosing.main(words)  # nothing is measured again
+    assert capsys.readouterr().out == told
+
+
+def test_students_are_told_as_a_table(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    own = ["encoder=custom", f"encoder.name={home / 'encoder'}", "cache.gib=0", "training.max_steps=2"]
+    monkeypatch.setattr(distilling, "WORDS", [*distilling.WORDS, *own])
+    words = [str(home), "--datasets", "trec", "--depths", "1", "0", "--per-class", "8", "--steps", "2", "--seeds", "1"]
+    words += ["--terms", "distill", "--results", str(tmp_path / "students.jsonl")]
+    distilling.main(words)
+    told = capsys.readouterr().out
+    assert len(list(map(json.loads, (tmp_path / "students.jsonl").read_text().splitlines()))) == 5
+    monkeypatch.setattr(distilling, "measured", None)
+    distilling.main(words)  # nothing is measured again
+    assert capsys.readouterr().out == told
 
 
 def test_how_the_unknown_is_told_is_a_table(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -31,6 +31,7 @@ MADE_FROM = ("trec", "tweet_emotion", "cr", "scicite", "banking77", "sst5", "mrp
 HELD_OUT = ("tweet_irony", "sst2", "rte")
 LABELS = (4, 16, 64)
 PAIRS = ("mrpc", "sick", "rte")
+COMPARED = {"data": "files", "compare.scratch": False, "evaluation.resamples": 100}
 AUTO, USUAL = "auto", "finetune"
 STRATEGIES = ("probe", USUAL, "lora", AUTO)
 
@@ -76,14 +77,12 @@ def _measured(dataset: str, labels: int, names: list[str], arguments: argparse.N
         outcome = nlp_transfer.compare(
             None,
             {
-                "data": "files",
+                **COMPARED,
                 "data.path": str(arguments.data / dataset),
                 "output": runs,
                 "compare.candidates": names,
                 "compare.labels": [labels],
                 "compare.seeds": arguments.seeds,
-                "compare.scratch": False,
-                "evaluation.resamples": 100,
             },
         )
     return [
