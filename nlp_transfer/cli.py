@@ -131,9 +131,8 @@ def _is_name(word: str) -> bool:
     from nlp_transfer.settings import Settings
 
     known = {field.name for field in dataclasses.fields(Settings)}
-    if (
-        " " in key and key.rpartition(" ")[2].lstrip("+~").partition(".")[0] in known
-    ):  # a task may have words of its own
+    task, _, own = key.rpartition(" ")
+    if task and own.lstrip("+~").partition(".")[0] in known:  # it may have words of its own
         return True
     if key.lstrip("+~").partition(".")[0] in known:
         return False

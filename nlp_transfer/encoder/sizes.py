@@ -51,8 +51,9 @@ def weights_multiplied(folder: Path, *, words: int | None, depth: int | None = N
     """
     found = {name: shape for name, shape in shapes_of(folder).items() if shape[:1] != [words]}
     config = read_json(folder / "config.json")
+    config = config["encoder"] if isinstance(config.get("encoder"), dict) else config  # under our own head
     if config.get("model_type") == "albert":  # whose layers are one, met again and again
-        times = depth if depth is not None else config["num_hidden_layers"]
+        times = config.get("num_hidden_layers", 1) if depth is None else depth
         return sum(math.prod(shape) * (times if ".albert_layers." in name else 1) for name, shape in found.items())
     if depth is not None:
         numbers = {name: int(number[0].strip(".")) for name in found if (number := _NUMBERED.search(name))}
