@@ -84,7 +84,7 @@ TOOLS = {
     "scontrol": 'if [ "$1" = show ]; then echo first; echo second; else echo "$@" >> "$TOLD"; fi',
     "scancel": 'echo "$@" >> "$TOLD"; kill -TERM $(cat "$TOLD.run")',
     "srun": 'shift; export SLURM_NODEID=1; exec "$@"',
-    "accelerate": 'echo $PPID $$ > "$TOLD.run"; printf "%s\\n" "$*" >> "$TOLD"; trap "exit 1" TERM; '
+    "accelerate": 'trap "exit 1" TERM; echo $PPID $$ > "$TOLD.run"; printf "%s\\n" "$*" >> "$TOLD"; '
     'for _ in $(seq "${TENTHS:-0}"); do sleep 0.1; done; exit "${STATUS:-0}"',
     "python": "echo /conf/ddp_multinode.yaml",
 }
