@@ -34,6 +34,8 @@ class Group:
 class Strategy:
     """Which parameters learn and how fast; what one does not say is as it is here.
 
+    Each says what `apply` and `groups` do, but `Auto`, which another one replaces before they are asked for.
+
     Attributes:
         frozen: whether all but the output layer stays as it is.
         trains: whether gradient steps are taken.
