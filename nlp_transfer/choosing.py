@@ -49,12 +49,12 @@ def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     more at its end. With at most 8 classes and fewer than 100 single texts of each, of one label each, the encoder
     learns to tell the labels apart by comparing texts alone (`objective.contrast`), at half the learning rate, in 100
     steps at least from 20 rows a class on, and the head is fitted last and the last weights are kept. Neither is done
-    where other terms or weights than the usual were asked for, nor is anything compared where a step is too small for
-    that. It learns from the names of the labels as well (`data.label_texts`), if they tell. With fewer than 300 pairs
-    of texts a class, each text read alone, it is the probe, unless words about the training ask for one; so it is where
-    `strategy.minutes` are fewer than fine-tuning would take by the size of encoder and texts and the number of cores:
-    nothing is timed for that, so that the same words are the same run, on every rank. Other strategies are left as they
-    are, for no reason.
+    where other terms or weights than the usual were asked for, nor the former under a head of several layers or of the
+    encoder's own, nor is anything compared where a step is too small for that. It learns from the names of the labels
+    as well (`data.label_texts`), if they tell. With fewer than 300 pairs of texts a class, each text read alone, it is
+    the probe, unless words about the training ask for one; so it is where `strategy.minutes` are fewer than fine-tuning
+    would take by the size of encoder and texts and the number of cores: nothing is timed for that, so that the same
+    words are the same run, on every rank. Other strategies are left as they are, for no reason.
 
     Args:
         settings: of a run.
@@ -98,7 +98,7 @@ def classes_of(task: Task) -> int:
 def _probes_pairs(settings: Settings, task: Task) -> bool:
     """Return whether texts are pairs, each to be read alone, and no training or head that needs it was asked for."""
     encoder, training = settings.encoder, settings.training
-    plain = encoder.head in ("auto", "pooled") and not encoder.hidden and encoder.depth is None
+    plain = _has_plain_head(settings) and encoder.depth is None
     steps = training.min_steps or training.ema or {training.epochs, training.max_steps, training.patience} != {None}
     pairs = task.pair and task.problem in ("single_label", "regression")
     if not (pairs and plain and _is_usual(settings)) or steps or settings.pretraining.used:
@@ -132,8 +132,12 @@ def _compares(settings: Settings, task: Task) -> bool:
 def _fits_again(settings: Settings, task: Task) -> bool:
     """Return whether there are single texts with labels, and nothing else was asked for; of numbers it is worse."""
     labels = task.problem in ("single_label", "multi_label") and not task.pair
-    plain = settings.encoder.head in ("auto", "pooled") and not settings.encoder.hidden
-    return labels and plain and _is_usual(settings) and not settings.continual.used
+    return labels and _has_plain_head(settings) and _is_usual(settings) and not settings.continual.used
+
+
+def _has_plain_head(settings: Settings) -> bool:
+    """Return whether the head is one layer on pooled states."""
+    return settings.encoder.head in ("auto", "pooled") and not settings.encoder.hidden
 
 
 def _is_usual(settings: Settings) -> bool:

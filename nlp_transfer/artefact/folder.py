@@ -43,6 +43,7 @@ from nlp_transfer.evaluation.unknown import DETECTORS, Detector
 from nlp_transfer.machine.disk import appearing
 from nlp_transfer.pretraining.made import beside
 from nlp_transfer.settings import EncoderSettings
+from nlp_transfer.strategies.adapter import ignore_old_names
 
 
 def save(classifier: Classifier, record: Record, folder: Path, *, detector: Detector | None = None) -> Record:
@@ -216,7 +217,7 @@ def _load_adapter(folder: Path, record: Record) -> Any:
     classifier = load_classifier(encoder, record.task, head=record.encoder.head, seed=0)
     with _damage_named(folder, "adapter_config.json, adapter_model.safetensors"), warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT asks by that name
+        ignore_old_names()
         return PeftModel.from_pretrained(classifier.model, str(folder))
 
 

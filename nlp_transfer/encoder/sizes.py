@@ -1,4 +1,4 @@
-"""Whether weights can fill the model that the configuration beside them asks for; of the weights only headers are read.
+"""What the headers of weights tell: how many there are, and whether they can fill the model that is asked for.
 
 The numbers of a configuration decide how long loops run and how much memory is taken before any weight is read.
 """

@@ -91,8 +91,8 @@ class Adapter(Strategy):
         if "num_virtual_tokens" in known:  # PEFT's own default is None, which its prompt methods cannot use
             values.setdefault("num_virtual_tokens", _VIRTUAL_TOKENS)
         try:
-            with warnings.catch_warnings():  # PEFT asks by a name that transformers is about to change
-                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            with warnings.catch_warnings():
+                ignore_old_names()
                 model = get_peft_model(classifier.model, config_class(task_type=TaskType.SEQ_CLS, **values))
             forward(model, sample_rows(model))
         except Exception as error:  # some methods need more than a classifier has, and PEFT says so in many ways
@@ -202,6 +202,11 @@ class Lora(Adapter):
                 f"look like {inside[0]!r}"
             )
         return found
+
+
+def ignore_old_names() -> None:
+    """Ignore, in a block that catches warnings, that PEFT asks by a name which transformers is about to change."""
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
 
 
 def _methods() -> dict[str, Any]:

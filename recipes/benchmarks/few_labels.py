@@ -1,13 +1,12 @@
 """A few labels a class: what a run makes of them, beside SetFit with the same rows and the same encoder.
 
     python recipes/benchmarks/few_labels.py DATA_FOLDER [--datasets trec ...] [--per-class 8 16 64] [--seeds 0 1 2 3 4]
-        [--methods finetune setfit ...] [--tests 1000] [--autocast] [--results FILE]
+        [--methods finetune setfit ...] [--tests 1000] [--results FILE]
 
 DATA_FOLDER holds one folder a data set with train.csv and test.csv. So many training rows of each class are drawn by
 the seed, and nobody has more: a run that wants rows to choose by carves them out of those. The same test rows are
 measured for everyone. SetFit has its own trainer and defaults, but for the pairs: 20 of like and 20 of unlike texts for
-each row, as in its paper (Tunstall et al. 2022, arXiv 2209.11055), for the default of setfit 1 lists all pairs. Where
-it would take hours on a CPU in float32, --autocast has its products in bfloat16.
+each row, as in its paper (Tunstall et al. 2022, arXiv 2209.11055), for the default of setfit 1 lists all pairs.
 
 Every result is appended to --results at once and is not computed again, so that an interrupted benchmark goes on.
 Seconds are of the process, training and measuring.
@@ -57,14 +56,12 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--methods", nargs="+", default=[*OURS, SETFIT], choices=[*OURS, SETFIT])
     parser.add_argument("--tests", type=int, default=1000, help="test rows, the same for every seed")
-    parser.add_argument("--autocast", action="store_true", help="SetFit's products in bfloat16")
     parser.add_argument("--results", type=Path, default=Path("few_labels.jsonl"))
     arguments = parser.parse_args(words)
     print(machine.heading() + "\n")
     kept = Kept(arguments.results)
-    cast = {SETFIT: {"autocast": True}} if arguments.autocast else {}
     wanted: list[dict[str, Any]] = [
-        {"dataset": dataset, "per_class": per_class, "seed": seed, "method": method, **cast.get(method, {})}
+        {"dataset": dataset, "per_class": per_class, "seed": seed, "method": method}
         for per_class in arguments.per_class
         for seed in arguments.seeds
         for dataset in arguments.datasets
@@ -76,14 +73,14 @@ def main(words: list[str] | None = None) -> None:
 
 
 def measure(
-    arguments: argparse.Namespace, *, dataset: str, per_class: int, seed: int, method: str, autocast: bool = False
+    arguments: argparse.Namespace, *, dataset: str, per_class: int, seed: int, method: str
 ) -> dict[str, float | int]:
     """Return accuracy, macro-F1, log-loss and seconds of one training on test rows."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         draw(arguments.data / dataset, folder, per_class=per_class, tests=arguments.tests, seed=seed)
         began = time.process_time()
-        found = setfit(folder, seed, autocast=autocast) if method == SETFIT else ours(folder, seed, OURS[method])
+        found = setfit(folder, seed) if method == SETFIT else ours(folder, seed, OURS[method])
         seconds = time.process_time() - began
     return {name: round(value, 4) for name, value in found.items()} | {"seconds": round(seconds, 1)}
 
@@ -123,9 +120,8 @@ def ours(folder: Path, seed: int, words: list[str]) -> dict[str, float]:
     return {name: figures[name] for name in FIGURES}
 
 
-def setfit(folder: Path, seed: int, *, autocast: bool) -> dict[str, float]:
+def setfit(folder: Path, seed: int) -> dict[str, float]:
     """Train as SetFit does, with its logistic regression as the head."""
-    import torch
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
     from setfit import SetFitModel, Trainer, TrainingArguments
@@ -144,8 +140,7 @@ def setfit(folder: Path, seed: int, *, autocast: bool) -> dict[str, float]:
         save_strategy="no",
         show_progress_bar=False,
     )
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast, cache_enabled=False):  # weights change meanwhile
-        Trainer(model=model, args=settings, train_dataset=train).train()
+    Trainer(model=model, args=settings, train_dataset=train).train()
     labels = [str(label) for label in model.model_head.classes_]
     chances = np.asarray(model.predict_proba([row["text"] for row in tests]))
     answers, truth = [labels[place] for place in chances.argmax(axis=1)], [row["label"] for row in tests]

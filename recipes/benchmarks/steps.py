@@ -34,7 +34,7 @@ from recipes.benchmarks.timing.kept import Kept
 WORDS = ["data=files", "verify=false", "report.write=false", "evaluation.floors=false", "evaluation.resamples=2"]
 DATASETS = ["trec", "cr", "tweet_emotion", "sst5", "scicite", "banking77"]
 # What the columns of a data set do not say.
-SHAPES = {"sick": ["data.columns.label=score", "data.problem=regression"], "goemotions": ["data.problem=multi_label"]}
+SHAPES = {"sick": ["data.columns.label=score", "data.problem=regression"]}
 FIGURES = ("score", "accuracy", "log_loss")
 
 

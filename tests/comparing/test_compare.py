@@ -298,16 +298,12 @@ def test_what_is_computed_of_the_pool_is_what_a_draw_would_compute(place: Path, 
 
 
 @pytest.mark.parametrize(
-    "strategy", [["finetune", "freeze_layers=1"], ["lora", "layers=[1]"]], ids=lambda words: words[0]
+    "strategy", [["strategy=finetune", "strategy.freeze_layers=1"], ["strategy=lora", "strategy.layers=[1]"]]
 )
 def test_a_head_is_fitted_where_frozen_layers_are_skipped_and_rows_have_a_pool(place: Path, strategy: list[str]):
-    name, *own = strategy
-    given = words(place, f"strategy={name}", *(f"strategy.{word}" for word in own), "compare.labels=[2,all]")
-    given = [word for word in given if not word.startswith("compare")]
-    settings = compose(None, given)
-    corpus = Draws(compose(None, [*given, "compare.labels=[2,all]"]), data=data_for("single_label")).corpus(
-        "2", 0, pooled=True
-    )
+    settings = compose(None, words(place, *strategy, "compare.labels=[2,all]"))
+    corpus = Draws(settings, data=data_for("single_label")).corpus("2", 0, pooled=True)
+    assert corpus.pool is not None
     prepared = prepare(settings, corpus, place)
     plain = prepared.below_output.now(prepared.columns["train"])
     with prepared.frozen_layers_skipped(QUIET):
