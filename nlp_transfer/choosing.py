@@ -23,7 +23,7 @@ from nlp_transfer.objectives.checks import FEWEST_COMPARED
 from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings
 from nlp_transfer.strategies import Auto, Finetune, Probe
 from nlp_transfer.strategies.finetune import usual_rate
-from nlp_transfer.training.length import planned_steps
+from nlp_transfer.training.length import batch_size, planned_steps
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus
@@ -124,7 +124,7 @@ def _rows(few: float, noun: str = "row") -> str:
 
 def _compares(settings: Settings, task: Task) -> bool:
     """Return whether there are single texts to compare, and nothing else was asked for: with pairs it is worse."""
-    several = settings.training.batch_size >= FEWEST_COMPARED
+    several = (settings.training.batch_size or FEWEST_COMPARED) >= FEWEST_COMPARED
     single = task.problem == "single_label" and not task.pair
     return single and several and settings.training.patience is None and _is_usual(settings)
 
@@ -191,7 +191,7 @@ def _minutes(settings: Settings, corpus: Corpus) -> float:
     lengths = map(len, chain(train.texts, train.pairs or ()))
     tokens = sum(min(_LONGEST, 2 + length / _A_TOKEN) for length in lengths) / len(train)
     rows = len(train) + len(settings.data.label_texts or ()) * len(corpus.task.labels)
-    examples = training.batch_size * planned_steps(rows, training)
+    examples = batch_size(rows, training) * planned_steps(rows, training)
     rate = _A_GPU if shutil.which("nvidia-smi") else _A_CORE * (os.cpu_count() or 1)
     return 6 * weights * tokens * examples / rate / 60
 

@@ -15,7 +15,7 @@ from nlp_transfer.evaluation.formatting import chosen, counted
 from nlp_transfer.evaluation.selective import CONFIDENCE
 from nlp_transfer.head_choice import solves_head
 from nlp_transfer.strategies.base import trainable
-from nlp_transfer.training.length import planned_steps
+from nlp_transfer.training.length import batch_size, planned_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,7 +141,7 @@ def plan_of(
         solves_head=solves_head(strategy, classifier, corpus),
         head_last=strategy.head_last,
         steps=planned_steps(len(columns["train"]), settings.training) if strategy.trains else 0,
-        batch_size=settings.training.batch_size,
+        batch_size=batch_size(len(columns["train"]), settings.training),
         precision=precision,
         device=accelerator.device.type,
         processes=accelerator.num_processes,

@@ -48,7 +48,7 @@ from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import fitting, make_accelerator
-from nlp_transfer.training.length import planned_steps
+from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.training.memory import checkpoint_activations
 from nlp_transfer.training.sharding import check_shareable
 
@@ -338,7 +338,7 @@ def _boundary(
         or any(_depth_of(name, anatomy) <= depth for name in trainable(classifier))
         or below_output.accelerator.num_processes > 1
         or getattr(config, "siamese", None)  # its encoder reads other rows than the columns hold
-        or steps * settings.training.batch_size < len(columns["train"])
+        or steps * batch_size(len(columns["train"]), settings.training) < len(columns["train"])
         or not below_output.holds(tokens * encoder_config(config).hidden_size)
     ):
         return None

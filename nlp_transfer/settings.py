@@ -149,7 +149,7 @@ class TrainingSettings:
     epochs: float | None = None
     min_steps: int = 0
     max_steps: int | None = None
-    batch_size: int = 16
+    batch_size: int | None = None
     micro_batch_size: int | None = None
     micro_batch_tokens: int | None = None
     weight_decay: float = 0.01

@@ -29,7 +29,7 @@ from nlp_transfer.evaluation.names import sign_of
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.strategies import Auto
 from nlp_transfer.terminal.console import Screen
-from nlp_transfer.training.length import planned_steps
+from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
@@ -279,14 +279,14 @@ class Comparison:
         return self._draws.corpus(trial.labels, trial.seed, pooled=self._store is not None)
 
     def _work(self, trial: Trial) -> float:
-        """Return the optimizer steps of a trial; a head that is solved takes hardly longer with more rows."""
+        """Return the examples of all steps of a trial; a head that is solved takes hardly longer with more rows."""
         settings = self._resolved(trial.name, trial.labels)
         if not settings.strategy.trains:
             return 1.0
         rows = self._draws.rows(trial.labels)
         if forms := settings.data.label_texts:
             rows += len(forms) * len(self._corpus(trial).task.labels)
-        return float(planned_steps(rows, settings.training))
+        return float(batch_size(rows, settings.training) * planned_steps(rows, settings.training))
 
     def _clock(self) -> Callable[[], float] | None:
         minutes = self.settings.compare.minutes

@@ -27,6 +27,7 @@ from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.terminal.progress import reading
+from nlp_transfer.training.length import batch_size
 from nlp_transfer.training.memory import give_back
 from nlp_transfer.training.state import Trajectory
 
@@ -92,7 +93,7 @@ class Joint:
         own = settings.multitask
         order = TaskOrder(
             union.rows,
-            batch_size=settings.training.batch_size,
+            batch_size=batch_size(max(union.rows), settings.training),
             seed=settings.seed,
             temperature=sharpness(own.sampling, own.temperature),
         )

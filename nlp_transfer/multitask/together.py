@@ -27,7 +27,7 @@ from nlp_transfer.run import conclude
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.terminal.progress import reading
 from nlp_transfer.trained import Trained, train
-from nlp_transfer.training.length import planned_steps
+from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.state import own_numbers
 
@@ -118,10 +118,13 @@ def _read_back(place: Place, settings: Settings, screen: Screen) -> Outcome:
 def as_long_as_alone(settings: TrainingSettings, rows: Sequence[int]) -> TrainingSettings:
     """Return the training in which each task has the steps that it would have alone, where nobody says how many.
 
+    A step has as many examples as one of the largest task would have.
+
     Args:
         settings: of the training.
         rows: of each task.
     """
+    settings = dataclasses.replace(settings, batch_size=batch_size(max(rows), settings))
     if settings.epochs is not None:
         return settings
     free = dataclasses.replace(settings, min_steps=0, max_steps=None)

@@ -17,7 +17,7 @@ from nlp_transfer.encoder.source import Source
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.settings import Settings, TrainingSettings
-from nlp_transfer.training.length import planned_steps
+from nlp_transfer.training.length import batch_size, planned_steps
 
 if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier
@@ -131,7 +131,7 @@ def planned_words(settings: Settings, corpus: Corpus, classifier: Classifier) ->
     less = f"; {counted(texts.measured, 'text')} of measured rows left out" if texts.measured else ""
     return [
         f"pretraining first: {_what(count, settings.pretraining.epochs)}, {counted(steps, 'step')} of "
-        f"{training.batch_size}{less}"
+        f"{batch_size(count, training)}{less}"
     ]
 
 

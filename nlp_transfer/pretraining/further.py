@@ -46,7 +46,7 @@ from nlp_transfer.strategies import Group
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.bfloat16 import working_copy
-from nlp_transfer.training.length import planned_steps
+from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.training.loop import NotFinite, Watch, fit
 from nlp_transfer.training.memory import checkpoint_activations, give_back
 from nlp_transfer.training.passes import NoMemory
@@ -217,7 +217,7 @@ class _Work:
     def _train(self, model: Any, place: Path) -> None:
         settings, columns = self.prepared.settings, _columns(self.read)
         steps = planned_steps(len(columns), self.training)
-        in_epoch = steps_per_epoch(len(columns), self.training.batch_size)
+        in_epoch = steps_per_epoch(len(columns), batch_size(len(columns), self.training))
         rate = settings.pretraining.lr or _BASE * usual_rate(model.config.hidden_size)
         learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
         commits = resume.Commits(self.accelerator, place, settings.checkpoint.seconds, self.origin)

@@ -25,7 +25,7 @@ from nlp_transfer.strategies import Group
 from nlp_transfer.training.bfloat16 import WorkingCopy
 from nlp_transfer.training.checkpoint import Snapshot
 from nlp_transfer.training.keeper import Keeper
-from nlp_transfer.training.length import planned_steps, steps_between_evaluations
+from nlp_transfer.training.length import batch_size, planned_steps, steps_between_evaluations
 from nlp_transfer.training.optimizer import MovingAverage, clip, set_rates
 from nlp_transfer.training.passes import Passes
 from nlp_transfer.training.placement import place
@@ -133,8 +133,8 @@ def fit(
         Stopped: on SIGINT, SIGTERM or SIGUSR1, after the step was finished and committed.
     """
     rows, beside = columns.labelled_rows, len(columns) - columns.labelled_rows
-    total = planned_steps(rows, settings)
-    drawn = drawn or Order(rows, batch_size=settings.batch_size, seed=seed, kinds=kinds, beside=beside).step
+    total, size = planned_steps(rows, settings), batch_size(rows, settings)
+    drawn = drawn or Order(rows, batch_size=size, seed=seed, kinds=kinds, beside=beside).step
     every = steps_between_evaluations(rows, settings)
     _train_mode(step, frozen)
     placed = place(accelerator, step, groups, settings, copied)

@@ -391,10 +391,11 @@ def test_the_command_names_a_word_of_one_task_that_is_for_all(tmp_path: Path, ca
 
 def test_each_task_has_the_steps_that_it_would_have_alone():
     usual = TrainingSettings()
-    for counts in ([40, 60], [40, 4000], [3000]):
-        alone = sum(planned_steps(each, usual) for each in counts)
-        assert planned_steps(sum(counts), as_long_as_alone(usual, counts)) == alone
+    for counts, size in (([40, 60], 16), ([4000, 4000], 16), ([40, 8000], 32), ([5000], 32)):
+        alone = sum(planned_steps(each, TrainingSettings(batch_size=size)) for each in counts)
+        together = as_long_as_alone(usual, counts)
+        assert (planned_steps(sum(counts), together), together.batch_size) == (alone, size)
     asked = TrainingSettings(epochs=1)
-    assert as_long_as_alone(asked, [40, 60]) == asked
+    assert as_long_as_alone(asked, [4000, 4000]) == TrainingSettings(epochs=1, batch_size=16)
     few = TrainingSettings(max_steps=3)
     assert planned_steps(100, as_long_as_alone(few, [40, 60])) == 3

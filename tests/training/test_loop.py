@@ -306,8 +306,11 @@ def test_gradients_that_stay_no_numbers_end_the_run(accelerator: Callable[[], Ac
         (48, {"epochs": 2.0, "min_steps": 40}, 40, 8),
         (48, {"min_steps": 400}, 400, 80),
         (48, {"max_steps": 10}, 10, 3),
-        (16_000, {}, 2_000, 1_000),
-        (16_000, {"evaluate_every": 0.25}, 2_000, 250),
+        (16_000, {}, 1_000, 500),
+        (16_000, {"evaluate_every": 0.25}, 1_000, 125),
+        (16_000, {"batch_size": 16}, 2_000, 1_000),
+        (4_799, {}, 600, 300),
+        (4_800, {}, 300, 150),  # as many examples, in larger batches
         (400, {}, 50, 25),
         (1_200, {}, 150, 75),
     ],
