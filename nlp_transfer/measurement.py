@@ -177,7 +177,7 @@ def _corpus(
 
     It is None, with a note, where nothing but a warning needs it; and lacks replayed rows that cannot be read now.
     """
-    if not own and not any(source_of(trained.data)):
+    if not own and not trained.data.source:
         return None, False
     data = settings.data if own else trained.data
     asked = dataclasses.replace(trained, data=dataclasses.replace(data, unlabelled=None))  # of which nothing is asked
@@ -221,5 +221,4 @@ def public_source(data: DataSettings, corpus: Corpus) -> str:
 
 def named_files(data: DataSettings) -> str:
     """Return the names of the files that rows come from, without their folders."""
-    files = [name for name in (data.path, data.train, data.validation, data.test) if name is not None]
-    return ", ".join(Path(name).name for name in files)
+    return ", ".join(Path(name).name for name in data.files)

@@ -22,7 +22,7 @@ from nlp_transfer.data.sequences import integers_of
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, did_you_mean, one_of
-from nlp_transfer.settings import DataSettings
+from nlp_transfer.settings import DATA_FILES, DataSettings
 
 _EMBEDDED = "nlp_transfer.data.embedded"
 SPLIT_NAMES = {
@@ -108,7 +108,7 @@ def check_source(settings: DataSettings, *, data: Any = None) -> None:
         folder = resources.files(_EMBEDDED)
         known = sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".csv"))
         one_of(settings.embedded, known, "data.embedded")
-    for key in ("path", *SPLIT_NAMES, "unlabelled"):
+    for key in DATA_FILES:
         if (name := getattr(settings, key)) is not None:
             try:
                 (existing if key == "path" else existing_file)(name)

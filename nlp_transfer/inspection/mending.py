@@ -220,8 +220,7 @@ def check_target(folder: Path, settings: DataSettings) -> None:
 def _check_apart(folder: Path, settings: DataSettings) -> None:
     """Refuse to write over, into or around the original."""
     target = folder.resolve()
-    named = [getattr(settings, key) for key in ("path", "train", "validation", "test")]
-    for source in (expanded(name).resolve() for name in named if name is not None):
+    for source in (expanded(name).resolve() for name in settings.files):
         if target == source or source in target.parents or target in source.parents:
             raise UserError(f"check.fix={folder} has to do with the original, {source}, which stays as it is")
 

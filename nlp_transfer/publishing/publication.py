@@ -29,11 +29,6 @@ from nlp_transfer.publishing.upload import Pushed, Target, check_access, push
 from nlp_transfer.settings import Settings
 from nlp_transfer.verb_settings import HubSettings
 
-_PATHS = (
-    *("data.path", "data.train", "data.validation", "data.test", "data.unlabelled"),
-    *("encoder.name", "objective.distill.teacher", "continual.data"),
-)
-
 
 @dataclass(frozen=True)
 class Parcel:
@@ -175,7 +170,7 @@ def facts_of(run: Path, record: Record) -> card.Facts:
             report=Report.from_json(result["report"]),
             plan=plan,
             environment=environment,
-            words=_command(settings, known) if _has_source(settings) else None,
+            words=_command(settings, known) if settings.data.source else None,
             seconds=float(result["seconds"]),
             steps=int(result["steps"]),
             encoder=str(plan["encoder"]) if known else Path(plan["encoder"]).name,
@@ -200,12 +195,6 @@ def _exports_of(run: Path, record: Record) -> Iterator[dict[str, Any]]:
             yield made
 
 
-def _has_source(settings: Settings) -> bool:
-    """Return whether the rows came from somewhere that a command can name."""
-    data = settings.data
-    return any((data.embedded, data.path, data.train, data.hub))
-
-
 def _command(settings: Settings, known: bool) -> list[str]:
     """Return the words of the command that makes a run, or all the tasks that it was made with."""
     words = [_public(word, known) for word in config.words_of(settings)]
@@ -222,7 +211,7 @@ def _command(settings: Settings, known: bool) -> list[str]:
 def _public(word: str, known: bool) -> str:
     """Return a key=value word without the folders of this machine."""
     key, _, value = word.partition("=")
-    if key.lstrip("+") not in _PATHS or (key == "encoder.name" and known) or value == "null":
+    if key.lstrip("+") not in config.NAMES_OF_FILES or (key == "encoder.name" and known) or value == "null":
         return word
     return f"{key}={Path(value.strip(chr(34))).name}"
 
