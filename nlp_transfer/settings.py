@@ -23,6 +23,7 @@ from nlp_transfer.verb_settings import (
 )
 
 DATA_FILES = ("path", "train", "validation", "test", "unlabelled")  # keys of `data` that name files
+DATA_LIMITS = ("train_limit", "per_class", "validation_limit")  # and those that leave rows out
 
 
 @dataclass(frozen=True, kw_only=True)

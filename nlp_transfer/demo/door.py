@@ -10,14 +10,23 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
-from nlp_transfer.serving.host import bound, listen, named, run
+from nlp_transfer.serving.host import bound, check_host, listen, named, run
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
     from nlp_transfer.terminal.console import Screen
+    from nlp_transfer.verb_settings import DemoSettings
 
 _PATIENCE = 10  # seconds that what is being labelled has when the page is told to stop
+
+
+def _check(settings: DemoSettings) -> None:
+    """Check the values of the `demo` group."""
+    check_host("demo", settings)
+    if settings.effort < 1:
+        raise UserError(f"demo.effort={settings.effort} must be at least 1")
 
 
 def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> None:
@@ -31,10 +40,11 @@ def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> No
         called: how the model was named.
 
     Raises:
-        UserError: if the address cannot be had, or the folder is no model of ours.
+        UserError: for a value that it may not have, if the address cannot be had, or the folder is no model of ours.
         Stopped: when the signal came.
     """
     wanted = settings.demo
+    _check(wanted)
     with (
         bound("demo", wanted.host, wanted.port) as door,
         tempfile.TemporaryDirectory(prefix="nlp-transfer-demo-") as made,

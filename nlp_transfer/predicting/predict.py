@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from nlp_transfer.artefact import folder as artefact
 from nlp_transfer.artefact.places import FIGURES, model_folder
 from nlp_transfer.artefact.record import Record, read_record
-from nlp_transfer.checks import check_predict
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.columns import find_column
@@ -33,6 +32,7 @@ from nlp_transfer.encoder.anatomy import dissect, unwrapped
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.machine.launch import is_main
+from nlp_transfer.predicting.checks import check_predict
 from nlp_transfer.predicting.exported import Exported
 from nlp_transfer.predicting.labelled import output, writer_of
 from nlp_transfer.predicting.rows_done import RowsDone

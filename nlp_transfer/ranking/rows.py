@@ -24,8 +24,10 @@ def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> Corpus:
         data: rows from Python, see ``corpus.load_corpus``.
 
     Raises:
-        UserError: for data that cannot be used.
+        UserError: for too few rows, and data that cannot be used.
     """
+    if settings.rank.rows is not None and settings.rank.rows < 10:
+        raise UserError(f"rank.rows={settings.rank.rows} must be at least 10")
     if settings.data.label_texts is not None:
         raise UserError(
             "data.label_texts: rank asks about the rows of the data alone, and would not read it; leave it out"

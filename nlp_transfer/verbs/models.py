@@ -27,7 +27,7 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     if len(words) > 2:
         raise UserError(f"predict takes {VERBS['predict'][1]}; {words[2]!r} is too much")
     settings = _settings(overrides)
-    from nlp_transfer.checks import check_predict
+    from nlp_transfer.predicting.checks import check_predict
 
     wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
     check_predict(wanted, overwrite=settings.overwrite)
@@ -57,10 +57,8 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
 def serve(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Answer over HTTP until it is told to stop."""
     folder, settings, called = _hosted("serve", words, overrides)
-    from nlp_transfer.checks import check_serve
     from nlp_transfer.serving.door import serve
 
-    check_serve(settings.serve)
     serve(folder, settings, screen_of_main(), called=called)
     return 0
 
@@ -68,10 +66,8 @@ def serve(arguments: argparse.Namespace, words: list[str], overrides: list[str])
 def demo(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Show a page in a browser until it is told to stop."""
     folder, settings, called = _hosted("demo", words, overrides)
-    from nlp_transfer.checks import check_demo
     from nlp_transfer.demo.door import demo
 
-    check_demo(settings.demo)
     demo(folder, settings, screen_of_main(), called=called)
     return 0
 

@@ -93,7 +93,7 @@ def check(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     settings = _settings(arguments, words, overrides)
     if settings is None:
         return 0
-    from nlp_transfer.checks import check_examination
+    from nlp_transfer.inspection.checks import check_examination
 
     check_examination(settings, overrides)
     screen = screen_of_main()
@@ -142,7 +142,7 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     alone("rank")
     from nlp_transfer import config
     from nlp_transfer.artefact.places import model_folder
-    from nlp_transfer.checks import check, check_ranking
+    from nlp_transfer.checks import check
     from nlp_transfer.composing.shipped import shipped_names
 
     if not words:
@@ -163,7 +163,6 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         settings = config.compose(None, [*overrides, f"encoder={name}"])
         encoders.append((word, settings.encoder))
     check(settings)
-    check_ranking(settings.rank)
     screen = screen_of_main()
     from nlp_transfer.ranking.rows import rows_of
 

@@ -62,7 +62,7 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
 
 def _refuse_limits(trained: Settings, settings: Settings, overrides: Sequence[str]) -> None:
     """Refuse to take fewer of the rows that a run knows nothing of: all of them are measured."""
-    from nlp_transfer.checks import typed_limits
+    from nlp_transfer.composing.words import typed_limits
     from nlp_transfer.data.sources import source_of
 
     if source_of(settings.data) == source_of(trained.data):
@@ -83,7 +83,8 @@ def export(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, 
         UserError: see ``export.export``.
     """
     from nlp_transfer import config
-    from nlp_transfer.checks import check_decision, check_export
+    from nlp_transfer.checks import check_decision
+    from nlp_transfer.exporting.formats import check_export
 
     run = run_of(folder)
     settings = config.compose(str(run / "config.yaml") if run else None, _as_saved(overrides))
