@@ -13,7 +13,7 @@ from nlp_transfer.data import hub
 from nlp_transfer.data.cutting import check_tokens
 from nlp_transfer.data.labels import NAME_HERE, check_problem
 from nlp_transfer.data.sources import check_source
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import UserError, at_least, below_one, one_of, positive
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.objectives.checks import check_objective
 from nlp_transfer.pretraining.checks import check_pretraining
@@ -48,10 +48,8 @@ def check(settings: Settings, *, data: Any = None) -> None:
     check_decision(settings.decision)
     if settings.hub.push:
         check_hub(settings.hub)
-    if not settings.checkpoint.seconds >= 0:
-        raise UserError(f"checkpoint.seconds={settings.checkpoint.seconds} must be at least 0")
-    if not settings.cache.gib >= 0:
-        raise UserError(f"cache.gib={settings.cache.gib} must be at least 0")
+    at_least(settings.checkpoint, "checkpoint.", 0, "seconds")
+    at_least(settings.cache, "cache.", 0, "gib")
 
 
 def check_label_texts(settings: Settings) -> None:
@@ -100,18 +98,11 @@ def check_training(settings: TrainingSettings) -> None:
     one_of(settings.schedule, SCHEDULES, "training.schedule")
     one_of(settings.keep, ("best", "last"), "training.keep")
     one_of(settings.precision, ("auto", "fp32", "bf16", "fp16"), "training.precision")
-    for key, least in (("batch_size", 1), ("micro_batch_size", 1), ("micro_batch_tokens", 1), ("patience", 1)):
-        _at_least(key, getattr(settings, key), least)
-    for key in ("min_steps", "weight_decay", "max_grad_norm"):
-        _at_least(key, getattr(settings, key), 0)
-    _at_least("max_steps", settings.max_steps, 1)
-    _at_least("max_skipped", settings.max_skipped, 1)
-    for key in ("epochs", "epsilon", "evaluate_every"):
-        if getattr(settings, key) is not None and not getattr(settings, key) > 0:
-            raise UserError(f"training.{key}={getattr(settings, key)} must be positive")
-    for key in ("warmup", "ema"):
-        if not 0 <= getattr(settings, key) < 1:
-            raise UserError(f"training.{key}={getattr(settings, key)} must lie in [0, 1)")
+    at_least(settings, "training.", 1, "batch_size", "micro_batch_size", "micro_batch_tokens", "patience")
+    at_least(settings, "training.", 0, "min_steps", "weight_decay", "max_grad_norm")
+    at_least(settings, "training.", 1, "max_steps", "max_skipped")
+    positive(settings, "training.", "epochs", "epsilon", "evaluate_every")
+    below_one(settings, "training.", "warmup", "ema")
     if len(settings.betas) != 2 or not all(0 <= beta < 1 for beta in settings.betas):
         raise UserError(f"training.betas={list(settings.betas)} must be two numbers in [0, 1)")
 
@@ -127,9 +118,7 @@ def check_evaluation(settings: EvaluationSettings) -> None:
     one_of(settings.metric, ("auto", *HIGHER_IS_BETTER), "evaluation.metric")
     if not 0 < settings.confidence < 1:
         raise UserError(f"evaluation.confidence={settings.confidence} must lie between 0 and 1")
-    for key in ("resamples", "batch_tokens"):
-        if getattr(settings, key) < 1:
-            raise UserError(f"evaluation.{key}={getattr(settings, key)} must be at least 1")
+    at_least(settings, "evaluation.", 1, "resamples", "batch_tokens")
 
 
 def check_decision(settings: DecisionSettings) -> None:
@@ -182,8 +171,3 @@ def check_hub(settings: HubSettings) -> None:
         )
     if settings.message is not None and (settings.message != settings.message.strip() or "\n" in settings.message):
         raise UserError("hub.message is one line without spaces around it")
-
-
-def _at_least(key: str, value: float | None, least: float) -> None:
-    if value is not None and not value >= least:
-        raise UserError(f"training.{key}={value} must be at least {least}")

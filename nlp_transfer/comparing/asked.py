@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.checks import check
 from nlp_transfer.comparing.grid import Candidate, Draws, candidates_of
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, at_least
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.settings import DATA_LIMITS
 
@@ -75,8 +75,7 @@ def _check_comparison(settings: Settings) -> None:
     for labels in own.labels:
         if labels != "all" and (not labels.isdecimal() or int(labels) < 1):
             raise UserError(f"compare.labels: {labels!r} must be a whole number from 1 up, or all")
-    if own.seeds < 1:
-        raise UserError(f"compare.seeds={own.seeds} must be at least 1")
+    at_least(own, "compare.", 1, "seeds")
     if settings.seed + own.seeds > 2**32:
         raise UserError(f"seed={settings.seed} and compare.seeds={own.seeds} must stay below 2**32 together")
     if own.minutes is not None and not own.minutes > 0:

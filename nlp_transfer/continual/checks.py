@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nlp_transfer.data.files import existing
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import UserError, at_least, one_of
 from nlp_transfer.settings import Settings
 
 
@@ -15,8 +15,7 @@ def check_continual(settings: Settings) -> None:
     """
     own = settings.continual
     one_of(own.labels, ("data", "all"), "continual.labels")
-    if own.replay < 0:
-        raise UserError(f"continual.replay={own.replay} must be at least 0")
+    at_least(own, "continual.", 0, "replay")
     if own.data is not None:
         if not own.used:
             raise UserError(

@@ -10,7 +10,7 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import at_least
 from nlp_transfer.machine.importing import for_good
 from nlp_transfer.serving.host import bound, check_host, listen, named, run
 
@@ -25,8 +25,7 @@ _PATIENCE = 10  # seconds that what is being labelled has when the page is told 
 def _check(settings: DemoSettings) -> None:
     """Check the values of the `demo` group."""
     check_host("demo", settings)
-    if settings.effort < 1:
-        raise UserError(f"demo.effort={settings.effort} must be at least 1")
+    at_least(settings, "demo.", 1, "effort")
 
 
 def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> None:

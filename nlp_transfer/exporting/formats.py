@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import at_least, one_of
 from nlp_transfer.verb_settings import ExportSettings
 
 ONNX, OPENVINO, STATIC = "model.onnx", "model.xml", "static.safetensors"
@@ -32,7 +32,4 @@ def check_export(settings: ExportSettings) -> None:
         UserError: naming the key, its value and what it may be.
     """
     one_of(settings.format, FORMATS, "export.format")
-    for key in ("rows", "threads"):
-        value = getattr(settings, key)
-        if value is not None and value < 1:
-            raise UserError(f"export.{key}={value} must be at least 1")
+    at_least(settings, "export.", 1, "rows", "threads")

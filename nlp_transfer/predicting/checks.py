@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nlp_transfer.data.files import existing_file, stream_format
 from nlp_transfer.data.outputs import check_output
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, at_least
 from nlp_transfer.machine.launch import world_size
 from nlp_transfer.verb_settings import PredictSettings
 
@@ -19,8 +19,7 @@ def check_predict(settings: PredictSettings, *, overwrite: bool = False) -> None
     Raises:
         UserError: naming the key, its value and what it may be, the input that is not there, or the output that is.
     """
-    if settings.chunk_rows < 1:
-        raise UserError(f"predict.chunk_rows={settings.chunk_rows} must be at least 1")
+    at_least(settings, "predict.", 1, "chunk_rows")
     kind = stream_format(settings.input, settings.format)
     if settings.input != "-":
         existing_file(settings.input)

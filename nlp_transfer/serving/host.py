@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer.artefact.places import run_of
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, at_least
 from nlp_transfer.training.signals import Stopped, listening
 from nlp_transfer.verb_settings import DemoSettings, ServeSettings
 
@@ -48,9 +48,7 @@ def check_host(verb: str, settings: ServeSettings | DemoSettings) -> None:
         raise UserError(f"{verb}.host is empty; it takes an address of this machine, such as 127.0.0.1")
     if not 0 <= settings.port < 2**16:
         raise UserError(f"{verb}.port={settings.port} must lie between 0 and 65535")
-    for key in ("texts", "characters", "bytes"):
-        if getattr(settings, key) < 1:
-            raise UserError(f"{verb}.{key}={getattr(settings, key)} must be at least 1")
+    at_least(settings, f"{verb}.", 1, "texts", "characters", "bytes")
 
 
 @contextmanager
