@@ -7,7 +7,6 @@ the business of `predicting.exported`, comparing that of `fidelity`; of a model 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import textwrap
 import warnings
@@ -36,7 +35,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_texts
 from nlp_transfer.exporting.formats import FORMATS, ONNX, OPENVINO, check_export
 from nlp_transfer.exporting.static import write_table
-from nlp_transfer.machine.disk import appearing
+from nlp_transfer.machine.disk import appearing, write_json
 from nlp_transfer.machine.versions import installed
 from nlp_transfer.predicting.exported import OUTPUT, WEIGHTS, Exported, encode, need, weights_of
 from nlp_transfer.predicting.predict import Predictor
@@ -121,7 +120,7 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
                 f"({_named(FORMATS[wanted.format].libraries)}): try other versions, or another export.format"
             )
         done = Export(target, wanted.format, record.sha256, fidelity, notes)
-        (making / FIGURES).write_text(json.dumps(done.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(making / FIGURES, done.to_json())
     return done
 
 
@@ -188,7 +187,7 @@ def _write(folder: Path, record: Record, form: str, making: Path) -> None:
         _write_graph(model, tokenizer, record, form, making)
     config = read_json(folder / "config.json")
     config.pop("auto_map", None)  # the code it names stays behind
-    (making / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(making / "config.json", config)
     save_tokenizer(tokenizer, record, making)
     write_record(dataclasses.replace(record, sha256=digest_of(weights_of(making, FORMATS[form].file))), making)
 

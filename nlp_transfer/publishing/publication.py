@@ -23,6 +23,7 @@ from nlp_transfer.data import hub
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, digest_of, locate, read_json
 from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.evaluation.report import Report
+from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.multitask.rows import path_and_words
 from nlp_transfer.publishing import card, verification
 from nlp_transfer.publishing.upload import Pushed, Target, check_access, push
@@ -143,9 +144,8 @@ def write_card(run: Path) -> None:
     path = run / "model" / card.FILE
     facts = facts_of(run, read_record(run / "model"))
     if not path.exists() or _is_ours(path, facts):
-        making = path.with_name(f".making-{card.FILE}")
-        making.write_text(card.render(facts, card.Wishes()), encoding="utf-8")
-        making.rename(path)
+        text = card.render(facts, card.Wishes())
+        write_whole(path, lambda making: making.write_text(text, encoding="utf-8"))
 
 
 def _is_ours(path: Path, facts: card.Facts) -> bool:
