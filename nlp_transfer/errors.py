@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from nlp_transfer.secrets import redacted
 
@@ -38,6 +39,19 @@ class PushFailed(UserError):
     """The Hub did not take what was pushed; what lies on this machine is as it was. Exit status 3."""
 
     status = 3
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Say first what it is that the block refuses.
+
+    Raises:
+        UserError: of the block, with that before it.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nlp_transfer.data.files import existing
-from nlp_transfer.errors import UserError, at_least, one_of
+from nlp_transfer.errors import UserError, about, at_least, one_of
 from nlp_transfer.settings import Settings
 
 
@@ -22,10 +22,8 @@ def check_continual(settings: Settings) -> None:
                 f"continual.data={own.data} is not read: set continual.replay=100 to learn some of its rows again, or "
                 "continual.labels=all to keep what the model knows"
             )
-        try:
+        with about("continual.data"):
             existing(own.data)
-        except UserError as error:
-            raise UserError(f"continual.data: {error}") from error
     if own.keeps_labels and settings.pretraining.used:
         raise UserError(
             "pretraining.epochs changes the encoder below the head that continual.labels=all keeps: pretrain before "

@@ -21,7 +21,7 @@ from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.sequences import integers_of
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
-from nlp_transfer.errors import UserError, did_you_mean, one_of
+from nlp_transfer.errors import UserError, about, did_you_mean, one_of
 from nlp_transfer.settings import DATA_FILES, DataSettings
 
 _EMBEDDED = "nlp_transfer.data.embedded"
@@ -110,10 +110,8 @@ def check_source(settings: DataSettings, *, data: Any = None) -> None:
         one_of(settings.embedded, known, "data.embedded")
     for key in DATA_FILES:
         if (name := getattr(settings, key)) is not None:
-            try:
+            with about(f"data.{key}"):
                 (existing if key == "path" else existing_file)(name)
-            except UserError as error:
-                raise UserError(f"data.{key}: {error}") from error
 
 
 def _not_one(given: list[str], settings: DataSettings) -> str:

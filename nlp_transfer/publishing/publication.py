@@ -21,7 +21,7 @@ from nlp_transfer.composing.words import from_mapping
 from nlp_transfer.composing.yamlfile import read_yaml
 from nlp_transfer.data import hub
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, digest_of, locate, read_json
-from nlp_transfer.errors import PushFailed, UserError
+from nlp_transfer.errors import PushFailed, UserError, about
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.multitask.rows import path_and_words
@@ -86,10 +86,8 @@ def parcel_of(folder: Path, settings: HubSettings, *, tell: Callable[[str], None
         }
         shown[card.FILE] = _card(run, shown.get(card.FILE), settings, record, Path(scratch), tell=tell)
         base = None if record.merged else locate(dataclasses.replace(record.encoder, trust_remote_code=False)).folder
-        try:
+        with about(f"{model} is not pushed"):
             verification.verify(model, record, base=base)
-        except UserError as error:
-            raise UserError(f"{model} is not pushed: {error}") from error
         target = Target(
             repository=str(settings.repository),
             private=settings.private,
