@@ -49,11 +49,6 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def read_splits(settings: DataSettings, *, data: Any = None, store: RowStore | None = None) -> dict[str, Table]:
-    """Return the tables of `read_source` alone."""
-    return read_source(settings, data=data, store=store).splits
-
-
 def read_source(settings: DataSettings, *, data: Any = None, store: RowStore | None = None) -> Source:
     """Read the one source the settings name.
 
