@@ -51,13 +51,10 @@ def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> No
         # Gradio asks for these when it is imported: it calls nobody, and what is uploaded goes where we remove it.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": made}
         with screen.busy("loading the model"), for_good():
-            from nlp_transfer.decision.rules import unpromised
             from nlp_transfer.demo.site import make_site
             from nlp_transfer.predicting.predict import opened
 
-            labeller = opened(folder, settings)
-        if why := unpromised(labeller.record.task, labeller.record.risk_curve):
-            screen.tell(f"warning: {why}")
+            labeller = opened(folder, settings, tell=screen.tell)
         name, _ = named(folder, called)
         app, stop = make_site(labeller, settings, name=name, folder=Path(made))
         url = listen(door)

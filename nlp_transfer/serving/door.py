@@ -74,15 +74,12 @@ def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> N
     limits, tokens = settings.serve, settings.evaluation.batch_tokens
     with bound("serve", limits.host, limits.port) as door:
         with screen.busy("loading the model"), for_good():
-            from nlp_transfer.decision.rules import unpromised
             from nlp_transfer.predicting.predict import opened
             from nlp_transfer.serving.app import Served, make_app
             from nlp_transfer.serving.batching import Batcher
 
-            predictor = opened(folder, settings)
+            predictor = opened(folder, settings, tell=screen.tell)
         record = predictor.record
-        if why := unpromised(record.task, record.risk_curve):
-            screen.tell(f"warning: {why}")
         predictor.predict(["a"], ["a"] if record.task.pair else None)  # what the first pass does once is done
         batcher = Batcher(
             _giving_back(predictor.predict),

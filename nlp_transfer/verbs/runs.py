@@ -1,4 +1,4 @@
-"""The verbs that make and measure runs: adapt, with --multirun, plan and evaluate."""
+"""The verbs of one recipe and its data: adapt, with --multirun, plan, check, rank and compare."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.verbs import alone, emit, one, screen_of_main, unread
-from nlp_transfer.verbs.models import published, run_folder
+from nlp_transfer.verbs.models import published
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -220,15 +220,6 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     tell_domains_apart(prepared, screen)
     render(prepared.plan, screen.console)
     emit(prepared.plan.to_json(), screen)
-    return 0
-
-
-def evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    """Measure a saved model on data."""
-    folder, screen = run_folder(words, "evaluate"), screen_of_main()
-    from nlp_transfer.verbs import saved
-
-    emit(saved.evaluate(folder, overrides, screen), screen)
     return 0
 
 
