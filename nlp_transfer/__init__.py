@@ -76,8 +76,9 @@ def check(
     Raises:
         UserError: a ValueError that names the key, value, file or line that cannot be used.
     """
-    from nlp_transfer.checks import check, check_examination
+    from nlp_transfer.checks import check
     from nlp_transfer.config import compose
+    from nlp_transfer.inspection.checks import check_examination
     from nlp_transfer.inspection.examine import examine
     from nlp_transfer.terminal.console import Screen
 

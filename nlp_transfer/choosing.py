@@ -7,16 +7,15 @@ others; its results stand in recipes/README.md. It imports no torch.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nlp_transfer import config
 from nlp_transfer.checks import check_strategy
-from nlp_transfer.encoder.sizes import weights_multiplied
-from nlp_transfer.encoder.source import locate
+from nlp_transfer.encoder.sizes import configuration_of, weights_multiplied
+from nlp_transfer.encoder.source import place_of
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.naming import names_tell
 from nlp_transfer.objectives.checks import FEWEST_COMPARED
@@ -26,6 +25,8 @@ from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training.length import batch_size, planned_steps
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nlp_transfer.data.corpus import Corpus
     from nlp_transfer.data.task import Task
     from nlp_transfer.settings import Settings
@@ -105,7 +106,7 @@ def _probes_pairs(settings: Settings, task: Task) -> bool:
         return False
     from nlp_transfer.encoder.heads import reads_alone
 
-    return reads_alone(encoder, task, locate(encoder).folder)
+    return reads_alone(encoder, task, _folder(settings))
 
 
 def _why_not_compared(settings: Settings, task: Task, few: float) -> str:
@@ -162,7 +163,7 @@ def _comparing(settings: Settings, few: float) -> Settings:
         settings: of the run.
         few: its training rows a class.
     """
-    shape = _shape(settings)
+    shape = configuration_of(_folder(settings))
     width = next((shape[key] for key in ("hidden_size", "dim", "d_model", "n_embd") if key in shape), None)
     classify = dataclasses.replace(settings.objective["classify"], weight=0.0)
     training = dataclasses.replace(settings.training, keep="last")
@@ -184,9 +185,7 @@ def _named(auto: Settings, settings: Settings) -> Settings:
 
 def _minutes(settings: Settings, corpus: Corpus) -> float:
     """Return about how many minutes fine-tuning takes: six operations a weight and token (Kaplan et al. 2020)."""
-    encoder = settings.encoder
-    words = _shape(settings).get("vocab_size")
-    weights = weights_multiplied(locate(encoder).folder, words=words, depth=encoder.depth)
+    weights = weights_multiplied(_folder(settings), depth=settings.encoder.depth)
     train, training = corpus.splits["train"], settings.training
     lengths = map(len, chain(train.texts, train.pairs or ()))
     tokens = sum(min(_LONGEST, 2 + length / _A_TOKEN) for length in lengths) / len(train)
@@ -196,7 +195,6 @@ def _minutes(settings: Settings, corpus: Corpus) -> float:
     return 6 * weights * tokens * examples / rate / 60
 
 
-def _shape(settings: Settings) -> dict[str, Any]:
-    """Return the encoder's configuration."""
-    shape = json.loads((locate(settings.encoder).folder / "config.json").read_text(encoding="utf-8"))
-    return shape["encoder"] if isinstance(shape.get("encoder"), dict) else shape  # under our own head
+def _folder(settings: Settings) -> Path:
+    """Return where the encoder lies; its weights are verified when they are loaded."""
+    return place_of(settings.encoder)[0]

@@ -20,7 +20,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.secrets import redacted
 from nlp_transfer.terminal.ending import USER_ERROR, leave_group, say, unexpected
-from nlp_transfer.verbs import VERBS, meta, models, one, runs, tasks
+from nlp_transfer.verbs import VERBS, meta, models, one, runs, saved, tasks
 from nlp_transfer.verbs.keys import help_of
 
 EPILOG = """examples:
@@ -192,13 +192,13 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] 
     "multitask": tasks.multitask,
     "meta": meta.meta,
     "plan": runs.plan,
-    "evaluate": runs.evaluate,
+    "evaluate": saved.evaluate,
     "predict": models.predict,
     "serve": models.serve,
     "demo": models.demo,
     "push": models.push,
-    "export": models.export,
-    "merge": models.merge,
+    "export": saved.export,
+    "merge": saved.merge,
     "ls": _ls,
     "cp": _cp,
     "cache": _cache,

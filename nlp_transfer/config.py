@@ -24,7 +24,7 @@ from nlp_transfer.data.needs import with_needed_rows
 from nlp_transfer.encoder.source import CODE_OF_ADAPTERS
 from nlp_transfer.errors import UserError, close_key, did_you_mean, one_of
 from nlp_transfer.objectives.settings import TERM_SETTINGS
-from nlp_transfer.settings import Settings
+from nlp_transfer.settings import DATA_FILES, Settings
 from nlp_transfer.strategies import STRATEGIES, Auto, Finetune
 from nlp_transfer.verb_settings import HubSettings
 
@@ -36,10 +36,10 @@ NOT_IDENTITY = (
 )
 # Groups that make no part of a run where they are off, nor of one that was made before there were any.
 _OPTIONAL = ("pretraining", "continual", "multitask")
-_NAMES_OF_FILES = (
+NAMES_OF_FILES = (
     *("output", "predict.input", "predict.output", "export.output", "report.output", "check.fix", "check.beside"),
-    *("encoder.name", "cache.folder", "data.path", "data.train", "data.validation", "data.test", "data.unlabelled"),
-    *("objective.distill.teacher", "continual.data"),
+    *("encoder.name", "cache.folder", "objective.distill.teacher", "continual.data"),
+    *(f"data.{key}" for key in DATA_FILES),
 )
 
 
@@ -182,9 +182,9 @@ def from_plain(plain: Mapping[str, Any]) -> Settings:
         objective={name: checked(TERM_SETTINGS[name], knobs, f"objective.{name}.") for name, knobs in terms.items()},
     )
     for key, value in leaves(to_plain(settings)):
-        if key in _NAMES_OF_FILES and value == "":
+        if key in NAMES_OF_FILES and value == "":
             raise UserError(f"{key} is empty; it takes the name of a file or folder")
-        if key in _NAMES_OF_FILES and isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+        if key in NAMES_OF_FILES and isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
             raise UserError(f"{key}={value!r} cannot be the name of a file")
         if value is not None and set(key.split(".")) & set(CODE_OF_ADAPTERS):
             raise UserError(f"{key} names code that PEFT would import; it is not taken from a configuration")
@@ -282,8 +282,7 @@ def default_name(settings: Settings, recipe: str | None = None) -> str:
     """Return what a run is called where no name is given: as its recipe, or after its data and strategy."""
     if recipe is not None:
         return Path(recipe).stem
-    data = settings.data
-    source = data.embedded or data.path or data.train or data.hub or "data"
+    source = settings.data.source or "data"
     strategy = to_plain(settings)["strategy"]["name"]
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{Path(source).stem}-{strategy}")
 

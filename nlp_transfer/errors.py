@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from nlp_transfer.secrets import redacted
 
@@ -38,6 +39,19 @@ class PushFailed(UserError):
     """The Hub did not take what was pushed; what lies on this machine is as it was. Exit status 3."""
 
     status = 3
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Say first what it is that the block refuses.
+
+    Raises:
+        UserError: of the block, with that before it.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 def first_line(error: BaseException) -> str:
@@ -76,3 +90,35 @@ def one_of(value: str, known: Iterable[str], key: str) -> str:
             f"{key}={value!r} is not known{did_you_mean(str(value), known)}; choose from: {', '.join(known)}"
         )
     return value
+
+
+def at_least(values: object, prefix: str, least: float, *keys: str) -> None:
+    """Check that numbers are not below the least, but for those that are not set.
+
+    Args:
+        values: a group of settings.
+        prefix: of its keys, for example ``training.``.
+        least: that they may be.
+        keys: of the numbers in the group.
+
+    Raises:
+        UserError: naming the key and the value.
+    """
+    _check_each(values, prefix, keys, lambda value: value >= least, f"be at least {least}")
+
+
+def positive(values: object, prefix: str, *keys: str) -> None:
+    """Check that numbers are above 0; see `at_least`."""
+    _check_each(values, prefix, keys, lambda value: value > 0, "be positive")
+
+
+def below_one(values: object, prefix: str, *keys: str) -> None:
+    """Check that numbers are shares, less than all; see `at_least`."""
+    _check_each(values, prefix, keys, lambda value: 0 <= value < 1, "lie in [0, 1)")
+
+
+def _check_each(values: object, prefix: str, keys: Iterable[str], fits: Callable[[float], bool], must: str) -> None:
+    for key in keys:
+        value = getattr(values, key)
+        if value is not None and not fits(value):
+            raise UserError(f"{prefix}{key}={value} must {must}")

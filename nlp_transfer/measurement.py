@@ -11,7 +11,7 @@ from nlp_transfer.cache.store import Store, store_of, store_of_rows
 from nlp_transfer.continual.memory import Memory
 from nlp_transfer.continual.rows import alone, load
 from nlp_transfer.data.corpus import Corpus, Examples, read_examples
-from nlp_transfer.data.sources import read_splits, source_of
+from nlp_transfer.data.sources import read_source, source_of
 from nlp_transfer.data.task import Task
 from nlp_transfer.decision.fitting import Fitted
 from nlp_transfer.decision.report import said_of
@@ -114,7 +114,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             if whole and corpus.fingerprint != predictor.record.data["fingerprint"]:
                 notes.append("The data is not what the model was trained on; rows measured here may have trained it.")
         else:
-            tables = read_splits(settings.data, store=store_of_rows(settings.cache, screen.tell))
+            tables = read_source(settings.data, store=store_of_rows(settings.cache, screen.tell)).splits
             part = next(name for name in ("test", "validation", "train") if name in tables)
             # Rows that are not divided are read as "train", but they are no training rows.
             split = _named(settings.data) if part == "train" else part
@@ -177,7 +177,7 @@ def _corpus(
 
     It is None, with a note, where nothing but a warning needs it; and lacks replayed rows that cannot be read now.
     """
-    if not own and not any(source_of(trained.data)):
+    if not own and not trained.data.source:
         return None, False
     data = settings.data if own else trained.data
     asked = dataclasses.replace(trained, data=dataclasses.replace(data, unlabelled=None))  # of which nothing is asked
@@ -221,5 +221,4 @@ def public_source(data: DataSettings, corpus: Corpus) -> str:
 
 def named_files(data: DataSettings) -> str:
     """Return the names of the files that rows come from, without their folders."""
-    files = [name for name in (data.path, data.train, data.validation, data.test) if name is not None]
-    return ", ".join(Path(name).name for name in files)
+    return ", ".join(Path(name).name for name in data.files)

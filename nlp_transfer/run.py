@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import choosing, tracking
 from nlp_transfer.artefact import folder as artefact
+from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.artefact.record import Record, read_record
 from nlp_transfer.checks import check
 from nlp_transfer.continual.memory import Memory
@@ -29,7 +30,7 @@ from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.publishing import publication, verification
 from nlp_transfer.reporting import pages
-from nlp_transfer.run_folder import PAGES, RunFolder
+from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.settings import Settings
 from nlp_transfer.teaching import lessons
 from nlp_transfer.terminal.console import Screen

@@ -17,11 +17,12 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from nlp_transfer import config
+from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
-from nlp_transfer.machine.disk import flush, reason, remove, room
+from nlp_transfer.machine.disk import flush, reason, remove, room, write_json, write_whole
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.machine.versions import environment
 from nlp_transfer.plan import Plan
@@ -29,7 +30,6 @@ from nlp_transfer.pretraining.made import remove_spare
 from nlp_transfer.settings import EncoderSettings, Settings
 from nlp_transfer.training import checkpoint
 
-PAGES = ("report.html", "report.md")
 PROFILE = "profile.json"
 STEPS, PACE = "metrics.jsonl", "pace.jsonl"  # what a run repeats to the bit, and what it does not
 
@@ -198,8 +198,8 @@ class RunFolder:
                 for name in (STEPS, PACE):
                     self.forget_after(resumed, into=name)
             (self.path / "config.yaml").write_text(config.to_yaml(settings), encoding="utf-8")
-            self._write("plan.json", plan.to_json())
-            self._write("environment.json", environment())
+            write_json(self.path / "plan.json", plan.to_json())
+            write_json(self.path / "environment.json", environment())
 
     def log(self, **values: Any) -> None:
         """Add one line to metrics.jsonl; see `log_into`."""
@@ -227,7 +227,8 @@ class RunFolder:
         """
         if is_main():
             with self.reached():
-                making = self._write(".making-metrics.json", {"report": report.to_json(), **more})
+                making = self.path / ".making-metrics.json"
+                write_json(making, {"report": report.to_json(), **more})
                 # The checkpoints go only when the disk holds what replaces them; a folder that was taken away and made
                 # again on the way lacks what `begin` wrote.
                 begun = [self.path / name for name in ("config.yaml", "plan.json", "environment.json")]
@@ -284,7 +285,7 @@ class RunFolder:
 
     def forget_after(self, step: int, *, into: str) -> None:
         """Leave in a file of the run what was said up to a step, so that what goes on says nothing twice."""
-        path, making = self.path / into, self.path / f".making-{into}"
+        path = self.path / into
         kept = []
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
             try:
@@ -292,13 +293,7 @@ class RunFolder:
                     kept.append(line)
             except (KeyError, TypeError, ValueError):  # half a line, cut off when the process was killed
                 continue
-        making.write_text("".join(kept), encoding="utf-8")
-        making.rename(path)
-
-    def _write(self, name: str, plain: dict[str, Any]) -> Path:
-        path = self.path / name
-        path.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        return path
+        write_whole(path, lambda making: making.write_text("".join(kept), encoding="utf-8"))
 
 
 def _finite(value: Any) -> Any:

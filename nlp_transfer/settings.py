@@ -22,6 +22,9 @@ from nlp_transfer.verb_settings import (
     ServeSettings,
 )
 
+DATA_FILES = ("path", "train", "validation", "test", "unlabelled")  # keys of `data` that name files
+DATA_LIMITS = ("train_limit", "per_class", "validation_limit")  # and those that leave rows out
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnSettings:
@@ -65,6 +68,16 @@ class DataSettings:
     train_limit: int | None = None
     per_class: int | None = None
     validation_limit: int | None = None
+
+    @property
+    def source(self) -> str | None:
+        """What names the source; None where the rows come from Python."""
+        return self.embedded or self.path or self.train or self.hub
+
+    @property
+    def files(self) -> list[str]:
+        """The files and folders that rows with labels come from."""
+        return [name for name in (self.path, self.train, self.validation, self.test) if name is not None]
 
 
 @dataclass(frozen=True, kw_only=True)

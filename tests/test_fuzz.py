@@ -20,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
-from nlp_transfer.checks import check, check_predict
+from nlp_transfer.checks import check
 from nlp_transfer.composing.plain import dotted
 from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.composing.words import from_mapping
@@ -30,6 +30,7 @@ from nlp_transfer.data.files import read_rows, stream_rows
 from nlp_transfer.data.missing import MISSING
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError
+from nlp_transfer.predicting.checks import check_predict
 from nlp_transfer.settings import DataSettings
 from nlp_transfer.strategies import STRATEGIES
 

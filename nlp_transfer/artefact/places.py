@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nlp_transfer.encoder.source import RECORD
 
+PAGES = ("report.html", "report.md")  # about figures, in the folder of a run, a comparison or a sweep
 FIGURES = "export.json"  # what was compared when an export was written; no other folder of ours holds it
 
 

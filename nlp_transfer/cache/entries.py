@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nlp_transfer.machine.disk import flush
+from nlp_transfer.machine.disk import flush, sha256_of, write_json
 from nlp_transfer.secrets import redacted
 
 FORMAT = 1
@@ -109,8 +109,7 @@ def read(path: Path) -> np.ndarray:
         OSError: they cannot be read.
     """
     about = _about(path)
-    with (path / VALUES).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path / VALUES)
     if (about.get("format"), about.get("key"), about.get("sha256")) != (FORMAT, path.name, digest):
         raise ValueError(f"{path} is damaged")
     return mapped(path)
@@ -132,8 +131,7 @@ def _digest_of_files(folder: Path) -> str:
     """Return a digest of all files of an entry but the one that says so."""
     lines = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / ENTRY):
-        with path.open("rb") as file:
-            lines.append(f"{path.relative_to(folder).as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+        lines.append(f"{path.relative_to(folder).as_posix()} {sha256_of(path)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -167,8 +165,7 @@ def seal(making: Path, key: str, values: np.ndarray, about: dict[str, Any]) -> N
     os.utime(making)
     flush(making / VALUES)
     os.utime(making)
-    with (making / VALUES).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(making / VALUES)
     _write_entry(
         making,
         key,
@@ -197,7 +194,7 @@ def complete(making: Path, key: str, about: dict[str, Any]) -> None:
 def _write_entry(making: Path, key: str, about: dict[str, Any]) -> None:
     entry = {name: redacted(value) if isinstance(value, str) else value for name, value in about.items()}
     entry |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "key": key, "format": FORMAT}
-    (making / ENTRY).write_text(json.dumps(entry, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(making / ENTRY, entry)
     for path in (making / ENTRY, making):
         flush(path)
 

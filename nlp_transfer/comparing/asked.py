@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.checks import check, check_comparison
+from nlp_transfer.checks import check
 from nlp_transfer.comparing.grid import Candidate, Draws, candidates_of
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, at_least
 from nlp_transfer.evaluation.metrics import selection_metric
+from nlp_transfer.settings import DATA_LIMITS
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
     from nlp_transfer.terminal.console import Screen
+    from nlp_transfer.verb_settings import CompareSettings
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, data: Any =
         UserError: for anything in the words or the data that cannot be used.
     """
     settings, candidates = candidates_of(recipe, words)
-    check_comparison(settings)
+    _check_comparison(settings)
     for candidate in candidates:
         _check(candidate, settings, data)
     with screen.busy("reading data"):
@@ -54,11 +56,37 @@ def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, data: Any =
     return Asked(settings, candidates, draws, selection_metric(draws.whole.task, settings.evaluation.metric))
 
 
+def _check_comparison(settings: Settings) -> None:
+    """Check the values of the `compare` group, and that nothing else says which rows there are.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    own: CompareSettings = settings.compare
+    if settings.continual.used:
+        raise UserError(
+            "continual goes on from one model, and a comparison makes many: leave its keys out, or use adapt"
+        )
+    for key in DATA_LIMITS:
+        if (value := getattr(settings.data, key)) is not None:
+            raise UserError(f"data.{key}={value}: in a comparison compare.labels says how many rows there are")
+    if not own.labels:
+        raise UserError("compare.labels is empty; give numbers of training rows a class, or all")
+    for labels in own.labels:
+        if labels != "all" and (not labels.isdecimal() or int(labels) < 1):
+            raise UserError(f"compare.labels: {labels!r} must be a whole number from 1 up, or all")
+    at_least(own, "compare.", 1, "seeds")
+    if settings.seed + own.seeds > 2**32:
+        raise UserError(f"seed={settings.seed} and compare.seeds={own.seeds} must stay below 2**32 together")
+    if own.minutes is not None and not own.minutes > 0:
+        raise UserError(f"compare.minutes={own.minutes} must be above 0")
+
+
 def _check(candidate: Candidate, settings: Settings, data: Any) -> None:
     """Check a candidate; name it where what is wrong is its own."""
     try:
         check(candidate.settings, data=data)
-        check_comparison(candidate.settings)
+        _check_comparison(candidate.settings)
     except UserError as error:
         if str(error) == _refusal(settings, data):
             raise

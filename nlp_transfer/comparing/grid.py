@@ -17,7 +17,7 @@ from nlp_transfer.choosing import classes_of
 from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded, read_corpus
 from nlp_transfer.data.needs import with_validation
-from nlp_transfer.errors import UserError, did_you_mean
+from nlp_transfer.errors import UserError, about, did_you_mean
 from nlp_transfer.evaluation.decisions import with_rules
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.settings import PretrainingSettings
@@ -101,10 +101,8 @@ def _without_unread(settings: Settings) -> Settings:
 
 
 def _composed(recipe: str | None, words: Sequence[str], own: Sequence[str], name: str) -> Settings:
-    try:
+    with about(f"the candidate {name!r}"):
         return config.compose(recipe, [*words, *own])
-    except UserError as error:
-        raise UserError(f"the candidate {name!r}: {error}") from error
 
 
 def _words(name: str) -> list[str]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer.comparing.page import document_of
 from nlp_transfer.comparing.recipe import recipe_of
-from nlp_transfer.machine.disk import write_whole
-from nlp_transfer.reporting.files import write
-from nlp_transfer.run_folder import PAGES, RunFolder
+from nlp_transfer.machine.disk import write_json, write_whole
+from nlp_transfer.reporting.files import write_pages
+from nlp_transfer.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from nlp_transfer.comparing.outcome import Outcome
@@ -46,11 +46,8 @@ def leave(outcome: Outcome, settings: Settings, *, fingerprint: str, tell: Calla
         found, recipe = _placed(outcome, settings)
         # Before the figures, which say that it is ours.
         write_whole(found.recipe, lambda making: making.write_bytes(recipe))
-        figures = json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n"
-        write_whole(outcome.folder / _FIGURES, lambda making: making.write_text(figures, encoding="utf-8"))
-    document = document_of(found)
-    for name in PAGES:
-        write(document, outcome.folder / name)
+        write_whole(outcome.folder / _FIGURES, lambda making: write_json(making, found.to_json()))
+    write_pages(document_of(found), outcome.folder)
     if found.recipe != outcome.recipe:
         tell(f"{outcome.recipe} was changed since it was written and stays; the new recipe is {found.recipe}")
     return found

@@ -10,6 +10,7 @@ from nlp_transfer import config
 from nlp_transfer.comparing.grid import ALL
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.evaluation.formatting import number, shown, title_of
+from nlp_transfer.settings import DATA_FILES
 
 if TYPE_CHECKING:
     from nlp_transfer.comparing.outcome import Outcome
@@ -39,7 +40,7 @@ def recipe_of(outcome: Outcome, settings: Settings) -> str:
     ]
     if outcome.most.labels != ALL:
         lines.append("It learns from all training rows, of which nobody was tried with as many: another may be better.")
-    if settings.data.embedded == settings.data.path == settings.data.train == settings.data.hub:  # all none
+    if not settings.data.source:
         lines.append("The rows came from Python, as data=...; give them again: nlp_transfer.adapt(recipe, data=...).")
     # A name or a path may hold what would end the comment.
     head = "".join(f"# {' '.join(line.splitlines())}".rstrip() + "\n" for line in lines)
@@ -52,6 +53,6 @@ def recipe_of(outcome: Outcome, settings: Settings) -> str:
 
 def _absolute(data: DataSettings) -> DataSettings:
     """Return the rows by paths that hold from any folder."""
-    files = {name: getattr(data, name) for name in ("path", "train", "validation", "test", "unlabelled")}
+    files = {name: getattr(data, name) for name in DATA_FILES}
     there: dict[str, Any] = {name: str(expanded(file).absolute()) for name, file in files.items() if file}
     return dataclasses.replace(data, **there)

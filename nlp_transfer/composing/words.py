@@ -14,7 +14,7 @@ from nlp_transfer.data import hub
 from nlp_transfer.data.hints import quoted, typed
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, one_of
-from nlp_transfer.settings import Settings
+from nlp_transfer.settings import DATA_LIMITS, Settings
 from nlp_transfer.strategies.auto import Auto
 
 
@@ -149,3 +149,11 @@ def _parsed(word: str) -> Any:
     except HydraException:
         return None
     return parsed if parsed.key_or_group else None
+
+
+def typed_limits(words: Sequence[str]) -> list[str]:
+    """Return the words that leave rows out."""
+    given = {word: word.lstrip("+").partition("=") for word in words}
+    return [
+        word for word, (key, _, value) in given.items() if key.removeprefix("data.") in DATA_LIMITS and value != "null"
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nlp_transfer.data.files import existing
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import UserError, about, at_least, one_of
 from nlp_transfer.settings import Settings
 
 
@@ -15,18 +15,15 @@ def check_continual(settings: Settings) -> None:
     """
     own = settings.continual
     one_of(own.labels, ("data", "all"), "continual.labels")
-    if own.replay < 0:
-        raise UserError(f"continual.replay={own.replay} must be at least 0")
+    at_least(own, "continual.", 0, "replay")
     if own.data is not None:
         if not own.used:
             raise UserError(
                 f"continual.data={own.data} is not read: set continual.replay=100 to learn some of its rows again, or "
                 "continual.labels=all to keep what the model knows"
             )
-        try:
+        with about("continual.data"):
             existing(own.data)
-        except UserError as error:
-            raise UserError(f"continual.data: {error}") from error
     if own.keeps_labels and settings.pretraining.used:
         raise UserError(
             "pretraining.epochs changes the encoder below the head that continual.labels=all keeps: pretrain before "

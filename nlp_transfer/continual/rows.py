@@ -18,17 +18,15 @@ from nlp_transfer.continual.checks import check_absent
 from nlp_transfer.data import corpus
 from nlp_transfer.data.corpus import Corpus, ReadCorpus
 from nlp_transfer.data.keys import rows_where
-from nlp_transfer.data.sources import source_of
 from nlp_transfer.data.splits import draw_evenly
 from nlp_transfer.data.task import Task, unseen, unseen_message
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.multitask.rows import read_member
-from nlp_transfer.settings import DataSettings, Settings
+from nlp_transfer.settings import DATA_FILES, DataSettings, Settings
 
 # What another source of the same kind of rows has of its own; the order of labels is that of the model.
-_FILES = ("path", "train", "validation", "test", "unlabelled")
-_PLACE = ("embedded", *_FILES, "hub", "subset", "revision", "hub_rows", "order")
+_PLACE = ("embedded", *DATA_FILES, "hub", "subset", "revision", "hub_rows", "order")
 _READING = ("columns", "problem", "label_separator", "encoding", "delimiter", "empty")
 
 
@@ -94,7 +92,7 @@ def earlier(settings: Settings, base: Base) -> ReadCorpus:
     if settings.continual.data is not None:
         return _given(settings, base)
     before = base.made_by
-    if not any(source_of(before.data)):
+    if not before.data.source:
         raise UserError(
             f"{base.name} was made from rows that Python gave: name the file or folder that holds them with "
             "continual.data=..."

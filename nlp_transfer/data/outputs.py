@@ -9,6 +9,8 @@ from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.verb_settings import PredictSettings
 
+_LINKS = 40  # that are followed, as by the system
+
 
 def check_output(settings: PredictSettings, *, overwrite: bool) -> None:
     """Refuse an output that is the input, a folder or a device, or that is there already and may not be replaced.
@@ -37,9 +39,9 @@ def check_output(settings: PredictSettings, *, overwrite: bool) -> None:
         raise UserError(f"{name} exists already; overwrite=true replaces it")
 
 
-def _followed(path: Path, most: int = 40) -> Iterator[Path]:
+def _followed(path: Path) -> Iterator[Path]:
     """Yield a path and what it leads to, link by link: what stands for a device may lead to a file in the end."""
-    for _ in range(most):
+    for _ in range(_LINKS):
         yield path.absolute()
         if not path.is_symlink():
             return

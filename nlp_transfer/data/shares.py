@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import below_one
 from nlp_transfer.settings import DataSettings
 
 USUAL = 0.1  # of the training rows
@@ -19,10 +19,7 @@ def check_shares(settings: DataSettings) -> None:
     Raises:
         UserError: naming the key, its value and what it may be.
     """
-    if settings.validation_share is not None and not 0 <= settings.validation_share < 1:
-        raise UserError(f"data.validation_share={settings.validation_share} must lie in [0, 1)")
-    if not 0 <= settings.test_share < 1:
-        raise UserError(f"data.test_share={settings.test_share} must lie in [0, 1)")
+    below_one(settings, "data.", "validation_share", "test_share")
 
 
 def carving(settings: DataSettings) -> DataSettings:

@@ -21,8 +21,8 @@ from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.sequences import integers_of
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
-from nlp_transfer.errors import UserError, did_you_mean, one_of
-from nlp_transfer.settings import DataSettings
+from nlp_transfer.errors import UserError, about, did_you_mean, one_of
+from nlp_transfer.settings import DATA_FILES, DataSettings
 
 _EMBEDDED = "nlp_transfer.data.embedded"
 SPLIT_NAMES = {
@@ -47,11 +47,6 @@ class Source:
     name: str
     splits: dict[str, Table]
     notes: list[str] = field(default_factory=list)
-
-
-def read_splits(settings: DataSettings, *, data: Any = None, store: RowStore | None = None) -> dict[str, Table]:
-    """Return the tables of `read_source` alone."""
-    return read_source(settings, data=data, store=store).splits
 
 
 def read_source(settings: DataSettings, *, data: Any = None, store: RowStore | None = None) -> Source:
@@ -108,12 +103,10 @@ def check_source(settings: DataSettings, *, data: Any = None) -> None:
         folder = resources.files(_EMBEDDED)
         known = sorted(Path(item.name).stem for item in folder.iterdir() if item.name.endswith(".csv"))
         one_of(settings.embedded, known, "data.embedded")
-    for key in ("path", *SPLIT_NAMES, "unlabelled"):
+    for key in DATA_FILES:
         if (name := getattr(settings, key)) is not None:
-            try:
+            with about(f"data.{key}"):
                 (existing if key == "path" else existing_file)(name)
-            except UserError as error:
-                raise UserError(f"data.{key}: {error}") from error
 
 
 def _not_one(given: list[str], settings: DataSettings) -> str:

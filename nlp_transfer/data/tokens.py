@@ -15,7 +15,7 @@ import numpy as np
 
 from nlp_transfer.data.cutting import PAIR_TRUNCATIONS, TRUNCATION_SIDES
 from nlp_transfer.data.ragged import Tokens, starts
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import UserError, at_least, one_of
 from nlp_transfer.machine.disk import Scratch, scratch
 from nlp_transfer.settings import TokenSettings
 
@@ -49,8 +49,7 @@ class TokenSpec:
         one_of(self.pair_truncation, PAIR_TRUNCATIONS, "tokens.pair_truncation")
         if not (0 < self.max_length <= self.limit and 0 <= self.overlap < self.max_length):
             raise UserError(f"tokens: no text can be cut to {self.max_length} of {self.limit}, {self.overlap} twice")
-        if self.max_windows is not None and self.max_windows < 1:
-            raise UserError(f"tokens.max_windows={self.max_windows} must be at least 1")
+        at_least(self, "tokens.", 1, "max_windows")
 
 
 def resolve_spec(settings: TokenSettings, lengths: np.ndarray, *, limit: int, pair: bool) -> TokenSpec:

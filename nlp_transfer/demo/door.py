@@ -10,14 +10,22 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nlp_transfer.errors import at_least
 from nlp_transfer.machine.importing import for_good
-from nlp_transfer.serving.host import bound, listen, named, run
+from nlp_transfer.serving.host import bound, check_host, listen, named, run
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
     from nlp_transfer.terminal.console import Screen
+    from nlp_transfer.verb_settings import DemoSettings
 
 _PATIENCE = 10  # seconds that what is being labelled has when the page is told to stop
+
+
+def _check(settings: DemoSettings) -> None:
+    """Check the values of the `demo` group."""
+    check_host("demo", settings)
+    at_least(settings, "demo.", 1, "effort")
 
 
 def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> None:
@@ -31,10 +39,11 @@ def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> No
         called: how the model was named.
 
     Raises:
-        UserError: if the address cannot be had, or the folder is no model of ours.
+        UserError: for a value that it may not have, if the address cannot be had, or the folder is no model of ours.
         Stopped: when the signal came.
     """
     wanted = settings.demo
+    _check(wanted)
     with (
         bound("demo", wanted.host, wanted.port) as door,
         tempfile.TemporaryDirectory(prefix="nlp-transfer-demo-") as made,
@@ -42,13 +51,10 @@ def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> No
         # Gradio asks for these when it is imported: it calls nobody, and what is uploaded goes where we remove it.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": made}
         with screen.busy("loading the model"), for_good():
-            from nlp_transfer.decision.rules import unpromised
             from nlp_transfer.demo.site import make_site
             from nlp_transfer.predicting.predict import opened
 
-            labeller = opened(folder, settings)
-        if why := unpromised(labeller.record.task, labeller.record.risk_curve):
-            screen.tell(f"warning: {why}")
+            labeller = opened(folder, settings, tell=screen.tell)
         name, _ = named(folder, called)
         app, stop = make_site(labeller, settings, name=name, folder=Path(made))
         url = listen(door)

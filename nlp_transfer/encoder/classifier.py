@@ -35,7 +35,7 @@ from nlp_transfer.encoder.heads import native_model, pooled_model
 from nlp_transfer.encoder.pooled_config import register_config
 from nlp_transfer.encoder.sizes import within_weights
 from nlp_transfer.encoder.source import RECORD, Source, locate, read_json
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import UserError, below_one, one_of
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
@@ -106,8 +106,7 @@ def load_classifier(
     from transformers import AutoTokenizer
 
     one_of(head, HEADS, "encoder.head")
-    if settings.head_dropout is not None and not 0 <= settings.head_dropout < 1:
-        raise UserError(f"encoder.head_dropout={settings.head_dropout} must lie in [0, 1)")
+    below_one(settings, "encoder.", "head_dropout")
     source = source or locate(settings)
     _check_attention(settings, source)
     register_config()

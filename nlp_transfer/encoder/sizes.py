@@ -41,17 +41,22 @@ def shapes_of(folder: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def weights_multiplied(folder: Path, *, words: int | None, depth: int | None = None) -> int:
+def configuration_of(folder: Path) -> dict[str, Any]:
+    """Return the configuration of the encoder in a folder, also where it lies under a head of ours."""
+    entries = read_json(folder / "config.json")
+    return entries["encoder"] if isinstance(entries.get("encoder"), dict) else entries
+
+
+def weights_multiplied(folder: Path, *, depth: int | None = None) -> int:
     """Return about how many weights a token meets in a model: of a decoder as many as of its encoder.
 
     Args:
         folder: of the model.
-        words: rows of its tables of words, in which it meets one alone, as its configuration has them.
         depth: of the lowest layers that are used; None: all are.
     """
+    config = configuration_of(folder)
+    words = config.get("vocab_size")  # rows of its tables of words, in which a token meets one alone
     found = {name: shape for name, shape in shapes_of(folder).items() if shape[:1] != [words]}
-    config = read_json(folder / "config.json")
-    config = config["encoder"] if isinstance(config.get("encoder"), dict) else config  # under our own head
     if config.get("model_type") == "albert":  # whose layers are one, met again and again
         times = config.get("num_hidden_layers", 1) if depth is None else depth
         return sum(math.prod(shape) * (times if ".albert_layers." in name else 1) for name, shape in found.items())

@@ -18,6 +18,7 @@ from typing import Any
 from nlp_transfer.data import hub
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.errors import UserError
+from nlp_transfer.machine.disk import sha256_of
 from nlp_transfer.settings import EncoderSettings
 
 # What is fetched from the Hub: weights as safetensors, configuration, vocabulary; no code, no pickle, no ONNX copies.
@@ -72,22 +73,10 @@ class Source:
 def locate(settings: EncoderSettings) -> Source:
     """Find the encoder of `settings`, fetch it if need be, and verify its weights.
 
-    Tried in this order: a local folder named by `name`, maybe of a run, the installed `package`, the Hugging Face Hub.
-
     Raises:
         UserError: nothing found, no safetensors weights, a digest that differs, or remote code that is not allowed.
     """
-    local = Path(settings.name).expanduser()
-    revision = None
-    if local.is_dir():
-        folder, origin = encoder_in(local), "folder"
-    elif (packaged := _packaged(settings)) is not None:
-        folder, origin = packaged, f"package {settings.package}"
-    else:
-        folder, revision = _downloaded(settings)
-        origin = f"Hub revision {revision}"
-    check_layout(folder)
-    _check_code(folder, settings)
+    folder, origin, revision = place_of(settings)
     digest = weights_digest(folder)
     if settings.sha256 is not None and digest != settings.sha256.lower():
         raise UserError(
@@ -96,6 +85,26 @@ def locate(settings: EncoderSettings) -> Source:
             "encoder.package=null"
         )
     return Source(folder=folder, name=settings.name, origin=origin, sha256=digest, revision=revision)
+
+
+def place_of(settings: EncoderSettings) -> tuple[Path, str, str | None]:
+    """Return the folder of an encoder, fetched if need be, its origin and Hub commit; its weights stay unread.
+
+    Tried in this order: a local folder, maybe of a run, the installed `package`, the Hugging Face Hub.
+
+    Raises:
+        UserError: nothing found, no folder of a model, or remote code that is not allowed.
+    """
+    if (local := Path(settings.name).expanduser()).is_dir():
+        folder, origin, revision = encoder_in(local), "folder", None
+    elif (packaged := _packaged(settings)) is not None:
+        folder, origin, revision = packaged, f"package {settings.package}", None
+    else:
+        folder, revision = _downloaded(settings)
+        origin = f"Hub revision {revision}"
+    check_layout(folder)
+    _check_code(folder, settings)
+    return folder, origin, revision
 
 
 def encoder_in(folder: Path) -> Path:
@@ -123,8 +132,7 @@ def digest_of(files: Sequence[Path]) -> str:
     digests = []
     for path in files:
         try:
-            with path.open("rb") as stream:
-                digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+            digests.append(sha256_of(path))
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if len(files) == 1:
@@ -267,8 +275,7 @@ def fetch(name: str, revision: str | None, patterns: Sequence[str], *, called: s
 
 def _check_code(folder: Path, settings: EncoderSettings) -> None:
     """Refuse a folder that asks for code, unless that is allowed and the code is pinned with the weights."""
-    asked = asked_code(folder)
-    if not asked:
+    if not (asked := asked_code(folder)):
         return
     model_type = read_json(folder / "config.json").get("model_type")
     hint = (

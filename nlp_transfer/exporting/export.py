@@ -7,7 +7,6 @@ the business of `predicting.exported`, comparing that of `fidelity`; of a model 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import textwrap
 import warnings
@@ -24,7 +23,6 @@ from torch import Tensor, nn
 from nlp_transfer.artefact.folder import load_model, save_tokenizer
 from nlp_transfer.artefact.places import FIGURES, model_folder, run_of
 from nlp_transfer.artefact.record import Record, read_record, write_record
-from nlp_transfer.checks import check_export
 from nlp_transfer.continual.rows import load
 from nlp_transfer.data.batches import Padding, pad
 from nlp_transfer.data.corpus import Examples
@@ -35,10 +33,11 @@ from nlp_transfer.encoder.classifier import INPUTS
 from nlp_transfer.encoder.source import digest_of, read_json, weight_files
 from nlp_transfer.errors import UserError
 from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_texts
+from nlp_transfer.exporting.formats import FORMATS, ONNX, OPENVINO, check_export
 from nlp_transfer.exporting.static import write_table
-from nlp_transfer.machine.disk import appearing
+from nlp_transfer.machine.disk import appearing, write_json
 from nlp_transfer.machine.versions import installed
-from nlp_transfer.predicting.exported import ONNX, OPENVINO, OUTPUT, STATIC, WEIGHTS, Exported, encode, need, weights_of
+from nlp_transfer.predicting.exported import OUTPUT, WEIGHTS, Exported, encode, need, weights_of
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
@@ -46,13 +45,6 @@ from nlp_transfer.terminal.console import Screen
 OPSET = 18  # torch's own; ONNX Runtime has known it since 1.14
 _AXES = {0: "batch", 1: "length"}
 _LARGEST = 2**31  # bytes of a file of protocol buffers
-_NEEDED = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "onnx_int8": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("onnx", "onnxscript", "openvino"),
-    "static": (),
-}
-_FILES = {"onnx": ONNX, "onnx_int8": ONNX, "openvino": OPENVINO, "static": STATIC}
 
 
 @dataclass(frozen=True)
@@ -67,7 +59,7 @@ class Export:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        versions = installed(("nlp-transfer", "torch", "transformers", *_NEEDED[self.format]))
+        versions = installed(("nlp-transfer", "torch", "transformers", *FORMATS[self.format].libraries))
         opset = None if self.format == "static" else OPSET
         figures = {"format": self.format, "opset": opset, "sha256": self.sha256, **self.fidelity.to_json()}
         return figures | {"notes": self.notes, "versions": versions}
@@ -91,7 +83,7 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
     """
     wanted = settings.export
     check_export(wanted)
-    need(*_NEEDED[wanted.format])
+    need(*FORMATS[wanted.format].libraries)
     screen = screen or Screen(speaks=False)
     model, run = model_folder(folder), run_of(folder)
     record = read_record(model)
@@ -125,10 +117,10 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
             raise UserError(
                 f"{model}: its export answers otherwise: logits differ by up to {fidelity.largest_difference:.2g}, "
                 f"{fidelity.changed_decisions:,} decisions are others; nothing is written. The conversion is at fault "
-                f"({_named(_NEEDED[wanted.format])}): try other versions, or another export.format"
+                f"({_named(FORMATS[wanted.format].libraries)}): try other versions, or another export.format"
             )
         done = Export(target, wanted.format, record.sha256, fidelity, notes)
-        (making / FIGURES).write_text(json.dumps(done.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(making / FIGURES, done.to_json())
     return done
 
 
@@ -195,9 +187,9 @@ def _write(folder: Path, record: Record, form: str, making: Path) -> None:
         _write_graph(model, tokenizer, record, form, making)
     config = read_json(folder / "config.json")
     config.pop("auto_map", None)  # the code it names stays behind
-    (making / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(making / "config.json", config)
     save_tokenizer(tokenizer, record, making)
-    write_record(dataclasses.replace(record, sha256=digest_of(weights_of(making, _FILES[form]))), making)
+    write_record(dataclasses.replace(record, sha256=digest_of(weights_of(making, FORMATS[form].file))), making)
 
 
 def _write_graph(model: Any, tokenizer: Any, record: Record, form: str, making: Path) -> None:

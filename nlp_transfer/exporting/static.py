@@ -18,7 +18,8 @@ from nlp_transfer.artefact.record import Record
 from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.encoder.pooled_config import PooledConfig
 from nlp_transfer.errors import UserError
-from nlp_transfer.predicting.exported import OUTPUT, STATIC
+from nlp_transfer.exporting.formats import STATIC
+from nlp_transfer.predicting.exported import OUTPUT
 
 _TOKENS_AT_ONCE = 4096
 _TOLERANCE = 1e-4  # of a logit; float32 adds in another order

@@ -13,7 +13,7 @@ from nlp_transfer.data.corpus import read_corpus
 from nlp_transfer.data.files import existing
 from nlp_transfer.data.finding import Finding
 from nlp_transfer.data.sequences import cells_of
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import about
 from nlp_transfer.inspection.lined import Lined
 from nlp_transfer.inspection.near import near_pairs
 from nlp_transfer.settings import DataSettings
@@ -39,11 +39,9 @@ def shared(
     Raises:
         UserError: for another data set that cannot be read.
     """
-    try:
+    with about("check.beside"):
         existing(other)
         theirs = read_corpus(DataSettings(path=other, empty="keep", unseen="ignore")).rows
-    except UserError as error:
-        raise UserError(f"check.beside: {error}") from error
     lined = Lined(theirs)
     keys, texts = lined.keys, lined.texts(np.ones(len(lined), bool))
     measured_rows = {name: splits[name] for name in _MEASURED if name in splits} or splits

@@ -10,7 +10,6 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from nlp_transfer.data.textfile import SURROGATE
 from nlp_transfer.errors import UserError
 from nlp_transfer.inspection.damage import UNDO
 from nlp_transfer.inspection.examine import Examination
-from nlp_transfer.machine.disk import appearing, check_free
+from nlp_transfer.machine.disk import appearing, check_free, sha256_of, write_json
 from nlp_transfer.settings import DataSettings
 
 MENDED = "mended.json"
@@ -123,7 +122,7 @@ def write(planned: Plan, examination: Examination, folder: Path) -> None:
             (_write_csv if as_text else _write_jsonl)(table, making / split)
         told = {
             "from": examination.corpus.source,
-            "files": {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(making.iterdir())},
+            "files": {path.name: sha256_of(path) for path in sorted(making.iterdir())},
             "dropped": [
                 {"place": examination.where(place), "kind": why} for place, why in sorted(planned.gone.items())
             ],
@@ -131,7 +130,7 @@ def write(planned: Plan, examination: Examination, folder: Path) -> None:
                 {"place": examination.where(place), "kinds": why} for place, why in sorted(planned.changed.items())
             ],
         }
-        (making / MENDED).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(making / MENDED, told)
 
 
 def _gone(rows: Mapping[str, Rows], kinds: set[str]) -> dict[Place, str]:
@@ -220,8 +219,7 @@ def check_target(folder: Path, settings: DataSettings) -> None:
 def _check_apart(folder: Path, settings: DataSettings) -> None:
     """Refuse to write over, into or around the original."""
     target = folder.resolve()
-    named = [getattr(settings, key) for key in ("path", "train", "validation", "test")]
-    for source in (expanded(name).resolve() for name in named if name is not None):
+    for source in (expanded(name).resolve() for name in settings.files):
         if target == source or source in target.parents or target in source.parents:
             raise UserError(f"check.fix={folder} has to do with the original, {source}, which stays as it is")
 
@@ -238,7 +236,7 @@ def _check_untouched(folder: Path) -> None:
     if not isinstance(known, dict):
         raise UserError(f"{folder / MENDED} does not say what was written; name another folder, or delete {folder}")
     for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
-        same = path.is_file() and known.get(path.name) == sha256(path.read_bytes()).hexdigest()
+        same = path.is_file() and known.get(path.name) == sha256_of(path)
         if path.name != MENDED and not same:
             raise UserError(
                 f"{path} is not as check.fix wrote it, and would be lost; name another folder, or delete {folder}"

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+_PATIENCE = 5.0  # seconds in which a launcher ends the others
+
 
 def world_size() -> int:
     """Return the number of processes that run together."""
@@ -33,14 +35,14 @@ def is_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def give_way(seconds: float = 5.0) -> None:
+def give_way() -> None:
     """Wait, with an error to tell, for the launcher to end this process because another one failed first.
 
     Where one of several processes fails, the launcher ends the others within a moment. An error that all of them meet,
     or that the end of one causes in the others, is then told by one. In a single process nothing is waited for.
     """
     if world_size() > 1:
-        time.sleep(seconds)
+        time.sleep(_PATIENCE)
 
 
 def missing_processes() -> str | None:

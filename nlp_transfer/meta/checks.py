@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import UserError, at_least, one_of, positive
 from nlp_transfer.settings import EncoderSettings, Settings, TrainingSettings
 from nlp_transfer.strategies import Auto, Finetune
 
@@ -29,11 +29,8 @@ def check_meta(settings: Settings) -> None:
     one_of(own.method, METHODS, "meta.method")
     one_of(own.distance, DISTANCES, "meta.distance")
     for key, fewest in _LEAST.items():
-        if getattr(own, key) < fewest:
-            raise UserError(f"meta.{key}={getattr(own, key)} must be at least {fewest}")
-    for key in ("lr", "inner_lr"):
-        if getattr(own, key) is not None and not getattr(own, key) > 0:
-            raise UserError(f"meta.{key}={getattr(own, key)} must be positive")
+        at_least(own, "meta.", fewest, key)
+    positive(own, "meta.", "lr", "inner_lr")
     if not 0 < own.held_out < 1:
         raise UserError(f"meta.held_out={own.held_out} must lie between 0 and 1: new classes tell what it was worth")
     if not 0 <= own.validation < 1:

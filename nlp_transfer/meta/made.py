@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 
 from nlp_transfer.encoder.classifier import quiet
 from nlp_transfer.encoder.source import Source, weights_digest
-from nlp_transfer.machine.disk import appearing
+from nlp_transfer.machine.disk import appearing, write_json
 from nlp_transfer.pretraining.made import copy_beside
 
 MARK = "meta.json"
@@ -60,7 +59,7 @@ def write_encoder(folder: Path, model: Any, source: Source, **told: Any) -> None
         copy_beside(source.folder, making)
         _write_pooling(making, model.config.pooling, model.encoder.config.hidden_size)
         about = MetaLearned(encoder=source.public_name, before=source.sha256, sha256=weights_digest(making), **told)
-        _write_json(making / MARK, dataclasses.asdict(about))
+        write_json(making / MARK, dataclasses.asdict(about))
 
 
 def _write_pooling(folder: Path, pooling: str, width: int) -> None:
@@ -68,14 +67,10 @@ def _write_pooling(folder: Path, pooling: str, width: int) -> None:
     mode = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens", "last": "lasttoken"}[pooling]
     modes = {f"pooling_mode_{each}": each == mode for each in ("mean_tokens", "cls_token", "max_tokens", "lasttoken")}
     (folder / "1_Pooling").mkdir(exist_ok=True)
-    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
     kinds = (("", "Transformer"), ("1_Pooling", "Pooling"))
     modules = [
         {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for place, (path, kind) in enumerate(kinds)
     ]
-    _write_json(folder / "modules.json", modules)
-
-
-def _write_json(path: Path, plain: Any) -> None:
-    path.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "modules.json", modules)

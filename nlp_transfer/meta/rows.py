@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.data.corpus import Corpus, load_corpus
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nlp_transfer.terminal.console import Screen
 
 
-def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> tuple[Corpus, Division]:
+def rows_of(settings: Settings, screen: Screen) -> tuple[Corpus, Division]:
     """Return the training rows, and which classes are learned of and which are held out.
 
     Rows of validation and test are not read, so that whoever adapts the encoder to these data can be measured on them.
@@ -22,14 +22,13 @@ def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> tuple[Co
     Args:
         settings: the groups `data` and `meta`, and the seed, count.
         screen: where progress is shown.
-        data: rows from Python, see ``corpus.load_corpus``.
 
     Raises:
         UserError: for data that cannot be used, of another kind than one class a text, or of too few classes.
     """
     with screen.busy("reading data"):
         store = store_of_rows(settings.cache, screen.tell)
-        corpus = load_corpus(settings.data, seed=settings.seed, data=data, store=store)
+        corpus = load_corpus(settings.data, seed=settings.seed, store=store)
     task, train = corpus.task, corpus.splits["train"]
     if task.problem != "single_label":
         raise UserError(f"{corpus.source}: meta needs texts of one class each, and this is {task.problem}")

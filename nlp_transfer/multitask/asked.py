@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
@@ -25,7 +25,7 @@ from nlp_transfer.data.corpus import Corpus, ReadCorpus, divided, encoded, read_
 from nlp_transfer.data.hints import typed
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.sources import check_source
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, about
 from nlp_transfer.evaluation.decisions import with_rules
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.multitask.checks import check_multitask
@@ -116,7 +116,7 @@ def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, tasks: Sequ
         for name, entry in entries.items()
     }
     for name, each in alone.items():
-        with named(name):
+        with about(f"the task {name!r}"):
             check_source(each.data)
         check(each)
     with screen.busy("reading data"):
@@ -209,7 +209,7 @@ def _read(alone: dict[str, Settings], tell: Callable[[str], None]) -> list[Membe
     members: list[Member] = []
     first: dict[str, ReadCorpus] = {}
     for name, settings in alone.items():
-        with named(name):
+        with about(f"the task {name!r}"):
             data, read = settings.data, read_corpus(settings.data, store=store_of_rows(settings.cache, tell))
             before = first.get(str(data.path))
             rows = divided(read, data, seed=settings.seed) if before is None else divided_alike(before, read, data)
@@ -219,12 +219,3 @@ def _read(alone: dict[str, Settings], tell: Callable[[str], None]) -> list[Membe
             metric = selection_metric(corpus.task, settings.evaluation.metric)
             members.append(Member(name, settings, corpus, metric))
     return members
-
-
-@contextmanager
-def named(name: str) -> Iterator[None]:
-    """Name the task in what is said of it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"the task {name!r}: {error}") from error

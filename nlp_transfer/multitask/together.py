@@ -13,10 +13,10 @@ from accelerate.utils import broadcast_object_list
 from nlp_transfer import tracking
 from nlp_transfer.decision.fitting import deciding
 from nlp_transfer.encoder.fingerprint import weights_digest
+from nlp_transfer.errors import about
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.head import solve_head_again
 from nlp_transfer.learning import fit_decision, start_head
-from nlp_transfer.multitask.asked import named
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.joint import Joint
 from nlp_transfer.multitask.outcome import Learned, Outcome
@@ -67,7 +67,7 @@ def located(asked: Asked) -> Place:
     """
     members = []
     for each in asked.members:
-        with named(each.name):
+        with about(f"the task {each.name!r}"):
             members.append(dataclasses.replace(each, corpus=deciding(each.corpus, each.settings.decision)))
     union = union_of(members)
     folder = RunFolder.of(asked.settings, union.corpus)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import at_least, below_one, one_of, positive
 
 
 class Term:
@@ -15,6 +15,7 @@ class Term:
     Attributes:
         name: in the configuration.
         weight: in the sum of terms.
+        positive: other knobs that are above 0.
         compares: whether the loss of an example hangs on the others of its pass.
         compares_labels: whether it hangs on which of them have the same label.
         reads_unlabelled: whether texts without labels teach anything.
@@ -28,6 +29,7 @@ class Term:
     name: ClassVar[str]
     weight: float
 
+    positive: ClassVar[tuple[str, ...]] = ()
     compares = False
     compares_labels = False
     reads_unlabelled = False
@@ -43,12 +45,13 @@ class Term:
         Raises:
             UserError: naming the key, its value and what it may be.
         """
-        if not self.weight >= 0:
-            raise UserError(f"{self.key('weight')} must be at least 0")
+        at_least(self, self.prefix, 0, "weight")
+        positive(self, self.prefix, *self.positive)
 
-    def key(self, field: str) -> str:
-        """Return a knob as it is written in the configuration, with its value."""
-        return f"objective.{self.name}.{field}={getattr(self, field)}"
+    @property
+    def prefix(self) -> str:
+        """Of its keys in the configuration."""
+        return f"objective.{self.name}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +63,11 @@ class ClassifySettings(Term):
     label_smoothing: float = 0.0
     ordinal_sharpness: float = 2.0
 
+    positive = ("ordinal_sharpness",)
+
     def check(self) -> None:  # noqa: D102  # as it is for every term
         super().check()
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"{self.key('label_smoothing')} must lie in [0, 1)")
-        if not self.ordinal_sharpness > 0:
-            raise UserError(f"{self.key('ordinal_sharpness')} must be positive")
+        below_one(self, self.prefix, "label_smoothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ class ContrastSettings(Term):
     kind: str = "pairs"
     temperature: float = 0.1
 
+    positive = ("temperature",)
     compares = True
     compares_labels = True
     moves = True
@@ -84,8 +87,6 @@ class ContrastSettings(Term):
     def check(self) -> None:  # noqa: D102  # as it is for every term
         super().check()
         one_of(self.kind, ("pairs", "supcon"), "objective.contrast.kind")
-        if not self.temperature > 0:
-            raise UserError(f"{self.key('temperature')} must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +98,9 @@ class DistillSettings(Term):
     teacher: str | None = None
     temperature: float = 2.0
 
+    positive = ("temperature",)
     reads_unlabelled = True
     taught = True
-
-    def check(self) -> None:  # noqa: D102  # as it is for every term
-        super().check()
-        if not self.temperature > 0:
-            raise UserError(f"{self.key('temperature')} must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,15 +126,11 @@ class HintSettings(Term):
     weight: float = 1.0
     lr: float = 1e-3
 
+    positive = ("lr",)
     reads_unlabelled = True
     moves = True
     taught = True
     reads_features = True
-
-    def check(self) -> None:  # noqa: D102  # as it is for every term
-        super().check()
-        if not self.lr > 0:
-            raise UserError(f"{self.key('lr')} must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,14 +183,12 @@ class DannSettings(_Aligning):
     hidden: int = 256
     lr: float = 1e-3
 
+    positive = ("lr",)
     name = "dann"
 
     def check(self) -> None:  # noqa: D102  # as it is for every term
         super().check()
-        if self.hidden < 1:
-            raise UserError(f"{self.key('hidden')} must be at least 1")
-        if not self.lr > 0:
-            raise UserError(f"{self.key('lr')} must be positive")
+        at_least(self, self.prefix, 1, "hidden")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,13 +205,9 @@ class MccSettings(_Aligning):
     weight: float = 0.3
     temperature: float = 2.5
 
+    positive = ("temperature",)
     compares = True
     name = "mcc"
-
-    def check(self) -> None:  # noqa: D102  # as it is for every term
-        super().check()
-        if not self.temperature > 0:
-            raise UserError(f"{self.key('temperature')} must be positive")
 
 
 # One row a term: its name in the configuration and what it may be given. `objective.py` has the modules.

@@ -21,9 +21,9 @@ from nlp_transfer.data.batches import Batch, Padding, evaluation_batches, pad
 from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.encoder.source import digest_of
 from nlp_transfer.errors import UserError, first_line
+from nlp_transfer.exporting.formats import ONNX, OPENVINO, STATIC
 
 OUTPUT = "logits"
-ONNX, OPENVINO, STATIC = "model.onnx", "model.xml", "static.safetensors"
 # Of the file that is loaded: those its weights lie in.
 WEIGHTS = {ONNX: (ONNX, f"{ONNX}.data"), OPENVINO: (OPENVINO, "model.bin"), STATIC: (STATIC,)}
 _RUNTIMES: dict[str, tuple[str, ...]] = {ONNX: ("onnxruntime",), OPENVINO: ("openvino",), STATIC: ()}

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Self
@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from nlp_transfer.artefact import folder as artefact
 from nlp_transfer.artefact.places import FIGURES, model_folder
 from nlp_transfer.artefact.record import Record, read_record
-from nlp_transfer.checks import check_predict
 from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.columns import find_column
@@ -28,11 +27,12 @@ from nlp_transfer.data.hints import typed
 from nlp_transfer.data.rows import read_texts
 from nlp_transfer.data.table import Table
 from nlp_transfer.decision.labelling import Labeller
-from nlp_transfer.decision.rules import needs_features
+from nlp_transfer.decision.rules import needs_features, unpromised
 from nlp_transfer.encoder.anatomy import dissect, unwrapped
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.machine.launch import is_main
+from nlp_transfer.predicting.checks import check_predict
 from nlp_transfer.predicting.exported import Exported
 from nlp_transfer.predicting.labelled import output, writer_of
 from nlp_transfer.predicting.rows_done import RowsDone
@@ -111,13 +111,14 @@ class Predictor(Labeller):
             )
 
 
-def opened(folder: Path, settings: Settings | None = None) -> Labeller:
+def opened(folder: Path, settings: Settings | None = None, *, tell: Callable[[str], None] = lambda _: None) -> Labeller:
     """Return the model of a folder, saved or exported.
 
     Args:
         folder: of a run, of its model, or what `nlp-transfer export` has written.
         settings: `training.precision` (that of an exported model was chosen then), `evaluation.batch_tokens` and the
             group `decision` count; None: the defaults, by which a model decides as it was saved to.
+        tell: is warned of a risk that is not promised.
 
     Raises:
         UserError: if the folder holds no model of ours, or for a rule that its task has no use for.
@@ -130,7 +131,10 @@ def opened(folder: Path, settings: Settings | None = None) -> Labeller:
         if exported
         else Predictor(folder, precision=precision, batch_tokens=tokens)
     )
-    return model.deciding_by(settings.decision)
+    model = model.deciding_by(settings.decision)
+    if why := unpromised(model.record.task, model.record.risk_curve):
+        tell(f"warning: {why}")
+    return model
 
 
 def predict_file(

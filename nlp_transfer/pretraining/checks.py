@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import UserError, at_least, one_of, positive
 from nlp_transfer.settings import Settings
 
 TEXTS = ("all", "train", "unlabelled")
@@ -22,10 +22,8 @@ def check_pretraining(settings: Settings) -> None:
         raise UserError(f"pretraining.epochs={own.epochs} must be at least 0; 0: none")
     if not 0 < own.mask < 1:
         raise UserError(f"pretraining.mask={own.mask} must lie between 0 and 1")
-    if own.lr is not None and not own.lr > 0:
-        raise UserError(f"pretraining.lr={own.lr} must be positive")
-    if own.batch_size < 1:
-        raise UserError(f"pretraining.batch_size={own.batch_size} must be at least 1")
+    positive(own, "pretraining.", "lr")
+    at_least(own, "pretraining.", 1, "batch_size")
     if not own.epochs:
         return
     asked = f"pretraining.epochs={own.epochs:g}"

@@ -21,18 +21,14 @@ from nlp_transfer.composing.words import from_mapping
 from nlp_transfer.composing.yamlfile import read_yaml
 from nlp_transfer.data import hub
 from nlp_transfer.encoder.source import ADAPTER, ADAPTER_WEIGHTS, digest_of, locate, read_json
-from nlp_transfer.errors import PushFailed, UserError
+from nlp_transfer.errors import PushFailed, UserError, about
 from nlp_transfer.evaluation.report import Report
+from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.multitask.rows import path_and_words
 from nlp_transfer.publishing import card, verification
 from nlp_transfer.publishing.upload import Pushed, Target, check_access, push
 from nlp_transfer.settings import Settings
 from nlp_transfer.verb_settings import HubSettings
-
-_PATHS = (
-    *("data.path", "data.train", "data.validation", "data.test", "data.unlabelled"),
-    *("encoder.name", "objective.distill.teacher", "continual.data"),
-)
 
 
 @dataclass(frozen=True)
@@ -90,10 +86,8 @@ def parcel_of(folder: Path, settings: HubSettings, *, tell: Callable[[str], None
         }
         shown[card.FILE] = _card(run, shown.get(card.FILE), settings, record, Path(scratch), tell=tell)
         base = None if record.merged else locate(dataclasses.replace(record.encoder, trust_remote_code=False)).folder
-        try:
+        with about(f"{model} is not pushed"):
             verification.verify(model, record, base=base)
-        except UserError as error:
-            raise UserError(f"{model} is not pushed: {error}") from error
         target = Target(
             repository=str(settings.repository),
             private=settings.private,
@@ -148,9 +142,8 @@ def write_card(run: Path) -> None:
     path = run / "model" / card.FILE
     facts = facts_of(run, read_record(run / "model"))
     if not path.exists() or _is_ours(path, facts):
-        making = path.with_name(f".making-{card.FILE}")
-        making.write_text(card.render(facts, card.Wishes()), encoding="utf-8")
-        making.rename(path)
+        text = card.render(facts, card.Wishes())
+        write_whole(path, lambda making: making.write_text(text, encoding="utf-8"))
 
 
 def _is_ours(path: Path, facts: card.Facts) -> bool:
@@ -175,7 +168,7 @@ def facts_of(run: Path, record: Record) -> card.Facts:
             report=Report.from_json(result["report"]),
             plan=plan,
             environment=environment,
-            words=_command(settings, known) if _has_source(settings) else None,
+            words=_command(settings, known) if settings.data.source else None,
             seconds=float(result["seconds"]),
             steps=int(result["steps"]),
             encoder=str(plan["encoder"]) if known else Path(plan["encoder"]).name,
@@ -200,12 +193,6 @@ def _exports_of(run: Path, record: Record) -> Iterator[dict[str, Any]]:
             yield made
 
 
-def _has_source(settings: Settings) -> bool:
-    """Return whether the rows came from somewhere that a command can name."""
-    data = settings.data
-    return any((data.embedded, data.path, data.train, data.hub))
-
-
 def _command(settings: Settings, known: bool) -> list[str]:
     """Return the words of the command that makes a run, or all the tasks that it was made with."""
     words = [_public(word, known) for word in config.words_of(settings)]
@@ -222,7 +209,7 @@ def _command(settings: Settings, known: bool) -> list[str]:
 def _public(word: str, known: bool) -> str:
     """Return a key=value word without the folders of this machine."""
     key, _, value = word.partition("=")
-    if key.lstrip("+") not in _PATHS or (key == "encoder.name" and known) or value == "null":
+    if key.lstrip("+") not in config.NAMES_OF_FILES or (key == "encoder.name" and known) or value == "null":
         return word
     return f"{key}={Path(value.strip(chr(34))).name}"
 

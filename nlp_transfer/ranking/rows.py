@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.data.corpus import Corpus, load_corpus
 from nlp_transfer.data.needs import with_validation
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, at_least
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
@@ -24,8 +24,9 @@ def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> Corpus:
         data: rows from Python, see ``corpus.load_corpus``.
 
     Raises:
-        UserError: for data that cannot be used.
+        UserError: for too few rows, and data that cannot be used.
     """
+    at_least(settings.rank, "rank.", 10, "rows")
     if settings.data.label_texts is not None:
         raise UserError(
             "data.label_texts: rank asks about the rows of the data alone, and would not read it; leave it out"

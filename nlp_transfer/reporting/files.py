@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import reason, write_whole
 from nlp_transfer.reporting import page, plain_text
@@ -39,6 +40,12 @@ def write(document: Document, path: Path) -> None:
         write_whole(path, lambda making: making.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {reason(error)}") from error
+
+
+def write_pages(document: Document, folder: Path) -> None:
+    """Write the pages of a folder, one a form; see `write`."""
+    for name in PAGES:
+        write(document, folder / name)
 
 
 def _start(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.run_folder import PACE, PAGES, STEPS
+from nlp_transfer.run_folder import PACE, STEPS
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples
@@ -65,7 +65,7 @@ def write_pages(
         tell: is told in a sentence what became of a page that cannot be written.
     """
     try:
-        from nlp_transfer.reporting.files import write
+        from nlp_transfer.reporting.files import write_pages
         from nlp_transfer.reporting.report_page import document_of
 
         settings, plan = prepared.settings, prepared.plan
@@ -80,8 +80,7 @@ def write_pages(
                 steps=_lines(folder / STEPS),
             )
         )
-        for name in PAGES:
-            write(document, folder / name)
+        write_pages(document, folder)
     except Exception as error:
         tell(f"the run has no report ({type(error).__name__}: {' '.join(str(error).split())}); all else is there")
 

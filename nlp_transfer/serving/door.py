@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
 from nlp_transfer.machine.versions import installed
-from nlp_transfer.serving.host import bound, listen, named, run
+from nlp_transfer.serving.host import bound, check_host, listen, named, run
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
     from nlp_transfer.terminal.console import Screen
+    from nlp_transfer.verb_settings import ServeSettings
 
 _KEPT = 5.0  # seconds that free memory is kept; giving it back takes some 30 ms
 
@@ -41,6 +43,20 @@ def _giving_back(answer: Callable[..., Any]) -> Callable[..., Any]:
     return answering
 
 
+def _check(settings: ServeSettings) -> None:
+    """Check the values of the `serve` group."""
+    check_host("serve", settings)
+    if settings.queue < settings.texts:
+        raise UserError(
+            f"serve.queue={settings.queue} is less than serve.texts={settings.texts}: the largest request would never "
+            "be taken; raise the one or lower the other"
+        )
+    if not 0 < settings.seconds < math.inf:
+        raise UserError(f"serve.seconds={settings.seconds} must be positive")
+    if not 0 <= settings.wait_ms < 1000 * settings.seconds:
+        raise UserError(f"serve.wait_ms={settings.wait_ms} must be at least 0 and less than serve.seconds")
+
+
 def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> None:
     """Answer requests until a signal comes.
 
@@ -51,21 +67,19 @@ def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> N
         called: how the model was named.
 
     Raises:
-        UserError: if the address cannot be had, or the folder is no model of ours.
+        UserError: for a value that it may not have, if the address cannot be had, or the folder is no model of ours.
         Stopped: when all is answered that had come before the signal.
     """
+    _check(settings.serve)
     limits, tokens = settings.serve, settings.evaluation.batch_tokens
     with bound("serve", limits.host, limits.port) as door:
         with screen.busy("loading the model"), for_good():
-            from nlp_transfer.decision.rules import unpromised
             from nlp_transfer.predicting.predict import opened
             from nlp_transfer.serving.app import Served, make_app
             from nlp_transfer.serving.batching import Batcher
 
-            predictor = opened(folder, settings)
+            predictor = opened(folder, settings, tell=screen.tell)
         record = predictor.record
-        if why := unpromised(record.task, record.risk_curve):
-            screen.tell(f"warning: {why}")
         predictor.predict(["a"], ["a"] if record.task.pair else None)  # what the first pass does once is done
         batcher = Batcher(
             _giving_back(predictor.predict),

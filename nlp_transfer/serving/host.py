@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer.artefact.places import run_of
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.errors import UserError
+from nlp_transfer.errors import UserError, at_least
 from nlp_transfer.training.signals import Stopped, listening
+from nlp_transfer.verb_settings import DemoSettings, ServeSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -35,6 +36,19 @@ def check_installed(verb: str) -> None:
     """
     if missing := [name for name in NEEDED[verb] if importlib.util.find_spec(name) is None]:
         raise UserError(f'{verb} needs {" and ".join(missing)}: pip install "nlp-transfer[{verb}]"')
+
+
+def check_host(verb: str, settings: ServeSettings | DemoSettings) -> None:
+    """Check an address to listen at, and how much may come there.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    if not settings.host.strip():
+        raise UserError(f"{verb}.host is empty; it takes an address of this machine, such as 127.0.0.1")
+    if not 0 <= settings.port < 2**16:
+        raise UserError(f"{verb}.port={settings.port} must lie between 0 and 65535")
+    at_least(settings, f"{verb}.", 1, "texts", "characters", "bytes")
 
 
 @contextmanager

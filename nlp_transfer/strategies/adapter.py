@@ -6,7 +6,7 @@ import warnings
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.errors import UserError, did_you_mean, one_of
+from nlp_transfer.errors import UserError, at_least, below_one, did_you_mean, one_of
 from nlp_transfer.strategies.base import Group, Strategy, check_rates, encoder_width, trainable
 
 if TYPE_CHECKING:
@@ -152,10 +152,8 @@ class Lora(Adapter):
         super().check()
         if self.peft_type.upper() != "LORA":
             raise UserError(f"strategy=lora is LORA; for {self.peft_type} set strategy=adapter")
-        if self.rank < 1:
-            raise UserError(f"strategy.rank={self.rank} must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"strategy.dropout={self.dropout} must lie in [0, 1)")
+        at_least(self, "strategy.", 1, "rank")
+        below_one(self, "strategy.", "dropout")
 
     @property
     def reserved_tokens(self) -> int:

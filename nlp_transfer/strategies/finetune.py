@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nlp_transfer.encoder.chance import randomise
-from nlp_transfer.errors import UserError, did_you_mean
+from nlp_transfer.errors import UserError, at_least, below_one, did_you_mean
 from nlp_transfer.strategies.base import Group, Strategy, check_rates, encoder_width, freeze, trainable
 
 if TYPE_CHECKING:
@@ -51,13 +51,10 @@ class Finetune(Strategy):
     def check(self) -> None:
         """Refuse rates and shares outside their range."""
         check_rates(lr=self.lr, head_lr=self.head_lr)
-        if not 0 <= self.gradual < 1:
-            raise UserError(f"strategy.gradual={self.gradual} must lie in [0, 1)")
+        below_one(self, "strategy.", "gradual")
         if not 0 < self.layer_decay <= 1:
             raise UserError(f"strategy.layer_decay={self.layer_decay} must lie in (0, 1]")
-        for key, count in (("freeze_layers", self.freeze_layers), ("reinit_layers", self.reinit_layers)):
-            if count < 0:
-                raise UserError(f"strategy.{key}={count} must be at least 0")
+        at_least(self, "strategy.", 0, "freeze_layers", "reinit_layers")
 
     def apply(self, classifier: Classifier) -> None:
         """Freeze and re-initialise.

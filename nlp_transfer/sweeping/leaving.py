@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import number
-from nlp_transfer.machine.disk import reason
+from nlp_transfer.machine.disk import reason, write_whole
 from nlp_transfer.sweeping.job import FINISHED
 from nlp_transfer.sweeping.results import Results, brief, to_csv, to_jsonl
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from nlp_transfer.sweeping.job import Job
     from nlp_transfer.terminal.console import Screen
 
-PAGES = ("report.html", "report.md")
 _SHOWN = 20  # runs at a terminal
 
 
@@ -34,23 +35,19 @@ def leave(folder: Path, jobs: Sequence[Job], keys: Sequence[str], screen: Screen
     Raises:
         UserError: for files that cannot be written.
     """
-    from nlp_transfer.reporting.files import write
+    from nlp_transfer.reporting.files import write_pages
     from nlp_transfer.sweeping.page import document_of
 
     results = Results(folder.name, jobs, keys)
     try:
         for name, content in (("results.csv", to_csv(results)), ("results.jsonl", to_jsonl(results))):
-            making = folder / f".making-{name}"
-            making.write_text(content, encoding="utf-8")
-            making.rename(folder / name)
+            write_whole(folder / name, partial(Path.write_text, data=content, encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{folder} cannot be written to: {reason(error)}") from error
     if not any(job.state == FINISHED for job in jobs):
         return
     with screen.busy("drawing"):
-        document = document_of(results)
-        for name in PAGES:
-            write(document, folder / name)
+        write_pages(document_of(results), folder)
     screen.console.print(_table(results))
     for place, sentence in enumerate(results.sentences):
         screen.console.print(sentence, style="bold" if place == 0 else "", soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from nlp_transfer.composing.plain import checked
 from nlp_transfer.composing.yamlfile import read_yaml
-from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.errors import UserError, at_least, one_of
 
 PLACES = {"here": None, "slurm": "submitit", "ray": "ray"}
 """Where runs can go, and the library that takes them there."""
@@ -41,7 +41,7 @@ class LauncherSettings:
 
     def __post_init__(self) -> None:
         library = PLACES[one_of(self.where, PLACES, "hydra.launcher.where")]
-        _positive(self, "processes", "jobs", "cpus", "nodes", "minutes")
+        at_least(self, self.prefix, 1, "processes", "jobs", "cpus", "nodes", "minutes")
         if library is not None:
             need(library)
         if self.gpus < 0:
@@ -86,7 +86,7 @@ class SearchSettings:
         one_of(self.sampler, SAMPLERS, "hydra.sweeper.sampler")
         if self.pruner is not None:
             one_of(self.pruner, PRUNERS, "hydra.sweeper.pruner")
-        _positive(self, "n_trials", "n_jobs", "startup")
+        at_least(self, self.prefix, 1, "n_trials", "n_jobs", "startup")
         if self.seed < 0:
             raise UserError(f"hydra.sweeper.seed={self.seed} must not be negative")
 
@@ -112,13 +112,6 @@ def need(library: str) -> None:
     if find_spec(library) is None:
         how = "ray" if library == "ray" else '"nlp-transfer[sweep]"'  # it is large, and few have a use for it
         raise UserError(f"{library} is not installed: pip install {how}")
-
-
-def _positive(settings: LauncherSettings | SearchSettings, *keys: str) -> None:
-    for key in keys:
-        value = getattr(settings, key)
-        if value is not None and value < 1:
-            raise UserError(f"{settings.prefix}{key}={value} must be at least 1")
 
 
 def _processes_in(path: Path) -> int:

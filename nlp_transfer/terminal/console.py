@@ -5,15 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
-
-if TYPE_CHECKING:
-    from rich.status import Status
 
 # Control characters but tabs and line ends, and what turns the direction of writing round.
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -54,13 +50,10 @@ class Screen:
             print(_STEERING.sub("", f"nlp-transfer: {sentence}"), file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
-    def busy(self, what: str) -> Iterator[Status | None]:
+    def busy(self, what: str) -> Iterator[None]:
         """Show that something takes a while."""
-        if not self.shows:
-            yield None
-            return
-        with self.console.status(what) as status:
-            yield status
+        with self.console.status(what) if self.shows else nullcontext():
+            yield
 
     @contextmanager
     def bar(self, what: str) -> Iterator[Bar]:

@@ -6,11 +6,10 @@ older ones taken away. It knows files; it knows no model, no optimizer and no lo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import flush, reason, remove, room, share
+from nlp_transfer.machine.disk import flush, reason, remove, room, sha256_of, share, write_json
 
 FORMAT = 2
 KEPT = 2  # the newest, and one to fall back on should a disk spoil it
@@ -78,9 +77,9 @@ def commit(folder: Path, snapshot: Snapshot) -> Path:
         for stem, tensors in snapshot.tensors.items():
             plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(plain, making / f"{stem}.safetensors")
-        _write_json(making / _STATE, {"format": FORMAT, "step": snapshot.step, **snapshot.state})
-        files = {file.name: _sha256(file) for file in sorted(making.iterdir())}
-        _write_json(making / _MANIFEST, {"format": FORMAT, "sha256": files})
+        write_json(making / _STATE, {"format": FORMAT, "step": snapshot.step, **snapshot.state})
+        files = {file.name: sha256_of(file) for file in sorted(making.iterdir())}
+        write_json(making / _MANIFEST, {"format": FORMAT, "sha256": files})
         share(making)
         for file in making.iterdir():
             flush(file)
@@ -131,7 +130,7 @@ def read(path: Path) -> Snapshot:
         wanted = {str(name): str(digest) for name, digest in manifest["sha256"].items()}
     for name, digest in wanted.items():
         with _damage_named(path / name):
-            if _sha256(path / name) != digest:
+            if sha256_of(path / name) != digest:
                 raise ValueError("its content is not what was written")
     with _damage_named(path / _STATE):
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
@@ -176,15 +175,6 @@ def _paths(folder: Path) -> list[Path]:
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
-
-
-def _write_json(path: Path, plain: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size(snapshot: Snapshot) -> int:

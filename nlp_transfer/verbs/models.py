@@ -1,10 +1,9 @@
-"""The verbs that use a saved model: predict, serve, demo, push, export and merge."""
+"""The verbs that use a saved model: predict, serve, demo and push."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,18 +26,16 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     if len(words) > 2:
         raise UserError(f"predict takes {VERBS['predict'][1]}; {words[2]!r} is too much")
     settings = _settings(overrides)
-    from nlp_transfer.checks import check_predict
+    from nlp_transfer.predicting.checks import check_predict
 
     wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
     check_predict(wanted, overwrite=settings.overwrite)
     with for_good():
-        from nlp_transfer.decision.rules import unpromised
         from nlp_transfer.evaluation.formatting import counted
         from nlp_transfer.predicting.predict import opened, predict_file
-    predictor, screen = opened(folder, settings), screen_of_main()
+    screen = screen_of_main()
+    predictor = opened(folder, settings, tell=screen.tell)
     data, console = settings.data, screen.console
-    if why := unpromised(predictor.record.task, predictor.record.risk_curve):
-        screen.tell(f"warning: {why}")
     if wanted.input == "-" and sys.stdin.isatty():
         console.print("reading rows from standard input, until Ctrl-D", style="dim")
     count = predict_file(
@@ -57,10 +54,8 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
 def serve(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Answer over HTTP until it is told to stop."""
     folder, settings, called = _hosted("serve", words, overrides)
-    from nlp_transfer.checks import check_serve
     from nlp_transfer.serving.door import serve
 
-    check_serve(settings.serve)
     serve(folder, settings, screen_of_main(), called=called)
     return 0
 
@@ -68,10 +63,8 @@ def serve(arguments: argparse.Namespace, words: list[str], overrides: list[str])
 def demo(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Show a page in a browser until it is told to stop."""
     folder, settings, called = _hosted("demo", words, overrides)
-    from nlp_transfer.checks import check_demo
     from nlp_transfer.demo.door import demo
 
-    check_demo(settings.demo)
     demo(folder, settings, screen_of_main(), called=called)
     return 0
 
@@ -110,28 +103,6 @@ def published(folder: Path, settings: HubSettings, screen: Screen, *, finished: 
     what = f"{pushed.changed} files changed" if pushed.changed else "nothing to do, all of it was there"
     screen.console.print(f"pushed to {pushed.url} ({what})", soft_wrap=True, style="bold")
     return {"pushed": pushed.url, "changed": pushed.changed}
-
-
-def export(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    """Write a model as ONNX, OpenVINO or a table, compared with it."""
-    alone("export")
-    folder, screen = run_folder(words, "export"), screen_of_main()
-    from nlp_transfer.verbs import saved
-
-    emit(saved.export(folder, overrides, screen), screen)
-    return 0
-
-
-def merge(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    """Merge an adapter into its encoder."""
-    alone("merge")
-    folder, screen = run_folder(words[:1], "merge"), screen_of_main()
-    if len(words) != 2:
-        raise UserError(f"merge takes {VERBS['merge'][1]}: nlp-transfer merge {shlex.quote(words[0])} FOLDER")
-    from nlp_transfer.verbs import saved
-
-    emit(saved.merge(folder, words[1], screen), screen)
-    return 0
 
 
 def run_folder(words: Sequence[str], verb: str) -> Path:

@@ -1,4 +1,4 @@
-"""The verbs that make and measure runs: adapt, with --multirun, plan and evaluate."""
+"""The verbs of one recipe and its data: adapt, with --multirun, plan, check, rank and compare."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.verbs import alone, emit, one, screen_of_main, unread
-from nlp_transfer.verbs.models import published, run_folder
+from nlp_transfer.verbs.models import published
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,7 +93,7 @@ def check(arguments: argparse.Namespace, words: list[str], overrides: list[str])
     settings = _settings(arguments, words, overrides)
     if settings is None:
         return 0
-    from nlp_transfer.checks import check_examination
+    from nlp_transfer.inspection.checks import check_examination
 
     check_examination(settings, overrides)
     screen = screen_of_main()
@@ -142,7 +142,7 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     alone("rank")
     from nlp_transfer import config
     from nlp_transfer.artefact.places import model_folder
-    from nlp_transfer.checks import check, check_ranking
+    from nlp_transfer.checks import check
     from nlp_transfer.composing.shipped import shipped_names
 
     if not words:
@@ -163,7 +163,6 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
         settings = config.compose(None, [*overrides, f"encoder={name}"])
         encoders.append((word, settings.encoder))
     check(settings)
-    check_ranking(settings.rank)
     screen = screen_of_main()
     from nlp_transfer.ranking.rows import rows_of
 
@@ -221,15 +220,6 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     tell_domains_apart(prepared, screen)
     render(prepared.plan, screen.console)
     emit(prepared.plan.to_json(), screen)
-    return 0
-
-
-def evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    """Measure a saved model on data."""
-    folder, screen = run_folder(words, "evaluate"), screen_of_main()
-    from nlp_transfer.verbs import saved
-
-    emit(saved.evaluate(folder, overrides, screen), screen)
     return 0
 
 

@@ -1,34 +1,28 @@
-"""The verbs that measure or convert a saved model: what they are told, and what they show of what they did."""
+"""The verbs that measure or convert a saved model: evaluate, export and merge."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nlp_transfer.artefact.places import run_of
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
+from nlp_transfer.verbs import VERBS, alone, emit, screen_of_main
+from nlp_transfer.verbs.models import run_folder
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
-    from nlp_transfer.terminal.console import Screen
 
 
-def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, Any]:
-    """Measure a model, show its figures, and return them for machines.
+def evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Measure a model: of a run, its ``model/`` folder, or an export that lies in the run's folder."""
+    folder, screen = run_folder(words, "evaluate"), screen_of_main()
+    from nlp_transfer.artefact.places import run_of
 
-    Args:
-        folder: of a run, its ``model/`` folder, or an export that lies in the run's folder.
-        overrides: key=value words.
-        screen: for people.
-
-    Raises:
-        UserError: see ``measurement.evaluate``; and for a model alone, which does not say which data is its own.
-    """
     own = run_of(folder)
     run, folder = (own, own) if own else (run_of(folder.resolve().parent), folder)
     if run is None:
@@ -57,12 +51,13 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
     render(report, screen.console)
     if settings.report.output:
         screen.console.print(f"All about these figures: {settings.report.output}", soft_wrap=True)
-    return {"folder": str(folder), "report": report.to_json()}
+    emit({"folder": str(folder), "report": report.to_json()}, screen)
+    return 0
 
 
 def _refuse_limits(trained: Settings, settings: Settings, overrides: Sequence[str]) -> None:
     """Refuse to take fewer of the rows that a run knows nothing of: all of them are measured."""
-    from nlp_transfer.checks import typed_limits
+    from nlp_transfer.composing.words import typed_limits
     from nlp_transfer.data.sources import source_of
 
     if source_of(settings.data) == source_of(trained.data):
@@ -71,19 +66,14 @@ def _refuse_limits(trained: Settings, settings: Settings, overrides: Sequence[st
         raise UserError(f"{word}: all rows of other data are measured; name a file with fewer")
 
 
-def export(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, Any]:
-    """Export a model, show how it differs, and return that for machines.
-
-    Args:
-        folder: of a run, or of a model alone.
-        overrides: key=value words.
-        screen: for people.
-
-    Raises:
-        UserError: see ``export.export``.
-    """
+def export(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Write a model as ONNX, OpenVINO or a table, compared with it."""
+    alone("export")
+    folder, screen = run_folder(words, "export"), screen_of_main()
     from nlp_transfer import config
-    from nlp_transfer.checks import check_decision, check_export
+    from nlp_transfer.artefact.places import run_of
+    from nlp_transfer.checks import check_decision
+    from nlp_transfer.exporting.formats import check_export
 
     run = run_of(folder)
     settings = config.compose(str(run / "config.yaml") if run else None, _as_saved(overrides))
@@ -106,21 +96,23 @@ def export(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, 
             write_card(run)
         except (OSError, UserError) as error:  # the export is there all the same
             screen.tell(f"the card of {run} does not tell of it: {error}")
-    return {"folder": str(done.folder), **done.to_json()}
+    emit({"folder": str(done.folder), **done.to_json()}, screen)
+    return 0
 
 
-def merge(folder: Path, target: str, screen: Screen) -> dict[str, Any]:
-    """Merge an adapter into its encoder; return where that lies, for machines.
-
-    Raises:
-        UserError: see ``artefact.merge.merge``.
-    """
+def merge(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
+    """Merge an adapter into its encoder."""
+    alone("merge")
+    folder, screen = run_folder(words[:1], "merge"), screen_of_main()
+    if len(words) != 2:
+        raise UserError(f"merge takes {VERBS['merge'][1]}: nlp-transfer merge {shlex.quote(words[0])} FOLDER")
     with screen.busy("starting"), for_good():
         from nlp_transfer.artefact.merge import merge
     with screen.busy("merging"):
-        made = merge(folder, expanded(target))
+        made = merge(folder, expanded(words[1]))
     screen.console.print(f"A whole model lies in {made}.", soft_wrap=True)
-    return {"model": str(made)}
+    emit({"model": str(made)}, screen)
+    return 0
 
 
 def _as_saved(overrides: Sequence[str]) -> list[str]:

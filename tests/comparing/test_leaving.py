@@ -12,6 +12,7 @@ from nlp_transfer.comparing.leaving import leave
 from nlp_transfer.comparing.outcome import Outcome
 from nlp_transfer.config import compose
 from nlp_transfer.errors import UserError
+from nlp_transfer.reporting import files
 from tests.comparing.test_outcome import SURE, duel, outcome
 from tests.full_disk import refuse_to_hold
 
@@ -20,7 +21,7 @@ SETTINGS = compose(None, ["strategy=probe"])
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
-    monkeypatch.setattr(leaving, "PAGES", ())  # they take a second each and are looked at elsewhere
+    monkeypatch.setattr(files, "PAGES", ())  # they take a second each and are looked at elsewhere
     monkeypatch.setattr(leaving, "document_of", lambda _: None)
     return dataclasses.replace(
         outcome(duel("probe", "majority", SURE, 0.001)), folder=tmp_path, recipe=tmp_path / "winner.yaml"

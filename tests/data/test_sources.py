@@ -14,7 +14,7 @@ import pytest
 from nlp_transfer.data.corpus import Corpus, load_corpus
 from nlp_transfer.data.files import read_rows, stream_rows
 from nlp_transfer.data.missing import MISSING
-from nlp_transfer.data.sources import read_splits
+from nlp_transfer.data.sources import read_source
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import ColumnSettings, DataSettings
@@ -380,9 +380,9 @@ def test_a_test_split_is_carved_only_where_nothing_was_given(tmp_path: Path) -> 
     }
 
 
-def test_reading_splits_alone(tmp_path: Path) -> None:
+def test_a_file_alone_is_one_split_whose_cells_know_their_place(tmp_path: Path) -> None:
     write(tmp_path / "one.csv", SPLITS["train"])
-    tables = read_splits(DataSettings(path=str(tmp_path / "one.csv")))
+    tables = read_source(DataSettings(path=str(tmp_path / "one.csv"))).splits
     assert list(tables) == ["train"]
     assert tables["train"].where(2, "label") == f"{tmp_path}/one.csv:4, column 'label'"
 

@@ -184,21 +184,21 @@ def test_the_weights_that_tokens_meet_are_counted_without_tables_of_words(
     model.save_pretrained(folder)
     stored = {parameter.data_ptr(): parameter for parameter in model.parameters()}.values()
     own = sum(parameter.numel() for parameter in stored if parameter.shape[0] != 211)
-    assert weights_multiplied(folder, words=211) == own > 0
+    assert weights_multiplied(folder) == own > 0
 
 
 def test_the_one_layer_of_albert_is_met_as_often_as_it_is_called(tmp_path: Path):
     counted = {
-        layers: weights_multiplied(tiny_encoder(tmp_path / str(layers), "albert", num_hidden_layers=layers), words=None)
+        layers: weights_multiplied(tiny_encoder(tmp_path / str(layers), "albert", num_hidden_layers=layers))
         for layers in (1, 2, 4)
     }
     assert counted[4] - counted[2] == 2 * (counted[2] - counted[1]) > 0
-    assert weights_multiplied(tmp_path / "4" / "tiny-albert", words=None, depth=2) == counted[2]
+    assert weights_multiplied(tmp_path / "4" / "tiny-albert", depth=2) == counted[2]
 
 
 def test_of_an_encoder_that_is_cut_the_lowest_layers_count(tmp_path: Path):
     deep, cut = (
-        weights_multiplied(tiny_encoder(tmp_path / str(layers), num_hidden_layers=layers), words=None, depth=depth)
+        weights_multiplied(tiny_encoder(tmp_path / str(layers), num_hidden_layers=layers), depth=depth)
         for layers, depth in ((3, 1), (1, None))
     )
     assert deep == cut

@@ -22,7 +22,8 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.exporting import export as exporting
 from nlp_transfer.exporting.export import export
 from nlp_transfer.exporting.fidelity import Figure, _alike, _undecided
-from nlp_transfer.predicting.exported import ONNX, OPENVINO, Exported
+from nlp_transfer.exporting.formats import ONNX, OPENVINO
+from nlp_transfer.predicting.exported import Exported
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.strategies import Adapter, Lora
 from tests.encoder.families import FAMILIES

@@ -18,7 +18,8 @@ from nlp_transfer.config import compose
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.exporting.export import export
-from nlp_transfer.predicting.exported import STATIC, Exported
+from nlp_transfer.exporting.formats import STATIC
+from nlp_transfer.predicting.exported import Exported
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.run import adapt
 from tests.encoder.families import tiny_encoder

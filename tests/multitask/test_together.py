@@ -25,7 +25,6 @@ from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped
-from nlp_transfer.verbs.saved import evaluate
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.machine.test_launch import printed_by
@@ -152,7 +151,7 @@ def test_columns_of_one_file_are_divided_alike_and_read_once(
     ],
 )
 def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
-    home: Path, tmp_path: Path, entries: list[str], values: dict
+    home: Path, tmp_path: Path, entries: list[str], values: dict, capsys: pytest.CaptureFixture[str]
 ):
     file = tmp_path / "rows.jsonl"
     made = rows("single_label", 120, 1)
@@ -165,11 +164,10 @@ def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
     for task in outcome.tasks:
         config = str(task.folder / "config.yaml")
         assert load(compose(config)).fingerprint == read_record(task.folder / "model").data["fingerprint"]
-        assert not [
-            note
-            for note in evaluate(task.folder, [], SILENT)["report"]["notes"]
-            if "not what the model was trained on" in note
-        ]
+        capsys.readouterr()
+        assert main(["evaluate", str(task.folder)]) == 0
+        notes = json.loads(capsys.readouterr().out)["report"]["notes"]
+        assert not [note for note in notes if "not what the model was trained on" in note]
     assert together_module.adapt_together(ask(str(outcome.folder / "config.yaml"), [], SILENT), SILENT) == outcome
 
 

@@ -14,6 +14,7 @@ from nlp_transfer import preparation, resume
 from nlp_transfer.artefact.merge import merge
 from nlp_transfer.artefact.record import read_record
 from nlp_transfer.cache.store import folder_of
+from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.errors import UserError
 from nlp_transfer.pretraining import further, made
@@ -22,10 +23,8 @@ from nlp_transfer.publishing.publication import parcel_of
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.teaching import taught_columns
-from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import checkpoint
 from nlp_transfer.verb_settings import HubSettings
-from nlp_transfer.verbs import saved
 from tests.encoder.families import tiny_encoder
 from tests.pretraining.test_runs import FIRST, run_of_them, same, weights
 from tests.test_run import STRATEGIES, data_for
@@ -52,7 +51,9 @@ def test_what_checkpoints_take_counts_as_free(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_a_run_on_texts_without_labels_is_measured_again(home: Path, tmp_path: Path):
+def test_a_run_on_texts_without_labels_is_measured_again(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     for split, part in data_for("single_label").items():
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, part)))
     (tmp_path / "more.csv").write_text("text\none\ntwo\nthree\n")
@@ -65,7 +66,9 @@ def test_a_run_on_texts_without_labels_is_measured_again(home: Path, tmp_path: P
     words += [f"{key}={str(value).lower()}" for key, value in FIRST.items()]
     words += ["pretraining.texts=unlabelled", "report.write=false", "verify=false", f"output={tmp_path / 'runs'}"]
     run = adapt(compose(None, words))
-    found = saved.evaluate(run.folder, [], Screen(speaks=False))
+    capsys.readouterr()
+    assert main(["evaluate", str(run.folder)]) == 0
+    found = json.loads(capsys.readouterr().out)
     assert found["report"]["rows"][0]["intervals"] == run.report.to_json()["rows"][0]["intervals"]
 
 

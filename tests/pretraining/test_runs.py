@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from nlp_transfer import resume
+from nlp_transfer.artefact.places import run_of
 from nlp_transfer.artefact.record import read_record
 from nlp_transfer.cache.store import Store, folder_of
 from nlp_transfer.config import compose, run_id, to_plain, words_of
@@ -26,7 +27,6 @@ from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import Stopped
-from nlp_transfer.verbs.saved import run_of
 from tests.encoder.families import tiny_encoder
 from tests.machine.test_launch import printed_by
 from tests.test_run import data_for, settings_for

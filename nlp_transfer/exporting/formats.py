@@ -1,0 +1,35 @@
+"""As what a model can be exported: the file of each format, and what makes it; it imports no torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nlp_transfer.errors import at_least, one_of
+from nlp_transfer.verb_settings import ExportSettings
+
+ONNX, OPENVINO, STATIC = "model.onnx", "model.xml", "static.safetensors"
+
+
+class Format(NamedTuple):
+    """The file that is loaded, and the libraries that make and compare it."""
+
+    file: str
+    libraries: tuple[str, ...]
+
+
+FORMATS = {
+    "onnx": Format(ONNX, ("onnx", "onnxscript", "onnxruntime")),
+    "onnx_int8": Format(ONNX, ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": Format(OPENVINO, ("onnx", "onnxscript", "openvino")),
+    "static": Format(STATIC, ()),
+}
+
+
+def check_export(settings: ExportSettings) -> None:
+    """Check the values of the `export` group, before a model is loaded.
+
+    Raises:
+        UserError: naming the key, its value and what it may be.
+    """
+    one_of(settings.format, FORMATS, "export.format")
+    at_least(settings, "export.", 1, "rows", "threads")
