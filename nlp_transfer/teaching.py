@@ -85,8 +85,9 @@ def taught_columns(settings: Settings, corpus: Corpus) -> dict[str, dict[str, np
             "was made of as objective.distill.teacher"
         )
     columns = [theirs.labels.index(label) for label in labels] or [0]
-    train = corpus.splits["train"]
-    asked = {"train": Texts(train.texts, train.pairs)} | ({NAME: corpus.unlabelled} if corpus.unlabelled else {})
+    asked: dict[str, Texts] = {"train": corpus.splits["train"]}
+    if corpus.unlabelled:
+        asked[NAME] = corpus.unlabelled
     told: dict[str, dict[str, np.ndarray]] = {}
     for split, texts in asked.items():
         if reading:

@@ -71,10 +71,8 @@ def slices(
 
 def _parts(task: Task, examples: Examples) -> dict[str, list[tuple[str, np.ndarray]]]:
     known = examples.weights > 0
-    lengths = np.array([len(text) for text in examples.texts])
-    if examples.pairs is not None:
-        lengths = lengths + [len(text) for text in examples.pairs]
-    parts = {"label": list(_by_label(task, examples.targets, known)), "length": list(_by_length(lengths, known))}
+    lengths = list(_by_length(examples.characters, known))
+    parts = {"label": list(_by_label(task, examples.targets, known)), "length": lengths}
     if examples.domains is not None:
         domains = np.asarray(examples.domains)
         parts["domain"] = [(str(name), np.flatnonzero((domains == name) & known)) for name in np.unique(domains)]

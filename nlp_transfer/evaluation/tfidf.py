@@ -68,9 +68,7 @@ class Setting:
 
 def rows_read(texts: Texts, *, seed: int) -> Sequence[int]:
     """Return the rows to fit on: all, or drawn ones with 100 million characters, but 1,000 at least."""
-    lengths = np.fromiter(map(len, texts.texts), np.int64, len(texts.texts))
-    if texts.pairs is not None:
-        lengths += np.fromiter(map(len, texts.pairs), np.int64, len(lengths))
+    lengths = texts.characters
     if lengths.sum() <= _MOST_READ:
         return range(len(lengths))
     drawn = np.random.default_rng(seed).permutation(len(lengths))

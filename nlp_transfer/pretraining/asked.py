@@ -48,8 +48,7 @@ def chosen_texts(settings: Settings, corpus: Corpus) -> Chosen:
     """
     asked: list[Texts] = []
     if settings.pretraining.texts != "unlabelled":
-        train = corpus.splits["train"]
-        asked.append(Texts(train.texts, train.pairs))
+        asked.append(corpus.splits["train"])
     if settings.pretraining.texts != "train" and corpus.unlabelled is not None:
         asked.append(corpus.unlabelled)
     texts = reduce(Texts.followed_by, asked) if asked else Texts([], None)

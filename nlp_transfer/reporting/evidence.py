@@ -117,7 +117,7 @@ def evidence_of(
         title=title,
         facts=facts,
         costs=costs,
-        examples=taken(measured.examples, order),
+        examples=measured.examples.take(order.tolist()),
         train=measured.train,
         report=measured.report,
         answers=answers,
@@ -125,15 +125,3 @@ def evidence_of(
         seed=settings.seed,
         resamples=settings.evaluation.resamples,
     )
-
-
-def taken(examples: Examples, rows: np.ndarray) -> Examples:
-    """Return some of the rows, in the order given."""
-    lists: dict[str, Any] = {
-        name: None if values is None else [values[row] for row in rows]
-        for name, values in (
-            *(("texts", examples.texts), ("pairs", examples.pairs)),
-            *(("ids", examples.ids), ("domains", examples.domains)),
-        )
-    }
-    return dataclasses.replace(examples, targets=examples.targets[rows], weights=examples.weights[rows], **lists)

@@ -53,10 +53,8 @@ def numbers(evidence: Evidence) -> Section:
 def groups(evidence: Evidence) -> Section:
     """Return how the model and its best floor fare on short and long texts, and on each domain."""
     examples = evidence.examples
-    lengths = np.array([len(text) for text in examples.texts])
-    if examples.pairs is not None:
-        lengths += np.array([len(pair) for pair in examples.pairs])
-    blocks = [*_grouped(evidence, measures.length_groups(lengths), "length", "characters", "by length of the text")]
+    lengths = measures.length_groups(examples.characters)
+    blocks = [*_grouped(evidence, lengths, "length", "characters", "by length of the text")]
     if examples.domains is not None:
         blocks += _grouped(evidence, _domains(examples.domains), "domain", "domain", "by domain")
     return Section("Where it is strong and weak", blocks)

@@ -68,14 +68,7 @@ def evidence(
         order = rng.permutation(rows)
         logits = logits[order]
         beside = [Floor(floor.name, floor.logits[order]) for floor in beside]
-        examples = Examples(
-            [texts[row] for row in order],
-            examples.pairs and [examples.pairs[row] for row in order],
-            targets[order],
-            weights[order],
-            [examples.ids[row] for row in order],
-            examples.domains and [examples.domains[row] for row in order],
-        )
+        examples = examples.take(order.tolist())
     settings = Settings(seed=seed, evaluation=EvaluationSettings(resamples=RESAMPLES))
     beside = beside if floors else []
     report = evaluate_predictions(
