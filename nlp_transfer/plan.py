@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.config import to_plain
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.encoder.classifier import reads_padding
 from nlp_transfer.evaluation.formatting import chosen, counted
 from nlp_transfer.evaluation.selective import CONFIDENCE
@@ -190,8 +191,7 @@ def balance(corpus: Corpus, examples: Examples) -> dict[str, int]:
     if task.problem == "multi_label":
         counts = (targets >= 0.5).sum(0)
     else:
-        hard = targets if targets.ndim == 1 else targets.argmax(1)
-        counts = np.bincount(hard, minlength=len(task.labels))
+        counts = np.bincount(likeliest(targets), minlength=len(task.labels))
     return dict(zip(task.labels, map(int, counts), strict=True))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nlp_transfer.comparing.contest import holm, mcnemar, over_seeds, within
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.evaluation.intervals import Interval, draws, outcome
 
 if TYPE_CHECKING:
@@ -83,10 +84,7 @@ def _by_label(task: Task, targets: np.ndarray, known: np.ndarray) -> Iterator[tu
     if task.problem == "regression":
         return
     for place, name in enumerate(task.labels):
-        if task.problem == "multi_label":
-            having = targets[:, place] >= 0.5
-        else:
-            having = (targets if targets.ndim == 1 else targets.argmax(axis=1)) == place
+        having = targets[:, place] >= 0.5 if task.problem == "multi_label" else likeliest(targets) == place
         yield name, np.flatnonzero(having & known)
 
 

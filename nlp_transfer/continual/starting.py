@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nlp_transfer.data.task import dense
 from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.preparation import Prepared
 
@@ -17,7 +18,7 @@ def start_new_outputs(prepared: Prepared) -> None:
     if known == task.outputs:
         return
     train = prepared.corpus.splits["train"]
-    shares = np.eye(task.outputs)[train.targets] if train.targets.ndim == 1 else train.targets.astype(np.float64)
+    shares = dense(task, train.targets, np.float64)
     layer: Any = next(reversed(output_layers(prepared.classifier.model).values()))
     weight, bias = layer.weight, layer.bias
     before = weight[:known].detach().cpu().double().numpy()

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlp_transfer.data.labels import PROBLEMS, Label, Where, is_number, name_of, number_of, numbers_first
 from nlp_transfer.errors import UserError, did_you_mean, one_of
@@ -298,6 +299,18 @@ def class_weights(setting: Any, targets: np.ndarray, task: Task) -> tuple[float,
     if task.problem != "multi_label":
         weights = weights * len(targets) / (weights * positives).sum()
     return tuple(float(weight) for weight in weights)
+
+
+def likeliest(targets: np.ndarray) -> np.ndarray:
+    """Return int64 (rows,): the label of every row, see `Task.encode`; of a distribution the likeliest."""
+    return targets if targets.ndim == 1 else targets.argmax(axis=1)
+
+
+def dense(task: Task, targets: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+    """Return targets, see `Task.encode`, as one number an output, (rows, outputs)."""
+    if targets.ndim == 1 and task.labels:
+        return np.eye(task.outputs, dtype=dtype)[targets]
+    return targets.reshape(-1, task.outputs).astype(dtype, copy=False)
 
 
 def _effective_number(counts: np.ndarray) -> np.ndarray:

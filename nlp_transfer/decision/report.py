@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.decision.rules import limit_of, marks, strangeness, unpromised
 from nlp_transfer.evaluation.calibration import Calibration, calibration_error
 from nlp_transfer.evaluation.conformal import covered
@@ -169,7 +170,7 @@ def _risk(record: Record, logits: np.ndarray, targets: np.ndarray, confidence: f
 
 def _right(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return bool (rows,): whether the best guess is the true label; of a distribution the likeliest one."""
-    return np.asarray(decide(task, logits) == (targets if targets.ndim == 1 else targets.argmax(axis=1)))
+    return np.asarray(decide(task, logits) == likeliest(targets))
 
 
 def _share(true: np.ndarray, confidence: float) -> str:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.evaluation.thresholds import Threshold, measured
@@ -176,7 +177,7 @@ def _folds(task: Task, targets: np.ndarray) -> np.ndarray:
     """Return the fold of each of the shuffled rows; classes are dealt out evenly, however few rows they have."""
     order = np.arange(len(targets))
     if task.problem in ("single_label", "ordinal"):
-        order = np.argsort(targets if targets.ndim == 1 else targets.argmax(axis=1), kind="stable")
+        order = np.argsort(likeliest(targets), kind="stable")
     fold = np.empty(len(targets), dtype=np.int64)
     fold[order] = np.arange(len(targets)) % _FOLDS
     return fold

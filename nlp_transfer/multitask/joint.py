@@ -14,6 +14,7 @@ import torch
 from nlp_transfer.cache.features import with_features
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.sampling import TaskOrder, sharpness
+from nlp_transfer.data.task import dense
 from nlp_transfer.decision.fitting import Fitted
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
@@ -21,7 +22,7 @@ from nlp_transfer.head import Units
 from nlp_transfer.learning import Descent, descend, score, start_head, starts_solved
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.objective import Together
-from nlp_transfer.multitask.union import TRAIN, Union, dense
+from nlp_transfer.multitask.union import TRAIN, Union
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import ClassifySettings
