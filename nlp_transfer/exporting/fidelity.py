@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.decisions import abstains, decide, probabilities
 from nlp_transfer.evaluation.metrics import compute, selection_metric
 from nlp_transfer.evaluation.names import METRICS
+from nlp_transfer.evaluation.tables import simple_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,14 +150,7 @@ def measure(
 def render(fidelity: Fidelity, console: Console, *, title: str) -> None:
     """Print the model beside its export; fits 80 columns."""
     what = f"{fidelity.rows:,} {'validation rows' if fidelity.on == 'validation' else 'fixed sentences'}"
-    table = Table(
-        title=f"{title}: {what}",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
+    table = simple_table(f"{title}: {what}", gap=2)
     table.add_column("", no_wrap=True)
     for name in ("model", "export", "difference"):
         table.add_column(name, justify="right", no_wrap=True)
