@@ -17,10 +17,10 @@ from nlp_transfer.data.sequences import json_of
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.objectives.settings import DistillSettings, terms_that
 from nlp_transfer.predicting.predict import Predictor, opened
 from nlp_transfer.settings import DecisionSettings, Settings
+from nlp_transfer.wording import counted
 
 
 def lessons(settings: Settings, corpus: Corpus) -> str | None:

@@ -22,9 +22,9 @@ from nlp_transfer.data.sources import source_of
 from nlp_transfer.data.splits import draw_evenly
 from nlp_transfer.data.task import Task, unseen, unseen_message
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.multitask.rows import read_member
 from nlp_transfer.settings import DataSettings, Settings
+from nlp_transfer.wording import counted
 
 # What another source of the same kind of rows has of its own; the order of labels is that of the model.
 _FILES = ("path", "train", "validation", "test", "unlabelled")

@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike
 
 from nlp_transfer.data.labels import PROBLEMS, Label, Where, is_number, name_of, number_of, numbers_first
 from nlp_transfer.errors import UserError, did_you_mean, one_of
+from nlp_transfer.wording import counted
 
 NEVER = math.nextafter(1.0, 2.0)  # no probability reaches it
 _SHOWN = 10
@@ -241,12 +242,12 @@ def unseen_message(values: Sequence[Label], rows: Sequence[int], labels: Sequenc
                 counts[name] += 1
                 first.setdefault(name, row)
     listed = [
-        f"{name!r}{did_you_mean(name, known)}: {count:,} row{'s' * (count != 1)}, first {where(first[name])}"
+        f"{name!r}{did_you_mean(name, known)}: {counted(count, 'row')}, first {where(first[name])}"
         for name, count in counts.most_common(_SHOWN)
     ]
     more = f"; and {len(counts) - _SHOWN:,} more" if len(counts) > _SHOWN else ""
     return (
-        f"{len(counts):,} label{'s' * (len(counts) != 1)} the training rows do not have: {'; '.join(listed)}{more}. "
+        f"{counted(len(counts), 'label')} the training rows do not have: {'; '.join(listed)}{more}. "
         "Correct them, or drop these rows with data.unseen=ignore"
     )
 

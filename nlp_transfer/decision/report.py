@@ -13,11 +13,12 @@ from nlp_transfer.decision.rules import limit_of, marks, strangeness, unpromised
 from nlp_transfer.evaluation.calibration import Calibration, calibration_error
 from nlp_transfer.evaluation.conformal import covered
 from nlp_transfer.evaluation.decisions import abstains, decide
-from nlp_transfer.evaluation.formatting import chosen, counted, number
+from nlp_transfer.evaluation.formatting import chosen, number
 from nlp_transfer.evaluation.hiding import auroc, auroc_interval
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import DEFAULT_METRIC
 from nlp_transfer.evaluation.selective import CONFIDENCE
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from nlp_transfer.artefact.record import Record

@@ -18,12 +18,13 @@ from rich.text import Text
 from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.calibration import calibration_error, error_by_chance
 from nlp_transfer.evaluation.decisions import abstains
-from nlp_transfer.evaluation.formatting import MODEL, counted, number, shown, title_of
+from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
 from nlp_transfer.evaluation.intervals import Interval, interval, outcome, replicates
 from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS, sign_of
 from nlp_transfer.evaluation.plain_values import read, without_nan
 from nlp_transfer.evaluation.tables import COLOURS, simple_table
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console

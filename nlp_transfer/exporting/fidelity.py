@@ -15,6 +15,7 @@ from nlp_transfer.evaluation.decisions import abstains, decide, probabilities
 from nlp_transfer.evaluation.metrics import compute, selection_metric
 from nlp_transfer.evaluation.names import METRICS
 from nlp_transfer.evaluation.tables import simple_table
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,7 +159,7 @@ def render(fidelity: Fidelity, console: Console, *, title: str) -> None:
         table.add_row(name, f"{figure.model:.4f}", f"{figure.export:.4f}", f"{figure.export - figure.model:+.4f}")
     table.add_row("equal decisions", "", f"{fidelity.equal_decisions:.2%}", "")
     table.add_row("largest difference of a logit", "", "", f"{fidelity.largest_difference:.2g}")
-    threads = f"{fidelity.threads} thread{'s' * (fidelity.threads > 1)}"
+    threads = counted(fidelity.threads, "thread")
     for texts, figure in fidelity.milliseconds.items():
         name = f"ms a text, {texts} at once, {threads}"
         table.add_row(name, f"{figure.model:.2f}", f"{figure.export:.2f}", f"× {figure.export / figure.model:.2f}")

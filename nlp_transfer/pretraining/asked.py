@@ -15,9 +15,9 @@ from nlp_transfer.data.streams import Stream, generator
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.encoder.source import Source
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.training.length import planned_steps
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier

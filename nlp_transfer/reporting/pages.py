@@ -67,9 +67,9 @@ def write_page(folder: Path, task: Task, measured: Measured, settings: Settings,
     Raises:
         UserError: if it cannot be written.
     """
-    from nlp_transfer.evaluation.formatting import counted
     from nlp_transfer.reporting.files import write
     from nlp_transfer.reporting.report_page import document_of
+    from nlp_transfer.wording import counted
 
     name, report = folder.resolve().name, measured.report
     rows = source if source == report.split else f"{source}, {report.split}".removeprefix(", ")

@@ -11,6 +11,7 @@ from nlp_transfer.evaluation.formatting import number, shown, title_of
 from nlp_transfer.reporting import figures, measures, rows
 from nlp_transfer.reporting.document import Block, Drawing, Prose, Section, Table
 from nlp_transfer.reporting.evidence import Evidence
+from nlp_transfer.wording import shortened
 
 _DOMAINS = 12
 _HARDEST = 20
@@ -178,5 +179,4 @@ def hardest(evidence: Evidence) -> Section:
 
 
 def _cut(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _TEXT else f"{line[: _TEXT - 1]}…"
+    return shortened(" ".join(text.split()), _TEXT)

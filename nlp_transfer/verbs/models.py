@@ -33,8 +33,8 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     check_predict(wanted, overwrite=settings.overwrite)
     with for_good():
         from nlp_transfer.decision.rules import unpromised
-        from nlp_transfer.evaluation.formatting import counted
         from nlp_transfer.predicting.predict import opened, predict_file
+        from nlp_transfer.wording import counted
     predictor, screen = opened(folder, settings), screen_of_main()
     data, console = settings.data, screen.console
     if why := unpromised(predictor.record.task, predictor.record.risk_curve):
