@@ -45,6 +45,10 @@ class Floor:
     threshold: Threshold | None = None
     seconds: float = 0.0
 
+    def task(self, task: Task) -> Task:
+        """Return the task with the threshold of the floor."""
+        return task if self.threshold is None else dataclasses.replace(task, threshold=self.threshold)
+
 
 def floors(
     task: Task,

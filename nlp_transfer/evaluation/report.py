@@ -5,7 +5,6 @@ Knows predictions and figures; neither models nor where a report is stored.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -191,10 +190,7 @@ def evaluate_predictions(
     order = np.argsort(np.asarray(examples.ids), kind="stable")
     targets, weights = examples.targets[order], examples.weights[order]
     predictions = {MODEL: logits[order]} | {floor.name: floor.logits[order] for floor in floors}
-    tasks = {MODEL: task} | {
-        floor.name: task if floor.threshold is None else dataclasses.replace(task, threshold=floor.threshold)
-        for floor in floors
-    }
+    tasks = {MODEL: task} | {floor.name: floor.task(task) for floor in floors}
     replicated = replicates(
         list(tasks.values()),
         list(predictions.values()),

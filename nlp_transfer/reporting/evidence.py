@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -110,9 +109,7 @@ def evidence_of(
     """Put together what was measured, by the ids of the rows; see `Evidence`."""
     order = np.argsort(np.asarray(measured.examples.ids), kind="stable")
     answers = [Answers(MODEL, task, measured.logits[order])]
-    for floor in measured.floors:
-        own = task if floor.threshold is None else dataclasses.replace(task, threshold=floor.threshold)
-        answers.append(Answers(floor.name, own, floor.logits[order]))
+    answers += [Answers(floor.name, floor.task(task), floor.logits[order]) for floor in measured.floors]
     return Evidence(
         title=title,
         facts=facts,
