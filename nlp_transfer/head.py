@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.task import Task, dense, likeliest
-from nlp_transfer.encoder.anatomy import output_layers
+from nlp_transfer.encoder.anatomy import active_output
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import thresholds
 from nlp_transfer.evaluation.calibration import Calibration, calibrate
@@ -183,7 +183,7 @@ def _rescale(prepared: Prepared, factor: float, shift: float | tuple[float, ...]
 
 
 def _output(prepared: Prepared) -> Any:
-    return next(reversed(output_layers(prepared.classifier.model).values()))  # the last one is the active one
+    return active_output(prepared.classifier.model)
 
 
 def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Validated) -> Validated:
