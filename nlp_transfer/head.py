@@ -11,8 +11,8 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from nlp_transfer.data.batches import Columns
-from nlp_transfer.data.task import Task
-from nlp_transfer.encoder.anatomy import output_layers
+from nlp_transfer.data.task import Task, dense, likeliest
+from nlp_transfer.encoder.anatomy import active_output
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import thresholds
 from nlp_transfer.evaluation.calibration import Calibration, calibrate
@@ -56,7 +56,7 @@ def _prototypes(prepared: Prepared) -> Head:
         )
     if _output(prepared).bias is None:
         raise UserError("strategy.solver=prototypes needs an output layer with a bias: set encoder.head=pooled")
-    targets = train.targets if train.targets.ndim == 2 else np.eye(task.outputs, dtype=np.float32)[train.targets]
+    targets = dense(task, train.targets)
     for label, mass in zip(task.labels, train.weights @ targets, strict=True):
         if not mass:
             raise UserError(
@@ -183,7 +183,7 @@ def _rescale(prepared: Prepared, factor: float, shift: float | tuple[float, ...]
 
 
 def _output(prepared: Prepared) -> Any:
-    return next(reversed(output_layers(prepared.classifier.model).values()))  # the last one is the active one
+    return active_output(prepared.classifier.model)
 
 
 def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Validated) -> Validated:
@@ -236,6 +236,4 @@ def _distributions(task: Task, term: Classify, targets: np.ndarray) -> np.ndarra
 
 
 def _strata(task: Task, targets: np.ndarray) -> np.ndarray | None:
-    if task.problem in ("regression", "multi_label"):
-        return None
-    return targets if targets.ndim == 1 else targets.argmax(1)
+    return None if task.problem in ("regression", "multi_label") else likeliest(targets)

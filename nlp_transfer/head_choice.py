@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer.encoder.heads import suggested_pooling
 from nlp_transfer.encoder.source import POOLED, Source, read_json
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Strategy
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus

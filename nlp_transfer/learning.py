@@ -25,7 +25,6 @@ from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics, thresholds
 from nlp_transfer.evaluation.calibration import Calibration
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.head import Units, fold_calibration, solve_head, solve_head_again, validate
 from nlp_transfer.head_choice import solves_head
 from nlp_transfer.machine.launch import is_main
@@ -45,6 +44,7 @@ from nlp_transfer.training.pace import in_words, rounded
 from nlp_transfer.training.passes import NoMemory
 from nlp_transfer.training.profile import profiling
 from nlp_transfer.training.state import Trajectory
+from nlp_transfer.wording import counted
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from nlp_transfer.machine.launch import is_main
 from nlp_transfer.preparation import Prepared
 from nlp_transfer.pretraining.asked import outcome
 from nlp_transfer.reporting import pages
+from nlp_transfer.reporting.evidence import Measured
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
@@ -37,7 +38,7 @@ def measure(
     *,
     beside: SourceOnly | None = None,
     memory: Memory | None = None,
-) -> pages.Measured:
+) -> Measured:
     """Return the figures of a model that was just trained, on the reported split, floors beside them.
 
     One of these is the run without the texts of another domain, where there was one; `memory` tells what was forgotten.
@@ -78,7 +79,7 @@ def measure(
     first = [f"{outcome(record.pretrained)}."] if record.pretrained else []
     first += memory.sentences if memory else []
     report = dataclasses.replace(report, notes=[*first, *report.notes])
-    return pages.Measured(examples, logits, floors, report, corpus.own_train)
+    return Measured(examples, logits, floors, report, corpus.own_train)
 
 
 def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Screen | None = None) -> Report:
@@ -151,7 +152,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         )
     report = dataclasses.replace(report, notes=[*notes, *report.notes])
     if settings.report.output and is_main():
-        measured = pages.Measured(examples, answers[0], floors, report, train)
+        measured = Measured(examples, answers[0], floors, report, train)
         with screen.busy("writing the report"):
             pages.write_page(folder, task, measured, settings, source=named_files(settings.data))
     return report

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nlp_transfer.data.label_texts import spoken
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.settings import CacheSettings, PretrainingSettings, TrackingSettings
 from nlp_transfer.strategies import Probe
@@ -70,7 +71,7 @@ def _are_near(features: np.ndarray, train: Examples, labels: int, forms: int) ->
     texts, names = features[: len(train)][counts], features[len(train) :].reshape(forms, labels, -1).mean(axis=0)
     cosines = texts @ (names / np.linalg.norm(names, axis=1, keepdims=True).clip(min=1e-12)).T
     said = (cosines - cosines.mean(axis=0)).argmax(axis=1)
-    given = (train.targets if train.targets.ndim == 1 else train.targets.argmax(axis=1))[counts]
+    given = likeliest(train.targets)[counts]
     shares = [np.bincount(each, minlength=labels) / len(texts) for each in (said, given)]
     return bool(binom.sf((said == given).sum() - 1, len(texts), shares[0] @ shares[1]) < _CHANCE)
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.config import to_plain
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.encoder.classifier import reads_padding
-from nlp_transfer.evaluation.formatting import chosen, counted
+from nlp_transfer.evaluation.formatting import chosen
 from nlp_transfer.evaluation.selective import CONFIDENCE
 from nlp_transfer.head_choice import solves_head
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training.length import batch_size, planned_steps
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -190,8 +192,7 @@ def balance(corpus: Corpus, examples: Examples) -> dict[str, int]:
     if task.problem == "multi_label":
         counts = (targets >= 0.5).sum(0)
     else:
-        hard = targets if targets.ndim == 1 else targets.argmax(1)
-        counts = np.bincount(hard, minlength=len(task.labels))
+        counts = np.bincount(likeliest(targets), minlength=len(task.labels))
     return dict(zip(task.labels, map(int, counts), strict=True))
 
 

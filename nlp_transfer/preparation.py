@@ -24,6 +24,7 @@ from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.corpus import Corpus, Texts
 from nlp_transfer.data.label_texts import with_label_texts
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.encoder.anatomy import Anatomy, encoder_config, unwrapped
@@ -115,8 +116,7 @@ class Prepared:
     @property
     def kinds(self) -> np.ndarray:
         """The label of each training row, int64 (rows,); of soft labels the likeliest."""
-        targets = self.columns["train"].targets
-        return targets.argmax(-1) if targets.ndim == 2 else targets
+        return likeliest(self.columns["train"].targets)
 
     @property
     def taught(self) -> dict[str, dict[str, Any]]:

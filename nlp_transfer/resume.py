@@ -23,6 +23,7 @@ from nlp_transfer.teaching import lessons
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import Found, Snapshot
 from nlp_transfer.training.loop import Saving
+from nlp_transfer.wording import listed
 
 # What may differ where a checkpoint is named: it changes how long, how well cut and how well watched a run is.
 CHANGEABLE = (
@@ -150,11 +151,10 @@ def check_same(found: Found, made_from: dict[str, Any], may_differ: tuple[str, .
     differing.sort(key=lambda key: (not key.endswith(".name"), key))  # another strategy has other keys, too
     if not differing:
         return
-    said = "; ".join(_difference(key, before.get(key), made_from.get(key)) for key in differing[:5])
-    more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+    said = listed(differing, lambda key: _difference(key, before.get(key), made_from.get(key)), between="; ")
     allowed = f"; only these may: {', '.join(may_differ)}" if may_differ else ""
     raise UserError(
-        f"{found.path} is of another run, which would not go on to the same result: {said}{more}{allowed}; "
+        f"{found.path} is of another run, which would not go on to the same result: {said}{allowed}; "
         "resume=never starts again from nothing"
     )
 

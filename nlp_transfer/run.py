@@ -30,6 +30,7 @@ from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.publishing import publication, verification
 from nlp_transfer.reporting import pages
+from nlp_transfer.reporting.evidence import Measured
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.settings import Settings
 from nlp_transfer.teaching import lessons
@@ -215,7 +216,7 @@ def conclude(
     beside: SourceOnly | None = None,
     memory: Memory | None = None,
     together: dict[str, str] | None = None,
-) -> pages.Measured:
+) -> Measured:
     """Save and measure what was trained, and write card and report; the run is finished then.
 
     Args:
@@ -268,16 +269,16 @@ def conclude(
         seconds=round(trained.seconds, 3),
     )
     _describe(folder)
-    _report(prepared, measured, pages.Took(trained.seconds, trajectory.steps), folder, screen)
+    _report(prepared, measured, trained, folder, screen)
     return measured
 
 
-def _report(prepared: Prepared, measured: pages.Measured, took: pages.Took, folder: RunFolder, screen: Screen) -> None:
+def _report(prepared: Prepared, measured: Measured, trained: Trained, folder: RunFolder, screen: Screen) -> None:
     """Write the pages about the figures; the run is finished, whatever becomes of them."""
     if prepared.settings.report.write and is_main():
         with screen.busy("writing the report"):
             source = public_source(prepared.settings.data, prepared.corpus)
-            pages.write_pages(prepared, measured, took, folder.path, source=source, tell=screen.tell)
+            pages.write_pages(prepared, measured, trained, folder.path, source=source, tell=screen.tell)
 
 
 def _describe(folder: RunFolder) -> None:

@@ -17,10 +17,10 @@ from nlp_transfer.data.sequences import json_of
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.objectives.settings import DistillSettings, terms_that
 from nlp_transfer.predicting.predict import Predictor, opened
 from nlp_transfer.settings import DecisionSettings, Settings
+from nlp_transfer.wording import counted
 
 
 def lessons(settings: Settings, corpus: Corpus) -> str | None:
@@ -85,8 +85,9 @@ def taught_columns(settings: Settings, corpus: Corpus) -> dict[str, dict[str, np
             "was made of as objective.distill.teacher"
         )
     columns = [theirs.labels.index(label) for label in labels] or [0]
-    train = corpus.splits["train"]
-    asked = {"train": Texts(train.texts, train.pairs)} | ({NAME: corpus.unlabelled} if corpus.unlabelled else {})
+    asked: dict[str, Texts] = {"train": corpus.splits["train"]}
+    if corpus.unlabelled:
+        asked[NAME] = corpus.unlabelled
     told: dict[str, dict[str, np.ndarray]] = {}
     for split, texts in asked.items():
         if reading:

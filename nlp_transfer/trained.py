@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import resume, tracking
 from nlp_transfer.composing.plain import dotted
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.learning import learn
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.training.signals import Stopped
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from nlp_transfer.decision.fitting import Fitted

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.tokens import encode, full_lengths, resolve_spec
 from nlp_transfer.decision.report import said_of
-from nlp_transfer.encoder.anatomy import output_layers
+from nlp_transfer.encoder.anatomy import active_output
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.encoder.dropout import make_dropout_cheap
 from nlp_transfer.encoder.packed import pack
@@ -102,7 +101,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
     features = run("train", "features")
     head = fit_head(features, targets, train.weights, loss="softmax", strata=train.targets, seed=seed)
     head = softened(head, features)
-    layer: Any = next(reversed(output_layers(model).values()))
+    layer = active_output(model)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(head.weight))
         layer.bias.copy_(torch.from_numpy(head.bias))

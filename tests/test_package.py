@@ -24,6 +24,7 @@ ROOMS = (
     "errors",
     "verb_settings",
     "settings",
+    "wording",
     "machine",
     "significance",
     "data",

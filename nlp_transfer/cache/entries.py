@@ -108,10 +108,7 @@ def read(path: Path) -> np.ndarray:
         ValueError: they are not what was written.
         OSError: they cannot be read.
     """
-    about = _about(path)
-    digest = sha256_of(path / VALUES)
-    if (about.get("format"), about.get("key"), about.get("sha256")) != (FORMAT, path.name, digest):
-        raise ValueError(f"{path} is damaged")
+    _check(path, sha256_of(path / VALUES))
     return mapped(path)
 
 
@@ -121,10 +118,14 @@ def checked(path: Path) -> Path:
     Raises:
         ValueError, OSError: as `read`.
     """
-    about = _about(path)
-    if (about.get("format"), about.get("key"), about.get("sha256")) != (FORMAT, path.name, _digest_of_files(path)):
-        raise ValueError(f"{path} is damaged")
+    _check(path, _digest_of_files(path))
     return path
+
+
+def _check(path: Path, digest: str) -> None:
+    about = _about(path)
+    if (about.get("format"), about.get("key"), about.get("sha256")) != (FORMAT, path.name, digest):
+        raise ValueError(f"{path} is damaged")
 
 
 def _digest_of_files(folder: Path) -> str:

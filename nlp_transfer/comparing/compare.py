@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import choosing, config
 from nlp_transfer.cache.store import store_of
-from nlp_transfer.comparing.contest import Contest, comparable
+from nlp_transfer.comparing.contest import Contest
 from nlp_transfer.comparing.grid import Candidate, Trial, decision_of
 from nlp_transfer.comparing.leaving import leave
 from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
@@ -25,7 +25,7 @@ from nlp_transfer.comparing.slices import Slice, slices
 from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
-from nlp_transfer.evaluation.names import sign_of
+from nlp_transfer.evaluation.names import comparable, sign_of
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.strategies import Auto
 from nlp_transfer.terminal.console import Screen
@@ -244,8 +244,7 @@ class Comparison:
             held=corpus.splits["validation"] if self.settings.decision.calibrate else None,
             store=self._store,
         ):
-            task = corpus.task
-            task = task if floor.threshold is None else dataclasses.replace(task, threshold=floor.threshold)
+            task = floor.task(corpus.task)
             found[trial._replace(name=floor.name)] = Answers(task, floor.logits, seconds=floor.seconds)
         return found
 

@@ -287,8 +287,3 @@ def holm(probabilities: Sequence[float]) -> list[float]:
         least = max(least, min(1.0, (len(probabilities) - place) * probabilities[number]))
         adjusted[number] = least
     return adjusted
-
-
-def comparable(value: float | None, sign: int) -> float:
-    """Return a value of a metric so that more is better; what is undefined is worst."""
-    return -np.inf if value is None or np.isnan(value) else sign * value

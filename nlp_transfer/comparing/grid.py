@@ -19,9 +19,9 @@ from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded,
 from nlp_transfer.data.needs import with_validation
 from nlp_transfer.errors import UserError, about, did_you_mean
 from nlp_transfer.evaluation.decisions import with_rules
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.settings import PretrainingSettings
 from nlp_transfer.training.length import least_steps, passes
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import DataSettings, DecisionSettings, Settings

@@ -12,6 +12,7 @@ from nlp_transfer.comparing.slices import FEWEST
 from nlp_transfer.evaluation.formatting import probable, shown, title_of
 from nlp_transfer.evaluation.names import sign_of
 from nlp_transfer.evaluation.plain_values import without_nan
+from nlp_transfer.wording import listed
 
 if TYPE_CHECKING:
     from nlp_transfer.comparing.contest import Duel
@@ -76,7 +77,7 @@ class Transfer:
         alone = "; one training of each: another one may say otherwise" if duel.seeds == 1 else ""
         against = f"{duel.one} against {title_of(duel.other)}"
         # An interval is by itself, a verdict is one of several: where they part, the reader sees why.
-        untried = f"; not tried: {_listed(self.untried)}, which may be the better floor" if self.untried else ""
+        untried = f"; not tried: {listed(self.untried)}, which may be the better floor" if self.untried else ""
         parted = f", p {probable(duel.adjusted)} after Holm's correction" if duel.is_apart and unsure else ""
         gained = shown(apart, signed=True)
         return f"{_SAID[duel.outcome]} {self.said}: {against}, difference {gained}{parted}{untried}{alone}"
@@ -152,10 +153,10 @@ class Outcome:
             and not duel.is_apart
         ]
         if cheaper := [name for name in as_good if self._seconds(name) < self._seconds(self.winner)]:
-            names = _listed([title_of(name) for name in cheaper])
+            names = listed(cheaper, title_of)
             said.append(f"{names} cannot be told from {self.winner} by these rows and seeds, and took less time.")
         if absent := [name for name in self.candidates if self.cell(name, self.most.labels) is None]:
-            said.append(f"Not tried {self.most.said}: {_listed(absent)}.")
+            said.append(f"Not tried {self.most.said}: {listed(absent)}.")
         for name, labels in self.reached.items():
             if labels != self.most.labels:
                 best, few = title_of(self.most.duel.other), self.cell(name, labels)
@@ -170,7 +171,7 @@ class Outcome:
         odd = [duel for duel in self.duels if sign * duel.difference.value * (duel.wins - duel.losses) < 0]
         if not odd:
             return []
-        pairs = _listed([f"{title_of(duel.one)} and {title_of(duel.other)}" for duel in odd])
+        pairs = listed([f"{title_of(duel.one)} and {title_of(duel.other)}" for duel in odd])
         why = "macro_f1 counts classes alike" if self.metric == "macro_f1" else f"{self.metric} is no count of rows"
         return [f"Who is better by {self.metric} loses more rows than it wins ({pairs}): {why}, McNemar's test rows."]
 
@@ -180,7 +181,7 @@ class Outcome:
         near = [each for each in unsure if each.duel.rows_adjusted < 1 - self.confidence and not each.duel.is_apart]
         if not near:
             return []
-        pairs = _listed([f"{each.duel.one} and {title_of(each.duel.other)} {each.said}" for each in near])
+        pairs = listed([f"{each.duel.one} and {title_of(each.duel.other)} {each.said}" for each in near])
         return [
             f"These trainings do differ row by row ({pairs}), but from seed to seed too: whether others would, more "
             f"seeds may show (compare.seeds={2 * len(self.seeds)})."
@@ -202,10 +203,6 @@ class Outcome:
     def _of_slices(self, kind: str) -> str:
         of = [each for each in self.slices if each.kind == kind]
         better, worse = ([each.name for each in of if each.outcome == said] for said in ("better", "worse"))
-        where = f": NEGATIVE transfer on {_listed(worse)}" if worse else ""
+        where = f": NEGATIVE transfer on {listed(worse)}" if worse else ""
         said = f"Of {len(of):,} {kind}s with {FEWEST} rows or more, {self.winner} is better on {len(better):,}"
         return f"{said}, worse on {len(worse):,}{where}."
-
-
-def _listed(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

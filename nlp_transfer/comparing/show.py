@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer.evaluation.formatting import number, shown, title_of
 from nlp_transfer.evaluation.intervals import Interval
+from nlp_transfer.evaluation.tables import COLOURS, simple_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
 
     from nlp_transfer.comparing.contest import Duel
     from nlp_transfer.comparing.outcome import Outcome
-
-_COLOURS = {"better": "green", "no evidence": "yellow", "worse": "red"}
 
 
 def render(outcome: Outcome, console: Console) -> None:
@@ -30,7 +29,7 @@ def render(outcome: Outcome, console: Console) -> None:
     console.print(f"what it costs, {outcome.most.said}; each interval by itself", style="bold")
     console.print(_costs(outcome))
     for place, sentence in enumerate(outcome.verdict):
-        console.print(Text(sentence, style=f"bold {_COLOURS[outcome.most.duel.outcome]}" if place == 0 else ""))
+        console.print(Text(sentence, style=f"bold {COLOURS[outcome.most.duel.outcome]}" if place == 0 else ""))
 
 
 def _seeds(outcome: Outcome) -> str:
@@ -39,7 +38,7 @@ def _seeds(outcome: Outcome) -> str:
 
 def _curves(outcome: Outcome) -> Table:
     labels = dict.fromkeys((cell.labels, cell.said) for cell in outcome.cells)
-    table = _table()
+    table = simple_table()
     table.add_column("", overflow="fold")
     for _, said in labels:
         table.add_column(said.removeprefix("with ").removesuffix(" a class"), justify="right", no_wrap=True)
@@ -55,7 +54,7 @@ def _two_lines(figure: Interval) -> str:
 
 
 def _costs(outcome: Outcome) -> Table:
-    table = _table()
+    table = simple_table()
     table.add_column("", overflow="fold")
     for name in (outcome.metric, "against the winner", "seconds", "learning", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -79,10 +78,3 @@ def _difference(duel: Duel, name: str) -> str:
     found = duel.difference
     own = found if duel.one == name else Interval(-found.value, -found.high, -found.low)
     return shown(own, signed=True, between="\n")
-
-
-def _table() -> Table:
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

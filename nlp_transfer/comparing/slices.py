@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nlp_transfer.comparing.contest import holm, mcnemar, over_seeds, within
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.evaluation.intervals import Interval, draws, outcome
 
 if TYPE_CHECKING:
@@ -71,10 +72,8 @@ def slices(
 
 def _parts(task: Task, examples: Examples) -> dict[str, list[tuple[str, np.ndarray]]]:
     known = examples.weights > 0
-    lengths = np.array([len(text) for text in examples.texts])
-    if examples.pairs is not None:
-        lengths = lengths + [len(text) for text in examples.pairs]
-    parts = {"label": list(_by_label(task, examples.targets, known)), "length": list(_by_length(lengths, known))}
+    lengths = list(_by_length(examples.characters, known))
+    parts = {"label": list(_by_label(task, examples.targets, known)), "length": lengths}
     if examples.domains is not None:
         domains = np.asarray(examples.domains)
         parts["domain"] = [(str(name), np.flatnonzero((domains == name) & known)) for name in np.unique(domains)]
@@ -85,10 +84,7 @@ def _by_label(task: Task, targets: np.ndarray, known: np.ndarray) -> Iterator[tu
     if task.problem == "regression":
         return
     for place, name in enumerate(task.labels):
-        if task.problem == "multi_label":
-            having = targets[:, place] >= 0.5
-        else:
-            having = (targets if targets.ndim == 1 else targets.argmax(axis=1)) == place
+        having = targets[:, place] >= 0.5 if task.problem == "multi_label" else likeliest(targets) == place
         yield name, np.flatnonzero(having & known)
 
 

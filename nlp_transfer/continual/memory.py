@@ -12,7 +12,7 @@ import numpy as np
 
 from nlp_transfer.continual.base import Base
 from nlp_transfer.continual.rows import earlier
-from nlp_transfer.data.corpus import Corpus, Examples, ReadCorpus, Texts, examples_of
+from nlp_transfer.data.corpus import Corpus, Examples, ReadCorpus, examples_of
 from nlp_transfer.data.keys import Keys, rows_where
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import Task, unseen
@@ -132,7 +132,7 @@ class Memory:
         """Return the same with what the trained model gets; to be called on every rank."""
         now = []
         for each in self.tasks:
-            logits, _ = prepared.answers_to(Texts(each.examples.texts, each.examples.pairs))
+            logits, _ = prepared.answers_to(each.examples)
             after = _score(prepared.corpus.task, logits, each.task, each.examples)
             now.append(dataclasses.replace(each, after=after))
         return dataclasses.replace(self, tasks=now)

@@ -21,9 +21,9 @@ from nlp_transfer.data.keys import rows_where
 from nlp_transfer.data.splits import draw_evenly
 from nlp_transfer.data.task import Task, unseen, unseen_message
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.multitask.rows import read_member
 from nlp_transfer.settings import DATA_FILES, DataSettings, Settings
+from nlp_transfer.wording import counted
 
 # What another source of the same kind of rows has of its own; the order of labels is that of the model.
 _PLACE = ("embedded", *DATA_FILES, "hub", "subset", "revision", "hub_rows", "order")

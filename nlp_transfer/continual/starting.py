@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
-from nlp_transfer.encoder.anatomy import output_layers
+from nlp_transfer.data.task import dense
+from nlp_transfer.encoder.anatomy import active_output
 from nlp_transfer.preparation import Prepared
 
 
@@ -17,8 +16,8 @@ def start_new_outputs(prepared: Prepared) -> None:
     if known == task.outputs:
         return
     train = prepared.corpus.splits["train"]
-    shares = np.eye(task.outputs)[train.targets] if train.targets.ndim == 1 else train.targets.astype(np.float64)
-    layer: Any = next(reversed(output_layers(prepared.classifier.model).values()))
+    shares = dense(task, train.targets, np.float64)
+    layer = active_output(prepared.classifier.model)
     weight, bias = layer.weight, layer.bias
     before = weight[:known].detach().cpu().double().numpy()
     offset = np.zeros(known) if bias is None else bias[:known].detach().cpu().double().numpy()

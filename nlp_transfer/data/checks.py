@@ -14,6 +14,7 @@ from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.labels import Label
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import Task, shares
+from nlp_transfer.wording import counted, listed
 
 LEAKS = (("train", "validation"), ("train", "test"), ("validation", "test"))  # from which split into which
 _SHOWN = 3
@@ -57,7 +58,7 @@ def conflicts(split: str, rows: Rows) -> Iterator[Finding]:
         several = "set of labels" if isinstance(rows.labels[one], tuple) else "label"
         yield Finding(
             "conflict",
-            f"{len(groups):,} {called(split)} text{'s' * (len(groups) != 1)} with more than one {several}, for example "
+            f"{counted(len(groups), f'{called(split)} text')} with more than one {several}, for example "
             f"{rows.where(one)} and {rows.where(other)}",
             tuple((split, row) for group in groups for row in group),
         )
@@ -198,5 +199,4 @@ def _written_lists(task: Task) -> Iterator[Finding]:
 
 def _names(names: list[str]) -> str:
     """Name the first few labels and count the rest."""
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return f"label{'s' * (len(names) != 1)} {', '.join(map(repr, names[:_SHOWN]))}{more}"
+    return f"label{'s' * (len(names) != 1)} {listed(names, repr, most=_SHOWN)}"

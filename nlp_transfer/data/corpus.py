@@ -15,11 +15,10 @@ from nlp_transfer.data import division
 from nlp_transfer.data.checks import check
 from nlp_transfer.data.columns import find_roles
 from nlp_transfer.data.compact import compact
-from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.labels import check_problem, resolve_problem
-from nlp_transfer.data.rows import Rows, Texts, keys_of, rows_of
+from nlp_transfer.data.rows import Rows, Texts, rows_of
 from nlp_transfer.data.rowstore import RowStore
-from nlp_transfer.data.sequences import integers_of, json_of
+from nlp_transfer.data.sequences import integers_of, json_of, take
 from nlp_transfer.data.shares import check_shares
 from nlp_transfer.data.sources import SPLIT_NAMES, read_source
 from nlp_transfer.data.table import Table
@@ -30,12 +29,10 @@ from nlp_transfer.settings import DataSettings
 
 
 @dataclass
-class Examples:
+class Examples(Texts):
     """One split, ready for tokens.
 
     Attributes:
-        texts: the texts.
-        pairs: the second texts, or None.
         targets: see ``Task.encode``.
         weights: float32 (n,). Training rows: the row's own weight times its class weight (soft labels: the expected
             one; multi_label: not multiplied in, see ``Task.class_weights``). Other splits: the row's own weight.
@@ -43,8 +40,6 @@ class Examples:
         domains: from the domain column, or None.
     """
 
-    texts: Sequence[str]
-    pairs: Sequence[str] | None
     targets: np.ndarray
     weights: np.ndarray
     ids: Sequence[str]
@@ -53,10 +48,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.texts)
 
-    @property
-    def keys(self) -> Keys:
-        """What makes two rows the same text, see `rows.text_key`."""
-        return keys_of(self.texts, self.pairs)
+    def take(self, rows: Sequence[int]) -> Examples:
+        """Return some of the rows, in the order given."""
+        taken, domains = super().take(rows), None if self.domains is None else take(self.domains, rows)
+        return Examples(taken.texts, taken.pairs, self.targets[rows], self.weights[rows], take(self.ids, rows), domains)
 
 
 @dataclass(frozen=True)

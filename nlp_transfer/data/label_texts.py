@@ -15,6 +15,7 @@ import numpy as np
 from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.data.labels import NAME_HERE
 from nlp_transfer.data.sequences import followed
+from nlp_transfer.data.task import dense
 from nlp_transfer.errors import UserError
 
 _BETWEEN = re.compile(r"[\s_:/|-]+|(?<=[a-z])(?=[A-Z])")
@@ -52,7 +53,7 @@ def with_label_texts(corpus: Corpus, forms: Sequence[str]) -> Corpus:
     texts = [form.replace(NAME_HERE, name) for form in forms for name in names_of(task.labels)]
     targets = np.tile(np.arange(len(task.labels)), len(forms))
     if train.targets.ndim == 2:  # soft labels
-        targets = np.eye(len(task.labels), dtype=train.targets.dtype)[targets]
+        targets = dense(task, targets, train.targets.dtype)
     rows = Examples(
         texts=followed(train.texts, texts),
         pairs=None,

@@ -17,6 +17,7 @@ from typing import Any, cast
 from nlp_transfer.data.missing import MISSING
 from nlp_transfer.data.sequences import cells_of, floats_of, shared
 from nlp_transfer.errors import UserError, one_of
+from nlp_transfer.wording import listed
 
 Label = str | float | tuple[str, ...] | dict[str, float]
 """A name (single_label, ordinal), a number (regression), names (multi_label), or name → probability (soft labels)."""
@@ -26,7 +27,6 @@ PROBLEMS = ("single_label", "multi_label", "ordinal", "regression")
 NAME_HERE = "{}"  # stands in a sentence of `data.label_texts` where the name of a label does
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 LARGEST = 3.4028234663852886e38  # of float32
-_SHOWN = 5
 _REGRESSION_VALUES = 20  # more distinct fractional numbers than this are a measurement, not classes
 _SUM_TOLERANCE = 1e-3
 
@@ -168,7 +168,7 @@ def _alike(sets: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
 def _refuse_missing(values: Sequence[Any], separator: str | None, where: Where) -> None:
     missing = [row for row, value in enumerate(values) if is_missing(value) and not (separator and value == "")]
     if missing:
-        raise UserError(f"{_places(missing, where)}: the label is missing; fill it in or remove the row")
+        raise UserError(f"{listed(missing, where, between='; ')}: the label is missing; fill it in or remove the row")
 
 
 def _refuse_mixed(values: Iterable[tuple[int, Any]], where: Where) -> None:
@@ -266,9 +266,3 @@ def _probabilities(value: Mapping[Any, Any], where: Where, row: int) -> dict[str
             raise UserError(f"{where(row)}: {key!r}: {share!r} is no label with a probability between 0 and 1")
         probabilities[str(name_of(key))] = number
     return probabilities
-
-
-def _places(rows: Sequence[int], where: Where) -> str:
-    """List the first few places."""
-    more = f" and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else ""
-    return "; ".join(where(row) for row in rows[:_SHOWN]) + more

@@ -1,6 +1,6 @@
 """One split as cleaned rows: texts that are text, labels by name, weights, ids; every row knows where it was read.
 
-Here a cell gets its meaning from its column's role. This file knows no label set and no arrays.
+Here a cell gets its meaning from its column's role. This file knows no label set.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import repeat, starmap
 from typing import Any, cast
+
+import numpy as np
 
 from nlp_transfer.data.compact import CompactCells
 from nlp_transfer.data.keys import Keys
@@ -119,6 +121,12 @@ class Texts:
     def keys(self) -> Keys:
         """What makes two rows the same text, see `text_key`."""
         return keys_of(self.texts, self.pairs)
+
+    @property
+    def characters(self) -> np.ndarray:
+        """How long each text is, int64; of a pair both together."""
+        lengths = np.fromiter(map(len, self.texts), np.int64, len(self.texts))
+        return lengths if self.pairs is None else lengths + np.fromiter(map(len, self.pairs), np.int64, len(lengths))
 
     def take(self, rows: Sequence[int]) -> Texts:
         """Return some of them, in the order given."""

@@ -23,6 +23,7 @@ from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, about, did_you_mean, one_of
 from nlp_transfer.settings import DATA_FILES, DataSettings
+from nlp_transfer.wording import listed
 
 _EMBEDDED = "nlp_transfer.data.embedded"
 SPLIT_NAMES = {
@@ -186,7 +187,7 @@ def _renamed(tables: Mapping[str, Table], name: str) -> Source:
     meant = _splits_of(tables, name)
     other = [given for given in tables if given not in meant]
     splits = {split: tables[given] for given, split in meant.items()}
-    return Source(name, splits, [f"splits not used: {_listed(other)}"] if other else [])
+    return Source(name, splits, [f"splits not used: {listed(other, most=_SHOWN)}"] if other else [])
 
 
 def _labelled_test(source: Source, settings: DataSettings) -> Source:
@@ -237,7 +238,7 @@ def _folder(folder: Path, settings: DataSettings) -> Source:
             raise UserError(_no_train(str(folder), [item.name for item in items]))
         other = [item.name for item in items if item not in named]
         splits = {split: read_rows(item, settings) for item, split in named.items()}
-        return Source(str(folder), splits, [f"not read in {folder}: {_listed(other)}"] if other else [])
+        return Source(str(folder), splits, [f"not read in {folder}: {listed(other, most=_SHOWN)}"] if other else [])
     classes = [item for item in items if item.is_dir()]
     if not classes:
         raise UserError(_no_train(str(folder), [item.name for item in items]))
@@ -251,7 +252,7 @@ def _folder(folder: Path, settings: DataSettings) -> Source:
         other += [item.name for item, split in split_folders.items() if split is None]
     else:
         source = Source(str(folder), {"train": _class_folders(folder, folder, settings, other)})
-    return Source(source.name, source.splits, [f"not read in {folder}: {_listed(other)}"] if other else [])
+    return Source(source.name, source.splits, [f"not read in {folder}: {listed(other, most=_SHOWN)}"] if other else [])
 
 
 def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list[str]) -> Table:
@@ -277,7 +278,7 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list
     if not files:
         raise UserError(
             f"{folder} has neither files called train.*, validation.*, test.* ({', '.join(FORMATS)}) nor folders of "
-            f".txt files, one folder a class; its folders hold {_listed(unread, _SHOWN_FILES)}, but texts are read "
+            f".txt files, one folder a class; its folders hold {listed(unread, most=_SHOWN_FILES)}, but texts are read "
             "from files that end in .txt only"
         )
     other += unread
@@ -287,9 +288,4 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list
 def _no_train(name: str, found: list[str]) -> str:
     """Say that there is no training split, and which name may have been meant for it."""
     close = next((hint for item in found if (hint := did_you_mean(Path(item).stem, ("train", "training")))), "")
-    return f"{name} has no train split{close}; it has: {_listed(found)}"
-
-
-def _listed(names: list[str], shown: int = _SHOWN) -> str:
-    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
-    return (", ".join(names[:shown]) or "nothing") + more
+    return f"{name} has no train split{close}; it has: {listed(found, most=_SHOWN) or 'nothing'}"

@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from nlp_transfer.data.labels import PROBLEMS, Label, Where, is_number, name_of, number_of, numbers_first
 from nlp_transfer.errors import UserError, did_you_mean, one_of
+from nlp_transfer.wording import counted
 
 NEVER = math.nextafter(1.0, 2.0)  # no probability reaches it
 _SHOWN = 10
@@ -240,12 +242,12 @@ def unseen_message(values: Sequence[Label], rows: Sequence[int], labels: Sequenc
                 counts[name] += 1
                 first.setdefault(name, row)
     listed = [
-        f"{name!r}{did_you_mean(name, known)}: {count:,} row{'s' * (count != 1)}, first {where(first[name])}"
+        f"{name!r}{did_you_mean(name, known)}: {counted(count, 'row')}, first {where(first[name])}"
         for name, count in counts.most_common(_SHOWN)
     ]
     more = f"; and {len(counts) - _SHOWN:,} more" if len(counts) > _SHOWN else ""
     return (
-        f"{len(counts):,} label{'s' * (len(counts) != 1)} the training rows do not have: {'; '.join(listed)}{more}. "
+        f"{counted(len(counts), 'label')} the training rows do not have: {'; '.join(listed)}{more}. "
         "Correct them, or drop these rows with data.unseen=ignore"
     )
 
@@ -298,6 +300,18 @@ def class_weights(setting: Any, targets: np.ndarray, task: Task) -> tuple[float,
     if task.problem != "multi_label":
         weights = weights * len(targets) / (weights * positives).sum()
     return tuple(float(weight) for weight in weights)
+
+
+def likeliest(targets: np.ndarray) -> np.ndarray:
+    """Return int64 (rows,): the label of every row, see `Task.encode`; of a distribution the likeliest."""
+    return targets if targets.ndim == 1 else targets.argmax(axis=1)
+
+
+def dense(task: Task, targets: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+    """Return targets, see `Task.encode`, as one number an output, (rows, outputs)."""
+    if targets.ndim == 1 and task.labels:
+        return np.eye(task.outputs, dtype=dtype)[targets]
+    return targets.reshape(-1, task.outputs).astype(dtype, copy=False)
 
 
 def _effective_number(counts: np.ndarray) -> np.ndarray:

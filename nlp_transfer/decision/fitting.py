@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nlp_transfer.data.corpus import Corpus, Examples
+from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.decision.rules import check_rows
 from nlp_transfer.evaluation import hiding
 from nlp_transfer.evaluation.calibration import Calibration
@@ -74,7 +75,7 @@ def fit_rules(prepared: Prepared, calibration: Calibration) -> Fitted:
     present = validation.weights > 0
     logits = prepared.outputs("validation")[present]
     if task.risk:
-        wrong = decide(task, logits) != _classes(validation)[present]
+        wrong = decide(task, logits) != likeliest(validation.targets)[present]
         curve = RiskCurve.of(probabilities(task, logits).max(axis=1), wrong)
         found = dataclasses.replace(found, risk_curve=curve)
     if task.coverage:
@@ -92,14 +93,9 @@ def _novelty(prepared: Prepared, logits: np.ndarray, present: np.ndarray) -> tup
     taught = np.flatnonzero(train.weights > 0)
     taught = taught[hiding.some_rows(len(taught), _MOST_TAUGHT, seed=seed)]
     features, held = prepared.features_now("train")[taught], prepared.features_now("validation")[present]
-    classes, truth = _classes(train)[taught], _classes(validation)[present]
+    classes, truth = likeliest(train.targets)[taught], likeliest(validation.targets)[present]
     figures = hiding.rehearsed(features, classes, held, truth, labels=task.outputs, seed=seed)
     score = hiding.chosen(figures, features.shape[1])
     detector = hiding.fitted(score, features, classes, labels=task.outputs, seed=seed)
     means = {name: round(float(np.mean(values)), 4) for name, values in figures.items()}
     return Novelty(score, KeptScores.of(detector.scores(logits, held)), means), detector
-
-
-def _classes(examples: Examples) -> np.ndarray:
-    """Return int (rows,): the label of each row, of soft labels the likeliest."""
-    return examples.targets if examples.targets.ndim == 1 else examples.targets.argmax(axis=1)

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.decision.rules import limit_of, marks, strangeness, unpromised
 from nlp_transfer.evaluation.calibration import Calibration, calibration_error
 from nlp_transfer.evaluation.conformal import covered
 from nlp_transfer.evaluation.decisions import abstains, decide
-from nlp_transfer.evaluation.formatting import chosen, counted, number
+from nlp_transfer.evaluation.formatting import chosen, number
 from nlp_transfer.evaluation.hiding import auroc, auroc_interval
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import DEFAULT_METRIC
 from nlp_transfer.evaluation.selective import CONFIDENCE
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from nlp_transfer.artefact.record import Record
@@ -169,7 +171,7 @@ def _risk(record: Record, logits: np.ndarray, targets: np.ndarray, confidence: f
 
 def _right(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return bool (rows,): whether the best guess is the true label; of a distribution the likeliest one."""
-    return np.asarray(decide(task, logits) == (targets if targets.ndim == 1 else targets.argmax(axis=1)))
+    return np.asarray(decide(task, logits) == likeliest(targets))
 
 
 def _share(true: np.ndarray, confidence: float) -> str:

@@ -17,11 +17,11 @@ from nlp_transfer.demo.asked import read_texts
 from nlp_transfer.demo.files import ENDINGS, label_file
 from nlp_transfer.demo.outcome import Outcome
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.predicting.attribution import attribute
 from nlp_transfer.serving.host import say_failure
 from nlp_transfer.settings import DecisionSettings, Settings
 from nlp_transfer.verb_settings import DemoSettings
+from nlp_transfer.wording import counted
 
 _FEWEST = 16  # parts of a text, however long it is
 _SHORT = 200  # characters of a text in the table

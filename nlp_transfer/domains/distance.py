@@ -53,9 +53,8 @@ def tell_domains_apart(prepared: Prepared, screen: Screen) -> Sides | None:
 
 def _tell_apart(prepared: Prepared) -> Sides:
     corpus, tokenizer, seed = prepared.corpus, prepared.classifier.tokenizer, prepared.settings.seed
-    train = corpus.own_train
     assert corpus.unlabelled is not None
-    sides = {"train": Texts(train.texts, train.pairs), NAME: corpus.unlabelled}
+    sides = {"train": corpus.own_train, NAME: corpus.unlabelled}
     features, texts, rows = [], [], []
     for number, (split, side) in enumerate(sides.items()):
         chosen = np.sort(generator(seed, number, Stream.DOMAINS).permutation(len(side.texts))[:_ASKED])

@@ -13,13 +13,14 @@ from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.task import Task
 from nlp_transfer.domains.distance import Sides
 from nlp_transfer.evaluation.baselines import Floor
-from nlp_transfer.evaluation.formatting import counted, number, shown
+from nlp_transfer.evaluation.formatting import number, shown
 from nlp_transfer.evaluation.information import gain, information
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.reverse import Known, difference, led_back
 from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.predicting.predict import opened
 from nlp_transfer.settings import EvaluationSettings, Settings
+from nlp_transfer.wording import counted
 
 # What must be lost to call it harm, for less is lost where accuracy rises, too: both were made from few pairs of
 # domains, which `recipes/benchmarks/domains.py` measures.

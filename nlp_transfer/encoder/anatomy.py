@@ -115,6 +115,11 @@ def output_layers(model: Any) -> dict[str, nn.Module]:
     return found
 
 
+def active_output(model: Any) -> Any:
+    """Return the layer that makes the logits, see `output_layers`."""
+    return next(reversed(output_layers(model).values()))
+
+
 def unwrapped(model: Any) -> Any:
     """Return the transformers model inside a compiled or PEFT-wrapped one."""
     model = getattr(model, "_orig_mod", model)

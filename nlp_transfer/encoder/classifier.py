@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nlp_transfer.encoder import pooled
 from nlp_transfer.encoder.anatomy import (
     Anatomy,
+    active_output,
     disposable,
     dissect,
     encoder_config,
@@ -195,14 +196,13 @@ def forward(model: Any, batch: Mapping[str, Tensor]) -> Outputs:
     Returns:
         Logits and features, one row an example; gradients flow through both.
     """
-    layers = output_layers(model)
     if "features" in batch:
         features = batch["features"]
-        active = next(reversed(layers.values()))
-        return Outputs(logits=active(features), features=features)
+        return Outputs(logits=active_output(model)(features), features=features)
     entered: list[Tensor] = []
     # Where PEFT keeps a trained copy of the head beside the original, whichever is active reports.
-    hooks = [layer.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])) for layer in layers.values()]
+    layers = output_layers(model).values()
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])) for layer in layers]
     try:
         with entering(batch.get("states")):
             logits = model(**{name: batch[name] for name in INPUTS if name in batch}).logits

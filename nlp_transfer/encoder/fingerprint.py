@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nlp_transfer.encoder.anatomy import output_layers, unwrapped
+from nlp_transfer.encoder.anatomy import active_output, unwrapped
 from nlp_transfer.machine.versions import digest_of_code, installed
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ def weights_digest(model: Any, frozen: Collection[str] | None = None) -> str:
 
 def _below_output(model: Any) -> Iterator[tuple[str, nn.Module]]:
     """Yield every module but the active output layer, which makes nothing of what is kept."""
-    active = next(reversed(output_layers(model).values()))
-    left_out = {id(module) for module in active.modules()}
+    left_out = {id(module) for module in active_output(model).modules()}
     return ((name, module) for name, module in model.named_modules() if id(module) not in left_out)
 
 

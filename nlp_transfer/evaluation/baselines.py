@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.data.corpus import Texts
 from nlp_transfer.data.sequences import json_of
 from nlp_transfer.evaluation.calibration import calibrate
 from nlp_transfer.evaluation.metrics import selection_metric
@@ -22,7 +21,7 @@ from nlp_transfer.machine.versions import digest_of_code, installed
 
 if TYPE_CHECKING:
     from nlp_transfer.cache.store import Store
-    from nlp_transfer.data.corpus import Examples
+    from nlp_transfer.data.corpus import Examples, Texts
     from nlp_transfer.data.task import Task
 
 _RARE = 1e-9  # the least prior; a zero would make log_loss infinite
@@ -45,6 +44,10 @@ class Floor:
     detail: str = ""
     threshold: Threshold | None = None
     seconds: float = 0.0
+
+    def task(self, task: Task) -> Task:
+        """Return the task with the threshold of the floor."""
+        return task if self.threshold is None else dataclasses.replace(task, threshold=self.threshold)
 
 
 def floors(
@@ -84,9 +87,7 @@ def floors(
         store: where tfidf is kept for the next run on the same rows with the same seed; None: nowhere.
     """
     held = held if task.problem in ("single_label", "ordinal") else None
-    asked = Texts(test.texts, test.pairs)
-    if held is not None:
-        asked = asked.followed_by(Texts(held.texts, held.pairs))
+    asked = test if held is None else test.followed_by(held)
     weights = _own_weights(task, train)
     priors = np.repeat(_priors(task, train.targets, weights)[None], len(asked.texts), axis=0)
     metric, free = selection_metric(task, metric), free and task.problem == "multi_label"
@@ -99,8 +100,7 @@ def floors(
         return own if held is None else calibrate(task, others, held.targets, held.weights, metric=metric).apply(own)
 
     majority = Floor("majority", calibrated(priors), threshold=simple)
-    texts = Texts(train.texts, train.pairs)
-    rows = rows_read(texts, seed=seed)
+    rows = rows_read(train, seed=seed)
     of = "" if len(rows) == len(train) else f", {len(rows):,} of {len(train):,} training rows"
     key = "" if store is None else _key(task, train, asked, seed=seed, metric=metric, free=free)
     kept = None if store is None else store.find(key)
@@ -110,11 +110,12 @@ def floors(
         rule = _unfolded(rest[: int(count)])
         best, logits = Setting(float(strength), bool(balanced)), rest[int(count) :].reshape(-1, task.outputs)
         return [majority, Floor("tfidf", calibrated(logits), best.described(task) + of, rule, float(seconds))]
-    features = features_of(task, texts.take(rows), asked)
+    read = train.take(rows)
+    features = features_of(task, read, asked)
     if features is None:
         return [majority, Floor("tfidf", majority.logits, "no word in the training texts" + of, simple)]
     learn, rest = features
-    taught = learn, train.targets[rows], weights[rows]
+    taught = learn, read.targets, weights[rows]
     best, rule = best_setting(task, *taught, metric=metric, free=free, seed=seed)
     logits = fit_predict(task, *taught, rest, best, seed=seed)
     seconds = round(time.monotonic() - started, 3)

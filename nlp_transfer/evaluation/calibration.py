@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.data.labels import number_of
+from nlp_transfer.data.task import dense
 from nlp_transfer.evaluation.decisions import decide, finite_logits, probabilities
 from nlp_transfer.evaluation.intervals import replicates
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
-from nlp_transfer.evaluation.sums import label_shares, one_hot, row_losses
+from nlp_transfer.evaluation.sums import label_shares, row_losses
 from nlp_transfer.significance import is_lower
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def temperature(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np
     if task.problem == "regression":
         return 1.0
     logits, several = finite_logits(task, logits), task.problem == "multi_label"
-    shares = one_hot(targets, len(task.labels)).toarray() if targets.ndim == 1 else targets.astype(np.float64)
+    shares = dense(task, targets, np.float64)
     weights = np.asarray(weights, dtype=np.float64)
     rows, labels = np.count_nonzero(weights), logits.shape[1]
     # What of the losses is linear in the logits, and how often what is not counts; the last row has every label alike.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.evaluation.decisions import finite_logits, probabilities
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def nonconformity(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.nda
     """
     if task.problem == "regression":
         return np.abs(finite_logits(task, logits)[:, 0] - np.asarray(targets, dtype=np.float64))
-    true = targets if targets.ndim == 1 else targets.argmax(axis=1)
+    true = likeliest(targets)
     return 1 - probabilities(task, logits)[np.arange(len(true)), true]
 
 
@@ -56,5 +57,5 @@ def number_bounds(task: Task, logits: np.ndarray, limit: float) -> np.ndarray:
 
 def covered(sets: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return bool (rows,): whether the true label is in the set; of a distribution the likeliest one."""
-    true = targets if targets.ndim == 1 else targets.argmax(axis=1)
+    true = likeliest(targets)
     return sets[np.arange(len(true)), true]

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nlp_transfer.evaluation.formatting import counted, number
+from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.strategies.convex import validate_head
+from nlp_transfer.wording import counted
 
 _SHIFT = 0.4  # difference of shares from which two domains are written differently
 _TRIED = 50  # texts that show whether the encoder sees it

@@ -15,11 +15,6 @@ def title_of(name: str) -> str:
     return _TITLES.get(name, name)
 
 
-def counted(count: int, noun: str) -> str:
-    """Write how many of something there are: 1 row, 2,000 rows."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def shown(figures: Interval, *, signed: bool = False, between: str = " ") -> str:
     """Write a figure with its interval, where it has one.
 

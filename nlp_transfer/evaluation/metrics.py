@@ -15,7 +15,7 @@ import numpy as np
 
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import DEFAULT_METRIC, HIGHER_IS_BETTER, METRICS
-from nlp_transfer.evaluation.sums import Rows
+from nlp_transfer.evaluation.sums import Rows, label_scores
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
@@ -67,10 +67,8 @@ def per_label(
     if not len(rows):
         return [LabelScore(name, 0.0, np.nan, np.nan, np.nan) for name in task.labels]
     sums = rows.sums()
-    true, chosen, both = (sums[name][:, 0] for name in ("true", "chosen", "both"))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores = zip(true, both / chosen, both / true, 2 * both / (true + chosen), strict=True)
-    return [LabelScore(name, *map(float, score)) for name, score in zip(task.labels, scores, strict=True)]
+    scores = np.concatenate([sums["true"], *label_scores(sums).values()], axis=1)
+    return [LabelScore(name, *score) for name, score in zip(task.labels, scores.tolist(), strict=True)]
 
 
 def selection_metric(task: Task, name: str) -> str:

@@ -39,6 +39,11 @@ def sign_of(metric: str) -> int:
     return 1 if HIGHER_IS_BETTER[metric] else -1
 
 
+def comparable(value: float | None, sign: int) -> float:
+    """Return a value of a metric so that more is better; what is undefined is worst."""
+    return -math.inf if value is None or math.isnan(value) else sign * value
+
+
 _SIGNED = ("quadratic_kappa", "pearson", "spearman")
 
 

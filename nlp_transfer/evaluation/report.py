@@ -5,25 +5,25 @@ Knows predictions and figures; neither models nor where a report is stored.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.calibration import calibration_error, error_by_chance
 from nlp_transfer.evaluation.decisions import abstains
-from nlp_transfer.evaluation.formatting import MODEL, counted, number, shown, title_of
+from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
 from nlp_transfer.evaluation.intervals import Interval, interval, outcome, replicates
 from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS, sign_of
 from nlp_transfer.evaluation.plain_values import read, without_nan
+from nlp_transfer.evaluation.tables import COLOURS, simple_table
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +36,6 @@ _FEW_ROWS = 100
 _WORST = 5
 _NAMED = 5
 _NAME_WIDTH = 40  # leaves room for the figures in 80 columns
-_COLOURS = {"better": "green", "no evidence": "yellow", "worse": "red"}
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ class Report:
         if report.metric not in metrics[0]:
             raise ValueError(f"report.metric is not among the metrics of report.rows: {report.metric}")
         against = report.comparison
-        if against and (against.floor not in names or against.outcome not in _COLOURS):
+        if against and (against.floor not in names or against.outcome not in COLOURS):
             raise ValueError("report.comparison is not one with a row of report.rows")
         return report
 
@@ -191,10 +190,7 @@ def evaluate_predictions(
     order = np.argsort(np.asarray(examples.ids), kind="stable")
     targets, weights = examples.targets[order], examples.weights[order]
     predictions = {MODEL: logits[order]} | {floor.name: floor.logits[order] for floor in floors}
-    tasks = {MODEL: task} | {
-        floor.name: task if floor.threshold is None else dataclasses.replace(task, threshold=floor.threshold)
-        for floor in floors
-    }
+    tasks = {MODEL: task} | {floor.name: floor.task(task) for floor in floors}
     replicated = replicates(
         list(tasks.values()),
         list(predictions.values()),
@@ -239,7 +235,7 @@ def render(report: Report, console: Console) -> None:
     console.print(_figures(report))
     if report.labels:
         console.print(_worst_labels(report))
-    colour = _COLOURS[report.comparison.outcome] if report.comparison else "yellow"
+    colour = COLOURS[report.comparison.outcome] if report.comparison else "yellow"
     console.print(Text(report.verdict, style=f"bold {colour}"))
     if report.honesty:
         console.print(Text(f"Stated and true probabilities differ by {report.honesty}.", style="dim"))
@@ -308,15 +304,9 @@ def _notes(
 
 
 def _figures(report: Report) -> Table:
-    table = Table(
-        # Text: a name of a file may hold what rich takes for markup
-        title=Text(f"{report.split}: {counted(report.examples, 'row')}, {100 * report.confidence:g}% intervals"),
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    # Text: a name of a file may hold what rich takes for markup
+    title = Text(f"{report.split}: {counted(report.examples, 'row')}, {100 * report.confidence:g}% intervals")
+    table = simple_table(title)
     table.add_column("", no_wrap=True)
     for row in report.rows:
         table.add_column(title_of(row.name), style="" if row.name == MODEL else "dim")
@@ -330,9 +320,7 @@ def _worst_labels(report: Report) -> Table:
     known = [label for label in report.labels if not math.isnan(label.f1)]
     worst = sorted(known, key=lambda label: (label.f1, -label.support))[:_WORST]
     title = "labels" if len(worst) == len(report.labels) else f"worst {len(worst)} of {len(report.labels):,} labels"
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 2, 0, 0)
-    )
+    table = simple_table(title, gap=2)
     table.add_column("", no_wrap=True)
     for column in ("rows", "precision", "recall", "f1"):
         table.add_column(column, justify="right", no_wrap=True)

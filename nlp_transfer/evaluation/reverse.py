@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nlp_transfer.data.task import Task
+from nlp_transfer.data.task import Task, dense, likeliest
 from nlp_transfer.evaluation.decisions import decide
 from nlp_transfer.evaluation.intervals import Interval, draws, interval
 from nlp_transfer.strategies.convex import fit_head
@@ -45,7 +45,7 @@ def led_back(task: Task, logits: np.ndarray, known: Known, *, seed: int) -> np.n
     """
     answers = decide(task, logits)
     several = task.problem == "multi_label"
-    taught = answers.astype(np.float32) if several else np.eye(task.outputs, dtype=np.float32)[answers]
+    taught = dense(task, answers)
     head = fit_head(
         known.target,
         taught,
@@ -57,8 +57,7 @@ def led_back(task: Task, logits: np.ndarray, known: Known, *, seed: int) -> np.n
     outputs = known.source @ head.weight.T + head.bias
     if several:
         return ((outputs > 0) == (known.targets > 0)).mean(1)
-    labels = known.targets.argmax(1) if known.targets.ndim == 2 else known.targets
-    return (outputs.argmax(1) == labels).astype(np.float64)
+    return (outputs.argmax(1) == likeliest(known.targets)).astype(np.float64)
 
 
 def difference(one: np.ndarray, other: np.ndarray, *, confidence: float, seed: int) -> Interval:

@@ -193,6 +193,13 @@ def _f1(sums: Sums) -> np.ndarray:
     return 2 * sums["both"] / (sums["true"] + sums["chosen"])
 
 
+def label_scores(sums: Sums) -> dict[str, np.ndarray]:
+    """Return precision, recall and f1 of every label, (labels, sets of rows) each; nan where one is undefined."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision, recall = sums["both"] / sums["chosen"], sums["both"] / sums["true"]
+        return {"precision": precision, "recall": recall, "f1": _f1(sums)}
+
+
 def _macro_f1(sums: Sums) -> np.ndarray:
     scores = _f1(sums)
     return np.nansum(scores, axis=0) / (~np.isnan(scores)).sum(axis=0)

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.evaluation.names import comparable, sign_of
 from nlp_transfer.evaluation.thresholds import Threshold, measured
 from nlp_transfer.machine.disk import Scratch
 
@@ -68,9 +69,7 @@ class Setting:
 
 def rows_read(texts: Texts, *, seed: int) -> Sequence[int]:
     """Return the rows to fit on: all, or drawn ones with 100 million characters, but 1,000 at least."""
-    lengths = np.fromiter(map(len, texts.texts), np.int64, len(texts.texts))
-    if texts.pairs is not None:
-        lengths += np.fromiter(map(len, texts.pairs), np.int64, len(lengths))
+    lengths = texts.characters
     if lengths.sum() <= _MOST_READ:
         return range(len(lengths))
     drawn = np.random.default_rng(seed).permutation(len(lengths))
@@ -161,8 +160,7 @@ def best_setting(
         if free:
             rules[setting] = measured(task, logits, targets, weights, metric=metric)
             own = dataclasses.replace(task, threshold=rules[setting])
-        value = compute(own, logits, targets, weights)[metric]
-        return -np.inf if np.isnan(value) else value if HIGHER_IS_BETTER[metric] else -value
+        return comparable(compute(own, logits, targets, weights)[metric], sign_of(metric))
 
     if task.problem == "regression":
         return max(map(Setting, strengths), key=score), None
@@ -178,7 +176,7 @@ def _folds(task: Task, targets: np.ndarray) -> np.ndarray:
     """Return the fold of each of the shuffled rows; classes are dealt out evenly, however few rows they have."""
     order = np.arange(len(targets))
     if task.problem in ("single_label", "ordinal"):
-        order = np.argsort(targets if targets.ndim == 1 else targets.argmax(axis=1), kind="stable")
+        order = np.argsort(likeliest(targets), kind="stable")
     fold = np.empty(len(targets), dtype=np.int64)
     fold[order] = np.arange(len(targets)) % _FOLDS
     return fold

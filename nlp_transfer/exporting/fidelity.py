@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.decisions import abstains, decide, probabilities
 from nlp_transfer.evaluation.metrics import compute, selection_metric
 from nlp_transfer.evaluation.names import METRICS
+from nlp_transfer.evaluation.tables import simple_table
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,14 +151,7 @@ def measure(
 def render(fidelity: Fidelity, console: Console, *, title: str) -> None:
     """Print the model beside its export; fits 80 columns."""
     what = f"{fidelity.rows:,} {'validation rows' if fidelity.on == 'validation' else 'fixed sentences'}"
-    table = Table(
-        title=f"{title}: {what}",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
+    table = simple_table(f"{title}: {what}", gap=2)
     table.add_column("", no_wrap=True)
     for name in ("model", "export", "difference"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -166,7 +159,7 @@ def render(fidelity: Fidelity, console: Console, *, title: str) -> None:
         table.add_row(name, f"{figure.model:.4f}", f"{figure.export:.4f}", f"{figure.export - figure.model:+.4f}")
     table.add_row("equal decisions", "", f"{fidelity.equal_decisions:.2%}", "")
     table.add_row("largest difference of a logit", "", "", f"{fidelity.largest_difference:.2g}")
-    threads = f"{fidelity.threads} thread{'s' * (fidelity.threads > 1)}"
+    threads = counted(fidelity.threads, "thread")
     for texts, figure in fidelity.milliseconds.items():
         name = f"ms a text, {texts} at once, {threads}"
         table.add_row(name, f"{figure.model:.2f}", f"{figure.export:.2f}", f"× {figure.export / figure.model:.2f}")

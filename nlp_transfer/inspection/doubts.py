@@ -9,7 +9,7 @@ import numpy as np
 
 from nlp_transfer.data.checks import called
 from nlp_transfer.data.finding import Finding, Place
-from nlp_transfer.data.task import Task
+from nlp_transfer.data.task import Task, likeliest
 from nlp_transfer.evaluation.decisions import probabilities
 from nlp_transfer.head import validate
 from nlp_transfer.preparation import Prepared
@@ -99,14 +99,14 @@ def _agreement(task: Task, targets: np.ndarray, likely: np.ndarray) -> float:
         has, gets = given.mean(0), said.mean(0)
         chance = float((has * gets + (1 - has) * (1 - gets)).mean())
     else:
-        given, said = targets if targets.ndim == 1 else targets.argmax(1), likely.argmax(1)
+        given, said = likeliest(targets), likely.argmax(1)
         shares = [np.bincount(each, minlength=likely.shape[1]) / len(each) for each in (given, said)]
         chance = float(shares[0] @ shares[1])
     return float(((given == said).mean() - chance) / (1 - chance)) if chance < 1 else 0.0
 
 
 def _one(task: Task, likely: Arrays, targets: Arrays, rows: Arrays) -> Iterator[Doubt]:
-    given = {split: each if each.ndim == 1 else each.argmax(1) for split, each in targets.items()}
+    given = {split: likeliest(each) for split, each in targets.items()}
     # How sure the probe is of a label where it is given; never reached by a label that no training row has. One that a
     # few have it can hardly learn: it is confident of none that it gives less than by chance.
     usual = np.full(len(task.labels), 2.0)

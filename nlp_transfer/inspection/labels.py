@@ -15,6 +15,7 @@ from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import Task, shares, unseen
 from nlp_transfer.inspection.texts import texts_of
 from nlp_transfer.inspection.wording import said
+from nlp_transfer.wording import counted
 
 _RATIO = 3.0  # times the share
 _ERRORS = 5.0  # standard errors by which shares differ for certain, however many labels are compared
@@ -74,7 +75,7 @@ def prior_shift(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
             listed = ", ".join(f"{task.labels[i]!r} {ours[i]:.1%} and {theirs[i]:.1%}" for i in worst)
             yield Finding(
                 "prior_shift",
-                f"{len(odd):,} label{'s' * (len(odd) > 1)} with another share of the training than of the "
+                f"{counted(len(odd), 'label')} with another share of the training than of the "
                 f"{called(split)} rows: {listed}",
             )
 

@@ -30,6 +30,7 @@ from nlp_transfer.inspection.damage import UNDO
 from nlp_transfer.inspection.examine import Examination
 from nlp_transfer.machine.disk import appearing, check_free, sha256_of, write_json
 from nlp_transfer.settings import DataSettings
+from nlp_transfer.wording import counted
 
 MENDED = "mended.json"
 _COPY = "mended corpus"
@@ -59,7 +60,7 @@ class Plan:
         """Return how many rows were dropped and how many changed, by kind."""
         dropped, changed = Counter(self.gone.values()), Counter(kind for why in self.changed.values() for kind in why)
         parts = (self.gone, "dropped", dropped), (self.changed, "changed", changed)
-        return ", ".join(f"{len(rows):,} row{'s' * (len(rows) != 1)} {what}{_listed(by)}" for rows, what, by in parts)
+        return ", ".join(f"{counted(len(rows), 'row')} {what}{_listed(by)}" for rows, what, by in parts)
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer.data.checks import called
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +59,7 @@ def render(examination: Examination, console: Console) -> None:
 def summary(examination: Examination) -> str:
     """Return how much was found, in one line."""
     counts = [(examination.count(severity), severity) for severity in SEVERITIES]
-    told = [f"{count} {severity}{'s' * (count != 1)}" for count, severity in counts if count]
+    told = [counted(count, severity) for count, severity in counts if count]
     return ", ".join(told) or "nothing was found"
 
 

@@ -13,6 +13,7 @@ from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.sequences import take
 from nlp_transfer.inspection.damage import damage
+from nlp_transfer.wording import listed
 
 _FEWEST = 100  # rows, of which a share means something
 _SHORT = 50  # characters, at which nobody cuts a text
@@ -134,9 +135,8 @@ def languages(splits: Mapping[str, Rows]) -> Iterator[Finding]:
         total = sum(known.values())
         shares = {name: count / total for name, count in known.most_common() if count / total >= _FOREIGN}
         if total >= _FEWEST and len(shares) > 1:
-            listed = ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:_SHOWN])
-            more = f" and {len(shares) - _SHOWN} more" if len(shares) > _SHOWN else ""
-            yield Finding("languages", f"the {called(split)} texts are in several languages: {listed}{more}")
+            found = listed([f"{name} {share:.0%}" for name, share in shares.items()], most=_SHOWN)
+            yield Finding("languages", f"the {called(split)} texts are in several languages: {found}")
 
 
 def _identify(text: str) -> tuple[str, float]:

@@ -14,6 +14,7 @@ from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.meta.episodes import Episodes
 from nlp_transfer.meta.prototypes import embedded, nearest, prototypes
 from nlp_transfer.verb_settings import MetaSettings
+from nlp_transfer.wording import counted
 
 
 def right(features: np.ndarray, episodes: Episodes, *, count: int, distance: str) -> np.ndarray:
@@ -97,7 +98,7 @@ class Gain:
     @property
     def sentence(self) -> str:
         """Whether it helped, in words."""
-        among, of = self.over_classes, f"{self.shots} shot{'' if self.shots == 1 else 's'}"
+        among, of = self.over_classes, counted(self.shots, "shot")
         if among.low > 0:
             return f"{of}: it helped"
         if among.high < 0:

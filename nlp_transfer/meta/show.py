@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nlp_transfer.evaluation.formatting import shown
+from nlp_transfer.evaluation.tables import simple_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,10 +15,7 @@ if TYPE_CHECKING:
 
 def render(outcome: Outcome, console: Console) -> None:
     """Show the table in 80 columns, and the verdict under it."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table = simple_table()
     for name in ("shots", "encoder as it\nwas, prototypes", f"{outcome.method},\nprototypes"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("difference, over\nother episodes", "over other\nclasses"):

@@ -16,11 +16,11 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.anatomy import output_layers, unwrapped
 from nlp_transfer.encoder.heads import describe
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.multitask.union import Union
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.plan import plan_of
 from nlp_transfer.preparation import Prepared
+from nlp_transfer.wording import counted
 
 
 class Heads:

@@ -14,14 +14,15 @@ import torch
 from nlp_transfer.cache.features import with_features
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.sampling import TaskOrder, sharpness
+from nlp_transfer.data.task import dense
 from nlp_transfer.decision.fitting import Fitted
 from nlp_transfer.evaluation.calibration import Calibration
-from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.evaluation.names import sign_of
 from nlp_transfer.head import Units
 from nlp_transfer.learning import Descent, descend, score, start_head, starts_solved
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.objective import Together
-from nlp_transfer.multitask.union import TRAIN, Union, dense
+from nlp_transfer.multitask.union import TRAIN, Union
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import ClassifySettings
@@ -144,7 +145,6 @@ class Joint:
                 continue
             own = logits[self.union.places[number]["validation"], self.union.slices[number]]
             values = score(member.settings, self.units[number].logits(own), held, member.corpus.task)
-            value = values[member.metric]
-            found[member.name] = value if HIGHER_IS_BETTER[member.metric] else -value
+            found[member.name] = sign_of(member.metric) * values[member.metric]
         known = [value for value in found.values() if not math.isnan(value)]
         return {_MEAN: float(np.mean(known)) if known else math.nan, **found}

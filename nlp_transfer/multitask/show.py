@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nlp_transfer.evaluation.formatting import number, shown
+from nlp_transfer.evaluation.tables import simple_table
 from nlp_transfer.multitask.outcome import TOGETHER
 
 if TYPE_CHECKING:
@@ -56,10 +57,7 @@ def _gain(gain: Gain | None) -> Text:
 
 
 def _table(*columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table = simple_table()
     table.add_column(columns[0], overflow="fold")
     for name in columns[1:]:
         table.add_column(name, justify="right", overflow="fold")

@@ -15,9 +15,9 @@ from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.sequences import cells_of, numbered
 from nlp_transfer.data.sources import SPLIT_NAMES
-from nlp_transfer.data.task import Task
-from nlp_transfer.evaluation.formatting import counted
+from nlp_transfer.data.task import Task, dense
 from nlp_transfer.multitask.asked import Member
+from nlp_transfer.wording import counted
 
 TRAIN = "train"
 
@@ -78,13 +78,6 @@ def union_of(members: Sequence[Member]) -> Union:
             if split in own and member.corpus.task.labels:
                 examples.targets[own[split], outputs] = dense(member.corpus.task, member.corpus.splits[split].targets)
     return union
-
-
-def dense(task: Task, targets: np.ndarray) -> np.ndarray:
-    """Return targets, see ``Task.encode``, as one number an output, float32 (rows, outputs)."""
-    if task.problem == "regression":
-        return targets[:, None]
-    return targets if targets.ndim == 2 else np.eye(task.outputs, dtype=np.float32)[targets]
 
 
 def _merged(split: str, parts: Sequence[Examples | None], places: list[dict[str, np.ndarray]]) -> Examples:

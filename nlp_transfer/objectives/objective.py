@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nlp_transfer.data.task import Task
-from nlp_transfer.encoder.anatomy import output_layers
+from nlp_transfer.encoder.anatomy import active_output, output_layers
 from nlp_transfer.encoder.classifier import Outputs, forward
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.adversarial import Cdan, Dann
@@ -66,14 +66,13 @@ class Objective(nn.Module):
         Raises:
             UserError: for a term that moves or holds the encoder, where none of that learns.
         """
-        layers = output_layers(model)
-        head = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
+        head = {id(parameter) for layer in output_layers(model).values() for parameter in layer.parameters()}
         if self._moving and not any(p.requires_grad and id(p) not in head for p in model.parameters()):
             raise UserError(
                 f"objective.{self._moving[0]} moves the encoder, and nothing below the output layer learns: freeze "
                 "less (strategy.freeze, strategy.freeze_layers), or take objective=classify"
             )
-        width = cast(int, next(reversed(layers.values())).in_features)
+        width = active_output(model).in_features
         groups = []
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)

@@ -15,9 +15,9 @@ from nlp_transfer.data.streams import Stream, generator
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.encoder.source import Source
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.training.length import batch_size, planned_steps
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from nlp_transfer.encoder.classifier import Classifier
@@ -48,8 +48,7 @@ def chosen_texts(settings: Settings, corpus: Corpus) -> Chosen:
     """
     asked: list[Texts] = []
     if settings.pretraining.texts != "unlabelled":
-        train = corpus.splits["train"]
-        asked.append(Texts(train.texts, train.pairs))
+        asked.append(corpus.splits["train"])
     if settings.pretraining.texts != "train" and corpus.unlabelled is not None:
         asked.append(corpus.unlabelled)
     texts = reduce(Texts.followed_by, asked) if asked else Texts([], None)

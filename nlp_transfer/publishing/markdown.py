@@ -6,6 +6,8 @@ import re
 import textwrap
 from collections.abc import Sequence
 
+from nlp_transfer.wording import shortened
+
 WIDTH = 60  # characters of a cell
 # What Markdown reads as its own: within a line, and where one starts.
 _MARKS = re.compile(r"([\\`*|~$]|(?<!\w)_|_(?!\w)|\](?=[(\[:]))")
@@ -15,8 +17,8 @@ _STARTS = re.compile(r"^([#+-](?=[\s#+-]|$)|\d+(?=[.)](?:\s|$)))")
 def escaped(text: str, width: int | None = None) -> str:
     """Return a text as Markdown shows it literally, on one line: no table, heading, list or HTML is made of it."""
     line = " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
-    if width and len(line) > width:
-        line = line[: width - 1] + "…"
+    if width:
+        line = shortened(line, width)
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = _MARKS.sub(r"\\\1", line)
     return _STARTS.sub(lambda found: f"&#{ord(found[1][0])};{found[1][1:]}", line)

@@ -12,6 +12,7 @@ import numpy as np
 
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.data.task import dense, likeliest
 from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
@@ -118,8 +119,8 @@ def _wanted(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
     targets = corpus.splits["train"].targets
     if corpus.task.problem not in ("single_label", "ordinal"):
         return targets.reshape(len(targets), -1), None
-    classes = targets if targets.ndim == 1 else targets.argmax(1)
-    return np.eye(len(corpus.task.labels))[classes], classes
+    classes = likeliest(targets)
+    return dense(corpus.task, classes, np.float64), classes
 
 
 def _about(prepared: Prepared) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nlp_transfer.evaluation.tables import simple_table
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -13,15 +15,12 @@ if TYPE_CHECKING:
 
 def render(standings: list[Standing], console: Console) -> None:
     """Show the ranking, in 80 columns."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table = simple_table()
     table.add_column("place", no_wrap=True)
     table.add_column("encoder", overflow="fold")
     for name in ("explained", "accuracy", "LogME", "best\nlayer"):
         table.add_column(name, justify="right", no_wrap=True)
-    costs = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    costs = simple_table()
     costs.add_column("encoder", overflow="fold")
     for name in ("parameters", "weights", "a text", "operations"):
         costs.add_column(name, justify="right", no_wrap=True)

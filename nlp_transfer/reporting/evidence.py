@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,26 @@ if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
     from nlp_transfer.evaluation.baselines import Floor
     from nlp_transfer.evaluation.report import Report
+    from nlp_transfer.settings import Settings
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model that was measured.
+
+    Attributes:
+        examples: the rows.
+        logits: (rows, outputs).
+        floors: of the same rows.
+        report: the figures.
+        train: the training rows; None where they are not at hand.
+    """
+
+    examples: Examples
+    logits: np.ndarray
+    floors: Sequence[Floor]
+    report: Report
+    train: Examples | None
 
 
 @dataclass(frozen=True)
@@ -79,48 +98,27 @@ class Evidence:
 
 def evidence_of(
     task: Task,
-    examples: Examples,
-    logits: np.ndarray,
+    measured: Measured,
+    settings: Settings,
     *,
-    floors: Sequence[Floor],
-    report: Report,
-    train: Examples | None,
     title: str,
     facts: Sequence[tuple[str, str]],
-    seed: int,
-    resamples: int,
     costs: Sequence[tuple[str, str]] = (),
     steps: Sequence[Mapping[str, Any]] = (),
 ) -> Evidence:
-    """Put together what was measured, by the ids of the rows; see `Evidence` and `report.evaluate_predictions`."""
-    order = np.argsort(np.asarray(examples.ids), kind="stable")
-    own = {floor.name: floor.threshold for floor in floors}
-    rules = {
-        name: task if rule is None else dataclasses.replace(task, threshold=rule)
-        for name, rule in ({MODEL: None} | own).items()
-    }
-    said = {MODEL: logits} | {floor.name: floor.logits for floor in floors}
+    """Put together what was measured, by the ids of the rows; see `Evidence`."""
+    order = np.argsort(np.asarray(measured.examples.ids), kind="stable")
+    answers = [Answers(MODEL, task, measured.logits[order])]
+    answers += [Answers(floor.name, floor.task(task), floor.logits[order]) for floor in measured.floors]
     return Evidence(
         title=title,
         facts=facts,
         costs=costs,
-        examples=taken(examples, order),
-        train=train,
-        report=report,
-        answers=[Answers(name, rules[name], np.asarray(said[name])[order]) for name in said],
+        examples=measured.examples.take(order.tolist()),
+        train=measured.train,
+        report=measured.report,
+        answers=answers,
         steps=steps,
-        seed=seed,
-        resamples=resamples,
+        seed=settings.seed,
+        resamples=settings.evaluation.resamples,
     )
-
-
-def taken(examples: Examples, rows: np.ndarray) -> Examples:
-    """Return some of the rows, in the order given."""
-    lists: dict[str, Any] = {
-        name: None if values is None else [values[row] for row in rows]
-        for name, values in (
-            *(("texts", examples.texts), ("pairs", examples.pairs)),
-            *(("ids", examples.ids), ("domains", examples.domains)),
-        )
-    }
-    return dataclasses.replace(examples, targets=examples.targets[rows], weights=examples.weights[rows], **lists)

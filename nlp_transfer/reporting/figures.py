@@ -13,6 +13,7 @@ import numpy as np
 
 from nlp_transfer.reporting.drawing import axes, svg_of, themed
 from nlp_transfer.reporting.palette import BLUE, INK, LINE, MUTED, ORANGE, PAPER, SERIES
+from nlp_transfer.wording import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -223,8 +224,7 @@ def _colour(place: int) -> str:
 
 
 def _short(words: str) -> str:
-    line = " ".join(words.split())
-    line = line if len(line) <= _NAME else f"{line[: _NAME - 1]}…"
+    line = shortened(" ".join(words.split()), _NAME)
     return f"\u200b{line}" if line.startswith("_") else line  # matplotlib names no line whose name begins so
 
 

@@ -16,6 +16,7 @@ from nlp_transfer.reporting import figures, measures
 from nlp_transfer.reporting.document import Beside, Block, Cell, Drawing, Prose, Section, Table
 from nlp_transfer.reporting.evidence import Evidence
 from nlp_transfer.reporting.matrix import NUMBERED, confusion_matrix
+from nlp_transfer.wording import shortened
 
 _CONFUSED = 20  # pairs of labels
 _MOST_IN_MATRIX = 1000  # labels
@@ -53,8 +54,9 @@ def confusion(evidence: Evidence) -> Section:
     drawing = Drawing(confusion_matrix(counts[np.ix_(order, order)], names, label=title), caption, wide=True)
     pairs = measures.largest_confusions(counts, _CONFUSED)
     if pairs:
+        said = [shortened(label, _NAME) for label in task.labels]
         rows: list[list[str | Cell]] = [
-            [_brief(task.labels[true]), _brief(task.labels[given]), f"{count:,.4g}", Cell(f"{share:.1%}", share=share)]
+            [said[true], said[given], f"{count:,.4g}", Cell(f"{share:.1%}", share=share)]
             for true, given, count, share in pairs
         ]
         head = ["true", "given", "rows", "share of true"]
@@ -83,7 +85,7 @@ def scores(evidence: Evidence) -> Section:
     )
     rows: list[list[str | Cell]] = [
         [
-            _brief(task.labels[label]),
+            shortened(task.labels[label], _NAME),
             f"{report.labels[label].support:,.10g}",
             shown(found[label]["precision"]),
             shown(found[label]["recall"]),
@@ -99,10 +101,6 @@ def scores(evidence: Evidence) -> Section:
     return Section(
         "Label by label", [Table(["label", "rows", "precision", "recall", "F1"], rows, caption=caption, folded=folded)]
     )
-
-
-def _brief(name: str) -> str:
-    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
 
 
 def _with_bar(words: str, value: float) -> Cell:

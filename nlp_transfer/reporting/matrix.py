@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import escape
 
+from nlp_transfer.wording import shortened
+
 NUMBERED = 20  # labels up to which there is a number in each cell
 _LEVELS = 12  # of a colour
 _DEEP = 0.45  # share from which a cell is so dark that its number is light
@@ -27,7 +29,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], *, label: str) ->
     """
     numbered = len(names) <= NUMBERED
     cell, size = (_LARGE, 12) if numbered else (_SMALL, 10)
-    short = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in (" ".join(n.split()) for n in names)]
+    short = [shortened(" ".join(name.split()), _NAME) for name in names]
     margin = min(190, 24 + int(max(map(len, short), default=0) * size * 0.62))
     side, top = cell * len(names), margin + 22
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)

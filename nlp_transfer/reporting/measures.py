@@ -11,7 +11,7 @@ import numpy as np
 from nlp_transfer.evaluation.decisions import decide, probabilities
 from nlp_transfer.evaluation.intervals import Interval, draws, interval, replicates
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.evaluation.sums import Rows, label_shares, one_hot
+from nlp_transfer.evaluation.sums import Rows, label_scores, label_shares, one_hot
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
@@ -112,8 +112,8 @@ def label_intervals(
     rows = Rows.of(task, logits, targets, weights)
     if not len(rows):
         return [dict.fromkeys(("precision", "recall", "f1"), Interval(np.nan, np.nan, np.nan)) for _ in task.labels]
-    blocks = [_scores(rows, counts) for counts in draws(len(rows), resamples=resamples, seed=seed)]
-    values = _scores(rows)
+    blocks = [label_scores(rows.sums(counts)) for counts in draws(len(rows), resamples=resamples, seed=seed)]
+    values = label_scores(rows.sums())
     drawn = {name: np.concatenate([block[name] for block in blocks], axis=1) for name in values} if blocks else {}
     nothing = np.empty((len(task.labels), 0))
     return [
@@ -123,14 +123,6 @@ def label_intervals(
         }
         for label in range(len(task.labels))
     ]
-
-
-def _scores(rows: Rows, counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Return (labels, sets of rows) each."""
-    sums = rows.sums(counts)
-    true, chosen, both = sums["true"], sums["chosen"], sums["both"]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return {"precision": both / chosen, "recall": both / true, "f1": 2 * both / (true + chosen)}
 
 
 @dataclass(frozen=True)

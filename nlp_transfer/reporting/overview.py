@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nlp_transfer.evaluation.formatting import MODEL, counted, number, shown, title_of
+from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, sign_of
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.reporting import figures
 from nlp_transfer.reporting.document import Block, Bullets, Cell, Drawing, Facts, Prose, Section, Table
 from nlp_transfer.reporting.evidence import Evidence
+from nlp_transfer.wording import counted
 
 
 def lead(evidence: Evidence) -> list[Block]:

@@ -11,6 +11,7 @@ from nlp_transfer.evaluation.formatting import number, shown, title_of
 from nlp_transfer.reporting import figures, measures, rows
 from nlp_transfer.reporting.document import Block, Drawing, Prose, Section, Table
 from nlp_transfer.reporting.evidence import Evidence
+from nlp_transfer.wording import shortened
 
 _DOMAINS = 12
 _HARDEST = 20
@@ -53,10 +54,8 @@ def numbers(evidence: Evidence) -> Section:
 def groups(evidence: Evidence) -> Section:
     """Return how the model and its best floor fare on short and long texts, and on each domain."""
     examples = evidence.examples
-    lengths = np.array([len(text) for text in examples.texts])
-    if examples.pairs is not None:
-        lengths += np.array([len(pair) for pair in examples.pairs])
-    blocks = [*_grouped(evidence, measures.length_groups(lengths), "length", "characters", "by length of the text")]
+    lengths = measures.length_groups(examples.characters)
+    blocks = [*_grouped(evidence, lengths, "length", "characters", "by length of the text")]
     if examples.domains is not None:
         blocks += _grouped(evidence, _domains(examples.domains), "domain", "domain", "by domain")
     return Section("Where it is strong and weak", blocks)
@@ -180,5 +179,4 @@ def hardest(evidence: Evidence) -> Section:
 
 
 def _cut(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _TEXT else f"{line[: _TEXT - 1]}…"
+    return shortened(" ".join(text.split()), _TEXT)

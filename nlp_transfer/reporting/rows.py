@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nlp_transfer.data.rows import whole_texts
+from nlp_transfer.data.task import likeliest
 from nlp_transfer.evaluation.decisions import decide, probabilities
 from nlp_transfer.inspection.near import near_some
 
@@ -45,7 +46,7 @@ def worst(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarr
     if task.problem == "multi_label":
         return _most_wrong_labels(task, logits, targets, weights, most)
     chosen = decide(task, logits)
-    true = targets if targets.ndim == 1 else targets.argmax(axis=1)
+    true = likeliest(targets)
     sure = probabilities(task, logits)[np.arange(len(chosen)), chosen]
     wrong = np.flatnonzero((true != chosen) & (weights > 0))
     order = wrong[np.argsort(-sure[wrong], kind="stable")][:most]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import number
+from nlp_transfer.evaluation.tables import simple_table
 from nlp_transfer.machine.disk import reason, write_whole
 from nlp_transfer.sweeping.job import FINISHED
 from nlp_transfer.sweeping.results import Results, brief, to_csv, to_jsonl
@@ -57,10 +58,7 @@ def leave(folder: Path, jobs: Sequence[Job], keys: Sequence[str], screen: Screen
 
 
 def _table(results: Results) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = simple_table()
     for key in results.keys:
         table.add_column(key, overflow="fold")
     for name in (f"validation {results.metric}" if results.metric else "validation", "seconds"):

@@ -12,6 +12,7 @@ import numpy as np
 from nlp_transfer.reporting.drawing import HEIGHT, WIDTH, axes, svg_of, themed
 from nlp_transfer.reporting.palette import BLUE, LINE, MUTED, ORANGE, PAPER
 from nlp_transfer.sweeping.results import brief
+from nlp_transfer.wording import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,5 +128,4 @@ def _bare(plot: Axes) -> None:
 
 def _short(words: str) -> str:
     """Return words that fit below an axis: of a long key its last part, which tells the most."""
-    words = words if len(words) <= _NAME else words.rpartition(".")[2]
-    return words if len(words) <= _NAME else f"{words[: _NAME - 1]}…"
+    return shortened(words if len(words) <= _NAME else words.rpartition(".")[2], _NAME)

@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nlp_transfer.evaluation.formatting import counted, number, shown
+from nlp_transfer.evaluation.formatting import number, shown
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.sweeping.job import FINISHED, Job
+from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -31,8 +31,8 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
     check_predict(wanted, overwrite=settings.overwrite)
     with for_good():
-        from nlp_transfer.evaluation.formatting import counted
         from nlp_transfer.predicting.predict import opened, predict_file
+        from nlp_transfer.wording import counted
     screen = screen_of_main()
     predictor = opened(folder, settings, tell=screen.tell)
     data, console = settings.data, screen.console

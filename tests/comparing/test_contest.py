@@ -7,12 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nlp_transfer.comparing.contest import Contest, comparable, errors, holm, mcnemar, over_seeds, probability
+from nlp_transfer.comparing.contest import Contest, errors, holm, mcnemar, over_seeds, probability
 from nlp_transfer.comparing.grid import Trial
 from nlp_transfer.comparing.slices import slices
 from nlp_transfer.comparing.trial import Answers
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
+from nlp_transfer.evaluation.names import comparable
 from tests.evaluation.bootstraps import bootstrap
 
 TASK = Task(problem="single_label", labels=("no", "yes"), pair=False)

@@ -14,7 +14,7 @@ from nlp_transfer.cli import main
 from nlp_transfer.continual.holding import fisher, hold
 from nlp_transfer.continual.rows import load
 from nlp_transfer.continual.starting import imprinted
-from nlp_transfer.encoder.anatomy import output_layers
+from nlp_transfer.encoder.anatomy import active_output
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.preparation import prepare
@@ -73,7 +73,7 @@ def test_the_output_layer_starts_with_what_it_knew(home: Path, tmp_path: Path, h
     assert (classifier.head, classifier.known) == (head, 2)
     assert not prepared.plan.solves_head
     assert any("2 known labels" in note and "1 new label" in note for note in prepared.plan.notes)
-    layer = next(reversed(output_layers(classifier.model).values()))
+    layer = active_output(classifier.model)
     weight, bias = layer_of(old)
     assert torch.equal(layer.weight[:2], weight)
     assert torch.equal(layer.bias[:2], bias)
@@ -177,7 +177,7 @@ def test_the_fisher_information_is_that_of_drawn_labels_by_hand(home: Path, tmp_
     # Of the biases of two outputs the slopes are as large, of either sign, whichever label is drawn.
     assert sum(each.shape == (2,) and each[0] > 0 and torch.allclose(each[0], each[1]) for each in found) == 1
     with torch.no_grad():  # of what is new nothing of it depends
-        layer = next(reversed(output_layers(prepared.classifier.model).values()))
+        layer = active_output(prepared.classifier.model)
         layer.weight[2:] += 5.0
     assert all(torch.equal(a, b) for a, b in zip(fisher(prepared, anchor), found, strict=True))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nlp_transfer.data.corpus import Corpus, load_corpus
-from nlp_transfer.data.task import Task
+from nlp_transfer.data.task import Task, dense, likeliest
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import ColumnSettings, DataSettings
 
@@ -327,3 +327,43 @@ def test_class_balance_is_kept_by_carving_and_the_seed_moves_nothing_but_the_lim
 def test_written_lists_are_noted() -> None:
     written = [note for note in load(["x", "y", "['x']"]).notes if "a list written as text" in note]
     assert written == ["label \"['x']\": looks like a list written as text; JSONL and Parquet hold lists"]
+
+
+SHARES = [{"x": 0.7, "y": 0.3}, {"y": 1.0}, {"x": 0.4, "y": 0.6}]
+
+
+@pytest.mark.parametrize("labels", [["x", "y", "y"], SHARES, [("x",), ("x", "y"), ("y",)], FRACTIONS])
+def test_targets_as_a_number_an_output_say_the_same(labels: list[Any]) -> None:
+    corpus = load(labels)
+    task, targets = corpus.task, corpus.splits["train"].targets
+    numbers = dense(task, targets, np.float64)
+    assert numbers.shape == (len(labels), task.outputs)
+    assert numbers.dtype == np.float64
+    assert dense(task, targets).dtype == np.float32
+    if targets.ndim == 2:
+        assert np.array_equal(numbers, targets)
+    elif task.labels:
+        assert np.array_equal(likeliest(numbers), targets)
+        assert np.array_equal(numbers.sum(axis=1), np.ones(len(labels)))
+    else:
+        assert np.array_equal(numbers[:, 0], targets)
+
+
+def test_the_likeliest_label_of_a_row() -> None:
+    assert likeliest(load(["x", "y", "y"]).splits["train"].targets).tolist() == [0, 1, 1]
+    assert likeliest(load(SHARES).splits["train"].targets).tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_rows_that_are_taken_keep_what_is_theirs(pair: bool) -> None:
+    extra = [{"id": f"r{n}", "domain": "ab"[n % 2], "weight": n + 1.0} for n in range(4)]
+    if pair:
+        extra = [row | {"text_pair": str(n)} for n, row in enumerate(extra)]
+    train = load(["x", "y", "y", "x"], extra=extra).splits["train"]
+    taken = train.take([3, 1])
+    assert (list(taken.texts), list(taken.ids)) == (["text 3", "text 1"], ["r3", "r1"])
+    assert taken.pairs == (["3", "1"] if pair else None)
+    assert (taken.targets.tolist(), taken.weights.tolist()) == ([0, 1], [4.0, 2.0])
+    assert taken.domains is not None
+    assert list(taken.domains) == ["b", "b"]
+    assert taken.characters.tolist() == [6 + pair, 6 + pair]

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
-from nlp_transfer.encoder.anatomy import dissect, linear_targets, output_layers
+from nlp_transfer.encoder.anatomy import active_output, dissect, linear_targets
 from nlp_transfer.encoder.classifier import forward, reads_padding
 
 from .conftest import LABELS, stir
@@ -231,7 +231,7 @@ def test_the_forward_works_when_wrapped_by_peft(build, family, head):
     torch.testing.assert_close(out.features, base.features)
     # The copy of the head that learns is the one that counts.
     with torch.no_grad():
-        next(reversed(output_layers(wrapped).values())).weight.zero_()
+        active_output(wrapped).weight.zero_()
         out = forward(wrapped, rows(classifier))
         assert torch.allclose(out.logits, out.logits[:1], atol=1e-6)
         torch.testing.assert_close(forward(wrapped, {"features": out.features}).logits, out.logits)

@@ -12,11 +12,11 @@ from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.baselines import Floor
-from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.metrics import DEFAULT_METRIC, METRICS, compute, per_label
 from nlp_transfer.evaluation.report import Comparison, Report, Row, evaluate_predictions, render
 from nlp_transfer.settings import EvaluationSettings
+from nlp_transfer.wording import counted
 from tests.evaluation.conftest import make_case
 
 SETTINGS = EvaluationSettings(resamples=60)

@@ -8,8 +8,8 @@ from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.report import evaluate_predictions
-from nlp_transfer.reporting.evidence import Evidence, evidence_of
-from nlp_transfer.settings import EvaluationSettings
+from nlp_transfer.reporting.evidence import Evidence, Measured, evidence_of
+from nlp_transfer.settings import EvaluationSettings, Settings
 
 RESAMPLES = 30
 HOSTILE = (
@@ -68,17 +68,12 @@ def evidence(
         order = rng.permutation(rows)
         logits = logits[order]
         beside = [Floor(floor.name, floor.logits[order]) for floor in beside]
-        examples = Examples(
-            [texts[row] for row in order],
-            examples.pairs and [examples.pairs[row] for row in order],
-            targets[order],
-            weights[order],
-            [examples.ids[row] for row in order],
-            examples.domains and [examples.domains[row] for row in order],
-        )
-    settings = EvaluationSettings(resamples=RESAMPLES)
+        examples = examples.take(order.tolist())
+    settings = Settings(seed=seed, evaluation=EvaluationSettings(resamples=RESAMPLES))
     beside = beside if floors else []
-    report = evaluate_predictions(task, examples, logits, floors=beside, settings=settings, seed=seed, split=split)
+    report = evaluate_predictions(
+        task, examples, logits, floors=beside, settings=settings.evaluation, seed=seed, split=split
+    )
     log = [{"step": step, "loss": 1 / step} for step in range(1, steps + 1)]
     log += [{"split": "validation", "step": steps, report.metric: 0.5}] if steps else []
     learned = Examples(
@@ -86,15 +81,10 @@ def evidence(
     )
     return evidence_of(
         task,
-        examples,
-        logits,
-        floors=beside,
-        report=report,
-        train=learned if train else None,
+        Measured(examples, logits, beside, report, learned if train else None),
+        settings,
         title="intents-probe",
         facts=[("encoder", "tiny"), ("data", "tickets.csv")],
         costs=[("steps", f"{steps:,}")],
         steps=log,
-        seed=seed,
-        resamples=RESAMPLES,
     )

@@ -1,0 +1,30 @@
+"""How counts, lists and long words are written."""
+
+import pytest
+
+from nlp_transfer.wording import counted, listed, shortened
+
+
+@pytest.mark.parametrize(("count", "written"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (2000, "2,000 rows")])
+def test_one_is_singular(count: int, written: str):
+    assert counted(count, "row") == written
+
+
+@pytest.mark.parametrize(
+    ("count", "written"),
+    [(0, ""), (1, "'0'"), (2, "'0'; '1'"), (3, "'0'; '1' and 1 more"), (1003, "'0'; '1' and 1,001 more")],
+)
+def test_what_is_not_listed_is_counted_and_not_said(count: int, written: str):
+    said: list[int] = []
+
+    def say(value: int) -> str:
+        said.append(value)
+        return repr(str(value))
+
+    assert listed(range(count), say, most=2, between="; ") == written
+    assert len(said) == min(count, 2)
+
+
+@pytest.mark.parametrize(("words", "written"), [("", ""), ("tickets", "tickets"), ("tickets2", "ticket…")])
+def test_long_words_are_cut_and_say_so(words: str, written: str):
+    assert shortened(words, 7) == written
