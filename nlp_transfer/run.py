@@ -123,11 +123,10 @@ def _without_origin(settings: Settings, error: UserError, screen: Screen, *, dat
     if not (settings.continual.used and folder.is_there(settings)):
         raise error
     corpus = alone(settings, read_record(folder.model).task, data=data)
-    if settings.continual.replay:
+    whole = not settings.continual.replay
+    if not whole:
         screen.tell(f"not compared with the rows that were replayed, which cannot be read now: {error}")
-    else:
-        folder.check_data(corpus)
-    return _read_back(settings, corpus, folder, screen)
+    return _read_back(settings, corpus, folder, screen, whole=whole)
 
 
 def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
@@ -153,32 +152,22 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
         del prepared  # or its model took memory while the other one is trained
         beside = _source_only(settings, corpus, folder, screen, sides)
         prepared = prepare(settings, corpus, folder.path, taught=taught)
-    with folder.locked():
-        if folder.is_there_by_now(settings):
-            folder.check_data(corpus)
+    with folder.turn(lambda: folder.is_there(settings)) as ours:
+        if not ours:
             return _read_back(settings, corpus, folder, screen)
         after = pretrained(prepared, folder, screen)
         after.plan, after.domains = plan, domains  # as they were told
         return _adapt(settings, after, folder, screen, beside=beside, memory=memory)
 
 
-def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Run:
-    """Return a finished run, compared with what there is now of what it was made from."""
-    folder.check_encoder(settings.encoder, screen.tell)
-    try:
-        others = lessons(settings, corpus)
-    except UserError as error:
-        screen.tell(f"not compared with the teacher, which cannot be found now: {error}")
-    else:
-        if others is not None:
-            folder.check_lessons(others)
+def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, *, whole: bool = True) -> Run:
+    """Return a finished run; for `whole` see ``RunFolder.recall``."""
     report = folder.report()
-    folder.tidy()
+    folder.recall(settings, corpus, screen, whole=whole)
     try:
         _describe(folder)
     except UserError as error:  # the run is there all the same
         screen.tell(f"it has no card: {error}")
-    screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
     return Run(folder.path, report)
 
 

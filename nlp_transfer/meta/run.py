@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nlp_transfer.config import default_name, run_id, to_plain
+from nlp_transfer.config import default_name, run_path, to_plain
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.streams import Stream
@@ -70,10 +70,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
         Stopped: by a signal; what was reached is committed.
     """
     settings = learning(settings)
-    folder = RunFolder(
-        Path(settings.output) / f"{settings.name}-{run_id(settings, meta=dataclasses.asdict(settings.meta))}",
-        corpus.fingerprint,
-    )
+    folder = RunFolder(run_path(settings, meta=dataclasses.asdict(settings.meta)))
     if folder.is_there(settings):
         return _read_back(settings, corpus, folder, screen)
     with screen.busy("loading the encoder"):
@@ -87,18 +84,14 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
     if getattr(prepared.classifier.model.encoder.config, "is_encoder_decoder", False):
         raise UserError(f"encoder.name={settings.encoder.name!r} has a decoder too; meta makes encoders alone")
     screen.console.print(f"{settings.meta.method}: {division.sentence}", style="dim")
-    with folder.locked():
-        if folder.is_there_by_now(settings):
+    with folder.turn(lambda: folder.is_there(settings)) as ours:
+        if not ours:
             return _read_back(settings, corpus, folder, screen)
         return _Work(prepared, division, folder, screen).done()
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> MetaRun:
-    """Return a finished run, compared with what there is now of what it was made from."""
-    folder.check_data(corpus)
-    folder.check_encoder(settings.encoder, screen.tell)
-    folder.tidy()
-    screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
+    folder.recall(settings, corpus, screen)
     return MetaRun(folder.path, Outcome.from_json(folder.result()["report"]))
 
 

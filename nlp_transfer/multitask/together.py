@@ -56,7 +56,11 @@ class Place:
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to be done."""
-        return self.folder.is_finished and all(map(_is_whole, self.folders))
+        return self.folder.is_finished and all(each.is_whole for each in self.folders)
+
+    def is_there(self, settings: Settings) -> bool:
+        """Return whether the tasks are read back instead of learned."""
+        return self.is_finished and not settings.overwrite
 
 
 def located(asked: Asked) -> Place:
@@ -93,25 +97,20 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
     """
     place = located(asked)
     union, settings, folder, folders = place.union, asked.settings, place.folder, place.folders
-    if place.is_finished and not settings.overwrite:
+    if place.is_there(settings):
         return _read_back(place, settings, screen)
     with screen.busy("loading the encoder"):
         joint = _prepared(settings, union, folder)
     render(joint.plan, screen.console)
-    with folder.locked():
-        (there,) = broadcast_object_list([place.is_finished and not settings.overwrite])  # by another process meanwhile
-        if there:
+    with folder.turn(lambda: place.is_there(settings)) as ours:
+        if not ours:
             return _read_back(place, settings, screen)
         _adapt(settings, joint, union, folder, folders, screen)
     return _outcome(folder, folders, union.members)
 
 
 def _read_back(place: Place, settings: Settings, screen: Screen) -> Outcome:
-    """Return how the tasks fare, compared with what there is now of what they learned from."""
-    place.folder.check_data(place.union.corpus)
-    place.folder.check_encoder(settings.encoder, screen.tell)
-    place.folder.tidy()
-    screen.console.print(f"{place.folder.path} is finished already; overwrite=true does it again")
+    place.folder.recall(settings, place.union.corpus, screen)
     return _outcome(place.folder, place.folders, place.union.members)
 
 
@@ -166,7 +165,7 @@ def _adapt(
     learned = {"fingerprint": union.corpus.fingerprint, "weights": weights}
     # As the first rank sees it: the others would look while it writes.
     whole: list[bool] = broadcast_object_list(
-        [not anew and _is_whole(each) and each.result().get("together") == learned for each in folders]
+        [not anew and each.is_whole and each.result().get("together") == learned for each in folders]
     )
     with reading(screen, "reading the texts of all tasks"):
         features = {split: prepared.features_now(split) for split in union.corpus.splits}
@@ -214,10 +213,6 @@ def _finish(
             solve_head_again(part, least=joint.penalties[number])
     own = dataclasses.replace(trained, fitted=fit_decision(part, screen))
     conclude(part.settings, part, own, folder, screen, together=learned)
-
-
-def _is_whole(folder: RunFolder) -> bool:
-    return folder.is_finished and folder.model.is_dir()
 
 
 def _outcome(folder: RunFolder, folders: list[RunFolder], members: list[Member]) -> Outcome:
