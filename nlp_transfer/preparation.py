@@ -294,9 +294,7 @@ def prepare(
         spec=spec,
         columns=columns,
         padding=padding,
-        plan=plan_of(
-            settings, corpus, classifier, strategy, groups, spec, columns, accelerator, folder, notes, padding_words
-        ),
+        plan=plan_of(settings, corpus, classifier, groups, spec, columns, accelerator, folder, notes, padding_words),
         below_output=below_output,
         boundary=boundary,
     )
