@@ -19,7 +19,6 @@ from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.machine.launch import is_restarted
 from nlp_transfer.machine.versions import environment
 from nlp_transfer.settings import Settings, TrainingSettings
-from nlp_transfer.teaching import lessons
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import Found, Snapshot
 from nlp_transfer.training.loop import Saving
@@ -36,7 +35,7 @@ _LESSONS = "teacher and texts beside the rows"
 _MOST_SHARE = 0.05  # of the time that commits may take
 
 
-def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str) -> dict[str, Any]:
+def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str, lessons: str | None) -> dict[str, Any]:
     """Return all that the bits of a run depend on, as dotted keys with plain values.
 
     Args:
@@ -44,10 +43,11 @@ def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str) -
         corpus: its data.
         sha256: of the encoder's weights.
         precision: that was chosen; `auto` may choose another one elsewhere.
+        lessons: see ``teaching.lessons``.
     """
     own = identity(settings)
-    if (others := lessons(settings, corpus)) is not None:
-        own[_LESSONS] = others
+    if lessons is not None:
+        own[_LESSONS] = lessons
     return dotted(
         {**own, _ROWS: corpus.fingerprint, _WEIGHTS: sha256, _PRECISION: precision, "versions": environment()}
     )

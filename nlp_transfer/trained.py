@@ -93,7 +93,11 @@ def going_on(settings: Settings, prepared: Prepared, folder: RunFolder, screen: 
     """
     accelerator = prepared.accelerator
     made_from = resume.origin(
-        settings, prepared.corpus, prepared.classifier.source.weights, precision=str(accelerator.mixed_precision)
+        settings,
+        prepared.corpus,
+        prepared.classifier.source.weights,
+        precision=str(accelerator.mixed_precision),
+        lessons=prepared.taught.sha256,
     ) | dotted(more)
     # A finished run is done again from nothing: what it may have left is of no use.
     found = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)

@@ -19,7 +19,6 @@ from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.preparation import prepare
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.run_folder import RunFolder
-from nlp_transfer.teaching import lessons
 from nlp_transfer.trained import train
 from nlp_transfer.training.peak import forget_peak, peak_megabytes
 from nlp_transfer.training.state import own_numbers
@@ -76,7 +75,7 @@ def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
     if is_finished(settings):
         return _read_back(settings, corpus, folder, screen)
     forget_peak()
-    started, learned_from = time.monotonic(), lessons(settings, corpus)
+    started = time.monotonic()
     prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
     with folder.turn(lambda: is_finished(settings)) as ours:
         if not ours:
@@ -90,7 +89,7 @@ def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
             _figures(settings, prepared.corpus.task, corpus, logits["validation"]),
             data={"source": corpus.source, "fingerprint": corpus.fingerprint},
             encoder={"name": prepared.classifier.source.name, "sha256": prepared.classifier.source.sha256},
-            lessons={"sha256": learned_from},
+            lessons={"sha256": prepared.taught.sha256},
             task=prepared.corpus.task.to_json(),
             seconds=round(time.monotonic() - started, 3),
             learning=prepared.plan.trainable,

@@ -212,7 +212,7 @@ def _finish(
         if strategy.head_last:
             solve_head_again(part, least=joint.penalties[number])
     own = dataclasses.replace(trained, fitted=fit_decision(part, screen))
-    conclude(part.settings, part, own, folder, screen, together=learned)
+    conclude(part, own, folder, screen, together=learned)
 
 
 def _outcome(folder: RunFolder, folders: list[RunFolder], members: list[Member]) -> Outcome:

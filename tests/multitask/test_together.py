@@ -250,11 +250,11 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
     values = {"output": str(tmp_path / "runs"), "checkpoint.seconds": 0}
     conclude, done = together_module.conclude, []
 
-    def once(settings, *rest, **more):
+    def once(prepared, *rest, **more):
         if done:
             raise KeyboardInterrupt
-        done.append(settings.name)
-        return conclude(settings, *rest, **more)
+        done.append(prepared.settings.name)
+        return conclude(prepared, *rest, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(together_module, "conclude", once)
@@ -262,9 +262,9 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
             together(home, words, **values)
     finished = next(tmp_path.glob("runs/*/a-*/metrics.json")).stat().st_mtime_ns
 
-    def noting(settings, *rest, **more):
-        done.append(settings.name)
-        return conclude(settings, *rest, **more)
+    def noting(prepared, *rest, **more):
+        done.append(prepared.settings.name)
+        return conclude(prepared, *rest, **more)
 
     monkeypatch.setattr(together_module, "conclude", noting)
     outcome = together(home, words, **values)
