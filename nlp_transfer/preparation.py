@@ -84,11 +84,6 @@ class Prepared:
     domains: Gap | None = None
 
     @property
-    def reported_split(self) -> str:
-        """The split whose figures are reported: test, or validation where there is no test split."""
-        return self.corpus.reported_split
-
-    @property
     def frozen_modules(self) -> list[nn.Module]:
         """Modules below the depth at which anything learns; they run without dropout."""
         frozen = self.strategy.frozen_depth(self.classifier)
@@ -180,7 +175,7 @@ class Prepared:
 
     def keep_layer(self, position: int) -> None:
         """Let the output layer of a frozen encoder read one of several concatenated layers from now on."""
-        read = {split: self.columns[split] for split in ("train", self.reported_split)}
+        read = {split: self.columns[split] for split in ("train", self.corpus.reported_split)}
         self.below_output.keep_layer(position, read)
 
 

@@ -127,7 +127,7 @@ def _answers(member: Member, folder: Path, *, keep: bool = False) -> Answers:
     Raises:
         UserError: naming the file, for answers that are damaged, and where the disk does not take them.
     """
-    path, rows = folder / _ANSWERS, member.corpus.splits[member.measured]
+    path, rows = folder / _ANSWERS, member.corpus.splits[member.corpus.reported_split]
     if not (folder / "model").is_dir() and path.is_file():
         try:
             with safe_open(path, "np") as kept:
@@ -156,7 +156,7 @@ def _gains(asked: Asked, answers: Mapping[str, Mapping[str, Answers]]) -> list[G
     for member in asked.members:
         settings, theirs = member.settings, answers[member.name]
         contest = Contest(
-            examples=member.corpus.splits[member.measured],
+            examples=member.corpus.splits[member.corpus.reported_split],
             metric=member.metric,
             answers={Trial(name, _ALL, settings.seed): each for name, each in theirs.items()},
             resamples=settings.evaluation.resamples,
