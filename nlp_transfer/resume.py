@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import Found, Snapshot
 from nlp_transfer.training.loop import Saving
+from nlp_transfer.training.signals import Stopped
 
 # What may differ where a checkpoint is named: it changes how long, how well cut and how well watched a run is.
 CHANGEABLE = (
@@ -51,6 +55,16 @@ def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str, l
     return dotted(
         {**own, _ROWS: corpus.fingerprint, _WEIGHTS: sha256, _PRECISION: precision, "versions": environment()}
     )
+
+
+@contextmanager
+def stoppable(folder: Path, tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Say what becomes of a training, by its checkpoints, that a signal stops; yield what to call when one is heard."""
+    try:
+        yield partial(tell, "finishing this step; a second signal stops at once and loses what is not committed")
+    except Stopped:
+        tell(f"stopped and written to {folder}; the same command goes on from there")
+        raise
 
 
 def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found | None:

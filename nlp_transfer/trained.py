@@ -13,7 +13,6 @@ from nlp_transfer.composing.plain import dotted
 from nlp_transfer.evaluation.formatting import counted
 from nlp_transfer.learning import learn
 from nlp_transfer.machine.launch import is_main
-from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
     from nlp_transfer.decision.fitting import Fitted
@@ -63,9 +62,7 @@ def train(
     started = time.monotonic()
     try:
         trajectory, fitted = learn(prepared, folder, screen, saving)
-    except BaseException as error:
-        if isinstance(error, Stopped):
-            screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
+    except BaseException:
         with suppress(Exception):  # which would hide why the run ends
             tracking.close(prepared.accelerator)  # W&B's own process would say good-bye on standard output
         raise

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nlp_transfer import resume
 from nlp_transfer.config import default_name, run_path, to_plain
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Corpus
@@ -36,7 +37,6 @@ from nlp_transfer.trained import going_on
 from nlp_transfer.training.loop import NotFinite, Watch
 from nlp_transfer.training.memory import is_lack_of_memory
 from nlp_transfer.training.sharding import is_sharding
-from nlp_transfer.training.signals import Stopped
 from nlp_transfer.training.state import Trajectory, own_numbers
 from nlp_transfer.training.zero import shares_moments
 
@@ -163,7 +163,8 @@ class _Work:
             batch_size=own.batch * own.ways * (own.shots + own.queries),
         )
         saving = going_on(settings, prepared, self.folder, screen, meta=dataclasses.asdict(own))
-        with screen.bar(own.method) as bar, self._explained():
+        stoppable = resume.stoppable(self.folder.checkpoints, screen.tell)
+        with stoppable as on_stop, screen.bar(own.method) as bar, self._explained():
 
             def on_step(done: int, total: int, values: dict[str, float]) -> None:
                 bar.show(done, total, loss=f"{values['loss']:.3f}")
@@ -172,9 +173,6 @@ class _Work:
             def on_evaluation(values: dict[str, float]) -> None:
                 bar.detail(validation=f"{values['accuracy']:.3f}")
                 self.folder.log(split="validation", **values)
-
-            def on_stop() -> None:
-                screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
 
             return fit(
                 learner,
@@ -220,9 +218,6 @@ class _Work:
         """Say why a training could not go on."""
         try:
             yield
-        except Stopped:
-            self.screen.tell(f"stopped and written to {self.folder.checkpoints}; the same command goes on from there")
-            raise
         except NotFinite as error:
             raise UserError(
                 f"loss or gradient was infinite or not a number {self.prepared.settings.training.max_skipped} steps in "
