@@ -26,7 +26,6 @@ from nlp_transfer.errors import UserError, close_key, did_you_mean, one_of
 from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.settings import DATA_FILES, Settings
 from nlp_transfer.strategies import STRATEGIES, Auto, Finetune
-from nlp_transfer.verb_settings import HubSettings
 
 # What does not change what is computed does not change which run it is.
 NOT_IDENTITY = (
@@ -205,16 +204,6 @@ def to_yaml(settings: Settings) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(settings)))
 
 
-def hub_of(run: Path | None, words: Sequence[str]) -> HubSettings:
-    """Return the `hub` group of key=value words, and for keys that they do not name that of a run."""
-    typed = compose(None, words).hub
-    if run is None:
-        return typed
-    named = {word.partition("=")[0].removeprefix("hub.") for word in words}
-    theirs = dataclasses.asdict(from_plain(read_yaml(run / "config.yaml")).hub)
-    return dataclasses.replace(typed, **{key: value for key, value in theirs.items() if key not in named})
-
-
 def words_of(settings: Settings) -> list[str]:
     """Return key=value words that make the same run: what is part of it and differs from the defaults."""
     chosen, changed = _differences(settings)
@@ -276,6 +265,11 @@ def run_id(settings: Settings, **more: Any) -> str:
     """
     made_of = {**identity(settings), **more}
     return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def run_path(settings: Settings, **more: Any) -> Path:
+    """Return the folder of a run, a pure function of its configuration; for `more` see `run_id`."""
+    return Path(settings.output) / f"{settings.name}-{run_id(settings, **more)}"
 
 
 def default_name(settings: Settings, recipe: str | None = None) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from nlp_transfer import tracking
+from nlp_transfer import resume, tracking
 from nlp_transfer.continual.holding import hold
 from nlp_transfer.continual.starting import start_new_outputs
 from nlp_transfer.data.batches import Columns
@@ -203,7 +203,7 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
         step.compile()
 
     paces: list[dict[str, float]] = []
-    with screen.bar("training") as bar:
+    with resume.stoppable(folder.checkpoints, screen.tell) as on_stop, screen.bar("training") as bar:
 
         def evaluate_now() -> dict[str, float]:
             assert measure is not None
@@ -223,9 +223,6 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
             folder.log_into(PACE, {"step": done, **told})
             paces.append(told)
             tracking.log(accelerator, "pace", told, done)
-
-        def on_stop() -> None:
-            screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
 
         def on_halved(index: int, tokens: int) -> None:
             kept = (

@@ -43,7 +43,7 @@ def measure(
 
     One of these is the run without the texts of another domain, where there was one; `memory` tells what was forgotten.
     """
-    settings, corpus, split = prepared.settings, prepared.corpus, prepared.reported_split
+    settings, corpus, split = prepared.settings, prepared.corpus, prepared.corpus.reported_split
     with reading(screen, f"measuring on {split}"):
         logits, examples = prepared.outputs(split), corpus.splits[split]
         features, foreign = None, corpus.foreign.get(split)

@@ -102,7 +102,6 @@ def plan_of(
     settings: Settings,
     corpus: Corpus,
     classifier: Classifier,
-    strategy: Strategy,
     groups: list[Group],
     spec: TokenSpec,
     columns: dict[str, Columns],
@@ -112,6 +111,7 @@ def plan_of(
     padding_words: str,
 ) -> Plan:
     """Return the plan of a run that was put together."""
+    strategy: Strategy = settings.strategy
     source, own = classifier.source, corpus.splits | {"train": corpus.own_train}
     tokens = {split: each.tokens for split, each in columns.items()}
     if corpus.own is not None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -44,7 +43,7 @@ from nlp_transfer.pretraining.asked import planned_words
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import trainable
-from nlp_transfer.teaching import taught_columns
+from nlp_transfer.teaching import Taught, lessons, taught_columns
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training import inference
@@ -65,6 +64,7 @@ class Prepared:
         below_output: what enters the output layer, for every row of a split.
         boundary: how many of the lowest layers nothing learns in, and the qualified name of the first one above; None:
             there are none, or the model cannot be entered there.
+        taught: what is learned from beside the rows.
         domains: how far texts of another domain are from the training rows; None: nobody asked.
     """
 
@@ -81,12 +81,8 @@ class Prepared:
     plan: Plan
     below_output: Features
     boundary: tuple[int, str] | None
+    taught: Taught
     domains: Gap | None = None
-
-    @property
-    def reported_split(self) -> str:
-        """The split whose figures are reported: test, or validation where there is no test split."""
-        return self.corpus.reported_split
 
     @property
     def frozen_modules(self) -> list[nn.Module]:
@@ -117,11 +113,6 @@ class Prepared:
     def kinds(self) -> np.ndarray:
         """The label of each training row, int64 (rows,); of soft labels the likeliest."""
         return likeliest(self.columns["train"].targets)
-
-    @property
-    def taught(self) -> dict[str, dict[str, Any]]:
-        """What a teacher said, by split, as `prepare` takes it."""
-        return {split: told for split, columns in self.columns.items() if (told := columns.taught)}
 
     def logits(self, columns: Columns) -> np.ndarray:
         """Return the model's raw outputs for every example, float32 (examples, outputs)."""
@@ -184,7 +175,7 @@ class Prepared:
 
     def keep_layer(self, position: int) -> None:
         """Let the output layer of a frozen encoder read one of several concatenated layers from now on."""
-        read = {split: self.columns[split] for split in ("train", self.reported_split)}
+        read = {split: self.columns[split] for split in ("train", self.corpus.reported_split)}
         self.below_output.keep_layer(position, read)
 
 
@@ -195,7 +186,7 @@ def prepare(
     *,
     tell: Callable[[str], None] = lambda _: None,
     pretrained: Source | None = None,
-    taught: dict[str, dict[str, Any]] | None = None,
+    taught: Taught | None = None,
 ) -> Prepared:
     """Load the encoder, encode the texts, and let the strategy and the objective do their part.
 
@@ -205,7 +196,7 @@ def prepare(
         folder: of the run; nothing is written there.
         tell: is told what one must know later on, in a sentence.
         pretrained: the encoder after its `pretraining`; None: as the settings name it.
-        taught: what a teacher said of the same texts, see `taught_columns`; None: it is asked, where there is one.
+        taught: what is learned from beside the same rows; None: the teacher is asked, where there is one.
 
     Raises:
         UserError: for settings that do not fit the data or the encoder.
@@ -221,7 +212,7 @@ def prepare(
             "data.validation_share above 0, or training.patience=null"
         )
     if taught is None:  # by a process state of its own, which must not follow this one's
-        taught = taught_columns(settings, corpus)
+        taught = Taught(taught_columns(settings, corpus), lessons(settings, corpus))
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
     source = pretrained or locate(settings.encoder)
     base = Base.of(settings) if settings.continual.keeps_labels else None
@@ -236,7 +227,7 @@ def prepare(
     classifier.max_tokens -= strategy.reserved_tokens
     store = store_of(settings.cache, tell)
     columns, spec = encode_splits(settings, corpus, classifier, store)
-    columns |= {split: dataclasses.replace(columns[split], **told) for split, told in taught.items()}
+    columns |= {split: dataclasses.replace(columns[split], **told) for split, told in taught.columns.items()}
     notes = [*corpus.notes, *encoder_notes(encoder, classifier), *planned_words(settings, corpus, classifier)]
     notes += kept_words(classifier, corpus)
     set_seed(settings.seed)  # what a strategy draws must be the same on every rank
@@ -294,11 +285,10 @@ def prepare(
         spec=spec,
         columns=columns,
         padding=padding,
-        plan=plan_of(
-            settings, corpus, classifier, strategy, groups, spec, columns, accelerator, folder, notes, padding_words
-        ),
+        plan=plan_of(settings, corpus, classifier, groups, spec, columns, accelerator, folder, notes, padding_words),
         below_output=below_output,
         boundary=boundary,
+        taught=taught,
     )
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,10 @@ from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.machine.launch import is_restarted
 from nlp_transfer.machine.versions import environment
 from nlp_transfer.settings import Settings, TrainingSettings
-from nlp_transfer.teaching import lessons
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.checkpoint import Found, Snapshot
 from nlp_transfer.training.loop import Saving
+from nlp_transfer.training.signals import Stopped
 from nlp_transfer.wording import listed
 
 # What may differ where a checkpoint is named: it changes how long, how well cut and how well watched a run is.
@@ -37,7 +40,7 @@ _LESSONS = "teacher and texts beside the rows"
 _MOST_SHARE = 0.05  # of the time that commits may take
 
 
-def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str) -> dict[str, Any]:
+def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str, lessons: str | None) -> dict[str, Any]:
     """Return all that the bits of a run depend on, as dotted keys with plain values.
 
     Args:
@@ -45,13 +48,24 @@ def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str) -
         corpus: its data.
         sha256: of the encoder's weights.
         precision: that was chosen; `auto` may choose another one elsewhere.
+        lessons: see ``teaching.lessons``.
     """
     own = identity(settings)
-    if (others := lessons(settings, corpus)) is not None:
-        own[_LESSONS] = others
+    if lessons is not None:
+        own[_LESSONS] = lessons
     return dotted(
         {**own, _ROWS: corpus.fingerprint, _WEIGHTS: sha256, _PRECISION: precision, "versions": environment()}
     )
+
+
+@contextmanager
+def stoppable(folder: Path, tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Say what becomes of a training, by its checkpoints, that a signal stops; yield what to call when one is heard."""
+    try:
+        yield partial(tell, "finishing this step; a second signal stops at once and loses what is not committed")
+    except Stopped:
+        tell(f"stopped and written to {folder}; the same command goes on from there")
+        raise
 
 
 def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found | None:

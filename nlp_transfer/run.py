@@ -33,7 +33,6 @@ from nlp_transfer.reporting import pages
 from nlp_transfer.reporting.evidence import Measured
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.settings import Settings
-from nlp_transfer.teaching import lessons
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.trained import Trained, train
 from nlp_transfer.training.state import own_numbers
@@ -125,11 +124,10 @@ def _without_origin(settings: Settings, error: UserError, screen: Screen, *, dat
     if not (settings.continual.used and folder.is_there(settings)):
         raise error
     corpus = alone(settings, read_record(folder.model).task, data=data)
-    if settings.continual.replay:
+    whole = not settings.continual.replay
+    if not whole:
         screen.tell(f"not compared with the rows that were replayed, which cannot be read now: {error}")
-    else:
-        folder.check_data(corpus)
-    return _read_back(settings, corpus, folder, screen)
+    return _read_back(settings, corpus, folder, screen, whole=whole)
 
 
 def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
@@ -155,32 +153,22 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
         del prepared  # or its model took memory while the other one is trained
         beside = _source_only(settings, corpus, folder, screen, sides)
         prepared = prepare(settings, corpus, folder.path, taught=taught)
-    with folder.locked():
-        if folder.is_there_by_now(settings):
-            folder.check_data(corpus)
+    with folder.turn(lambda: folder.is_there(settings)) as ours:
+        if not ours:
             return _read_back(settings, corpus, folder, screen)
         after = pretrained(prepared, folder, screen)
         after.plan, after.domains = plan, domains  # as they were told
         return _adapt(settings, after, folder, screen, beside=beside, memory=memory)
 
 
-def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Run:
-    """Return a finished run, compared with what there is now of what it was made from."""
-    folder.check_encoder(settings.encoder, screen.tell)
-    try:
-        others = lessons(settings, corpus)
-    except UserError as error:
-        screen.tell(f"not compared with the teacher, which cannot be found now: {error}")
-    else:
-        if others is not None:
-            folder.check_lessons(others)
+def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, *, whole: bool = True) -> Run:
+    """Return a finished run; for `whole` see ``RunFolder.recall``."""
     report = folder.report()
-    folder.tidy()
+    folder.recall(settings, corpus, screen, whole=whole)
     try:
         _describe(folder)
     except UserError as error:  # the run is there all the same
         screen.tell(f"it has no card: {error}")
-    screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
     return Run(folder.path, report)
 
 
@@ -197,22 +185,19 @@ def _source_only(settings: Settings, corpus: Corpus, folder: RunFolder, screen: 
 
 def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, **others: Any) -> Run:
     """Train, save and measure in a folder that nobody else writes to, from where an earlier process was stopped."""
-    learned_from = lessons(settings, prepared.corpus)  # now: the training must not be lost when a teacher is taken away
     trained = train(settings, prepared, folder, screen)
-    measured = conclude(settings, prepared, trained, folder, screen, learned_from=learned_from, **others)
+    measured = conclude(prepared, trained, folder, screen, **others)
     tracking.finish(prepared.accelerator, measured.report, trained.trajectory.steps)
     prepared.accelerator.wait_for_everyone()
     return Run(folder.path, measured.report)
 
 
 def conclude(
-    settings: Settings,
     prepared: Prepared,
     trained: Trained,
     folder: RunFolder,
     screen: Screen,
     *,
-    learned_from: str | None = None,
     beside: SourceOnly | None = None,
     memory: Memory | None = None,
     together: dict[str, str] | None = None,
@@ -220,12 +205,10 @@ def conclude(
     """Save and measure what was trained, and write card and report; the run is finished then.
 
     Args:
-        settings: of the run.
-        prepared: its parts, the model trained.
+        prepared: the parts of the run, the model trained.
         trained: how that went.
         folder: of the run; begun, and locked.
         screen: where progress is shown.
-        learned_from: see ``teaching.lessons``.
         beside: the same run without the texts of another domain, to be told of.
         memory: what a model that is gone on from knew.
         together: what identifies the training of all tasks that this one was learned together with.
@@ -239,9 +222,10 @@ def conclude(
                 written = artefact.save(prepared.classifier, record, folder.model, detector=trained.fitted.detector)
             if record.merged and not written.merged:
                 screen.tell("the adapter cannot be merged: model/ holds the adapter alone")
-            if settings.verify and asked_code(folder.model):
+            verify = prepared.settings.verify
+            if verify and asked_code(folder.model):
                 screen.tell("not loaded in a fresh process: the encoder runs code of its own")
-            elif settings.verify:  # a process of its own, which works while this one measures
+            elif verify:  # a process of its own, which works while this one measures
                 base = prepared.classifier.source.folder
                 asked = meanwhile.enter_context(verification.asking(folder.model, written, base=base))
         memory = memory and memory.measured(prepared)
@@ -257,7 +241,7 @@ def conclude(
         data={"source": corpus.source, "fingerprint": corpus.fingerprint},
         encoder={"name": record.encoder.name, "sha256": record.encoder.sha256},
         pretrained=record.pretrained and dataclasses.asdict(record.pretrained),
-        lessons={"sha256": learned_from},
+        lessons={"sha256": prepared.taught.sha256},
         domains=prepared.domains and prepared.domains.to_json(),
         continual=memory and memory.to_json(),
         together=together,

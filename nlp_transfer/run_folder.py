@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
@@ -28,7 +28,11 @@ from nlp_transfer.machine.versions import environment
 from nlp_transfer.plan import Plan
 from nlp_transfer.pretraining.made import remove_spare
 from nlp_transfer.settings import EncoderSettings, Settings
+from nlp_transfer.teaching import lessons
 from nlp_transfer.training import checkpoint
+
+if TYPE_CHECKING:
+    from nlp_transfer.terminal.console import Screen
 
 PROFILE = "profile.json"
 STEPS, PACE = "metrics.jsonl", "pace.jsonl"  # what a run repeats to the bit, and what it does not
@@ -43,10 +47,9 @@ class Figures(Protocol):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Files of one run; where it lies is a pure function of its configuration."""
+    """Files of one run."""
 
     path: Path
-    fingerprint: str
 
     @classmethod
     def of(cls, settings: Settings, corpus: Corpus | None = None) -> RunFolder:
@@ -59,11 +62,8 @@ class RunFolder:
         Raises:
             UserError: if it holds a run of the same configuration over other data.
         """
-        path = Path(settings.output) / f"{settings.name}-{config.run_id(settings)}"
-        if corpus is None:
-            return cls(path, "")
-        folder = cls(path, corpus.fingerprint)
-        if folder.is_finished and not settings.overwrite:
+        folder = cls(config.run_path(settings))
+        if corpus is not None and folder.is_finished and not settings.overwrite:
             folder.check_data(corpus)
         return folder
 
@@ -73,14 +73,33 @@ class RunFolder:
         with self.reached():
             return (self.path / "metrics.json").is_file()
 
-    def is_there(self, settings: Settings) -> bool:
-        """Return whether the run ended and has its model, so that it is read back instead of done."""
-        return self.is_finished and not settings.overwrite and self.model.is_dir()
+    @property
+    def is_whole(self) -> bool:
+        """Whether the run ended and has its model."""
+        return self.is_finished and self.model.is_dir()
 
-    def is_there_by_now(self, settings: Settings) -> bool:
-        """Return the same, on all ranks what the first one sees: another process may have ended the run meanwhile."""
-        (found,) = broadcast_object_list([self.is_there(settings)])
-        return found
+    def is_there(self, settings: Settings) -> bool:
+        """Return whether the run is read back instead of done."""
+        return self.is_whole and not settings.overwrite
+
+    def recall(self, settings: Settings, corpus: Corpus, screen: Screen, *, whole: bool = True) -> None:
+        """Take a finished run as it is, compared with what there is now of what it was made from.
+
+        Args:
+            settings: of the run.
+            corpus: its rows that there are now.
+            screen: is told so, and what cannot be found now: the run is there all the same.
+            whole: whether these are all of its rows; else they are not compared.
+
+        Raises:
+            UserError: if the run was made from something else.
+        """
+        if whole:
+            self.check_data(corpus)
+        self.check_encoder(settings.encoder, screen.tell)
+        self._check_lessons(settings, corpus, screen.tell)
+        self.tidy()
+        screen.console.print(f"{self.path} is finished already; overwrite=true does it again")
 
     def check_data(self, corpus: Corpus) -> None:
         """Refuse to read a finished run back for other rows.
@@ -110,16 +129,15 @@ class RunFolder:
             return
         self._check("encoder", "sha256", source.sha256, "other encoder weights than the same name stands for")
 
-    def check_lessons(self, sha256: str) -> None:
-        """Refuse to read a finished run back for another teacher, or other texts without labels.
-
-        Args:
-            sha256: of those that the settings name now, see ``teaching.lessons``.
-
-        Raises:
-            UserError: if the run learned from others.
-        """
-        self._check("lessons", "sha256", sha256, "another teacher, or other texts without labels, than there are")
+    def _check_lessons(self, settings: Settings, corpus: Corpus, tell: Callable[[str], None]) -> None:
+        """Refuse to read a finished run back for another teacher, or other texts without labels."""
+        try:
+            others = lessons(settings, corpus)
+        except UserError as error:
+            tell(f"not compared with the teacher, which cannot be found now: {error}")
+            return
+        if others is not None:
+            self._check("lessons", "sha256", others, "another teacher, or other texts without labels, than there are")
 
     def _check(self, part: str, key: str, now: str, difference: str) -> None:
         """Refuse a finished run that was made from something else than there is now."""
@@ -166,6 +184,21 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    @contextmanager
+    def turn(self, is_there: Callable[[], bool]) -> Iterator[bool]:
+        """Lock the folder for the time of the block, look again, and yield whether the run is still to be done.
+
+        Args:
+            is_there: whether it is read back instead; by now another process may have ended it. All ranks take what the
+                first one sees.
+
+        Raises:
+            UserError: if another process is at it.
+        """
+        with self.locked():
+            (there,) = broadcast_object_list([is_there()])
+            yield not there
 
     def begin(self, settings: Settings, plan: Plan, *, resumed: int | None = None) -> None:
         """Write what the run is; what an earlier run left in the folder is taken away first.

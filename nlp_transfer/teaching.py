@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,6 +22,19 @@ from nlp_transfer.objectives.settings import DistillSettings, terms_that
 from nlp_transfer.predicting.predict import Predictor, opened
 from nlp_transfer.settings import DecisionSettings, Settings
 from nlp_transfer.wording import counted
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a run learns from beside its rows.
+
+    Attributes:
+        columns: what a teacher said, see `taught_columns`.
+        sha256: which teacher and which other texts, see `lessons`.
+    """
+
+    columns: dict[str, dict[str, Any]]
+    sha256: str | None
 
 
 def lessons(settings: Settings, corpus: Corpus) -> str | None:

@@ -12,7 +12,6 @@ from nlp_transfer import resume, tracking
 from nlp_transfer.composing.plain import dotted
 from nlp_transfer.learning import learn
 from nlp_transfer.machine.launch import is_main
-from nlp_transfer.training.signals import Stopped
 from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
@@ -63,9 +62,7 @@ def train(
     started = time.monotonic()
     try:
         trajectory, fitted = learn(prepared, folder, screen, saving)
-    except BaseException as error:
-        if isinstance(error, Stopped):
-            screen.tell(f"stopped and written to {folder.checkpoints}; the same command goes on from there")
+    except BaseException:
         with suppress(Exception):  # which would hide why the run ends
             tracking.close(prepared.accelerator)  # W&B's own process would say good-bye on standard output
         raise
@@ -93,7 +90,11 @@ def going_on(settings: Settings, prepared: Prepared, folder: RunFolder, screen: 
     """
     accelerator = prepared.accelerator
     made_from = resume.origin(
-        settings, prepared.corpus, prepared.classifier.source.weights, precision=str(accelerator.mixed_precision)
+        settings,
+        prepared.corpus,
+        prepared.classifier.source.weights,
+        precision=str(accelerator.mixed_precision),
+        lessons=prepared.taught.sha256,
     ) | dotted(more)
     # A finished run is done again from nothing: what it may have left is of no use.
     found = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)

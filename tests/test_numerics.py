@@ -57,7 +57,7 @@ def trained(home: Path, folder: Path, **values) -> Prepared:
     settings = settings_for(home, **values)
     prepared = prepare(settings, load_corpus(settings.data, seed=0, data=data_for("single_label")), folder)
     never = Saving(resumed=None, due=lambda: False, commit=lambda snapshot: None)
-    learn(prepared, RunFolder(folder, ""), Screen(speaks=False), never)
+    learn(prepared, RunFolder(folder), Screen(speaks=False), never)
     return prepared
 
 

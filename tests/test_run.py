@@ -434,7 +434,7 @@ def test_frozen_layers_run_without_dropout_throughout_training(tmp_path: Path):
 
         layer.register_forward_hook(note)
     never = Saving(resumed=None, due=lambda: False, commit=lambda snapshot: None)
-    learn(prepared, RunFolder(tmp_path, ""), Screen(speaks=False), never)
+    learn(prepared, RunFolder(tmp_path), Screen(speaks=False), never)
     assert len(seen[0]) == 3 * len(data["train"])
     for number, learns in enumerate((False, False, True)):
         spread = max(float((out - seen[number][0]).abs().max()) for out in seen[number])

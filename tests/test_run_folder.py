@@ -25,9 +25,10 @@ def run_folder(output: Path, *more: str) -> RunFolder:
 
 
 def finished(output: Path, **more: Any) -> RunFolder:
-    folder = run_folder(output)
-    folder.begin(compose(None, [f"output={output}"]), STUB)
-    folder.finish(STUB, **{"data": {"fingerprint": folder.fingerprint}, "encoder": {"sha256": DIGEST}} | more)
+    folder, settings = run_folder(output), compose(None, [f"output={output}"])
+    folder.begin(settings, STUB)
+    fingerprint = load_corpus(settings.data).fingerprint
+    folder.finish(STUB, **{"data": {"fingerprint": fingerprint}, "encoder": {"sha256": DIGEST}} | more)
     return folder
 
 

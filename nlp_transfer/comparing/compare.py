@@ -89,12 +89,7 @@ class Comparison:
             self._screen.tell(f"not tried: {sentence}")
         with self._screen.busy("measuring"):
             outcome = self._outcome(schedule, left_out)
-            return leave(
-                outcome,
-                self._candidates[outcome.winner].settings,
-                fingerprint=self._draws.whole.fingerprint,
-                tell=self._screen.tell,
-            )
+            return leave(outcome, self._candidates[outcome.winner].settings, tell=self._screen.tell)
 
     @contextmanager
     def _resumable(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FIGURES = "compare.json"
 
 
-def leave(outcome: Outcome, settings: Settings, *, fingerprint: str, tell: Callable[[str], None]) -> Outcome:
+def leave(outcome: Outcome, settings: Settings, *, tell: Callable[[str], None]) -> Outcome:
     """Write the winner's recipe, the figures and the pages; each file takes its name when it is whole.
 
     A recipe that is not as an earlier comparison wrote it belongs to whoever edited it: it stays, and the new one lies
@@ -32,7 +32,6 @@ def leave(outcome: Outcome, settings: Settings, *, fingerprint: str, tell: Calla
     Args:
         outcome: of the comparison.
         settings: of the winner's run.
-        fingerprint: of the data.
         tell: is told of a recipe that stays.
 
     Returns:
@@ -41,7 +40,7 @@ def leave(outcome: Outcome, settings: Settings, *, fingerprint: str, tell: Calla
     Raises:
         UserError: if that is not possible.
     """
-    with RunFolder(outcome.folder, fingerprint).reached():
+    with RunFolder(outcome.folder).reached():
         outcome.folder.mkdir(parents=True, exist_ok=True)
         found, recipe = _placed(outcome, settings)
         # Before the figures, which say that it is ours.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from nlp_transfer.config import run_id
+from nlp_transfer.config import run_path
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
@@ -20,7 +19,6 @@ from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.preparation import prepare
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.run_folder import RunFolder
-from nlp_transfer.teaching import lessons
 from nlp_transfer.trained import train
 from nlp_transfer.training.peak import forget_peak, peak_megabytes
 from nlp_transfer.training.state import own_numbers
@@ -58,8 +56,7 @@ class Answers:
 
 def is_finished(settings: Settings) -> bool:
     """Return whether a trial of these settings need not be done again."""
-    name = f"{settings.name}-{run_id(settings)}"
-    return not settings.overwrite and (Path(settings.output) / name / "metrics.json").is_file()
+    return not settings.overwrite and RunFolder(run_path(settings)).is_finished
 
 
 @own_numbers()
@@ -75,16 +72,14 @@ def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
         UserError: for anything in the settings or the data that cannot be used.
     """
     folder = RunFolder.of(settings, corpus)
-    if folder.is_finished and not settings.overwrite:
-        folder.check_encoder(settings.encoder, screen.tell)
-        if others := lessons(settings, corpus):
-            folder.check_lessons(others)
-        folder.tidy()
-        return _read(folder)
+    if is_finished(settings):
+        return _read_back(settings, corpus, folder, screen)
     forget_peak()
-    started, learned_from = time.monotonic(), lessons(settings, corpus)
+    started = time.monotonic()
     prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
-    with folder.locked():
+    with folder.turn(lambda: is_finished(settings)) as ours:
+        if not ours:
+            return _read_back(settings, corpus, folder, screen)
         prepared = pretrained(prepared, folder, screen)
         train(settings, prepared, folder, screen)
         logits = {name: prepared.outputs(name) for name in ("validation", "test")}
@@ -94,13 +89,18 @@ def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
             _figures(settings, prepared.corpus.task, corpus, logits["validation"]),
             data={"source": corpus.source, "fingerprint": corpus.fingerprint},
             encoder={"name": prepared.classifier.source.name, "sha256": prepared.classifier.source.sha256},
-            lessons={"sha256": learned_from},
+            lessons={"sha256": prepared.taught.sha256},
             task=prepared.corpus.task.to_json(),
             seconds=round(time.monotonic() - started, 3),
             learning=prepared.plan.trainable,
             parameters=prepared.plan.parameters,
             megabytes=peak_megabytes(),
         )
+    return _read(folder)
+
+
+def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Answers:
+    folder.recall(settings, corpus, screen)
     return _read(folder)
 
 

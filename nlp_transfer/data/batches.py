@@ -91,11 +91,6 @@ class Columns:
         """How many examples, the first ones, have a label."""
         return len(self) if self.labelled is None else int(np.count_nonzero(self.labelled))
 
-    @property
-    def taught(self) -> dict[str, np.ndarray]:
-        """The columns that a teacher has filled, by name."""
-        return {name: column for name in TAUGHT if (column := getattr(self, name)) is not None}
-
     def take(self, examples: np.ndarray) -> Columns:
         """Return some of the examples, in the order given, maybe some of them several times."""
         places = None if self.states is None else token_places(self.tokens, examples)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nlp_transfer.config import default_name, run_id, to_plain
+from nlp_transfer import resume
+from nlp_transfer.config import default_name, run_path, to_plain
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.streams import Stream
@@ -36,7 +37,6 @@ from nlp_transfer.trained import going_on
 from nlp_transfer.training.loop import NotFinite, Watch
 from nlp_transfer.training.memory import is_lack_of_memory
 from nlp_transfer.training.sharding import is_sharding
-from nlp_transfer.training.signals import Stopped
 from nlp_transfer.training.state import Trajectory, own_numbers
 from nlp_transfer.training.zero import shares_moments
 
@@ -70,10 +70,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
         Stopped: by a signal; what was reached is committed.
     """
     settings = learning(settings)
-    folder = RunFolder(
-        Path(settings.output) / f"{settings.name}-{run_id(settings, meta=dataclasses.asdict(settings.meta))}",
-        corpus.fingerprint,
-    )
+    folder = RunFolder(run_path(settings, meta=dataclasses.asdict(settings.meta)))
     if folder.is_there(settings):
         return _read_back(settings, corpus, folder, screen)
     with screen.busy("loading the encoder"):
@@ -87,18 +84,14 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
     if getattr(prepared.classifier.model.encoder.config, "is_encoder_decoder", False):
         raise UserError(f"encoder.name={settings.encoder.name!r} has a decoder too; meta makes encoders alone")
     screen.console.print(f"{settings.meta.method}: {division.sentence}", style="dim")
-    with folder.locked():
-        if folder.is_there_by_now(settings):
+    with folder.turn(lambda: folder.is_there(settings)) as ours:
+        if not ours:
             return _read_back(settings, corpus, folder, screen)
         return _Work(prepared, division, folder, screen).done()
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> MetaRun:
-    """Return a finished run, compared with what there is now of what it was made from."""
-    folder.check_data(corpus)
-    folder.check_encoder(settings.encoder, screen.tell)
-    folder.tidy()
-    screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
+    folder.recall(settings, corpus, screen)
     return MetaRun(folder.path, Outcome.from_json(folder.result()["report"]))
 
 
@@ -170,7 +163,8 @@ class _Work:
             batch_size=own.batch * own.ways * (own.shots + own.queries),
         )
         saving = going_on(settings, prepared, self.folder, screen, meta=dataclasses.asdict(own))
-        with screen.bar(own.method) as bar, self._explained():
+        stoppable = resume.stoppable(self.folder.checkpoints, screen.tell)
+        with stoppable as on_stop, screen.bar(own.method) as bar, self._explained():
 
             def on_step(done: int, total: int, values: dict[str, float]) -> None:
                 bar.show(done, total, loss=f"{values['loss']:.3f}")
@@ -179,9 +173,6 @@ class _Work:
             def on_evaluation(values: dict[str, float]) -> None:
                 bar.detail(validation=f"{values['accuracy']:.3f}")
                 self.folder.log(split="validation", **values)
-
-            def on_stop() -> None:
-                screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
 
             return fit(
                 learner,
@@ -227,9 +218,6 @@ class _Work:
         """Say why a training could not go on."""
         try:
             yield
-        except Stopped:
-            self.screen.tell(f"stopped and written to {self.folder.checkpoints}; the same command goes on from there")
-            raise
         except NotFinite as error:
             raise UserError(
                 f"loss or gradient was infinite or not a number {self.prepared.settings.training.max_skipped} steps in "

@@ -56,11 +56,6 @@ class Member:
     corpus: Corpus
     metric: str
 
-    @property
-    def measured(self) -> str:
-        """The split whose figures are reported."""
-        return self.corpus.reported_split
-
     def inside(self, folder: Path, multitask: MultitaskSettings) -> Settings:
         """Return the settings of its run as one of several tasks, whose folder lies in that of all of them."""
         return dataclasses.replace(self.settings, output=str(folder), multitask=multitask)

@@ -62,7 +62,7 @@ def compared(asked: Asked, found: Outcome, screen: Screen) -> Outcome:
             both = _pair(asked, (one, other), found.folder, screen)
         answers[one.name][other.name], answers[other.name][one.name] = both
     found = dataclasses.replace(found, gains=_gains(asked, answers))
-    with RunFolder(found.folder, "").reached():
+    with RunFolder(found.folder).reached():
         figures = json.dumps(found.to_json(), indent=2) + "\n"
         write_whole(found.folder / "beside.json", lambda making: making.write_text(figures, encoding="utf-8"))
     return found
@@ -127,7 +127,7 @@ def _answers(member: Member, folder: Path, *, keep: bool = False) -> Answers:
     Raises:
         UserError: naming the file, for answers that are damaged, and where the disk does not take them.
     """
-    path, rows = folder / _ANSWERS, member.corpus.splits[member.measured]
+    path, rows = folder / _ANSWERS, member.corpus.splits[member.corpus.reported_split]
     if not (folder / "model").is_dir() and path.is_file():
         try:
             with safe_open(path, "np") as kept:
@@ -139,7 +139,7 @@ def _answers(member: Member, folder: Path, *, keep: bool = False) -> Answers:
     found = Answers(predictor.record.task, predictor.logits(rows.texts, rows.pairs))
     if keep and is_main():
         content = save({"logits": found.logits}, {"task": json.dumps(found.task.to_json())})
-        with RunFolder(folder, "").reached():
+        with RunFolder(folder).reached():
             write_whole(path, lambda making: making.write_bytes(content))
     return found
 
@@ -156,7 +156,7 @@ def _gains(asked: Asked, answers: Mapping[str, Mapping[str, Answers]]) -> list[G
     for member in asked.members:
         settings, theirs = member.settings, answers[member.name]
         contest = Contest(
-            examples=member.corpus.splits[member.measured],
+            examples=member.corpus.splits[member.corpus.reported_split],
             metric=member.metric,
             answers={Trial(name, _ALL, settings.seed): each for name, each in theirs.items()},
             resamples=settings.evaluation.resamples,

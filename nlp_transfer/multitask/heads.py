@@ -102,7 +102,6 @@ class Heads:
             settings,
             corpus,
             whole.classifier,
-            whole.strategy,
             whole.groups,
             whole.spec,
             columns,

@@ -26,7 +26,7 @@ from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.run import conclude
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.terminal.progress import reading
-from nlp_transfer.trained import Trained, train
+from nlp_transfer.trained import train
 from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.state import own_numbers
@@ -53,10 +53,15 @@ class Place:
     folder: RunFolder
     folders: list[RunFolder]
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether nothing is left to be done."""
-        return self.folder.is_finished and all(map(_is_whole, self.folders))
+    def is_there(self, settings: Settings) -> bool:
+        """Return whether nothing is left to be done, so that the tasks are read back instead of learned."""
+        return not settings.overwrite and self.folder.is_finished and all(each.is_whole for each in self.folders)
+
+    def outcome(self) -> Outcome:
+        """Return how the tasks fare."""
+        return Outcome(
+            self.folder.path, [_learned(*each) for each in zip(self.union.members, self.folders, strict=True)]
+        )
 
 
 def located(asked: Asked) -> Place:
@@ -92,27 +97,22 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
         Stopped: by a signal; what was reached is committed.
     """
     place = located(asked)
-    union, settings, folder, folders = place.union, asked.settings, place.folder, place.folders
-    if place.is_finished and not settings.overwrite:
+    settings = asked.settings
+    if place.is_there(settings):
         return _read_back(place, settings, screen)
     with screen.busy("loading the encoder"):
-        joint = _prepared(settings, union, folder)
-    render(joint.plan, screen.console)
-    with folder.locked():
-        (there,) = broadcast_object_list([place.is_finished and not settings.overwrite])  # by another process meanwhile
-        if there:
+        prepared = _prepared(settings, place)
+    render(prepared.plan, screen.console)
+    with place.folder.turn(lambda: place.is_there(settings)) as ours:
+        if not ours:
             return _read_back(place, settings, screen)
-        _adapt(settings, joint, union, folder, folders, screen)
-    return _outcome(folder, folders, union.members)
+        _adapt(settings, prepared, place, screen)
+    return place.outcome()
 
 
 def _read_back(place: Place, settings: Settings, screen: Screen) -> Outcome:
-    """Return how the tasks fare, compared with what there is now of what they learned from."""
-    place.folder.check_data(place.union.corpus)
-    place.folder.check_encoder(settings.encoder, screen.tell)
-    place.folder.tidy()
-    screen.console.print(f"{place.folder.path} is finished already; overwrite=true does it again")
-    return _outcome(place.folder, place.folders, place.union.members)
+    place.folder.recall(settings, place.union.corpus, screen)
+    return place.outcome()
 
 
 def as_long_as_alone(settings: TrainingSettings, rows: Sequence[int]) -> TrainingSettings:
@@ -132,13 +132,14 @@ def as_long_as_alone(settings: TrainingSettings, rows: Sequence[int]) -> Trainin
     return dataclasses.replace(settings, min_steps=max(settings.min_steps, alone))
 
 
-def _prepared(settings: Settings, union: Union, folder: RunFolder) -> Prepared:
+def _prepared(settings: Settings, place: Place) -> Prepared:
     """Put together a run that has the outputs of all tasks, and say in its plan what it is."""
+    union = place.union
     # Which metric decides is a matter of each task.
     any_metric = dataclasses.replace(settings.evaluation, metric="auto")
     training = as_long_as_alone(settings.training, union.rows)
     joint = dataclasses.replace(settings, evaluation=any_metric, training=training)
-    prepared = prepare(joint, union.corpus, folder.path)
+    prepared = prepare(joint, union.corpus, place.folder.path)
     rows = {
         split: sum(len(each.corpus.splits[split]) for each in union.members if split in each.corpus.splits)
         for split in union.corpus.splits
@@ -157,10 +158,9 @@ def _prepared(settings: Settings, union: Union, folder: RunFolder) -> Prepared:
     return prepared
 
 
-def _adapt(
-    settings: Settings, prepared: Prepared, union: Union, folder: RunFolder, folders: list[RunFolder], screen: Screen
-) -> None:
+def _adapt(settings: Settings, prepared: Prepared, place: Place, screen: Screen) -> None:
     """Train, then finish task by task what is not finished yet, in a folder that nobody else writes to."""
+    union, folder = place.union, place.folder
     anew = settings.overwrite or settings.resume == "never"
     joint = Joint(prepared, union, Heads(prepared, union))
     trained = train(settings, prepared, folder, screen, learn=joint.learn)
@@ -169,20 +169,22 @@ def _adapt(
     learned = {"fingerprint": union.corpus.fingerprint, "weights": weights}
     # As the first rank sees it: the others would look while it writes.
     whole: list[bool] = broadcast_object_list(
-        [not anew and _is_whole(each) and each.result().get("together") == learned for each in folders]
+        [not anew and each.is_whole and each.result().get("together") == learned for each in place.folders]
     )
     with reading(screen, "reading the texts of all tasks"):
         features = {split: prepared.features_now(split) for split in union.corpus.splits}
-    for number, own in enumerate(folders):
+    for number, own in enumerate(place.folders):
         if whole[number]:
             continue
         screen.console.print(f"task {union.members[number].name}", style="bold")
         with own.locked():
-            _finish(joint, number, features, trained, own, settings, screen, learned)
+            part = _part(joint, number, features, own, screen)
+            fitted = dataclasses.replace(trained, fitted=fit_decision(part, screen))
+            conclude(part, fitted, own, screen, together=learned)
         prepared.accelerator.wait_for_everyone()
     source = prepared.classifier.source
     folder.finish(
-        _outcome(folder, folders, union.members),
+        place.outcome(),
         data={"source": union.corpus.source, "fingerprint": union.corpus.fingerprint},
         encoder={"name": source.name, "sha256": source.sha256},
         steps=trained.trajectory.steps,
@@ -194,37 +196,19 @@ def _adapt(
     prepared.accelerator.wait_for_everyone()
 
 
-def _finish(
-    joint: Joint,
-    number: int,
-    features: dict[str, np.ndarray],
-    trained: Trained,
-    folder: RunFolder,
-    settings: Settings,
-    screen: Screen,
-    learned: dict[str, str],
-) -> None:
-    """Make one task's own run of what was learned: its head, its calibration, its figures, its folder."""
+def _part(joint: Joint, number: int, features: dict[str, np.ndarray], folder: RunFolder, screen: Screen) -> Prepared:
+    """Return one task as a run of its own, with the head that was learned or is solved now, and begin its folder."""
     member, strategy = joint.union.members[number], joint.prepared.strategy
     joint.heads.put_slice(number)
     part = joint.heads.part(number, features, folder.path)
-    folder.begin(member.inside(folder.path.parent, settings.multitask), part.plan)
+    folder.begin(member.inside(folder.path.parent, joint.prepared.settings.multitask), part.plan)
     if not strategy.trains:
         start_head(part, screen, _FRESH)
     else:
         joint.units[number].leave(part)
         if strategy.head_last:
             solve_head_again(part, least=joint.penalties[number])
-    own = dataclasses.replace(trained, fitted=fit_decision(part, screen))
-    conclude(part.settings, part, own, folder, screen, together=learned)
-
-
-def _is_whole(folder: RunFolder) -> bool:
-    return folder.is_finished and folder.model.is_dir()
-
-
-def _outcome(folder: RunFolder, folders: list[RunFolder], members: list[Member]) -> Outcome:
-    return Outcome(folder.path, [_learned(*each) for each in zip(members, folders, strict=True)])
+    return part
 
 
 def _learned(member: Member, folder: RunFolder) -> Learned:

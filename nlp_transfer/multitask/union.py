@@ -129,7 +129,7 @@ def _taught(members: Sequence[Member]) -> list[str]:
     train = {member.name: member.corpus.splits[TRAIN].keys for member in members}
     said = []
     for member in members:
-        split = member.measured
+        split = member.corpus.reported_split
         keys = member.corpus.splits[split].keys
         others = [keys.among(known) for name, known in train.items() if name != member.name]
         if both := int(np.any(others, axis=0).sum()):

@@ -50,7 +50,6 @@ from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.training.loop import NotFinite, Watch, fit
 from nlp_transfer.training.memory import checkpoint_activations, give_back
 from nlp_transfer.training.passes import NoMemory
-from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
     from nlp_transfer.run_folder import RunFolder
@@ -193,11 +192,7 @@ class _Work:
             self.screen.tell(short)
         with self.screen.busy("measuring on texts held out"):
             before = self._loss(model)
-        try:
-            self._train(model, place)
-        except Stopped:
-            self.screen.tell(f"stopped and written to {place}; the same command goes on from there")
-            raise
+        self._train(model, place)
         with self.screen.busy("measuring on texts held out"):
             after = self._loss(model)
         if is_main():
@@ -232,7 +227,8 @@ class _Work:
                 if not found:
                     remove(place)
                 self.folder.forget_after(found.snapshot.step if found else 0, into=STEPS)
-        with self.screen.bar("pretraining") as bar, self._explained():
+        stoppable = resume.stoppable(place, self.screen.tell)
+        with stoppable as on_stop, self.screen.bar("pretraining") as bar, self._explained():
 
             def on_step(done: int, total: int, values: dict[str, float]) -> None:
                 bar.show(done, total, loss=f"{values['loss']:.3f}")
@@ -243,9 +239,6 @@ class _Work:
                     f"memory did not suffice: passes hold at most {tokens:,} tokens from step {index} of the "
                     "pretraining on, the step stays as it is"
                 )
-
-            def on_stop() -> None:
-                self.screen.tell("finishing this step; a second signal stops at once and loses what is not committed")
 
             fit(
                 self.accelerator,

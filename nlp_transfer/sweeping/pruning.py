@@ -64,8 +64,7 @@ class Lagging:
                     "hydra.sweeper.pruner ends runs by their evaluations, and a probe that is solved has none: leave "
                     "it out, or take strategy.solver=adamw"
                 )
-            folder = Path(settings.output) / f"{settings.name}-{config.run_id(settings)}"
-            self._watched.setdefault(words, _Watched(folder, trial))
+            self._watched.setdefault(words, _Watched(config.run_path(settings), trial))
 
     def __call__(self, words: Words) -> bool:
         """Return whether the run is to be ended."""

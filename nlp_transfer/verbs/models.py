@@ -75,13 +75,12 @@ def push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     folder = run_folder(words[:1], "push")
     if len(words) > 2:
         raise UserError(f"push takes {VERBS['push'][1]}; {words[2]!r} is too much")
-    from nlp_transfer import config
     from nlp_transfer.artefact.places import run_of
     from nlp_transfer.checks import check_hub
 
     if foreign := [word for word in overrides if not word.startswith("hub.")]:
         raise UserError(f"push takes hub.key=value words; {foreign[0]!r} says nothing of where a model goes")
-    wanted = config.hub_of(run_of(folder), [*(f"hub.repository={name}" for name in words[1:]), *overrides])
+    wanted = _hub_of(run_of(folder), [*(f"hub.repository={name}" for name in words[1:]), *overrides])
     check_hub(wanted)
     screen = screen_of_main()
     if not arguments.dry_run:
@@ -92,6 +91,19 @@ def push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     with screen.busy("loading the model in a fresh process"), parcel_of(folder, wanted, tell=screen.tell) as parcel:
         print(parcel.listing())  # noqa: T201
     return 0
+
+
+def _hub_of(run: Path | None, words: Sequence[str]) -> HubSettings:
+    """Return the `hub` group of key=value words, and for keys that they do not name that of a run."""
+    from nlp_transfer import config
+    from nlp_transfer.composing.yamlfile import read_yaml
+
+    typed = config.compose(None, words).hub
+    if run is None:
+        return typed
+    named = {word.partition("=")[0].removeprefix("hub.") for word in words}
+    theirs = dataclasses.asdict(config.from_plain(read_yaml(run / "config.yaml")).hub)
+    return dataclasses.replace(typed, **{key: value for key, value in theirs.items() if key not in named})
 
 
 def published(folder: Path, settings: HubSettings, screen: Screen, *, finished: bool = False) -> dict[str, Any]:

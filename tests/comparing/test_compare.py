@@ -17,6 +17,7 @@ from nlp_transfer.cache.store import Store, folder_of
 from nlp_transfer.choosing import LABEL_TEXTS
 from nlp_transfer.cli import main
 from nlp_transfer.comparing import compare as module
+from nlp_transfer.comparing import trial as trial_module
 from nlp_transfer.comparing.asked import ask
 from nlp_transfer.comparing.compare import Comparison
 from nlp_transfer.comparing.grid import ALL, Draws, candidates_of
@@ -386,6 +387,40 @@ def test_a_trial_is_finished_when_the_disk_has_its_answers(
     monkeypatch.undo()
     answers_of(settings, corpus, QUIET)
     assert is_finished(settings)
+
+
+def test_a_trial_that_another_process_finished_meanwhile_is_read_back(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given = compose(None, words(place, "strategy=probe", "evaluation.floors=false"))
+    settings = dataclasses.replace(given, output=str(tmp_path))
+    corpus = load_corpus(settings.data, data=data_for("single_label"))
+    written = []
+
+    def meanwhile(*given, **named):
+        monkeypatch.setattr(trial_module, "prepare", prepare)
+        answers_of(settings, corpus, QUIET)
+        written.extend(path.stat().st_mtime_ns for path in tmp_path.glob("*/*.safetensors"))
+        return prepare(*given, **named)
+
+    monkeypatch.setattr(trial_module, "prepare", meanwhile)
+    answers_of(settings, corpus, QUIET)
+    assert [path.stat().st_mtime_ns for path in tmp_path.glob("*/*.safetensors")] == written
+
+
+def test_a_finished_trial_is_read_back_without_its_teacher(place: Path, tmp_path: Path):
+    data, teacher = data_for("single_label"), tmp_path / "teacher"
+    probe = words(place, "strategy=probe", "evaluation.floors=false", "verify=false", "report.write=false")
+    nlp_transfer.adapt(None, probe, data=data).folder.rename(teacher)
+    given = words(place, "strategy=finetune", "objective=distill", f"objective.distill.teacher={teacher}")
+    settings = dataclasses.replace(compose(None, given), output=str(tmp_path))
+    corpus, told = load_corpus(settings.data, data=data), list[str]()
+    before = answers_of(settings, corpus, QUIET)
+    teacher.rename(tmp_path / "moved")
+    again = answers_of(settings, corpus, Screen(speaks=False, says=told.append))
+    assert np.array_equal(again.logits, before.logits)
+    assert len(told) == 1
+    assert told[0].startswith("not compared with the teacher, which cannot be found now: ")
 
 
 def test_the_command_line_compares_and_a_person_can_read_it(tmp_path: Path, capfd):

@@ -31,7 +31,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
 def left(made: Outcome, *, seed: int = 0) -> tuple[Path, list[str]]:
     """Return where the recipe lies, and what was said."""
     said: list[str] = []
-    found = leave(made, dataclasses.replace(SETTINGS, seed=seed), fingerprint="", tell=said.append)
+    found = leave(made, dataclasses.replace(SETTINGS, seed=seed), tell=said.append)
     assert compose(str(found.recipe)).seed == seed
     assert f"nlp-transfer adapt {found.recipe}" in found.recipe.read_text(encoding="utf-8")
     return found.recipe, said

@@ -88,7 +88,7 @@ def test_every_two_are_tried_and_their_models_are_not_kept(home: Path, tmp_path:
 
 def test_answers_have_a_name_when_the_disk_has_them(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (member, _) = asked(home, [written(tmp_path), written(tmp_path, "regression")]).members
-    rows = len(member.corpus.splits[member.measured])
+    rows = len(member.corpus.splits[member.corpus.reported_split])
     model = SimpleNamespace(record=SimpleNamespace(task=member.corpus.task), logits=lambda *_: np.eye(rows, 3))
     monkeypatch.setattr(beside, "opened", lambda *_: model)
     (tmp_path / "model").mkdir()

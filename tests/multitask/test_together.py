@@ -248,11 +248,11 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
     values = {"output": str(tmp_path / "runs"), "checkpoint.seconds": 0}
     conclude, done = together_module.conclude, []
 
-    def once(settings, *rest, **more):
+    def once(prepared, *rest, **more):
         if done:
             raise KeyboardInterrupt
-        done.append(settings.name)
-        return conclude(settings, *rest, **more)
+        done.append(prepared.settings.name)
+        return conclude(prepared, *rest, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(together_module, "conclude", once)
@@ -260,9 +260,9 @@ def test_a_task_that_is_finished_is_not_measured_again(home: Path, tmp_path: Pat
             together(home, words, **values)
     finished = next(tmp_path.glob("runs/*/a-*/metrics.json")).stat().st_mtime_ns
 
-    def noting(settings, *rest, **more):
-        done.append(settings.name)
-        return conclude(settings, *rest, **more)
+    def noting(prepared, *rest, **more):
+        done.append(prepared.settings.name)
+        return conclude(prepared, *rest, **more)
 
     monkeypatch.setattr(together_module, "conclude", noting)
     outcome = together(home, words, **values)
@@ -277,15 +277,15 @@ def test_a_task_that_was_finished_beside_other_rows_is_finished_anew(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     words = [written(tmp_path, name=name, seed=seed) for seed, name in enumerate("ab")]
-    finish = together_module._finish
+    part = together_module._part
 
     def killed(joint, number, *rest):
         if number:
             raise KeyboardInterrupt
-        finish(joint, number, *rest)
+        return part(joint, number, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(together_module, "_finish", killed)
+        patch.setattr(together_module, "_part", killed)
         with pytest.raises(KeyboardInterrupt):
             together(home, words, output=str(tmp_path / "runs"))
     before = weights(next(tmp_path.glob("runs/*/a-*/metrics.json")).parent)

@@ -47,7 +47,7 @@ class Run:
         self._folder = Path("runs", hashlib.sha256(json.dumps(list(words)).encode()).hexdigest())
         if place.watched:  # then it has to lie where a real one would, which takes a while to find out
             settings = settings_of(None, words)
-            self._folder = Path(settings.output) / f"{settings.name}-{config.run_id(settings)}"
+            self._folder = config.run_path(settings)
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "metrics.jsonl").unlink(missing_ok=True)
         (self._folder / "plan.json").write_text('{"problem": "single_label"}')
