@@ -68,11 +68,11 @@ def _finite(value: Any) -> float | None:
     """Return a cell as a finite number, or None for what is none."""
     if isinstance(value, str):
         value = float(value) if is_number(value) else math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     try:
         number = float(value)
-    except OverflowError:
+    except (OverflowError, ValueError):  # ValueError: a Decimal that is a signaling NaN
         return None
     return number if math.isfinite(number) else None
 

@@ -403,6 +403,11 @@ CASES = [
         error=r"test: 1 label .*'0': 1 row, first .*test\.csv:2",
     ),
     Case("37-floats-in-parquet", parquet({"text": ["p", "q"], "label": [1.0, 0.5]}), [("p", "1.0"), ("q", "0.5")]),
+    Case(
+        "37-nan-in-parquet",
+        parquet({"text": ["p", "q"], "label": [1.0, float("nan")]}),
+        error=r"parquet:2, column 'label': a decimal number \(nan\).*not finite",
+    ),
     Case("37-bools-in-parquet", parquet({"text": ["p", "q"], "label": [True, False]}), [("p", "true"), ("q", "false")]),
     Case("37-floats", lines(row("p", 1.0), row("q", 0.5)), [("p", "1.0"), ("q", "0.5")], name="train.jsonl"),
     Case("37-bools", lines(row("p", True), row("q", False)), [("p", "true"), ("q", "false")], name="train.jsonl"),
