@@ -190,7 +190,10 @@ def rows_of(
     """
     for role in ("text", "text_pair", "label"):
         if role in roles and roles[role] not in table.columns:
-            raise UserError(f"{table.origin} has no column {roles[role]!r}, which is the {role} of the training rows")
+            left_out = f"; rows without labels measure nothing: leave the {split} split out" * (role == "label")
+            raise UserError(
+                f"{table.origin} has no column {roles[role]!r}, which is the {role} of the training rows{left_out}"
+            )
     if not len(table):
         raise UserError(f"{table.origin} has no rows")
     texts, pairs = read_texts(table, roles)

@@ -420,6 +420,12 @@ CASES = [
     Case("38-mixed-bool", lines(row("p", 1), row("q", True)), name="train.jsonl", error=r"jsonl:2.*true/false"),
     Case("38-mixed-in-lists", lines(row("p", ["1"]), row("q", [1])), name="train.jsonl", error=r"jsonl:2.*whole"),
     Case(
+        "38-whole-and-decimal",
+        HEAD + b"p,1\nq,1.0\nr,2\ns,1\n",
+        [("p", "1"), ("q", "1.0"), ("r", "2"), ("s", "1")],
+        note=r"different classes here: '1' \(2 rows\), '1.0' \(1 rows\)",
+    ),
+    Case(
         "39-conflict",
         HEAD + b"same,a\nother,b\nSame ,b\n",
         [("same", "a"), ("other", "b"), ("Same ", "b")],
@@ -466,6 +472,38 @@ CASES = [
         name="train.jsonl",
         settings={"problem": "single_label"},
         error=r"train\.jsonl:1, column 'label': a list .* cannot be a label",
+    ),
+    Case(
+        "41-lists-of-one",
+        lines(row("p", ["a"]), row("q", ["b"])),
+        [("p", ("a",)), ("q", ("b",))],
+        name="train.jsonl",
+        note="problem type multi_label, because the labels are lists, each of one label here",
+    ),
+    *(
+        Case(
+            f"41-numbers-{number}", lines(*rows), name="train.jsonl", error=r"jsonl:1, .*\] has a number for each label"
+        )
+        for number, rows in enumerate(
+            (
+                [row("p", [0, 1]), row("q", [1, 0])],
+                [row("p", [0.0, 1.0, 0.0]), row("q", [0.0, 0.0, 1.0])],
+                [row("p", [0.3, 0.7]), row("q", [0.1, 0.9])],
+                [row("p", [True, True]), row("q", [True, False])],
+            )
+        )
+    ),
+    Case(
+        "41-names-in-numbers",
+        lines(row("p", [0, 1]), row("q", [0, 1])),
+        [("p", ("0", "1"))] * 1 + [("q", ("0", "1"))],
+        name="train.jsonl",
+    ),
+    Case(
+        "41-list-cut-at-separator",
+        HEAD + b"p,\"['a', 'b']\"\nq,['b']\n",
+        settings={"label_separator": ","},
+        note="parts of a list written as text",
     ),
     Case("41-text-multi", GOOD, settings={"problem": "multi_label"}, error=r"train\.csv:2, .*set data.label_separator"),
     Case(
@@ -514,6 +552,16 @@ CASES = [
         error=r"train\.jsonl:2: .*key 'text' appears more than once",
     ),
     Case("42-deep", b"[" * 100_000 + b"\n", name="train.jsonl", error=r"train\.jsonl:1: no valid JSON"),
+    Case(
+        "42-no-label-at-all",
+        extra("test", b"text,label\nx,\ny,\n"),
+        error=r"test\.csv:2, .*missing, as it is in all 2 rows",
+    ),
+    Case(
+        "42-no-label-column",
+        extra("test", b"text\nx\n"),
+        error=r"test\.csv has no column 'label'.* leave the test split",
+    ),
     Case("43-dictionary", arrow_labels("dictionary"), [("one", "b"), ("two", "a")]),
     Case(
         "43-timestamp",
