@@ -253,12 +253,25 @@ CASES = [
     Case("11-blank-lines", b"text,label\n\none,a\n\n\ntwo,b\n\n", [("one", "a"), ("two", "b")]),
     Case("12-semicolon", GOOD.replace(b",", b";"), error=r"train\.csv:1: .*set 'data\.delimiter=;'$"),
     Case("12-semicolon-declared", GOOD.replace(b",", b";"), [("one", "a"), ("two", "b")], settings={"delimiter": ";"}),
+    Case(
+        "12-excel-mark",
+        b"sep=;\r\n" + GOOD,
+        error=r"train\.csv:1 tells Excel .*delete this line, .*'data\.delimiter=;'$",
+    ),
+    Case("12-excel-mark-declared", b"sep=;\n" + GOOD, error=r"csv:1 tells Excel", settings={"delimiter": ";"}),
     Case("13-tab", GOOD.replace(b",", b"\t"), error=r"train\.csv:1: .*set 'data\.delimiter=\\t'$"),
     Case("13-tab-declared", GOOD.replace(b",", b"\t"), [("one", "a"), ("two", "b")], settings={"delimiter": r"\t"}),
     Case("13-tab-in-tsv", b"text\tlabel\nx, y\ta\ntwo\tb\n", [("x, y", "a"), ("two", "b")], name="train.tsv"),
     Case("13-delimiter-of-two", GOOD, error="data.delimiter=',,' must be one character", settings={"delimiter": ",,"}),
     Case("13-delimiter-empty", GOOD, error="data.delimiter='' must be one character", settings={"delimiter": ""}),
     Case("14-ragged-long", HEAD + b"one,a\ntwo, three,b\n", error=r"train\.csv:3: 3 cells where the header has 2"),
+    Case(
+        "14-empty-cells",
+        HEAD + b"one,a,,\n",
+        error=r"train\.csv:2: 4 cells .*; delete every ',' at the end of the rows",
+    ),
+    Case("14-columns-without-name", b"text,label,,\n", error=r"train\.csv:1: 2 columns have no name; give each one"),
+    Case("14-line-above", b"# made\n" + GOOD, error=r"train\.csv:2: 2 cells .*further down, delete what is above it"),
     Case("15-ragged-short", HEAD + b"one,a\ntwo\n", error=r"train\.csv:3: 1 cells .* column 'label'"),
     Case("16-unclosed-quote", GOOD + b'"three,a\nfour,b\n', error=r"train\.csv:4: a quote .* never closed"),
     Case("17-quote-inside", HEAD + b'a 5" disk,a\ntwo,b\n', [('a 5" disk', "a"), ("two", "b")]),
@@ -537,6 +550,41 @@ CASES = [
     Case("42-array-in-jsonl", b'[{"text":"p","label":"a"}]\n', name="train.jsonl", error=r"train\.jsonl:1: .*\.json"),
     Case("42-no-object", lines(row("p", "a"), "q"), name="train.jsonl", error=r"train\.jsonl:2: .*not a JSON object"),
     Case(
+        "42-object-of-rows",
+        b'{"data": [{"text":"p","label":"a"}]}',
+        name="train.json",
+        error=r"one object, with 'data'",
+    ),
+    Case(
+        "42-object-of-columns",
+        b'{"text":{"0":"p"},"label":{"0":"a"}}\n',
+        name="train.json",
+        error=r"train\.json is one object, with 'text', 'label'; rows are an array of objects",
+    ),
+    Case(
+        "42-object-over-lines",
+        b'{"version": 1,\n "data": [{"text":"p","label":"a"}]}\n',
+        name="train.json",
+        error=r"train\.json is one object, with 'version', 'data'",
+    ),
+    Case(
+        "42-array-over-lines",
+        b'[\n{"text":"p","label":"a"}\n]',
+        name="train.jsonl",
+        error=r"jsonl:1: an array .*\.json$",
+    ),
+    Case("42-lines-in-csv", lines(row("p", "a")), error=r"train\.csv:1 is a JSON object .* the ending \.jsonl$"),
+    Case(
+        "42-two-in-a-line", b'{"a":1}{"a":2}\n', name="train.jsonl", error=r"jsonl:1: .*Extra data .*; a line holds one"
+    ),
+    Case("42-single-quotes", b"{'a': 1}\n", name="train.jsonl", error=r"jsonl:1: .*double quotes at character 2$"),
+    Case(
+        "42-no-known-key",
+        lines({"a": 1}),
+        name="train.jsonl",
+        error=r"jsonl: none .*known name: set data\.columns\.text",
+    ),
+    Case(
         "42-missing-key",
         lines(row("p", "a"), {"text": "q"}),
         name="train.jsonl",
@@ -594,6 +642,16 @@ CASES = [
     Case("46-zip", packed("zip"), error=r"train\.zip.*unpack"),
     Case("46-gz", packed("csv.gz"), error=r"train\.csv\.gz.*unpack"),
     Case("46-gz-renamed", renamed_gzip, error=r"train\.csv is gzip-compressed; unpack it first"),
+    *(
+        Case(f"46-foreign-{number}", start, error=rf"train\.csv is {kind}")
+        for number, (start, kind) in enumerate(
+            (
+                (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "what Git LFS puts in the place"),
+                (b"<!DOCTYPE html>\n<html>\n", "a page of the web"),
+                (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "a spreadsheet or document of an old Office"),
+            )
+        )
+    ),
     Case("46-parquet-renamed", renamed_parquet, error=r"train\.csv is a Parquet file"),
     Case("46-link", link, [("one", "a"), ("two", "b")]),
     Case("46-dangling-link", dangling, error=r"train\.csv is a link to .*gone\.csv, which does not exist"),
@@ -613,6 +671,12 @@ CASES = [
         GOOD,
         name="train.xlsx",
         error=r"files that end in '\.xlsx' are not read; known endings: \.csv",
+    ),
+    Case("46-no-ending", GOOD, name="train", error="train: files that end in nothing are not read"),
+    Case(
+        "47-as-many-labels-as-rows",
+        lambda folder: {"data": [row(f"text {n}", f"{n},5") for n in range(20)]},
+        error="each has a label of its own: .*with a decimal point",
     ),
     Case("48-four-rows", GOOD + b"three,a\nfour,b\n", [("one", "a"), ("two", "b"), ("three", "a"), ("four", "b")]),
 ]
