@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,8 +67,8 @@ class Run:
 
         return Predictor(self.folder)
 
-    def predict(self, texts: list[str], pairs: list[str] | None = None) -> list[Prediction]:
-        """Return label and probabilities of every text."""
+    def predict(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Prediction]:
+        """Return label and probabilities of every text, see `Labeller.predict`."""
         return self.predictor.predict(texts, pairs)
 
 

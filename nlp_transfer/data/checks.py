@@ -20,7 +20,9 @@ LEAKS = (("train", "validation"), ("train", "test"), ("validation", "test"))  # 
 _SHOWN = 3
 _IMBALANCE = 10  # times more rows in the largest class than in the smallest
 _SEPARATORS = ",;|"
+_LIST = "a list written as text; JSONL and Parquet hold lists"
 _JOINERS = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")
+_WHOLE = re.compile(r"\A([0-9]+)\.0+\Z")  # how pandas writes whole numbers of a column where some are missing
 
 
 def check(splits: Mapping[str, Rows], task: Task) -> list[Finding]:
@@ -140,13 +142,13 @@ def label_counts(rows: Rows) -> Counter[str]:
 
 
 def twins(task: Task, train: Counter[str]) -> dict[str, str]:
-    """Return label → the most frequent one that differs in case, or in what joins its words, only.
+    """Return label → the most frequent one that differs in case, in what joins its words, or as 1.0 from 1, only.
 
     A sign before or behind a word tells labels apart, as in B and B-.
     """
     alike: defaultdict[str, list[str]] = defaultdict(list)
     for name in task.labels:
-        alike[_JOINERS.sub("", name.strip().casefold())].append(name)
+        alike[_WHOLE.sub(r"\1", _JOINERS.sub("", name.strip().casefold()))].append(name)
     best = {key: max(names, key=lambda name: train[name]) for key, names in alike.items()}
     return {name: best[key] for key, names in alike.items() for name in names if name != best[key]}
 
@@ -159,7 +161,8 @@ def _twins(splits: Mapping[str, Rows], task: Task, train: Counter[str]) -> Itera
         listed = ", ".join(f"{name!r} ({train[name]:,} rows)" for name in task.labels if name in (best, *names))
         yield Finding(
             "twin",
-            f"labels that differ in case, white space or hyphens only are different classes here: {listed}",
+            "labels that differ in case, white space, hyphens or a point and zeros only are different classes here: "
+            f"{listed}",
             tuple(place for split in splits for place in _having(split, splits, names)),
         )
 
@@ -174,7 +177,11 @@ def _having(split: str, splits: Mapping[str, Rows], names: Collection[str]) -> t
 
 
 def _written_lists(task: Task) -> Iterator[Finding]:
-    """Find single labels that look like several written into one cell."""
+    """Find labels that look like several written into one cell, or like what is left of a list that was cut there."""
+    if task.problem == "multi_label":
+        cut = [name for name in task.labels if name.startswith("[") != name.endswith("]")]
+        if any(name.startswith("[") for name in cut) and any(name.endswith("]") for name in cut):
+            yield Finding("joined_label", f"{_names(cut)}: parts of {_LIST}")
     if task.problem != "single_label":
         return
     known = set(task.labels)
@@ -190,11 +197,9 @@ def _written_lists(task: Task) -> Iterator[Finding]:
                 f"{_names(joined)}: made of other labels; if rows have several labels set "
                 f"data.label_separator={separator!r}",
             )
-    lists = [name for name in task.labels if name.startswith("[") and name.endswith("]")]
+    lists = [name for name in task.labels if (name[:1], name[-1:]) in (("[", "]"), ("{", "}"))]
     if lists:
-        yield Finding(
-            "joined_label", f"{_names(lists)}: looks like a list written as text; JSONL and Parquet hold lists"
-        )
+        yield Finding("joined_label", f"{_names(lists)}: looks like {_LIST}")
 
 
 def _names(names: list[str]) -> str:

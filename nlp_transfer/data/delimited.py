@@ -113,6 +113,12 @@ def _quote_error(message: str, origin: str, start: int, line: int) -> str:
 def _checked_header(line: int, cells: list[str], *, delimiter: str, origin: str) -> list[str]:
     """Return the column names."""
     place = f"{origin}:{line}"
+    if len(told := "".join(cells)) <= 5 and told.lower().startswith("sep="):
+        mark = told[4:] or delimiter
+        raise UserError(
+            f"{place} tells Excel that cells are separated by {mark!r}: delete this line, and "
+            f"set {typed('data.delimiter', mark.replace(TAB, TYPED_TAB))}"
+        )
     if len(cells) == 1:
         other = next((mark for mark in f";{TAB}|," if mark != delimiter and mark in cells[0]), None)
         if other is not None:
@@ -121,6 +127,10 @@ def _checked_header(line: int, cells: list[str], *, delimiter: str, origin: str)
                 f"set {typed('data.delimiter', other.replace(TAB, TYPED_TAB))}"
             )
     twice = [name for name, count in Counter(cells).items() if count > 1]
+    if twice and not twice[0]:
+        raise UserError(
+            f"{place}: {cells.count('')} columns have no name; give each one, or delete them with their cells"
+        )
     if twice:
         raise UserError(f"{place}: the header names the column {twice[0]!r} more than once; rename one")
     return cells
@@ -131,7 +141,12 @@ def _width_error(place: str, cells: list[str], header: list[str], delimiter: str
     expected = f"{place}: {len(cells)} cells where the header has {len(header)} ({', '.join(header)})"
     if len(cells) < len(header):
         return f"{expected}; no cell for column {header[len(cells)]!r}"
-    return f"{expected}; a text that contains {delimiter!r} must stand in double quotes"
+    if not any(cells[len(header) :]):
+        return f"{expected}; delete every {delimiter!r} at the end of the rows, or name a column for each in the header"
+    quotes = f"a text that contains {delimiter!r} must stand in double quotes"
+    if len(header) == 1:
+        return f"{expected}; {quotes}, and where the header stands further down, delete what is above it"
+    return f"{expected}; {quotes}, and each column must have a name"
 
 
 class _Lines:

@@ -55,7 +55,8 @@ def read_rows(path: str | Path, settings: DataSettings, *, lines_are_texts: bool
     kind = formats.get(file.suffix.lower())
     if kind is None:
         hint = "unpack it first" if file.suffix.lower() in _PACKED else f"known endings: {', '.join(formats)}"
-        raise UserError(f"{file}: files that end in {file.suffix or 'nothing'!r} are not read; {hint}")
+        ending = repr(file.suffix) if file.suffix else "nothing"
+        raise UserError(f"{file}: files that end in {ending} are not read; {hint}")
     if kind == "parquet":
         from nlp_transfer.data import parquet  # needs numpy; settings are checked without
 
@@ -64,6 +65,8 @@ def read_rows(path: str | Path, settings: DataSettings, *, lines_are_texts: bool
         lines = decoded_lines(binary, encoding=settings.encoding, origin=origin)
         if kind == "json":
             return jsonl.read_json(lines, origin=origin)
+        if kind in delimited.DELIMITERS:
+            lines = _without_json(lines, kind, origin, "give the file the ending .jsonl")
         return joined(_tables(lines, kind, settings.delimiter, origin, CHUNK_ROWS), origin)
 
 
@@ -119,7 +122,7 @@ def stream_rows(
             return
         lines = decoded_lines(binary, encoding=encoding, origin=origin)
         if format in delimited.DELIMITERS:
-            lines = _without_json(lines, format, origin)
+            lines = _without_json(lines, format, origin, "set predict.format=jsonl")
         yield from _tables(lines, format, delimiter, origin, chunk_rows)
 
 
@@ -138,7 +141,7 @@ def _tables(
     )
 
 
-def _without_json(lines: Iterator[str], kind: str, origin: str) -> Iterator[str]:
+def _without_json(lines: Iterator[str], kind: str, origin: str, todo: str) -> Iterator[str]:
     """Return the lines; refuse a JSON object for a header, for its row would become the names of the columns."""
     first: list[str] = []
     for line in lines:
@@ -151,9 +154,7 @@ def _without_json(lines: Iterator[str], kind: str, origin: str) -> Iterator[str]
         except (ValueError, RecursionError):
             found = None
         if isinstance(found, dict):
-            raise UserError(
-                f"{origin}:{len(first)} is a JSON object where {kind.upper()} has its header; set predict.format=jsonl"
-            )
+            raise UserError(f"{origin}:{len(first)} is a JSON object where {kind.upper()} has its header; {todo}")
     return chain(first, lines)
 
 

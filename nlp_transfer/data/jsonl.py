@@ -13,6 +13,8 @@ from nlp_transfer.data.table import Table, from_records
 from nlp_transfer.data.textfile import SURROGATE
 from nlp_transfer.errors import UserError
 
+_IS_ARRAY = "{}: an array where one JSON object a line is expected; a file that is one array ends in .json"
+_SHOWN = 5
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -47,10 +49,28 @@ def read_json(lines: Iterator[str], *, origin: str) -> Table:
         UserError: with file and line, for anything else.
     """
     text = "".join(lines)
-    if not text.lstrip().startswith("["):
-        tables = list(read_json_lines(io.StringIO(text, newline=""), origin=origin))
-        return tables[0] if tables else Table({}, origin, [])
-    return _array(text, origin)
+    if text.lstrip().startswith("["):
+        return _array(text, origin)
+    _refuse_one_object(text, origin)
+    tables = list(read_json_lines(io.StringIO(text, newline=""), origin=origin))
+    return tables[0] if tables else Table({}, origin, [])
+
+
+def _refuse_one_object(text: str, origin: str) -> None:
+    """Refuse a file that is one object and no row: it has several lines, or no value that a cell could be."""
+    text = text.strip()
+    try:
+        value = _DECODER.decode(text)
+    except (ValueError, RecursionError):  # rows, or malformed, which is said of its line
+        return
+    if not isinstance(value, dict) or not value:
+        return
+    if "\n" in text or all(isinstance(each, dict | list) for each in value.values()):
+        keys = ", ".join(map(repr, list(value)[:_SHOWN])) + " ..." * (len(value) > _SHOWN)
+        raise UserError(
+            f"{origin} is one object, with {keys}; rows are an array of objects, or one object a line: write those "
+            "alone (pandas: orient='records')"
+        )
 
 
 def _array(text: str, origin: str) -> Table:
@@ -97,11 +117,9 @@ def _object(line: str, place: str) -> dict[str, Any]:
     try:
         value = _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(_broken(place, error)) from error
+        raise UserError(_IS_ARRAY.format(place) if line.strip() == "[" else _broken(place, error)) from error
     if isinstance(value, list):
-        raise UserError(
-            f"{place}: an array where one JSON object a line is expected; a file that is one array ends in .json"
-        )
+        raise UserError(_IS_ARRAY.format(place))
     return _checked_object(value, place)
 
 
@@ -114,10 +132,13 @@ def _checked_object(value: Any, place: str) -> dict[str, Any]:
 
 
 def _broken(place: str, error: Exception) -> str:
-    """Say what the JSON parser found."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"{place}: no valid JSON: {error.msg} at character {error.colno}; is the file cut off here?"
-    return f"{place}: no valid JSON: {error}"
+    """Say what the JSON parser found, and what that may come from."""
+    if not isinstance(error, json.JSONDecodeError):
+        return f"{place}: no valid JSON: {error}"
+    found = f"{place}: no valid JSON: {error.msg} at character {error.colno}"
+    if error.msg.startswith("Unterminated") or error.pos >= len(error.doc.rstrip()):
+        return f"{found}; is the file cut off here, or a row written over several lines?"
+    return f"{found}; a line holds one object alone" if error.msg == "Extra data" else found
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

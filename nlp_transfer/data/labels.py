@@ -29,6 +29,10 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 LARGEST = 3.4028234663852886e38  # of float32
 _REGRESSION_VALUES = 20  # more distinct fractional numbers than this are a measurement, not classes
 _SUM_TOLERANCE = 1e-3
+_ONE_EACH = (
+    "problem type multi_label, because the labels are lists, each of one label here; where no row can have several, "
+    "write the label itself"
+)
 
 
 def is_number(text: str) -> bool:
@@ -68,11 +72,11 @@ def _finite(value: Any) -> float | None:
     """Return a cell as a finite number, or None for what is none."""
     if isinstance(value, str):
         value = float(value) if is_number(value) else math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     try:
         number = float(value)
-    except OverflowError:
+    except (OverflowError, ValueError):  # ValueError: a Decimal that is a signaling NaN
         return None
     return number if math.isfinite(number) else None
 
@@ -110,7 +114,8 @@ def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | Non
     present = (value for value in values if not is_missing(value))
     first = next(present, None)
     if isinstance(first, list | tuple):
-        return "multi_label", None
+        alone = len(first) == 1 and all(isinstance(value, list | tuple) and len(value) == 1 for value in present)
+        return "multi_label", _ONE_EACH if alone else None
     numbers = array("d")
     for number in map(_finite, chain([first], present)):
         if number is None:
@@ -139,6 +144,7 @@ def read_labels(values: Sequence[Any], *, problem: str, separator: str | None, w
         return floats_of((_number(value, where, row) for row, value in enumerate(values)), len(values))
     soft = any(isinstance(value, Mapping) for value in values)
     if problem == "multi_label":
+        _refuse_vectors(values, where)
         items = (
             (row, item)
             for row, value in enumerate(values)
@@ -167,8 +173,37 @@ def _alike(sets: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 def _refuse_missing(values: Sequence[Any], separator: str | None, where: Where) -> None:
     missing = [row for row, value in enumerate(values) if is_missing(value) and not (separator and value == "")]
+    if missing and len(missing) == len(values):
+        raise UserError(
+            f"{where(0)}: the label is missing, as it is in all {len(values):,} rows; fill it in, or leave these rows "
+            "out: they can neither teach nor measure anything"
+        )
     if missing:
         raise UserError(f"{listed(missing, where, between='; ')}: the label is missing; fill it in or remove the row")
+
+
+def _refuse_vectors(values: Sequence[Any], where: Where) -> None:
+    """Refuse lists that hold a number for each label: read as names [0, 1] and [1, 0] would be the same ones.
+
+    They are of one length and from 0 to 1, and cannot be names: a fraction, a number twice, the same in another order.
+    """
+    sizes: set[int] = set()
+    orders: dict[frozenset[float], list[float]] = {}
+    are_vectors = False
+    for value in values:
+        if not isinstance(value, list | tuple) or not all(isinstance(item, int | float) for item in value):
+            return
+        sizes.add(len(value))
+        if len(sizes) > 1 or not all(0 <= item <= 1 for item in value):
+            return
+        same, numbers = frozenset(value), list(value)
+        are_vectors |= len(same) < len(numbers) or any(item % 1 for item in numbers)
+        are_vectors |= orders.setdefault(same, numbers) != numbers
+    if are_vectors and sizes != {1}:
+        raise UserError(
+            f"{where(0)}: {str(values[0])[:40]} has a number for each label, as all rows do, but a list holds the "
+            'names of the labels that are true, such as ["a", "c"]; probabilities are written {"a": 0.3, "b": 0.9}'
+        )
 
 
 def _refuse_mixed(values: Iterable[tuple[int, Any]], where: Where) -> None:

@@ -158,6 +158,17 @@ def read_texts(table: Table, roles: Mapping[str, str]) -> tuple[Sequence[str], S
     return texts, _texts(table, roles["text_pair"]) if "text_pair" in roles else None
 
 
+def text_fault(cell: Any) -> str | None:
+    """Return why a cell is no text, and what to do; None where it is one."""
+    if not isinstance(cell, str):
+        return f"{str(cell)[:40]!r} is of type {type(cell).__name__}; write it as text"
+    if not cell.isascii() and SURROGATE.search(cell):
+        return (
+            "half of a surrogate pair, which is no character; the text was cut or decoded wrongly where it was written"
+        )
+    return None
+
+
 def blank_rows(texts: Sequence[str], pairs: Sequence[str] | None) -> list[int]:
     """Return the rows of which a text has nothing to read: only white space, control and zero-width characters."""
     return [row for row, text in enumerate(texts) if _is_blank(text) or (pairs is not None and _is_blank(pairs[row]))]
@@ -187,7 +198,10 @@ def rows_of(
     """
     for role in ("text", "text_pair", "label"):
         if role in roles and roles[role] not in table.columns:
-            raise UserError(f"{table.origin} has no column {roles[role]!r}, which is the {role} of the training rows")
+            left_out = f"; rows without labels measure nothing: leave the {split} split out" * (role == "label")
+            raise UserError(
+                f"{table.origin} has no column {roles[role]!r}, which is the {role} of the training rows{left_out}"
+            )
     if not len(table):
         raise UserError(f"{table.origin} has no rows")
     texts, pairs = read_texts(table, roles)
@@ -221,15 +235,8 @@ def _texts(table: Table, column: str) -> Sequence[str]:
     for row, cell in enumerate(cells):
         if cell is None or cell is MISSING:
             absent = True
-        elif not isinstance(cell, str):
-            raise UserError(
-                f"{table.where(row, column)}: {str(cell)[:40]!r} is of type {type(cell).__name__}; write it as text"
-            )
-        elif not cell.isascii() and SURROGATE.search(cell):
-            raise UserError(
-                f"{table.where(row, column)}: half of a surrogate pair, which is no character; the text was cut or "
-                "decoded wrongly where it was written"
-            )
+        elif fault := text_fault(cell):
+            raise UserError(f"{table.where(row, column)}: {fault}")
     if not absent:
         return cells
     if isinstance(cells, CompactCells):

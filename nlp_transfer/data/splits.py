@@ -60,6 +60,11 @@ def carve(rows: Rows, share: float, *, split: str, problem: str) -> tuple[Sequen
             if counts[text] <= left:
                 left -= int(counts[text])
                 gone[text] = True
+    if not gone.any() and len(names) == len(rows):
+        raise UserError(
+            f"no {split} rows can be taken from the {len(rows):,} training rows, for each has a label of its own: name "
+            "another column with data.columns.label=…, or write numbers that are to be predicted with a decimal point"
+        )
     if not gone.any():
         raise UserError(
             f"no {split} rows can be taken from the {len(rows):,} training rows: no class has two texts to divide; "

@@ -213,7 +213,10 @@ def _checked_order(order: list[str], names: set[str]) -> tuple[str, ...]:
     unknown = [name for name in order if name not in names]
     absent = sorted(names - set(order))
     if unknown:
-        raise UserError(f"data.order: {unknown[0]!r} is no label of the training rows{did_you_mean(unknown[0], names)}")
+        raise UserError(
+            f"data.order: {unknown[0]!r} is no label of the training rows{did_you_mean(unknown[0], names)}; they have "
+            f"{', '.join(map(repr, sorted(names)[:_SHOWN]))}{' and more' * (len(names) > _SHOWN)}"
+        )
     if absent:
         raise UserError(f"data.order lacks {', '.join(map(repr, absent[:_SHOWN]))}, which training rows have")
     if len(set(order)) != len(order):

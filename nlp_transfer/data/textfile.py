@@ -19,7 +19,12 @@ _FOREIGN = {
     b"PK\x03\x04": "a zip archive (or a spreadsheet); unpack or export it first",
     b"\x1f\x8b": "gzip-compressed; unpack it first",
     b"PAR1\x15": "a Parquet file; give it the ending .parquet",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "a spreadsheet or document of an old Office; export it first",
+    b"version https://git-lfs": "what Git LFS puts in the place of a file; fetch that with `git lfs pull`",
+    b"<!DOCTYPE html": "a page of the web; download the file itself",
+    b"<html": "a page of the web, or a table saved as one; download or export the file itself",
 }
+_START = max(map(len, _FOREIGN))
 _MARKED = (  # byte order mark, the encoding that takes it away, encodings that read the same bytes otherwise
     (codecs.BOM_UTF8, "utf-8", ("utf-8-sig",)),
     (codecs.BOM_UTF16_LE, "utf-16", ("utf-32",)),
@@ -41,7 +46,7 @@ def decoded_lines(binary: BinaryIO, *, encoding: str, origin: str) -> Iterator[s
     text = io.TextIOWrapper(buffered, "utf-8-sig" if codec == "utf-8" else codec, errors="surrogateescape", newline="")
     number = 0
     try:
-        _check_start(buffered.peek(8)[:8], codec, origin)
+        _check_start(buffered.peek(_START)[:_START], codec, origin)
         for number, line in enumerate(text, 1):
             if not line.isascii() and (bad := _UNDECODED.search(line)):
                 raise UserError(_undecodable(f"{origin}:{number}", ord(bad.group()) - 0xDC00, bad.start() + 1, codec))

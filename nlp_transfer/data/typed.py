@@ -5,6 +5,7 @@ Each library is imported where it is needed. This file knows no role.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -143,12 +144,15 @@ def _table(data: Any, origin: str) -> Table:
     if pandas is not None and isinstance(data, pandas.DataFrame):
         return _from_frame(data, pandas, origin)
     if datasets is not None and isinstance(data, datasets.Dataset):
+        if data.format["type"] == "custom":
+            raise UserError(f"{origin} has a transform, of which nothing is kept; apply it with its method `map` first")
         rows, features = data.with_format("arrow"), data.features.to_dict()
         starts = range(0, max(1, len(rows)), CHUNK_ROWS)
         parts = (from_arrow(rows[at : at + CHUNK_ROWS], features, origin, first=at + 1) for at in starts)
         return joined(parts, origin)
     if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(row, Mapping) for row in data):
-        return from_records(data, range(1, len(data) + 1), origin)
+        records = [{name: _present(value) for name, value in row.items()} for row in data]
+        return from_records(records, range(1, len(data) + 1), origin)
     raise UserError(
         f"{origin}: rows of type {type(data).__name__} are not read; give a pandas DataFrame, a datasets.Dataset or "
         "DatasetDict (not streaming), a list of dicts, or a dict of split name to one of these"
@@ -168,9 +172,21 @@ def _from_frame(frame: Any, pandas: Any, origin: str) -> Table:
     return Table(columns, origin, list(range(1, len(frame) + 1)))
 
 
+def _present(value: Any) -> Any:
+    """Return a value of a mapping as `_from_frame` does: NaN, by which pandas says missing there too, becomes None."""
+    plain = _plain(value)
+    return None if isinstance(plain, float) and math.isnan(plain) else plain
+
+
 def _plain(value: Any) -> Any:
-    """Turn a NumPy scalar or array into Python values."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    """Turn NumPy scalars and arrays into Python values, in lists and mappings too."""
+    if isinstance(value, str | np.datetime64 | np.timedelta64):  # of a time there would be left a number
+        return str(value) if isinstance(value, np.str_) else value
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
 def from_arrow(rows: pa.Table, features: Any, origin: str, *, first: int = 1) -> Table:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from nlp_transfer.data.rows import text_fault
 from nlp_transfer.decision.rules import Marks, marks, names_of, ruled
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.decisions import abstains, decide, probabilities
@@ -80,21 +81,20 @@ class Labeller(ABC):
         """Return the logits, and the features, (texts, width), where a rule asks for them (`rules.needs_features`)."""
         return self.logits(texts, pairs), None
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
+    def predict(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Prediction]:
         """Return the label and the probabilities of every text, in order.
 
         Args:
-            texts: the texts.
+            texts: the texts: a list, a column of a DataFrame or Dataset, an array, whatever has an order.
             pairs: the second texts, where the model was trained on pairs; as many.
 
         Raises:
-            UserError: for one text instead of a list, or pairs where the model takes none, or none where it does.
+            UserError: for what is no row of texts, and pairs where the model takes none, or none where it does.
         """
-        if isinstance(texts, str) or isinstance(pairs, str):
-            raise UserError("predict takes a list of texts; put the one text into a list")
-        if not texts:
-            return []
-        return self.decided(*self.answers(texts, pairs))
+        first, second = _listed(texts, "texts"), None if pairs is None else _listed(pairs, "pairs")
+        if second is not None and len(second) != len(first):
+            raise UserError(f"predict: {len(first):,} texts and {len(second):,} pairs; each text needs its second one")
+        return self.decided(*self.answers(first, second)) if first else []
 
     def decided(self, logits: np.ndarray, features: np.ndarray | None) -> list[Prediction]:
         """Return what follows from `answers`."""
@@ -104,6 +104,23 @@ class Labeller(ABC):
         """Refuse pairs where the model was trained on single texts, and single texts where it was trained on pairs."""
         if (pairs is not None) != self.record.task.pair:
             raise UserError(f"the model was trained on {'pairs of texts' if self.record.task.pair else 'single texts'}")
+
+
+def _listed(given: Any, name: str) -> list[str]:
+    """Return texts as a list.
+
+    Raises:
+        UserError: for what has no order, or more than one column, and for an item that is no text.
+    """
+    if isinstance(given, str):
+        raise UserError(f"predict takes a list of {name}; put the one text into a list")
+    if not isinstance(given, Iterable) or isinstance(given, Mapping | Set) or getattr(given, "ndim", 1) != 1:
+        raise UserError(f"predict takes a list of {name}, or one column of a table, not a {type(given).__name__}")
+    texts = list(given)
+    for number, text in enumerate(texts):
+        if fault := text_fault(text):
+            raise UserError(f"predict: {name}[{number}]: {fault}")
+    return texts
 
 
 def _predictions(task: Task, logits: np.ndarray, said: Marks) -> list[Prediction]:

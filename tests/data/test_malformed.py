@@ -253,12 +253,25 @@ CASES = [
     Case("11-blank-lines", b"text,label\n\none,a\n\n\ntwo,b\n\n", [("one", "a"), ("two", "b")]),
     Case("12-semicolon", GOOD.replace(b",", b";"), error=r"train\.csv:1: .*set 'data\.delimiter=;'$"),
     Case("12-semicolon-declared", GOOD.replace(b",", b";"), [("one", "a"), ("two", "b")], settings={"delimiter": ";"}),
+    Case(
+        "12-excel-mark",
+        b"sep=;\r\n" + GOOD,
+        error=r"train\.csv:1 tells Excel .*delete this line, .*'data\.delimiter=;'$",
+    ),
+    Case("12-excel-mark-declared", b"sep=;\n" + GOOD, error=r"csv:1 tells Excel", settings={"delimiter": ";"}),
     Case("13-tab", GOOD.replace(b",", b"\t"), error=r"train\.csv:1: .*set 'data\.delimiter=\\t'$"),
     Case("13-tab-declared", GOOD.replace(b",", b"\t"), [("one", "a"), ("two", "b")], settings={"delimiter": r"\t"}),
     Case("13-tab-in-tsv", b"text\tlabel\nx, y\ta\ntwo\tb\n", [("x, y", "a"), ("two", "b")], name="train.tsv"),
     Case("13-delimiter-of-two", GOOD, error="data.delimiter=',,' must be one character", settings={"delimiter": ",,"}),
     Case("13-delimiter-empty", GOOD, error="data.delimiter='' must be one character", settings={"delimiter": ""}),
     Case("14-ragged-long", HEAD + b"one,a\ntwo, three,b\n", error=r"train\.csv:3: 3 cells where the header has 2"),
+    Case(
+        "14-empty-cells",
+        HEAD + b"one,a,,\n",
+        error=r"train\.csv:2: 4 cells .*; delete every ',' at the end of the rows",
+    ),
+    Case("14-columns-without-name", b"text,label,,\n", error=r"train\.csv:1: 2 columns have no name; give each one"),
+    Case("14-line-above", b"# made\n" + GOOD, error=r"train\.csv:2: 2 cells .*further down, delete what is above it"),
     Case("15-ragged-short", HEAD + b"one,a\ntwo\n", error=r"train\.csv:3: 1 cells .* column 'label'"),
     Case("16-unclosed-quote", GOOD + b'"three,a\nfour,b\n', error=r"train\.csv:4: a quote .* never closed"),
     Case("17-quote-inside", HEAD + b'a 5" disk,a\ntwo,b\n', [('a 5" disk', "a"), ("two", "b")]),
@@ -403,6 +416,11 @@ CASES = [
         error=r"test: 1 label .*'0': 1 row, first .*test\.csv:2",
     ),
     Case("37-floats-in-parquet", parquet({"text": ["p", "q"], "label": [1.0, 0.5]}), [("p", "1.0"), ("q", "0.5")]),
+    Case(
+        "37-nan-in-parquet",
+        parquet({"text": ["p", "q"], "label": [1.0, float("nan")]}),
+        error=r"parquet:2, column 'label': a decimal number \(nan\).*not finite",
+    ),
     Case("37-bools-in-parquet", parquet({"text": ["p", "q"], "label": [True, False]}), [("p", "true"), ("q", "false")]),
     Case("37-floats", lines(row("p", 1.0), row("q", 0.5)), [("p", "1.0"), ("q", "0.5")], name="train.jsonl"),
     Case("37-bools", lines(row("p", True), row("q", False)), [("p", "true"), ("q", "false")], name="train.jsonl"),
@@ -414,6 +432,12 @@ CASES = [
     ),
     Case("38-mixed-bool", lines(row("p", 1), row("q", True)), name="train.jsonl", error=r"jsonl:2.*true/false"),
     Case("38-mixed-in-lists", lines(row("p", ["1"]), row("q", [1])), name="train.jsonl", error=r"jsonl:2.*whole"),
+    Case(
+        "38-whole-and-decimal",
+        HEAD + b"p,1\nq,1.0\nr,2\ns,1\n",
+        [("p", "1"), ("q", "1.0"), ("r", "2"), ("s", "1")],
+        note=r"different classes here: '1' \(2 rows\), '1.0' \(1 rows\)",
+    ),
     Case(
         "39-conflict",
         HEAD + b"same,a\nother,b\nSame ,b\n",
@@ -462,6 +486,38 @@ CASES = [
         settings={"problem": "single_label"},
         error=r"train\.jsonl:1, column 'label': a list .* cannot be a label",
     ),
+    Case(
+        "41-lists-of-one",
+        lines(row("p", ["a"]), row("q", ["b"])),
+        [("p", ("a",)), ("q", ("b",))],
+        name="train.jsonl",
+        note="problem type multi_label, because the labels are lists, each of one label here",
+    ),
+    *(
+        Case(
+            f"41-numbers-{number}", lines(*rows), name="train.jsonl", error=r"jsonl:1, .*\] has a number for each label"
+        )
+        for number, rows in enumerate(
+            (
+                [row("p", [0, 1]), row("q", [1, 0])],
+                [row("p", [0.0, 1.0, 0.0]), row("q", [0.0, 0.0, 1.0])],
+                [row("p", [0.3, 0.7]), row("q", [0.1, 0.9])],
+                [row("p", [True, True]), row("q", [True, False])],
+            )
+        )
+    ),
+    Case(
+        "41-names-in-numbers",
+        lines(row("p", [0, 1]), row("q", [0, 1])),
+        [("p", ("0", "1"))] * 1 + [("q", ("0", "1"))],
+        name="train.jsonl",
+    ),
+    Case(
+        "41-list-cut-at-separator",
+        HEAD + b"p,\"['a', 'b']\"\nq,['b']\n",
+        settings={"label_separator": ","},
+        note="parts of a list written as text",
+    ),
     Case("41-text-multi", GOOD, settings={"problem": "multi_label"}, error=r"train\.csv:2, .*set data.label_separator"),
     Case(
         "42-broken-last-line",
@@ -494,6 +550,41 @@ CASES = [
     Case("42-array-in-jsonl", b'[{"text":"p","label":"a"}]\n', name="train.jsonl", error=r"train\.jsonl:1: .*\.json"),
     Case("42-no-object", lines(row("p", "a"), "q"), name="train.jsonl", error=r"train\.jsonl:2: .*not a JSON object"),
     Case(
+        "42-object-of-rows",
+        b'{"data": [{"text":"p","label":"a"}]}',
+        name="train.json",
+        error=r"one object, with 'data'",
+    ),
+    Case(
+        "42-object-of-columns",
+        b'{"text":{"0":"p"},"label":{"0":"a"}}\n',
+        name="train.json",
+        error=r"train\.json is one object, with 'text', 'label'; rows are an array of objects",
+    ),
+    Case(
+        "42-object-over-lines",
+        b'{"version": 1,\n "data": [{"text":"p","label":"a"}]}\n',
+        name="train.json",
+        error=r"train\.json is one object, with 'version', 'data'",
+    ),
+    Case(
+        "42-array-over-lines",
+        b'[\n{"text":"p","label":"a"}\n]',
+        name="train.jsonl",
+        error=r"jsonl:1: an array .*\.json$",
+    ),
+    Case("42-lines-in-csv", lines(row("p", "a")), error=r"train\.csv:1 is a JSON object .* the ending \.jsonl$"),
+    Case(
+        "42-two-in-a-line", b'{"a":1}{"a":2}\n', name="train.jsonl", error=r"jsonl:1: .*Extra data .*; a line holds one"
+    ),
+    Case("42-single-quotes", b"{'a': 1}\n", name="train.jsonl", error=r"jsonl:1: .*double quotes at character 2$"),
+    Case(
+        "42-no-known-key",
+        lines({"a": 1}),
+        name="train.jsonl",
+        error=r"jsonl: none .*known name: set data\.columns\.text",
+    ),
+    Case(
         "42-missing-key",
         lines(row("p", "a"), {"text": "q"}),
         name="train.jsonl",
@@ -509,6 +600,16 @@ CASES = [
         error=r"train\.jsonl:2: .*key 'text' appears more than once",
     ),
     Case("42-deep", b"[" * 100_000 + b"\n", name="train.jsonl", error=r"train\.jsonl:1: no valid JSON"),
+    Case(
+        "42-no-label-at-all",
+        extra("test", b"text,label\nx,\ny,\n"),
+        error=r"test\.csv:2, .*missing, as it is in all 2 rows",
+    ),
+    Case(
+        "42-no-label-column",
+        extra("test", b"text\nx\n"),
+        error=r"test\.csv has no column 'label'.* leave the test split",
+    ),
     Case("43-dictionary", arrow_labels("dictionary"), [("one", "b"), ("two", "a")]),
     Case(
         "43-timestamp",
@@ -541,6 +642,16 @@ CASES = [
     Case("46-zip", packed("zip"), error=r"train\.zip.*unpack"),
     Case("46-gz", packed("csv.gz"), error=r"train\.csv\.gz.*unpack"),
     Case("46-gz-renamed", renamed_gzip, error=r"train\.csv is gzip-compressed; unpack it first"),
+    *(
+        Case(f"46-foreign-{number}", start, error=rf"train\.csv is {kind}")
+        for number, (start, kind) in enumerate(
+            (
+                (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "what Git LFS puts in the place"),
+                (b"<!DOCTYPE html>\n<html>\n", "a page of the web"),
+                (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "a spreadsheet or document of an old Office"),
+            )
+        )
+    ),
     Case("46-parquet-renamed", renamed_parquet, error=r"train\.csv is a Parquet file"),
     Case("46-link", link, [("one", "a"), ("two", "b")]),
     Case("46-dangling-link", dangling, error=r"train\.csv is a link to .*gone\.csv, which does not exist"),
@@ -560,6 +671,12 @@ CASES = [
         GOOD,
         name="train.xlsx",
         error=r"files that end in '\.xlsx' are not read; known endings: \.csv",
+    ),
+    Case("46-no-ending", GOOD, name="train", error="train: files that end in nothing are not read"),
+    Case(
+        "47-as-many-labels-as-rows",
+        lambda folder: {"data": [row(f"text {n}", f"{n},5") for n in range(20)]},
+        error="each has a label of its own: .*with a decimal point",
     ),
     Case("48-four-rows", GOOD + b"three,a\nfour,b\n", [("one", "a"), ("two", "b"), ("three", "a"), ("four", "b")]),
 ]

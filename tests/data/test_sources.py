@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,51 @@ def test_a_parquet_file_whose_features_cannot_be_read_has_none(written: bytes, t
     table = pa.Table.from_pylist(SPLITS["train"]).replace_schema_metadata({"huggingface": written})
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
     assert read_rows(tmp_path / "rows.parquet", DataSettings()).columns["label"] == list("abababab")
+
+
+@pytest.mark.parametrize("kind", ["int64", "float64", "float32", "bool", "U1", "lists", "sets", "shares"])
+def test_numpy_values_in_mappings_are_what_they_are_in_a_frame(kind: str) -> None:
+    import pandas as pd
+
+    numbers = np.arange(8) % 2
+    labels: list[Any] = list(numbers.astype(kind)) if kind not in ("lists", "sets", "shares") else []
+    labels = labels or [
+        {"lists": numbers[: 1 + number], "sets": list(numbers[: 1 + number]), "shares": {"a": np.float32(number)}}[kind]
+        for number in numbers
+    ]
+    texts = np.array([f"text {n}" for n in range(8)])
+    records = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+    plain, framed = (read_splits(DataSettings(), data=data)["train"] for data in (records, pd.DataFrame(records)))
+    assert plain.columns == framed.columns
+    assert {type(cell) for cell in plain.columns["text"]} == {str}
+    assert "np." not in repr(plain.columns["label"])
+
+
+def test_a_time_of_numpy_is_no_number_and_nan_is_missing() -> None:
+    rows = [{"text": "one", "label": np.datetime64("2026-01-02", "ns")}, {"text": float("nan"), "label": np.nan}]
+    columns = read_splits(DataSettings(), data=rows)["train"].columns
+    assert columns == {"text": ["one", None], "label": [np.datetime64("2026-01-02", "ns"), None]}
+
+
+def test_a_transform_of_a_dataset_is_not_left_out_without_a_word() -> None:
+    import datasets
+
+    data = datasets.Dataset.from_dict({"text": ["one", "two"], "label": ["a", "b"]})
+    with pytest.raises(UserError, match=r"has a transform, .*`map`"):
+        read_splits(DataSettings(), data=data.with_transform(lambda rows: rows))
+
+
+def test_decimals_are_numbers(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    numbers = pa.array([Decimal(n) / 8 for n in range(24)], pa.decimal128(10, 3))
+    rows = pa.table({"text": [f"text {n}" for n in range(24)], "label": numbers, "weight": numbers})
+    pyarrow.parquet.write_table(rows, tmp_path / "rows.parquet")
+    corpus = load_corpus(DataSettings(train=str(tmp_path / "rows.parquet"), validation=str(tmp_path / "rows.parquet")))
+    assert corpus.task.problem == "regression"
+    wanted = [n / 8 for n in range(24)]
+    assert corpus.splits["train"].targets.tolist() == corpus.splits["train"].weights.tolist() == wanted
 
 
 def test_what_pandas_calls_missing_is_missing() -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -47,6 +49,53 @@ class Parity(Labeller):
         names = [self.record.task.labels[row] for row in logits.argmax(1)]
         several = self.record.task.problem == "multi_label"
         return [Prediction([name] if several else name, {"even": 0.25, "odd": 0.75}) for name in names]
+
+
+TEXTS = ["text 1", "text 2", "text 3"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        tuple,
+        np.array,
+        lambda texts: np.array(texts, object),
+        lambda texts: pd.Series(texts, index=[7, 7, 3][: len(texts)]),
+        lambda texts: pd.Series(texts, dtype="string"),
+        lambda texts: datasets.Dataset.from_dict({"text": texts})["text"],
+        lambda texts: (text for text in texts),
+    ],
+    ids=["tuple", "array", "objects", "series", "strings", "dataset", "generator"],
+)
+@pytest.mark.parametrize("texts", [TEXTS, []], ids=["texts", "none"])
+def test_texts_are_answered_in_their_order_whatever_holds_them(column, texts: list[str]):
+    assert Parity().predict(column(texts)) == Parity().predict(texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "error"),
+    [
+        ("text 1", "takes a list of texts; put the one text into a list"),
+        (None, "not a NoneType"),
+        ({"text": TEXTS}, "not a dict"),
+        (set(TEXTS), "not a set"),
+        (pd.DataFrame({"text": TEXTS}), "one column of a table, not a DataFrame"),
+        (np.array([TEXTS]), "not a ndarray"),
+        ([*TEXTS, None], r"texts\[3\]: 'None' is of type NoneType"),
+        (pd.Series([*TEXTS, None], dtype="string"), r"texts\[3\]: '<NA>' is of type NAType"),
+        ([*TEXTS, float("nan")], r"texts\[3\]: 'nan' is of type float"),
+        ([("text 1", "text 2")], r"texts\[0\]: .* is of type tuple"),
+        (["text \ud83d"], r"texts\[0\]: half of a surrogate pair"),
+    ],
+)
+def test_what_is_no_row_of_texts_is_refused_and_named(texts: Any, error: str):
+    with pytest.raises(UserError, match=error):
+        Parity().predict(texts)
+
+
+def test_as_many_second_texts_as_texts():
+    with pytest.raises(UserError, match="3 texts and 2 pairs"):
+        Parity(Task("single_label", ("even", "odd"), pair=True)).predict(TEXTS, TEXTS[:2])
 
 
 def write(path: Path, rows: int) -> Path:
