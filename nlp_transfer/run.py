@@ -163,7 +163,8 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Run:
-    """Return a finished run, compared with what there is now of what it was made from."""
+    """Return a finished run, whose model is whole, compared with what there is now of what it was made from."""
+    folder.check_model()
     folder.check_encoder(settings.encoder, screen.tell)
     try:
         others = lessons(settings, corpus)

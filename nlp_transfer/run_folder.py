@@ -17,6 +17,8 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from nlp_transfer import config
+from nlp_transfer.artefact.record import read_record
+from nlp_transfer.artefact.whole import check_whole
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
@@ -120,6 +122,17 @@ class RunFolder:
             UserError: if the run learned from others.
         """
         self._check("lessons", "sha256", sha256, "another teacher, or other texts without labels, than there are")
+
+    def check_model(self) -> None:
+        """Refuse to read a finished run back whose model is not as it was saved.
+
+        Raises:
+            UserError: naming the file that is missing, damaged or another one.
+        """
+        try:
+            check_whole(self.model, read_record(self.model))
+        except UserError as error:
+            raise UserError(f"{error}; overwrite=true does the run again") from error
 
     def _check(self, part: str, key: str, now: str, difference: str) -> None:
         """Refuse a finished run that was made from something else than there is now."""

@@ -107,7 +107,9 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
 
 
 def _read_back(place: Place, settings: Settings, screen: Screen) -> Outcome:
-    """Return how the tasks fare, compared with what there is now of what they learned from."""
+    """Return how the tasks fare, whose models are whole, compared with what there is now of what they learned from."""
+    for own in place.folders:
+        own.check_model()
     place.folder.check_data(place.union.corpus)
     place.folder.check_encoder(settings.encoder, screen.tell)
     place.folder.tidy()
