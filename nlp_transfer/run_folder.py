@@ -172,7 +172,7 @@ class RunFolder:
             try:
                 lock.acquire()
             except Timeout:
-                who = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+                who = owner.read_text(encoding="utf-8", errors="replace") if owner.is_file() else "another process"
                 raise UserError(f"{self.path} is being written by {who}; wait for it, or set output=...") from None
             owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         try:
@@ -298,8 +298,11 @@ class RunFolder:
     def forget_after(self, step: int, *, into: str) -> None:
         """Leave in a file of the run what was said up to a step, so that what goes on says nothing twice."""
         path, making = self.path / into, self.path / f".making-{into}"
+        said = (
+            path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        )  # whatever a disk made of it
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
+        for line in said.splitlines(keepends=True):
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
