@@ -19,7 +19,7 @@ from nlp_transfer import __version__
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.secrets import redacted
-from nlp_transfer.terminal.ending import USER_ERROR, leave_group, say, unexpected
+from nlp_transfer.terminal.ending import USER_ERROR, leave_group, open_streams, say, unexpected
 from nlp_transfer.verbs import VERBS, meta, models, one, runs, saved, tasks
 from nlp_transfer.verbs.keys import help_of
 
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # OpenMP threads that spin while they wait take the core from the thread they wait for, wherever others use the
     # machine too: a training step took 5 s instead of 2.5 s beside one busy process on two cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    open_streams()
     given = sys.argv[1:] if argv is None else argv
     if not given:
         _parser().print_help(sys.stderr)

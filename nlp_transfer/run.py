@@ -163,7 +163,8 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, *, whole: bool = True) -> Run:
-    """Return a finished run; for `whole` see ``RunFolder.recall``."""
+    """Return a finished run, whose model is whole; for `whole` see ``RunFolder.recall``."""
+    folder.check_model()
     report = folder.report()
     folder.recall(settings, corpus, screen, whole=whole)
     try:

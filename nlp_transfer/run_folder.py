@@ -18,6 +18,8 @@ from filelock import FileLock, Timeout
 
 from nlp_transfer import config
 from nlp_transfer.artefact.places import PAGES
+from nlp_transfer.artefact.record import read_record
+from nlp_transfer.artefact.whole import check_whole
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
@@ -139,6 +141,17 @@ class RunFolder:
         if others is not None:
             self._check("lessons", "sha256", others, "another teacher, or other texts without labels, than there are")
 
+    def check_model(self) -> None:
+        """Refuse to read a finished run back whose model is not as it was saved.
+
+        Raises:
+            UserError: naming the file that is missing, damaged or another one.
+        """
+        try:
+            check_whole(self.model, read_record(self.model))
+        except UserError as error:
+            raise UserError(f"{error}; overwrite=true does the run again") from error
+
     def _check(self, part: str, key: str, now: str, difference: str) -> None:
         """Refuse a finished run that was made from something else than there is now."""
         try:
@@ -177,7 +190,7 @@ class RunFolder:
             try:
                 lock.acquire()
             except Timeout:
-                who = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+                who = owner.read_text(encoding="utf-8", errors="replace") if owner.is_file() else "another process"
                 raise UserError(f"{self.path} is being written by {who}; wait for it, or set output=...") from None
             owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         try:
@@ -319,8 +332,10 @@ class RunFolder:
     def forget_after(self, step: int, *, into: str) -> None:
         """Leave in a file of the run what was said up to a step, so that what goes on says nothing twice."""
         path = self.path / into
+        # Whatever a disk made of it.
+        said = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []:
+        for line in said.splitlines(keepends=True):
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)

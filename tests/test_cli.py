@@ -742,6 +742,37 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert listing.wait() == 0
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here is always full")  # noqa: PTH110
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_under_standard_output_is_said(unbuffered: str):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        shown = subprocess.run(
+            [sys.executable, "-m", "nlp_transfer", "ls"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("nlp-transfer: standard output, or a temporary file, cannot be written: No space")
+    assert shown.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_are_missed_by_nobody(composing: Warm, tmp_path: Path, closed: str):
+    """Nor does a file that is opened later get the number of one, into which others then write."""
+    code = (
+        "import os, sys; number = {'<': 0, '>': 1, '2': 2}\n"
+        "for word in sys.argv[1].split(): os.close(number[word[0]]); "
+        "setattr(sys, ('stdin', 'stdout', 'stderr')[number[word[0]]], None)\n"
+        "from nlp_transfer.cli import main\n"
+        "status = main(['plan', '--cfg'])\n"
+        "assert status == 0 and sys.stdin.read() == '' and print() is None and print(file=sys.stderr) is None\n"
+        "assert open(os.devnull).fileno() > 2"
+    )
+    assert composing.run(code, closed, cwd=tmp_path).returncode == 0
+
+
 def test_our_own_mistakes_end_with_status_70_and_a_report_without_secrets(tmp_path: Path, monkeypatch, capfd):
     token = "hf_" + "a1B2" * 9
 

@@ -249,6 +249,27 @@ def test_a_run_whose_model_was_taken_away_is_done_again(tmp_path: Path):
     assert (adapt(settings, data=data_for("single_label")).folder / "model" / "model.safetensors").is_file()
 
 
+def test_a_run_whose_model_is_not_whole_is_not_read_back(tmp_path: Path):
+    tiny_encoder(tmp_path)
+    settings = settings_for(tmp_path, output=str(tmp_path / "runs"), strategy="probe")
+    model = adapt(settings, data=data_for("single_label")).folder / "model"
+    for name in ("model.safetensors", "config.json", "nlp_transfer.json", "tokenizer_config.json"):
+        path, content = model / name, (model / name).read_bytes()
+        for damage in (None, content[: len(content) // 2], content[:-1] + b"\x7f"):
+            if damage is None:
+                path.unlink()
+            elif name in ("model.safetensors", "nlp_transfer.json"):
+                path.write_bytes(damage)
+            else:  # what stands in these is told when the model is loaded
+                continue
+            with pytest.raises(UserError, match=rf"{name} .*overwrite=true does the run again"):
+                adapt(settings, data=data_for("single_label"))
+            path.write_bytes(content)
+    before = (model / "model.safetensors").stat().st_mtime_ns
+    adapt(settings, data=data_for("single_label"))
+    assert (model / "model.safetensors").stat().st_mtime_ns == before
+
+
 def test_other_rows_under_the_same_name_do_not_go_on(tmp_path: Path):
     _, wanted = stopped_run(tmp_path)
     rows = data_for("single_label")

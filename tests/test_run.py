@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -302,6 +303,16 @@ def test_the_same_settings_give_the_same_bits_and_another_seed_others(home: Path
     assert made[0].metrics == made[1].metrics
     if strategy != "probe":
         assert digest(made[0]) != digest(made[2])
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_a_run_learns_whether_its_caller_wants_gradients_or_not(home: Path, tmp_path: Path, without: Callable):
+    with without():
+        adapt(
+            settings_for(home, output=str(tmp_path), strategy="finetune", **{"training.max_steps": 1}),
+            data=data_for("single_label"),
+        )
+        assert not torch.is_grad_enabled()
 
 
 def test_a_finished_run_is_not_run_again_and_other_data_is_refused(home: Path, tmp_path: Path):

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.run_folder import STEPS, RunFolder
 from nlp_transfer.settings import EncoderSettings
 from tests.encoder.families import tiny_encoder
 
@@ -58,6 +59,22 @@ def test_figures_that_cannot_be_read_are_named(tmp_path, content):
     (finished(tmp_path).path / "metrics.json").write_text(content)
     with pytest.raises(UserError, match=r"metrics\.json .*overwrite=true does"):
         run_folder(tmp_path)
+
+
+def test_what_is_no_text_of_ours_is_no_line_and_names_nobody(tmp_path):
+    folder = finished(tmp_path)
+    folder.log(step=1)
+    with (folder.path / STEPS).open("ab") as lines:
+        lines.write(b'{"step": 1, "\xff\xfe\x00')  # as a disk left it
+    folder.forget_after(1, into=STEPS)
+    assert (folder.path / STEPS).read_text() == '{"step": 1}\n'
+    (folder.path / ".owner").write_bytes(b"process \xff")
+    with (
+        FileLock(folder.path / ".lock"),
+        pytest.raises(UserError, match="is being written by process"),
+        folder.locked(),
+    ):
+        pass
 
 
 def test_a_folder_that_cannot_be_is_named(tmp_path):

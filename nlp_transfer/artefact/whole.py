@@ -18,9 +18,19 @@ def check_files(folder: Path, record: Record) -> None:
         UserError: naming the file.
     """
     refuse_code(folder)
+    check_whole(folder, record)
+
+
+def check_whole(folder: Path, record: Record) -> None:
+    """Refuse a saved folder that lacks a file, or holds other weights than were saved.
+
+    Raises:
+        UserError: naming the file.
+    """
     _check_weights(folder, record)
     check_unknown(folder, record)
-    check_present(folder / "tokenizer_config.json")
+    for name in ("config.json",) * record.merged + ("tokenizer_config.json",):
+        check_present(folder / name)
 
 
 def refuse_code(folder: Path) -> None:

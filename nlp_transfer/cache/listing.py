@@ -40,14 +40,14 @@ def show(words: Sequence[str], settings: CacheSettings, *, everything: bool) -> 
     store = Store(folder, settings.gib * 2**30)
     try:
         entries = store.entries()
-        if verb == "ls":
-            return _list(store, entries)
-        if not names and not everything:
-            raise UserError("cache rm needs an ENTRY of `nlp-transfer cache ls`, or --all")
-        meant = {_meant(name, entries).key for name in names}
-        return _remove(store, [entry for entry in entries if everything or entry.key in meant])
+        if verb == "rm":
+            if not names and not everything:
+                raise UserError("cache rm needs an ENTRY of `nlp-transfer cache ls`, or --all")
+            meant = {_meant(name, entries).key for name in names}
+            return _remove(store, [entry for entry in entries if everything or entry.key in meant])
     except OSError as error:
         raise UserError(f"cache.folder={folder} cannot be used: {reason(error)}") from error
+    return _list(store, entries)
 
 
 def _list(store: Store, entries: list[Entry]) -> int:

@@ -229,6 +229,7 @@ def _learned(
         from nlp_transfer.preparation import prepare
         from nlp_transfer.strategies import Probe
         from nlp_transfer.terminal.progress import reading
+        from nlp_transfer.training.state import own_numbers
 
         probing = dataclasses.replace(
             settings,
@@ -237,12 +238,14 @@ def _learned(
             objective={"classify": ClassifySettings()},
             pretraining=PretrainingSettings(),
         )
-        prepared = prepare(probing, ready, Path(settings.output), tell=screen.tell)
-    with reading(screen, "encoding texts"):
-        for split in prepared.columns:
-            prepared.features(split)
-    with screen.busy("asking a probe about every label"):
-        found, told = doubting.doubts(prepared)
+    with own_numbers():
+        with screen.busy("loading the encoder"), for_good():
+            prepared = prepare(probing, ready, Path(settings.output), tell=screen.tell)
+        with reading(screen, "encoding texts"):
+            for split in prepared.columns:
+                prepared.features(split)
+        with screen.busy("asking a probe about every label"):
+            found, told = doubting.doubts(prepared)
     place = partial(_home, used.rows, tables)
     elsewhere = {
         (split, row) for split, rows in used.rows.items() for row in range(len(rows)) if place((split, row)) in known

@@ -37,22 +37,52 @@ def appearing(
         refused: what is raised where the disk does not take what is written.
 
     Raises:
-        UserError: if the folder cannot be written, or is something else, which would be replaced.
+        UserError: if the folder cannot be written, is being written by another process, or is something else, which
+            would be replaced.
     """
     check_free(folder, mark, what)
     making = folder.with_name(f".making-{folder.name}")
     try:
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir(parents=True)
-        yield making
-        share(making)
-        remove(folder)
-        making.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(making, ignore_errors=True)
-        if isinstance(error, refused):
-            raise UserError(f"the {what} cannot be saved in {folder}: {error}") from error
-        raise
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with alone(making, str(folder)):
+            try:
+                shutil.rmtree(making, ignore_errors=True)
+                making.mkdir()
+                yield making
+                share(making)
+                remove(folder)
+                making.rename(folder)
+            finally:
+                shutil.rmtree(making, ignore_errors=True)
+    except refused as error:
+        raise UserError(f"the {what} cannot be saved in {folder}: {error}") from error
+
+
+@contextmanager
+def alone(making: Path, name: str) -> Iterator[None]:
+    """Keep other processes from what is being made for the time of the block; the lock of a dead one is none.
+
+    Args:
+        making: the name that it has until it is complete; the lock lies beside it.
+        name: by which the user knows it.
+
+    Raises:
+        UserError: if another process is at it.
+        OSError: if no lock can be written there.
+    """
+    from filelock import FileLock, Timeout
+
+    path = making.with_name(f"{making.name}{LOCK}")
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{name} is being written by another process; wait for it, or name another") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # as long as it is ours
+        lock.release()
 
 
 def check_free(folder: Path, mark: str, what: str) -> None:

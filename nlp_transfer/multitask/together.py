@@ -111,6 +111,9 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
 
 
 def _read_back(place: Place, settings: Settings, screen: Screen) -> Outcome:
+    """Return how the tasks fare, whose models are whole, compared with what there is now of what they learned from."""
+    for own in place.folders:
+        own.check_model()
     place.folder.recall(settings, place.union.corpus, screen)
     return place.outcome()
 

@@ -7,11 +7,9 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TextIO
-
-from filelock import FileLock, Timeout
 
 from nlp_transfer.data.delimited import cell_writer
 from nlp_transfer.data.jsonl import json_line
@@ -21,7 +19,7 @@ from nlp_transfer.data.table import Table
 from nlp_transfer.data.task import Task
 from nlp_transfer.decision.labelling import Prediction
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import flush, reason
+from nlp_transfer.machine.disk import alone, flush, reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -193,7 +191,9 @@ def output(name: str, kind: str) -> Iterator[IO[Any]]:
         return
     target = expanded(name).resolve()  # a link stays one
     making = target.with_name(f".making-{target.name}")
-    with _alone(making, name):
+    with ExitStack() as held:
+        with _reached(name):
+            held.enter_context(alone(making, f"predict.output={name}"))
         try:
             file = io.BufferedWriter(_File(making, name))
             with file if kind == "parquet" else io.TextIOWrapper(file, encoding="utf-8", newline="") as out:
@@ -216,25 +216,6 @@ class _File(io.FileIO):
     def write(self, data: Any) -> int:
         with _reached(self._output):
             return super().write(data)
-
-
-@contextmanager
-def _alone(making: Path, name: str) -> Iterator[None]:
-    """Keep other processes from the file for the time of the block; the lock of a dead one is none."""
-    path = making.with_name(f"{making.name}.lock")
-    lock = FileLock(path, timeout=0)
-    with _reached(name):
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UserError(
-                f"predict.output={name} is being written by another process; wait for it, or name another file"
-            ) from None
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # as long as it is ours
-        lock.release()
 
 
 @contextmanager

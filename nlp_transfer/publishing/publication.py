@@ -141,15 +141,20 @@ def write_card(run: Path) -> None:
     """
     path = run / "model" / card.FILE
     facts = facts_of(run, read_record(run / "model"))
-    if not path.exists() or _is_ours(path, facts):
-        text = card.render(facts, card.Wishes())
-        write_whole(path, lambda making: making.write_text(text, encoding="utf-8"))
+    content = card.render(facts, card.Wishes())
+    if not path.exists() or (_is_ours(path, facts) and _said(path) != content):
+        write_whole(path, lambda making: making.write_text(content, encoding="utf-8"))
 
 
 def _is_ours(path: Path, facts: card.Facts) -> bool:
     """Return whether a card is as it was written, whatever has been exported before or since."""
     plain = card.render(dataclasses.replace(facts, exports=()), card.Wishes())
-    return card.without_exports(path.read_text(encoding="utf-8")) == plain
+    return card.without_exports(_said(path)) == plain
+
+
+def _said(path: Path) -> str:
+    """Return what a card says; who wrote another one may have written it in another encoding."""
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def facts_of(run: Path, record: Record) -> card.Facts:

@@ -1,7 +1,8 @@
-"""How a process ends that was started on the command line: what it says, with which status, and that all ranks end."""
+"""How a process begins and ends on the command line: its streams, what it says, its status, and that all ranks end."""
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -15,6 +16,16 @@ from nlp_transfer.secrets import redacted
 
 USER_ERROR = 2
 DEFECT = 70  # EX_SOFTWARE of sysexits.h
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # what nobody told of who was writing
+
+
+def open_streams() -> None:
+    """Open those standard streams that whoever started the process has closed; else files would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115, PTH123  # gets the lowest number that is free
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 def say(message: str, *, first: bool) -> None:
@@ -38,6 +49,11 @@ def unexpected(error: Exception, words: Sequence[str]) -> int:
         if is_lack_of_memory(error):
             say(f"memory does not suffice: {redacted(' '.join(str(error).split())[:300])}", first=rank() == 0)
             return USER_ERROR
+    if isinstance(error, OSError) and error.errno in _DISK:
+        what = error.filename or "standard output, or a temporary file,"
+        advice = "make room, or write elsewhere (TMPDIR names the folder of temporary files)"
+        say(f"{what} cannot be written: {error.strerror}; {advice}", first=rank() == 0)
+        return USER_ERROR
     said = redacted(traceback.format_exception_only(error)[-1].strip())
     report = _report(error, words)
     say(f"this is a mistake of nlp_transfer, not of yours: {said}; please report it with {report}", first=False)

@@ -137,11 +137,15 @@ class TrainingState:
 
 @contextmanager
 def own_numbers() -> Iterator[None]:
-    """Give the caller's random number generators back as they were; a run sets them to what its seed says."""
+    """Give the caller's random number generators back as they were; a run sets them to what its seed says.
+
+    Whether the caller wants gradients of its own is nothing to a run either.
+    """
     python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global one is the caller's
     with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
         try:
-            yield
+            with torch.inference_mode(mode=False), torch.enable_grad():
+                yield
         finally:
             random.setstate(python)
             np.random.set_state(arrays)  # noqa: NPY002

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -45,6 +46,16 @@ def test_entries_are_listed_last_used_first(store: Store, capfd):
     assert listed[KEYS[2]]["encoder"] is None
     assert err == ""
     assert list(listed).index(KEYS[0]) < list(listed).index(KEYS[1])
+
+
+def test_a_reader_that_leaves_early_is_no_error_of_the_folder(store: Store, monkeypatch: pytest.MonkeyPatch, capfd):
+    class Left(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Left())
+    assert main(["cache", "ls"]) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_a_terminal_shows_a_table(store: Store, monkeypatch: pytest.MonkeyPatch, capfd):

@@ -298,7 +298,8 @@ def test_numpy_values_in_mappings_are_what_they_are_in_a_frame(kind: str) -> Non
     ]
     texts = np.array([f"text {n}" for n in range(8)])
     records = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
-    plain, framed = (read_splits(DataSettings(), data=data)["train"] for data in (records, pd.DataFrame(records)))
+    sources = [read_source(DataSettings(), data=data) for data in (records, pd.DataFrame(records))]
+    plain, framed = (source.splits["train"] for source in sources)
     assert plain.columns == framed.columns
     assert {type(cell) for cell in plain.columns["text"]} == {str}
     assert "np." not in repr(plain.columns["label"])
@@ -306,7 +307,7 @@ def test_numpy_values_in_mappings_are_what_they_are_in_a_frame(kind: str) -> Non
 
 def test_a_time_of_numpy_is_no_number_and_nan_is_missing() -> None:
     rows = [{"text": "one", "label": np.datetime64("2026-01-02", "ns")}, {"text": float("nan"), "label": np.nan}]
-    columns = read_splits(DataSettings(), data=rows)["train"].columns
+    columns = read_source(DataSettings(), data=rows).splits["train"].columns
     assert columns == {"text": ["one", None], "label": [np.datetime64("2026-01-02", "ns"), None]}
 
 
@@ -315,7 +316,7 @@ def test_a_transform_of_a_dataset_is_not_left_out_without_a_word() -> None:
 
     data = datasets.Dataset.from_dict({"text": ["one", "two"], "label": ["a", "b"]})
     with pytest.raises(UserError, match=r"has a transform, .*`map`"):
-        read_splits(DataSettings(), data=data.with_transform(lambda rows: rows))
+        read_source(DataSettings(), data=data.with_transform(lambda rows: rows))
 
 
 def test_decimals_are_numbers(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import nlp_transfer
 from nlp_transfer.composing.shipped import shipped_names
@@ -36,6 +38,20 @@ def test_encoders_that_are_advised_are_shipped():
     advised = {name for kind in KINDS.values() for name in re.findall(r"encoder=(\w+)", kind.advice)}
     assert advised
     assert advised <= set(shipped_names("encoder"))
+
+
+def test_the_callers_random_numbers_are_as_they_were(known: Splits, encoder: Path):
+    def drawn() -> tuple:
+        return random.random(), np.random.random(), torch.rand(1).item()  # noqa: NPY002
+
+    def seeded() -> None:
+        random.seed(1), np.random.seed(2), torch.manual_seed(3)  # noqa: NPY002
+
+    seeded()
+    wanted = drawn()
+    seeded()
+    examined(known, **custom(encoder))
+    assert drawn() == wanted
 
 
 def test_a_sound_corpus_has_no_defects(sound: Splits):

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from nlp_transfer.machine.disk import locked, write_whole
+from nlp_transfer.errors import UserError
+from nlp_transfer.machine.disk import appearing, locked, write_whole
 
 
 @pytest.mark.parametrize("before", [None, "old"])
@@ -51,6 +52,21 @@ def test_who_does_not_wait_for_a_lock_has_none_and_who_waits_comes_after(tmp_pat
         order.append(("first", True))
     thread.join(10)
     assert order == [("first", True), ("other", True)]
+
+
+def test_of_two_that_write_one_folder_the_second_is_refused_and_leaves_the_first_alone(tmp_path: Path):
+    folder = tmp_path / "made"
+    (tmp_path / ".making-made.lock").write_text("of a process that was killed")
+    for content in ("first", "again"):
+        with appearing(folder, "mark", "thing") as making:
+            (making / "mark").write_text(content)
+            with (
+                pytest.raises(UserError, match=f"{folder} is being written by another process; wait for it"),
+                appearing(folder, "mark", "thing"),
+            ):
+                pytest.fail("both of them write")
+        assert (folder / "mark").read_text() == content
+        assert list(tmp_path.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("anew", [False, True])

@@ -175,12 +175,16 @@ def test_a_card_of_the_user_is_left_alone_and_a_lost_one_is_written_again(tmp_pa
     run = run_of(tmp_path, "single_label")
     path = run / "model" / "README.md"
     ours = path.read_text()
-    path.write_text("mine")
-    write_card(run)
-    assert path.read_text() == "mine"
+    for mine in (b"mine", "für mich".encode("latin-1")):
+        path.write_bytes(mine)
+        write_card(run)
+        assert path.read_bytes() == mine
     path.unlink()
     write_card(run)
     assert path.read_text() == ours
+    before = path.stat().st_mtime_ns
+    write_card(run)  # nor is a disk asked to take what it has
+    assert path.stat().st_mtime_ns == before
 
 
 def test_the_header_is_what_the_hub_knows(tmp_path: Path):
