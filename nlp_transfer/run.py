@@ -37,6 +37,8 @@ from nlp_transfer.trained import Trained, train
 from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from nlp_transfer.decision.labelling import Prediction
     from nlp_transfer.predicting.predict import Predictor
 
@@ -65,7 +67,7 @@ class Run:
 
         return Predictor(self.folder)
 
-    def predict(self, texts: list[str], pairs: list[str] | None = None) -> list[Prediction]:
+    def predict(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Prediction]:
         """Return label and probabilities of every text."""
         return self.predictor.predict(texts, pairs)
 

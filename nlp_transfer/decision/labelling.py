@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from nlp_transfer.data.textfile import SURROGATE
 from nlp_transfer.decision.rules import Marks, marks, names_of, ruled
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.decisions import abstains, decide, probabilities
@@ -80,18 +81,21 @@ class Labeller(ABC):
         """Return the logits, and the features, (texts, width), where a rule asks for them (`rules.needs_features`)."""
         return self.logits(texts, pairs), None
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
+    def predict(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Prediction]:
         """Return the label and the probabilities of every text, in order.
 
         Args:
-            texts: the texts.
+            texts: the texts: a list, an array, a column of a table.
             pairs: the second texts, where the model was trained on pairs; as many.
 
         Raises:
-            UserError: for one text instead of a list, or pairs where the model takes none, or none where it does.
+            UserError: for one text instead of a list, what is no text, or pairs where the model takes none, or none
+                where it does.
         """
-        if isinstance(texts, str) or isinstance(pairs, str):
-            raise UserError("predict takes a list of texts; put the one text into a list")
+        texts = _listed(texts, "texts")
+        pairs = None if pairs is None else _listed(pairs, "pairs")
+        if pairs is not None and len(pairs) != len(texts):
+            raise UserError(f"pairs: there are {len(pairs):,}, but {len(texts):,} texts; give one each")
         if not texts:
             return []
         return self.decided(*self.answers(texts, pairs))
@@ -104,6 +108,29 @@ class Labeller(ABC):
         """Refuse pairs where the model was trained on single texts, and single texts where it was trained on pairs."""
         if (pairs is not None) != self.record.task.pair:
             raise UserError(f"the model was trained on {'pairs of texts' if self.record.task.pair else 'single texts'}")
+
+
+def _listed(given: Iterable[str], name: str) -> list[str]:
+    """Return texts, or the second texts of pairs, as a list: of a column of a table or an array as well.
+
+    Raises:
+        UserError: for what has no texts, or none in an order, and with the place for what is no text: a tokenizer would
+            read a tuple as a pair.
+    """
+    if isinstance(given, str):
+        raise UserError("predict takes a list of texts; put the one text into a list")
+    in_order = isinstance(given, Iterable) and not isinstance(given, bytes | Mapping | Set)
+    if not in_order or getattr(given, "ndim", 1) != 1:
+        column = "; give the column that holds them" if isinstance(given, Iterable) else ""
+        raise UserError(f"predict takes a list of texts, and {name} is of type {type(given).__name__}{column}")
+    values = list(given)
+    for place, value in enumerate(values):
+        if not isinstance(value, str):
+            kind = type(value).__name__
+            raise UserError(f"{name}[{place}]: {str(value)[:40]!r} is of type {kind}; give it as a string")
+        if not value.isascii() and SURROGATE.search(value):
+            raise UserError(f"{name}[{place}]: half of a surrogate pair, which is no character")
+    return values
 
 
 def _predictions(task: Task, logits: np.ndarray, said: Marks) -> list[Prediction]:

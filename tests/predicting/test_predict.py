@@ -9,14 +9,19 @@ import sys
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from datasets import Dataset
 
 from nlp_transfer.cli import main
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.task import Task
 from nlp_transfer.decision.labelling import Prediction
+from nlp_transfer.errors import UserError
 from nlp_transfer.predicting.labelled import Cells
 from tests.place import furnish
+from tests.predicting.test_labelled import Parity
 
 ROWS, CHUNK = 1_000, 50
 
@@ -67,6 +72,53 @@ def test_the_labels_of_a_cell_can_be_told_apart():
             assert len(set(found)) == len(sets)
             read = [each.split("|") if each else [] for each in found] if joined else [*map(json.loads, found)]
             assert read == sets
+
+
+HOLDERS = {
+    "tuple": tuple,
+    "iterator": iter,
+    "array": np.array,
+    "objects": lambda texts: np.array(texts, object),
+    "series": lambda texts: pd.Series(texts, range(7, 7 + len(texts)), object),
+    "dataset": lambda texts: Dataset.from_dict({"text": texts})["text"],
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
+def test_texts_are_answered_whatever_holds_them(holder):
+    texts = ["row 1", "row 2", "row 3"]
+    assert [answer.label for answer in Parity().predict(holder(texts))] == ["odd", "even", "odd"]
+    assert Parity().predict(holder([])) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ("row 1", "takes a list of texts; put the one text into a list"),
+        (b"row 1", "takes a list of texts, and texts is of type bytes"),
+        (1, "takes a list of texts, and texts is of type int"),
+        ({"row 1"}, "takes a list of texts, and texts is of type set"),
+        ({"text": ["row 1"]}, "takes a list of texts, and texts is of type dict; give the column"),
+        (pd.DataFrame({"text": ["row 1"]}), "takes a list of texts, and texts is of type DataFrame; give the column"),
+        (Dataset.from_dict({"text": ["row 1"]}), r"texts\[0\]: .* is of type dict"),
+        (["row 1", None], r"texts\[1\]: 'None' is of type NoneType"),
+        (pd.Series(["row 1", float("nan")], dtype=object), r"texts\[1\]: 'nan' is of type float"),
+        ([b"row 1"], r"texts\[0\]: .* is of type bytes"),
+        ([("row", "1")], r"texts\[0\]: .* is of type tuple"),  # which a tokenizer reads as a pair
+        (["row \ud800"], r"texts\[0\]: half of a surrogate pair"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_its_place(texts, said: str):
+    with pytest.raises(UserError, match=said):
+        Parity().predict(texts)
+    if not isinstance(texts, str):
+        with pytest.raises(UserError, match=said.replace("texts is", "pairs is").replace("texts\\[", "pairs\\[")):
+            Parity().predict(["row 1"], texts)
+
+
+def test_every_text_of_pairs_has_a_second_one():
+    with pytest.raises(UserError, match="pairs: there are 1, but 2 texts"):
+        Parity().predict(["row 1", "row 2"], ["row 1"])
 
 
 @pytest.mark.slow
