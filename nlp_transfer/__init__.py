@@ -135,9 +135,16 @@ def load(folder: str | Path) -> Labeller:
 
 
 def _words(overrides: Sequence[str] | Mapping[str, Any], data: Any) -> list[str]:
-    """Return what the command line would take."""
-    from nlp_transfer.composing.words import from_mapping
+    """Return what the command line would take.
 
+    Raises:
+        UserError: for one word instead of a list.
+    """
+    from nlp_transfer.composing.words import from_mapping
+    from nlp_transfer.errors import UserError
+
+    if isinstance(overrides, str):
+        raise UserError(f"overrides={overrides!r}: put the one word into a list")
     words = from_mapping(overrides) if isinstance(overrides, Mapping) else list(overrides)
     return words if data is None else ["data=object", *words]
 

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from importlib import resources
 from typing import NoReturn
 
 from nlp_transfer import __version__
@@ -21,33 +20,7 @@ from nlp_transfer.machine.launch import is_main
 from nlp_transfer.secrets import redacted
 from nlp_transfer.terminal.ending import USER_ERROR, leave_group, open_streams, say, unexpected
 from nlp_transfer.verbs import VERBS, meta, models, one, runs, saved, tasks
-from nlp_transfer.verbs.keys import help_of
-
-EPILOG = """examples:
-  nlp-transfer adapt                                   the embedded data and encoder: a first look
-  nlp-transfer adapt strategy=lora data=files data.path=tickets.csv
-  nlp-transfer check data=files data.path=tickets.csv  duplicates, leaks, wrong labels, damage
-  nlp-transfer rank minilm e5 runs/NAME data=files data.path=tickets.csv
-  nlp-transfer compare data=files data.path=tickets.csv    which strategy, how many labels
-  nlp-transfer multitask emotion.csv irony.csv         several tasks, one encoder
-  nlp-transfer meta data=files data.path=intents.csv   an encoder for classes that come later
-  nlp-transfer plan intent data.path=tickets.csv       what would happen, nothing trained
-  nlp-transfer adapt strategy=probe,lora seed=1,2,3 --multirun       every combination; hydra/sweeper=optuna searches
-  nlp-transfer predict runs/NAME tickets.csv > labelled.csv
-  nlp-transfer serve runs/NAME serve.port=8000         label texts over HTTP
-  nlp-transfer demo runs/NAME                          a page in the browser, to try it
-  nlp-transfer evaluate runs/NAME data=files data.path=gold.csv
-  nlp-transfer push runs/NAME owner/name               on the Hub, private; --dry-run lists the files
-  nlp-transfer export runs/NAME export.format=onnx_int8
-  accelerate launch -m nlp_transfer adapt RECIPE key=value    on all GPUs
-`nlp-transfer VERB --help` lists the keys of a verb's own, `nlp-transfer plan --cfg` prints every key, the files in
-{conf} explain them; those in its launch/ are for `accelerate launch --config_file`."""
-
-WORDS = """words:
-  RECIPE    one of `nlp-transfer ls recipes`, or a .yaml file; none: the embedded data, full fine-tune
-  ENCODER   one of `nlp-transfer ls encoders`, a folder, a RUN, or owner/name@revision of the Hub
-  RUN       a folder that adapt has made, runs/NAME; predict, serve and demo take owner/name@revision of the Hub too
-  key=value strategy=lora chooses one of `nlp-transfer ls strategies`, training.epochs=3 changes a value"""
+from nlp_transfer.verbs.help import helping
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,15 +69,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(asked: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser; its help tells of the keys of the verb that is asked about."""
-    keys = help_of(asked) if asked else ""
-    verbs = "\n".join(f"  {verb:10}{help_}" for verb, (help_, _) in VERBS.items())
+    """Return the parser; its help is of the verb that is asked about."""
     parser = _Parser(
-        prog="nlp-transfer",
-        usage="nlp-transfer VERB [RECIPE | RUN] [key=value ...]",
-        description=f"Adapt a pretrained encoder to a text-classification task.\n\nverbs:\n{verbs}\n\n{WORDS}",
-        epilog="\n\n".join(filter(None, [keys, EPILOG.format(conf=resources.files("nlp_transfer.conf"))])),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="nlp-transfer", **helping(asked)._asdict(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", metavar="words", help=argparse.SUPPRESS)
@@ -119,6 +86,8 @@ def _parser(asked: str | None = None) -> argparse.ArgumentParser:
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Tell names and paths from overrides (``key=value``, ``+key=value``, ``~key``)."""
+    if stray := next((word for word in words if word.startswith("=") and not _is_name(word)), None):
+        raise UserError(f"{stray!r} stands alone: key=value is one word, without spaces around =")
     names = [word for word in words if _is_name(word)]
     return names, [word for word in words if word not in names]
 

@@ -39,6 +39,8 @@ from nlp_transfer.trained import Trained, train
 from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from nlp_transfer.decision.labelling import Prediction
     from nlp_transfer.predicting.predict import Predictor
 

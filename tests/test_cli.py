@@ -654,6 +654,8 @@ def test_an_interrupt_ends_with_status_130_and_a_commit(running: Warm, place: Pa
         (["cp", "intent", "mine.txt"], ".yaml"),
         (["evaluate", "tests"], "config.yaml"),
         (["adapt", "=3"], "key=value"),
+        (["plan", "strategy", "=", "probe"], "'=' stands alone: key=value is one word"),
+        (["plan", "strategy", "=probe"], "'=probe' stands alone: key=value is one word"),
         (["adapt", "data=files", "data.path=a=b.csv"], "a=b.csv does not exist"),
         (["adapt", "data=files", "data.path=é.csv"], "é.csv does not exist"),
         (["adapt", "data=files", "data.path=~draft.csv"], "~draft.csv does not exist"),
@@ -696,6 +698,7 @@ def test_the_help_of_a_verb_explains_its_own_keys(verb: str, capfd):
         main([verb, "--help"])
     shown = capfd.readouterr().out
     assert "nlp-transfer ls recipes" in shown
+    assert f"It takes {VERBS[verb][1]}." in " ".join(shown.split())
     groups = GROUPS_OF.get(verb, ())
     settings = to_plain(from_plain({}))
     keys = [f"{group}.{key}" for group in groups for key in settings[group]]
@@ -707,6 +710,14 @@ def test_the_help_of_a_verb_explains_its_own_keys(verb: str, capfd):
     assert listed == keys
     if verb == "predict":
         assert "  predict.output=-\n      file to write;" in shown
+
+
+@pytest.mark.parametrize("verb", [(), *((verb,) for verb in VERBS)])
+def test_the_help_fits_a_terminal_of_80_columns(verb: tuple[str, ...], capfd):
+    with pytest.raises(SystemExit, match="0"):
+        main([*verb, "--help"])
+    ours = capfd.readouterr().out.partition("`nlp-transfer VERB --help`")[0]  # behind that a folder of this machine
+    assert [line for line in ours.splitlines() if len(line) >= 80] == []
 
 
 def test_no_word_at_all_shows_the_help(capfd):

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import nlp_transfer
 from nlp_transfer.composing.shipped import GROUPS, shipped_names
 from nlp_transfer.composing.words import from_mapping, readable
 from nlp_transfer.config import compose, from_plain, run_id, to_plain, to_recipe, to_yaml
@@ -285,6 +286,8 @@ def test_a_key_has_one_value():
         (["training.epochs=many"], r"training\.epochs"),
         (["training.batch_size=2.5"], r"training\.batch_size"),
         (["strategy.lr=fast"], r"strategy\.lr"),
+        (["+strategy=probe"], r"of strategy one is chosen already; strategy=probe chooses another$"),
+        (["++data=files"], r"of data one is chosen already; data=files chooses another$"),
         (["+strategy.new=1"], r"strategy\.new is not a known key"),
         *(
             (["strategy=probe", f"+strategy.{key}=1"], rf"strategy\.{key} is not a known key; known here: solver, lr$")
@@ -343,6 +346,15 @@ def test_a_users_own_recipe_and_groups(tmp_path: Path):
     (tmp_path / "mine.yaml").write_text("defaults: [config, {override data: mine}, _self_]\nseed: 7\n")
     settings = compose(str(tmp_path / "mine.yaml"), ["training.epochs=1"])
     assert (settings.name, settings.seed, settings.data.path, settings.training.epochs) == ("mine", 7, "here.csv", 1)
+
+
+def test_what_is_no_recipe_and_no_list_of_words_is_told_apart():
+    with pytest.raises(
+        UserError, match=r"recipe=\['strategy=probe'\] is no name .*; overrides are the second argument"
+    ):
+        nlp_transfer.adapt(["strategy=probe"])
+    with pytest.raises(UserError, match="overrides='strategy=probe': put the one word into a list"):
+        nlp_transfer.adapt(None, "strategy=probe")
 
 
 def test_mappings_become_overrides():

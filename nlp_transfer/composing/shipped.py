@@ -18,10 +18,12 @@ def locate_recipe(recipe: str | None) -> tuple[Path, str]:
     """Return the folder and the stem of the YAML file a recipe name or path means.
 
     Raises:
-        UserError: for a file that does not exist or a name that is not shipped.
+        UserError: for a file that does not exist or a name that is not shipped, and for what is no name.
     """
     if recipe is None:
         return Path(str(resources.files(CONF))), "config"
+    if not isinstance(recipe, str | Path):
+        raise UserError(f"recipe={recipe!r} is no name of a recipe or file; overrides are the second argument")
     path = expanded(recipe)
     if path.suffix == ".yaml":
         if not path.is_file():

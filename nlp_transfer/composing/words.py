@@ -30,6 +30,8 @@ def readable(word: str, *, sweep: bool = False) -> str:
     refuse_functions(word)
     if key.lstrip("+~").startswith("hydra") and not sweep:
         raise UserError(f"{word}: the keys of Hydra itself are for --multirun")
+    if (group := key.lstrip("+")) in GROUPS and group != key:
+        raise UserError(f"{word}: of {group} one is chosen already; {group}={value} chooses another")
     parsed = _parsed(word)
     if parsed is None:
         return _as_text(word, key, value, sweep=sweep)

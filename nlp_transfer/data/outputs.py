@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from nlp_transfer.data.files import FORMATS
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.verb_settings import PredictSettings
@@ -12,13 +13,28 @@ from nlp_transfer.verb_settings import PredictSettings
 _LINKS = 40  # that are followed, as by the system
 
 
-def check_output(settings: PredictSettings, *, overwrite: bool) -> None:
+def check_output(settings: PredictSettings, kind: str, *, overwrite: bool) -> None:
     """Refuse an output that is the input, a folder or a device, or that is there already and may not be replaced.
+
+    A name that ends as that of another format than the one that is written is refused as well: whoever opens the file
+    goes by its name.
+
+    Args:
+        settings: the group `predict`.
+        kind: the format in which the rows are read, and written.
+        overwrite: whether a file that is there may be replaced.
 
     Raises:
         UserError: naming it.
     """
     name = f"predict.output={settings.output}"
+    written, ending = "csv" if kind == "text" else kind, Path(settings.output).suffix.lower()
+    named = FORMATS.get(ending, written)
+    if not {written, named} <= {"csv", "tsv"} and named != written and ending != Path(settings.input).suffix.lower():
+        raise UserError(
+            f"{name}: rows are written in the format they come in, which is {written}; name it "
+            f"{Path(settings.output).with_suffix(f'.{written}')}"
+        )
     target = expanded(settings.output).resolve()
     try:
         if not target.parent.is_dir():

@@ -30,4 +30,4 @@ def check_predict(settings: PredictSettings, *, overwrite: bool = False) -> None
     if settings.output == "-" and kind == "parquet":
         raise UserError("Parquet is no text for standard output: set predict.output=FILE.parquet")
     if settings.output != "-":
-        check_output(settings, overwrite=overwrite)
+        check_output(settings, kind, overwrite=overwrite)

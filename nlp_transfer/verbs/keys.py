@@ -16,7 +16,7 @@ GROUPS_OF = {
     "push": ("hub",),
 }
 _KEY = re.compile(r" {2}(\w+): (.+?) +# (.+)")
-_WIDTH = 100
+_WIDTH = 79
 
 
 def help_of(verb: str) -> str:

@@ -273,6 +273,29 @@ def test_parquet_is_not_for_streams(tmp_path: Path, monkeypatch, capfd, words: l
     assert said in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("source", "output", "better"),
+    [
+        ("rows.csv", "out.jsonl", "out.csv"),
+        ("rows.csv", "out.PARQUET", "out.csv"),
+        ("rows.jsonl", "out.csv", "out.jsonl"),
+        ("rows.jsonl", "out.json", "out.jsonl"),
+        ("rows.parquet", "out.csv", "out.parquet"),
+        ("rows.parquet", "out.jsonl", "out.parquet"),
+    ],
+)
+def test_a_name_that_says_another_format_is_refused(tmp_path: Path, source: str, output: str, better: str):
+    with pytest.raises(UserError, match=rf"{output}: rows are written .* name it .*{better}$"):
+        label(write(tmp_path / source, 3), tmp_path / output)
+    assert [path.name for path in tmp_path.iterdir()] == [source]
+
+
+@pytest.mark.parametrize("output", ["out.csv", "out.tsv", "out.txt", "out", "out.labelled"])
+def test_a_name_that_says_no_other_format_is_taken(tmp_path: Path, output: str):
+    label(write(tmp_path / "rows.csv", 3), tmp_path / output)
+    assert (tmp_path / output).read_text().startswith("text,n,prediction")
+
+
 def test_several_processes_have_no_standard_input(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="standard input cannot be read by several processes"):
