@@ -12,7 +12,6 @@ from nlp_transfer.evaluation.calibration import calibration_error, reliability
 from nlp_transfer.evaluation.metrics import per_label
 from nlp_transfer.inspection.near import near_some
 from nlp_transfer.reporting import measures
-from nlp_transfer.reporting.evidence import taken
 from nlp_transfer.reporting.rows import unseen, worst
 from tests.evaluation.conftest import make_case
 from tests.reporting.tasks import evidence
@@ -190,16 +189,6 @@ def test_near_texts_are_those_that_share_enough():
     asked = [texts[3].replace("here", "there"), "no such text at all", "", texts[0].upper()]
     assert near_some(texts, asked) == [True, False, False, True]
     assert near_some([], asked) == [False] * 4
-
-
-def test_taking_rows_takes_all_of_them():
-    told = evidence(pair=True, domains=True)
-    some = taken(told.examples, np.array([5, 1]))
-    assert some.ids == ["test-0005", "test-0001"]
-    assert some.pairs == ["is it late, 5?", "is it late, 1?"]
-    assert some.domains is not None
-    assert some.domains[1] == "chat"
-    assert len(some.targets) == len(some.weights) == 2
 
 
 @pytest.fixture(params=["single_label", "multi_label", "ordinal", "regression"])
