@@ -276,10 +276,11 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list
         columns["id"].append(item.relative_to(root).as_posix())
         files.append(str(item))
     if not files:
+        held = listed(unread, most=_SHOWN_FILES) or "nothing"
         raise UserError(
             f"{folder} has neither files called train.*, validation.*, test.* ({', '.join(FORMATS)}) nor folders of "
-            f".txt files, one folder a class; its folders hold {listed(unread, most=_SHOWN_FILES)}, but texts are read "
-            "from files that end in .txt only"
+            f".txt files, one folder a class; its folders hold {held}, but texts are read from files that end in .txt "
+            "only"
         )
     other += unread
     return Table(columns, str(folder), list(range(1, len(files) + 1)), files)
