@@ -592,6 +592,9 @@ CASES = [
     ),
     Case("42-null", lines(row("p", "a"), row(None, "b")), name="train.jsonl", error=r"train\.jsonl:2: nothing to read"),
     Case("42-nested", lines(row("p", "a"), row({"a": 1}, "b")), name="train.jsonl", error=r"train\.jsonl:2.*type dict"),
+    Case(
+        "42-infinite", b'{"text":"p","label":"a","n":1e400}\n', name="train.jsonl", error=r"jsonl:1: .*1e400 is larger"
+    ),
     Case("42-nan", b'{"text":"p","label":NaN}\n', name="train.jsonl", error=r"train\.jsonl:1: .*NaN is no JSON value"),
     Case(
         "42-duplicate-key",
