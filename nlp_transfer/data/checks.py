@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
@@ -21,6 +22,8 @@ _SHOWN = 3
 _IMBALANCE = 10  # times more rows in the largest class than in the smallest
 _SEPARATORS = ",;|"
 _LIST = "a list written as text; JSONL and Parquet hold lists"
+_NOTHING = {"nan", "<na>", "nat", "null", "n/a", "#n/a"}  # not "none" and "na", which name classes too
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 _JOINERS = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")
 _WHOLE = re.compile(r"\A([0-9]+)\.0+\Z")  # how pandas writes whole numbers of a column where some are missing
 
@@ -124,6 +127,13 @@ def label_set(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
             f"imbalance: {largest!r} has {train[largest]:,} training rows, {smallest!r} {train[smallest]:,}; macro-F1 "
             "shows what accuracy hides, data.class_weights=balanced weighs them alike",
         )
+    nothing = [name for name in task.labels if name.strip().casefold() in _NOTHING]
+    if nothing:
+        yield Finding(
+            "missing_label",
+            f"{_names(nothing)}: so programs write that there is none, but here it is a class",
+            _having("train", splits, nothing),
+        )
     single = [name for name in task.labels if train[name] == 1]
     if single:
         yield Finding("rare_label", f"{_names(single)}: one training row only", _having("train", splits, single))
@@ -142,15 +152,21 @@ def label_counts(rows: Rows) -> Counter[str]:
 
 
 def twins(task: Task, train: Counter[str]) -> dict[str, str]:
-    """Return label → the most frequent one that differs in case, in what joins its words, or as 1.0 from 1, only.
+    """Return label → the most frequent one that differs only in how it is written, see `_as_meant`."""
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for name in task.labels:
+        alike[_as_meant(name)].append(name)
+    best = {key: max(names, key=lambda name: train[name]) for key, names in alike.items()}
+    return {name: best[key] for key, names in alike.items() for name in names if name != best[key]}
+
+
+def _as_meant(name: str) -> str:
+    """Return a label without case, what joins its words or is not seen around them, and the zeros of 1.0.
 
     A sign before or behind a word tells labels apart, as in B and B-.
     """
-    alike: defaultdict[str, list[str]] = defaultdict(list)
-    for name in task.labels:
-        alike[_WHOLE.sub(r"\1", _JOINERS.sub("", name.strip().casefold()))].append(name)
-    best = {key: max(names, key=lambda name: train[name]) for key, names in alike.items()}
-    return {name: best[key] for key, names in alike.items() for name in names if name != best[key]}
+    words = unicodedata.normalize("NFC", name).strip().strip(_INVISIBLE).strip().casefold()
+    return _WHOLE.sub(r"\1", _JOINERS.sub("", words))
 
 
 def _twins(splits: Mapping[str, Rows], task: Task, train: Counter[str]) -> Iterator[Finding]:
@@ -158,11 +174,12 @@ def _twins(splits: Mapping[str, Rows], task: Task, train: Counter[str]) -> Itera
     for name, best in twins(task, train).items():
         groups[best].append(name)
     for best, names in groups.items():
-        listed = ", ".join(f"{name!r} ({train[name]:,} rows)" for name in task.labels if name in (best, *names))
+        shown = {name: repr(name) if unicodedata.is_normalized("NFC", name) else ascii(name) for name in (best, *names)}
+        listed = ", ".join(f"{shown[name]} ({train[name]:,} rows)" for name in task.labels if name in shown)
         yield Finding(
             "twin",
-            "labels that differ in case, white space, hyphens or a point and zeros only are different classes here: "
-            f"{listed}",
+            "labels that differ only in how they are written (case, white space, hyphens, zeros behind a point, what "
+            f"nobody sees) are different classes here: {listed}",
             tuple(place for split in splits for place in _having(split, splits, names)),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
@@ -153,7 +154,15 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value; write null for a missing one")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+def _held(digits: str) -> float:
+    """Return a number with a fraction or an exponent; one that would become infinite could not be written again."""
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:40]} is larger than a number can be here; write it as text")
+    return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=_held, parse_constant=_no_constant)
 
 
 def json_line(row: dict[str, Any]) -> str:

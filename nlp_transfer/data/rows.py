@@ -200,7 +200,8 @@ def rows_of(
         if role in roles and roles[role] not in table.columns:
             left_out = f"; rows without labels measure nothing: leave the {split} split out" * (role == "label")
             raise UserError(
-                f"{table.origin} has no column {roles[role]!r}, which is the {role} of the training rows{left_out}"
+                f"{table.origin} has no column {roles[role]!r}, which is the {role} of the training rows; its columns: "
+                f"{', '.join(map(repr, table.columns))}{left_out}"
             )
     if not len(table):
         raise UserError(f"{table.origin} has no rows")

@@ -18,6 +18,7 @@ from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import shares
 from nlp_transfer.errors import UserError
 
+_FEWEST = 20  # rows, from which a label of its own for each is no accident
 _DECILES = np.arange(0.1, 0.95, 0.1)
 
 
@@ -60,7 +61,7 @@ def carve(rows: Rows, share: float, *, split: str, problem: str) -> tuple[Sequen
             if counts[text] <= left:
                 left -= int(counts[text])
                 gone[text] = True
-    if not gone.any() and len(names) == len(rows):
+    if not gone.any() and len(names) == len(rows) >= _FEWEST:
         raise UserError(
             f"no {split} rows can be taken from the {len(rows):,} training rows, for each has a label of its own: name "
             "another column with data.columns.label=…, or write numbers that are to be predicted with a decimal point"

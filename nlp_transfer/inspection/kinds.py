@@ -48,6 +48,7 @@ KINDS = {
     ),
     "twin": Kind("warning", "write each label in one way", "the most frequent spelling stays"),
     "joined_label": Kind("warning", "say that rows have several labels"),
+    "missing_label": Kind("warning", "label these rows, or leave them out, unless it is the name of a class"),
     "rare_label": Kind("warning", "add rows, or leave these labels out"),
     "absent_label": Kind("warning", "add rows, or nothing is known of how well these labels are found"),
     "imbalance": Kind("note", "look at macro-F1; data.class_weights=balanced weighs labels alike"),

@@ -394,6 +394,14 @@ CASES = [
         note=r"different classes here: 'Pos' \(1 rows\), 'pos' \(1 rows\), 'pos ' \(1 rows\)",
     ),
     Case(
+        "35-variants-nobody-sees",
+        HEAD + "p,café\nq,cafe\u0301\nr,tea\ns,tea\u200b\n".encode(),
+        note=r"different classes here: 'cafe\\u0301' \(1 rows\), 'café' \(1 rows\)$",
+    ),
+    Case(
+        "35-missing-as-text", HEAD + b"p,a\nq,nan\nr,None\n", note="label 'nan': so programs write that there is none"
+    ),
+    Case(
         "36-gap-negative-huge",
         HEAD + b"p,10\nq,-1\nr,9\ns,123456789012345678901234567890\n",
         [("p", "10"), ("q", "-1"), ("r", "9"), ("s", "123456789012345678901234567890")],
@@ -592,6 +600,9 @@ CASES = [
     ),
     Case("42-null", lines(row("p", "a"), row(None, "b")), name="train.jsonl", error=r"train\.jsonl:2: nothing to read"),
     Case("42-nested", lines(row("p", "a"), row({"a": 1}, "b")), name="train.jsonl", error=r"train\.jsonl:2.*type dict"),
+    Case(
+        "42-infinite", b'{"text":"p","label":"a","n":1e400}\n', name="train.jsonl", error=r"jsonl:1: .*1e400 is larger"
+    ),
     Case("42-nan", b'{"text":"p","label":NaN}\n', name="train.jsonl", error=r"train\.jsonl:1: .*NaN is no JSON value"),
     Case(
         "42-duplicate-key",
@@ -608,7 +619,7 @@ CASES = [
     Case(
         "42-no-label-column",
         extra("test", b"text\nx\n"),
-        error=r"test\.csv has no column 'label'.* leave the test split",
+        error=r"test\.csv has no column 'label'.*; its columns: 'text'; .* leave the test split",
     ),
     Case("43-dictionary", arrow_labels("dictionary"), [("one", "b"), ("two", "a")]),
     Case(
