@@ -99,7 +99,7 @@ def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Sc
     folder.check_encoder(settings.encoder, screen.tell)
     folder.tidy()
     screen.console.print(f"{folder.path} is finished already; overwrite=true does it again")
-    return MetaRun(folder.path, Outcome.from_json(folder.result()["report"]))
+    return MetaRun(folder.path, folder.report_of(Outcome.from_json))
 
 
 @dataclass
