@@ -18,7 +18,7 @@ from nlp_transfer import __version__
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.secrets import redacted
-from nlp_transfer.terminal.ending import USER_ERROR, leave_group, open_streams, say, unexpected
+from nlp_transfer.terminal.ending import USER_ERROR, leave_group, leave_log, open_streams, say, unexpected
 from nlp_transfer.verbs import VERBS, meta, models, one, runs, saved, tasks
 from nlp_transfer.verbs.help import helping
 
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + getattr(stopped, "number", signal.SIGINT)  # as shells count
     finally:
         leave_group()
+        leave_log()
 
 
 class _Parser(argparse.ArgumentParser):

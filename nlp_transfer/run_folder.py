@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 PROFILE = "profile.json"
 STEPS, PACE = "metrics.jsonl", "pace.jsonl"  # what a run repeats to the bit, and what it does not
+
+
+_Figures = TypeVar("_Figures")
 
 
 class Figures(Protocol):
@@ -307,15 +310,22 @@ class RunFolder:
             raise UserError(f"{path} cannot be read ({error}); overwrite=true does the run again") from error
 
     def report(self) -> Report:
+        """Return the figures that `finish` wrote of a run that was measured beside floors; see `report_of`."""
+        return self.report_of(Report.from_json)
+
+    def report_of(self, from_json: Callable[[dict[str, Any]], _Figures]) -> _Figures:
         """Return the figures that `finish` wrote.
+
+        Args:
+            from_json: makes them of plain values.
 
         Raises:
             UserError: if the file cannot be read, or holds something else.
         """
         result = self.result()
         try:
-            return Report.from_json(result["report"])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            return from_json(result["report"])
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             said = f"{self.path / 'metrics.json'} holds no report that can be read ({error})"
             raise UserError(f"{said}; overwrite=true does the run again") from error
 

@@ -769,6 +769,16 @@ def test_a_full_disk_under_standard_output_is_said(unbuffered: str):
     assert shown.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here is always full")  # noqa: PTH110
+def test_a_log_on_a_full_disk_changes_no_status(composing: Warm, tmp_path: Path):
+    code = (
+        "import sys; sys.stderr = open('/dev/full', 'w', buffering=1)\n"
+        "from nlp_transfer.cli import main; from nlp_transfer.terminal.console import Screen\n"
+        "Screen(speaks=True).tell('all is well'); sys.exit(main(['predict', 'nowhere']))"
+    )
+    assert composing.run(code, cwd=tmp_path).returncode == 2
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed_are_missed_by_nobody(composing: Warm, tmp_path: Path, closed: str):
     """Nor does a file that is opened later get the number of one, into which others then write."""

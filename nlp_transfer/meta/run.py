@@ -92,7 +92,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> MetaRun:
     folder.recall(settings, corpus, screen)
-    return MetaRun(folder.path, Outcome.from_json(folder.result()["report"]))
+    return MetaRun(folder.path, folder.report_of(Outcome.from_json))
 
 
 @dataclass

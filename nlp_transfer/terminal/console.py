@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -47,7 +47,8 @@ class Screen:
         elif self.shows:
             self.console.print(sentence, style="yellow", soft_wrap=True)
         elif self.speaks:
-            print(_STEERING.sub("", f"nlp-transfer: {sentence}"), file=sys.stderr, flush=True)  # noqa: T201
+            with suppress(OSError):  # no work ends because its log lies on a full disk
+                print(_STEERING.sub("", f"nlp-transfer: {sentence}"), file=sys.stderr, flush=True)  # noqa: T201
 
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:

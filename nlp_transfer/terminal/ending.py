@@ -10,6 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 from nlp_transfer.machine.launch import give_way, rank
 from nlp_transfer.secrets import redacted
@@ -33,7 +34,16 @@ def say(message: str, *, first: bool) -> None:
     if not first:
         give_way()
     who = f"nlp-transfer (process {rank()})" if rank() else "nlp-transfer"
-    print(f"{who}: {message}", file=sys.stderr)  # noqa: T201
+    with suppress(OSError):  # a log on a full disk; the status says it all the same
+        print(f"{who}: {message}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def leave_log() -> None:
+    """Leave a log that takes no more, or the interpreter tries once more and ends with a status of its own."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
 
 
 def unexpected(error: Exception, words: Sequence[str]) -> int:

@@ -223,6 +223,17 @@ def test_a_finished_run_is_read_back(home: Path, tmp_path: Path):
     assert meta_learn(settings, *rows_of(settings, silent), silent) == run
     plan = json.loads((run.folder / "plan.json").read_text())
     assert (plan["steps"], plan["groups"][0]["lr"]) == (5, 1e-3)
+    metrics = run.folder / "metrics.json"
+    figures = json.loads(metrics.read_text())
+    for damage in (
+        {"report": {}},
+        {"report": None},
+        {"report": {**figures["report"], "gains": [{"shots": 1, "before": 2}]}},
+    ):
+        metrics.write_text(json.dumps(figures | damage))
+        with pytest.raises(UserError, match=r"metrics\.json holds no report .*overwrite=true does the run again"):
+            run_of(home, tmp_path / "runs", **own)
+    metrics.write_text(json.dumps(figures))
     write_csv(tmp_path / "intents.csv", intents(each=11))
     with pytest.raises(UserError, match="other data than"):
         run_of(home, tmp_path / "runs", **own)
