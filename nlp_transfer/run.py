@@ -30,6 +30,7 @@ from nlp_transfer.plan import head_words, render
 from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.publishing import publication, verification
+from nlp_transfer.recalling import check_model, recall
 from nlp_transfer.reporting import pages
 from nlp_transfer.reporting.evidence import Measured
 from nlp_transfer.run_folder import RunFolder
@@ -165,10 +166,10 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, *, whole: bool = True) -> Run:
-    """Return a finished run, whose model is whole; for `whole` see ``RunFolder.recall``."""
-    folder.check_model()
+    """Return a finished run, whose model is whole; for `whole` see ``recalling.recall``."""
+    check_model(folder)
     report = folder.report()
-    folder.recall(settings, corpus, screen, whole=whole)
+    recall(folder, settings, corpus, screen, whole=whole)
     try:
         _describe(folder)
     except UserError as error:  # the run is there all the same

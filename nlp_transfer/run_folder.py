@@ -11,17 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from nlp_transfer import config
 from nlp_transfer.artefact.places import PAGES
-from nlp_transfer.artefact.record import read_record
-from nlp_transfer.artefact.whole import check_whole
 from nlp_transfer.data.corpus import Corpus
-from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.machine.disk import flush, reason, remove, room, write_json, write_whole
@@ -29,12 +26,8 @@ from nlp_transfer.machine.launch import is_main
 from nlp_transfer.machine.versions import environment
 from nlp_transfer.plan import Plan
 from nlp_transfer.pretraining.made import remove_spare
-from nlp_transfer.settings import EncoderSettings, Settings
-from nlp_transfer.teaching import lessons
+from nlp_transfer.settings import Settings
 from nlp_transfer.training import checkpoint
-
-if TYPE_CHECKING:
-    from nlp_transfer.terminal.console import Screen
 
 PROFILE = "profile.json"
 STEPS, PACE = "metrics.jsonl", "pace.jsonl"  # what a run repeats to the bit, and what it does not
@@ -87,25 +80,6 @@ class RunFolder:
         """Return whether the run is read back instead of done."""
         return self.is_whole and not settings.overwrite
 
-    def recall(self, settings: Settings, corpus: Corpus, screen: Screen, *, whole: bool = True) -> None:
-        """Take a finished run as it is, compared with what there is now of what it was made from.
-
-        Args:
-            settings: of the run.
-            corpus: its rows that there are now.
-            screen: is told so, and what cannot be found now: the run is there all the same.
-            whole: whether these are all of its rows; else they are not compared.
-
-        Raises:
-            UserError: if the run was made from something else.
-        """
-        if whole:
-            self.check_data(corpus)
-        self.check_encoder(settings.encoder, screen.tell)
-        self._check_lessons(settings, corpus, screen.tell)
-        self.tidy()
-        screen.console.print(f"{self.path} is finished already; overwrite=true does it again")
-
     def check_data(self, corpus: Corpus) -> None:
         """Refuse to read a finished run back for other rows.
 
@@ -115,48 +89,20 @@ class RunFolder:
         Raises:
             UserError: if the run was made from others.
         """
-        self._check("data", "fingerprint", corpus.fingerprint, f"other data than {corpus.source} holds")
+        self.check_made_from("data", "fingerprint", corpus.fingerprint, f"other data than {corpus.source} holds")
 
-    def check_encoder(self, settings: EncoderSettings, tell: Callable[[str], None]) -> None:
-        """Refuse to read a finished run back for an encoder that has other weights now.
+    def check_made_from(self, part: str, key: str, now: str, difference: str) -> None:
+        """Refuse to read a finished run back that was made from something else than there is now.
 
         Args:
-            settings: of the encoder, by which it is looked for now.
-            tell: is told where it cannot be found: the run is there all the same.
+            part: of metrics.json.
+            key: of that part.
+            now: what the key would say of a run that were made now.
+            difference: what the run was made from, in words.
 
         Raises:
-            UserError: if the run was made from other weights.
+            UserError: saying so, or that the key is missing.
         """
-        try:
-            source = locate(settings)
-        except UserError as error:
-            tell(f"not compared with the encoder, which cannot be found now: {error}")
-            return
-        self._check("encoder", "sha256", source.sha256, "other encoder weights than the same name stands for")
-
-    def _check_lessons(self, settings: Settings, corpus: Corpus, tell: Callable[[str], None]) -> None:
-        """Refuse to read a finished run back for another teacher, or other texts without labels."""
-        try:
-            others = lessons(settings, corpus)
-        except UserError as error:
-            tell(f"not compared with the teacher, which cannot be found now: {error}")
-            return
-        if others is not None:
-            self._check("lessons", "sha256", others, "another teacher, or other texts without labels, than there are")
-
-    def check_model(self) -> None:
-        """Refuse to read a finished run back whose model is not as it was saved.
-
-        Raises:
-            UserError: naming the file that is missing, damaged or another one.
-        """
-        try:
-            check_whole(self.model, read_record(self.model))
-        except UserError as error:
-            raise UserError(f"{error}; overwrite=true does the run again") from error
-
-    def _check(self, part: str, key: str, now: str, difference: str) -> None:
-        """Refuse a finished run that was made from something else than there is now."""
         try:
             before = str(self.result()[part][key])
         except (KeyError, TypeError):

@@ -12,6 +12,7 @@ from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
+from nlp_transfer.recalling import check_encoder
 from nlp_transfer.run_folder import STEPS, RunFolder
 from nlp_transfer.settings import EncoderSettings
 from tests.encoder.families import tiny_encoder
@@ -37,12 +38,12 @@ def test_a_run_over_other_encoder_weights_is_not_read_back(tmp_path):
     encoder, told = EncoderSettings(name=str(tiny_encoder(tmp_path))), list[str]()
     folder = finished(tmp_path / "runs", encoder={"sha256": locate(encoder).sha256})
     assert folder.is_finished
-    folder.check_encoder(encoder, told.append)
+    check_encoder(folder, encoder, told.append)
     assert told == []
     other = tiny_encoder(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match=r"other encoder weights .*sha256 .*, now .*overwrite=true"):
-        folder.check_encoder(EncoderSettings(name=str(other)), told.append)
-    folder.check_encoder(EncoderSettings(name=str(tmp_path / "gone")), told.append)  # the run is there all the same
+        check_encoder(folder, EncoderSettings(name=str(other)), told.append)
+    check_encoder(folder, EncoderSettings(name=str(tmp_path / "gone")), told.append)
     assert len(told) == 1
     assert told[0].startswith("not compared with the encoder, which cannot be found now: ")
 

@@ -18,6 +18,7 @@ from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.machine.disk import write_whole
 from nlp_transfer.preparation import prepare
 from nlp_transfer.pretraining.further import pretrained
+from nlp_transfer.recalling import recall
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.trained import train
 from nlp_transfer.training.peak import forget_peak, peak_megabytes
@@ -100,7 +101,7 @@ def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> Answers:
-    folder.recall(settings, corpus, screen)
+    recall(folder, settings, corpus, screen)
     return _read(folder)
 
 

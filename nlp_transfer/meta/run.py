@@ -26,6 +26,7 @@ from nlp_transfer.meta.loop import fit, steps_of
 from nlp_transfer.meta.made import write_encoder
 from nlp_transfer.meta.measuring import Gain, Outcome, asked_of, right
 from nlp_transfer.preparation import Prepared, prepare
+from nlp_transfer.recalling import recall
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
@@ -91,7 +92,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> MetaRun:
-    folder.recall(settings, corpus, screen)
+    recall(folder, settings, corpus, screen)
     return MetaRun(folder.path, folder.report_of(Outcome.from_json))
 
 

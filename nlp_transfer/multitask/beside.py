@@ -22,6 +22,7 @@ from nlp_transfer.machine.launch import is_main
 from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
 from nlp_transfer.multitask.together import adapt_together, located
 from nlp_transfer.predicting.predict import opened
+from nlp_transfer.recalling import check_encoder
 from nlp_transfer.run import adapt
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.settings import Settings, TrackingSettings
@@ -112,7 +113,7 @@ def _is_kept(folder: RunFolder, settings: Settings, tell: Callable[[str], None])
     """Return whether the answers of a training need not be had again."""
     if settings.overwrite or not folder.is_finished or not (folder.path / _ANSWERS).is_file():
         return False
-    folder.check_encoder(settings.encoder, tell)
+    check_encoder(folder, settings.encoder, tell)
     return True
 
 

@@ -23,6 +23,7 @@ from nlp_transfer.multitask.outcome import Learned, Outcome
 from nlp_transfer.multitask.union import TRAIN, Union, union_of
 from nlp_transfer.plan import Plan, render
 from nlp_transfer.preparation import Prepared, prepare
+from nlp_transfer.recalling import check_model, recall
 from nlp_transfer.run import conclude
 from nlp_transfer.run_folder import RunFolder
 from nlp_transfer.terminal.progress import reading
@@ -113,8 +114,8 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
 def _read_back(place: Place, settings: Settings, screen: Screen) -> Outcome:
     """Return how the tasks fare, whose models are whole, compared with what there is now of what they learned from."""
     for own in place.folders:
-        own.check_model()
-    place.folder.recall(settings, place.union.corpus, screen)
+        check_model(own)
+    recall(place.folder, settings, place.union.corpus, screen)
     return place.outcome()
 
 

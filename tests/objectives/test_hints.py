@@ -225,7 +225,7 @@ class Answering:
     @property
     def record(self):
         labels = tuple(sorted({row["label"] for row in data_for("single_label")["train"]}))
-        return type("Record", (), {"task": Task("single_label", labels, False, None)})
+        return type("Record", (), {"task": Task("single_label", labels, False, None), "risk_curve": None})
 
     def deciding_by(self, _):
         return self
