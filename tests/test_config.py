@@ -424,6 +424,13 @@ ELSEWHERE = ["data=files", "data.path=no/such.csv"]
         (["adapt", "data=files", "data.train=README.md", "data.test=no/such.csv"], "data.test: no/such.csv"),
         (["plan", "data.validation_share=2"], "data.validation_share=2.0"),
         (["predict", "tests", "no/such.csv"], "no/such.csv does not exist"),
+        (["predict", "tests", "data=files", "data.path=README.md"], "data=files: a saved model answers as it was made"),
+        (
+            ["predict", "tests", "README.md", "data.empty=drop"],
+            "the rows are a word of their own: nlp-transfer predict",
+        ),
+        (["serve", "tests", "strategy=lora"], "strategy=lora: a saved model answers as it was made, and serve"),
+        (["demo", "tests", "training.epochs=3"], "and demo would not read this; take it away"),
         (["predict", "tests", "predict.format=xml"], "predict.format='xml'"),
         (["predict", "tests", "evaluation.batch_tokens=0"], "evaluation.batch_tokens=0"),
     ],
