@@ -42,6 +42,7 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
     from nlp_transfer.settings import ContinualSettings, PretrainingSettings
 
     trained, settings = (config.compose(str(run / "config.yaml"), words) for words in ([], _as_saved(overrides)))
+    _refuse_another_model("evaluate", overrides)
     # Nothing learns.
     still = dataclasses.replace(settings, pretraining=PretrainingSettings(), continual=ContinualSettings())
     check(dataclasses.replace(still, objective={"classify": ClassifySettings()}))
@@ -58,6 +59,14 @@ def evaluate(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str
     if settings.report.output:
         screen.console.print(f"All about these figures: {settings.report.output}", soft_wrap=True)
     return {"folder": str(folder), "report": report.to_json()}
+
+
+def _refuse_another_model(verb: str, overrides: Sequence[str]) -> None:
+    """Refuse words of another model or training: the figures of the saved one would be taken for its."""
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        if key.partition(".")[0] in ("encoder", "strategy", "objective", "training") and key != "training.precision":
+            raise UserError(f"{word}: the model is the saved one, and {verb} would not read this; take it away")
 
 
 def _refuse_limits(trained: Settings, settings: Settings, overrides: Sequence[str]) -> None:
@@ -87,6 +96,7 @@ def export(folder: Path, overrides: Sequence[str], screen: Screen) -> dict[str, 
 
     run = run_of(folder)
     settings = config.compose(str(run / "config.yaml") if run else None, _as_saved(overrides))
+    _refuse_another_model("export", overrides)
     check_export(settings.export)
     check_decision(settings.decision)
     with screen.busy("starting"), for_good():
