@@ -67,14 +67,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def close_key(key: str, known: Sequence[str]) -> str:
-    """Return a question after the key that may be meant: one of the same group, or of the same name in another."""
+    """Return a question after the key that may be meant: one of the same group, or of the same name in another.
+
+    Of several of the same name that is the one of the training itself.
+    """
     group, _, last = key.rpartition(".")
     parts = {each: each.rpartition(".") for each in known if each != "strategy.name"}
     beside = {name: each for each, (own, _, name) in parts.items() if own == group}
     if not beside:
         return did_you_mean(key, parts)
     close = [beside[name] for name in difflib.get_close_matches(last, beside, n=1)]
-    close += [each for each, (*_, name) in parts.items() if name == last]
+    same = [each for each, (*_, name) in parts.items() if name == last]
+    close += sorted(same, key=lambda each: not each.startswith(("strategy.", "training.")))
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

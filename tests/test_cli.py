@@ -101,6 +101,16 @@ def test_evaluate_repeats_the_runs_figures_and_takes_other_rows(place: Path, tmp
     assert "nonsense" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("word", ["encoder=bert", "strategy=lora", "objective=contrast", "training.epochs=9"])
+@pytest.mark.parametrize("verb", ["evaluate", "export", "predict"])
+def test_figures_of_a_saved_model_are_not_given_for_another(place: Path, capfd, verb: str, word: str):
+    assert main([verb, run_of(place), word]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert f"{word}: " in err
+    assert f"{verb} would not read this; take it away" in err
+
+
 def test_evaluate_says_which_rows_the_model_learned_from(place: Path, tmp_path: Path, capfd):
     learned = list(csv.DictReader((place / "data" / "train.csv").open(newline="")))[:3]
     fresh = [row | {"text": f"{row['text']} as nobody wrote before {number}"} for number, row in enumerate(learned)]

@@ -37,9 +37,9 @@ def readable(word: str, *, sweep: bool = False) -> str:
         return _as_text(word, key, value, sweep=sweep)
     if parsed.is_sweep_override():
         if not sweep:
+            value_of_one = f"; as a list: '{key}=[{value}]'; as one text: {typed(key, value)}"
             raise UserError(
-                f"{word} names several values: add --multirun for a run each; as a list: '{key}=[{value}]'; as one "
-                f"text: {typed(key, value)}"
+                f"{word} names several values: add --multirun for a run each{'' if key in GROUPS else value_of_one}"
             )
         return word
     found = parsed.value()

@@ -285,8 +285,9 @@ def _notes(
     if len(weights) < _FEW_ROWS:
         notes.append(f"Only {counted(len(weights), 'row')}: the intervals themselves are rough.")
     if any(figures.value == figures.low == figures.high == 1 for figures in rows[0].intervals.values()):
-        # the bootstrap cannot draw an error that is not there; 3 / n is the 95 % bound ("rule of three")
-        notes.append(f"No error seen is not no error: up to {3 / len(weights):.1%} of new rows may still be wrong.")
+        # the bootstrap cannot draw an error that is not there; this is the share that n rows hide in 5 of 100 cases
+        hidden = 1 - 0.05 ** (1 / len(weights))
+        notes.append(f"No error seen is not no error: up to {hidden:.1%} of new rows may still be wrong.")
     if (weights != 1).any():
         notes.append("Rows count by their weight; support is a sum of weights.")
     absent = [label.name for label in labels if not label.support]

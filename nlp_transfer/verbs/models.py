@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
-from nlp_transfer.verbs import VERBS, alone, emit, one, screen_of_main
+from nlp_transfer.verbs import VERBS, alone, emit, one, screen_of_main, unread
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
     from nlp_transfer.terminal.console import Screen
     from nlp_transfer.verb_settings import HubSettings
+
+# What counts where a saved model answers, and what changes no answer.
+_READ = (
+    *("predict", "serve", "demo", "decision", "evaluation.batch_tokens", "training.precision"),
+    *("data.columns", "data.columns.text", "data.columns.text_pair", "data.encoding", "data.delimiter"),
+    *("name", "seed", "output", "overwrite", "resume", "verify", "cache", "tracking"),
+)
 
 
 def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
@@ -25,7 +32,7 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     folder = run_folder(words[:1], "predict")
     if len(words) > 2:
         raise UserError(f"predict takes {VERBS['predict'][1]}; {words[2]!r} is too much")
-    settings = _settings(overrides)
+    settings = _settings("predict", overrides)
     from nlp_transfer.predicting.checks import check_predict
 
     wanted = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
@@ -142,17 +149,26 @@ def _hosted(verb: str, words: list[str], overrides: list[str]) -> tuple[Path, Se
     from nlp_transfer.serving.host import check_installed
 
     check_installed(verb)
-    return run_folder(words, verb), _settings(overrides), words[0]
+    return run_folder(words, verb), _settings(verb, overrides), words[0]
 
 
-def _settings(overrides: Sequence[str]) -> Settings:
-    """Return settings whose groups are checked by which any saved model answers."""
+def _settings(verb: str, overrides: Sequence[str]) -> Settings:
+    """Return settings whose groups are checked by which any saved model answers.
+
+    Raises:
+        UserError: for a value that cannot be, and for a word that would change nothing: who typed it expects it to.
+    """
     from nlp_transfer import config
     from nlp_transfer.checks import check_decision, check_evaluation, check_training
 
     if any(word.startswith("decision.calibrate=") for word in overrides):
         raise UserError("decision.calibrate is for adapt: the calibration of a saved model lies in its weights")
     settings = config.compose(None, overrides)
+    if word := unread(overrides, _READ):
+        file = "; the rows are a word of their own: nlp-transfer predict RUN FILE" if verb == "predict" else ""
+        raise UserError(
+            f"{word}: a saved model answers as it was made, and {verb} would not read this; take it away{file}"
+        )
     check_training(settings.training)
     check_evaluation(settings.evaluation)
     check_decision(settings.decision)

@@ -181,6 +181,8 @@ def test_notes():
         make_case("single_label", rows=300), logits=np.eye(4)[make_case("single_label", rows=300).targets]
     )
     assert any("up to 1.0% of new rows" in note for note in report_of(perfect).notes)
+    two = replace(make_case("single_label", rows=2), logits=np.eye(4)[make_case("single_label", rows=2).targets])
+    assert any("up to 77.6% of new rows" in note for note in report_of(two).notes)
     assert report_of(make_case("single_label", rows=300)).notes == []
 
 
