@@ -153,9 +153,10 @@ def _table(data: Any, origin: str) -> Table:
     if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(row, Mapping) for row in data):
         records = [{name: _present(value) for name, value in row.items()} for row in data]
         return from_records(records, range(1, len(data) + 1), origin)
+    named = "; a file is no object: name it with data.path=… instead" * isinstance(data, str | Path)
     raise UserError(
         f"{origin}: rows of type {type(data).__name__} are not read; give a pandas DataFrame, a datasets.Dataset or "
-        "DatasetDict (not streaming), a list of dicts, or a dict of split name to one of these"
+        f"DatasetDict (not streaming), a list of dicts, or a dict of split name to one of these{named}"
     )
 
 

@@ -344,8 +344,9 @@ def test_what_pandas_calls_missing_is_missing() -> None:
 
 @pytest.mark.parametrize("data", ["text", 3, [1, 2], {"train": "text"}, iter([])])
 def test_other_objects_are_refused(data: Any) -> None:
-    with pytest.raises(UserError, match="are not read; give a pandas DataFrame"):
+    with pytest.raises(UserError, match="are not read; give a pandas DataFrame") as refused:
         load_corpus(DataSettings(), data=data)
+    assert ("name it with data.path=" in str(refused.value)) is ("type str" in str(refused.value))
 
 
 def test_lists_of_class_labels_are_names() -> None:
