@@ -789,6 +789,16 @@ def test_a_log_on_a_full_disk_changes_no_status(composing: Warm, tmp_path: Path)
     assert composing.run(code, cwd=tmp_path).returncode == 2
 
 
+def test_a_working_folder_that_is_gone_is_said(place: Path, tmp_path: Path, monkeypatch, capfd):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["check", "data=files", f"data.path={place / 'data'}", "check.encoder=false"]) == 2
+    assert capfd.readouterr().err == (
+        "nlp-transfer: the folder that this was called in is gone; change to one that is there\n"
+    )
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_are_closed_are_missed_by_nobody(composing: Warm, tmp_path: Path, closed: str):
     """Nor does a file that is opened later get the number of one, into which others then write."""

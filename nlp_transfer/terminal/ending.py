@@ -64,6 +64,9 @@ def unexpected(error: Exception, words: Sequence[str]) -> int:
         advice = "make room, or write elsewhere (TMPDIR names the folder of temporary files)"
         say(f"{what} cannot be written: {error.strerror}; {advice}", first=rank() == 0)
         return USER_ERROR
+    if isinstance(error, FileNotFoundError) and _is_nowhere():
+        say("the folder that this was called in is gone; change to one that is there", first=rank() == 0)
+        return USER_ERROR
     said = redacted(traceback.format_exception_only(error)[-1].strip())
     report = _report(error, words)
     say(f"this is a mistake of nlp_transfer, not of yours: {said}; please report it with {report}", first=False)
@@ -80,6 +83,14 @@ def leave_group() -> None:
             # these may be waiting: the process would hang (torch 2.13).
             gc.collect()
             torch.distributed.destroy_process_group()
+
+
+def _is_nowhere() -> bool:
+    """Return whether the working folder was taken away, by which names of files are meant."""
+    try:
+        return not os.getcwd()  # noqa: PTH109
+    except OSError:
+        return True
 
 
 def _report(error: Exception, words: Sequence[str]) -> str:
