@@ -11,19 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
-from nlp_transfer.verbs import VERBS, alone, emit, one, screen_of_main, unread
+from nlp_transfer.verbs import VERBS, alone, emit, one, screen_of_main
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
     from nlp_transfer.terminal.console import Screen
     from nlp_transfer.verb_settings import HubSettings
 
-# What counts where a saved model answers, and what changes no answer.
-_READ = (
-    *("predict", "serve", "demo", "decision", "evaluation.batch_tokens", "training.precision"),
-    *("data.columns", "data.columns.text", "data.columns.text_pair", "data.encoding", "data.delimiter"),
-    *("name", "seed", "output", "overwrite", "resume", "verify", "cache", "tracking"),
-)
+_OF_TRAINING = ("encoder", "strategy", "objective", "training", "pretraining")
+_ROWS = ("data.path", "data.train", "data.validation", "data.test", "data.hub", "data.embedded")
 
 
 def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
@@ -152,11 +148,23 @@ def _hosted(verb: str, words: list[str], overrides: list[str]) -> tuple[Path, Se
     return run_folder(words, verb), _settings(verb, overrides), words[0]
 
 
+def refuse_another_model(verb: str, overrides: Sequence[str]) -> None:
+    """Refuse words of another model or training: who typed them would take the saved one for theirs.
+
+    Raises:
+        UserError: naming the first such word.
+    """
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        if key.partition(".")[0] in _OF_TRAINING and key != "training.precision":
+            raise UserError(f"{word}: the model is the saved one, and {verb} would not read this; take it away")
+
+
 def _settings(verb: str, overrides: Sequence[str]) -> Settings:
     """Return settings whose groups are checked by which any saved model answers.
 
     Raises:
-        UserError: for a value that cannot be, and for a word that would change nothing: who typed it expects it to.
+        UserError: for a value that cannot be, and for a word of another model, or of rows of a run.
     """
     from nlp_transfer import config
     from nlp_transfer.checks import check_decision, check_evaluation, check_training
@@ -164,11 +172,11 @@ def _settings(verb: str, overrides: Sequence[str]) -> Settings:
     if any(word.startswith("decision.calibrate=") for word in overrides):
         raise UserError("decision.calibrate is for adapt: the calibration of a saved model lies in its weights")
     settings = config.compose(None, overrides)
-    if word := unread(overrides, _READ):
-        file = "; the rows are a word of their own: nlp-transfer predict RUN FILE" if verb == "predict" else ""
-        raise UserError(
-            f"{word}: a saved model answers as it was made, and {verb} would not read this; take it away{file}"
-        )
+    refuse_another_model(verb, overrides)
+    for word in overrides:
+        if word.lstrip("+~").partition("=")[0] in _ROWS:
+            file = "; the rows are a word of their own: nlp-transfer predict RUN FILE" if verb == "predict" else ""
+            raise UserError(f"{word}: {verb} would not read this; take it away{file}")
     check_training(settings.training)
     check_evaluation(settings.evaluation)
     check_decision(settings.decision)

@@ -12,7 +12,7 @@ from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
 from nlp_transfer.verbs import VERBS, alone, emit, screen_of_main
-from nlp_transfer.verbs.models import run_folder
+from nlp_transfer.verbs.models import refuse_another_model, run_folder
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
@@ -36,7 +36,7 @@ def evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[st
     from nlp_transfer.settings import ContinualSettings, PretrainingSettings
 
     trained, settings = (config.compose(str(run / "config.yaml"), words) for words in ([], _as_saved(overrides)))
-    _refuse_another_model("evaluate", overrides)
+    refuse_another_model("evaluate", overrides)
     # Nothing learns.
     still = dataclasses.replace(settings, pretraining=PretrainingSettings(), continual=ContinualSettings())
     check(dataclasses.replace(still, objective={"classify": ClassifySettings()}))
@@ -54,14 +54,6 @@ def evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[st
         screen.console.print(f"All about these figures: {settings.report.output}", soft_wrap=True)
     emit({"folder": str(folder), "report": report.to_json()}, screen)
     return 0
-
-
-def _refuse_another_model(verb: str, overrides: Sequence[str]) -> None:
-    """Refuse words of another model or training: the figures of the saved one would be taken for its."""
-    for word in overrides:
-        key = word.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] in ("encoder", "strategy", "objective", "training") and key != "training.precision":
-            raise UserError(f"{word}: the model is the saved one, and {verb} would not read this; take it away")
 
 
 def _refuse_limits(trained: Settings, settings: Settings, overrides: Sequence[str]) -> None:
@@ -86,7 +78,7 @@ def export(arguments: argparse.Namespace, words: list[str], overrides: list[str]
 
     run = run_of(folder)
     settings = config.compose(str(run / "config.yaml") if run else None, _as_saved(overrides))
-    _refuse_another_model("export", overrides)
+    refuse_another_model("export", overrides)
     check_export(settings.export)
     check_decision(settings.decision)
     with screen.busy("starting"), for_good():
