@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -242,6 +243,8 @@ class RunFolder:
     def _tidy(self) -> None:
         remove(self.checkpoints)
         remove_spare(self.path)
+        for left in self.path.glob(".trash-*"):  # by a process that was killed while it took a folder away
+            shutil.rmtree(left, ignore_errors=True)
 
     def result(self) -> dict[str, Any]:
         """Return what `finish` wrote.

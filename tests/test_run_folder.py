@@ -78,6 +78,15 @@ def test_what_is_no_text_of_ours_is_no_line_and_names_nobody(tmp_path):
         pass
 
 
+def test_what_a_killed_process_was_taking_away_goes_when_the_run_is_read_back(tmp_path):
+    folder = finished(tmp_path)
+    for name in (".trash-encoder", ".trash-model", "notes"):
+        (folder.path / name).mkdir()
+        (folder.path / name / "model.safetensors").write_text("large")
+    folder.tidy()
+    assert {path.name for path in folder.path.iterdir() if path.is_dir()} == {"notes"}
+
+
 def test_a_folder_that_cannot_be_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     folder = run_folder(tmp_path / "file")
