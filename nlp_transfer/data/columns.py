@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nlp_transfer.data.hints import typed
+from nlp_transfer.data.jsonl import one_object
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.settings import ColumnSettings
@@ -77,6 +78,8 @@ def find_roles(table: Table, settings: ColumnSettings, *, labelled: bool = True)
     Raises:
         UserError: for a chosen column that is not there, and where no column or more than one can be meant.
     """
+    if len(table) == 1 and table.columns and all(isinstance(cells[0], dict | list) for cells in table.columns.values()):
+        raise UserError(one_object(table.origin, table.columns))  # no cell of it could be a text
     wanted = ("text", "text_pair", "label", "id", "domain", "weight") if labelled else ("text", "text_pair", "id")
     found = {role: find_column(table, role, getattr(settings, role)) for role in wanted}
     for role in REQUIRED:

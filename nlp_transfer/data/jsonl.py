@@ -58,20 +58,24 @@ def read_json(lines: Iterator[str], *, origin: str) -> Table:
 
 
 def _refuse_one_object(text: str, origin: str) -> None:
-    """Refuse a file that is one object and no row: it has several lines, or no value that a cell could be."""
+    """Refuse a file that is one object over several lines."""
     text = text.strip()
     try:
-        value = _DECODER.decode(text)
+        value = _DECODER.decode(text) if "\n" in text else None
     except (ValueError, RecursionError):  # rows, or malformed, which is said of its line
         return
-    if not isinstance(value, dict) or not value:
-        return
-    if "\n" in text or all(isinstance(each, dict | list) for each in value.values()):
-        keys = ", ".join(map(repr, list(value)[:_SHOWN])) + " ..." * (len(value) > _SHOWN)
-        raise UserError(
-            f"{origin} is one object, with {keys}; rows are an array of objects, or one object a line: write those "
-            "alone (pandas: orient='records')"
-        )
+    if isinstance(value, dict) and value:
+        raise UserError(one_object(origin, value))
+
+
+def one_object(origin: str, keys: Iterable[str]) -> str:
+    """Say that rows are expected where there is one object."""
+    keys = list(keys)
+    shown = ", ".join(map(repr, keys[:_SHOWN])) + " ..." * (len(keys) > _SHOWN)
+    return (
+        f"{origin} is one object, with {shown}; rows are an array of objects, or one object a line: write those alone "
+        "(pandas: orient='records')"
+    )
 
 
 def _array(text: str, origin: str) -> Table:
