@@ -199,4 +199,6 @@ def _minutes(settings: Settings, corpus: Corpus) -> float:
 def _shape(settings: Settings) -> dict[str, Any]:
     """Return the encoder's configuration."""
     shape = json.loads((locate(settings.encoder).folder / "config.json").read_text(encoding="utf-8"))
-    return shape["encoder"] if isinstance(shape.get("encoder"), dict) else shape  # under our own head
+    while parts := [shape[name] for name in ("encoder", "text_config") if isinstance(shape.get(name), dict)]:
+        shape = parts[0]  # of a pooled head, or of what reads images too
+    return shape
