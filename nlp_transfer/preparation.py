@@ -26,7 +26,7 @@ from nlp_transfer.data.label_texts import with_label_texts
 from nlp_transfer.data.task import likeliest
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.data.unlabelled import NAME
-from nlp_transfer.encoder.anatomy import Anatomy, encoder_config, unwrapped
+from nlp_transfer.encoder.anatomy import Anatomy, unwrapped
 from nlp_transfer.encoder.boundary import can_stand_in, layers_around, standing_in
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
 from nlp_transfer.encoder.dropout import make_dropout_cheap
@@ -42,7 +42,7 @@ from nlp_transfer.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.pretraining.asked import planned_words
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group, Strategy
-from nlp_transfer.strategies.base import trainable
+from nlp_transfer.strategies.base import encoder_width, trainable
 from nlp_transfer.teaching import Taught, lessons, taught_columns
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
@@ -329,7 +329,7 @@ def _boundary(
         or below_output.accelerator.num_processes > 1
         or getattr(config, "siamese", None)  # its encoder reads other rows than the columns hold
         or steps * batch_size(len(columns["train"]), settings.training) < len(columns["train"])
-        or not below_output.holds(tokens * encoder_config(config).hidden_size)
+        or not below_output.holds(tokens * encoder_width(classifier))
     ):
         return None
     usable = can_stand_in(classifier.model, anatomy, depth, unequal_rows(classifier.model, classifier.tokenizer))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from nlp_transfer.encoder.pooled_config import PooledConfig
+from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.errors import UserError
 
 
@@ -33,6 +33,8 @@ class Anatomy:
         depth: Every parameter name -> 0 embeddings and whatever runs before the first layer, i + 1 layer i (and what
             runs between it and the next), layers + 1 what runs after the last layer, layers + 2 the head.
         unused: Parameters that a classification forward never reaches: they get no gradient.
+        linear: Names of the linear layers that a classification forward calls as such. Mamba takes the weights of some
+            for itself, and a router of experts gives more than one tensor.
         blocks: For each layer, the qualified names of its modules: one, except where an architecture keeps the parts
             of a layer in parallel lists (XLM). With shared layers: the shared ones.
     """
@@ -43,6 +45,7 @@ class Anatomy:
     output: str
     depth: dict[str, int]
     unused: tuple[str, ...]
+    linear: tuple[str, ...]
     blocks: tuple[tuple[str, ...], ...]
 
 
@@ -80,19 +83,22 @@ def dissect(model: Any, *, fresh: Collection[str] = (), segments: bool = False) 
             depth[name] = layers + 2
     unused = tuple(name for name, parameter in model.named_parameters() if id(parameter) not in run.reached)
     return Anatomy(
-        base=base, layers=layers, head=head, output=next(reversed(outputs)), depth=depth, unused=unused, blocks=blocks
+        base=base,
+        layers=layers,
+        head=head,
+        output=next(reversed(outputs)),
+        depth=depth,
+        unused=unused,
+        linear=tuple(run.linear),
+        blocks=blocks,
     )
 
 
-def linear_targets(model: nn.Module, anatomy: Anatomy) -> list[str]:
+def linear_targets(anatomy: Anatomy) -> list[str]:
     """Qualified names of all linear layers inside the encoder's layers: targets for LoRA where PEFT knows none."""
     inside = tuple(f"{name}." for block in anatomy.blocks for name in block)
     unused = set(anatomy.unused)
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and f"{name}.".startswith(inside) and f"{name}.weight" not in unused
-    ]
+    return [name for name in anatomy.linear if f"{name}.".startswith(inside) and f"{name}.weight" not in unused]
 
 
 def output_layers(model: Any) -> dict[str, nn.Module]:
@@ -131,9 +137,13 @@ def is_adapted(model: Any) -> bool:
     return hasattr(model, "get_base_model")
 
 
-def encoder_config(config: Any) -> Any:
-    """Return the part of a configuration that describes the encoder; only our own head has such a part."""
-    return config.encoder if isinstance(config, PooledConfig) else config
+def word_embeddings(model: Any) -> nn.Embedding | None:
+    """Return the table of a model's words; None where there is none, as in CANINE, which hashes characters."""
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    return table if isinstance(table, nn.Embedding) else None
 
 
 def is_causal(config: Any) -> bool:
@@ -159,17 +169,25 @@ def takes_segments(config: Any) -> bool:
 
 @dataclass
 class _Run:
-    """What a dry run showed: module name -> when it was first called and how often; ids of the parameters reached."""
+    """What a dry run showed.
+
+    Attributes:
+        first: name of a module -> when it was first called.
+        calls: how often.
+        linear: names of linear layers that were called and gave one tensor.
+        reached: ids of the parameters that the logits come from.
+    """
 
     first: dict[str, int]
     calls: Counter[str]
+    linear: list[str]
     reached: set[int]
 
 
 def _dry_run(model: Any, segments: bool) -> _Run:
     """Run the model on two short rows, and walk the autograd graph instead of running a backward pass."""
     twin = disposable(model)
-    run = _Run(first={}, calls=Counter(), reached=set())
+    run, linear = _Run(first={}, calls=Counter(), linear=[], reached=set()), set()
 
     def note(name: str) -> Any:
         def hook(*_: Any) -> None:
@@ -178,17 +196,30 @@ def _dry_run(model: Any, segments: bool) -> _Run:
 
         return hook
 
+    def note_linear(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            linear.add(module)
+
     for name, module in twin.named_modules():
         module.register_forward_pre_hook(note(name))
+        if isinstance(module, nn.Linear | Conv1D):
+            module.register_forward_hook(note_linear)
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             logits = twin(**sample_rows(model, segments=segments)).logits
+    except Exception as error:  # architectures refuse in many ways what they cannot read, and so do wrong sizes
+        said = str(error).strip().splitlines() or [""]
+        raise UserError(
+            f"{type(model).__name__} cannot read a text ({type(error).__name__}: {said[0]}): it is no model of text "
+            "alone, or its config.json does not fit its weights"
+        ) from error
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+    run.linear = [name for name, module in twin.named_modules() if module in linear]
     run.reached = {id(leaf) for leaf in leaves(logits)}
     # A module whose `forward` is called directly fires no hook (SqueezeBERT's layers): it ran when its parts ran.
     for name in list(run.first):

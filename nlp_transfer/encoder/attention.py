@@ -145,8 +145,8 @@ class _Hidden:
         """Return what is added to scores to hide them, (1, rows or 1, width or 1, width); None: there are none."""
         seen = None if group.real is None else group.real[None, :, None, :]
         if self.mask is not None:
-            if self.mask.dtype != torch.bool:
-                raise NotImplementedError("an attention mask of numbers")
+            if self.mask.dtype != torch.bool or self.mask.shape[-1] != self.packing.shape[1]:
+                raise NotImplementedError("an attention mask of numbers, or of one row that all texts make (CTRL)")
             left = self.packing.left
             columns = slice(-group.width, None) if left else slice(0, group.width)
             rows = self.mask if self.mask.shape[0] == 1 else self.mask.index_select(0, group.rows)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from nlp_transfer.encoder.anatomy import encoder_config
+from nlp_transfer.encoder.anatomy import word_embeddings
+from nlp_transfer.encoder.pooled_config import encoder_config
 
 _CALLED = ("position", "wpe")  # of which something stands in the name of every table of them
 
@@ -21,7 +22,7 @@ def forget_places(model: Any) -> None:
     """
     if getattr(encoder_config(model.config), "num_hidden_layers", None) != 0:
         return
-    words = model.get_input_embeddings()
+    words = word_embeddings(model)
     for name, module in model.named_modules():
         own = name.rpartition(".")[2]
         if isinstance(module, nn.Embedding) and module is not words and any(part in own for part in _CALLED):

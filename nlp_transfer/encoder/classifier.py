@@ -5,37 +5,34 @@ Knows how a head is put on and what a batch looks like; it must not know losses,
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nlp_transfer.encoder import pooled
+from nlp_transfer.encoder.agreeing import agree, most_tokens
 from nlp_transfer.encoder.anatomy import (
     Anatomy,
     active_output,
     disposable,
     dissect,
-    encoder_config,
     is_causal,
     output_layers,
     sample_rows,
-    takes_segments,
     unwrapped,
 )
 from nlp_transfer.encoder.bag import forget_places
 from nlp_transfer.encoder.boundary import entering
 from nlp_transfer.encoder.chance import randomise
 from nlp_transfer.encoder.heads import native_model, pooled_model
-from nlp_transfer.encoder.pooled_config import register_config
+from nlp_transfer.encoder.pooled_config import encoder_config, register_config
 from nlp_transfer.encoder.sizes import within_weights
-from nlp_transfer.encoder.source import RECORD, Source, locate, read_json
+from nlp_transfer.encoder.source import Source, locate, read_json
 from nlp_transfer.errors import UserError, below_one, one_of
 
 if TYPE_CHECKING:
@@ -45,7 +42,6 @@ if TYPE_CHECKING:
 HEADS = ("native", "pooled")
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-UNLIMITED = 1 << 30  # tokens; relative positions have no end
 
 
 class Outputs(NamedTuple):
@@ -126,7 +122,7 @@ def load_classifier(
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what the library makes where it finds no vocabulary
         raise UserError(f"encoder.name={settings.name!r}: {source.folder} holds no vocabulary (tokenizer.json)")
     check_finite(model, f"encoder.name={settings.name!r} ({source.folder})")
-    _agree(model, tokenizer)
+    agree(model, tokenizer, source.folder)
     if not settings.pretrained and not source.pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -150,7 +146,7 @@ def load_classifier(
         source=source,
         fresh=fresh,
         head=head,
-        max_tokens=_max_tokens(model, tokenizer, source.folder),
+        max_tokens=most_tokens(model, tokenizer, source.folder),
     )
 
 
@@ -199,19 +195,22 @@ def forward(model: Any, batch: Mapping[str, Tensor]) -> Outputs:
     if "features" in batch:
         features = batch["features"]
         return Outputs(logits=active_output(model)(features), features=features)
-    entered: list[Tensor] = []
+    passed: list[tuple[Tensor, Tensor]] = []
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        passed.append((inputs[0], output))
+
     # Where PEFT keeps a trained copy of the head beside the original, whichever is active reports.
-    layers = output_layers(model).values()
-    hooks = [layer.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0])) for layer in layers]
+    hooks = [layer.register_forward_hook(note) for layer in output_layers(model).values()]
     try:
         with entering(batch.get("states")):
             logits = model(**{name: batch[name] for name in INPUTS if name in batch}).logits
     finally:
         for hook in hooks:
             hook.remove()
-    features = entered[-1]
+    features, output = passed[-1]
     if features.dim() == 3:  # the output layer was applied to every token, and the logits pooled
-        features = _over_tokens(model, features, batch)
+        features = _over_tokens(model, features, batch, chosen=(output == logits.unsqueeze(1)).all(dim=-1))
     if "document" in batch:
         logits, features = (_mean_by(batch["document"], values) for values in (logits, features))
     return Outputs(logits=logits, features=features)
@@ -229,45 +228,26 @@ def reads_padding(classifier: Classifier) -> bool:
     return bool((plain - other).norm() > 1e-2 * plain.norm())
 
 
-def _agree(model: Any, tokenizer: Any) -> None:
-    """Make model and tokenizer agree on padding and on what the model takes."""
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise UserError(f"the tokenizer of {type(model).__name__} has neither a padding nor an end token")
-        tokenizer.pad_token = tokenizer.eos_token
-    described = encoder_config(model.config)
-    # A decoder finds the last token of a text by this id; elsewhere it belongs to the embeddings and stays.
-    if getattr(model.config, "pad_token_id", None) is None or is_causal(described):
-        model.config.pad_token_id = tokenizer.pad_token_id
-    if getattr(model.config, "use_cache", False):
-        model.config.use_cache = False  # a classifier reads each text once
-    accepted = inspect.signature(type(getattr(model, model.base_model_prefix)).forward).parameters
-    if "token_type_ids" not in accepted or not takes_segments(described):
-        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+def _over_tokens(model: Any, features: Tensor, batch: Mapping[str, Tensor], *, chosen: Tensor) -> Tensor:
+    """Pool (rows, tokens, width) as the library pools the logits.
 
+    A decoder takes the last token, T5Gemma's as well, though which that is hangs on padding, and EuroBERT the mean.
 
-def _max_tokens(model: Any, tokenizer: Any, folder: Path) -> int:
-    described = encoder_config(model.config)
-    # The tokenizer of a model of ours cuts where that model was told to, not where the encoder ends.
-    limits = [read_json(folder / RECORD).get("max_tokens", tokenizer.model_max_length)]
-    positions = getattr(described, "max_position_embeddings", None)
-    if positions is not None and positions > 0:  # XLNet says -1
-        limits.append(positions)
-    for name, module in model.named_modules():
-        # RoBERTa and its kin count positions from the padding index on.
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            limits.append(module.num_embeddings - module.padding_idx - 1)
-    return int(min(*limits, UNLIMITED))
-
-
-def _over_tokens(model: Any, features: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Pool (rows, tokens, width) as the library pools the logits: a decoder takes the last token, EuroBERT the mean."""
+    Args:
+        model: see `forward`.
+        features: of every token.
+        batch: see `forward`.
+        chosen: bool (rows, tokens), whose logits are those of the row; of several tokens where they are alike.
+    """
     config = unwrapped(model).config
-    if not is_causal(config):
+    if is_causal(encoder_config(config)):
+        places = torch.arange(batch["input_ids"].shape[1], device=features.device)
+        chosen = ((batch["input_ids"] != config.pad_token_id) * places).argmax(dim=1)
+    elif bool((chosen.sum(dim=1) == 1).all()):
+        chosen = chosen.int().argmax(dim=1)
+    else:
         return pooled.pool(features, batch["attention_mask"], "mean")
-    places = torch.arange(batch["input_ids"].shape[1], device=features.device)
-    last = ((batch["input_ids"] != config.pad_token_id) * places).argmax(dim=1)
-    return features[torch.arange(len(features), device=features.device), last]
+    return features[torch.arange(len(features), device=features.device), chosen]
 
 
 def _mean_by(document: Tensor, values: Tensor) -> Tensor:

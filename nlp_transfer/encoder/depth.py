@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-BY_LAYER = ("layer_types", "attention_window")  # what configurations may list layer by layer
+_COUNT = "num_hidden_layers"
 
 
 def entries_of(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
@@ -17,5 +17,11 @@ def entries_of(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
     """
     if depth is None:
         return {}
-    listed = {name: told[:depth] for name in BY_LAYER if isinstance(told := config.get(name), list)}
-    return {"num_hidden_layers": depth} | listed
+    listed = {name: told[:depth] for name, told in config.items() if _is_by_layer(name, told, config.get(_COUNT))}
+    return {_COUNT: depth} | listed
+
+
+def _is_by_layer(name: str, told: Any, count: int | None) -> bool:
+    """Return whether an entry lists something layer by layer: `layer_types`, `no_rope_layers`, `attention_window`."""
+    named = "layer" in name or name == "attention_window"
+    return named and isinstance(told, list) and count in (None, len(told))

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from nlp_transfer.encoder import pooled
-from nlp_transfer.encoder.anatomy import disposable, encoder_config, is_causal, output_layers, sample_rows
+from nlp_transfer.encoder.anatomy import disposable, is_causal, output_layers, sample_rows
 from nlp_transfer.encoder.depth import entries_of
-from nlp_transfer.encoder.pooled_config import PooledConfig
+from nlp_transfer.encoder.pooled_config import PooledConfig, encoder_config
 from nlp_transfer.encoder.source import POOLED, read_json
 from nlp_transfer.errors import UserError, one_of
 
@@ -83,8 +83,7 @@ def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer:
         config, encoder = whole.config.encoder, whole.encoder
         prefix = ""
     else:
-        if getattr(config, "use_cache", False):
-            config.use_cache = False
+        pooled.read_once(config)
         encoder, info = AutoModel.from_pretrained(
             folder, config=config, **pooled.encoder_options(config), **loading(settings)
         )
@@ -130,12 +129,14 @@ def shorten(config: Any, settings: EncoderSettings, *, native: bool) -> None:
         raise UserError(f"{asked} cannot be shortened")
     if not 0 <= settings.depth <= count:
         raise UserError(f"{asked} has {count} layers")
-    if native and own.is_encoder_decoder:
-        raise UserError(f"{asked} has a decoder too; use encoder.head=pooled")
+    if native and (config.is_encoder_decoder or own is getattr(config, "text_config", None)):
+        more = "a decoder" if config.is_encoder_decoder else "an encoder of images"
+        raise UserError(f"{asked} has {more} too; use encoder.head=pooled")
     try:
         for name, value in entries_of(vars(own), settings.depth).items():
             setattr(own, name, value)
-    except NotImplementedError:  # of the library, for Funnel, whose layers are counted in blocks
+        type(own).from_dict(own.to_dict())  # what is saved must be read again
+    except Exception:  # Funnel counts its layers in blocks, GPT-Neo in pairs
         raise UserError(f"{asked} cannot be shortened") from None
 
 

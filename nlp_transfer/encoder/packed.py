@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from nlp_transfer.encoder import varlen
-from nlp_transfer.encoder.anatomy import Anatomy, disposable, encoder_config, sample_rows, unwrapped
+from nlp_transfer.encoder.anatomy import Anatomy, disposable, sample_rows, unwrapped
 from nlp_transfer.encoder.attention import NAME
 from nlp_transfer.encoder.classifier import Outputs, forward
+from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.unpadding import Positions, install
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, initialization
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .pooled_config import PooledConfig  # relative, so that transformers copies that file as well
+from .pooled_config import PooledConfig, encoder_config  # relative, so that transformers copies that file as well
 
 
 class LayerMix(nn.Module):
@@ -64,7 +64,7 @@ class PooledForSequenceClassification(PreTrainedModel):
         self.classifier = nn.Linear(self._layer_width(), len(weight), device=weight.device)
 
     def _layer_width(self) -> int:
-        return self.encoder.config.hidden_size * (3 if self.config.siamese else 1)
+        return encoder_config(self.encoder.config).hidden_size * (3 if self.config.siamese else 1)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -189,9 +189,15 @@ def new_encoder(config: Any) -> PreTrainedModel:
     """Return an encoder of `config` with new weights."""
     from transformers import AutoModel
 
-    if getattr(config, "use_cache", False):
-        config.use_cache = False  # a classifier reads each text once
+    read_once(config)
     return AutoModel.from_config(config, **encoder_options(config))
+
+
+def read_once(config: PreTrainedConfig) -> None:
+    """Have a model keep nothing for a longer text: a classifier reads each text once."""
+    for part in (config, encoder_config(config)):
+        if getattr(part, "use_cache", False):
+            part.use_cache = False
 
 
 def without_decoder(model: PreTrainedModel) -> PreTrainedModel:

@@ -56,6 +56,16 @@ class PooledConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
+def encoder_config(config: PreTrainedConfig) -> Any:
+    """Return the part of a configuration that describes what reads a text.
+
+    That is a part under our own head, in models that read images as well, and where encoder and decoder have one each.
+    """
+    parts = (getattr(config, name, None) for name in ("encoder", "text_config"))
+    part = next((part for part in parts if isinstance(part, PreTrainedConfig)), None)
+    return config if part is None else encoder_config(part)
+
+
 def register_config() -> None:
     """Make `AutoConfig` know `PooledConfig`."""
     AutoConfig.register(PooledConfig.model_type, PooledConfig, exist_ok=True)

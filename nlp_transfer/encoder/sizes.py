@@ -42,9 +42,11 @@ def shapes_of(folder: Path) -> dict[str, list[int]]:
 
 
 def configuration_of(folder: Path) -> dict[str, Any]:
-    """Return the configuration of the encoder in a folder, also where it lies under a head of ours."""
+    """Return the configuration of the encoder in a folder, also under a head of ours or in what reads images too."""
     entries = read_json(folder / "config.json")
-    return entries["encoder"] if isinstance(entries.get("encoder"), dict) else entries
+    while parts := [entries[name] for name in ("encoder", "text_config") if isinstance(entries.get(name), dict)]:
+        entries = parts[0]
+    return entries
 
 
 def weights_multiplied(folder: Path, *, depth: int | None = None) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nlp_transfer.encoder.anatomy import unwrapped
+from nlp_transfer.encoder.anatomy import unwrapped, word_embeddings
 
 _MOST_SHARE = 0.75  # of the table; where more occurs, there is little to save
 
@@ -58,7 +58,7 @@ def occurring_words(model: Any, words: np.ndarray) -> Iterator[None]:
 
 def _table(model: Any) -> nn.Embedding | None:
     """Return the word embeddings if they learn, and nothing but looking words up is done with them."""
-    table = model.get_input_embeddings()
+    table = word_embeddings(model)
     if type(table) is not nn.Embedding or table.max_norm is not None or not table.weight.requires_grad:
         return None
     uses = sum(p is table.weight for _, p in model.named_parameters(remove_duplicate=False))

@@ -28,8 +28,8 @@ from nlp_transfer.data.batches import Padding, pad
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.decision.rules import needs_features, ruled, unpromised
-from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.encoder.classifier import INPUTS
+from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import digest_of, read_json, weight_files
 from nlp_transfer.errors import UserError
 from nlp_transfer.exporting.fidelity import Fidelity, Figure, measure, trace_texts

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from nlp_transfer.encoder.classifier import quiet
+from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import Source, weights_digest
 from nlp_transfer.machine.disk import appearing, write_json
 from nlp_transfer.pretraining.made import copy_beside
@@ -57,7 +58,7 @@ def write_encoder(folder: Path, model: Any, source: Source, **told: Any) -> None
     with appearing(folder, MARK, "encoder", refused=(OSError, SafetensorError)) as making, quiet():
         model.encoder.save_pretrained(making)
         copy_beside(source.folder, making)
-        _write_pooling(making, model.config.pooling, model.encoder.config.hidden_size)
+        _write_pooling(making, model.config.pooling, encoder_config(model.encoder.config).hidden_size)
         about = MetaLearned(encoder=source.public_name, before=source.sha256, sha256=weights_digest(making), **told)
         write_json(making / MARK, dataclasses.asdict(about))
 

@@ -24,6 +24,7 @@ from nlp_transfer.data.batches import Columns, Padding, steps_per_epoch
 from nlp_transfer.data.rows import Texts
 from nlp_transfer.encoder.dropout import make_dropout_cheap
 from nlp_transfer.encoder.fingerprint import device_words
+from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import RECORD, Source, digest_of, read_json
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import remove
@@ -213,7 +214,7 @@ class _Work:
         settings, columns = self.prepared.settings, _columns(self.read)
         steps = planned_steps(len(columns), self.training)
         in_epoch = steps_per_epoch(len(columns), batch_size(len(columns), self.training))
-        rate = settings.pretraining.lr or _BASE * usual_rate(model.config.hidden_size)
+        rate = settings.pretraining.lr or _BASE * usual_rate(encoder_config(model.config).hidden_size)
         learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
         commits = resume.Commits(self.accelerator, place, settings.checkpoint.seconds, self.origin)
         found = None if resume.starts_anew(settings) else checkpoint.newest(place)

@@ -13,7 +13,7 @@ import numpy as np
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.task import dense, likeliest
-from nlp_transfer.encoder.anatomy import encoder_config
+from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.intervals import jackknife

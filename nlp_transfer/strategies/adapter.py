@@ -83,7 +83,7 @@ class Adapter(Strategy):
                     f"strategy.peft.{key} is not a field of {config_class.__name__}{did_you_mean(key, known)}"
                 )
         if "target_modules" in known and not values.get("target_modules"):
-            values["target_modules"] = linear_targets(classifier.model, classifier.anatomy)
+            values["target_modules"] = linear_targets(classifier.anatomy)
         if "feedforward_modules" in known and not values.get("feedforward_modules"):
             values["feedforward_modules"] = []  # IA3: scale the outputs of every target
         if "modules_to_save" in known:
@@ -183,7 +183,7 @@ class Lora(Adapter):
     def _targets(self, classifier: Classifier) -> list[str]:
         from nlp_transfer.encoder.anatomy import linear_targets
 
-        every = linear_targets(classifier.model, classifier.anatomy)
+        every = linear_targets(classifier.anatomy)
         if self.layers is None:
             return list(self.targets) if self.targets else every
         count, depth = classifier.anatomy.layers, classifier.anatomy.depth
@@ -221,5 +221,6 @@ def saved_beside(classifier: Classifier) -> list[str]:
     missing in the checkpoint. PEFT's own default loses DeBERTa's pooler, ModernBERT's head and others without a word.
     """
     base = classifier.anatomy.base
-    fresh_in_base = {name.rsplit(".", 1)[0] for name in classifier.fresh if name.startswith(f"{base}.")}
+    fresh = set(classifier.fresh) - set(classifier.anatomy.unused)
+    fresh_in_base = {name.rsplit(".", 1)[0] for name in fresh if name.startswith(f"{base}.")}
     return sorted(set(classifier.anatomy.head) | fresh_in_base)

@@ -110,8 +110,9 @@ def check_rates(**rates: float | None) -> None:
 
 def encoder_width(classifier: Classifier) -> int:
     """Return the width of the encoder's hidden states, on which good learning rates depend; toys count as 256 wide."""
-    config = classifier.model.config
-    return max(256, getattr(config, "encoder", config).hidden_size)
+    from nlp_transfer.encoder.pooled_config import encoder_config
+
+    return max(256, encoder_config(classifier.model.config).hidden_size)
 
 
 def trainable(classifier: Classifier) -> dict[str, nn.Parameter]:

@@ -93,6 +93,29 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": (DECODER, _GROUPED),
     "qwen3": (DECODER, _GROUPED),
     "gemma3_text": (LLAMA, {**_GROUPED, "sliding_window": 16}),
+    "gemma3": (
+        LLAMA,
+        {
+            "text_config": {**COMMON, **_GROUPED, "sliding_window": 16},
+            "vision_config": {**COMMON, "image_size": 8, "patch_size": 4},
+            "mm_tokens_per_image": 4,
+        },
+    ),
+    "ctrl": (DECODER, {"n_embd": 32, "n_layer": 2, "n_head": 2, "dff": 64, "n_positions": 64}),
+    "jamba": (
+        LLAMA,
+        {
+            **_GROUPED,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "num_experts": 2,
+            "mamba_d_state": 4,
+            "mamba_dt_rank": 4,
+            "use_mamba_kernels": False,
+        },
+    ),
     "t5": (SEQ2SEQ, {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2}),
     "bart": (
         ROBERTA,
@@ -138,6 +161,8 @@ def tiny_config(family: str, **overrides: Any) -> Any:
         ids["decoder_start_token_id"] = tokenizer.pad_token_id if style == SEQ2SEQ else tokenizer.eos_token_id
     # These name their sizes differently, and have no longest input.
     common = {} if family in ("xlnet", "funnel", "t5") else COMMON
+    if "text_config" in own:  # what is asked for is of the text
+        return AutoConfig.for_model(family, **{**own, "text_config": {**own["text_config"], **ids, **overrides}})
     return AutoConfig.for_model(family, **{**common, **ids, **own, **overrides})
 
 

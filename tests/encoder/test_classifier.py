@@ -4,14 +4,24 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    CanineConfig,
+    CanineModel,
+    CanineTokenizer,
+    pipeline,
+)
+from transformers.models.bert.modeling_bert import BertLayer
 from transformers.utils import logging
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import forward, load_classifier
 from nlp_transfer.encoder.heads import suggested_pooling
+from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 
@@ -275,6 +285,50 @@ def test_a_folder_without_a_vocabulary_is_refused(tmp_path):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"cannot be loaded|holds no vocabulary"):
         load(folder)
+
+
+@pytest.mark.parametrize("family", ["bert", "qwen3"])
+def test_tokens_that_were_added_to_the_tokenizer_alone_are_refused(tmp_path, family):
+    folder = tiny_encoder(tmp_path, family)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    words = len(tokenizer)
+    tokenizer.add_tokens(["<here>"], special_tokens=True)  # no text is given it
+    tokenizer.save_pretrained(folder)
+    load(folder)
+    tokenizer.add_tokens(["parcel"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match=rf"such as 'parcel' \(id {words + 1}, of {words} word embeddings\); save"):
+        load(folder)
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused_with_what_to_do(tmp_path):
+    folder = tiny_encoder(tmp_path)
+    file = folder / "tokenizer_config.json"
+    told = json.loads(file.read_text())
+    del told["pad_token"]
+    file.write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"tokenizer_config\.json names neither a padding nor an end token; .*add one"):
+        load(folder)
+
+
+@pytest.mark.parametrize("head", ["native", "pooled"])
+def test_a_model_that_no_text_goes_through_is_refused(tmp_path, monkeypatch, head):
+    folder = tiny_encoder(tmp_path)
+    monkeypatch.setattr(BertLayer, "forward", lambda *given, **more: torch.ones(2, 3) @ torch.ones(2, 3))
+    with pytest.raises(UserError, match=r"cannot read a text \(RuntimeError: mat1.*\): .*config\.json does not fit"):
+        load(folder, head=head)
+
+
+def test_characters_may_be_hashed_and_have_no_table_of_words(tmp_path):
+    config = CanineConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, local_transformer_stride=8
+    )
+    CanineModel(config).save_pretrained(tmp_path)
+    CanineTokenizer(model_max_length=64).save_pretrained(tmp_path)
+    classifier = load(tmp_path, head="pooled")
+    batch = dict(classifier.tokenizer(TEXTS, padding=True, return_tensors="pt"))
+    with occurring_words(classifier.model, np.arange(10)):
+        assert forward(classifier.model, batch).logits.shape == (len(TEXTS), len(LABELS))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 import nlp_transfer
-from nlp_transfer.encoder.anatomy import encoder_config
 from nlp_transfer.encoder.classifier import forward
+from nlp_transfer.encoder.depth import entries_of
+from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.errors import UserError
 from nlp_transfer.run import adapt
 from tests.test_run import data_for, settings_for
@@ -18,6 +19,7 @@ from .test_families import POOLED, SHARED_LAYERS, every_case, rows
 # Their layers are counted in blocks, of which each halves the sequence.
 IN_BLOCKS = {"funnel"}
 WITH_DECODER = {family for family, (style, _) in FAMILIES.items() if style == SEQ2SEQ} | {"bart"}
+WITH_IMAGES = {"gemma3"}
 # The libraries' code for these asks how many layers there are before it asks for none.
 NEVER_BARE = {"deberta-v2", "longformer", "modernbert", "funnel"}
 
@@ -31,6 +33,10 @@ def test_the_lowest_layer_is_kept_as_it_was_and_saved_without_the_others(build, 
         return
     if head == "native" and family in WITH_DECODER:
         with pytest.raises(UserError, match=r"has a decoder too; use encoder\.head=pooled"):
+            build(family, head, depth=1)
+        return
+    if head == "native" and family in WITH_IMAGES:
+        with pytest.raises(UserError, match=r"has an encoder of images too; use encoder\.head=pooled"):
             build(family, head, depth=1)
         return
     whole, short = build(family, head), build(family, head, depth=1)
@@ -111,6 +117,13 @@ def test_a_run_of_fewer_layers_is_saved_loaded_and_measured_again(tmp_path, stra
 def test_a_depth_that_an_encoder_does_not_have_is_refused(build, depth):
     with pytest.raises(UserError, match=rf"encoder\.depth={depth}: .*tiny-bert has 2 layers"):
         build("bert", "native", depth=depth)
+
+
+def test_what_is_listed_layer_by_layer_is_cut_and_nothing_else():
+    by_layer = {"layer_types": ["full", "local", "full"], "no_rope_layers": [1, 1, 0], "attention_window": [8, 8, 4]}
+    other = {"mlp_only_layers": [2], "eos_token_id": [1, 2, 3], "hidden_size": 32}
+    found = entries_of({"num_hidden_layers": 3} | by_layer | other, 2)
+    assert found == {"num_hidden_layers": 2} | {name: told[:2] for name, told in by_layer.items()}
 
 
 def test_all_layers_are_those_of_no_depth(build):

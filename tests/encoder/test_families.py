@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from nlp_transfer.encoder.anatomy import active_output, dissect, linear_targets
-from nlp_transfer.encoder.classifier import forward, reads_padding
+from nlp_transfer.encoder.classifier import forward, load_classifier, reads_padding
+from nlp_transfer.settings import EncoderSettings
 
-from .conftest import LABELS, stir
-from .families import FAMILIES, TEXTS
+from .conftest import LABELS, TASK, stir
+from .families import COMMON, FAMILIES, SEQ2SEQ, TEXTS, tiny_tokenizer
 
 # Where the library itself lets padding reach the text (measured relative change of the logits > 0.1).
 PADDING_LEAKS = {
@@ -156,6 +157,23 @@ def test_features_are_what_enters_the_output_layer(built, family, head):
     assert not classifier.model.get_submodule(classifier.anatomy.output)._forward_pre_hooks
 
 
+def test_features_are_those_of_the_token_that_the_head_reads(tmp_path):
+    """T5Gemma applies its output layer to every token of the decoder, and takes one that hangs on padding."""
+    tokenizer = tiny_tokenizer(SEQ2SEQ)
+    part = COMMON | {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": len(tokenizer), "bos_token_id": 1}
+    config = AutoConfig.for_model("t5gemma", encoder=part, decoder=part, vocab_size=len(tokenizer), pad_token_id=0)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    classifier = load_classifier(EncoderSettings(name=str(tmp_path)), TASK, head="native", seed=0)
+    stir(classifier.model)
+    batch = rows(classifier)
+    with torch.no_grad():
+        out = forward(classifier.model, batch)
+        again = forward(classifier.model, {"features": out.features})
+    torch.testing.assert_close(again.logits, out.logits)
+    assert reads_padding(classifier)
+
+
 @every_case
 def test_padding_does_not_change_logits(built, family, head):
     classifier = built(family, head)
@@ -207,9 +225,7 @@ def test_dissecting_leaves_the_model_alone(built, family, head):
 @every_case
 def test_lora_targets_are_in_every_layer_and_nowhere_else(built, family, head):
     classifier = built(family, head)
-    depths = {
-        classifier.anatomy.depth[f"{name}.weight"] for name in linear_targets(classifier.model, classifier.anatomy)
-    }
+    depths = {classifier.anatomy.depth[f"{name}.weight"] for name in linear_targets(classifier.anatomy)}
     assert depths == (set() if family in NO_LINEAR else set(range(1, max(classifier.anatomy.layers, 1) + 1)))
 
 
@@ -222,7 +238,7 @@ def test_lora_targets_are_in_every_layer_and_nowhere_else(built, family, head):
 def test_the_forward_works_when_wrapped_by_peft(build, family, head):
     classifier = build(family, head)
     stir(classifier.model)
-    targets = linear_targets(classifier.model, classifier.anatomy)
+    targets = linear_targets(classifier.anatomy)
     base = forward(classifier.model, rows(classifier))
     config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=targets, modules_to_save=list(classifier.anatomy.head))
     wrapped = get_peft_model(classifier.model, config).eval()

@@ -30,8 +30,8 @@ from .families import FAMILIES, PREFIXES_FIT, TEXTS
 HEADS = ("native", "pooled")
 PACKED = ["bert", "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "distilbert", "electra"]
 PACKED += ["albert", "modernbert", "eurobert", "gte", "nomic_bert", "mobilebert", "ernie", "esm", "gpt2", "gpt_neox"]
-PACKED += ["opt", "llama", "qwen2", "qwen3", "gemma3_text", "bart"]
-BEFORE_LAYERS = ["albert", "mobilebert", "esm", "gpt2", "bart"]  # the others before the embeddings
+PACKED += ["opt", "llama", "qwen2", "qwen3", "gemma3_text", "gemma3", "ctrl", "bart"]
+BEFORE_LAYERS = ["albert", "mobilebert", "esm", "gpt2", "ctrl", "bart"]  # the others before the embeddings
 # Our own head is the same on every family: of the pairs with it CI tries one of each way to read a text.
 OFTEN = {("bert", "pooled"), ("modernbert", "pooled"), ("gpt2", "pooled"), ("bart", "pooled")}
 CASES = [

@@ -50,6 +50,7 @@ REFUSED = {
     "xlnet": "RuntimeError: Cannot find a compatible OpOverload",
     "longformer": "GuardOnDataDependentSymNode",
     "funnel": "UserError: Constraints violated",
+    "jamba": "UserError: Constraints violated",
 }
 
 
