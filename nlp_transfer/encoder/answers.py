@@ -93,7 +93,8 @@ def main() -> None:
 
         options = {"num_labels": job["outputs"], **job["entries"]}
         base = load(job["base"], dtype="float32", use_safetensors=True, **options)
-        base.config.pad_token_id = tokenizer.pad_token_id  # which many a decoder lacks
+        for config in (base.config, base.config.get_text_config()):
+            config.pad_token_id = tokenizer.pad_token_id  # which many a decoder lacks
         found["adapter"] = ask(PeftModel.from_pretrained(base, job["adapter"]))
     print(json.dumps(found))  # noqa: T201
 
