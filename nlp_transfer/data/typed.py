@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.data import hub
+from nlp_transfer.data.hints import typed
 from nlp_transfer.data.table import CHUNK_ROWS, Table, from_records, joined
 from nlp_transfer.errors import UserError, first_line
 
@@ -149,9 +150,11 @@ def _table(data: Any, origin: str) -> Table:
         return joined(parts, origin)
     if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(row, Mapping) for row in data):
         return from_records(data, range(1, len(data) + 1), origin)
+    named = f"data=files {typed('data.path', str(data))}"
+    file = f"; a file is named in overrides: {named}" if isinstance(data, str | Path) else ""
     raise UserError(
         f"{origin}: rows of type {type(data).__name__} are not read; give a pandas DataFrame, a datasets.Dataset or "
-        "DatasetDict (not streaming), a list of dicts, or a dict of split name to one of these"
+        f"DatasetDict (not streaming), a list of dicts, or a dict of split name to one of these{file}"
     )
 
 
