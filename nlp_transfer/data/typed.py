@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.data import hub
+from nlp_transfer.data.hints import typed
 from nlp_transfer.data.table import CHUNK_ROWS, Table, from_records, joined
 from nlp_transfer.errors import UserError, first_line
 
@@ -153,10 +154,11 @@ def _table(data: Any, origin: str) -> Table:
     if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(row, Mapping) for row in data):
         records = [{name: _present(value) for name, value in row.items()} for row in data]
         return from_records(records, range(1, len(data) + 1), origin)
-    named = "; a file is no object: name it with data.path=… instead" * isinstance(data, str | Path)
+    named = f"data=files {typed('data.path', str(data))}"
+    file = f"; a file is named in overrides: {named}" if isinstance(data, str | Path) else ""
     raise UserError(
         f"{origin}: rows of type {type(data).__name__} are not read; give a pandas DataFrame, a datasets.Dataset or "
-        f"DatasetDict (not streaming), a list of dicts, or a dict of split name to one of these{named}"
+        f"DatasetDict (not streaming), a list of dicts, or a dict of split name to one of these{file}"
     )
 
 

@@ -349,6 +349,12 @@ def test_other_objects_are_refused(data: Any) -> None:
     assert ("name it with data.path=" in str(refused.value)) is ("type str" in str(refused.value))
 
 
+@pytest.mark.parametrize("name", ["tickets.csv", Path("tickets.csv")])
+def test_a_file_in_the_place_of_rows_is_told_where_it_goes(name: str | Path) -> None:
+    with pytest.raises(UserError, match=r"a file is named in overrides: data=files data\.path=tickets\.csv$"):
+        load_corpus(DataSettings(), data=name)
+
+
 def test_lists_of_class_labels_are_names() -> None:
     import datasets
 
