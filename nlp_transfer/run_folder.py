@@ -34,7 +34,7 @@ PROFILE = "profile.json"
 STEPS, PACE = "metrics.jsonl", "pace.jsonl"  # what a run repeats to the bit, and what it does not
 
 
-_Figures = TypeVar("_Figures")
+_Read = TypeVar("_Read")
 
 
 class Figures(Protocol):
@@ -98,7 +98,7 @@ class RunFolder:
         Args:
             part: of metrics.json.
             key: of that part.
-            now: what the key would say of a run that were made now.
+            now: what the key would say of a run that was made now.
             difference: what the run was made from, in words.
 
         Raises:
@@ -262,7 +262,7 @@ class RunFolder:
         """Return the figures that `finish` wrote of a run that was measured beside floors; see `report_of`."""
         return self.report_of(Report.from_json)
 
-    def report_of(self, from_json: Callable[[dict[str, Any]], _Figures]) -> _Figures:
+    def report_of(self, from_json: Callable[[dict[str, Any]], _Read]) -> _Read:
         """Return the figures that `finish` wrote.
 
         Args:

@@ -262,7 +262,7 @@ def test_a_run_whose_model_is_not_whole_is_not_read_back(tmp_path: Path):
                 path.write_bytes(damage)
             else:  # what stands in these is told when the model is loaded
                 continue
-            with pytest.raises(UserError, match=rf"{name} .*overwrite=true does the run again"):
+            with pytest.raises(UserError, match=rf"{name}.*overwrite=true does the run again"):
                 adapt(settings, data=data_for("single_label"))
             path.write_bytes(content)
     before = (model / "model.safetensors").stat().st_mtime_ns

@@ -29,7 +29,7 @@ def check_whole(folder: Path, record: Record) -> None:
     """
     _check_weights(folder, record)
     check_unknown(folder, record)
-    for name in ("config.json",) * record.merged + ("tokenizer_config.json",):
+    for name in ("config.json" if record.merged else "adapter_config.json", "tokenizer_config.json"):
         check_present(folder / name)
 
 

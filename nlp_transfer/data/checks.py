@@ -175,11 +175,13 @@ def _twins(splits: Mapping[str, Rows], task: Task, train: Counter[str]) -> Itera
         groups[best].append(name)
     for best, names in groups.items():
         shown = {name: repr(name) if unicodedata.is_normalized("NFC", name) else ascii(name) for name in (best, *names)}
-        listed = ", ".join(f"{shown[name]} ({train[name]:,} rows)" for name in task.labels if name in shown)
+        all_of_them = ", ".join(
+            f"{shown[name]} ({counted(train[name], 'row')})" for name in task.labels if name in shown
+        )
         yield Finding(
             "twin",
             "labels that differ only in how they are written (case, white space, hyphens, zeros behind a point, what "
-            f"nobody sees) are different classes here: {listed}",
+            f"nobody sees) are different classes here: {all_of_them}",
             tuple(place for split in splits for place in _having(split, splits, names)),
         )
 

@@ -120,7 +120,7 @@ def stream_rows(
 
             yield from parquet.parquet_chunks(binary, origin, chunk_rows)
             return
-        lines = decoded_lines(binary, encoding=encoding, origin=origin)
+        lines = decoded_lines(binary, encoding=encoding, origin=origin, is_text=format == "text")
         if format in delimited.DELIMITERS:
             lines = _without_json(lines, format, origin, "set predict.format=jsonl")
         yield from _tables(lines, format, delimiter, origin, chunk_rows)

@@ -173,10 +173,10 @@ def _alike(sets: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 def _refuse_missing(values: Sequence[Any], separator: str | None, where: Where) -> None:
     missing = [row for row, value in enumerate(values) if is_missing(value) and not (separator and value == "")]
-    if missing and len(missing) == len(values):
+    if len(missing) == len(values) > 1:
         raise UserError(
-            f"{where(0)}: the label is missing, as it is in all {len(values):,} rows; fill it in, or leave these rows "
-            "out: they can neither teach nor measure anything"
+            f"{where(0)}: the label is missing, as it is in all {len(values):,} rows; fill it in: rows without one can "
+            "neither teach nor measure anything"
         )
     if missing:
         raise UserError(f"{listed(missing, where, between='; ')}: the label is missing; fill it in or remove the row")

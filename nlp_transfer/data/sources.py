@@ -269,7 +269,7 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list
             unread.append(f"{item.relative_to(root)}{'/' * item.is_dir()}")
             continue
         with opened(item) as (binary, origin):
-            text = "".join(decoded_lines(binary, encoding=settings.encoding, origin=origin))
+            text = "".join(decoded_lines(binary, encoding=settings.encoding, origin=origin, is_text=True))
         end = next((mark for mark in ("\r\n", "\n", "\r") if text.endswith(mark)), "")
         columns["text"].append(text.removesuffix(end))
         columns["label"].append(item.parent.name)

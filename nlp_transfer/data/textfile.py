@@ -21,10 +21,12 @@ _FOREIGN = {
     b"PAR1\x15": "a Parquet file; give it the ending .parquet",
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "a spreadsheet or document of an old Office; export it first",
     b"version https://git-lfs": "what Git LFS puts in the place of a file; fetch that with `git lfs pull`",
-    b"<!DOCTYPE html": "a page of the web; download the file itself",
+}
+_PAGES = {  # in lower case
+    b"<!doctype html": "a page of the web; download the file itself",
     b"<html": "a page of the web, or a table saved as one; download or export the file itself",
 }
-_START = max(map(len, _FOREIGN))
+_START = max(map(len, _FOREIGN | _PAGES))
 _MARKED = (  # byte order mark, the encoding that takes it away, encodings that read the same bytes otherwise
     (codecs.BOM_UTF8, "utf-8", ("utf-8-sig",)),
     (codecs.BOM_UTF16_LE, "utf-16", ("utf-32",)),
@@ -32,10 +34,16 @@ _MARKED = (  # byte order mark, the encoding that takes it away, encodings that 
 )
 
 
-def decoded_lines(binary: BinaryIO, *, encoding: str, origin: str) -> Iterator[str]:
+def decoded_lines(binary: BinaryIO, *, encoding: str, origin: str, is_text: bool = False) -> Iterator[str]:
     r"""Yield the lines of a file with their ends (\\n, \\r\\n or \\r), never changing a character.
 
     A UTF-8 byte order mark is not part of the text.
+
+    Args:
+        binary: the file.
+        encoding: of it.
+        origin: what it is called.
+        is_text: whether the file is a text itself, which may be a page of the web, or of one a line.
 
     Raises:
         UserError: with file, line and a hint, for bytes that are no text in `encoding`, NUL bytes and compressed files,
@@ -46,7 +54,7 @@ def decoded_lines(binary: BinaryIO, *, encoding: str, origin: str) -> Iterator[s
     text = io.TextIOWrapper(buffered, "utf-8-sig" if codec == "utf-8" else codec, errors="surrogateescape", newline="")
     number = 0
     try:
-        _check_start(buffered.peek(_START)[:_START], codec, origin)
+        _check_start(buffered.peek(_START)[:_START], codec, origin, is_text=is_text)
         for number, line in enumerate(text, 1):
             if not line.isascii() and (bad := _UNDECODED.search(line)):
                 raise UserError(_undecodable(f"{origin}:{number}", ord(bad.group()) - 0xDC00, bad.start() + 1, codec))
@@ -79,10 +87,13 @@ def _codec(encoding: str) -> str:
     return codec
 
 
-def _check_start(start: bytes, codec: str, origin: str) -> None:
+def _check_start(start: bytes, codec: str, origin: str, *, is_text: bool) -> None:
     """Refuse files whose first bytes say that they are something else."""
     for magic, kind in _FOREIGN.items():
         if start.startswith(magic):
+            raise UserError(f"{origin} is {kind}")
+    for mark, kind in () if is_text else _PAGES.items():
+        if start.lower().startswith(mark):
             raise UserError(f"{origin} is {kind}")
     for mark, meant, others in _MARKED:
         if start.startswith(mark) and codec != meant and codec not in others:

@@ -154,8 +154,9 @@ def _table(data: Any, origin: str) -> Table:
     if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(row, Mapping) for row in data):
         records = [{name: _present(value) for name, value in row.items()} for row in data]
         return from_records(records, range(1, len(data) + 1), origin)
-    named = f"data=files {typed('data.path', str(data))}"
-    file = f"; a file is named in overrides: {named}" if isinstance(data, str | Path) else ""
+    file = ""
+    if isinstance(data, str | Path):
+        file = f"; a file is named in overrides: data=files {typed('data.path', str(data))}"
     raise UserError(
         f"{origin}: rows of type {type(data).__name__} are not read; give a pandas DataFrame, a datasets.Dataset or "
         f"DatasetDict (not streaming), a list of dicts, or a dict of split name to one of these{file}"
@@ -176,7 +177,7 @@ def _from_frame(frame: Any, pandas: Any, origin: str) -> Table:
 
 
 def _present(value: Any) -> Any:
-    """Return a value of a mapping as `_from_frame` does: NaN, by which pandas says missing there too, becomes None."""
+    """Return a value of a mapping in Python's own types; NaN, by which pandas says missing, becomes None."""
     plain = _plain(value)
     return None if isinstance(plain, float) and math.isnan(plain) else plain
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -114,7 +114,11 @@ def _listed(given: Any, name: str) -> list[str]:
     """
     if isinstance(given, str):
         raise UserError(f"predict takes a list of {name}; put the one text into a list")
-    if not isinstance(given, Iterable) or isinstance(given, Mapping | Set) or getattr(given, "ndim", 1) != 1:
+    if (
+        not isinstance(given, Iterable)
+        or isinstance(given, Mapping | set | frozenset)
+        or getattr(given, "ndim", 1) != 1
+    ):
         raise UserError(f"predict takes a list of {name}, or one column of a table, not a {type(given).__name__}")
     texts = list(given)
     for number, text in enumerate(texts):

@@ -116,7 +116,7 @@ class Heads:
             corpus=corpus,
             objective=Objective(settings.objective, corpus.task).to(whole.accelerator.device),
             columns=columns,
-            plan=dataclasses.replace(plan, steps=whole.plan.steps),
+            plan=dataclasses.replace(plan, steps=whole.plan.steps, batch_size=whole.plan.batch_size),
             below_output=whole.below_output.known(whole.classifier, known),
             boundary=None,
         )

@@ -42,7 +42,7 @@ def leave_log() -> None:
     """Leave a log that takes no more, or the interpreter tries once more and ends with a status of its own."""
     try:
         sys.stderr.flush()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a caller has closed it
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from importlib import resources
+from itertools import pairwise
 from typing import NamedTuple
 
 from nlp_transfer.verbs import VERBS
@@ -36,7 +37,8 @@ _EXAMPLES = {
     "nlp-transfer export runs/NAME export.format=onnx_int8": "",
     "nlp-transfer merge runs/NAME FOLDER": "a plain model of an adapter that was saved alone",
     "nlp-transfer cp intent my.yaml": "a recipe of your own",
-    "nlp-transfer cache ls": "what it is, and how large",
+    "nlp-transfer ls recipes": "",
+    "nlp-transfer cache ls": "what is kept, and how large it is",
     "accelerate launch -m nlp_transfer adapt RECIPE key=value": "on all GPUs",
 }
 
@@ -60,7 +62,7 @@ def helping(verb: str | None) -> Help:
         said, takes = VERBS[verb]
         usage = f"{verb} ..."
         parts = [textwrap.fill(f"{said[0].upper()}{said[1:]}. It takes {takes}.", _WIDTH), words]
-    mine = [_example(each, said) for each, said in _EXAMPLES.items() if verb is None or f" {verb}" in each]
+    mine = [_example(each, said) for each, said in _EXAMPLES.items() if verb in (None, _verb_of(each))]
     conf = resources.files("nlp_transfer.conf")
     more = (
         "`nlp-transfer VERB --help` lists the keys of a verb's own, `nlp-transfer plan --cfg` prints every key, the "
@@ -72,6 +74,11 @@ def helping(verb: str | None) -> Help:
         "\n\n".join(parts),
         "\n\n".join([*filter(None, ends), textwrap.fill(more, _WIDTH, break_long_words=False, break_on_hyphens=False)]),
     )
+
+
+def _verb_of(command: str) -> str:
+    words = command.split()
+    return next(word for before, word in pairwise(words) if before in ("nlp-transfer", "nlp_transfer"))
 
 
 def _beside(name: str, said: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
+from nlp_transfer.settings import DATA_FILES, DATA_LIMITS
 from nlp_transfer.verbs import VERBS, alone, emit, one, screen_of_main
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from nlp_transfer.terminal.console import Screen
     from nlp_transfer.verb_settings import HubSettings
 
-_OF_TRAINING = ("encoder", "strategy", "objective", "training", "pretraining")
-_ROWS = ("data.path", "data.train", "data.validation", "data.test", "data.hub", "data.embedded")
+_OF_TRAINING = ("encoder", "tokens", "strategy", "objective", "training", "pretraining", "continual")
+_ROWS = ("data.embedded", "data.hub", *(f"data.{key}" for key in (*DATA_FILES, *DATA_LIMITS)))
 
 
 def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:

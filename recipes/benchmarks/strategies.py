@@ -64,7 +64,7 @@ OURS = {
     "lora": {"strategy": "lora"},
     "native": {"strategy": "finetune", "encoder.head": "native"},
 }
-EPOCHS = 3
+EPOCHS, BATCH = 3, 16
 
 
 def draw(source: Path, target: Path, *, rows: int, seed: int) -> None:
@@ -99,6 +99,7 @@ def settings_of(dataset: str, method: str, seed: int, folder: Path, more: Mappin
         "data.empty": "drop",
         "seed": seed,
         "training.epochs": EPOCHS,
+        "training.batch_size": BATCH,
         "evaluation.floors": False,
         "evaluation.resamples": 2,
         "verify": False,

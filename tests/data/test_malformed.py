@@ -659,6 +659,7 @@ CASES = [
             (
                 (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "what Git LFS puts in the place"),
                 (b"<!DOCTYPE html>\n<html>\n", "a page of the web"),
+                (b"<!doctype HTML>\n", "a page of the web"),
                 (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "a spreadsheet or document of an old Office"),
             )
         )

@@ -126,6 +126,18 @@ def test_class_weights_do_not_change_the_fingerprint() -> None:
     assert plain.fingerprint == weighted.fingerprint
 
 
+def test_texts_may_be_pages_of_the_web(tmp_path: Path) -> None:
+    page = b"<!DOCTYPE html>\n<html>buy now</html>\n"
+    for label in ("spam", "ham"):
+        (tmp_path / label).mkdir()
+        for number in range(5):
+            (tmp_path / label / f"{number}.txt").write_bytes(page.replace(b"now", f"{label} {number}".encode()))
+    examples = load_corpus(DataSettings(path=str(tmp_path))).splits["train"]
+    assert all(text.startswith("<!DOCTYPE html>") for text in examples.texts)
+    chunks = list(stream_rows(io.BytesIO(page), format="text"))
+    assert [row for chunk in chunks for row in chunk.columns["text"]] == ["<!DOCTYPE html>", "<html>buy now</html>"]
+
+
 @pytest.mark.parametrize("splits", [False, True])
 def test_folder_of_class_folders(splits: bool, tmp_path: Path) -> None:
     for split in ("train", "test") if splits else ("",):
@@ -346,7 +358,7 @@ def test_what_pandas_calls_missing_is_missing() -> None:
 def test_other_objects_are_refused(data: Any) -> None:
     with pytest.raises(UserError, match="are not read; give a pandas DataFrame") as refused:
         load_corpus(DataSettings(), data=data)
-    assert ("name it with data.path=" in str(refused.value)) is ("type str" in str(refused.value))
+    assert ("a file is named in overrides" in str(refused.value)) is ("type str" in str(refused.value))
 
 
 @pytest.mark.parametrize("name", ["tickets.csv", Path("tickets.csv")])

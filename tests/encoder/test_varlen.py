@@ -50,4 +50,4 @@ def test_what_is_tried_on_a_gpu_holds_for_every_family(build, family, monkeypatc
     packed.pack(classifier.model, classifier.anatomy, classifier.tokenizer, half=True, anywhere=False)
     used = {module.config._attn_implementation for module in classifier.model.modules() if hasattr(module, "config")}
     assert used == {varlen.NAME}
-    assert asked[-1] == {"tokens": {"modernbert": 12, "gemma3_text": 24}.get(family, 8)}
+    assert asked[-1] == {"tokens": {"modernbert": 12, "gemma3": 24, "gemma3_text": 24}.get(family, 8)}
