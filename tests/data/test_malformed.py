@@ -391,12 +391,12 @@ CASES = [
         "35-variants",
         HEAD + b"p,Pos\nq,pos\nr,neg\ns,pos \n",
         [("p", "Pos"), ("q", "pos"), ("r", "neg"), ("s", "pos ")],
-        note=r"different classes here: 'Pos' \(1 rows\), 'pos' \(1 rows\), 'pos ' \(1 rows\)",
+        note=r"different classes here: 'Pos' \(1 row\), 'pos' \(1 row\), 'pos ' \(1 row\)",
     ),
     Case(
         "35-variants-nobody-sees",
         HEAD + "p,café\nq,cafe\u0301\nr,tea\ns,tea\u200b\n".encode(),
-        note=r"different classes here: 'cafe\\u0301' \(1 rows\), 'café' \(1 rows\)$",
+        note=r"different classes here: 'cafe\\u0301' \(1 row\), 'café' \(1 row\)$",
     ),
     Case(
         "35-missing-as-text", HEAD + b"p,a\nq,nan\nr,None\n", note="label 'nan': so programs write that there is none"
@@ -444,7 +444,7 @@ CASES = [
         "38-whole-and-decimal",
         HEAD + b"p,1\nq,1.0\nr,2\ns,1\n",
         [("p", "1"), ("q", "1.0"), ("r", "2"), ("s", "1")],
-        note=r"different classes here: '1' \(2 rows\), '1.0' \(1 rows\)",
+        note=r"different classes here: '1' \(2 rows\), '1.0' \(1 row\)",
     ),
     Case(
         "39-conflict",

@@ -22,7 +22,7 @@ from nlp_transfer.multitask.together import as_long_as_alone
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.run import adapt
 from nlp_transfer.settings import TrainingSettings
-from nlp_transfer.training import inference
+from nlp_transfer.training import inference, length
 from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped
 from tests.cells import cells
@@ -169,6 +169,17 @@ def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
         notes = json.loads(capsys.readouterr().out)["report"]["notes"]
         assert not [note for note in notes if "not what the model was trained on" in note]
     assert together_module.adapt_together(ask(str(outcome.folder / "config.yaml"), [], SILENT), SILENT) == outcome
+
+
+def test_a_step_of_all_is_that_of_the_largest_task_in_every_plan(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(length, "_MANY", 24)
+    few = f"{written(tmp_path, 'regression')} data.train_limit=20"
+    values = {"training.batch_size": None, "training.epochs": 1, "output": str(tmp_path / "runs")}
+    outcome = together(home, [written(tmp_path), few], **values)
+    folders = [outcome.folder, *(task.folder for task in outcome.tasks)]
+    assert [json.loads((folder / "plan.json").read_text())["batch_size"] for folder in folders] == [32, 32, 32]
 
 
 @pytest.mark.slow
