@@ -60,6 +60,7 @@ class Comparison:
         self._store: Store | None = store_of(self.settings.cache, screen.tell)
         self._answers: dict[Trial, Answers] = {}
         self._meant: dict[str, None] = {}  # sentences, each once
+        self._told: set[str] = set()
 
     def run(self) -> Outcome:
         """Try everybody, measure, and write the winner's recipe, the figures and the page into the folder."""
@@ -108,9 +109,15 @@ class Comparison:
         corpus = self._corpus(trial)
         if trial._replace(name=_FLOORS[0]) not in self._answers:
             self._answers |= self._floors(trial)
-        quiet = Screen(speaks=False, says=self._screen.tell)
+        quiet = Screen(speaks=False, says=self._tell_once)
         self._answers[trial] = answers_of(self._settings_of(trial), corpus, quiet)
         return self._answers[trial]
+
+    def _tell_once(self, sentence: str) -> None:
+        """Tell what a trial has to say, unless another one has said it."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self._screen.tell(sentence)
 
     def _outcome(self, schedule: Schedule, left_out: list[str]) -> Outcome:
         contest = Contest(

@@ -88,9 +88,18 @@ def test_everybody_is_there_with_every_number_of_labels(compared):
 def test_the_same_words_do_nothing_again_and_say_the_same(compared, monkeypatch: pytest.MonkeyPatch):
     given, outcome = compared
     monkeypatch.setattr("nlp_transfer.comparing.trial.prepare", lambda *_, **__: pytest.fail("trained again"))
-    again = comparison(None, given, QUIET, data=data_for("single_label")).run()
+    answered, told = module.answers_of, list[str]()
+
+    def told_by_each(settings, corpus, screen):
+        screen.tell("what all have to say")
+        return answered(settings, corpus, screen)
+
+    monkeypatch.setattr(module, "answers_of", told_by_each)
+    listening = Screen(speaks=False, says=told.append)
+    again = comparison(None, given, listening, data=data_for("single_label")).run()
     assert again.to_json()["duels"] == outcome.to_json()["duels"]
     assert figures(again) == figures(outcome)
+    assert told.count("what all have to say") == 1
 
 
 @pytest.mark.slow
