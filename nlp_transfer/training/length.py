@@ -8,7 +8,7 @@ from nlp_transfer.data.batches import steps_per_epoch
 from nlp_transfer.settings import TrainingSettings
 
 _PASSES, _STEPS = 2.0, 50  # few rows need steps, not passes: recipes/benchmarks/steps.py
-_BATCH, _LARGE_BATCH = 16, 32  # the large one takes two thirds of the time: recipes/benchmarks/steps.py
+_BATCH, _LARGE_BATCH = 16, 32  # the large one takes two thirds to four fifths of the time: recipes/benchmarks/steps.py
 _MANY = 4800  # examples, of which two passes are three hundred large batches
 _EVALUATIONS = 5  # of a training that is longer than its passes, at most
 
