@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nlp_transfer.comparing.outcome import Outcome
     from nlp_transfer.decision.labelling import Labeller
     from nlp_transfer.inspection.examine import Examination
-    from nlp_transfer.run import Run
+    from nlp_transfer.running.run import Run
 
 __version__ = "0.1.0"
 __all__ = ["adapt", "check", "compare", "load"]
@@ -49,7 +49,7 @@ def adapt(recipe: str | None = None, overrides: Sequence[str] | Mapping[str, Any
     pushes, screen = settings.hub.push and is_main(), Screen(speaks=False)
     if pushes:
         check_before_training(settings.hub, tell=screen.tell)
-    from nlp_transfer.run import adapt as run_adapt
+    from nlp_transfer.running.run import adapt as run_adapt
 
     run = run_adapt(settings, data=data)
     if pushes:

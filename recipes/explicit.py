@@ -31,6 +31,7 @@ from nlp_transfer.evaluation import metrics
 from nlp_transfer.evaluation.baselines import floors
 from nlp_transfer.evaluation.calibration import calibrate
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
+from nlp_transfer.linear.convex import fit_head, softened
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.settings import (
@@ -42,7 +43,6 @@ from nlp_transfer.settings import (
     TrainingSettings,
 )
 from nlp_transfer.strategies import Finetune
-from nlp_transfer.strategies.convex import fit_head, softened
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import working_copy
 from nlp_transfer.training.device import make_accelerator

@@ -85,9 +85,9 @@ def composing() -> Iterator[Warm]:
 def running() -> Iterator[Warm]:
     """Processes that begin with what a run on a tiny BERT imports until its end, whatever its strategy."""
     warm = Warm(
-        "import hydra.compose, nlp_transfer.cli, nlp_transfer.run, nlp_transfer.predicting.predict\n"
+        "import hydra.compose, nlp_transfer.cli, nlp_transfer.running.run, nlp_transfer.predicting.predict\n"
         "import matplotlib.backends.backend_svg, nlp_transfer.reporting.report_page, peft, sklearn.linear_model\n"
-        "import sklearn.feature_extraction.text, transformers.models.bert.modeling_bert, tests.test_run"
+        "import sklearn.feature_extraction.text, transformers.models.bert.modeling_bert, tests.running.test_run"
     )
     yield warm
     warm.close()

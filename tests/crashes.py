@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.resume import Commits
-from nlp_transfer.run import adapt
-from nlp_transfer.run_folder import PACE
+from nlp_transfer.running.folder import PACE
+from nlp_transfer.running.resume import Commits
+from nlp_transfer.running.run import adapt
 from nlp_transfer.training import checkpoint
 from tests.crash_harness import Case, chain, crash
 from tests.encoder.families import tiny_encoder
-from tests.test_run import data_for, settings_for
+from tests.running.test_run import data_for, settings_for
 
 _FINETUNE = {"strategy": "finetune", "strategy.gradual": 0.5, "training.ema": 0.9, "training.micro_batch_size": 3}
 CASES: dict[str, dict[str, Any]] = {

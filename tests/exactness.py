@@ -24,13 +24,13 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import encode, full_lengths, resolve_spec
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import EncoderSettings, TokenSettings, TrackingSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import make_accelerator
 from tests.crash_harness import Case, start
 from tests.encoder.families import TEXTS, tiny_encoder
-from tests.test_run import TOPICS, data_for, settings_for
+from tests.running.test_run import TOPICS, data_for, settings_for
 
 ROWS, BATCHES = range(1, 18), range(1, 6)
 LABELS = ("card", "film", "refund")

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from tests.encoder.families import tiny_encoder
-from tests.test_run import data_for
+from tests.running.test_run import data_for
 
 
 def furnish(folder: Path) -> Path:

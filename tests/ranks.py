@@ -29,11 +29,11 @@ from accelerate.state import AcceleratorState
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from nlp_transfer import learning, run
 from nlp_transfer.cli import main as command_line
 from nlp_transfer.data import corpus
 from nlp_transfer.errors import UserError
-from nlp_transfer.resume import Commits
+from nlp_transfer.running import learning, run
+from nlp_transfer.running.resume import Commits
 from nlp_transfer.training import checkpoint, loop
 from tests.crashes import fingerprint
 from tests.place import furnish

@@ -18,12 +18,12 @@ from typing import Any
 from nlp_transfer.cache import tokens as encoding
 from nlp_transfer.cache.store import ENVIRONMENT
 from nlp_transfer.data import tokens as token_ids
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from nlp_transfer.training import inference
 from tests.crash_harness import Case, start
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
-from tests.test_run import data_for, settings_for
+from tests.running.test_run import data_for, settings_for
 
 # run -> its processes, the stores of its ranks
 RUNS = {

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nlp_transfer import run
 from nlp_transfer.cli import main
 from nlp_transfer.evaluation.unknown import DETECTORS
+from nlp_transfer.running import run
 from recipes.benchmarks import (
     calibration,
     checking,

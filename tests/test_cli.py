@@ -26,7 +26,7 @@ from nlp_transfer.verbs import VERBS
 from nlp_transfer.verbs.keys import GROUPS_OF
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish, write_csv
-from tests.test_run import data_for, rows
+from tests.running.test_run import data_for, rows
 from tests.warm import CLI, Warm
 
 

@@ -50,8 +50,8 @@ def test_every_point_of_a_run_that_goes_on_ends_in_the_same_bits(running: Warm, 
 RUN = """
 import sys
 from pathlib import Path
-from tests.test_run import data_for, settings_for
-from nlp_transfer.run import adapt
+from tests.running.test_run import data_for, settings_for
+from nlp_transfer.running.run import adapt
 steps = {"training.max_steps": 100, "training.min_steps": 100, "checkpoint.seconds": 0, "evaluation.floors": False}
 settings = settings_for(Path(sys.argv[1]), strategy="finetune", output=sys.argv[2], **steps)
 print("imported", flush=True)

@@ -14,17 +14,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nlp_transfer import resume, run
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.versions import environment
 from nlp_transfer.objectives.objective import Step
-from nlp_transfer.run import adapt
+from nlp_transfer.running import resume, run
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import listening
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
-from tests.test_run import data_for, settings_for
+from tests.running.test_run import data_for, settings_for
 from tests.training.scarce import no_memory
 from tests.warm import MODULE, Warm
 
@@ -66,8 +66,8 @@ def test_every_crash_point_ends_in_the_same_bits(running: Warm, case: str, torn:
 RUN = """
 import signal, sys
 from pathlib import Path
-from tests.test_run import data_for, settings_for
-from nlp_transfer.run import adapt
+from tests.running.test_run import data_for, settings_for
+from nlp_transfer.running.run import adapt
 from nlp_transfer.training.signals import Stopped
 settings = settings_for(Path(sys.argv[1]), output=sys.argv[2], **{"training.min_steps": int(sys.argv[3])})
 try:

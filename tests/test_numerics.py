@@ -22,17 +22,17 @@ from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.evaluation.decisions import probabilities
-from nlp_transfer.learning import learn
 from nlp_transfer.predicting.predict import Predictor
-from nlp_transfer.preparation import Prepared, prepare
-from nlp_transfer.run import adapt
-from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.running.folder import RunFolder
+from nlp_transfer.running.learning import learn
+from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.run import adapt
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.schedules import rate
 from tests.encoder.families import tiny_encoder
+from tests.running.test_run import STRATEGIES, data_for, rows, settings_for
 from tests.test_crashes import stopped_run
-from tests.test_run import STRATEGIES, data_for, rows, settings_for
 
 pytestmark = pytest.mark.slow
 

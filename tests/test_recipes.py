@@ -14,12 +14,12 @@ import pytest
 from nlp_transfer.composing.shipped import GROUPS, shipped_names
 from nlp_transfer.config import compose
 from nlp_transfer.objectives.settings import TERM_SETTINGS
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import Settings
 from tests.encoder.families import tiny_encoder
 from tests.publishing.hub_repository import read
 from tests.publishing.hub_server import HubServer
-from tests.test_run import data_for, rows
+from tests.running.test_run import data_for, rows
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 PAIRED = ("pairs", "regression")  # recipes whose data has two texts

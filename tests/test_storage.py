@@ -15,13 +15,13 @@ import pytest
 
 from nlp_transfer.artefact import folder as artefact
 from nlp_transfer.errors import UserError
-from nlp_transfer.run import adapt
-from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.running.folder import RunFolder
+from nlp_transfer.running.run import adapt
 from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
+from tests.running.test_run import data_for, settings_for
 from tests.test_crashes import told_by
-from tests.test_run import data_for, settings_for
 from tests.warm import Warm
 
 pytestmark = pytest.mark.slow

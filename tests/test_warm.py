@@ -93,7 +93,7 @@ def test_what_a_run_imports_leaves_nothing_begun(running: Warm):
     """No thread, process group, device, or handler of a signal: a run finds what it finds in a cold process."""
     code = """
 import os, signal, sys
-assert {"nlp_transfer.run", "accelerate", "peft", "torch"} <= set(sys.modules)
+assert {"nlp_transfer.running.run", "accelerate", "peft", "torch"} <= set(sys.modules)
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 states = [state._shared_state for state in (AcceleratorState, GradientState, PartialState)]

@@ -13,15 +13,15 @@ from nlp_transfer.config import compose
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.exporting import export as exporting
-from nlp_transfer.measurement import evaluate
 from nlp_transfer.ranking.rows import rows_of as ranked_rows
-from nlp_transfer.run import Run, adapt
+from nlp_transfer.running.measurement import evaluate
+from nlp_transfer.running.run import Run, adapt
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import checkpoint
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.test_run import STRATEGIES, data_for, digest, settings_for
+from tests.running.test_run import STRATEGIES, data_for, digest, settings_for
 
 PROBLEMS = ("single_label", "multi_label", "regression", "ordinal")
 

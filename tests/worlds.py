@@ -25,12 +25,12 @@ from torch.nn.modules.module import register_module_forward_hook
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.predicting.predict import Predictor
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from tests import sharded, zeroed
 from tests.crash_harness import Case, start
 from tests.encoder.families import tiny_encoder
 from tests.objectives.test_distill import texts_in
-from tests.test_run import STRATEGIES, data_for, settings_for
+from tests.running.test_run import STRATEGIES, data_for, settings_for
 
 OBJECTIVES = ("classify", "contrast", "distill", "hint", "relations", "anchor", "coral", "mmd", "dann", "cdan", "mcc")
 _PLAIN: dict[str, Any] = {"strategy": "finetune"}

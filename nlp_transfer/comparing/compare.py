@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import choosing, config
+from nlp_transfer import config
 from nlp_transfer.cache.store import store_of
 from nlp_transfer.comparing.contest import Contest
 from nlp_transfer.comparing.grid import Candidate, Trial, decision_of
@@ -26,6 +26,7 @@ from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.names import comparable, sign_of
+from nlp_transfer.running import choosing
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.strategies import Auto
 from nlp_transfer.terminal.console import Screen

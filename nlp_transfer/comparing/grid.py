@@ -13,12 +13,12 @@ import numpy as np
 
 from nlp_transfer import config
 from nlp_transfer.cache.store import store_of_rows
-from nlp_transfer.choosing import classes_of
 from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded, read_corpus
 from nlp_transfer.data.needs import with_validation
 from nlp_transfer.errors import UserError, about, did_you_mean
 from nlp_transfer.evaluation.decisions import with_rules
+from nlp_transfer.running.choosing import classes_of
 from nlp_transfer.settings import PretrainingSettings
 from nlp_transfer.training.length import least_steps, passes
 from nlp_transfer.wording import counted

@@ -14,7 +14,7 @@ from nlp_transfer.comparing.page import document_of
 from nlp_transfer.comparing.recipe import recipe_of
 from nlp_transfer.machine.disk import write_json, write_whole
 from nlp_transfer.reporting.files import write_pages
-from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.running.folder import RunFolder
 
 if TYPE_CHECKING:
     from nlp_transfer.comparing.outcome import Outcome

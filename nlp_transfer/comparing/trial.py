@@ -16,11 +16,11 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.machine.disk import write_whole
-from nlp_transfer.preparation import prepare
 from nlp_transfer.pretraining.further import pretrained
-from nlp_transfer.recalling import recall
-from nlp_transfer.run_folder import RunFolder
-from nlp_transfer.trained import train
+from nlp_transfer.running.folder import RunFolder
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.recalling import recall
+from nlp_transfer.running.trained import train
 from nlp_transfer.training.peak import forget_peak, peak_megabytes
 from nlp_transfer.training.state import own_numbers
 

@@ -20,7 +20,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.predicting.predict import opened
-from nlp_transfer.preparation import Prepared
+from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.settings import DecisionSettings, Settings
 
 _SHOWN = 3  # tasks, of which each has a line

@@ -21,7 +21,7 @@ from nlp_transfer.evaluation.kept import KeptScores
 from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.evaluation.selective import RiskCurve
 from nlp_transfer.evaluation.unknown import Detector
-from nlp_transfer.preparation import Prepared
+from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.settings import DecisionSettings
 
 _MOST_TAUGHT = 50_000  # training rows that classes are described by

@@ -14,7 +14,7 @@ from nlp_transfer.data.tokens import encode_whole
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.evaluation.divergence import Gap, a_distance, written_apart
 from nlp_transfer.objectives.settings import terms_that
-from nlp_transfer.preparation import Prepared
+from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nlp_transfer.evaluation.formatting import number
-from nlp_transfer.strategies.convex import validate_head
+from nlp_transfer.linear.convex import validate_head
 from nlp_transfer.wording import counted
 
 _SHIFT = 0.4  # difference of shares from which two domains are written differently

@@ -9,7 +9,7 @@ import numpy as np
 from nlp_transfer.data.task import Task, dense, likeliest
 from nlp_transfer.evaluation.decisions import decide
 from nlp_transfer.evaluation.intervals import Interval, draws, interval
-from nlp_transfer.strategies.convex import fit_head
+from nlp_transfer.linear.convex import fit_head
 
 _RESAMPLES = 200
 

@@ -11,8 +11,8 @@ from nlp_transfer.data.checks import called
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.task import Task, likeliest
 from nlp_transfer.evaluation.decisions import probabilities
-from nlp_transfer.head import validate
-from nlp_transfer.preparation import Prepared
+from nlp_transfer.running.head import validate
+from nlp_transfer.running.preparation import Prepared
 
 _FAR_OUT = 3.0
 _FEWEST = 100  # training rows that teach a probe to doubt

@@ -226,7 +226,7 @@ def _learned(
         from nlp_transfer.inspection import doubts as doubting
         from nlp_transfer.inspection import encoded as seeing
         from nlp_transfer.objectives.settings import ClassifySettings
-        from nlp_transfer.preparation import prepare
+        from nlp_transfer.running.preparation import prepare
         from nlp_transfer.strategies import Probe
         from nlp_transfer.terminal.progress import reading
         from nlp_transfer.training.state import own_numbers

@@ -11,30 +11,30 @@ from pathlib import Path
 
 import numpy as np
 
-from nlp_transfer import resume
 from nlp_transfer.config import default_name, run_path, to_plain
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.streams import Stream
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_main
-from nlp_transfer.measurement import public_source
 from nlp_transfer.meta.checks import LEARNS
 from nlp_transfer.meta.episodes import Division, Episodes, only
 from nlp_transfer.meta.learner import Learner, Reader
 from nlp_transfer.meta.loop import fit, steps_of
 from nlp_transfer.meta.made import write_encoder
 from nlp_transfer.meta.measuring import Gain, Outcome, asked_of, right
-from nlp_transfer.preparation import Prepared, prepare
-from nlp_transfer.recalling import recall
-from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.running import resume
+from nlp_transfer.running.folder import RunFolder
+from nlp_transfer.running.measurement import public_source
+from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.recalling import recall
+from nlp_transfer.running.trained import going_on
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
 from nlp_transfer.strategies.base import encoder_width
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
-from nlp_transfer.trained import going_on
 from nlp_transfer.training.loop import NotFinite, Watch
 from nlp_transfer.training.memory import is_lack_of_memory
 from nlp_transfer.training.sharding import is_sharding

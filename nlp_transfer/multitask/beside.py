@@ -22,9 +22,9 @@ from nlp_transfer.machine.launch import is_main
 from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
 from nlp_transfer.multitask.together import adapt_together, located
 from nlp_transfer.predicting.predict import opened
-from nlp_transfer.recalling import check_encoder
-from nlp_transfer.run import adapt
-from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.running.folder import RunFolder
+from nlp_transfer.running.recalling import check_encoder
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import Settings, TrackingSettings
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from nlp_transfer.encoder.heads import describe
 from nlp_transfer.errors import UserError
 from nlp_transfer.multitask.union import Union
 from nlp_transfer.objectives.objective import Objective
-from nlp_transfer.plan import plan_of
-from nlp_transfer.preparation import Prepared
+from nlp_transfer.running.plan import plan_of
+from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.wording import counted
 
 

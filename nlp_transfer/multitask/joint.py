@@ -18,22 +18,22 @@ from nlp_transfer.data.task import dense
 from nlp_transfer.decision.fitting import Fitted
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.names import sign_of
-from nlp_transfer.head import Units
-from nlp_transfer.learning import Descent, descend, score, start_head, starts_solved
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.objective import Together
 from nlp_transfer.multitask.union import TRAIN, Union
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import ClassifySettings
-from nlp_transfer.preparation import Prepared
+from nlp_transfer.running.head import Units
+from nlp_transfer.running.learning import Descent, descend, score, start_head, starts_solved
+from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training.length import batch_size
 from nlp_transfer.training.memory import give_back
 from nlp_transfer.training.state import Trajectory
 
 if TYPE_CHECKING:
-    from nlp_transfer.run_folder import RunFolder
+    from nlp_transfer.running.folder import RunFolder
     from nlp_transfer.terminal.console import Screen
     from nlp_transfer.training.loop import Saving
 

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from accelerate.utils import broadcast_object_list
 
-from nlp_transfer import tracking
 from nlp_transfer.decision.fitting import deciding
 from nlp_transfer.encoder.fingerprint import weights_digest
 from nlp_transfer.errors import about
 from nlp_transfer.evaluation.report import Report
-from nlp_transfer.head import solve_head_again
-from nlp_transfer.learning import fit_decision, start_head
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.joint import Joint
 from nlp_transfer.multitask.outcome import Learned, Outcome
 from nlp_transfer.multitask.union import TRAIN, Union, union_of
-from nlp_transfer.plan import Plan, render
-from nlp_transfer.preparation import Prepared, prepare
-from nlp_transfer.recalling import check_model, recall
-from nlp_transfer.run import conclude
-from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.running import tracking
+from nlp_transfer.running.folder import RunFolder
+from nlp_transfer.running.head import solve_head_again
+from nlp_transfer.running.learning import fit_decision, start_head
+from nlp_transfer.running.plan import Plan, render
+from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.recalling import check_model, recall
+from nlp_transfer.running.run import conclude
+from nlp_transfer.running.trained import train
 from nlp_transfer.terminal.progress import reading
-from nlp_transfer.trained import train
 from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.state import own_numbers

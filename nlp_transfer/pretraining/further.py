@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from accelerate.utils import broadcast_object_list
 
-from nlp_transfer import resume
 from nlp_transfer.cache.store import store_of
 from nlp_transfer.composing.plain import dotted
 from nlp_transfer.data import tokens as token_ids
@@ -30,7 +29,6 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import remove
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.machine.versions import digest_of_code, environment
-from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.pretraining import asked
 from nlp_transfer.pretraining.made import (
     ENCODER,
@@ -43,6 +41,8 @@ from nlp_transfer.pretraining.made import (
 )
 from nlp_transfer.pretraining.masked import MaskedStep, loss_on, masked_model
 from nlp_transfer.pretraining.masks import Masks, Words
+from nlp_transfer.running import resume
+from nlp_transfer.running.preparation import Prepared, prepare
 from nlp_transfer.strategies import Group
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training import checkpoint
@@ -53,7 +53,7 @@ from nlp_transfer.training.memory import checkpoint_activations, give_back
 from nlp_transfer.training.passes import NoMemory
 
 if TYPE_CHECKING:
-    from nlp_transfer.run_folder import RunFolder
+    from nlp_transfer.running.folder import RunFolder
     from nlp_transfer.terminal.console import Screen
 
 CHECKPOINTS, STEPS = "pretraining", "pretraining.jsonl"  # in the folder of the run

@@ -18,10 +18,10 @@ from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.intervals import jackknife
 from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_accuracy
-from nlp_transfer.head import validate
 from nlp_transfer.objectives.settings import ClassifySettings
-from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, stand
+from nlp_transfer.running.head import validate
+from nlp_transfer.running.preparation import Prepared, prepare
 from nlp_transfer.strategies import Probe
 from nlp_transfer.terminal.progress import reading
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.reporting.evidence import Measured, evidence_of
-from nlp_transfer.run_folder import PACE, STEPS
+from nlp_transfer.running.folder import PACE, STEPS
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
-    from nlp_transfer.plan import Plan
-    from nlp_transfer.preparation import Prepared
+    from nlp_transfer.running.plan import Plan
+    from nlp_transfer.running.preparation import Prepared
+    from nlp_transfer.running.trained import Trained
     from nlp_transfer.settings import Settings
-    from nlp_transfer.trained import Trained
 
 
 def write_pages(

@@ -49,7 +49,7 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
                 raise
             corpus = None  # a finished run is read back all the same, and any other says it again
     with screen.busy("starting"), for_good():
-        from nlp_transfer.run import adapt
+        from nlp_transfer.running.run import adapt
     run = adapt(settings, corpus=corpus, screen=screen)
     from nlp_transfer.evaluation.report import render
 
@@ -205,12 +205,12 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
 
         corpus = load(settings, tell=screen.tell)  # and says what is wrong there before torch is needed
         with for_good():
-            from nlp_transfer import choosing
             from nlp_transfer.decision.fitting import deciding
             from nlp_transfer.domains.distance import tell_domains_apart
-            from nlp_transfer.plan import render
-            from nlp_transfer.preparation import prepare
-            from nlp_transfer.run_folder import RunFolder
+            from nlp_transfer.running import choosing
+            from nlp_transfer.running.folder import RunFolder
+            from nlp_transfer.running.plan import render
+            from nlp_transfer.running.preparation import prepare
         corpus = deciding(corpus, settings.decision)
         settings, why = choosing.chosen(settings, corpus)
         if why:

@@ -47,7 +47,7 @@ def evaluate(arguments: argparse.Namespace, words: list[str], overrides: list[st
         check_target(expanded(settings.report.output))
     with screen.busy("loading the model"), for_good():
         from nlp_transfer.evaluation.report import render
-        from nlp_transfer.measurement import evaluate
+        from nlp_transfer.running.measurement import evaluate
     report = evaluate(folder, trained, settings, screen=screen)
     render(report, screen.console)
     if settings.report.output:

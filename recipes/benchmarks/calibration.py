@@ -57,7 +57,7 @@ def measure(dataset: str, strategy: str, seed: int, arguments: argparse.Namespac
     from nlp_transfer.data.corpus import load_corpus
     from nlp_transfer.evaluation.calibration import calibration_error
     from nlp_transfer.evaluation.metrics import compute
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
 
     with tempfile.TemporaryDirectory() as scratch:
         draw(arguments.data / dataset, Path(scratch), rows=arguments.rows, seed=seed)

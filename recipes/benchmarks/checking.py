@@ -59,7 +59,7 @@ def measure(dataset: str, seed: int, arguments: argparse.Namespace, peer: bool) 
     from sklearn.metrics import average_precision_score
 
     from nlp_transfer.data.corpus import load_corpus
-    from nlp_transfer.preparation import prepare
+    from nlp_transfer.running.preparation import prepare
 
     with tempfile.TemporaryDirectory() as scratch:
         draw(arguments.data / dataset, Path(scratch), rows=arguments.rows, seed=seed)

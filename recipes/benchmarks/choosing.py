@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from nlp_transfer.choosing import FEW, FEW_PAIRS, FEW_ROWS
+from nlp_transfer.running.choosing import FEW, FEW_PAIRS, FEW_ROWS
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.kept import Kept
 

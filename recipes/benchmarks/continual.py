@@ -109,7 +109,7 @@ def measured(arguments: argparse.Namespace, wanted: list[dict[str, Any]]) -> Any
 def learned(asked: dict[str, Any], tasks: list[dict[str, list[Row]]], folder: Path) -> list[list[float | None]]:
     """Return the accuracy after each task on each, None where it knows none of the labels."""
     from nlp_transfer.config import compose
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
 
     words, share = METHODS[asked["method"]]
     common = [*OWN, f"output={folder / 'runs'}", f"seed={asked['seed']}", f"training.epochs={asked['epochs']}"]

@@ -92,7 +92,7 @@ def measured(arguments: argparse.Namespace, dataset: str, seed: int, wanted: lis
 def trained(words: list[str]) -> Any:
     """Return a run."""
     from nlp_transfer.config import compose
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
 
     return adapt(compose(None, words))
 

@@ -89,7 +89,7 @@ def main(words: list[str] | None = None) -> None:
 def measured(reviews: Path, wanted: list[dict[str, Any]]) -> Any:
     """Yield what every method comes to for one pair and seed."""
     from nlp_transfer.config import compose
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
 
     source, _, target = wanted[0]["pair"].partition(":")
     with tempfile.TemporaryDirectory() as scratch:
@@ -142,7 +142,7 @@ def sides_of(settings: Any) -> tuple[Any, np.ndarray]:
     from nlp_transfer.data.corpus import load_corpus
     from nlp_transfer.domains.distance import tell_domains_apart
     from nlp_transfer.evaluation.reverse import Known
-    from nlp_transfer.preparation import prepare
+    from nlp_transfer.running.preparation import prepare
     from nlp_transfer.terminal.console import Screen
 
     corpus = load_corpus(settings.data, seed=settings.seed)

@@ -112,7 +112,7 @@ def _read(path: Path) -> list[dict[str, str]]:
 def ours(folder: Path, seed: int, words: list[str]) -> dict[str, float]:
     """Run as on the command line; return the figures of the report."""
     from nlp_transfer.config import compose
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
 
     recipe = words[0] if "=" not in words[0] else None
     own = ["data=files", f"data.path={folder}", f"output={folder / 'runs'}", f"seed={seed}", *WORDS]

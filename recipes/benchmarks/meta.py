@@ -131,7 +131,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> None:
 def supervised(folder: Path, rows: list[dict[str, str]], base: set[str], asked: dict[str, Any]) -> Path:
     """Fine-tune on the rows of the classes that are not held out; return the folder of the run."""
     from nlp_transfer.config import compose
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
 
     write(folder / "base.csv", [row for row in rows if row["label"] in base])
     words = [*OWN, *ALONE, f"data.path={folder / 'base.csv'}", f"output={folder / 'runs'}", f"seed={asked['seed']}"]
@@ -144,7 +144,7 @@ def by_prototypes(settings: Any, corpus: Any, division: Any) -> dict[str, float]
     from nlp_transfer.meta.episodes import only
     from nlp_transfer.meta.measuring import asked_of, right
     from nlp_transfer.meta.run import learning
-    from nlp_transfer.preparation import prepare
+    from nlp_transfer.running.preparation import prepare
 
     own = settings.meta
     prepared = prepare(learning(settings), corpus, Path(settings.output))

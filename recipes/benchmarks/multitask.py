@@ -84,7 +84,7 @@ def together(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iter
     from nlp_transfer.config import compose
     from nlp_transfer.multitask.asked import ask
     from nlp_transfer.multitask.together import adapt_together
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
     from nlp_transfer.terminal.console import Screen
 
     done = {(line["seed"], line["way"]) for line in known}
@@ -160,7 +160,7 @@ def heads(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterato
     from nlp_transfer.config import compose
     from nlp_transfer.multitask.asked import ask
     from nlp_transfer.multitask.together import adapt_together
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
     from nlp_transfer.terminal.console import Screen
 
     if known:

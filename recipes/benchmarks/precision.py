@@ -82,7 +82,7 @@ def measure(run: Line, data: Path) -> dict[str, float]:
     """Adapt, and return the figures on the test rows."""
     from nlp_transfer.composing.words import from_mapping
     from nlp_transfer.config import compose
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
 
     with tempfile.TemporaryDirectory() as scratch:
         draw(data / run["dataset"], Path(scratch), rows=run["rows"], seed=run["seed"])

@@ -63,7 +63,7 @@ def measure(dataset: str, seed: int, encoders: dict[str, Path], arguments: argpa
     """Return the accuracy of each encoder after fine-tuning, and every score of it before."""
     from nlp_transfer.ranking.rank import rank
     from nlp_transfer.ranking.rows import rows_of
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
     from nlp_transfer.terminal.console import Screen
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -132,7 +132,7 @@ def _encoder(name: str, folder: Path, data: Path) -> Path:
     if place.is_dir():
         return place
     if name in SOURCES:
-        from nlp_transfer.run import adapt
+        from nlp_transfer.running.run import adapt
 
         with tempfile.TemporaryDirectory() as scratch:
             draw(data / SOURCES[name], Path(scratch), rows=3000, seed=0)

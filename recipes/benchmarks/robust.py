@@ -32,9 +32,9 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from nlp_transfer import learning
 from nlp_transfer.encoder.classifier import forward
 from nlp_transfer.objectives.objective import Objective, Step
+from nlp_transfer.running import learning
 from recipes.benchmarks.strategies import draw, settings_of
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.differences import paired
@@ -179,7 +179,7 @@ def main(words: list[str] | None = None) -> None:
 
 def measure(source: Path, rows: int, seed: int, trick: str) -> dict[str, float]:
     """Return figures of the test rows and seconds."""
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -64,8 +64,8 @@ def measure(arguments: argparse.Namespace, name: str, rows: int, seed: int) -> d
     from nlp_transfer.data.corpus import load_corpus
     from nlp_transfer.evaluation.calibration import Calibration, calibrate, calibration_error, likeliest_shifts
     from nlp_transfer.evaluation.metrics import compute
-    from nlp_transfer.head import solve_head
-    from nlp_transfer.preparation import prepare
+    from nlp_transfer.running.head import solve_head
+    from nlp_transfer.running.preparation import prepare
 
     with tempfile.TemporaryDirectory() as scratch:
         divide(arguments.data, name, 0, Path(scratch), hidden=0)

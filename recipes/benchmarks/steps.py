@@ -71,7 +71,7 @@ def measure(source: Path, limit: dict[str, int], asked: dict[str, Any]) -> dict[
     """Return the figures of one run, and its processor seconds."""
     from nlp_transfer.config import compose
     from nlp_transfer.data.corpus import load_corpus
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
 
     words = [f"data.path={source}", *(f"data.{key}={value}" for key, value in limit.items()), f"seed={asked['seed']}"]
     words += [*WORDS, *(f"strategy={asked['strategy']}").split(), f"training.min_steps={asked['steps']}"]

@@ -114,7 +114,7 @@ def settings_of(dataset: str, method: str, seed: int, folder: Path, more: Mappin
 
 def ours(settings: Any, corpus: Any, figure: str) -> float:
     """Run one of our strategies."""
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
 
     return adapt(settings).metrics[figure]
 
@@ -149,7 +149,7 @@ def embeddings(settings: Any, corpus: Any, figure: str) -> float:
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
-    from nlp_transfer.preparation import prepare
+    from nlp_transfer.running.preparation import prepare
 
     last = dataclasses.replace(settings.encoder, head="pooled", layers="last")
     prepared = prepare(dataclasses.replace(settings, encoder=last), corpus, Path("unused"))

@@ -81,8 +81,8 @@ def measure(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
     from nlp_transfer.data.corpus import load_corpus
     from nlp_transfer.evaluation.hiding import chosen, fitted, rehearsed
     from nlp_transfer.evaluation.unknown import DETECTORS
-    from nlp_transfer.head import fold_calibration, solve_head
-    from nlp_transfer.preparation import prepare
+    from nlp_transfer.running.head import fold_calibration, solve_head
+    from nlp_transfer.running.preparation import prepare
 
     with tempfile.TemporaryDirectory() as scratch:
         divide(arguments.data, case, seed, Path(scratch))

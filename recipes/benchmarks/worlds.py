@@ -37,7 +37,7 @@ import nlp_transfer
 from nlp_transfer.composing.words import from_mapping
 from nlp_transfer.config import compose
 from nlp_transfer.encoder.source import locate
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from recipes.benchmarks.timing import machine
 from recipes.benchmarks.timing.kept import Kept, Line
 from tests.crash_harness import Case, start

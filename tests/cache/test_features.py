@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nlp_transfer import resume
 from nlp_transfer.cache.store import Store
 from nlp_transfer.cli import main
 from nlp_transfer.config import run_id
 from nlp_transfer.data.corpus import load_corpus
-from nlp_transfer.head import solve_head
-from nlp_transfer.preparation import Prepared, prepare
-from nlp_transfer.run import adapt
+from nlp_transfer.running import resume
+from nlp_transfer.running.head import solve_head
+from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.run import adapt
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
+from tests.running.test_run import data_for, settings_for
 from tests.stores import RUNS
 from tests.test_cli import adapt_words
 from tests.test_crashes import told_by
-from tests.test_run import data_for, settings_for
 from tests.warm import Warm
 
 

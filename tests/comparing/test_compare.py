@@ -14,7 +14,6 @@ from safetensors.numpy import load_file, save_file
 
 import nlp_transfer
 from nlp_transfer.cache.store import Store, folder_of
-from nlp_transfer.choosing import LABEL_TEXTS
 from nlp_transfer.cli import main
 from nlp_transfer.comparing import compare as module
 from nlp_transfer.comparing import trial as trial_module
@@ -28,14 +27,15 @@ from nlp_transfer.config import compose, run_id
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import shown
-from nlp_transfer.preparation import prepare
 from nlp_transfer.reporting.files import write
+from nlp_transfer.running.choosing import LABEL_TEXTS
+from nlp_transfer.running.preparation import prepare
 from nlp_transfer.terminal.console import Screen
 from tests.data.test_many import many
 from tests.encoder.families import tiny_encoder
 from tests.full_disk import refuse_to_hold
 from tests.place import furnish
-from tests.test_run import data_for, rows
+from tests.running.test_run import data_for, rows
 
 QUIET = Screen(speaks=False)
 SHORT = ["training.epochs=1", "training.precision=fp32", "evaluation.resamples=50", "training.batch_size=8"]

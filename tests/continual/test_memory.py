@@ -12,11 +12,11 @@ from nlp_transfer.continual import memory
 from nlp_transfer.continual.base import Base
 from nlp_transfer.data.corpus import Examples, divided, load_corpus, read_corpus
 from nlp_transfer.data.task import Task
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import DataSettings
 from tests.continual.tasks import going_on, old_run, only
 from tests.encoder.families import tiny_encoder
-from tests.test_run import data_for
+from tests.running.test_run import data_for
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from nlp_transfer.continual.rows import load, read
 from nlp_transfer.data.splits import evenly
 from nlp_transfer.data.task import label_names
 from nlp_transfer.errors import UserError
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from tests.continual.tasks import going_on, old_run, only, written
 from tests.encoder.families import tiny_encoder
-from tests.test_run import rows, settings_for
+from tests.running.test_run import rows, settings_for
 
 
 @pytest.fixture(scope="module")

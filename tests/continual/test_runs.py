@@ -17,14 +17,14 @@ from nlp_transfer.continual.starting import imprinted
 from nlp_transfer.encoder.anatomy import active_output
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
-from nlp_transfer.preparation import prepare
-from nlp_transfer.run import adapt
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.run import adapt
 from tests.cells import cells
 from tests.continual.tasks import going_on, old_run, only, written
 from tests.encoder.families import tiny_encoder
 from tests.machine.test_launch import printed_by
+from tests.running.test_run import STRATEGIES, data_for, rows, settings_for
 from tests.test_crashes import weights_of_a_stopped_run_and_another
-from tests.test_run import STRATEGIES, data_for, rows, settings_for
 from tests.warm import Warm
 
 EWC = {"objective": "anchor", "objective.anchor.kind": "ewc", "continual.replay": 6}

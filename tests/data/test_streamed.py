@@ -27,14 +27,14 @@ from nlp_transfer.data.streamed import check_labels
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine import disk
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import DataSettings
 from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
 from tests.data.test_hub import CARD, COMMIT, OTHER
 from tests.encoder.families import tiny_encoder
 from tests.publishing.hub_server import ALWAYS, Fault, HubServer
-from tests.test_run import rows, settings_for
+from tests.running.test_run import rows, settings_for
 from tests.warm import Warm
 
 TWICE = b"""---

@@ -18,17 +18,17 @@ from nlp_transfer.config import compose
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration, calibrate
 from nlp_transfer.exporting.export import export
-from nlp_transfer.measurement import evaluate
 from nlp_transfer.predicting.exported import Exported
 from nlp_transfer.predicting.predict import Predictor, predict_file
-from nlp_transfer.run import adapt
+from nlp_transfer.running.measurement import evaluate
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import ColumnSettings, DecisionSettings
 from nlp_transfer.verb_settings import PredictSettings
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish
+from tests.running.test_run import STRATEGIES, data_for, rows, settings_for
 from tests.test_cli import adapt_words
-from tests.test_run import STRATEGIES, data_for, rows, settings_for
 
 pytestmark = pytest.mark.slow
 

@@ -27,16 +27,16 @@ from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.decisions import with_rules
 from nlp_transfer.evaluation.selective import RiskCurve
 from nlp_transfer.exporting.export import export
-from nlp_transfer.measurement import evaluate
 from nlp_transfer.predicting.exported import Exported
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.publishing.card_rules import rules_of
-from nlp_transfer.run import Run, adapt
+from nlp_transfer.running.measurement import evaluate
+from nlp_transfer.running.run import Run, adapt
 from nlp_transfer.settings import DecisionSettings
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish, write_csv
+from tests.running.test_run import STRATEGIES, rows, settings_for
 from tests.test_cli import adapt_words
-from tests.test_run import STRATEGIES, rows, settings_for
 
 RISK = 0.2
 CURVE = RiskCurve((0.9, 0.6, 0.0), (60, 90, 120), (0, 6, 30))  # promise no less than .096, .175 and .376

@@ -25,15 +25,15 @@ from nlp_transfer.evaluation.kept import KeptScores
 from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.evaluation.unknown import DETECTORS, OF_LOGITS
 from nlp_transfer.predicting.predict import Predictor, predict_file
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from nlp_transfer.serving.app import _plain
 from nlp_transfer.settings import ColumnSettings, DecisionSettings
 from nlp_transfer.verb_settings import PredictSettings
 from tests.encoder.families import tiny_encoder
 from tests.place import furnish, write_csv
+from tests.running.test_run import STRATEGIES, data_for, rows, settings_for
 from tests.test_cli import adapt_words
 from tests.test_crashes import stopped_run
-from tests.test_run import STRATEGIES, data_for, rows, settings_for
 
 pytestmark = pytest.mark.slow
 

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nlp_transfer.data.corpus import load_corpus
-from nlp_transfer.preparation import prepare
-from nlp_transfer.run import adapt
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.run import adapt
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.test_run import data_for, settings_for
+from tests.running.test_run import data_for, settings_for
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ def test_the_weights_are_those_of_a_training_that_runs_every_layer(tmp_path: Pat
         }
         with pytest.MonkeyPatch.context() as patch:
             if not once:
-                patch.setattr("nlp_transfer.preparation._boundary", lambda *_: None)
+                patch.setattr("nlp_transfer.running.preparation._boundary", lambda *_: None)
             run = adapt(settings_for(tmp_path, **values), data=data_for("single_label"))
         weights.append(load_file(run.folder / "model" / "model.safetensors"))
     start = load_file(tmp_path / f"tiny-{family}" / "model.safetensors")

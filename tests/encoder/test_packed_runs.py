@@ -18,13 +18,13 @@ from nlp_transfer.encoder.anatomy import dissect
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.encoder.packed import pack, pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError
-from nlp_transfer.preparation import prepare
-from nlp_transfer.run import adapt
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.training.passes import NoMemory, Passes
 from tests.data.test_batches import examples_st, make_tokens
 from tests.place import furnish
-from tests.test_run import data_for, settings_for
+from tests.running.test_run import data_for, settings_for
 from tests.training.scarce import Scarce
 from tests.training.test_normalisation import parts
 

@@ -21,10 +21,10 @@ from nlp_transfer.exporting.export import export
 from nlp_transfer.exporting.formats import STATIC
 from nlp_transfer.predicting.exported import Exported
 from nlp_transfer.predicting.predict import Predictor
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from tests.encoder.families import tiny_encoder
 from tests.exporting.models import LABELS, SINGLE, saved_model
-from tests.test_run import data_for, settings_for
+from tests.running.test_run import data_for, settings_for
 
 TEXTS = ["my card", "where is the order? it was charged twice", "a", "", "good movie " * 40, "größe 東京 [SEP]"]
 TASKS = {

@@ -27,7 +27,7 @@ from tests.composed import settings_of
 from tests.data.test_many import many
 from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean, other
 from tests.inspection.looking import QUIET, custom, examined, kinds, shown
-from tests.test_run import rows
+from tests.running.test_run import rows
 
 
 def test_every_kind_is_tried_and_every_one_that_is_tried_is_a_kind():

@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 import nlp_transfer
 from nlp_transfer.cli import main
 from nlp_transfer.machine import launch
-from nlp_transfer.resume import starts_anew
+from nlp_transfer.running.resume import starts_anew
 from tests.crash_harness import free_port
 from tests.encoder.families import tiny_encoder
+from tests.running.test_run import data_for, settings_for
 from tests.test_cli import adapt_words, write_csv
-from tests.test_run import data_for, settings_for
 from tests.warm import CLI, Process, Warm
 
 ROOT = Path(__file__).parents[2]

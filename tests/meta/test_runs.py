@@ -26,7 +26,7 @@ from nlp_transfer.meta.made import MARK
 from nlp_transfer.meta.methods import METHODS
 from nlp_transfer.meta.rows import rows_of
 from nlp_transfer.meta.run import MetaRun, meta_learn
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import checkpoint

@@ -20,7 +20,7 @@ from nlp_transfer.multitask import together as together_module
 from nlp_transfer.multitask.asked import ask
 from nlp_transfer.multitask.together import as_long_as_alone
 from nlp_transfer.objectives.objective import Step
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.training import inference, length
 from nlp_transfer.training.length import planned_steps
@@ -29,7 +29,7 @@ from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.machine.test_launch import printed_by
 from tests.multitask.tasks import KINDS, SILENT, asked, together, written
-from tests.test_run import STRATEGIES, rows
+from tests.running.test_run import STRATEGIES, rows
 from tests.warm import Warm
 
 LEARNING = {"finetune": {}, "lora": STRATEGIES["lora"], "probe": {"strategy": "probe"}}

@@ -10,22 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from nlp_transfer import learning
 from nlp_transfer.data.batches import Order
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import Outputs
 from nlp_transfer.errors import UserError
-from nlp_transfer.head import solve_head_again, validate
+from nlp_transfer.linear.convex import Head
 from nlp_transfer.objectives.contrast import Contrast
 from nlp_transfer.objectives.settings import ContrastSettings
-from nlp_transfer.preparation import Prepared, prepare
-from nlp_transfer.run import adapt
-from nlp_transfer.strategies.convex import Head
+from nlp_transfer.running import learning
+from nlp_transfer.running.head import solve_head_again, validate
+from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.run import adapt
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
+from tests.running.test_run import STRATEGIES, data_for, settings_for
 from tests.test_crashes import weights_of_a_stopped_run_and_another
-from tests.test_run import STRATEGIES, data_for, settings_for
 
 pytestmark = pytest.mark.slow
 

@@ -26,16 +26,16 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.distill import Distill
 from nlp_transfer.objectives.objective import Objective
 from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings, DistillSettings
-from nlp_transfer.preparation import prepare
 from nlp_transfer.publishing.publication import _public
-from nlp_transfer.run import Run, adapt
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.run import Run, adapt
 from nlp_transfer.settings import ColumnSettings, DataSettings
 from tests.cells import cells
 from tests.data.test_batches import make_tokens
 from tests.encoder.families import tiny_encoder
 from tests.machine.test_launch import printed_by
+from tests.running.test_run import STRATEGIES, data_for, settings_for
 from tests.test_crashes import weights_of_a_stopped_run_and_another
-from tests.test_run import STRATEGIES, data_for, settings_for
 from tests.warm import Warm
 
 LABELS = ("a", "b", "c")

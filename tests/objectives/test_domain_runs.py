@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nlp_transfer import run
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
@@ -19,16 +18,17 @@ from nlp_transfer.domains.source_only import SourceOnly, without_texts
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.reverse import Known
-from nlp_transfer.preparation import prepare
-from nlp_transfer.run import adapt
+from nlp_transfer.running import run
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import EvaluationSettings
 from nlp_transfer.training import checkpoint
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.machine.test_launch import printed_by
 from tests.objectives.test_distill import texts_in
+from tests.running.test_run import STRATEGIES, data_for, settings_for
 from tests.test_crashes import stopped_run, weights_of_a_stopped_run_and_another
-from tests.test_run import STRATEGIES, data_for, settings_for
 from tests.warm import Warm
 
 TERMS = ("coral", "mmd", "dann", "cdan", "mcc")

@@ -25,14 +25,14 @@ from nlp_transfer.objectives.checks import check_objective
 from nlp_transfer.objectives.hints import Hint, Relations
 from nlp_transfer.objectives.settings import HintSettings, RelationsSettings
 from nlp_transfer.predicting.predict import Predictor
-from nlp_transfer.preparation import prepare
-from nlp_transfer.run import Run, adapt
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.run import Run, adapt
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
 from tests.machine.test_launch import printed_by
 from tests.objectives.test_distill import texts_in
+from tests.running.test_run import STRATEGIES, data_for, settings_for
 from tests.test_crashes import weights_of_a_stopped_run_and_another
-from tests.test_run import STRATEGIES, data_for, settings_for
 from tests.warm import Warm
 
 TASK = Task("single_label", ("a", "b"), False, None)

@@ -11,9 +11,9 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.predicting.attribution import Attribution, attribute
 from nlp_transfer.predicting.predict import Predictor
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from tests.encoder.families import tiny_encoder
-from tests.test_run import data_for, settings_for
+from tests.running.test_run import data_for, settings_for
 
 WEIGHTS = {"good": 2.0, "bad": -3.0, "film": 0.5, "late": -0.25}
 

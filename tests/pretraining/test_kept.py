@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 import nlp_transfer
-from nlp_transfer import preparation, resume
 from nlp_transfer.artefact.merge import merge
 from nlp_transfer.artefact.record import read_record
 from nlp_transfer.cache.store import folder_of
@@ -20,14 +19,15 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.pretraining import further, made
 from nlp_transfer.pretraining.masked import MaskedStep
 from nlp_transfer.publishing.publication import parcel_of
-from nlp_transfer.run import adapt
+from nlp_transfer.running import preparation, resume
+from nlp_transfer.running.run import adapt
+from nlp_transfer.running.teaching import taught_columns
 from nlp_transfer.settings import TrainingSettings
-from nlp_transfer.teaching import taught_columns
 from nlp_transfer.training import checkpoint
 from nlp_transfer.verb_settings import HubSettings
 from tests.encoder.families import tiny_encoder
 from tests.pretraining.test_runs import FIRST, run_of_them, same, weights
-from tests.test_run import STRATEGIES, data_for
+from tests.running.test_run import STRATEGIES, data_for
 
 
 @pytest.fixture(scope="module")

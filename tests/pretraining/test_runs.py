@@ -11,25 +11,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nlp_transfer import resume
 from nlp_transfer.artefact.places import run_of
 from nlp_transfer.artefact.record import read_record
 from nlp_transfer.cache.store import Store, folder_of
 from nlp_transfer.config import compose, run_id, to_plain, words_of
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
-from nlp_transfer.preparation import prepare
 from nlp_transfer.pretraining import further, made
 from nlp_transfer.pretraining.asked import chosen_texts
 from nlp_transfer.pretraining.masked import MaskedStep
-from nlp_transfer.run import Run, adapt
+from nlp_transfer.running import resume
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.run import Run, adapt
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import Stopped
 from tests.encoder.families import tiny_encoder
 from tests.machine.test_launch import printed_by
-from tests.test_run import data_for, settings_for
+from tests.running.test_run import data_for, settings_for
 from tests.warm import Warm
 
 QUICK = {"training.epochs": 1, "evaluation.floors": False, "decision.calibrate": False}

@@ -16,7 +16,7 @@ from nlp_transfer.encoder.classifier import forward, load_classifier
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import ClassifySettings
-from nlp_transfer.run import adapt
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import EncoderSettings, TrackingSettings
 from nlp_transfer.training import device
 from nlp_transfer.training.bfloat16 import (
@@ -28,8 +28,8 @@ from nlp_transfer.training.bfloat16 import (
 )
 from tests.crashes import fingerprint
 from tests.encoder.families import TEXTS, tiny_encoder
+from tests.running.test_run import data_for, settings_for
 from tests.test_crashes import stopped_run
-from tests.test_run import data_for, settings_for
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ from recipes.benchmarks.timing.stopwatch import (
     texts_of,
 )
 
-MODULES = ("nlp_transfer.run", "nlp_transfer.predicting.predict", "transformers.models.bert.modeling_bert")
+MODULES = ("nlp_transfer.running.run", "nlp_transfer.predicting.predict", "transformers.models.bert.modeling_bert")
 
 
 def settings_of(job: Job, **more: Any) -> Any:
@@ -55,7 +55,7 @@ def settings_of(job: Job, **more: Any) -> Any:
 def adapt(job: Job) -> Result:
     """Run `adapt`; with `again`, the same once more, which finds what the first run kept."""
     need(*MODULES, "scipy.linalg", *["peft"] * (job["words"]["strategy"] == "lora"))
-    from nlp_transfer.run import adapt as run
+    from nlp_transfer.running.run import adapt as run
 
     if job.get("again"):
         run(settings_of(job))
@@ -80,7 +80,7 @@ def predict(job: Job) -> Result:
     import nlp_transfer
     from nlp_transfer.data.batches import Columns
     from nlp_transfer.data.tokens import encode
-    from nlp_transfer.run import adapt as run
+    from nlp_transfer.running.run import adapt as run
     from nlp_transfer.training import inference
 
     settings = settings_of(job, **{"data.train_limit": 2 * ENCODE_BATCH, "encoder.layers": "last"})

@@ -38,12 +38,12 @@ class _Laps:
 
 def without_the_encoder(job: Job) -> Result:
     """Read the rows, turn texts into ids, make an epoch's batches, fit a probe to features of that many rows."""
-    need(*MODULES, "nlp_transfer.preparation", "scipy.linalg")
+    need(*MODULES, "nlp_transfer.running.preparation", "scipy.linalg")
     from nlp_transfer.cache.tokens import encode_splits
     from nlp_transfer.data.batches import Order, Padding, collate, micro_batches, steps_per_epoch
     from nlp_transfer.data.corpus import load_corpus
     from nlp_transfer.encoder.classifier import load_classifier
-    from nlp_transfer.strategies.convex import fit_head
+    from nlp_transfer.linear.convex import fit_head
 
     laps, settings = _Laps(), settings_of(job)
     corpus = laps.run("reading", lambda: load_corpus(settings.data))
@@ -80,7 +80,7 @@ def with_the_encoder(job: Job) -> Result:
     """Take an epoch's optimizer steps (after the first, which counts as another one), and predict from file to file."""
     need(*MODULES)
     from nlp_transfer.predicting.predict import Predictor, predict_file
-    from nlp_transfer.run import adapt
+    from nlp_transfer.running.run import adapt
     from nlp_transfer.settings import ColumnSettings
     from nlp_transfer.verb_settings import PredictSettings
 

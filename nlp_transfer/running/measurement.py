@@ -21,10 +21,10 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.machine.launch import is_main
-from nlp_transfer.preparation import Prepared
 from nlp_transfer.pretraining.asked import outcome
 from nlp_transfer.reporting import pages
 from nlp_transfer.reporting.evidence import Measured
+from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.settings import DataSettings, Settings
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading

@@ -8,16 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import resume, tracking
 from nlp_transfer.composing.plain import dotted
-from nlp_transfer.learning import learn
 from nlp_transfer.machine.launch import is_main
+from nlp_transfer.running import resume, tracking
+from nlp_transfer.running.learning import learn
 from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from nlp_transfer.decision.fitting import Fitted
-    from nlp_transfer.preparation import Prepared
-    from nlp_transfer.run_folder import RunFolder
+    from nlp_transfer.running.folder import RunFolder
+    from nlp_transfer.running.preparation import Prepared
     from nlp_transfer.settings import Settings
     from nlp_transfer.terminal.console import Screen
     from nlp_transfer.training.loop import Saving

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import nlp_transfer
-from nlp_transfer.choosing import FEW, FEW_PAIRS, FEW_ROWS, MOST_CLASSES, chosen
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
+from nlp_transfer.running.choosing import FEW, FEW_PAIRS, FEW_ROWS, MOST_CLASSES, chosen
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training.length import planned_steps
 from tests.encoder.families import tiny_encoder
-from tests.test_run import data_for, rows
+from tests.running.test_run import data_for, rows
 
 
 @pytest.fixture(scope="module")

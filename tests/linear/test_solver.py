@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nlp_transfer.strategies.losses import Rows
-from nlp_transfer.strategies.solver import Directions, Problems
+from nlp_transfer.linear.losses import Rows
+from nlp_transfer.linear.solver import Directions, Problems
 
 LOSSES = ["softmax", "sigmoid", "squared"]
 

@@ -12,8 +12,8 @@ from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.recalling import check_encoder
-from nlp_transfer.run_folder import STEPS, RunFolder
+from nlp_transfer.running.folder import STEPS, RunFolder
+from nlp_transfer.running.recalling import check_encoder
 from nlp_transfer.settings import EncoderSettings
 from tests.encoder.families import tiny_encoder
 

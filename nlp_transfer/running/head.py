@@ -17,11 +17,11 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import thresholds
 from nlp_transfer.evaluation.calibration import Calibration, calibrate
 from nlp_transfer.evaluation.metrics import selection_metric
+from nlp_transfer.linear.convex import Head, Validated, softened, validate_head
+from nlp_transfer.linear.prototypes import fit_prototypes
 from nlp_transfer.objectives.classify import Classify
-from nlp_transfer.preparation import Prepared
+from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.significance import is_lower
-from nlp_transfer.strategies.convex import Head, Validated, softened, validate_head
-from nlp_transfer.strategies.prototypes import fit_prototypes
 
 _FIRM = 10.0  # an L2 penalty, on features scaled to unit mean variance
 LOSSES = {"single_label": "softmax", "ordinal": "softmax", "multi_label": "sigmoid", "regression": "squared"}

@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from nlp_transfer import tracking
 from nlp_transfer.cache.features import Features, features_of, with_features, with_states
 from nlp_transfer.cache.store import store_of
 from nlp_transfer.cache.tokens import encode_splits
@@ -36,14 +35,15 @@ from nlp_transfer.encoder.source import Source, locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.divergence import Gap
 from nlp_transfer.evaluation.metrics import selection_metric
-from nlp_transfer.head_choice import kept_head, kept_words, resolve_encoder
 from nlp_transfer.objectives.objective import Objective
-from nlp_transfer.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.pretraining.asked import planned_words
+from nlp_transfer.running import tracking
+from nlp_transfer.running.head_choice import kept_head, kept_words, resolve_encoder
+from nlp_transfer.running.plan import Plan, encoder_notes, plan_of
+from nlp_transfer.running.teaching import Taught, lessons, taught_columns
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group, Strategy
 from nlp_transfer.strategies.base import encoder_width, trainable
-from nlp_transfer.teaching import Taught, lessons, taught_columns
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training import inference

@@ -14,7 +14,7 @@ from nlp_transfer.data.task import likeliest
 from nlp_transfer.encoder.classifier import reads_padding
 from nlp_transfer.evaluation.formatting import chosen
 from nlp_transfer.evaluation.selective import CONFIDENCE
-from nlp_transfer.head_choice import solves_head
+from nlp_transfer.running.head_choice import solves_head
 from nlp_transfer.strategies.base import trainable
 from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.wording import counted

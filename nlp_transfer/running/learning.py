@@ -12,7 +12,6 @@ import numpy as np
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from nlp_transfer import resume, tracking
 from nlp_transfer.continual.holding import hold
 from nlp_transfer.continual.starting import start_new_outputs
 from nlp_transfer.data.batches import Columns
@@ -25,14 +24,15 @@ from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics, thresholds
 from nlp_transfer.evaluation.calibration import Calibration
-from nlp_transfer.head import Units, fold_calibration, solve_head, solve_head_again, validate
-from nlp_transfer.head_choice import solves_head
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import terms_that
-from nlp_transfer.plan import head_words
-from nlp_transfer.preparation import Prepared
-from nlp_transfer.run_folder import PACE, PROFILE, RunFolder
+from nlp_transfer.running import resume, tracking
+from nlp_transfer.running.folder import PACE, PROFILE, RunFolder
+from nlp_transfer.running.head import Units, fold_calibration, solve_head, solve_head_again, validate
+from nlp_transfer.running.head_choice import solves_head
+from nlp_transfer.running.plan import head_words
+from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
 from nlp_transfer.terminal.console import Screen

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer import choosing, tracking
 from nlp_transfer.artefact import folder as artefact
 from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.artefact.record import Record, read_record
@@ -24,18 +23,19 @@ from nlp_transfer.encoder.source import asked_code
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.machine.launch import is_main
-from nlp_transfer.measurement import measure, public_source
-from nlp_transfer.plan import head_words, render
-from nlp_transfer.preparation import Prepared, prepare
 from nlp_transfer.pretraining.further import pretrained
 from nlp_transfer.publishing import publication, verification
-from nlp_transfer.recalling import check_model, recall
 from nlp_transfer.reporting import pages
 from nlp_transfer.reporting.evidence import Measured
-from nlp_transfer.run_folder import RunFolder
+from nlp_transfer.running import choosing, tracking
+from nlp_transfer.running.folder import RunFolder
+from nlp_transfer.running.measurement import measure, public_source
+from nlp_transfer.running.plan import head_words, render
+from nlp_transfer.running.preparation import Prepared, prepare
+from nlp_transfer.running.recalling import check_model, recall
+from nlp_transfer.running.trained import Trained, train
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
-from nlp_transfer.trained import Trained, train
 from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:

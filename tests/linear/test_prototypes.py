@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from nlp_transfer.strategies.prototypes import fit_prototypes
+from nlp_transfer.linear.prototypes import fit_prototypes
 
 
 def drawn(seed: int, rows: int = 40, labels: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

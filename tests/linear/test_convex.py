@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from nlp_transfer.linear import convex
+from nlp_transfer.linear.convex import _FIRST, PENALTIES, Validated, fit_head, softened, validate_head
+from nlp_transfer.linear.losses import Rows
+from nlp_transfer.linear.solver import Directions, Problems
 from nlp_transfer.significance import is_lower
-from nlp_transfer.strategies import convex
-from nlp_transfer.strategies.convex import _FIRST, PENALTIES, Validated, fit_head, softened, validate_head
-from nlp_transfer.strategies.losses import Rows
-from nlp_transfer.strategies.solver import Directions, Problems
 
 
 def blobs(rows: int, labels: int, width: int, *, seed: int = 0, noise: float = 2.0):

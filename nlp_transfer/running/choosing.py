@@ -16,9 +16,9 @@ from nlp_transfer import config
 from nlp_transfer.checks import check_strategy
 from nlp_transfer.encoder.sizes import configuration_of, weights_multiplied
 from nlp_transfer.encoder.source import place_of
-from nlp_transfer.naming import names_tell
 from nlp_transfer.objectives.checks import FEWEST_COMPARED
 from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings
+from nlp_transfer.running.naming import names_tell
 from nlp_transfer.strategies import Auto, Finetune, Probe
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training.length import batch_size, planned_steps

@@ -16,21 +16,21 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import nlp_transfer
-from nlp_transfer import head
 from nlp_transfer.artefact.folder import RECORD
 from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.head import solve_head, validate
-from nlp_transfer.head_choice import resolve_encoder
-from nlp_transfer.learning import learn
-from nlp_transfer.measurement import evaluate
-from nlp_transfer.preparation import prepare
-from nlp_transfer.run import adapt
-from nlp_transfer.run_folder import RunFolder
-from nlp_transfer.strategies.convex import Head
+from nlp_transfer.linear.convex import Head
+from nlp_transfer.running import head
+from nlp_transfer.running.folder import RunFolder
+from nlp_transfer.running.head import solve_head, validate
+from nlp_transfer.running.head_choice import resolve_encoder
+from nlp_transfer.running.learning import learn
+from nlp_transfer.running.measurement import evaluate
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.run import adapt
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.pace import PARTS

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from nlp_transfer.linear.losses import Rows
+from nlp_transfer.linear.solver import Directions, Problems
 from nlp_transfer.machine.disk import scratch
 from nlp_transfer.significance import is_lower
-from nlp_transfer.strategies.losses import Rows
-from nlp_transfer.strategies.solver import Directions, Problems
 
 PENALTIES = tuple(10.0**power for power in np.arange(2.0, -6.5, -0.5))  # strong to weak
 _FIRST = PENALTIES.index(10.0**-0.5)  # stronger ones are best only where labels have little to do with features

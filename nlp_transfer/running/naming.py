@@ -39,7 +39,7 @@ def names_tell(settings: Settings, corpus: Corpus, forms: Sequence[str]) -> bool
         return False
     from accelerate.utils import broadcast_object_list
 
-    from nlp_transfer.preparation import prepare
+    from nlp_transfer.running.preparation import prepare
     from nlp_transfer.training.state import own_numbers
 
     encoder = dataclasses.replace(settings.encoder, head="pooled", layers="last", combine="concat", hidden=0)

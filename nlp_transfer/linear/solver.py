@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from nlp_transfer.strategies.losses import Rows
+from nlp_transfer.linear.losses import Rows
 
 _CACHED = 1 << 18  # features between the two products with them, which the processor's cache holds: 1 MiB
 _ROWS = 1024  # in one product at most, where outputs are many

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nlp_transfer.strategies.convex import Head
+from nlp_transfer.linear.convex import Head
 
 _RANGE = 1e3  # times what makes mean distances 1, and the same part of it: between these the scale is sought
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nlp_transfer.choosing import LABEL_TEXTS, chosen
 from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus
-from nlp_transfer.measurement import evaluate
-from nlp_transfer.naming import _are_near, names_tell
-from nlp_transfer.preparation import prepare
-from nlp_transfer.run import adapt
+from nlp_transfer.running.choosing import LABEL_TEXTS, chosen
+from nlp_transfer.running.measurement import evaluate
+from nlp_transfer.running.naming import _are_near, names_tell
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import Settings
 from tests.encoder.families import tiny_encoder
-from tests.test_run import TOPICS, data_for
+from tests.running.test_run import TOPICS, data_for
 
 TOLD = dict(zip(TOPICS, TOPICS, strict=True))
 """Names that stand in the texts."""

@@ -9,11 +9,11 @@ from nlp_transfer.artefact.record import read_record
 from nlp_transfer.artefact.whole import check_whole
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.teaching import lessons
+from nlp_transfer.running.teaching import lessons
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Corpus
-    from nlp_transfer.run_folder import RunFolder
+    from nlp_transfer.running.folder import RunFolder
     from nlp_transfer.settings import EncoderSettings, Settings
     from nlp_transfer.terminal.console import Screen
 
