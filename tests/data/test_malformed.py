@@ -593,6 +593,19 @@ CASES = [
         error=r"jsonl: none .*known name: set data\.columns\.text",
     ),
     Case(
+        "42-no-known-key-below-a-blank-line",
+        b"\n" + lines({"a": 1}),
+        name="train.jsonl",
+        error=r"jsonl: none .*known name: set data\.columns\.text",
+    ),
+    Case(
+        "42-no-known-key-in-an-array",
+        b'[\n{"a": 1}]',
+        name="train.json",
+        error=r"json: none .*known name: set data\.columns\.text",
+    ),
+    Case("42-no-header-below-a-blank-line", b"\ngood,x\nbad,y\n", error=r"csv:2 is a row of data, the file has no"),
+    Case(
         "42-missing-key",
         lines(row("p", "a"), {"text": "q"}),
         name="train.jsonl",
