@@ -613,6 +613,30 @@ CASES = [
     ),
     Case("42-null", lines(row("p", "a"), row(None, "b")), name="train.jsonl", error=r"train\.jsonl:2: nothing to read"),
     Case("42-nested", lines(row("p", "a"), row({"a": 1}, "b")), name="train.jsonl", error=r"train\.jsonl:2.*type dict"),
+    *(
+        Case(
+            f"42-annotator-said-{answer}",
+            lines(row("p", "a") | {"answer": "accept"}, row("q", "b") | {"answer": answer}, row("r", "b")),
+            name="train.jsonl",
+            error=rf"jsonl:2, column 'answer': '{answer}' .* \(1 of 3 rows say .*accepted rows alone",
+        )
+        for answer in ("reject", "ignore")
+    ),
+    Case(
+        "42-annotator-accepted",
+        lines(*(row(text, label) | {"answer": "accept"} for text, label in (("p", "a"), ("q", "b")))),
+        name="train.jsonl",
+        rows=[("p", "a"), ("q", "b")],
+    ),
+    Case(
+        "42-answers", b"text,label,answer\np,a,accept\nq,b,reject\nr,b,42\n", rows=[("p", "a"), ("q", "b"), ("r", "b")]
+    ),
+    Case(
+        "42-answers-are-labels",
+        b"text,answer\np,accept\nq,reject\n",
+        rows=[("p", "accept"), ("q", "reject")],
+        settings={"columns": {"label": "answer"}},
+    ),
     Case(
         "42-infinite", b'{"text":"p","label":"a","n":1e400}\n', name="train.jsonl", error=r"jsonl:1: .*1e400 is larger"
     ),
