@@ -28,6 +28,7 @@ from nlp_transfer.data.rows import blank_rows, read_texts
 from nlp_transfer.data.table import Table
 from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.decision.rules import needs_features, unpromised
+from nlp_transfer.encoder.agreeing import least_tokens
 from nlp_transfer.encoder.anatomy import dissect, unwrapped
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
@@ -66,7 +67,8 @@ class Predictor(Labeller):
         self.accelerator, _ = fitting(self.accelerator, self.model, rows, "auto", TrackingSettings(), self.folder)
         half = self.accelerator.mixed_precision != "no"
         places_a_token, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, half=half)
-        self.padding = Padding.of(self.tokenizer, places_a_token=places_a_token)
+        least = least_tokens(unwrapped(self.model))
+        self.padding = Padding.of(self.tokenizer, places_a_token=places_a_token, least=least)
         if computes_in_bfloat16(self.accelerator):
             self.model = inference.answering_copy(self.model)
 

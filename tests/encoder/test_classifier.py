@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     CanineConfig,
@@ -330,6 +332,16 @@ def test_a_model_that_no_text_goes_through_is_refused(tmp_path, monkeypatch, hea
     monkeypatch.setattr(BertLayer, "forward", lambda *given, **more: torch.ones(2, 3) @ torch.ones(2, 3))
     with pytest.raises(UserError, match=r"cannot read a text \(RuntimeError: mat1.*\): .*config\.json does not fit"):
         load(folder, head=head)
+
+
+def test_what_reads_texts_of_one_length_alone_is_refused(tmp_path):
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "attention_head_size": 16, "feed_forward_size": 32}
+    sizes |= {"attn_layers": ["local"], "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16], "vocab_size": 500}
+    AutoModel.from_config(AutoConfig.for_model("reformer", **sizes, is_decoder=False)).save_pretrained(tmp_path)
+    tiny_tokenizer("wordpiece").save_pretrained(tmp_path)
+    for head in ("native", "pooled"):
+        with pytest.raises(UserError, match=r"a Reformer learns from texts of one length alone, .*another encoder"):
+            load(tmp_path, head=head)
 
 
 def test_characters_may_be_hashed_and_have_no_table_of_words(tmp_path):
