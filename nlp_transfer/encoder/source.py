@@ -215,8 +215,9 @@ def _packaged(settings: EncoderSettings) -> Path | None:
     """Return the `model/` folder of the installed package, or None if no package is named or installed."""
     if settings.package is None:
         return None
+    short = re.sub(r"[^a-z0-9]", "", settings.name.rsplit("/", 1)[-1].lower())
     parts = settings.package.lower().split("_")
-    if _plain(settings.name.rsplit("/", 1)[-1]) not in {"".join(parts[first:]) for first in range(len(parts))}:
+    if short not in {"".join(parts[first:]) for first in range(len(parts))}:
         # encoder.name was changed, the package of the default was not
         raise UserError(
             f"encoder.package={settings.package!r} does not hold encoder.name={settings.name!r}: choose another file "
@@ -228,10 +229,6 @@ def _packaged(settings: EncoderSettings) -> Path | None:
         return None
     folder = Path(spec.submodule_search_locations[0]) / "model"
     return folder if folder.is_dir() else None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _downloaded(settings: EncoderSettings) -> tuple[Path, str]:
