@@ -17,6 +17,8 @@ from nlp_transfer.wording import listed
 
 _NUMBERED = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")  # as the Hub names parts of a split
 
+_SHOWN = 10
+
 
 def shards_in(folder: Path) -> list[Path]:
     """Return the files of rows that lie in a folder, by name."""
@@ -44,13 +46,14 @@ def missing_of(files: Sequence[Path]) -> list[str] | None:
     return [f"{name}-{number:05d}-of-{count}" for number in range(int(count)) if number not in numbers]
 
 
-def read_shards(files: Sequence[Path], origin: str, settings: DataSettings) -> Table:
+def read_shards(files: Sequence[Path], origin: str, settings: DataSettings, notes: list[str]) -> Table:
     """Read files one behind the other.
 
     Args:
         files: which, at least one.
         origin: how messages call all of them.
         settings: the `data` group.
+        notes: gets a sentence on what was read as one, where there are several.
 
     Raises:
         UserError: as `read_rows`, and where one has other columns than the first: its rows would lack a cell.
@@ -71,6 +74,9 @@ def read_shards(files: Sequence[Path], origin: str, settings: DataSettings) -> T
             yield table
 
     whole = joined(tables(), origin)
+    if len(files) > 1:
+        names = listed(files, lambda file: file.name, most=_SHOWN)
+        notes.append(f"{origin}: {len(files):,} files are read as one split, {names}")
     named = chain.from_iterable(map(repeat, map(str, files), sizes))
     places = (f"{file}:{line}" for file, line in zip(named, whole.lines, strict=True))
     return dataclasses.replace(whole, files=cells_of(places, len(whole)), header=None)

@@ -229,6 +229,7 @@ def _folder(folder: Path, settings: DataSettings) -> Source:
     files = {
         item: split_of(unnumbered(item.stem)) for item in items if item.is_file() and item.suffix.lower() in FORMATS
     }
+    notes: list[str] = []
     parts: defaultdict[str, list[Path]] = defaultdict(list)
     for item, split in files.items():
         if split is not None:
@@ -237,8 +238,8 @@ def _folder(folder: Path, settings: DataSettings) -> Source:
         if "train" not in parts:
             raise UserError(_no_train(str(folder), [item.name for item in items]))
         other = [item.name for item in items if files.get(item) is None]
-        splits = {split: _parts_of(split, own, folder, settings) for split, own in parts.items()}
-        return Source(str(folder), splits, [f"not read in {folder}: {listed(other, most=_SHOWN)}"] if other else [])
+        splits = {split: _parts_of(split, own, folder, settings, notes) for split, own in parts.items()}
+        return Source(str(folder), splits, notes + _unread(folder, other))
     classes = [item for item in items if item.is_dir()]
     if not classes:
         raise UserError(_no_train(str(folder), [item.name for item in items]))
@@ -246,16 +247,22 @@ def _folder(folder: Path, settings: DataSettings) -> Source:
     split_folders = {item: split_of(item.name) for item in classes}
     if "train" in split_folders.values():
         tables = {
-            item.name: _split_folder(item, folder, settings, other) for item, split in split_folders.items() if split
+            item.name: _split_folder(item, folder, settings, other, notes)
+            for item, split in split_folders.items()
+            if split
         }
         source = _renamed(tables, str(folder))
         other += [item.name for item, split in split_folders.items() if split is None]
     else:
         source = Source(str(folder), {"train": _class_folders(folder, folder, settings, other)})
-    return Source(source.name, source.splits, [f"not read in {folder}: {listed(other, most=_SHOWN)}"] if other else [])
+    return Source(source.name, source.splits, notes + _unread(folder, other))
 
 
-def _parts_of(split: str, files: list[Path], folder: Path, settings: DataSettings) -> Table:
+def _unread(folder: Path, names: list[str]) -> list[str]:
+    return [f"not read in {folder}: {listed(names, most=_SHOWN)}"] if names else []
+
+
+def _parts_of(split: str, files: list[Path], folder: Path, settings: DataSettings, notes: list[str]) -> Table:
     """Read the file of a split, or all the numbered shards of it, in a folder that holds the other splits as well."""
     missing = missing_of(files)
     if missing:
@@ -268,10 +275,10 @@ def _parts_of(split: str, files: list[Path], folder: Path, settings: DataSetting
             f"{folder} has several {split} files ({found}); keep one, name the files with data.train=…, or, if they "
             f"are parts of one split, put them into a folder {split}/ and every other split into one of its own"
         )
-    return read_shards(files, f"{folder}/{split}-*", settings)
+    return read_shards(files, f"{folder}/{split}-*", settings, notes)
 
 
-def _split_folder(folder: Path, root: Path, settings: DataSettings, other: list[str]) -> Table:
+def _split_folder(folder: Path, root: Path, settings: DataSettings, other: list[str], notes: list[str]) -> Table:
     """Read the folder of one split, see `_class_folders`: folders of texts, or, where there are none, files of rows."""
     shards = shards_in(folder)
     if not shards or any(folder.glob("*/*.txt")):
@@ -280,7 +287,7 @@ def _split_folder(folder: Path, root: Path, settings: DataSettings, other: list[
     names = {file.name for file in shards}
     beside = sorted(item for item in folder.iterdir() if item.name not in names and not item.name.startswith("."))
     other += [f"{item.relative_to(root)}{'/' * item.is_dir()}" for item in beside]
-    return read_shards(shards, str(folder), settings)
+    return read_shards(shards, str(folder), settings, notes)
 
 
 def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list[str]) -> Table:
