@@ -75,7 +75,7 @@ def encoder_words(word: str) -> list[str]:
     if expanded(value).is_dir():
         return ["encoder=custom", f"encoder.name={quoted(value)}"]
     if means_folder(value):
-        raise UserError(f"{word}: there is no such folder")
+        raise UserError(f"encoder={value!r}: there is no such folder")
     if not hub.is_name(name):
         return [word]
     of = [f"encoder.revision={quoted(revision)}"] if revision else []
