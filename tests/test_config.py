@@ -310,6 +310,10 @@ def test_a_key_has_one_value():
         (["objective=null"], r"objective='null' is not known"),
         (["strategy="], r"strategy='' is not known"),
         (["data=rows.csv"], r"data=rows\.csv is not known.*data=files data\.path=rows\.csv$"),
+        *(
+            ([f"encoder={gone}"], f"encoder='{gone}': there is no such folder")
+            for gone in ("./gone/", "gone/", "/gone/x")
+        ),
         (["encoder=my/own/bert"], r"encoder=my/own/bert is not known.*encoder=custom encoder\.name=my/own/bert$"),
         (["data.columns=null"], r"data\.columns=null says nothing.* data\.columns\.text,"),
         (["training=null"], r"training=null says nothing.* training\.epochs,"),

@@ -12,7 +12,7 @@ from nlp_transfer.composing.shipped import GROUPS, shipped_names
 from nlp_transfer.composing.yamlfile import refuse_functions, refuse_secret
 from nlp_transfer.data import hub
 from nlp_transfer.data.hints import quoted, typed
-from nlp_transfer.data.paths import expanded
+from nlp_transfer.data.paths import expanded, means_folder
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import DATA_LIMITS, Settings
 from nlp_transfer.strategies.auto import Auto
@@ -63,13 +63,19 @@ def key_and_value(word: str) -> tuple[str, Any]:
 
 
 def encoder_words(word: str) -> list[str]:
-    """Return ``encoder=owner/name@revision``, or a path after ``encoder=``, as the words it is short for."""
+    """Return ``encoder=owner/name@revision``, or a path after ``encoder=``, as the words it is short for.
+
+    Raises:
+        UserError: for a path that leads nowhere.
+    """
     key, _, value = word.partition("=")
     name, _, revision = value.partition("@")
     if key != "encoder" or "/" not in value or value in shipped_names("encoder"):
         return [word]
     if expanded(value).is_dir():
         return ["encoder=custom", f"encoder.name={quoted(value)}"]
+    if means_folder(value):
+        raise UserError(f"encoder={value!r}: there is no such folder")
     if not hub.is_name(name):
         return [word]
     of = [f"encoder.revision={quoted(revision)}"] if revision else []

@@ -30,19 +30,20 @@ class Padding:
         type: its token type id.
         left: whether it stands before the text.
         places_a_token: how many places of it cost as much as a token: more than 1 where it is mostly left out.
+        least: how many places a row has, however short the texts are.
     """
 
     token: int
     type: int
     left: bool
     places_a_token: int = 1
+    least: int = 1
 
     @classmethod
-    def of(cls, tokenizer: Any, *, places_a_token: int) -> Padding:
+    def of(cls, tokenizer: Any, *, places_a_token: int, least: int = 1) -> Padding:
         """Return what a tokenizer says of it."""
-        return cls(
-            tokenizer.pad_token_id, tokenizer.pad_token_type_id, tokenizer.padding_side == "left", places_a_token
-        )
+        left = tokenizer.padding_side == "left"
+        return cls(tokenizer.pad_token_id, tokenizer.pad_token_type_id, left, places_a_token, least)
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,7 @@ def _padded(tokens: Tokens, examples: np.ndarray, places: np.ndarray, padding: P
     """Return what `pad` does, from where the tokens lie."""
     sequences = ranges(tokens.first, examples)
     lengths = tokens.sequence_lengths[sequences]
-    width = int(lengths.max())
+    width = max(padding.least, int(lengths.max()))
     column = np.arange(width)
     real = column >= (width - lengths)[:, None] if padding.left else column < lengths[:, None]
     ids = np.full((len(sequences), width), padding.token, dtype=np.int64)

@@ -129,11 +129,11 @@ def _not_found(table: Table, role: str, chosen: str | None) -> str:
     known = {name for names in ROLE_NAMES.values() for name in names}
     if not any(column.strip().casefold() in known for column in table.columns):
         none = f"{table.origin}: none of its columns ({_listed(table)}) has a known name"
-        if table.lines and table.lines[0] == 1:  # no line is above it that could name the columns
+        if table.header is None:
             return f"{none}: set data.columns.text and data.columns.label"
         return (
-            f"{none}. If {table.origin}:1 is a row of data, the file has no header: add one, for example text,label. "
-            "Otherwise set data.columns.text and data.columns.label"
+            f"{none}. If {table.origin}:{table.header} is a row of data, the file has no header: add one, for example "
+            "text,label. Otherwise set data.columns.text and data.columns.label"
         )
     spare = [column for column in table.columns if column.strip().casefold() not in known]
     close = next((column for column in spare if did_you_mean(column, ROLE_NAMES[role])), "…")

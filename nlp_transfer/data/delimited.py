@@ -35,7 +35,7 @@ def read_delimited(
     if first is None:
         raise UserError(f"{origin} is empty; its first line must name the columns, for example text,label")
     header = _checked_header(*first, delimiter=delimiter, origin=origin)
-    table, columns, numbers = _empty(header, origin)
+    table, columns, numbers = _empty(header, origin, first[0])
     yielded = False
     for line, cells in records:
         if len(cells) != len(header):
@@ -43,7 +43,7 @@ def read_delimited(
         if chunk_rows is not None and len(table) == chunk_rows:
             yield table
             yielded = True
-            table, columns, numbers = _empty(header, origin)
+            table, columns, numbers = _empty(header, origin, first[0])
         numbers.append(line)
         for column, cell in zip(columns, cells, strict=True):
             column.append(cell)
@@ -51,11 +51,11 @@ def read_delimited(
         yield table
 
 
-def _empty(header: list[str], origin: str) -> tuple[Table, list[list[str]], list[int]]:
+def _empty(header: list[str], origin: str, line: int) -> tuple[Table, list[list[str]], list[int]]:
     """Return a table without rows, and the columns and the lines of it, which grow."""
     columns: dict[str, list[str]] = {name: [] for name in header}
     numbers: list[int] = []
-    return Table(columns, origin, numbers), list(columns.values()), numbers
+    return Table(columns, origin, numbers, header=line), list(columns.values()), numbers
 
 
 def delimiter_of(delimiter: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ _STREAM_ENDINGS = {
     **{ending: kind for ending, kind in FORMATS.items() if kind in STREAM_FORMATS},
     ".txt": "text",
 }
+_PATTERN = re.compile(r"[*?]|\[.+\]")  # as a shell reads it
 _PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
 
 
@@ -213,6 +215,11 @@ def existing(path: str | Path) -> Path:
     except FileNotFoundError:
         if found.is_symlink():
             raise UserError(f"{found} is a link to {found.readlink()}, which does not exist") from None
+        if _PATTERN.search(str(path)):
+            raise UserError(
+                f"{path} is a pattern, and no file has this name; several files are one split where they lie in a "
+                "folder called train/, validation/ or test/ and data.path names the folder around it"
+            ) from None
         raise UserError(f"{found} does not exist{did_you_mean(found.name, _names_in(found.parent))}") from None
     except ValueError:  # a NUL byte, or half of a surrogate pair
         raise UserError(f"{str(path)!r} cannot be the name of a file") from None

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from nlp_transfer.data.annotated import refuse_rejected
 from nlp_transfer.data.compact import CompactCells
 from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.labels import Label, is_missing, name_of, number_of, read_labels
@@ -205,6 +206,7 @@ def rows_of(
             )
     if not len(table):
         raise UserError(f"{table.origin} has no rows")
+    refuse_rejected(table, roles)
     texts, pairs = read_texts(table, roles)
     kept = kept_rows(table, texts, pairs, settings.empty, roles, split, notes)
     if len(kept) < len(table):

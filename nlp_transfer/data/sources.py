@@ -6,7 +6,7 @@ This file decides what belongs to which split; one file is read in ``files``, ob
 from __future__ import annotations
 
 from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -19,6 +19,7 @@ from nlp_transfer.data.hints import typed as typed_word
 from nlp_transfer.data.labels import is_missing
 from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.sequences import integers_of
+from nlp_transfer.data.shards import missing_of, read_shards, shards_in, unnumbered
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, about, did_you_mean, one_of
@@ -220,25 +221,25 @@ def _by_column(table: Table, settings: DataSettings) -> dict[str, Table]:
 
 
 def _folder(folder: Path, settings: DataSettings) -> Source:
-    """Read a folder: one file a split, a folder a class, or a folder a split with a folder a class in it."""
+    """Read a folder: one file a split, a folder a class, or a folder a split with files or a folder a class in it."""
     try:
         items = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
     except OSError as error:
         raise UserError(f"{folder} cannot be opened: {error.strerror}") from error
-    files = {item: split_of(item.stem) for item in items if item.is_file() and item.suffix.lower() in FORMATS}
-    named = {item: split for item, split in files.items() if split is not None}
-    if named:
-        twice = [split for split, count in Counter(named.values()).items() if count > 1]
-        if twice:
-            found = ", ".join(item.name for item, split in named.items() if split == twice[0])
-            raise UserError(
-                f"{folder} has several {twice[0]} files ({found}); keep one, or name the files with data.train=…"
-            )
-        if "train" not in named.values():
+    files = {
+        item: split_of(unnumbered(item.stem)) for item in items if item.is_file() and item.suffix.lower() in FORMATS
+    }
+    notes: list[str] = []
+    parts: defaultdict[str, list[Path]] = defaultdict(list)
+    for item, split in files.items():
+        if split is not None:
+            parts[split].append(item)
+    if parts:
+        if "train" not in parts:
             raise UserError(_no_train(str(folder), [item.name for item in items]))
-        other = [item.name for item in items if item not in named]
-        splits = {split: read_rows(item, settings) for item, split in named.items()}
-        return Source(str(folder), splits, [f"not read in {folder}: {listed(other, most=_SHOWN)}"] if other else [])
+        other = [item.name for item in items if files.get(item) is None]
+        splits = {split: _parts_of(split, own, folder, settings, notes) for split, own in parts.items()}
+        return Source(str(folder), splits, notes + _unread(folder, other))
     classes = [item for item in items if item.is_dir()]
     if not classes:
         raise UserError(_no_train(str(folder), [item.name for item in items]))
@@ -246,13 +247,47 @@ def _folder(folder: Path, settings: DataSettings) -> Source:
     split_folders = {item: split_of(item.name) for item in classes}
     if "train" in split_folders.values():
         tables = {
-            item.name: _class_folders(item, folder, settings, other) for item, split in split_folders.items() if split
+            item.name: _split_folder(item, folder, settings, other, notes)
+            for item, split in split_folders.items()
+            if split
         }
         source = _renamed(tables, str(folder))
         other += [item.name for item, split in split_folders.items() if split is None]
     else:
         source = Source(str(folder), {"train": _class_folders(folder, folder, settings, other)})
-    return Source(source.name, source.splits, [f"not read in {folder}: {listed(other, most=_SHOWN)}"] if other else [])
+    return Source(source.name, source.splits, notes + _unread(folder, other))
+
+
+def _unread(folder: Path, names: list[str]) -> list[str]:
+    return [f"not read in {folder}: {listed(names, most=_SHOWN)}"] if names else []
+
+
+def _parts_of(split: str, files: list[Path], folder: Path, settings: DataSettings, notes: list[str]) -> Table:
+    """Read the file of a split, or all the numbered shards of it, in a folder that holds the other splits as well."""
+    missing = missing_of(files)
+    if missing:
+        raise UserError(f"{folder} lacks a part of {split}: {listed(missing, most=_SHOWN)}; put it there")
+    if len(files) == 1:
+        return read_rows(files[0], settings)
+    if missing is None:
+        found = listed(files, lambda file: file.name, most=_SHOWN)
+        raise UserError(
+            f"{folder} has several {split} files ({found}); keep one, name the files with data.train=…, or, if they "
+            f"are parts of one split, put them into a folder {split}/ and every other split into one of its own"
+        )
+    return read_shards(files, f"{folder}/{split}-*", settings, notes)
+
+
+def _split_folder(folder: Path, root: Path, settings: DataSettings, other: list[str], notes: list[str]) -> Table:
+    """Read the folder of one split, see `_class_folders`: folders of texts, or, where there are none, files of rows."""
+    shards = shards_in(folder)
+    if not shards or any(folder.glob("*/*.txt")):
+        other += [str(file.relative_to(root)) for file in shards]
+        return _class_folders(folder, root, settings, other)
+    names = {file.name for file in shards}
+    beside = sorted(item for item in folder.iterdir() if item.name not in names and not item.name.startswith("."))
+    other += [f"{item.relative_to(root)}{'/' * item.is_dir()}" for item in beside]
+    return read_shards(shards, str(folder), settings, notes)
 
 
 def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list[str]) -> Table:

@@ -19,7 +19,7 @@ from nlp_transfer.data.columns import find_column
 from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import write_whole
+from nlp_transfer.machine.disk import write_json, write_whole
 from nlp_transfer.settings import DataSettings
 
 SplitsOf = Callable[[Iterable[str], str], dict[str, str]]
@@ -160,9 +160,8 @@ def _kept(settings: DataSettings, found: Any, store: RowStore, splits_of: Splits
                 if split in used:
                     taken = reading.Reading(folder, split, stream, store).take(rows)
                     told["splits"][split] = taken | {"of": sizes.get(split)}
-            content = json.dumps(told, indent=2) + "\n"
             with reading.keeping(store):
-                write_whole(folder / _TOLD, lambda path: path.write_text(content, encoding="utf-8"))
+                write_whole(folder / _TOLD, lambda path: write_json(path, told))
         except UserError:
             raise
         except Exception as error:  # see `typed.from_hub`

@@ -25,12 +25,14 @@ class Table:
         origin: the file or object, for messages.
         lines: for each row the 1-based line it starts on (text files) or its row number.
         files: for each row the file it is, where every row is a file of its own.
+        header: the line that names the columns; None: every row names them, or the file does it in another way.
     """
 
     columns: Mapping[str, Sequence[Any]]
     origin: str
     lines: Sequence[int]
     files: Sequence[str] | None = None
+    header: int | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -46,7 +48,7 @@ class Table:
         columns = {name: sequences.followed(self._cells(name), other._cells(name)) for name in names}
         places = (table.where(row) for table in (self, other) for row in range(len(table)))
         files = sequences.cells_of(places, len(self) + len(other))
-        return Table(columns, self.origin, sequences.followed(self.lines, other.lines), files)
+        return Table(columns, self.origin, sequences.followed(self.lines, other.lines), files, self.header)
 
     def _cells(self, column: str) -> Sequence[Any]:
         return self.columns[column] if column in self.columns else sequences.cells_of(_missing(len(self)), len(self))
@@ -58,6 +60,7 @@ class Table:
             self.origin,
             sequences.take(self.lines, rows),
             None if self.files is None else sequences.take(self.files, rows),
+            self.header,
         )
 
 
@@ -68,6 +71,7 @@ def joined(tables: Iterable[Table], origin: str) -> Table:
     """
     columns: dict[str, Any] = {}
     lines: Any = []
+    header = None
     empty: Callable[[], Any] = list
     for table in tables:
         if isinstance(lines, list) and len(lines) + len(table) >= sequences.MANY_ROWS:
@@ -84,7 +88,8 @@ def joined(tables: Iterable[Table], origin: str) -> Table:
         for name, cells in columns.items():
             cells.extend(table.columns[name] if name in table.columns else _missing(len(table)))
         lines.extend(table.lines)
-    return Table(columns, origin, lines)
+        header = table.header
+    return Table(columns, origin, lines, header=header)
 
 
 def _missing(count: int) -> Iterable[Any]:

@@ -21,7 +21,8 @@ def agree(model: Any, tokenizer: Any, folder: Path) -> None:
     """Make model and tokenizer agree on padding and on what the model takes.
 
     Raises:
-        UserError: naming the folder, where there is nothing to pad with, or the tokenizer knows more than the model.
+        UserError: naming the folder, where there is nothing to pad with, the tokenizer knows more than the model, or
+            the architecture does not read texts of any length.
     """
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -32,6 +33,11 @@ def agree(model: Any, tokenizer: Any, folder: Path) -> None:
         tokenizer.pad_token = tokenizer.eos_token
     _check_words(model, tokenizer, folder)
     described = encoder_config(model.config)
+    if described.model_type == "reformer":
+        raise UserError(
+            f"{folder}: a Reformer learns from texts of one length alone, and has another number of states than "
+            "tokens; choose another encoder"
+        )
     # A decoder finds the last token of a text by this id; elsewhere it belongs to the embeddings and stays.
     for part in (model.config, model.config.get_text_config()):
         if getattr(part, "pad_token_id", None) is None or is_causal(described):
@@ -40,6 +46,11 @@ def agree(model: Any, tokenizer: Any, folder: Path) -> None:
     accepted = inspect.signature(type(getattr(model, model.base_model_prefix)).forward).parameters
     if "token_type_ids" not in accepted or not takes_segments(described):
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+
+
+def least_tokens(model: Any) -> int:
+    """Return how many tokens, with padding, the shortest row must have: CANINE makes one state of several."""
+    return getattr(encoder_config(model.config), "downsampling_rate", 1)
 
 
 def _check_words(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -34,6 +34,8 @@ POOLING = {
     "cls_token": "cls",
     "max_tokens": "max",
 }
+_FLAG = "pooling_mode_"
+_DONE = {"", "Transformer", "Pooling", "Normalize", "Dropout"}  # a length, which the head learns, and what is off
 COMBINE = ("mix", "concat")
 PROBLEM_TYPES = {
     "single_label": "single_label_classification",
@@ -287,11 +289,27 @@ def joining(tokenizer: Any) -> dict[str, int] | None:
 
 def suggested_pooling(folder: Path) -> str | None:
     """Return the pooling that sentence-transformers trained the encoder with: mean, cls, max, last, or None."""
-    modules = read_json(folder / "modules.json", kind=list)
-    places = [module["path"] for module in modules if str(module.get("type", "")).endswith("Pooling")]
+    modes = _modes(folder)
+    return POOLING.get(modes[0]) if len(modes) == 1 else None
+
+
+def left_out(folder: Path) -> list[str]:
+    """Return what sentence-transformers makes of the encoder's states and a pooled head does not: pooling, layers."""
+    modes, kinds = _modes(folder), [str(module.get("type", "")).rpartition(".")[2] for module in _modules(folder)]
+    pooling = [f"pooling by {' and '.join(modes)}"] if modes and suggested_pooling(folder) is None else []
+    return pooling + sorted({*kinds} - _DONE)
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """Return what sentence-transformers has of an encoder and behind it, as its folder says."""
+    return read_json(folder / "modules.json", kind=list)
+
+
+def _modes(folder: Path) -> list[str]:
+    """Return how sentence-transformers pools the encoder's states, in its words; nothing where that is not said."""
+    places = [module["path"] for module in _modules(folder) if str(module.get("type", "")).endswith("Pooling")]
     config = read_json(folder / (places[0] if places else "1_Pooling") / "config.json")
-    mode = config.get("pooling_mode")
-    if mode is None:  # before sentence-transformers 6: one flag a mode
-        on = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
-        mode = on[0].removeprefix("pooling_mode_") if len(on) == 1 else None
-    return POOLING.get(mode) if isinstance(mode, str) else None
+    if isinstance(mode := config.get("pooling_mode"), str):
+        return [mode]
+    # before sentence-transformers 6: one flag a mode
+    return [key.removeprefix(_FLAG) for key, value in config.items() if key.startswith(_FLAG) and value is True]

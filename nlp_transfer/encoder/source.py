@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer.data import hub
+from nlp_transfer.data.paths import means_folder
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import sha256_of
@@ -97,6 +98,8 @@ def place_of(settings: EncoderSettings) -> tuple[Path, str, str | None]:
     """
     if (local := Path(settings.name).expanduser()).is_dir():
         folder, origin, revision = encoder_in(local), "folder", None
+    elif means_folder(settings.name) or settings.name.count("/") > 1:
+        raise UserError(f"encoder.name={settings.name!r}: there is no such folder")
     elif (packaged := _packaged(settings)) is not None:
         folder, origin, revision = packaged, f"package {settings.package}", None
     else:
@@ -212,8 +215,10 @@ def _packaged(settings: EncoderSettings) -> Path | None:
     """Return the `model/` folder of the installed package, or None if no package is named or installed."""
     if settings.package is None:
         return None
-    short = settings.name.rsplit("/", 1)[-1]
-    if _plain(short) not in _plain(settings.package):  # encoder.name was changed, the package of the default was not
+    short = re.sub(r"[^a-z0-9]", "", settings.name.rsplit("/", 1)[-1].lower())
+    parts = settings.package.lower().split("_")
+    if short not in {"".join(parts[first:]) for first in range(len(parts))}:
+        # encoder.name was changed, the package of the default was not
         raise UserError(
             f"encoder.package={settings.package!r} does not hold encoder.name={settings.name!r}: choose another file "
             "of conf/encoder, or set encoder.package=null encoder.sha256=null"
@@ -226,15 +231,9 @@ def _packaged(settings: EncoderSettings) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
 def _downloaded(settings: EncoderSettings) -> tuple[Path, str]:
     """Fetch from the Hub (or its local cache); return the snapshot folder and its commit."""
     name, revision = settings.name, settings.revision
-    if name.startswith((".", "/", "~", "runs/")) or name.count("/") > 1:
-        raise UserError(f"encoder.name={name!r}: there is no such folder")
     if settings.trust_remote_code and not hub.is_commit(revision):
         raise UserError(
             f"encoder.trust_remote_code=true needs encoder.revision=<40-character commit> for the Hub repository "

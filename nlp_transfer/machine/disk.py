@@ -30,6 +30,9 @@ def appearing(
 ) -> Iterator[Path]:
     """Give a folder to write in; it takes the name of `folder` when all of it is there, or nothing of it stays.
 
+    What has that name before stays whole until then: a process that is killed between the two leaves it aside, and the
+    next one that writes there puts it back first.
+
     Args:
         folder: the name it will have.
         mark: a file that every such folder holds; an existing folder without it is not replaced.
@@ -41,17 +44,22 @@ def appearing(
             would be replaced.
     """
     check_free(folder, mark, what)
-    making = folder.with_name(f".making-{folder.name}")
+    making, aside = (folder.with_name(f".{state}-{folder.name}") for state in ("making", "replaced"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with alone(making, str(folder)):
+            if aside.exists() and not folder.exists():
+                aside.rename(folder)
             try:
                 shutil.rmtree(making, ignore_errors=True)
                 making.mkdir()
                 yield making
                 share(making)
-                remove(folder)
+                remove(aside)
+                if folder.exists():
+                    folder.rename(aside)
                 making.rename(folder)
+                remove(aside)
             finally:
                 shutil.rmtree(making, ignore_errors=True)
     except refused as error:

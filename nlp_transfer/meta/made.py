@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 
 from nlp_transfer.encoder.classifier import quiet
 from nlp_transfer.encoder.pooled_config import encoder_config
-from nlp_transfer.encoder.source import Source, weights_digest
+from nlp_transfer.encoder.source import Source, check_layout, read_json, weights_digest
+from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import appearing, write_json
 from nlp_transfer.pretraining.made import copy_beside
 
@@ -61,6 +62,17 @@ def write_encoder(folder: Path, model: Any, source: Source, **told: Any) -> None
         _write_pooling(making, model.config.pooling, encoder_config(model.encoder.config).hidden_size)
         about = MetaLearned(encoder=source.public_name, before=source.sha256, sha256=weights_digest(making), **told)
         write_json(making / MARK, dataclasses.asdict(about))
+
+
+def check_whole(folder: Path) -> None:
+    """Refuse such an encoder that lacks a file, or holds other weights than were saved.
+
+    Raises:
+        UserError: naming the file or the folder.
+    """
+    check_layout(folder)
+    if weights_digest(folder) != read_json(folder / MARK).get("sha256"):
+        raise UserError(f"the weights in {folder} are not what was saved ({MARK} has another sha256)")
 
 
 def _write_pooling(folder: Path, pooling: str, width: int) -> None:

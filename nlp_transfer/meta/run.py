@@ -21,13 +21,13 @@ from nlp_transfer.meta.checks import LEARNS
 from nlp_transfer.meta.episodes import Division, Episodes, only
 from nlp_transfer.meta.learner import Learner, Reader
 from nlp_transfer.meta.loop import fit, steps_of
-from nlp_transfer.meta.made import write_encoder
+from nlp_transfer.meta.made import check_whole, write_encoder
 from nlp_transfer.meta.measuring import Gain, Outcome, asked_of, right
 from nlp_transfer.running import resume
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.measurement import public_source
 from nlp_transfer.running.preparation import Prepared, prepare
-from nlp_transfer.running.recalling import recall
+from nlp_transfer.running.recalling import check_model, recall
 from nlp_transfer.running.trained import going_on
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
@@ -92,6 +92,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> MetaRun:
+    check_model(folder, check_whole)
     recall(folder, settings, corpus, screen)
     return MetaRun(folder.path, folder.report_of(Outcome.from_json))
 

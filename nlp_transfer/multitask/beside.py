@@ -17,7 +17,7 @@ from nlp_transfer.comparing.grid import Trial
 from nlp_transfer.comparing.trial import Answers
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import remove, write_whole
+from nlp_transfer.machine.disk import remove, write_json, write_whole
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
 from nlp_transfer.multitask.together import adapt_together, located
@@ -64,8 +64,7 @@ def compared(asked: Asked, found: Outcome, screen: Screen) -> Outcome:
         answers[one.name][other.name], answers[other.name][one.name] = both
     found = dataclasses.replace(found, gains=_gains(asked, answers))
     with RunFolder(found.folder).reached():
-        figures = json.dumps(found.to_json(), indent=2) + "\n"
-        write_whole(found.folder / "beside.json", lambda making: making.write_text(figures, encoding="utf-8"))
+        write_whole(found.folder / "beside.json", lambda making: write_json(making, found.to_json()))
     return found
 
 

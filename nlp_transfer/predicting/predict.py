@@ -24,10 +24,11 @@ from nlp_transfer.data.delimited import DELIMITERS, delimiter_of
 from nlp_transfer.data.files import opened as opened_file
 from nlp_transfer.data.files import stream_format, stream_rows
 from nlp_transfer.data.hints import typed
-from nlp_transfer.data.rows import read_texts
+from nlp_transfer.data.rows import blank_rows, read_texts
 from nlp_transfer.data.table import Table
 from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.decision.rules import needs_features, unpromised
+from nlp_transfer.encoder.agreeing import least_tokens
 from nlp_transfer.encoder.anatomy import dissect, unwrapped
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
@@ -66,7 +67,8 @@ class Predictor(Labeller):
         self.accelerator, _ = fitting(self.accelerator, self.model, rows, "auto", TrackingSettings(), self.folder)
         half = self.accelerator.mixed_precision != "no"
         places_a_token, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, half=half)
-        self.padding = Padding.of(self.tokenizer, places_a_token=places_a_token)
+        least = least_tokens(unwrapped(self.model))
+        self.padding = Padding.of(self.tokenizer, places_a_token=places_a_token, least=least)
         if computes_in_bfloat16(self.accelerator):
             self.model = inference.answering_copy(self.model)
 
@@ -165,7 +167,7 @@ def predict_file(
     check_predict(settings, overwrite=overwrite)
     kind = stream_format(settings.input, settings.format)
     mark = DELIMITERS.get(kind, ",") if delimiter is None or kind == "text" else delimiter_of(delimiter)
-    screen = screen or Screen(speaks=False)
+    screen, blank, first = screen or Screen(speaks=False), 0, ""
     with ExitStack() as until:
         file, _ = until.enter_context(opened_file(settings.input))
         done = RowsDone(file, kind, until.enter_context(screen.bar("labelling")))
@@ -174,14 +176,22 @@ def predict_file(
         writer = until.enter_context(closing(writer_of(out, predictor.record.task, kind, mark)))
 
         def read() -> Iterator[Chunk]:
+            nonlocal blank, first
             for table in tables:
                 writer.check(table)
-                yield Chunk(table, *_inputs(table, predictor.record, columns, kind))
+                texts, pairs = _inputs(table, predictor.record, columns, kind)
+                if found := blank_rows(texts, pairs):
+                    blank, first = blank + len(found), first or table.where(found[0])
+                yield Chunk(table, texts, pairs)
 
         for table, answers in answered(predictor, read()):
             if is_main():
                 writer.write(table, answers)
             done.show(len(table))
+    if blank:
+        screen.tell(
+            f"{blank:,} of {done.rows:,} rows have nothing to read, first {first}, and were labelled like the rest"
+        )
     return done.rows
 
 

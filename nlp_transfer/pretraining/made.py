@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from nlp_transfer.encoder.heads import fresh_of, loading, shorten
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.encoder.source import PATTERNS, RECORD, Source, read_json, weights_digest
 from nlp_transfer.errors import UserError
-from nlp_transfer.machine.disk import appearing, remove
+from nlp_transfer.machine.disk import appearing, remove, write_json
 from nlp_transfer.settings import EncoderSettings
 
 MARK = "pretraining.json"
@@ -51,7 +50,7 @@ def copy_beside(folder: Path, target: Path) -> None:
             shutil.copyfile(path, copied)
     if longest := read_json(folder / RECORD).get("max_tokens"):  # the tokenizer beside it may cut earlier
         own = read_json(target / "tokenizer_config.json") | {"model_max_length": longest}
-        (target / "tokenizer_config.json").write_text(json.dumps(own, indent=2) + "\n", encoding="utf-8")
+        write_json(target / "tokenizer_config.json", own)
 
 
 def write_encoder(
@@ -94,9 +93,7 @@ def write_encoder(
         whole.save_pretrained(making, state_dict=weights)
         copy_beside(source.folder, making)
         about = dataclasses.asdict(Pretrained(sha256=weights_digest(making), **told))
-        (making / MARK).write_text(
-            json.dumps({"key": key, "origin": origin, **about}, indent=2) + "\n", encoding="utf-8"
-        )
+        write_json(making / MARK, {"key": key, "origin": origin, **about})
 
 
 def _with_head(

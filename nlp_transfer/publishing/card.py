@@ -225,7 +225,8 @@ def _adapter_usage(where: str, facts: Facts) -> str:
             "{facts.encoder}", num_labels={facts.outputs}, id2label=dict(enumerate(labels)) or None{layers}
         )
         tokenizer = AutoTokenizer.from_pretrained("{where}")
-        base.config.pad_token_id = tokenizer.pad_token_id
+        for config in (base.config, base.config.get_text_config()):
+            config.pad_token_id = tokenizer.pad_token_id
         classify = pipeline("text-classification", PeftModel.from_pretrained(base, "{where}"), tokenizer=tokenizer)
     """
     ways = [f"{said}:", block("python", code), "or", _ours(where, facts)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from nlp_transfer.data.sources import SPLIT_NAMES
 from nlp_transfer.evaluation.formatting import number, shown, title_of
 from nlp_transfer.reporting import figures, measures, rows
 from nlp_transfer.reporting.document import Block, Drawing, Prose, Section, Table
@@ -17,6 +19,7 @@ _DOMAINS = 12
 _HARDEST = 20
 _TEXT = 300  # characters
 _SCATTERED = 1000  # points of a scatter
+_NUMBERED = re.compile(rf"({'|'.join(SPLIT_NAMES)})-\d+")  # see `Examples.ids`
 _ENOUGH = 10  # rows left, of which a score is said
 
 
@@ -174,6 +177,11 @@ def hardest(evidence: Evidence) -> Section:
         "multi_label": "The label whose decision is the most surely wrong, and its probability.",
     }.get(task.problem, "Wrong answers, the surest first, with the probability of what was given.")
     caption += " A wrong label in the data is as likely a reason as a wrong model: read them."
+    if any(_NUMBERED.fullmatch(examples.ids[each.row]) for each in found):
+        caption += (
+            " A row that has no id of its own is called by the split it was read from, some of which may have been set "
+            "aside to measure, and by its number there, which counts no header."
+        )
     long = range(1, 1 + len(texts))
     return Section(title, [Table(head, table, words=len(head) - 1, caption=caption, long_words=tuple(long))])
 

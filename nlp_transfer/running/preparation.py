@@ -25,6 +25,7 @@ from nlp_transfer.data.label_texts import with_label_texts
 from nlp_transfer.data.task import likeliest
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.data.unlabelled import NAME
+from nlp_transfer.encoder.agreeing import least_tokens
 from nlp_transfer.encoder.anatomy import Anatomy, unwrapped
 from nlp_transfer.encoder.boundary import can_stand_in, layers_around, standing_in
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
@@ -269,7 +270,8 @@ def prepare(
         half=accelerator.mixed_precision != "no",
         compiled=settings.training.compile,
     )
-    padding = Padding.of(tokenizer, places_a_token=places_a_token)
+    least = least_tokens(unwrapped(classifier.model))
+    padding = Padding.of(tokenizer, places_a_token=places_a_token, least=least)
     below_output = features_of(settings, classifier, accelerator, padding, store)
     boundary = _boundary(settings, classifier, columns, below_output) if places_a_token > 1 else None
     if boundary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlp_transfer.artefact.record import read_record
@@ -58,14 +59,23 @@ def check_encoder(folder: RunFolder, settings: EncoderSettings, tell: Callable[[
     folder.check_made_from("encoder", "sha256", source.sha256, "other encoder weights than the same name stands for")
 
 
-def check_model(folder: RunFolder) -> None:
+def check_artefact(model: Path) -> None:
+    """Refuse a saved model that lacks a file, or holds other weights than were saved; see ``whole.check_whole``."""
+    check_whole(model, read_record(model))
+
+
+def check_model(folder: RunFolder, check: Callable[[Path], None] = check_artefact) -> None:
     """Refuse to read a finished run back whose model is not as it was saved.
+
+    Args:
+        folder: of the run.
+        check: refuses its model.
 
     Raises:
         UserError: naming the file that is missing, damaged or another one.
     """
     try:
-        check_whole(folder.model, read_record(folder.model))
+        check(folder.model)
     except UserError as error:
         raise UserError(f"{error}; overwrite=true does the run again") from error
 

@@ -96,11 +96,15 @@ class Adapter(Strategy):
                 model = get_peft_model(classifier.model, config_class(task_type=TaskType.SEQ_CLS, **values))
             forward(model, sample_rows(model))
         except Exception as error:  # some methods need more than a classifier has, and PEFT says so in many ways
-            raise UserError(
-                f"PEFT cannot put {self.peft_type.upper()} on {classifier.source.name}: {error}; its fields can be set "
-                "with strategy.peft={...}, or choose another strategy.peft_type"
-            ) from error
+            raise UserError(self.refused(error, classifier.source.name)) from error
         classifier.model = model
+
+    def refused(self, error: Exception, encoder: str) -> str:
+        """Say that an encoder cannot be given this adapter, why, and what to do."""
+        return (
+            f"PEFT cannot put {self.peft_type.upper()} on {encoder}: {error}; its fields can be set with "
+            "strategy.peft={...}, or choose another strategy.peft_type"
+        )
 
     @property
     def reserved_tokens(self) -> int:
@@ -175,6 +179,15 @@ class Lora(Adapter):
             "target_modules": self._targets(classifier),
         }
         return values | (self.peft or {})
+
+    def refused(self, error: Exception, encoder: str) -> str:
+        """Say the same; of several experts in one tensor PEFT adapts the tensor, and has no input of it to drop."""
+        if "lora_dropout" not in str(error) or "lora_dropout" in (self.peft or {}):
+            return super().refused(error, encoder)
+        return (
+            f"strategy.dropout={self.dropout:g}: {encoder} keeps several experts in one tensor, of whose input LoRA "
+            "drops nothing; set strategy.dropout=0"
+        )
 
     def frozen_depth(self, classifier: Classifier) -> int:
         """Return how many layers lie below the lowest adapted one."""

@@ -107,14 +107,16 @@ def test_evaluation_covers_every_example_once(windows, budget):
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(windows)))
 
 
+@pytest.mark.parametrize("least", [1, 40])
 @pytest.mark.parametrize("left", [False, True])
 @settings(max_examples=40)
 @given(windows=examples_st)
-def test_collate_lays_out_exactly_the_tokens(left: bool, windows):
+def test_collate_lays_out_exactly_the_tokens(left: bool, least: int, windows):
     tokens = make_tokens(windows)
     columns = Columns(tokens, np.arange(len(windows)), np.ones(len(windows), np.float32))
     chosen = np.arange(len(windows))[::-1]
-    batch = collate(columns, chosen, padding=Padding(token=0, type=7, left=left))
+    batch = collate(columns, chosen, padding=Padding(token=0, type=7, left=left, least=least))
+    assert batch["input_ids"].shape[1] == max(least, int(tokens.longest.max()))
     wanted = [
         tokens.ids[tokens.offsets[s] : tokens.offsets[s + 1]]
         for e in chosen

@@ -593,6 +593,19 @@ CASES = [
         error=r"jsonl: none .*known name: set data\.columns\.text",
     ),
     Case(
+        "42-no-known-key-below-a-blank-line",
+        b"\n" + lines({"a": 1}),
+        name="train.jsonl",
+        error=r"jsonl: none .*known name: set data\.columns\.text",
+    ),
+    Case(
+        "42-no-known-key-in-an-array",
+        b'[\n{"a": 1}]',
+        name="train.json",
+        error=r"json: none .*known name: set data\.columns\.text",
+    ),
+    Case("42-no-header-below-a-blank-line", b"\ngood,x\nbad,y\n", error=r"csv:2 is a row of data, the file has no"),
+    Case(
         "42-missing-key",
         lines(row("p", "a"), {"text": "q"}),
         name="train.jsonl",
@@ -600,6 +613,30 @@ CASES = [
     ),
     Case("42-null", lines(row("p", "a"), row(None, "b")), name="train.jsonl", error=r"train\.jsonl:2: nothing to read"),
     Case("42-nested", lines(row("p", "a"), row({"a": 1}, "b")), name="train.jsonl", error=r"train\.jsonl:2.*type dict"),
+    *(
+        Case(
+            f"42-annotator-said-{answer}",
+            lines(row("p", "a") | {"answer": "accept"}, row("q", "b") | {"answer": answer}, row("r", "b")),
+            name="train.jsonl",
+            error=rf"jsonl:2, column 'answer': '{answer}' .* \(1 of 3 rows say .*accepted rows alone",
+        )
+        for answer in ("reject", "ignore")
+    ),
+    Case(
+        "42-annotator-accepted",
+        lines(*(row(text, label) | {"answer": "accept"} for text, label in (("p", "a"), ("q", "b")))),
+        name="train.jsonl",
+        rows=[("p", "a"), ("q", "b")],
+    ),
+    Case(
+        "42-answers", b"text,label,answer\np,a,accept\nq,b,reject\nr,b,42\n", rows=[("p", "a"), ("q", "b"), ("r", "b")]
+    ),
+    Case(
+        "42-answers-are-labels",
+        b"text,answer\np,accept\nq,reject\n",
+        rows=[("p", "accept"), ("q", "reject")],
+        settings={"columns": {"label": "answer"}},
+    ),
     Case(
         "42-infinite", b'{"text":"p","label":"a","n":1e400}\n', name="train.jsonl", error=r"jsonl:1: .*1e400 is larger"
     ),

@@ -50,6 +50,16 @@ def in_folder(folder: Path, ending: str) -> Corpus:
     return load_corpus(DataSettings(path=str(folder)))
 
 
+def in_shards(folder: Path, ending: str, name: str) -> Corpus:
+    """Every split in two files, named by its name and the number of the shard."""
+    for split, rows in SPLITS.items():
+        for number, part in enumerate((rows[:3], rows[3:])):
+            file = folder / f"{name.format(split=split, number=number)}.{ending}"
+            file.parent.mkdir(exist_ok=True)
+            write(file, part)
+    return load_corpus(DataSettings(path=str(folder)))
+
+
 def as_files(folder: Path) -> Corpus:
     for split, rows in SPLITS.items():
         write(folder / f"my_{split}.csv", rows)
@@ -90,6 +100,9 @@ SOURCES = {
     "json": lambda folder: in_folder(folder, "json"),
     "jsonl": lambda folder: in_folder(folder, "jsonl"),
     "parquet": lambda folder: in_folder(folder, "parquet"),
+    "folders of csv": lambda folder: in_shards(folder, "csv", "{split}/{number}"),
+    "folders of jsonl": lambda folder: in_shards(folder, "jsonl", "{split}/{number}"),
+    "shards of parquet": lambda folder: in_shards(folder, "parquet", "{split}-{number:05d}-of-00002"),
     "files": as_files,
     "split column": with_split_column,
     "lists": lambda folder: load_corpus(DataSettings(), data=SPLITS),
@@ -198,6 +211,34 @@ def test_folder_names_what_it_did_not_read(tmp_path: Path) -> None:
         load_corpus(DataSettings(path=str(tmp_path)))
 
 
+def test_rows_of_shards_know_their_file_and_nothing_is_read_without_a_word(tmp_path: Path) -> None:
+    settings = DataSettings(path=str(tmp_path))
+    in_shards(tmp_path, "csv", "{split}/{number}")
+    source = read_source(settings)
+    last = source.splits["train"].take([7, 2])
+    assert [last.where(row) for row in range(2)] == [f"{tmp_path}/train/1.csv:6", f"{tmp_path}/train/0.csv:4"]
+    told = [f"{tmp_path}/{split}: 2 files are read as one split, 0.csv, 1.csv" for split in ("test", "train")]
+    assert sorted(source.notes) == [*told, f"{tmp_path}/validation: 2 files are read as one split, 0.csv, 1.csv"]
+    (tmp_path / "test" / "about.md").write_text("no row")
+    (tmp_path / "test" / "old").mkdir()
+    assert read_source(settings).notes[-1] == f"not read in {tmp_path}: test/about.md, test/old/"
+    (tmp_path / "test" / "old" / "0.txt").write_text("a text of the class old")
+    assert read_source(settings).notes[-1] == f"not read in {tmp_path}: test/0.csv, test/1.csv"
+    write(tmp_path / "train" / "2.csv", [{"text": "an hour", "lable": "a", "weight": 1.0}])
+    with pytest.raises(UserError, match=r"train/2\.csv has other columns than \S+train/0\.csv: .*'label', 'lable'"):
+        read_source(settings)
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
+    in_shards(tmp_path, "parquet", "{split}-{number:05d}-of-00002")
+    (tmp_path / "test-00000-of-00002.parquet").unlink()
+    with pytest.raises(UserError, match=r"lacks a part of test: test-00000-of-00002; put it there$"):
+        load_corpus(DataSettings(path=str(tmp_path)))
+    write(tmp_path / "test.csv", SPLITS["test"])
+    with pytest.raises(UserError, match=r"several test files \(test-00001-of-00002\.parquet, test\.csv\); keep one"):
+        load_corpus(DataSettings(path=str(tmp_path)))
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
@@ -207,6 +248,7 @@ def test_folder_names_what_it_did_not_read(tmp_path: Path) -> None:
         ({"hub": "a/b", "embedded": "b"}, "data.embedded and data.hub .*: data=hub data.hub=a/b$"),
         ({"path": "a.csv", "hub": "a/b"}, "data.path and data.hub are set together; give exactly one source"),
         ({"path": "no/such.csv"}, "data.path: no/such.csv does not exist"),
+        ({"path": "no/*.csv"}, r"data.path: no/\*.csv is a pattern, .* folder called train/"),
         ({"train": ".", "test": "no/such.csv"}, "data.train: . is a folder where a file is expected"),
         ({"path": "a.csv", "test": "b.csv"}, "data.test goes with data.train"),
         ({"path": "a.csv", "revision": "main"}, "data.revision goes with data.hub"),

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     CanineConfig,
@@ -23,6 +25,7 @@ from nlp_transfer.encoder.classifier import forward, load_classifier
 from nlp_transfer.encoder.heads import suggested_pooling
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
+from nlp_transfer.running.plan import encoder_notes
 from nlp_transfer.settings import EncoderSettings
 
 from .conftest import LABELS, TASK
@@ -224,19 +227,24 @@ def test_gradients_flow_through_features_and_through_averages(build):
 
 
 @pytest.mark.parametrize(
-    ("config", "expected"),
+    ("config", "expected", "other"),
     [
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"),
-        ({"pooling_mode_cls_token": True, "include_prompt": True}, "cls"),
-        ({"pooling_mode_lasttoken": True}, "last"),
-        ({"pooling_mode": "max"}, "max"),
-        ({"pooling_mode": "lasttoken"}, "last"),
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, None),
-        ({"pooling_mode": "weightedmean"}, None),
-        (None, None),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean", []),
+        ({"pooling_mode_cls_token": True, "include_prompt": True}, "cls", []),
+        ({"pooling_mode_lasttoken": True}, "last", []),
+        ({"pooling_mode": "max"}, "max", []),
+        ({"pooling_mode": "lasttoken"}, "last", []),
+        (
+            {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True},
+            None,
+            ["pooling by mean_tokens and max_tokens"],
+        ),
+        ({"pooling_mode": "weightedmean"}, None, ["pooling by weightedmean"]),
+        (None, None, []),
     ],
 )
-def test_pooling_is_what_sentence_transformers_trained(tmp_path, config, expected):
+@pytest.mark.parametrize("dense", [False, True])
+def test_pooling_is_what_sentence_transformers_trained_or_is_said(tmp_path, config, expected, other, dense):
     folder = tiny_encoder(tmp_path)
     if config is not None:
         (folder / "2_Pool").mkdir()
@@ -244,10 +252,17 @@ def test_pooling_is_what_sentence_transformers_trained(tmp_path, config, expecte
         modules = [
             {"path": "", "type": "x.Transformer"},
             {"path": "2_Pool", "type": "sentence_transformers.models.Pooling"},
+            *([{"path": "3_Dense", "type": "sentence_transformers.models.Dense"}] if dense else []),
+            {"path": "4", "type": "sentence_transformers.models.Normalize"},
         ]
         (folder / "modules.json").write_text(json.dumps(modules))
+        other = [*other, "Dense"] if dense else other
     assert suggested_pooling(folder) == expected
-    assert load(folder, head="pooled").model.config.pooling == (expected or "mean")
+    classifier = load(folder, head="pooled")
+    assert classifier.model.config.pooling == (expected or "mean")
+    told = f"sentence-transformers reads this encoder by what is not used here: {', '.join(other)}"
+    assert encoder_notes(EncoderSettings(), classifier) == [told] * bool(other)
+    assert not encoder_notes(EncoderSettings(), load(folder, head="native"))
 
 
 def test_decoders_pool_the_last_token_unless_told(build):
@@ -317,6 +332,16 @@ def test_a_model_that_no_text_goes_through_is_refused(tmp_path, monkeypatch, hea
     monkeypatch.setattr(BertLayer, "forward", lambda *given, **more: torch.ones(2, 3) @ torch.ones(2, 3))
     with pytest.raises(UserError, match=r"cannot read a text \(RuntimeError: mat1.*\): .*config\.json does not fit"):
         load(folder, head=head)
+
+
+def test_what_reads_texts_of_one_length_alone_is_refused(tmp_path):
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "attention_head_size": 16, "feed_forward_size": 32}
+    sizes |= {"attn_layers": ["local"], "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16], "vocab_size": 500}
+    AutoModel.from_config(AutoConfig.for_model("reformer", **sizes, is_decoder=False)).save_pretrained(tmp_path)
+    tiny_tokenizer("wordpiece").save_pretrained(tmp_path)
+    for head in ("native", "pooled"):
+        with pytest.raises(UserError, match=r"a Reformer learns from texts of one length alone, .*another encoder"):
+            load(tmp_path, head=head)
 
 
 def test_characters_may_be_hashed_and_have_no_table_of_words(tmp_path):

@@ -177,8 +177,12 @@ def test_the_installed_package_is_found_without_importing_it(tmp_path, monkeypat
     assert (found.folder, found.origin) == (package / "model", "package acme_tiny_bert")
     assert "acme_tiny_bert" not in sys.modules
     # Another name with the package of the default left in place must not silently get the default's weights.
-    with pytest.raises(UserError, match=r"does not hold encoder\.name='roberta-base'"):
-        locate(settings("roberta-base", package="acme_tiny_bert"))
+    for other in ("roberta-base", "tiny", "acme/t", "e"):
+        with pytest.raises(UserError, match=rf"does not hold encoder\.name='{other}'"):
+            locate(settings(other, package="acme_tiny_bert"))
+    for gone in ("tiny-bert/", "acme/tiny-bert/", "./tiny-bert", "runs/tiny-bert"):
+        with pytest.raises(UserError, match=f"encoder.name='{gone}': there is no such folder"):
+            locate(settings(gone, package="acme_tiny_bert"))
     local = tiny_encoder(tmp_path / "local")
     assert locate(settings(local, package="acme_tiny_bert")).origin == "folder"
 
@@ -247,6 +251,7 @@ def test_from_the_hub_come_weights_configuration_and_vocabulary_only(hub, folder
         ("./gone", {}, "there is no such folder"),
         ("a/b/c", {}, "there is no such folder"),
         ("runs/gone", {}, "there is no such folder"),
+        ("gone/", {}, "there is no such folder"),
     ],
 )
 def test_what_the_hub_does_not_give_is_one_sentence_without_the_token(hub, name, others, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,34 @@ def test_of_two_that_write_one_folder_the_second_is_refused_and_leaves_the_first
                 pytest.fail("both of them write")
         assert (folder / "mark").read_text() == content
         assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("renamed", range(4))
+def test_what_is_killed_while_it_replaces_a_folder_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int
+):
+    folder, rename, left = tmp_path / "made", Path.rename, [True] * renamed
+
+    def write(content: str) -> None:
+        with appearing(folder, "mark", "thing") as making:
+            (making / "mark").write_text(content)
+
+    def killed(path: Path, target: Path) -> Path:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return rename(path, target)
+
+    write("old")
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        write("new")
+    with pytest.raises(RuntimeError), appearing(folder, "mark", "thing"):
+        raise RuntimeError
+    assert (folder / "mark").read_text() == ("old" if renamed < 2 else "new")
+    write("newer")
+    assert (folder / "mark").read_text() == "newer"
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("anew", [False, True])

@@ -234,6 +234,13 @@ def test_a_finished_run_is_read_back(home: Path, tmp_path: Path):
         with pytest.raises(UserError, match=r"metrics\.json holds no report .*overwrite=true does the run again"):
             run_of(home, tmp_path / "runs", **own)
     metrics.write_text(json.dumps(figures))
+    saved = run.folder / "model" / "model.safetensors"
+    whole = saved.read_bytes()
+    for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-4], None):
+        saved.unlink() if damaged is None else saved.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"(what was saved|no model\.safetensors).*; overwrite=true does the run"):
+            run_of(home, tmp_path / "runs", **own)
+    saved.write_bytes(whole)
     write_csv(tmp_path / "intents.csv", intents(each=11))
     with pytest.raises(UserError, match="other data than"):
         run_of(home, tmp_path / "runs", **own)

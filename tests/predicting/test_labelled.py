@@ -24,6 +24,7 @@ from nlp_transfer.decision.labelling import Labeller, Prediction
 from nlp_transfer.errors import UserError
 from nlp_transfer.predicting.predict import predict_file
 from nlp_transfer.settings import ColumnSettings
+from nlp_transfer.terminal.console import Screen
 from nlp_transfer.verb_settings import PredictSettings
 from tests.machine.test_launch import ended, ranks
 from tests.place import furnish
@@ -43,7 +44,7 @@ class Parity(Labeller):
         self.answered += len(texts)
         if self.fails_at is not None and self.answered > self.fails_at:
             raise KeyboardInterrupt
-        return np.array([[0.5, int(text.split()[-1] if text else 0) % 2] for text in texts], np.float32)
+        return np.array([[0.5, int((text.split() or [0])[-1]) % 2] for text in texts], np.float32)
 
     def decided(self, logits, features=None) -> list[Prediction]:
         names = [self.record.task.labels[row] for row in logits.argmax(1)]
@@ -112,9 +113,9 @@ def write(path: Path, rows: int) -> Path:
     return path
 
 
-def label(source: Path, output: Path, model: Labeller | None = None, *, chunk: int = 7, overwrite: bool = False) -> int:
+def label(source: Path, output: Path, model: Labeller | None = None, *, chunk: int = 7, **more: Any) -> int:
     settings = PredictSettings(input=str(source), output=str(output), chunk_rows=chunk)
-    given = {"encoding": "utf-8", "delimiter": None, "overwrite": overwrite}
+    given = {"encoding": "utf-8", "delimiter": None} | more
     return predict_file(model or Parity(), settings, ColumnSettings(), **given)
 
 
@@ -127,6 +128,19 @@ def test_however_many_rows_a_chunk_has_the_file_is_the_same(tmp_path: Path, kind
         assert all(pq.read_table(path).equals(pq.read_table(outputs[0])) for path in outputs)
     else:
         assert len({path.read_bytes() for path in outputs}) == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 100])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_rows_with_nothing_to_read_are_labelled_and_told(tmp_path: Path, kind: str, chunk: int):
+    told, source = [], write(tmp_path / f"rows.{kind}", 5)
+    screen = Screen(speaks=True, says=told.append)
+    assert label(source, tmp_path / f"all.{kind}", chunk=chunk, screen=screen) == 5
+    assert not told
+    source.write_text(source.read_text().replace("text number 1", "  ").replace("text number 4", ""))
+    assert label(source, tmp_path / f"out.{kind}", chunk=chunk, screen=screen) == 5
+    line = 3 if kind == "csv" else 2
+    assert told == [f"2 of 5 rows have nothing to read, first {source}:{line}, and were labelled like the rest"]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])

@@ -5,6 +5,7 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,11 +14,12 @@ from markdown_it import MarkdownIt
 
 from nlp_transfer.artefact.record import read_record
 from nlp_transfer.config import compose, run_id, words_of
+from nlp_transfer.data.task import Task
 from nlp_transfer.publishing import card
 from nlp_transfer.publishing.markdown import escaped
 from nlp_transfer.publishing.publication import facts_of, write_card
 from nlp_transfer.running.run import adapt
-from tests.encoder.families import tiny_encoder
+from tests.encoder.families import tiny_config, tiny_encoder
 from tests.place import furnish
 from tests.running.test_run import PROBLEMS, data_for, settings_for
 from tests.test_cli import adapt_words
@@ -247,6 +249,23 @@ def test_exports_beside_a_model_are_in_its_card_while_they_are_of_that_model(tmp
         path.write_text(mine)
         write_card(run)
         assert path.read_text() == mine
+
+
+def test_the_code_for_an_adapter_tells_every_part_of_the_encoder_its_padding(tmp_path: Path, monkeypatch):
+    base, task = SimpleNamespace(config=tiny_config("gemma3")), Task("single_label", ("a", "b"), pair=False).to_json()
+    (tmp_path / "record.json").write_text(json.dumps({"task": task}))
+    for name, gives in {
+        "huggingface_hub.hf_hub_download": str(tmp_path / "record.json"),
+        "peft.PeftModel.from_pretrained": None,
+        "transformers.AutoModelForSequenceClassification.from_pretrained": base,
+        "transformers.AutoTokenizer.from_pretrained": SimpleNamespace(pad_token_id=7),
+        "transformers.pipeline": None,
+    }.items():
+        monkeypatch.setattr(name, lambda *_, gives=gives, **__: gives)
+    record = {"task": task, "encoder": {"head": "native"}}
+    words = card._adapter_usage("alice/adapter", SimpleNamespace(record=record, encoder="tiny", outputs=2))
+    exec(words.split("```python")[1].split("```")[0])
+    assert (base.config.pad_token_id, base.config.get_text_config().pad_token_id) == (7, 7)
 
 
 @pytest.mark.exhaustive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -128,6 +129,15 @@ def test_the_hardest_rows_are_shown_cut(pages):
     html, _ = pages["hostile"]
     assert "x" * 250 in html
     assert "x" * 301 not in html
+
+
+@pytest.mark.parametrize(("name", "told"), [("train-78", True), ("validation-2", True), ("train-a", False)])
+def test_rows_that_are_called_by_a_number_say_which(name: str, told: bool):
+    measured = evidence(rows=30)
+    names = [name] * len(measured.examples)
+    measured = dataclasses.replace(measured, examples=dataclasses.replace(measured.examples, ids=names))
+    html = page.render(document_of(measured))
+    assert ("is called by the split it was read from" in html) == told
 
 
 def test_what_chance_explains_is_not_bold():

@@ -13,7 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    CanineConfig,
+    CanineModel,
+    CanineTokenizer,
+    pipeline,
+)
 
 import nlp_transfer
 from nlp_transfer.artefact.folder import RECORD
@@ -496,6 +503,18 @@ def test_the_head_follows_from_what_is_asked_of_it(home: Path, strategy: str, en
     settings = settings_for(home, strategy=strategy, **encoder)
     resolved = resolve_encoder(settings.encoder, settings.strategy, locate(settings.encoder), pair=True)
     assert (resolved.head, resolved.layers) == (head, layers)
+
+
+@pytest.mark.parametrize("strategy", ["probe", "finetune"])
+def test_texts_may_be_shorter_than_what_the_encoder_needs_at_least(tmp_path: Path, strategy: str):
+    folder = tmp_path / "tiny-bert"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    CanineModel(CanineConfig(**sizes, local_transformer_stride=8)).save_pretrained(folder)  # a state of four characters
+    CanineTokenizer(model_max_length=64).save_pretrained(folder)
+    letters = [{"text": letter, "label": "ae"[number % 2]} for number, letter in enumerate("abcdefghijklmnop")]
+    own = {"strategy": strategy} | ({"training.max_steps": 1} if strategy == "finetune" else {})
+    run = adapt(settings_for(tmp_path, **own), data={"train": letters, "test": letters})
+    assert {each.label for text in ("a", "") for each in run.predictor.predict([text])} <= {"a", "e"}
 
 
 @pytest.mark.slow
