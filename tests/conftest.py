@@ -87,7 +87,7 @@ def running() -> Iterator[Warm]:
     warm = Warm(
         "import hydra.compose, nlp_transfer.cli, nlp_transfer.running.run, nlp_transfer.predicting.predict\n"
         "import matplotlib.backends.backend_svg, nlp_transfer.reporting.report_page, peft, sklearn.linear_model\n"
-        "import sklearn.feature_extraction.text, transformers.models.bert.modeling_bert, tests.running.test_run"
+        "import sklearn.feature_extraction.text, transformers.models.bert.modeling_bert, tests.runs"
     )
     yield warm
     warm.close()

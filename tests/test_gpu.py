@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from nlp_transfer.running.run import adapt
 from nlp_transfer.training import device
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

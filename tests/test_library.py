@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.place import furnish
-from tests.test_cli import adapt_words
-from tests.test_crashes import ROOT, told_by
-from tests.warm import Warm
+from tests.place import adapt_words, furnish
+from tests.warm import ROOT, Warm, told_by
 
 # What an import may not touch, and a call must give back; `numbers` where NumPy and torch are there already.
 STATE = """

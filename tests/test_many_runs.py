@@ -11,10 +11,9 @@ import pytest
 from nlp_transfer.data.compact import CompactCells
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.running.run import adapt
-from tests.data.test_many import many
+from tests.data.many import many
 from tests.encoder.families import tiny_encoder
-from tests.objectives.test_distill import texts_in
-from tests.running.test_run import STRATEGIES, data_for, settings_for
+from tests.runs import STRATEGIES, data_for, settings_for, texts_in
 
 TEACHER, UNLABELLED = "objective.distill.teacher", "data.unlabelled"
 # What a run reads beside its rows, with a problem and a strategy for which it is read.

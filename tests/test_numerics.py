@@ -31,8 +31,8 @@ from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.schedules import rate
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import STRATEGIES, data_for, rows, settings_for
-from tests.test_crashes import stopped_run
+from tests.runs import STRATEGIES, data_for, rows, settings_for
+from tests.stopped import stopped_run
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.place import adapt_words
+
 from .place import furnish
-from .test_cli import adapt_words
 from .warm import Warm
 
 ROOT = Path(__file__).parent.parent

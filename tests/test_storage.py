@@ -20,9 +20,8 @@ from nlp_transfer.running.run import adapt
 from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, settings_for
-from tests.test_crashes import told_by
-from tests.warm import Warm
+from tests.runs import data_for, settings_for
+from tests.warm import Warm, told_by
 
 pytestmark = pytest.mark.slow
 

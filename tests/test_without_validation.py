@@ -21,7 +21,7 @@ from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import checkpoint
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import STRATEGIES, data_for, digest, settings_for
+from tests.runs import STRATEGIES, data_for, digest, settings_for
 
 PROBLEMS = ("single_label", "multi_label", "regression", "ordinal")
 

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_crashes import HARNESS
-from tests.warm import Warm
+from tests.warm import HARNESS, Warm
 from tests.worlds import CELLS, KEPT, OBJECTIVES, STEPS, WORLDS
 
 SOME = (

@@ -15,7 +15,7 @@ from nlp_transfer.cache.features import Features
 from nlp_transfer.cache.shared import Shared, Unwritten
 from nlp_transfer.cache.store import Store
 from nlp_transfer.training.inference import InMemory
-from tests.cache.test_features import counted, prepared_for
+from tests.cache.counted import counted, prepared_for
 from tests.encoder.families import tiny_encoder
 
 KEY = "0" * 64

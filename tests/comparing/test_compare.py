@@ -31,11 +31,11 @@ from nlp_transfer.reporting.files import write
 from nlp_transfer.running.choosing import LABEL_TEXTS
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.terminal.console import Screen
-from tests.data.test_many import many
+from tests.data.many import many
 from tests.encoder.families import tiny_encoder
 from tests.full_disk import refuse_to_hold
 from tests.place import furnish
-from tests.running.test_run import data_for, rows
+from tests.runs import data_for, rows
 
 QUIET = Screen(speaks=False)
 SHORT = ["training.epochs=1", "training.precision=fp32", "evaluation.resamples=50", "training.batch_size=8"]

@@ -13,7 +13,7 @@ from nlp_transfer.comparing.outcome import Outcome
 from nlp_transfer.config import compose
 from nlp_transfer.errors import UserError
 from nlp_transfer.reporting import files
-from tests.comparing.test_outcome import SURE, duel, outcome
+from tests.comparing.outcomes import SURE, duel, outcome
 from tests.full_disk import refuse_to_hold
 
 SETTINGS = compose(None, ["strategy=probe"])

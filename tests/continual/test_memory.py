@@ -16,7 +16,7 @@ from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import DataSettings
 from tests.continual.tasks import going_on, old_run, only
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for
+from tests.runs import data_for
 
 
 @pytest.fixture(scope="module")

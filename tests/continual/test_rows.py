@@ -18,7 +18,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.running.run import adapt
 from tests.continual.tasks import going_on, old_run, only, written
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import rows, settings_for
+from tests.runs import rows, settings_for
 
 
 @pytest.fixture(scope="module")

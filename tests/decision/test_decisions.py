@@ -26,9 +26,8 @@ from nlp_transfer.settings import ColumnSettings, DecisionSettings
 from nlp_transfer.verb_settings import PredictSettings
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.place import furnish
-from tests.running.test_run import STRATEGIES, data_for, rows, settings_for
-from tests.test_cli import adapt_words
+from tests.place import adapt_words, furnish
+from tests.runs import STRATEGIES, data_for, rows, settings_for
 
 pytestmark = pytest.mark.slow
 

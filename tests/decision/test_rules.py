@@ -30,10 +30,9 @@ from nlp_transfer.serving.app import _plain
 from nlp_transfer.settings import ColumnSettings, DecisionSettings
 from nlp_transfer.verb_settings import PredictSettings
 from tests.encoder.families import tiny_encoder
-from tests.place import furnish, write_csv
-from tests.running.test_run import STRATEGIES, data_for, rows, settings_for
-from tests.test_cli import adapt_words
-from tests.test_crashes import stopped_run
+from tests.place import adapt_words, furnish, write_csv
+from tests.runs import STRATEGIES, data_for, rows, settings_for
+from tests.stopped import stopped_run
 
 pytestmark = pytest.mark.slow
 

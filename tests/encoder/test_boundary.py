@@ -14,7 +14,7 @@ from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import adapt
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 
 pytestmark = pytest.mark.slow
 

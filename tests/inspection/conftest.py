@@ -8,7 +8,7 @@ import pytest
 
 from tests.encoder.families import tiny_encoder
 from tests.inspection.defects import Splits, clean
-from tests.running.test_run import rows
+from tests.runs import rows
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from nlp_transfer.multitask.asked import Asked, ask
 from nlp_transfer.multitask.outcome import Outcome
 from nlp_transfer.multitask.together import adapt_together
 from nlp_transfer.terminal.console import Screen
-from tests.running.test_run import rows
+from tests.runs import rows
 
 SILENT = Screen(speaks=False)
 KINDS = ("single_label", "soft", "multi_label", "ordinal", "regression")

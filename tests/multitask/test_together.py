@@ -27,9 +27,9 @@ from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.machine.test_launch import printed_by
+from tests.launched import printed_by
 from tests.multitask.tasks import KINDS, SILENT, asked, together, written
-from tests.running.test_run import STRATEGIES, rows
+from tests.runs import STRATEGIES, rows
 from tests.warm import Warm
 
 LEARNING = {"finetune": {}, "lora": STRATEGIES["lora"], "probe": {"strategy": "probe"}}

@@ -24,8 +24,8 @@ from nlp_transfer.running.preparation import Prepared, prepare
 from nlp_transfer.running.run import adapt
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import STRATEGIES, data_for, settings_for
-from tests.test_crashes import weights_of_a_stopped_run_and_another
+from tests.runs import STRATEGIES, data_for, settings_for
+from tests.stopped import weights_of_a_stopped_run_and_another
 
 pytestmark = pytest.mark.slow
 

@@ -25,10 +25,9 @@ from nlp_transfer.settings import EvaluationSettings
 from nlp_transfer.training import checkpoint
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.machine.test_launch import printed_by
-from tests.objectives.test_distill import texts_in
-from tests.running.test_run import STRATEGIES, data_for, settings_for
-from tests.test_crashes import stopped_run, weights_of_a_stopped_run_and_another
+from tests.launched import printed_by
+from tests.runs import STRATEGIES, data_for, settings_for, texts_in
+from tests.stopped import stopped_run, weights_of_a_stopped_run_and_another
 from tests.warm import Warm
 
 TERMS = ("coral", "mmd", "dann", "cdan", "mcc")

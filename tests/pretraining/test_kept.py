@@ -26,8 +26,8 @@ from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.verb_settings import HubSettings
 from tests.encoder.families import tiny_encoder
-from tests.pretraining.test_runs import FIRST, run_of_them, same, weights
-from tests.running.test_run import STRATEGIES, data_for
+from tests.pretraining.made import FIRST, run_of_them, same, weights
+from tests.runs import STRATEGIES, data_for
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,8 @@ from nlp_transfer.publishing.markdown import escaped
 from nlp_transfer.publishing.publication import facts_of, write_card
 from nlp_transfer.running.run import adapt
 from tests.encoder.families import tiny_encoder
-from tests.place import furnish
-from tests.running.test_run import PROBLEMS, data_for, settings_for
-from tests.test_cli import adapt_words
+from tests.place import adapt_words, furnish
+from tests.runs import PROBLEMS, data_for, settings_for
 
 pytestmark = pytest.mark.slow
 

@@ -23,11 +23,10 @@ from nlp_transfer.publishing import verification
 from nlp_transfer.publishing.verification import OUR_CODE, Mismatch, Unanswered, asking, verify
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Adapter, Lora
-from tests.artefact.test_folder import TASK, record_of
+from tests.artefact.records import TASK, record_of
 from tests.encoder.families import tiny_encoder
-from tests.place import furnish
+from tests.place import adapt_words, furnish
 from tests.publishing.forked import Plain
-from tests.test_cli import adapt_words
 
 PAIRS = Task("multi_label", ("card", "film", "late"), pair=True)
 NUMBER = Task("regression", (), pair=False)

@@ -16,7 +16,7 @@ from nlp_transfer.running.choosing import FEW, FEW_PAIRS, FEW_ROWS, MOST_CLASSES
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training.length import planned_steps
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, rows
+from tests.runs import data_for, rows
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import Settings
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import TOPICS, data_for
+from tests.runs import TOPICS, data_for
 
 TOLD = dict(zip(TOPICS, TOPICS, strict=True))
 """Names that stand in the texts."""
