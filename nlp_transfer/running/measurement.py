@@ -154,7 +154,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     if settings.report.output and is_main():
         measured = Measured(examples, answers[0], floors, report, train)
         with screen.busy("writing the report"):
-            pages.write_page(folder, task, measured, settings, source=named_files(settings.data))
+            pages.write_evaluation_report(folder, task, measured, settings, source=named_files(settings.data))
     return report
 
 

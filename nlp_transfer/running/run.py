@@ -266,7 +266,7 @@ def _report(prepared: Prepared, measured: Measured, trained: Trained, folder: Ru
     if prepared.settings.report.write and is_main():
         with screen.busy("writing the report"):
             source = public_source(prepared.settings.data, prepared.corpus)
-            pages.write_pages(prepared, measured, trained, folder.path, source=source, tell=screen.tell)
+            pages.write_run_report(prepared, measured, trained, folder.path, source=source, tell=screen.tell)
 
 
 def _describe(folder: RunFolder) -> None:
