@@ -68,7 +68,10 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def plan(examination: Examination) -> Plan:
-    """Return what would be mended of the kinds that were found, see ``kinds.KINDS``.
+    """Return what would be mended of what was found; all else is for somebody to decide who knows the data.
+
+    That is damage that can be undone (see ``damage.UNDO``), labels that are spelled in two ways, rows with nothing to
+    read, rows that leak, of which those of the earlier split go, and training rows that repeat others.
 
     Raises:
         UserError: if a split would have no row any more.

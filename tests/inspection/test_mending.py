@@ -13,6 +13,7 @@ import pytest
 from nlp_transfer.cli import main
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
+from nlp_transfer.inspection.damage import UNDO
 from nlp_transfer.inspection.examine import Examination, examine
 from nlp_transfer.inspection.kinds import KINDS
 from nlp_transfer.inspection.mending import MENDED, Plan, plan, write
@@ -20,7 +21,7 @@ from nlp_transfer.terminal.console import Screen
 from tests.composed import settings_of
 from tests.inspection.defects import PLAIN, Splits, clean
 
-MENDABLE = [kind for kind, about in KINDS.items() if about.mended]
+MENDABLE = ["empty", "leak", "repeat", "twin", *UNDO]
 QUIET = Screen(speaks=False)
 
 
