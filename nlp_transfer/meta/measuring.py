@@ -11,6 +11,7 @@ import torch
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.streams import Stream
 from nlp_transfer.evaluation.intervals import Interval
+from nlp_transfer.evaluation.plain_values import read
 from nlp_transfer.meta.episodes import Episodes
 from nlp_transfer.meta.prototypes import embedded, nearest, prototypes
 from nlp_transfer.verb_settings import MetaSettings
@@ -105,11 +106,6 @@ class Gain:
             return f"{of}: it did harm; take the encoder as it was"
         return f"{of}: no evidence that it helped"
 
-    @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> Gain:
-        """Return it from what `dataclasses.asdict` makes of it."""
-        return cls(plain["shots"], **{name: Interval(**of) for name, of in plain.items() if name != "shots"})
-
 
 def _share(found: Interval) -> Interval:
     """Return the interval of a share, which reaches no further than from 0 to 1."""
@@ -154,6 +150,10 @@ class Outcome:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Outcome:
-        """Return it from what `to_json` made."""
-        plain = {name: value for name, value in plain.items() if name != "verdict"}
-        return cls(**plain | {"gains": [Gain.from_json(gain) for gain in plain["gains"]]})
+        """Return what `to_json` made.
+
+        Raises:
+            ValueError: naming what is missing or of another type.
+        """
+        found: Outcome = read(cls, plain, "report")
+        return found
