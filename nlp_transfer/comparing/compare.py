@@ -271,7 +271,7 @@ class Comparison:
         """Return the settings of a candidate with the strategy that `auto` stands for with so many labels."""
         settings = self._candidates[name].settings
         if isinstance(settings.strategy, Auto):
-            settings, why = choosing.chosen(settings, self._corpus(Trial(name, labels, self.settings.seed)))
+            settings, why = choosing.resolve_auto(settings, self._corpus(Trial(name, labels, self.settings.seed)))
             words = f"{self._draws.said(labels)} {why}"
             self._screen.tell(words)
             self._meant[words] = None

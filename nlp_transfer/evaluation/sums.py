@@ -24,7 +24,7 @@ Sums = Mapping[str, np.ndarray]  # (columns, sets of rows)
 
 
 @dataclass(frozen=True)
-class Rows:
+class ScoredRows:
     """Rows that a model has answered, none of weight 0.
 
     Attributes:
@@ -42,7 +42,7 @@ class Rows:
     columns: Mapping[str, Any]
 
     @classmethod
-    def of(cls, task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> Rows:
+    def of(cls, task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> ScoredRows:
         """Return the rows whose weight is not 0; see `metrics.compute` for the arguments."""
         logits, targets, weights = _present(task, logits, targets, weights)
         columns = _columns(task, logits, targets, weights) if len(logits) else {}

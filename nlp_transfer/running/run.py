@@ -136,7 +136,7 @@ def _without_origin(settings: Settings, error: UserError, screen: Screen, *, dat
 def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
     """Return the run of settings that were checked: read back where it is finished, else done."""
     corpus = deciding(corpus, settings.decision)
-    settings, why = choosing.chosen(settings, corpus)
+    settings, why = choosing.resolve_auto(settings, corpus)
     if why:
         screen.tell(why)
     folder = RunFolder.of(settings, corpus)

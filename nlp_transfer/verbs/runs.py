@@ -212,7 +212,7 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
             from nlp_transfer.running.plan import render
             from nlp_transfer.running.preparation import prepare
         corpus = deciding(corpus, settings.decision)
-        settings, why = choosing.chosen(settings, corpus)
+        settings, why = choosing.resolve_auto(settings, corpus)
         if why:
             screen.tell(why)
         unkept = dataclasses.replace(settings, cache=dataclasses.replace(settings.cache, gib=0.0))
