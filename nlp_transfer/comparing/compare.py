@@ -35,7 +35,7 @@ from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
     from nlp_transfer.cache.store import Store
-    from nlp_transfer.comparing.asked import Asked
+    from nlp_transfer.comparing.design import Design
     from nlp_transfer.settings import Settings
 
 _FLOORS = ("majority", "tfidf")
@@ -47,16 +47,16 @@ class Comparison:
     """A comparison that is going on.
 
     Args:
-        asked: see `asked.ask`.
+        design: see `design.design_of`.
         screen: where progress is shown.
     """
 
-    def __init__(self, asked: Asked, screen: Screen) -> None:
-        self.settings, self._draws, self.metric = asked.settings, asked.draws, asked.metric
-        self._candidates = {candidate.name: candidate for candidate in asked.candidates}
+    def __init__(self, design: Design, screen: Screen) -> None:
+        self.settings, self._draws, self.metric = design.settings, design.draws, design.metric
+        self._candidates = {candidate.name: candidate for candidate in design.candidates}
         self._screen = screen
         self._sign = sign_of(self.metric)
-        self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(asked.candidates)}"
+        self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(design.candidates)}"
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
         self._store: Store | None = store_of(self.settings.cache, screen.tell)
         self._answers: dict[Trial, Answers] = {}

@@ -33,7 +33,7 @@ from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:
-    from nlp_transfer.multitask.asked import Asked, Member
+    from nlp_transfer.multitask.task_set import Member, TaskSet
     from nlp_transfer.settings import Settings, TrainingSettings
     from nlp_transfer.terminal.console import Screen
 
@@ -41,7 +41,7 @@ _FRESH = Saving(None, lambda: False, lambda _: None)
 
 
 @dataclass(frozen=True)
-class Place:
+class TaskFolders:
     """Where tasks that learn together lie.
 
     Attributes:
@@ -65,29 +65,29 @@ class Place:
         )
 
 
-def located(asked: Asked) -> Place:
+def task_folders(task_set: TaskSet) -> TaskFolders:
     """Return where tasks lie, whether they have learned already or not.
 
     Raises:
         UserError: for rules of decision that do not suit a task, and where other data was learned from there.
     """
     members = []
-    for each in asked.members:
+    for each in task_set.members:
         with about(f"the task {each.name!r}"):
             members.append(dataclasses.replace(each, corpus=deciding(each.corpus, each.settings.decision)))
     union = union_of(members)
-    folder = RunFolder.of(asked.settings, union.corpus)
-    own = [each.inside(folder.path, asked.settings.multitask) for each in members]
+    folder = RunFolder.of(task_set.settings, union.corpus)
+    own = [each.inside(folder.path, task_set.settings.multitask) for each in members]
     folders = [RunFolder.of(settings, each.corpus) for settings, each in zip(own, members, strict=True)]
-    return Place(union, folder, folders)
+    return TaskFolders(union, folder, folders)
 
 
 @own_numbers()
-def adapt_together(asked: Asked, screen: Screen) -> Outcome:
+def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
     """Adapt one encoder to several tasks at once; every task gets a run folder, saved, measured and described.
 
     Args:
-        asked: see ``asked.ask``.
+        task_set: see ``task_set.read_tasks``.
         screen: where progress is shown.
 
     Returns:
@@ -97,8 +97,8 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
         UserError: for anything in the settings or the data that cannot be used.
         Stopped: by a signal; what was reached is committed.
     """
-    place = located(asked)
-    settings = asked.settings
+    place = task_folders(task_set)
+    settings = task_set.settings
     if place.is_there(settings):
         return _read_back(place, settings, screen)
     with screen.busy("loading the encoder"):
@@ -111,7 +111,7 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
     return place.outcome()
 
 
-def _read_back(place: Place, settings: Settings, screen: Screen) -> Outcome:
+def _read_back(place: TaskFolders, settings: Settings, screen: Screen) -> Outcome:
     """Return how the tasks fare, whose models are whole, compared with what there is now of what they learned from."""
     for own in place.folders:
         check_model(own)
@@ -136,7 +136,7 @@ def as_long_as_alone(settings: TrainingSettings, rows: Sequence[int]) -> Trainin
     return dataclasses.replace(settings, min_steps=max(settings.min_steps, alone))
 
 
-def _prepared(settings: Settings, place: Place) -> Prepared:
+def _prepared(settings: Settings, place: TaskFolders) -> Prepared:
     """Put together a run that has the outputs of all tasks, and say in its plan what it is."""
     union = place.union
     # Which metric decides is a matter of each task.
@@ -162,7 +162,7 @@ def _prepared(settings: Settings, place: Place) -> Prepared:
     return prepared
 
 
-def _adapt(settings: Settings, prepared: Prepared, place: Place, screen: Screen) -> None:
+def _adapt(settings: Settings, prepared: Prepared, place: TaskFolders, screen: Screen) -> None:
     """Train, then finish task by task what is not finished yet, in a folder that nobody else writes to."""
     union, folder = place.union, place.folder
     anew = settings.overwrite or settings.resume == "never"

@@ -29,7 +29,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import remove
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.machine.versions import digest_of_code, environment
-from nlp_transfer.pretraining import asked
+from nlp_transfer.pretraining import planning
 from nlp_transfer.pretraining.made import (
     ENCODER,
     copy_encoder,
@@ -76,7 +76,7 @@ def pretrained(prepared: Prepared, folder: RunFolder, screen: Screen) -> Prepare
         return prepared
     source = _Work(prepared, folder, screen).source()
     assert source.pretrained is not None
-    screen.console.print(asked.outcome(source.pretrained), style="dim")
+    screen.console.print(planning.outcome_words(source.pretrained), style="dim")
     same = prepared.settings, prepared.corpus, folder.path
     return prepare(*same, tell=screen.tell, pretrained=source, taught=prepared.taught)
 
@@ -92,9 +92,9 @@ class _Work:
     def __post_init__(self) -> None:
         settings, own = self.prepared.settings, self.prepared.settings.pretraining
         self.store = store_of(settings.cache, self.screen.tell)
-        self.training, self.base = asked.training_of(settings), self.prepared.classifier.source
+        self.training, self.base = planning.training_of(settings), self.prepared.classifier.source
         self.accelerator, tokenizer = self.prepared.accelerator, self.prepared.classifier.tokenizer
-        chosen = asked.chosen_texts(settings, self.prepared.corpus)
+        chosen = planning.chosen_texts(settings, self.prepared.corpus)
         words = Words.of(tokenizer, rows=self.prepared.classifier.model.get_input_embeddings().num_embeddings)
         self.padding = Padding.of(tokenizer, places_a_token=1)
         self.read, self.held_out = (

@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.evaluation.formatting import number, shown, title_of
 from nlp_transfer.evaluation.report import Report
-from nlp_transfer.pretraining.asked import summary
+from nlp_transfer.pretraining.planning import summary
 from nlp_transfer.publishing.card_rules import rules_of
 from nlp_transfer.publishing.markdown import WIDTH, block, bullets, escaped, table
 

@@ -21,7 +21,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.machine.launch import is_main
-from nlp_transfer.pretraining.asked import outcome
+from nlp_transfer.pretraining.planning import outcome_words
 from nlp_transfer.reporting import pages
 from nlp_transfer.reporting.evidence import Measured
 from nlp_transfer.running.preparation import Prepared
@@ -76,7 +76,7 @@ def measure(
             split=split,
             said=said,
         )
-    first = [f"{outcome(record.pretrained)}."] if record.pretrained else []
+    first = [f"{outcome_words(record.pretrained)}."] if record.pretrained else []
     first += memory.sentences if memory else []
     report = dataclasses.replace(report, notes=[*first, *report.notes])
     return Measured(examples, logits, floors, report, corpus.own_train)

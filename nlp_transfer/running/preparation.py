@@ -36,7 +36,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.divergence import Gap
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.objectives.objective import Objective
-from nlp_transfer.pretraining.asked import planned_words
+from nlp_transfer.pretraining.planning import planned_words
 from nlp_transfer.running import tracking
 from nlp_transfer.running.head_choice import kept_head, kept_words, resolve_encoder
 from nlp_transfer.running.plan import Plan, encoder_notes, plan_of

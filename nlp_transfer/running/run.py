@@ -220,7 +220,7 @@ def conclude(
     corpus, trajectory = prepared.corpus, trained.trajectory
     record = _record(prepared, trained.fitted)
     with ExitStack() as meanwhile:
-        asked = None
+        process = None
         if is_main():
             with screen.busy("saving"):  # before anything is measured: a figure can be had again, a training not
                 written = artefact.save(prepared.classifier, record, folder.model, detector=trained.fitted.detector)
@@ -231,13 +231,13 @@ def conclude(
                 screen.tell("not loaded in a fresh process: the encoder runs code of its own")
             elif verify:  # a process of its own, which works while this one measures
                 base = prepared.classifier.source.folder
-                asked = meanwhile.enter_context(verification.asking(folder.model, written, base=base))
+                process = meanwhile.enter_context(verification.fresh_process(folder.model, written, base=base))
         memory = memory and memory.measured(prepared)
         measured = measure(prepared, record, trained.fitted, screen, beside=beside, memory=memory)
-        if asked is not None:
+        if process is not None:
             with screen.busy("loading the saved model in a fresh process"):
                 try:
-                    asked.result()
+                    process.result()
                 except verification.Unanswered as error:
                     screen.tell(str(error))
     folder.finish(

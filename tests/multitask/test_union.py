@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlp_transfer.data.corpus import divided, encoded, read_corpus
-from nlp_transfer.multitask.asked import Member
+from nlp_transfer.multitask.task_set import Member
 from nlp_transfer.multitask.union import union_of
 from nlp_transfer.settings import DataSettings, Settings
 from tests.data.many import few_tries, many, texts, write

@@ -18,8 +18,8 @@ from nlp_transfer.config import compose, run_id, to_plain, words_of
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.pretraining import further, made
-from nlp_transfer.pretraining.asked import chosen_texts
 from nlp_transfer.pretraining.masked import MaskedStep
+from nlp_transfer.pretraining.planning import chosen_texts
 from nlp_transfer.running import resume
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import adapt

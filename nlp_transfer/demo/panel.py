@@ -15,7 +15,7 @@ from nlp_transfer.predicting.attribution import Attribution
 _BARS = 5  # labels whose probabilities are seen at once
 
 
-class Outcome:
+class AnswerPanel:
     """Its components, made where it is made.
 
     Attributes:
