@@ -23,7 +23,7 @@ from nlp_transfer.publishing.publication import parcel_of
 from nlp_transfer.sweeping import door, job, sweep
 from nlp_transfer.verb_settings import HubSettings
 from nlp_transfer.verbs import VERBS
-from nlp_transfer.verbs.keys import GROUPS_OF
+from nlp_transfer.verbs.help import GROUPS_OF
 from tests.encoder.families import tiny_encoder
 from tests.place import adapt_words, furnish, run_of, write_csv
 from tests.runs import data_for, rows

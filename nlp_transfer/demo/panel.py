@@ -16,7 +16,7 @@ _BARS = 5  # labels whose probabilities are seen at once
 
 
 class AnswerPanel:
-    """Its components, made where it is made.
+    """Components that show the answer to a text, laid out where the panel is made.
 
     Attributes:
         about: which label the words are shown for.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nlp_transfer.data.sequences import array_for
-from nlp_transfer.inspection.wording import said
+from nlp_transfer.inspection.texts import bare_words
 
 _GRAM = 4  # characters
 _SIMILAR = 0.8  # shared n-grams of all that two texts have, from which they are nearly the same
@@ -172,5 +172,5 @@ def near_some(known: Sequence[str], asked: Sequence[str]) -> list[bool]:
 
 def _grams(text: str) -> frozenset[str]:
     """Return the n-grams of what a text says."""
-    words = said(text)
+    words = bare_words(text)
     return frozenset(words[start : start + _GRAM] for start in range(max(1, len(words) - _GRAM + 1))) - {""}

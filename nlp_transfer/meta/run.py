@@ -28,7 +28,7 @@ from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.measurement import public_source
 from nlp_transfer.running.preparation import Prepared, prepare
 from nlp_transfer.running.recalling import recall
-from nlp_transfer.running.trained import going_on
+from nlp_transfer.running.trained import begin_or_resume
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
 from nlp_transfer.strategies.base import encoder_width
@@ -163,7 +163,7 @@ class _Work:
             steps=steps_of(own),
             batch_size=own.batch * own.ways * (own.shots + own.queries),
         )
-        saving = going_on(settings, prepared, self.folder, screen, meta=dataclasses.asdict(own))
+        saving = begin_or_resume(settings, prepared, self.folder, screen, meta=dataclasses.asdict(own))
         stoppable = resume.stoppable(self.folder.checkpoints, screen.tell)
         with stoppable as on_stop, screen.bar(own.method) as bar, self._explained():
 

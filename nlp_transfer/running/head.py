@@ -129,15 +129,13 @@ class Units:
 
     def enter(self, prepared: Prepared) -> None:
         """Make the output layer answer in these units."""
-        self._rescale(prepared, 1 / self.unit, -self.shift / self.unit)
+        if self != Units():
+            _rescale(prepared, 1 / self.unit, -self.shift / self.unit)
 
     def leave(self, prepared: Prepared) -> None:
         """Make the output layer answer in those of the data again."""
-        self._rescale(prepared, self.unit, self.shift)
-
-    def _rescale(self, prepared: Prepared, factor: float, shift: float) -> None:
         if self != Units():
-            _rescale(prepared, factor, shift)
+            _rescale(prepared, self.unit, self.shift)
 
 
 def fold_calibration(prepared: Prepared, logits: np.ndarray) -> Calibration:
