@@ -88,7 +88,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
     with folder.turn(lambda: folder.is_there(settings)) as ours:
         if not ours:
             return _read_back(settings, corpus, folder, screen)
-        return _Work(prepared, division, folder, screen).done()
+        return _MetaLearning(prepared, division, folder, screen).run()
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> MetaRun:
@@ -97,7 +97,7 @@ def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Sc
 
 
 @dataclass
-class _Work:
+class _MetaLearning:
     """One meta-learning; every rank has one."""
 
     prepared: Prepared
@@ -105,7 +105,7 @@ class _Work:
     folder: RunFolder
     screen: Screen
 
-    def done(self) -> MetaRun:
+    def run(self) -> MetaRun:
         """Learn, measure and save."""
         settings, corpus = self.prepared.settings, self.prepared.corpus
         source, labels = self.prepared.classifier.source, corpus.task.labels
