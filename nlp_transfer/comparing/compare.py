@@ -25,7 +25,7 @@ from nlp_transfer.comparing.slices import Slice, slices
 from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
-from nlp_transfer.evaluation.names import comparable, sign_of
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, goodness
 from nlp_transfer.running import choosing
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.strategies import Auto
@@ -55,7 +55,6 @@ class Comparison:
         self.settings, self._draws, self.metric = design.settings, design.draws, design.metric
         self._candidates = {candidate.name: candidate for candidate in design.candidates}
         self._screen = screen
-        self._sign = sign_of(self.metric)
         self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(design.candidates)}"
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
         self._store: Store | None = store_of(self.settings.cache, screen.tell)
@@ -74,7 +73,7 @@ class Comparison:
             left=self._clock(),
             work=self._work,
             is_kept=lambda trial: is_finished(self._settings_of(trial)),
-            tie=_TIE if self._sign > 0 else 0.0,
+            tie=_TIE if HIGHER_IS_BETTER[self.metric] else 0.0,
         )
         with self._screen.bar("comparing") as bar, self._resumable():
             for done, trial in enumerate(schedule):
@@ -82,7 +81,7 @@ class Comparison:
                     done, len(schedule.all), now=f"{trial.name} {self._draws.said(trial.labels)}, seed {trial.seed}"
                 )
                 found = self._tried(trial)
-                schedule.done[trial] = Tried(comparable(found.validation, self._sign), found.seconds)
+                schedule.done[trial] = Tried(goodness(found.validation, self.metric), found.seconds)
         left_out = [
             f"{trial.name} {self._draws.said(trial.labels)}, seed {trial.seed}: {why}"
             for trial, why in schedule.left_out.items()
@@ -203,20 +202,20 @@ class Comparison:
         candidates = [cell for cell in here if cell.name not in floors]
         if not candidates:
             return
-        winner = max(candidates, key=lambda cell: comparable(cell.validation, self._sign))
+        winner = max(candidates, key=lambda cell: goodness(cell.validation, self.metric))
         best = max(
-            (cell for cell in here if cell.name in floors), key=lambda cell: comparable(cell.figure.value, self._sign)
+            (cell for cell in here if cell.name in floors), key=lambda cell: goodness(cell.figure.value, self.metric)
         )
         yield winner.name, best.name, labels
 
     def _reached(self, cells: list[Cell], most: Transfer) -> dict[str, str]:
         """Return by candidate from how many labels on its mean is that of the best floor with the most."""
         (floor,) = (cell for cell in cells if (cell.name, cell.labels) == (most.duel.other, most.labels))
-        wanted, reached = comparable(floor.figure.value, self._sign), dict[str, str]()
+        wanted, reached = goodness(floor.figure.value, self.metric), dict[str, str]()
         for cell in cells:
             if cell.validation is None or self._candidates[cell.name].is_floor:
                 continue
-            if comparable(cell.figure.value, self._sign) >= wanted:
+            if goodness(cell.figure.value, self.metric) >= wanted:
                 reached.setdefault(cell.name, cell.labels)
             else:
                 reached.pop(cell.name, None)
