@@ -34,7 +34,6 @@ from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
-    from nlp_transfer.cache.store import Store
     from nlp_transfer.comparing.design import Design
     from nlp_transfer.settings import Settings
 
@@ -57,7 +56,7 @@ class Comparison:
         self._screen = screen
         self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(design.candidates)}"
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
-        self._store: Store | None = store_of(self.settings.cache, screen.tell)
+        self._store = store_of(self.settings.cache, screen.tell)
         self._answers: dict[Trial, Answers] = {}
         self._meant: dict[str, None] = {}  # sentences, each once
         self._told: set[str] = set()

@@ -52,7 +52,7 @@ def document_of(outcome: Outcome) -> Document:
         ),
     ]
     sections = [_curves(outcome), _costs(outcome), _duels(outcome), _slices(outcome), _left_out(outcome)]
-    return Document(f"{outcome.folder.name}", lead, sections, _FOOT)
+    return Document(outcome.folder.name, lead, sections, _FOOT)
 
 
 def _curves(outcome: Outcome) -> Section:

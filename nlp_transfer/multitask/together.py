@@ -13,7 +13,6 @@ from accelerate.utils import broadcast_object_list
 from nlp_transfer.decision.fitting import deciding
 from nlp_transfer.encoder.fingerprint import weights_digest
 from nlp_transfer.errors import about
-from nlp_transfer.evaluation.report import Report
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.joint import Joint
 from nlp_transfer.multitask.outcome import Learned, Outcome
@@ -22,7 +21,7 @@ from nlp_transfer.running import tracking
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.head import solve_head_again
 from nlp_transfer.running.learning import fit_decision, start_head
-from nlp_transfer.running.plan import Plan, render
+from nlp_transfer.running.plan import render
 from nlp_transfer.running.preparation import Prepared, prepare
 from nlp_transfer.running.recalling import check_model, recall
 from nlp_transfer.running.run import conclude
@@ -151,14 +150,13 @@ def _prepared(settings: Settings, place: TaskFolders) -> Prepared:
     own, trains = settings.multitask, prepared.strategy.trains
     drawn = f"temperature {own.temperature:g}" if own.sampling == "temperature" else own.sampling
     weighed = f", weighed by {own.balance}" if own.balance != "none" else ""
-    plan: Plan = dataclasses.replace(
+    prepared.plan = dataclasses.replace(
         prepared.plan,
         problem=f"{len(union.members)} tasks",
         examples=rows,
         objective="classify, each task by its own labels" + (f"; sampling: {drawn}{weighed}" if trains else ""),
         steps=planned_steps(rows[TRAIN], training) if trains else 0,
     )
-    prepared.plan = plan
     return prepared
 
 
@@ -216,7 +214,7 @@ def _part(joint: Joint, number: int, features: dict[str, np.ndarray], folder: Ru
 
 
 def _learned(member: Member, folder: RunFolder) -> Learned:
-    report: Report = folder.report()
+    report = folder.report()
     return Learned(
         name=member.name,
         folder=folder.path,

@@ -26,7 +26,6 @@ GROUP_METRIC = {
 }
 _FEWEST = 20  # rows of a group of lengths
 _LENGTHS = 5
-
 _ORDERED = 500  # labels
 
 
