@@ -19,7 +19,7 @@ from nlp_transfer.cache.store import store_of
 from nlp_transfer.comparing.contest import Contest
 from nlp_transfer.comparing.grid import Candidate, Trial, decision_of
 from nlp_transfer.comparing.leaving import leave
-from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
+from nlp_transfer.comparing.outcome import GridCell, Outcome, Transfer
 from nlp_transfer.comparing.schedule import Schedule, Tried
 from nlp_transfer.comparing.slices import Slice, slices
 from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
@@ -177,11 +177,11 @@ class Comparison:
             meant=list(self._meant),
         )
 
-    def _cell(self, contest: Contest, name: str, labels: str) -> Cell:
+    def _cell(self, contest: Contest, name: str, labels: str) -> GridCell:
         of = [self._answers[Trial(name, labels, seed)] for seed in contest.seeds(name, labels=labels)]
         chosen = [each.validation for each in of if each.validation is not None]
         memory = [each.megabytes for each in of if each.megabytes is not None]
-        return Cell(
+        return GridCell(
             name=name,
             labels=labels,
             said=self._draws.said(labels),
@@ -195,7 +195,7 @@ class Comparison:
             megabytes=max(memory) if memory else None,
         )
 
-    def _against_floors(self, cells: list[Cell], floors: list[str], labels: str) -> Iterator[tuple[str, str, str]]:
+    def _against_floors(self, cells: list[GridCell], floors: list[str], labels: str) -> Iterator[tuple[str, str, str]]:
         """Yield the candidate that validation chooses with the floor that is best on the rows measured."""
         here = [cell for cell in cells if cell.labels == labels]
         candidates = [cell for cell in here if cell.name not in floors]
@@ -207,7 +207,7 @@ class Comparison:
         )
         yield winner.name, best.name, labels
 
-    def _reached(self, cells: list[Cell], most: Transfer) -> dict[str, str]:
+    def _reached(self, cells: list[GridCell], most: Transfer) -> dict[str, str]:
         """Return by candidate from how many labels on its mean is that of the best floor with the most."""
         (floor,) = (cell for cell in cells if (cell.name, cell.labels) == (most.duel.other, most.labels))
         wanted, reached = goodness(floor.figure.value, self.metric), dict[str, str]()

@@ -22,8 +22,7 @@ from nlp_transfer.reporting.document import (
 )
 
 if TYPE_CHECKING:
-    from nlp_transfer.comparing import outcome as compared
-    from nlp_transfer.comparing.outcome import Outcome
+    from nlp_transfer.comparing.outcome import GridCell, Outcome
 
 _OPEN = 20  # rows of a table that are shown without asking
 _FOOT = (
@@ -90,7 +89,7 @@ def _line(outcome: Outcome, name: str) -> figures.Line:
     )
 
 
-def _cell(outcome: Outcome, cell: compared.Cell | None) -> str | Cell:
+def _cell(outcome: Outcome, cell: GridCell | None) -> str | Cell:
     if cell is None:
         return ""
     return Cell(shown(cell.figure), strong=cell.labels == outcome.most.labels and _is_alone(outcome, cell.name))
