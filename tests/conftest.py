@@ -65,6 +65,22 @@ def _environment() -> Iterator[None]:
         os.environ.update(before)
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny encoder, which a module's tests share."""
+    from tests.encoder.families import tiny_encoder
+
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which a tiny encoder lies, for `settings_for`."""
+    from tests.encoder.families import tiny_encoder
+
+    return tiny_encoder(tmp_path_factory.mktemp("home")).parent
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _float32() -> Iterator[None]:
     """Let training.precision=auto mean fp32 on every machine: tests compare to the last bits."""

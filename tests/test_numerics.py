@@ -40,13 +40,6 @@ GOLDEN = Path(__file__).parent / "golden.json"
 PEAK = 1e-3
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("numerics")
-    tiny_encoder(folder)
-    return folder
-
-
 def log_of(run: Path, key: str) -> list[float]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line[key] for line in lines if key in line and "loss" in line]

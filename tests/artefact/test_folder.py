@@ -22,14 +22,9 @@ from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Lora
 from tests.artefact.records import TASK, record_of
-from tests.encoder.families import TEXTS, tiny_encoder
+from tests.encoder.families import TEXTS
 
 LONG = "my card has not arrived yet please refund the order " * 20
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,6 @@ from tests.stores import RUNS
 from tests.warm import Warm, told_by
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("features")
-    tiny_encoder(folder)
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("problem", "values"),

@@ -34,13 +34,6 @@ def _without_head(strategy: str) -> dict:
     return {key: value for key, value in STRATEGIES[strategy].items() if key != "encoder.head"}
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("continual")
-    tiny_encoder(folder)
-    return folder
-
-
 def layer_of(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     tensors = load_file(folder / "model" / "model.safetensors")
     return tensors["classifier.weight"], tensors["classifier.bias"]

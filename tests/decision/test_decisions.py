@@ -38,13 +38,6 @@ BROKEN = (
 )
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("decisions")
-    tiny_encoder(folder)
-    return folder
-
-
 def run_for(home: Path, problem: str = "single_label", **values):
     words = {"evaluation.floors": False, "cache.gib": 0} | STRATEGIES["probe"] | values
     return adapt(settings_for(home, problem, **words), data=data_for(problem))

@@ -35,13 +35,6 @@ from tests.warm import Warm
 LEARNING = {"finetune": {}, "lora": STRATEGIES["lora"], "probe": {"strategy": "probe"}}
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("several")
-    tiny_encoder(folder)
-    return folder
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model" / "model.safetensors")
 

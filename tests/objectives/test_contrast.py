@@ -23,7 +23,6 @@ from nlp_transfer.running.head import solve_head_again, validate
 from nlp_transfer.running.preparation import Prepared, prepare
 from nlp_transfer.running.run import adapt
 from tests.cells import cells
-from tests.encoder.families import tiny_encoder
 from tests.runs import STRATEGIES, data_for, settings_for
 from tests.stopped import weights_of_a_stopped_run_and_another
 
@@ -145,13 +144,6 @@ def test_nearly_every_step_has_texts_of_one_label_and_of_others(kinds: int, batc
     counts = [count for count in counts if count.sum() == batch]
     assert np.mean([len(count) > 1 for count in counts]) > 0.9
     assert np.mean([count.max() > 1 for count in counts]) > 0.9
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("contrast")
-    tiny_encoder(folder)
-    return folder
 
 
 @pytest.mark.parametrize(

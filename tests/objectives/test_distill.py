@@ -113,13 +113,6 @@ def tensors(columns: Columns) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(values) for name, values in found.items() if values is not None}
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("distill")
-    tiny_encoder(folder)
-    return folder
-
-
 def taught(home: Path, folder: Path, problem: str, strategy: str = "finetune", **values) -> tuple[Run, Run]:
     common = {"evaluation.floors": False, "decision.calibrate": False, "training.epochs": 6}
     teacher = adapt(settings_for(home, problem, output=str(folder / "t"), **common), data=data_for(problem))

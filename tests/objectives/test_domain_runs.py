@@ -36,13 +36,6 @@ MEANT = {"cdan": ("single_label", "soft", "ordinal", "pair", "siamese", "chunk")
 MEANT |= {"mcc": ("single_label", "soft", "pair", "siamese", "chunk")}
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("domains")
-    tiny_encoder(folder)
-    return folder
-
-
 def adapted(home: Path, folder: Path, term: str, problem: str = "single_label", strategy: str = "finetune", **values):
     file = texts_in(folder / "target.csv", problem)
     wanted = {"evaluation.floors": False, "evaluation.source_only": False, "training.epochs": 2}

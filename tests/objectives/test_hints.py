@@ -93,13 +93,6 @@ def test_of_another_width_a_map_learns_and_of_the_same_none():
     assert loss.tolist() == pytest.approx((2 - 2 * torch.cosine_similarity(mapped, teacher)).tolist(), abs=1e-5)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hints")
-    tiny_encoder(folder)
-    return folder
-
-
 COMMON = {"evaluation.floors": False, "decision.calibrate": False}
 
 

@@ -33,13 +33,6 @@ from tests.runs import data_for, settings_for
 from tests.warm import Warm
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretraining")
-    tiny_encoder(folder)
-    return folder
-
-
 def kept_encoder() -> Path:
     """The one encoder that is in the cache."""
     store = Store(folder_of(None), 1e9)

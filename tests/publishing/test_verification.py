@@ -24,7 +24,6 @@ from nlp_transfer.publishing.verification import OUR_CODE, Mismatch, Unanswered,
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Adapter, Lora
 from tests.artefact.records import TASK, record_of
-from tests.encoder.families import tiny_encoder
 from tests.place import adapt_words, furnish
 from tests.publishing.forked import Plain
 
@@ -45,11 +44,6 @@ KINDS = {
 COLD = ("pooled siamese",)
 CODED = ("pooled", "lora on ours")  # our head's code lies in the folder
 UNMERGED = ("prompts", "adapter on ours")
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 def saved(encoder: Path, folder: Path, kind: str = "native") -> tuple[Path, Record]:

@@ -19,11 +19,6 @@ from tests.encoder.families import tiny_encoder
 from tests.runs import data_for, rows
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
-
-
 def taken(encoder: Path, count: int, *words: str, problem: str = "single_label", shape: str = ""):
     settings = compose(None, ["data=object", f"data.problem={problem}", "strategy=auto", f"encoder={encoder}", *words])
     corpus = load_corpus(settings.data, data=data_for(shape or problem) | {"train": rows(shape or problem, count, 1)})

@@ -15,17 +15,11 @@ from nlp_transfer.running.naming import _are_near, names_tell
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import Settings
-from tests.encoder.families import tiny_encoder
 from tests.runs import TOPICS, data_for
 
 TOLD = dict(zip(TOPICS, TOPICS, strict=True))
 """Names that stand in the texts."""
 TURNED = dict(zip(TOPICS, [*list(TOPICS)[1:], next(iter(TOPICS))], strict=True))
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 def named(encoder: Path, folder: Path, names: dict[str, str], *words: str) -> tuple[Settings, Corpus]:

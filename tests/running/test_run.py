@@ -37,13 +37,6 @@ from tests.encoder.families import PREFIXES_FIT, tiny_encoder
 from tests.runs import PROBLEMS, STRATEGIES, data_for, digest, rows, settings_for
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("home")
-    tiny_encoder(folder)
-    return folder
-
-
 @pytest.mark.parametrize(
     ("strategy", "problem"),
     [
