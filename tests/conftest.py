@@ -81,6 +81,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_encoder(tmp_path_factory.mktemp("home")).parent
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to call the command line in, which a module's tests share."""
+    from tests.place import furnish
+
+    return furnish(tmp_path_factory.mktemp("place"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _float32() -> Iterator[None]:
     """Let training.precision=auto mean fp32 on every machine: tests compare to the last bits."""
