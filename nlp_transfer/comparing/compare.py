@@ -18,11 +18,11 @@ from nlp_transfer import config
 from nlp_transfer.cache.store import store_of
 from nlp_transfer.comparing.contest import Contest
 from nlp_transfer.comparing.grid import Candidate, Trial, decision_of
-from nlp_transfer.comparing.leaving import leave
 from nlp_transfer.comparing.outcome import GridCell, Outcome, Transfer
 from nlp_transfer.comparing.schedule import Schedule, Tried
 from nlp_transfer.comparing.slices import Slice, slices
 from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
+from nlp_transfer.comparing.writing import write_outcome
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, goodness
@@ -89,7 +89,7 @@ class Comparison:
             self._screen.tell(f"not tried: {sentence}")
         with self._screen.busy("measuring"):
             outcome = self._outcome(schedule, left_out)
-            return leave(outcome, self._candidates[outcome.winner].settings, tell=self._screen.tell)
+            return write_outcome(outcome, self._candidates[outcome.winner].settings, tell=self._screen.tell)
 
     @contextmanager
     def _resumable(self) -> Iterator[None]:
