@@ -18,7 +18,7 @@ from nlp_transfer.verb_settings import MetaSettings
 from nlp_transfer.wording import counted
 
 
-def right(features: np.ndarray, episodes: Episodes, *, count: int, distance: str) -> np.ndarray:
+def query_accuracy(features: np.ndarray, episodes: Episodes, *, count: int, distance: str) -> np.ndarray:
     """Return which share of the queries is nearest to the prototype of its own class, float64 (count, ways).
 
     Args:
@@ -37,7 +37,7 @@ def right(features: np.ndarray, episodes: Episodes, *, count: int, distance: str
     return found
 
 
-def asked_of(rows: Columns, classes: tuple[int, ...], settings: MetaSettings, *, seed: int) -> list[Episodes]:
+def held_out_episodes(rows: Columns, classes: tuple[int, ...], settings: MetaSettings, *, seed: int) -> list[Episodes]:
     """Return the episodes of classes held out: of one shot, and of as many as were learned with.
 
     Args:
@@ -88,7 +88,7 @@ class Gain:
 
     @classmethod
     def of(cls, episodes: Episodes, before: np.ndarray, after: np.ndarray, *, confidence: float) -> Gain:
-        """Return it from what `right` says of both encoders in the same episodes."""
+        """Return it from what `query_accuracy` says of both encoders in the same episodes."""
         difference = after - before
         asked = np.stack([episodes.draw(index).classes for index in range(len(difference))])
         by_class = np.array([difference[asked == each].mean() for each in np.unique(asked)])

@@ -18,11 +18,11 @@ from nlp_transfer.data.streams import Stream
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.meta.checks import LEARNS
-from nlp_transfer.meta.episodes import Division, Episodes, only
+from nlp_transfer.meta.episodes import Division, Episodes, rows_of_classes
 from nlp_transfer.meta.learner import Learner, Reader
 from nlp_transfer.meta.loop import fit, steps_of
 from nlp_transfer.meta.made import write_encoder
-from nlp_transfer.meta.measuring import Gain, Outcome, asked_of, right
+from nlp_transfer.meta.measuring import Gain, Outcome, held_out_episodes, query_accuracy
 from nlp_transfer.running import resume
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.measurement import public_source
@@ -109,7 +109,7 @@ class _MetaLearning:
         """Learn, measure and save."""
         settings, corpus = self.prepared.settings, self.prepared.corpus
         source, labels = self.prepared.classifier.source, corpus.task.labels
-        held_out = only(self.prepared.columns["train"], self.division.test)
+        held_out = rows_of_classes(self.prepared.columns["train"], self.division.test)
         with reading(self.screen, "reading classes held out"):
             before = self.prepared.below_output.now(held_out)
         started = time.monotonic()
@@ -191,13 +191,13 @@ class _MetaLearning:
         if not self.division.validation:
             return None
         own = self.prepared.settings.meta
-        rows = only(self.prepared.columns["train"], self.division.validation)
+        rows = rows_of_classes(self.prepared.columns["train"], self.division.validation)
         ways = min(own.ways, len(self.division.validation))
         asked = self._episodes(rows, self.division.validation, Stream.CHOOSING_EPISODES, ways=ways, shots=own.shots)
 
         def measure_now() -> dict[str, float]:
             features = self.prepared.below_output.fresh(rows)
-            return {"accuracy": float(right(features, asked, count=_CHOOSING, distance=own.distance).mean())}
+            return {"accuracy": float(query_accuracy(features, asked, count=_CHOOSING, distance=own.distance).mean())}
 
         return measure_now
 
@@ -205,8 +205,10 @@ class _MetaLearning:
         """Return what was gained with one shot, and with as many as were learned with."""
         settings, found = self.prepared.settings, []
         own, confidence = settings.meta, settings.evaluation.confidence
-        for asked in asked_of(rows, self.division.test, own, seed=settings.seed):
-            values = [right(each, asked, count=own.measured, distance=own.distance) for each in (before, after)]
+        for asked in held_out_episodes(rows, self.division.test, own, seed=settings.seed):
+            values = [
+                query_accuracy(each, asked, count=own.measured, distance=own.distance) for each in (before, after)
+            ]
             found.append(Gain.of(asked, *values, confidence=confidence))
         return found
 

@@ -19,7 +19,7 @@ from nlp_transfer.multitask.outcome import Learned, Outcome
 from nlp_transfer.multitask.union import TRAIN, Union, union_of
 from nlp_transfer.running import tracking
 from nlp_transfer.running.folder import RunFolder
-from nlp_transfer.running.head import solve_head_again
+from nlp_transfer.running.head import refit_head
 from nlp_transfer.running.learning import fit_decision, start_head
 from nlp_transfer.running.plan import render
 from nlp_transfer.running.preparation import Prepared, prepare
@@ -209,7 +209,7 @@ def _part(joint: Joint, number: int, features: dict[str, np.ndarray], folder: Ru
     else:
         joint.units[number].leave(part)
         if strategy.head_last:
-            solve_head_again(part, least=joint.penalties[number])
+            refit_head(part, least=joint.penalties[number])
     return part
 
 

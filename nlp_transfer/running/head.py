@@ -66,7 +66,7 @@ def _prototypes(prepared: Prepared) -> Head:
     return fit_prototypes(prepared.features("train"), targets, train.weights)
 
 
-def solve_head_again(prepared: Prepared, *, least: float) -> Head:
+def refit_head(prepared: Prepared, *, least: float) -> Head:
     """Fit the output layer to features of the encoder that was trained on the same rows, and put it into the model.
 
     Such an encoder tells these rows apart better than any others, so that cross-validation among them finds hardly any
