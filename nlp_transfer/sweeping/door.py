@@ -83,7 +83,7 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
 
 @contextlib.contextmanager
 def _results_written(going: Sweep, keys: Sequence[str], screen: Screen) -> Iterator[None]:
-    """Leave what the sweep came to, however it ends.
+    """Write what the sweep came to, however it ends.
 
     Raises:
         UserError: for files that cannot be written; only told where the sweep ends by another exception.
