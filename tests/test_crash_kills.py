@@ -15,7 +15,8 @@ import pytest
 
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
-from tests.warm import ENVIRONMENT, ROOT, Warm, told_by
+from tests.harness import ENVIRONMENT, told_by
+from tests.warm import ROOT, Warm
 
 
 @pytest.mark.parametrize(

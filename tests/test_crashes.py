@@ -24,10 +24,11 @@ from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import listening
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
+from tests.harness import told_by
 from tests.runs import data_for, settings_for
 from tests.stopped import stopped_run
 from tests.training.scarce import no_memory
-from tests.warm import Warm, told_by
+from tests.warm import Warm
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import told_by
 from tests.place import adapt_words
-from tests.warm import ROOT, Warm, told_by
+from tests.warm import ROOT, Warm
 
 # What an import may not touch, and a call must give back; `numbers` where NumPy and torch are there already.
 STATE = """

@@ -19,8 +19,9 @@ from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.run import adapt
 from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
+from tests.harness import told_by
 from tests.runs import data_for, settings_for
-from tests.warm import Warm, told_by
+from tests.warm import Warm
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.warm import HARNESS, Warm
+from tests.harness import HARNESS
+from tests.warm import Warm
 from tests.worlds import CELLS, KEPT, OBJECTIVES, STEPS, WORLDS
 
 SOME = (

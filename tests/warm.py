@@ -39,8 +39,6 @@ LATE = {
 # What does as `python -m NAME` does.
 MODULE = "import runpy; runpy.run_module('{}', run_name='__main__', alter_sys=True)"
 CLI = MODULE.format("nlp_transfer")
-HARNESS = "import warnings; warnings.simplefilter('ignore')\n" + MODULE
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # of what forks
 
 
 class Process:
@@ -145,13 +143,6 @@ class Warm:
             process.kill()
         self._waiting.communicate()
         shutil.rmtree(self._home)
-
-
-def told_by(running: Warm, module: str, *words: str) -> dict:
-    """What a harness says, from a process of its own: it forks, which a process with threads should not."""
-    done = running.run(HARNESS.format(module), *words, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _wait() -> str:

@@ -18,10 +18,11 @@ from nlp_transfer.running.head import solve_head
 from nlp_transfer.running.preparation import prepare
 from tests.cache.counted import bits, counted, prepared_for
 from tests.encoder.families import tiny_encoder
+from tests.harness import told_by
 from tests.place import adapt_words, furnish
 from tests.runs import data_for, settings_for
 from tests.stores import RUNS
-from tests.warm import Warm, told_by
+from tests.warm import Warm
 
 
 @pytest.mark.slow
