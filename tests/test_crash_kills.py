@@ -15,7 +15,7 @@ import pytest
 
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
-from tests.harness import ENVIRONMENT, told_by
+from tests.harness import environment, told_by
 from tests.warm import ROOT, Warm
 
 
@@ -63,7 +63,7 @@ def started(home: Path, output: Path, *, seconds: float | None = None) -> tuple[
     """Start the run, kill it so many seconds after it imported everything; return how it ended and after how long."""
     command = [sys.executable, "-W", "ignore", "-c", RUN, str(home), str(output)]
     with subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as running:
         assert running.stdout
         assert running.stdout.readline() == "imported\n"
