@@ -105,14 +105,14 @@ def compare(
     Raises:
         UserError: a ValueError that names the key, value, file or line that cannot be used.
     """
-    from nlp_transfer.comparing.asked import ask
+    from nlp_transfer.comparing.design import design_of
     from nlp_transfer.terminal.console import Screen
 
     screen = Screen(speaks=False)
-    asked = ask(recipe, _words(overrides, data), screen, data=data)
+    design = design_of(recipe, _words(overrides, data), screen, data=data)
     from nlp_transfer.comparing.compare import Comparison  # needs torch, which nobody waits for who is refused
 
-    return Comparison(asked, screen).run()
+    return Comparison(design, screen).run()
 
 
 def load(folder: str | Path) -> Labeller:

@@ -65,6 +65,30 @@ def _environment() -> Iterator[None]:
         os.environ.update(before)
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny encoder, which a module's tests share."""
+    from tests.encoder.families import tiny_encoder
+
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which a tiny encoder lies, for `settings_for`."""
+    from tests.encoder.families import tiny_encoder
+
+    return tiny_encoder(tmp_path_factory.mktemp("home")).parent
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to call the command line in, which a module's tests share."""
+    from tests.place import furnish
+
+    return furnish(tmp_path_factory.mktemp("place"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _float32() -> Iterator[None]:
     """Let training.precision=auto mean fp32 on every machine: tests compare to the last bits."""
@@ -87,7 +111,7 @@ def running() -> Iterator[Warm]:
     warm = Warm(
         "import hydra.compose, nlp_transfer.cli, nlp_transfer.running.run, nlp_transfer.predicting.predict\n"
         "import matplotlib.backends.backend_svg, nlp_transfer.reporting.report_page, peft, sklearn.linear_model\n"
-        "import sklearn.feature_extraction.text, transformers.models.bert.modeling_bert, tests.running.test_run"
+        "import sklearn.feature_extraction.text, transformers.models.bert.modeling_bert, tests.runs"
     )
     yield warm
     warm.close()

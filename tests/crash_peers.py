@@ -32,7 +32,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from tests.crash_harness import Case
 from tests.crashes import BETWEEN, STEPS
-from tests.running.test_run import TOPICS, data_for
+from tests.runs import TOPICS, data_for
 
 BATCH = 8
 

@@ -27,7 +27,7 @@ from nlp_transfer.running.run import adapt
 from nlp_transfer.training import checkpoint
 from tests.crash_harness import Case, chain, crash
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 
 _FINETUNE = {"strategy": "finetune", "strategy.gradual": 0.5, "training.ema": 0.9, "training.micro_batch_size": 3}
 CASES: dict[str, dict[str, Any]] = {

@@ -30,7 +30,7 @@ from nlp_transfer.training import inference
 from nlp_transfer.training.device import make_accelerator
 from tests.crash_harness import Case, start
 from tests.encoder.families import TEXTS, tiny_encoder
-from tests.running.test_run import TOPICS, data_for, settings_for
+from tests.runs import TOPICS, data_for, settings_for
 
 ROWS, BATCHES = range(1, 18), range(1, 6)
 LABELS = ("card", "film", "refund")

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for
+from tests.runs import data_for
 
 
 def furnish(folder: Path) -> Path:
@@ -24,3 +24,24 @@ def write_csv(path: Path, part: list[dict]) -> None:
         writer = csv.DictWriter(out, ["id", "text", "label"])
         writer.writeheader()
         writer.writerows({key: row[key] for key in ("id", "text", "label")} for row in part)
+
+
+def adapt_words(folder: Path, *more: str) -> list[str]:
+    """Return a short run's command line; of what is given for one key the last is taken."""
+    words = [
+        "data=files",
+        f"data.path={folder / 'data'}",
+        "encoder=custom",
+        f"encoder.name={folder / 'tiny-bert'}",
+        "strategy=probe",
+        "evaluation.resamples=20",
+        "verify=false",
+        "report.write=false",
+        f"output={folder / 'runs'}",
+        *more,
+    ]
+    return ["adapt", *{word.partition("=")[0]: word for word in words}.values()]
+
+
+def run_of(folder: Path) -> str:
+    return str(next((folder / "runs").iterdir()))

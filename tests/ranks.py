@@ -36,8 +36,7 @@ from nlp_transfer.running import learning, run
 from nlp_transfer.running.resume import Commits
 from nlp_transfer.training import checkpoint, loop
 from tests.crashes import fingerprint
-from tests.place import furnish
-from tests.test_cli import adapt_words
+from tests.place import adapt_words, furnish
 
 
 def _die() -> None:

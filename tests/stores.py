@@ -23,7 +23,7 @@ from nlp_transfer.training import inference
 from tests.crash_harness import Case, start
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 
 # run -> its processes, the stores of its ranks
 RUNS = {

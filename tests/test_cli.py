@@ -23,10 +23,10 @@ from nlp_transfer.publishing.publication import parcel_of
 from nlp_transfer.sweeping import door, job, sweep
 from nlp_transfer.verb_settings import HubSettings
 from nlp_transfer.verbs import VERBS
-from nlp_transfer.verbs.keys import GROUPS_OF
+from nlp_transfer.verbs.help import GROUPS_OF
 from tests.encoder.families import tiny_encoder
-from tests.place import furnish, write_csv
-from tests.running.test_run import data_for, rows
+from tests.place import adapt_words, furnish, run_of, write_csv
+from tests.runs import data_for, rows
 from tests.warm import CLI, Warm
 
 
@@ -37,27 +37,6 @@ def place(tmp_path_factory) -> Path:
     furnish(folder)
     assert main(adapt_words(folder, "report.write=true")) == 0
     return folder
-
-
-def adapt_words(folder: Path, *more: str) -> list[str]:
-    """Return a short run's command line; of what is given for one key the last is taken."""
-    words = [
-        "data=files",
-        f"data.path={folder / 'data'}",
-        "encoder=custom",
-        f"encoder.name={folder / 'tiny-bert'}",
-        "strategy=probe",
-        "evaluation.resamples=20",
-        "verify=false",
-        "report.write=false",
-        f"output={folder / 'runs'}",
-        *more,
-    ]
-    return ["adapt", *{word.partition("=")[0]: word for word in words}.values()]
-
-
-def run_of(folder: Path) -> str:
-    return str(next((folder / "runs").iterdir()))
 
 
 def test_adapt_prints_one_json_line_and_a_second_time_reads_it_back(place: Path, capfd):

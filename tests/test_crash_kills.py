@@ -15,8 +15,8 @@ import pytest
 
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
-from tests.test_crashes import ENVIRONMENT, ROOT, told_by
-from tests.warm import Warm
+from tests.harness import environment, told_by
+from tests.warm import ROOT, Warm
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_every_point_of_a_run_that_goes_on_ends_in_the_same_bits(running: Warm, 
 RUN = """
 import sys
 from pathlib import Path
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 from nlp_transfer.running.run import adapt
 steps = {"training.max_steps": 100, "training.min_steps": 100, "checkpoint.seconds": 0, "evaluation.floors": False}
 settings = settings_for(Path(sys.argv[1]), strategy="finetune", output=sys.argv[2], **steps)
@@ -63,7 +63,7 @@ def started(home: Path, output: Path, *, seconds: float | None = None) -> tuple[
     """Start the run, kill it so many seconds after it imported everything; return how it ended and after how long."""
     command = [sys.executable, "-W", "ignore", "-c", RUN, str(home), str(output)]
     with subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as running:
         assert running.stdout
         assert running.stdout.readline() == "imported\n"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.crash_worlds import COMMITTED, RUNS
 from tests.crashes import STEPS
-from tests.test_crashes import told_by
+from tests.harness import told_by
 from tests.warm import Warm
 from tests.worlds import WORLDS
 

@@ -24,24 +24,13 @@ from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import listening
 from tests.crashes import fingerprint
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, settings_for
+from tests.harness import told_by
+from tests.runs import data_for, settings_for
+from tests.stopped import stopped_run
 from tests.training.scarce import no_memory
-from tests.warm import MODULE, Warm
+from tests.warm import Warm
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parent.parent
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
-HARNESS = "import warnings; warnings.simplefilter('ignore')\n" + MODULE
-
-
-def told_by(running: Warm, module: str, *words: str) -> dict:
-    """What a harness says, from a process of its own: it forks, which a process with threads should not."""
-    done = running.run(HARNESS.format(module), *words, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
@@ -66,7 +55,7 @@ def test_every_crash_point_ends_in_the_same_bits(running: Warm, case: str, torn:
 RUN = """
 import signal, sys
 from pathlib import Path
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 from nlp_transfer.running.run import adapt
 from nlp_transfer.training.signals import Stopped
 settings = settings_for(Path(sys.argv[1]), output=sys.argv[2], **{"training.min_steps": int(sys.argv[3])})
@@ -101,40 +90,6 @@ def test_a_signal_commits_and_the_next_start_goes_on(running: Warm, tmp_path: Pa
     assert adapt(settings, data=data_for("single_label")).folder == folder
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
-
-
-def stopped_run(home: Path, *, at: int = 3, task: str = "single_label", **values) -> tuple[Path, dict]:
-    """Leave the checkpoint of a run that was stopped after some steps; return it with the run's settings."""
-    tiny_encoder(home)
-    wanted = {"output": str(home / "runs"), "checkpoint.seconds": 0, "training.max_steps": 6, **values}
-    wanted |= {"evaluation.floors": False}
-    commit, stopped = checkpoint.commit, []
-
-    def die(folder: Path, snapshot: checkpoint.Snapshot) -> Path:
-        path = commit(folder, snapshot)
-        if snapshot.step == at:
-            stopped.append(path)
-            raise KeyboardInterrupt
-        return path
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "commit", die)
-        with pytest.raises(KeyboardInterrupt):
-            adapt(settings_for(home, **wanted), data=data_for(task))
-    return stopped[0], wanted
-
-
-def weights_of_a_stopped_run_and_another(folder: Path, **values) -> tuple[bytes, bytes]:
-    """Return the saved weights of a run that was stopped and went on, and of one that was not."""
-    parts, whole = folder / "parts", folder / "whole"
-    parts.mkdir()
-    whole.mkdir()
-    _, wanted = stopped_run(parts, **values)
-    resumed = adapt(settings_for(parts, **wanted), data=data_for("single_label"))
-    tiny_encoder(whole)
-    plain = adapt(settings_for(whole, **wanted | {"output": str(whole / "runs")}), data=data_for("single_label"))
-    first, second = ((run.folder / "model" / "model.safetensors").read_bytes() for run in (resumed, plain))
-    return first, second
 
 
 def steps_logged(run: Path) -> list[int]:

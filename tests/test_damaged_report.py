@@ -14,8 +14,7 @@ import pytest
 from nlp_transfer import config
 from nlp_transfer.cli import main
 from nlp_transfer.settings import Settings
-from tests.place import furnish
-from tests.test_cli import adapt_words, run_of
+from tests.place import adapt_words, furnish, run_of
 
 MUTANTS = 60
 VALUES = (None, True, -1, 0.5, 10**400, float("inf"), float("nan"), "text", "\ud800", [], [[]], {}, {"a": {}})

@@ -19,10 +19,10 @@ from sklearn import metrics as sk
 from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
 from tests.exactness import BATCHES, ROWS
-from tests.machine.test_launch import ROOT, TORCHRUN, ended, ranks
+from tests.harness import HARNESS, told_by
+from tests.launched import TORCHRUN, ended, ranks
 from tests.ranks import AGAIN, CASES, words_of
-from tests.test_crashes import HARNESS, told_by
-from tests.warm import Process, Warm
+from tests.warm import ROOT, Process, Warm
 
 WITHIN = 15  # seconds from the failure of one to the end of all
 SAID = {"refused": "this rank alone cannot go on", "broken": "this rank alone is broken"}

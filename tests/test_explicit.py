@@ -12,8 +12,8 @@ from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import EncoderSettings
 from recipes.explicit import MINILM, main
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for
-from tests.test_cli import write_csv
+from tests.place import write_csv
+from tests.runs import data_for
 
 
 @pytest.mark.slow

@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 
 from nlp_transfer.running.run import adapt
 from nlp_transfer.training import device
-from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -31,13 +30,6 @@ STRATEGIES = {
     "fp16": ({"strategy": "finetune", "training.precision": "fp16"}, PACKED),
     "checkpointing": ({"strategy": "finetune", "training.gradient_checkpointing": True}, PACKED),
 }
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("gpu")
-    tiny_encoder(folder)
-    return folder
 
 
 @pytest.mark.parametrize(("words", "padding"), STRATEGIES.values(), ids=STRATEGIES)

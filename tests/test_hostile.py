@@ -20,7 +20,7 @@ from nlp_transfer.artefact.folder import RECORD, save
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Lora
-from tests.artefact.test_folder import TASK, record_of
+from tests.artefact.records import TASK, record_of
 from tests.encoder.families import tiny_encoder
 
 ROOT = Path(__file__).parent.parent

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.place import furnish
-from tests.test_cli import adapt_words
-from tests.test_crashes import ROOT, told_by
-from tests.warm import Warm
+from tests.harness import told_by
+from tests.place import adapt_words
+from tests.warm import ROOT, Warm
 
 # What an import may not touch, and a call must give back; `numbers` where NumPy and torch are there already.
 STATE = """
@@ -72,11 +71,6 @@ sys.exit(main(sys.argv[1:]))
 def python(code: str, *options: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *options, "-c", code]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return furnish(tmp_path_factory.mktemp("library"))
 
 
 def test_importing_us_imports_nothing_heavy_and_changes_nothing():

@@ -11,10 +11,8 @@ import pytest
 from nlp_transfer.data.compact import CompactCells
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.running.run import adapt
-from tests.data.test_many import many
-from tests.encoder.families import tiny_encoder
-from tests.objectives.test_distill import texts_in
-from tests.running.test_run import STRATEGIES, data_for, settings_for
+from tests.data.many import many
+from tests.runs import STRATEGIES, data_for, settings_for, texts_in
 
 TEACHER, UNLABELLED = "objective.distill.teacher", "data.unlabelled"
 # What a run reads beside its rows, with a problem and a strategy for which it is read.
@@ -26,13 +24,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "pretraining": ("regression", {"pretraining.epochs": 1, "pretraining.texts": "all", UNLABELLED: ""}),
     "pairs": ("siamese", {"objective": "contrast"}),
 }
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("many")
-    tiny_encoder(folder)
-    return folder
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case != "floors")) for case in CASES])

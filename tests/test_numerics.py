@@ -31,20 +31,13 @@ from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.schedules import rate
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import STRATEGIES, data_for, rows, settings_for
-from tests.test_crashes import stopped_run
+from tests.runs import STRATEGIES, data_for, rows, settings_for
+from tests.stopped import stopped_run
 
 pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parent / "golden.json"
 PEAK = 1e-3
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("numerics")
-    tiny_encoder(folder)
-    return folder
 
 
 def log_of(run: Path, key: str) -> list[float]:

@@ -19,7 +19,7 @@ from nlp_transfer.settings import Settings
 from tests.encoder.families import tiny_encoder
 from tests.publishing.hub_repository import read
 from tests.publishing.hub_server import HubServer
-from tests.running.test_run import data_for, rows
+from tests.runs import data_for, rows
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 PAIRED = ("pairs", "regression")  # recipes whose data has two texts

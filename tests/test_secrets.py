@@ -15,7 +15,6 @@ from nlp_transfer.composing.words import from_mapping
 from nlp_transfer.config import compose, to_yaml
 from nlp_transfer.errors import UserError
 from nlp_transfer.secrets import HIDDEN, looks_secret, redacted
-from tests.place import furnish
 from tests.warm import CLI, Warm
 
 ROOT = Path(__file__).parent.parent
@@ -161,11 +160,6 @@ def test_a_broken_recipe_is_not_quoted_with_its_token(tmp_path, text):
     with pytest.raises(UserError) as error:
         compose(str(tmp_path / "recipe.yaml"))
     assert HF not in str(error.value)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    return furnish(tmp_path_factory.mktemp("place"))
 
 
 def words(place: Path, output: Path, *more: str) -> list[str]:

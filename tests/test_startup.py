@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from .place import furnish
-from .test_cli import adapt_words
+from tests.place import adapt_words
+
 from .warm import Warm
 
 ROOT = Path(__file__).parent.parent
@@ -104,11 +104,6 @@ def test_an_answer_imports_what_it_needs(composing: Warm, unneeded: set[str], co
 def test_a_push_leaves_torch_to_the_process_that_loads_the_model():
     code = "import json, sys\nimport nlp_transfer.publishing.publication\nprint(json.dumps(sorted(sys.modules)))"
     assert not (HEAVY - {"huggingface_hub", "safetensors"}) & set(json.loads(printed(code)))
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return furnish(tmp_path_factory.mktemp("startup"))
 
 
 @pytest.mark.slow

@@ -19,9 +19,8 @@ from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.run import adapt
 from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
-from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, settings_for
-from tests.test_crashes import told_by
+from tests.harness import told_by
+from tests.runs import data_for, settings_for
 from tests.warm import Warm
 
 pytestmark = pytest.mark.slow
@@ -35,13 +34,6 @@ COMMITTED = {
     "checkpoint.seconds": 0,
     "evaluation.floors": False,
 }
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("storage")
-    tiny_encoder(folder)
-    return folder
 
 
 def run(home: Path, output: Path, **values) -> Path:

@@ -20,17 +20,9 @@ from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import checkpoint
 from tests.cells import cells
-from tests.encoder.families import tiny_encoder
-from tests.running.test_run import STRATEGIES, data_for, digest, settings_for
+from tests.runs import STRATEGIES, data_for, digest, settings_for
 
 PROBLEMS = ("single_label", "multi_label", "regression", "ordinal")
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("home")
-    tiny_encoder(folder)
-    return folder
 
 
 def rows(problem: str = "single_label") -> dict[str, list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_crashes import HARNESS
+from tests.harness import HARNESS
 from tests.warm import Warm
 from tests.worlds import CELLS, KEPT, OBJECTIVES, STEPS, WORLDS
 

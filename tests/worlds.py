@@ -29,8 +29,7 @@ from nlp_transfer.running.run import adapt
 from tests import sharded, zeroed
 from tests.crash_harness import Case, start
 from tests.encoder.families import tiny_encoder
-from tests.objectives.test_distill import texts_in
-from tests.running.test_run import STRATEGIES, data_for, settings_for
+from tests.runs import STRATEGIES, data_for, settings_for, texts_in
 
 OBJECTIVES = ("classify", "contrast", "distill", "hint", "relations", "anchor", "coral", "mmd", "dann", "cdan", "mcc")
 _PLAIN: dict[str, Any] = {"strategy": "finetune"}

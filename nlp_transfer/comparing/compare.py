@@ -18,14 +18,14 @@ from nlp_transfer import config
 from nlp_transfer.cache.store import store_of
 from nlp_transfer.comparing.contest import Contest
 from nlp_transfer.comparing.grid import Candidate, Trial, decision_of
-from nlp_transfer.comparing.leaving import leave
-from nlp_transfer.comparing.outcome import Cell, Outcome, Transfer
+from nlp_transfer.comparing.outcome import GridCell, Outcome, Transfer
 from nlp_transfer.comparing.schedule import Schedule, Tried
 from nlp_transfer.comparing.slices import Slice, slices
 from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
+from nlp_transfer.comparing.writing import write_outcome
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
-from nlp_transfer.evaluation.names import comparable, sign_of
+from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, goodness
 from nlp_transfer.running import choosing
 from nlp_transfer.settings import TrackingSettings
 from nlp_transfer.strategies import Auto
@@ -34,8 +34,7 @@ from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.training.signals import Stopped
 
 if TYPE_CHECKING:
-    from nlp_transfer.cache.store import Store
-    from nlp_transfer.comparing.asked import Asked
+    from nlp_transfer.comparing.design import Design
     from nlp_transfer.settings import Settings
 
 _FLOORS = ("majority", "tfidf")
@@ -47,18 +46,17 @@ class Comparison:
     """A comparison that is going on.
 
     Args:
-        asked: see `asked.ask`.
+        design: see `design.design_of`.
         screen: where progress is shown.
     """
 
-    def __init__(self, asked: Asked, screen: Screen) -> None:
-        self.settings, self._draws, self.metric = asked.settings, asked.draws, asked.metric
-        self._candidates = {candidate.name: candidate for candidate in asked.candidates}
+    def __init__(self, design: Design, screen: Screen) -> None:
+        self.settings, self._draws, self.metric = design.settings, design.draws, design.metric
+        self._candidates = {candidate.name: candidate for candidate in design.candidates}
         self._screen = screen
-        self._sign = sign_of(self.metric)
-        self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(asked.candidates)}"
+        self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(design.candidates)}"
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
-        self._store: Store | None = store_of(self.settings.cache, screen.tell)
+        self._store = store_of(self.settings.cache, screen.tell)
         self._answers: dict[Trial, Answers] = {}
         self._meant: dict[str, None] = {}  # sentences, each once
         self._told: set[str] = set()
@@ -74,7 +72,7 @@ class Comparison:
             left=self._clock(),
             work=self._work,
             is_kept=lambda trial: is_finished(self._settings_of(trial)),
-            tie=_TIE if self._sign > 0 else 0.0,
+            tie=_TIE if HIGHER_IS_BETTER[self.metric] else 0.0,
         )
         with self._screen.bar("comparing") as bar, self._resumable():
             for done, trial in enumerate(schedule):
@@ -82,7 +80,7 @@ class Comparison:
                     done, len(schedule.all), now=f"{trial.name} {self._draws.said(trial.labels)}, seed {trial.seed}"
                 )
                 found = self._tried(trial)
-                schedule.done[trial] = Tried(comparable(found.validation, self._sign), found.seconds)
+                schedule.done[trial] = Tried(goodness(found.validation, self.metric), found.seconds)
         left_out = [
             f"{trial.name} {self._draws.said(trial.labels)}, seed {trial.seed}: {why}"
             for trial, why in schedule.left_out.items()
@@ -91,7 +89,7 @@ class Comparison:
             self._screen.tell(f"not tried: {sentence}")
         with self._screen.busy("measuring"):
             outcome = self._outcome(schedule, left_out)
-            return leave(outcome, self._candidates[outcome.winner].settings, tell=self._screen.tell)
+            return write_outcome(outcome, self._candidates[outcome.winner].settings, tell=self._screen.tell)
 
     @contextmanager
     def _resumable(self) -> Iterator[None]:
@@ -179,11 +177,11 @@ class Comparison:
             meant=list(self._meant),
         )
 
-    def _cell(self, contest: Contest, name: str, labels: str) -> Cell:
+    def _cell(self, contest: Contest, name: str, labels: str) -> GridCell:
         of = [self._answers[Trial(name, labels, seed)] for seed in contest.seeds(name, labels=labels)]
         chosen = [each.validation for each in of if each.validation is not None]
         memory = [each.megabytes for each in of if each.megabytes is not None]
-        return Cell(
+        return GridCell(
             name=name,
             labels=labels,
             said=self._draws.said(labels),
@@ -197,26 +195,26 @@ class Comparison:
             megabytes=max(memory) if memory else None,
         )
 
-    def _against_floors(self, cells: list[Cell], floors: list[str], labels: str) -> Iterator[tuple[str, str, str]]:
+    def _against_floors(self, cells: list[GridCell], floors: list[str], labels: str) -> Iterator[tuple[str, str, str]]:
         """Yield the candidate that validation chooses with the floor that is best on the rows measured."""
         here = [cell for cell in cells if cell.labels == labels]
         candidates = [cell for cell in here if cell.name not in floors]
         if not candidates:
             return
-        winner = max(candidates, key=lambda cell: comparable(cell.validation, self._sign))
+        winner = max(candidates, key=lambda cell: goodness(cell.validation, self.metric))
         best = max(
-            (cell for cell in here if cell.name in floors), key=lambda cell: comparable(cell.figure.value, self._sign)
+            (cell for cell in here if cell.name in floors), key=lambda cell: goodness(cell.figure.value, self.metric)
         )
         yield winner.name, best.name, labels
 
-    def _reached(self, cells: list[Cell], most: Transfer) -> dict[str, str]:
+    def _reached(self, cells: list[GridCell], most: Transfer) -> dict[str, str]:
         """Return by candidate from how many labels on its mean is that of the best floor with the most."""
         (floor,) = (cell for cell in cells if (cell.name, cell.labels) == (most.duel.other, most.labels))
-        wanted, reached = comparable(floor.figure.value, self._sign), dict[str, str]()
+        wanted, reached = goodness(floor.figure.value, self.metric), dict[str, str]()
         for cell in cells:
             if cell.validation is None or self._candidates[cell.name].is_floor:
                 continue
-            if comparable(cell.figure.value, self._sign) >= wanted:
+            if goodness(cell.figure.value, self.metric) >= wanted:
                 reached.setdefault(cell.name, cell.labels)
             else:
                 reached.pop(cell.name, None)
@@ -271,7 +269,7 @@ class Comparison:
         """Return the settings of a candidate with the strategy that `auto` stands for with so many labels."""
         settings = self._candidates[name].settings
         if isinstance(settings.strategy, Auto):
-            settings, why = choosing.chosen(settings, self._corpus(Trial(name, labels, self.settings.seed)))
+            settings, why = choosing.resolve_auto(settings, self._corpus(Trial(name, labels, self.settings.seed)))
             words = f"{self._draws.said(labels)} {why}"
             self._screen.tell(words)
             self._meant[words] = None

@@ -23,7 +23,7 @@ _SAID = {"better": "POSITIVE transfer", "worse": "NEGATIVE transfer", "no eviden
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One of them with so many labels.
 
     Attributes:
@@ -115,7 +115,7 @@ class Outcome:
     seeds: list[int]
     candidates: list[str]
     floors: list[str]
-    cells: list[Cell]
+    cells: list[GridCell]
     transfers: list[Transfer]
     duels: list[Duel]
     slices: list[Slice]
@@ -187,7 +187,7 @@ class Outcome:
             f"seeds may show (compare.seeds={2 * len(self.seeds)})."
         ]
 
-    def cell(self, name: str, labels: str) -> Cell | None:
+    def cell(self, name: str, labels: str) -> GridCell | None:
         """Return one of the cells, or None where nobody was tried."""
         return next((each for each in self.cells if (each.name, each.labels) == (name, labels)), None)
 

@@ -22,8 +22,7 @@ from nlp_transfer.reporting.document import (
 )
 
 if TYPE_CHECKING:
-    from nlp_transfer.comparing import outcome as compared
-    from nlp_transfer.comparing.outcome import Outcome
+    from nlp_transfer.comparing.outcome import GridCell, Outcome
 
 _OPEN = 20  # rows of a table that are shown without asking
 _FOOT = (
@@ -52,7 +51,7 @@ def document_of(outcome: Outcome) -> Document:
         ),
     ]
     sections = [_curves(outcome), _costs(outcome), _duels(outcome), _slices(outcome), _left_out(outcome)]
-    return Document(f"{outcome.folder.name}", lead, sections, _FOOT)
+    return Document(outcome.folder.name, lead, sections, _FOOT)
 
 
 def _curves(outcome: Outcome) -> Section:
@@ -90,7 +89,7 @@ def _line(outcome: Outcome, name: str) -> figures.Line:
     )
 
 
-def _cell(outcome: Outcome, cell: compared.Cell | None) -> str | Cell:
+def _cell(outcome: Outcome, cell: GridCell | None) -> str | Cell:
     if cell is None:
         return ""
     return Cell(shown(cell.figure), strong=cell.labels == outcome.most.labels and _is_alone(outcome, cell.name))

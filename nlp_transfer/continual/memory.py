@@ -49,7 +49,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Recalled:
+class EarlierTask:
     """An earlier task.
 
     Attributes:
@@ -92,7 +92,7 @@ class Memory:
         unknown: what is not known of others and why, in sentences.
     """
 
-    tasks: list[Recalled]
+    tasks: list[EarlierTask]
     unknown: list[str] = field(default_factory=list)
 
     @classmethod
@@ -122,7 +122,7 @@ class Memory:
                     continue
                 examples = examples_of(part, rows.task, split=split)
                 before = _score(base.task, model.logits(examples.texts, examples.pairs), rows.task, examples)
-                memory.tasks.append(Recalled(name, split, rows.task, examples, left_out, before))
+                memory.tasks.append(EarlierTask(name, split, rows.task, examples, left_out, before))
         except UserError as error:
             others = "other " * bool(memory.tasks or memory.unknown)
             memory.unknown.append(f"What was forgotten of {others}earlier rows is not known: {error}")

@@ -95,7 +95,7 @@ def _novelty(prepared: Prepared, logits: np.ndarray, present: np.ndarray) -> tup
     features, held = prepared.features_now("train")[taught], prepared.features_now("validation")[present]
     classes, truth = likeliest(train.targets)[taught], likeliest(validation.targets)[present]
     figures = hiding.rehearsed(features, classes, held, truth, labels=task.outputs, seed=seed)
-    score = hiding.chosen(figures, features.shape[1])
+    score = hiding.chosen_score(figures, features.shape[1])
     detector = hiding.fitted(score, features, classes, labels=task.outputs, seed=seed)
     means = {name: round(float(np.mean(values)), 4) for name, values in figures.items()}
     return Novelty(score, KeptScores.of(detector.scores(logits, held)), means), detector

@@ -13,7 +13,7 @@ from nlp_transfer.decision.rules import limit_of, marks, strangeness, unpromised
 from nlp_transfer.evaluation.calibration import Calibration, calibration_error
 from nlp_transfer.evaluation.conformal import covered
 from nlp_transfer.evaluation.decisions import abstains, decide
-from nlp_transfer.evaluation.formatting import chosen, number
+from nlp_transfer.evaluation.formatting import number, percentage
 from nlp_transfer.evaluation.hiding import auroc, auroc_interval
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import DEFAULT_METRIC
@@ -153,7 +153,7 @@ def _risk(record: Record, logits: np.ndarray, targets: np.ndarray, confidence: f
     given = ~abstains(task, logits)
     wrong = ~_right(task, logits, targets)[given]
     words = (
-        f"Of the labels it gives at most {chosen(task.risk)} are to be wrong, by a probability that "
+        f"Of the labels it gives at most {percentage(task.risk)} are to be wrong, by a probability that "
         f"{counted(record.risk_curve.rows, 'validation row')} set with {CONFIDENCE:.0%} confidence"
     )
     answered = f"it gives {_share(given, confidence)} of the rows a label"

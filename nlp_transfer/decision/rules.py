@@ -18,7 +18,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import kept, selective
 from nlp_transfer.evaluation.conformal import label_sets, number_bounds
 from nlp_transfer.evaluation.decisions import with_rules
-from nlp_transfer.evaluation.formatting import chosen
+from nlp_transfer.evaluation.formatting import percentage
 from nlp_transfer.evaluation.unknown import DETECTORS, Detector
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ def unpromised(task: Task, curve: RiskCurve | None) -> str | None:
     least = f"The lowest that they promise is decision.risk={lowest:g}" if lowest < 1 else "They promise none"
     return (
         f"the model abstains on every text: however sure it has to be, its {curve.rows:,} validation rows do not show "
-        f"that at most {chosen(task.risk)} of its labels are wrong (decision.risk={task.risk:g}). {least}; with more "
-        "validation rows (data.validation_share) it would be lower"
+        f"that at most {percentage(task.risk)} of its labels are wrong (decision.risk={task.risk:g}). {least}; with "
+        "more validation rows (data.validation_share) it would be lower"
     )
 
 

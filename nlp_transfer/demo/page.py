@@ -13,9 +13,9 @@ import gradio as gr
 from nlp_transfer.data.task import Task
 from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.demo import shown
-from nlp_transfer.demo.asked import read_texts
 from nlp_transfer.demo.files import ENDINGS, label_file
-from nlp_transfer.demo.outcome import Outcome
+from nlp_transfer.demo.panel import AnswerPanel
+from nlp_transfer.demo.reading import read_texts
 from nlp_transfer.errors import UserError
 from nlp_transfer.predicting.attribution import attribute
 from nlp_transfer.serving.host import say_failure
@@ -108,7 +108,7 @@ def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:
                     column_widths=shown.widths(task),
                 )
                 current = [gr.Textbox(visible=False) for _ in names]
-                outcome = Outcome(task)
+                panel = AnswerPanel(task)
     told = functools.partial(_told, problem, {results: gr.update(visible=False)} | dict.fromkeys(current, ""))
 
     @told
@@ -129,10 +129,10 @@ def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:
             return None
         judge = _following(labeller, threshold)
         (answer,) = judge.predict(*([text] for text in texts))
-        return outcome.answered(judge.record.task, answer)
+        return panel.answered(judge.record.task, answer)
 
     def judge(*given: Any) -> Any:
-        return detail(*given).get(outcome.answer, gr.skip())
+        return detail(*given).get(panel.answer, gr.skip())
 
     @told
     def explain(about: str | None, *texts: str) -> dict[Any, Any] | None:
@@ -140,7 +140,7 @@ def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:
             return None
         output = task.labels.index(about) if about else 0
         most = max(_FEWEST, limits.effort // sum(map(len, texts)))
-        return outcome.explained(attribute(labeller, *texts, output=output, most=most), about)
+        return panel.explained(attribute(labeller, *texts, output=output, most=most), about)
 
     def choose(event: gr.SelectData) -> dict[Any, Any]:
         return dict(zip(current, event.row_value[-len(current) :], strict=True))
@@ -149,15 +149,15 @@ def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:
 
     def look(event: Any) -> None:
         """Show all about the text that is looked at, the answer before the words."""
-        shows = event.then(detail, [threshold, *current], [*seen, *outcome.answers], **_MODEL, **_HIDDEN)
-        shows.then(explain, [outcome.about, *current], [*seen, *outcome.reasons], **_MODEL, **_HIDDEN)
+        shows = event.then(detail, [threshold, *current], [*seen, *panel.answers], **_MODEL, **_HIDDEN)
+        shows.then(explain, [panel.about, *current], [*seen, *panel.reasons], **_MODEL, **_HIDDEN)
 
     look(button.click(label, asked, [*seen, table], api_name="label", **_MODEL))
     look(table.select(choose, None, current, **_HIDDEN))
     threshold.release(relabel, [current[0], *asked], [problem, results, table], **_MODEL, **_HIDDEN).then(
-        judge, [threshold, *current], outcome.answer, **_MODEL, **_HIDDEN
+        judge, [threshold, *current], panel.answer, **_MODEL, **_HIDDEN
     )
-    outcome.about.input(explain, [outcome.about, *current], [*seen, *outcome.reasons], **_MODEL, **_HIDDEN)
+    panel.about.input(explain, [panel.about, *current], [*seen, *panel.reasons], **_MODEL, **_HIDDEN)
 
 
 def _file_tab(labeller: Labeller, settings: Settings, folder: Path) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nlp_transfer.evaluation.formatting import chosen
+from nlp_transfer.evaluation.formatting import percentage
 from nlp_transfer.evaluation.selective import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def purpose(task: Task) -> str:
 
 
 def _promise(task: Task) -> str:
-    wrong = f"at most {chosen(task.risk)} of the labels it gives are wrong"
+    wrong = f"at most {percentage(task.risk)} of the labels it gives are wrong"
     if task.abstain_below > 1:
         return f" It abstains on every one: its validation rows do not show that {wrong}."
     least = f"abstains below {percent(task.abstain_below)}" if task.abstain_below else "never abstains"
@@ -70,7 +70,7 @@ def headline(task: Task, answer: Prediction) -> str:
         least = f"less than {percent(task.abstain_below)}"
         if task.risk:
             never = task.abstain_below > 1
-            wrong = f"of its labels at most {chosen(task.risk)} are to be wrong"
+            wrong = f"of its labels at most {percentage(task.risk)} are to be wrong"
             least = f"and no probability is enough where {wrong}" if never else f"{least}, for {wrong}"
         said = f"abstains: its best label, {answer.label}, has {likely}, {least}"
     else:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -104,31 +104,55 @@ def floors(
     of = "" if len(rows) == len(train) else f", {len(rows):,} of {len(train):,} training rows"
     key = "" if store is None else _key(task, train, asked, seed=seed, metric=metric, free=free)
     kept = None if store is None else store.find(key)
-    started = time.monotonic()
-    if kept is not None:
-        (strength, balanced, count, seconds), rest = kept[:4], kept[4:]
-        rule = _unfolded(rest[: int(count)])
-        best, logits = Setting(float(strength), bool(balanced)), rest[int(count) :].reshape(-1, task.outputs)
-        return [majority, Floor("tfidf", calibrated(logits), best.described(task) + of, rule, float(seconds))]
-    read = train.take(rows)
-    features = features_of(task, read, asked)
-    if features is None:
+    if kept is None:
+        fit = _fitted(task, train.take(rows), weights[rows], asked, metric=metric, free=free, seed=seed)
+    else:
+        fit = _Fit.unpacked(kept, task)
+    if fit is None:
         return [majority, Floor("tfidf", majority.logits, "no word in the training texts" + of, simple)]
+    if store is not None and kept is None:
+        about = {"what": "TF-IDF floor", "encoder": "none", "rows": len(test.texts), "seconds": fit.seconds}
+        store.keep(key, fit.packed(), about)
+    detail = fit.setting.described(task) + of
+    return [majority, Floor("tfidf", calibrated(fit.logits), detail, fit.threshold, fit.seconds)]
+
+
+class _Fit(NamedTuple):
+    """What was fitted for the tfidf floor: the setting, the threshold if it was free, the logits; and the seconds."""
+
+    setting: Setting
+    threshold: Threshold | None
+    logits: np.ndarray
+    seconds: float
+
+    def packed(self) -> np.ndarray:
+        """Return it as one array, as a store keeps it."""
+        own = np.atleast_1d(() if self.threshold is None else self.threshold)
+        head = [self.setting.strength, self.setting.balanced, len(own), self.seconds]
+        return np.concatenate([head, own, self.logits.ravel()])
+
+    @classmethod
+    def unpacked(cls, kept: np.ndarray, task: Task) -> _Fit:
+        """Return what `packed` made an array of."""
+        (strength, balanced, count, seconds), rest = kept[:4], kept[4:]
+        own, logits = rest[: int(count)], rest[int(count) :].reshape(-1, task.outputs)
+        threshold = None if not len(own) else float(own[0]) if len(own) == 1 else tuple(map(float, own))
+        return cls(Setting(float(strength), bool(balanced)), threshold, logits, float(seconds))
+
+
+def _fitted(
+    task: Task, train: Examples, weights: np.ndarray, asked: Texts, *, metric: str, free: bool, seed: int
+) -> _Fit | None:
+    """Fit the tfidf floor; None without any word or n-gram in the training texts."""
+    started = time.monotonic()
+    features = features_of(task, train, asked)
+    if features is None:
+        return None
     learn, rest = features
-    taught = learn, read.targets, weights[rows]
-    best, rule = best_setting(task, *taught, metric=metric, free=free, seed=seed)
+    taught = learn, train.targets, weights
+    best, threshold = best_setting(task, *taught, metric=metric, free=free, seed=seed)
     logits = fit_predict(task, *taught, rest, best, seed=seed)
-    seconds = round(time.monotonic() - started, 3)
-    if store is not None:
-        about = {"what": "TF-IDF floor", "encoder": "none", "rows": len(test.texts), "seconds": seconds}
-        own = np.atleast_1d(() if rule is None else rule)
-        store.keep(key, np.concatenate([[best.strength, best.balanced, len(own), seconds], own, logits.ravel()]), about)
-    return [majority, Floor("tfidf", calibrated(logits), best.described(task) + of, rule, seconds)]
-
-
-def _unfolded(own: np.ndarray) -> Threshold | None:
-    """Return thresholds that were kept: none, one for all labels, or one for each."""
-    return None if not len(own) else float(own[0]) if len(own) == 1 else tuple(map(float, own))
+    return _Fit(best, threshold, logits, round(time.monotonic() - started, 3))
 
 
 def _key(task: Task, train: Examples, asked: Texts, *, seed: int, metric: str, free: bool) -> str:

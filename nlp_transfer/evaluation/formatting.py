@@ -41,7 +41,7 @@ def number(value: float, *, signed: bool = False) -> str:
     return ("-" if value < 0 else "+" if signed else "") + text
 
 
-def chosen(share: float) -> str:
+def percentage(share: float) -> str:
     """Write a share that somebody has chosen as a percentage: 5%, 0.1%."""
     return f"{100 * share:.4g}%"
 

@@ -104,7 +104,7 @@ def rehearsed(
     return found if len(found["neighbours"]) >= _FEWEST else {}
 
 
-def chosen(figures: Mapping[str, Sequence[float]], width: int) -> str:
+def chosen_score(figures: Mapping[str, Sequence[float]], width: int) -> str:
     """Return the score to take: the usual one, unless another told the hidden classes clearly better.
 
     The best score counts as better where the mean of its advantage over the groups is above zero by Student's t, as if

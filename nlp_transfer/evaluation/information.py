@@ -29,16 +29,12 @@ def information(task: Task, logits: np.ndarray) -> float:
 
 def gain(task: Task, logits: np.ndarray, others: np.ndarray, *, confidence: float, seed: int) -> Interval:
     """Return by how much the first answers tell more than the others of the same texts, by the paired bootstrap."""
-    replicates = [
-        np.concatenate([_information(task, each, counts / len(each)) for counts in draws(len(each), **_drawn(seed))])
-        for each in (logits, others)
+    drawn = [
+        _information(task, logits, counts / len(logits)) - _information(task, others, counts / len(logits))
+        for counts in draws(len(logits), resamples=_RESAMPLES, seed=seed)
     ]
     value = information(task, logits) - information(task, others)
-    return interval(value, replicates[0] - replicates[1], confidence=confidence)
-
-
-def _drawn(seed: int) -> dict[str, int]:
-    return {"resamples": _RESAMPLES, "seed": seed}
+    return interval(value, np.concatenate(drawn), confidence=confidence)
 
 
 def _information(task: Task, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.evaluation.sums import Rows
+from nlp_transfer.evaluation.sums import ScoredRows
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
@@ -71,7 +71,7 @@ def replicates(
         resamples: how many; 0: none.
         seed: of the draws.
     """
-    models = [Rows.of(task, each, targets, weights) for task, each in zip(tasks, logits, strict=True)]
+    models = [ScoredRows.of(task, each, targets, weights) for task, each in zip(tasks, logits, strict=True)]
     if not len(models[0]):
         return [{name: np.full(resamples, np.nan) for name in metrics} for _ in logits]
     drawn: list[dict[str, list[np.ndarray]]] = [{name: [] for name in metrics} for _ in logits]

@@ -15,7 +15,7 @@ import numpy as np
 
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.evaluation.names import DEFAULT_METRIC, HIGHER_IS_BETTER, METRICS
-from nlp_transfer.evaluation.sums import Rows, label_scores
+from nlp_transfer.evaluation.sums import ScoredRows, label_scores
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
@@ -51,7 +51,7 @@ def compute(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.nda
     Raises:
         UserError: for logits that are nan or infinite: a diverged model has no score.
     """
-    rows, names = Rows.of(task, logits, targets, weights), METRICS[task.problem]
+    rows, names = ScoredRows.of(task, logits, targets, weights), METRICS[task.problem]
     if not len(rows):
         return dict.fromkeys(names, np.nan)
     return {name: float(values[0]) for name, values in rows.metrics(names).items()}
@@ -63,7 +63,7 @@ def per_label(
     """Return the scores of every label, in the order of the label set; none for regression."""
     if task.problem == "regression":
         return []
-    rows = Rows.of(task, logits, targets, weights)
+    rows = ScoredRows.of(task, logits, targets, weights)
     if not len(rows):
         return [LabelScore(name, 0.0, np.nan, np.nan, np.nan) for name in task.labels]
     sums = rows.sums()

@@ -39,9 +39,9 @@ def sign_of(metric: str) -> int:
     return 1 if HIGHER_IS_BETTER[metric] else -1
 
 
-def comparable(value: float | None, sign: int) -> float:
+def goodness(value: float | None, metric: str) -> float:
     """Return a value of a metric so that more is better; what is undefined is worst."""
-    return -math.inf if value is None or math.isnan(value) else sign * value
+    return -math.inf if value is None or math.isnan(value) else sign_of(metric) * value
 
 
 _SIGNED = ("quadratic_kappa", "pearson", "spearman")

@@ -207,8 +207,7 @@ def evaluate_predictions(
         rows.append(Row(name, figures))
     labels = per_label(task, logits[order], targets, weights)
     unsure = abstains(task, logits[order])
-    notes = _notes(rows, labels, weights, floors)
-    notes = [*said, *notes]
+    notes = [*said, *_notes(rows, labels, weights, floors)]
     if task.problem == "multi_label":
         notes.insert(0, _rule(task))
     if task.abstain_below:

@@ -24,7 +24,7 @@ Sums = Mapping[str, np.ndarray]  # (columns, sets of rows)
 
 
 @dataclass(frozen=True)
-class Rows:
+class ScoredRows:
     """Rows that a model has answered, none of weight 0.
 
     Attributes:
@@ -42,10 +42,11 @@ class Rows:
     columns: Mapping[str, Any]
 
     @classmethod
-    def of(cls, task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> Rows:
+    def of(cls, task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> ScoredRows:
         """Return the rows whose weight is not 0; see `metrics.compute` for the arguments."""
         logits, targets, weights = _present(task, logits, targets, weights)
-        columns = _columns(task, logits, targets, weights) if len(logits) else {}
+        columns_of = _regression_columns if task.problem == "regression" else _label_columns
+        columns = columns_of(task, logits, targets, weights) if len(logits) else {}
         return cls(task, logits, targets, weights, columns)
 
     def __len__(self) -> int:
@@ -130,12 +131,6 @@ def row_squares(task: Task, logits: np.ndarray, shares: csr_array) -> np.ndarray
     return mass * (1 + np.square(likely).sum(axis=1)) - 2 * (shares * likely).sum(axis=1)
 
 
-def _columns(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    if task.problem == "regression":
-        return _regression_columns(logits[:, 0], targets, weights)
-    return _label_columns(task, logits, targets, weights)
-
-
 def _label_columns(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     """Return what is summed for label metrics: (rows, labels) per-class columns and (rows, 1) columns."""
     from scipy.sparse import csr_array
@@ -166,8 +161,8 @@ def _label_columns(task: Task, logits: np.ndarray, targets: np.ndarray, weights:
     return columns
 
 
-def _regression_columns(values: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    gaps = values - targets
+def _regression_columns(_: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    gaps = logits[:, 0] - targets
     shifted = targets - np.sort(targets)[len(targets) // 2]  # as for correlation: a constant becomes exactly zero
     return {
         "mass": _column(weights),

@@ -24,7 +24,7 @@ import numpy as np
 
 from nlp_transfer.data.task import likeliest
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.evaluation.names import comparable, sign_of
+from nlp_transfer.evaluation.names import goodness
 from nlp_transfer.evaluation.thresholds import Threshold, measured
 from nlp_transfer.machine.disk import Scratch
 
@@ -160,7 +160,7 @@ def best_setting(
         if free:
             rules[setting] = measured(task, logits, targets, weights, metric=metric)
             own = dataclasses.replace(task, threshold=rules[setting])
-        return comparable(compute(own, logits, targets, weights)[metric], sign_of(metric))
+        return goodness(compute(own, logits, targets, weights)[metric], metric)
 
     if task.problem == "regression":
         return max(map(Setting, strengths), key=score), None

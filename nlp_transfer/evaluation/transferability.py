@@ -38,9 +38,8 @@ def logme(features: np.ndarray, targets: np.ndarray) -> float:
     moments, turn = moments[kept], turn[:, kept]
     # Squared shares of the targets along the left singular vectors of the features.
     along = (f @ turn / np.sqrt(moments) if rows > width else turn).T @ y
-    free = (
-        rows - 1
-    )  # a mean was taken away; without that, features wider than the rows would tell everything for certain
+    # A mean was taken away; without that, features wider than the rows would tell everything for certain.
+    free = rows - 1
     evidence = [
         _evidence(moments, along[:, output] ** 2, float(y[:, output] @ y[:, output]), free, width)
         for output in range(y.shape[1])

@@ -14,7 +14,7 @@ from nlp_transfer.data.files import existing
 from nlp_transfer.data.finding import Finding
 from nlp_transfer.data.sequences import cells_of
 from nlp_transfer.errors import about
-from nlp_transfer.inspection.lined import Lined
+from nlp_transfer.inspection.joined import JoinedSplits
 from nlp_transfer.inspection.near import near_pairs
 from nlp_transfer.settings import DataSettings
 
@@ -42,10 +42,10 @@ def shared(
     with about("check.beside"):
         existing(other)
         theirs = read_corpus(DataSettings(path=other, empty="keep", unseen="ignore")).rows
-    lined = Lined(theirs)
-    keys, texts = lined.keys, lined.texts(np.ones(len(lined), bool))
+    joined = JoinedSplits(theirs)
+    keys, texts = joined.keys, joined.texts(np.ones(len(joined), bool))
     measured_rows = {name: splits[name] for name in _MEASURED if name in splits} or splits
-    asked_about = Lined(measured_rows)
+    asked_about = JoinedSplits(measured_rows)
     first = keys.followed_by(asked_about.keys).firsts()[len(keys) :]
     is_new = first >= len(keys)
     known = {row: int(first[row]) for row in np.flatnonzero(~is_new).tolist()}
@@ -61,7 +61,7 @@ def shared(
     for split, rows in measured_rows.items():
         if same := by_split[split]:
             ours = min(same)
-            name, their = lined.place(same[ours])
+            name, their = joined.place(same[ours])
             measured = "training rows, of which a run measures on some," if split == "train" else f"{split} rows"
             yield Finding(
                 "contamination",

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.inspection import beside, columns, labels, mail, repeats, texts
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
 from nlp_transfer.machine.importing import for_good
-from nlp_transfer.settings import EncoderSettings, PretrainingSettings
+from nlp_transfer.settings import EncoderSettings
 
 if TYPE_CHECKING:
     from nlp_transfer.inspection.doubts import Doubt
@@ -149,7 +148,8 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
         ready = encoded(used, lenient)
         if not unasked:
             known = {place for found in findings if found.kind in _SAME for place in found.places}
-            seen, doubts = _learned(used, ready, lenient, settings, known, tables, screen)
+            as_read = dataclasses.replace(settings, data=dataclasses.replace(lenient, label_texts=None))
+            seen, doubts = _learned(used, ready, as_read, known, tables, screen)
             findings += seen
             asked = {split: len(rows) for split, rows in used.rows.items()}
     except UserError as error:  # what was found stays found
@@ -215,48 +215,21 @@ def _plain(splits: Mapping[str, Rows], task: Task, roles: Mapping[str, str]) -> 
 def _learned(
     used: ReadCorpus,
     ready: Corpus,
-    data: DataSettings,
     settings: Settings,
     known: Collection[Place],
     tables: Mapping[int, str],
     screen: Screen,
 ) -> tuple[list[Finding], list[Doubt]]:
-    """Return what an encoder sees in rows as a run would use them."""
+    """Return what an encoder sees in rows as a run would use them, with the places of the rows as they were read."""
     with screen.busy("loading the encoder"), for_good():
-        from nlp_transfer.inspection import doubts as doubting
-        from nlp_transfer.inspection import encoded as seeing
-        from nlp_transfer.objectives.settings import ClassifySettings
-        from nlp_transfer.running.preparation import prepare
-        from nlp_transfer.strategies import Probe
-        from nlp_transfer.terminal.progress import reading
-        from nlp_transfer.training.state import own_numbers
+        from nlp_transfer.inspection.probing import probed
 
-        probing = dataclasses.replace(
-            settings,
-            data=dataclasses.replace(data, label_texts=None),
-            strategy=Probe(),
-            objective={"classify": ClassifySettings()},
-            pretraining=PretrainingSettings(),
-        )
-    with own_numbers():
-        with screen.busy("loading the encoder"), for_good():
-            prepared = prepare(probing, ready, Path(settings.output), tell=screen.tell)
-        with reading(screen, "encoding texts"):
-            for split in prepared.columns:
-                prepared.features(split)
-        with screen.busy("asking a probe about every label"):
-            found, told = doubting.doubts(prepared)
-    place = partial(_home, used.rows, tables)
-    elsewhere = {
-        (split, row) for split, rows in used.rows.items() for row in range(len(rows)) if place((split, row)) in known
-    }
-    findings = [
-        *told,
-        *seeing.tokens(prepared),
-        *seeing.paraphrases(prepared, elsewhere),
+    home = partial(_home, used.rows, tables)
+    places = ((split, row) for split, rows in used.rows.items() for row in range(len(rows)))
+    findings, doubts = probed(settings, ready, {place for place in places if home(place) in known}, screen)
+    return _placed(findings, used.rows, tables), [
+        dataclasses.replace(doubt, place=home(doubt.place)) for doubt in doubts
     ]
-    doubts = [dataclasses.replace(doubt, place=place(doubt.place)) for doubt in found]
-    return _placed(findings, used.rows, tables), doubts
 
 
 def _placed(findings: Iterable[Finding], splits: Mapping[str, Rows], tables: Mapping[int, str]) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The kinds of defects that are looked for: how bad each is, what to do about it, and what a mended copy does."""
+"""The kinds of defects that are looked for: how bad each is and what to do about it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,17 @@ class Kind:
     Attributes:
         severity: see SEVERITIES.
         advice: what to do, for people.
-        mended: what `check.fix` does; empty: nothing, for that is to be decided by somebody who knows the data.
     """
 
     severity: str
     advice: str
-    mended: str = ""
 
 
-_SAME_SIDE = "the rows of the earlier split are dropped, so that figures stay comparable"
 KINDS = {
-    "empty": Kind("error", "correct them, or set data.empty=drop", "dropped"),
+    "empty": Kind("error", "correct them, or set data.empty=drop"),
     "unseen_label": Kind("error", "correct them, or set data.unseen=ignore"),
     "refused": Kind("error", "do what it says: till then nothing can be trained"),
-    "leak": Kind("error", "drop the rows of the earlier split", _SAME_SIDE),
+    "leak": Kind("error", "drop the rows of the earlier split"),
     "near_leak": Kind("warning", "drop the rows of the earlier split, unless they differ in what matters"),
     "contamination": Kind("error", "measure no model on these rows that has learned from the other data set"),
     "shared_id": Kind("error", "divide the data again, by these ids"),
@@ -38,7 +35,7 @@ KINDS = {
     "near_conflict": Kind("warning", "look at them: one of the two is often labelled wrongly"),
     "label_error": Kind("warning", "look at them, the most certain first"),
     "weak_probe": Kind("note", "try another encoder, or ask whether people can tell the labels from the texts"),
-    "repeat": Kind("warning", "keep one of each", "in train the first row stays, of rows that have one label"),
+    "repeat": Kind("warning", "keep one of each"),
     "near_repeat": Kind(
         "note", "keep one of each, unless they differ in what matters; a split that is carved may part them"
     ),
@@ -46,7 +43,7 @@ KINDS = {
         "note",
         "look whether they were written from one another: then figures on them flatter; in one split they weigh more",
     ),
-    "twin": Kind("warning", "write each label in one way", "the most frequent spelling stays"),
+    "twin": Kind("warning", "write each label in one way"),
     "joined_label": Kind("warning", "say that rows have several labels"),
     "missing_label": Kind("warning", "label these rows, or leave them out, unless it is the name of a class"),
     "rare_label": Kind("warning", "add rows, or leave these labels out"),
@@ -60,11 +57,11 @@ KINDS = {
         "warning", "if it is the label once more, keep it out of the texts; if a source, divide by it"
     ),
     "giveaway": Kind("warning", "take it out of the texts, or the model learns nothing else"),
-    "mojibake": Kind("warning", "decode the file as what it is: data.encoding=...", "decoded as it was meant"),
-    "entity": Kind("warning", "unescape them", "unescaped"),
-    "quoting": Kind("warning", "read the file as the format it was written in", "quoting undone"),
+    "mojibake": Kind("warning", "decode the file as what it is: data.encoding=..."),
+    "entity": Kind("warning", "unescape them"),
+    "quoting": Kind("warning", "read the file as the format it was written in"),
     "escape": Kind("warning", "unescape them where the texts are written"),
-    "control": Kind("warning", "remove them", "removed"),
+    "control": Kind("warning", "remove them"),
     "lost_character": Kind("warning", "decode the source again: what is lost cannot be guessed"),
     "markup": Kind("note", "remove it, unless it says something"),
     "mail": Kind(

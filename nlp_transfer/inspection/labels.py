@@ -13,8 +13,7 @@ from nlp_transfer.data.checks import called
 from nlp_transfer.data.finding import Finding
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.data.task import Task, shares, unseen
-from nlp_transfer.inspection.texts import texts_of
-from nlp_transfer.inspection.wording import said
+from nlp_transfer.inspection.texts import bare_words, texts_of
 from nlp_transfer.wording import counted
 
 _RATIO = 3.0  # times the share
@@ -85,12 +84,12 @@ def giveaway(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
     if task.problem != "single_label":
         return
     train = splits["train"]
-    words = {name: re.compile(rf"\b{re.escape(said(name))}\b") for name in task.labels if said(name)}
+    words = {name: re.compile(rf"\b{re.escape(bare_words(name))}\b") for name in task.labels if bare_words(name)}
     own = [name for name in train.labels if isinstance(name, str)]
     if len(own) < max(_FEWEST, len(train)):
         return
     whole = (" ".join(texts_of(train, row)) for row in range(len(train)))
-    says = [bool(name in words and words[name].search(said(text))) for name, text in zip(own, whole, strict=True)]
+    says = [bool(name in words and words[name].search(bare_words(text))) for name, text in zip(own, whole, strict=True)]
     count, hits = Counter(own), Counter(name for name, yes in zip(own, says, strict=True) if yes)
     share = sum(hits[name] / count[name] for name in count) / len(count)  # a large class may be called as its topic is
     if share >= _SAYS:

@@ -37,7 +37,7 @@ _COPY = "mended corpus"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Mending:
     """What a mended copy holds.
 
     Attributes:
@@ -67,8 +67,11 @@ def _listed(counts: Counter[str]) -> str:
     return f" ({', '.join(f'{kind} {count:,}' for kind, count in sorted(counts.items()))})" if counts else ""
 
 
-def plan(examination: Examination) -> Plan:
-    """Return what would be mended of the kinds that were found, see ``kinds.KINDS``.
+def plan(examination: Examination) -> Mending:
+    """Return what would be mended of what was found; all else is for somebody to decide who knows the data.
+
+    That is damage that can be undone (see ``damage.UNDO``), labels that are spelled in two ways, rows with nothing to
+    read, rows that leak, of which those of the earlier split go, and training rows that repeat others.
 
     Raises:
         UserError: if a split would have no row any more.
@@ -99,10 +102,10 @@ def plan(examination: Examination) -> Plan:
     kept = rows["train"].take([row for row in range(len(rows["train"])) if ("train", row) not in gone])
     before, after = label_counts(rows["train"]), label_counts(kept)
     lost = [name for name in corpus.task.labels if before[name] and not after[name]]
-    return Plan(tables, gone, {place: done for place, done in changed.items() if place not in gone}, lost)
+    return Mending(tables, gone, {place: done for place, done in changed.items() if place not in gone}, lost)
 
 
-def write(planned: Plan, examination: Examination, folder: Path) -> None:
+def write(planned: Mending, examination: Examination, folder: Path) -> None:
     """Write the copy, one file a split, and ``mended.json``, which tells of every row.
 
     Where every cell is text, the files are CSV in UTF-8, else JSON lines.

@@ -8,15 +8,15 @@ from __future__ import annotations
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from heapq import nsmallest
 from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 
 from nlp_transfer.data.sequences import array_for
-from nlp_transfer.inspection.wording import said
+from nlp_transfer.inspection.texts import bare_words
 
 _GRAM = 4  # characters
 _SIMILAR = 0.8  # shared n-grams of all that two texts have, from which they are nearly the same
@@ -28,18 +28,11 @@ _KEPT = 4096  # texts whose n-grams are kept, for of many alike the same ones ar
 _CHUNK = 1000
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two texts.
-
-    Attributes:
-        first, second: their numbers; the first is lower.
-        similarity: shared n-grams of all that either has.
-    """
+class Pair(NamedTuple):
+    """The numbers of two texts; the first is lower."""
 
     first: int
     second: int
-    similarity: float
 
 
 def near_pairs(
@@ -140,9 +133,8 @@ def _alike(row: int, others: Sequence[int], grams_of: Callable[[int], frozenset[
     own = grams_of(row)
     for other in others:
         theirs = grams_of(other)
-        similarity = len(own & theirs) / len(own | theirs)
-        if similarity >= _SIMILAR:
-            yield Pair(other, row, similarity)
+        if len(own & theirs) / len(own | theirs) >= _SIMILAR:
+            yield Pair(other, row)
 
 
 def near_some(known: Sequence[str], asked: Sequence[str]) -> list[bool]:
@@ -180,5 +172,5 @@ def near_some(known: Sequence[str], asked: Sequence[str]) -> list[bool]:
 
 def _grams(text: str) -> frozenset[str]:
     """Return the n-grams of what a text says."""
-    words = said(text)
+    words = bare_words(text)
     return frozenset(words[start : start + _GRAM] for start in range(max(1, len(words) - _GRAM + 1))) - {""}

@@ -11,7 +11,7 @@ from nlp_transfer.data.checks import LEAKS, called, comparable, conflicts, leaks
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.labels import Label
 from nlp_transfer.data.rows import Rows
-from nlp_transfer.inspection.lined import Lined
+from nlp_transfer.inspection.joined import JoinedSplits
 from nlp_transfer.inspection.near import near_pairs
 
 
@@ -25,14 +25,14 @@ def exact(splits: Mapping[str, Rows]) -> Iterator[Finding]:
 
 def near(splits: Mapping[str, Rows], *, show: Callable[[int, int], None] = lambda *_: None) -> Iterator[Finding]:
     """Find texts that are nearly the same, and not exactly: see ``near.near_pairs``."""
-    lined = Lined(splits)
-    distinct = lined.keys.firsts() == np.arange(len(lined))
+    joined = JoinedSplits(splits)
+    distinct = joined.keys.firsts() == np.arange(len(joined))
     numbers = np.flatnonzero(distinct)
     leaked: defaultdict[tuple[str, str], dict[Place, Place]] = defaultdict(dict)
     within: defaultdict[str, dict[Place, Place]] = defaultdict(dict)
     disputed: defaultdict[str, dict[Place, Place]] = defaultdict(dict)
-    for pair in near_pairs(lined.texts(distinct), _groups(splits)[distinct], show=show):
-        early, late = (lined.place(int(numbers[each])) for each in (pair.first, pair.second))
+    for pair in near_pairs(joined.texts(distinct), _groups(splits)[distinct], show=show):
+        early, late = (joined.place(int(numbers[each])) for each in (pair.first, pair.second))
         if early[0] != late[0]:
             leaked[early[0], late[0]].setdefault(early, late)
         elif comparable(_label(splits, early)) == comparable(_label(splits, late)):

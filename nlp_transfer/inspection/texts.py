@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ _CERTAIN = 0.95
 _FOREIGN = 0.05  # share of texts in another language from which it matters
 _SHOWN = 4
 
+_NO_WORD = re.compile(r"[\W_]+")
 _TOKENISED = re.compile(r"\s(?:n't|'s|'re|'ve|[.,!?;])(?=\s|$)|``|\s''")
 _STYLES: Mapping[str, Callable[[str], object]] = {
     "are in lower case throughout": lambda text: text == text.lower() and text.upper() != text,
@@ -63,6 +65,11 @@ _DAMAGES = {
     "lost_character": "hold the sign for a character that could not be decoded (U+FFFD)",
     "markup": "hold HTML markup",
 }
+
+
+def bare_words(text: str) -> str:
+    """Return the words of a text, case folded, with single spaces between them and nothing else."""
+    return _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def texts_of(rows: Rows, row: int) -> list[str]:

@@ -112,7 +112,7 @@ class Episodes:
         return Episode(self.classes[chosen], *(Part(part.ravel(), np.repeat(answers, part.shape[1])) for part in parts))
 
 
-def only(rows: Columns, classes: tuple[int, ...]) -> Columns:
+def rows_of_classes(rows: Columns, classes: tuple[int, ...]) -> Columns:
     """Return the rows of some classes alone, in their order."""
     chosen = np.flatnonzero(np.isin(rows.targets, classes))
     return Columns(rows.tokens.take(chosen), rows.targets[chosen], rows.weights[chosen])

@@ -11,13 +11,14 @@ import torch
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.streams import Stream
 from nlp_transfer.evaluation.intervals import Interval
+from nlp_transfer.evaluation.plain_values import read
 from nlp_transfer.meta.episodes import Episodes
 from nlp_transfer.meta.prototypes import embedded, nearest, prototypes
 from nlp_transfer.verb_settings import MetaSettings
 from nlp_transfer.wording import counted
 
 
-def right(features: np.ndarray, episodes: Episodes, *, count: int, distance: str) -> np.ndarray:
+def query_accuracy(features: np.ndarray, episodes: Episodes, *, count: int, distance: str) -> np.ndarray:
     """Return which share of the queries is nearest to the prototype of its own class, float64 (count, ways).
 
     Args:
@@ -36,7 +37,7 @@ def right(features: np.ndarray, episodes: Episodes, *, count: int, distance: str
     return found
 
 
-def asked_of(rows: Columns, classes: tuple[int, ...], settings: MetaSettings, *, seed: int) -> list[Episodes]:
+def held_out_episodes(rows: Columns, classes: tuple[int, ...], settings: MetaSettings, *, seed: int) -> list[Episodes]:
     """Return the episodes of classes held out: of one shot, and of as many as were learned with.
 
     Args:
@@ -87,7 +88,7 @@ class Gain:
 
     @classmethod
     def of(cls, episodes: Episodes, before: np.ndarray, after: np.ndarray, *, confidence: float) -> Gain:
-        """Return it from what `right` says of both encoders in the same episodes."""
+        """Return it from what `query_accuracy` says of both encoders in the same episodes."""
         difference = after - before
         asked = np.stack([episodes.draw(index).classes for index in range(len(difference))])
         by_class = np.array([difference[asked == each].mean() for each in np.unique(asked)])
@@ -104,11 +105,6 @@ class Gain:
         if among.high < 0:
             return f"{of}: it did harm; take the encoder as it was"
         return f"{of}: no evidence that it helped"
-
-    @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> Gain:
-        """Return it from what `dataclasses.asdict` makes of it."""
-        return cls(plain["shots"], **{name: Interval(**of) for name, of in plain.items() if name != "shots"})
 
 
 def _share(found: Interval) -> Interval:
@@ -154,6 +150,10 @@ class Outcome:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Outcome:
-        """Return it from what `to_json` made."""
-        plain = {name: value for name, value in plain.items() if name != "verdict"}
-        return cls(**plain | {"gains": [Gain.from_json(gain) for gain in plain["gains"]]})
+        """Return what `to_json` made.
+
+        Raises:
+            ValueError: naming what is missing or of another type.
+        """
+        found: Outcome = read(cls, plain, "report")
+        return found

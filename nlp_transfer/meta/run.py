@@ -18,17 +18,17 @@ from nlp_transfer.data.streams import Stream
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.meta.checks import LEARNS
-from nlp_transfer.meta.episodes import Division, Episodes, only
+from nlp_transfer.meta.episodes import Division, Episodes, rows_of_classes
 from nlp_transfer.meta.learner import Learner, Reader
 from nlp_transfer.meta.loop import fit, steps_of
 from nlp_transfer.meta.made import check_whole, write_encoder
-from nlp_transfer.meta.measuring import Gain, Outcome, asked_of, right
+from nlp_transfer.meta.measuring import Gain, Outcome, held_out_episodes, query_accuracy
 from nlp_transfer.running import resume
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.measurement import public_source
 from nlp_transfer.running.preparation import Prepared, prepare
 from nlp_transfer.running.recalling import check_model, recall
-from nlp_transfer.running.trained import going_on
+from nlp_transfer.running.trained import begin_or_resume
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group
 from nlp_transfer.strategies.base import encoder_width
@@ -88,7 +88,7 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
     with folder.turn(lambda: folder.is_there(settings)) as ours:
         if not ours:
             return _read_back(settings, corpus, folder, screen)
-        return _Work(prepared, division, folder, screen).done()
+        return _MetaLearning(prepared, division, folder, screen).run()
 
 
 def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen) -> MetaRun:
@@ -98,7 +98,7 @@ def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Sc
 
 
 @dataclass
-class _Work:
+class _MetaLearning:
     """One meta-learning; every rank has one."""
 
     prepared: Prepared
@@ -106,11 +106,11 @@ class _Work:
     folder: RunFolder
     screen: Screen
 
-    def done(self) -> MetaRun:
+    def run(self) -> MetaRun:
         """Learn, measure and save."""
         settings, corpus = self.prepared.settings, self.prepared.corpus
         source, labels = self.prepared.classifier.source, corpus.task.labels
-        held_out = only(self.prepared.columns["train"], self.division.test)
+        held_out = rows_of_classes(self.prepared.columns["train"], self.division.test)
         with reading(self.screen, "reading classes held out"):
             before = self.prepared.below_output.now(held_out)
         started = time.monotonic()
@@ -164,7 +164,7 @@ class _Work:
             steps=steps_of(own),
             batch_size=own.batch * own.ways * (own.shots + own.queries),
         )
-        saving = going_on(settings, prepared, self.folder, screen, meta=dataclasses.asdict(own))
+        saving = begin_or_resume(settings, prepared, self.folder, screen, meta=dataclasses.asdict(own))
         stoppable = resume.stoppable(self.folder.checkpoints, screen.tell)
         with stoppable as on_stop, screen.bar(own.method) as bar, self._explained():
 
@@ -192,13 +192,13 @@ class _Work:
         if not self.division.validation:
             return None
         own = self.prepared.settings.meta
-        rows = only(self.prepared.columns["train"], self.division.validation)
+        rows = rows_of_classes(self.prepared.columns["train"], self.division.validation)
         ways = min(own.ways, len(self.division.validation))
         asked = self._episodes(rows, self.division.validation, Stream.CHOOSING_EPISODES, ways=ways, shots=own.shots)
 
         def measure_now() -> dict[str, float]:
             features = self.prepared.below_output.fresh(rows)
-            return {"accuracy": float(right(features, asked, count=_CHOOSING, distance=own.distance).mean())}
+            return {"accuracy": float(query_accuracy(features, asked, count=_CHOOSING, distance=own.distance).mean())}
 
         return measure_now
 
@@ -206,8 +206,10 @@ class _Work:
         """Return what was gained with one shot, and with as many as were learned with."""
         settings, found = self.prepared.settings, []
         own, confidence = settings.meta, settings.evaluation.confidence
-        for asked in asked_of(rows, self.division.test, own, seed=settings.seed):
-            values = [right(each, asked, count=own.measured, distance=own.distance) for each in (before, after)]
+        for asked in held_out_episodes(rows, self.division.test, own, seed=settings.seed):
+            values = [
+                query_accuracy(each, asked, count=own.measured, distance=own.distance) for each in (before, after)
+            ]
             found.append(Gain.of(asked, *values, confidence=confidence))
         return found
 

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 def render(outcome: Outcome, console: Console) -> None:
     """Show the table in 80 columns, and the verdict under it."""
     table = simple_table()
-    for name in ("shots", "encoder as it\nwas, prototypes", f"{outcome.method},\nprototypes"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("difference, over\nother episodes", "over other\nclasses"):
+    figures = ("encoder as it\nwas, prototypes", f"{outcome.method},\nprototypes")
+    for name in ("shots", *figures, "difference, over\nother episodes", "over other\nclasses"):
         table.add_column(name, justify="right", no_wrap=True)
     for gain in outcome.gains:
         cells = [shown(each, between="\n") for each in (gain.frozen, gain.learned)]

@@ -20,7 +20,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import remove, write_json, write_whole
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
-from nlp_transfer.multitask.together import adapt_together, located
+from nlp_transfer.multitask.together import adapt_together, task_folders
 from nlp_transfer.predicting.predict import opened
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.recalling import check_encoder
@@ -28,7 +28,7 @@ from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import Settings, TrackingSettings
 
 if TYPE_CHECKING:
-    from nlp_transfer.multitask.asked import Asked, Member
+    from nlp_transfer.multitask.task_set import Member, TaskSet
     from nlp_transfer.terminal.console import Screen
 
 ALONE = "no other task"
@@ -36,14 +36,14 @@ _ANSWERS = "answers.safetensors"
 _ALL = "all"  # the rows that each of them has
 
 
-def compared(asked: Asked, found: Outcome, screen: Screen) -> Outcome:
+def compared(task_set: TaskSet, found: Outcome, screen: Screen) -> Outcome:
     """Return the outcome with what was asked for beside it; nothing where that is nothing.
 
     Every training beside it lies in the folder of the whole and is not done again where it is finished. Of these the
     answers to measured rows are kept, and not the models.
 
     Args:
-        asked: what was learned together.
+        task_set: what was learned together.
         found: how that went.
         screen: where progress is shown.
 
@@ -51,18 +51,18 @@ def compared(asked: Asked, found: Outcome, screen: Screen) -> Outcome:
         UserError: for anything in the settings or the data that cannot be used.
         Stopped: by a signal; what was reached is committed.
     """
-    if asked.beside == "none":
+    if task_set.beside == "none":
         return found
     answers = {}
-    for member, task in zip(asked.members, found.tasks, strict=True):
+    for member, task in zip(task_set.members, found.tasks, strict=True):
         answers[member.name] = {TOGETHER: _answers(member, task.folder), ALONE: _alone(member, found.folder, screen)}
-    for one, other in itertools.combinations(asked.members, 2) if asked.beside == "pairs" else ():
-        if len(asked.members) == 2:
+    for one, other in itertools.combinations(task_set.members, 2) if task_set.beside == "pairs" else ():
+        if len(task_set.members) == 2:
             both = [answers[each.name][TOGETHER] for each in (one, other)]
         else:
-            both = _pair(asked, (one, other), found.folder, screen)
+            both = _pair(task_set, (one, other), found.folder, screen)
         answers[one.name][other.name], answers[other.name][one.name] = both
-    found = dataclasses.replace(found, gains=_gains(asked, answers))
+    found = dataclasses.replace(found, gains=_gains(task_set, answers))
     with RunFolder(found.folder).reached():
         write_whole(found.folder / "beside.json", lambda making: write_json(making, found.to_json()))
     return found
@@ -79,15 +79,15 @@ def _alone(member: Member, folder: Path, screen: Screen) -> Answers:
     return found
 
 
-def _pair(asked: Asked, pair: tuple[Member, Member], folder: Path, screen: Screen) -> list[Answers]:
+def _pair(task_set: TaskSet, pair: tuple[Member, Member], folder: Path, screen: Screen) -> list[Answers]:
     """Return what each of two tasks answers that have learned together, and nothing else with them."""
-    own = asked.only([each.name for each in pair])
+    own = task_set.only([each.name for each in pair])
     own = dataclasses.replace(
         own,
         settings=_quiet(dataclasses.replace(own.settings, output=str(folder / "pairs"))),
         members=[dataclasses.replace(each, settings=_quiet(each.settings)) for each in own.members],
     )
-    place = located(own)
+    place = task_folders(own)
     if not all(_is_kept(each, own.settings, screen.tell) for each in place.folders):
         screen.console.print(f"tasks {' and '.join(each.name for each in pair)}", style="bold")
         adapt_together(own, screen)
@@ -150,10 +150,10 @@ def _put_away(*folders: Path) -> None:
         remove(folder / "model")
 
 
-def _gains(asked: Asked, answers: Mapping[str, Mapping[str, Answers]]) -> list[Gain]:
+def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, Answers]]) -> list[Gain]:
     """Return how each training of a task differs from that alone, the tests of one kind corrected together (Holm)."""
     kinds: dict[bool, list[tuple[str, str, int, Duel]]] = {True: [], False: []}
-    for member in asked.members:
+    for member in task_set.members:
         settings, theirs = member.settings, answers[member.name]
         contest = Contest(
             examples=member.corpus.splits[member.corpus.reported_split],
@@ -171,7 +171,7 @@ def _gains(asked: Asked, answers: Mapping[str, Mapping[str, Answers]]) -> list[G
     for of in kinds.values():
         adjusted = holm([duel.p for *_, duel in of])
         for (task, teacher, sign, duel), p in zip(of, adjusted, strict=True):
-            clear = p < 1 - asked.settings.evaluation.confidence
+            clear = p < 1 - task_set.settings.evaluation.confidence
             said = outcome(duel.difference, sign) if clear else "no evidence"
             gains.append(Gain(task, teacher, duel.difference, p, said))
     return gains

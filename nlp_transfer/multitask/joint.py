@@ -24,7 +24,7 @@ from nlp_transfer.multitask.union import TRAIN, Union
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import ClassifySettings
-from nlp_transfer.running.head import Units
+from nlp_transfer.running.head import TargetScale
 from nlp_transfer.running.learning import Descent, descend, score, start_head, starts_solved
 from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.terminal.progress import reading
@@ -55,7 +55,7 @@ class Joint:
     prepared: Prepared
     union: Union
     heads: Heads
-    units: list[Units] = field(default_factory=list)
+    units: list[TargetScale] = field(default_factory=list)
     penalties: list[float] = field(default_factory=list)
 
     def learn(self, prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, Fitted]:
@@ -79,7 +79,7 @@ class Joint:
             self.heads.put_slice(number)
             part = self.heads.part(number, features, folder)
             self.penalties.append(start_head(part, screen, saving))
-            self.units.append(Units.of(part))
+            self.units.append(TargetScale.of(part))
             if solved:
                 self.units[-1].enter(part)
                 self.heads.take_back(number)
@@ -125,11 +125,11 @@ class Joint:
             examples, task = member.corpus.splits[TRAIN], member.corpus.task
             own = slice(start, start + len(examples))
             start = own.stop
-            wanted, unit = examples.targets, self.units[number]
+            wanted = examples.targets
             if task.problem == "ordinal" and wanted.ndim == 1:
                 wanted = cast(Classify, term).distribution(torch.from_numpy(wanted), task.outputs).numpy()
             elif task.problem == "regression":
-                wanted = ((wanted - unit.shift) / unit.unit).astype(np.float32)
+                wanted = self.units[number].scaled(wanted)
             targets[own, union.slices[number]] = dense(task, wanted)
             weights.append(examples.weights / examples.weights.mean(dtype=np.float64))
         return dataclasses.replace(

@@ -13,16 +13,15 @@ from accelerate.utils import broadcast_object_list
 from nlp_transfer.decision.fitting import deciding
 from nlp_transfer.encoder.fingerprint import weights_digest
 from nlp_transfer.errors import about
-from nlp_transfer.evaluation.report import Report
 from nlp_transfer.multitask.heads import Heads
 from nlp_transfer.multitask.joint import Joint
 from nlp_transfer.multitask.outcome import Learned, Outcome
 from nlp_transfer.multitask.union import TRAIN, Union, union_of
 from nlp_transfer.running import tracking
 from nlp_transfer.running.folder import RunFolder
-from nlp_transfer.running.head import solve_head_again
+from nlp_transfer.running.head import refit_head
 from nlp_transfer.running.learning import fit_decision, start_head
-from nlp_transfer.running.plan import Plan, render
+from nlp_transfer.running.plan import render
 from nlp_transfer.running.preparation import Prepared, prepare
 from nlp_transfer.running.recalling import check_model, recall
 from nlp_transfer.running.run import conclude
@@ -33,7 +32,7 @@ from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.state import own_numbers
 
 if TYPE_CHECKING:
-    from nlp_transfer.multitask.asked import Asked, Member
+    from nlp_transfer.multitask.task_set import Member, TaskSet
     from nlp_transfer.settings import Settings, TrainingSettings
     from nlp_transfer.terminal.console import Screen
 
@@ -41,7 +40,7 @@ _FRESH = Saving(None, lambda: False, lambda _: None)
 
 
 @dataclass(frozen=True)
-class Place:
+class TaskFolders:
     """Where tasks that learn together lie.
 
     Attributes:
@@ -65,29 +64,29 @@ class Place:
         )
 
 
-def located(asked: Asked) -> Place:
+def task_folders(task_set: TaskSet) -> TaskFolders:
     """Return where tasks lie, whether they have learned already or not.
 
     Raises:
         UserError: for rules of decision that do not suit a task, and where other data was learned from there.
     """
     members = []
-    for each in asked.members:
+    for each in task_set.members:
         with about(f"the task {each.name!r}"):
             members.append(dataclasses.replace(each, corpus=deciding(each.corpus, each.settings.decision)))
     union = union_of(members)
-    folder = RunFolder.of(asked.settings, union.corpus)
-    own = [each.inside(folder.path, asked.settings.multitask) for each in members]
+    folder = RunFolder.of(task_set.settings, union.corpus)
+    own = [each.inside(folder.path, task_set.settings.multitask) for each in members]
     folders = [RunFolder.of(settings, each.corpus) for settings, each in zip(own, members, strict=True)]
-    return Place(union, folder, folders)
+    return TaskFolders(union, folder, folders)
 
 
 @own_numbers()
-def adapt_together(asked: Asked, screen: Screen) -> Outcome:
+def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
     """Adapt one encoder to several tasks at once; every task gets a run folder, saved, measured and described.
 
     Args:
-        asked: see ``asked.ask``.
+        task_set: see ``task_set.read_tasks``.
         screen: where progress is shown.
 
     Returns:
@@ -97,8 +96,8 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
         UserError: for anything in the settings or the data that cannot be used.
         Stopped: by a signal; what was reached is committed.
     """
-    place = located(asked)
-    settings = asked.settings
+    place = task_folders(task_set)
+    settings = task_set.settings
     if place.is_there(settings):
         return _read_back(place, settings, screen)
     with screen.busy("loading the encoder"):
@@ -111,7 +110,7 @@ def adapt_together(asked: Asked, screen: Screen) -> Outcome:
     return place.outcome()
 
 
-def _read_back(place: Place, settings: Settings, screen: Screen) -> Outcome:
+def _read_back(place: TaskFolders, settings: Settings, screen: Screen) -> Outcome:
     """Return how the tasks fare, whose models are whole, compared with what there is now of what they learned from."""
     for own in place.folders:
         check_model(own)
@@ -136,7 +135,7 @@ def as_long_as_alone(settings: TrainingSettings, rows: Sequence[int]) -> Trainin
     return dataclasses.replace(settings, min_steps=max(settings.min_steps, alone))
 
 
-def _prepared(settings: Settings, place: Place) -> Prepared:
+def _prepared(settings: Settings, place: TaskFolders) -> Prepared:
     """Put together a run that has the outputs of all tasks, and say in its plan what it is."""
     union = place.union
     # Which metric decides is a matter of each task.
@@ -151,18 +150,17 @@ def _prepared(settings: Settings, place: Place) -> Prepared:
     own, trains = settings.multitask, prepared.strategy.trains
     drawn = f"temperature {own.temperature:g}" if own.sampling == "temperature" else own.sampling
     weighed = f", weighed by {own.balance}" if own.balance != "none" else ""
-    plan: Plan = dataclasses.replace(
+    prepared.plan = dataclasses.replace(
         prepared.plan,
         problem=f"{len(union.members)} tasks",
         examples=rows,
         objective="classify, each task by its own labels" + (f"; sampling: {drawn}{weighed}" if trains else ""),
         steps=planned_steps(rows[TRAIN], training) if trains else 0,
     )
-    prepared.plan = plan
     return prepared
 
 
-def _adapt(settings: Settings, prepared: Prepared, place: Place, screen: Screen) -> None:
+def _adapt(settings: Settings, prepared: Prepared, place: TaskFolders, screen: Screen) -> None:
     """Train, then finish task by task what is not finished yet, in a folder that nobody else writes to."""
     union, folder = place.union, place.folder
     anew = settings.overwrite or settings.resume == "never"
@@ -211,12 +209,12 @@ def _part(joint: Joint, number: int, features: dict[str, np.ndarray], folder: Ru
     else:
         joint.units[number].leave(part)
         if strategy.head_last:
-            solve_head_again(part, least=joint.penalties[number])
+            refit_head(part, least=joint.penalties[number])
     return part
 
 
 def _learned(member: Member, folder: RunFolder) -> Learned:
-    report: Report = folder.report()
+    report = folder.report()
     return Learned(
         name=member.name,
         folder=folder.path,

@@ -16,7 +16,7 @@ from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.sequences import cells_of, numbered
 from nlp_transfer.data.sources import SPLIT_NAMES
 from nlp_transfer.data.task import Task, dense
-from nlp_transfer.multitask.asked import Member
+from nlp_transfer.multitask.task_set import Member
 from nlp_transfer.wording import counted
 
 TRAIN = "train"

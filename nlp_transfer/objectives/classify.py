@@ -26,7 +26,7 @@ class Classify(nn.Module):
     - ordinal: single_label with :math:`p_c \propto \exp(-s |c - y|)`: near misses cost less than far ones (Díaz and
       Marathe 2019, "Soft Labels for Ordinal Regression", CVPR). K plain logits, so that the model needs no special
       decoding.
-    - regression: :math:`\ell = (z - y)^2`, given targets in units of their spread (``head.Units``).
+    - regression: :math:`\ell = (z - y)^2`, given targets in units of their spread (``head.TargetScale``).
 
     Shapes: logits (examples, outputs), targets (examples,) or (examples, labels) → (examples,).
     """

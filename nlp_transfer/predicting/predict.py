@@ -36,7 +36,7 @@ from nlp_transfer.machine.launch import is_main
 from nlp_transfer.predicting.checks import check_predict
 from nlp_transfer.predicting.exported import Exported
 from nlp_transfer.predicting.labelled import output, writer_of
-from nlp_transfer.predicting.rows_done import RowsDone
+from nlp_transfer.predicting.progress import RowProgress
 from nlp_transfer.predicting.turns import Chunk, answered
 from nlp_transfer.settings import ColumnSettings, Settings, TrackingSettings
 from nlp_transfer.terminal.console import Screen
@@ -170,7 +170,7 @@ def predict_file(
     screen, blank, first = screen or Screen(speaks=False), 0, ""
     with ExitStack() as until:
         file, _ = until.enter_context(opened_file(settings.input))
-        done = RowsDone(file, kind, until.enter_context(screen.bar("labelling")))
+        progress = RowProgress(file, kind, until.enter_context(screen.bar("labelling")))
         tables = stream_rows(file, format=kind, encoding=encoding, delimiter=delimiter, chunk_rows=settings.chunk_rows)
         out = until.enter_context(output(settings.output, kind) if is_main() else nullcontext(io.StringIO()))
         writer = until.enter_context(closing(writer_of(out, predictor.record.task, kind, mark)))
@@ -187,12 +187,12 @@ def predict_file(
         for table, answers in answered(predictor, read()):
             if is_main():
                 writer.write(table, answers)
-            done.show(len(table))
+            progress.show(len(table))
     if blank:
         screen.tell(
-            f"{blank:,} of {done.rows:,} rows have nothing to read, first {first}, and were labelled like the rest"
+            f"{blank:,} of {progress.rows:,} rows have nothing to read, first {first}, and were labelled like the rest"
         )
-    return done.rows
+    return progress.rows
 
 
 def _inputs(

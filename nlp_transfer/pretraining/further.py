@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import remove
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.machine.versions import digest_of_code, environment
-from nlp_transfer.pretraining import asked
+from nlp_transfer.pretraining import planning
 from nlp_transfer.pretraining.made import (
     ENCODER,
     copy_encoder,
@@ -74,28 +73,24 @@ def pretrained(prepared: Prepared, folder: RunFolder, screen: Screen) -> Prepare
     """
     if not prepared.settings.pretraining.epochs:
         return prepared
-    source = _Work(prepared, folder, screen).source()
+    source = _Pretraining(prepared, folder, screen).source()
     assert source.pretrained is not None
-    screen.console.print(asked.outcome(source.pretrained), style="dim")
+    screen.console.print(planning.outcome_words(source.pretrained), style="dim")
     same = prepared.settings, prepared.corpus, folder.path
     return prepare(*same, tell=screen.tell, pretrained=source, taught=prepared.taught)
 
 
-@dataclass
-class _Work:
+class _Pretraining:
     """One pretraining. Every rank has one; the first alone looks and writes."""
 
-    prepared: Prepared
-    folder: RunFolder
-    screen: Screen
-
-    def __post_init__(self) -> None:
-        settings, own = self.prepared.settings, self.prepared.settings.pretraining
-        self.store = store_of(settings.cache, self.screen.tell)
-        self.training, self.base = asked.training_of(settings), self.prepared.classifier.source
-        self.accelerator, tokenizer = self.prepared.accelerator, self.prepared.classifier.tokenizer
-        chosen = asked.chosen_texts(settings, self.prepared.corpus)
-        words = Words.of(tokenizer, rows=self.prepared.classifier.model.get_input_embeddings().num_embeddings)
+    def __init__(self, prepared: Prepared, folder: RunFolder, screen: Screen) -> None:
+        self.prepared, self.folder, self.screen = prepared, folder, screen
+        settings, own = prepared.settings, prepared.settings.pretraining
+        self.store = store_of(settings.cache, screen.tell)
+        self.training, self.base = planning.training_of(settings), prepared.classifier.source
+        self.accelerator, tokenizer = prepared.accelerator, prepared.classifier.tokenizer
+        chosen = planning.chosen_texts(settings, prepared.corpus)
+        words = Words.of(tokenizer, rows=prepared.classifier.model.get_input_embeddings().num_embeddings)
         self.padding = Padding.of(tokenizer, places_a_token=1)
         self.read, self.held_out = (
             Masks(self._encoded(texts), words, share=own.mask, seed=settings.seed)

@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.evaluation.formatting import number, shown, title_of
 from nlp_transfer.evaluation.report import Report
-from nlp_transfer.pretraining.asked import summary
+from nlp_transfer.pretraining.planning import summary
 from nlp_transfer.publishing.card_rules import rules_of
 from nlp_transfer.publishing.markdown import WIDTH, block, bullets, escaped, table
 
@@ -79,7 +79,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Options:
     """What only the publisher knows: the repository, a licence, languages, texts to show in the Hub's widget."""
 
     repository: str | None = None
@@ -88,20 +88,20 @@ class Wishes:
     examples: Sequence[str] = ()
 
 
-def render(facts: Facts, wishes: Wishes) -> str:
+def render(facts: Facts, options: Options) -> str:
     """Return the whole card: YAML header and Markdown."""
     parts = [
-        f"---\n{_header(facts, wishes)}\n---",
+        f"---\n{_header(facts, options)}\n---",
         f"# {escaped(facts.title)}",
         _summary(facts),
         f"**{escaped(facts.report.verdict)}**",
-        f"## How to use it\n\n{_usage(facts, wishes)}",
+        f"## How to use it\n\n{_usage(facts, options)}",
         f"## Figures\n\n{_figures(facts)}",
         f"## Labels\n\n{_labels(facts)}",
         f"## Data\n\n{_data(facts)}",
         f"## Training\n\n{_training(facts)}",
         *([f"{_EXPORTS}\n\n{_exports(facts.exports)}"] if facts.exports else []),
-        f"{_LIMITS}\n\n{_limits(facts, wishes)}",
+        f"{_LIMITS}\n\n{_limits(facts, options)}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -112,7 +112,7 @@ def without_exports(text: str) -> str:
     return re.sub(f"^{_EXPORTS}{table}\n{re.escape(_SAID)}\n\n(?={_LIMITS}$)", "", text, flags=re.MULTILINE)
 
 
-def _header(facts: Facts, wishes: Wishes) -> str:
+def _header(facts: Facts, options: Options) -> str:
     report, merged, own_head = facts.report, facts.record["merged"], facts.record["encoder"]["head"] == "pooled"
     figures = report.rows[0].intervals
     results = [
@@ -131,11 +131,11 @@ def _header(facts: Facts, wishes: Wishes) -> str:
         "base_model": facts.encoder if facts.known else None,
         "base_model_relation": ("finetune" if merged else "adapter") if facts.known else None,
         "datasets": [facts.data_set] if facts.data_set else None,
-        "widget": [{"text": text} for text in wishes.examples] or None,
+        "widget": [{"text": text} for text in options.examples] or None,
     }
     return ModelCardData(
-        language=list(wishes.language) or None,
-        license=wishes.license,
+        language=list(options.language) or None,
+        license=options.license,
         library_name="transformers" if merged else "nlp_transfer" if own_head else "peft",
         pipeline_tag="text-classification",
         tags=["nlp_transfer", facts.plan["strategy"], *(["custom_code"] if own_head and merged else [])],
@@ -171,9 +171,9 @@ def _summary(facts: Facts) -> str:
     return f"A classifier of {read} that {what}. {base} was adapted by {way} with nlp_transfer."
 
 
-def _usage(facts: Facts, wishes: Wishes) -> str:
+def _usage(facts: Facts, options: Options) -> str:
     record = facts.record
-    where = wishes.repository or "path/to/this/folder"
+    where = options.repository or "path/to/this/folder"
     if not record["merged"]:
         return _adapter_usage(where, facts)
     pair = record["task"]["pair"]
@@ -333,7 +333,7 @@ def _training(facts: Facts) -> str:
     return f"{bullets(lines)}\n\n{block('console', command)}"
 
 
-def _limits(facts: Facts, wishes: Wishes) -> str:
+def _limits(facts: Facts, options: Options) -> str:
     plan, report = facts.plan, facts.report
     lengths = plan["lengths"].get(report.split) or {}
     limit = facts.record["tokens"]["limit"]
@@ -343,6 +343,6 @@ def _limits(facts: Facts, wishes: Wishes) -> str:
     else:
         cut = f"; {lengths['cut_examples']:,} {report.split} rows were" if lengths.get("cut_examples") else ""
         lines.append(f"Texts are cut after {limit:,} tokens{cut}.")
-    if not wishes.language:
+    if not options.language:
         lines.append("The figures hold for texts like those it was measured on, in their language.")
     return bullets(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nlp_transfer.evaluation.formatting import chosen
+from nlp_transfer.evaluation.formatting import percentage
 from nlp_transfer.evaluation.selective import CONFIDENCE
 
 
@@ -33,7 +33,7 @@ def rules_of(task: Mapping[str, Any]) -> list[str]:
 
 def _abstention(task: Mapping[str, Any]) -> str:
     """Return where the model abstains, and what that is to keep."""
-    wrong = f"at most {chosen(task.get('risk', 0))} of the labels given are wrong"
+    wrong = f"at most {percentage(task.get('risk', 0))} of the labels given are wrong"
     if task["abstain_below"] > 1:
         return f"It abstains on every text (`abstains`): its validation rows do not show that {wrong}."
     sure = f"for texts like its validation rows, with {CONFIDENCE:.0%} confidence, {wrong}"

@@ -141,14 +141,14 @@ def write_card(run: Path) -> None:
     """
     path = run / "model" / card.FILE
     facts = facts_of(run, read_record(run / "model"))
-    content = card.render(facts, card.Wishes())
+    content = card.render(facts, card.Options())
     if not path.exists() or (_is_ours(path, facts) and _said(path) != content):
         write_whole(path, lambda making: making.write_text(content, encoding="utf-8"))
 
 
 def _is_ours(path: Path, facts: card.Facts) -> bool:
     """Return whether a card is as it was written, whatever has been exported before or since."""
-    plain = card.render(dataclasses.replace(facts, exports=()), card.Wishes())
+    plain = card.render(dataclasses.replace(facts, exports=()), card.Options())
     return card.without_exports(_said(path)) == plain
 
 
@@ -240,9 +240,9 @@ def _card(
         if settings.license or settings.language or settings.examples:
             tell(f"{written} is pushed as you changed it, without hub.license, hub.language and hub.examples")
         return written
-    wishes = card.Wishes(settings.repository, settings.license, settings.language, settings.examples)
+    options = card.Options(settings.repository, settings.license, settings.language, settings.examples)
     path = scratch / card.FILE
-    path.write_text(card.render(facts_of(run, record), wishes), encoding="utf-8")
+    path.write_text(card.render(facts_of(run, record), options), encoding="utf-8")
     return path
 
 

@@ -67,11 +67,11 @@ def verify(folder: Path, record: Record, *, base: Path | None) -> float:
         Mismatch: saying what differs.
         UserError: if the folder holds no answers to compare with, or code that is not ours.
     """
-    with asking(folder, record, base=base) as asked:
-        return asked.result()
+    with fresh_process(folder, record, base=base) as process:
+        return process.result()
 
 
-class Asked:
+class FreshProcess:
     """A fresh process that is loading a saved folder."""
 
     def __init__(self, process: subprocess.Popen[str], errors: IO[str], wanted: np.ndarray, record: Record) -> None:
@@ -122,7 +122,7 @@ class Asked:
 
 
 @contextmanager
-def asking(folder: Path, record: Record, *, base: Path | None) -> Iterator[Asked]:
+def fresh_process(folder: Path, record: Record, *, base: Path | None) -> Iterator[FreshProcess]:
     """Have a fresh process load a saved folder during the block: by plain transformers, and its adapter by plain PEFT.
 
     Only an adapter on our own head, which PEFT alone cannot put on its encoder, is loaded by this package there.
@@ -168,7 +168,7 @@ def asking(folder: Path, record: Record, *, base: Path | None) -> Iterator[Asked
                 process.stdin.write(json.dumps(job))
                 process.stdin.close()
             process.stdin = None  # or `communicate` would flush it
-            yield Asked(process, errors, wanted, record)
+            yield FreshProcess(process, errors, wanted, record)
         finally:
             process.kill()
             process.wait()

@@ -10,7 +10,7 @@ import numpy as np
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.calibration import reliability
 from nlp_transfer.evaluation.decisions import probabilities
-from nlp_transfer.evaluation.formatting import chosen, number, shown
+from nlp_transfer.evaluation.formatting import number, percentage, shown
 from nlp_transfer.evaluation.sums import label_shares
 from nlp_transfer.reporting import figures, measures
 from nlp_transfer.reporting.document import Beside, Block, Cell, Drawing, Prose, Section, Table
@@ -181,7 +181,7 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
 
 def _rule(task: Task) -> str:
     """Return in words where a model abstains."""
-    promised = f", so that at most {chosen(task.risk)} of its labels are wrong (decision.risk)" if task.risk else ""
+    promised = f", so that at most {percentage(task.risk)} of its labels are wrong (decision.risk)" if task.risk else ""
     if task.abstain_below > 1:
         return f"it abstains everywhere{promised}"
     return f"where it abstains, below a probability of {task.abstain_below:g}{promised}"

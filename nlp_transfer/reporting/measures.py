@@ -11,7 +11,7 @@ import numpy as np
 from nlp_transfer.evaluation.decisions import decide, probabilities
 from nlp_transfer.evaluation.intervals import Interval, draws, interval, replicates
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.evaluation.sums import Rows, label_scores, label_shares, one_hot
+from nlp_transfer.evaluation.sums import ScoredRows, label_scores, label_shares, one_hot
 
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
@@ -26,7 +26,6 @@ GROUP_METRIC = {
 }
 _FEWEST = 20  # rows of a group of lengths
 _LENGTHS = 5
-
 _ORDERED = 500  # labels
 
 
@@ -109,7 +108,7 @@ def label_intervals(
     seed: int,
 ) -> list[dict[str, Interval]]:
     """Return precision, recall and F1 of every label with bootstrap intervals; nan where undefined."""
-    rows = Rows.of(task, logits, targets, weights)
+    rows = ScoredRows.of(task, logits, targets, weights)
     if not len(rows):
         return [dict.fromkeys(("precision", "recall", "f1"), Interval(np.nan, np.nan, np.nan)) for _ in task.labels]
     blocks = [label_scores(rows.sums(counts)) for counts in draws(len(rows), resamples=resamples, seed=seed)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
 
 
-def write_pages(
+def write_run_report(
     prepared: Prepared, measured: Measured, trained: Trained, folder: Path, *, source: str, tell: Callable[[str], None]
 ) -> None:
     """Write the pages of a run; where that fails, say so: a training is not lost for a page.
@@ -53,7 +53,7 @@ def write_pages(
         tell(f"the run has no report ({type(error).__name__}: {' '.join(str(error).split())}); all else is there")
 
 
-def write_page(folder: Path, task: Task, measured: Measured, settings: Settings, *, source: str) -> None:
+def write_evaluation_report(folder: Path, task: Task, measured: Measured, settings: Settings, *, source: str) -> None:
     """Write the page of a model that was measured once more.
 
     Args:

@@ -43,7 +43,7 @@ _A_TOKEN = 4  # characters
 _LONGEST = 512  # tokens of a text that count
 
 
-def chosen(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
+def resolve_auto(settings: Settings, corpus: Corpus) -> tuple[Settings, str]:
     """Return the settings with the strategy that `strategy=auto` stands for, and why it is that one.
 
     That is full fine-tuning; with fewer than 1,000 single texts, of one label each or several, the head is fitted once

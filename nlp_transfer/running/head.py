@@ -66,7 +66,7 @@ def _prototypes(prepared: Prepared) -> Head:
     return fit_prototypes(prepared.features("train"), targets, train.weights)
 
 
-def solve_head_again(prepared: Prepared, *, least: float) -> Head:
+def refit_head(prepared: Prepared, *, least: float) -> Head:
     """Fit the output layer to features of the encoder that was trained on the same rows, and put it into the model.
 
     Such an encoder tells these rows apart better than any others, so that cross-validation among them finds hardly any
@@ -93,7 +93,7 @@ def _placed(prepared: Prepared, head: Head) -> Head:
 
 
 @dataclass(frozen=True)
-class Units:
+class TargetScale:
     """The spread of a regression's training targets, in which gradient steps are taken.
 
     One learning rate then fits targets of any size. Everything else keeps its targets: 0 and 1.
@@ -103,7 +103,7 @@ class Units:
     unit: float = 1.0
 
     @classmethod
-    def of(cls, prepared: Prepared) -> Units:
+    def of(cls, prepared: Prepared) -> TargetScale:
         """Return the units of the training rows; without a bias in the output layer nothing can be shifted."""
         train = prepared.corpus.splits["train"]
         if prepared.corpus.task.problem != "regression":
@@ -114,14 +114,14 @@ class Units:
 
     def targets(self, columns: Columns) -> Columns:
         """Return the columns with their targets in these units."""
-        if self == Units():
+        if self == TargetScale():
             return columns
-        targets, teacher = (
-            None if values is None else ((values - self.shift) / self.unit).astype(np.float32)
-            for values in (columns.targets, columns.teacher)
-        )
-        assert targets is not None
-        return dataclasses.replace(columns, targets=targets, teacher=teacher)
+        teacher = None if columns.teacher is None else self.scaled(columns.teacher)
+        return dataclasses.replace(columns, targets=self.scaled(columns.targets), teacher=teacher)
+
+    def scaled(self, numbers: np.ndarray) -> np.ndarray:
+        """Return numbers of the data in these units, float32."""
+        return ((numbers - self.shift) / self.unit).astype(np.float32)
 
     def logits(self, logits: np.ndarray) -> np.ndarray:
         """Return outputs in these units in those of the data."""
@@ -129,15 +129,13 @@ class Units:
 
     def enter(self, prepared: Prepared) -> None:
         """Make the output layer answer in these units."""
-        self._rescale(prepared, 1 / self.unit, -self.shift / self.unit)
+        if self != TargetScale():
+            _rescale(prepared, 1 / self.unit, -self.shift / self.unit)
 
     def leave(self, prepared: Prepared) -> None:
         """Make the output layer answer in those of the data again."""
-        self._rescale(prepared, self.unit, self.shift)
-
-    def _rescale(self, prepared: Prepared, factor: float, shift: float) -> None:
-        if self != Units():
-            _rescale(prepared, factor, shift)
+        if self != TargetScale():
+            _rescale(prepared, self.unit, self.shift)
 
 
 def fold_calibration(prepared: Prepared, logits: np.ndarray) -> Calibration:

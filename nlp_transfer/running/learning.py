@@ -29,7 +29,7 @@ from nlp_transfer.objectives.objective import Step
 from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.running import resume, tracking
 from nlp_transfer.running.folder import PACE, PROFILE, RunFolder
-from nlp_transfer.running.head import Units, fold_calibration, solve_head, solve_head_again, validate
+from nlp_transfer.running.head import TargetScale, fold_calibration, refit_head, solve_head, validate
 from nlp_transfer.running.head_choice import solves_head
 from nlp_transfer.running.plan import head_words
 from nlp_transfer.running.preparation import Prepared
@@ -85,7 +85,7 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
         if not prepared.strategy.head_last:
             return trajectory, fit_decision(prepared, screen)
     with reading(screen, "fitting the head on the trained encoder's features"):
-        solve_head_again(prepared, least=penalty)
+        refit_head(prepared, least=penalty)
     return trajectory, fit_decision(prepared, screen)
 
 
@@ -147,7 +147,7 @@ def _learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
     settings = prepared.settings
     if not prepared.strategy.trains:
         return Trajectory()
-    task, units = prepared.corpus.task, Units.of(prepared)
+    task, units = prepared.corpus.task, TargetScale.of(prepared)
     if starts_solved(prepared, saving):
         units.enter(prepared)
     metric = metrics.selection_metric(task, settings.evaluation.metric)

@@ -21,7 +21,7 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.report import Report, evaluate_predictions
 from nlp_transfer.machine.launch import is_main
-from nlp_transfer.pretraining.asked import outcome
+from nlp_transfer.pretraining.planning import outcome_words
 from nlp_transfer.reporting import pages
 from nlp_transfer.reporting.evidence import Measured
 from nlp_transfer.running.preparation import Prepared
@@ -76,7 +76,7 @@ def measure(
             split=split,
             said=said,
         )
-    first = [f"{outcome(record.pretrained)}."] if record.pretrained else []
+    first = [f"{outcome_words(record.pretrained)}."] if record.pretrained else []
     first += memory.sentences if memory else []
     report = dataclasses.replace(report, notes=[*first, *report.notes])
     return Measured(examples, logits, floors, report, corpus.own_train)
@@ -154,7 +154,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     if settings.report.output and is_main():
         measured = Measured(examples, answers[0], floors, report, train)
         with screen.busy("writing the report"):
-            pages.write_page(folder, task, measured, settings, source=named_files(settings.data))
+            pages.write_evaluation_report(folder, task, measured, settings, source=named_files(settings.data))
     return report
 
 

@@ -13,7 +13,7 @@ from nlp_transfer.config import to_plain
 from nlp_transfer.data.task import likeliest
 from nlp_transfer.encoder.classifier import reads_padding
 from nlp_transfer.encoder.heads import left_out
-from nlp_transfer.evaluation.formatting import chosen
+from nlp_transfer.evaluation.formatting import percentage
 from nlp_transfer.evaluation.selective import CONFIDENCE
 from nlp_transfer.running.head_choice import solves_head
 from nlp_transfer.strategies.base import trainable
@@ -177,7 +177,7 @@ def decision_words(task: Task) -> str:
     """Return what will be chosen so that a promise is kept; nothing where none is made."""
     if not task.risk:
         return ""
-    wrong = f"at most {chosen(task.risk)} of the labels given are wrong"
+    wrong = f"at most {percentage(task.risk)} of the labels given are wrong"
     return f"abstains so that {wrong}: with {CONFIDENCE:.0%} confidence, by the validation rows (decision.risk)"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,8 +25,8 @@ from nlp_transfer.data.task import likeliest
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.encoder.agreeing import least_tokens
-from nlp_transfer.encoder.anatomy import Anatomy, unwrapped
-from nlp_transfer.encoder.boundary import can_stand_in, layers_around, standing_in
+from nlp_transfer.encoder.anatomy import unwrapped
+from nlp_transfer.encoder.boundary import layers_around, standing_in
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
 from nlp_transfer.encoder.dropout import make_dropout_cheap
 from nlp_transfer.encoder.keeping import keep_head
@@ -37,19 +36,18 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.divergence import Gap
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.objectives.objective import Objective
-from nlp_transfer.pretraining.asked import planned_words
+from nlp_transfer.pretraining.planning import planned_words
 from nlp_transfer.running import tracking
+from nlp_transfer.running.frozen import boundary_of, frozen_modules, read_while_learning
 from nlp_transfer.running.head_choice import kept_head, kept_words, resolve_encoder
 from nlp_transfer.running.plan import Plan, encoder_notes, plan_of
 from nlp_transfer.running.teaching import Taught, lessons, taught_columns
-from nlp_transfer.settings import Settings
+from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.strategies import Group, Strategy
-from nlp_transfer.strategies.base import encoder_width, trainable
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
 from nlp_transfer.training import inference
 from nlp_transfer.training.device import fitting, make_accelerator
-from nlp_transfer.training.length import batch_size, planned_steps
 from nlp_transfer.training.memory import checkpoint_activations
 from nlp_transfer.training.sharding import check_shareable
 
@@ -88,17 +86,7 @@ class Prepared:
     @property
     def frozen_modules(self) -> list[nn.Module]:
         """Modules below the depth at which anything learns; they run without dropout."""
-        frozen = self.strategy.frozen_depth(self.classifier)
-        if not frozen:
-            return []
-        anatomy = self.classifier.anatomy
-        constant = {name for name, p in self.classifier.model.named_parameters() if not p.requires_grad}
-        deep = {name for name in constant if _depth_of(name, anatomy) <= frozen}
-        return _bare_before_layers(self.classifier) + [
-            module
-            for prefix, module in self.classifier.model.named_modules()
-            if (own := [f"{prefix}.{name}" for name, _ in module.named_parameters()]) and deep.issuperset(own)
-        ]
+        return frozen_modules(self.classifier, self.strategy.frozen_depth(self.classifier))
 
     @property
     def words(self) -> np.ndarray:
@@ -164,7 +152,7 @@ class Prepared:
         with reading(screen, "running the frozen layers once"):
             states = {
                 split: self.below_output.states(before[split], layer=name, depth=depth)
-                for split in _read_while_learning(before)
+                for split in read_while_learning(before)
             }
         self.columns = before | {split: with_states(before[split], found) for split, found in states.items()}
         below, layer = layers_around(self.classifier.model, self.classifier.anatomy, depth)
@@ -204,57 +192,18 @@ def prepare(
     """
     if settings.data.label_texts:
         corpus = with_label_texts(corpus, settings.data.label_texts)
-    selection_metric(corpus.task, settings.evaluation.metric)
-    tracking.check(settings.tracking.trackers)
-    strategy: Strategy = settings.strategy
-    if settings.training.patience is not None and strategy.trains and "validation" not in corpus.splits:
-        raise UserError(
-            f"training.patience={settings.training.patience} waits for validation rows, of which there are none: set "
-            "data.validation_share above 0, or training.patience=null"
-        )
+    _check(settings, corpus)
     if taught is None:  # by a process state of its own, which must not follow this one's
         taught = Taught(taught_columns(settings, corpus), lessons(settings, corpus))
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
-    source = pretrained or locate(settings.encoder)
-    base = Base.of(settings) if settings.continual.keeps_labels else None
-    if base:
-        encoder = kept_head(settings.encoder, source)
-    else:
-        encoder = resolve_encoder(settings.encoder, strategy, source, pair=corpus.task.pair)
-    settings = dataclasses.replace(settings, encoder=encoder)
-    classifier = load_classifier(encoder, corpus.task, head=encoder.head, seed=settings.seed, source=source)
-    if base:
-        classifier = keep_head(classifier, known=len(base.task.labels))
-    classifier.max_tokens -= strategy.reserved_tokens
+    settings, classifier = _loaded(settings, corpus, pretrained)
     store = store_of(settings.cache, tell)
     columns, spec = encode_splits(settings, corpus, classifier, store)
     columns |= {split: dataclasses.replace(columns[split], **told) for split, told in taught.columns.items()}
-    notes = [*corpus.notes, *encoder_notes(encoder, classifier), *planned_words(settings, corpus, classifier)]
+    notes = [*corpus.notes, *encoder_notes(settings.encoder, classifier), *planned_words(settings, corpus, classifier)]
     notes += kept_words(classifier, corpus)
-    set_seed(settings.seed)  # what a strategy draws must be the same on every rank
-    strategy.apply(classifier)
-    objective = Objective(settings.objective, corpus.task)
-    groups = []
-    if strategy.trains:
-        check_shareable(accelerator, settings)
-        teacher = columns["train"].teacher_features
-        wide = 0 if teacher is None else teacher.shape[1]
-        own = objective.setup(
-            classifier.model,
-            seed=settings.seed,
-            teacher_width=wide,
-            fresh=classifier.fresh,
-            known=classifier.known,
-        )
-        groups = strategy.groups(classifier) + own
-    if settings.training.gradient_checkpointing:
-        checkpoint_activations(classifier.model)
-    if not settings.training.compile:  # a compiler makes its own, and cannot look into this one
-        make_dropout_cheap(classifier.model)
-        if hasattr(classifier.model, "peft_config"):
-            from nlp_transfer.encoder.lowrank import make_lora_cheap  # imports PEFT
-
-            make_lora_cheap(classifier.model)
+    objective, groups = _what_learns(settings, corpus, classifier, columns["train"], accelerator)
+    _make_cheap(classifier.model, settings.training)
     classifier.model.to(accelerator.device)
     tokenizer = classifier.tokenizer
     rows = unequal_rows(classifier.model, tokenizer)
@@ -266,14 +215,14 @@ def prepare(
         classifier.model,
         classifier.anatomy,
         tokenizer,
-        encoder,
+        settings.encoder,
         half=accelerator.mixed_precision != "no",
         compiled=settings.training.compile,
     )
     least = least_tokens(unwrapped(classifier.model))
     padding = Padding.of(tokenizer, places_a_token=places_a_token, least=least)
     below_output = features_of(settings, classifier, accelerator, padding, store)
-    boundary = _boundary(settings, classifier, columns, below_output) if places_a_token > 1 else None
+    boundary = boundary_of(settings, classifier, columns, below_output) if places_a_token > 1 else None
     if boundary:
         padding_words += f", {boundary[0]} frozen layers run once"
     return Prepared(
@@ -281,7 +230,7 @@ def prepare(
         corpus=corpus,
         accelerator=accelerator,
         classifier=classifier,
-        strategy=strategy,
+        strategy=settings.strategy,
         objective=objective.to(accelerator.device),
         groups=groups,
         spec=spec,
@@ -294,49 +243,60 @@ def prepare(
     )
 
 
-def _depth_of(name: str, anatomy: Anatomy) -> int:
-    """Return the depth of a parameter, maybe of an adapter, by the module it lies in."""
-    inner = name.removeprefix("base_model.model.")
-    for depth, block in enumerate(anatomy.blocks[: anatomy.layers], start=1):
-        if inner.startswith(tuple(f"{member}." for member in block)):
-            return depth
-    return anatomy.depth.get(inner, anatomy.layers + 2)
+def _check(settings: Settings, corpus: Corpus) -> None:
+    """Refuse settings that do not fit the data, before an encoder is loaded."""
+    selection_metric(corpus.task, settings.evaluation.metric)
+    tracking.check(settings.tracking.trackers)
+    if settings.training.patience is not None and settings.strategy.trains and "validation" not in corpus.splits:
+        raise UserError(
+            f"training.patience={settings.training.patience} waits for validation rows, of which there are none: set "
+            "data.validation_share above 0, or training.patience=null"
+        )
 
 
-def _bare_before_layers(classifier: Classifier) -> list[nn.Module]:
-    """Return the modules without parameters that stand before the layers, such as GPT-2's dropout."""
-    anatomy = classifier.anatomy
-    children = list(unwrapped(classifier.model).get_submodule(anatomy.base).named_children())
-    if not anatomy.blocks:
-        return []
-    first = anatomy.blocks[0][0].removeprefix(f"{anatomy.base}.").split(".")[0]
-    before = itertools.takewhile(lambda child: child[0] != first, children)
-    return [module for _, module in before if not any(True for _ in module.parameters())]
+def _loaded(settings: Settings, corpus: Corpus, source: Source | None) -> tuple[Settings, Classifier]:
+    """Return the classifier, and the settings with the head that it has, which they may leave open."""
+    source = source or locate(settings.encoder)
+    base = Base.of(settings) if settings.continual.keeps_labels else None
+    if base:
+        encoder = kept_head(settings.encoder, source)
+    else:
+        encoder = resolve_encoder(settings.encoder, settings.strategy, source, pair=corpus.task.pair)
+    classifier = load_classifier(encoder, corpus.task, head=encoder.head, seed=settings.seed, source=source)
+    if base:
+        classifier = keep_head(classifier, known=len(base.task.labels))
+    classifier.max_tokens -= settings.strategy.reserved_tokens
+    return dataclasses.replace(settings, encoder=encoder), classifier
 
 
-def _boundary(
-    settings: Settings, classifier: Classifier, columns: dict[str, Columns], below_output: Features
-) -> tuple[int, str] | None:
-    """Return how many bottom layers are frozen, and the name of the next, where their states are worth keeping.
-
-    Worth it where every row is read at least once; in one process, which then need not share what it computed.
-    """
+def _what_learns(
+    settings: Settings, corpus: Corpus, classifier: Classifier, train: Columns, accelerator: Accelerator
+) -> tuple[Objective, list[Group]]:
+    """Let the strategy change the model; return the objective, and what learns of both, nothing where none trains."""
     strategy: Strategy = settings.strategy
-    depth, anatomy, config = strategy.frozen_depth(classifier), classifier.anatomy, classifier.model.config
-    steps = planned_steps(len(columns["train"]), settings.training) if strategy.trains else 0
-    tokens = sum(len(columns[split].tokens.ids) for split in _read_while_learning(columns))
-    if (
-        not 0 < depth < anatomy.layers
-        or any(_depth_of(name, anatomy) <= depth for name in trainable(classifier))
-        or below_output.accelerator.num_processes > 1
-        or getattr(config, "siamese", None)  # its encoder reads other rows than the columns hold
-        or steps * batch_size(len(columns["train"]), settings.training) < len(columns["train"])
-        or not below_output.holds(tokens * encoder_width(classifier))
-    ):
-        return None
-    usable = can_stand_in(classifier.model, anatomy, depth, unequal_rows(classifier.model, classifier.tokenizer))
-    return (depth, anatomy.blocks[depth][0]) if usable else None
+    set_seed(settings.seed)  # what a strategy draws must be the same on every rank
+    strategy.apply(classifier)
+    objective = Objective(settings.objective, corpus.task)
+    if not strategy.trains:
+        return objective, []
+    check_shareable(accelerator, settings)
+    own = objective.setup(
+        classifier.model,
+        seed=settings.seed,
+        teacher_width=0 if train.teacher_features is None else train.teacher_features.shape[1],
+        fresh=classifier.fresh,
+        known=classifier.known,
+    )
+    return objective, strategy.groups(classifier) + own
 
 
-def _read_while_learning(columns: dict[str, Columns]) -> list[str]:
-    return [split for split in ("train", NAME, "validation") if split in columns]
+def _make_cheap(model: nn.Module, settings: TrainingSettings) -> None:
+    """Have a training take less memory and time, in ways that change none of its results."""
+    if settings.gradient_checkpointing:
+        checkpoint_activations(model)
+    if not settings.compile:  # a compiler makes its own, and cannot look into this one
+        make_dropout_cheap(model)
+        if hasattr(model, "peft_config"):
+            from nlp_transfer.encoder.lowrank import make_lora_cheap  # imports PEFT
+
+            make_lora_cheap(model)

@@ -85,9 +85,9 @@ def find(settings: Settings, folder: Path, made_from: dict[str, Any]) -> Found |
         return None
     named = None if settings.resume in ("auto", "never") else expanded(settings.resume)
     own = checkpoint.newest(folder) if named is None else _gone_on_from(named, folder)
+    if own is not None:
+        check_same(own, made_from)
     if own is not None or named is None:
-        if own is not None:
-            check_same(own, made_from)
         return own
     if not (named / "manifest.json").is_file():
         raise UserError(

@@ -136,7 +136,7 @@ def _without_origin(settings: Settings, error: UserError, screen: Screen, *, dat
 def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
     """Return the run of settings that were checked: read back where it is finished, else done."""
     corpus = deciding(corpus, settings.decision)
-    settings, why = choosing.chosen(settings, corpus)
+    settings, why = choosing.resolve_auto(settings, corpus)
     if why:
         screen.tell(why)
     folder = RunFolder.of(settings, corpus)
@@ -220,7 +220,7 @@ def conclude(
     corpus, trajectory = prepared.corpus, trained.trajectory
     record = _record(prepared, trained.fitted)
     with ExitStack() as meanwhile:
-        asked = None
+        process = None
         if is_main():
             with screen.busy("saving"):  # before anything is measured: a figure can be had again, a training not
                 written = artefact.save(prepared.classifier, record, folder.model, detector=trained.fitted.detector)
@@ -231,13 +231,13 @@ def conclude(
                 screen.tell("not loaded in a fresh process: the encoder runs code of its own")
             elif verify:  # a process of its own, which works while this one measures
                 base = prepared.classifier.source.folder
-                asked = meanwhile.enter_context(verification.asking(folder.model, written, base=base))
+                process = meanwhile.enter_context(verification.fresh_process(folder.model, written, base=base))
         memory = memory and memory.measured(prepared)
         measured = measure(prepared, record, trained.fitted, screen, beside=beside, memory=memory)
-        if asked is not None:
+        if process is not None:
             with screen.busy("loading the saved model in a fresh process"):
                 try:
-                    asked.result()
+                    process.result()
                 except verification.Unanswered as error:
                     screen.tell(str(error))
     folder.finish(
@@ -266,7 +266,7 @@ def _report(prepared: Prepared, measured: Measured, trained: Trained, folder: Ru
     if prepared.settings.report.write and is_main():
         with screen.busy("writing the report"):
             source = public_source(prepared.settings.data, prepared.corpus)
-            pages.write_pages(prepared, measured, trained, folder.path, source=source, tell=screen.tell)
+            pages.write_run_report(prepared, measured, trained, folder.path, source=source, tell=screen.tell)
 
 
 def _describe(folder: RunFolder) -> None:

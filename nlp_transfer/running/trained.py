@@ -57,7 +57,7 @@ def train(
         UserError: for a checkpoint that cannot be gone on from, a disk that is full, or a training that diverges.
         Stopped: by a signal; what was reached is committed.
     """
-    saving = going_on(settings, prepared, folder, screen)
+    saving = begin_or_resume(settings, prepared, folder, screen)
     tracking.start(prepared.accelerator, settings, folder.path)
     started = time.monotonic()
     try:
@@ -75,7 +75,7 @@ def train(
     return Trained(trajectory, fitted, seconds)
 
 
-def going_on(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, **more: Any) -> Saving:
+def begin_or_resume(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, **more: Any) -> Saving:
     """Begin a training in a folder that is locked, or where an earlier process was stopped; say which.
 
     Args:

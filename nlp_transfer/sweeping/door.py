@@ -16,9 +16,9 @@ from nlp_transfer.errors import PushFailed, UserError
 from nlp_transfer.machine.launch import world_size
 from nlp_transfer.sweeping.foreign import refuse_foreign_code
 from nlp_transfer.sweeping.job import PRUNED, STOPPED, Job
-from nlp_transfer.sweeping.leaving import leave
 from nlp_transfer.sweeping.sweep import Sweep
 from nlp_transfer.sweeping.typed import check_hydra_words, for_hydra, swept_keys
+from nlp_transfer.sweeping.writing import write_and_show
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.ending import USER_ERROR
 
@@ -72,7 +72,7 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
     screen = Screen(speaks=True)
     with (
         Sweep(recipe, words, screen) as going,
-        _leaving(going, swept_keys(words), screen),
+        _results_written(going, swept_keys(words), screen),
         _hydra_in_command(asked, going),
         user_errors(words),
     ):
@@ -82,8 +82,8 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
 
 
 @contextlib.contextmanager
-def _leaving(going: Sweep, keys: Sequence[str], screen: Screen) -> Iterator[None]:
-    """Leave what the sweep came to, however it ends.
+def _results_written(going: Sweep, keys: Sequence[str], screen: Screen) -> Iterator[None]:
+    """Write what the sweep came to, however it ends.
 
     Raises:
         UserError: for files that cannot be written; only told where the sweep ends by another exception.
@@ -92,7 +92,7 @@ def _leaving(going: Sweep, keys: Sequence[str], screen: Screen) -> Iterator[None
     def done() -> None:
         going.hide()
         if going.jobs:
-            leave(going.folder, list(going.jobs.values()), keys, screen)
+            write_and_show(going.folder, list(going.jobs.values()), keys, screen)
 
     try:
         yield

@@ -8,7 +8,7 @@ from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.reporting.document import Block, Bullets, Cell, Document, Drawing, Facts, Prose, Section, Table
 from nlp_transfer.sweeping import pictures
-from nlp_transfer.sweeping.job import FAILED, FINISHED, PRUNED, Job
+from nlp_transfer.sweeping.job import FAILED, FINISHED, PRUNED
 from nlp_transfer.sweeping.results import Results, brief
 
 _OPEN = 20  # rows of a table that are shown without asking
@@ -32,9 +32,9 @@ def _pictures(results: Results) -> Section:
     if results.metric is None or not results.keys or len(results.finished) < 2:
         return Section("", [])
     keys = results.keys[:_MOST]
-    came = [job for job in results.ranked if job.state == PRUNED or not math.isnan(_figure(job))]
+    came = [job for job in results.ranked if job.state == PRUNED or not math.isnan(job.value)]
     jobs = [job for job in came if set(results.values(job).values()) != {""}]
-    figures = [_figure(job) for job in jobs]
+    figures = [job.value for job in jobs]
     up = HIGHER_IS_BETTER[results.metric]
     axes = [pictures.Axis.of(key, [results.values(job)[key] for job in jobs]) for key in keys]
     score = f"validation {results.metric}"
@@ -53,10 +53,6 @@ def _pictures(results: Results) -> Section:
         for place, axis in enumerate(axes)
     ]
     return Section("What it hung on", [together, *each])
-
-
-def _figure(job: Job) -> float:
-    return math.nan if job.figure is None or job.state != FINISHED else job.figure
 
 
 def _runs(results: Results) -> Section:

@@ -12,28 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlp_transfer.evaluation.formatting import number, shown
-from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
+from nlp_transfer.evaluation.report import Report
 from nlp_transfer.sweeping.job import FINISHED, Job
 from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The figure of the chosen run on the rows that it reports.
-
-    Attributes:
-        split: test, or validation where there are no test rows.
-        rows: how many.
-        figure: of the metric that decides.
-    """
-
-    split: str
-    rows: int
-    figure: Interval
 
 
 @dataclass(frozen=True)
@@ -76,16 +61,13 @@ class Results:
         return self.ranked[0] if self.metric else None
 
     @cached_property
-    def measured(self) -> Measured | None:
-        """What the chosen run reports."""
+    def report(self) -> Report | None:
+        """What the chosen run reports: of test rows, or of validation rows where there are none."""
         if self.chosen is None or self.chosen.folder is None:
             return None
         try:
             path = Path(self.chosen.folder) / "metrics.json"
-            report = json.loads(path.read_text(encoding="utf-8"))["report"]
-            figure = report["rows"][0]["intervals"][self.chosen.metric]
-            low, high = (float("nan") if figure[end] is None else figure[end] for end in ("low", "high"))
-            return Measured(report["split"], report["examples"], Interval(figure["value"], low, high))
+            return Report.from_json(json.loads(path.read_text(encoding="utf-8"))["report"])
         except (OSError, LookupError, TypeError, ValueError):
             return None
 
@@ -100,11 +82,10 @@ class Results:
         found = [
             f"Best of {among} by validation {self.metric}, {number(self.chosen.figure)}: {values or 'the only one'}."
         ]
-        if self.measured is not None and self.measured.split == "test":
-            found.append(
-                f"Its {self.metric} on {counted(self.measured.rows, 'test row')}, which chose nothing: "
-                f"{shown(self.measured.figure)}."
-            )
+        if self.report is not None and self.report.split == "test":
+            figure = shown(self.report.rows[0].intervals[self.report.metric])
+            rows = counted(self.report.examples, "test row")
+            found.append(f"Its {self.report.metric} on {rows}, which chose nothing: {figure}.")
         else:
             found.append("There are no test rows: nothing says what it is worth on rows that did not choose it.")
         if len(self.finished) > 1:

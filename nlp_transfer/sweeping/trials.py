@@ -40,7 +40,6 @@ class Trials:
     Attributes:
         most: how many runs there will be.
         known: runs of those that were told, by their words.
-        failed: how many failed in this process.
 
     Raises:
         UserError: for a file of trials that cannot be read, and a space that the sampler cannot go through.

@@ -1,14 +1,17 @@
-"""What `--help` says: of all verbs, or what one takes, with its keys and examples; its lines fit 80 columns."""
+"""What `--help` says: of all verbs, or what one takes, with its keys and examples; its lines fit 80 columns.
+
+The keys of a verb's own are read as lines of conf/config.yaml, with their comments: help needs no reader of YAML.
+"""
 
 from __future__ import annotations
 
+import re
 import textwrap
 from importlib import resources
 from itertools import pairwise
 from typing import NamedTuple
 
 from nlp_transfer.verbs import VERBS
-from nlp_transfer.verbs.keys import help_of
 
 _WIDTH = 79
 _BEFORE = 12  # columns before what is said of a verb or a word
@@ -41,6 +44,16 @@ _EXAMPLES = {
     "nlp-transfer cache ls": "what is kept, and how large it is",
     "accelerate launch -m nlp_transfer adapt RECIPE key=value": "on all GPUs",
 }
+# verb -> groups of conf/config.yaml
+GROUPS_OF = {
+    **{
+        verb: (verb,)
+        for verb in ("check", "rank", "compare", "multitask", "meta", "predict", "serve", "demo", "export", "cache")
+    },
+    "evaluate": ("evaluation", "decision", "report"),
+    "push": ("hub",),
+}
+_KEY = re.compile(r" {2}(\w+): (.+?) +# (.+)")
 
 
 class Help(NamedTuple):
@@ -68,12 +81,27 @@ def helping(verb: str | None) -> Help:
         "`nlp-transfer VERB --help` lists the keys of a verb's own, `nlp-transfer plan --cfg` prints every key, the "
         f"files in {conf} explain them; those in its launch/ are for `accelerate launch --config_file`."
     )
-    ends = [help_of(verb) if verb else "", "\n".join(["examples:", *mine]) if mine else ""]
+    ends = [_keys_of(verb) if verb else "", "\n".join(["examples:", *mine]) if mine else ""]
     return Help(
         f"nlp-transfer {usage}",
         "\n\n".join(parts),
         "\n\n".join([*filter(None, ends), textwrap.fill(more, _WIDTH, break_long_words=False, break_on_hyphens=False)]),
     )
+
+
+def _keys_of(verb: str) -> str:
+    """Return the keys that `verb` reads beside the general ones, each with its default and its comment."""
+    config = (resources.files("nlp_transfer.conf") / "config.yaml").read_text(encoding="utf-8")
+    lines = []
+    for group in GROUPS_OF.get(verb, ()):
+        _, _, after = config.partition(f"\n{group}:")
+        for line in after.split("\n\n")[0].splitlines():
+            if found := _KEY.fullmatch(line):
+                key, value, comment = found.groups()
+                value = value.strip('"')
+                lines.append(f"  {group}.{key}={value}")
+                lines.append(textwrap.fill(comment, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    return "\n".join([f"keys of {verb}, with their defaults:", *lines]) if lines else ""
 
 
 def _verb_of(command: str) -> str:

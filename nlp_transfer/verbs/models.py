@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
 from nlp_transfer.settings import DATA_FILES, DATA_LIMITS
-from nlp_transfer.verbs import VERBS, alone, emit, one, screen_of_main
+from nlp_transfer.verbs import alone, emit, one, screen_of_main
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
@@ -27,8 +27,7 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     """Label the rows of a file or of standard input."""
     words, overrides = _named_model(words, overrides)
     folder = run_folder(words[:1], "predict")
-    if len(words) > 2:
-        raise UserError(f"predict takes {VERBS['predict'][1]}; {words[2]!r} is too much")
+    one(words, "predict", most=2)
     settings = _settings("predict", overrides)
     from nlp_transfer.predicting.checks import check_predict
 
@@ -77,8 +76,7 @@ def push(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     """Publish a model on the Hub, or list what would be published."""
     alone("push")
     folder = run_folder(words[:1], "push")
-    if len(words) > 2:
-        raise UserError(f"push takes {VERBS['push'][1]}; {words[2]!r} is too much")
+    one(words, "push", most=2)
     from nlp_transfer.artefact.places import run_of
     from nlp_transfer.checks import check_hub
 

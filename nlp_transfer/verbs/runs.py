@@ -180,13 +180,13 @@ def compare(arguments: argparse.Namespace, words: list[str], overrides: list[str
     """Compare strategies and floors at several numbers of labels."""
     alone("compare")
     recipe, screen = one(words, arguments.verb), screen_of_main()
-    from nlp_transfer.comparing.asked import ask
+    from nlp_transfer.comparing.design import design_of
 
-    asked = ask(recipe, overrides, screen)  # and says what is wrong there before torch is needed
+    design = design_of(recipe, overrides, screen)  # and says what is wrong there before torch is needed
     with screen.busy("starting"), for_good():
         from nlp_transfer.comparing.compare import Comparison
         from nlp_transfer.comparing.show import render
-    outcome = Comparison(asked, screen).run()
+    outcome = Comparison(design, screen).run()
     render(outcome, screen.console)
     screen.console.print(f"\nWith pictures: {outcome.folder / 'report.html'}", soft_wrap=True)
     screen.console.print(f"The winner: nlp-transfer adapt {shlex.quote(str(outcome.recipe))}", soft_wrap=True)
@@ -212,7 +212,7 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
             from nlp_transfer.running.plan import render
             from nlp_transfer.running.preparation import prepare
         corpus = deciding(corpus, settings.decision)
-        settings, why = choosing.chosen(settings, corpus)
+        settings, why = choosing.resolve_auto(settings, corpus)
         if why:
             screen.tell(why)
         unkept = dataclasses.replace(settings, cache=dataclasses.replace(settings.cache, gib=0.0))

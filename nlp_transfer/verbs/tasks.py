@@ -17,16 +17,16 @@ def multitask(arguments: argparse.Namespace, words: list[str], overrides: list[s
     if tasks and any(word.startswith("multitask.tasks=") for word in overrides):
         raise UserError("multitask.tasks says what the words without = say: give one of the two")
     screen = screen_of_main()
-    from nlp_transfer.multitask.asked import ask
+    from nlp_transfer.multitask.task_set import read_tasks
 
-    asked = ask(recipe, overrides, screen, tasks=tasks)  # and says what is wrong there before torch is needed
-    if asked.beside != "none":
+    task_set = read_tasks(recipe, overrides, screen, tasks=tasks)  # and says what is wrong there before torch is needed
+    if task_set.beside != "none":
         alone("multitask with multitask.beside")
     with screen.busy("starting"), for_good():
         from nlp_transfer.multitask.beside import compared
         from nlp_transfer.multitask.show import render
         from nlp_transfer.multitask.together import adapt_together
-    outcome = compared(asked, adapt_together(asked, screen), screen)
+    outcome = compared(task_set, adapt_together(task_set, screen), screen)
     render(outcome, screen.console)
     emit(outcome.to_json(), screen)
     return 0

@@ -141,18 +141,18 @@ def supervised(folder: Path, rows: list[dict[str, str]], base: set[str], asked: 
 
 def by_prototypes(settings: Any, corpus: Any, division: Any) -> dict[str, float]:
     """Return the accuracy of the prototypes of an encoder as it is, by number of shots."""
-    from nlp_transfer.meta.episodes import only
-    from nlp_transfer.meta.measuring import asked_of, right
+    from nlp_transfer.meta.episodes import rows_of_classes
+    from nlp_transfer.meta.measuring import held_out_episodes, query_accuracy
     from nlp_transfer.meta.run import learning
     from nlp_transfer.running.preparation import prepare
 
     own = settings.meta
     prepared = prepare(learning(settings), corpus, Path(settings.output))
-    rows = only(prepared.columns["train"], division.test)
+    rows = rows_of_classes(prepared.columns["train"], division.test)
     features = prepared.below_output.now(rows)
     return {
-        str(asked.shots): float(right(features, asked, count=own.measured, distance=own.distance).mean())
-        for asked in asked_of(rows, division.test, own, seed=settings.seed)
+        str(asked.shots): float(query_accuracy(features, asked, count=own.measured, distance=own.distance).mean())
+        for asked in held_out_episodes(rows, division.test, own, seed=settings.seed)
     }
 
 

@@ -82,7 +82,7 @@ def words_of(arguments: argparse.Namespace, seed: int, output: Path) -> list[str
 def together(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the figures of every task by every way and alone."""
     from nlp_transfer.config import compose
-    from nlp_transfer.multitask.asked import ask
+    from nlp_transfer.multitask.task_set import read_tasks
     from nlp_transfer.multitask.together import adapt_together
     from nlp_transfer.running.run import adapt
     from nlp_transfer.terminal.console import Screen
@@ -103,8 +103,8 @@ def together(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iter
                     figures = {name: run.metrics["macro_f1"] for name, run in runs.items()}
                 else:
                     screen = Screen(speaks=False)
-                    asked = ask(None, [*shared, *WAYS[way]], screen, tasks=list(folders.values()))
-                    figures = {task.name: task.together.value for task in adapt_together(asked, screen).tasks}
+                    task_set = read_tasks(None, [*shared, *WAYS[way]], screen, tasks=list(folders.values()))
+                    figures = {task.name: task.together.value for task in adapt_together(task_set, screen).tasks}
                 yield {"seed": seed, "way": way, "figures": {name: round(of, 4) for name, of in figures.items()}}
 
 
@@ -126,8 +126,8 @@ def show_together(arguments: argparse.Namespace, known: list[dict[str, Any]]) ->
 
 def matrix(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield what each task gains from each other one."""
-    from nlp_transfer.multitask.asked import ask
     from nlp_transfer.multitask.beside import compared
+    from nlp_transfer.multitask.task_set import read_tasks
     from nlp_transfer.multitask.together import adapt_together
     from nlp_transfer.terminal.console import Screen
 
@@ -136,8 +136,8 @@ def matrix(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterat
     screen = Screen(speaks=False)
     with tempfile.TemporaryDirectory() as scratch:
         words = [*words_of(arguments, 0, Path(scratch)), "multitask.beside=pairs"]
-        asked = ask(None, words, screen, tasks=[str(arguments.data / name) for name in arguments.tasks])
-        found = compared(asked, adapt_together(asked, screen), screen)
+        task_set = read_tasks(None, words, screen, tasks=[str(arguments.data / name) for name in arguments.tasks])
+        found = compared(task_set, adapt_together(task_set, screen), screen)
     yield {"gains": found.to_json()["gains"], "verdict": found.verdict}
 
 
@@ -158,7 +158,7 @@ def show_matrix(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> N
 def heads(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the processor seconds of one run of all heads and of a run for each, the cache empty and full."""
     from nlp_transfer.config import compose
-    from nlp_transfer.multitask.asked import ask
+    from nlp_transfer.multitask.task_set import read_tasks
     from nlp_transfer.multitask.together import adapt_together
     from nlp_transfer.running.run import adapt
     from nlp_transfer.terminal.console import Screen
@@ -180,7 +180,7 @@ def heads(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterato
                 output = [f"output={folder / f'{cache}-{again}'}"]
                 began = time.process_time()
                 words = [*shared, *own, *output, of_columns]
-                adapt_together(ask(None, words, screen, tasks=[str(folder / "rows")]), screen)
+                adapt_together(read_tasks(None, words, screen, tasks=[str(folder / "rows")]), screen)
                 one = time.process_time() - began
                 began = time.process_time()
                 for name in names:

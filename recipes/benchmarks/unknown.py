@@ -79,7 +79,7 @@ def measure(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
     """Adapt a probe to the known labels; return the score that is chosen and the figures of every one."""
     from nlp_transfer.config import compose
     from nlp_transfer.data.corpus import load_corpus
-    from nlp_transfer.evaluation.hiding import chosen, fitted, rehearsed
+    from nlp_transfer.evaluation.hiding import chosen_score, fitted, rehearsed
     from nlp_transfer.evaluation.unknown import DETECTORS
     from nlp_transfer.running.head import fold_calibration, solve_head
     from nlp_transfer.running.preparation import prepare
@@ -104,7 +104,7 @@ def measure(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
         limit = detector.scores(prepared.outputs("validation"), held)
         known, unknown = detector.scores(logits, test), detector.scores(*strange)
         found[name] = {"rehearsed": float(np.mean(figures[name]))} | figures_of(known, unknown, right, limit)
-    return {"chosen": chosen(figures, train.shape[1]), "scores": found}
+    return {"chosen": chosen_score(figures, train.shape[1]), "scores": found}
 
 
 def figures_of(known: np.ndarray, unknown: np.ndarray, right: np.ndarray, held: np.ndarray) -> dict[str, float]:

@@ -14,45 +14,17 @@ from safetensors.numpy import load_file, save_file
 from transformers import pipeline
 
 from nlp_transfer.artefact.folder import RECORD, load_model, save
-from nlp_transfer.artefact.record import Record, read_record
-from nlp_transfer.data.task import Task
-from nlp_transfer.data.tokens import TokenSpec
-from nlp_transfer.encoder.classifier import Classifier, load_classifier
+from nlp_transfer.artefact.record import read_record
+from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Lora
-from tests.encoder.families import TEXTS, tiny_encoder
+from tests.artefact.records import TASK, record_of
+from tests.encoder.families import TEXTS
 
-TASK = Task("single_label", ("card", "film"), pair=False)
 LONG = "my card has not arrived yet please refund the order " * 20
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
-
-
-def record_of(classifier: Classifier, *, merged: bool = True, limit: int = 64, chunk: bool = False) -> Record:
-    source = classifier.source
-    return Record(
-        task=TASK,
-        tokens=TokenSpec(
-            max_length=min(limit, 16),
-            limit=limit,
-            truncation_side="right",
-            pair_truncation="longest_first",
-            chunk=chunk,
-            overlap=0,
-            max_windows=None,
-        ),
-        roles={"text": "text", "label": "label"},
-        encoder=EncoderSettings(name=source.name, head=classifier.head, sha256=source.sha256),
-        max_tokens=classifier.max_tokens,
-        merged=merged,
-        data={"source": "rows", "fingerprint": "0"},
-    )
 
 
 @pytest.fixture(scope="module")

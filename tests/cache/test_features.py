@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,48 +15,14 @@ from nlp_transfer.config import run_id
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.running import resume
 from nlp_transfer.running.head import solve_head
-from nlp_transfer.running.preparation import Prepared, prepare
-from nlp_transfer.running.run import adapt
-from tests.crashes import fingerprint
+from nlp_transfer.running.preparation import prepare
+from tests.cache.counted import bits, counted, prepared_for
 from tests.encoder.families import tiny_encoder
-from tests.place import furnish
-from tests.running.test_run import data_for, settings_for
+from tests.harness import told_by
+from tests.place import adapt_words, furnish
+from tests.runs import data_for, settings_for
 from tests.stores import RUNS
-from tests.test_cli import adapt_words
-from tests.test_crashes import told_by
 from tests.warm import Warm
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("features")
-    tiny_encoder(folder)
-    return folder
-
-
-def prepared_for(home: Path, problem: str = "single_label", **values: Any) -> Prepared:
-    settings = settings_for(home, problem, **{"strategy": "probe", **values})
-    return prepare(settings, load_corpus(settings.data, seed=0, data=data_for(problem)), home)
-
-
-@contextmanager
-def counted(prepared: Prepared) -> Iterator[list[int]]:
-    """The rows of each pass of the real encoder, as they come."""
-    rows: list[int] = []
-    model = prepared.classifier.model
-    encoder = getattr(model, prepared.classifier.anatomy.base)
-    hook = encoder.register_forward_pre_hook(
-        lambda _, positional, named: rows.append(len(named["attention_mask"])),
-        with_kwargs=True,
-    )
-    yield rows
-    hook.remove()
-
-
-def bits(home: Path, output: Path, problem: str, **values: Any) -> dict[str, str]:
-    short = {"evaluation.floors": False, "evaluation.resamples": 2}
-    adapt(settings_for(home, problem, output=str(output), **short, **values), data=data_for(problem))
-    return {name: bits for name, bits in fingerprint(output).items() if name not in ("config.yaml", "plan.json")}
 
 
 @pytest.mark.slow

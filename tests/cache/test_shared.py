@@ -15,17 +15,9 @@ from nlp_transfer.cache.features import Features
 from nlp_transfer.cache.shared import Shared, Unwritten
 from nlp_transfer.cache.store import Store
 from nlp_transfer.training.inference import InMemory
-from tests.cache.test_features import counted, prepared_for
-from tests.encoder.families import tiny_encoder
+from tests.cache.counted import counted, prepared_for
 
 KEY = "0" * 64
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shared")
-    tiny_encoder(folder)
-    return folder
 
 
 def written(store: Store, values: np.ndarray, *, at_once: int = 100) -> Shared:

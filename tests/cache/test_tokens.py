@@ -17,7 +17,7 @@ from nlp_transfer.data.tokens import encode_whole
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
 from nlp_transfer.settings import Settings
 from tests.encoder.families import WORDS, tiny_encoder
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 
 KINDS = {"bert": "single_label", "bert, pairs": "pair", "bert, windows": "chunk", "roberta": "single_label"}
 

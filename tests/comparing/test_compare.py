@@ -17,8 +17,8 @@ from nlp_transfer.cache.store import Store, folder_of
 from nlp_transfer.cli import main
 from nlp_transfer.comparing import compare as module
 from nlp_transfer.comparing import trial as trial_module
-from nlp_transfer.comparing.asked import ask
 from nlp_transfer.comparing.compare import Comparison
+from nlp_transfer.comparing.design import design_of
 from nlp_transfer.comparing.grid import ALL, Draws, candidates_of
 from nlp_transfer.comparing.page import document_of
 from nlp_transfer.comparing.recipe import recipe_of
@@ -31,11 +31,11 @@ from nlp_transfer.reporting.files import write
 from nlp_transfer.running.choosing import LABEL_TEXTS
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.terminal.console import Screen
-from tests.data.test_many import many
+from tests.data.many import many
 from tests.encoder.families import tiny_encoder
 from tests.full_disk import refuse_to_hold
 from tests.place import furnish
-from tests.running.test_run import data_for, rows
+from tests.runs import data_for, rows
 
 QUIET = Screen(speaks=False)
 SHORT = ["training.epochs=1", "training.precision=fp32", "evaluation.resamples=50", "training.batch_size=8"]
@@ -47,7 +47,7 @@ def words(folder: Path, *more: str) -> list[str]:
 
 
 def comparison(recipe: str | None, given: list[str], screen: Screen, *, data: dict) -> Comparison:
-    return Comparison(ask(recipe, given, screen, data=data), screen)
+    return Comparison(design_of(recipe, given, screen, data=data), screen)
 
 
 def figures(outcome) -> list[tuple]:
@@ -470,7 +470,7 @@ def test_texts_without_labels_are_for_those_who_read_them_and_the_floor_knows_no
     _, candidates = candidates_of(None, [*shared, "pretraining.epochs=1", "compare.candidates=[probe]"])
     assert [each.settings.pretraining.epochs for each in candidates] == [1, 0]
     with pytest.raises(UserError, match="not read by this objective"):
-        ask(None, [*shared, "compare.candidates=[probe]"], QUIET, data=data_for("single_label"))
+        design_of(None, [*shared, "compare.candidates=[probe]"], QUIET, data=data_for("single_label"))
     given = [*shared, "compare.candidates=[probe,'probe pretraining.epochs=1']", "compare.labels=[all]"]
     given += ["compare.seeds=1", "compare.scratch=false", "name=texts"]
     outcome = comparison(None, given, QUIET, data=data_for("single_label")).run()

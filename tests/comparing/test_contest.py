@@ -13,7 +13,7 @@ from nlp_transfer.comparing.slices import slices
 from nlp_transfer.comparing.trial import Answers
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
-from nlp_transfer.evaluation.names import comparable
+from nlp_transfer.evaluation.names import goodness
 from tests.evaluation.bootstraps import bootstrap
 
 TASK = Task(problem="single_label", labels=("no", "yes"), pair=False)
@@ -191,9 +191,9 @@ def test_nobody_better_is_seldom_called_better_however_trainings_vary():
 
 
 def test_what_is_undefined_is_worst_whichever_way_is_up():
-    for sign in (1, -1):
-        assert comparable(np.nan, sign) == comparable(None, sign) == -np.inf
-    assert comparable(0.2, -1) > comparable(0.3, -1)
+    for metric in ("accuracy", "log_loss"):
+        assert goodness(np.nan, metric) == goodness(None, metric) == -np.inf
+    assert goodness(0.2, "log_loss") > goodness(0.3, "log_loss")
 
 
 @pytest.mark.parametrize(

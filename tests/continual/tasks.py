@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from nlp_transfer.running.run import adapt
-from tests.running.test_run import STRATEGIES, data_for, settings_for
+from tests.runs import STRATEGIES, data_for, settings_for
 
 
 def only(labels: set[str], problem: str = "single_label", *, extra: bool = False) -> dict[str, list[dict]]:

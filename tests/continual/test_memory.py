@@ -15,15 +15,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import DataSettings
 from tests.continual.tasks import going_on, old_run, only
-from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("memory")
-    tiny_encoder(folder)
-    return folder
+from tests.runs import data_for
 
 
 def recalled(folder: Path) -> list[dict]:

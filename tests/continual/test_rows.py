@@ -17,15 +17,7 @@ from nlp_transfer.data.task import label_names
 from nlp_transfer.errors import UserError
 from nlp_transfer.running.run import adapt
 from tests.continual.tasks import going_on, old_run, only, written
-from tests.encoder.families import tiny_encoder
-from tests.running.test_run import rows, settings_for
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("rows")
-    tiny_encoder(folder)
-    return folder
+from tests.runs import rows, settings_for
 
 
 @given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8), total=st.integers(0, 100))

@@ -22,9 +22,9 @@ from nlp_transfer.running.run import adapt
 from tests.cells import cells
 from tests.continual.tasks import going_on, old_run, only, written
 from tests.encoder.families import tiny_encoder
-from tests.machine.test_launch import printed_by
-from tests.running.test_run import STRATEGIES, data_for, rows, settings_for
-from tests.test_crashes import weights_of_a_stopped_run_and_another
+from tests.launched import printed_by
+from tests.runs import STRATEGIES, data_for, rows, settings_for
+from tests.stopped import weights_of_a_stopped_run_and_another
 from tests.warm import Warm
 
 EWC = {"objective": "anchor", "objective.anchor.kind": "ewc", "continual.replay": 6}
@@ -32,13 +32,6 @@ EWC = {"objective": "anchor", "objective.anchor.kind": "ewc", "continual.replay"
 
 def _without_head(strategy: str) -> dict:
     return {key: value for key, value in STRATEGIES[strategy].items() if key != "encoder.head"}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("continual")
-    tiny_encoder(folder)
-    return folder
 
 
 def layer_of(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:

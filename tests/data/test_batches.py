@@ -14,26 +14,8 @@ from nlp_transfer.data.batches import (
     micro_batches,
     steps_per_epoch,
 )
-from nlp_transfer.data.ragged import Tokens, ranges
-
-
-def make_tokens(windows: list[list[int]]) -> Tokens:
-    """Tokens of examples given as window lengths; token values count up, so that misplacement shows."""
-    lengths = [length for example in windows for length in example]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    first = np.concatenate([[0], np.cumsum([len(example) for example in windows])]).astype(np.int64)
-    ids = np.arange(1, offsets[-1] + 1, dtype=np.int32)
-    return Tokens(
-        ids,
-        (ids % 2).astype(np.int8),
-        offsets,
-        first,
-        np.array([sum(e) for e in windows]),
-        np.zeros(len(windows), np.int64),
-    )
-
-
-examples_st = st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=3), min_size=1, max_size=40)
+from nlp_transfer.data.ragged import ranges
+from tests.data.windows import examples_st, make_tokens
 
 
 @given(examples=st.integers(1, 50), batch=st.integers(1, 12), seed=st.integers(0, 3), epochs=st.integers(1, 3))

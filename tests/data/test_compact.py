@@ -18,8 +18,8 @@ from nlp_transfer.data.corpus import read_corpus
 from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.missing import MISSING
 from nlp_transfer.settings import DataSettings
-from tests.cache.test_features import bits
-from tests.data.test_many import few_tries, many, rows_told, write
+from tests.cache.counted import bits
+from tests.data.many import few_tries, many, rows_told, write
 from tests.encoder.families import tiny_encoder
 
 TEXTS = ["", "plain", "Grüße, 世界 🙂", "\ud800 half", "a\0b", "", "x" * 5000, "end"] * 3

@@ -13,14 +13,13 @@ from nlp_transfer.data import hub as hub_module
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings
+from tests.data.cards import CARD, COMMIT, OTHER
 from tests.publishing.hub_repository import Repository
 from tests.publishing.hub_server import ALWAYS, BOB, Fault, HubServer, attach
 
 ROWS = "text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(6))
 HIDDEN = "text,label\nhidden,\n"
 FILES = {"train.csv": ROWS, "validation.csv": ROWS, "test.csv": HIDDEN}
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-OTHER = "f" * 40
 QUOTED = {"X-Error-Message": f"token {BOB}"}
 
 
@@ -161,13 +160,6 @@ def test_a_subset_is_one_of_the_authors(hub) -> None:
     assert all(text.startswith("de ") for text in corpus.splits["train"].texts)
     with pytest.raises(UserError, match=r"cannot be loaded .*\['en', 'de'\]"):
         load_corpus(DataSettings(hub="acme/tiny"))
-
-
-CARD = """---
-dataset_info:
-  features: [{name: text, dtype: string}, {name: label, dtype: {class_label: {names: {'0': z, '1': y}}}}]
----
-"""
 
 
 def test_integers_get_the_names_of_their_card(hub) -> None:

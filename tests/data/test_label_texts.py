@@ -8,7 +8,7 @@ from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.label_texts import names_of, spoken, with_label_texts
 from nlp_transfer.errors import UserError
-from tests.running.test_run import data_for
+from tests.runs import data_for
 
 FORMS = ["{}", "This is {}."]
 

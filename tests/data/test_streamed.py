@@ -31,10 +31,10 @@ from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import DataSettings
 from nlp_transfer.training import checkpoint
 from tests.crashes import fingerprint
-from tests.data.test_hub import CARD, COMMIT, OTHER
+from tests.data.cards import CARD, COMMIT, OTHER
 from tests.encoder.families import tiny_encoder
 from tests.publishing.hub_server import ALWAYS, Fault, HubServer
-from tests.running.test_run import rows, settings_for
+from tests.runs import rows, settings_for
 from tests.warm import Warm
 
 TWICE = b"""---

@@ -26,9 +26,8 @@ from nlp_transfer.settings import ColumnSettings, DecisionSettings
 from nlp_transfer.verb_settings import PredictSettings
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.place import furnish
-from tests.running.test_run import STRATEGIES, data_for, rows, settings_for
-from tests.test_cli import adapt_words
+from tests.place import adapt_words, furnish
+from tests.runs import STRATEGIES, data_for, rows, settings_for
 
 pytestmark = pytest.mark.slow
 
@@ -37,13 +36,6 @@ BROKEN = (
     *(1.0, {}, {"temperature": 0}, {"temperature": 10**400}, {"temperature": 1, "shifts": [1.0]}),
     *({"temperature": 1, "shifts": shifts} for shifts in ({}, "123", [1, 2, "3"], [1, 2, None])),
 )
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("decisions")
-    tiny_encoder(folder)
-    return folder
 
 
 def run_for(home: Path, problem: str = "single_label", **values):

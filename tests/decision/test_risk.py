@@ -33,20 +33,11 @@ from nlp_transfer.publishing.card_rules import rules_of
 from nlp_transfer.running.measurement import evaluate
 from nlp_transfer.running.run import Run, adapt
 from nlp_transfer.settings import DecisionSettings
-from tests.encoder.families import tiny_encoder
-from tests.place import furnish, write_csv
-from tests.running.test_run import STRATEGIES, rows, settings_for
-from tests.test_cli import adapt_words
+from tests.place import adapt_words, furnish, write_csv
+from tests.runs import STRATEGIES, rows, settings_for
 
 RISK = 0.2
 CURVE = RiskCurve((0.9, 0.6, 0.0), (60, 90, 120), (0, 6, 30))  # promise no less than .096, .175 and .376
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("risk")
-    tiny_encoder(folder)
-    return folder
 
 
 def doubtful(problem: str = "single_label") -> dict[str, list[dict]]:

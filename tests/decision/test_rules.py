@@ -29,23 +29,14 @@ from nlp_transfer.running.run import adapt
 from nlp_transfer.serving.app import _plain
 from nlp_transfer.settings import ColumnSettings, DecisionSettings
 from nlp_transfer.verb_settings import PredictSettings
-from tests.encoder.families import tiny_encoder
-from tests.place import furnish, write_csv
-from tests.running.test_run import STRATEGIES, data_for, rows, settings_for
-from tests.test_cli import adapt_words
-from tests.test_crashes import stopped_run
+from tests.place import adapt_words, furnish, write_csv
+from tests.runs import STRATEGIES, data_for, rows, settings_for
+from tests.stopped import stopped_run
 
 pytestmark = pytest.mark.slow
 
 RULES = {"decision.unknown": 0.2, "decision.coverage": 0.8}
 FOREIGN = ["zebra xylophone", "the quick brown fox", "1 2 3 4 5", "good morning vietnam"]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("rules")
-    tiny_encoder(folder)
-    return folder
 
 
 def run_for(home: Path, problem: str = "single_label", strategy: str = "probe", **values):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nlp_transfer.running.run import adapt
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 
 ROOT = Path(__file__).parent.parent.parent
 PROBLEMS = ("single_label", "multi_label", "ordinal", "regression", "pair")

@@ -8,7 +8,7 @@ import pytest
 from nlp_transfer.data.task import Task
 from nlp_transfer.decision.labelling import Prediction
 from nlp_transfer.demo import shown
-from nlp_transfer.demo.asked import read_texts
+from nlp_transfer.demo.reading import read_texts
 from nlp_transfer.errors import UserError
 from nlp_transfer.predicting.attribution import Attribution, Span
 from nlp_transfer.settings import ColumnSettings

@@ -14,7 +14,7 @@ from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import adapt
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ def test_the_weights_are_those_of_a_training_that_runs_every_layer(tmp_path: Pat
         }
         with pytest.MonkeyPatch.context() as patch:
             if not once:
-                patch.setattr("nlp_transfer.running.preparation._boundary", lambda *_: None)
+                patch.setattr("nlp_transfer.running.preparation.boundary_of", lambda *_: None)
             run = adapt(settings_for(tmp_path, **values), data=data_for("single_label"))
         weights.append(load_file(run.folder / "model" / "model.safetensors"))
     start = load_file(tmp_path / f"tiny-{family}" / "model.safetensors")

@@ -11,7 +11,7 @@ from nlp_transfer.encoder.depth import entries_of
 from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.errors import UserError
 from nlp_transfer.running.run import adapt
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 
 from .families import FAMILIES, SEQ2SEQ, TEXTS, tiny_encoder
 from .test_families import POOLED, SHARED_LAYERS, every_case, rows

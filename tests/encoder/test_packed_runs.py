@@ -22,11 +22,11 @@ from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.training.passes import NoMemory, Passes
-from tests.data.test_batches import examples_st, make_tokens
+from tests.data.windows import examples_st, make_tokens
 from tests.place import furnish
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
+from tests.training.cut import parts
 from tests.training.scarce import Scarce
-from tests.training.test_normalisation import parts
 
 from .conftest import TASK
 from .families import tiny_encoder, tiny_tokenizer

@@ -6,7 +6,7 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 
 from nlp_transfer.evaluation import unknown
-from nlp_transfer.evaluation.hiding import auroc, auroc_interval, chosen, fitted, rehearsed, some_rows
+from nlp_transfer.evaluation.hiding import auroc, auroc_interval, chosen_score, fitted, rehearsed, some_rows
 from nlp_transfer.evaluation.unknown import DETECTORS, Mahalanobis, Moments, RelativeMahalanobis
 
 LABELS, WIDTH = 6, 8
@@ -137,11 +137,11 @@ def test_another_score_than_the_usual_one_is_chosen_where_it_is_surely_better():
     hardly = [area + gain for area, gain in zip(usual, (0.2, -0.1, 0.1, -0.1, 0.1), strict=True)]
     for best, taken in ((surely, "energy"), (hardly, "relative_mahalanobis"), (usual, "relative_mahalanobis")):
         figures = {"energy": best, "relative_mahalanobis": usual, "neighbours": lower}
-        assert chosen(figures, WIDTH) == taken
-    assert chosen({}, WIDTH) == "relative_mahalanobis"
-    assert chosen(dict.fromkeys(DETECTORS, [1.0] * 5), WIDTH) == "relative_mahalanobis"  # nothing to gain
-    assert chosen({"energy": hardly, "neighbours": usual}, 5000) == "neighbours"  # a covariance would be too wide
-    assert chosen({}, 5000) == "neighbours"
+        assert chosen_score(figures, WIDTH) == taken
+    assert chosen_score({}, WIDTH) == "relative_mahalanobis"
+    assert chosen_score(dict.fromkeys(DETECTORS, [1.0] * 5), WIDTH) == "relative_mahalanobis"  # nothing to gain
+    assert chosen_score({"energy": hardly, "neighbours": usual}, 5000) == "neighbours"  # a covariance would be too wide
+    assert chosen_score({}, 5000) == "neighbours"
 
 
 def test_rows_that_are_kept_are_drawn_by_the_seed():

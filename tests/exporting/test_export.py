@@ -28,8 +28,7 @@ from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.strategies import Adapter, Lora
 from tests.encoder.families import FAMILIES
 from tests.exporting.models import LABELS, SINGLE, saved_model
-from tests.place import furnish
-from tests.test_cli import adapt_words, run_of
+from tests.place import adapt_words, furnish, run_of
 
 pytestmark = pytest.mark.slow
 

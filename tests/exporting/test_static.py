@@ -24,7 +24,7 @@ from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.running.run import adapt
 from tests.encoder.families import tiny_encoder
 from tests.exporting.models import LABELS, SINGLE, saved_model
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 
 TEXTS = ["my card", "where is the order? it was charged twice", "a", "", "good movie " * 40, "größe 東京 [SEP]"]
 TASKS = {

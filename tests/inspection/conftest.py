@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.encoder.families import tiny_encoder
 from tests.inspection.defects import Splits, clean
-from tests.running.test_run import rows
+from tests.runs import rows
 
 
 @pytest.fixture(scope="module")
 def sound() -> Splits:
     return clean()
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="module")

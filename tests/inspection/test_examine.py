@@ -24,10 +24,10 @@ from nlp_transfer.inspection.examine import examine
 from nlp_transfer.inspection.kinds import KINDS
 from nlp_transfer.inspection.near import near_pairs
 from tests.composed import settings_of
-from tests.data.test_many import many
+from tests.data.many import many
 from tests.inspection.defects import BESIDES, LEARNED, PLAIN, Splits, clean, other
 from tests.inspection.looking import QUIET, custom, examined, kinds, shown
-from tests.running.test_run import rows
+from tests.runs import rows
 
 
 def test_every_kind_is_tried_and_every_one_that_is_tried_is_a_kind():

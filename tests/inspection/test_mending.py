@@ -13,14 +13,15 @@ import pytest
 from nlp_transfer.cli import main
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
+from nlp_transfer.inspection.damage import UNDO
 from nlp_transfer.inspection.examine import Examination, examine
 from nlp_transfer.inspection.kinds import KINDS
-from nlp_transfer.inspection.mending import MENDED, Plan, plan, write
+from nlp_transfer.inspection.mending import MENDED, Mending, plan, write
 from nlp_transfer.terminal.console import Screen
 from tests.composed import settings_of
 from tests.inspection.defects import PLAIN, Splits, clean
 
-MENDABLE = [kind for kind, about in KINDS.items() if about.mended]
+MENDABLE = ["empty", "leak", "repeat", "twin", *UNDO]
 QUIET = Screen(speaks=False)
 
 
@@ -55,7 +56,7 @@ def texts(folder: Path) -> dict[str, list[str]]:
     return {split: part.texts for split, part in load_corpus(settings.data).splits.items()}
 
 
-def mended(found: Examination, folder: Path) -> Plan:
+def mended(found: Examination, folder: Path) -> Mending:
     """Write the copy of what was found."""
     planned = plan(found)
     write(planned, found, folder)

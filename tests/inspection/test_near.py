@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from nlp_transfer.inspection import mail, near
 from nlp_transfer.inspection.damage import UNDO, damage
 from nlp_transfer.inspection.near import near_pairs
-from nlp_transfer.inspection.wording import said
+from nlp_transfer.inspection.texts import bare_words
 from tests.inspection.defects import clean, headed, quoting, signed
 
 
 def grams(text: str) -> set[str]:
-    words = said(text)
+    words = bare_words(text)
     return {words[start : start + 4] for start in range(max(1, len(words) - 3))}
 
 

@@ -1,9 +1,6 @@
 """Two processes: one run folder, one result, the figures of one process; a launcher that started too few is noticed."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,45 +12,11 @@ import nlp_transfer
 from nlp_transfer.cli import main
 from nlp_transfer.machine import launch
 from nlp_transfer.running.resume import starts_anew
-from tests.crash_harness import free_port
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, settings_for
-from tests.test_cli import adapt_words, write_csv
-from tests.warm import CLI, Process, Warm
-
-ROOT = Path(__file__).parents[2]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-
-
-def launched(processes: int, words: list[str]) -> subprocess.CompletedProcess[str]:
-    command = [*TORCHRUN, str(processes), "-m", "nlp_transfer", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-
-
-def ranks(running: Warm, words: list[str], processes: int = 2) -> list[Process]:
-    """Start processes as a launcher would, each with an exit status of its own."""
-    group = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    group |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
-    environments = [os.environ | group | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(processes)]
-    return [running.start(CLI, *words, env=environment) for environment in environments]
-
-
-def printed_by(running: Warm, words: list[str], *, processes: int) -> str:
-    """Return what the first of some processes prints that all end well."""
-    both = ranks(running, words, processes)
-    statuses, said = ended(both)
-    assert statuses == [0] * processes, said
-    return both[0].said("out")
-
-
-def ended(running: list[Process], *, within: float = 300) -> tuple[list[int], list[str]]:
-    """Wait for processes; return their exit statuses and what they said."""
-    try:
-        said = [process.communicate(timeout=within)[1] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    return [process.wait() for process in running], said
+from tests.launched import ended, launched, ranks
+from tests.place import adapt_words, write_csv
+from tests.runs import data_for, settings_for
+from tests.warm import Warm
 
 
 @pytest.fixture

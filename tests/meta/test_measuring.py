@@ -9,7 +9,7 @@ import pytest
 from nlp_transfer.data.streams import Stream
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.meta.episodes import Episodes
-from nlp_transfer.meta.measuring import Gain, Outcome, mean_of, right
+from nlp_transfer.meta.measuring import Gain, Outcome, mean_of, query_accuracy
 
 TARGETS = np.repeat(np.arange(4), 6)
 
@@ -31,13 +31,13 @@ def test_a_mean_has_the_interval_of_student():
 def test_features_that_tell_classes_apart_are_always_right():
     features = np.eye(4, dtype=np.float32)[TARGETS] + 0.01
     for distance in ("cosine", "euclidean"):
-        assert (right(features, episodes_of(), count=20, distance=distance) == 1).all()
+        assert (query_accuracy(features, episodes_of(), count=20, distance=distance) == 1).all()
 
 
 def test_a_class_that_looks_like_another_is_wrong_by_itself():
     features = np.eye(4, dtype=np.float32)[TARGETS]
     features[TARGETS == 3] = [[0, 0, 0, 1]] * 2 + [[1, 0, 0, 0]] * 4  # for the most part like those of class 0
-    found = right(features, episodes_of(4), count=200, distance="euclidean")
+    found = query_accuracy(features, episodes_of(4), count=200, distance="euclidean")
     by_class = np.zeros(4)
     for index, values in enumerate(found):
         by_class[episodes_of(4).draw(index).classes] += values

@@ -33,7 +33,7 @@ from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import Stopped
 from tests.composed import settings_of
 from tests.encoder.families import WORDS, tiny_encoder
-from tests.machine.test_launch import printed_by
+from tests.launched import printed_by
 from tests.warm import Warm
 
 ROOT = Path(__file__).parents[2]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer.composing.words import from_mapping
-from nlp_transfer.multitask.asked import Asked, ask
 from nlp_transfer.multitask.outcome import Outcome
+from nlp_transfer.multitask.task_set import TaskSet, read_tasks
 from nlp_transfer.multitask.together import adapt_together
 from nlp_transfer.terminal.console import Screen
-from tests.running.test_run import rows
+from tests.runs import rows
 
 SILENT = Screen(speaks=False)
 KINDS = ("single_label", "soft", "multi_label", "ordinal", "regression")
@@ -39,10 +39,10 @@ def written(folder: Path, problem: str = "single_label", name: str | None = None
     return f"{place} data.problem={problem}" if problem in _TOLD else str(place)
 
 
-def asked(home: Path, tasks: list[str], **values: Any) -> Asked:
+def asked(home: Path, tasks: list[str], **values: Any) -> TaskSet:
     """Return what is asked for, on the tiny encoder of a folder."""
     words = from_mapping(_QUICK | {"encoder.name": str(home / "tiny-bert"), "output": str(home / "runs")} | values)
-    return ask(None, words, SILENT, tasks=tasks)
+    return read_tasks(None, words, SILENT, tasks=tasks)
 
 
 def together(home: Path, tasks: list[str], **values: Any) -> Outcome:

@@ -18,16 +18,8 @@ from nlp_transfer.multitask.outcome import TOGETHER, Gain, Learned, Outcome
 from nlp_transfer.multitask.show import render
 from nlp_transfer.multitask.together import adapt_together
 from nlp_transfer.predicting.predict import opened
-from tests.encoder.families import tiny_encoder
 from tests.full_disk import refuse_to_hold
 from tests.multitask.tasks import SILENT, asked, written
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("beside")
-    tiny_encoder(folder)
-    return folder
 
 
 def found(home: Path, words: list[str], **values) -> Outcome:

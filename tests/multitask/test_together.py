@@ -17,7 +17,7 @@ from nlp_transfer.config import compose, run_id
 from nlp_transfer.continual.rows import load
 from nlp_transfer.errors import UserError
 from nlp_transfer.multitask import together as together_module
-from nlp_transfer.multitask.asked import ask
+from nlp_transfer.multitask.task_set import read_tasks
 from nlp_transfer.multitask.together import as_long_as_alone
 from nlp_transfer.objectives.objective import Step
 from nlp_transfer.running.run import adapt
@@ -27,19 +27,12 @@ from nlp_transfer.training.length import planned_steps
 from nlp_transfer.training.signals import Stopped
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.machine.test_launch import printed_by
+from tests.launched import printed_by
 from tests.multitask.tasks import KINDS, SILENT, asked, together, written
-from tests.running.test_run import STRATEGIES, rows
+from tests.runs import STRATEGIES, rows
 from tests.warm import Warm
 
 LEARNING = {"finetune": {}, "lora": STRATEGIES["lora"], "probe": {"strategy": "probe"}}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("several")
-    tiny_encoder(folder)
-    return folder
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -168,7 +161,8 @@ def test_whoever_reads_the_rows_of_a_column_divides_them_as_they_were(
         assert main(["evaluate", str(task.folder)]) == 0
         notes = json.loads(capsys.readouterr().out)["report"]["notes"]
         assert not [note for note in notes if "not what the model was trained on" in note]
-    assert together_module.adapt_together(ask(str(outcome.folder / "config.yaml"), [], SILENT), SILENT) == outcome
+    again = read_tasks(str(outcome.folder / "config.yaml"), [], SILENT)
+    assert together_module.adapt_together(again, SILENT) == outcome
 
 
 def test_a_step_of_all_is_that_of_the_largest_task_in_every_plan(
@@ -190,14 +184,14 @@ def test_what_is_finished_is_read_back(home: Path, tmp_path: Path, monkeypatch: 
     assert "learned together with 1 other task: regression" in notes
     monkeypatch.setattr(together_module, "prepare", None)
     assert together(home, words, **values) == outcome
-    again = ask(str(outcome.folder / "config.yaml"), [], SILENT)
+    again = read_tasks(str(outcome.folder / "config.yaml"), [], SILENT)
     assert together_module.adapt_together(again, SILENT) == outcome
-    task = ask(str(outcome.tasks[0].folder / "config.yaml"), [f"output={tmp_path / 'runs'}"], SILENT)
+    task = read_tasks(str(outcome.tasks[0].folder / "config.yaml"), [f"output={tmp_path / 'runs'}"], SILENT)
     assert [member.name for member in task.members] == ["single_label", "regression"]
     with pytest.raises(
         UserError, match=rf"is of one of several tasks, .* name {outcome.folder}/config.yaml, or set out"
     ):
-        ask(str(outcome.tasks[0].folder / "config.yaml"), [], SILENT)
+        read_tasks(str(outcome.tasks[0].folder / "config.yaml"), [], SILENT)
     with pytest.raises(TypeError, match="not callable"):
         together(home, words, **values | {"multitask.sampling": "uniform"})
     with pytest.raises(TypeError, match="not callable"):

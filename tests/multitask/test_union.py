@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlp_transfer.data.corpus import divided, encoded, read_corpus
-from nlp_transfer.multitask.asked import Member
+from nlp_transfer.multitask.task_set import Member
 from nlp_transfer.multitask.union import union_of
 from nlp_transfer.settings import DataSettings, Settings
-from tests.data.test_many import few_tries, many, texts, write
+from tests.data.many import few_tries, many, texts, write
 
 task_rows = st.lists(st.tuples(texts, texts, st.sampled_from(["a", "b"])), min_size=2, max_size=8)
 

@@ -18,7 +18,7 @@ from nlp_transfer.objectives.checks import check_objective
 from nlp_transfer.objectives.objective import Objective, Step
 from nlp_transfer.objectives.settings import AnchorSettings, ClassifySettings
 from nlp_transfer.training.bfloat16 import WorkingCopy
-from tests.training.test_normalisation import CUTS, loss_and_gradient, parts
+from tests.training.cut import CUTS, loss_and_gradient, parts
 
 TASK = Task("single_label", ("a", "b", "c"), False, None)
 

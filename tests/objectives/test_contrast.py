@@ -19,13 +19,12 @@ from nlp_transfer.linear.convex import Head
 from nlp_transfer.objectives.contrast import Contrast
 from nlp_transfer.objectives.settings import ContrastSettings
 from nlp_transfer.running import learning
-from nlp_transfer.running.head import solve_head_again, validate
+from nlp_transfer.running.head import refit_head, validate
 from nlp_transfer.running.preparation import Prepared, prepare
 from nlp_transfer.running.run import adapt
 from tests.cells import cells
-from tests.encoder.families import tiny_encoder
-from tests.running.test_run import STRATEGIES, data_for, settings_for
-from tests.test_crashes import weights_of_a_stopped_run_and_another
+from tests.runs import STRATEGIES, data_for, settings_for
+from tests.stopped import weights_of_a_stopped_run_and_another
 
 pytestmark = pytest.mark.slow
 
@@ -147,13 +146,6 @@ def test_nearly_every_step_has_texts_of_one_label_and_of_others(kinds: int, batc
     assert np.mean([count.max() > 1 for count in counts]) > 0.9
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("contrast")
-    tiny_encoder(folder)
-    return folder
-
-
 @pytest.mark.parametrize(
     ("strategy", "problem"), cells(("finetune", "lora", "ia3"), ("single_label", "soft", "pair", "siamese", "chunk"))
 )
@@ -186,12 +178,12 @@ def test_the_last_head_has_the_penalty_that_suited_the_encoder_before_it_knew_th
 
     def watched(prepared: Prepared, *, least: float) -> Head:
         seen.append(least)
-        return solve_head_again(prepared, least=least)
+        return refit_head(prepared, least=least)
 
-    monkeypatch.setattr(learning, "solve_head_again", watched)
+    monkeypatch.setattr(learning, "refit_head", watched)
     adapt(settings, data=data)
     assert seen == [before]
-    heads = [solve_head_again(prepared, least=least) for least in (0, 3, 1e3)]
+    heads = [refit_head(prepared, least=least) for least in (0, 3, 1e3)]
     assert heads[0].penalty < heads[1].penalty == 3
     assert heads[2].penalty == 10  # however little the features told before
     assert np.linalg.norm(heads[1].weight) < np.linalg.norm(heads[0].weight)

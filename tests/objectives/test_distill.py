@@ -1,6 +1,5 @@
 """Distillation: hand-computed values, a teacher's answers as a column, texts without labels, what is refused."""
 
-import csv
 import dataclasses
 import json
 import math
@@ -31,11 +30,11 @@ from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import Run, adapt
 from nlp_transfer.settings import ColumnSettings, DataSettings
 from tests.cells import cells
-from tests.data.test_batches import make_tokens
+from tests.data.windows import make_tokens
 from tests.encoder.families import tiny_encoder
-from tests.machine.test_launch import printed_by
-from tests.running.test_run import STRATEGIES, data_for, settings_for
-from tests.test_crashes import weights_of_a_stopped_run_and_another
+from tests.launched import printed_by
+from tests.runs import STRATEGIES, data_for, settings_for, texts_in
+from tests.stopped import weights_of_a_stopped_run_and_another
 from tests.warm import Warm
 
 LABELS = ("a", "b", "c")
@@ -112,23 +111,6 @@ def test_beside_texts_without_labels_a_label_counts_as_it_did(kind: str):
 def tensors(columns: Columns) -> dict[str, torch.Tensor]:
     found = {name: getattr(columns, name) for name in ("targets", "weights", "labelled")}
     return {name: torch.from_numpy(values) for name, values in found.items() if values is not None}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("distill")
-    tiny_encoder(folder)
-    return folder
-
-
-def texts_in(path: Path, problem: str = "single_label", **columns: str) -> Path:
-    rows = data_for(problem)["test"] + data_for(problem)["validation"]
-    with path.open("w", newline="") as out:
-        names = [name for name in ("text", "text_pair") if name in rows[0]]
-        writer = csv.DictWriter(out, [*names, *columns], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(row | columns for row in rows)
-    return path
 
 
 def taught(home: Path, folder: Path, problem: str, strategy: str = "finetune", **values) -> tuple[Run, Run]:

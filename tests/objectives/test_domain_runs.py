@@ -25,23 +25,15 @@ from nlp_transfer.settings import EvaluationSettings
 from nlp_transfer.training import checkpoint
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.machine.test_launch import printed_by
-from tests.objectives.test_distill import texts_in
-from tests.running.test_run import STRATEGIES, data_for, settings_for
-from tests.test_crashes import stopped_run, weights_of_a_stopped_run_and_another
+from tests.launched import printed_by
+from tests.runs import STRATEGIES, data_for, settings_for, texts_in
+from tests.stopped import stopped_run, weights_of_a_stopped_run_and_another
 from tests.warm import Warm
 
 TERMS = ("coral", "mmd", "dann", "cdan", "mcc")
 PROBLEMS = ("single_label", "soft", "multi_label", "ordinal", "regression", "pair", "siamese", "chunk")
 MEANT = {"cdan": ("single_label", "soft", "ordinal", "pair", "siamese", "chunk")}
 MEANT |= {"mcc": ("single_label", "soft", "pair", "siamese", "chunk")}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("domains")
-    tiny_encoder(folder)
-    return folder
 
 
 def adapted(home: Path, folder: Path, term: str, problem: str = "single_label", strategy: str = "finetune", **values):

@@ -29,10 +29,9 @@ from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import Run, adapt
 from tests.cells import cells
 from tests.encoder.families import tiny_encoder
-from tests.machine.test_launch import printed_by
-from tests.objectives.test_distill import texts_in
-from tests.running.test_run import STRATEGIES, data_for, settings_for
-from tests.test_crashes import weights_of_a_stopped_run_and_another
+from tests.launched import printed_by
+from tests.runs import STRATEGIES, data_for, settings_for, texts_in
+from tests.stopped import weights_of_a_stopped_run_and_another
 from tests.warm import Warm
 
 TASK = Task("single_label", ("a", "b"), False, None)
@@ -92,13 +91,6 @@ def test_of_another_width_a_map_learns_and_of_the_same_none():
     loss = term(Outputs(features, features), {"teacher_features": teacher}, 0.0)
     mapped = features @ term.map.weight.T
     assert loss.tolist() == pytest.approx((2 - 2 * torch.cosine_similarity(mapped, teacher)).tolist(), abs=1e-5)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("hints")
-    tiny_encoder(folder)
-    return folder
 
 
 COMMON = {"evaluation.floors": False, "decision.calibrate": False}

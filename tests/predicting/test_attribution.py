@@ -13,7 +13,7 @@ from nlp_transfer.predicting.attribution import Attribution, attribute
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.running.run import adapt
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, settings_for
+from tests.runs import data_for, settings_for
 
 WEIGHTS = {"good": 2.0, "bad": -3.0, "film": 0.5, "late": -0.25}
 

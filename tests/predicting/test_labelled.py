@@ -26,7 +26,7 @@ from nlp_transfer.predicting.predict import predict_file
 from nlp_transfer.settings import ColumnSettings
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.verb_settings import PredictSettings
-from tests.machine.test_launch import ended, ranks
+from tests.launched import ended, ranks
 from tests.place import furnish
 from tests.warm import Warm
 

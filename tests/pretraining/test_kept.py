@@ -25,16 +25,8 @@ from nlp_transfer.running.teaching import taught_columns
 from nlp_transfer.settings import TrainingSettings
 from nlp_transfer.training import checkpoint
 from nlp_transfer.verb_settings import HubSettings
-from tests.encoder.families import tiny_encoder
-from tests.pretraining.test_runs import FIRST, run_of_them, same, weights
-from tests.running.test_run import STRATEGIES, data_for
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretraining")
-    tiny_encoder(folder)
-    return folder
+from tests.pretraining.made import FIRST, run_of_them, same, weights
+from tests.runs import STRATEGIES, data_for
 
 
 def test_what_checkpoints_take_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

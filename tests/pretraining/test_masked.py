@@ -18,10 +18,10 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.encoder.source import RECORD, locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.pretraining.asked import check_architecture
 from nlp_transfer.pretraining.made import read_encoder, write_encoder
 from nlp_transfer.pretraining.masked import MaskedStep, logits_at, loss_on, masked_model, summed_loss
 from nlp_transfer.pretraining.masks import Masks, Words
+from nlp_transfer.pretraining.planning import check_architecture
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.training.inference import to_device
 from tests.encoder.families import FAMILIES, TEXTS, tiny_config, tiny_encoder, tiny_tokenizer

@@ -18,45 +18,19 @@ from nlp_transfer.config import compose, run_id, to_plain, words_of
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.pretraining import further, made
-from nlp_transfer.pretraining.asked import chosen_texts
 from nlp_transfer.pretraining.masked import MaskedStep
+from nlp_transfer.pretraining.planning import chosen_texts
 from nlp_transfer.running import resume
 from nlp_transfer.running.preparation import prepare
-from nlp_transfer.running.run import Run, adapt
-from nlp_transfer.settings import Settings
+from nlp_transfer.running.run import adapt
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import checkpoint
 from nlp_transfer.training.signals import Stopped
 from tests.encoder.families import tiny_encoder
-from tests.machine.test_launch import printed_by
-from tests.running.test_run import data_for, settings_for
+from tests.launched import printed_by
+from tests.pretraining.made import FIRST, QUICK, run_of_them, same, settings_of, weights
+from tests.runs import data_for, settings_for
 from tests.warm import Warm
-
-QUICK = {"training.epochs": 1, "evaluation.floors": False, "decision.calibrate": False}
-FIRST = {"pretraining.epochs": 3, "pretraining.batch_size": 8} | QUICK
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pretraining")
-    tiny_encoder(folder)
-    return folder
-
-
-def settings_of(home: Path, output: Path, **values) -> Settings:
-    return settings_for(home, output=str(output), **FIRST | values)
-
-
-def run_of_them(home: Path, output: Path, **values) -> Run:
-    return adapt(settings_of(home, output, **values), data=data_for("single_label"))
-
-
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    return load_file(run.folder / "model" / "model.safetensors")
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def kept_encoder() -> Path:

@@ -20,9 +20,8 @@ from nlp_transfer.publishing.markdown import escaped
 from nlp_transfer.publishing.publication import facts_of, write_card
 from nlp_transfer.running.run import adapt
 from tests.encoder.families import tiny_config, tiny_encoder
-from tests.place import furnish
-from tests.running.test_run import PROBLEMS, data_for, settings_for
-from tests.test_cli import adapt_words
+from tests.place import adapt_words, furnish
+from tests.runs import PROBLEMS, data_for, settings_for
 
 pytestmark = pytest.mark.slow
 
@@ -67,9 +66,9 @@ def run_of(folder: Path, problem: str, labels: list[str] | None = None, **values
     return adapt(settings, data=data).folder
 
 
-def parsed(run: Path, wishes: card.Wishes | None = None) -> tuple[ModelCard, card.Facts]:
+def parsed(run: Path, options: card.Options | None = None) -> tuple[ModelCard, card.Facts]:
     facts = facts_of(run, read_record(run / "model"))
-    text = card.render(facts, wishes or card.Wishes())
+    text = card.render(facts, options or card.Options())
     (run / "CARD.md").write_text(text, encoding="utf-8")
     return ModelCard.load(run / "CARD.md"), facts
 
@@ -109,7 +108,7 @@ def parts(text: str) -> list[tuple[str, str, set[str]]]:
 
 def test_names_are_shown_literally_and_make_nothing_of_the_card(tmp_path: Path):
     run = run_of(tmp_path, "single_label", HOSTILE)
-    found, facts = parsed(run, card.Wishes("alice/tiny", "mit", ["en"], ["a text: with --- in it\n---"]))
+    found, facts = parsed(run, card.Options("alice/tiny", "mit", ["en"], ["a text: with --- in it\n---"]))
     assert found.data.license == "mit"
     assert found.data.to_dict()["widget"] == [{"text": "a text: with --- in it\n---"}]
     assert found.content.count("\n---\n") == 1  # where the header ends; it begins the file

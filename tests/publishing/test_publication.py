@@ -19,10 +19,9 @@ from nlp_transfer.cli import main
 from nlp_transfer.errors import UserError
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.publishing import verification
-from tests.place import furnish
+from tests.place import adapt_words
 from tests.publishing.hub_repository import read
 from tests.publishing.hub_server import ALICE, ALWAYS, READER, Fault, HubServer
-from tests.test_cli import adapt_words
 
 pytestmark = pytest.mark.slow
 
@@ -74,11 +73,6 @@ for name in ("alice/finetune", "alice/lora", "alice/probe", "alice/adapter"):
     found[f"{name} ours"] = nlp_transfer.load(name).logits(texts).tolist()
 print(json.dumps(found))
 """
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    return furnish(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture(scope="module")

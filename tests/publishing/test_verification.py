@@ -20,14 +20,12 @@ from nlp_transfer.encoder.answers import ANSWERS
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.errors import UserError
 from nlp_transfer.publishing import verification
-from nlp_transfer.publishing.verification import OUR_CODE, Mismatch, Unanswered, asking, verify
+from nlp_transfer.publishing.verification import OUR_CODE, Mismatch, Unanswered, fresh_process, verify
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Adapter, Lora
-from tests.artefact.test_folder import TASK, record_of
-from tests.encoder.families import tiny_encoder
-from tests.place import furnish
+from tests.artefact.records import TASK, record_of
+from tests.place import adapt_words, furnish
 from tests.publishing.forked import Plain
-from tests.test_cli import adapt_words
 
 PAIRS = Task("multi_label", ("card", "film", "late"), pair=True)
 NUMBER = Task("regression", (), pair=False)
@@ -46,11 +44,6 @@ KINDS = {
 COLD = ("pooled siamese",)
 CODED = ("pooled", "lora on ours")  # our head's code lies in the folder
 UNMERGED = ("prompts", "adapter on ours")
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 def saved(encoder: Path, folder: Path, kind: str = "native") -> tuple[Path, Record]:
@@ -75,7 +68,7 @@ def check(encoder: Path, tmp_path: Path, kinds: tuple[str, ...]) -> None:
         asked = {}
         for kind in kinds:
             folder, record = saved(encoder, tmp_path / kind, kind)
-            asked[kind] = processes.enter_context(asking(folder, record, base=encoder)), record.merged
+            asked[kind] = processes.enter_context(fresh_process(folder, record, base=encoder)), record.merged
         for kind, (process, merged) in asked.items():
             assert process.result() < 1e-4, kind
             assert merged == (kind not in UNMERGED), kind
@@ -145,7 +138,7 @@ def test_what_was_changed_is_found_out(encoder: Path, tmp_path: Path):
         for change, (kind, said) in CHANGES.items():
             folder, record = saved(encoder, tmp_path / change.__name__, kind)
             change(folder)
-            asked.append((processes.enter_context(asking(folder, record, base=encoder)), said))
+            asked.append((processes.enter_context(fresh_process(folder, record, base=encoder)), said))
         for process, said in asked:
             with pytest.raises(Mismatch, match=said):
                 process.result()
@@ -190,18 +183,18 @@ def test_code_from_elsewhere_is_not_loaded(encoder: Path, tmp_path: Path, value:
 
 def test_a_process_that_is_killed_says_nothing_of_the_folder(encoder: Path, tmp_path: Path):
     folder, record = saved(encoder, tmp_path / "model")
-    with asking(folder, record, base=None) as asked:
-        asked._process.kill()
+    with fresh_process(folder, record, base=None) as process:
+        process._process.kill()
         with pytest.raises(Unanswered, match="was killed"):
-            asked.result()
+            process.result()
 
 
 def test_a_process_that_does_not_answer_is_ended(encoder: Path, tmp_path: Path, monkeypatch):
     folder, record = saved(encoder, tmp_path / "model")
     monkeypatch.setattr(verification, "SECONDS", 0.1)
-    with asking(folder, record, base=None) as asked, pytest.raises(Unanswered, match="no fresh process loaded"):
-        asked.result()
-    assert asked._process.returncode is not None
+    with fresh_process(folder, record, base=None) as process, pytest.raises(Unanswered, match="no fresh process"):
+        process.result()
+    assert process._process.returncode is not None
 
 
 @pytest.mark.slow

@@ -24,9 +24,8 @@ from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, stan
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
 from tests.encoder.families import tiny_encoder
-from tests.place import furnish
-from tests.running.test_run import data_for, rows
-from tests.test_cli import adapt_words
+from tests.place import adapt_words, furnish
+from tests.runs import data_for, rows
 
 QUIET = Screen(speaks=False)
 COST = Cost(10, 5, 1.0, 1.0, 1.0)

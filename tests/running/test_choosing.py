@@ -12,22 +12,17 @@ import nlp_transfer
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
-from nlp_transfer.running.choosing import FEW, FEW_PAIRS, FEW_ROWS, MOST_CLASSES, chosen
+from nlp_transfer.running.choosing import FEW, FEW_PAIRS, FEW_ROWS, MOST_CLASSES, resolve_auto
 from nlp_transfer.strategies.finetune import usual_rate
 from nlp_transfer.training.length import planned_steps
 from tests.encoder.families import tiny_encoder
-from tests.running.test_run import data_for, rows
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
+from tests.runs import data_for, rows
 
 
 def taken(encoder: Path, count: int, *words: str, problem: str = "single_label", shape: str = ""):
     settings = compose(None, ["data=object", f"data.problem={problem}", "strategy=auto", f"encoder={encoder}", *words])
     corpus = load_corpus(settings.data, data=data_for(shape or problem) | {"train": rows(shape or problem, count, 1)})
-    return chosen(settings, corpus)
+    return resolve_auto(settings, corpus)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +126,7 @@ def test_few_pairs_with_numbers_are_left_to_the_probe_as_well(tmp_path: Path, pr
         split: [row | {"text_pair": row["text"]} for row in rows(problem, size, seed)]
         for split, size, seed in (("train", count, 1), ("validation", 16, 2), ("test", 16, 3))
     }
-    found, why = chosen(settings, load_corpus(settings.data, data=data))
+    found, why = resolve_auto(settings, load_corpus(settings.data, data=data))
     assert type(found.strategy).__name__.lower() == name
     assert name == "finetune" or "training pairs a decile" in why
 
@@ -149,7 +144,7 @@ def test_texts_of_many_classes_are_not_compared_however_few_there_are(encoder: P
     settings = compose(None, ["data=object", "strategy=auto", f"encoder={encoder}"])
     made = [{"text": f"row {number}", "label": f"label {number % classes}"} for number in range(5 * classes)]
     corpus = load_corpus(settings.data, data={"train": made, "validation": made, "test": made})
-    taken, why = chosen(settings, corpus)
+    taken, why = resolve_auto(settings, corpus)
     assert taken.objective["classify"].weight == weight
     assert ("9 classes are more than 8" in why) == bool(weight)
 
@@ -172,7 +167,8 @@ def test_more_steps_that_are_asked_for_stay_and_other_strategies_are_left_alone(
     assert settings.training.min_steps == 400
     assert settings.name == "mine"
     plain = compose(None, ["strategy=lora"])
-    assert chosen(plain, load_corpus(compose(None, ["data=object"]).data, data=data_for("single_label"))) == (plain, "")
+    corpus = load_corpus(compose(None, ["data=object"]).data, data=data_for("single_label"))
+    assert resolve_auto(plain, corpus) == (plain, "")
     with pytest.raises(UserError, match=r"strategy\.minutes=0"):
         nlp_transfer.adapt(None, ["strategy=auto", "strategy.minutes=0"])
 

@@ -9,23 +9,17 @@ import pytest
 
 from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import Corpus, Examples, load_corpus
-from nlp_transfer.running.choosing import LABEL_TEXTS, chosen
+from nlp_transfer.running.choosing import LABEL_TEXTS, resolve_auto
 from nlp_transfer.running.measurement import evaluate
 from nlp_transfer.running.naming import _are_near, names_tell
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import Settings
-from tests.encoder.families import tiny_encoder
-from tests.running.test_run import TOPICS, data_for
+from tests.runs import TOPICS, data_for
 
 TOLD = dict(zip(TOPICS, TOPICS, strict=True))
 """Names that stand in the texts."""
 TURNED = dict(zip(TOPICS, [*list(TOPICS)[1:], next(iter(TOPICS))], strict=True))
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 def named(encoder: Path, folder: Path, names: dict[str, str], *words: str) -> tuple[Settings, Corpus]:
@@ -54,7 +48,7 @@ def test_names_tell_where_texts_are_nearer_to_their_own(
 ):
     settings, corpus = named(encoder, tmp_path, names)
     assert names_tell(settings, corpus, LABEL_TEXTS) == tell
-    taken, why = chosen(settings, corpus)
+    taken, why = resolve_auto(settings, corpus)
     assert (taken.data.label_texts == list(LABEL_TEXTS)) == tell
     assert ("and from the names of the labels" in why) == tell
     assert not (tmp_path / "runs").exists()  # it is asked before there is a run
@@ -90,7 +84,7 @@ def test_rows_without_weight_have_no_say(weight: float, *, near: bool):
 )
 def test_names_are_not_learned_from_where_something_else_was_asked_for(encoder: Path, tmp_path: Path, words: list[str]):
     settings, corpus = named(encoder, tmp_path, TOLD, *words)
-    assert not chosen(settings, corpus)[0].data.label_texts
+    assert not resolve_auto(settings, corpus)[0].data.label_texts
 
 
 @pytest.mark.parametrize(
@@ -108,7 +102,7 @@ def test_a_run_learns_from_them_and_counts_and_measures_the_rows_alone(encoder: 
     plan = json.loads((run.folder / "plan.json").read_text())
     assert plan["examples"]["train"] == sum(plan["balance"]["train"].values()) == 18
     alone = dataclasses.replace(settings, data=dataclasses.replace(settings.data, label_texts=[]))
-    assert plan["lengths"] == prepare(chosen(alone, corpus)[0], corpus, tmp_path).plan.to_json()["lengths"]
+    assert plan["lengths"] == prepare(resolve_auto(alone, corpus)[0], corpus, tmp_path).plan.to_json()["lengths"]
     assert plan["steps"] == 3  # of 18 rows and 18 sentences, 16 a step
     assert "train: 18 texts made of the names of labels stand behind its rows (data.label_texts)" in plan["notes"]
     done = compose(str(run.folder / "config.yaml"))

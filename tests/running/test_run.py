@@ -1,9 +1,7 @@
 """Whole runs on tiny encoders: every strategy on every problem type, and what a run promises about its folder."""
 
 import dataclasses
-import hashlib
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
@@ -42,95 +40,8 @@ from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training.loop import Saving
 from nlp_transfer.training.pace import PARTS
 from tests.cells import cells
-from tests.composed import settings_of
 from tests.encoder.families import PREFIXES_FIT, tiny_encoder
-
-TOPICS = {
-    "card": ["my card has not arrived yet", "where is my card", "the card was late", "when will my card arrived"],
-    "refund": ["please refund the order", "refund the payment", "my refund is late", "how can you refund"],
-    "film": ["good movie", "terrible movie film", "love the film", "hate a bad movie"],
-}
-STRATEGIES = {
-    "probe": {"strategy": "probe"},
-    "probe adamw": {"strategy": "probe", "strategy.solver": "adamw"},
-    "finetune": {"strategy": "finetune", "strategy.lr": 1e-3, "encoder.head": "pooled"},
-    "finetune refined": {
-        "strategy": "finetune",
-        "strategy.freeze_layers": 1,
-        "strategy.layer_decay": 0.9,
-        "strategy.gradual": 0.5,
-        "strategy.head_first": False,
-        "training.ema": 0.9,
-    },
-    "lora": {"strategy": "lora", "strategy.rank": 4, "encoder.head": "pooled"},
-    "lora top": {"strategy": "lora", "strategy.layers": [1], "strategy.dora": True},
-    "ia3": {"strategy": "adapter", "strategy.peft_type": "IA3"},
-}
-PROBLEMS = ["single_label", "soft", "multi_label", "ordinal", "regression", "pair", "siamese", "chunk"]
-
-
-def rows(problem: str, count: int, seed: int) -> list[dict]:
-    """Learnable rows: the words tell the label."""
-    chooser = random.Random(seed)
-    made = []
-    for number in range(count):
-        label = chooser.choice(list(TOPICS))
-        words = [
-            chooser.choice(TOPICS[label]),
-            chooser.choice(["", "please", "thanks", "not"]),
-            chooser.choice("abcdefgh"),
-        ]
-        text = " ".join(words)
-        index = list(TOPICS).index(label)
-        row: dict = {"text": text, "id": f"{seed}-{number}"}
-        row |= {
-            "single_label": {"label": label},
-            "soft": {"label": {label: 0.75, "film" if label != "film" else "card": 0.25}},
-            "multi_label": {"label": [label] + (["late"] if "late" in text else [])},
-            "ordinal": {"label": str(index + 1)},
-            "regression": {"label": index + 0.01 * number},
-            "pair": {"text_pair": chooser.choice(TOPICS[label]), "label": label},
-            "siamese": {"text_pair": chooser.choice(TOPICS[label]), "label": label},
-            "chunk": {"text": f"{text} " * 12, "label": label},
-        }[problem]
-        made.append(row)
-    return made
-
-
-def data_for(problem: str) -> dict[str, list[dict]]:
-    return {"train": rows(problem, 48, 1), "validation": rows(problem, 16, 2), "test": rows(problem, 16, 3)}
-
-
-def settings_for(folder: Path, problem: str = "single_label", **values):
-    base = {
-        "data": "object",
-        "data.problem": {"ordinal": "ordinal", "regression": "regression", "multi_label": "multi_label"}.get(
-            problem, "auto"
-        ),
-        "encoder": "custom",
-        "encoder.name": str(folder / "tiny-bert"),
-        "strategy": "finetune",
-        "output": str(folder / "runs"),
-        "training.epochs": 3,
-        "training.batch_size": 8,
-        "training.precision": "fp32",
-        "evaluation.resamples": 20,
-        "evaluation.floors": False,
-        "verify": False,
-        "report.write": False,
-    }
-    if problem == "chunk":
-        base |= {"tokens.long": "chunk", "tokens.max_length": 24}
-    if problem == "siamese":
-        base |= {"encoder.pairs": "siamese"}
-    return settings_of(base | values)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("home")
-    tiny_encoder(folder)
-    return folder
+from tests.runs import PROBLEMS, STRATEGIES, data_for, digest, rows, settings_for
 
 
 @pytest.mark.parametrize(
@@ -268,10 +179,6 @@ def test_methods_that_are_not_for_classifiers_are_refused(home: Path, tmp_path: 
     values = {"strategy": "adapter", "strategy.peft_type": peft_type}
     with pytest.raises(UserError, match=peft_type):
         adapt(settings_for(home, output=str(tmp_path), **values), data=data_for("single_label"))
-
-
-def digest(run) -> str:
-    return hashlib.sha256((run.folder / "model" / "model.safetensors").read_bytes()).hexdigest()
 
 
 def test_all_ranks_take_the_head_and_the_layers_of_the_first(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nlp_transfer import config
+from nlp_transfer.evaluation.intervals import Interval
+from nlp_transfer.evaluation.report import Report, Row
 from nlp_transfer.sweeping.pruning import settings_of
 
 Figures = Callable[[dict[str, str]], list[float]]
@@ -75,12 +79,17 @@ class Run:
     def output(self) -> str:
         if self._status:
             return ""
-        interval = {"value": 0.123, "low": 0.1, "high": 0.2}
-        report = {"split": "test", "examples": 7, "metric": "macro_f1", "rows": [{"intervals": {"macro_f1": interval}}]}
+        report = report_of("test")
         result = {"report": report, "seconds": 1.5, "data": {"fingerprint": "f"}}
         result |= {"validation": {} if self._figures[-1] < 0 else {"macro_f1": self._figures[-1]}}
         (self._folder / "metrics.json").write_text(json.dumps(result))
         return json.dumps({"folder": str(self._folder), "report": report}) + "\n"
+
+
+def report_of(split: str) -> dict[str, Any]:
+    """Return what a run reports of a few rows, as JSON has it."""
+    rows = [Row("model", {"macro_f1": Interval(0.123, 0.1, 0.2)})]
+    return Report(split, 7, "macro_f1", 0.95, rows, math.nan, math.nan, 1.0, [], [], None).to_json()
 
 
 def drawn(values: dict[str, str]) -> list[float]:

@@ -21,14 +21,8 @@ from nlp_transfer.sweeping.local import Here, devices
 from nlp_transfer.sweeping.settings import LauncherSettings
 from nlp_transfer.sweeping.slurm import Slurm
 from nlp_transfer.sweeping.work import Place, Words, work
-from tests.place import furnish
 
 ACCELERATE, OPTUNA = "hydra/launcher=accelerate", "hydra/sweeper=optuna"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return furnish(tmp_path_factory.mktemp("sweeping"))
 
 
 def words_of(place: Path, output: Path, *more: str) -> Words:

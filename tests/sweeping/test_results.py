@@ -13,6 +13,7 @@ from nlp_transfer.sweeping.job import FAILED, FINISHED, PRUNED, STOPPED, Job, en
 from nlp_transfer.sweeping.page import document_of
 from nlp_transfer.sweeping.pictures import Axis
 from nlp_transfer.sweeping.results import Results, brief, to_csv, to_jsonl
+from tests.sweeping.pretended import report_of
 
 
 def run(number: int, figure: float | None, *, metric: str = "macro_f1", state: str = FINISHED, **more: object) -> Job:
@@ -62,8 +63,7 @@ def test_runs_that_cannot_be_compared_are_not():
 
 @pytest.mark.parametrize("split", ["test", "validation"])
 def test_only_test_rows_say_what_the_chosen_run_is_worth(tmp_path: Path, split: str):
-    interval = {"value": 0.123, "low": 0.1, "high": None}
-    report = {"split": split, "examples": 1, "metric": "macro_f1", "rows": [{"intervals": {"macro_f1": interval}}]}
+    report = report_of(split)
     result = {"report": report, "validation": {"macro_f1": 0.4}, "seconds": 1, "data": {"fingerprint": "f"}}
     (tmp_path / "metrics.json").write_text(json.dumps(result))
     job = ended(("seed=1",), 0, "noise\n" + json.dumps({"folder": str(tmp_path), "report": report}))

@@ -196,7 +196,7 @@ def test_a_sweep_that_ends_early_is_not_said_to_have_ended_for_want_of_room(
         return [0.1]
 
     at(stopped)
-    monkeypatch.setattr(door, "leave", full)
+    monkeypatch.setattr(door, "write_and_show", full)
     assert swept(LAUNCHER, "seed=1,2") == 130
     assert "no space left" in capfd.readouterr().err
     at()

@@ -28,8 +28,8 @@ from nlp_transfer.training.bfloat16 import (
 )
 from tests.crashes import fingerprint
 from tests.encoder.families import TEXTS, tiny_encoder
-from tests.running.test_run import data_for, settings_for
-from tests.test_crashes import stopped_run
+from tests.runs import data_for, settings_for
+from tests.stopped import stopped_run
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import in_bfloat16, is_in_bfloat16
 from tests.encoder.families import TEXTS, tiny_encoder
-from tests.training.test_normalisation import parts
+from tests.training.cut import parts
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

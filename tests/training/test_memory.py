@@ -15,8 +15,8 @@ from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import WorkingCopy
 from nlp_transfer.training.memory import give_back, is_lack_of_memory
 from nlp_transfer.training.passes import NoMemory, Passes
+from tests.training.cut import parts
 from tests.training.scarce import Scarce, no_memory
-from tests.training.test_normalisation import parts
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,7 @@ from nlp_transfer.training.device import make_accelerator
 from nlp_transfer.training.meeting import met
 from nlp_transfer.training.zero import ZeroAdamW, check_asked, shares_moments
 from tests import zeroed
-from tests.test_crashes import told_by
+from tests.harness import told_by
 from tests.warm import Warm
 
 STAGE = "ACCELERATE_DEEPSPEED_ZERO_STAGE"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from nlp_transfer.comparing import leaving
-from nlp_transfer.comparing.leaving import leave
+from nlp_transfer.comparing import writing
 from nlp_transfer.comparing.outcome import Outcome
+from nlp_transfer.comparing.writing import write_outcome
 from nlp_transfer.config import compose
 from nlp_transfer.errors import UserError
 from nlp_transfer.reporting import files
-from tests.comparing.test_outcome import SURE, duel, outcome
+from tests.comparing.outcomes import SURE, duel, outcome
 from tests.full_disk import refuse_to_hold
 
 SETTINGS = compose(None, ["strategy=probe"])
@@ -22,7 +22,7 @@ SETTINGS = compose(None, ["strategy=probe"])
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
     monkeypatch.setattr(files, "PAGES", ())  # they take a second each and are looked at elsewhere
-    monkeypatch.setattr(leaving, "document_of", lambda _: None)
+    monkeypatch.setattr(writing, "document_of", lambda _: None)
     return dataclasses.replace(
         outcome(duel("probe", "majority", SURE, 0.001)), folder=tmp_path, recipe=tmp_path / "winner.yaml"
     )
@@ -31,7 +31,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Outcome:
 def left(made: Outcome, *, seed: int = 0) -> tuple[Path, list[str]]:
     """Return where the recipe lies, and what was said."""
     said: list[str] = []
-    found = leave(made, dataclasses.replace(SETTINGS, seed=seed), tell=said.append)
+    found = write_outcome(made, dataclasses.replace(SETTINGS, seed=seed), tell=said.append)
     assert compose(str(found.recipe)).seed == seed
     assert f"nlp-transfer adapt {found.recipe}" in found.recipe.read_text(encoding="utf-8")
     return found.recipe, said

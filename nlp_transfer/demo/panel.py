@@ -15,8 +15,8 @@ from nlp_transfer.predicting.attribution import Attribution
 _BARS = 5  # labels whose probabilities are seen at once
 
 
-class Outcome:
-    """Its components, made where it is made.
+class AnswerPanel:
+    """Components that show the answer to a text, laid out where the panel is made.
 
     Attributes:
         about: which label the words are shown for.

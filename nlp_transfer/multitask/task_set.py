@@ -62,7 +62,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TaskSet:
     """What is to be learned together.
 
     Attributes:
@@ -75,17 +75,17 @@ class Asked:
     members: list[Member]
     beside: str
 
-    def only(self, names: Sequence[str]) -> Asked:
+    def only(self, names: Sequence[str]) -> TaskSet:
         """Return the same for some of the tasks."""
         pairs = zip(self.members, self.settings.multitask.tasks, strict=True)
         kept = [(member, task) for member, task in pairs if member.name in names]
         own = dataclasses.replace(self.settings.multitask, tasks=[task for _, task in kept])
         members = [member for member, _ in kept]
         name = "-".join(member.name for member in members)
-        return Asked(dataclasses.replace(self.settings, name=name, multitask=own), members, "none")
+        return TaskSet(dataclasses.replace(self.settings, name=name, multitask=own), members, "none")
 
 
-def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, tasks: Sequence[str] = ()) -> Asked:
+def read_tasks(recipe: str | None, words: Sequence[str], screen: Screen, *, tasks: Sequence[str] = ()) -> TaskSet:
     """Compose, check and read.
 
     Args:
@@ -125,7 +125,7 @@ def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, tasks: Sequ
     if settings.name == config.default_name(settings):
         strategy_name = config.to_plain(settings)["strategy"]["name"]
         settings = dataclasses.replace(settings, name=f"{'-'.join(entries)[:_NAME]}-{strategy_name}")
-    return Asked(settings, members, beside)
+    return TaskSet(settings, members, beside)
 
 
 def _shared(recipe: str | None, words: Sequence[str]) -> Settings:

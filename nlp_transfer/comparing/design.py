@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Design:
     """Who is compared, and on what.
 
     Attributes:
@@ -35,7 +35,7 @@ class Asked:
     metric: str
 
 
-def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, data: Any = None) -> Asked:
+def design_of(recipe: str | None, words: Sequence[str], screen: Screen, *, data: Any = None) -> Design:
     """Compose, check and read.
 
     Args:
@@ -53,7 +53,7 @@ def ask(recipe: str | None, words: Sequence[str], screen: Screen, *, data: Any =
         _check(candidate, settings, data)
     with screen.busy("reading data"):
         draws = Draws(settings, data=data, tell=screen.tell)
-    return Asked(settings, candidates, draws, selection_metric(draws.whole.task, settings.evaluation.metric))
+    return Design(settings, candidates, draws, selection_metric(draws.whole.task, settings.evaluation.metric))
 
 
 def _check_comparison(settings: Settings) -> None:

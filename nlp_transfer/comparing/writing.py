@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _FIGURES = "compare.json"
 
 
-def leave(outcome: Outcome, settings: Settings, *, tell: Callable[[str], None]) -> Outcome:
+def write_outcome(outcome: Outcome, settings: Settings, *, tell: Callable[[str], None]) -> Outcome:
     """Write the winner's recipe, the figures and the pages; each file takes its name when it is whole.
 
     A recipe that is not as an earlier comparison wrote it belongs to whoever edited it: it stays, and the new one lies

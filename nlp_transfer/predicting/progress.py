@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nlp_transfer.terminal.console import Bar
 
 
-class RowsDone:
+class RowProgress:
     """Rows that are done of a file that is read.
 
     How many there are a Parquet file says; of another one the share of its bytes that was read lets it be guessed.

@@ -14,7 +14,7 @@ from nlp_transfer.data.rows import Rows, whole_texts
 from nlp_transfer.data.sequences import cells_of
 
 
-class Lined:
+class JoinedSplits:
     """Rows by number.
 
     Args:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SHOWN = 20  # runs at a terminal
 
 
-def leave(folder: Path, jobs: Sequence[Job], keys: Sequence[str], screen: Screen) -> None:
+def write_and_show(folder: Path, jobs: Sequence[Job], keys: Sequence[str], screen: Screen) -> None:
     """Write the files and show the table.
 
     Args:

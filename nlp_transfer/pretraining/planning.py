@@ -139,7 +139,7 @@ def summary(pretrained: Pretrained) -> str:
     return _what(pretrained.texts, pretrained.epochs)
 
 
-def outcome(pretrained: Pretrained) -> str:
+def outcome_words(pretrained: Pretrained) -> str:
     """Return what was done, and whether anything was learned of such texts, as a sentence."""
     before, after = pretrained.before, pretrained.after
     perplexities = " → ".join(f"{np.exp(min(loss, 700.0)):,.4g}" for loss in (before, after))

@@ -1,0 +1,48 @@
+"""What an encoder and a probe on it see in rows as a run would use them: both are asked once about all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container
+from pathlib import Path
+
+from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.data.finding import Finding, Place
+from nlp_transfer.inspection import encoded
+from nlp_transfer.inspection.doubts import Doubt, doubts
+from nlp_transfer.machine.importing import for_good
+from nlp_transfer.objectives.settings import ClassifySettings
+from nlp_transfer.running.preparation import prepare
+from nlp_transfer.settings import PretrainingSettings, Settings
+from nlp_transfer.strategies import Probe
+from nlp_transfer.terminal.console import Screen
+from nlp_transfer.terminal.progress import reading
+from nlp_transfer.training.state import own_numbers
+
+
+@own_numbers()
+def probed(
+    settings: Settings, corpus: Corpus, same: Container[Place], screen: Screen
+) -> tuple[list[Finding], list[Doubt]]:
+    """Return what is found so, and the labels that are doubted.
+
+    Args:
+        settings: of the run; its strategy is `probe`, whichever is set.
+        corpus: the rows.
+        same: rows that are the same as others, or nearly; they are found already.
+        screen: where progress is shown.
+    """
+    probing = dataclasses.replace(
+        settings,
+        strategy=Probe(),
+        objective={"classify": ClassifySettings()},
+        pretraining=PretrainingSettings(),
+    )
+    with screen.busy("loading the encoder"), for_good():
+        prepared = prepare(probing, corpus, Path(settings.output), tell=screen.tell)
+    with reading(screen, "encoding texts"):
+        for split in prepared.columns:
+            prepared.features(split)
+    with screen.busy("asking a probe about every label"):
+        found, told = doubts(prepared)
+    return [*told, *encoded.tokens(prepared), *encoded.paraphrases(prepared, same)], found
