@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -208,21 +209,33 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Va
 def validate(prepared: Prepared, features: np.ndarray, *, rival: Validated | None = None) -> Validated:
     """Choose the penalty of a linear layer from features (examples, width) to the training targets.
 
-    A rival ends the search where it will hardly be beaten.
+    Texts made of the names of labels learn, but are not held out unless the others are too few: each is much like the
+    other ones of its label, so that it is told from them, which says nothing of texts as they come.
+
+    Args:
+        prepared: the parts of the run.
+        features: of the training rows.
+        rival: ends the search where it will hardly be beaten.
     """
     term = cast(Classify, prepared.objective.terms["classify"])
-    train, task = prepared.corpus.splits["train"], prepared.corpus.task
-    return validate_head(
+    corpus, train, task = prepared.corpus, prepared.corpus.splits["train"], prepared.corpus.task
+    choose = partial(
+        validate_head,
         features,
         _distributions(task, term, train.targets),
-        train.weights,
         loss=LOSSES[task.problem],
         positive_weights=None if term.positive_weights is None else term.positive_weights.cpu().numpy(),
         intercept=_output(prepared).bias is not None,
         strata=_strata(task, train.targets),
         seed=prepared.settings.seed,
-        rival=rival,
     )
+    validated = choose(train.weights, rival=rival)
+    if corpus.own is None:
+        return validated
+    own = choose(np.where(np.arange(len(train)) < len(corpus.own), train.weights, 0))
+    if not len(own.held_out):
+        return validated
+    return dataclasses.replace(validated, penalty=own.penalty, held_out=own.held_out)
 
 
 def _distributions(task: Task, term: Classify, targets: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The contrastive term: hand-computed values, what it is indifferent to, who is compared, what is refused."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -187,6 +188,27 @@ def test_the_last_head_has_the_penalty_that_suited_the_encoder_before_it_knew_th
     assert heads[0].penalty < heads[1].penalty == 3
     assert heads[2].penalty == 10  # however little the features told before
     assert np.linalg.norm(heads[1].weight) < np.linalg.norm(heads[0].weight)
+
+
+def test_texts_made_of_the_names_of_labels_have_no_say_in_the_penalty(home: Path, tmp_path: Path):
+    values = {"strategy": "finetune", "data.label_texts": ["{}", "{}.", "It is {}."]} | CONTRAST
+    settings = settings_for(home, "single_label", output=str(tmp_path), **values)
+    corpus = load_corpus(settings.data, seed=0, data=data_for("single_label"))
+    own, alone = len(corpus.splits["train"]), dataclasses.replace(settings.data, label_texts=None)
+    with_names, without = (
+        prepare(dataclasses.replace(settings, data=data), corpus, tmp_path) for data in (settings.data, alone)
+    )
+    targets = with_names.corpus.splits["train"].targets
+    features = np.random.default_rng(0).normal(size=(len(targets), 8)).astype(np.float32)
+    features[own:] += 9 * np.eye(8, dtype=np.float32)[targets[own:]]  # names are told from each other, texts are not
+    found, expected = validate(with_names, features), validate(without, features[:own])
+    assert len(targets) > own
+    assert found.penalty == expected.penalty
+    np.testing.assert_allclose(found.held_out[:own], expected.held_out, rtol=1e-5)
+    assert not found.held_out[own:].any()
+    weight = found.fit().weight
+    assert (features[own:] @ weight.T).argmax(1).tolist() == targets[own:].tolist()  # but the layer has learned them
+    assert np.linalg.norm(weight) > np.linalg.norm(expected.fit().weight)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path):
