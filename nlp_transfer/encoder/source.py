@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.data import hub
+from nlp_transfer.data import hub, paths
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import sha256_of
@@ -67,7 +67,7 @@ class Source:
     @property
     def public_name(self) -> str:
         """The name as others may read it: of a folder of this machine the last part."""
-        return Path(self.name).expanduser().resolve().name if self.origin == "folder" else self.name
+        return paths.expanded(self.name).resolve().name if self.origin == "folder" else self.name
 
 
 def locate(settings: EncoderSettings) -> Source:
@@ -95,7 +95,7 @@ def place_of(settings: EncoderSettings) -> tuple[Path, str, str | None]:
     Raises:
         UserError: nothing found, no folder of a model, or remote code that is not allowed.
     """
-    if (local := Path(settings.name).expanduser()).is_dir():
+    if (local := paths.expanded(settings.name)).is_dir():
         folder, origin, revision = encoder_in(local), "folder", None
     elif (packaged := _packaged(settings)) is not None:
         folder, origin, revision = packaged, f"package {settings.package}", None

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from nlp_transfer.data.checks import called, label_set
 from nlp_transfer.data.corpus import Corpus, ReadCorpus, divided, encoded, read_corpus
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.keys import rows_where
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.rows import Rows, blank_rows
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
@@ -240,7 +240,7 @@ def _learned(
         )
     with own_numbers():
         with screen.busy("loading the encoder"), for_good():
-            prepared = prepare(probing, ready, Path(settings.output), tell=screen.tell)
+            prepared = prepare(probing, ready, expanded(settings.output), tell=screen.tell)
         with reading(screen, "encoding texts"):
             for split in prepared.columns:
                 prepared.features(split)
