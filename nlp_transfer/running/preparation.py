@@ -40,6 +40,7 @@ from nlp_transfer.pretraining.asked import planned_words
 from nlp_transfer.running import tracking
 from nlp_transfer.running.head_choice import kept_head, kept_words, resolve_encoder
 from nlp_transfer.running.plan import Plan, encoder_notes, plan_of
+from nlp_transfer.running.resume import check_alike, origin
 from nlp_transfer.running.teaching import Taught, lessons, taught_columns
 from nlp_transfer.settings import Settings
 from nlp_transfer.strategies import Group, Strategy
@@ -215,6 +216,8 @@ def prepare(
         taught = Taught(taught_columns(settings, corpus), lessons(settings, corpus))
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
     source = pretrained or locate(settings.encoder)
+    chosen = str(accelerator.mixed_precision)
+    check_alike(origin(settings, corpus, source.weights, precision=chosen, lessons=taught.sha256))
     base = Base.of(settings) if settings.continual.keeps_labels else None
     if base:
         encoder = kept_head(settings.encoder, source)
