@@ -21,6 +21,7 @@ from nlp_transfer.composing.words import encoder_words, from_mapping, readable, 
 from nlp_transfer.composing.yamlfile import check_values, read_yaml
 from nlp_transfer.data.hints import typed
 from nlp_transfer.data.needs import with_needed_rows
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.encoder.source import CODE_OF_ADAPTERS
 from nlp_transfer.errors import UserError, close_key, did_you_mean, one_of
 from nlp_transfer.objectives.settings import TERM_SETTINGS
@@ -269,7 +270,7 @@ def run_id(settings: Settings, **more: Any) -> str:
 
 def run_path(settings: Settings, **more: Any) -> Path:
     """Return the folder of a run, a pure function of its configuration; for `more` see `run_id`."""
-    return Path(settings.output) / f"{settings.name}-{run_id(settings, **more)}"
+    return expanded(settings.output) / f"{settings.name}-{run_id(settings, **more)}"
 
 
 def default_name(settings: Settings, recipe: str | None = None) -> str:

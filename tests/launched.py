@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from tests.crash_harness import free_port
 from tests.warm import CLI, ROOT, Process, Warm
@@ -15,12 +17,26 @@ def launched(processes: int, words: list[str]) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
-def ranks(running: Warm, words: list[str], processes: int = 2) -> list[Process]:
-    """Start processes as a launcher would, each with an exit status of its own."""
+def ranks(
+    running: Warm, words: list[str], processes: int = 2, *, folders: Sequence[Path] = (), own: Sequence[list[str]] = ()
+) -> list[Process]:
+    """Start processes as a launcher would, each with an exit status of its own.
+
+    Args:
+        running: starts them.
+        words: of all of them.
+        processes: how many.
+        folders: where each of them works; none: where all do.
+        own: words of each of them beside those.
+    """
     group = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     group |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
-    environments = [os.environ | group | {"RANK": str(n), "LOCAL_RANK": str(n)} for n in range(processes)]
-    return [running.start(CLI, *words, env=environment) for environment in environments]
+    started = []
+    for n in range(processes):
+        environment = os.environ | group | {"RANK": str(n), "LOCAL_RANK": str(n)}
+        more, folder = own[n] if own else [], folders[n] if folders else ROOT
+        started.append(running.start(CLI, *words, *more, cwd=folder, env=environment))
+    return started
 
 
 def printed_by(running: Warm, words: list[str], *, processes: int) -> str:

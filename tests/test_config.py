@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import nlp_transfer
 from nlp_transfer.composing.shipped import GROUPS, shipped_names
 from nlp_transfer.composing.words import from_mapping, readable
-from nlp_transfer.config import compose, from_plain, run_id, to_plain, to_recipe, to_yaml
+from nlp_transfer.config import compose, from_plain, run_id, run_path, to_plain, to_recipe, to_yaml
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.settings import ColumnSettings, DataSettings, EncoderSettings, Settings
@@ -253,6 +253,12 @@ def test_identity_ignores_where_and_how_it_is_shown():
     )
     assert run_id(compose(None, ["seed=1"])) != plain
     assert run_id(compose(None, ["strategy.lr=1e-4"])) != plain
+
+
+@pytest.mark.parametrize(("output", "folder"), [("~", "home"), ("~/runs", "home/runs"), ("~draft", "~draft")])
+def test_runs_lie_in_the_home_folder_where_a_tilde_means_it(monkeypatch, output: str, folder: str):
+    monkeypatch.setenv("HOME", "home")
+    assert run_path(compose(None, [f"output={output}"])).parent == Path(folder)
 
 
 @pytest.mark.parametrize("typed", ["2024_01", "1e5", "007", "true", "0x10", ".5"])

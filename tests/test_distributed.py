@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from sklearn import metrics as sk
 
 from nlp_transfer.training import checkpoint
@@ -21,6 +24,7 @@ from tests.crashes import fingerprint
 from tests.exactness import BATCHES, ROWS
 from tests.harness import HARNESS, told_by
 from tests.launched import TORCHRUN, ended, ranks
+from tests.place import adapt_words, furnish
 from tests.ranks import AGAIN, CASES, words_of
 from tests.warm import ROOT, Process, Warm
 
@@ -115,6 +119,57 @@ def test_torchrun_ends_when_one_of_its_processes_is_killed(tmp_path: Path, rank:
     assert not [pid for pid in family if Path("/proc", str(pid)).exists()]
     assert f"rank      : {rank} (local_rank: {rank})\n  exitcode  : -9" in said  # named as the cause
     assert "nlp_transfer/cli.py" not in said  # what the other one says of a connection that broke is not told
+
+
+def other_text(folder: Path) -> list[str]:
+    path = folder / "data" / "train.csv"
+    path.write_text(path.read_text().replace("my", "your", 1))
+    return []
+
+
+def fewer_rows(folder: Path) -> list[str]:
+    path = folder / "data" / "train.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:30]))
+    return []
+
+
+def other_weights(folder: Path) -> list[str]:
+    path = folder / "tiny-bert" / "model.safetensors"
+    save_file({name: values + 1 for name, values in load_file(path).items()}, path, {"format": "pt"})
+    return []
+
+
+def other_words(folder: Path) -> list[str]:
+    return ["seed=1"]
+
+
+ROWS_DIFFER, WEIGHTS_DIFFER = r"rows of the data \(\w{8} and \w{8}\)", r"weights of the encoder \(\w{8} and \w{8}\)"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        pytest.param(other_text, ROWS_DIFFER, marks=pytest.mark.slow),
+        pytest.param(fewer_rows, ROWS_DIFFER, marks=pytest.mark.exhaustive),
+        pytest.param(other_weights, WEIGHTS_DIFFER, marks=pytest.mark.exhaustive),
+        pytest.param(other_words, r"seed \(0 and 1\)", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_processes_that_were_given_different_things_learn_nothing(
+    running: Warm, tmp_path: Path, given: Callable[[Path], list[str]], said: str
+):
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+        furnish(folder)
+    words = adapt_words(Path(), "training.max_steps=3", "strategy=finetune", f"output={tmp_path / 'runs'}")
+    both = ranks(running, words, folders=folders, own=[[], given(folders[1])])
+    statuses, errors = ended(both)
+    assert statuses == [2, 2], errors
+    for error in errors:  # a launcher ends the second before it says so
+        assert re.search(f"processes 0 and 1 were given different runs: {said};", error)
+        assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 STEPS = 24

@@ -95,6 +95,7 @@ def test_files_are_small_and_safe(path: Path):
     for word in ("_target_", "import pickle", "joblib", "torch.load(", "torch.save(", "trust_remote_code=True"):
         assert word not in text
     assert ast.get_docstring(ast.parse(text)), "every file says what it is responsible for"
+    assert ("expanduser" in text) == (path.name == "paths.py"), "one function knows what a tilde means"
 
 
 def test_every_folder_is_packaged():

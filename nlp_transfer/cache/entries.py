@@ -87,8 +87,8 @@ class Unfinished:
             os.utime(self.folder)
 
     def values(self) -> np.ndarray:
-        """Return what was written, mapped and read-only; that stays readable when it takes its name or goes away."""
-        return mapped(self.folder)
+        """Return what was written, mapped and read-only, wherever the file is by now: somebody may have removed it."""
+        return np.asarray(np.memmap(self._file, self._dtype, "r", self._start, self._shape))
 
     def close(self) -> None:
         """Write no more."""

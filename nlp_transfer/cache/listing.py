@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rich.console import Console
 from rich.table import Table
@@ -74,10 +75,13 @@ def _list(store: Store, entries: list[Entry]) -> int:
 
 
 def _remove(store: Store, entries: list[Entry]) -> int:
+    removed = list[Entry]()
     for entry in entries:
-        store.remove(entry.key)
+        with suppress(FileNotFoundError):  # another process was faster
+            store.remove(entry.key)
+            removed.append(entry)
     console = Console(stderr=True, highlight=False, markup=False)
-    console.print(f"{len(entries)} entries removed, {_size(sum(entry.bytes for entry in entries))}", soft_wrap=True)
+    console.print(f"{len(removed)} entries removed, {_size(sum(entry.bytes for entry in removed))}", soft_wrap=True)
     return 0
 
 

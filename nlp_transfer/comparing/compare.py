@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import config
@@ -23,6 +22,7 @@ from nlp_transfer.comparing.schedule import Schedule, Tried
 from nlp_transfer.comparing.slices import Slice, slices
 from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
 from nlp_transfer.comparing.writing import write_outcome
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import baselines
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, goodness
@@ -54,7 +54,7 @@ class Comparison:
         self.settings, self._draws, self.metric = design.settings, design.draws, design.metric
         self._candidates = {candidate.name: candidate for candidate in design.candidates}
         self._screen = screen
-        self.folder = Path(self.settings.output) / f"{_name(self.settings)}-{self._digest(design.candidates)}"
+        self.folder = expanded(self.settings.output) / f"{_name(self.settings)}-{self._digest(design.candidates)}"
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
         self._store = store_of(self.settings.cache, screen.tell)
         self._answers: dict[Trial, Answers] = {}

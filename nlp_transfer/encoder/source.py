@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer.data import hub
-from nlp_transfer.data.paths import means_folder
+from nlp_transfer.data.paths import expanded, means_folder
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import sha256_of
@@ -68,7 +68,7 @@ class Source:
     @property
     def public_name(self) -> str:
         """The name as others may read it: of a folder of this machine the last part."""
-        return Path(self.name).expanduser().resolve().name if self.origin == "folder" else self.name
+        return expanded(self.name).resolve().name if self.origin == "folder" else self.name
 
 
 def locate(settings: EncoderSettings) -> Source:
@@ -96,7 +96,7 @@ def place_of(settings: EncoderSettings) -> tuple[Path, str, str | None]:
     Raises:
         UserError: nothing found, no folder of a model, or remote code that is not allowed.
     """
-    if (local := Path(settings.name).expanduser()).is_dir():
+    if (local := expanded(settings.name)).is_dir():
         folder, origin, revision = encoder_in(local), "folder", None
     elif means_folder(settings.name) or settings.name.count("/") > 1:
         raise UserError(f"encoder.name={settings.name!r}: there is no such folder")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Container
-from pathlib import Path
 
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.finding import Finding, Place
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.inspection import encoded
 from nlp_transfer.inspection.doubts import Doubt, doubts
 from nlp_transfer.machine.importing import for_good
@@ -39,7 +39,7 @@ def probed(
         pretraining=PretrainingSettings(),
     )
     with screen.busy("loading the encoder"), for_good():
-        prepared = prepare(probing, corpus, Path(settings.output), tell=screen.tell)
+        prepared = prepare(probing, corpus, expanded(settings.output), tell=screen.tell)
     with reading(screen, "encoding texts"):
         for split in prepared.columns:
             prepared.features(split)

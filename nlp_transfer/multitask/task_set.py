@@ -133,7 +133,7 @@ def _shared(recipe: str | None, words: Sequence[str]) -> Settings:
     if named := [word for word in words if word.startswith("data=")]:
         raise UserError(f"{named[0]}: multitask reads files and folders, which are words of their own")
     settings = config.compose(recipe, [*_files(recipe), *words])
-    if settings.multitask.tasks and (whole := Path(settings.output) / "config.yaml").is_file():
+    if settings.multitask.tasks and (whole := expanded(settings.output) / "config.yaml").is_file():
         raise UserError(
             f"{recipe} is of one of several tasks, in whose folder {settings.output} another run would lie: name "
             f"{whole}, or set output=..."

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.task import dense, likeliest
 from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import locate
@@ -64,7 +64,7 @@ def _ask(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Candi
         layers = "all" if encoder.layers == "auto" else encoder.layers
         encoder = dataclasses.replace(encoder, layers=layers, head="pooled", combine="concat", hidden=0)
         settings = dataclasses.replace(settings, encoder=encoder)
-    prepared = prepare(settings, corpus, Path(settings.output), tell=screen.tell)
+    prepared = prepare(settings, corpus, expanded(settings.output), tell=screen.tell)
     features, layers = prepared.features("train"), getattr(prepared.classifier.model.config, "layers", [-1])
     depth = getattr(encoder_config(prepared.classifier.model.config), "num_hidden_layers", None) or 0
     weights = corpus.splits["train"].weights.astype(np.float64)

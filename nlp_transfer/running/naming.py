@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nlp_transfer.data.label_texts import spoken
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.task import likeliest
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.settings import CacheSettings, PretrainingSettings, TrackingSettings
@@ -56,7 +56,7 @@ def names_tell(settings: Settings, corpus: Corpus, forms: Sequence[str]) -> bool
     )
     train = dataclasses.replace(corpus, splits={"train": corpus.splits["train"]}, unlabelled=None)
     with own_numbers():
-        features = prepare(asked, train, Path(settings.output)).features("train")
+        features = prepare(asked, train, expanded(settings.output)).features("train")
     found = [_are_near(features, corpus.splits["train"], len(labels), len(forms))]
     broadcast_object_list(found)  # machines add up differently
     return found[0]

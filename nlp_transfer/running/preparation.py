@@ -41,6 +41,7 @@ from nlp_transfer.running import tracking
 from nlp_transfer.running.frozen import boundary_of, frozen_modules, read_while_learning
 from nlp_transfer.running.head_choice import kept_head, kept_words, resolve_encoder
 from nlp_transfer.running.plan import Plan, encoder_notes, plan_of
+from nlp_transfer.running.resume import check_alike, origin
 from nlp_transfer.running.teaching import Taught, lessons, taught_columns
 from nlp_transfer.settings import Settings, TrainingSettings
 from nlp_transfer.strategies import Group, Strategy
@@ -196,7 +197,9 @@ def prepare(
     if taught is None:  # by a process state of its own, which must not follow this one's
         taught = Taught(taught_columns(settings, corpus), lessons(settings, corpus))
     accelerator = make_accelerator(settings.training.precision, settings.tracking, folder)
-    settings, classifier = _loaded(settings, corpus, pretrained)
+    source, chosen = pretrained or locate(settings.encoder), str(accelerator.mixed_precision)
+    check_alike(origin(settings, corpus, source.weights, precision=chosen, lessons=taught.sha256))
+    settings, classifier = _loaded(settings, corpus, source)
     store = store_of(settings.cache, tell)
     columns, spec = encode_splits(settings, corpus, classifier, store)
     columns |= {split: dataclasses.replace(columns[split], **told) for split, told in taught.columns.items()}
@@ -254,9 +257,8 @@ def _check(settings: Settings, corpus: Corpus) -> None:
         )
 
 
-def _loaded(settings: Settings, corpus: Corpus, source: Source | None) -> tuple[Settings, Classifier]:
+def _loaded(settings: Settings, corpus: Corpus, source: Source) -> tuple[Settings, Classifier]:
     """Return the classifier, and the settings with the head that it has, which they may leave open."""
-    source = source or locate(settings.encoder)
     base = Base.of(settings) if settings.continual.keeps_labels else None
     if base:
         encoder = kept_head(settings.encoder, source)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 
 from nlp_transfer.composing.plain import dotted
@@ -55,6 +56,27 @@ def origin(settings: Settings, corpus: Corpus, sha256: str, *, precision: str, l
         own[_LESSONS] = lessons
     return dotted(
         {**own, _ROWS: corpus.fingerprint, _WEIGHTS: sha256, _PRECISION: precision, "versions": environment()}
+    )
+
+
+def check_alike(made_from: dict[str, Any]) -> None:
+    """Refuse to begin where processes would learn different things. All ranks ask.
+
+    Args:
+        made_from: the `origin` of the run as this process sees it.
+
+    Raises:
+        UserError: on all ranks, naming what differs.
+    """
+    first, *others = gather_object([made_from])
+    number, other = next((each for each in enumerate(others, start=1) if each[1] != first), (0, first))
+    if not number:
+        return
+    keys = _differing(first, other)
+    said = listed(keys, lambda key: f"{key} ({_brief(key, first)} and {_brief(key, other)})")
+    raise UserError(
+        f"processes 0 and {number} were given different runs: {said}; all processes of a run take the same command, "
+        "data, encoder and versions"
     )
 
 
@@ -157,15 +179,9 @@ def check_same(found: Found, made_from: dict[str, Any], may_differ: tuple[str, .
         UserError: naming what differs.
     """
     before = found.snapshot.state["made_from"]
-    differing = [
-        key
-        for key in before.keys() | made_from.keys()
-        if before.get(key) != made_from.get(key) and key not in may_differ
-    ]
-    differing.sort(key=lambda key: (not key.endswith(".name"), key))  # another strategy has other keys, too
-    if not differing:
+    if not (differing := [key for key in _differing(before, made_from) if key not in may_differ]):
         return
-    said = listed(differing, lambda key: _difference(key, before.get(key), made_from.get(key)), between="; ")
+    said = listed(differing, lambda key: _difference(key, _brief(key, before), _brief(key, made_from)), between="; ")
     allowed = f"; only these may: {', '.join(may_differ)}" if may_differ else ""
     raise UserError(
         f"{found.path} is of another run, which would not go on to the same result: {said}{allowed}; "
@@ -173,10 +189,22 @@ def check_same(found: Found, made_from: dict[str, Any], may_differ: tuple[str, .
     )
 
 
-def _difference(key: str, before: Any, now: Any) -> str:
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return the keys in which the origins of two runs differ, the most telling first."""
+    differing = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key)]
+    return sorted(differing, key=lambda key: (not key.endswith(".name"), key))  # another strategy has other keys, too
+
+
+def _brief(key: str, made_from: dict[str, Any]) -> str:
+    """Return a value of a run's `origin` as it is told."""
+    value = made_from.get(key)
+    return str(value)[:8] if key in (_ROWS, _WEIGHTS) else repr(value)
+
+
+def _difference(key: str, before: str, now: str) -> str:
     if key in (_ROWS, _WEIGHTS):
-        return f"the {key} changed ({str(before)[:8]} was, {str(now)[:8]} is)"
-    return f"{key} was {before!r}, is {now!r}"
+        return f"the {key} changed ({before} was, {now} is)"
+    return f"{key} was {before}, is {now}"
 
 
 @dataclass

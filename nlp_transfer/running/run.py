@@ -16,6 +16,7 @@ from nlp_transfer.checks import check
 from nlp_transfer.continual.memory import Memory
 from nlp_transfer.continual.rows import alone, load
 from nlp_transfer.data.corpus import Corpus
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.decision.fitting import Fitted, deciding
 from nlp_transfer.domains.distance import Sides, tell_domains_apart
 from nlp_transfer.domains.source_only import SourceOnly, asked_of, is_guarded, without_texts
@@ -81,7 +82,7 @@ def _refuse_several(settings: Settings) -> None:
         UserError: saying which command is for that.
     """
     if settings.multitask.tasks:
-        whole = Path(settings.output) / "config.yaml"  # of all tasks, where this is the configuration of one
+        whole = expanded(settings.output) / "config.yaml"  # of all tasks, where this is the configuration of one
         raise UserError(
             f"multitask.tasks={settings.multitask.tasks} are learned together: nlp-transfer multitask "
             f"{whole if whole.is_file() else 'CONFIG.yaml'} does that; set multitask.tasks=[] to learn this one alone"

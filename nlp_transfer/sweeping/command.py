@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.sweeping.settings import LauncherSettings
 
 
@@ -20,7 +20,7 @@ def command_of(words: Sequence[str], settings: LauncherSettings, *rendezvous: st
     """
     run = ["-m", "nlp_transfer", "adapt", *words]
     if settings.config_file is not None:
-        file = str(Path(settings.config_file).expanduser())
+        file = str(expanded(settings.config_file))
         # Port 0 is any that is free: several runs start on this machine.
         options = ["--config_file", file, "--main_process_port", "0"]
         return [sys.executable, "-m", "accelerate.commands.launch", *options, *run]

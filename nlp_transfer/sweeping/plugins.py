@@ -12,8 +12,9 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.sweeping.places import place_of
 from nlp_transfer.sweeping.search import OptunaSweeper
 from nlp_transfer.sweeping.settings import LauncherSettings, of_hydra
@@ -37,6 +38,7 @@ def register() -> None:
     for part in (AccelerateLauncher, OptunaSweeper):
         setattr(ours, part.__name__, part)
         known.register(part)
+    OmegaConf.register_new_resolver("expanded", lambda name: str(expanded(name)), replace=True)
 
 
 class AccelerateLauncher(Launcher):

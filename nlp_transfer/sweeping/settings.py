@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from nlp_transfer.composing.plain import checked
 from nlp_transfer.composing.yamlfile import read_yaml
+from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, at_least, one_of
 
 PLACES = {"here": None, "slurm": "submitit", "ray": "ray"}
@@ -54,12 +55,12 @@ class LauncherSettings:
         if self.nodes > 1 and self.config_file is not None:
             raise UserError("hydra.launcher.nodes counts only without hydra.launcher.config_file")
         if self.config_file is not None:
-            _check_config_file(Path(self.config_file).expanduser(), self.processes)
+            _check_config_file(expanded(self.config_file), self.processes)
 
     @property
     def of_a_run(self) -> int:
         """How many processes a run has on every node."""
-        return self.processes if self.config_file is None else _processes_in(Path(self.config_file).expanduser())
+        return self.processes if self.config_file is None else _processes_in(expanded(self.config_file))
 
     @property
     def cores(self) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nlp_transfer.cache.entries import Entry
 from nlp_transfer.cache.store import Store
 from nlp_transfer.cli import main
 
@@ -83,6 +84,21 @@ def test_entries_are_removed_by_their_first_digits(store: Store, capfd):
     assert main(["cache", "rm", "--all"]) == 0
     assert [path.name for path in store.folder.iterdir()] == []
     assert capfd.readouterr().out == ""
+
+
+def test_an_entry_that_another_process_removes_meanwhile_is_no_failure(store: Store, monkeypatch, capfd):
+    listed = Store.entries
+
+    def stale(self: Store) -> list[Entry]:
+        entries = listed(self)
+        self.remove(entries[0].key)
+        return entries
+
+    monkeypatch.setattr(Store, "entries", stale)
+    assert main(["cache", "rm", "--all"]) == 0
+    monkeypatch.undo()
+    assert left(store) == set()
+    assert capfd.readouterr().err.startswith("2 entries removed")
 
 
 def test_another_folder_is_named_as_for_a_run(store: Store, tmp_path: Path, capfd):

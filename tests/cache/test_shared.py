@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -55,6 +56,22 @@ def test_machines_that_see_one_disk_write_into_no_file_together(tmp_path: Path, 
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert shared.room(3, 2) is shared
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_folder_that_somebody_removes_meanwhile_costs_a_run_nothing(tmp_path: Path, place: int):
+    said: list[str] = []
+    values = np.random.default_rng(1).normal(size=(6, 7)).astype(np.float32)
+    shared = Shared(Accelerator(cpu=True), Store(tmp_path / "store", 1e9, said.append))
+    matrix = shared.room(*values.shape)
+    for number, examples in enumerate(np.array_split(np.arange(6), 3)):
+        if number == place:
+            shutil.rmtree(tmp_path / "store")
+        matrix.put(examples, values[examples])
+    found = matrix.values()
+    shared.finish(KEY, {"what": "features"})
+    assert found.tobytes() == values.tobytes()
+    assert ["nothing is kept for later runs" in sentence for sentence in said] == [True]
 
 
 def test_what_goes_away_stays_readable_for_who_has_it(tmp_path: Path):

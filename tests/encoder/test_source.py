@@ -252,6 +252,7 @@ def test_from_the_hub_come_weights_configuration_and_vocabulary_only(hub, folder
         ("a/b/c", {}, "there is no such folder"),
         ("runs/gone", {}, "there is no such folder"),
         ("gone/", {}, "there is no such folder"),
+        ("~nobody/gone", {}, "there is no such folder"),
     ],
 )
 def test_what_the_hub_does_not_give_is_one_sentence_without_the_token(hub, name, others, message):

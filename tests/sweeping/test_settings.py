@@ -55,6 +55,7 @@ def test_words_that_mean_something_are_not():
         (LauncherSettings, {"partition": "a"}, "hydra.launcher.partition is for hydra.launcher.where=slurm"),
         (LauncherSettings, {"gpus": 2}, "hydra.launcher.gpus is for hydra.launcher.where=slurm or ray"),
         (LauncherSettings, {"config_file": "no.yaml"}, "hydra.launcher.config_file=no.yaml: there is no such file"),
+        (LauncherSettings, {"config_file": "~no.yaml"}, "hydra.launcher.config_file=~no.yaml: there is no such file"),
         (LauncherSettings, {"gpus": 1}, "hydra.launcher.gpus is for hydra.launcher.where=slurm or ray"),
         (LauncherSettings, {"gpus": -1}, "hydra.launcher.gpus=-1 must not be negative"),
         (LauncherSettings, {"cpus": 1}, "hydra.launcher.cpus is for hydra.launcher.where=slurm or ray"),

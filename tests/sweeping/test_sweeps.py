@@ -184,6 +184,19 @@ def test_only_a_folder_that_cannot_be_made_is_called_one(at: Callable[..., Place
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[LAUNCHER], []])
+def test_a_sweep_lies_in_the_home_folder_where_a_tilde_means_it(
+    at: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, launcher: list[str]
+):
+    at()
+    monkeypatch.setattr("nlp_transfer.sweeping.sweep.Here", lambda settings: Place(drawn))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert swept(*launcher, "output=~/found", "seed=1,2") == 0
+    assert len(list((tmp_path / "home" / "found" / "sweep").glob("*/results.csv"))) == 1
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.slow
 def test_a_sweep_that_ends_early_is_not_said_to_have_ended_for_want_of_room(
     at: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, capfd
 ):
