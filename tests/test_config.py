@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import nlp_transfer
@@ -223,7 +223,6 @@ READ_OTHERWISE = re.compile(
 )
 
 
-@settings(deadline=None)
 @given(
     st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1)
     | st.text("ab1 _-+.,;:=()[]{}'\"\\~#@!%&*?|é", min_size=1)

@@ -41,7 +41,6 @@ def share(part: float, least: int = 1) -> settings:
     """Return the profile of a property that gets this part of all examples."""
     return settings(
         max_examples=max(least, round(EXAMPLES * part)),
-        deadline=None,
         derandomize="NLP_TRANSFER_FUZZ" not in os.environ,
         database=None,
         suppress_health_check=list(HealthCheck),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nlp_transfer.data import compact, files, keys, parquet, sequences
 from nlp_transfer.data.rows import Rows
 
-few_tries = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few_tries = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # Few distinct texts, so that repeats, leaks, conflicts and empty texts are common.
 texts = st.sampled_from(["x", "X ", "y", "ß", "SS", "世界 🙂", "a,\n b", " ", "u", "v", "w", "z"])
 

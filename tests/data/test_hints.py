@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nlp_transfer.composing.words import readable
@@ -13,7 +13,6 @@ from nlp_transfer.data.hints import quoted, typed
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1) | st.text("a1 _-+.,;:=()[]{}'\"\\~#@!%&*?|é\t", min_size=1)
 
 
-@settings(deadline=None)
 @given(TEXTS.filter(lambda text: "${" not in text))  # a reference to another key
 @example('\\"')
 @example("C:\\")

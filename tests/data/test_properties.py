@@ -19,7 +19,7 @@ from nlp_transfer.data.table import Table, from_records
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings
 
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 # Few distinct texts, so that repeats, conflicts and classes with one example are common.
 labelled = st.lists(st.tuples(st.sampled_from(["x", "X ", "y", "z", "u", "v", "w", "ß", "SS"]), st.sampled_from("abc")))

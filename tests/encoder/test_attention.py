@@ -15,7 +15,7 @@ from nlp_transfer.encoder.layout import Layout
 
 HEADS, WIDTH = 3, 8
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 def layout_of(lengths: list[int], *, left: bool) -> Layout:

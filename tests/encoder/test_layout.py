@@ -15,7 +15,7 @@ from nlp_transfer.encoder import layout as module
 from nlp_transfer.encoder.attention import packed_attention
 from nlp_transfer.encoder.layout import Costs, Layout
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 lengths_st = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 costs_st = st.sampled_from([0, 300, 16_384])  # a group a length, something between, one group
 

@@ -158,7 +158,7 @@ def places(tokens, batch: np.ndarray) -> int:
     return int(tokens.longest[batch].max() * tokens.windows[batch].sum())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(examples_st, st.integers(1, 200), st.integers(0, 60))
 def test_packed_passes_hold_every_example_within_the_budget(windows, budget: int, cost: int):
     tokens = make_tokens(windows)

@@ -77,7 +77,7 @@ def test_of_long_texts_neighbours_are_left_out_together():
     assert [span.score for span in found.texts[0] if span.score is not None] == [-48, -53] * 4 + [-48, -48]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text() | st.text("ab 包裹กำ\n🙂👩‍🚀"), st.integers(1, 12))
 def test_the_parts_of_any_text_are_the_text(text: str, most: int):
     model = Bag()

@@ -94,7 +94,7 @@ def trained(
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     found=st.lists(st.sampled_from([0.1, 0.2, 0.3, math.nan]), min_size=1, max_size=8),
     patience=st.none() | st.integers(1, 3),
@@ -124,7 +124,7 @@ def test_patience_ends_a_run_once_nothing_got_better_that_often(found: list[floa
     assert torch.equal(step.layer.weight, weights[2 * kept - 1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     examples=st.integers(1, 20),
     batch_size=st.integers(1, 8),
@@ -189,7 +189,7 @@ def below_top(name: str) -> int | None:
     return LAYERS if ".embeddings." in name else 0 if ".pooler." in name else None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(lr=RATES, head_lr=st.none() | RATES, decay=st.floats(0.1, 1), progress=st.floats(0, 0.99))
 def test_layers_learn_at_the_rate_above_them_times_the_decay(
     classifier: Classifier, lr: float, head_lr: float | None, decay: float, progress: float
