@@ -168,7 +168,7 @@ def test_processes_that_were_given_different_things_learn_nothing(
     assert statuses == [2, 2], errors
     for error in errors:  # a launcher ends the second before it says so
         assert re.search(f"processes 0 and 1 were given different runs: {said};", error)
-        assert error.count("\n") == 1
+        assert "Traceback" not in error
     assert not (tmp_path / "runs").exists()
 
 

@@ -161,12 +161,11 @@ def check_two_steps(
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [name for name in shipped_names("recipes") if name not in ENCODERS_ALONE])
 def test_every_recipe_runs_as_its_header_says(encoders: dict[str, Path], tmp_path: Path, recipe: str):
-    words = words_of(recipe)
+    words = with_base(encoders, tmp_path, words_of(recipe))
     folder = written(tmp_path, compose(recipe, words))
     (tmp_path / "beside").mkdir()
     words = with_texts(tmp_path / "beside", words)
     words = with_teacher(encoders, tmp_path, [*words, f"data.path={folder}"])
-    words = with_base(encoders, tmp_path, words)
     check_two_steps(encoders, tmp_path / "runs", recipe, words)
 
 

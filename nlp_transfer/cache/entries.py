@@ -84,7 +84,8 @@ class Unfinished:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if time.monotonic() - self._alive > _SIGN_OF_LIFE:
             self._alive = time.monotonic()
-            os.utime(self.folder)
+            with contextlib.suppress(FileNotFoundError):  # somebody removed it; the file stays until it is closed
+                os.utime(self.folder)
 
     def values(self) -> np.ndarray:
         """Return what was written, mapped and read-only, wherever the file is by now: somebody may have removed it."""

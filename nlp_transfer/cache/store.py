@@ -246,9 +246,8 @@ class Store:
 
     def finish(self, key: str, unfinished: Unfinished, about: dict[str, Any]) -> None:
         """Give all values of a key that were written their place; see `keep`."""
-        values = unfinished.values()
+        self._settle(key, unfinished.folder, lambda making: seal(making, key, unfinished.values(), about))
         unfinished.close()
-        self._settle(key, unfinished.folder, lambda making: seal(making, key, values, about))
 
     def discard(self, unfinished: Unfinished, error: OSError | None = None) -> None:
         """Take away what was begun; say why, if an error kept it from being written."""

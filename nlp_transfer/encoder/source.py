@@ -216,8 +216,8 @@ def _packaged(settings: EncoderSettings) -> Path | None:
     if settings.package is None:
         return None
     short = re.sub(r"[^a-z0-9]", "", settings.name.rsplit("/", 1)[-1].lower())
-    parts = settings.package.lower().split("_")
-    if short not in {"".join(parts[first:]) for first in range(len(parts))}:
+    package = settings.package.lower()
+    if short not in (package.replace("_", ""), package.partition("_")[2].replace("_", "")):
         # encoder.name was changed, the package of the default was not
         raise UserError(
             f"encoder.package={settings.package!r} does not hold encoder.name={settings.name!r}: choose another file "

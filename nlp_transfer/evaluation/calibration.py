@@ -165,8 +165,9 @@ def temperature(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np
     of the labels added up). That is temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks",
     ICML) with a log-normal prior around 1, as if one more row had been seen whose label :math:`u` is any of them alike:
     no error among n rows is not none among all. So few rows make a model that is very sure less so, and hardly any
-    surer. Where a row may have several labels that one has one as well: half of all labels, of which most are rare,
-    would outweigh ten rows as they come. No decision changes by it, except for a multi-label threshold that is not 0.5.
+    surer. Where a row may have several labels, it has each of them as often as rows have one on average: half of the
+    labels, of which most are rare, would outweigh ten rows as they come. No decision changes by it, except for a
+    multi-label threshold that is not 0.5.
 
     Args:
         task: the task; of a regression nothing is scaled: 1.
@@ -181,9 +182,12 @@ def temperature(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np
     logits, several = finite_logits(task, logits), task.problem == "multi_label"
     shares = dense(task, targets, np.float64)
     weights = np.asarray(weights, dtype=np.float64)
-    rows = np.count_nonzero(weights)
-    # What of the losses is linear in the logits, and how often what is not counts; the last row has any one label
-    linear = rows * (shares * logits).sum(axis=1) + logits.mean(axis=1)
+    rows, labels = np.count_nonzero(weights), logits.shape[1]
+    often = 1 / labels
+    if several:  # by the rule of succession: a label that none of few rows has may still occur
+        often = (rows * (weights @ shares.sum(axis=1)) / weights.sum() + 1) / (rows * labels + 2)
+    # What of the losses is linear in the logits, and how often what is not counts; the last row has every label alike.
+    linear = rows * (shares * logits).sum(axis=1) + often * logits.sum(axis=1)
     mass = rows * (1.0 if several else shares.sum(axis=1)) + 1
 
     def cost(logarithm: float) -> float:

@@ -24,7 +24,7 @@ from nlp_transfer.training.state import own_numbers
 def probed(
     settings: Settings, corpus: Corpus, same: Container[Place], screen: Screen
 ) -> tuple[list[Finding], list[Doubt]]:
-    """Return what is found so, and the labels that are doubted.
+    """Return what the probe, its tokens and the nearness of texts tell of the rows, and the labels that are doubted.
 
     Args:
         settings: of the run; its strategy is `probe`, whichever is set.

@@ -1,1 +1,1 @@
-"""Linear layers on fixed features, solved exactly; what knows neither encoders nor texts."""
+"""Linear layers on fixed features, solved or from the means of classes; it knows neither encoders nor texts."""

@@ -30,8 +30,8 @@ def appearing(
 ) -> Iterator[Path]:
     """Give a folder to write in; it takes the name of `folder` when all of it is there, or nothing of it stays.
 
-    What has that name before stays whole until then: a process that is killed between the two leaves it aside, and the
-    next one that writes there puts it back first.
+    What has that name before stays whole until then, and gets it back where the new one cannot have it; a process that
+    is killed between the two leaves it aside, and the next one that writes there puts it back first.
 
     Args:
         folder: the name it will have.
@@ -48,8 +48,7 @@ def appearing(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with alone(making, str(folder)):
-            if aside.exists() and not folder.exists():
-                aside.rename(folder)
+            _put_back(aside, folder)
             try:
                 shutil.rmtree(making, ignore_errors=True)
                 making.mkdir()
@@ -61,9 +60,15 @@ def appearing(
                 making.rename(folder)
                 remove(aside)
             finally:
+                _put_back(aside, folder)
                 shutil.rmtree(making, ignore_errors=True)
     except refused as error:
         raise UserError(f"the {what} cannot be saved in {folder}: {error}") from error
+
+
+def _put_back(aside: Path, folder: Path) -> None:
+    if aside.exists() and not folder.exists():
+        aside.rename(folder)
 
 
 @contextmanager

@@ -209,8 +209,9 @@ def _without_other_layers(prepared: Prepared, features: np.ndarray, together: Va
 def validate(prepared: Prepared, features: np.ndarray, *, rival: Validated | None = None) -> Validated:
     """Choose the penalty of a linear layer from features (examples, width) to the training targets.
 
-    Texts made of the names of labels learn, but are not held out unless the others are too few: each is much like the
-    other ones of its label, so that it is told from them, which says nothing of texts as they come.
+    Texts made of the names of labels have no part in choosing it unless the others are too few: each is much like the
+    other ones of its label, so that it is told from them, which says nothing of texts as they come. The head learns
+    from them as well.
 
     Args:
         prepared: the parts of the run.
@@ -229,10 +230,10 @@ def validate(prepared: Prepared, features: np.ndarray, *, rival: Validated | Non
         strata=_strata(task, train.targets),
         seed=prepared.settings.seed,
     )
-    validated = choose(train.weights, rival=rival)
     if corpus.own is None:
-        return validated
-    own = choose(np.where(np.arange(len(train)) < len(corpus.own), train.weights, 0))
+        return choose(train.weights, rival=rival)
+    own = choose(np.where(np.arange(len(train)) < len(corpus.own), train.weights, 0), rival=rival)
+    validated = choose(train.weights)
     if not len(own.held_out):
         return validated
     return dataclasses.replace(validated, penalty=own.penalty, held_out=own.held_out)

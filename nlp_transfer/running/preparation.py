@@ -178,7 +178,7 @@ def prepare(
     pretrained: Source | None = None,
     taught: Taught | None = None,
 ) -> Prepared:
-    """Load the encoder, encode the texts, and let the strategy and the objective do their part.
+    """Load the encoder, encode the texts, and let the strategy and the objective do their part, in all processes.
 
     Args:
         settings: of the run.
@@ -189,7 +189,7 @@ def prepare(
         taught: what is learned from beside the same rows; None: the teacher is asked, where there is one.
 
     Raises:
-        UserError: for settings that do not fit the data or the encoder.
+        UserError: for settings that do not fit the data or the encoder, and processes that were given different runs.
     """
     if settings.data.label_texts:
         corpus = with_label_texts(corpus, settings.data.label_texts)

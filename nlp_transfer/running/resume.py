@@ -1,4 +1,4 @@
-"""Where a run goes on: which checkpoint, whether it is one of the same run, and when the next is due."""
+"""Where a run goes on: which checkpoint, whether it and all processes are of the same run, and when the next is due."""
 
 from __future__ import annotations
 

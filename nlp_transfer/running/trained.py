@@ -86,7 +86,7 @@ def begin_or_resume(settings: Settings, prepared: Prepared, folder: RunFolder, s
         more: groups of settings that are part of this run, though not of every one, as plain values.
 
     Raises:
-        UserError: for a checkpoint that cannot be gone on from, or a disk that is full.
+        UserError: for a checkpoint that cannot be gone on from, a full disk, or processes that differ in `more`.
     """
     accelerator = prepared.accelerator
     made_from = resume.origin(
@@ -96,6 +96,7 @@ def begin_or_resume(settings: Settings, prepared: Prepared, folder: RunFolder, s
         precision=str(accelerator.mixed_precision),
         lessons=prepared.taught.sha256,
     ) | dotted(more)
+    resume.check_alike(made_from)
     # A finished run is done again from nothing: what it may have left is of no use.
     found = None if folder.is_finished else resume.find(settings, folder.checkpoints, made_from)
     commits = resume.Commits(accelerator, folder.checkpoints, settings.checkpoint.seconds, made_from)

@@ -6,14 +6,17 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import number, shown
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.evaluation.report import Report
+from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.sweeping.job import FINISHED, Job
 from nlp_transfer.wording import counted
 
@@ -65,11 +68,9 @@ class Results:
         """What the chosen run reports: of test rows, or of validation rows where there are none."""
         if self.chosen is None or self.chosen.folder is None:
             return None
-        try:
-            path = Path(self.chosen.folder) / "metrics.json"
-            return Report.from_json(json.loads(path.read_text(encoding="utf-8"))["report"])
-        except (OSError, LookupError, TypeError, ValueError):
-            return None
+        with suppress(UserError):
+            return RunFolder(Path(self.chosen.folder)).report()
+        return None
 
     @cached_property
     def sentences(self) -> list[str]:

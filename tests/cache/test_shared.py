@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 
+from nlp_transfer.cache import entries
 from nlp_transfer.cache.entries import Unfinished
 from nlp_transfer.cache.features import Features
 from nlp_transfer.cache.shared import Shared, Unwritten
@@ -59,7 +60,8 @@ def test_machines_that_see_one_disk_write_into_no_file_together(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_folder_that_somebody_removes_meanwhile_costs_a_run_nothing(tmp_path: Path, place: int):
+def test_a_folder_that_somebody_removes_meanwhile_costs_a_run_nothing(tmp_path: Path, monkeypatch, place: int):
+    monkeypatch.setattr(entries, "_SIGN_OF_LIFE", -1)  # seconds
     said: list[str] = []
     values = np.random.default_rng(1).normal(size=(6, 7)).astype(np.float32)
     shared = Shared(Accelerator(cpu=True), Store(tmp_path / "store", 1e9, said.append))

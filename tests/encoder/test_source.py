@@ -177,7 +177,7 @@ def test_the_installed_package_is_found_without_importing_it(tmp_path, monkeypat
     assert (found.folder, found.origin) == (package / "model", "package acme_tiny_bert")
     assert "acme_tiny_bert" not in sys.modules
     # Another name with the package of the default left in place must not silently get the default's weights.
-    for other in ("roberta-base", "tiny", "acme/t", "e"):
+    for other in ("roberta-base", "tiny", "bert", "acme/bert", "acme/t", "e"):
         with pytest.raises(UserError, match=rf"does not hold encoder\.name='{other}'"):
             locate(settings(other, package="acme_tiny_bert"))
     for gone in ("tiny-bert/", "acme/tiny-bert/", "./tiny-bert", "runs/tiny-bert"):

@@ -98,6 +98,22 @@ def test_what_is_killed_while_it_replaces_a_folder_loses_neither(
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, rename = tmp_path / "made", Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name == ".making-made":
+            raise OSError(errno.EIO, "the disk is broken")
+        return rename(path, target)
+
+    with appearing(folder, "mark", "thing") as making:
+        (making / "mark").write_text("old")
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(UserError, match="the disk is broken"), appearing(folder, "mark", "thing") as making:
+        (making / "mark").write_text("new")
+    assert [(folder / "mark").read_text(), *tmp_path.iterdir()] == ["old", folder]
+
+
 @pytest.mark.parametrize("anew", [False, True])
 def test_the_lock_of_a_folder_that_was_renamed_meanwhile_is_none(tmp_path: Path, anew: bool):
     folder, asked, had = tmp_path / "a", threading.Event(), []
