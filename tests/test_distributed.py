@@ -152,7 +152,7 @@ ROWS_DIFFER, WEIGHTS_DIFFER = r"rows of the data \(\w{8} and \w{8}\)", r"weights
         pytest.param(other_text, ROWS_DIFFER, marks=pytest.mark.slow),
         pytest.param(fewer_rows, ROWS_DIFFER, marks=pytest.mark.exhaustive),
         pytest.param(other_weights, WEIGHTS_DIFFER, marks=pytest.mark.exhaustive),
-        pytest.param(other_words, r"seed \(0 and 1\)", marks=pytest.mark.exhaustive),
+        pytest.param(other_words, r"seed \(0 and 1\)", marks=pytest.mark.slow),
     ],
 )
 def test_processes_that_were_given_different_things_learn_nothing(
