@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nlp_transfer.data.columns import find_column
-from nlp_transfer.data.files import FORMATS, existing, existing_file, opened, read_rows
+from nlp_transfer.data.files import FORMATS, ONE_FILE, existing, existing_file, opened, read_rows
 from nlp_transfer.data.hints import typed as typed_word
 from nlp_transfer.data.labels import is_missing
 from nlp_transfer.data.rowstore import RowStore
@@ -34,6 +34,10 @@ SPLIT_NAMES = {
 }
 _SHOWN = 10
 _SHOWN_FILES = 3
+_ONE_SPLIT = (
+    "several files are one split where they lie in a folder called train/, validation/ or test/ and data.path names "
+    "the folder around it"
+)
 
 
 @dataclass
@@ -108,7 +112,8 @@ def check_source(settings: DataSettings, *, data: Any = None) -> None:
     for key in DATA_FILES:
         if (name := getattr(settings, key)) is not None:
             with about(f"data.{key}"):
-                (existing if key == "path" else existing_file)(name)
+                todo = ONE_FILE if key == "unlabelled" else _ONE_SPLIT
+                (existing if key == "path" else existing_file)(name, pattern=todo)
 
 
 def _not_one(given: list[str], settings: DataSettings) -> str:

@@ -190,6 +190,12 @@ def test_a_name_that_is_not_there_needs_no_folder_that_may_be_listed(
         load_corpus(DataSettings(path=str(tmp_path / "train.csv")))
 
 
+def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
+    write(tmp_path / "data[1].csv", SPLITS["train"])
+    with pytest.raises(UserError, match=r"dta\[1\]\.csv does not exist \(did you mean 'data\[1\]\.csv'\?\)$"):
+        load_corpus(DataSettings(path=str(tmp_path / "dta[1].csv")))
+
+
 def test_error_in_a_class_folder_names_the_file(tmp_path: Path) -> None:
     for label, content in (("good", b"fine"), ("bad", b"one\n\xff")):
         (tmp_path / label).mkdir()
@@ -249,6 +255,11 @@ def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
         ({"path": "a.csv", "hub": "a/b"}, "data.path and data.hub are set together; give exactly one source"),
         ({"path": "no/such.csv"}, "data.path: no/such.csv does not exist"),
         ({"path": "no/*.csv"}, r"data.path: no/\*.csv is a pattern, .* folder called train/"),
+        ({"train": "part?.csv"}, r"data.train: part\?.csv is a pattern, .* folder called train/"),
+        (
+            {"embedded": "customer_intents", "unlabelled": "no/*.txt"},
+            r"data.unlabelled: no/\*.txt is a pattern, and no file has this name; name one file$",
+        ),
         ({"train": ".", "test": "no/such.csv"}, "data.train: . is a folder where a file is expected"),
         ({"path": "a.csv", "test": "b.csv"}, "data.test goes with data.train"),
         ({"path": "a.csv", "revision": "main"}, "data.revision goes with data.hub"),
