@@ -230,6 +230,26 @@ def existing(path: str | Path, *, pattern: str = ONE_FILE) -> Path:
     return found
 
 
+def visible(folder: Path) -> list[Path]:
+    """Return what lies in a folder and is not hidden, by name.
+
+    Raises:
+        UserError: if the folder may not be read.
+    """
+    try:
+        items = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+        for item in items[:1]:
+            item.lstat()  # a folder that may be listed is not always one whose files may be opened
+    except OSError as error:
+        raise UserError(f"{folder} cannot be opened: {error.strerror}") from error
+    return items
+
+
+def is_of_rows(path: Path) -> bool:
+    """Return whether this is a file that `read_rows` reads."""
+    return path.suffix.lower() in FORMATS and path.is_file()
+
+
 def _names_in(folder: Path) -> list[str]:
     """Return what lies in a folder; nothing where that may not be read, or there is none."""
     try:
