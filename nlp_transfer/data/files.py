@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -37,7 +36,7 @@ _STREAM_ENDINGS = {
     **{ending: kind for ending, kind in FORMATS.items() if kind in STREAM_FORMATS},
     ".txt": "text",
 }
-_PATTERN = re.compile(r"[*?]|\[.+\]")  # as a shell reads it
+ONE_FILE = "name one file"
 _PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".7z", ".tar", ".tgz")
 
 
@@ -193,16 +192,20 @@ def opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
         yield source, "standard input" if standard else str(getattr(source, "name", "<stream>"))
 
 
-def existing_file(path: str | Path) -> Path:
-    """Return a path to a regular file, `~` expanded."""
-    found = existing(path)
+def existing_file(path: str | Path, *, pattern: str = ONE_FILE) -> Path:
+    """Return a path to a regular file, `~` expanded; see `existing`."""
+    found = existing(path, pattern=pattern)
     if found.is_dir():
         raise UserError(f"{found} is a folder where a file is expected")
     return found
 
 
-def existing(path: str | Path) -> Path:
+def existing(path: str | Path, *, pattern: str = ONE_FILE) -> Path:
     """Return a path to a regular file or a folder, `~` expanded.
+
+    Args:
+        path: as it was given.
+        pattern: what to do in the place of giving one that matches several files.
 
     Raises:
         UserError: for a URL, and for what does not exist, cannot be reached, or is a pipe or a device.
@@ -215,11 +218,8 @@ def existing(path: str | Path) -> Path:
     except FileNotFoundError:
         if found.is_symlink():
             raise UserError(f"{found} is a link to {found.readlink()}, which does not exist") from None
-        if _PATTERN.search(str(path)):
-            raise UserError(
-                f"{path} is a pattern, and no file has this name; several files are one split where they lie in a "
-                "folder called train/, validation/ or test/ and data.path names the folder around it"
-            ) from None
+        if any(mark in str(path) for mark in "*?"):
+            raise UserError(f"{path} is a pattern, and no file has this name; {pattern}") from None
         raise UserError(f"{found} does not exist{did_you_mean(found.name, _names_in(found.parent))}") from None
     except ValueError:  # a NUL byte, or half of a surrogate pair
         raise UserError(f"{str(path)!r} cannot be the name of a file") from None
@@ -228,6 +228,26 @@ def existing(path: str | Path) -> Path:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise UserError(f"{found} is neither a file nor a folder (a pipe or device); write its rows to a file first")
     return found
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return what lies in a folder and is not hidden, by name.
+
+    Raises:
+        UserError: if the folder may not be read.
+    """
+    try:
+        items = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+        for item in items[:1]:
+            item.lstat()  # a folder that may be listed is not always one whose files may be opened
+    except OSError as error:
+        raise UserError(f"{folder} cannot be opened: {error.strerror}") from error
+    return items
+
+
+def is_of_rows(path: Path) -> bool:
+    """Return whether this is a file that `read_rows` reads."""
+    return path.suffix.lower() in FORMATS and path.is_file()
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from nlp_transfer.data.columns import find_column
-from nlp_transfer.data.files import FORMATS, existing, existing_file, opened, read_rows
+from nlp_transfer.data.files import FORMATS, ONE_FILE, existing, existing_file, is_of_rows, opened, read_rows, visible
 from nlp_transfer.data.hints import typed as typed_word
 from nlp_transfer.data.labels import is_missing
 from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.sequences import integers_of
-from nlp_transfer.data.shards import missing_of, read_shards, shards_in, unnumbered
+from nlp_transfer.data.shards import are_of_one, check_numbers, read_shards, unnumbered
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, about, did_you_mean, one_of
@@ -34,6 +35,10 @@ SPLIT_NAMES = {
 }
 _SHOWN = 10
 _SHOWN_FILES = 3
+_ONE_SPLIT = (
+    "several files are one split where they lie in a folder called train/, validation/ or test/ and data.path names "
+    "the folder around it"
+)
 
 
 @dataclass
@@ -108,7 +113,8 @@ def check_source(settings: DataSettings, *, data: Any = None) -> None:
     for key in DATA_FILES:
         if (name := getattr(settings, key)) is not None:
             with about(f"data.{key}"):
-                (existing if key == "path" else existing_file)(name)
+                todo = ONE_FILE if key == "unlabelled" else _ONE_SPLIT
+                (existing if key == "path" else existing_file)(name, pattern=todo)
 
 
 def _not_one(given: list[str], settings: DataSettings) -> str:
@@ -221,73 +227,82 @@ def _by_column(table: Table, settings: DataSettings) -> dict[str, Table]:
 
 
 def _folder(folder: Path, settings: DataSettings) -> Source:
-    """Read a folder: one file a split, a folder a class, or a folder a split with files or a folder a class in it."""
-    try:
-        items = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be opened: {error.strerror}") from error
-    files = {
-        item: split_of(unnumbered(item.stem)) for item in items if item.is_file() and item.suffix.lower() in FORMATS
-    }
+    """Read a folder: a folder a class, or every split as a file, as shards of one, or as a folder with any of these."""
+    items = visible(folder)
+    folders = [item for item in items if item.is_dir()]
+    of_files = _by_split((item, unnumbered(item.stem)) for item in items if is_of_rows(item))
+    parts = _by_split((item, item.name) for item in folders) | of_files
     notes: list[str] = []
-    parts: defaultdict[str, list[Path]] = defaultdict(list)
-    for item, split in files.items():
-        if split is not None:
-            parts[split].append(item)
-    if parts:
-        if "train" not in parts:
-            raise UserError(_no_train(str(folder), [item.name for item in items]))
-        other = [item.name for item in items if files.get(item) is None]
-        splits = {split: _parts_of(split, own, folder, settings, notes) for split, own in parts.items()}
-        return Source(str(folder), splits, notes + _unread(folder, other))
-    classes = [item for item in items if item.is_dir()]
-    if not classes:
+    other: list[str] = []
+    if "train" in parts:
+        splits = {split: _parts_of(split, own, folder, settings, other, notes) for split, own in parts.items()}
+        read = {*chain.from_iterable(parts.values())}
+        other = [item.name for item in items if item not in read] + other
+    elif of_files or not folders:
         raise UserError(_no_train(str(folder), [item.name for item in items]))
-    other = [item.name for item in items if item not in classes]
-    split_folders = {item: split_of(item.name) for item in classes}
-    if "train" in split_folders.values():
-        tables = {
-            item.name: _split_folder(item, folder, settings, other, notes)
-            for item, split in split_folders.items()
-            if split
-        }
-        source = _renamed(tables, str(folder))
-        other += [item.name for item, split in split_folders.items() if split is None]
     else:
-        source = Source(str(folder), {"train": _class_folders(folder, folder, settings, other)})
-    return Source(source.name, source.splits, notes + _unread(folder, other))
+        other = [item.name for item in items if item not in folders]
+        splits = {"train": _class_folders(folder, folder, settings, other)}
+    notes += [f"not read in {folder}: {listed(other, most=_SHOWN)}"] if other else []
+    return Source(str(folder), splits, notes)
 
 
-def _unread(folder: Path, names: list[str]) -> list[str]:
-    return [f"not read in {folder}: {listed(names, most=_SHOWN)}"] if names else []
+def _by_split(named: Iterable[tuple[Path, str]]) -> dict[str, list[Path]]:
+    """Return by split what has its name."""
+    parts: defaultdict[str, list[Path]] = defaultdict(list)
+    for path, name in named:
+        if (split := split_of(name)) is not None:
+            parts[split].append(path)
+    return dict(parts)
 
 
-def _parts_of(split: str, files: list[Path], folder: Path, settings: DataSettings, notes: list[str]) -> Table:
-    """Read the file of a split, or all the numbered shards of it, in a folder that holds the other splits as well."""
-    missing = missing_of(files)
-    if missing:
-        raise UserError(f"{folder} lacks a part of {split}: {listed(missing, most=_SHOWN)}; put it there")
-    if len(files) == 1:
-        return read_rows(files[0], settings)
-    if missing is None:
-        found = listed(files, lambda file: file.name, most=_SHOWN)
+def _parts_of(
+    split: str, parts: list[Path], root: Path, settings: DataSettings, other: list[str], notes: list[str]
+) -> Table:
+    """Read the file of a split, all its numbered shards, or its folder; see `_class_folders` for `other`."""
+    if len(parts) > 1 and not are_of_one(parts):
+        what = "folders" if parts[0].is_dir() else "files"
         raise UserError(
-            f"{folder} has several {split} files ({found}); keep one, name the files with data.train=…, or, if they "
-            f"are parts of one split, put them into a folder {split}/ and every other split into one of its own"
+            f"{root} has several {split} {what} ({listed(parts, lambda part: part.name, most=_SHOWN)}); keep one, name "
+            f"the files with data.train=…, or, if they are parts of one split, put them into a folder {split}/"
         )
-    return read_shards(files, f"{folder}/{split}-*", settings, notes)
+    if parts[0].is_dir():
+        return _split_folder(split, parts[0], root, settings, other, notes)
+    check_numbers(parts, root)
+    return read_shards(parts, f"{root}/{split}-*", settings, notes)
 
 
-def _split_folder(folder: Path, root: Path, settings: DataSettings, other: list[str], notes: list[str]) -> Table:
-    """Read the folder of one split, see `_class_folders`: folders of texts, or, where there are none, files of rows."""
-    shards = shards_in(folder)
-    if not shards or any(folder.glob("*/*.txt")):
-        other += [str(file.relative_to(root)) for file in shards]
+def _split_folder(
+    split: str, folder: Path, root: Path, settings: DataSettings, other: list[str], notes: list[str]
+) -> Table:
+    """Read the folder of one split: files of rows, or folders of texts; see `_class_folders` for `other`."""
+    items = visible(folder)
+    files = [item for item in items if is_of_rows(item)]
+    if not files:
+        other += [str(item.relative_to(root)) for item in items if not item.is_dir()]
         return _class_folders(folder, root, settings, other)
-    names = {file.name for file in shards}
-    beside = sorted(item for item in folder.iterdir() if item.name not in names and not item.name.startswith("."))
-    other += [f"{item.relative_to(root)}{'/' * item.is_dir()}" for item in beside]
-    return read_shards(shards, str(folder), settings, notes)
+    if text := next(filter(_is_text, _within_folders(folder)), None):
+        raise UserError(
+            f"{folder} holds files of rows ({files[0].name}) and folders of texts ({text.relative_to(folder)}); the "
+            f"{split} split is one or the other, so move the other one elsewhere"
+        )
+    if named := next((file for file in files if split_of(unnumbered(file.stem)) not in (None, split)), None):
+        raise UserError(
+            f"{named} is called as the {split_of(unnumbered(named.stem))} split is, and all files in {folder} are read "
+            f"as {split}: move it out of there, or give it another name"
+        )
+    check_numbers(files, folder)
+    other += [f"{item.relative_to(root)}{'/' * item.is_dir()}" for item in items if item not in files]
+    return read_shards(files, str(folder), settings, notes)
+
+
+def _is_text(item: Path) -> bool:
+    return item.suffix.lower() == ".txt" and item.is_file()
+
+
+def _within_folders(folder: Path) -> Iterator[Path]:
+    """Yield what lies in the folders of a folder, in the order of the names."""
+    return chain.from_iterable(visible(item) for item in visible(folder) if item.is_dir())
 
 
 def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list[str]) -> Table:
@@ -297,10 +312,8 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list
     """
     columns: dict[str, list[Any]] = {"text": [], "label": [], "id": []}
     files, unread = [], []
-    for item in sorted(folder.glob("*/*")):
-        if item.name.startswith(".") or item.parent.name.startswith("."):
-            continue
-        if not item.is_file() or item.suffix.lower() != ".txt":
+    for item in _within_folders(folder):
+        if not _is_text(item):
             unread.append(f"{item.relative_to(root)}{'/' * item.is_dir()}")
             continue
         with opened(item) as (binary, origin):
@@ -312,10 +325,12 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list
         files.append(str(item))
     if not files:
         held = listed(unread, most=_SHOWN_FILES) or "nothing"
+        rows, todo = "files called train.*, validation.*, test.*", ""
+        if folder != root:
+            rows, todo = "files of rows", f"; if {folder.name} is no split, call the folder something else"
         raise UserError(
-            f"{folder} has neither files called train.*, validation.*, test.* ({', '.join(FORMATS)}) nor folders of "
-            f".txt files, one folder a class; its folders hold {held}, but texts are read from files that end in .txt "
-            "only"
+            f"{folder} has neither {rows} ({', '.join(FORMATS)}) nor folders of .txt files, one folder a class; its "
+            f"folders hold {held}, but texts are read from files that end in .txt only{todo}"
         )
     other += unread
     return Table(columns, str(folder), list(range(1, len(files) + 1)), files)

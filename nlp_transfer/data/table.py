@@ -24,7 +24,7 @@ class Table:
             give Python values, with the integers of a ClassLabel already replaced by their names.
         origin: the file or object, for messages.
         lines: for each row the 1-based line it starts on (text files) or its row number.
-        files: for each row the file it is, where every row is a file of its own.
+        files: the place of each row, where these are of several files: the file, and the line unless that is the row.
         header: the line that names the columns; None: every row names them, or the file does it in another way.
     """
 

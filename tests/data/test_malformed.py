@@ -620,11 +620,11 @@ CASES = [
             name="train.jsonl",
             error=rf"jsonl:2, column 'answer': '{answer}' .* \(1 of 3 rows say .*accepted rows alone",
         )
-        for answer in ("reject", "ignore")
+        for answer in ("reject", "ignore", "Reject", "IGNORE")
     ),
     Case(
         "42-annotator-accepted",
-        lines(*(row(text, label) | {"answer": "accept"} for text, label in (("p", "a"), ("q", "b")))),
+        lines(row("p", "a") | {"answer": "accept"}, row("q", "b") | {"answer": "Accept"}),
         name="train.jsonl",
         rows=[("p", "a"), ("q", "b")],
     ),

@@ -50,13 +50,24 @@ def in_folder(folder: Path, ending: str) -> Corpus:
     return load_corpus(DataSettings(path=str(folder)))
 
 
-def in_shards(folder: Path, ending: str, name: str) -> Corpus:
+def in_shards(folder: Path, ending: str, name: str, *, first: int = 0) -> Corpus:
     """Every split in two files, named by its name and the number of the shard."""
     for split, rows in SPLITS.items():
-        for number, part in enumerate((rows[:3], rows[3:])):
+        for number, part in enumerate((rows[:3], rows[3:]), first):
             file = folder / f"{name.format(split=split, number=number)}.{ending}"
             file.parent.mkdir(exist_ok=True)
             write(file, part)
+    return load_corpus(DataSettings(path=str(folder)))
+
+
+def in_files_and_folders(folder: Path) -> Corpus:
+    """The training rows in a file, the others in folders, one of which holds shards that are counted from 1."""
+    write(folder / "train.csv", SPLITS["train"])
+    for split, name in (("validation", "dev/rows"), ("test", "test/test-{:05d}-of-00002")):
+        (folder / name).parent.mkdir()
+        parts = (SPLITS[split],) if split == "validation" else (SPLITS[split][:3], SPLITS[split][3:])
+        for number, part in enumerate(parts, 1):
+            write(folder / f"{name.format(number)}.jsonl", part)
     return load_corpus(DataSettings(path=str(folder)))
 
 
@@ -103,6 +114,8 @@ SOURCES = {
     "folders of csv": lambda folder: in_shards(folder, "csv", "{split}/{number}"),
     "folders of jsonl": lambda folder: in_shards(folder, "jsonl", "{split}/{number}"),
     "shards of parquet": lambda folder: in_shards(folder, "parquet", "{split}-{number:05d}-of-00002"),
+    "shards from 1": lambda folder: in_shards(folder, "csv", "{split}-{number:05d}-of-00002", first=1),
+    "files and folders": in_files_and_folders,
     "files": as_files,
     "split column": with_split_column,
     "lists": lambda folder: load_corpus(DataSettings(), data=SPLITS),
@@ -190,6 +203,12 @@ def test_a_name_that_is_not_there_needs_no_folder_that_may_be_listed(
         load_corpus(DataSettings(path=str(tmp_path / "train.csv")))
 
 
+def test_a_name_with_brackets_is_no_pattern(tmp_path: Path) -> None:
+    write(tmp_path / "data[1].csv", SPLITS["train"])
+    with pytest.raises(UserError, match=r"dta\[1\]\.csv does not exist \(did you mean 'data\[1\]\.csv'\?\)$"):
+        load_corpus(DataSettings(path=str(tmp_path / "dta[1].csv")))
+
+
 def test_error_in_a_class_folder_names_the_file(tmp_path: Path) -> None:
     for label, content in (("good", b"fine"), ("bad", b"one\n\xff")):
         (tmp_path / label).mkdir()
@@ -206,6 +225,8 @@ def test_folder_names_what_it_did_not_read(tmp_path: Path) -> None:
     (tmp_path / "train_small.csv").write_text("text,label\n")
     (tmp_path / ".hidden").write_text("")
     assert f"not read in {tmp_path}: train_small.csv" in load_corpus(DataSettings(path=str(tmp_path))).notes
+    (tmp_path / "test").mkdir()  # a file gives this split
+    assert f"not read in {tmp_path}: test, train_small.csv" in load_corpus(DataSettings(path=str(tmp_path))).notes
     write(tmp_path / "dev.jsonl", SPLITS["validation"])
     with pytest.raises(UserError, match=r"several validation files \(dev\.jsonl, validation\.csv\)"):
         load_corpus(DataSettings(path=str(tmp_path)))
@@ -222,11 +243,65 @@ def test_rows_of_shards_know_their_file_and_nothing_is_read_without_a_word(tmp_p
     (tmp_path / "test" / "about.md").write_text("no row")
     (tmp_path / "test" / "old").mkdir()
     assert read_source(settings).notes[-1] == f"not read in {tmp_path}: test/about.md, test/old/"
-    (tmp_path / "test" / "old" / "0.txt").write_text("a text of the class old")
-    assert read_source(settings).notes[-1] == f"not read in {tmp_path}: test/0.csv, test/1.csv"
+    for hidden in ("test/.old", "test/old"):
+        (tmp_path / hidden).mkdir(exist_ok=True)
+        (tmp_path / hidden / ".0.txt").write_text("no row")
+    (tmp_path / "test" / ".old" / "0.txt").write_text("no row")
+    assert read_source(settings).notes[-1] == f"not read in {tmp_path}: test/about.md, test/old/"
     write(tmp_path / "train" / "2.csv", [{"text": "an hour", "lable": "a", "weight": 1.0}])
     with pytest.raises(UserError, match=r"train/2\.csv has other columns than \S+train/0\.csv: .*'label', 'lable'"):
         read_source(settings)
+    (tmp_path / "train" / "2.csv").write_text(f"{'a long text ' * 9},a,1.0\n")
+    with pytest.raises(UserError, match=r"'a long text a long text a long text a l…', .* first line is a row of"):
+        read_source(settings)
+
+
+@pytest.mark.parametrize(
+    ("files", "error"),
+    [
+        (
+            ["a.csv", "docs/readme.txt"],
+            r"holds files of rows \(a\.csv\) and folders of texts \(docs/readme\.txt\)",
+        ),
+        (["a.csv", "docs/README.TXT"], r"\(a\.csv\) and folders of texts \(docs/README\.TXT\)"),
+        (
+            ["train.csv", "test.csv"],
+            r"train/test\.csv is called as the test split is, .* are read as train",
+        ),
+        (["dev-00000-of-00001.csv"], r"train/dev-00000-of-00001\.csv is called as the validation split is"),
+        (["train-00000-of-00002.csv"], r"train lacks a part of train: train-00001-of-00002; put it there$"),
+        (["rows-00002-of-00003.csv", "other.csv"], r"lacks a part of rows: rows-00000-of-00003, rows-00001-of-00003;"),
+        (["a-00000-of-00001.csv", "a-00000-of-00002.csv"], r"parts of a that are called -of-00001 and others"),
+        (["rows-00002-of-00002.csv"], r"lacks a part of rows: rows-00001-of-00002;"),  # counted from 1
+        ([".a.csv", "docs/about.md"], r"neither files of rows .* hold train/docs/about\.md, .*if train is no split"),
+    ],
+)
+@pytest.mark.parametrize("others", ["test.csv", "test/rows.csv"])
+def test_a_folder_of_a_split_that_may_mean_something_else_is_refused(
+    files: list[str], error: str, others: str, tmp_path: Path
+) -> None:
+    for name in [*(f"train/{file}" for file in files), others]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, SPLITS["train"])
+    with pytest.raises(UserError, match=error):
+        read_source(DataSettings(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("way", ["iterdir", "lstat"])
+def test_a_folder_that_may_not_be_read_is_named(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train" / "good").mkdir(parents=True)
+    (tmp_path / "train" / "good" / "0.txt").write_text("a text")
+    allowed = getattr(Path, way)
+
+    def refused(path: Path) -> Any:
+        if secret == (path if way == "iterdir" else path.parent).name:
+            raise PermissionError(13, "Permission denied")
+        return allowed(path)
+
+    monkeypatch.setattr(Path, way, refused)
+    for secret in ("train", "good"):
+        with pytest.raises(UserError, match=rf"{secret} cannot be opened: Permission denied"):
+            read_source(DataSettings(path=str(tmp_path)))
 
 
 def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
@@ -249,6 +324,11 @@ def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:
         ({"path": "a.csv", "hub": "a/b"}, "data.path and data.hub are set together; give exactly one source"),
         ({"path": "no/such.csv"}, "data.path: no/such.csv does not exist"),
         ({"path": "no/*.csv"}, r"data.path: no/\*.csv is a pattern, .* folder called train/"),
+        ({"train": "part?.csv"}, r"data.train: part\?.csv is a pattern, .* folder called train/"),
+        (
+            {"embedded": "customer_intents", "unlabelled": "no/*.txt"},
+            r"data.unlabelled: no/\*.txt is a pattern, and no file has this name; name one file$",
+        ),
         ({"train": ".", "test": "no/such.csv"}, "data.train: . is a folder where a file is expected"),
         ({"path": "a.csv", "test": "b.csv"}, "data.test goes with data.train"),
         ({"path": "a.csv", "revision": "main"}, "data.revision goes with data.hub"),
