@@ -4,6 +4,7 @@ import csv
 import hashlib
 import random
 from pathlib import Path
+from typing import Any
 
 from tests.composed import settings_of
 
@@ -59,6 +60,19 @@ def rows(problem: str, count: int, seed: int) -> list[dict]:
     return made
 
 
+QUICK: dict[str, Any] = {
+    "encoder": "custom",
+    "strategy": "finetune",
+    "training.epochs": 3,
+    "training.batch_size": 8,
+    "training.precision": "fp32",
+    "evaluation.resamples": 20,
+    "evaluation.floors": False,
+    "verify": False,
+    "report.write": False,
+}
+
+
 def data_for(problem: str) -> dict[str, list[dict]]:
     return {"train": rows(problem, 48, 1), "validation": rows(problem, 16, 2), "test": rows(problem, 16, 3)}
 
@@ -69,17 +83,9 @@ def settings_for(folder: Path, problem: str = "single_label", **values):
         "data.problem": {"ordinal": "ordinal", "regression": "regression", "multi_label": "multi_label"}.get(
             problem, "auto"
         ),
-        "encoder": "custom",
         "encoder.name": str(folder / "tiny-bert"),
-        "strategy": "finetune",
         "output": str(folder / "runs"),
-        "training.epochs": 3,
-        "training.batch_size": 8,
-        "training.precision": "fp32",
-        "evaluation.resamples": 20,
-        "evaluation.floors": False,
-        "verify": False,
-        "report.write": False,
+        **QUICK,
     }
     if problem == "chunk":
         base |= {"tokens.long": "chunk", "tokens.max_length": 24}

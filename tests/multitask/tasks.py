@@ -11,22 +11,12 @@ from nlp_transfer.multitask.outcome import Outcome
 from nlp_transfer.multitask.task_set import TaskSet, read_tasks
 from nlp_transfer.multitask.together import adapt_together
 from nlp_transfer.terminal.console import Screen
-from tests.runs import rows
+from tests.runs import QUICK, rows
 
 SILENT = Screen(speaks=False)
 KINDS = ("single_label", "soft", "multi_label", "ordinal", "regression")
 _TOLD = ("multi_label", "ordinal", "regression")
-_QUICK: dict[str, Any] = {
-    "encoder": "custom",
-    "strategy": "finetune",
-    "training.epochs": 1,
-    "training.batch_size": 8,
-    "training.precision": "fp32",
-    "evaluation.resamples": 20,
-    "evaluation.floors": False,
-    "verify": False,
-    "report.write": False,
-}
+_QUICK = QUICK | {"training.epochs": 1}
 
 
 def written(folder: Path, problem: str = "single_label", name: str | None = None, *, seed: int = 0) -> str:
