@@ -177,14 +177,19 @@ class Layout:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Rows that meet in one matrix product, in packed order."""
-        device, starts = self.places.device, np.concatenate([[0], np.cumsum(self.lengths)])
-        rows = [
-            (self.order[first:last], self.lengths[first:last], starts[first:last])
-            for first, last in _cut(self.lengths, self.costs, cached=device.type == "cpu")
-        ]
+        device, order, lengths = self.places.device, self.order, self.lengths
+        cuts = _cut(lengths, self.costs, cached=device.type == "cpu")
         if self.filling:
-            rows.append((self.order[:1], np.array([self.filling]), starts[-1:]))
-        return tuple(_group(*some, self.left, device, self.costs) for some in rows)
+            first, end = cuts[-1]
+            width = int(self.costs.width(lengths[first]))
+            joins = self.filling <= width and width * (width + self.costs.token) <= self.costs.group
+            cuts[-1:] = [(first, end + 1)] if joins else [(first, end), (end, end + 1)]
+            order, lengths = np.append(order, order[0]), np.append(lengths, self.filling)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return tuple(
+            _group(order[first:end], lengths[first:end], starts[first:end], self.left, device, self.costs)
+            for first, end in cuts
+        )
 
     def by_head(self, group: Group, heads: int) -> ByHead:
         """Return where the heads of a group's tokens lie; worked out once for all layers."""
@@ -249,7 +254,7 @@ def _group(
 ) -> Group:
     width, start, stop = int(costs.width(lengths[0])), int(starts[0]), int(starts[-1] + lengths[-1])
     places = _on(device, rows)
-    if lengths[-1] == width:
+    if lengths.min() == width:  # the last row may be filling, which is not sorted by length
         return Group(places, start, stop, width)
     column = np.arange(width) - (width - lengths[:, None] if left else 0)  # within the text
     real = (column >= 0) & (column < lengths[:, None])

@@ -60,28 +60,33 @@ def test_the_number_of_packed_tokens_is_a_multiple_where_texts_are_long_enough(l
 
 
 @quick
-@given(lengths_st, st.booleans(), costs_st, st.booleans())
-def test_groups_hold_every_row_and_token_once(lengths: list[int], left: bool, cost: int, learning: bool):
+@given(lengths_st, st.booleans(), costs_st, st.booleans(), st.sampled_from([1, 16]))
+def test_groups_hold_every_row_and_token_once(lengths: list[int], left: bool, cost: int, learning: bool, multiple: int):
     mask = mask_of(lengths, left=left)
-    layout = layout_of(lengths, left=left, group_cost=cost, learning=learning)
-    rows = torch.cat([group.rows for group in layout.groups])
-    assert rows.sort().values.tolist() == list(range(len(lengths)))
+    layout = layout_of(lengths, left=left, group_cost=cost, learning=learning, multiple=multiple)
+    table, real_tokens = torch.arange(mask.numel()).view(mask.shape), mask.bool()
+    rows = [group.rows for group in layout.groups]
+    names = layout.pack(table)[0]  # a token's place in the padded batch
+    if layout.filling:  # the first tokens of the longest text once more, as a text of its own behind the others
+        assert rows[-1][-1] == layout.order[0]
+        rows[-1] = torch.cat([rows[-1][:-1], torch.tensor([len(lengths)])])
+        again, own = torch.zeros_like(table[:1]), torch.zeros_like(real_tokens[:1])
+        at = slice(-layout.filling, None) if layout.left else slice(0, layout.filling)
+        again[0, at], own[0, at] = table[layout.order[0], : layout.filling], True
+        table, real_tokens = torch.cat([table, again]), torch.cat([real_tokens, own])
+    assert torch.cat(rows).sort().values.tolist() == list(range(len(table)))
     ends = [0, *(group.stop for group in layout.groups)]
     assert [group.start for group in layout.groups] == ends[:-1]
-    assert ends[-1] == sum(lengths)
-    names = layout.pack(torch.arange(mask.numel()).view(mask.shape))[0]  # a token's place in the padded batch
-    for group in layout.groups:
-        own = torch.tensor(lengths)[group.rows]
-        assert group.width == (widened(int(own.max())) if learning else own.max())
+    assert ends[-1] == sum(lengths) + layout.filling
+    for group, members in zip(layout.groups, rows, strict=True):
+        longest = int(real_tokens[members].sum(dim=1).max())
+        assert group.width == (widened(longest) if learning else longest)
         beyond = max(0, group.width - mask.shape[1])
         edges = (beyond, 0) if layout.left else (0, beyond)
         columns = slice(-group.width, None) if layout.left else slice(0, group.width)
-        wanted, real = (
-            torch.nn.functional.pad(table, edges)[group.rows, columns]
-            for table in (torch.arange(mask.numel()).view(mask.shape), mask.bool())
-        )
+        wanted, real = (torch.nn.functional.pad(each, edges)[members, columns] for each in (table, real_tokens))
         gather = torch.arange(group.start, group.stop) if group.gather is None else group.gather
-        found = names[gather].view(len(own), group.width)
+        found = names[gather].view(len(members), group.width)
         assert (group.real is None) == bool(real.all())
         assert group.real is None or torch.equal(group.real, real)
         assert torch.equal(found[real], wanted[real])
@@ -89,6 +94,17 @@ def test_groups_hold_every_row_and_token_once(lengths: list[int], left: bool, co
         assert torch.equal(names[group.start : group.stop], wanted.flatten()[kept])
         padding = [] if group.padding is None else group.padding.tolist()
         assert sorted([*kept.tolist(), *padding]) == list(range(real.numel()))
+
+
+@quick
+@given(st.lists(st.integers(17, 40), min_size=2, max_size=12), st.booleans())
+def test_filling_is_a_row_of_the_last_group_where_that_is_narrow(lengths: list[int], half: bool):
+    layout = Layout.of(mask_of(lengths, left=False), multiple=16, half=half)
+    plain = Layout.of(mask_of(lengths, left=False), half=half)
+    assert layout.filling == -sum(lengths) % 16
+    assert len(layout.groups) == len(plain.groups)
+    wide = Layout.of(mask_of([300, 300, 290], left=False), multiple=16, half=half)
+    assert wide.groups[-1].width == 16  # of its own: 290 columns cost more
 
 
 def widened(length: int) -> int:
