@@ -194,12 +194,3 @@ def test_every_source_of_data_runs(encoders: dict[str, Path], files: Path, tmp_p
         hub.attach(monkeypatch, tmp_path / "home")
         hub.add("acme/tiny", read(files), kind="datasets")
         check_two_steps(encoders, tmp_path / "runs", None, [f"data={choice}", "strategy=probe", *words], given)
-
-
-@pytest.mark.parametrize("name", ["README.md", "recipes/README.md", "CHANGELOG.md"])
-def test_links_to_headings_have_one(name: str):
-    page = RECIPES.parent / name
-    for place, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text()):
-        if "://" not in place:
-            titles = re.findall(r"^#+ (.+)$", (page.parent / place if place else page).read_text(), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, anchor
