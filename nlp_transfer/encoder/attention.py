@@ -1,8 +1,8 @@
-"""Attention over packed tokens: within each text alone, through transformers' own interface for attention.
+"""Attention over packed tokens, within each text only, plugged in through transformers' attention interface.
 
-Matrix product, softmax, matrix product over groups of rows of similar length, in one node of the autograd graph. On a
-CPU that is several times faster than the kernels of torch for short texts, whose backward pass is slow in bf16 and
-which know no dropout.
+Matrix product, softmax, matrix product over groups of rows of similar length, as one node of the autograd graph. On a
+CPU this is several times faster for short texts than torch's kernels, whose backward pass is slow in bf16 and which do
+not support dropout.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from nlp_transfer.encoder.layout import VECTOR, WIDEST, ByHead, Group, Layout
 
 NAME = "nlp_transfer_packed"
 _Groups = Sequence[tuple[Group, ByHead]]
-_SAFE = 50.0  # exponentials of larger scores, and their sums and inverses, come near the ends of bfloat16
+_SAFE = 50.0  # exponentials of larger scores, their sums and inverses approach the limits of bfloat16's range
 
 
 def register_attention() -> None:
-    """Make transformers know packed attention under `NAME`."""
+    """Register packed attention with transformers as `NAME`."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, packed_attention)
@@ -33,12 +33,12 @@ def register_attention() -> None:
 
 
 def packed_mask(*, mask_function: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
-    """Return the library's mask of the padded batch, or None where every token sees its whole text."""
+    """Return the library's mask of the padded batch, or None if every token attends to its whole text."""
     from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
     if mask_function is bidirectional_mask_function:
         return None
-    if attention_mask is not None:  # the library measures embeddings, which may be packed
+    if attention_mask is not None:  # the library passes the sizes of the embeddings, which may be packed
         rows, columns = attention_mask.shape
         options |= {"batch_size": rows, "q_length": columns, "kv_length": columns}
     options["allow_is_causal_skip"] = False
@@ -60,23 +60,23 @@ def packed_attention(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Return what each token gathers from the tokens of its text, (1, tokens, heads, head width).
+    """Return the attention output of every packed token, (1, tokens, heads, head width).
 
     Args:
-        module: of the library; says by how many heads a key is shared.
+        module: the library's attention module.
         query: (1, heads, tokens, head width).
         key: (1, heads or fewer, tokens, head width).
         value: the same.
-        attention_mask: bool (rows or 1, 1, columns, columns) of the padded batch; True where a token is seen.
+        attention_mask: bool (rows or 1, 1, columns, columns) of the padded batch; True where a query sees a key.
         packing: where the tokens lie.
         dropout: share of the attention weights that are dropped.
-        scaling: of the scores; None: one over the root of the head width.
-        position_bias: not known here: T5's counts positions over the whole packed row.
-        softcap: not known here.
-        s_aux: not known here.
+        scaling: factor of the scores; None: one over the square root of the head width.
+        position_bias: not supported: T5 counts positions over the whole packed row.
+        softcap: not supported.
+        s_aux: not supported.
 
     Raises:
-        NotImplementedError: for scores that are changed in a way not known here; the model then stays padded.
+        NotImplementedError: for unsupported scores; the model then stays padded.
     """
     if softcap is not None or s_aux is not None or position_bias is not None:
         raise NotImplementedError("attention whose scores are capped, biased or joined by sinks")
@@ -85,18 +85,18 @@ def packed_attention(
         raise NotImplementedError("attention without a mask, or over other tokens")
     query, key, value = same_heads(query, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    answering = not torch.is_grad_enabled() and not dropout
-    # In float32 torch's kernel is the faster one where nothing is gathered for it and it keeps nothing.
-    widest = 0 if answering and query.device.type == "cpu" and query.dtype == torch.float32 else WIDEST
-    wide = sum(group.width > widest for group in packing.groups)  # they come first
+    inference = not torch.is_grad_enabled() and not dropout
+    # In float32 torch's kernel is faster for inference, where it gathers and keeps nothing.
+    widest = 0 if inference and query.device.type == "cpu" and query.dtype == torch.float32 else WIDEST
+    wide = sum(group.width > widest for group in packing.groups)  # wide groups come first
     states = (query, key, value)
     hidden = _Hidden(packing, attention_mask, query.dtype)
     out = [_through_kernel(*states, group, hidden.of(group), scale, dropout) for group in packing.groups[:wide]]
     if narrow := packing.groups[wide:]:
         groups = [(group, packing.by_head(group, len(query))) for group in narrow]
         attended = (
-            _answered(*states, groups, hidden, scale)
-            if answering
+            _without_gradient(*states, groups, hidden, scale)
+            if inference
             else _Attention.apply(*states, groups, hidden, scale, dropout)
         )
         out.append(attended[narrow[0].start :] if wide else attended)
@@ -104,7 +104,7 @@ def packed_attention(
 
 
 def same_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-    """Return states of one precision with a key and a value for every head: (1, heads, ...) -> (heads, ...)."""
+    """Return states in one precision with a key and a value for every head: (1, heads, ...) -> (heads, ...)."""
     device, shared = query.device.type, query.shape[1] // key.shape[1]
     if torch.is_autocast_enabled(device):  # rotated queries and keys may be float32 where values are not
         query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
@@ -116,9 +116,9 @@ def same_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
 def _through_kernel(
     query: Tensor, key: Tensor, value: Tensor, group: Group, bias: Tensor | None, scale: float, dropout: float
 ) -> Tensor:
-    """Return what the tokens of a group of long rows gather, (tokens, heads, head width), through torch's kernel.
+    """Return the attention output of a group of long rows, (tokens, heads, head width), by torch's kernel.
 
-    It keeps no scores for the backward pass, which for long rows are all the memory there is.
+    It does not keep scores for the backward pass, which for long rows would dominate memory.
     """
     q, k, v = (_rows(states, group).transpose(0, 1) for states in (query, key, value))
     mask = None if bias is None else bias.transpose(0, 1)
@@ -129,11 +129,11 @@ def _through_kernel(
 
 @dataclass(frozen=True)
 class _Hidden:
-    """Which tokens the others of a row do not see.
+    """Which tokens are hidden from which others of a row.
 
     Attributes:
         packing: where the tokens lie.
-        mask: of the library, see `packed_attention`, or None: all see all of their text.
+        mask: the library's, see `packed_attention`; None: every token sees its whole text.
         dtype: of the scores.
     """
 
@@ -142,7 +142,7 @@ class _Hidden:
     dtype: torch.dtype
 
     def of(self, group: Group) -> Tensor | None:
-        """Return what is added to scores to hide them, (1, rows or 1, width or 1, width); None: there are none."""
+        """Return the bias that hides tokens, (1, rows or 1, width or 1, width); None if nothing is hidden."""
         seen = None if group.real is None else group.real[None, :, None, :]
         if self.mask is not None:
             if self.mask.dtype != torch.bool or self.mask.shape[-1] != self.packing.shape[1]:
@@ -153,15 +153,17 @@ class _Hidden:
             seen = rows[:, :, columns, columns].transpose(0, 1)
             beyond = group.width - seen.shape[-1]
             seen = nn.functional.pad(seen, (beyond, 0, beyond, 0) if left else (0, beyond, 0, beyond))
-            if group.real is not None:  # where padding asks, everything answers: a softmax over nothing is no number
+            if group.real is not None:  # padding queries see everything: a softmax over nothing is NaN
                 seen = seen | ~group.real[None, :, :, None]
         if seen is None:
             return None
         return torch.zeros(seen.shape, dtype=self.dtype, device=seen.device).masked_fill_(~seen, -math.inf)
 
 
-def _answered(query: Tensor, key: Tensor, value: Tensor, groups: _Groups, hidden: _Hidden, scale: float) -> Tensor:
-    """Return what `_Attention` does, where nothing learns from it."""
+def _without_gradient(
+    query: Tensor, key: Tensor, value: Tensor, groups: _Groups, hidden: _Hidden, scale: float
+) -> Tensor:
+    """Return the same as `_Attention`, without keeping anything for a backward pass."""
     heads, tokens, _ = query.shape
     states = [_by_head(each.transpose(0, 1)) for each in (query, key, value)]
     out = query.new_empty(tokens, heads, value.shape[-1])
@@ -170,7 +172,7 @@ def _answered(query: Tensor, key: Tensor, value: Tensor, groups: _Groups, hidden
         q, k, v = (_padded(each, group, places) for each in states)
         scores = torch.baddbmm(ignored, q, k.transpose(1, 2), beta=0, alpha=scale)
         if (sums := _exponentials(scores, places, hidden)) is not None:
-            _forget_padding(v, group, heads)
+            _zero_padding(v, group, heads)
             rows = torch.bmm(scores, v).div_(sums)
         else:
             rows = torch.bmm(_softmax(_hide(scores, group, hidden)), v)
@@ -179,39 +181,39 @@ def _answered(query: Tensor, key: Tensor, value: Tensor, groups: _Groups, hidden
 
 
 def _exponentials(scores: Tensor, places: ByHead, hidden: _Hidden) -> Tensor | None:
-    """Turn scores in bfloat16, (heads · rows, width, width), into their exponentials; return sums over real tokens.
+    """Replace bfloat16 scores, (heads · rows, width, width), by their exponentials; return sums over real tokens.
 
-    None, and the scores stay, where that is no faster, where more than padding is hidden, or where exponentials of
-    scores that are not shifted by the largest of their row could leave the range of bfloat16, which is float32's.
-    That is found out group by group: what a text is rounded to may hang on the others in its group.
+    Return None and leave the scores as they are if this is not faster, if more than padding is hidden, or if
+    exponentials without the usual shift by the row's maximum could overflow. This is decided per group, so a text's
+    rounding may depend on the other texts of its group.
     """
     if scores.dtype != torch.bfloat16 or scores.device.type != "cpu" or hidden.mask is not None:
         return None
     least, largest = torch.aminmax(scores)
-    if not (least > -_SAFE and largest < _SAFE):  # also what is no number
+    if not (least > -_SAFE and largest < _SAFE):  # also true for NaN
         return None
     scores.exp_()
     return scores.sum(dim=-1, keepdim=True) if places.real is None else torch.bmm(scores, places.real)
 
 
-def _forget_padding(rows: Tensor, group: Group, heads: int) -> None:
-    """Make rows, (heads · rows, width, head width), zero where padding stands."""
+def _zero_padding(rows: Tensor, group: Group, heads: int) -> None:
+    """Set the padding tokens of rows, (heads · rows, width, head width), to zero."""
     if group.padding is not None:
         rows.view(heads, -1, rows.shape[-1]).index_fill_(1, group.padding, 0)
 
 
 def _hide(scores: Tensor, group: Group, hidden: _Hidden) -> Tensor:
-    """Add to scores what hides tokens."""
+    """Add the bias that hides tokens to the scores."""
     if (bias := hidden.of(group)) is not None:
         scores.view(-1, len(group.rows), *scores.shape[1:]).add_(bias)
     return scores
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """Return weights over the last dimension, summed in float32, which on a CPU is also faster."""
+    """Return the softmax over the last dimension, computed in float32, which is also faster on a CPU."""
     width = scores.shape[-1]
     exact = scores.to(_exact(scores))
-    if width < VECTOR:  # less than a vector of the processor is slow
+    if width < VECTOR:  # slow on less than a vector register
         exact = nn.functional.pad(exact, (0, VECTOR - width), value=-math.inf)
     return exact.softmax(dim=-1)[..., :width].to(scores.dtype)
 
@@ -236,8 +238,8 @@ class _Attention(torch.autograd.Function):
         saved: list[Tensor | None] = []
         for group, places in groups:
             q, k, v = (_padded(each, group, places) for each in states)
-            for each in (k, v):  # then padding has weights, but neither gives nor gets anything
-                _forget_padding(each, group, heads)
+            for each in (k, v):  # padding then has weights, but neither contributes nor receives gradients
+                _zero_padding(each, group, heads)
             q = q * scale
             weights = torch.bmm(q, k.transpose(1, 2))
             if (sums := _exponentials(weights, places, hidden)) is None:
@@ -256,19 +258,19 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         out, *saved = ctx.saved_tensors
         heads, first = gradient.shape[1], ctx.groups[0][0].start
-        # (tokens, heads, head width); before the first group lie the tokens of longer rows
+        # (tokens, heads, head width); the tokens of wider rows come before the first group
         d_query, d_key, d_value = (saved[0].new_empty(ctx.tokens, heads, each.shape[-1]) for each in saved[:3])
         for whole in (d_query, d_key, d_value):
             whole[:first] = 0
-        # A softmax takes sum(weights * their gradients) off the gradients of its scores, which is sum(gradient * out).
-        # In bfloat16 that rounds queries' and keys' gradients a little more than float32 would, and is faster.
+        # The softmax's backward pass subtracts sum(weights * their gradients), which equals sum(gradient * out).
+        # In bfloat16 this rounds the gradients of queries and keys slightly more than in float32, and is faster.
         taken_off = _by_head((gradient * out).sum(dim=-1, keepdim=True))
         gradient = _by_head(gradient)
         for index, (group, places) in enumerate(ctx.groups):
             q, k, v, weights, dropped, sums = saved[6 * index : 6 * index + 6]
             d_out, less = (_padded(each, group, places) for each in (gradient, taken_off))
             for each in (d_out, less):
-                _forget_padding(each, group, heads)
+                _zero_padding(each, group, heads)
                 if sums is not None:
                     each.div_(sums)
             _put(d_value, torch.bmm(dropped.transpose(1, 2), d_out), group, places)
@@ -279,28 +281,28 @@ class _Attention(torch.autograd.Function):
 
 
 def _exact(values: Tensor) -> torch.dtype:
-    """Return in what a softmax is computed; in bfloat16 it would be slower on a CPU."""
+    """Return the precision of the softmax; in bfloat16 it would be slower on a CPU."""
     return torch.promote_types(values.dtype, torch.float32)
 
 
 def _rows(states: Tensor, group: Group) -> Tensor:
-    """Return the rows of a group: (heads, tokens, head width) -> (heads, rows, width, head width)."""
+    """Return the padded rows of a group: (heads, tokens, head width) -> (heads, rows, width, head width)."""
     places = group.gather
     part = states[:, group.start : group.stop] if places is None else states.index_select(1, places)
     return part.unflatten(1, (len(group.rows), group.width))
 
 
 def _by_head(states: Tensor) -> Tensor:
-    """Return states as the heads of their tokens: (tokens, heads, head width) -> (tokens · heads, head width)."""
+    """Flatten tokens and heads: (tokens, heads, head width) -> (tokens · heads, head width)."""
     return states.reshape(-1, states.shape[-1])
 
 
 def _padded(states: Tensor, group: Group, places: ByHead) -> Tensor:
-    """Return the rows of a group as a batch: (tokens · heads, head width) -> (heads · rows, width, head width)."""
+    """Gather the padded rows of a group: (tokens · heads, head width) -> (heads · rows, width, head width)."""
     return states.index_select(0, places.taken).view(-1, group.width, states.shape[-1])
 
 
 def _put(out: Tensor, rows: Tensor, group: Group, places: ByHead) -> None:
-    """Write the rows of a group where their tokens belong: the reverse of `_padded`, into (tokens, heads, width)."""
+    """Write the rows of a group back to its tokens in `out`, (tokens, heads, width): the inverse of `_padded`."""
     own = out[group.start : group.stop]
     torch.index_select(_by_head(rows), 0, places.put, out=own.view(-1, own.shape[-1]))

@@ -1,6 +1,6 @@
-"""Where the tokens of a batch lie when no padding is between them, and which rows meet in one matrix product.
+"""The packed order of a batch's tokens without padding, and the grouping of rows for attention.
 
-Knows lengths and positions; it knows no model and no attention.
+Knows lengths and positions only, no model and no attention.
 """
 
 from __future__ import annotations
@@ -12,63 +12,64 @@ import numpy as np
 import torch
 from torch import Tensor
 
-VECTOR = 16  # numbers of float32 in the processor's; on anything but whole ones a softmax is 5 to 15 times slower
-_MOST_PAIRS = 1 << 16  # of tokens in a group on a CPU: with many heads, more scores would leave its cache
-WIDEST = 512  # tokens of a row up to which matrix products are worth the memory of their scores
+VECTOR = 16  # float32 values in a vector register; on widths that are no multiple a softmax is 5 to 15 times slower
+_MOST_PAIRS = 1 << 16  # pairs of tokens in a group on a CPU; with many heads, more scores would not fit its cache
+WIDEST = 512  # longest row, in tokens, for which matrix products are worth the memory of their scores
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a group of rows costs in attention beside its padded pairs of tokens, in pairs.
+    """Costs of a group of rows in attention, in units of one padded pair of tokens.
 
     Measured on CPU cores; too many groups cost little more than too few.
 
     Attributes:
-        token: gathering each token of the padded rows.
-        group: starting the kernels of one more group.
-        alike: widths are multiples of this.
-        narrow: only those below this.
-        lying: whether tokens that lie as they are needed, because all rows are equally long, need no gathering.
+        token: gathering one token of the padded rows.
+        group: launching the kernels of one more group.
+        multiple: widths are rounded up to multiples of this,
+        narrow: if they are below this.
+        in_place: whether rows of equal length, whose tokens already lie in order, need no gathering.
     """
 
     token: int
     group: int
-    alike: int = 1
+    multiple: int = 1
     narrow: int = 1
-    lying: bool = False
+    in_place: bool = False
 
     def width(self, longest: np.ndarray) -> np.ndarray:
-        """Return how wide rows are padded of which the longest has so many tokens."""
-        return np.where(longest < self.narrow, -(-longest // self.alike) * self.alike, longest)
+        """Return the width to which rows are padded if the longest has this many tokens."""
+        return np.where(longest < self.narrow, -(-longest // self.multiple) * self.multiple, longest)
 
 
-LEARNING = Costs(token=64, group=16_384, alike=VECTOR, narrow=64)
-LEARNING_IN_HALF = Costs(token=64, group=16_384, alike=VECTOR, narrow=WIDEST)  # few widths: each one is compiled for
-ANSWERING = Costs(token=100, group=6_600, lying=True)  # through torch's kernel, without gradients
-ANSWERING_IN_HALF = Costs(token=64, group=16_384, alike=8, narrow=1 << 30)
+TRAINING = Costs(token=64, group=16_384, multiple=VECTOR, narrow=64)
+TRAINING_IN_HALF = Costs(token=64, group=16_384, multiple=VECTOR, narrow=WIDEST)  # kernels are compiled for each width
+INFERENCE = Costs(token=100, group=6_600, in_place=True)  # through torch's kernel, without gradients
+INFERENCE_IN_HALF = Costs(token=64, group=16_384, multiple=8, narrow=1 << 30)
 
 
-def _costs(*, answering: bool, half: bool) -> Costs:
+def _costs(*, inference: bool, half: bool) -> Costs:
     if half:
-        return ANSWERING_IN_HALF if answering else LEARNING_IN_HALF
-    return ANSWERING if answering else LEARNING
+        return INFERENCE_IN_HALF if inference else TRAINING_IN_HALF
+    return INFERENCE if inference else TRAINING
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of similar length, which are padded to the longest of them, or a little more, within attention alone.
+    """Rows of similar length, padded to the longest of them or slightly more, within attention only.
+
+    The tokens of a group are adjacent among the packed tokens.
 
     Attributes:
-        rows: (rows,), their places in the batch.
-        start: of their first token among the packed tokens; the tokens of a group lie together.
-        stop: behind their last token.
-        width: tokens of the padded rows.
-        gather: (rows · width,), place among the packed tokens of every token of the padded rows, which are padded on
-            the side of the batch; padding repeats the row's first token. None where all rows are as long as that:
-            the tokens lie as they are needed.
-        real: bool (rows, width), which of those are no padding; None where all are.
-        kept: (tokens,), places of the real ones among the padded; None where all are.
-        padding: places of the others.
+        rows: (rows,), their indices in the batch.
+        start: index of the group's first packed token.
+        stop: index after its last packed token.
+        width: tokens of a padded row.
+        gather: (rows · width,), for every token of the padded rows its index among the packed tokens. Padding is on the
+            same side as in the batch and repeats the row's first token. None if no row needs padding.
+        real: bool (rows, width), False for padding; None if there is no padding.
+        kept: (tokens,), indices of the real tokens among the padded ones; None if there is no padding.
+        padding: indices of the others.
     """
 
     rows: Tensor
@@ -83,12 +84,12 @@ class Group:
 
 @dataclass(frozen=True)
 class ByHead:
-    """Where the heads of a group's tokens lie among those of all packed tokens, (tokens · heads,).
+    """Indices between a group's padded rows, head by head, and the heads of all packed tokens, (tokens · heads,).
 
     Attributes:
-        taken: (heads · rows · width,), place of every head of every token of the padded rows, head by head.
-        put: (own tokens · heads,), for every head of the group's own tokens its place among those.
-        real: bfloat16 (heads · rows, width, 1), 1 where a token is no padding; None where all are, and on a GPU.
+        taken: (heads · rows · width,), for every head of every padded token its index among the packed ones.
+        put: (group's tokens · heads,), for every head of the group's packed tokens its index among the padded ones.
+        real: bfloat16 (heads · rows, width, 1), 0 for padding; None if there is no padding, and on a GPU.
     """
 
     taken: Tensor
@@ -97,7 +98,7 @@ class ByHead:
 
     @classmethod
     def of(cls, group: Group, heads: int) -> ByHead:
-        """Return it for so many heads."""
+        """Return the indices for a number of heads."""
         device = group.rows.device
         head, own = torch.arange(heads, device=device), torch.arange(group.start, group.stop, device=device)
         padded = own if group.gather is None else group.gather
@@ -113,18 +114,18 @@ class ByHead:
 
 @dataclass(frozen=True)
 class Layout:
-    """The packed order of a batch's tokens: rows sorted by length, one behind the other.
+    """The packed order of a batch's tokens: rows sorted by decreasing length, one after the other.
 
     Attributes:
         shape: rows and columns of the padded batch.
-        left: whether padding stands before the text.
+        left: whether padding precedes the text.
         costs: of its groups.
-        order: (rows,), the rows by falling length, as they are packed.
-        lengths: (rows,), of those, in tokens.
-        places: (tokens,), for each packed token its place among the padded batch's tokens, row by row.
-        offsets: (tokens,), how many tokens of its text stand before each packed token.
-        filling: how many of the packed tokens, the last ones, are none of the batch: they repeat the first ones, as a
-            text of their own, and nothing is made of them.
+        order: (rows,), indices of the rows in packed order.
+        lengths: (rows,), their numbers of tokens.
+        places: (tokens,), for each packed token its index in the flattened padded batch.
+        offsets: (tokens,), for each packed token the number of tokens before it in its text.
+        filling: number of packed tokens at the end that do not belong to the batch. They repeat the first tokens as a
+            text of its own, and their outputs are discarded.
     """
 
     shape: tuple[int, int]
@@ -142,10 +143,10 @@ class Layout:
         """Return the layout of a padded batch.
 
         Args:
-            mask: (rows, columns), 1 where a token is no padding. Padding stands on one side, and the longest row has
-                none: more columns could not be told from packed tokens.
-            multiple: so many tokens, or a multiple of that, are packed, as far as a part of the longest text fills the
-                rest; a single row stays as it is.
+            mask: (rows, columns), 0 for padding. Padding is on one side, and the longest row has none: further columns
+                could not be distinguished from packed tokens.
+            multiple: the number of packed tokens is filled up to a multiple of this, by at most the length of the
+                longest text; a single row is not filled up.
             half: whether attention is computed in bfloat16.
 
         Raises:
@@ -156,8 +157,8 @@ class Layout:
         left = bool((~real[:, 0]).any())
         one_sided = column >= len(column) - lengths[:, None] if left else column < lengths[:, None]
         if not lengths.all() or lengths.max() < len(column) or (real != one_sided).any():
-            raise ValueError("padding stands on one side, fills no row, and leaves the longest row as it is")
-        answering = mask.device.type == "cpu" and not torch.is_grad_enabled()
+            raise ValueError("padding must be on one side, fill no row, and leave the longest row as it is")
+        inference = mask.device.type == "cpu" and not torch.is_grad_enabled()
         order = np.argsort(-lengths, kind="stable")
         row, column = np.nonzero(real[order])
         filling = min(-len(row) % multiple, int(lengths.max())) if len(real) > 1 else 0
@@ -166,7 +167,7 @@ class Layout:
         return cls(
             shape=(int(mask.shape[0]), int(mask.shape[1])),
             left=left,
-            costs=_costs(answering=answering, half=half),
+            costs=_costs(inference=inference, half=half),
             order=order,
             lengths=lengths[order],
             places=_on(mask.device, np.concatenate([places, places[:filling]])),
@@ -176,7 +177,7 @@ class Layout:
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
-        """Rows that meet in one matrix product, in packed order."""
+        """Groups of rows that share a matrix product, in packed order."""
         device, order, lengths = self.places.device, self.order, self.lengths
         cuts = _cut(lengths, self.costs, cached=device.type == "cpu")
         if self.filling:
@@ -192,7 +193,7 @@ class Layout:
         )
 
     def by_head(self, group: Group, heads: int) -> ByHead:
-        """Return where the heads of a group's tokens lie; worked out once for all layers."""
+        """Return a group's indices by head; computed once for all layers."""
         key = group.start, heads
         if key not in self._by_head:
             self._by_head[key] = ByHead.of(group, heads)
@@ -200,7 +201,7 @@ class Layout:
 
     @cached_property
     def bounds(self) -> Tensor:
-        """Where each text begins among the packed tokens, and where the last one ends: int32 (texts + 1,)."""
+        """Index of each text's first packed token, and the end of the last text: int32 (texts + 1,)."""
         lengths = [*self.lengths, self.filling] if self.filling else self.lengths
         return _on(self.places.device, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
 
@@ -216,19 +217,19 @@ class Layout:
 
     @property
     def ranks(self) -> Tensor:
-        """For each packed token how many tokens stand before it in the batch, row by row: (tokens,)."""
+        """For each packed token the number of real tokens before it in the flattened batch: (tokens,)."""
         ranks = self.sources.argsort()
         return torch.cat([ranks, ranks[: self.filling]])
 
     @property
     def sources(self) -> Tensor:
-        """For each token of the batch, row by row, where it is packed: (tokens,) without filling."""
+        """For each real token of the flattened batch its packed index: (tokens,) without filling."""
         return self._own(self.places).argsort()
 
     def pack(self, values: Tensor) -> Tensor:
         """Return values of the padded batch as one row without padding: (rows or 1, columns, ...) -> (1, tokens, ...).
 
-        A single row stands for all rows, as with positions.
+        A single row, as of positions, is broadcast to all rows.
         """
         if self.shape[0] == 1:
             return values
@@ -245,7 +246,7 @@ class Layout:
         return padded.index_copy_(0, self._own(self.places), self._own(values.squeeze(0))).unflatten(0, (rows, columns))
 
     def _own(self, values: Tensor) -> Tensor:
-        """Return what belongs to tokens of the batch: (tokens, ...) without filling."""
+        """Return values without those of filling tokens: (tokens, ...)."""
         return values[: len(values) - self.filling]
 
 
@@ -268,21 +269,23 @@ def _on(device: torch.device, values: np.ndarray) -> Tensor:
 
 
 def _cut(lengths: np.ndarray, costs: Costs, *, cached: bool = False) -> list[tuple[int, int]]:
-    """Cut rows that are sorted by falling length into groups of least cost; return where each starts and stops.
+    """Divide rows, sorted by decreasing length, into groups of least total cost; return (start, stop) of each.
+
+    Dynamic programming over the places where the length changes.
 
     Args:
         lengths: of the rows.
         costs: of groups.
-        cached: whether groups are cut again whose scores would leave the processor's cache.
+        cached: whether to divide groups further whose scores would not fit the processor's cache.
     """
-    ends = np.flatnonzero(np.diff(lengths, append=-1)) + 1  # to part rows of one length saves nothing
+    ends = np.flatnonzero(np.diff(lengths, append=-1)) + 1  # separating rows of equal length saves nothing
     widths = costs.width(lengths[ends - 1]).astype(np.float64)
     starts = np.concatenate([[0], ends])
     best, cut = np.zeros(len(starts)), np.zeros(len(starts), dtype=np.int64)
     for last in range(1, len(starts)):
         rows = starts[last] - starts[:last]
         a_token = widths[:last] + costs.token
-        if costs.lying:
+        if costs.in_place:
             a_token[-1] -= costs.token
         whole = best[:last] + rows * widths[:last] * a_token + costs.group
         cut[last] = whole.argmin()

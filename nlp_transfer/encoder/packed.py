@@ -1,7 +1,8 @@
-"""The padding-free forward: up to the last layer the tokens of a batch lie in one row.
+"""The padding-free forward pass: up to the last layer the tokens of a batch lie in one row.
 
-The model code stays the library's: hooks take the padding out and put it back (`unpadding`), attention within each text
-alone comes through transformers' interface (`attention`, `varlen`). What can be done is found out here, by trying.
+The model code stays the library's: hooks remove the padding and restore it (`unpadding`), and attention within each
+text is plugged in through transformers' attention interface (`attention`, `varlen`). This module finds out, by trying,
+whether a model can be packed.
 """
 
 from __future__ import annotations
@@ -20,37 +21,39 @@ from nlp_transfer.encoder.unpadding import Positions, install
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 
-_TOLERANCE, _IN_HALF = 1e-5, 0.05  # of norms; in float32, and in bfloat16 beside that
-_WIDEST_TRIED = 1024  # tokens to either side; the padded model's scores of more would take gigabytes
-# How many places of padding cost as much memory as a token, in embeddings and head, or in the head alone.
+# Largest relative difference of norms between packed and padded outputs, in float32 and in bfloat16.
+_TOLERANCE, _TOLERANCE_IN_HALF = 1e-5, 0.05
+_WIDEST_TRIED = 1024  # tokens of a sliding window; attention scores of a wider padded batch would take gigabytes
+# How many padding tokens take as much memory as a real one: in embeddings and head, or in the head alone.
 _PLACES_BEFORE_LAYERS, _PLACES_BEFORE_EMBEDDINGS = 8, 32
 
 
 class NotPacked(Exception):
-    """A model that must stay padded; says why."""
+    """The model must stay padded; the message says why."""
 
 
 def pack_if_wanted(
     model: Any, anatomy: Anatomy, tokenizer: Any, settings: EncoderSettings, *, half: bool, compiled: bool = False
 ) -> tuple[int, str]:
-    """Take the padding out of a model where the settings want that and it can be.
+    """Pack a model if the settings allow it and it can be packed.
 
-    Left open, it is done where it was measured: on a CPU, and on a CUDA GPU through FlashAttention.
+    If the settings leave it open, packing is used where it was measured to be faster: on a CPU, and on a CUDA GPU with
+    FlashAttention.
 
     Args:
-        model: of a classifier, maybe wrapped by PEFT.
-        anatomy: where it keeps what.
-        tokenizer: its own.
-        settings: of the encoder.
-        half: whether it computes in bfloat16 or float16.
+        model: the classifier's model, possibly wrapped by PEFT.
+        anatomy: where the architecture keeps its parts.
+        tokenizer: the model's tokenizer.
+        settings: the `encoder` group.
+        half: whether the model computes in bfloat16 or float16.
         compiled: whether `torch.compile` follows.
 
     Returns:
-        How many places of padding cost as much as a token, 1 where the model stays padded, and that in words, with the
-        reason if it does.
+        How many padding tokens cost as much as a real one (1 if the model stays padded), and a phrase for the plan with
+        the reason if it does.
 
     Raises:
-        UserError: if it is demanded and cannot be.
+        UserError: if `encoder.packed=true` and the model cannot be packed.
     """
     if settings.packed is False:
         return 1, "padded, as encoder.packed=false asks for"
@@ -67,22 +70,22 @@ def pack_if_wanted(
 
 
 def pack(model: Any, anatomy: Anatomy, tokenizer: Any, *, half: bool = False, anywhere: bool = True) -> int:
-    """Take the padding out of a model for good, if it answers then as before.
+    """Pack a model permanently if its outputs stay the same.
 
-    That is tried on copies, with two texts of unequal length.
+    This is tried on copies, with two texts of unequal length.
 
     Args:
-        model: of a classifier, maybe wrapped by PEFT.
-        anatomy: where it keeps what.
-        tokenizer: its own.
-        half: whether it computes in bfloat16 or float16.
-        anywhere: also where it is not known to be faster.
+        model: the classifier's model, possibly wrapped by PEFT.
+        anatomy: where the architecture keeps its parts.
+        tokenizer: the model's tokenizer.
+        half: whether the model computes in bfloat16 or float16.
+        anywhere: also pack where that is not known to be faster.
 
     Returns:
-        How many places of padding cost as much as a token from now on.
+        How many padding tokens cost as much as a real one.
 
     Raises:
-        NotPacked: where it cannot be; the model was left as it is.
+        NotPacked: if it cannot be packed; the model is unchanged.
     """
     config = encoder_config(unwrapped(model).config)
     if not anatomy.blocks:
@@ -90,11 +93,11 @@ def pack(model: Any, anatomy: Anatomy, tokenizer: Any, *, half: bool = False, an
     rows = unequal_rows(model, tokenizer)
     with torch.inference_mode():
         padded = forward(disposable(model), rows)
-    after_padding = (getattr(config, "pad_token_id", None) or 0) + 1  # where RoBERTa begins to count
+    after_padding = (getattr(config, "pad_token_id", None) or 0) + 1  # the first position of RoBERTa
     for positions in (Positions(False, 0), Positions(True, after_padding), Positions(True, 0), None):
         why = _why_not(model, anatomy, rows, padded, positions)
         if why is None:
-            flash = half and _knows_flash(model, anatomy, tokenizer, positions)
+            flash = half and _supports_flash(model, anatomy, tokenizer, positions)
             device = unwrapped(model).device.type
             if device != "cpu" and not flash and not anywhere:
                 raise NotPacked(f"faster on {device} through FlashAttention alone; encoder.packed=true tries it")
@@ -103,15 +106,15 @@ def pack(model: Any, anatomy: Anatomy, tokenizer: Any, *, half: bool = False, an
     raise NotPacked(why)
 
 
-def _knows_flash(model: Any, anatomy: Anatomy, tokenizer: Any, positions: Positions | None) -> bool:
-    """Return whether torch's FlashAttention can stand for the attention of a model on a GPU; tried on rows.
+def _supports_flash(model: Any, anatomy: Anatomy, tokenizer: Any, positions: Positions | None) -> bool:
+    """Return whether torch's FlashAttention can replace the attention of a model on a GPU; found out by trying.
 
-    They are longer than what a token sees around it, as far as that is little enough to be tried, and gradients are
-    asked for: the kernels are not built for every GPU and head width, and for fewer backwards than forwards.
+    The texts are longer than the sliding window, if it is not too wide to try, and gradients are computed too: kernels
+    do not exist for every GPU and head width, and backward kernels for fewer than forward ones.
     """
     inner = unwrapped(model)
     config = encoder_config(inner.config)
-    chunked = getattr(config, "attention_chunk_size", None)  # FlashAttention is not told of it
+    chunked = getattr(config, "attention_chunk_size", None)  # not passed on to FlashAttention
     if inner.device.type != "cuda" or not inner._supports_flash_attn or chunked:
         return False
     window = getattr(config, "sliding_window", None) or 0
@@ -127,15 +130,17 @@ def _knows_flash(model: Any, anatomy: Anatomy, tokenizer: Any, positions: Positi
             if learning:
                 dropping = forward(twin.train(), rows).logits.float().sum()
                 torch.autograd.grad(dropping, learning, allow_unused=True)
-    except Exception:  # kernels and architectures refuse in many ways
+    except Exception:  # kernels and architectures fail in many ways
         return False
-    return all((one - other).norm() <= _IN_HALF * one.norm() for one, other in zip(padded, packed, strict=True))
+    return all(
+        (one - other).norm() <= _TOLERANCE_IN_HALF * one.norm() for one, other in zip(padded, packed, strict=True)
+    )
 
 
 def _why_not(
     model: Any, anatomy: Anatomy, rows: dict[str, Tensor], padded: Outputs, positions: Positions | None
 ) -> str | None:
-    """Return why a model cannot be packed in this way, or None."""
+    """Return why a model cannot be packed with these positions, or None if it can."""
     kind = encoder_config(unwrapped(model).config).model_type
     twin = disposable(model)
     given: list[bool] = []
@@ -146,7 +151,7 @@ def _why_not(
         )
         with torch.inference_mode():
             packed = forward(twin, rows)
-    except Exception as error:  # architectures refuse in many ways what they do not know
+    except Exception as error:  # architectures fail in many ways on inputs that they do not support
         return f"the layers of {kind} do not run without padding ({type(error).__name__})"
     alike = all((one - other).norm() <= _TOLERANCE * one.norm() for one, other in zip(padded, packed, strict=True))
     if positions and not any(given):
@@ -155,7 +160,7 @@ def _why_not(
 
 
 def unequal_rows(model: Any, tokenizer: Any, *, tokens: int = 8) -> dict[str, Tensor]:
-    """Return two rows of at least so many tokens, of which the second is shorter; it ends as the first does."""
+    """Return a padded batch of two rows, at least `tokens` wide; the second is shorter and ends like the first."""
     few = sample_rows(unwrapped(model), segments="token_type_ids" in tokenizer.model_input_names)
     rows = {name: values.repeat(1, -(-tokens // values.shape[1])) for name, values in few.items()}
     ids, mask = rows["input_ids"].clone(), rows["attention_mask"]

@@ -1,7 +1,7 @@
-"""Hooks that take the padding out of a batch on its way into an encoder's layers, and put it back behind them.
+"""Hooks that remove the padding of a batch before an encoder's layers and restore it after them.
 
-Before the embeddings, or before the first layer where an architecture finds positions in a way of its own. Whether a
-model answers then as before is not known here.
+Padding is removed before the embeddings, or before the first layer where an architecture computes positions in a way of
+its own. Whether the model's outputs stay the same is checked elsewhere (`packed`).
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from nlp_transfer.encoder.attention import register_attention
 from nlp_transfer.encoder.layout import Layout
 from nlp_transfer.encoder.varlen import register_varlen
 
-_ALIKE = 16
+_MULTIPLE = 16  # of packed tokens, in bfloat16 on a CPU
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Which position a token has for an architecture.
+    """How an architecture counts positions.
 
     Attributes:
-        in_text: counted within the text, else from the first column of the padded batch.
-        first: position of the first.
+        in_text: from the start of the text; otherwise from the first column of the padded batch.
+        first: the position of the first token.
     """
 
     in_text: bool
     first: int
 
-    def leave_out(self, ids: Tensor, mask: Tensor) -> bool:
-        """Return whether a batch has tokens that are not counted: those with the id of padding that are none."""
+    def skip_a_token(self, ids: Tensor, mask: Tensor) -> bool:
+        """Return whether a real token of the batch has the id of padding, which such an architecture does not count."""
         return self.first > 0 and bool(((ids == self.first - 1) & mask.bool()).any())
 
     def of(self, layout: Layout) -> Tensor:
@@ -47,7 +47,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class _Unpacked(Sequence[Any]):
-    """Hidden states that get their padding back when they are read: a head reads few of them."""
+    """Hidden states whose padding is restored on access, because a head reads only few of them."""
 
     states: Sequence[Any]
     layout: Layout
@@ -64,50 +64,49 @@ class _Unpacked(Sequence[Any]):
 
 
 @dataclass
-class _Passing:
-    """A batch on its way through the encoder.
+class _Forward:
+    """State of one forward pass through the encoder.
 
     Attributes:
-        layout: where its tokens lie.
-        early: whether the padding was taken out before the embeddings.
-        packed: what was packed already of that which all layers share, such as positions.
-        arrived: whether the padding was put back behind the last layer.
+        layout: where the batch's tokens lie.
+        early: whether the padding was removed before the embeddings.
+        shared: by id, arguments that all layers share, such as positions, each with its packed form.
+        finished: whether the last layer has run and the padding was restored.
     """
 
     layout: Layout
     early: bool = False
-    packed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    arrived: bool = False
+    shared: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    finished: bool = False
 
     def without_padding(self, value: Any) -> Any:
-        """Return what a layer is given with the padding taken out; masks stay, attention cuts them itself."""
+        """Return a layer's argument without padding; masks stay as they are, because attention cuts them itself."""
         if self.early:
             return value
         if isinstance(value, (tuple, list)):
             return type(value)(self.without_padding(each) for each in value)
         if not isinstance(value, Tensor) or value.dim() not in (2, 3) or value.shape[1] != self.layout.shape[1]:
             return value
-        if value.shape[0] == self.layout.shape[0]:  # mostly states, which no other layer is given
+        if value.shape[0] == self.layout.shape[0]:  # mostly hidden states, which differ between layers
             return self.layout.pack(value)
         if value.shape[0] != 1:
             return value
-        if id(value) not in self.packed:
-            self.packed[id(value)] = (value, self.layout.pack(value))  # with the key, so that its id stays taken
-        return self.packed[id(value)][1]
+        if id(value) not in self.shared:
+            self.shared[id(value)] = (value, self.layout.pack(value))  # keeps the value alive, so that its id is unique
+        return self.shared[id(value)][1]
 
 
-# One a thread: several may ask one model for its answers.
-_PASSING: ContextVar[_Passing | None] = ContextVar("passing", default=None)
+_FORWARD: ContextVar[_Forward | None] = ContextVar("forward", default=None)  # several threads may share a model
 
 
 def install(model: Any, anatomy: Anatomy, positions: Positions | None, attention: str) -> nn.Module:
-    """Put the hooks on the model and return its encoder; attention is a packed one from now on.
+    """Install the hooks and the packed attention in a model; return its encoder.
 
     Args:
-        model: of a classifier, maybe wrapped by PEFT.
-        anatomy: where it keeps what.
-        positions: what the embeddings are given; None: they see the padded batch.
-        attention: its name in transformers' interface.
+        model: the classifier's model, possibly wrapped by PEFT.
+        anatomy: where the architecture keeps its parts.
+        positions: the positions passed to the embeddings; None: embeddings see the padded batch.
+        attention: name of the attention in transformers' interface.
     """
     register_attention()
     register_varlen()
@@ -119,7 +118,7 @@ def install(model: Any, anatomy: Anatomy, positions: Positions | None, attention
             module.config._attn_implementation = attention
         if hasattr(module, "_gradient_checkpointing_func"):
             recomputed: Any = module._gradient_checkpointing_func
-            module._gradient_checkpointing_func = partial(recomputed, context_fn=_twice)
+            module._gradient_checkpointing_func = partial(recomputed, context_fn=_recomputing)
     encoder.register_forward_pre_hook(partial(_begin, positions), with_kwargs=True)
     encoder.register_forward_hook(_end, always_call=True)
     for layer in layers:
@@ -131,15 +130,15 @@ def install(model: Any, anatomy: Anatomy, positions: Positions | None, attention
 def _begin(
     positions: Positions | None, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    _PASSING.set(None)
+    _FORWARD.set(None)
     mask = kwargs.get("attention_mask")
     if mask is None:
         return args, kwargs
     half = _in_half(encoder)
-    layout = Layout.of(mask, multiple=_alike(mask) if half else 1, half=half)
-    ids = args[0] if args else kwargs.get("input_ids")  # None where a soft prompt was put before the text
-    early = positions is not None and ids is not None and not positions.leave_out(ids, mask)
-    _PASSING.set(_Passing(layout, early))
+    layout = Layout.of(mask, multiple=_token_multiple(mask) if half else 1, half=half)
+    ids = args[0] if args else kwargs.get("input_ids")  # None if a soft prompt precedes the text
+    early = positions is not None and ids is not None and not positions.skip_a_token(ids, mask)
+    _FORWARD.set(_Forward(layout, early))
     if positions is None or not early:
         return args, kwargs
     inputs = {name: kwargs[name] for name in ("input_ids", "token_type_ids") if kwargs.get(name) is not None}
@@ -148,48 +147,48 @@ def _begin(
 
 
 def _pack(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    passing = _PASSING.get()
-    if passing is None:
+    current = _FORWARD.get()
+    if current is None:
         raise RuntimeError("a packed encoder needs an attention mask")
-    given = {name: passing.without_padding(value) for name, value in kwargs.items()}
-    return tuple(map(passing.without_padding, args)), given | {"packing": passing.layout}
+    given = {name: current.without_padding(value) for name, value in kwargs.items()}
+    return tuple(map(current.without_padding, args)), given | {"packing": current.layout}
 
 
 def _unpack(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    passing = _PASSING.get()
-    assert passing is not None
-    passing.arrived = True
+    current = _FORWARD.get()
+    assert current is not None
+    current.finished = True
     if isinstance(output, Tensor):
-        return passing.layout.unpack(output)
-    return (passing.layout.unpack(output[0]), *output[1:])
+        return current.layout.unpack(output)
+    return (current.layout.unpack(output[0]), *output[1:])
 
 
 def _end(encoder: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """Put the padding back between the tokens of every hidden state that is asked for."""
-    passing = _PASSING.get()
-    _PASSING.set(None)
-    if passing is None or output is None:  # where the forward failed
+    """Restore the padding of the hidden states that are returned."""
+    current = _FORWARD.get()
+    _FORWARD.set(None)
+    if current is None or output is None:  # the forward pass failed
         return
-    if not passing.arrived:
+    if not current.finished:
         raise RuntimeError("the layers are not called as modules: no padding was taken out")
     states = getattr(output, "hidden_states", None)
     if states is None:
         return
-    output.hidden_states = _Unpacked(states, passing.layout)
+    output.hidden_states = _Unpacked(states, current.layout)
 
 
-def _alike(mask: Tensor) -> int:
-    """Return of what the number of packed tokens is to be a multiple: of such numbers there are few.
+def _token_multiple(mask: Tensor) -> int:
+    """Return the number of which the number of packed tokens is made a multiple, so that few different sizes occur.
 
-    In bfloat16 a CPU compiles matrix products for every number it has not seen, and keeps them. That takes longest, and
-    most memory, where weights learn; there a 32nd may be filled up, half of it on average, with no more than a text.
+    In bfloat16 a CPU compiles and keeps matrix products for every new size. This costs most time and memory in
+    training, where up to a 32nd of the tokens is added, at most as many as the longest text has.
     """
     if not torch.is_grad_enabled():
-        return _ALIKE
-    alike, most = _ALIKE, min(int(mask.sum()) // 32, mask.shape[1])
-    while 2 * alike <= most:
-        alike *= 2
-    return alike
+        return _MULTIPLE
+    multiple, most = _MULTIPLE, min(int(mask.sum()) // 32, mask.shape[1])
+    while 2 * multiple <= most:
+        multiple *= 2
+    return multiple
 
 
 def _in_half(encoder: nn.Module) -> bool:
@@ -197,15 +196,15 @@ def _in_half(encoder: nn.Module) -> bool:
     return parameter.dtype == torch.bfloat16 and parameter.device.type == "cpu"
 
 
-def _twice() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what a layer runs in at first and where gradient checkpointing runs it again: the same batch."""
-    return nullcontext(), _during(_PASSING.get())
+def _recomputing() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return contexts for a layer's first run and its recomputation by gradient checkpointing, on the same batch."""
+    return nullcontext(), _restored(_FORWARD.get())
 
 
 @contextmanager
-def _during(passing: _Passing | None) -> Iterator[None]:
-    token = _PASSING.set(passing)
+def _restored(current: _Forward | None) -> Iterator[None]:
+    token = _FORWARD.set(current)
     try:
         yield
     finally:
-        _PASSING.reset(token)
+        _FORWARD.reset(token)

@@ -27,7 +27,7 @@ def mask_of(lengths: list[int], *, left: bool) -> torch.Tensor:
 
 def layout_of(lengths: list[int], *, left: bool, group_cost: int, learning: bool = True, multiple: int = 1) -> Layout:
     with pytest.MonkeyPatch.context() as patch, torch.set_grad_enabled(learning):
-        for name in ("LEARNING", "ANSWERING"):
+        for name in ("TRAINING", "INFERENCE"):
             patch.setattr(module, name, replace(getattr(module, name), group=group_cost))
         return Layout.of(mask_of(lengths, left=left), multiple=multiple)
 
@@ -115,7 +115,7 @@ def cost_of(lengths: np.ndarray, cuts: list[tuple[int, int]], costs: Costs) -> i
     cost = len(cuts) * costs.group
     for first, last in cuts:
         width = costs.width(lengths[first])
-        gathered = lengths[first] != lengths[last - 1] or not costs.lying
+        gathered = lengths[first] != lengths[last - 1] or not costs.in_place
         cost += (last - first) * width * (width + costs.token * gathered)
     return int(cost)
 
@@ -124,7 +124,7 @@ def cost_of(lengths: np.ndarray, cuts: list[tuple[int, int]], costs: Costs) -> i
 @given(
     st.lists(st.integers(1, 300), min_size=1, max_size=9),
     st.sampled_from([0, 5_000, 16_384, 100_000]),
-    st.sampled_from(["LEARNING", "LEARNING_IN_HALF", "ANSWERING", "ANSWERING_IN_HALF"]),
+    st.sampled_from(["TRAINING", "TRAINING_IN_HALF", "INFERENCE", "INFERENCE_IN_HALF"]),
 )
 def test_no_other_cut_costs_less(lengths: list[int], group_cost: int, name: str):
     ordered = np.array(sorted(lengths, reverse=True))
@@ -156,7 +156,7 @@ def test_no_group_has_more_pairs_of_tokens_than_the_cache_holds(lengths: list[in
     ],
 )
 def test_a_mask_that_it_would_get_wrong_is_refused(mask: list[list[int]]):
-    with pytest.raises(ValueError, match="padding stands on one side"):
+    with pytest.raises(ValueError, match="padding must be on one side"):
         Layout.of(torch.tensor(mask))
 
 

@@ -67,7 +67,7 @@ def twins(build):
 @pytest.fixture(autouse=True)
 def _several_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches as small as these would always be one group."""
-    monkeypatch.setattr(layout, "LEARNING", replace(layout.LEARNING, group=1000))
+    monkeypatch.setattr(layout, "TRAINING", replace(layout.TRAINING, group=1000))
 
 
 def without_dropout(model: torch.nn.Module) -> None:
@@ -445,9 +445,9 @@ def test_packed_rows_in_bfloat16_have_few_sizes_and_little_is_filled_up(rows_, l
     for _ in range(200):
         lengths = torch.tensor([longest, *random.integers(longest // 4, longest, rows_ - 1)])
         mask = (torch.arange(longest) < lengths[:, None]).long()
-        packed = layout.Layout.of(mask, multiple=unpadding._alike(mask), half=True)
+        packed = layout.Layout.of(mask, multiple=unpadding._token_multiple(mask), half=True)
         assert packed.filling < max(16, lengths.sum() / 32)
         sizes.add(len(packed.places))
     assert len(sizes) <= most
     with torch.inference_mode():
-        assert unpadding._alike(mask) == 16
+        assert unpadding._token_multiple(mask) == 16

@@ -13,7 +13,7 @@ from .test_packed import LENGTHS, PACKED, answers_apart, assert_gradients_agree,
 
 @pytest.fixture
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "_knows_flash", lambda model, *_: model._supports_flash_attn)
+    monkeypatch.setattr(packed, "_supports_flash", lambda model, *_: model._supports_flash_attn)
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
