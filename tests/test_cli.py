@@ -20,7 +20,7 @@ from nlp_transfer import cli
 from nlp_transfer.cli import main
 from nlp_transfer.config import from_plain, to_plain
 from nlp_transfer.publishing.publication import parcel_of
-from nlp_transfer.sweeping import door, job, sweep
+from nlp_transfer.sweeping import job, multirun, sweep
 from nlp_transfer.verb_settings import HubSettings
 from nlp_transfer.verbs import VERBS
 from nlp_transfer.verbs.help import GROUPS_OF
@@ -566,12 +566,12 @@ def test_every_way_to_name_several_values_sweeps(monkeypatch, tmp_path: Path, wo
     monkeypatch.chdir(tmp_path)
     started: list[str] = []
 
-    def work(runs: list[tuple[str, ...]], place: object, **_: object) -> dict[tuple[str, ...], job.Job]:
+    def run_jobs(runs: list[tuple[str, ...]], place: object, **_: object) -> dict[tuple[str, ...], job.Job]:
         started.extend(map(" ".join, runs))
         return {words: job.Job(words, job.FINISHED) for words in runs}
 
-    monkeypatch.setattr(sweep, "work", work)
-    assert door.sweep(None, words) == []  # nothing has ended
+    monkeypatch.setattr(sweep, "run_jobs", run_jobs)
+    assert multirun.sweep(None, words) == []  # nothing has ended
     assert started == runs
 
 

@@ -74,7 +74,7 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
 
 
 def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer.sweeping import door
+    from nlp_transfer.sweeping import multirun
 
     recipe = first_word(words, arguments.verb)
     if arguments.cfg:
@@ -84,7 +84,7 @@ def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[s
         raise UserError(
             "hub.push with --multirun would push every run over the one before: push the best one when all are done"
         )
-    return door.show(recipe, overrides)
+    return multirun.show(recipe, overrides)
 
 
 def check(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:

@@ -87,7 +87,7 @@ def test_only_test_rows_say_what_the_chosen_run_is_worth(tmp_path: Path, split: 
 )
 def test_an_axis_has_numbers_by_size_and_texts_as_they_come(values: list[str], places: list[float], words: list[str]):
     axis = Axis.of("key", values)
-    assert axis.places == pytest.approx(places)
+    assert axis.positions == pytest.approx(places)
     assert [word.removesuffix(".0") for _, word in axis.ticks] == words
 
 
