@@ -87,7 +87,7 @@ def test_figures_of_a_saved_model_are_not_given_for_another(place: Path, capfd, 
     out, err = capfd.readouterr()
     assert out == ""
     assert f"{word}: " in err
-    assert f"{verb} would not read this; take it away" in err
+    assert f"{verb} uses the saved model as it is and ignores this key; remove it" in err
 
 
 def test_evaluate_says_which_rows_the_model_learned_from(place: Path, tmp_path: Path, capfd):
@@ -643,8 +643,8 @@ def test_an_interrupt_ends_with_status_130_and_a_commit(running: Warm, place: Pa
         (["cp", "intent", "mine.txt"], ".yaml"),
         (["evaluate", "tests"], "config.yaml"),
         (["adapt", "=3"], "key=value"),
-        (["plan", "strategy", "=", "probe"], "'=' stands alone: key=value is one word"),
-        (["plan", "strategy", "=probe"], "'=probe' stands alone: key=value is one word"),
+        (["plan", "strategy", "=", "probe"], "'=' has no key before it: write key=value as one word"),
+        (["plan", "strategy", "=probe"], "'=probe' has no key before it: write key=value as one word"),
         (["adapt", "data=files", "data.path=a=b.csv"], "a=b.csv does not exist"),
         (["adapt", "data=files", "data.path=é.csv"], "é.csv does not exist"),
         (["adapt", "data=files", "data.path=~draft.csv"], "~draft.csv does not exist"),
@@ -774,7 +774,7 @@ def test_a_working_folder_that_is_gone_is_said(place: Path, tmp_path: Path, monk
     (tmp_path / "gone").rmdir()
     assert main(["check", "data=files", f"data.path={place / 'data'}", "check.encoder=false"]) == 2
     assert capfd.readouterr().err == (
-        "nlp-transfer: the folder that this was called in is gone; change to one that is there\n"
+        "nlp-transfer: the current working folder no longer exists; change to one that does\n"
     )
 
 

@@ -151,7 +151,9 @@ class Sweep:
                 )
             except Stopped:
                 if logs:  # otherwise the run has said so itself
-                    self._screen.tell("stopped; every run has written a checkpoint, the same command resumes them")
+                    self._screen.tell(
+                        "stopped; every run has written a checkpoint, the same command goes on from there"
+                    )
                 raise
         return [jobs[words] for words in runs]
 

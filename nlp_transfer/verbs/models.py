@@ -57,7 +57,7 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
 def serve(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Serve a model over HTTP until a signal stops it."""
     folder, settings, called = _hosted("serve", words, overrides)
-    from nlp_transfer.serving.door import serve
+    from nlp_transfer.serving.serve import serve
 
     serve(folder, settings, screen_of_main(), called=called)
     return 0
@@ -66,7 +66,7 @@ def serve(arguments: argparse.Namespace, words: list[str], overrides: list[str])
 def demo(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Serve a demo page for the browser until a signal stops it."""
     folder, settings, called = _hosted("demo", words, overrides)
-    from nlp_transfer.demo.door import demo
+    from nlp_transfer.demo.demo import demo
 
     demo(folder, settings, screen_of_main(), called=called)
     return 0

@@ -133,9 +133,9 @@ def test_a_file_is_labelled_as_predict_does_and_its_name_is_told_without_its_pat
 
 @pytest.mark.slow
 def test_a_long_file_does_not_hold_up_the_end(runs: dict[str, Path], tmp_path: Path):
-    from nlp_transfer.demo.site import Ending
+    from nlp_transfer.demo.site import StoppableLabeller
 
-    model = Ending(Predictor(runs["single_label"]))
+    model = StoppableLabeller(Predictor(runs["single_label"]))
     rows = tmp_path / "rows.txt"
     rows.write_text("where is my card\n" * 1000)
     inner = model._labeller.logits
@@ -195,7 +195,7 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path],
     run = str(runs["single_label"])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for words, said in (
-            ([run, f"demo.port={taken.getsockname()[1]}"], "take another port"),
+            ([run, f"demo.port={taken.getsockname()[1]}"], "choose another port"),
             ([run, "demo.port=70000"], "demo.port=70000 must lie between"),
             ([run, "demo.texts=0"], "demo.texts=0 must be at least 1"),
             ([run, "demo.effort=0"], "demo.effort=0 must be at least 1"),

@@ -298,9 +298,9 @@ def test_the_recipe_runs_as_its_header_says(home: Path, tmp_path: Path, capfd: p
             ["meta.queries=20"],
             "meta.ways=3: 0 classes with at least 22 rows (meta.shots + meta.queries) (10 classes more",
         ),
-        (["strategy=lora"], "strategy=lora: meta would not read it"),
-        (["objective=coral"], "objective=coral: meta would not read it"),
-        (["training.epochs=3"], "training.epochs=3: meta would not read it"),
+        (["strategy=lora"], "strategy=lora: meta does not use this key"),
+        (["objective=coral"], "objective=coral: meta does not use this key"),
+        (["training.epochs=3"], "training.epochs=3: meta does not use this key"),
         (["encoder.head=native"], "encoder.head=native"),
         (["encoder.layers=all"], "encoder.layers=all"),
         (["encoder.hidden=8"], "encoder.hidden=8"),
@@ -329,8 +329,8 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, capfd: pytest.Cap
     [
         ("continual: {replay: 50}", "continual goes on from a model of one task"),
         ("continual: {labels: all}", "continual goes on from a model of one task"),
-        ("training: {patience: 3}", "training.patience=3: meta would not read it"),
-        ("training: {batch_size: 4}", "training.batch_size=4: meta would not read it"),
+        ("training: {patience: 3}", "training.patience=3: meta does not use this key"),
+        ("training: {batch_size: 4}", "training.batch_size=4: meta does not use this key"),
     ],
 )
 def test_what_a_recipe_asks_for_is_not_passed_over(home: Path, tmp_path: Path, capfd, asked: str, message: str):

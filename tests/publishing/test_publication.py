@@ -338,9 +338,9 @@ def test_a_folder_that_asks_for_code_is_neither_loaded_nor_pushed(
 def test_words_that_say_nothing_of_the_hub_and_ways_that_lead_nowhere_are_refused(served, hub, tmp_path, capfd):
     _, runs, _ = served
     for words, said in (
-        (["push", str(runs["probe"]), "alice/new", "seed=3"], "'seed=3' says nothing of where a model goes"),
+        (["push", str(runs["probe"]), "alice/new", "seed=3"], "push takes hub.key=value words only; remove 'seed=3'"),
         (["push", str(runs["probe"]), "alice/new", "hub.layout=adapter"], "holds no adapter"),
-        (["push", str(runs["probe"]), "alice/new", "hub.revision=refs/pr/1"], "is no name of a branch"),
+        (["push", str(runs["probe"]), "alice/new", "hub.revision=refs/pr/1"], "is not a branch name"),
         (["push", str(runs["probe"]), "alice/new", "more"], "is too much"),
         (
             ["adapt", "hub.push=true", "hub.repository=a/b", "hub.layout=adapter"],

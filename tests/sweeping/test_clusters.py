@@ -42,7 +42,7 @@ def test_a_run_that_slurm_does_not_take_fails_alone(told: Path, tmp_path: Path):
     runs = [("seed=2",), ("seed=3",)]
     found = run_jobs(runs, at, recipe=None, log_of=lambda _: log, on_end=lambda *_: None)
     assert [(each.state, each.status) for each in found.values()] == [(job.FAILED, UserError.status)] * 2
-    assert "SLURM did not take it: sbatch: error: QOSMaxSubmitJobPerUserLimit" in found[runs[0]].said
+    assert "SLURM rejected it: sbatch: error: QOSMaxSubmitJobPerUserLimit" in found[runs[0]].said
     assert "hydra.launcher.jobs limits" in found[runs[0]].said
 
 

@@ -74,7 +74,7 @@ def test_no_figure_of_test_rows_but_that_of_the_chosen_run_is_told(at: Callable[
     assert page.count(".123") == 1
     assert "Best of 3 finished runs by validation macro_f1, .300: seed=3." in page
     assert "on 7 test rows, which chose nothing: .123 [.100, .200]" in page
-    assert "flatters" in page
+    assert "optimistic" in page
     assert 'aria-label="Runs through the values of 1 keys' in (folder / "report.html").read_text()
 
 

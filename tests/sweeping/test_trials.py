@@ -163,5 +163,5 @@ def test_a_grid_has_no_interval():
         "y": range(3),
         "z": [0.5, 1.0, 1.5],
     }
-    with pytest.raises(UserError, match="x has no end of them"):
+    with pytest.raises(UserError, match="x has infinitely many"):
         space_of("x=interval(0,1)").grid()
