@@ -52,9 +52,9 @@ def demo(folder: Path, settings: Settings, screen: Screen, *, called: str) -> No
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": temporary}
         with screen.busy("loading the model"), for_good():
             from nlp_transfer.demo.site import make_site
-            from nlp_transfer.predicting.predict import opened
+            from nlp_transfer.predicting.predict import load_predictor
 
-            labeller = opened(folder, settings, tell=screen.tell)
+            labeller = load_predictor(folder, settings, tell=screen.tell)
         name, _ = named(folder, called)
         app, stop = make_site(labeller, settings, name=name, folder=Path(temporary))
         url = listen(server)

@@ -37,7 +37,7 @@ from nlp_transfer.exporting.formats import FORMATS, ONNX, OPENVINO, check_export
 from nlp_transfer.exporting.static import write_table
 from nlp_transfer.machine.disk import appearing, write_json
 from nlp_transfer.machine.versions import installed
-from nlp_transfer.predicting.exported import OUTPUT, WEIGHTS, Exported, encode, need, weights_of
+from nlp_transfer.predicting.exported import OUTPUT, WEIGHTS, Exported, encode, require_installed, weights_of
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
@@ -83,7 +83,7 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
     """
     wanted = settings.export
     check_export(wanted)
-    need(*FORMATS[wanted.format].libraries)
+    require_installed(*FORMATS[wanted.format].libraries)
     screen = screen or Screen(speaks=False)
     model, run = model_folder(folder), run_of(folder)
     record = read_record(model)

@@ -74,11 +74,11 @@ def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> N
     limits, tokens = settings.serve, settings.evaluation.batch_tokens
     with bound("serve", limits.host, limits.port) as server:
         with screen.busy("loading the model"), for_good():
-            from nlp_transfer.predicting.predict import opened
+            from nlp_transfer.predicting.predict import load_predictor
             from nlp_transfer.serving.app import Served, make_app
             from nlp_transfer.serving.batching import Batcher
 
-            predictor = opened(folder, settings, tell=screen.tell)
+            predictor = load_predictor(folder, settings, tell=screen.tell)
         record = predictor.record
         predictor.predict(["a"], ["a"] if record.task.pair else None)  # warm-up: the first call is slower
         batcher = Batcher(

@@ -34,10 +34,10 @@ def predict(arguments: argparse.Namespace, words: list[str], overrides: list[str
     files = dataclasses.replace(settings.predict, input=words[1]) if len(words) == 2 else settings.predict
     check_predict(files, overwrite=settings.overwrite)
     with for_good():
-        from nlp_transfer.predicting.predict import opened, predict_file
+        from nlp_transfer.predicting.predict import load_predictor, predict_file
         from nlp_transfer.wording import counted
     screen = screen_of_main()
-    predictor = opened(folder, settings, tell=screen.tell)
+    predictor = load_predictor(folder, settings, tell=screen.tell)
     data, console = settings.data, screen.console
     if files.input == "-" and sys.stdin.isatty():
         console.print("reading rows from standard input, until Ctrl-D", style="dim")
