@@ -23,15 +23,15 @@ def read_texts(typed: str, pairs: str | None, limits: DemoSettings, *, lines: bo
     columns = [_split(box, lines) for box in ([typed] if pairs is None else [typed, pairs])]
     if len({len(column) for column in columns}) > 1:
         raise UserError(
-            f"the first box has {len(columns[0]):,} texts and the second {len(columns[1]):,}: they must have equally many"
+            f"the first box has {len(columns[0]):,} texts and the second {len(columns[1]):,}: write as many in each"
         )
     rows = [row for row in zip(*columns, strict=True) if any(map(str.strip, row))]
     if not rows:
         raise UserError("there is no text yet: type or paste one first")
     if len(rows) > limits.texts:
         raise UserError(
-            f"{len(rows):,} texts are more than the {limits.texts:,} that can be labelled here at once: enter fewer, or "
-            "upload a file"
+            f"{len(rows):,} texts are more than the {limits.texts:,} that can be labelled here at once: enter fewer, "
+            "or upload a file"
         )
     for number, row in enumerate(rows, 1):
         if (longest := max(map(len, row))) > limits.characters:

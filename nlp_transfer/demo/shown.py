@@ -149,8 +149,8 @@ def legend(attribution: Attribution, about: str | None) -> str:
     omitted = f"each {group} neighbouring words, because it is long" if group > 1 else "each word"
     return (
         f"<p>The text was read again without {omitted}. <b>Red</b>, above 0: {output} decreases without it. "
-        "<b>Purple</b>, below 0: it increases. The stronger the colour, the larger the change; 1 is the largest in this "
-        "text.</p>"
+        "<b>Purple</b>, below 0: it increases. The stronger the colour, the larger the change; 1 is the largest in "
+        "this text.</p>"
     )
 
 

@@ -91,7 +91,7 @@ class Predictor(Labeller):
     def logits_and_features(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the logits and, from the same pass, the features (input of the output layer), float32 (texts, width)."""
+        """Return the logits and, of the same pass, the input of the output layer, float32 (texts, width)."""
         both = self._run(texts, pairs, ("logits", "features"))
         outputs = self.record.task.outputs
         return both[:, :outputs], both[:, outputs:]
@@ -159,8 +159,8 @@ def predict_file(
     Parquet, one object in JSONL. Several labels in a CSV cell are joined by |, or a JSON list if a label contains |.
     Lines of text become CSV.
 
-    Under a launcher all ranks read the same rows, each predicts one of every group of chunks, and the first rank writes;
-    a rank holds at most as many chunks as there are ranks.
+    Under a launcher all ranks read the same rows, predict different chunks, and the first rank writes; a rank holds at
+    most as many chunks as there are ranks.
 
     Raises:
         UserError: for unreadable rows (file:line), a missing column, or an existing output without `overwrite`; the
@@ -192,8 +192,8 @@ def predict_file(
             progress.show(len(table))
     if blank:
         screen.tell(
-            f"{blank:,} of {progress.rows:,} rows have nothing to read, first {first_blank}, and were labelled like the "
-            "rest"
+            f"{blank:,} of {progress.rows:,} rows have nothing to read, first {first_blank}, and were labelled like "
+            "the rest"
         )
     return progress.rows
 
@@ -216,9 +216,10 @@ def _inputs(
             name = next(iter(table.columns)) if is_single else "..."
             may_lack_header = is_single and kind in DELIMITERS
             hint = f"; if {name!r} is a text itself, predict.format=text: one text per line, no header"
+            hint = hint if may_lack_header else ""
             raise UserError(
                 f"{table.origin} has no column {column!r}{did_you_mean(column, table.columns)}; its columns are "
-                f"{', '.join(table.columns)}: set {typed(f'data.columns.{role}', name)}{hint if may_lack_header else ''}"
+                f"{', '.join(table.columns)}: set {typed(f'data.columns.{role}', name)}{hint}"
             )
         roles[role] = column
     return read_texts(table, roles)

@@ -154,10 +154,10 @@ def test_runs_at_once_divide_the_devices(
 
     class Noted:
         def __init__(
-            self, command: list[str], environment: dict[str, str], log: Path, done: Callable[[], None]
+            self, command: list[str], environment: dict[str, str], log: Path, on_end: Callable[[], None]
         ) -> None:
             started.append(environment)
-            self.done = done
+            self.done = on_end
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

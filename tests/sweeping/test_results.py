@@ -56,7 +56,7 @@ def test_runs_that_cannot_be_compared_are_not():
     assert results(run(1, 0.1), run(2, 0.2, metric="accuracy")).sentences == [
         "No run can be chosen: their metrics differ."
     ]
-    assert "none came to a figure" in results(run(1, None)).sentences[0]
+    assert "none has a figure" in results(run(1, None)).sentences[0]
     changed = results(run(1, 0.1, fingerprint="a"), run(2, 0.2, fingerprint="b")).sentences
     assert "The data changed in between" in changed[-1]
 

@@ -110,7 +110,7 @@ def test_half_a_line_is_none(tmp_path: Path):
 def test_what_holds_no_trials_is_refused_and_kept(tmp_path: Path):
     path = tmp_path / "trials.jsonl"
     path.write_bytes(b"\x80\x04\x95.\n")  # as a pickle begins
-    with pytest.raises(UserError, match="holds no trials that can be read"):
+    with pytest.raises(UserError, match="cannot be read as trials"):
         Trials(tmp_path, SearchSettings(), SMALL, higher=True)
     assert path.read_bytes() == b"\x80\x04\x95.\n"
 
