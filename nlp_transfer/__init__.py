@@ -128,10 +128,10 @@ def load(folder: str | Path) -> Labeller:
     from pathlib import Path
 
     from nlp_transfer.predicting.predict import load_predictor
-    from nlp_transfer.publishing.download import names_model, pull
+    from nlp_transfer.publishing.download import download_model, names_model
 
     is_on_hub = not Path(folder).is_dir() and isinstance(folder, str) and names_model(folder)
-    return load_predictor(pull(str(folder)) if is_on_hub else Path(folder))
+    return load_predictor(download_model(str(folder)) if is_on_hub else Path(folder))
 
 
 def _words(overrides: Sequence[str] | Mapping[str, Any], data: Any) -> list[str]:

@@ -208,7 +208,7 @@ def test_nothing_is_read_from_the_environment(tmp_path: Path, place: str, value:
     }
     (tmp_path / "mine.yaml").write_text(files.get(place, "defaults: [config, _self_]\n"))
     words = {"word": [f"output={value}"], "quoted word": [f'output="{value}"']}.get(place, [])
-    with pytest.raises(UserError, match=r"takes the value of another key"):
+    with pytest.raises(UserError, match=r"must refer to another key"):
         compose(str(tmp_path / "mine.yaml"), words)
 
 

@@ -129,10 +129,10 @@ def run_folder(words: Sequence[str], verb: str) -> Path:
     folder = expanded(name)
     if folder.is_dir():
         return folder
-    from nlp_transfer.publishing.download import names_model, pull
+    from nlp_transfer.publishing.download import download_model, names_model
 
     if verb in ("predict", "serve", "demo") and names_model(name):
-        return pull(name)
+        return download_model(name)
     hint = f" (did you mean 'runs/{name}'?)" if expanded(f"runs/{name}").is_dir() else ""
     raise UserError(f"{name}: there is no such folder{hint}; finished runs are in runs/")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nlp_transfer.cli import main
-from nlp_transfer.demo import door
+from nlp_transfer.demo import demo
 from nlp_transfer.demo.files import label_file
 from nlp_transfer.errors import UserError
 from nlp_transfer.predicting.predict import Predictor
@@ -217,8 +217,8 @@ def test_a_browser_is_opened_where_somebody_sits_at_a_desktop(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert [door._opens(wanted, Screen) for wanted in (None, True, False)] == [False, True, False]
+    assert [demo._opens_browser(wanted, Screen) for wanted in (None, True, False)] == [False, True, False]
     monkeypatch.setenv("DISPLAY", ":0")
-    assert door._opens(None, Screen)
+    assert demo._opens_browser(None, Screen)
     Screen.shows = False
-    assert not door._opens(None, Screen)
+    assert not demo._opens_browser(None, Screen)

@@ -78,7 +78,7 @@ def test_an_adapter_answers_as_it_did_wherever_its_run_is_moved(home: Path, tmp_
     record = read_record(run.folder / "model")
     assert record.merged is merged
     pushed = HubSettings(repository="a/b", layout="adapter")
-    with pytest.raises(UserError, match=r"nobody else has the encoder .* after its pretraining"):
+    with pytest.raises(UserError, match=r"its encoder .* after its pretraining is not on the Hub"):
         parcel_of(run.folder, pushed, tell=lambda _: None).__enter__()
     assert (
         "to be put on its encoder after its pretraining" in (run.folder / "model" / "README.md").read_text()

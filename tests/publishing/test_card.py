@@ -136,7 +136,7 @@ def test_ten_thousand_labels_make_no_large_card(tmp_path: Path):
     (run / "metrics.json").write_text(json.dumps(metrics))
     found, _ = parsed(run)
     assert len(found.content) < 20_000
-    assert "The 40 of 10,000 labels that fare worst" in found.text
+    assert "The 40 of 10,000 labels with the lowest F1" in found.text
 
 
 @pytest.mark.parametrize(

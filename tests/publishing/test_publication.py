@@ -191,7 +191,7 @@ def test_a_name_that_is_nothing_is_said(cold: HubServer, capfd):
     for name, said in (
         ("alice/nowhere", "is no repository of the Hub that can be seen"),
         ("alice/finetune@nowhere", "has no such revision"),
-        ("alice/encoder", "holds no nlp_transfer.json"),
+        ("alice/encoder", "has no nlp_transfer.json"),
         ("a/b/c", "there is no such folder"),
     ):
         assert main(["predict", name, "rows.csv"]) == 2
@@ -298,10 +298,10 @@ def test_a_push_that_fails_leaves_a_finished_run_and_the_command_to_try_again(
             READER,
             [],
             2,
-            "nothing was trained, for hub.push=true would fail: hub.repository=alice/new: the token may only",
+            "nothing was trained, because hub.push=true would fail: hub.repository=alice/new: the token may only",
         ),
         (ALICE, ["hub.repository=bob/new"], 2, "bob is neither you"),
-        (ALICE, ["hub.repository=new"], 2, "no name of a repository"),
+        (ALICE, ["hub.repository=new"], 2, "is not a repository name"),
         (ALICE, ["hub.layout=odd"], 2, "hub.layout='odd' is not known"),
     ],
 )

@@ -174,7 +174,7 @@ def refusal(files: dict[str, Path], target: Target | None = None) -> PushFailed:
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(401, "does not take the token"), (403, "does not let you write"), (413, "larger than the Hub takes")],
+    [(401, "rejects the token"), (403, "does not let you write"), (413, "larger than the Hub allows")],
 )
 def test_what_does_not_pass_is_not_tried_again(hub, files, waits, status, said):
     hub.add(NAME, {})
@@ -197,7 +197,7 @@ def test_what_never_passes_is_given_up_within_a_bound(hub, files, waits):
     [
         (lambda hub, patch: hub.stop(), "cannot be reached"),
         (lambda hub, patch: patch.delenv("HF_TOKEN"), "hf auth login"),
-        (lambda hub, patch: patch.setenv("HF_TOKEN", "hf_" + "x" * 34), "does not take the token"),
+        (lambda hub, patch: patch.setenv("HF_TOKEN", "hf_" + "x" * 34), "rejects the token"),
         (lambda hub, patch: patch.setenv("HF_TOKEN", READER), "the token may only read"),
     ],
     ids=["dead", "no token", "bad token", "reader"],
