@@ -42,7 +42,7 @@ from nlp_transfer.encoder.source import (
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.unknown import DETECTORS, Detector
 from nlp_transfer.machine.disk import appearing
-from nlp_transfer.pretraining.made import beside
+from nlp_transfer.pretraining.folder import beside
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies.adapter import ignore_old_names
 

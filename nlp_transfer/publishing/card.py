@@ -313,7 +313,7 @@ def _data(facts: Facts) -> str:
 
 
 def _without_places(note: str) -> str:
-    """Return a note without references to rows and files; "" for a note about them, because readers lack the data."""
+    """Return a note without references to rows and files, which readers do not have; "" for a note about them."""
     note = re.sub(r", for example \S.*", "", note)
     return "" if re.search(r"\S+:\d+|(^|\s)(~?/|[A-Za-z]:\\)\S", note) else note
 
@@ -324,8 +324,8 @@ def _training(facts: Facts) -> str:
     length = f"{facts.steps:,} steps of {plan['batch_size']} examples" if facts.steps else "Solved without steps"
     lines = [
         f"{plan['trainable']:,} of {plan['parameters']:,} parameters were trained; {escaped(plan['head'])}.",
-        f"{length}, {plan['precision']}, on {plan['processes']} × {plan['device']}, in {facts.seconds:,.0f} s. Energy was "
-        "not measured.",
+        f"{length}, {plan['precision']}, on {plan['processes']} × {plan['device']}, in {facts.seconds:,.0f} s. Energy "
+        "was not measured.",
         f"Encoder weights (SHA-256): `{plan['sha256']}`.",
         f"Versions: {escaped(versions)}.",
     ]

@@ -69,8 +69,8 @@ def parcel_of(folder: Path, settings: HubSettings, *, tell: Callable[[str], None
         if not record.merged and (record.pretrained or not hub.is_name(record.encoder.name)):
             pretrained = " after its pretraining" if record.pretrained else ""
             raise UserError(
-                f"{model} holds an adapter alone, and its encoder {Path(record.encoder.name).name!r}{pretrained} is not "
-                "on the Hub; push a merged model (hub.layout=merged, strategy.merge=true)"
+                f"{model} holds an adapter alone, and its encoder {Path(record.encoder.name).name!r}{pretrained} is "
+                "not on the Hub; push a merged model (hub.layout=merged, strategy.merge=true)"
             )
         check_files(model, record)
         if record.novelty is not None and record.novelty.reads_features:

@@ -177,7 +177,7 @@ def _push_once(
     *,
     tell: Callable[[str], None],
 ) -> Pushed:
-    """Commit what differs from the current state of the repository; a commit whose response was lost is not repeated."""
+    """Commit what differs from the current state of the repository, so that no commit is made twice."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     info = api.model_info(target.repository, revision=target.revision, files_metadata=True, timeout=SILENCE)
