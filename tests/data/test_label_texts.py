@@ -84,7 +84,7 @@ def test_texts_of_another_kind_are_refused(problem: str):
     [
         (["data.label_texts=['This is it.']"], "'This is it.' must have {} once"),
         (["data.label_texts=['{} or {}']"], "'{} or {}' must have {} once"),
-        (["data.label_texts=['{}']", "continual.replay=5"], "keeps nothing of an earlier one"),
+        (["data.label_texts=['{}']", "continual.replay=5"], "cannot be combined with continual learning"),
     ],
 )
 def test_sentences_that_cannot_be_are_refused(words: list[str], said: str):

@@ -168,7 +168,7 @@ def test_a_damaged_export_is_refused(onnx: Path, tmp_path: Path):
     content = bytearray((folder / ONNX).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / ONNX).write_bytes(content)
-    with pytest.raises(UserError, match="are not what was exported; copy the folder again"):
+    with pytest.raises(UserError, match="were changed since the export; copy the folder again"):
         Exported(folder)
     (folder / ONNX).unlink()
     with pytest.raises(UserError, match=f"holds none of {ONNX}, {OPENVINO}"):
@@ -209,7 +209,7 @@ def test_rows_that_cannot_be_had_leave_the_sentences(place: Path, tmp_path: Path
     gone = replace(settings, data=replace(settings.data, path=str(tmp_path / "gone")))
     rows, notes = exporting._rows(run, gone, record)
     assert rows is None
-    assert "cannot be had now" in notes[0]
+    assert "cannot be read now" in notes[0]
     other = replace(record, task=Task("single_label", ("a", "b"), pair=False))
     assert "no longer has the labels" in exporting._rows(run, settings, other)[1][0]
     assert exporting._rows(None, settings, record)[0] is None

@@ -250,7 +250,7 @@ def test_a_hub_without_xet_is_told_from_one_that_is_away(tmp_path, monkeypatch, 
 
 
 def test_a_name_that_is_none_is_input_that_cannot_be_used(hub, files):
-    with pytest.raises(UserError, match="no name of a repository"):
+    with pytest.raises(UserError, match="is not a repository name"):
         pushed(files, to("alice/a--b..c"))
 
 

@@ -58,7 +58,7 @@ def test_runs_that_cannot_be_compared_are_not():
     ]
     assert "none has a figure" in results(run(1, None)).sentences[0]
     changed = results(run(1, 0.1, fingerprint="a"), run(2, 0.2, fingerprint="b")).sentences
-    assert "The data changed in between" in changed[-1]
+    assert "The data changed between runs" in changed[-1]
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
