@@ -178,8 +178,8 @@ def _usage(facts: Facts, options: Options) -> str:
     if not record["merged"]:
         return _adapter_usage(where, facts)
     pair = record["task"]["pair"]
-    options = ", top_k=None" if record["task"]["problem"] == "multi_label" else ""
-    options += ', function_to_apply="none"' if record["task"]["problem"] == "regression" else ""
+    arguments = ", top_k=None" if record["task"]["problem"] == "multi_label" else ""
+    arguments += ', function_to_apply="none"' if record["task"]["problem"] == "regression" else ""
     is_pooled = record["encoder"]["head"] == "pooled"
     trust = f", trust_remote_code={is_pooled}" if is_pooled else ""
     inputs = '{"text": "first text", "text_pair": "second text"}' if pair else '["a text"]'
@@ -187,7 +187,7 @@ def _usage(facts: Facts, options: Options) -> str:
         from transformers import pipeline
 
         classify = pipeline("text-classification", "{where}"{trust})
-        classify({inputs}, truncation=True{options})
+        classify({inputs}, truncation=True{arguments})
     """
     sentences = []
     if is_pooled:

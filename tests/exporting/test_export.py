@@ -21,7 +21,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.exporting import export as exporting
 from nlp_transfer.exporting.export import export
-from nlp_transfer.exporting.fidelity import Figure, _alike, _undecided
+from nlp_transfer.exporting.fidelity import Figure, _equal, _tied
 from nlp_transfer.exporting.formats import ONNX, OPENVINO
 from nlp_transfer.predicting.exported import Exported
 from nlp_transfer.predicting.predict import Predictor
@@ -301,15 +301,15 @@ def test_which_decisions_count_as_changed():
     wanted = np.array([[1.0, 0.0], [1.0, 1.0 - 1e-6], [1.0, 0.9]])
     found = wanted[:, ::-1]
     task = Task("single_label", ("a", "b"), pair=False)
-    assert (~_alike(task, wanted, found)).all()
-    assert _undecided(task, wanted, found).tolist() == [False, True, False]
+    assert (~_equal(task, wanted, found)).all()
+    assert _tied(task, wanted, found).tolist() == [False, True, False]
     several = Task("multi_label", ("a", "b"), pair=False)
     wanted, found = np.array([[1e-6, 1.0], [0.1, 1.0], [1.0, 1.0]]), np.array([[-1e-6, 1.0], [-0.1, 1.0], [1.0, 1.0]])
-    assert _alike(several, wanted, found).tolist() == [False, False, True]
-    assert _undecided(several, wanted, found).tolist() == [True, False, True]
+    assert _equal(several, wanted, found).tolist() == [False, False, True]
+    assert _tied(several, wanted, found).tolist() == [True, False, True]
     number = Task("regression", (), pair=False)
     wanted, found = np.array([[1.0], [5000.0], [1.0]]), np.array([[1.0005], [5000.02], [1.01]])
-    assert _alike(number, wanted, found).tolist() == [True, True, False]
+    assert _equal(number, wanted, found).tolist() == [True, True, False]
     assert Figure(1.0, 2.0).export == 2.0
 
 

@@ -91,7 +91,7 @@ PAIRS = Task("single_label", LABELS, pair=True)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "this model has layers: take export.format=onnx"),
+        ({}, "this model has layers: use export.format=onnx"),
         ({"head": "native", "num_hidden_layers": 0}, "does not take the mean of its tokens"),
         ({"num_hidden_layers": 0, "task": PAIRS, "pairs": "siamese"}, "reads pairs of texts"),
         ({"num_hidden_layers": 0, "pooling": "max"}, "does not take the mean of its tokens"),

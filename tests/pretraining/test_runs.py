@@ -17,7 +17,8 @@ from nlp_transfer.cache.store import Store, folder_of
 from nlp_transfer.config import compose, run_id, to_plain, words_of
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
-from nlp_transfer.pretraining import further, made
+from nlp_transfer.pretraining import further
+from nlp_transfer.pretraining.folder import ENCODER
 from nlp_transfer.pretraining.masked import MaskedStep
 from nlp_transfer.pretraining.planning import chosen_texts
 from nlp_transfer.running import resume
@@ -55,7 +56,7 @@ def test_the_run_after_it_is_that_of_an_encoder_in_a_folder_to_the_bit(home: Pat
 @pytest.mark.slow
 def test_a_run_tells_which_encoder_it_started_from_and_what_it_learned_of(home: Path, tmp_path: Path):
     run = run_of_them(home, tmp_path)
-    assert not [path for path in run.folder.iterdir() if path.name in (further.CHECKPOINTS, made.ENCODER)]
+    assert not [path for path in run.folder.iterdir() if path.name in (further.CHECKPOINTS, ENCODER)]
     record, result = read_record(run.folder / "model"), json.loads((run.folder / "metrics.json").read_text())
     base = load_corpus(settings_of(home, tmp_path).data, data=data_for("single_label"))
     assert record.pretrained is not None
@@ -155,7 +156,7 @@ def test_a_second_run_finds_it_in_the_cache(home: Path, tmp_path: Path, monkeypa
 def test_without_a_cache_it_lies_in_the_folder_of_the_run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     kept, own = run_of_them(home, tmp_path / "a"), run_of_them(home, tmp_path / "b", **{"cache.gib": 0})
     assert same(weights(kept), weights(own))
-    assert (own.folder / made.ENCODER / "model.safetensors").is_file()
+    assert (own.folder / ENCODER / "model.safetensors").is_file()
     monkeypatch.setattr(further, "fit", None)
     again = run_of_them(home, tmp_path / "b", **{"cache.gib": 0, "overwrite": True})
     assert same(weights(again), weights(own))
@@ -326,7 +327,7 @@ def test_two_processes_learn_what_one_does(running: Warm, tmp_path: Path):
         printed_by(running, [*words, f"output={tmp_path / str(processes)}"], processes=processes)
         (run,) = (tmp_path / str(processes)).iterdir()
         found.append(json.loads((run / "metrics.json").read_text())["pretrained"])
-        encoders.append(load_file(run / made.ENCODER / "model.safetensors"))
+        encoders.append(load_file(run / ENCODER / "model.safetensors"))
     for name in ("before", "after"):
         assert found[1][name] == pytest.approx(found[0][name], rel=1e-3)
     assert found[0]["texts"] == found[1]["texts"]

@@ -96,7 +96,7 @@ def test_an_existing_repository_keeps_what_is_not_of_a_model_and_its_visibility(
     assert push(files, to(), tell=told.append).changed == len(FILES) + len(stale)
     assert held(hub) == hashed({**theirs, **FILES})
     assert not hub.repositories[NAME].private
-    assert "alice/tiny is there already and public" in told[0]
+    assert "alice/tiny exists already and is public" in told[0]
     assert all(name in told[1] for name in stale)
 
 
