@@ -22,7 +22,7 @@ from nlp_transfer.evaluation.selective import RiskCurve
 from nlp_transfer.settings import EncoderSettings
 
 FORMAT = 2
-_KEPT: dict[str, type[Novelty] | type[KeptScores] | type[RiskCurve]] = {
+_SCORE_TYPES: dict[str, type[Novelty] | type[KeptScores] | type[RiskCurve]] = {
     "novelty": Novelty,
     "nonconformity": KeptScores,
     "risk_curve": RiskCurve,
@@ -68,9 +68,9 @@ class Record:
         """Return the record as plain values."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         groups = {name: dataclasses.asdict(plain[name]) for name in ("tokens", "encoder", "calibration")}
-        kept = {name: plain[name] and plain[name].to_json() for name in _KEPT}
-        kept["pretrained"] = self.pretrained and dataclasses.asdict(self.pretrained)
-        return {"format": FORMAT, **plain, **groups, **kept, "task": self.task.to_json()}
+        optional = {name: plain[name] and plain[name].to_json() for name in _SCORE_TYPES}
+        optional["pretrained"] = self.pretrained and dataclasses.asdict(self.pretrained)
+        return {"format": FORMAT, **plain, **groups, **optional, "task": self.task.to_json()}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Record:
@@ -84,7 +84,7 @@ class Record:
         # Older models lack these keys, or have only a temperature.
         plain = (
             {"calibration": {"temperature": plain.get("temperature", 1.0)}}
-            | dict.fromkeys([*_KEPT, "pretrained"])
+            | dict.fromkeys([*_SCORE_TYPES, "pretrained"])
             | plain
         )
         values = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
@@ -102,10 +102,10 @@ class Record:
             "calibration": Calibration.from_json(plain["calibration"], classes=len(plain["task"]["labels"])),
         }
         groups["tokens"].check()
-        kept = {name: None if plain[name] is None else kind.from_json(plain[name]) for name, kind in _KEPT.items()}
+        optional = {name: None if plain[name] is None else kind.from_json(plain[name]) for name, kind in _SCORE_TYPES.items()}
         if (pretrained := plain["pretrained"]) is not None:
-            kept["pretrained"] = checked(Pretrained, pretrained, "pretrained.")
-        record = cls(**values | groups | kept)
+            optional["pretrained"] = checked(Pretrained, pretrained, "pretrained.")
+        record = cls(**values | groups | optional)
         if (record.task.unknown and not record.novelty) or (record.task.coverage and not record.nonconformity):
             raise ValueError("a rule without the scores to set its limit by")
         if record.task.risk and (

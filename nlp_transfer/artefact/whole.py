@@ -39,8 +39,8 @@ def refuse_code(folder: Path) -> None:
     Raises:
         UserError: naming the file.
     """
-    if asked := asked_code(folder):
-        file, entries = next(iter(asked.items()))
+    if code := asked_code(folder):
+        file, entries = next(iter(code.items()))
         raise UserError(
             f"{folder / file} asks to run code ({entries[0]}), which is never run from a saved model; if you trust it, "
             "load the model with transformers itself"

@@ -124,21 +124,21 @@ def measure(
     metrics: dict[str, Figure] = {}
     if rows is not None:
         texts, pairs = list(rows.texts), None if rows.pairs is None else list(rows.pairs)
-        wanted, found = _both(predictor, exported, texts, pairs)
-        answers.append((wanted, found))
-        metrics = _metrics(task, wanted, found, rows, metric)
-    wanted, found = answers[-1]
-    equal = _equal(task, wanted, found)
-    all_wanted, all_found = (np.concatenate(side) for side in zip(*answers, strict=True))
-    difference = np.abs(all_wanted - all_found)
+        expected, actual = _both(predictor, exported, texts, pairs)
+        answers.append((expected, actual))
+        metrics = _metrics(task, expected, actual, rows, metric)
+    expected, actual = answers[-1]
+    equal = _equal(task, expected, actual)
+    all_expected, all_actual = (np.concatenate(side) for side in zip(*answers, strict=True))
+    difference = np.abs(all_expected - all_actual)
     return Fidelity(
         on="sentences" if rows is None else "validation",
-        rows=len(wanted),
+        rows=len(expected),
         metrics=metrics,
         equal_decisions=float(equal.mean()),
-        changed_decisions=int((~_equal(task, all_wanted, all_found) & ~_tied(task, all_wanted, all_found)).sum()),
+        changed_decisions=int((~_equal(task, all_expected, all_actual) & ~_tied(task, all_expected, all_actual)).sum()),
         largest_difference=float(difference.max()),
-        excess=float((difference / (TOLERANCE + RELATIVE * np.abs(all_wanted))).max()),
+        excess=float((difference / (TOLERANCE + RELATIVE * np.abs(all_expected))).max()),
         shapes=sorted((int(count), int(width)) for count, width in shapes),
         milliseconds=_timed(predictor, exported, texts, pairs, threads),
         threads=threads,
@@ -184,41 +184,41 @@ def _probes(spec: TokenSpec, *, pair: bool) -> tuple[list[str], list[str] | None
 def _both(
     predictor: Predictor, exported: Exported, texts: Sequence[str], pairs: Sequence[str] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    wanted, found = predictor.logits(texts, pairs), exported.logits(texts, pairs)
-    if not np.isfinite(found).all():
+    expected, actual = predictor.logits(texts, pairs), exported.logits(texts, pairs)
+    if not np.isfinite(actual).all():
         raise UserError("outputs of the exported model are infinite or not a number; nothing is written")
-    return wanted, found
+    return expected, actual
 
 
-def _metrics(task: Task, wanted: np.ndarray, found: np.ndarray, rows: Examples, metric: str) -> dict[str, Figure]:
+def _metrics(task: Task, expected: np.ndarray, actual: np.ndarray, rows: Examples, metric: str) -> dict[str, Figure]:
     """Return the accuracy, if the problem type has one, and the main metric."""
     names = [name for name in METRICS[task.problem] if name in ("accuracy", selection_metric(task, metric))]
-    model, export = (compute(task, logits, rows.targets, rows.weights) for logits in (wanted, found))
+    model, export = (compute(task, logits, rows.targets, rows.weights) for logits in (expected, actual))
     return {name: Figure(model[name], export[name]) for name in names}
 
 
-def _equal(task: Task, wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
+def _equal(task: Task, expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """Return for each row whether both decide, and abstain, equally."""
-    ours, theirs = decide(task, wanted), decide(task, found)
+    ours, theirs = decide(task, expected), decide(task, actual)
     if task.problem == "regression":
         return np.isclose(theirs, ours, rtol=RELATIVE, atol=TOLERANCE)
     same = ours == theirs if ours.ndim == 1 else (ours == theirs).all(axis=1)
-    return same & (abstains(task, wanted) == abstains(task, found))
+    return same & (abstains(task, expected) == abstains(task, actual))
 
 
-def _tied(task: Task, wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
+def _tied(task: Task, expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """Return for each row whether the model's own decision depends on rounding."""
     from scipy.special import logit
 
     if task.problem == "regression":
-        return np.zeros(len(wanted), bool)
+        return np.zeros(len(expected), bool)
     if task.problem == "multi_label":
-        differ = decide(task, wanted) != decide(task, found)
-        return (~differ | (np.abs(wanted - logit(np.asarray(task.threshold))) <= _TIE)).all(axis=1)
-    chosen = np.take_along_axis(wanted, found.argmax(axis=1)[:, None], axis=1)[:, 0]
-    same_rule = abstains(task, wanted) == abstains(task, found)
-    at_threshold = np.abs(probabilities(task, wanted).max(axis=1) - task.abstain_below) <= _TIE
-    return (wanted.max(axis=1) - chosen <= _TIE) & (same_rule | at_threshold)
+        differ = decide(task, expected) != decide(task, actual)
+        return (~differ | (np.abs(expected - logit(np.asarray(task.threshold))) <= _TIE)).all(axis=1)
+    chosen = np.take_along_axis(expected, actual.argmax(axis=1)[:, None], axis=1)[:, 0]
+    same_rule = abstains(task, expected) == abstains(task, actual)
+    at_threshold = np.abs(probabilities(task, expected).max(axis=1) - task.abstain_below) <= _TIE
+    return (expected.max(axis=1) - chosen <= _TIE) & (same_rule | at_threshold)
 
 
 def _timed(

@@ -97,8 +97,8 @@ def _table(model: Any) -> Tensor:
 def _is_bag(model: Any, table: Tensor) -> bool:
     """Return whether the logits of texts with many tokens are the mean over the table."""
     tokens = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[: 8 * 16].reshape(-1, 16)
-    wanted = model(input_ids=tokens).logits
-    return bool((table[tokens].mean(dim=1) - wanted).abs().max() <= _TOLERANCE * wanted.abs().max().clamp(min=1))
+    logits = model(input_ids=tokens).logits
+    return bool((table[tokens].mean(dim=1) - logits).abs().max() <= _TOLERANCE * logits.abs().max().clamp(min=1))
 
 
 def _readme(table: Tensor, record: Record) -> str:

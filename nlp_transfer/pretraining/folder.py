@@ -33,8 +33,8 @@ def files_beside(folder: Path) -> list[Path]:
     Files that describe a model of ours are left out, because they do not apply to a model made of it.
     """
     others = ("model*.safetensors", "*.index.json", MARK, RECORD, ANSWERS)
-    found = {path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}
-    return sorted(path for path in found if not any(path.match(pattern) for pattern in others))
+    files = {path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path for path in files if not any(path.match(pattern) for pattern in others))
 
 
 def copy_beside(folder: Path, target: Path) -> None:

@@ -104,11 +104,11 @@ class _Pretraining:
         # A resumed run must use the same encoder again, even if the device or the code has changed since.
         resumes = not (resume.starts_anew(self.prepared.settings) or self.folder.is_finished)
         expected = {"origin": self.origin_digest} if resumes else {"key": self.key}
-        found = None
+        encoder = None
         if is_main():
             with self.folder.reached():
-                found = read_encoder(mine, self.base, **expected) or self._copied(mine)
-        (exists,) = broadcast_object_list([found is not None])
+                encoder = read_encoder(mine, self.base, **expected) or self._copied(mine)
+        (exists,) = broadcast_object_list([encoder is not None])
         started = time.monotonic()
         if not exists:
             self._make(mine)
@@ -119,20 +119,20 @@ class _Pretraining:
                     about = {"what": "pretrained encoder", "encoder": self.base.name, "rows": len(self.read.tokens)}
                     about["seconds"] = round(time.monotonic() - started, 3)
                     self.store.keep_folder(self.key, mine, about)
-                kept = self.store.find_folder(key_of(mine)) if self.store else None
-                set_spare(mine, spare=kept is not None)
+                cached = self.store.find_folder(key_of(mine)) if self.store else None
+                set_spare(mine, spare=cached is not None)
         self.accelerator.wait_for_everyone()
-        found = found or read_encoder(mine, self.base, **expected)
-        if found is None:
+        encoder = encoder or read_encoder(mine, self.base, **expected)
+        if encoder is None:
             raise UserError(f"{mine} cannot be read: it was removed or changed meanwhile; run the command again")
-        return found
+        return encoder
 
     def _copied(self, target: Path) -> Source | None:
         """Copy the encoder from the cache, if it is cached."""
-        kept = self.store.find_folder(self.key) if self.store else None
-        if kept is None:
+        cached = self.store.find_folder(self.key) if self.store else None
+        if cached is None:
             return None
-        copy_encoder(kept, target)
+        copy_encoder(cached, target)
         return read_encoder(target, self.base, key=self.key)
 
     @cached_property
@@ -214,17 +214,17 @@ class _Pretraining:
         rate = settings.pretraining.lr or _LR_FACTOR * usual_rate(encoder_config(model.config).hidden_size)
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         commits = resume.Commits(self.accelerator, checkpoints, settings.checkpoint.seconds, self.origin)
-        found = None if resume.starts_anew(settings) else checkpoint.newest(checkpoints)
-        if found:
-            resume.check_same(found, self.origin)
-            self.screen.tell(f"going on from {found.path}")
+        resumed = None if resume.starts_anew(settings) else checkpoint.newest(checkpoints)
+        if resumed:
+            resume.check_same(resumed, self.origin)
+            self.screen.tell(f"going on from {resumed.path}")
         self.accelerator.wait_for_everyone()
         if is_main():
             with self.folder.reached():
                 checkpoint.sweep(checkpoints)
-                if not found:
+                if not resumed:
                     remove(checkpoints)
-                self.folder.forget_after(found.snapshot.step if found else 0, into=STEPS)
+                self.folder.forget_after(resumed.snapshot.step if resumed else 0, into=STEPS)
         stoppable = resume.stoppable(checkpoints, self.screen.tell)
         with stoppable as on_stop, self.screen.bar("pretraining") as bar, self._training_errors():
 
@@ -248,7 +248,7 @@ class _Pretraining:
                 seed=settings.seed,
                 frozen=(),
                 watch=Watch(None, "loss", False, on_step, lambda _: None, on_halved=on_halved, on_stop=on_stop),
-                saving=commits.saving(found.snapshot if found else None),
+                saving=commits.saving(resumed.snapshot if resumed else None),
                 copied=working_copy(self.accelerator, compiled=False),
             )
 

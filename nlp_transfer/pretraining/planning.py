@@ -66,8 +66,8 @@ def chosen_texts(settings: Settings, corpus: Corpus) -> Chosen:
     random = generator(settings.seed, 0, Stream.HELD_OUT)
     held_out = np.zeros(len(usable), bool)
     held_out[random.permutation(len(usable))[: max(1, round(_HELD_OUT * len(usable)))]] = True
-    read, kept = (texts.take(usable[part].tolist()) for part in (~held_out, held_out))
-    return Chosen(read, kept, int(distinct.sum()) - len(usable))
+    read, evaluated = (texts.take(usable[part].tolist()) for part in (~held_out, held_out))
+    return Chosen(read, evaluated, int(distinct.sum()) - len(usable))
 
 
 def training_of(settings: Settings) -> TrainingSettings:

@@ -74,8 +74,8 @@ def verify(folder: Path, record: Record, *, base: Path | None) -> float:
 class FreshProcess:
     """A process that loads a saved folder."""
 
-    def __init__(self, process: subprocess.Popen[str], errors: IO[str], wanted: np.ndarray, record: Record) -> None:
-        self._process, self._errors, self._wanted, self._labels = process, errors, wanted, record.task.labels
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str], expected: np.ndarray, record: Record) -> None:
+        self._process, self._errors, self._expected, self._labels = process, errors, expected, record.task.labels
 
     def result(self) -> float:
         """Wait for the answers; return the largest difference of a logit.
@@ -103,20 +103,20 @@ class FreshProcess:
             f"the saved model, loaded by transformers in a fresh process, is not the one that was trained: {reason}"
         )
 
-    def _compare(self, found: Mapping[str, Any]) -> float:
+    def _compare(self, computed: Mapping[str, Any]) -> float:
         """Return the largest difference of a logit, or raise a Mismatch."""
-        names = tuple(found.get("labels", self._labels))
+        names = tuple(computed.get("labels", self._labels))
         if self._labels and names != self._labels:
             raise self._mismatch(f"its config.json names the labels {names[:5]}, not {self._labels[:5]}")
         largest = 0.0
         for part in ("model", "adapter", "ours"):
-            if part not in found:
+            if part not in computed:
                 continue
-            logits = np.asarray(found[part], np.float64)
-            if logits.shape != self._wanted.shape:
-                raise self._mismatch(f"the {part} has {logits.shape[1]} outputs, not {self._wanted.shape[1]}")
-            difference = float(np.abs(logits - self._wanted).max())
-            if not difference <= TOLERANCE + SHARE * float(np.abs(self._wanted).max()):
+            logits = np.asarray(computed[part], np.float64)
+            if logits.shape != self._expected.shape:
+                raise self._mismatch(f"the {part} has {logits.shape[1]} outputs, not {self._expected.shape[1]}")
+            difference = float(np.abs(logits - self._expected).max())
+            if not difference <= TOLERANCE + SHARE * float(np.abs(self._expected).max()):
                 raise self._mismatch(f"a logit of the {part} differs by {difference:.2g}")
             largest = max(largest, difference)
         return largest
@@ -136,7 +136,7 @@ def fresh_process(folder: Path, record: Record, *, base: Path | None) -> Iterato
     Raises:
         UserError: if the folder has no answers to compare with, or contains code that is not ours.
     """
-    job, wanted = _job(folder)
+    job, expected = _job(folder)
     adapter = folder / ADAPTER if record.merged else folder
     plain = base is not None and record.encoder.head == "native" and (adapter / ADAPTER_WEIGHTS).is_file()
     job |= {
@@ -169,7 +169,7 @@ def fresh_process(folder: Path, record: Record, *, base: Path | None) -> Iterato
                 process.stdin.write(json.dumps(job))
                 process.stdin.close()
             process.stdin = None  # otherwise `communicate` would flush the closed stream
-            yield FreshProcess(process, errors, wanted, record)
+            yield FreshProcess(process, errors, expected, record)
         finally:
             process.kill()
             process.wait()
@@ -184,13 +184,13 @@ def _job(folder: Path) -> tuple[dict[str, Any], np.ndarray]:
     if not content:
         raise UserError(f"{path} is missing, so the model cannot be verified; save it again")
     try:
-        wanted = np.asarray(content.pop("logits"), np.float64)
+        expected = np.asarray(content.pop("logits"), np.float64)
         job = {key: content[key] for key in ("texts", "pairs", "truncation")}
-        if wanted.ndim != 2 or len(wanted) != len(job["texts"]):
+        if expected.ndim != 2 or len(expected) != len(job["texts"]):
             raise ValueError("not one row of logits per text")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); save the model again") from error
-    return {"folder": str(folder), **job, "own_head": _has_our_head(folder), "outputs": wanted.shape[1]}, wanted
+    return {"folder": str(folder), **job, "own_head": _has_our_head(folder), "outputs": expected.shape[1]}, expected
 
 
 def _has_our_head(folder: Path) -> bool:
