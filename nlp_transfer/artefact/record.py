@@ -102,7 +102,9 @@ class Record:
             "calibration": Calibration.from_json(plain["calibration"], classes=len(plain["task"]["labels"])),
         }
         groups["tokens"].check()
-        optional = {name: None if plain[name] is None else kind.from_json(plain[name]) for name, kind in _SCORE_TYPES.items()}
+        optional = {
+            name: None if plain[name] is None else kind.from_json(plain[name]) for name, kind in _SCORE_TYPES.items()
+        }
         if (pretrained := plain["pretrained"]) is not None:
             optional["pretrained"] = checked(Pretrained, pretrained, "pretrained.")
         record = cls(**values | groups | optional)
