@@ -35,7 +35,7 @@ def check_settings(settings: Settings, *, data: Any = None) -> None:
     if not 0 <= settings.seed < 2**32:
         raise UserError(f"seed={settings.seed} must lie between 0 and 2**32 - 1")
     if settings.name and (settings.name in (".", "..") or set(settings.name) & {"/", "\\"}):
-        raise UserError(f"name={settings.name} is the name of a folder below output, not a path; set output=...")
+        raise UserError(f"name={settings.name} must be a folder name, not a path; set output=... for its parent folder")
     check_source(settings.data, data=data)
     check_problem(settings.data.problem, settings.data.label_separator)
     check_tokens(settings.tokens)

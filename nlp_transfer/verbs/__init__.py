@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # verb -> (help, its arguments)
 VERBS: dict[str, tuple[str, str]] = {
     "adapt": ("adapt an encoder to a task, measure it beside floors, save it", "one RECIPE and key=value words"),
-    "check": ("look for defects of the data before anything is trained", "one RECIPE and key=value words"),
+    "check": ("look for defects in the data before anything is trained", "one RECIPE and key=value words"),
     "rank": ("order encoders by how well they suit the labels, before any is trained", "ENCODERS and key=value words"),
     "compare": (
         "try strategies at several numbers of labels, beside floors: does transfer help?",
@@ -31,16 +31,16 @@ VERBS: dict[str, tuple[str, str]] = {
         "train an encoder for new classes with few examples, and measure whether it is better at them",
         "one RECIPE and key=value words",
     ),
-    "plan": ("show everything up to the first step; train nothing", "one RECIPE and key=value words"),
-    "evaluate": ("measure a saved model on data", "one RUN and key=value words"),
+    "plan": ("show what a run would do, without training", "one RECIPE and key=value words"),
+    "evaluate": ("evaluate a saved model on data", "one RUN and key=value words"),
     "predict": ("label the rows of a file or of standard input", "RUN, one FILE and key=value words"),
     "push": (
         "publish a saved model on the Hub, with a model card",
         "RUN, owner/name and hub.key=value words",
     ),
-    "serve": ("answer over HTTP with a saved model, until Ctrl-C", "RUN and serve.key=value words"),
-    "demo": ("try a saved model on a page in the browser, until Ctrl-C", "RUN and demo.key=value words"),
-    "export": ("write a saved model as ONNX, OpenVINO or a table, compared with it", "one RUN and key=value words"),
+    "serve": ("serve a saved model over HTTP, until Ctrl-C", "RUN and serve.key=value words"),
+    "demo": ("serve a demo page of a saved model for the browser, until Ctrl-C", "RUN and demo.key=value words"),
+    "export": ("export a saved model to ONNX, OpenVINO or a table, and compare both", "one RUN and key=value words"),
     "merge": ("merge a saved adapter into its encoder", "RUN and the folder to write"),
     "ls": ("list recipes, strategies, encoders and data sets", "one KIND"),
     "cp": ("copy a shipped recipe into the working folder to edit it", "RECIPE and the file to copy it to"),
