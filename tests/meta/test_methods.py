@@ -28,7 +28,7 @@ class Linear(Learner):
 
     def vectors(self, part: Part) -> Tensor:
         """Return the rows times the matrix."""
-        return embedded(self.rows[part.rows] @ self.reader.model.weight.T, self.distance)
+        return embedded(self.rows[part.rows] @ self.extractor.model.weight.T, self.distance)
 
 
 def learner_of(distance: str) -> Linear:
