@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 # verb -> (help, its arguments)
 VERBS: dict[str, tuple[str, str]] = {
-    "adapt": ("adapt an encoder to a task, measure it beside floors, save it", "one RECIPE and key=value words"),
+    "adapt": ("adapt an encoder to a task, compare it with simple baselines, save it", "one RECIPE and key=value words"),
     "check": ("look for defects in the data before anything is trained", "one RECIPE and key=value words"),
     "rank": ("order encoders by how well they suit the labels, before any is trained", "ENCODERS and key=value words"),
     "compare": (
-        "try strategies at several numbers of labels, beside floors: does transfer help?",
+        "compare strategies and baselines at several numbers of labels: does transfer help?",
         "one RECIPE and key=value words",
     ),
     "multitask": (
-        "adapt one encoder to several tasks at once, a run for each: who helps whom?",
+        "adapt one encoder to several tasks at once, with a run for each: which helps which?",
         "a RECIPE or none, FILES and key=value words",
     ),
     "meta": (
-        "train an encoder for new classes with few examples, and measure whether it is better at them",
+        "train an encoder for new classes with few examples, and measure the improvement",
         "one RECIPE and key=value words",
     ),
     "plan": ("show what a run would do, without training", "one RECIPE and key=value words"),
