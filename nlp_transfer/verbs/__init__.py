@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # verb -> (help, its arguments)
 VERBS: dict[str, tuple[str, str]] = {
-    "adapt": ("adapt an encoder to a task, compare it with simple baselines, save it", "one RECIPE and key=value words"),
+    "adapt": ("adapt an encoder to a task, compare it with baselines, save it", "one RECIPE and key=value words"),
     "check": ("look for defects in the data before anything is trained", "one RECIPE and key=value words"),
     "rank": ("order encoders by how well they suit the labels, before any is trained", "ENCODERS and key=value words"),
     "compare": (
