@@ -363,7 +363,7 @@ def test_a_users_own_recipe_and_groups(tmp_path: Path):
 
 def test_what_is_no_recipe_and_no_list_of_words_is_told_apart():
     with pytest.raises(
-        UserError, match=r"recipe=\['strategy=probe'\] is no name .*; overrides are the second argument"
+        UserError, match=r"recipe=\['strategy=probe'\] is not the name .*; overrides are the second argument"
     ):
         nlp_transfer.adapt(["strategy=probe"])
     with pytest.raises(UserError, match="overrides='strategy=probe': pass a list of strings"):
@@ -422,7 +422,7 @@ ELSEWHERE = ["data=files", "data.path=no/such.csv"]
         (["adapt", "strategy=lora", "strategy.rank=0"], "strategy.rank=0"),
         (["adapt", "strategy=probe", "strategy.solver=sgd"], "strategy.solver='sgd'"),
         (["adapt", "strategy.lr=-1"], "strategy.lr=-1.0 goes uphill"),
-        (["adapt", "name=../elsewhere"], "name=../elsewhere is the name of a folder"),
+        (["adapt", "name=../elsewhere"], "name=../elsewhere must be a folder name"),
         (["adapt", "strategy.gradual=1"], "strategy.gradual=1.0"),
         (["adapt", "strategy=adapter", "strategy.peft_type=ADALORA"], "strategy.peft_type=ADALORA"),
         (["adapt", "strategy=lora", "strategy.dropout=1"], "strategy.dropout=1.0"),
