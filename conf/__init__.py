@@ -1,1 +1,1 @@
-"""Every knob, its default and one comment: the reference manual of nlp_transfer."""
+"""Every setting with its default and a comment: the reference manual of nlp_transfer."""

@@ -1,4 +1,4 @@
-"""``python -m nlp_transfer``, and what ``accelerate launch -m nlp_transfer`` starts on every rank."""
+"""Entry point of ``python -m nlp_transfer``, also started on every rank by ``accelerate launch -m nlp_transfer``."""
 
 import sys
 

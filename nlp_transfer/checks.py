@@ -1,6 +1,6 @@
-"""Which settings no run can use, whatever the data and the encoder are: refused before either is read.
+"""Validation of settings that are wrong for any data and encoder, before either is read.
 
-It imports no torch and opens no file. What depends on rows or on a model is checked where these are known.
+This module imports no torch and opens no file. Checks that depend on rows or on a model are made once those are loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nlp_transfer.training.schedules import SCHEDULES
 from nlp_transfer.verb_settings import HubSettings
 
 
-def check(settings: Settings, *, data: Any = None) -> None:
+def check_settings(settings: Settings, *, data: Any = None) -> None:
     """Check the settings of a run.
 
     Args:
@@ -30,12 +30,12 @@ def check(settings: Settings, *, data: Any = None) -> None:
         data: rows from Python, see ``sources.read_source``.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: naming the key, its value and the allowed values.
     """
     if not 0 <= settings.seed < 2**32:
         raise UserError(f"seed={settings.seed} must lie between 0 and 2**32 - 1")
     if settings.name and (settings.name in (".", "..") or set(settings.name) & {"/", "\\"}):
-        raise UserError(f"name={settings.name} is the name of a folder below output, not a path; set output=...")
+        raise UserError(f"name={settings.name} must be a folder name, not a path; set output=... for its parent folder")
     check_source(settings.data, data=data)
     check_problem(settings.data.problem, settings.data.label_separator)
     check_tokens(settings.tokens)
@@ -53,47 +53,48 @@ def check(settings: Settings, *, data: Any = None) -> None:
 
 
 def check_label_texts(settings: Settings) -> None:
-    """Check the sentences that are made of the names of labels.
+    """Check the templates of the training sentences that are made from label names.
 
     Raises:
-        UserError: for one in which the name has no place, and where rows behind the training rows mean something else.
+        UserError: for a template without one placeholder for the name, and together with continual learning, which
+            appends rows of its own behind the training rows.
     """
-    for form in settings.data.label_texts or ():
-        if form.count(NAME_HERE) != 1:
+    for template in settings.data.label_texts or ():
+        if template.count(NAME_HERE) != 1:
             raise UserError(
-                f"data.label_texts: {form!r} must have {NAME_HERE} once, where the name of the label stands"
+                f"data.label_texts: {template!r} must have {NAME_HERE} once, where the name of the label stands"
             )
     if settings.data.label_texts and settings.continual.used:
         raise UserError(
-            "data.label_texts is for a run that keeps nothing of an earlier one: set it to null, or leave out "
+            "data.label_texts cannot be combined with continual learning: set it to null, or leave out "
             "continual.labels and continual.replay"
         )
 
 
 def check_strategy(settings: Settings) -> None:
-    """Check a strategy by itself, and beside what else hangs on it.
+    """Check a strategy by itself, and together with the settings that depend on it.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: naming the key, its value and the allowed values.
     """
     strategy = settings.strategy
     strategy.check()
     if not settings.encoder.pretrained and strategy.adapts:
         raise UserError(
-            "encoder.pretrained=false leaves nothing for an adapter to be put on; use strategy=finetune, or probe"
+            "encoder.pretrained=false leaves no pretrained weights for an adapter; use strategy=finetune, or probe"
         )
     if settings.encoder.depth == 0 and strategy.adapts:
-        raise UserError("encoder.depth=0 leaves no layer for an adapter to be put on; use strategy=finetune, or probe")
+        raise UserError("encoder.depth=0 leaves no layer for an adapter; use strategy=finetune, or probe")
     if settings.hub.push and settings.hub.layout == "adapter" and not strategy.adapts:
         raise UserError("hub.layout=adapter needs a strategy that makes an adapter: strategy=lora or strategy=adapter")
     check_objective(settings)
 
 
 def check_training(settings: TrainingSettings) -> None:
-    """Check every value that has a range or a list of choices.
+    """Check every value of the `training` group that has a range or a list of choices.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: naming the key, its value and the allowed values.
     """
     one_of(settings.schedule, SCHEDULES, "training.schedule")
     one_of(settings.keep, ("best", "last"), "training.keep")
@@ -108,12 +109,10 @@ def check_training(settings: TrainingSettings) -> None:
 
 
 def check_evaluation(settings: EvaluationSettings) -> None:
-    """Check the values of the `evaluation` group, before a training whose figures they would spoil.
-
-    Whether the metric is one of the task's is known with the data.
+    """Check the values of the `evaluation` group. Whether the metric suits the task is checked with the data.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: naming the key, its value and the allowed values.
     """
     one_of(settings.metric, ("auto", *HIGHER_IS_BETTER), "evaluation.metric")
     if not 0 < settings.confidence < 1:
@@ -122,10 +121,10 @@ def check_evaluation(settings: EvaluationSettings) -> None:
 
 
 def check_decision(settings: DecisionSettings) -> None:
-    """Check the values of the `decision` group. Whether they suit the problem type is known with the data.
+    """Check the values of the `decision` group. Whether they suit the problem type is checked with the data.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: naming the key, its value and the allowed values.
     """
     if settings.threshold is not None and not 0 < settings.threshold < 1:
         raise UserError(f"decision.threshold={settings.threshold} must lie between 0 and 1")
@@ -141,33 +140,33 @@ def check_decision(settings: DecisionSettings) -> None:
 
 
 def check_one_rule(settings: DecisionSettings) -> None:
-    """Refuse two rules for where a model abstains.
+    """Check that at most one rule decides when a model abstains.
 
     Raises:
         UserError: naming both.
     """
-    least, risk = settings.abstain_below, settings.risk
-    if risk and least is not None:
+    abstain_below, risk = settings.abstain_below, settings.risk
+    if risk and abstain_below is not None:
         raise UserError(
-            f"decision.abstain_below={least:g} and decision.risk={risk:g} both say where the model abstains: give one "
-            "of them, the other null"
+            f"decision.abstain_below={abstain_below:g} and decision.risk={risk:g} both say where the model abstains: "
+            "give one of them, the other null"
         )
 
 
 def check_hub(settings: HubSettings) -> None:
-    """Check the values of the `hub` group, where something is going to be pushed.
+    """Check the values of the `hub` group, for a model that will be pushed.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: naming the key, its value and the allowed values.
     """
     one_of(settings.layout, ("merged", "adapter"), "hub.layout")
     if settings.repository is None:
         raise UserError("hub.repository is not set: name the repository to push to, hub.repository=owner/name")
     if not hub.is_name(settings.repository):
-        raise UserError(f"hub.repository={settings.repository} is no name of a repository: owner/name")
+        raise UserError(f"hub.repository={settings.repository} is not a repository name: write owner/name")
     if settings.revision is not None and not re.fullmatch(r"(?!refs/)\w[\w./-]{0,200}", settings.revision):
         raise UserError(
-            f"hub.revision={settings.revision} is no name of a branch; hub.create_pr=true makes a pull request"
+            f"hub.revision={settings.revision} is not a branch name; hub.create_pr=true makes a pull request"
         )
     if settings.message is not None and (settings.message != settings.message.strip() or "\n" in settings.message):
-        raise UserError("hub.message is one line without spaces around it")
+        raise UserError("hub.message must be one line without spaces around it")

@@ -1,7 +1,7 @@
 """The command line: ``nlp-transfer VERB [RECIPE | RUN] [key=value ...]``.
 
-It parses, calls one function and shows its result. Nothing heavy is imported before a verb needs it: help and
-configuration errors answer without torch.
+It parses the arguments and calls the function of the verb. Heavy libraries are imported only when a verb needs them:
+help and configuration errors appear without importing torch.
 """
 
 from __future__ import annotations
@@ -19,60 +19,60 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.secrets import redacted
 from nlp_transfer.terminal.ending import USER_ERROR, leave_group, leave_log, open_streams, say, unexpected
-from nlp_transfer.verbs import VERBS, meta, models, one, runs, saved, tasks
-from nlp_transfer.verbs.help import helping
+from nlp_transfer.verbs import VERBS, first_word, meta, models, runs, saved, tasks
+from nlp_transfer.verbs.help import help_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit status.
+    """Run one verb and return the exit status.
 
-    0; 2 for input that cannot be used; 3 for a push that the Hub did not take; 70 for a mistake of our own; 128 + the
-    number of the signal that stopped it.
+    0 for success, 2 for unusable input, 3 for a push that the Hub rejected, 70 for a bug in this package, and 128 + the
+    number of the signal that stopped the process.
     """
-    for library in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):  # the terminal belongs to our one bar
-        os.environ.setdefault(library, "1")
-    # OpenMP threads that spin while they wait take the core from the thread they wait for, wherever others use the
-    # machine too: a training step took 5 s instead of 2.5 s beside one busy process on two cores.
+    for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):  # we show one progress bar of our own
+        os.environ.setdefault(variable, "1")
+    # Waiting OpenMP threads spin and so take the core from the thread they wait for when other processes share the
+    # machine: a training step took 5 s instead of 2.5 s beside one busy process on two cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     open_streams()
-    given = sys.argv[1:] if argv is None else argv
-    if not given:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv:
         _parser().print_help(sys.stderr)
         return USER_ERROR
-    asked = next((word for word in given if word in VERBS), None) if {"-h", "--help"} & set(given) else None
-    arguments = _parser(asked).parse_intermixed_args(given)
+    help_verb = next((word for word in argv if word in VERBS), None) if {"-h", "--help"} & set(argv) else None
+    arguments = _parser(help_verb).parse_intermixed_args(argv)
     try:
         words, overrides = _split(arguments.words)
         _refuse_unused(arguments, overrides)
         status = _COMMANDS[arguments.verb](arguments, words, overrides)
-        sys.stdout.flush()  # here, where a closed pipe is still ours to notice
+        sys.stdout.flush()  # so that a closed pipe raises here and not at interpreter shutdown
         return status
-    except BrokenPipeError:  # whoever read our output has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # or the interpreter complains when it closes it
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  # or the interpreter reports it again at shutdown
         return 0
     except UserError as error:
         say(str(error), first=is_main())
         return error.status
     except Exception as error:
-        return unexpected(error, given)
-    except KeyboardInterrupt as stopped:
-        return 128 + getattr(stopped, "number", signal.SIGINT)  # as shells count
+        return unexpected(error, argv)
+    except KeyboardInterrupt as interrupt:
+        return 128 + getattr(interrupt, "number", signal.SIGINT)  # the convention of shells
     finally:
         leave_group()
         leave_log()
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that repeats no secret of a command line it cannot read."""
+    """A parser whose error messages hide secrets from the command line."""
 
     def error(self, message: str) -> NoReturn:
         super().error(redacted(message))
 
 
-def _parser(asked: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser; its help is of the verb that is asked about."""
+def _parser(help_verb: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser; its help describes one verb, or all of them if None."""
     parser = _Parser(
-        prog="nlp-transfer", **helping(asked)._asdict(), formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="nlp-transfer", **help_of(help_verb)._asdict(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("verb", choices=VERBS, metavar="VERB", help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", metavar="words", help=argparse.SUPPRESS)
@@ -86,15 +86,15 @@ def _parser(asked: str | None = None) -> argparse.ArgumentParser:
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell names and paths from overrides (``key=value``, ``+key=value``, ``~key``)."""
+    """Separate names and paths from overrides (``key=value``, ``+key=value``, ``~key``)."""
     if stray := next((word for word in words if word.startswith("=") and not _is_name(word)), None):
-        raise UserError(f"{stray!r} stands alone: key=value is one word, without spaces around =")
+        raise UserError(f"{stray!r} has no key before it: write key=value as one word, without spaces around =")
     names = [word for word in words if _is_name(word)]
     return names, [word for word in words if word not in names]
 
 
 def _is_name(word: str) -> bool:
-    """Return whether a word is no override; files may be called a=b and ~draft."""
+    """Return whether a word is a name or path and not an override; files may be called a=b and ~draft."""
     key, equals, _ = word.partition("=")
     if not equals and not word.startswith("~"):
         return True
@@ -102,8 +102,8 @@ def _is_name(word: str) -> bool:
     from nlp_transfer.settings import Settings
 
     known = {field.name for field in dataclasses.fields(Settings)}
-    task, _, own = key.rpartition(" ")
-    if task and own.lstrip("+~").partition(".")[0] in known:  # it may have words of its own
+    task, _, last = key.rpartition(" ")
+    if task and last.lstrip("+~").partition(".")[0] in known:  # a task of `multitask` with overrides of its own
         return True
     if key.lstrip("+~").partition(".")[0] in known:
         return False
@@ -111,8 +111,12 @@ def _is_name(word: str) -> bool:
 
 
 def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Refuse what the verb would not look at: nothing that was asked for is passed over in silence."""
-    asked = {
+    """Refuse options that the verb does not use, so that no option is silently ignored.
+
+    Raises:
+        UserError: naming the option and the verbs that take it.
+    """
+    options = {
         "--multirun": (arguments.multirun, ("adapt",)),
         "--cfg": (arguments.cfg, ("adapt", "check", "meta", "plan")),
         "--all": (arguments.all, ("cache",)),
@@ -122,17 +126,17 @@ def _refuse_unused(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
             tuple(verb for verb in VERBS if verb not in ("merge", "ls", "cp", "doctor")),
         ),
     }
-    for what, (given, verbs) in asked.items():
-        if given and arguments.verb not in verbs:
+    for option, (value, verbs) in options.items():
+        if value and arguments.verb not in verbs:
             raise UserError(
-                f"{arguments.verb} does not take {what}; {', '.join(verbs)} {'do' if verbs[1:] else 'does'}"
+                f"{arguments.verb} does not take {option}; {', '.join(verbs)} {'do' if verbs[1:] else 'does'}"
             )
 
 
 def _ls(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     from nlp_transfer.composing import catalogue
 
-    return catalogue.show(one(words, "ls"))
+    return catalogue.show(first_word(words, "ls"))
 
 
 def _cp(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
@@ -151,7 +155,7 @@ def _cache(arguments: argparse.Namespace, words: list[str], overrides: list[str]
 def _doctor(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     from nlp_transfer.terminal import doctor
 
-    one(words, "doctor", most=0)
+    first_word(words, "doctor", most=0)
     return doctor.show()
 
 

@@ -1,6 +1,7 @@
-"""From conf/, a recipe and the command line to plain settings: with `composing` and `sweeping` all that knows Hydra.
+"""Compose the settings of a run from conf/, a recipe and the command line.
 
-Hydra composes and is left at once; nothing below this file sees its types. No key names code to import.
+Only this module, `composing` and `sweeping` use Hydra; everything else sees plain dataclasses. No key may name code to
+import.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from nlp_transfer.objectives.settings import TERM_SETTINGS
 from nlp_transfer.settings import DATA_FILES, Settings
 from nlp_transfer.strategies import STRATEGIES, Auto, Finetune
 
-# What does not change what is computed does not change which run it is.
+# Keys that do not change what is computed, and so are no part of a run's identity.
 NOT_IDENTITY = (
     *("name", "output", "overwrite", "resume", "verify"),
     *("checkpoint", "cache", "report", "tracking", "predict", "hub", "serve", "demo", "export"),
     *("check", "rank", "compare", "meta"),
 )
-# Groups that make no part of a run where they are off, nor of one that was made before there were any.
+# Groups that belong to a run's identity only when they are used: older runs, made before these existed, keep their ids.
 _OPTIONAL = ("pretraining", "continual", "multitask")
 NAMES_OF_FILES = (
     *("output", "predict.input", "predict.output", "export.output", "report.output", "check.fix", "check.beside"),
@@ -51,7 +52,7 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Setting
         overrides: Hydra overrides such as ``strategy=lora`` or ``training.epochs=3``; they win.
 
     Raises:
-        UserError: for anything unknown, of the wrong type or given twice, naming the key and what it could be.
+        UserError: for anything unknown, of the wrong type or given twice, naming the key and its alternatives.
     """
     folder, name = locate_recipe(recipe)
     overrides = with_strategy(recipe, [each for word in overrides for each in encoder_words(word)])
@@ -65,32 +66,32 @@ def compose(recipe: str | None = None, overrides: Sequence[str] = ()) -> Setting
     trusting = ("encoder.trust_remote_code=", "encoder={")
     if settings.encoder.trust_remote_code and not any(word.startswith(trusting) for word in words):
         raise UserError(
-            f"{folder / name}.yaml sets encoder.trust_remote_code=true, which lets the encoder run code of its own; it "
-            "counts only where you type it yourself, after reading that code"
+            f"{folder / name}.yaml sets encoder.trust_remote_code=true, which lets the encoder run code of its own; "
+            "read that code and then set the key yourself, on the command line"
         )
     return settings
 
 
 def _composed(folder: Path, name: str, words: Sequence[str]) -> dict[str, Any]:
-    """Return what Hydra makes of a YAML file and overrides, as plain values."""
+    """Compose a YAML file and overrides with Hydra; return plain values."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    # Where conf/ itself is composed there is nothing else to search, and Hydra need not read that word: 0.13 s.
+    # conf/ itself needs no further search path, and without that override Hydra is 0.13 s faster.
     search = [] if (folder, name) == locate_recipe(None) else [f"hydra.searchpath=[pkg://{CONF}]"]
     known = partial(_keys_beside, folder, name, words)
     with user_errors(words, known), initialize_config_dir(config_dir=str(folder), version_base="1.3"):
         try:
             composed = hydra_compose(name, [*search, *words])
-        except (AssertionError, AttributeError, LookupError, RecursionError, TypeError) as error:  # of odd types
+        except (AssertionError, AttributeError, LookupError, RecursionError, TypeError) as error:  # malformed YAML
             raise ValueError(f"{folder / name}.yaml cannot be composed") from error
         check_values(OmegaConf.to_container(composed))
         return _resolved(composed)
 
 
 def _resolved(values: Any) -> dict[str, Any]:
-    """Return values of OmegaConf as plain ones, with references resolved."""
+    """Convert OmegaConf values to plain ones, with interpolations resolved."""
     from omegaconf import OmegaConf
 
     plain = OmegaConf.to_container(values, resolve=True, throw_on_missing=True)
@@ -99,12 +100,12 @@ def _resolved(values: Any) -> dict[str, Any]:
 
 
 def is_resolved(path: Path) -> bool:
-    """Return whether a file is a run's own config.yaml: no defaults list and every key in place.
+    """Return whether a file is the config.yaml of a run: it has no defaults list and every key.
 
-    An earlier version may not have known what does not change which run it is.
+    Keys that are no part of a run's identity may be missing: an earlier version may have written the file.
 
     Raises:
-        UserError: for a file that is neither that nor a recipe.
+        UserError: if it is neither that nor a recipe.
     """
     if path.parent == locate_recipe(None)[0]:  # conf/
         return False
@@ -118,45 +119,45 @@ def is_resolved(path: Path) -> bool:
     chosen = [f"override {group}: {content[group]}" for group in GROUPS if isinstance(content.get(group), str)]
     instead = "".join(f" instead of `{choice.removeprefix('override ')}`" for choice in chosen[:1])
     raise UserError(
-        f"{path} is no recipe yet: it needs a list of what it starts from; write "
+        f"{path} is no recipe yet: it needs a defaults list; write "
         f"`defaults: [{', '.join(['config', *chosen, '_self_'])}]` at its top{instead}"
     )
 
 
 def _refuse_hydra(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse a file that reaches Hydra's own keys: those name code, which a sweep would run."""
+    """Refuse a file that sets Hydra's own keys: they can name code, which a sweep would run."""
     chosen = " ".join(f"{key} {value}" for key, value in leaves(content.get("defaults")))
     header = re.search(r"^\s*#\s*@package", path.read_text(encoding="utf-8"), re.MULTILINE)
     if "hydra" in content or re.search(r"\bhydra\b|@", chosen) or header:
         raise UserError(
-            f"{path}: a recipe changes no key of Hydra itself; type those of --multirun on the command line"
+            f"{path}: a recipe cannot set keys of Hydra itself; give those of --multirun on the command line"
         )
 
 
 def _change_resolved(folder: Path, name: str, words: Sequence[str]) -> Settings:
-    """Return the settings of a resolved file with overrides.
+    """Return the settings of a run's config.yaml with overrides.
 
-    A chosen group (``strategy=lora``) is taken from conf/, and what the file does not know.
+    A group that is chosen by name (``strategy=lora``), or that the file lacks, comes from conf/.
     """
     from omegaconf import OmegaConf
 
     content = read_yaml(folder / f"{name}.yaml")
     chosen = {word.split("=")[0] for word in words if word.split("=")[0] in GROUPS}
     chosen |= {field.name for field in dataclasses.fields(Settings)} - content.keys()
-    theirs = [word for word in words if word.lstrip("+~").split("=")[0].split(".")[0] in chosen]
-    changes = [word for word in words if word not in theirs]
-    with user_errors(changes):  # without a change there is nothing that Hydra would do
+    of_chosen = [word for word in words if word.lstrip("+~").split("=")[0].split(".")[0] in chosen]
+    changes = [word for word in words if word not in of_chosen]
+    with user_errors(changes):  # Hydra is only needed for changes
         before = _composed(folder, name, changes) if changes else _resolved(OmegaConf.create(content))
     conf, primary = locate_recipe(None)
-    fresh = _composed(conf, primary, theirs) if chosen else {}
+    fresh = _composed(conf, primary, of_chosen) if chosen else {}
     settings = from_plain(before | {group: fresh[group] for group in chosen})
-    if settings.name == default_name(from_plain(before)):  # the name tells data and strategy
+    if settings.name == default_name(from_plain(before)):  # a default name depends on data and strategy: make it anew
         settings = dataclasses.replace(settings, name=None)
     return dataclasses.replace(settings, name=settings.name or default_name(settings))
 
 
 def from_plain(plain: Mapping[str, Any]) -> Settings:
-    """Check a plain mapping against the dataclasses and return the settings, with the rows that they need.
+    """Check a plain mapping against the dataclasses and return the settings.
 
     Raises:
         UserError: for an unknown key or name, or a value of the wrong type.
@@ -167,8 +168,8 @@ def from_plain(plain: Mapping[str, Any]) -> Settings:
         if chosen is not None and not isinstance(chosen, Mapping):
             choice = f"{group}: {shown(chosen)}"
             raise UserError(
-                f"`{choice}` chooses nothing where it stands: write `- override {choice}` into the recipe's list "
-                f"of defaults, or {group}={shown(chosen)} on the command line"
+                f"`{choice}` chooses nothing here: write `- override {choice}` in the recipe's defaults list, or "
+                f"{group}={shown(chosen)} on the command line"
             )
     strategy, terms = (plain.pop(key, None) for key in ("strategy", "objective"))
     strategy = dict(strategy or {"name": "finetune"})
@@ -187,35 +188,35 @@ def from_plain(plain: Mapping[str, Any]) -> Settings:
         if key in NAMES_OF_FILES and isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
             raise UserError(f"{key}={value!r} cannot be the name of a file")
         if value is not None and set(key.split(".")) & set(CODE_OF_ADAPTERS):
-            raise UserError(f"{key} names code that PEFT would import; it is not taken from a configuration")
+            raise UserError(f"{key} names code that PEFT would import, which a configuration must not do; remove it")
     return with_needed_rows(settings)
 
 
 def to_plain(settings: Settings) -> dict[str, Any]:
-    """Return the settings as nested dicts, lists and scalars; `from_plain` takes them back."""
+    """Return the settings as nested dicts, lists and scalars; the inverse of `from_plain`."""
     plain = dataclasses.asdict(settings)
     names = {kind: name for name, kind in STRATEGIES.items()}
     return plain | {"strategy": {"name": names[type(settings.strategy)], **dataclasses.asdict(settings.strategy)}}
 
 
 def to_yaml(settings: Settings) -> str:
-    """Return the settings as a YAML file that `compose` takes as a recipe."""
+    """Return the settings as YAML, which `compose` accepts like a recipe."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(settings)))
 
 
 def words_of(settings: Settings) -> list[str]:
-    """Return key=value words that make the same run: what is part of it and differs from the defaults."""
+    """Return key=value words that reproduce the run: everything in its identity that differs from the defaults."""
     chosen, changed = _differences(settings)
-    theirs = ("classify", chosen.get("objective"))  # keys of other terms are new to what is chosen
-    added = tuple(f"objective.{name}." for name in settings.objective if name not in theirs)
+    composed = ("classify", chosen.get("objective"))  # other terms are not in the chosen group: they need a +
+    added = tuple(f"objective.{name}." for name in settings.objective if name not in composed)
     words = [f"+{word}" if word.startswith(added) else word for word in from_mapping(changed)]
     return [*(f"{group}={name}" for group, name in chosen.items()), *words]
 
 
 def to_recipe(settings: Settings) -> str:
-    """Return the same as a recipe: a YAML file with the choices and what else differs from the defaults."""
+    """Return the same as a recipe: a YAML file with the chosen groups and the keys that differ from the defaults."""
     from omegaconf import OmegaConf
 
     chosen, changed = _differences(settings)
@@ -226,22 +227,23 @@ def to_recipe(settings: Settings) -> str:
 
 
 def _differences(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return by group what is chosen, and by dotted key what differs from the defaults and is part of the run."""
-    chosen = {"strategy": str((plain := to_plain(settings))["strategy"]["name"])}
+    """Return the chosen name of each group, and the values by dotted key that differ from those choices' defaults."""
+    plain = to_plain(settings)
+    chosen = {"strategy": str(plain["strategy"]["name"])}
     if terms := [name for name in settings.objective if name != "classify"]:
         chosen["objective"] = terms[0]
-    before = _made_of(tuple(f"{group}={name}" for group, name in chosen.items()))
-    return chosen, {key: value for key, value in _changes(plain, before) if key not in NOT_IDENTITY}
+    defaults = _defaults_of(tuple(f"{group}={name}" for group, name in chosen.items()))
+    return chosen, {key: value for key, value in _changes(plain, defaults) if key not in NOT_IDENTITY}
 
 
-@cache  # every run of a process asks, and conf/ stays what it is
-def _made_of(choices: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings that choices alone make, as plain values to read and not to change."""
+@cache  # needed for every run of a process, while conf/ stays the same
+def _defaults_of(choices: tuple[str, ...]) -> dict[str, Any]:
+    """Return the default settings with these choices of groups, as plain values that must not be modified."""
     return to_plain(compose(None, choices))
 
 
 def _changes(now: Mapping[str, Any], before: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys whose values differ; a mapping that was none before is one value, but for a term."""
+    """Yield dotted keys and values that differ; a mapping in place of None is one value, except an objective term."""
     for key, value in now.items():
         if isinstance(value, Mapping) and (isinstance(before.get(key), Mapping) or group == "objective."):
             if group or key not in NOT_IDENTITY:
@@ -251,30 +253,30 @@ def _changes(now: Mapping[str, Any], before: Mapping[str, Any], group: str = "")
 
 
 def identity(settings: Settings) -> dict[str, Any]:
-    """Return what is computed, as plain values: two runs of the same are one."""
+    """Return the part of the settings that determines what is computed, as plain values: the identity of a run."""
     plain = to_plain(settings)
-    off = {group for group in _OPTIONAL if not getattr(settings, group).used}
-    return {key: value for key, value in plain.items() if key not in {*NOT_IDENTITY, *off}}
+    unused = {group for group in _OPTIONAL if not getattr(settings, group).used}
+    return {key: value for key, value in plain.items() if key not in {*NOT_IDENTITY, *unused}}
 
 
 def run_id(settings: Settings, **more: Any) -> str:
-    """Return eight hex digits that depend on what is computed and nothing else: ranks and restarts agree on it.
+    """Return eight hex digits that hash the identity of a run, the same on every rank and after a restart.
 
     Args:
         settings: of the run.
-        more: what it depends on besides, as plain values.
+        more: further plain values to hash.
     """
-    made_of = {**identity(settings), **more}
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    hashed = {**identity(settings), **more}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def run_path(settings: Settings, **more: Any) -> Path:
-    """Return the folder of a run, a pure function of its configuration; for `more` see `run_id`."""
+    """Return the folder of a run, which depends on its configuration alone; for `more` see `run_id`."""
     return expanded(settings.output) / f"{settings.name}-{run_id(settings, **more)}"
 
 
 def default_name(settings: Settings, recipe: str | None = None) -> str:
-    """Return what a run is called where no name is given: as its recipe, or after its data and strategy."""
+    """Return the name of a run that is given none: that of its recipe, or one made of its data and strategy."""
     if recipe is not None:
         return Path(recipe).stem
     source = settings.data.source or "data"
@@ -284,9 +286,9 @@ def default_name(settings: Settings, recipe: str | None = None) -> str:
 
 @contextmanager
 def user_errors(words: Sequence[str], known: Callable[[], Sequence[str]] | None = None) -> Iterator[None]:
-    """Turn Hydra's and OmegaConf's errors into one sentence that names the key and what it could be.
+    """Turn Hydra's and OmegaConf's errors into one sentence that names the key and its alternatives.
 
-    `known` returns the keys there are; None: those of every strategy may be meant.
+    `known` returns the valid keys; None: the keys of all strategies.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -304,14 +306,15 @@ def user_errors(words: Sequence[str], known: Callable[[], Sequence[str]] | None 
 
 
 def _explain(error: Exception, words: Sequence[str], known_keys: Callable[[], Sequence[str]]) -> str:
+    """Return a sentence about an error of Hydra or OmegaConf, with a suggestion where a name is misspelt."""
     text = re.split(r"\s+(?:full_key:|Config search path:)", str(error).strip())[0]
     cause = error.__cause__
     unknown = re.search(r"Could not override '([^']+)'", text)
     group = re.search(r"Could not (?:find|override) '([^'/]+)/([^']+)'", text)
     if group and group[1] in GROUPS:
         known = shipped_names(group[1])
-        other = {"data": ("data.path", "data=files"), "encoder": ("encoder.name", "encoder=custom")}.get(group[1])
-        own = f"; one of your own: {other[1]} {typed(other[0], group[2])}" if other else ""
+        custom = {"data": ("data.path", "data=files"), "encoder": ("encoder.name", "encoder=custom")}.get(group[1])
+        own = f"; one of your own: {custom[1]} {typed(custom[0], group[2])}" if custom else ""
         return (
             f"{group[1]}={group[2]} is not known{did_you_mean(group[2], known)}; choose from: {', '.join(known)}{own}"
         )
@@ -320,18 +323,18 @@ def _explain(error: Exception, words: Sequence[str], known_keys: Callable[[], Se
     if unknown:
         key, keys = unknown[1], known_keys()
         if having := [name for name, kind in STRATEGIES.items() if key in _keys_of(kind)]:
-            there = {each for each in keys if each.startswith("strategy.")} - {"strategy.name"}
-            chosen = [name for name, kind in STRATEGIES.items() if set(_keys_of(kind)) == there]
+            valid = {each for each in keys if each.startswith("strategy.")} - {"strategy.name"}
+            chosen = [name for name, kind in STRATEGIES.items() if set(_keys_of(kind)) == valid]
             which = f"strategy={chosen[0]}" if len(chosen) == 1 else "every strategy that was chosen"
             return f"{key} does not exist for {which}; it does for {', '.join(having)}"
-        meant = _keys_of(Finetune) if {*_keys_of(Auto)} <= {*keys} else []  # a value of no named strategy is one of it
-        return f"{key} is not a known key{close_key(key, [*meant, *keys])}; `nlp-transfer plan --cfg` lists all"
+        implied = _keys_of(Finetune) if {*_keys_of(Auto)} <= {*keys} else []  # strategy.KEY alone implies finetune
+        return f"{key} is not a known key{close_key(key, [*implied, *keys])}; `nlp-transfer plan --cfg` lists all"
     detail = f" ({str(cause).splitlines()[0]})" if cause else ""
     return " ".join(text.split()) + detail + (f"; overrides were: {' '.join(words)}" if words else "")
 
 
 def _keys_beside(folder: Path, name: str, words: Sequence[str]) -> list[str]:
-    """Return the keys that there are with the groups that a recipe and words choose."""
+    """Return the valid keys for the groups that a recipe and the overrides choose."""
     return [*GROUPS, *dotted(_composed(folder, name, [word for word in words if word.partition("=")[0] in GROUPS]))]
 
 

@@ -1,4 +1,4 @@
-"""The one exception a user's input can cause; it knows nothing of where it is shown."""
+"""The exception for unusable input, independent of where it is shown, and helpers that check values."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from contextlib import contextmanager
 
 from nlp_transfer.secrets import redacted
 
-_LONGEST = 4000  # characters of a message; a value that is quoted may have millions
-_BREAKS = re.compile(r"\s*[\r\n\u2028\u2029]\s*")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what is quoted must not steer a terminal
+_MAX_CHARACTERS = 4000  # of a message, which may quote a value of millions
+_LINE_BREAKS = re.compile(r"\s*[\r\n\u2028\u2029]\s*")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # quoted values must not send escape sequences to a terminal
 
 
 class UserError(ValueError):
-    """Input that cannot be used: a configuration value, a file, a row, a folder.
+    """Unusable input: a configuration value, a file, a row, a folder.
 
     The message names the file, line, key or value and says what to do. The command line prints it without a traceback
-    and exits with status 2; from Python it is an ordinary ``ValueError``. It is one line, whatever it quotes, and
-    access tokens and passwords are hidden in it.
+    and exits with status 2; in Python it is an ordinary ``ValueError``. The message is always a single line, with
+    access tokens and passwords hidden.
 
     Attributes:
-        status: of the command line that ends with it.
+        status: the exit status of the command line.
     """
 
     status = 2
 
     def __init__(self, message: str) -> None:
-        message = _BREAKS.sub(" ", redacted(message).strip())
-        message = _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", message)
-        if len(message) > _LONGEST:
-            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+        message = _LINE_BREAKS.sub(" ", redacted(message).strip())
+        message = _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", message)
+        if len(message) > _MAX_CHARACTERS:
+            message = f"{message[: _MAX_CHARACTERS // 2]} ... {message[-_MAX_CHARACTERS // 2 :]}"
         super().__init__(message)
 
 
 class PushFailed(UserError):
-    """The Hub did not take what was pushed; what lies on this machine is as it was. Exit status 3."""
+    """The Hub rejected a push; the local files are unchanged. Exit status 3."""
 
     status = 3
 
 
 @contextmanager
-def about(what: str) -> Iterator[None]:
-    """Say first what it is that the block refuses.
+def about(subject: str) -> Iterator[None]:
+    """Prefix the message of a UserError that the block raises with its subject.
 
     Raises:
-        UserError: of the block, with that before it.
+        UserError: the error of the block, with the prefix.
     """
     try:
         yield
     except UserError as error:
-        raise UserError(f"{what}: {error}") from error
+        raise UserError(f"{subject}: {error}") from error
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says in its first line; of one that says nothing its type."""
+    """Return the first line of an error's message, or the name of its type if the message is empty."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__).rstrip(".")
 
@@ -67,18 +67,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def close_key(key: str, known: Sequence[str]) -> str:
-    """Return a question after the key that may be meant: one of the same group, or of the same name in another.
+    """Return `` (did you mean 'x'?)`` for an unknown dotted key, or an empty string.
 
-    Of several of the same name that is the one of the training itself.
+    Candidates are the closest key of the same group, then keys of the same name in other groups, `strategy` and
+    `training` first.
     """
-    group, _, last = key.rpartition(".")
+    group, _, name = key.rpartition(".")
     parts = {each: each.rpartition(".") for each in known if each != "strategy.name"}
-    beside = {name: each for each, (own, _, name) in parts.items() if own == group}
-    if not beside:
+    siblings = {own_name: each for each, (own_group, _, own_name) in parts.items() if own_group == group}
+    if not siblings:
         return did_you_mean(key, parts)
-    close = [beside[name] for name in difflib.get_close_matches(last, beside, n=1)]
-    same = [each for each, (*_, name) in parts.items() if name == last]
-    close += sorted(same, key=lambda each: not each.startswith(("strategy.", "training.")))
+    close = [siblings[sibling] for sibling in difflib.get_close_matches(name, siblings, n=1)]
+    namesakes = [each for each, (*_, own_name) in parts.items() if own_name == name]
+    close += sorted(namesakes, key=lambda each: not each.startswith(("strategy.", "training.")))
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -97,13 +98,13 @@ def one_of(value: str, known: Iterable[str], key: str) -> str:
 
 
 def at_least(values: object, prefix: str, least: float, *keys: str) -> None:
-    """Check that numbers are not below the least, but for those that are not set.
+    """Check that numbers are at least `least`; None passes.
 
     Args:
         values: a group of settings.
         prefix: of its keys, for example ``training.``.
-        least: that they may be.
-        keys: of the numbers in the group.
+        least: the smallest allowed value.
+        keys: the attributes of `values` to check.
 
     Raises:
         UserError: naming the key and the value.
@@ -117,12 +118,12 @@ def positive(values: object, prefix: str, *keys: str) -> None:
 
 
 def below_one(values: object, prefix: str, *keys: str) -> None:
-    """Check that numbers are shares, less than all; see `at_least`."""
+    """Check that numbers lie in [0, 1); see `at_least`."""
     _check_each(values, prefix, keys, lambda value: 0 <= value < 1, "lie in [0, 1)")
 
 
-def _check_each(values: object, prefix: str, keys: Iterable[str], fits: Callable[[float], bool], must: str) -> None:
+def _check_each(values: object, prefix: str, keys: Iterable[str], is_valid: Callable[[float], bool], must: str) -> None:
     for key in keys:
         value = getattr(values, key)
-        if value is not None and not fits(value):
+        if value is not None and not is_valid(value):
             raise UserError(f"{prefix}{key}={value} must {must}")

@@ -1,7 +1,7 @@
-"""Access tokens and passwords: whether a text holds one, and the text without it.
+"""Detection and redaction of access tokens and passwords in texts.
 
-One is told by the form in which a service writes its tokens, by its place in a URL, or because it is the value of an
-environment variable named after one. It knows neither where texts come from nor where they are shown.
+A secret is recognised by the format of a service's tokens, by its place in a URL, or as the value of an environment
+variable with a name such as API_KEY.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 
 HIDDEN = "***"
-_SHORTEST = 8  # characters of an environment variable's value; shorter ones occur in texts by chance
-# Bounded repetitions, so that no text takes long.
-_FORMS = re.compile(
+_MIN_CHARACTERS = 8  # of an environment variable's value; shorter values occur in texts by chance
+# Lookaheads have bounded repetitions, so that no text takes long.
+_FORMATS = re.compile(
     r"""
     (?<![A-Za-z0-9])(?:
         # Hugging Face, GitHub, GitLab
@@ -33,7 +33,7 @@ _FORMS = re.compile(
     """,
     re.VERBOSE,
 )
-_NAMED = re.compile(
+_SECRET_NAME = re.compile(
     r"(?<!MAX_)(?<!EOS_)(?<!PAD_)(?:TOKEN|API_?KEY|ACCESS_KEY|SECRET(?:_KEY)?|PASSWORD|PASSWD|PASSPHRASE)\Z",
     re.IGNORECASE,
 )
@@ -41,21 +41,21 @@ _WORDS = re.compile(r"(?:[A-Z]?[a-z]+|[A-Z]+)(?:[ _.-](?:[A-Z]?[a-z]+|[A-Z]+))*"
 
 
 def looks_secret(text: str) -> bool:
-    """Return whether a text holds an access token or a password."""
-    return _FORMS.search(text) is not None or any(value in text for value in _values())
+    """Return whether a text contains an access token or a password."""
+    return _FORMATS.search(text) is not None or any(value in text for value in _secret_values())
 
 
 def redacted(text: str) -> str:
-    """Return a text with ``***`` in the place of every access token and password in it."""
-    for value in sorted(_values(), key=len, reverse=True):
+    """Return the text with every access token and password replaced by ``***``."""
+    for value in sorted(_secret_values(), key=len, reverse=True):
         text = text.replace(value, HIDDEN)
-    return _FORMS.sub(HIDDEN, text)
+    return _FORMATS.sub(HIDDEN, text)
 
 
-def _values() -> Iterator[str]:
-    """Yield the values of environment variables that are named after a secret; not ordinary words, nor paths."""
+def _secret_values() -> Iterator[str]:
+    """Yield the values of environment variables named like a secret, except ordinary words and paths."""
     for name, value in os.environ.items():
-        if not _NAMED.search(name) or len(value := value.strip()) < _SHORTEST or _WORDS.fullmatch(value):
+        if not _SECRET_NAME.search(name) or len(value := value.strip()) < _MIN_CHARACTERS or _WORDS.fullmatch(value):
             continue
-        if os.sep not in value or not os.path.exists(value):  # noqa: PTH110  # pathlib's raises for what is too long
+        if os.sep not in value or not os.path.exists(value):  # noqa: PTH110  # pathlib raises for overlong names
             yield value

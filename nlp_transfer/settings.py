@@ -1,7 +1,7 @@
-"""Every knob as a typed, frozen dataclass: the mirror in code of conf/.
+"""The settings of a run as typed, frozen dataclasses, which mirror conf/.
 
-A field here is a key there, with the same default; a test holds them equal. This file knows no Hydra, no torch and no
-behaviour. Strategies and objective terms carry their own knobs (see ``strategies`` and ``objectives``).
+Every field here is a key there with the same default; a test keeps them equal. This module imports neither Hydra nor
+torch. The settings of strategies and objective terms are in ``strategies`` and ``objectives``.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from nlp_transfer.verb_settings import (
 )
 
 DATA_FILES = ("path", "train", "validation", "test", "unlabelled")  # keys of `data` that name files
-DATA_LIMITS = ("train_limit", "per_class", "validation_limit")  # and those that leave rows out
+DATA_LIMITS = ("train_limit", "per_class", "validation_limit")  # keys of `data` that limit the number of rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnSettings:
-    """Which column plays which role; None: found by its name, shown in the plan."""
+    """The name of the column for each role; None: detected by name and shown in the plan."""
 
     text: str | None = None
     text_pair: str | None = None
@@ -41,7 +41,7 @@ class ColumnSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Where texts and labels come from and how they are read; exactly one of embedded, path, train, hub."""
+    """Where texts and labels come from and how they are read; exactly one of embedded, path, train, hub is set."""
 
     embedded: str | None = None
     path: str | None = None
@@ -71,18 +71,18 @@ class DataSettings:
 
     @property
     def source(self) -> str | None:
-        """What names the source; None where the rows come from Python."""
+        """The name or path of the source; None for rows passed from Python."""
         return self.embedded or self.path or self.train or self.hub
 
     @property
     def files(self) -> list[str]:
-        """The files and folders that rows with labels come from."""
+        """The files and folders with labelled rows."""
         return [name for name in (self.path, self.train, self.validation, self.test) if name is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSettings:
-    """From texts to token ids: how long, what is cut, or windows instead of cutting."""
+    """Tokenisation: the maximum length, and whether longer texts are truncated or split into windows."""
 
     max_length: Any = "auto"
     percentile: float = 99.9
@@ -117,7 +117,7 @@ class EncoderSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingSettings:
-    """Masked-language modelling on texts of the task before anything else: for how long, and on which texts."""
+    """Further pretraining by masked-language modelling on texts of the task, before the encoder is adapted."""
 
     epochs: float = 0.0
     texts: str = "all"
@@ -127,18 +127,18 @@ class PretrainingSettings:
 
     @property
     def used(self) -> bool:
-        """Whether there is any."""
+        """Whether further pretraining is switched on."""
         return self.epochs > 0
 
     @property
     def reads_unlabelled(self) -> bool:
-        """Whether texts without labels are read."""
+        """Whether it reads texts without labels."""
         return self.used and self.texts != "train"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinualSettings:
-    """What a run keeps of the model that it goes on from, `encoder.name`: its labels, rows that taught it."""
+    """Continual learning: which labels and training rows of the earlier model, `encoder.name`, are kept."""
 
     labels: str = "data"
     replay: int = 0
@@ -146,18 +146,18 @@ class ContinualSettings:
 
     @property
     def keeps_labels(self) -> bool:
-        """Whether the labels that the model knows stay, with what its output layer knows of them."""
+        """Whether the labels of the earlier model are kept, with their part of its output layer."""
         return self.labels == "all"
 
     @property
     def used(self) -> bool:
-        """Whether anything of that model but its encoder counts."""
+        """Whether anything of the earlier model is kept besides its encoder."""
         return self.keeps_labels or self.replay > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """The loop: how long, in what batches, at what precision, and which weights are kept."""
+    """The training loop: length, batches, optimizer, precision, and which weights are kept."""
 
     epochs: float | None = None
     min_steps: int = 0
@@ -183,14 +183,14 @@ class TrainingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """How often a training is committed, so that it can go on where its process was stopped."""
+    """How often a checkpoint is written from which an interrupted training resumes."""
 
     seconds: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """Where features of frozen layers, token ids, floors and pretrained encoders are kept, and how much of them."""
+    """Location and size limit of the cache of frozen features, token ids, floors and pretrained encoders."""
 
     folder: str | None = None
     gib: float = 10.0
@@ -198,7 +198,7 @@ class CacheSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """What is measured, with which intervals, and beside which floors."""
+    """The metric, the confidence intervals and the floors (baselines) of an evaluation."""
 
     metric: str = "auto"
     floors: bool = True
@@ -210,7 +210,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionSettings:
-    """How outputs become labels; None is what a saved model was made with, and for a new one 0.5 and never."""
+    """How outputs become labels; None: as the model was saved, for a new one a threshold of 0.5 and no other rule."""
 
     calibrate: bool = True
     threshold: float | None = None
@@ -222,7 +222,7 @@ class DecisionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """Whether a run writes a page about its figures, and where `evaluate` writes one."""
+    """Whether a run writes a report page, and where `evaluate` writes one."""
 
     write: bool = True
     output: str | None = None
@@ -230,7 +230,7 @@ class ReportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
-    """Experiment trackers of accelerate beside the metrics.jsonl that is always written."""
+    """Experiment trackers of accelerate, in addition to metrics.jsonl, which is always written."""
 
     trackers: list[str] = field(default_factory=list)
     project: str = "nlp_transfer"
@@ -239,7 +239,7 @@ class TrackingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One run, resolved: what `config.py` makes of conf/, a recipe and the command line."""
+    """All settings of one run, as `config.py` composes them from conf/, a recipe and the command line."""
 
     name: str | None = None
     seed: int = 0
@@ -274,6 +274,6 @@ class Settings:
 
     @property
     def reads_unlabelled(self) -> bool:
-        """Whether a pretraining or a term of the objective reads texts without labels."""
+        """Whether the further pretraining or a term of the objective reads texts without labels."""
         terms = self.objective.values() if self.objective else ()
         return self.pretraining.reads_unlabelled or any(term.reads_unlabelled and term.weight for term in terms)

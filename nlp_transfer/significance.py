@@ -1,4 +1,4 @@
-"""Whether one mean is below another by more than chance explains."""
+"""A paired test of whether one mean loss is lower than another."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 def is_lower(losses: np.ndarray, others: np.ndarray, weights: np.ndarray, *, errors: float = 1.0) -> bool:
-    """Return whether the mean of losses is lower by more than so many standard errors of the difference.
+    """Return whether the weighted mean of `losses` is below that of `others` by more than chance explains.
 
     Args:
         losses: (examples,).
         others: (examples,), of the same examples.
         weights: (examples,), not all zero.
-        errors: standard errors.
+        errors: how many standard errors of the difference the means must be apart.
     """
     share = weights.astype(np.float64) / weights.sum(dtype=np.float64)
     gain = others - losses

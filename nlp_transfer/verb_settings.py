@@ -1,4 +1,4 @@
-"""The knobs of verbs that make no run of their own, group by group, and of those that make another kind of one."""
+"""The settings of single verbs, one dataclass for each group of conf/config.yaml that is named after a verb."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings:
-    """Where `predict` reads rows and where it writes them with label and probabilities added."""
+    """Where `predict` reads rows, and where it writes them with labels and probabilities added."""
 
     input: str = "-"
     output: str = "-"
@@ -17,7 +17,7 @@ class PredictSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class HubSettings:
-    """Where and how `push` publishes a model, and whether a run does it when it is finished."""
+    """Where and how `push` publishes a model, and whether a finished run is pushed."""
 
     push: bool = False
     repository: str | None = None
@@ -33,7 +33,7 @@ class HubSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """Where `serve` listens, and how much a request, and all that wait, may be."""
+    """Address of `serve`, and limits on the size of a request and of the queue."""
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -47,7 +47,7 @@ class ServeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """Where `demo` shows its page, whether it opens it, and how much may be typed or uploaded there."""
+    """Address of `demo`, whether it opens the browser, and limits on what is typed or uploaded."""
 
     host: str = "127.0.0.1"
     port: int = 7860
@@ -60,7 +60,7 @@ class DemoSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """As what `export` writes a saved model, where, and how it is compared with it."""
+    """Format and folder of `export`, and how the exported model is compared with the original."""
 
     format: str = "onnx"
     output: str | None = None
@@ -70,7 +70,7 @@ class ExportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckSettings:
-    """What `check` looks for, when it fails, and where it writes a mended copy."""
+    """What `check` looks for, when it fails, and where it writes a corrected copy."""
 
     encoder: bool = True
     skip: list[str] = field(default_factory=list)
@@ -81,14 +81,14 @@ class CheckSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RankSettings:
-    """How many training rows `rank` reads where `data.train_limit` and `data.per_class` do not say."""
+    """How many training rows `rank` reads unless `data.train_limit` or `data.per_class` is set."""
 
     rows: int | None = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultitaskSettings:
-    """Which tasks are learned together, how their rows are drawn and weighed, and what that is compared with."""
+    """Which tasks are trained together, how they are sampled and weighted, and what they are compared with."""
 
     tasks: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
@@ -99,13 +99,13 @@ class MultitaskSettings:
 
     @property
     def used(self) -> bool:
-        """Whether several tasks are learned together."""
+        """Whether several tasks are trained together."""
         return bool(self.tasks)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetaSettings:
-    """How `meta` learns in episodes, and on which classes it tells whether that helped."""
+    """Episodic meta-learning of `meta`, and the held-out classes on which it is evaluated."""
 
     method: str = "protonet"
     ways: int = 5
@@ -124,7 +124,7 @@ class MetaSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """Who is compared, with how many labels and seeds, and in what time."""
+    """The candidates of `compare`, the numbers of labels and seeds, and the time limit."""
 
     candidates: list[str] = field(default_factory=lambda: ["probe", "auto", "lora"])
     labels: list[str] = field(default_factory=lambda: ["8", "16", "64", "256", "all"])

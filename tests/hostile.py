@@ -52,11 +52,11 @@ def watched(watch: Watch, place: Path, call: Callable[[], Any]) -> dict[str, Any
 
 def open_recipe(place: Path) -> Any:
     """Compose what `plan --cfg` would print."""
-    from nlp_transfer.checks import check
+    from nlp_transfer.checks import check_settings
     from nlp_transfer.config import compose, to_yaml
 
     settings = compose(str(place / "recipe.yaml"))
-    check(settings)
+    check_settings(settings)
     return to_yaml(settings)
 
 

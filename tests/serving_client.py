@@ -16,7 +16,7 @@ import uvicorn
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.serving.app import Served, make_app
-from nlp_transfer.serving.batching import Answering, Batcher
+from nlp_transfer.serving.batching import AnswerTexts, Batcher
 from nlp_transfer.verb_settings import ServeSettings
 
 JSON = {"Content-Type": "application/json"}
@@ -62,15 +62,15 @@ class Client:
 
 @contextmanager
 def serving(
-    answer: Answering, task: Task, *, batch_tokens: int = 4096, most_of_one: int | None = None, **limits: Any
+    answer: AnswerTexts, task: Task, *, batch_tokens: int = 4096, max_text_tokens: int | None = None, **limits: Any
 ) -> Iterator[Client]:
     """Serve a function from texts to predictions."""
     settings = ServeSettings(**limits)
     batcher = Batcher(
         answer,
-        most_tokens=batch_tokens,
-        most_of_one=most_of_one,
-        most_waiting=settings.queue,
+        max_tokens=batch_tokens,
+        max_text_tokens=max_text_tokens,
+        max_waiting=settings.queue,
         wait=settings.wait_ms / 1000,
     )
     app = make_app(Served("owner/name", "c0ffee", "0" * 64, task, {"python": "3"}), batcher, settings)

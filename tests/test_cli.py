@@ -20,7 +20,7 @@ from nlp_transfer import cli
 from nlp_transfer.cli import main
 from nlp_transfer.config import from_plain, to_plain
 from nlp_transfer.publishing.publication import parcel_of
-from nlp_transfer.sweeping import door, job, sweep
+from nlp_transfer.sweeping import job, multirun, sweep
 from nlp_transfer.verb_settings import HubSettings
 from nlp_transfer.verbs import VERBS
 from nlp_transfer.verbs.help import GROUPS_OF
@@ -87,7 +87,7 @@ def test_figures_of_a_saved_model_are_not_given_for_another(place: Path, capfd, 
     out, err = capfd.readouterr()
     assert out == ""
     assert f"{word}: " in err
-    assert f"{verb} would not read this; take it away" in err
+    assert f"{verb} uses the saved model as it is and ignores this key; remove it" in err
 
 
 def test_evaluate_says_which_rows_the_model_learned_from(place: Path, tmp_path: Path, capfd):
@@ -537,7 +537,7 @@ def test_multirun_starts_one_run_a_value_and_not_inside_a_launcher(place: Path, 
         (["strategy=prob,lora"], "strategy=prob is not known (did you mean 'probe'?)"),
         (["seeed=1,2"], "seeed is not a known key (did you mean 'seed'?)"),
         (["data.path=ü,b"], "needs double quotes"),
-        (["seed=1,2", "data.path=${oc.env:HOME}"], "takes the value of another key"),
+        (["seed=1,2", "data.path=${oc.env:HOME}"], "must refer to another key"),
         (["seed=1,2", "hydra/sweeper=nevergrad"], "Could not find 'hydra/sweeper/nevergrad'"),
         (["seed=1,2", "output=/dev/null/x"], "sweep"),
         (["seed=1,2", "--cfg"], "--cfg"),
@@ -566,12 +566,12 @@ def test_every_way_to_name_several_values_sweeps(monkeypatch, tmp_path: Path, wo
     monkeypatch.chdir(tmp_path)
     started: list[str] = []
 
-    def work(runs: list[tuple[str, ...]], place: object, **_: object) -> dict[tuple[str, ...], job.Job]:
+    def run_jobs(runs: list[tuple[str, ...]], place: object, **_: object) -> dict[tuple[str, ...], job.Job]:
         started.extend(map(" ".join, runs))
         return {words: job.Job(words, job.FINISHED) for words in runs}
 
-    monkeypatch.setattr(sweep, "work", work)
-    assert door.sweep(None, words) == []  # nothing has ended
+    monkeypatch.setattr(sweep, "run_jobs", run_jobs)
+    assert multirun.sweep(None, words) == []  # nothing has ended
     assert started == runs
 
 
@@ -643,8 +643,8 @@ def test_an_interrupt_ends_with_status_130_and_a_commit(running: Warm, place: Pa
         (["cp", "intent", "mine.txt"], ".yaml"),
         (["evaluate", "tests"], "config.yaml"),
         (["adapt", "=3"], "key=value"),
-        (["plan", "strategy", "=", "probe"], "'=' stands alone: key=value is one word"),
-        (["plan", "strategy", "=probe"], "'=probe' stands alone: key=value is one word"),
+        (["plan", "strategy", "=", "probe"], "'=' has no key before it: write key=value as one word"),
+        (["plan", "strategy", "=probe"], "'=probe' has no key before it: write key=value as one word"),
         (["adapt", "data=files", "data.path=a=b.csv"], "a=b.csv does not exist"),
         (["adapt", "data=files", "data.path=é.csv"], "é.csv does not exist"),
         (["adapt", "data=files", "data.path=~draft.csv"], "~draft.csv does not exist"),
@@ -774,7 +774,7 @@ def test_a_working_folder_that_is_gone_is_said(place: Path, tmp_path: Path, monk
     (tmp_path / "gone").rmdir()
     assert main(["check", "data=files", f"data.path={place / 'data'}", "check.encoder=false"]) == 2
     assert capfd.readouterr().err == (
-        "nlp-transfer: the folder that this was called in is gone; change to one that is there\n"
+        "nlp-transfer: the current working folder no longer exists; change to one that does\n"
     )
 
 

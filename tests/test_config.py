@@ -175,9 +175,9 @@ def test_files_that_are_no_configuration_are_refused(tmp_path: Path):
         ("strategy: lora", r"`defaults: \[config, override strategy: lora, _self_\]` .*instead of `strategy: lora`$"),
         (
             "defaults: [config, _self_]\nstrategy: lora",
-            r"write `- override strategy: lora` into .* or strategy=lora on",
+            r"write `- override strategy: lora` in .* or strategy=lora on",
         ),
-        ("defaults: [config, _self_]\ndata: files", r"write `- override data: files` into .* or data=files on"),
+        ("defaults: [config, _self_]\ndata: files", r"write `- override data: files` in .* or data=files on"),
         ("defaults: [_self_]\nseed: 3", r"strategy cannot be chosen, .* does not start with `config`"),
     ],
 )
@@ -208,7 +208,7 @@ def test_nothing_is_read_from_the_environment(tmp_path: Path, place: str, value:
     }
     (tmp_path / "mine.yaml").write_text(files.get(place, "defaults: [config, _self_]\n"))
     words = {"word": [f"output={value}"], "quoted word": [f'output="{value}"']}.get(place, [])
-    with pytest.raises(UserError, match=r"takes the value of another key"):
+    with pytest.raises(UserError, match=r"must refer to another key"):
         compose(str(tmp_path / "mine.yaml"), words)
 
 
@@ -294,8 +294,8 @@ def test_a_key_has_one_value():
         (["training.epochs=many"], r"training\.epochs"),
         (["training.batch_size=2.5"], r"training\.batch_size"),
         (["strategy.lr=fast"], r"strategy\.lr"),
-        (["+strategy=probe"], r"of strategy one is chosen already; strategy=probe chooses another$"),
-        (["++data=files"], r"of data one is chosen already; data=files chooses another$"),
+        (["+strategy=probe"], r"strategy is chosen already; write strategy=probe to choose another$"),
+        (["++data=files"], r"data is chosen already; write data=files to choose another$"),
         (["+strategy.new=1"], r"strategy\.new is not a known key"),
         *(
             (["strategy=probe", f"+strategy.{key}=1"], rf"strategy\.{key} is not a known key; known here: solver, lr$")
@@ -320,9 +320,9 @@ def test_a_key_has_one_value():
             for gone in ("./gone/", "gone/", "/gone/x")
         ),
         (["encoder=my/own/bert"], r"encoder=my/own/bert is not known.*encoder=custom encoder\.name=my/own/bert$"),
-        (["data.columns=null"], r"data\.columns=null says nothing.* data\.columns\.text,"),
-        (["training=null"], r"training=null says nothing.* training\.epochs,"),
-        (["objective.classify=null"], r"objective\.classify=null says nothing"),
+        (["data.columns=null"], r"data\.columns=null is not possible.* data\.columns\.text,"),
+        (["training=null"], r"training=null is not possible.* training\.epochs,"),
+        (["objective.classify=null"], r"objective\.classify=null is not possible"),
         (["strategy.freeze=abc"], r"strategy\.freeze=abc must be a list of texts"),
         (["compare.labels=16"], r"compare\.labels=16 must be a list, such as \[8,16,64,256,all\]$"),
         (["training.epochs=abc"], r"training\.epochs=abc must be a number"),
@@ -363,10 +363,10 @@ def test_a_users_own_recipe_and_groups(tmp_path: Path):
 
 def test_what_is_no_recipe_and_no_list_of_words_is_told_apart():
     with pytest.raises(
-        UserError, match=r"recipe=\['strategy=probe'\] is no name .*; overrides are the second argument"
+        UserError, match=r"recipe=\['strategy=probe'\] is not the name .*; overrides are the second argument"
     ):
         nlp_transfer.adapt(["strategy=probe"])
-    with pytest.raises(UserError, match="overrides='strategy=probe': put the one word into a list"):
+    with pytest.raises(UserError, match="overrides='strategy=probe': pass a list of strings"):
         nlp_transfer.adapt(None, "strategy=probe")
 
 
@@ -422,7 +422,7 @@ ELSEWHERE = ["data=files", "data.path=no/such.csv"]
         (["adapt", "strategy=lora", "strategy.rank=0"], "strategy.rank=0"),
         (["adapt", "strategy=probe", "strategy.solver=sgd"], "strategy.solver='sgd'"),
         (["adapt", "strategy.lr=-1"], "strategy.lr=-1.0 goes uphill"),
-        (["adapt", "name=../elsewhere"], "name=../elsewhere is the name of a folder"),
+        (["adapt", "name=../elsewhere"], "name=../elsewhere must be a folder name"),
         (["adapt", "strategy.gradual=1"], "strategy.gradual=1.0"),
         (["adapt", "strategy=adapter", "strategy.peft_type=ADALORA"], "strategy.peft_type=ADALORA"),
         (["adapt", "strategy=lora", "strategy.dropout=1"], "strategy.dropout=1.0"),
@@ -437,13 +437,16 @@ ELSEWHERE = ["data=files", "data.path=no/such.csv"]
         (["adapt", "data=files", "data.train=README.md", "data.test=no/such.csv"], "data.test: no/such.csv"),
         (["plan", "data.validation_share=2"], "data.validation_share=2.0"),
         (["predict", "tests", "no/such.csv"], "no/such.csv does not exist"),
-        (["predict", "tests", "data=files", "data.path=README.md"], "data.path=README.md: predict would not read this"),
+        (
+            ["predict", "tests", "data=files", "data.path=README.md"],
+            "data.path=README.md: predict does not use this key",
+        ),
         (
             ["predict", "tests", "README.md", "data.test=README.md"],
-            "the rows are a word of their own: nlp-transfer predict",
+            "name the file without a key: nlp-transfer predict",
         ),
-        (["serve", "tests", "strategy=lora"], "strategy=lora: the model is the saved one, and serve"),
-        (["demo", "tests", "training.epochs=3"], "and demo would not read this; take it away"),
+        (["serve", "tests", "strategy=lora"], "strategy=lora: serve uses the saved model as it is"),
+        (["demo", "tests", "training.epochs=3"], "training.epochs=3: demo uses the saved model as it is"),
         (["predict", "tests", "predict.format=xml"], "predict.format='xml'"),
         (["predict", "tests", "evaluation.batch_tokens=0"], "evaluation.batch_tokens=0"),
     ],

@@ -20,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
-from nlp_transfer.checks import check
+from nlp_transfer.checks import check_settings
 from nlp_transfer.composing.plain import dotted
 from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.composing.words import from_mapping
@@ -378,7 +378,7 @@ def held(call: Callable[[], Any]) -> None:
     again.write_text(to_yaml(composed), encoding="utf-8")
     assert to_yaml(compose(str(again))) == to_yaml(composed)
     try:
-        check(composed)
+        check_settings(composed)
         check_predict(composed.predict)
     except UserError:
         return

@@ -141,7 +141,7 @@ def test_a_full_queue_refuses_and_recovers(gate: Gate):
         until(lambda: client.batcher._waiting == 3)
         refused = client.predict(["d", "e"])
         assert (refused.status, refused.headers["retry-after"]) == (503, "1")
-        assert "too many texts wait" in refused.content["error"]
+        assert "too many texts are waiting" in refused.content["error"]
         fits = pool.submit(client.predict, ["d"])
         until(lambda: client.batcher.full)
         assert client.ask("/predict", b"{" * 1000).status == 503  # before it is read
@@ -309,7 +309,7 @@ def ask(url):
 
 with bound("serve", "127.0.0.1", 0) as door:
     threading.Thread(target=ask, args=[listen(door)], daemon=True).start()
-    run(app, door, on_stop=lambda: None, patience=1)
+    run(app, door, on_stop=lambda: None, grace_seconds=1)
 """
 
 
@@ -329,7 +329,7 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path],
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for words, said in (
-            ([run, f"serve.port={port}"], "take another port"),
+            ([run, f"serve.port={port}"], "choose another port"),
             ([run, "serve.port=70000"], "serve.port=70000 must lie between"),
             ([run, "serve.host=no.such.host.invalid"], "is no address of this machine"),
             ([run, "serve.queue=3"], "serve.queue=3 is less than serve.texts=256"),

@@ -148,9 +148,7 @@ def test_an_export_is_compared_on_sentences(home: Path, tmp_path: Path) -> None:
     done = exporting.export(run.folder, stored(run))
     assert done.fidelity.on == "sentences"
     assert done.fidelity.is_rounding
-    assert done.notes == [
-        "The run has no validation rows, which an export is compared on: a few fixed sentences are used."
-    ]
+    assert done.notes == ["The run has no validation rows to compare on: a few fixed sentences are used."]
 
 
 @pytest.mark.parametrize(

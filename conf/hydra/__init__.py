@@ -1,1 +1,1 @@
-"""What --multirun can be told beside the keys of a run."""
+"""The settings of --multirun: sweepers and launchers."""

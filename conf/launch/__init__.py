@@ -1,1 +1,1 @@
-"""What `accelerate launch --config_file` reads: how a run is started on several processes. No group of a run's keys."""
+"""Files for `accelerate launch --config_file`, to start a run on several processes. Not a group of the settings."""

@@ -1,1 +1,1 @@
-"""The saved folder."""
+"""Saved models: writing, loading and validating their folders."""

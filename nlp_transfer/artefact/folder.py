@@ -1,7 +1,8 @@
-"""The saved folder: what anybody's transformers loads, and the one small file that holds what a config.json cannot.
+"""Write and load the folder of a saved model.
 
-Layout: ``config.json`` and ``model.safetensors`` of a whole model at the root (an adapter is merged into it and lies
-beside it in ``adapter/``), the tokenizer, and ``nlp_transfer.json``. It knows no training.
+Layout: ``config.json`` and ``model.safetensors`` of a whole model at the root, which transformers loads (an adapter is
+merged into it and also saved in ``adapter/``), the tokenizer, and ``nlp_transfer.json`` with what config.json cannot
+hold. Independent of training.
 """
 
 from __future__ import annotations
@@ -41,39 +42,42 @@ from nlp_transfer.encoder.source import (
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.unknown import DETECTORS, Detector
 from nlp_transfer.machine.disk import appearing
-from nlp_transfer.pretraining.made import beside
+from nlp_transfer.pretraining.folder import beside
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies.adapter import ignore_old_names
 
 
 def save(classifier: Classifier, record: Record, folder: Path, *, detector: Detector | None = None) -> Record:
-    """Write the artefact; it appears whole under its name or not at all.
+    """Save a model; its folder appears completely or not at all.
 
-    An adapter is merged into the model if `record` says so and the method can: the merged model must answer as the
-    adapted one does, which is tried on two rows, for not every method of PEFT keeps that promise.
+    An adapter is merged into the model if `record` says so and its method supports it. The outputs of the merged model
+    are compared on two rows, because not every method of PEFT merges correctly.
 
     Args:
-        classifier: to be saved.
+        classifier: the model to save.
         record: what its configuration cannot hold.
-        folder: to write.
-        detector: its score of the unknown, if it has one.
+        folder: to write; a saved model there is replaced.
+        detector: its detector of unknown texts, if it has one.
 
     Returns:
-        The record that was written: `merged` is false where merging was not possible.
+        The record that was written; `merged` is false if merging was not possible.
 
     Raises:
-        UserError: if the folder cannot be written, or is something else than a saved model, which would be replaced.
+        UserError: if the folder cannot be written, or contains something other than a saved model.
     """
     with appearing(folder, RECORD, "model", refused=(OSError, SafetensorError)) as making:
         with quiet():
             record = dataclasses.replace(record, merged=_save_weights(classifier, making, merge=record.merged))
-        if record.merged:  # whoever loads it needs no encoder beside it, and no path of this machine
+        if record.merged:  # loading it needs no encoder, so no path of this machine is recorded
             encoder = dataclasses.replace(record.encoder, name=classifier.source.public_name)
             record = dataclasses.replace(record, encoder=encoder)
-        elif further := classifier.source.pretrained:  # what the name stands for is not what the adapter is put on
-            place = classifier.source.place
+        elif pretrained := classifier.source.pretrained:  # the adapter belongs to the further pretrained encoder
             encoder = dataclasses.replace(
-                record.encoder, name=place, sha256=further.sha256, revision=None, package=None
+                record.encoder,
+                name=classifier.source.place,
+                sha256=pretrained.sha256,
+                revision=None,
+                package=None,
             )
             record = dataclasses.replace(record, encoder=encoder)
         record = dataclasses.replace(record, sha256=digest_of(saved_weights(making, record)))
@@ -88,13 +92,13 @@ def save(classifier: Classifier, record: Record, folder: Path, *, detector: Dete
 
 
 def save_answers(model: Any, tokenizer: Any, record: Record, folder: Path) -> None:
-    """Write answers.json, by which `verification` tells whether the folder is the model."""
+    """Write answers.json, reference outputs with which `verification` checks the folder."""
     tokens, pair = record.tokens, record.task.pair
     write_answers(folder, model, tokenizer, limit=tokens.limit, pair=pair, truncation=tokens.pair_truncation)
 
 
 def save_tokenizer(tokenizer: Any, record: Record, folder: Path) -> Any:
-    """Write a tokenizer that cuts where the measured model did, as a pipeline would have it; return that.
+    """Write and return a tokenizer that truncates like the model, so that a pipeline does so by default.
 
     Raises:
         OSError: if it cannot be written.
@@ -104,13 +108,13 @@ def save_tokenizer(tokenizer: Any, record: Record, folder: Path) -> Any:
     tokenizer.truncation_side = record.tokens.truncation_side
     try:
         tokenizer.save_pretrained(folder)
-    except Exception as error:  # what is written from Rust has no OSError: a full disk is an Exception that says so
+    except Exception as error:  # the Rust code raises a plain Exception for a full disk, not an OSError
         raise OSError(str(error)) from error
     return tokenizer
 
 
 def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
-    """Write model.safetensors and config.json, or an adapter alone; return whether a whole model lies in the folder."""
+    """Write model.safetensors and config.json, or an adapter alone; return whether a whole model was written."""
     model: Any = classifier.model
     if is_adapted(model):
         try:
@@ -118,11 +122,11 @@ def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
         except NotMerged:
             whole = None
         for config in model.peft_config.values():
-            # Beside the merged model a name, not a path of this machine; alone, the adapter is loaded by it.
+            # A public name with a merged model; an adapter alone needs the path, from which its encoder is loaded.
             config.base_model_name_or_path = classifier.source.place if whole is None else classifier.source.public_name
             config.inference_mode = True
         target = folder / ADAPTER if whole is not None else folder
-        model.save_pretrained(str(target), save_embedding_layers=False)  # "auto" would ask the Hub
+        model.save_pretrained(str(target), save_embedding_layers=False)  # "auto" would contact the Hub
         (target / "README.md").unlink(missing_ok=True)
         if whole is None:
             return False
@@ -133,22 +137,22 @@ def _save_weights(classifier: Classifier, folder: Path, *, merge: bool) -> bool:
 
 
 def name_base(config: Any, name: str) -> None:
-    """Have a configuration say what the model was made of: a name, not a path of this machine."""
+    """Set the name of the original model in a configuration, in place of a local path."""
     parts = (getattr(config, part, None) for part in config.sub_configs)
     for each in filter(None, (config, *parts)):
         each._name_or_path = name
 
 
 def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
-    """Return the model, in evaluation mode and float32, and the tokenizer of a saved folder.
+    """Load the model, in evaluation mode and float32, and the tokenizer of a saved folder.
 
     Raises:
-        UserError: naming the file, where one is missing, damaged or does not fit the others, and for a folder that
-            asks for code.
+        UserError: naming the file that is missing, damaged or inconsistent with others, and for a folder that requires
+            custom code.
     """
     check_files(folder, record)
     register_model()
-    bounded = partial(within_weights, folder) if record.merged else nullcontext  # an adapter's weights say little
+    bounded = partial(within_weights, folder) if record.merged else nullcontext  # an adapter sets no useful bound
     with bounded():
         tokenizer = load_tokenizer(folder)
     with bounded():
@@ -163,20 +167,20 @@ def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer of a saved or exported folder.
+    """Load the tokenizer of a saved or exported folder.
 
     Raises:
-        UserError: naming the file, where one is missing or damaged, and for a folder that asks for code.
+        UserError: naming the file that is missing or damaged, and for a folder that requires custom code.
     """
     from transformers import AutoTokenizer
 
     refuse_code(folder)
-    register_config()  # the library looks into config.json as well
+    register_config()  # AutoTokenizer also reads config.json
     check_present(folder / "tokenizer_config.json")
-    with _damage_named(folder, "tokenizer.json, tokenizer_config.json"):
+    with _load_errors(folder, "tokenizer.json, tokenizer_config.json"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.is_fast:
-        check_present(folder / "tokenizer.json")  # without it some classes come with an empty vocabulary
+        check_present(folder / "tokenizer.json")  # without it some classes have an empty vocabulary
     if tokenizer.pad_token_id is None:
         raise UserError(f"{folder / 'tokenizer_config.json'} names no padding token; the saved model is not whole")
     return tokenizer
@@ -186,21 +190,21 @@ def _load_whole(folder: Path) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     check_layout(folder)
-    with quiet(), _damage_named(folder, "config.json, model.safetensors"):
+    with quiet(), _load_errors(folder, "config.json, model.safetensors"):
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype="float32", use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    # The library makes up what is missing, and says so in a warning.
+    # transformers initialises missing parameters randomly, with only a warning.
     if odd := sorted([*info["missing_keys"], *info["unexpected_keys"]]):
         raise UserError(
-            f"{folder}: model.safetensors and config.json do not fit; {len(odd)} parameters are in one alone, among "
-            f"them {odd[0]}"
+            f"{folder}: model.safetensors and config.json do not match; {len(odd)} parameters are in only one of them, "
+            f"such as {odd[0]}"
         )
     return model
 
 
 def encoder_of(folder: Path, record: Record) -> EncoderSettings:
-    """Return the encoder that an adapter is put on; one that was made for it is looked for beside its folder first."""
+    """Return the encoder of an adapter; a further pretrained one is first looked for beside the adapter's folder."""
     made = beside(folder, str(record.encoder.sha256)) if record.pretrained else None
     return record.encoder if made is None else dataclasses.replace(record.encoder, name=str(made))
 
@@ -212,20 +216,20 @@ def _load_adapter(folder: Path, record: Record) -> Any:
     read_json(folder / "adapter_config.json")
     if record.encoder.sha256 is None:
         raise UserError(f"{folder / RECORD} does not say which weights the adapter belongs to (encoder.sha256)")
-    # A downloaded record is data: it must not decide that code is run.
+    # The record may be downloaded, so it must not allow code to run.
     encoder = dataclasses.replace(encoder_of(folder, record), trust_remote_code=False)
     classifier = load_classifier(encoder, record.task, head=record.encoder.head, seed=0)
-    with _damage_named(folder, "adapter_config.json, adapter_model.safetensors"), warnings.catch_warnings():
+    with _load_errors(folder, "adapter_config.json, adapter_model.safetensors"), warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
         ignore_old_names()
         return PeftModel.from_pretrained(classifier.model, str(folder))
 
 
 def load_detector(folder: Path, record: Record) -> Detector | None:
-    """Return the score of the unknown that a saved folder holds; None for a model that has none.
+    """Load the detector of unknown texts of a saved folder; None for a model without one.
 
     Raises:
-        UserError: naming the file, where it is missing, damaged or another than was saved.
+        UserError: naming the file that is missing, damaged or was changed.
     """
     if record.novelty is None:
         return None
@@ -235,21 +239,21 @@ def load_detector(folder: Path, record: Record) -> Detector | None:
         tensors = load_file(folder / UNKNOWN)
     try:
         if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
-            raise ValueError("it holds what is no number")
+            raise ValueError("it contains values that are not finite")
         return DETECTORS[record.novelty.score].of(tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / UNKNOWN} does not fit {RECORD} ({error}); the saved model is not whole") from error
 
 
 @contextmanager
-def _damage_named(folder: Path, files: str) -> Iterator[None]:
-    """Turn what the libraries say of files they cannot use into one sentence."""
+def _load_errors(folder: Path, files: str) -> Iterator[None]:
+    """Turn errors of the libraries about files that they cannot load into one sentence."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # they say it in a dozen ways
-        said = textwrap.shorten(str(error), 200, placeholder=" ...")
+    except Exception as error:  # the libraries raise many kinds of exceptions
+        message = textwrap.shorten(str(error), 200, placeholder=" ...")
         raise UserError(
-            f"{folder} cannot be loaded: something in {files} is damaged ({type(error).__name__}: {said})"
+            f"{folder} cannot be loaded: something in {files} is damaged ({type(error).__name__}: {message})"
         ) from error

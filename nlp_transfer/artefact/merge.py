@@ -1,4 +1,4 @@
-"""From an adapter that was saved alone to a plain model folder."""
+"""Merge an adapter that was saved alone into its encoder, and write a plain model folder."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from nlp_transfer.machine.disk import appearing
 
 
 def merge(folder: Path, target: Path) -> Path:
-    """Write the model of a run as a whole model without an adapter beside it, which transformers loads alone.
+    """Write the model of a run as a plain model, without an adapter, that transformers loads.
 
-    Where the run saved it merged, that is copied; an adapter alone is merged into the encoder it was made for.
+    A model that was saved merged is copied; an adapter alone is merged into its encoder.
 
     Args:
         folder: of a run, or its ``model/`` folder.
-        target: the folder to write; a saved model that lies there is replaced.
+        target: the folder to write; a saved model there is replaced.
 
     Returns:
-        The folder.
+        The target.
 
     Raises:
-        UserError: for an adapter that cannot be merged, with the reason; for a folder that holds no saved model, or
-            whose encoder cannot be found; and for a target that holds something else or is the model itself.
+        UserError: for an adapter that cannot be merged, a folder without a saved model or whose encoder cannot be
+            found, and for a target that contains something else or is the model itself.
     """
     folder = model_folder(folder)
     record = read_record(folder)
@@ -47,11 +47,11 @@ def merge(folder: Path, target: Path) -> Path:
         return target
     try:
         whole = merged(model)
-    except NotMerged as why:
+    except NotMerged as error:
         raise UserError(
-            f"the adapter in {folder} ({model.active_peft_config.peft_type.value}) cannot be merged: {why}; "
-            "nlp_transfer.load and `nlp-transfer predict` take it as it is"
-        ) from why
+            f"the adapter in {folder} ({model.active_peft_config.peft_type.value}) cannot be merged: {error}; "
+            "nlp_transfer.load and `nlp-transfer predict` can use it as it is"
+        ) from error
     public = locate(dataclasses.replace(encoder_of(folder, record), trust_remote_code=False)).public_name
     record = dataclasses.replace(record, merged=True, encoder=dataclasses.replace(record.encoder, name=public))
     name_base(whole.config, public)

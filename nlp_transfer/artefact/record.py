@@ -1,4 +1,4 @@
-"""``nlp_transfer.json``: what is needed to decide like a trained model and is not in its config.json."""
+"""``nlp_transfer.json``: everything needed to predict like the trained model that its config.json does not hold."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nlp_transfer.evaluation.selective import RiskCurve
 from nlp_transfer.settings import EncoderSettings
 
 FORMAT = 2
-_KEPT: dict[str, type[Novelty] | type[KeptScores] | type[RiskCurve]] = {
+_SCORE_TYPES: dict[str, type[Novelty] | type[KeptScores] | type[RiskCurve]] = {
     "novelty": Novelty,
     "nonconformity": KeptScores,
     "risk_curve": RiskCurve,
@@ -31,23 +31,23 @@ _KEPT: dict[str, type[Novelty] | type[KeptScores] | type[RiskCurve]] = {
 
 @dataclass(frozen=True)
 class Record:
-    """What is needed to decide like the trained model and is not in its config.json.
+    """Everything needed to predict like the trained model that its config.json does not hold.
 
     Attributes:
-        task: problem type and label names.
-        tokens: how texts become ids.
-        roles: role → column name of the data it was trained on.
-        encoder: the encoder it was adapted from: the `encoder` group with the revision and sha256 that were found, so
-            that the model under an adapter that is not merged can be built again.
-        max_tokens: what the encoder can take, for whoever adapts the model again: `tokens.limit` may be less.
-        merged: whether the root holds a whole model; if not, the root holds a PEFT adapter for `encoder`.
+        task: problem type, label names and decision rules.
+        tokens: tokenisation settings.
+        roles: role → column name of the training data.
+        encoder: the encoder it was adapted from: the `encoder` group with the actual revision and sha256, from which
+            the base model of an unmerged adapter can be loaded again.
+        max_tokens: maximum length of the encoder, for adapting the model again; `tokens.limit` may be lower.
+        merged: whether the root contains a whole model; if not, it contains a PEFT adapter for `encoder`.
         data: source and fingerprint of the data.
-        calibration: of the outputs, for good: the weights answer so already.
-        novelty: how unlike what the model knows the validation rows are; None where that was not asked for.
-        nonconformity: how badly their truth fits what the model says of them; None likewise.
-        risk_curve: how many of them are answered at some probabilities, and how many of these wrongly; None likewise.
-        pretrained: what the encoder learned before; None where it was taken as it is.
-        sha256: of the weights in the folder, which `save` finds and loading compares; None where nothing is compared.
+        calibration: of the outputs; it is already folded into the weights.
+        novelty: novelty scores of the validation rows, for the rule `unknown`; None without it.
+        nonconformity: nonconformity scores of the validation rows, for the rule `coverage`; None without it.
+        risk_curve: answered and wrong validation rows by threshold, for the rule `risk`; None without it.
+        pretrained: further pretraining of the encoder; None without it.
+        sha256: of the weights in the folder, set by `save` and checked on loading; None: not checked.
     """
 
     task: Task
@@ -65,26 +65,26 @@ class Record:
     sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the record as plain values."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         groups = {name: dataclasses.asdict(plain[name]) for name in ("tokens", "encoder", "calibration")}
-        kept = {name: plain[name] and plain[name].to_json() for name in _KEPT}
-        kept["pretrained"] = self.pretrained and dataclasses.asdict(self.pretrained)
-        return {"format": FORMAT, **plain, **groups, **kept, "task": self.task.to_json()}
+        optional = {name: plain[name] and plain[name].to_json() for name in _SCORE_TYPES}
+        optional["pretrained"] = self.pretrained and dataclasses.asdict(self.pretrained)
+        return {"format": FORMAT, **plain, **groups, **optional, "task": self.task.to_json()}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Record:
         """Read plain values back.
 
         Raises:
-            AttributeError, KeyError, TypeError, ValueError: for anything that `to_json` of this version did not write.
+            AttributeError, KeyError, TypeError, ValueError: for anything that `to_json` of this version cannot write.
         """
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']!r}, not {FORMAT}")
-        # Models from before there were these had none of them, or a temperature alone.
+        # Older models lack these keys, or have only a temperature.
         plain = (
             {"calibration": {"temperature": plain.get("temperature", 1.0)}}
-            | dict.fromkeys([*_KEPT, "pretrained"])
+            | dict.fromkeys([*_SCORE_TYPES, "pretrained"])
             | plain
         )
         values = {f.name: plain[f.name] for f in dataclasses.fields(cls)}
@@ -102,10 +102,12 @@ class Record:
             "calibration": Calibration.from_json(plain["calibration"], classes=len(plain["task"]["labels"])),
         }
         groups["tokens"].check()
-        kept = {name: None if plain[name] is None else kind.from_json(plain[name]) for name, kind in _KEPT.items()}
+        optional = {
+            name: None if plain[name] is None else kind.from_json(plain[name]) for name, kind in _SCORE_TYPES.items()
+        }
         if (pretrained := plain["pretrained"]) is not None:
-            kept["pretrained"] = checked(Pretrained, pretrained, "pretrained.")
-        record = cls(**values | groups | kept)
+            optional["pretrained"] = checked(Pretrained, pretrained, "pretrained.")
+        record = cls(**values | groups | optional)
         if (record.task.unknown and not record.novelty) or (record.task.coverage and not record.nonconformity):
             raise ValueError("a rule without the scores to set its limit by")
         if record.task.risk and (
@@ -118,16 +120,16 @@ class Record:
 def write_record(record: Record, folder: Path) -> None:
     """Write nlp_transfer.json."""
     content = json.dumps(record.to_json(), indent=2, ensure_ascii=False)
-    # A thousand numbers are no thousand lines. Only between values has JSON line ends.
+    # Put lists of numbers on one line. Line feeds occur in JSON only between values.
     content = re.sub(r"\[\n[-+.\d\seE,]+\]", lambda numbers: " ".join(numbers[0].split()), content)
     (folder / RECORD).write_text(content + "\n", encoding="utf-8")
 
 
 def read_record(folder: Path) -> Record:
-    """Return the record of a saved folder.
+    """Load the record of a saved folder.
 
     Raises:
-        UserError: if the folder is none of ours.
+        UserError: if it is missing, damaged or of another version.
     """
     path = folder / RECORD
     if not path.is_file():

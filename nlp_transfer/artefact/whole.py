@@ -1,4 +1,4 @@
-"""Whether a saved folder is as it was written and asks for no code; of what it holds nothing is loaded, nor torch."""
+"""Check that a saved folder is complete, unchanged and requires no custom code, without loading it or torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nlp_transfer.errors import UserError
 
 
 def check_files(folder: Path, record: Record) -> None:
-    """Refuse a saved folder that asks for code, lacks a file, or holds other weights than were saved.
+    """Refuse a saved folder that requires custom code, lacks a file, or whose weights were changed.
 
     Raises:
         UserError: naming the file.
@@ -22,7 +22,7 @@ def check_files(folder: Path, record: Record) -> None:
 
 
 def check_whole(folder: Path, record: Record) -> None:
-    """Refuse a saved folder that lacks a file, or holds other weights than were saved.
+    """Refuse a saved folder that lacks a file, or whose weights were changed.
 
     Raises:
         UserError: naming the file.
@@ -34,13 +34,13 @@ def check_whole(folder: Path, record: Record) -> None:
 
 
 def refuse_code(folder: Path) -> None:
-    """Refuse a saved folder that asks for code.
+    """Refuse a saved folder that requires custom code.
 
     Raises:
         UserError: naming the file.
     """
-    if asked := asked_code(folder):
-        file, entries = next(iter(asked.items()))
+    if code := asked_code(folder):
+        file, entries = next(iter(code.items()))
         raise UserError(
             f"{folder / file} asks to run code ({entries[0]}), which is never run from a saved model; if you trust it, "
             "load the model with transformers itself"
@@ -58,7 +58,7 @@ def check_present(path: Path) -> None:
 
 
 def check_unknown(folder: Path, record: Record) -> None:
-    """Refuse a folder whose means to tell the unknown are missing or other than were saved.
+    """Refuse a folder whose detector of unknown texts is missing or was changed.
 
     Raises:
         UserError: naming the file.
@@ -73,7 +73,7 @@ def check_unknown(folder: Path, record: Record) -> None:
 
 
 def saved_weights(folder: Path, record: Record) -> list[Path]:
-    """Return the weight files that a saved folder is loaded from, there or not."""
+    """Return the weight files of a saved folder, whether they exist or not."""
     if not record.merged:
         return [folder / ADAPTER_WEIGHTS]
     sharded = (folder / "model.safetensors.index.json").is_file()
@@ -81,9 +81,9 @@ def saved_weights(folder: Path, record: Record) -> list[Path]:
 
 
 def _check_weights(folder: Path, record: Record) -> None:
-    """Refuse a missing file, one whose length is not what its header says, and other bytes than were saved.
+    """Refuse a missing, truncated or changed weight file.
 
-    Where the weights of an adapter are missing, PEFT would take a pickle.
+    If the weights of an adapter were missing, PEFT would load an unsafe format instead.
     """
     files = saved_weights(folder, record)
     for path in files:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.checks import check
+from nlp_transfer.checks import check_settings
 from nlp_transfer.comparing.grid import Candidate, Draws, candidates_of
 from nlp_transfer.errors import UserError, at_least
 from nlp_transfer.evaluation.metrics import selection_metric
@@ -85,7 +85,7 @@ def _check_comparison(settings: Settings) -> None:
 def _check(candidate: Candidate, settings: Settings, data: Any) -> None:
     """Check a candidate; name it where what is wrong is its own."""
     try:
-        check(candidate.settings, data=data)
+        check_settings(candidate.settings, data=data)
         _check_comparison(candidate.settings)
     except UserError as error:
         if str(error) == _refusal(settings, data):
@@ -95,7 +95,7 @@ def _check(candidate: Candidate, settings: Settings, data: Any) -> None:
 
 def _refusal(settings: Settings, data: Any) -> str | None:
     try:
-        check(settings, data=data)
+        check_settings(settings, data=data)
     except UserError as error:
         return str(error)
     return None

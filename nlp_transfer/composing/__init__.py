@@ -1,1 +1,1 @@
-"""From words, YAML and what is shipped to plain values."""
+"""Parse key=value words, YAML files and the shipped configuration into plain values."""

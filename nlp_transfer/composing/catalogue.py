@@ -1,4 +1,4 @@
-"""What is shipped: recipes and the choices of every group, listed and copied."""
+"""List and copy what is shipped: recipes and the choices of every group."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def entries(what: str) -> dict[str, str]:
 
 
 def show(what: str | None) -> int:
-    """List everything shipped, or one kind of it; one `kind<TAB>name<TAB>purpose` line each when piped."""
+    """List everything shipped, or one kind of it; when piped, as lines of `kind<TAB>name<TAB>purpose`."""
     if what and what not in (*KINDS, *GROUPS):
         raise UserError(f"ls shows {', '.join(KINDS)}; {what!r} is none of them{did_you_mean(what, KINDS)}")
     console = Console(highlight=False, markup=False)
@@ -59,10 +59,10 @@ def show(what: str | None) -> int:
 
 
 def copy(words: Sequence[str]) -> int:
-    """Copy a shipped recipe to a file of the user's, never over one that is there.
+    """Copy a shipped recipe to a new file.
 
     Raises:
-        UserError: for an unknown recipe or a target that exists.
+        UserError: for an unknown recipe or an existing target.
     """
     if not 1 <= len(words) <= 2:
         raise UserError(

@@ -1,6 +1,6 @@
-"""Plain values: a mapping becomes a typed settings dataclass or one sentence says why not, and nested keys dotted ones.
+"""Convert plain mappings to typed settings dataclasses, with errors that name the key, and nested keys to dotted ones.
 
-It knows no setting by name.
+This module knows no setting by name.
 """
 
 from __future__ import annotations
@@ -28,29 +28,34 @@ _BOOLEANS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("fa
 
 
 def checked(kind: type, values: Any, prefix: str) -> Any:
-    """Return an instance of a settings dataclass made of plain values, every key and type checked."""
-    kinds = _kinds(kind)
+    """Return an instance of a settings dataclass made from plain values, with every key and type checked.
+
+    Raises:
+        UserError: naming the key that is unknown or whose value has the wrong type.
+    """
+    types_of_keys = _field_types(kind)
     if not isinstance(values, Mapping):
         key = prefix.removesuffix(".")
-        within = ", ".join(prefix + name for name in kinds)
-        raise UserError(f"{key}={shown(values)} says nothing: {key} is a group of keys, {within}")
+        keys = ", ".join(prefix + name for name in types_of_keys)
+        raise UserError(f"{key}={shown(values)} is not possible: {key} is a group of keys, {keys}")
     for key in values:
-        if key not in kinds:
-            raise UserError(
-                f"{prefix}{key} is not a known key{did_you_mean(str(key), kinds)}; known here: {', '.join(kinds)}"
-            )
-    made = {field.name: field.default_factory for field in dataclasses.fields(kind)}
-    return kind(**{key: _value(kinds[key], value, f"{prefix}{key}", usual=made[key]) for key, value in values.items()})
+        if key not in types_of_keys:
+            close = did_you_mean(str(key), types_of_keys)
+            raise UserError(f"{prefix}{key} is not a known key{close}; known here: {', '.join(types_of_keys)}")
+    factories = {field.name: field.default_factory for field in dataclasses.fields(kind)}
+    return kind(
+        **{key: _value(types_of_keys[key], value, f"{prefix}{key}", factories[key]) for key, value in values.items()}
+    )
 
 
-def _kinds(kind: Any) -> dict[str, Any]:
-    """Return the type of every key of a settings dataclass; what else its bases declare is no key."""
+def _field_types(kind: Any) -> dict[str, Any]:
+    """Return the type of every field of a settings dataclass; class variables are no fields."""
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def _value(kind: Any, value: Any, key: str, *, usual: Any = dataclasses.MISSING) -> Any:
-    """Return a plain value as the type a settings field declares; `usual` makes its default, if that is a list."""
+def _value(kind: Any, value: Any, key: str, default_factory: Any) -> Any:
+    """Return a plain value converted to the type of a settings field; a default list serves as example in the error."""
     if dataclasses.is_dataclass(kind):
         return checked(typing.cast(type, kind), value, f"{key}.")
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
@@ -60,14 +65,14 @@ def _value(kind: Any, value: Any, key: str, *, usual: Any = dataclasses.MISSING)
         return _converted(kinds[0], value)
     except (ValueError, TypeError, KeyError):
         expected = _EXPECTED[kinds[0]]
-        if usual is not dataclasses.MISSING and isinstance(usual(), list) and usual():
-            expected = f"a list, such as [{','.join(map(str, usual()))}]"
+        if default_factory is not dataclasses.MISSING and isinstance(default_factory(), list) and default_factory():
+            expected = f"a list, such as [{','.join(map(str, default_factory()))}]"
         expected += ", or null" * (types.NoneType in kinds)
         raise UserError(f"{key}={shown(value)} must be {expected}") from None
 
 
 def _converted(kind: Any, value: Any) -> Any:
-    """Return a value as a type if it can be meant: no number from a truth value, no whole number from a fraction."""
+    """Return a value converted to a type without loss: a boolean is no number, a fraction no whole number."""
     base = typing.get_origin(kind) or kind
     if base is Any or (base is dict and isinstance(value, dict)):
         return value
@@ -85,20 +90,20 @@ def _converted(kind: Any, value: Any) -> Any:
 
 
 def takes_text(settings: type, key: str) -> bool:
-    """Return whether a dotted key of a settings dataclass declares a text; keys under a free field do not."""
+    """Return whether a dotted key of a settings dataclass is declared as a string; keys below `Any` are not."""
     kind: Any = settings
     for part in key.split("."):
-        kind = _kinds(kind).get(part) if dataclasses.is_dataclass(kind) else None
+        kind = _field_types(kind).get(part) if dataclasses.is_dataclass(kind) else None
     return str in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,))
 
 
 def shown(value: Any) -> str:
-    """Return a value as one writes it in YAML or on the command line."""
+    """Return a value as it is written in YAML or on the command line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return what nested mappings hold under dotted keys; a list is one value."""
+    """Flatten nested mappings to dotted keys; a list is one value."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
@@ -109,7 +114,7 @@ def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the value of everything in nested dicts and lists."""
+    """Yield the dotted key and the value of every leaf in nested dicts and lists."""
     if isinstance(node, (dict, list)):
         for inner, value in node.items() if isinstance(node, dict) else enumerate(node):
             yield from leaves(value, f"{key}.{inner}")

@@ -1,4 +1,4 @@
-"""Where the YAML files lie that are shipped, and the recipes of others: names to files and back."""
+"""Locate YAML files: the shipped configuration and recipes, and recipes of the user."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ GROUPS = ("data", "encoder", "strategy", "objective")
 
 
 def locate_recipe(recipe: str | None) -> tuple[Path, str]:
-    """Return the folder and the stem of the YAML file a recipe name or path means.
+    """Return the folder and the stem of the YAML file of a recipe, given by name or path.
 
     Raises:
-        UserError: for a file that does not exist or a name that is not shipped, and for what is no name.
+        UserError: for a missing file, an unknown name, or a value that is neither name nor path.
     """
     if recipe is None:
         return Path(str(resources.files(CONF))), "config"
     if not isinstance(recipe, str | Path):
-        raise UserError(f"recipe={recipe!r} is no name of a recipe or file; overrides are the second argument")
+        raise UserError(f"recipe={recipe!r} is not the name of a recipe or file; overrides are the second argument")
     path = expanded(recipe)
     if path.suffix == ".yaml":
         if not path.is_file():
@@ -32,19 +32,19 @@ def locate_recipe(recipe: str | None) -> tuple[Path, str]:
     known = shipped_names("recipes")
     if recipe not in known and (path.suffix or path.exists()):
         run = path / "config.yaml"
-        meant = (
+        hint = (
             f"the settings of that run are {run}" if run.is_file() else f"rows: data=files {typed('data.path', recipe)}"
         )
-        raise UserError(f"{recipe} is no recipe, whose name would end in .yaml; {meant}")
+        raise UserError(f"{recipe} is no recipe, whose name would end in .yaml; {hint}")
     return Path(str(resources.files(RECIPES))), one_of(recipe, known, "recipe")
 
 
 def launch_file(name: str) -> str:
-    """Return where a file lies that ``accelerate launch --config_file`` reads."""
+    """Return the path of a file for ``accelerate launch --config_file``."""
     return str(resources.files(CONF) / "launch" / name)
 
 
 def shipped_names(what: str) -> list[str]:
-    """Return the names shipped of "recipes" or of a group of conf/ ("data", "encoder", "strategy", "objective")."""
+    """Return the shipped names of "recipes", or of a group of conf/ ("data", "encoder", "strategy", "objective")."""
     folder = Path(str(resources.files(RECIPES if what == "recipes" else CONF))) / ("" if what == "recipes" else what)
     return sorted(path.stem for path in folder.glob("*.yaml") if path.stem != "base")

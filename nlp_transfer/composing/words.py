@@ -1,4 +1,4 @@
-"""key=value words, as they are typed: what Hydra's grammar reads in them, and what it would misread."""
+"""Translate key=value words, as users type them, to Hydra overrides, without Hydra misreading any value."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from nlp_transfer.strategies.auto import Auto
 
 
 def readable(word: str, *, sweep: bool = False) -> str:
-    """Return a key=value word as Hydra's grammar takes it: a value that it cannot read is the text that stands there.
+    """Return a key=value word that Hydra can parse; a value outside its grammar is quoted as a text.
 
     Raises:
-        UserError: for what is no such word, several values outside a sweep, a broken list, or a reference to anything
-            but another key.
+        UserError: for a word that is no override, several values outside a sweep, a broken list, or a reference to
+            anything but another key.
     """
     key, _, value = word.partition("=")
     refuse_secret(key, value)
     refuse_functions(word)
     if key.lstrip("+~").startswith("hydra") and not sweep:
-        raise UserError(f"{word}: the keys of Hydra itself are for --multirun")
+        raise UserError(f"{word}: keys of Hydra itself are only for --multirun")
     if (group := key.lstrip("+")) in GROUPS and group != key:
-        raise UserError(f"{word}: of {group} one is chosen already; {group}={value} chooses another")
+        raise UserError(f"{word}: {group} is chosen already; write {group}={value} to choose another")
     parsed = _parsed(word)
     if parsed is None:
         return _as_text(word, key, value, sweep=sweep)
@@ -42,31 +42,31 @@ def readable(word: str, *, sweep: bool = False) -> str:
                 f"{word} names several values: add --multirun for a run each{'' if key in GROUPS else value_of_one}"
             )
         return word
-    found = parsed.value()
-    names = found if isinstance(found, list) else [found]
-    if key in GROUPS and not isinstance(found, dict) and not all(isinstance(name, str) and name for name in names):
+    result = parsed.value()
+    names = result if isinstance(result, list) else [result]
+    if key in GROUPS and not isinstance(result, dict) and not all(isinstance(name, str) and name for name in names):
         one_of(value, shipped_names(key), key)
-    if isinstance(found, (bool, int, float)) and takes_text(Settings, key):  # or name=2024_01 would be 202401
+    if isinstance(result, (bool, int, float)) and takes_text(Settings, key):  # or name=2024_01 would become 202401
         return f"{key}={quoted(value)}"
-    # Hydra leaves out spaces and tabs around a text; a delimiter may be nothing else.
-    return f"{key}={quoted(value)}" if value != value.strip() == found else word
+    # Hydra strips spaces and tabs around a text, but a delimiter may consist of them.
+    return f"{key}={quoted(value)}" if value != value.strip() == result else word
 
 
 def key_and_value(word: str) -> tuple[str, Any]:
-    """Return what a key=value word sets, and the plain value.
+    """Return the key and the plain value of a key=value word.
 
     Raises:
         UserError: see `readable`.
     """
-    found = _parsed(readable(word))
-    return found.key_or_group, found.value()
+    parsed = _parsed(readable(word))
+    return parsed.key_or_group, parsed.value()
 
 
 def encoder_words(word: str) -> list[str]:
-    """Return ``encoder=owner/name@revision``, or a path after ``encoder=``, as the words it is short for.
+    """Expand ``encoder=owner/name@revision`` and ``encoder=PATH`` to the words they abbreviate.
 
     Raises:
-        UserError: for a path that leads nowhere.
+        UserError: for a path that does not exist.
     """
     key, _, value = word.partition("=")
     name, _, revision = value.partition("@")
@@ -78,28 +78,28 @@ def encoder_words(word: str) -> list[str]:
         raise UserError(f"encoder={value!r}: there is no such folder")
     if not hub.is_name(name):
         return [word]
-    of = [f"encoder.revision={quoted(revision)}"] if revision else []
-    return ["encoder=custom", f"encoder.name={quoted(name)}", *of]
+    pinned = [f"encoder.revision={quoted(revision)}"] if revision else []
+    return ["encoder=custom", f"encoder.name={quoted(name)}", *pinned]
 
 
 def with_strategy(recipe: str | None, words: Sequence[str]) -> list[str]:
-    """Return the words with the strategy that is meant where they set a value of it and name none: fine-tuning.
+    """Add strategy=finetune to words that set a key of a strategy without choosing one.
 
-    The default, `auto`, chooses such values itself. A recipe that means another than the default has to name it.
+    The default strategy, `auto`, chooses the values of such keys itself. A recipe has to name its strategy.
     """
     keys = [word.lstrip("+~").partition("=")[0] for word in words]
-    own = {f"strategy.{field.name}" for field in dataclasses.fields(Auto)}
-    means_one = any(key.startswith("strategy.") and key not in own for key in keys)
-    if recipe is None and "strategy" not in keys and means_one:
+    keys_of_auto = {f"strategy.{field.name}" for field in dataclasses.fields(Auto)}
+    needs_strategy = any(key.startswith("strategy.") and key not in keys_of_auto for key in keys)
+    if recipe is None and "strategy" not in keys and needs_strategy:
         return ["strategy=finetune", *words]
     return list(words)
 
 
 def refuse_second_values(words: Sequence[str]) -> None:
-    """Refuse two values for one key: nobody can tell which one was meant.
+    """Refuse two different values for one key.
 
     Raises:
-        UserError: naming the key and both.
+        UserError: naming the key and both values.
     """
     values: dict[str, str] = {}
     for word in words:
@@ -110,7 +110,7 @@ def refuse_second_values(words: Sequence[str]) -> None:
 
 
 def from_mapping(values: Mapping[str, Any]) -> list[str]:
-    """Return keys with Python values as overrides: {"training": {"epochs": 3}} → ["training.epochs=3"]."""
+    """Convert a mapping of Python values to overrides: {"training": {"epochs": 3}} → ["training.epochs=3"]."""
 
     def written(value: Any) -> str:
         if isinstance(value, Mapping):
@@ -135,20 +135,20 @@ def from_mapping(values: Mapping[str, Any]) -> list[str]:
 
 
 def _as_text(word: str, key: str, value: str, *, sweep: bool) -> str:
-    """Return a word whose value Hydra cannot read with the value in quotes."""
-    meant = f"{key}={quoted(value)}"
-    if _parsed(meant) is None:
+    """Return a word with its value quoted, because Hydra cannot parse it otherwise."""
+    as_text = f"{key}={quoted(value)}"
+    if _parsed(as_text) is None:
         raise UserError(f"{word!r} cannot be read as key=value")
     if value.startswith(("[", "{")) or (sweep and "," in value):
         raise UserError(
             f"{word!r} cannot be read: in a list, a text of more than English letters and digits needs double quotes, "
             f'in a shell \'{key}=["très bon","bon"]\'; as one text: {typed(key, value)}'
         )
-    return meant
+    return as_text
 
 
 def _parsed(word: str) -> Any:
-    """Return what Hydra's grammar reads in a word, or None where it reads nothing."""
+    """Return the override that Hydra parses from a word, or None if it cannot."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -160,8 +160,8 @@ def _parsed(word: str) -> Any:
 
 
 def typed_limits(words: Sequence[str]) -> list[str]:
-    """Return the words that leave rows out."""
-    given = {word: word.lstrip("+").partition("=") for word in words}
+    """Return the words that limit the number of rows."""
+    parts = {word: word.lstrip("+").partition("=") for word in words}
     return [
-        word for word, (key, _, value) in given.items() if key.removeprefix("data.") in DATA_LIMITS and value != "null"
+        word for word, (key, _, value) in parts.items() if key.removeprefix("data.") in DATA_LIMITS and value != "null"
     ]

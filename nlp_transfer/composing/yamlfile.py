@@ -1,6 +1,7 @@
-"""A YAML file that may come from anywhere, as plain values: data, whatever it says, and small whatever it repeats.
+"""Read untrusted YAML files as plain data.
 
-It makes no objects, reads no environment and holds no secret. This file knows no setting by name.
+No file can create objects, read the environment, expand to a huge structure or contain a secret. This module knows no
+setting by name.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from nlp_transfer.composing.plain import leaves
 from nlp_transfer.errors import UserError
 from nlp_transfer.secrets import looks_secret
 
-MOST_BYTES = 1 << 20
-MOST_VALUES = 30_000  # 10,000 labels with a weight each are 20,000
-MOST_DEPTH = 50
-MOST_REFERENCES = 12  # what they stand for may hold references again, and twice as many each time
-# A reference to another key, such as ${seed}. OmegaConf reads more: the environment, functions.
+MAX_BYTES = 1 << 20
+MAX_VALUES = 30_000  # 10,000 labels with a weight each are 20,000
+MAX_DEPTH = 50
+MAX_REFERENCES = 12  # a reference may resolve to two others, and so on: the size can double with each
+# A reference to another key, such as ${seed}. OmegaConf would also resolve environment variables and functions.
 _REFERENCE = re.compile(r"(?<!\\)\$\{[\w.\[\]-]+\}")
-_SHOWN = 100  # characters
+_SHOWN = 100  # characters of a text that an error quotes
 
 
 def read_yaml(path: Path) -> Any:
-    """Return what a YAML file holds, references unresolved.
+    """Return the content of a YAML file, with references unresolved.
 
     Raises:
-        UserError: for a file that is no YAML, too large, or holds what `check_values` refuses.
+        UserError: for a file that is no YAML, is too large, or contains what `check_values` refuses.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -38,29 +39,29 @@ def read_yaml(path: Path) -> Any:
         raise
     except (OSError, ValueError, OmegaConfBaseException) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    except Exception as error:  # the YAML parser's own errors have no common public base here
+    except Exception as error:  # the errors of the YAML parser have no common public base class
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     check_values(content, f"{path}, ")
     return content
 
 
 def check_values(content: Any, place: str = "") -> None:
-    """Refuse values that are no data, in nested dicts and lists.
+    """Refuse values in nested dicts and lists that are not plain data.
 
     Raises:
-        UserError: naming the key, for ``${...}`` that is no reference to another key, for more references than anybody
-            needs, and for an access token, which is not quoted.
+        UserError: naming the key, for ``${...}`` that is no reference to another key, for too many references, and for
+            an access token, which is not quoted.
     """
     texts = [(key, str(value)) for key, value in leaves(content)]
-    if looks_secret("\n".join(f"{key}\n{text}" for key, text in texts)):  # at once: that is cheap
+    if looks_secret("\n".join(f"{key}\n{text}" for key, text in texts)):  # one search of all is cheaper than many
         for key, text in texts:
             refuse_secret(key, text, place)
     for key, text in texts:
         refuse_functions(text, f"{place}{key}: ")
     references = sum(text.count("${") for _, text in texts)
-    if references > MOST_REFERENCES:
+    if references > MAX_REFERENCES:
         raise UserError(
-            f"{place or 'the configuration '}has {references} references ${{...}}; at most {MOST_REFERENCES}"
+            f"{place or 'the configuration '}has {references} references ${{...}}; at most {MAX_REFERENCES}"
         )
 
 
@@ -72,16 +73,16 @@ def refuse_functions(text: str, place: str = "") -> None:
     """
     if "${" in _REFERENCE.sub("", text):
         raise UserError(
-            f"{place}{text[:_SHOWN]}: ${{...}} takes the value of another key, as in ${{seed}}; it reads nothing from "
-            "the environment and computes nothing"
+            f"{place}{text[:_SHOWN]}: ${{...}} must refer to another key, as in ${{seed}}; it cannot read the "
+            "environment or call functions"
         )
 
 
 def refuse_secret(key: str, value: str, place: str = "") -> None:
-    """Refuse a key or value that holds an access token, naming the key alone.
+    """Refuse a key or value that contains an access token.
 
     Raises:
-        UserError: in which the value is not quoted.
+        UserError: naming the key but not the value.
     """
     if looks_secret(key) or looks_secret(value):
         raise UserError(
@@ -91,29 +92,30 @@ def refuse_secret(key: str, value: str, place: str = "") -> None:
 
 
 def _check_size(path: Path) -> None:
-    """Refuse a file that is large, or becomes so where each alias is what it repeats; the parser would build it."""
+    """Refuse a file that is too large, or would be once its aliases are expanded, before it is loaded."""
     import yaml
 
-    if path.stat().st_size > MOST_BYTES:
+    if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path} is larger than any configuration ({path.stat().st_size:,} bytes)")
     text = path.read_text(encoding="utf-8")
-    values: dict[str, int] = {}  # by anchor
-    opened: list[tuple[str | None, int]] = []
+    sizes: dict[str, int] = {}  # number of values by anchor
+    open_collections: list[tuple[str | None, int]] = []  # anchor, and number of values before it
     count = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.AliasEvent):
-            if any(anchor == event.anchor for anchor, _ in opened):
-                raise UserError(f"{path}: *{event.anchor} repeats what it is a part of")
-            count += values.get(event.anchor, 0)
+            if any(anchor == event.anchor for anchor, _ in open_collections):
+                raise UserError(f"{path}: *{event.anchor} refers to a value that contains it")
+            count += sizes.get(event.anchor, 0)
         elif isinstance(event, yaml.CollectionStartEvent):
-            opened.append((event.anchor, count))
+            open_collections.append((event.anchor, count))
         elif isinstance(event, (yaml.ScalarEvent, yaml.CollectionEndEvent)):
-            anchor, before = opened.pop() if isinstance(event, yaml.CollectionEndEvent) else (event.anchor, count)
+            is_end = isinstance(event, yaml.CollectionEndEvent)
+            anchor, before = open_collections.pop() if is_end else (event.anchor, count)
             count += 1
             if anchor is not None:
-                values[anchor] = count - before
-        if count > MOST_VALUES or len(opened) > MOST_DEPTH:
+                sizes[anchor] = count - before
+        if count > MAX_VALUES or len(open_collections) > MAX_DEPTH:
             raise UserError(
-                f"{path} holds more values than any configuration ({MOST_VALUES:,}, {MOST_DEPTH} inside each other), "
-                "with what its anchors repeat"
+                f"{path} holds more values than any configuration ({MAX_VALUES:,}, nested {MAX_DEPTH} deep), with its "
+                "aliases expanded"
             )

@@ -19,7 +19,7 @@ from nlp_transfer.data.task import Task, unseen
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.predicting.predict import opened
+from nlp_transfer.predicting.predict import load_predictor
 from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.settings import DecisionSettings, Settings
 
@@ -108,7 +108,7 @@ class Memory:
         if not settings.continual.used:
             return None
         base, memory = Base.of(settings), cls([])
-        model = opened(base.folder, dataclasses.replace(settings, decision=DecisionSettings()))
+        model = load_predictor(base.folder, dataclasses.replace(settings, decision=DecisionSettings()))
         answered = [label for label in base.task.labels if label in corpus.task.labels]
         taught = corpus.splits["train"].keys
         try:

@@ -1,1 +1,1 @@
-"""A saved model on a page in the browser, for people who write no programs."""
+"""A demo page in the browser for a saved model, for people who do not program."""

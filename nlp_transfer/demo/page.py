@@ -1,4 +1,4 @@
-"""The page: what stands where, and what is done for whom. All it shows comes from `shown`."""
+"""The demo page: its layout and event handlers. Its texts and tables come from `shown`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from nlp_transfer.settings import DecisionSettings, Settings
 from nlp_transfer.verb_settings import DemoSettings
 from nlp_transfer.wording import counted
 
-_FEWEST = 16  # parts of a text, however long it is
-_SHORT = 200  # characters of a text in the table
+_MIN_PASSES = 16  # of the model to explain a prediction, however long the text is
+_MAX_CELL = 200  # characters of a text in the table
 _HIDDEN: dict[str, Any] = {"api_visibility": "private"}
-_MODEL: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}  # it answers one call at a time
+_MODEL: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}  # one call of the model at a time
 STYLE = """
 footer { display: none !important }
 .prose { overflow-wrap: anywhere }
@@ -38,7 +38,7 @@ footer { display: none !important }
 .answer { font-size: var(--text-xl); font-weight: 600 }
 """
 
-Handler = Callable[..., Any]  # what it returns is shown; None: nothing changes
+Handler = Callable[..., Any]  # returns updates of components; None: no update
 
 
 def make_page(labeller: Labeller, settings: Settings, *, name: str, folder: Path) -> gr.Blocks:
@@ -46,8 +46,8 @@ def make_page(labeller: Labeller, settings: Settings, *, name: str, folder: Path
 
     Args:
         labeller: the model.
-        settings: the groups `demo`, `predict` and `data` count.
-        name: what the model is called.
+        settings: of which `demo`, `predict` and `data` are used.
+        name: of the model.
         folder: for labelled files.
     """
     with gr.Blocks(title=name, analytics_enabled=False, delete_cache=(600, 3600)) as page:
@@ -60,34 +60,34 @@ def make_page(labeller: Labeller, settings: Settings, *, name: str, folder: Path
 
 
 def _slider(task: Task) -> gr.Slider:
-    """Lay out what sets the rule by which the model abstains."""
-    moved = "; once it is moved, nothing is promised of wrong labels" if task.risk else ""
+    """Return a slider for the probability below which the model abstains."""
+    moved = "; once it is moved, the share of wrong labels is no longer guaranteed" if task.risk else ""
     return gr.Slider(
         0,
         1,
-        _shown(task),
+        _initial(task),
         step=0.01,
         label="Abstain below probability",
-        info=f"the model gives no label where its best one is less probable; 0: it always gives one{moved}",
+        info=f"the model gives no label if the best one is less probable; 0: it always gives one{moved}",
         visible=shown.can_abstain(task),
     )
 
 
-def _shown(task: Task) -> float:
-    """Return where the slider is at first; a model that always abstains does so below more than it can show."""
+def _initial(task: Task) -> float:
+    """Return the initial value of the slider; the threshold of a model that always abstains is above 1."""
     return min(task.abstain_below, 1.0)
 
 
-def _following(labeller: Labeller, threshold: float) -> Labeller:
-    """Return the model as it decides with the slider where it is; with its own rule where nobody has moved it."""
-    shown_at = _shown(labeller.record.task)
-    if threshold in (shown_at, round(shown_at, 2)):
+def _with_threshold(labeller: Labeller, threshold: float) -> Labeller:
+    """Return the model with the rule of the slider, or with its own rule if the slider was not moved."""
+    initial = _initial(labeller.record.task)
+    if threshold in (initial, round(initial, 2)):
         return labeller
     return labeller.deciding_by(DecisionSettings(abstain_below=threshold))
 
 
 def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:
-    """Lay out what takes texts and shows a table of answers, where there are many, and all about one of them."""
+    """Lay out the inputs for texts, a table of predictions if there are several, and the details of one of them."""
     task = labeller.record.task
     names = ("First texts", "Second texts") if task.pair else ("Texts",)
     with gr.Row():
@@ -104,95 +104,99 @@ def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:
                     label="Answers: choose a row to see more of it below",
                     interactive=False,
                     wrap=True,
-                    max_chars=_SHORT,
+                    max_chars=_MAX_CELL,
                     column_widths=shown.widths(task),
                 )
                 current = [gr.Textbox(visible=False) for _ in names]
                 panel = AnswerPanel(task)
-    told = functools.partial(_told, problem, {results: gr.update(visible=False)} | dict.fromkeys(current, ""))
+    show_errors = functools.partial(
+        _showing_errors, problem, {results: gr.update(visible=False)} | dict.fromkeys(current, "")
+    )
 
-    @told
+    @show_errors
     def label(threshold: float, lines: bool, *typed: str) -> dict[Any, Any]:
         texts, pairs = read_texts(typed[0], typed[1] if task.pair else None, limits, lines=lines)
         columns = [texts] if pairs is None else [texts, pairs]
-        answered = shown.rows(columns, _following(labeller, threshold).predict(texts, pairs))
+        rows = shown.rows(columns, _with_threshold(labeller, threshold).predict(texts, pairs))
         first = {box: column[0] for box, column in zip(current, columns, strict=True)}
-        return {results: gr.update(visible=True), table: gr.update(value=answered, visible=len(texts) > 1)} | first
+        return {results: gr.update(visible=True), table: gr.update(value=rows, visible=len(texts) > 1)} | first
 
-    def relabel(chosen: str, *given: Any) -> Any:
-        """Label again, if that was done, and leave the text that is looked at."""
-        return {part: value for part, value in label(*given).items() if part not in current} if chosen else gr.skip()
+    def relabel(selected: str, *inputs: Any) -> Any:
+        """Label the texts again, if they were labelled before, and keep the selected one."""
+        if not selected:
+            return gr.skip()
+        return {component: value for component, value in label(*inputs).items() if component not in current}
 
-    @told
+    @show_errors
     def detail(threshold: float, *texts: str) -> dict[Any, Any] | None:
         if not any(texts):
             return None
-        judge = _following(labeller, threshold)
-        (answer,) = judge.predict(*([text] for text in texts))
-        return panel.answered(judge.record.task, answer)
+        model = _with_threshold(labeller, threshold)
+        (prediction,) = model.predict(*([text] for text in texts))
+        return panel.answered(model.record.task, prediction)
 
-    def judge(*given: Any) -> Any:
-        return detail(*given).get(panel.answer, gr.skip())
+    def headline(*inputs: Any) -> Any:
+        return detail(*inputs).get(panel.answer, gr.skip())
 
-    @told
+    @show_errors
     def explain(about: str | None, *texts: str) -> dict[Any, Any] | None:
         if not any(texts):
             return None
         output = task.labels.index(about) if about else 0
-        most = max(_FEWEST, limits.effort // sum(map(len, texts)))
-        return panel.explained(attribute(labeller, *texts, output=output, most=most), about)
+        passes = max(_MIN_PASSES, limits.effort // sum(map(len, texts)))
+        return panel.explained(attribute(labeller, *texts, output=output, most=passes), about)
 
-    def choose(event: gr.SelectData) -> dict[Any, Any]:
+    def select(event: gr.SelectData) -> dict[Any, Any]:
         return dict(zip(current, event.row_value[-len(current) :], strict=True))
 
-    asked, seen = [threshold, lines, *boxes], [problem, results, *current]
+    inputs, common = [threshold, lines, *boxes], [problem, results, *current]
 
-    def look(event: Any) -> None:
-        """Show all about the text that is looked at, the answer before the words."""
-        shows = event.then(detail, [threshold, *current], [*seen, *panel.answers], **_MODEL, **_HIDDEN)
-        shows.then(explain, [panel.about, *current], [*seen, *panel.reasons], **_MODEL, **_HIDDEN)
+    def then_show_details(event: Any) -> None:
+        """Show the prediction for the selected text after an event, and then its explanation."""
+        shows = event.then(detail, [threshold, *current], [*common, *panel.answers], **_MODEL, **_HIDDEN)
+        shows.then(explain, [panel.about, *current], [*common, *panel.reasons], **_MODEL, **_HIDDEN)
 
-    look(button.click(label, asked, [*seen, table], api_name="label", **_MODEL))
-    look(table.select(choose, None, current, **_HIDDEN))
-    threshold.release(relabel, [current[0], *asked], [problem, results, table], **_MODEL, **_HIDDEN).then(
-        judge, [threshold, *current], panel.answer, **_MODEL, **_HIDDEN
+    then_show_details(button.click(label, inputs, [*common, table], api_name="label", **_MODEL))
+    then_show_details(table.select(select, None, current, **_HIDDEN))
+    threshold.release(relabel, [current[0], *inputs], [problem, results, table], **_MODEL, **_HIDDEN).then(
+        headline, [threshold, *current], panel.answer, **_MODEL, **_HIDDEN
     )
-    panel.about.input(explain, [panel.about, *current], [*seen, *panel.reasons], **_MODEL, **_HIDDEN)
+    panel.about.input(explain, [panel.about, *current], [*common, *panel.reasons], **_MODEL, **_HIDDEN)
 
 
 def _file_tab(labeller: Labeller, settings: Settings, folder: Path) -> None:
-    """Lay out what takes a file and gives it back labelled."""
+    """Lay out the upload of a file and the download of its labelled copy."""
     gr.HTML(f"<p>{shown.wanted_file(labeller.record, settings.data.columns)}</p>")
     upload = gr.File(label="File", file_types=[*ENDINGS], height=140)
     threshold = _slider(labeller.record.task)
     button = gr.Button("Label the file", variant="primary")
     problem = gr.HTML(visible=False)
-    made = gr.DownloadButton(visible=False)
+    download = gr.DownloadButton(visible=False)
 
     def label(threshold: float, path: str | None) -> dict[Any, Any]:
         if path is None:
             raise UserError("there is no file yet: choose one first")
-        labelled, count = label_file(_following(labeller, threshold), Path(path), settings, folder)
-        words = f"Download {labelled.name} ({counted(count, 'row')})"
-        return {made: gr.update(label=words, value=str(labelled), visible=True)}
+        labelled, count = label_file(_with_threshold(labeller, threshold), Path(path), settings, folder)
+        caption = f"Download {labelled.name} ({counted(count, 'row')})"
+        return {download: gr.update(label=caption, value=str(labelled), visible=True)}
 
-    answer = _told(problem, {made: gr.update(visible=False)}, label)
-    button.click(answer, [threshold, upload], [problem, made], api_name="label_file", **_MODEL)
+    handler = _showing_errors(problem, {download: gr.update(visible=False)}, label)
+    button.click(handler, [threshold, upload], [problem, download], api_name="label_file", **_MODEL)
 
 
-def _told(problem: gr.HTML, hidden: dict[Any, Any], answer: Handler) -> Handler:
-    """Return a handler that shows what is wrong as a sentence, in place of the results."""
+def _showing_errors(problem: gr.HTML, hidden: dict[Any, Any], handler: Handler) -> Handler:
+    """Wrap a handler so that its errors are shown as a sentence, and its results are hidden then."""
 
-    def told(*given: Any) -> Any:
+    def wrapped(*inputs: Any) -> Any:
         try:
-            found = answer(*given)
-            return gr.skip() if found is None else found | {problem: gr.update(visible=False)}
+            updates = handler(*inputs)
+            return gr.skip() if updates is None else updates | {problem: gr.update(visible=False)}
         except UserError as error:
             sentence = str(error)
-        except Exception as error:  # its words may quote a text
+        except Exception as error:  # its message may quote a text
             say_failure(error)
-            sentence = "the model failed on this; what failed is told where the page was started"
-        said = f'<p class="problem" role="alert">{html.escape(sentence)}</p>'
-        return hidden | {problem: gr.update(value=said, visible=True)}
+            sentence = "the model failed on this; the terminal in which the page was started shows the error"
+        alert = f'<p class="problem" role="alert">{html.escape(sentence)}</p>'
+        return hidden | {problem: gr.update(value=alert, visible=True)}
 
-    return told
+    return wrapped

@@ -1,4 +1,4 @@
-"""The part of the page that shows all about one text: its answer, every probability, and the words that mattered."""
+"""The panel with the details of one text: its prediction, all probabilities, and the words that mattered."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nlp_transfer.decision.labelling import Prediction
 from nlp_transfer.demo import shown
 from nlp_transfer.predicting.attribution import Attribution
 
-_BARS = 5  # labels whose probabilities are seen at once
+_BARS = 5  # labels with a probability bar
 
 
 class AnswerPanel:
-    """Components that show the answer to a text, laid out where the panel is made.
+    """Components that show the prediction for a text; creating the panel lays them out.
 
     Attributes:
-        about: which label the words are shown for.
+        about: selects the label for which the words are explained.
     """
 
     def __init__(self, task: Task) -> None:
@@ -47,27 +47,28 @@ class AnswerPanel:
 
     @property
     def answers(self) -> list[Any]:
-        """What `answered` fills, as outputs of an event."""
+        """The components that `answered` updates, as outputs of an event."""
         return [self.answer, self.bars, self.ranking, self.about]
 
     @property
     def reasons(self) -> list[Any]:
-        """What `explained` fills, as outputs of an event."""
+        """The components that `explained` updates, as outputs of an event."""
         return [*self.words, self.legend, self.numbers]
 
     def answered(self, task: Task, answer: Prediction) -> dict[Any, Any]:
-        """Return what the components show of the answer to a text, by the rules of `task`."""
+        """Return updates that show the prediction for a text, by the decision rules of `task`."""
         return {
             self.answer: f'<div class="answer">{html.escape(shown.headline(task, answer))}</div>',
-            self.bars: gr.update(value=answer.probabilities or None),  # bare, a label could pass for an instruction
+            self.bars: gr.update(value=answer.probabilities or None),  # a bare dict could pass for an update
             self.ranking: shown.ranking(answer),
             self.about: shown.best_label(answer),
         }
 
-    def explained(self, found: Attribution, about: str | None) -> dict[Any, Any]:
-        """Return what they show of its words: what these speak for, a label or, where `about` is None, a number."""
-        marked = dict(zip(self.words, shown.marked(found), strict=True))
-        return marked | {self.legend: shown.legend(found, about), self.numbers: shown.strongest(self.task, found)}
+    def explained(self, attribution: Attribution, about: str | None) -> dict[Any, Any]:
+        """Return updates that show the attribution of words to the label `about`, or to the number if it is None."""
+        marked = dict(zip(self.words, shown.marked(attribution), strict=True))
+        legend, numbers = shown.legend(attribution, about), shown.strongest(self.task, attribution)
+        return marked | {self.legend: legend, self.numbers: numbers}
 
 
 def _table(headers: list[str], widths: list[str | int], **more: Any) -> gr.Dataframe:

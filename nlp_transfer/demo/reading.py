@@ -1,4 +1,4 @@
-"""From what was typed on the page to texts for a model, within the limits; what is wrong is said in a sentence."""
+"""Split the input of the page into texts, and check the limits."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ Texts = list[str]
 
 
 def read_texts(typed: str, pairs: str | None, limits: DemoSettings, *, lines: bool) -> tuple[Texts, Texts | None]:
-    """Return the texts that were typed and, where the model reads two, their second texts.
+    """Return the texts that were typed and, for pairs, the second texts.
 
     Args:
-        typed: what the box holds.
-        pairs: what the second box holds, or None where there is none.
-        limits: of the number of texts and of the characters of one.
-        lines: whether each line is a text of its own; lines with nothing on them are none.
+        typed: the content of the first box.
+        pairs: the content of the second box, or None if there is none.
+        limits: the number of texts and the characters per text.
+        lines: whether each line is a text; empty lines are skipped.
 
     Raises:
-        UserError: if nothing was typed, the boxes do not match, or something is over a limit.
+        UserError: if nothing was typed, the boxes differ in their number of texts, or a limit is exceeded.
     """
     columns = [_split(box, lines) for box in ([typed] if pairs is None else [typed, pairs])]
     if len({len(column) for column in columns}) > 1:
@@ -30,13 +30,13 @@ def read_texts(typed: str, pairs: str | None, limits: DemoSettings, *, lines: bo
         raise UserError("there is no text yet: type or paste one first")
     if len(rows) > limits.texts:
         raise UserError(
-            f"{len(rows):,} texts are more than the {limits.texts:,} that can be labelled here at once: take fewer, or "
-            "upload them as a file"
+            f"{len(rows):,} texts are more than the {limits.texts:,} that can be labelled here at once: enter fewer, "
+            "or upload a file"
         )
     for number, row in enumerate(rows, 1):
         if (longest := max(map(len, row))) > limits.characters:
             raise UserError(
-                f"text {number:,} has {longest:,} characters, more than the {limits.characters:,} of one text here: "
+                f"text {number:,} has {longest:,} characters, more than the {limits.characters:,} allowed here: "
                 "shorten it"
             )
     return [row[0] for row in rows], None if pairs is None else [row[1] for row in rows]

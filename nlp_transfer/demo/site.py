@@ -1,4 +1,4 @@
-"""The page as an application for a browser on a machine without internet: it asks no other host for anything."""
+"""The demo page as a web application that works offline: the browser contacts no other host."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.serving.host import say_failure
 from nlp_transfer.settings import Settings
 
-_FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # of the machine; for cells and labels as well
-# Whatever the library's page would ask of other hosts, the browser does not.
+_FONTS = ("ui-sans-serif", "system-ui", "sans-serif")  # local fonts, also for cells and labels
+# Forbids the browser to load what Gradio's page would request from other hosts.
 _POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 
 
-class Ending(Labeller):
-    """A model that answers until it is told not to: a long file must not hold up the end.
+class StoppableLabeller(Labeller):
+    """A model that can be stopped, so that a long file does not delay the end of the server.
 
     Attributes:
-        ended: set, it refuses, and so does the same model under other rules.
+        ended: if set, this model, also with other decision rules, refuses to predict.
     """
 
     def __init__(self, labeller: Labeller) -> None:
@@ -39,24 +39,24 @@ class Ending(Labeller):
         self.ended = threading.Event()
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
-        """Return what the model does.
+        """Return the logits of the model.
 
         Raises:
-            UserError: after the end, and as the model does.
+            UserError: after it was stopped, and as the model does.
         """
         if self.ended.is_set():
             raise UserError("the page is being stopped")
         return self._labeller.logits(texts, pairs)
 
     def answers(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return what the model does; errors are those of `logits`."""
+        """Return the answers of the model; for errors see `logits`."""
         if self.ended.is_set():
             raise UserError("the page is being stopped")
         return self._labeller.answers(texts, pairs)
 
 
 class _Policy:
-    """Sends the policy with every answer."""
+    """Middleware that adds the content security policy to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -71,7 +71,7 @@ class _Policy:
 
 
 class _Failures:
-    """In the place of the module `traceback` in Gradio, which would print with an error the text it came from."""
+    """Replaces the module `traceback` in Gradio, which would print error messages that may quote a text."""
 
     @staticmethod
     def print_exc() -> None:
@@ -81,27 +81,27 @@ class _Failures:
 
 
 def make_site(labeller: Labeller, settings: Settings, *, name: str, folder: Path) -> tuple[FastAPI, Callable[[], None]]:
-    """Return the application, and what to call when it is told to stop.
+    """Return the application, and a function that stops it.
 
     Args:
         labeller: the model.
         settings: see ``page.make_page``.
-        name: what the model is called.
+        name: of the model.
         folder: for labelled files.
     """
     for module in (queueing, routes):
         vars(module)["traceback"] = _Failures
     app = FastAPI(openapi_url=None)
     app.add_middleware(_Policy)
-    answering = Ending(labeller)
+    stoppable = StoppableLabeller(labeller)
     gr.mount_gradio_app(
         app,
-        make_page(answering, settings, name=name, folder=folder),
+        make_page(stoppable, settings, name=name, folder=folder),
         path="/",
         theme=gr.themes.Default(font=_FONTS, font_mono=_FONTS),
         css=STYLE,
         footer_links=[],
-        run_history=False,  # which keeps texts in the browser
+        run_history=False,  # would store texts in the browser
         max_file_size=settings.demo.bytes,
         ssr_mode=False,
         pwa=False,
@@ -112,7 +112,7 @@ def make_site(labeller: Labeller, settings: Settings, *, name: str, folder: Path
     (inner,) = (route.app for route in app.routes if isinstance(route, Mount))
 
     def stop() -> None:
-        answering.ended.set()
-        inner.stop_event.set()  # every open page holds a connection until then
+        stoppable.ended.set()
+        inner.stop_event.set()  # closes the connections of open pages
 
     return app, stop

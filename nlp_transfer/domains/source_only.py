@@ -18,7 +18,7 @@ from nlp_transfer.evaluation.information import gain, information
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.reverse import Known, difference, led_back
 from nlp_transfer.objectives.settings import terms_that
-from nlp_transfer.predicting.predict import opened
+from nlp_transfer.predicting.predict import load_predictor
 from nlp_transfer.settings import EvaluationSettings, Settings
 from nlp_transfer.wording import counted
 
@@ -113,7 +113,7 @@ def asked_of(folder: Path, settings: Settings, corpus: Corpus, sides: Sides) -> 
     To be called on every rank, before the parts of another run are put together.
     """
     assert corpus.unlabelled is not None
-    model, asked = opened(folder, settings), corpus.unlabelled.take(sides.texts.tolist())
+    model, asked = load_predictor(folder, settings), corpus.unlabelled.take(sides.texts.tolist())
     measured = corpus.splits[corpus.reported_split]
     floor = Floor(
         "source only",

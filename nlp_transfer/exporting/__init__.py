@@ -1,1 +1,1 @@
-"""A saved model as a graph that runs without torch, compared with the model it was made of."""
+"""Export a saved model to run without torch, and compare the export with the original."""

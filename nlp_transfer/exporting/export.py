@@ -1,7 +1,7 @@
-"""A saved model as a graph that runs without torch: ONNX in float32 or 8 bits, or OpenVINO; compared before it is kept.
+"""Export a saved model as a graph that runs without torch: ONNX in float32 or 8 bits, or OpenVINO.
 
-The graph is the plain padded forward pass, of as many texts and tokens as it is given. Reading what is written here is
-the business of `predicting.exported`, comparing that of `fidelity`; of a model without layers `static` makes a table.
+The graph is the plain padded forward pass, for any batch size and length. `predicting.exported` runs the result,
+`fidelity` compares it with the original, and `static` exports a model without layers as a table.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from nlp_transfer.exporting.formats import FORMATS, ONNX, OPENVINO, check_export
 from nlp_transfer.exporting.static import write_table
 from nlp_transfer.machine.disk import appearing, write_json
 from nlp_transfer.machine.versions import installed
-from nlp_transfer.predicting.exported import OUTPUT, WEIGHTS, Exported, encode, need, weights_of
+from nlp_transfer.predicting.exported import OUTPUT, WEIGHTS, Exported, encode, require_installed, weights_of
 from nlp_transfer.predicting.predict import Predictor
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
 
-OPSET = 18  # torch's own; ONNX Runtime has known it since 1.14
+OPSET = 18  # the default of torch; supported by ONNX Runtime since 1.14
 _AXES = {0: "batch", 1: "length"}
-_LARGEST = 2**31  # bytes of a file of protocol buffers
+_MAX_BYTES = 2**31  # of a file of protocol buffers
 
 
 @dataclass(frozen=True)
 class Export:
-    """An exported model: its folder, and how it differs from the model whose weights have that SHA-256."""
+    """An exported model: its folder, and how it differs from the original, whose weights have this SHA-256."""
 
     folder: Path
     format: str
@@ -58,7 +58,7 @@ class Export:
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the export as plain values."""
         versions = installed(("nlp-transfer", "torch", "transformers", *FORMATS[self.format].libraries))
         opset = None if self.format == "static" else OPSET
         figures = {"format": self.format, "opset": opset, "sha256": self.sha256, **self.fidelity.to_json()}
@@ -66,24 +66,24 @@ class Export:
 
 
 def export(folder: Path, settings: Settings, *, screen: Screen | None = None) -> Export:
-    """Write the model of a run as a graph, and compare it with the model on the validation rows of the run, if any.
+    """Export the model of a run, and compare the export with it on the validation rows of the run, if any.
 
-    The folder holds all that is needed to use it: ``model.onnx``, ``model.xml`` with ``model.bin``, or
+    The folder contains all that is needed to use it: ``model.onnx``, ``model.xml`` with ``model.bin``, or
     ``static.safetensors`` with a ``README.md``; the tokenizer, ``config.json``, ``nlp_transfer.json`` and the figures
-    in ``export.json``. `predicting.exported.Exported` reads it.
+    in ``export.json``. `predicting.exported.Exported` loads it.
 
     Args:
-        folder: of the run; or of a model alone, which is compared on a few fixed sentences, as where no such rows are.
-        settings: those of the run's ``config.yaml``; the `export` group says what is written and where.
+        folder: of the run, or of a model alone; without validation rows a few fixed sentences are compared.
+        settings: those of the run's ``config.yaml``; the `export` group determines format and folder.
         screen: where progress is shown; None: nowhere.
 
     Raises:
-        UserError: for a missing library; an adapter that is not merged; an architecture that cannot be traced, with the
-            reason; and in float32 for a graph that does not answer as the model does. Nothing is written then.
+        UserError: for a missing library, an adapter that is not merged, an architecture that cannot be traced, and for
+            a float32 export whose outputs differ from the model's. Nothing is written then.
     """
-    wanted = settings.export
-    check_export(wanted)
-    need(*FORMATS[wanted.format].libraries)
+    options = settings.export
+    check_export(options)
+    require_installed(*FORMATS[options.format].libraries)
     screen = screen or Screen(speaks=False)
     model, run = model_folder(folder), run_of(folder)
     record = read_record(model)
@@ -93,49 +93,49 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
             "WHOLE"
         )
     record = _without_features(ruled(record, settings.decision), folder)
-    beside = run / wanted.format if run else model.with_name(f"{model.name}-{wanted.format}")
-    target = expanded(wanted.output) if wanted.output else beside
+    default = run / options.format if run else model.with_name(f"{model.name}-{options.format}")
+    target = expanded(options.output) if options.output else default
     with appearing(target, FIGURES, "export") as making:
         with screen.busy("reading data"):
             rows, notes = _rows(run, settings, record)
-        if why := unpromised(record.task, record.risk_curve):
-            notes.append(f"{why[0].upper()}{why[1:]}.")
+        if warning := unpromised(record.task, record.risk_curve):
+            notes.append(f"{warning[0].upper()}{warning[1:]}.")
         with screen.busy("exporting the model"):
-            _write(model, record, wanted.format, making)
+            _write(model, record, options.format, making)
         with screen.busy("comparing it with the model"):
             predictor = Predictor(model, precision="fp32", batch_tokens=settings.evaluation.batch_tokens)
             predictor = predictor.deciding_by(settings.decision)
             fidelity = measure(
                 predictor,
-                Exported(making, threads=wanted.threads, batch_tokens=settings.evaluation.batch_tokens),
+                Exported(making, threads=options.threads, batch_tokens=settings.evaluation.batch_tokens),
                 rows,
                 metric=settings.evaluation.metric,
-                threads=wanted.threads,
+                threads=options.threads,
                 megabytes=Figure(*(sum(p.stat().st_size for p in files) / 1e6 for files in _files(model, making))),
             )
-        if wanted.format != "onnx_int8" and not fidelity.is_rounding:
+        if options.format != "onnx_int8" and not fidelity.is_rounding:
             raise UserError(
-                f"{model}: its export answers otherwise: logits differ by up to {fidelity.largest_difference:.2g}, "
-                f"{fidelity.changed_decisions:,} decisions are others; nothing is written. The conversion is at fault "
-                f"({_named(FORMATS[wanted.format].libraries)}): try other versions, or another export.format"
+                f"{model}: its export gives other answers: logits differ by up to {fidelity.largest_difference:.2g}, "
+                f"{fidelity.changed_decisions:,} decisions changed; nothing is written. The conversion is at fault "
+                f"({_named(FORMATS[options.format].libraries)}): try other versions, or another export.format"
             )
-        done = Export(target, wanted.format, record.sha256, fidelity, notes)
-        write_json(making / FIGURES, done.to_json())
-    return done
+        exported = Export(target, options.format, record.sha256, fidelity, notes)
+        write_json(making / FIGURES, exported.to_json())
+    return exported
 
 
 def _without_features(record: Record, folder: Path) -> Record:
-    """Return the record of a graph, which answers with logits alone.
+    """Return the record of an export, which computes logits but no features.
 
     Raises:
-        UserError: where the model's rule for the unknown needs more.
+        UserError: if the model's rule for unknown texts needs features.
     """
     if record.novelty is None or not record.novelty.reads_features:
         return record
     if needs_features(record):
         raise UserError(
-            f"decision.unknown={record.task.unknown:g}: this model tells unknown texts by {record.novelty.score}, from "
-            f"features that an export does not give: nlp-transfer export {folder} decision.unknown=0 leaves that out"
+            f"decision.unknown={record.task.unknown:g}: this model detects unknown texts by {record.novelty.score}, "
+            f"from features that an export lacks: nlp-transfer export {folder} decision.unknown=0 leaves that out"
         )
     return dataclasses.replace(record, novelty=None)
 
@@ -149,18 +149,18 @@ def _files(model: Path, making: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _rows(run: Path | None, settings: Settings, record: Record) -> tuple[Examples | None, list[str]]:
-    """Return validation rows to compare on, or None, and sentences on where they come from."""
+    """Return the validation rows for the comparison, or None, and notes about them."""
     if run is None:
-        return None, ["A model without the config.yaml of its run says of no rows that they are its own."]
+        return None, ["A model without the config.yaml of its run has no known validation rows."]
     try:
         corpus = load(dataclasses.replace(settings, data=dataclasses.replace(settings.data, unlabelled=None)))
     except UserError as error:
-        return None, [f"The rows of the run cannot be had now: {error}"]
+        return None, [f"The rows of the run cannot be read now: {error}"]
     if not corpus.task.asks_as(record.task):
         return None, [f"{corpus.source} no longer has the labels that the model was trained on."]
     rows, most = corpus.splits.get("validation"), settings.export.rows
     if rows is None:
-        return None, ["The run has no validation rows, which an export is compared on: a few fixed sentences are used."]
+        return None, ["The run has no validation rows to compare on: a few fixed sentences are used."]
     changed = corpus.fingerprint != record.data["fingerprint"]
     notes = ["The data is not what the model was trained on."] if changed else []
     if most is None or len(rows) <= most:
@@ -170,34 +170,34 @@ def _rows(run: Path | None, settings: Settings, record: Record) -> tuple[Example
 
 
 def _write(folder: Path, record: Record, form: str, making: Path) -> None:
-    """Write everything but the figures."""
+    """Write everything except the figures."""
     model, tokenizer = load_model(folder, record)
     if form == "static":
         write_table(model, tokenizer, record, making)
     else:
         _write_graph(model, tokenizer, record, form, making)
     config = read_json(folder / "config.json")
-    config.pop("auto_map", None)  # the code it names stays behind
+    config.pop("auto_map", None)  # the code it names is not part of the export
     write_json(making / "config.json", config)
     save_tokenizer(tokenizer, record, making)
     write_record(dataclasses.replace(record, sha256=digest_of(weights_of(making, FORMATS[form].file))), making)
 
 
 def _write_graph(model: Any, tokenizer: Any, record: Record, form: str, making: Path) -> None:
-    with _hushed(), torch.no_grad():
+    with _silenced(), torch.no_grad():
         program = _converted(model, tokenizer, record)
         if form == "onnx":
             program.save(making / ONNX)
         else:
-            made = making / "float.onnx"
-            program.save(made)
-            (_quantise if form == "onnx_int8" else _to_openvino)(made, making, program)
-            for path in making.glob(f"{made.name}*"):
+            floats = making / "float.onnx"
+            program.save(floats)
+            (_quantise if form == "onnx_int8" else _to_openvino)(floats, making, program)
+            for path in making.glob(f"{floats.name}*"):
                 path.unlink()
 
 
 class _Graph(nn.Module):
-    """A model as a function from the tensors of a batch, in a given order, to logits."""
+    """A model as a function from the tensors of a batch, in a fixed order, to logits."""
 
     def __init__(self, model: Any, names: list[str]) -> None:
         super().__init__()
@@ -208,30 +208,30 @@ class _Graph(nn.Module):
 
 
 def _converted(model: Any, tokenizer: Any, record: Record) -> Any:
-    """Return the ONNX program of a model, in which neither batch nor length is fixed.
+    """Return the ONNX program of a model, with dynamic batch size and length.
 
-    Not by TorchScript (`dynamo=False`), whose logits were off by 0.03: it takes the length of the traced rows for that
-    of all.
+    TorchScript (`dynamo=False`) is not used, because its logits were off by 0.03: it treats the length of the traced
+    rows as constant.
 
     Raises:
-        UserError: with the reason, for an architecture that cannot be traced so.
+        UserError: for an architecture that cannot be traced, with the reason.
     """
     texts, pairs = trace_texts(pair=record.task.pair)
     encoded = encode(tokenizer, record.tokens, texts, pairs)
     rows = pad(encoded, np.arange(len(texts)), padding=Padding.of(tokenizer, places_a_token=1))
     names = [name for name in INPUTS if name in rows]
-    free = dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC)
+    dynamic = dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC)
     kind = encoder_config(model.config).model_type
     try:
         traced = torch.export.export(
             _Graph(model, names).eval(),
             tuple(torch.from_numpy(rows[name]) for name in names),
-            dynamic_shapes=(tuple(free for _ in names),),
+            dynamic_shapes=(tuple(dynamic for _ in names),),
             strict=False,
         )
-        longest = _longest(traced, names)
-        if longest < record.tokens.limit:
-            raise ValueError(f"the graph holds for texts of at most {longest} tokens alone")
+        limit = _max_length(traced, names)
+        if limit < record.tokens.limit:
+            raise ValueError(f"the graph supports at most {limit} tokens")
         program = torch.onnx.export(
             traced,
             input_names=names,
@@ -241,69 +241,69 @@ def _converted(model: Any, tokenizer: Any, record: Record) -> Any:
             dynamo=True,
             verbose=False,
         )
-    except Exception as error:  # what cannot be traced is refused in a hundred ways
+    except Exception as error:  # tracing fails with many kinds of exceptions
         raise UserError(
-            f"{kind} cannot be exported: torch {torch.__version__} makes no graph of it for texts of every length "
+            f"{kind} cannot be exported: torch {torch.__version__} cannot trace it for texts of every length "
             f"({_reason(error)}); use the saved model itself, or another encoder"
         ) from error
     assert program is not None
-    # Where in which file of this machine each was traced: twice the size of a small model.
+    # Drop the stack trace of every node, which names local files and is twice the size of a small model.
     for part in (program.model, program.model.graph, *program.model.graph):
         part.metadata_props.clear()
     return program
 
 
-def _longest(traced: Any, names: list[str]) -> int:
-    """Return how many tokens a traced program takes; a limit that is lower than the model's would not be said later."""
+def _max_length(traced: Any, names: list[str]) -> int:
+    """Return the maximum length that a traced program supports; the ONNX graph would not check it."""
     inputs = [node for node in traced.graph.nodes if node.op == "placeholder"][-len(names) :]
     width = inputs[0].meta["val"].shape[1].node.expr
     upper = traced.range_constraints[width].upper
     return int(upper) if upper < 2**31 else 2**31
 
 
-def _quantise(made: Path, making: Path, program: Any) -> None:
-    """Write the graph with weights of 7 bits, in bytes, and activations of 8.
+def _quantise(floats: Path, making: Path, program: Any) -> None:
+    """Write the graph with 7-bit weights, stored as bytes, and 8-bit activations.
 
-    Measured on 546 questions (TREC, all-MiniLM-L6-v2): with weights by channel 1.3 % of the decisions are others, by
-    tensor 3.5 %. Word embeddings make no difference and are two fifths of the file. Weights of 8 bits bring nothing,
-    and products of theirs overflow on processors without VNNI. The last layer costs nothing in float; with the second
-    half of each feed-forward block in float, logits are a quarter nearer and the file is half as large again.
+    Measured on 546 questions (TREC, all-MiniLM-L6-v2): per-channel weights change 1.3 % of the decisions, per-tensor
+    weights 3.5 %. Quantising the word embeddings changes nothing and they are two fifths of the file. 8-bit weights are
+    no better, and their products overflow on processors without VNNI. The last layer costs nothing in float. With the
+    second half of each feed-forward block in float, logits differ a quarter less and the file is half as large again.
     """
     from onnxruntime.quantization import quantize_dynamic
 
     last = _last_product(program.model.graph)
-    large = sum(path.stat().st_size for path in making.glob(f"{made.name}*")) > _LARGEST
+    is_large = sum(path.stat().st_size for path in making.glob(f"{floats.name}*")) > _MAX_BYTES
     quantize_dynamic(
-        made,
+        floats,
         making / ONNX,
         op_types_to_quantize=["MatMul", "Gather"],
         per_channel=True,
         reduce_range=True,
-        nodes_to_exclude=[last, f"{last}_MatMul"],  # its name, and that which the library gives it before it looks
-        use_external_data_format=large,
+        nodes_to_exclude=[last, f"{last}_MatMul"],  # its name, also after the library has converted a Gemm
+        use_external_data_format=is_large,
     )
 
 
 def _last_product(graph: Any) -> str:
-    """Return the name of the matrix product that makes the logits."""
+    """Return the name of the matrix product that computes the logits."""
     node = graph.outputs[0].producer()
     while node.op_type not in ("MatMul", "Gemm"):
         node = next(value.producer() for value in node.inputs if value is not None and value.producer() is not None)
     return str(node.name)
 
 
-def _to_openvino(made: Path, making: Path, program: Any) -> None:
+def _to_openvino(floats: Path, making: Path, program: Any) -> None:
     import openvino
 
-    openvino.save_model(openvino.convert_model(made), making / OPENVINO, compress_to_fp16=False)
+    openvino.save_model(openvino.convert_model(floats), making / OPENVINO, compress_to_fp16=False)
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep off the screen what the libraries say of their own doings; what they refuse is an exception."""
+def _silenced() -> Iterator[None]:
+    """Suppress warnings and log messages of the libraries; failures still raise exceptions."""
     root = logging.getLogger()
     before, nowhere = root.manager.disable, logging.NullHandler()
-    root.addHandler(nowhere)  # or the first warning would make one that writes
+    root.addHandler(nowhere)  # otherwise the first warning would install a handler that writes
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -315,8 +315,8 @@ def _hushed() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what went wrong first, in one line."""
+    """Return the original cause of an error, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    said = textwrap.shorten(str(error).strip().split("\n")[0], 200, placeholder=" ...")
-    return f"{type(error).__name__}: {said}"
+    message = textwrap.shorten(str(error).strip().split("\n")[0], 200, placeholder=" ...")
+    return f"{type(error).__name__}: {message}"

@@ -1,4 +1,4 @@
-"""An exported model beside the model it was made of: answers, time and size, as values, JSON and a table."""
+"""Compare an exported model with the original: outputs, time and size, as values, JSON and a table."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from nlp_transfer.predicting.exported import Exported
     from nlp_transfer.predicting.predict import Predictor
 
-TOLERANCE, RELATIVE = 1e-3, 1e-5  # of a logit; the second counts where a regression predicts thousands
-_TIE = 1e-5  # two logits that are nearer than that are told apart by the order of a sum
-_BATCHES = {1: 21, 32: 7}  # texts at once → how often that is timed
-_SECONDS = 5.0  # for one of them at most, as far as it was timed once
-_LONGEST = 512  # tokens of a probe; more would take gigabytes of attention
+TOLERANCE, RELATIVE = 1e-3, 1e-5  # of a logit; the relative one matters for regressions with large values
+_TIE = 1e-5  # logits closer than this are a tie, which rounding decides
+_BATCHES = {1: 21, 32: 7}  # batch size → number of timed repetitions
+_SECONDS = 5.0  # time limit for each batch size, after the first repetition
+_MAX_PROBE = 512  # tokens of a probe text; more would need gigabytes for attention
 _SENTENCES = (
     "a",
     "Where is my order? I have been waiting for two weeks.",
@@ -39,12 +39,12 @@ _SENTENCES = (
     "Größe, naïve, 12.5 % — 東京, Привет!",
     "The meeting has been moved to Tuesday, please tell everybody who was invited and cancel the room upstairs.",
 )
-_OTHERS = ("a", "no")  # short, or some ways of cutting pairs leave no room for the first
+_OTHERS = ("a", "no")  # second texts of pairs, short so that truncation leaves room for the first
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of the model, and the export's."""
+    """A number for the model, and the same for the export."""
 
     model: float
     export: float
@@ -55,11 +55,10 @@ class Fidelity:
     """How an export differs from its model.
 
     Attributes:
-        on: "validation", the rows of the run, or "sentences", a few fixed ones, where there are no rows.
-        rows: how many were compared; the sentences are compared in any case.
-        metrics: of the rows, by name; none of the sentences, which have no labels.
-        equal_decisions: share of rows that are decided on alike; regression: whose values are the same to a
-            thousandth.
+        on: "validation", the rows of the run, or "sentences", a few fixed ones, if there are no rows.
+        rows: how many of them were compared; the sentences are always compared as well.
+        metrics: on the rows, by name; none on the sentences, which have no labels.
+        equal_decisions: share of rows with equal decisions; regression: with values equal to a thousandth.
         changed_decisions: rows and sentences that are decided on otherwise although the model was not undecided.
         largest_difference: of any logit.
         excess: the largest difference over what rounding explains; more than 1 is no rounding.
@@ -84,7 +83,7 @@ class Fidelity:
     megabytes: Figure
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; a metric that is undefined (nan) is None."""
+        """Return the comparison as plain values; an undefined metric (nan) becomes None."""
         metrics = {
             name: {side: None if np.isnan(value) else value for side, value in asdict(figure).items()}
             for name, figure in self.metrics.items()
@@ -93,7 +92,7 @@ class Fidelity:
 
     @property
     def is_rounding(self) -> bool:
-        """Whether the export is the same function, up to the order in which floats are added."""
+        """Whether the export differs from the model by rounding only."""
         return self.excess <= 1 and not self.changed_decisions
 
 
@@ -104,20 +103,20 @@ def measure(
 
     Args:
         predictor: the model, in float32.
-        exported: made of it, with as many threads.
+        exported: its export, with the same number of threads.
         rows: with labels, or None.
-        metric: name of the metric that decides, or "auto".
-        threads: that compute while it is timed.
-        megabytes: of both.
+        metric: name of the main metric, or "auto".
+        threads: number of CPU threads while both are timed.
+        megabytes: size of both.
 
     Raises:
-        UserError: if the export answers with infinite numbers or none.
+        UserError: if outputs of the export are not finite.
     """
     task = predictor.record.task
     texts, pairs = _probes(predictor.record.tokens, pair=task.pair)
     shapes: set[tuple[int, int]] = set()
     answers: list[tuple[np.ndarray, np.ndarray]] = []
-    # One by one and all at once, for a graph may hold for the shape it was traced at alone.
+    # In batches of several sizes, because a graph may be wrong for shapes other than the traced one.
     for part in (slice(0, 1), slice(1, 4), slice(None)):
         some = texts[part], None if pairs is None else pairs[part]
         shapes |= {batch["input_ids"].shape for _, batch in exported.batches(*some)}
@@ -125,21 +124,21 @@ def measure(
     metrics: dict[str, Figure] = {}
     if rows is not None:
         texts, pairs = list(rows.texts), None if rows.pairs is None else list(rows.pairs)
-        wanted, found = _both(predictor, exported, texts, pairs)
-        answers.append((wanted, found))
-        metrics = _metrics(task, wanted, found, rows, metric)
-    wanted, found = answers[-1]
-    equal = _alike(task, wanted, found)
-    every = [np.concatenate(side) for side in zip(*answers, strict=True)]
-    difference = np.abs(every[0] - every[1])
+        expected, actual = _both(predictor, exported, texts, pairs)
+        answers.append((expected, actual))
+        metrics = _metrics(task, expected, actual, rows, metric)
+    expected, actual = answers[-1]
+    equal = _equal(task, expected, actual)
+    all_expected, all_actual = (np.concatenate(side) for side in zip(*answers, strict=True))
+    difference = np.abs(all_expected - all_actual)
     return Fidelity(
         on="sentences" if rows is None else "validation",
-        rows=len(wanted),
+        rows=len(expected),
         metrics=metrics,
         equal_decisions=float(equal.mean()),
-        changed_decisions=int((~_alike(task, *every) & ~_undecided(task, *every)).sum()),
+        changed_decisions=int((~_equal(task, all_expected, all_actual) & ~_tied(task, all_expected, all_actual)).sum()),
         largest_difference=float(difference.max()),
-        excess=float((difference / (TOLERANCE + RELATIVE * np.abs(every[0]))).max()),
+        excess=float((difference / (TOLERANCE + RELATIVE * np.abs(all_expected))).max()),
         shapes=sorted((int(count), int(width)) for count, width in shapes),
         milliseconds=_timed(predictor, exported, texts, pairs, threads),
         threads=threads,
@@ -149,7 +148,7 @@ def measure(
 
 
 def render(fidelity: Fidelity, console: Console, *, title: str) -> None:
-    """Print the model beside its export; fits 80 columns."""
+    """Print a table that compares the model with its export, in 80 columns."""
     what = f"{fidelity.rows:,} {'validation rows' if fidelity.on == 'validation' else 'fixed sentences'}"
     table = simple_table(f"{title}: {what}", gap=2)
     table.add_column("", no_wrap=True)
@@ -161,7 +160,7 @@ def render(fidelity: Fidelity, console: Console, *, title: str) -> None:
     table.add_row("largest difference of a logit", "", "", f"{fidelity.largest_difference:.2g}")
     threads = counted(fidelity.threads, "thread")
     for texts, figure in fidelity.milliseconds.items():
-        name = f"ms a text, {texts} at once, {threads}"
+        name = f"ms per text, {texts} at once, {threads}"
         table.add_row(name, f"{figure.model:.2f}", f"{figure.export:.2f}", f"× {figure.export / figure.model:.2f}")
     size = fidelity.megabytes
     table.add_row("MB", f"{size.model:.1f}", f"{size.export:.1f}", f"× {size.export / size.model:.2f}")
@@ -169,57 +168,57 @@ def render(fidelity: Fidelity, console: Console, *, title: str) -> None:
 
 
 def trace_texts(*, pair: bool) -> tuple[list[str], list[str] | None]:
-    """Return two short texts of unequal length, at whose shape a graph may be traced."""
+    """Return two short texts of unequal length, to trace a graph with."""
     return list(_SENTENCES[2:4]), list(_OTHERS) if pair else None
 
 
 def _probes(spec: TokenSpec, *, pair: bool) -> tuple[list[str], list[str] | None]:
-    """Return texts of one word up to as many as the model takes."""
-    texts = [*_SENTENCES, " ".join(["word"] * min(spec.limit, _LONGEST))]
+    """Return texts from one word up to the maximum length of the model."""
+    texts = [*_SENTENCES, " ".join(["word"] * min(spec.limit, _MAX_PROBE))]
     if not pair:
         return texts, None
-    others = [_OTHERS[place % 2] for place in range(len(texts))]
+    others = [_OTHERS[index % 2] for index in range(len(texts))]
     return (others, texts) if spec.pair_truncation == "only_second" else (texts, others)
 
 
 def _both(
     predictor: Predictor, exported: Exported, texts: Sequence[str], pairs: Sequence[str] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    wanted, found = predictor.logits(texts, pairs), exported.logits(texts, pairs)
-    if not np.isfinite(found).all():
-        raise UserError("the exported model answers with infinite numbers, or none; nothing is written")
-    return wanted, found
+    expected, actual = predictor.logits(texts, pairs), exported.logits(texts, pairs)
+    if not np.isfinite(actual).all():
+        raise UserError("outputs of the exported model are infinite or not a number; nothing is written")
+    return expected, actual
 
 
-def _metrics(task: Task, wanted: np.ndarray, found: np.ndarray, rows: Examples, metric: str) -> dict[str, Figure]:
-    """Return the accuracy, where the problem type has it, and the metric that decides."""
+def _metrics(task: Task, expected: np.ndarray, actual: np.ndarray, rows: Examples, metric: str) -> dict[str, Figure]:
+    """Return the accuracy, if the problem type has one, and the main metric."""
     names = [name for name in METRICS[task.problem] if name in ("accuracy", selection_metric(task, metric))]
-    model, export = (compute(task, logits, rows.targets, rows.weights) for logits in (wanted, found))
+    model, export = (compute(task, logits, rows.targets, rows.weights) for logits in (expected, actual))
     return {name: Figure(model[name], export[name]) for name in names}
 
 
-def _alike(task: Task, wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return for each row whether both are decided on alike, or abstained from."""
-    ours, theirs = decide(task, wanted), decide(task, found)
+def _equal(task: Task, expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """Return for each row whether both decide, and abstain, equally."""
+    ours, theirs = decide(task, expected), decide(task, actual)
     if task.problem == "regression":
         return np.isclose(theirs, ours, rtol=RELATIVE, atol=TOLERANCE)
     same = ours == theirs if ours.ndim == 1 else (ours == theirs).all(axis=1)
-    return same & (abstains(task, wanted) == abstains(task, found))
+    return same & (abstains(task, expected) == abstains(task, actual))
 
 
-def _undecided(task: Task, wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return for each row whether the model's own decision hangs on the last bits of its logits."""
+def _tied(task: Task, expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """Return for each row whether the model's own decision depends on rounding."""
     from scipy.special import logit
 
     if task.problem == "regression":
-        return np.zeros(len(wanted), bool)
+        return np.zeros(len(expected), bool)
     if task.problem == "multi_label":
-        differ = decide(task, wanted) != decide(task, found)
-        return (~differ | (np.abs(wanted - logit(np.asarray(task.threshold))) <= _TIE)).all(axis=1)
-    chosen = np.take_along_axis(wanted, found.argmax(axis=1)[:, None], axis=1)[:, 0]
-    settled = abstains(task, wanted) == abstains(task, found)
-    at_the_rule = np.abs(probabilities(task, wanted).max(axis=1) - task.abstain_below) <= _TIE
-    return (wanted.max(axis=1) - chosen <= _TIE) & (settled | at_the_rule)
+        differ = decide(task, expected) != decide(task, actual)
+        return (~differ | (np.abs(expected - logit(np.asarray(task.threshold))) <= _TIE)).all(axis=1)
+    chosen = np.take_along_axis(expected, actual.argmax(axis=1)[:, None], axis=1)[:, 0]
+    same_rule = abstains(task, expected) == abstains(task, actual)
+    at_threshold = np.abs(probabilities(task, expected).max(axis=1) - task.abstain_below) <= _TIE
+    return (expected.max(axis=1) - chosen <= _TIE) & (same_rule | at_threshold)
 
 
 def _timed(
@@ -238,18 +237,18 @@ def _timed(
 def _median(
     predictor: Predictor, exported: Exported, texts: Sequence[str], pairs: Sequence[str] | None, size: int, times: int
 ) -> Figure:
-    """Return milliseconds a text; both take turns, for other work on the machine slows both."""
+    """Return milliseconds per text; both are timed alternately, so that other processes slow both equally."""
     seconds: tuple[list[float], list[float]] = ([], [])
     began = time.perf_counter()
-    for turn in range(times + 1):
-        rows = [(turn * size + place) % len(texts) for place in range(size)]
-        some = [texts[row] for row in rows], None if pairs is None else [pairs[row] for row in rows]
-        for answering, taken in zip((predictor, exported), seconds, strict=True):
+    for repetition in range(times + 1):
+        rows = [(repetition * size + index) % len(texts) for index in range(size)]
+        batch = [texts[row] for row in rows], None if pairs is None else [pairs[row] for row in rows]
+        for model, times_of_model in zip((predictor, exported), seconds, strict=True):
             start = time.perf_counter()
-            answering.logits(*some)
-            taken.append(time.perf_counter() - start)
-        if time.perf_counter() - began > _SECONDS and turn:
+            model.logits(*batch)
+            times_of_model.append(time.perf_counter() - start)
+        if time.perf_counter() - began > _SECONDS and repetition:
             break
-    # The first turn is none of them: libraries choose their kernels then.
-    model, export = (1000 * statistics.median(taken[1:]) / size for taken in seconds)
-    return Figure(round(model, 4), round(export, 4))
+    # The first repetition is a warm-up, in which libraries choose their kernels.
+    model_ms, export_ms = (1000 * statistics.median(each[1:]) / size for each in seconds)
+    return Figure(round(model_ms, 4), round(export_ms, 4))

@@ -1,4 +1,4 @@
-"""As what a model can be exported: the file of each format, and what makes it; it imports no torch."""
+"""The export formats, with their files and libraries; this module imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ONNX, OPENVINO, STATIC = "model.onnx", "model.xml", "static.safetensors"
 
 
 class Format(NamedTuple):
-    """The file that is loaded, and the libraries that make and compare it."""
+    """The file that is loaded, and the libraries needed for the export and the comparison."""
 
     file: str
     libraries: tuple[str, ...]
@@ -29,7 +29,7 @@ def check_export(settings: ExportSettings) -> None:
     """Check the values of the `export` group, before a model is loaded.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: naming the key, its value and the allowed values.
     """
     one_of(settings.format, FORMATS, "export.format")
     at_least(settings, "export.", 1, "rows", "threads")

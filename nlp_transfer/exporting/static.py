@@ -1,8 +1,8 @@
-"""A model that reads a text as a bag of vectors, as one table: what it says of a text is the mean over its tokens.
+"""Export a bag-of-vectors model as a table of logits by token; the logits of a text are the mean over its tokens.
 
-Without layers no token knows of another, so that mean, output layer and all: the logits of a text are the mean of the
-logits of its tokens, each as a text of its own. They are computed once for the whole vocabulary. The idea of an encoder
-that is a table is model2vec's (Tulkens and van Dongen 2024); here the table holds answers, not vectors.
+Without layers tokens do not interact, and pooling by mean and the output layer are linear: the logits of a text are the
+mean of the logits of its tokens, each as a text of its own. They are computed once for the whole vocabulary. The idea
+of a static encoder is that of model2vec (Tulkens and van Dongen 2024); here the table holds logits, not vectors.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from nlp_transfer.exporting.formats import STATIC
 from nlp_transfer.predicting.exported import OUTPUT
 
 _TOKENS_AT_ONCE = 4096
-_TOLERANCE = 1e-4  # of a logit; float32 adds in another order
+_TOLERANCE = 1e-4  # of a logit, for rounding in float32
 
 _README = """A text classifier without layers: `{table}` holds the logits of every token, float32
-({tokens:,}, {outputs}), and those of a text are the mean over its tokens. All that it needs is
+({tokens:,}, {outputs}); the logits of a text are the mean over its tokens. It only needs
 `pip install numpy safetensors tokenizers`:
 
 ```python
@@ -41,8 +41,8 @@ tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
 {decision}
 ```
 
-This cuts long texts; `nlp_transfer.load` reads them as the model was adapted to, and decides by every rule in
-`nlp_transfer.json`. `export.json` says how this folder was compared with the model.
+This truncates long texts; `nlp_transfer.load` reads them as in training, and applies every decision rule in
+`nlp_transfer.json`. `export.json` contains the comparison with the original model.
 """
 _LOGITS = 'logits = table[tokenizer.encode("a text").ids].mean(axis=0)'
 _NAMES = 'names = list(json.load(open("config.json"))["id2label"].values())'
@@ -54,26 +54,26 @@ _LIKELIEST = "label = names[int(np.argmax(logits))]"
 
 
 def write_table(model: Any, tokenizer: Any, record: Record, folder: Path) -> None:
-    """Write the table of a model, and how it is used without this package.
+    """Write the table of a model, and a README.md that explains its use without this package.
 
     Raises:
-        UserError: for a model that is no bag of vectors, with what it does instead.
+        UserError: for a model that is not a bag of vectors, with the reason.
     """
-    why = _refused(model, tokenizer, record)
-    if not why:
+    obstacle = _obstacle(model, tokenizer, record)
+    if not obstacle:
         table = _table(model)
-        why = None if _is_bag(model, table) else "tells where in a text a token stands"
-    if why:
+        obstacle = None if _is_bag(model, table) else "uses the positions of tokens"
+    if obstacle:
         raise UserError(
-            f"export.format=static is for a bag of vectors (encoder.depth=0), and this model {why}: take "
+            f"export.format=static is for a bag of vectors (encoder.depth=0), and this model {obstacle}: use "
             "export.format=onnx"
         )
     save_file({OUTPUT: table.numpy()}, folder / STATIC)
     (folder / "README.md").write_text(_readme(table, record), encoding="utf-8")
 
 
-def _refused(model: Any, tokenizer: Any, record: Record) -> str | None:
-    """Return why a model cannot be a table, as far as that is written down; None: it may be one."""
+def _obstacle(model: Any, tokenizer: Any, record: Record) -> str | None:
+    """Return why a model cannot be a table, judging by its configuration; None: it may be one."""
     config = model.config
     if getattr(encoder_config(config), "num_hidden_layers", None) != 0:
         return "has layers"
@@ -95,16 +95,16 @@ def _table(model: Any) -> Tensor:
 
 @torch.inference_mode()
 def _is_bag(model: Any, table: Tensor) -> bool:
-    """Return whether the model answers texts of many tokens as their mean says."""
+    """Return whether the logits of texts with many tokens are the mean over the table."""
     tokens = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))[: 8 * 16].reshape(-1, 16)
-    wanted = model(input_ids=tokens).logits
-    return bool((table[tokens].mean(dim=1) - wanted).abs().max() <= _TOLERANCE * wanted.abs().max().clamp(min=1))
+    logits = model(input_ids=tokens).logits
+    return bool((table[tokens].mean(dim=1) - logits).abs().max() <= _TOLERANCE * logits.abs().max().clamp(min=1))
 
 
 def _readme(table: Tensor, record: Record) -> str:
     task, spec = record.task, record.tokens
     threshold = list(task.threshold) if isinstance(task.threshold, tuple) else task.threshold
-    decided = _DECISIONS.get(task.problem, _LIKELIEST).format(threshold=threshold)
+    decision = _DECISIONS.get(task.problem, _LIKELIEST).format(threshold=threshold)
     return _README.format(
         table=STATIC,
         output=OUTPUT,
@@ -112,5 +112,5 @@ def _readme(table: Tensor, record: Record) -> str:
         outputs=table.shape[1],
         limit=spec.limit,
         side=spec.truncation_side,
-        decision="\n".join([_LOGITS, *([_NAMES] if task.labels else []), decided]),
+        decision="\n".join([_LOGITS, *([_NAMES] if task.labels else []), decision]),
     )

@@ -1,1 +1,1 @@
-"""Encoders that are good at classes of which there will be a handful of examples: learned in episodes of such tasks."""
+"""Episodic meta-learning of encoders for new classes with a handful of examples each."""

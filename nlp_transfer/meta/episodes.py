@@ -1,7 +1,7 @@
-"""Which classes are learned of and which are held out, and which rows meet in an episode: pure functions of the seed.
+"""Division of classes into training and held-out ones, and sampling of episodes, as pure functions of the seed.
 
-Episodes stand in for the task that is to come (Vinyals et al. 2016, "Matching networks", arXiv 1606.04080): some
-classes, a few rows of each to make a head of, and others to ask it about. This file knows no model.
+An episode simulates a future task (Vinyals et al. 2016, "Matching networks", arXiv 1606.04080): some classes, a few
+support rows of each to make a head, and query rows to evaluate it. This module is independent of models.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from nlp_transfer.verb_settings import MetaSettings
 
 @dataclass(frozen=True)
 class Division:
-    """The classes of a task, each in one part; sorted indices of its labels.
+    """A division of the classes of a task into disjoint parts, as sorted indices of its labels.
 
     Attributes:
-        train: what is learned of.
-        validation: what weights are chosen by; may be empty.
-        test: what is measured on.
-        small: what has too few rows for an episode.
+        train: classes to train on.
+        validation: classes to choose the weights by; may be empty.
+        test: held-out classes to evaluate on.
+        small: classes with too few rows for an episode.
     """
 
     train: tuple[int, ...]
@@ -36,18 +36,18 @@ class Division:
 
     @property
     def sentence(self) -> str:
-        """How the classes are divided, in words."""
-        left = f"; {_classes(self.small)} left out for too few rows" if self.small else ""
-        chosen = f", {len(self.validation)} choose the weights" if self.validation else ""
-        return f"{_classes(self.train)} to learn of{chosen}, {len(self.test)} held out{left}"
+        """A description of the division."""
+        small = f"; {_classes(self.small)} left out for too few rows" if self.small else ""
+        validation = f", {len(self.validation)} to choose the weights by" if self.validation else ""
+        return f"{_classes(self.train)} to train on{validation}, {len(self.test)} held out{small}"
 
 
 class Part(NamedTuple):
     """Rows of an episode, class by class.
 
     Attributes:
-        rows: int64 (rows,), which they are.
-        answers: int64 (rows,), which of the episode's classes, counted from 0, each is of.
+        rows: int64 (rows,), indices of the rows.
+        answers: int64 (rows,), the class of each row, numbered from 0 within the episode.
     """
 
     rows: np.ndarray
@@ -59,9 +59,9 @@ class Episode:
     """A task of a few classes.
 
     Attributes:
-        classes: int64 (ways,), which they are.
-        support: what a head is made of.
-        queries: what it is asked about.
+        classes: int64 (ways,), indices of the classes.
+        support: rows from which a head is made.
+        queries: rows that evaluate the head.
     """
 
     classes: np.ndarray
@@ -70,21 +70,21 @@ class Episode:
 
     @property
     def whole(self) -> Part:
-        """The support and behind it the queries."""
+        """The support rows followed by the query rows."""
         return Part(*(np.concatenate(both) for both in zip(self.support, self.queries, strict=True)))
 
 
 class Episodes:
-    """The episodes of some classes; which rows meet in one hangs on the seed and its number alone.
+    """A sequence of random episodes, each determined by the seed and its number.
 
     Args:
         targets: int64 (rows,), the class of each row.
-        classes: from which an episode draws.
-        ways: classes of an episode.
-        shots: rows of each in the support.
-        queries: further rows of each.
+        classes: the classes to draw from.
+        ways: classes per episode.
+        shots: support rows per class.
+        queries: query rows per class.
         seed: of the run.
-        stream: of random numbers, see `Stream`: of episodes to learn from, to choose by or to measure on.
+        stream: of random numbers, see `Stream`: for training, validation or test episodes.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Episodes:
         self._seed, self._stream = seed, stream
 
     def draw(self, index: int) -> Episode:
-        """Return an episode by its number; neither its classes nor its rows are drawn twice."""
+        """Return an episode by its number; classes and rows are drawn without replacement."""
         random = generator(self._seed, index, self._stream)
         chosen = random.permutation(len(self.classes))[: self.ways]
         rows = np.stack([random.permutation(self._rows[each])[: self.shots + self.queries] for each in chosen])
@@ -113,42 +113,42 @@ class Episodes:
 
 
 def rows_of_classes(rows: Columns, classes: tuple[int, ...]) -> Columns:
-    """Return the rows of some classes alone, in their order."""
+    """Return only the rows of some classes, in their order."""
     chosen = np.flatnonzero(np.isin(rows.targets, classes))
     return Columns(rows.tokens.take(chosen), rows.targets[chosen], rows.weights[chosen])
 
 
 def divide(targets: np.ndarray, labels: int, settings: MetaSettings, *, seed: int) -> Division:
-    """Divide the classes of a task by chance: `held_out` of them to measure on, `validation` to choose by.
+    """Randomly divide the classes of a task, with shares `held_out` for test and `validation` for validation.
 
     Args:
         targets: int64 (rows,), the class of each row.
-        labels: how many classes there are.
+        labels: number of classes.
         settings: the `meta` group.
         seed: of the run.
 
     Raises:
-        UserError: where the classes that have rows enough are too few for that.
+        UserError: if too few classes have enough rows.
     """
     needed = settings.shots + settings.queries
     counts = np.bincount(targets, minlength=labels)
     usable, small = np.flatnonzero(counts >= needed), np.flatnonzero(counts < needed)
     held_out = max(settings.ways, round(settings.held_out * len(usable)))
-    chosen_by = max(2, round(settings.validation * len(usable))) if settings.validation else 0
-    if len(usable) - held_out - chosen_by < settings.ways:
-        least = 2 * settings.ways + chosen_by
-        few = f" ({_classes(small)} more with fewer)" if len(small) else ""
+    for_validation = max(2, round(settings.validation * len(usable))) if settings.validation else 0
+    if len(usable) - held_out - for_validation < settings.ways:
+        minimum = 2 * settings.ways + for_validation
+        fewer = f" ({_classes(small)} more with fewer)" if len(small) else ""
         raise UserError(
             f"meta.ways={settings.ways}: {_classes(usable)} with at least {needed} rows "
-            f"(meta.shots + meta.queries){few} cannot be divided into {settings.ways} to learn of, {chosen_by} to "
-            f"choose by and {held_out} held out; take fewer ways, shots or queries, a smaller meta.held_out, "
-            f"or data with at least {least} such classes"
+            f"(meta.shots + meta.queries){fewer} cannot be divided into {settings.ways} to train on, {for_validation} "
+            f"for validation and {held_out} held out; use fewer ways, shots or queries, a smaller meta.held_out, "
+            f"or data with at least {minimum} such classes"
         )
     order = generator(seed, 0, Stream.CLASSES).permutation(usable)
-    test, validation, train = np.split(order, [held_out, held_out + chosen_by])
+    test, validation, train = np.split(order, [held_out, held_out + for_validation])
     parts = (tuple(sorted(part.tolist())) for part in (train, validation, test, small))
     return Division(*parts)
 
 
-def _classes(some: Sized) -> str:
-    return f"{len(some):,} class{'' if len(some) == 1 else 'es'}"
+def _classes(classes: Sized) -> str:
+    return f"{len(classes):,} class{'' if len(classes) == 1 else 'es'}"

@@ -1,4 +1,4 @@
-"""An encoder that learns in episodes: its vectors, its weights, its gradients; it knows no method and no optimizer."""
+"""The encoder during meta-learning: its embeddings, weights and gradients, independent of method and optimizer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from nlp_transfer.training.inference import to_device
 from nlp_transfer.training.optimizer import load_parameters
 
 
-class Reader(nn.Module):
-    """A classifier's model that gives what enters its output layer."""
+class FeatureExtractor(nn.Module):
+    """Wraps the model of a classifier to return its features, the input of the output layer."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -33,18 +33,18 @@ class Reader(nn.Module):
 
 @dataclass
 class Learner:
-    """An encoder on this rank.
+    """The encoder on this rank.
 
     Attributes:
         accelerator: ranks, device and precision.
-        reader: the encoder, in float32; where that is faster a copy in bfloat16 runs, see `training.bfloat16`.
-        columns: the rows of episodes.
-        padding: how they are made equal.
-        distance: by which vectors are compared.
+        extractor: the encoder, in float32; a copy in bfloat16 runs if that is faster, see `training.bfloat16`.
+        columns: the rows of the episodes.
+        padding: how rows are padded.
+        distance: between vectors.
     """
 
     accelerator: Accelerator
-    reader: Reader
+    extractor: FeatureExtractor
     columns: Columns
     padding: Padding
     distance: str
@@ -53,46 +53,46 @@ class Learner:
     _summed: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.parameters = {name: p for name, p in self.reader.named_parameters() if p.requires_grad}
+        self.parameters = {name: p for name, p in self.extractor.named_parameters() if p.requires_grad}
         copied = working_copy(self.accelerator, compiled=False)
-        self._working = copied(self.reader) if copied else None
+        self._working = copied(self.extractor) if copied else None
 
     def vectors(self, part: Part) -> Tensor:
-        """Return the vectors of rows in their order, float32 (rows, width); gradients flow through them."""
+        """Return the embeddings of rows, float32 (rows, width), with gradients."""
         batch = to_device(collate(self.columns, part.rows, padding=self.padding), self.accelerator.device)
-        module: nn.Module = self._working.module if self._working else self.reader
+        module: nn.Module = self._working.module if self._working else self.extractor
         with nullcontext() if self._working else self.accelerator.autocast():
             features = module(batch, 0.0)
         return embedded(features.float(), self.distance)
 
     def answers(self, part: Part) -> Tensor:
-        """Return which class of the episode rows are of, int64 (rows,)."""
+        """Return the class of rows within the episode, int64 (rows,), on the device."""
         return torch.from_numpy(part.answers).to(self.accelerator.device)
 
     def backward(self, loss: Tensor) -> float:
-        """Add the gradient of a loss to that in the parameters; return the loss."""
+        """Accumulate the gradient of a loss in the parameters; return the loss."""
         loss.backward()
         if self._working:
             self._working.hand_over()
         return float(loss.detach())
 
     def descend(self, loss: Tensor, rate: float) -> float:
-        """Take a plain gradient step, and leave no gradient behind; return the loss before it."""
-        found = self.backward(loss)
+        """Take an SGD step and clear the gradients; return the loss before the step."""
+        value = self.backward(loss)
         with torch.no_grad():
             for parameter in self.parameters.values():
-                assert parameter.grad is not None, "everything that learns is reached by every loss"
+                assert parameter.grad is not None, "every trainable parameter must get a gradient"
                 parameter.sub_(parameter.grad, alpha=rate)
                 parameter.grad = None
         self.refresh()
-        return found
+        return value
 
     def weights(self) -> dict[str, Tensor]:
         """Return a copy of the weights."""
         return {name: p.detach().clone() for name, p in self.parameters.items()}
 
     def load(self, weights: dict[str, Tensor], *, difference: float = 0.0) -> None:
-        """Put weights back; so many times what has been taken from them meanwhile becomes the gradient."""
+        """Restore weights; with `difference`, set the gradients to that multiple of (restored - current) weights."""
         if difference:
             for name, parameter in self.parameters.items():
                 parameter.grad = (weights[name] - parameter.detach()) * difference
@@ -100,19 +100,19 @@ class Learner:
         self.refresh()
 
     def refresh(self) -> None:
-        """Let the next pass be one of the weights as they are now."""
+        """Update the bfloat16 copy, if there is one, from the weights."""
         if self._working:
             self._working.refresh()
 
     def collect(self) -> None:
-        """Take the gradient out of the parameters, and add it to that of the other episodes of the step."""
+        """Move the gradient from the parameters to the sum over the episodes of the step."""
         for name, parameter in self.parameters.items():
-            assert parameter.grad is not None, "everything that learns is reached by every loss"
+            assert parameter.grad is not None, "every trainable parameter must get a gradient"
             self._summed[name] = parameter.grad if name not in self._summed else self._summed[name] + parameter.grad
             parameter.grad = None
 
     def share(self, loss: float, episodes: int) -> float:
-        """Leave the mean gradient of a step's episodes, those of all ranks, in the parameters; return their mean loss.
+        """Set the gradients to the mean over the episodes of a step on all ranks; return the mean loss.
 
         Args:
             loss: the sum over the episodes of this rank, which may have had none.

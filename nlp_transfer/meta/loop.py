@@ -1,7 +1,7 @@
-"""The loop of episodes: draw, learn, agree, clip, step, and now and then look whether other classes gain by it.
+"""The training loop over episodes, with evaluation on validation classes.
 
-It stands beside `training.loop`, for an episode may need several passes; signals, commits and kept weights are its own
-parts.
+It is separate from `training.loop` because an episode may need several passes, but shares its handling of signals,
+checkpoints and best weights.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from nlp_transfer.training.signals import Stopped, listening
 from nlp_transfer.training.state import TrainingState, Trajectory, seed_step
 from nlp_transfer.verb_settings import MetaSettings
 
-_LOOKS = 10  # at the validation classes, beside the one before the first step
+_EVALUATIONS = 10  # on the validation classes, in addition to the one before the first step
 
 
 def steps_of(settings: MetaSettings) -> int:
-    """Return the optimizer steps of a training."""
+    """Return the number of optimizer steps of a training."""
     return -(-settings.episodes // settings.batch)
 
 
@@ -41,23 +41,23 @@ def fit(
     watch: Watch,
     saving: Saving,
 ) -> Trajectory:
-    """Learn in episodes, and leave the kept weights in the encoder; those before the first step may be the best.
+    """Train in episodes, and leave the best or last weights in the encoder; the initial weights may be the best.
 
-    What an episode draws is a function of (seed, its number), whichever rank it falls to.
+    An episode depends only on the seed and its number, not on the rank that computes it.
 
     Args:
         learner: the encoder, the same on every rank.
-        groups: what learns.
-        episodes: of the classes to learn of.
+        groups: the trainable parameters.
+        episodes: of the training classes.
         settings: the `meta` group.
-        training: the `training` group, of which optimizer and schedule are read.
+        training: the `training` group, of which optimizer and schedule are used.
         seed: of the run.
-        watch: the outside.
-        saving: where the run is committed and resumed.
+        watch: callbacks for evaluation and progress.
+        saving: writes checkpoints, and holds the one to resume from.
 
     Raises:
-        NotFinite: when `training.max_skipped` steps in a row could not be taken.
-        Stopped: on SIGINT, SIGTERM or SIGUSR1, after the step was finished and committed.
+        NotFinite: after `training.max_skipped` skipped steps in a row.
+        Stopped: on SIGINT, SIGTERM or SIGUSR1, after the step was finished and a checkpoint written.
     """
     accelerator, total = learner.accelerator, steps_of(settings)
     optimizer = accelerator.prepare(build_optimizer(groups, training))
@@ -70,8 +70,8 @@ def fit(
         learner.refresh()
     else:
         look(state, watch, last=False)
-    learn, every = METHODS[settings.method], max(1, total // _LOOKS)
-    learner.reader.train()
+    compute_gradient, every = METHODS[settings.method], max(1, total // _EVALUATIONS)
+    learner.extractor.train()
     with listening(watch.on_stop) as asked:
         for index in range(trajectory.steps, total):
             set_rates(optimizer, training, (index + 0.5) / total)
@@ -79,9 +79,9 @@ def fit(
             loss = 0.0
             for number in numbers[accelerator.process_index :: accelerator.num_processes]:
                 seed_step(seed, number, 0)
-                loss += learn(learner, episodes.draw(number), settings)
+                loss += compute_gradient(learner, episodes.draw(number), settings)
                 if number == 0:
-                    check_gradients(learner.reader)
+                    check_gradients(learner.extractor)
                 learner.collect()
             loss = learner.share(loss, len(numbers))
             norm = clip(accelerator, optimizer, training.max_grad_norm)

@@ -1,4 +1,4 @@
-"""What prototypes of an encoder's features are worth on new classes: accuracy over episodes, two encoders in pairs."""
+"""Evaluate encoders on new classes: accuracy of prototypes over episodes, and the paired difference of two encoders."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from nlp_transfer.wording import counted
 
 
 def query_accuracy(features: np.ndarray, episodes: Episodes, *, count: int, distance: str) -> np.ndarray:
-    """Return which share of the queries is nearest to the prototype of its own class, float64 (count, ways).
+    """Return the share of queries that are nearest to the prototype of their class, float64 (count, ways).
 
     Args:
-        features: float32 (rows, width), by the rows that episodes draw.
-        episodes: of which the first ones are taken.
-        count: how many.
-        distance: by which vectors are compared.
+        features: float32 (rows, width), of the rows from which episodes are drawn.
+        episodes: the first `count` of which are used.
+        count: number of episodes.
+        distance: between vectors.
     """
     vectors = embedded(torch.tensor(features), distance)
-    found = np.empty((count, episodes.ways))
+    accuracies = np.empty((count, episodes.ways))
     for index in range(count):
         episode = episodes.draw(index)
         head = nearest(prototypes(vectors[episode.support.rows], episodes.ways), distance)
-        chosen = head.logits(vectors[episode.queries.rows]).argmax(1).numpy()
-        found[index] = (chosen == episode.queries.answers).reshape(episodes.ways, -1).mean(1)
-    return found
+        predicted = head.logits(vectors[episode.queries.rows]).argmax(1).numpy()
+        accuracies[index] = (predicted == episode.queries.answers).reshape(episodes.ways, -1).mean(1)
+    return accuracies
 
 
 def held_out_episodes(rows: Columns, classes: tuple[int, ...], settings: MetaSettings, *, seed: int) -> list[Episodes]:
-    """Return the episodes of classes held out: of one shot, and of as many as were learned with.
+    """Return the test episodes of held-out classes: with one shot, and with as many as in training.
 
     Args:
         rows: of these classes.
-        classes: which they are.
+        classes: their indices.
         settings: the `meta` group.
         seed: of the run.
     """
-    own = {"ways": settings.ways, "queries": settings.queries, "seed": seed, "stream": Stream.MEASURED_EPISODES}
-    return [Episodes(rows.targets, classes, shots=shots, **own) for shots in sorted({1, settings.shots})]
+    options = {"ways": settings.ways, "queries": settings.queries, "seed": seed, "stream": Stream.MEASURED_EPISODES}
+    return [Episodes(rows.targets, classes, shots=shots, **options) for shots in sorted({1, settings.shots})]
 
 
 def mean_of(values: np.ndarray, *, confidence: float) -> Interval:
-    r"""Return a mean with :math:`\bar x \pm t_{n - 1} s / \sqrt n`; without bounds for fewer than two values.
+    r"""Return a mean with its interval :math:`\bar x \pm t_{n - 1} s / \sqrt n`, nan for fewer than two values.
 
     Args:
         values: (n,).
@@ -63,21 +63,21 @@ def mean_of(values: np.ndarray, *, confidence: float) -> Interval:
     if len(values) < 2:
         return Interval(value, np.nan, np.nan)
     error = float(values.std(ddof=1)) / np.sqrt(len(values))
-    reach = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
-    return Interval(value, value - reach, value + reach)
+    margin = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * error
+    return Interval(value, value - margin, value + margin)
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What was gained at one number of shots, with intervals.
+    """The improvement at one number of shots, with intervals.
 
     Attributes:
-        shots: rows of each class that prototypes were made of.
-        frozen: accuracy of the encoder as it was, over other episodes of the classes held out.
-        learned: of the encoder as it is, over the same.
-        paired: the difference in each episode, over other episodes.
-        over_classes: the same difference over other classes: of the means of each class held out. Episodes can be drawn
-            as many as one likes, classes cannot: this is how sure one may be of classes that come tomorrow.
+        shots: support rows per class.
+        frozen: accuracy of the original encoder; interval over episodes of the held-out classes.
+        learned: accuracy of the meta-learned encoder on the same episodes.
+        paired: the difference in each episode; interval over episodes.
+        over_classes: the same difference, averaged by class; interval over classes. The number of episodes is
+            arbitrary, that of classes is not: this interval shows the uncertainty for new classes.
     """
 
     shots: int
@@ -88,44 +88,44 @@ class Gain:
 
     @classmethod
     def of(cls, episodes: Episodes, before: np.ndarray, after: np.ndarray, *, confidence: float) -> Gain:
-        """Return it from what `query_accuracy` says of both encoders in the same episodes."""
+        """Return the gain from the `query_accuracy` of both encoders in the same episodes."""
         difference = after - before
-        asked = np.stack([episodes.draw(index).classes for index in range(len(difference))])
-        by_class = np.array([difference[asked == each].mean() for each in np.unique(asked)])
+        classes = np.stack([episodes.draw(index).classes for index in range(len(difference))])
+        by_class = np.array([difference[classes == each].mean() for each in np.unique(classes)])
         frozen, learned, paired = (mean_of(each.mean(1), confidence=confidence) for each in (before, after, difference))
-        among = mean_of(by_class, confidence=confidence)
-        return cls(episodes.shots, _share(frozen), _share(learned), paired, among)
+        over_classes = mean_of(by_class, confidence=confidence)
+        return cls(episodes.shots, _clipped(frozen), _clipped(learned), paired, over_classes)
 
     @property
     def sentence(self) -> str:
-        """Whether it helped, in words."""
-        among, of = self.over_classes, counted(self.shots, "shot")
-        if among.low > 0:
-            return f"{of}: it helped"
-        if among.high < 0:
-            return f"{of}: it did harm; take the encoder as it was"
-        return f"{of}: no evidence that it helped"
+        """Whether it helped, as a sentence."""
+        interval, shots = self.over_classes, counted(self.shots, "shot")
+        if interval.low > 0:
+            return f"{shots}: it helped"
+        if interval.high < 0:
+            return f"{shots}: it did harm; use the original encoder"
+        return f"{shots}: no evidence that it helped"
 
 
-def _share(found: Interval) -> Interval:
-    """Return the interval of a share, which reaches no further than from 0 to 1."""
-    low, high = np.clip((found.low, found.high), 0.0, 1.0).tolist()  # nan stays nan
-    return Interval(found.value, low, high)
+def _clipped(interval: Interval) -> Interval:
+    """Return the interval of a share, clipped to [0, 1]."""
+    low, high = np.clip((interval.low, interval.high), 0.0, 1.0).tolist()  # nan stays nan
+    return Interval(interval.value, low, high)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a meta-learning came to.
+    """The result of a meta-learning.
 
     Attributes:
-        method: by which it was.
-        ways: classes of an episode.
-        episodes: measured.
+        method: of the meta-learning.
+        ways: classes per episode.
+        episodes: number of test episodes.
         classes: labels by part: `train`, `validation`, `test`.
         left_out: labels with too few rows.
         gains: by number of shots.
-        kept_step: the step whose weights were kept; 0: the encoder is as it was.
-        seconds: that the training took.
+        kept_step: the step whose weights were kept; 0: those of the original encoder.
+        seconds: duration of the training.
     """
 
     method: str
@@ -139,21 +139,21 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """Whether it helped, in a sentence."""
+        """Whether it helped, in one sentence."""
         if not self.kept_step:
-            return f"{self.method} did not help: no step was better on the validation classes, the encoder is as it was"
+            return f"{self.method} did not help: no step was better on the validation classes, the encoder is unchanged"
         return "; ".join(gain.sentence for gain in self.gains)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it, and the verdict."""
+        """Return the outcome as plain values, with the verdict."""
         return {**asdict(self), "verdict": self.verdict}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Outcome:
-        """Return what `to_json` made.
+        """Read plain values of `to_json` back.
 
         Raises:
-            ValueError: naming what is missing or of another type.
+            ValueError: naming what is missing or has another type.
         """
-        found: Outcome = read(cls, plain, "report")
-        return found
+        outcome: Outcome = read(cls, plain, "report")
+        return outcome

@@ -1,4 +1,4 @@
-"""Prototypes: the mean vector of a few examples of each class, and the linear head that finds the nearest of them.
+"""Prototypes, the mean embeddings of a few examples of each class, and the linear head that finds the nearest one.
 
 Snell, Swersky, Zemel 2017, "Prototypical networks for few-shot learning", arXiv 1703.05175.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-_SCALE = 10.0  # of cosines, which are logits of a softmax: a class that points away must be able to lose
+_SCALE = 10.0  # of cosines as logits of a softmax, so that a probability can become small
 
 
 class Head(NamedTuple):
@@ -39,7 +39,7 @@ class Head(NamedTuple):
 
 
 def embedded(features: Tensor, distance: str) -> Tensor:
-    """Return the vectors that are compared, (rows, width): the features, for cosines of length 1."""
+    """Return the embeddings for a distance, (rows, width): the features, normalised to length 1 for cosines."""
     return nn.functional.normalize(features, dim=-1) if distance == "cosine" else features
 
 
@@ -49,10 +49,10 @@ def prototypes(vectors: Tensor, ways: int) -> Tensor:
 
 
 def nearest(centres: Tensor, distance: str) -> Head:
-    r"""Return the head under which the softmax is over distances to prototypes :math:`c_k`.
+    r"""Return the linear head whose logits are the (negative) distances to the prototypes :math:`c_k`.
 
-    Euclidean: :math:`-\|x - c_k\|^2 = 2 c_k \cdot x - \|c_k\|^2 - \|x\|^2`, of which the last is the same for every
-    class (Snell et al., section 2.3). Cosine: :math:`10 \cos(x, c_k)` for x of length 1.
+    Euclidean: :math:`-\|x - c_k\|^2 = 2 c_k \cdot x - \|c_k\|^2 - \|x\|^2`, of which the last term is equal for all
+    classes (Snell et al., section 2.3). Cosine: :math:`10 \cos(x, c_k)` for x of length 1.
 
     Args:
         centres: (ways, width).

@@ -1,4 +1,4 @@
-"""The rows of a meta-learning and how their classes are divided; what is wrong there is said without torch."""
+"""Load the rows of a meta-learning and divide their classes, without importing torch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def rows_of(settings: Settings, screen: Screen) -> tuple[Corpus, Division]:
-    """Return the training rows, and which classes are learned of and which are held out.
+    """Return the training rows, and the division of their classes into training and held-out ones.
 
-    Rows of validation and test are not read, so that whoever adapts the encoder to these data can be measured on them.
+    Validation and test rows are not used, so that models adapted from the encoder can be evaluated on them.
 
     Args:
-        settings: the groups `data` and `meta`, and the seed, count.
+        settings: of which `data`, `meta`, `cache` and the seed are used.
         screen: where progress is shown.
 
     Raises:
-        UserError: for data that cannot be used, of another kind than one class a text, or of too few classes.
+        UserError: for data that cannot be used, is not single-label, or has too few classes.
     """
     with screen.busy("reading data"):
         store = store_of_rows(settings.cache, screen.tell)
@@ -33,12 +33,12 @@ def rows_of(settings: Settings, screen: Screen) -> tuple[Corpus, Division]:
     if task.problem != "single_label":
         raise UserError(f"{corpus.source}: meta needs texts of one class each, and this is {task.problem}")
     if train.targets.ndim != 1:
-        raise UserError(f"{corpus.source}: meta needs texts of one class each, and these have several with shares")
+        raise UserError(f"{corpus.source}: meta needs texts of one class each, and these have soft labels")
     if task.pair:
         raise UserError(f"{corpus.source}: meta compares single texts, these are pairs; set data.columns.text_pair=''")
     if (train.weights != train.weights[0]).any():
         raise UserError(
-            f"{corpus.source}: episodes draw rows, they weigh none: set data.columns.weight='' and "
+            f"{corpus.source}: meta does not support weights of rows: set data.columns.weight='' and "
             "data.class_weights=none"
         )
     corpus.splits = {"train": train}

@@ -1,4 +1,4 @@
-"""One meta-learning from settings to a saved, measured encoder: the order in which the parts meet."""
+"""A meta-learning run, from settings to a saved and evaluated encoder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.meta.checks import LEARNS
 from nlp_transfer.meta.episodes import Division, Episodes, rows_of_classes
-from nlp_transfer.meta.learner import Learner, Reader
+from nlp_transfer.meta.folder import check_whole, write_encoder
+from nlp_transfer.meta.learner import FeatureExtractor, Learner
 from nlp_transfer.meta.loop import fit, steps_of
-from nlp_transfer.meta.made import check_whole, write_encoder
 from nlp_transfer.meta.measuring import Gain, Outcome, held_out_episodes, query_accuracy
 from nlp_transfer.running import resume
 from nlp_transfer.running.folder import RunFolder
@@ -41,13 +41,13 @@ from nlp_transfer.training.sharding import is_sharding
 from nlp_transfer.training.state import Trajectory, own_numbers
 from nlp_transfer.training.zero import shares_moments
 
-_OF_FINETUNING = 0.5  # times its rate: an episode shows no row twice, and what is learned must hold for other classes
-_CHOOSING = 200  # episodes of validation classes; two that are drawn alike differ by chance in none
+_LR_FACTOR = 0.5  # relative to fine-tuning: episodes repeat no rows, and the result must generalise to other classes
+_VALIDATION_EPISODES = 200  # the same in every evaluation, so that differences are not due to sampling
 
 
 @dataclass(frozen=True)
 class MetaRun:
-    """A finished run: its folder, whose ``model/`` is the encoder, and what it came to."""
+    """A finished run: its folder, whose ``model/`` is the encoder, and the outcome."""
 
     folder: Path
     outcome: Outcome
@@ -55,20 +55,20 @@ class MetaRun:
 
 @own_numbers()
 def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: Screen) -> MetaRun:
-    """Learn an encoder in episodes, measure it on classes held out beside the encoder as it was, and save it.
+    """Meta-learn an encoder in episodes, compare it with the original on held-out classes, and save it.
 
     Args:
-        settings: the run, see ``config.compose`` and ``checks.check_meta``.
+        settings: of the run, see ``config.compose`` and ``checks.check_meta``.
         corpus: its rows, see ``rows.rows_of``.
         division: of their classes.
         screen: where progress is shown.
 
     Returns:
-        The run; a finished one of the same configuration and data is read back instead of done again.
+        The run; a finished run with the same configuration and data is read back and not repeated.
 
     Raises:
-        UserError: for anything in the settings or the data that cannot be used.
-        Stopped: by a signal; what was reached is committed.
+        UserError: for settings or data that cannot be used.
+        Stopped: by a signal, after a checkpoint was written.
     """
     settings = learning(settings)
     folder = RunFolder(run_path(settings, meta=dataclasses.asdict(settings.meta)))
@@ -81,9 +81,9 @@ def meta_learn(settings: Settings, corpus: Corpus, division: Division, screen: S
             "meta needs all weights in every pass: launch it without FSDP (`accelerate launch --multi_gpu`)"
         )
     if shares_moments(prepared.accelerator):
-        raise UserError("meta does not share out what DeepSpeed would: launch it with `accelerate launch --multi_gpu`")
+        raise UserError("meta does not support DeepSpeed: launch it with `accelerate launch --multi_gpu`")
     if getattr(prepared.classifier.model.encoder.config, "is_encoder_decoder", False):
-        raise UserError(f"encoder.name={settings.encoder.name!r} has a decoder too; meta makes encoders alone")
+        raise UserError(f"encoder.name={settings.encoder.name!r} has a decoder; meta supports only encoders")
     screen.console.print(f"{settings.meta.method}: {division.sentence}", style="dim")
     with folder.turn(lambda: folder.is_there(settings)) as ours:
         if not ours:
@@ -99,7 +99,7 @@ def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Sc
 
 @dataclass
 class _MetaLearning:
-    """One meta-learning; every rank has one."""
+    """One meta-learning, on every rank."""
 
     prepared: Prepared
     division: Division
@@ -107,7 +107,7 @@ class _MetaLearning:
     screen: Screen
 
     def run(self) -> MetaRun:
-        """Learn, measure and save."""
+        """Train, evaluate and save."""
         settings, corpus = self.prepared.settings, self.prepared.corpus
         source, labels = self.prepared.classifier.source, corpus.task.labels
         held_out = rows_of_classes(self.prepared.columns["train"], self.division.test)
@@ -151,12 +151,12 @@ class _MetaLearning:
         return MetaRun(self.folder.path, outcome)
 
     def _learn(self) -> Trajectory:
-        """Train, from where an earlier process was stopped."""
+        """Train, resuming from a checkpoint if there is one."""
         prepared, settings, screen = self.prepared, self.prepared.settings, self.screen
         own, rows = settings.meta, prepared.columns["train"]
-        reader = Reader(prepared.classifier.model)
-        learner = Learner(prepared.accelerator, reader, rows, prepared.padding, own.distance)
-        rate = own.lr or _OF_FINETUNING * usual_rate(encoder_width(prepared.classifier))
+        extractor = FeatureExtractor(prepared.classifier.model)
+        learner = Learner(prepared.accelerator, extractor, rows, prepared.padding, own.distance)
+        rate = own.lr or _LR_FACTOR * usual_rate(encoder_width(prepared.classifier))
         prepared.plan = dataclasses.replace(
             prepared.plan,
             objective=f"{own.method}, {own.ways} ways, {own.shots} shots: {self.division.sentence}",
@@ -166,7 +166,7 @@ class _MetaLearning:
         )
         saving = begin_or_resume(settings, prepared, self.folder, screen, meta=dataclasses.asdict(own))
         stoppable = resume.stoppable(self.folder.checkpoints, screen.tell)
-        with stoppable as on_stop, screen.bar(own.method) as bar, self._explained():
+        with stoppable as on_stop, screen.bar(own.method) as bar, self._training_errors():
 
             def on_step(done: int, total: int, values: dict[str, float]) -> None:
                 bar.show(done, total, loss=f"{values['loss']:.3f}")
@@ -183,43 +183,44 @@ class _MetaLearning:
                 settings=own,
                 training=settings.training,
                 seed=settings.seed,
-                watch=Watch(self._choosing(), "accuracy", True, on_step, on_evaluation, on_stop=on_stop),
+                watch=Watch(self._validation(), "accuracy", True, on_step, on_evaluation, on_stop=on_stop),
                 saving=saving,
             )
 
-    def _choosing(self) -> Callable[[], dict[str, float]] | None:
-        """Return what measures the weights, as they are then, on the validation classes; None where there are none."""
+    def _validation(self) -> Callable[[], dict[str, float]] | None:
+        """Return a function that evaluates the current weights on the validation classes; None if there are none."""
         if not self.division.validation:
             return None
         own = self.prepared.settings.meta
         rows = rows_of_classes(self.prepared.columns["train"], self.division.validation)
         ways = min(own.ways, len(self.division.validation))
-        asked = self._episodes(rows, self.division.validation, Stream.CHOOSING_EPISODES, ways=ways, shots=own.shots)
+        episodes = self._episodes(rows, self.division.validation, Stream.CHOOSING_EPISODES, ways=ways, shots=own.shots)
 
-        def measure_now() -> dict[str, float]:
+        def evaluate() -> dict[str, float]:
             features = self.prepared.below_output.fresh(rows)
-            return {"accuracy": float(query_accuracy(features, asked, count=_CHOOSING, distance=own.distance).mean())}
+            accuracies = query_accuracy(features, episodes, count=_VALIDATION_EPISODES, distance=own.distance)
+            return {"accuracy": float(accuracies.mean())}
 
-        return measure_now
+        return evaluate
 
     def _gains(self, rows: Columns, before: np.ndarray, after: np.ndarray) -> list[Gain]:
-        """Return what was gained with one shot, and with as many as were learned with."""
-        settings, found = self.prepared.settings, []
+        """Return the gains with one shot, and with as many shots as in training."""
+        settings, gains = self.prepared.settings, []
         own, confidence = settings.meta, settings.evaluation.confidence
-        for asked in held_out_episodes(rows, self.division.test, own, seed=settings.seed):
+        for episodes in held_out_episodes(rows, self.division.test, own, seed=settings.seed):
             values = [
-                query_accuracy(each, asked, count=own.measured, distance=own.distance) for each in (before, after)
+                query_accuracy(each, episodes, count=own.measured, distance=own.distance) for each in (before, after)
             ]
-            found.append(Gain.of(asked, *values, confidence=confidence))
-        return found
+            gains.append(Gain.of(episodes, *values, confidence=confidence))
+        return gains
 
     def _episodes(self, rows: Columns, classes: tuple[int, ...], stream: int, *, ways: int, shots: int) -> Episodes:
         queries, seed = self.prepared.settings.meta.queries, self.prepared.settings.seed
         return Episodes(rows.targets, classes, ways=ways, shots=shots, queries=queries, seed=seed, stream=stream)
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say why a training could not go on."""
+    def _training_errors(self) -> Iterator[None]:
+        """Turn errors of the training into messages that say what to do."""
         try:
             yield
         except NotFinite as error:
@@ -231,13 +232,13 @@ class _MetaLearning:
             if not is_lack_of_memory(error):
                 raise
             raise UserError(
-                "memory does not suffice for an episode, whose rows are read in one pass: set meta.queries, meta.ways "
-                "or tokens.max_length lower, or training.gradient_checkpointing=true"
+                "memory does not suffice for the forward pass of an episode: lower meta.queries, meta.ways or "
+                "tokens.max_length, or set training.gradient_checkpointing=true"
             ) from error
 
 
 def learning(settings: Settings) -> Settings:
-    """Return the settings with which everything but a head learns, and with a name of its own."""
+    """Return the settings with which all parameters except the head are trained, and a default name for the run."""
     name = settings.name
     if name == default_name(settings):
         name = f"{name.removesuffix(to_plain(settings)['strategy']['name'])}{settings.meta.method}"

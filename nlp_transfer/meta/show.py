@@ -1,4 +1,4 @@
-"""What a meta-learning came to, on a terminal."""
+"""Show the outcome of a meta-learning at the terminal."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def render(outcome: Outcome, console: Console) -> None:
-    """Show the table in 80 columns, and the verdict under it."""
+    """Show a table in 80 columns, and the verdict below it."""
     table = simple_table()
-    figures = ("encoder as it\nwas, prototypes", f"{outcome.method},\nprototypes")
+    figures = ("original encoder,\nprototypes", f"{outcome.method},\nprototypes")
     for name in ("shots", *figures, "difference, over\nother episodes", "over other\nclasses"):
         table.add_column(name, justify="right", no_wrap=True)
     for gain in outcome.gains:
@@ -26,6 +26,6 @@ def render(outcome: Outcome, console: Console) -> None:
     held_out = len(outcome.classes["test"])
     console.print(table)
     console.print(
-        f"{outcome.ways}-way accuracy in {outcome.episodes:,} episodes of {held_out} classes held out", style="dim"
+        f"{outcome.ways}-way accuracy in {outcome.episodes:,} episodes of {held_out} held-out classes", style="dim"
     )
     console.print(outcome.verdict, soft_wrap=True, style="bold")

@@ -21,7 +21,7 @@ from nlp_transfer.machine.disk import remove, write_json, write_whole
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome
 from nlp_transfer.multitask.together import adapt_together, task_folders
-from nlp_transfer.predicting.predict import opened
+from nlp_transfer.predicting.predict import load_predictor
 from nlp_transfer.running.folder import RunFolder
 from nlp_transfer.running.recalling import check_encoder
 from nlp_transfer.running.run import adapt
@@ -135,7 +135,7 @@ def _answers(member: Member, folder: Path, *, keep: bool = False) -> Answers:
                 return Answers(task, kept.get_tensor("logits"))
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"{path} cannot be read ({error}); take {folder} away, and it is done again") from error
-    predictor = opened(folder, member.settings)
+    predictor = load_predictor(folder, member.settings)
     found = Answers(predictor.record.task, predictor.logits(rows.texts, rows.pairs))
     if keep and is_main():
         content = save({"logits": found.logits}, {"task": json.dumps(found.task.to_json())})

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer import config
 from nlp_transfer.cache.store import store_of_rows
-from nlp_transfer.checks import check
+from nlp_transfer.checks import check_settings
 from nlp_transfer.composing.shipped import locate_recipe
 from nlp_transfer.composing.words import from_mapping
 from nlp_transfer.data.corpus import Corpus, ReadCorpus, divided, encoded, read_corpus
@@ -113,7 +113,7 @@ def read_tasks(recipe: str | None, words: Sequence[str], screen: Screen, *, task
     for name, each in alone.items():
         with about(f"the task {name!r}"):
             check_source(each.data)
-        check(each)
+        check_settings(each)
     with screen.busy("reading data"):
         members = _read(alone, screen.tell)
     if len({member.corpus.task.pair for member in members}) > 1:

@@ -1,1 +1,1 @@
-"""A saved model answers: texts, files, words that decided."""
+"""Predict with saved and exported models: texts, files, and word attributions."""

@@ -1,4 +1,4 @@
-"""Which words decided: each is left out of the text in turn, and what the model makes of the rest is compared.
+"""Word attribution by omission: each word is left out of the text in turn, and the outputs are compared.
 
 The score of a word is its weight of evidence (Robnik-Šikonja and Kononenko, "Explaining Classifications For Individual
 Instances", IEEE TKDE 20(5), 2008; for words, Li, Monroe and Jurafsky, "Understanding Neural Networks through
@@ -6,9 +6,9 @@ Representation Erasure", arXiv:1612.08220)::
 
     score(word) = e(text) - e(text without the word)
 
-where e is the log-odds of a label, ln p / (1 - p), and for regression the number itself. A positive score speaks for a
-label, a negative one against it, and with the word the odds are exp(score) times those without. It needs nothing of a
-model but its answers, so it holds for exported ones too; it says nothing of words that decide only together.
+where e is the log-odds of a label, ln p / (1 - p), and for regression the number itself. A positive score is evidence
+for a label, a negative one against it; the word multiplies the odds by exp(score). The method only needs the outputs of
+a model, so it works for exported ones too; it does not detect words that matter only in combination.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.evaluation.decisions import finite_logits
 
-# Scripts that write no spaces between words, where every character is left out by itself, with the marks upon it: Thai,
-# Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
+# Scripts without spaces between words, in which every character, with its combining marks, counts as a word: Thai, Lao,
+# Tibetan, Burmese, Khmer, kana, Chinese characters.
 _UNSPACED = "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 _WORD = re.compile(rf"{_UNSPACED}(?:(?!\w){_UNSPACED})*|(?:(?!{_UNSPACED})\S)+")
 
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a text, and what it speaks for.
+    """A part of a text and its score.
 
     Attributes:
-        text: the part as it stands there; the parts of a text, joined, are the text.
-        score: see the head of this file; None for what was not left out, the spaces between words.
+        text: the part; all parts of a text, joined, are the text.
+        score: see the docstring of this module; None for the spaces between words.
     """
 
     text: str
@@ -44,12 +44,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Attribution:
-    """What was found for one text or pair.
+    """The scores of the words of one text or pair.
 
     Attributes:
         evidence: e of the whole text: the log-odds of the label, or the number.
-        texts: the parts of the text, and of its pair where there is one.
-        grouped: words that were left out together, because there are too many of them; 1: each by itself.
+        texts: the parts of the text, and of its pair if there is one.
+        grouped: how many words were left out together, because the text is long; 1: each by itself.
     """
 
     evidence: float
@@ -58,23 +58,24 @@ class Attribution:
 
 
 def attribute(labeller: Labeller, text: str, pair: str | None = None, *, output: int, most: int) -> Attribution:
-    """Return how much every word of a text speaks for an output.
+    """Return the score of every word of a text for an output.
 
     Args:
-        labeller: whose answer is looked into; it is asked once, for as many texts as there are words and one more.
+        labeller: the model; it is called once, with one text more than there are words.
         text: the text.
-        pair: the second text, where the model reads two.
+        pair: the second text, for models of pairs.
         output: index of the label; 0 for regression.
-        most: words that are left out one at a time. Of a longer text neighbours are left out together, in at most
-            `most` parts of as many words each.
+        most: maximum number of parts that are left out; neighbouring words of a longer text are left out together.
 
     Raises:
-        UserError: for a pair where the model takes none, none where it does, or answers that are no numbers.
+        UserError: for a pair if the model takes single texts or vice versa, and for outputs that are not finite.
     """
     texts = [text] if pair is None else [text, pair]
-    words = [[found.span() for found in _WORD.finditer(each)] for each in texts]
+    words = [[match.span() for match in _WORD.finditer(each)] for each in texts]
     grouped = max(1, -(-sum(map(len, words)) // most))
-    while sum(-(-len(each) // grouped) for each in words) > max(most, len(texts)):  # a pair has two last parts
+    while sum(-(-len(each) // grouped) for each in words) > max(
+        most, len(texts)
+    ):  # both texts may have a partial group
         grouped += 1
     parts = [[(each[k][0], each[k : k + grouped][-1][1]) for k in range(0, len(each), grouped)] for each in words]
     variants = [texts, *_without(texts, parts)]
@@ -96,11 +97,11 @@ def evidence(task: Task, logits: np.ndarray, output: int) -> np.ndarray:
 
 
 def _without(texts: Sequence[str], parts: Sequence[Sequence[tuple[int, int]]]) -> Iterator[list[str]]:
-    """Yield the texts without each part in turn, and without one of the spaces around it."""
-    for place, text in enumerate(texts):
-        for start, end in parts[place]:
+    """Yield the texts without each part in turn, and without the spaces on one side of it."""
+    for index, text in enumerate(texts):
+        for start, end in parts[index]:
             before, after = text[:start].rstrip(), text[end:]
-            yield [*texts[:place], before + (after if before else after.lstrip()), *texts[place + 1 :]]
+            yield [*texts[:index], before + (after if before else after.lstrip()), *texts[index + 1 :]]
 
 
 def _spans(text: str, parts: Sequence[tuple[int, int]], scores: Iterator[float]) -> Iterator[Span]:

@@ -1,4 +1,4 @@
-"""Which settings nothing can be predicted with, whatever the model is; it imports no torch."""
+"""Checks of the `predict` settings that need no model; this module imports no torch."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ def check_predict(settings: PredictSettings, *, overwrite: bool = False) -> None
 
     Args:
         settings: the group.
-        overwrite: whether an output that is there already may be replaced.
+        overwrite: whether an existing output may be replaced.
 
     Raises:
-        UserError: naming the key, its value and what it may be, the input that is not there, or the output that is.
+        UserError: for an invalid value, an input that does not exist, or an output that does.
     """
     at_least(settings, "predict.", 1, "chunk_rows")
     kind = stream_format(settings.input, settings.format)
     if settings.input != "-":
         existing_file(settings.input)
     elif kind == "parquet":
-        raise UserError("a Parquet file is not read in order: name it instead of standard input")
+        raise UserError("Parquet cannot be read from standard input: give the name of the file")
     elif world_size() > 1:
-        raise UserError("standard input cannot be read by several processes: name a file, or start one process")
+        raise UserError("standard input cannot be read by several processes: give a file, or start one process")
     if settings.output == "-" and kind == "parquet":
-        raise UserError("Parquet is no text for standard output: set predict.output=FILE.parquet")
+        raise UserError("Parquet cannot be written to standard output: set predict.output=FILE.parquet")
     if settings.output != "-":
         check_output(settings, kind, overwrite=overwrite)

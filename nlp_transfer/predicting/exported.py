@@ -1,6 +1,6 @@
-"""An exported model as a function from texts to labels, as `Predictor` is one, by ONNX Runtime, OpenVINO or NumPy.
+"""Predict with an exported model, with ONNX Runtime, OpenVINO or NumPy, in place of a `Predictor`.
 
-It reads a folder that `export` has written. Texts are cut, windowed and decided on as there; no torch computes.
+Tokenisation, windows and decision rules are those of the original model; torch computes nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from nlp_transfer.errors import UserError, first_line
 from nlp_transfer.exporting.formats import ONNX, OPENVINO, STATIC
 
 OUTPUT = "logits"
-# Of the file that is loaded: those its weights lie in.
+# The file that is loaded -> the files that contain its weights.
 WEIGHTS = {ONNX: (ONNX, f"{ONNX}.data"), OPENVINO: (OPENVINO, "model.bin"), STATIC: (STATIC,)}
 _RUNTIMES: dict[str, tuple[str, ...]] = {ONNX: ("onnxruntime",), OPENVINO: ("openvino",), STATIC: ()}
-# Library -> the extra of this package that brings it.
+# Library -> the extra of this package that installs it.
 EXTRAS = {"onnx": "export", "onnxscript": "export", "onnxruntime": "export", "openvino": "openvino"}
 
 Run = Callable[[Mapping[str, np.ndarray]], np.ndarray]
@@ -40,13 +40,13 @@ class Exported(Labeller):
         """Load the model of a folder.
 
         Args:
-            folder: that `nlp-transfer export` has written, wherever it was moved to.
-            threads: that compute; None: as many as the library takes.
-            batch_tokens: in one forward pass at most, padding included.
+            folder: written by `nlp-transfer export`, possibly moved since.
+            threads: number of CPU threads; None: the library's default.
+            batch_tokens: maximum tokens of one forward pass, including padding.
 
         Raises:
-            UserError: if a library is missing, or the folder holds no exported model, a damaged one or other bytes
-                than were written.
+            UserError: if a library is missing, or if the folder holds no exported model, or one that is damaged or
+                was changed.
         """
         self.folder = Path(folder)
         file = next((name for name in WEIGHTS if (self.folder / name).is_file()), None)
@@ -54,26 +54,28 @@ class Exported(Labeller):
             raise UserError(
                 f"{self.folder} holds none of {', '.join(WEIGHTS)}: give a folder that `nlp-transfer export` has made"
             )
-        need(*_RUNTIMES[file])
+        require_installed(*_RUNTIMES[file])
         self.record = read_record(self.folder)
         if digest_of(weights_of(self.folder, file)) != self.record.sha256:
-            raise UserError(f"{self.folder}: {file} or its weights are not what was exported; copy the folder again")
+            raise UserError(
+                f"{self.folder}: {file} or its weights were changed since the export; copy the folder again"
+            )
         self.tokenizer = load_tokenizer(self.folder)
         self.batch_tokens = batch_tokens
         self._table = _table(self.folder / file) if file == STATIC else None
         if self._table is None:
             self._inputs, self._run = (_onnx if file == ONNX else _openvino)(self.folder / file, threads)
-        self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
-        """Return the raw outputs, float32 (texts, outputs); of a text in windows, their mean.
+        """Return the logits, float32 (texts, outputs), averaged over the windows of a text.
 
         Raises:
-            UserError: for pairs where the model takes none, or none where it does.
+            UserError: for pairs if the model takes single texts, or vice versa.
         """
         self.check_pairs(pairs)
         logits = np.zeros((len(texts), self.record.task.outputs), np.float32)
-        with self._one_at_a_time:  # the tokenizer is told how to cut
+        with self._lock:  # the truncation settings of the tokenizer are shared state
             if self._table is not None:
                 return _mean_of_tokens(self._table, encode(self.tokenizer, self.record.tokens, texts, pairs))
             for examples, rows in self.batches(texts, pairs):
@@ -82,7 +84,7 @@ class Exported(Labeller):
         return logits
 
     def batches(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Yield which texts a forward pass answers, and the arrays it reads."""
+        """Yield the indices of the texts of each forward pass, and its input arrays."""
         encoded = encode(self.tokenizer, self.record.tokens, texts, pairs)
         padding = Padding.of(self.tokenizer, places_a_token=1)
         for examples in evaluation_batches(encoded, most_tokens=self.batch_tokens):
@@ -92,20 +94,20 @@ class Exported(Labeller):
 def encode(
     tokenizer: Any, spec: token_ids.TokenSpec, texts: Sequence[str], pairs: Sequence[str] | None
 ) -> token_ids.Tokens:
-    """Return the ids of texts to be answered, cut or windowed where the model demands."""
+    """Return the token ids of texts, truncated or split into windows as the model requires."""
     return token_ids.encode(tokenizer, texts, pairs, spec, max_length=spec.limit)
 
 
 def weights_of(folder: Path, file: str) -> list[Path]:
-    """Return the files that hold the exported model `file`; weights of more than 2 GB lie apart."""
+    """Return the files of the exported model `file`; ONNX stores weights of more than 2 GB in a second file."""
     return [folder / name for name in WEIGHTS[file] if (folder / name).is_file()]
 
 
-def need(*libraries: str) -> None:
-    """Refuse to go on without libraries.
+def require_installed(*libraries: str) -> None:
+    """Require that libraries are installed.
 
     Raises:
-        UserError: naming those that are missing and how to get them.
+        UserError: naming the missing ones and the command that installs them.
     """
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
@@ -117,21 +119,21 @@ def _onnx(path: Path, threads: int | None) -> tuple[list[str], Run]:
     from onnxruntime import InferenceSession, SessionOptions
 
     options = SessionOptions()
-    options.log_severity_level = 3  # its warnings are about its own optimisations
+    options.log_severity_level = 3  # errors only: warnings concern internal optimisations
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
         session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own exceptions have no common class
+    except Exception as error:  # the exceptions of ONNX Runtime have no common base class
         raise UserError(f"{path} cannot be loaded by ONNX Runtime: {first_line(error)[:300]}") from error
-    inputs = [given.name for given in session.get_inputs()]
+    inputs = [each.name for each in session.get_inputs()]
     return inputs, lambda rows: session.run([OUTPUT], dict(rows))[0]
 
 
 def _openvino(path: Path, threads: int | None) -> tuple[list[str], Run]:
     import openvino
 
-    # Left to itself it computes in bfloat16 where the processor can.
+    # By default OpenVINO computes in bfloat16 on processors that support it.
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
@@ -139,15 +141,15 @@ def _openvino(path: Path, threads: int | None) -> tuple[list[str], Run]:
         compiled = openvino.Core().compile_model(str(path), "CPU", options)
     except Exception as error:  # RuntimeErrors of many kinds
         raise UserError(f"{path} cannot be loaded by OpenVINO: {first_line(error)[:300]}") from error
-    return [given.any_name for given in compiled.inputs], partial(_answer, compiled)
+    return [each.any_name for each in compiled.inputs], partial(_run_openvino, compiled)
 
 
-def _answer(compiled: Any, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-    return np.array(compiled(dict(rows))[OUTPUT])  # the memory of what it returns is its own
+def _run_openvino(compiled: Any, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.array(compiled(dict(rows))[OUTPUT])  # a copy: OpenVINO reuses the memory
 
 
 def _table(path: Path) -> np.ndarray:
-    """Return what every token says, float32 (vocabulary, outputs)."""
+    """Return the logits of every token, float32 (vocabulary, outputs)."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -158,14 +160,14 @@ def _table(path: Path) -> np.ndarray:
 
 
 def _mean_of_tokens(table: np.ndarray, encoded: token_ids.Tokens) -> np.ndarray:
-    """Return the mean of the tokens of each window, and of the windows of each text, float32 (texts, outputs)."""
+    """Return the mean over the tokens of each window and the windows of each text, float32 (texts, outputs)."""
     if not len(encoded):
         return np.zeros((0, table.shape[1]), np.float32)
     lengths = encoded.sequence_lengths[:, None].astype(np.float32)
-    said = np.add.reduceat(table[encoded.ids], encoded.offsets[:-1], axis=0) / lengths
-    if len(said) == len(encoded):
-        return said
-    return np.add.reduceat(said, encoded.first[:-1], axis=0) / encoded.windows[:, None].astype(np.float32)
+    windows = np.add.reduceat(table[encoded.ids], encoded.offsets[:-1], axis=0) / lengths
+    if len(windows) == len(encoded):
+        return windows
+    return np.add.reduceat(windows, encoded.first[:-1], axis=0) / encoded.windows[:, None].astype(np.float32)
 
 
 def _mean_by(document: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A saved model as a function from texts to labels; rows stream through, order kept, memory flat."""
+"""Predict with a saved model: texts, and files of any length in constant memory."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.predicting.checks import check_predict
+from nlp_transfer.predicting.distributed import Chunk, predict_chunks
 from nlp_transfer.predicting.exported import Exported
-from nlp_transfer.predicting.labelled import output, writer_of
 from nlp_transfer.predicting.progress import RowProgress
-from nlp_transfer.predicting.turns import Chunk, answered
+from nlp_transfer.predicting.writers import open_output, writer_of
 from nlp_transfer.settings import ColumnSettings, Settings, TrackingSettings
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.training import inference
@@ -54,15 +54,15 @@ class Predictor(Labeller):
         self.record = read_record(self.folder)
         self.batch_tokens = batch_tokens
         self._among_ranks = True
-        self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()
         self.accelerator: Accelerator = make_accelerator(precision, TrackingSettings(), self.folder)
         self.model, self.tokenizer = artefact.load_model(self.folder, self.record)
         self.detector = artefact.load_detector(self.folder, self.record)
         self.model.to(self.accelerator.device)
         anatomy = dissect(unwrapped(self.model), segments="token_type_ids" in self.tokenizer.model_input_names)
-        # What the training demanded is a wish here.
-        wish = False if self.record.encoder.packed is False else None
-        encoder = dataclasses.replace(self.record.encoder, packed=wish)
+        # Packing that the training required is only a preference here: another machine may not support it.
+        packed = False if self.record.encoder.packed is False else None
+        encoder = dataclasses.replace(self.record.encoder, packed=packed)
         rows = unequal_rows(self.model, self.tokenizer)
         self.accelerator, _ = fitting(self.accelerator, self.model, rows, "auto", TrackingSettings(), self.folder)
         half = self.accelerator.mixed_precision != "no"
@@ -73,17 +73,17 @@ class Predictor(Labeller):
             self.model = inference.answering_copy(self.model)
 
     def alone(self) -> Self:
-        """Return the same model, which answers on this rank alone what it is asked there."""
+        """Return the same model for predictions on this rank alone, without the other ranks."""
         other = copy.copy(self)
         other._among_ranks = False
         return other
 
     def logits(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
-        """Return the model's raw outputs, float32 (texts, outputs)."""
+        """Return the logits, float32 (texts, outputs)."""
         return self._run(texts, pairs, ("logits",))
 
     def answers(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the logits and, where a rule asks for them, the features of one and the same pass."""
+        """Return the logits and, if a decision rule needs them, the features of the same forward pass."""
         if not needs_features(self.record):
             return self.logits(texts, pairs), None
         return self.logits_and_features(texts, pairs)
@@ -91,7 +91,7 @@ class Predictor(Labeller):
     def logits_and_features(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the raw outputs and, of the same pass, what enters the output layer, float32 (texts, width)."""
+        """Return the logits and, of the same pass, the input of the output layer, float32 (texts, width)."""
         both = self._run(texts, pairs, ("logits", "features"))
         outputs = self.record.task.outputs
         return both[:, :outputs], both[:, outputs:]
@@ -99,7 +99,7 @@ class Predictor(Labeller):
     def _run(self, texts: Sequence[str], pairs: Sequence[str] | None, want: tuple[str, ...]) -> np.ndarray:
         self.check_pairs(pairs)
         spec = self.record.tokens
-        with self._one_at_a_time:  # the tokenizer is told how to cut, and the output layer what it reads
+        with self._lock:  # truncation of the tokenizer and hooks of the output layer are shared state
             encoded = token_ids.encode(self.tokenizer, texts, pairs, spec, max_length=spec.limit)
             columns = Columns(encoded, np.zeros(len(texts), np.float32), np.ones(len(texts), np.float32))
             return inference.run(
@@ -113,29 +113,31 @@ class Predictor(Labeller):
             )
 
 
-def opened(folder: Path, settings: Settings | None = None, *, tell: Callable[[str], None] = lambda _: None) -> Labeller:
-    """Return the model of a folder, saved or exported.
+def load_predictor(
+    folder: Path, settings: Settings | None = None, *, tell: Callable[[str], None] = lambda _: None
+) -> Labeller:
+    """Load the model of a folder, saved or exported.
 
     Args:
-        folder: of a run, of its model, or what `nlp-transfer export` has written.
-        settings: `training.precision` (that of an exported model was chosen then), `evaluation.batch_tokens` and the
-            group `decision` count; None: the defaults, by which a model decides as it was saved to.
-        tell: is warned of a risk that is not promised.
+        folder: of a run, of its model, or of an export.
+        settings: of which `training.precision` (not for exports), `evaluation.batch_tokens` and `decision` are used;
+            None: the defaults, with the decision rules that are saved with the model.
+        tell: receives a warning about a risk limit that is not guaranteed.
 
     Raises:
-        UserError: if the folder holds no model of ours, or for a rule that its task has no use for.
+        UserError: if the folder holds no model of ours, or for a rule that does not apply to its task.
     """
     settings = settings or Settings()
     precision, tokens = settings.training.precision, settings.evaluation.batch_tokens
-    exported = (folder / FIGURES).is_file()
+    is_export = (folder / FIGURES).is_file()
     model: Labeller = (
         Exported(folder, batch_tokens=tokens)
-        if exported
+        if is_export
         else Predictor(folder, precision=precision, batch_tokens=tokens)
     )
     model = model.deciding_by(settings.decision)
-    if why := unpromised(model.record.task, model.record.risk_curve):
-        tell(f"warning: {why}")
+    if warning := unpromised(model.record.task, model.record.risk_curve):
+        tell(f"warning: {warning}")
     return model
 
 
@@ -149,48 +151,49 @@ def predict_file(
     overwrite: bool = False,
     screen: Screen | None = None,
 ) -> int:
-    """Read rows, write the same rows with their prediction; return how many.
+    """Read rows and write them with their predictions; return the number of rows.
 
-    The output has the input's format, delimiter and columns, then `prediction` and the probabilities: one column a
-    label (``p(label)``) in CSV, TSV and Parquet, one object in JSONL. What the rules of the model say comes between
-    them, of a model that has the rule: `abstains` and `unknown` (true or false), `set` (labels), and for a number `low`
-    and `high`. Several labels are one cell of a CSV, joined by |, or a JSON list where a label of the task contains
-    that. Lines of text become CSV.
+    The output has the format, delimiter and columns of the input, followed by `prediction`, fields for the decision
+    rules that the model has, and the probabilities. The fields are `abstains` and `unknown` (true or false), `set`
+    (labels), and for regression `low` and `high`. Probabilities are one column per label (``p(label)``) in CSV, TSV and
+    Parquet, one object in JSONL. Several labels in a CSV cell are joined by |, or a JSON list if a label contains |.
+    Lines of text become CSV.
 
-    Several ranks read the same rows, answer their chunks in turn, and the first one writes; each holds as many
-    chunks as there are ranks, and no more.
+    Under a launcher all ranks read the same rows, predict different chunks, and the first rank writes; a rank holds at
+    most as many chunks as there are ranks.
 
     Raises:
-        UserError: for unreadable rows (file:line), a missing column, or an output that is there already, unless
-            `overwrite` says that it may be replaced; the input itself never is.
+        UserError: for unreadable rows (file:line), a missing column, or an existing output without `overwrite`; the
+            input itself is never replaced.
     """
     check_predict(settings, overwrite=overwrite)
     kind = stream_format(settings.input, settings.format)
-    mark = DELIMITERS.get(kind, ",") if delimiter is None or kind == "text" else delimiter_of(delimiter)
-    screen, blank, first = screen or Screen(speaks=False), 0, ""
-    with ExitStack() as until:
-        file, _ = until.enter_context(opened_file(settings.input))
-        progress = RowProgress(file, kind, until.enter_context(screen.bar("labelling")))
+    separator = DELIMITERS.get(kind, ",") if delimiter is None or kind == "text" else delimiter_of(delimiter)
+    screen, blank, first_blank = screen or Screen(speaks=False), 0, ""
+    with ExitStack() as stack:
+        file, _ = stack.enter_context(opened_file(settings.input))
+        progress = RowProgress(file, kind, stack.enter_context(screen.bar("labelling")))
         tables = stream_rows(file, format=kind, encoding=encoding, delimiter=delimiter, chunk_rows=settings.chunk_rows)
-        out = until.enter_context(output(settings.output, kind) if is_main() else nullcontext(io.StringIO()))
-        writer = until.enter_context(closing(writer_of(out, predictor.record.task, kind, mark)))
+        out = stack.enter_context(open_output(settings.output, kind) if is_main() else nullcontext(io.StringIO()))
+        writer = stack.enter_context(closing(writer_of(out, predictor.record.task, kind, separator)))
 
-        def read() -> Iterator[Chunk]:
-            nonlocal blank, first
+        def read_chunks() -> Iterator[Chunk]:
+            nonlocal blank, first_blank
             for table in tables:
                 writer.check(table)
                 texts, pairs = _inputs(table, predictor.record, columns, kind)
-                if found := blank_rows(texts, pairs):
-                    blank, first = blank + len(found), first or table.where(found[0])
+                if rows := blank_rows(texts, pairs):
+                    blank, first_blank = blank + len(rows), first_blank or table.where(rows[0])
                 yield Chunk(table, texts, pairs)
 
-        for table, answers in answered(predictor, read()):
+        for table, answers in predict_chunks(predictor, read_chunks()):
             if is_main():
                 writer.write(table, answers)
             progress.show(len(table))
     if blank:
         screen.tell(
-            f"{blank:,} of {progress.rows:,} rows have nothing to read, first {first}, and were labelled like the rest"
+            f"{blank:,} of {progress.rows:,} rows have nothing to read, first {first_blank}, and were labelled like "
+            "the rest"
         )
     return progress.rows
 
@@ -198,24 +201,25 @@ def predict_file(
 def _inputs(
     table: Table, record: Record, columns: ColumnSettings, kind: str
 ) -> tuple[Sequence[str], Sequence[str] | None]:
-    """Return the texts of a table, in the columns the model was trained on unless others are named.
+    """Return the texts of a table, from the columns that are set, or those the model was trained on.
 
-    A column that is alone is the text under any name that is known for texts.
+    A single column may also have any other name that is recognised for texts.
     """
     roles = {}
     for role in ("text", "text_pair") if record.task.pair else ("text",):
         chosen = getattr(columns, role)
-        wanted = chosen or record.roles.get(role, role)
-        alone = len(table.columns) == 1 and not record.task.pair
-        if wanted not in table.columns and alone and not chosen:
-            wanted = find_column(table, role, None) or wanted
-        if wanted not in table.columns:
-            name = next(iter(table.columns)) if alone else "..."
-            headed = alone and kind in DELIMITERS
-            hint = f"; if {name!r} is a text itself, predict.format=text: one text a line, no header" if headed else ""
+        column = chosen or record.roles.get(role, role)
+        is_single = len(table.columns) == 1 and not record.task.pair
+        if column not in table.columns and is_single and not chosen:
+            column = find_column(table, role, None) or column
+        if column not in table.columns:
+            name = next(iter(table.columns)) if is_single else "..."
+            may_lack_header = is_single and kind in DELIMITERS
+            hint = f"; if {name!r} is a text itself, predict.format=text: one text per line, no header"
+            hint = hint if may_lack_header else ""
             raise UserError(
-                f"{table.origin} has no column {wanted!r}{did_you_mean(wanted, table.columns)}; its columns are "
+                f"{table.origin} has no column {column!r}{did_you_mean(column, table.columns)}; its columns are "
                 f"{', '.join(table.columns)}: set {typed(f'data.columns.{role}', name)}{hint}"
             )
-        roles[role] = wanted
+        roles[role] = column
     return read_texts(table, roles)

@@ -1,4 +1,4 @@
-"""How far a file has been read, and how fast: what a bar shows that goes on with chunks of rows."""
+"""Progress of reading a file in chunks of rows, and its speed."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ if TYPE_CHECKING:
 
 
 class RowProgress:
-    """Rows that are done of a file that is read.
+    """Shows how many rows of a file are done.
 
-    How many there are a Parquet file says; of another one the share of its bytes that was read lets it be guessed.
-    Of what has no length, such as standard input, nothing is known.
+    The total is known for Parquet, estimated from the bytes read for other files, and unknown for standard input.
 
     Attributes:
-        rows: that are done.
+        rows: number of rows done.
     """
 
     def __init__(self, file: BinaryIO, kind: str, bar: Bar) -> None:
-        """Begin.
+        """Start the clock.
 
         Args:
             file: opened at its start.
             kind: its stream format.
-            bar: shows it.
+            bar: the progress bar to update.
         """
-        self.rows, self._file, self._bar, self._began = 0, file, bar, time.monotonic()
+        self.rows, self._file, self._bar, self._start = 0, file, bar, time.monotonic()
         self._total: int | None = None
         if kind == "parquet":
             from nlp_transfer.data.parquet import rows_of_parquet
@@ -38,18 +37,18 @@ class RowProgress:
         self._bytes = None if self._total is not None else _size(file)
 
     def show(self, rows: int) -> None:
-        """Show that so many more rows are done."""
+        """Add finished rows and update the bar."""
         self.rows += rows
         total = self._total
         if self._bytes:
             total = max(self.rows, round(self.rows * self._bytes / max(1, self._file.tell())))
-        self._bar.show(self.rows, total, speed=f"{self.rows / (time.monotonic() - self._began):,.0f} rows/s")
+        self._bar.show(self.rows, total, speed=f"{self.rows / (time.monotonic() - self._start):,.0f} rows/s")
 
 
 def _size(file: BinaryIO) -> int | None:
-    """Return the bytes of a regular file, None of anything else."""
+    """Return the size of a regular file in bytes, None for anything else."""
     try:
-        found = os.fstat(file.fileno())
+        status = os.fstat(file.fileno())
     except OSError:
         return None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

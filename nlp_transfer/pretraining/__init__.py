@@ -1,1 +1,1 @@
-"""Masked-language modelling on texts of the task before a run: the encoder that the run then starts from."""
+"""Further pretraining of the encoder by masked-language modelling on texts of the task."""

@@ -1,4 +1,4 @@
-"""Which settings of a pretraining no run can use, whatever the data and the encoder are; it imports no torch."""
+"""Checks of the `pretraining` settings that need no data or encoder; this module imports no torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ TEXTS = ("all", "train", "unlabelled")
 
 
 def check_pretraining(settings: Settings) -> None:
-    """Check the `pretraining` group by itself, and beside what else hangs on it.
+    """Check the `pretraining` group by itself, and together with the settings that depend on it.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: naming the key, its value and the allowed values.
     """
     own, encoder = settings.pretraining, settings.encoder
     one_of(own.texts, TEXTS, "pretraining.texts")
@@ -26,15 +26,18 @@ def check_pretraining(settings: Settings) -> None:
     at_least(own, "pretraining.", 1, "batch_size")
     if not own.epochs:
         return
-    asked = f"pretraining.epochs={own.epochs:g}"
+    setting = f"pretraining.epochs={own.epochs:g}"
     if own.texts == "unlabelled" and settings.data.unlabelled is None:
-        raise UserError("pretraining.texts=unlabelled needs data.unlabelled=FILE; or take the texts of the rows, train")
+        raise UserError(
+            "pretraining.texts=unlabelled needs data.unlabelled=FILE; or set pretraining.texts=train for the texts of "
+            "the training rows"
+        )
     if encoder.depth == 0:
-        raise UserError(f"{asked}: encoder.depth=0 leaves no layer that sees the words around a masked one")
+        raise UserError(f"{setting}: encoder.depth=0 leaves no layer to predict masked words from their context")
     if encoder.trust_remote_code:
-        raise UserError(f"{asked}: an encoder that runs code of its own is not pretrained; set it to 0")
+        raise UserError(f"{setting}: an encoder that runs code of its own cannot be pretrained; set it to 0")
     if settings.hub.push and settings.hub.layout == "adapter":
         raise UserError(
-            f"hub.layout=adapter pushes an adapter alone, and nobody else has the encoder that {asked} makes; take "
+            f"hub.layout=adapter pushes an adapter alone, without the encoder that {setting} makes; use "
             "hub.layout=merged"
         )

@@ -1,4 +1,4 @@
-"""The encoder of a run after its pretraining: found where it was kept, or trained; it lies in the folder of the run."""
+"""Further pretraining of a run's encoder, or loading of an encoder that was pretrained in the same way before."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from nlp_transfer.machine.disk import remove
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.machine.versions import digest_of_code, environment
 from nlp_transfer.pretraining import planning
-from nlp_transfer.pretraining.made import (
+from nlp_transfer.pretraining.folder import (
     ENCODER,
     copy_encoder,
     files_beside,
@@ -39,7 +39,7 @@ from nlp_transfer.pretraining.made import (
     write_encoder,
 )
 from nlp_transfer.pretraining.masked import MaskedStep, loss_on, masked_model
-from nlp_transfer.pretraining.masks import Masks, Words
+from nlp_transfer.pretraining.masks import Masks, Vocabulary
 from nlp_transfer.running import resume
 from nlp_transfer.running.preparation import Prepared, prepare
 from nlp_transfer.strategies import Group
@@ -56,32 +56,33 @@ if TYPE_CHECKING:
     from nlp_transfer.terminal.console import Screen
 
 CHECKPOINTS, STEPS = "pretraining", "pretraining.jsonl"  # in the folder of the run
-_BASE = 2.0  # times the rate of fine-tuning: 1e-4 for a base-sized encoder, as in the paper
+_LR_FACTOR = 2.0  # relative to fine-tuning: 1e-4 for a base-sized encoder, as in the paper
 
 
 def pretrained(prepared: Prepared, folder: RunFolder, screen: Screen) -> Prepared:
-    """Return what was prepared, on the encoder after its pretraining where that is asked for.
+    """Return the prepared run with its encoder further pretrained, if the settings ask for it.
 
     Args:
-        prepared: on the encoder as it is named.
+        prepared: the run with its original encoder.
         folder: of the run, locked.
         screen: where progress is shown.
 
     Raises:
         UserError: see `prepare`; for a checkpoint of another pretraining, a full disk, or a training that diverges.
-        Stopped: by a signal; what was reached is committed.
+        Stopped: by a signal, after a checkpoint was written.
     """
     if not prepared.settings.pretraining.epochs:
         return prepared
     source = _Pretraining(prepared, folder, screen).source()
     assert source.pretrained is not None
     screen.console.print(planning.outcome_words(source.pretrained), style="dim")
-    same = prepared.settings, prepared.corpus, folder.path
-    return prepare(*same, tell=screen.tell, pretrained=source, taught=prepared.taught)
+    return prepare(
+        prepared.settings, prepared.corpus, folder.path, tell=screen.tell, pretrained=source, taught=prepared.taught
+    )
 
 
 class _Pretraining:
-    """One pretraining. Every rank has one; the first alone looks and writes."""
+    """One pretraining, on every rank; only the first rank reads and writes files."""
 
     def __init__(self, prepared: Prepared, folder: RunFolder, screen: Screen) -> None:
         self.prepared, self.folder, self.screen = prepared, folder, screen
@@ -90,53 +91,53 @@ class _Pretraining:
         self.training, self.base = planning.training_of(settings), prepared.classifier.source
         self.accelerator, tokenizer = prepared.accelerator, prepared.classifier.tokenizer
         chosen = planning.chosen_texts(settings, prepared.corpus)
-        words = Words.of(tokenizer, rows=prepared.classifier.model.get_input_embeddings().num_embeddings)
+        vocabulary = Vocabulary.of(tokenizer, rows=prepared.classifier.model.get_input_embeddings().num_embeddings)
         self.padding = Padding.of(tokenizer, places_a_token=1)
         self.read, self.held_out = (
-            Masks(self._encoded(texts), words, share=own.mask, seed=settings.seed)
+            Masks(self._encoded(texts), vocabulary, share=own.mask, seed=settings.seed)
             for texts in (chosen.read, chosen.held_out)
         )
 
     def source(self) -> Source:
-        """Return the encoder: found, or made. A copy stays in the folder of the run until that is finished."""
+        """Return the pretrained encoder, loaded or trained; a copy stays in the run folder until the run has ended."""
         mine = self.folder.path / ENCODER
-        # What goes on has to start from what it started from, whatever device or code would make of it now.
-        goes_on = not (resume.starts_anew(self.prepared.settings) or self.folder.is_finished)
-        said = {"origin": self.origin_digest} if goes_on else {"key": self.key}
-        found = None
+        # A resumed run must use the same encoder again, even if the device or the code has changed since.
+        resumes = not (resume.starts_anew(self.prepared.settings) or self.folder.is_finished)
+        expected = {"origin": self.origin_digest} if resumes else {"key": self.key}
+        encoder = None
         if is_main():
             with self.folder.reached():
-                found = read_encoder(mine, self.base, **said) or self._copied(mine)
-        (there,) = broadcast_object_list([found is not None])
+                encoder = read_encoder(mine, self.base, **expected) or self._copied(mine)
+        (exists,) = broadcast_object_list([encoder is not None])
         started = time.monotonic()
-        if not there:
+        if not exists:
             self._make(mine)
         if is_main():
             with self.folder.reached():
                 remove(self.folder.path / CHECKPOINTS)
-                if self.store and not there:
+                if self.store and not exists:
                     about = {"what": "pretrained encoder", "encoder": self.base.name, "rows": len(self.read.tokens)}
                     about["seconds"] = round(time.monotonic() - started, 3)
                     self.store.keep_folder(self.key, mine, about)
-                kept = self.store.find_folder(key_of(mine)) if self.store else None
-                set_spare(mine, spare=kept is not None)
+                cached = self.store.find_folder(key_of(mine)) if self.store else None
+                set_spare(mine, spare=cached is not None)
         self.accelerator.wait_for_everyone()
-        found = found or read_encoder(mine, self.base, **said)
-        if found is None:
-            raise UserError(f"{mine} cannot be read: it was taken away or changed meanwhile; call the command again")
-        return found
+        encoder = encoder or read_encoder(mine, self.base, **expected)
+        if encoder is None:
+            raise UserError(f"{mine} cannot be read: it was removed or changed meanwhile; run the command again")
+        return encoder
 
     def _copied(self, target: Path) -> Source | None:
-        """Copy the encoder from the cache, if it is there."""
-        kept = self.store.find_folder(self.key) if self.store else None
-        if kept is None:
+        """Copy the encoder from the cache, if it is cached."""
+        cached = self.store.find_folder(self.key) if self.store else None
+        if cached is None:
             return None
-        copy_encoder(kept, target)
+        copy_encoder(cached, target)
         return read_encoder(target, self.base, key=self.key)
 
     @cached_property
     def origin(self) -> dict[str, Any]:
-        """All that the bits of the encoder depend on, as dotted keys with plain values, but for device and code."""
+        """Everything that determines the encoder except device and code, as dotted keys with plain values."""
         settings, texts = self.prepared.settings, hashlib.sha256()
         for masks in (self.read, self.held_out):
             tokens = masks.tokens
@@ -161,70 +162,71 @@ class _Pretraining:
 
     @cached_property
     def key(self) -> str:
-        """Name of the encoder in the cache: the same key, the same bits."""
+        """The cache key of the encoder: equal keys mean bitwise equal weights."""
         return _digest([self.origin, device_words(self.accelerator.device), digest_of_code()])
 
     @cached_property
     def origin_digest(self) -> str:
-        """The origin in short."""
+        """A digest of the origin."""
         return _digest(self.origin)
 
     def _encoded(self, texts: Texts) -> Any:
-        """Return the tokens of texts, cut as training rows are."""
+        """Return the tokens of texts, truncated like training rows."""
         spec, tokenizer = self.prepared.spec, self.prepared.classifier.tokenizer
         return token_ids.encode(tokenizer, texts.texts, texts.pairs, spec, max_length=spec.max_length)
 
     def _make(self, target: Path) -> None:
-        """Train, from where an earlier process was stopped, and write the folder."""
-        settings, place = self.prepared.settings, self.folder.path / CHECKPOINTS
-        self.prepared.classifier.model.cpu()  # its turn comes later, with other weights
+        """Train, resuming from a checkpoint if there is one, and write the folder."""
+        settings, checkpoints = self.prepared.settings, self.folder.path / CHECKPOINTS
+        self.prepared.classifier.model.cpu()  # not needed before its encoder is pretrained
         with self.screen.busy("loading the encoder"):
             model, new_head = masked_model(settings.encoder, self.base, seed=settings.seed)
         if self.training.gradient_checkpointing:
             checkpoint_activations(model)
         make_dropout_cheap(model)
         model.to(self.accelerator.device)
-        if is_main() and (short := resume.check_room(place, model, self.training)):
-            self.screen.tell(short)
-        with self.screen.busy("measuring on texts held out"):
+        if is_main() and (warning := resume.check_room(checkpoints, model, self.training)):
+            self.screen.tell(warning)
+        with self.screen.busy("measuring on held-out texts"):
             before = self._loss(model)
-        self._train(model, place)
-        with self.screen.busy("measuring on texts held out"):
+        self._train(model, checkpoints)
+        with self.screen.busy("measuring on held-out texts"):
             after = self._loss(model)
         if is_main():
-            told = {"texts": len(self.read.tokens), "epochs": settings.pretraining.epochs}
-            told |= {"new_head": new_head, "held_out": len(self.held_out.tokens), "before": before, "after": after}
+            facts = {"texts": len(self.read.tokens), "epochs": settings.pretraining.epochs}
+            facts |= {"new_head": new_head, "held_out": len(self.held_out.tokens), "before": before, "after": after}
             with self.folder.reached():
                 write_encoder(
-                    target, model, settings.encoder, self.base, key=self.key, origin=self.origin_digest, **told
+                    target, model, settings.encoder, self.base, key=self.key, origin=self.origin_digest, **facts
                 )
         self.accelerator.wait_for_everyone()
         give_back()
 
     def _loss(self, model: Any) -> float:
-        most, columns = self.prepared.settings.evaluation.batch_tokens, _columns(self.held_out)
-        return loss_on(self.accelerator, model, columns, self.held_out, padding=self.padding, most_tokens=most)
+        """Return the loss on the held-out texts."""
+        tokens, columns = self.prepared.settings.evaluation.batch_tokens, _columns(self.held_out)
+        return loss_on(self.accelerator, model, columns, self.held_out, padding=self.padding, most_tokens=tokens)
 
-    def _train(self, model: Any, place: Path) -> None:
+    def _train(self, model: Any, checkpoints: Path) -> None:
         settings, columns = self.prepared.settings, _columns(self.read)
         steps = planned_steps(len(columns), self.training)
         in_epoch = steps_per_epoch(len(columns), batch_size(len(columns), self.training))
-        rate = settings.pretraining.lr or _BASE * usual_rate(encoder_config(model.config).hidden_size)
-        learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        commits = resume.Commits(self.accelerator, place, settings.checkpoint.seconds, self.origin)
-        found = None if resume.starts_anew(settings) else checkpoint.newest(place)
-        if found:
-            resume.check_same(found, self.origin)
-            self.screen.tell(f"going on from {found.path}")
+        rate = settings.pretraining.lr or _LR_FACTOR * usual_rate(encoder_config(model.config).hidden_size)
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        commits = resume.Commits(self.accelerator, checkpoints, settings.checkpoint.seconds, self.origin)
+        resumed = None if resume.starts_anew(settings) else checkpoint.newest(checkpoints)
+        if resumed:
+            resume.check_same(resumed, self.origin)
+            self.screen.tell(f"going on from {resumed.path}")
         self.accelerator.wait_for_everyone()
         if is_main():
             with self.folder.reached():
-                checkpoint.sweep(place)
-                if not found:
-                    remove(place)
-                self.folder.forget_after(found.snapshot.step if found else 0, into=STEPS)
-        stoppable = resume.stoppable(place, self.screen.tell)
-        with stoppable as on_stop, self.screen.bar("pretraining") as bar, self._explained():
+                checkpoint.sweep(checkpoints)
+                if not resumed:
+                    remove(checkpoints)
+                self.folder.forget_after(resumed.snapshot.step if resumed else 0, into=STEPS)
+        stoppable = resume.stoppable(checkpoints, self.screen.tell)
+        with stoppable as on_stop, self.screen.bar("pretraining") as bar, self._training_errors():
 
             def on_step(done: int, total: int, values: dict[str, float]) -> None:
                 bar.show(done, total, loss=f"{values['loss']:.3f}")
@@ -239,20 +241,20 @@ class _Pretraining:
             fit(
                 self.accelerator,
                 MaskedStep(model, self.read, steps=steps, in_epoch=in_epoch),
-                [Group("masked-language model", learning, rate)],
+                [Group("masked-language model", trainable, rate)],
                 columns,
                 padding=self.padding,
                 settings=self.training,
                 seed=settings.seed,
                 frozen=(),
                 watch=Watch(None, "loss", False, on_step, lambda _: None, on_halved=on_halved, on_stop=on_stop),
-                saving=commits.saving(found.snapshot if found else None),
+                saving=commits.saving(resumed.snapshot if resumed else None),
                 copied=working_copy(self.accelerator, compiled=False),
             )
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say why a pretraining could not go on."""
+    def _training_errors(self) -> Iterator[None]:
+        """Turn errors of the training into messages that say what to do."""
         try:
             yield
         except NotFinite as error:
@@ -272,6 +274,6 @@ def _digest(plain: Any) -> str:
 
 
 def _columns(masks: Masks) -> Columns:
-    """Return texts as columns of which each weighs as many tokens as are guessed in it."""
+    """Return texts as columns, each weighted by its number of tokens to predict."""
     counts = masks.counts.astype(np.float32)
     return Columns(masks.tokens, np.zeros(len(counts), np.int64), counts)

@@ -1,7 +1,7 @@
-"""A masked-language model, its step for the loop, and its loss on texts held out; it knows no run and no folder of one.
+"""A masked-language model, its training step, and its loss on held-out texts. Independent of runs and their folders.
 
-The head is the checkpoint's own where that has one. It runs at the tokens that are to be guessed alone, for it is
-often wider than the encoder is deep.
+The head is that of the checkpoint, if it has one. It is computed only for the tokens to predict, because its output is
+as wide as the vocabulary.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from nlp_transfer.training.inference import to_device
 
 
 def masked_model(settings: EncoderSettings, source: Source, *, seed: int) -> tuple[Any, bool]:
-    """Load an encoder in float32 under a head that guesses words; return it, and whether the head is new.
+    """Load an encoder in float32 with a masked-language modelling head; return the model, and whether the head is new.
 
-    A head that the checkpoint lacks is new, and guesses by the word embeddings where these have its width. What nothing
-    hangs on does not learn.
+    A head that the checkpoint lacks is initialised randomly, and its last layer is tied to the word embeddings if their
+    widths are equal. Parameters that do not affect the loss are frozen.
 
     Args:
         settings: the `encoder` group.
-        source: where the weights lie.
-        seed: of what is new; of everything, where the encoder shall not be pretrained.
+        source: of the weights.
+        seed: for new parameters; for all parameters if `encoder.pretrained` is false.
 
     Raises:
-        UserError: for an encoder that cannot be loaded so.
+        UserError: for an encoder that cannot be loaded in this way.
     """
     from transformers import AutoConfig, AutoModelForMaskedLM
 
@@ -54,19 +54,19 @@ def masked_model(settings: EncoderSettings, source: Source, *, seed: int) -> tup
                 _tie(model, fresh)
                 _clear(model, fresh)
             else:
-                own = {name: options[name] for name in ("attn_implementation",) if name in options}
-                model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32, **own)
+                attention = {name: options[name] for name in ("attn_implementation",) if name in options}
+                model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32, **attention)
                 fresh = {name for name, _ in model.named_parameters()}
-            _freeze_idle(model)
-        except Exception as error:  # they say it in a dozen ways
-            said = f"{type(error).__name__}: {first_line(error)}"
-            raise UserError(f"encoder.name={settings.name!r} cannot be pretrained: {said}") from error
+            _freeze_unused(model)
+        except Exception as error:  # transformers raises many kinds of exceptions
+            cause = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"encoder.name={settings.name!r} cannot be pretrained: {cause}") from error
     check_finite(model, f"encoder.name={settings.name!r} ({source.folder})")
     return model, any(not name.startswith(f"{model.base_model_prefix}.") for name in fresh)
 
 
 def _tie(model: Any, fresh: set[str]) -> None:
-    """Let a new last layer be the word embeddings, which know something already."""
+    """Tie a new output layer to the word embeddings, which are pretrained."""
     words, decoder = model.get_input_embeddings(), model.get_output_embeddings()
     if decoder is None or decoder.weight is words.weight or decoder.weight.shape != words.weight.shape:
         return
@@ -75,23 +75,23 @@ def _tie(model: Any, fresh: set[str]) -> None:
 
 
 def _clear(model: Any, fresh: set[str]) -> None:
-    """Set new biases to zero: those of some architectures' heads, transformers leaves as memory was."""
+    """Set new biases to zero, because transformers leaves those of some heads uninitialised."""
     with torch.no_grad():
         for name, parameter in model.named_parameters(remove_duplicate=False):
             if name in fresh and name.endswith("bias"):
                 parameter.zero_()
 
 
-def _freeze_idle(model: Any) -> None:
-    """Stop what no word's loss reaches from learning, such as the score of whether a sentence follows another."""
+def _freeze_unused(model: Any) -> None:
+    """Freeze parameters that do not affect the loss, such as a head for next-sentence prediction."""
     rows = sample_rows(model)
     wanted = torch.ones_like(rows["input_ids"], dtype=torch.bool)
     with torch.enable_grad():
         logits = logits_at(model.eval(), rows, wanted)
-    assert logits.shape[0] == wanted.sum(), "one row of logits a token"
-    reached = {id(leaf) for leaf in leaves(logits)}
+    assert logits.shape[0] == wanted.sum(), "one row of logits per token"
+    used = {id(leaf) for leaf in leaves(logits)}
     for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in reached)
+        parameter.requires_grad_(id(parameter) in used)
 
 
 def logits_at(model: Any, inputs: Mapping[str, Tensor], wanted: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def logits_at(model: Any, inputs: Mapping[str, Tensor], wanted: Tensor) -> Tenso
     Args:
         model: a masked-language model of transformers.
         inputs: of its forward pass.
-        wanted: bool (rows, tokens), which tokens.
+        wanted: bool (rows, tokens), the tokens to predict.
     """
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -115,37 +115,37 @@ def logits_at(model: Any, inputs: Mapping[str, Tensor], wanted: Tensor) -> Tenso
 
 
 def summed_loss(model: Any, batch: Mapping[str, Tensor], masks: Masks, epoch: int) -> Tensor:
-    """Return Σ of the cross-entropies, in nats, of the tokens to be guessed in a batch, weighted by the examples.
+    """Return the weighted sum of the cross-entropies, in nats, of the tokens to predict in a batch.
 
     Args:
         model: a masked-language model.
-        batch: of `collate`, over the columns that `masks` is of, each example weighted by its `counts`, or 0.
-        masks: what is to be guessed.
-        epoch: in which.
+        batch: from `collate`, over the columns of `masks`; each example is weighted by its `counts`, or 0.
+        masks: of the texts.
+        epoch: number of the epoch.
     """
     examples = batch["examples"].cpu().numpy()
-    places = token_places(masks.tokens, examples)
-    given, wanted = (array[places] for array in masks.of(epoch))
-    real = batch["attention_mask"].bool()
-    ids, chosen = batch["input_ids"].clone(), torch.zeros_like(real)
-    ids[real] = torch.tensor(given, dtype=ids.dtype, device=ids.device)
-    chosen[real] = torch.tensor(wanted, device=ids.device)
+    positions = token_places(masks.tokens, examples)
+    masked_ids, is_predicted = (array[positions] for array in masks.of(epoch))
+    is_token = batch["attention_mask"].bool()
+    ids, wanted = batch["input_ids"].clone(), torch.zeros_like(is_token)
+    ids[is_token] = torch.tensor(masked_ids, dtype=ids.dtype, device=ids.device)
+    wanted[is_token] = torch.tensor(is_predicted, device=ids.device)
     inputs = {name: batch[name] for name in INPUTS if name in batch} | {"input_ids": ids}
-    logits = logits_at(model, inputs, chosen).float()
-    losses = nn.functional.cross_entropy(logits, batch["input_ids"][chosen], reduction="none")
-    owner = np.repeat(np.arange(len(examples)), masks.tokens.sizes[examples])[wanted]
-    each = batch["weights"] / torch.tensor(np.maximum(1, masks.counts[examples]), device=ids.device)
-    return (losses * each[torch.tensor(owner, device=ids.device)]).sum()
+    logits = logits_at(model, inputs, wanted).float()
+    losses = nn.functional.cross_entropy(logits, batch["input_ids"][wanted], reduction="none")
+    owner = np.repeat(np.arange(len(examples)), masks.tokens.sizes[examples])[is_predicted]
+    token_weights = batch["weights"] / torch.tensor(np.maximum(1, masks.counts[examples]), device=ids.device)
+    return (losses * token_weights[torch.tensor(owner, device=ids.device)]).sum()
 
 
 class MaskedStep(nn.Module):
-    """A masked-language model and its loss in one: what the loop trains.
+    """A masked-language model with its loss, as the training loop expects it.
 
     Args:
         model: the model.
-        masks: of the texts that are learned from.
-        steps: of the whole training; with `progress` they tell the epoch.
-        in_epoch: of one epoch.
+        masks: of the training texts.
+        steps: of the whole training, to derive the epoch from the progress.
+        in_epoch: steps per epoch.
     """
 
     def __init__(self, model: Any, masks: Masks, *, steps: int, in_epoch: int) -> None:
@@ -153,7 +153,7 @@ class MaskedStep(nn.Module):
         self.model, self.masks, self.steps, self.in_epoch = model, masks, steps, in_epoch
 
     def forward(self, batch: Mapping[str, Tensor], progress: float) -> Tensor:
-        """Return this batch's share of the step's loss, a scalar; the loop divides by the tokens guessed in a step."""
+        """Return the summed loss of this micro-batch, a scalar; the loop divides by the predicted tokens of a step."""
         epoch = int(progress * self.steps) // self.in_epoch
         return summed_loss(self.model, batch, self.masks, epoch)
 
@@ -162,15 +162,15 @@ class MaskedStep(nn.Module):
 def loss_on(
     accelerator: Accelerator, model: Any, columns: Columns, masks: Masks, *, padding: Padding, most_tokens: int
 ) -> float:
-    """Return the mean cross-entropy of the tokens to be guessed in all texts, nats, computed in float32 on all ranks.
+    """Return the mean cross-entropy of the tokens to predict in all texts, in nats, computed in float32 on all ranks.
 
     Args:
-        accelerator: of the ranks, which share the work.
+        accelerator: of the ranks, which divide the batches.
         model: a masked-language model, unwrapped.
         columns: the texts.
-        masks: of them; those of epoch 0 count, so that the loss of two models can be compared.
-        padding: how rows are made equal.
-        most_tokens: padded tokens in one forward pass.
+        masks: of the texts; those of epoch 0 are used, so that losses of two models are comparable.
+        padding: how rows are padded.
+        most_tokens: maximum tokens of one forward pass, including padding.
     """
     was_training = model.training
     model.eval()
@@ -180,6 +180,6 @@ def loss_on(
         batch = to_device(collate(columns, examples, padding=padding), accelerator.device)
         total += summed_loss(model, batch, masks, 0).double().cpu()
     model.train(was_training)
-    every = accelerator.reduce(total.to(accelerator.device, torch.float32), "sum")
-    assert isinstance(every, Tensor)
-    return float(every) / max(1, int(masks.counts.sum()))
+    over_ranks = accelerator.reduce(total.to(accelerator.device, torch.float32), "sum")
+    assert isinstance(over_ranks, Tensor)
+    return float(over_ranks) / max(1, int(masks.counts.sum()))

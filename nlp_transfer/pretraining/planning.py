@@ -1,4 +1,4 @@
-"""What a pretraining is asked to do: on which texts, for how many steps, with which architecture; it trains nothing."""
+"""Plan a further pretraining: its texts, its number of steps, and whether the architecture supports it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _HELD_OUT = 0.05  # of the texts, at least one
 
 @dataclass(frozen=True)
 class Chosen:
-    """Texts of a pretraining, each once.
+    """The distinct texts of a pretraining.
 
     Attributes:
-        read: what is learned from.
-        held_out: what tells how much was learned.
-        measured: how many were left out because they are rows that the run is measured on.
+        read: texts to train on.
+        held_out: texts to evaluate on.
+        measured: how many texts were left out because they occur in rows on which the run is evaluated.
     """
 
     read: Texts
@@ -41,39 +41,39 @@ class Chosen:
 
 
 def chosen_texts(settings: Settings, corpus: Corpus) -> Chosen:
-    """Return the texts that `pretraining.texts` asks for, without those of measured rows; the seed holds some out.
+    """Return the texts of `pretraining.texts`, without those of measured rows; some are held out, by the seed.
 
     Raises:
-        UserError: where too few are left.
+        UserError: if too few are left.
     """
-    asked: list[Texts] = []
+    sources: list[Texts] = []
     if settings.pretraining.texts != "unlabelled":
-        asked.append(corpus.splits["train"])
+        sources.append(corpus.splits["train"])
     if settings.pretraining.texts != "train" and corpus.unlabelled is not None:
-        asked.append(corpus.unlabelled)
-    texts = reduce(Texts.followed_by, asked) if asked else Texts([], None)
+        sources.append(corpus.unlabelled)
+    texts = reduce(Texts.followed_by, sources) if sources else Texts([], None)
     keys = texts.keys
     distinct = keys.firsts() == np.arange(len(keys))
     measured = [rows.keys for split, rows in corpus.splits.items() if split != "train"]
     measured += [others.keys for others in corpus.foreign.values()]
-    seen = keys.among(reduce(Keys.followed_by, measured)) if measured else np.zeros(len(keys), bool)
-    usable = np.flatnonzero(distinct & ~seen)
+    is_measured = keys.among(reduce(Keys.followed_by, measured)) if measured else np.zeros(len(keys), bool)
+    usable = np.flatnonzero(distinct & ~is_measured)
     if len(usable) < 2:
         raise UserError(
             f"pretraining.epochs={settings.pretraining.epochs:g}: pretraining.texts={settings.pretraining.texts} has "
-            f"{counted(len(usable), 'text')} beside those of measured rows, of which none can be held out"
+            f"{counted(len(usable), 'text')} besides those of measured rows, too few to hold one out"
         )
     random = generator(settings.seed, 0, Stream.HELD_OUT)
     held_out = np.zeros(len(usable), bool)
     held_out[random.permutation(len(usable))[: max(1, round(_HELD_OUT * len(usable)))]] = True
-    read, kept = (texts.take(usable[part].tolist()) for part in (~held_out, held_out))
-    return Chosen(read, kept, int(distinct.sum()) - len(usable))
+    read, evaluated = (texts.take(usable[part].tolist()) for part in (~held_out, held_out))
+    return Chosen(read, evaluated, int(distinct.sum()) - len(usable))
 
 
 def training_of(settings: Settings) -> TrainingSettings:
-    """Return how long and in what batches a pretraining is; of the run's own it has what the machine demands alone.
+    """Return the training settings of a pretraining, which has only those for memory and speed in common with the run.
 
-    Its last weights are kept: what the run needs of them is measured later.
+    The last weights are kept, because the encoder is evaluated on the task only later.
     """
     own, machine = settings.pretraining, settings.training
     return TrainingSettings(
@@ -89,11 +89,11 @@ def training_of(settings: Settings) -> TrainingSettings:
 
 
 def check_architecture(source: Source, tokenizer: Any) -> None:
-    """Refuse an encoder that knows no masked words.
+    """Check that an encoder supports masked-language modelling.
 
     Raises:
-        UserError: for an architecture without such a head, one with a decoder too, a model of ours with a pooled head,
-            or a tokenizer without a masking token.
+        UserError: for an architecture without such a head or with a decoder, a model of ours with a pooled head, or a
+            tokenizer without a mask token.
     """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
 
@@ -102,20 +102,20 @@ def check_architecture(source: Source, tokenizer: Any) -> None:
     register_config()
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     if isinstance(config, PooledConfig):
-        why = "its weights lie under a pooled head of ours, where transformers finds no encoder"
+        reason = "it is a model of ours with a pooled head, which transformers cannot load for this"
     elif config.is_encoder_decoder:
-        why = f"{config.model_type!r} has a decoder too, and masked-language modelling here is that of encoders alone"
+        reason = f"{config.model_type!r} has a decoder, and only encoders are supported"
     elif type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
-        why = f"{config.model_type!r} is no architecture that transformers has masked-language modelling for"
+        reason = f"transformers has no masked-language modelling for {config.model_type!r}"
     elif tokenizer.mask_token_id is None:
-        why = "its tokenizer has no token that masks a word"
+        reason = "its tokenizer has no mask token"
     else:
         return
-    raise UserError(f"encoder.name={source.name!r} cannot be pretrained: {why}; set pretraining.epochs=0")
+    raise UserError(f"encoder.name={source.name!r} cannot be pretrained: {reason}; set pretraining.epochs=0")
 
 
 def planned_words(settings: Settings, corpus: Corpus, classifier: Classifier) -> list[str]:
-    """Return what will be done before the run, as a sentence; none where nothing is, or it was done.
+    """Return a sentence about the pretraining before the run, or nothing if there is none or it was already done.
 
     Raises:
         UserError: see `chosen_texts` and `check_architecture`.
@@ -127,31 +127,31 @@ def planned_words(settings: Settings, corpus: Corpus, classifier: Classifier) ->
     texts, training = chosen_texts(settings, corpus), training_of(settings)
     count = len(texts.read.texts)
     steps = planned_steps(count, training)
-    less = f"; {counted(texts.measured, 'text')} of measured rows left out" if texts.measured else ""
+    left_out = f"; {counted(texts.measured, 'text')} of measured rows left out" if texts.measured else ""
     return [
-        f"pretraining first: {_what(count, settings.pretraining.epochs)}, {counted(steps, 'step')} of "
-        f"{batch_size(count, training)}{less}"
+        f"pretraining first: {_description(count, settings.pretraining.epochs)}, {counted(steps, 'step')} of "
+        f"{batch_size(count, training)}{left_out}"
     ]
 
 
 def summary(pretrained: Pretrained) -> str:
-    """Return what was done, in a few words."""
-    return _what(pretrained.texts, pretrained.epochs)
+    """Return a short description of a pretraining."""
+    return _description(pretrained.texts, pretrained.epochs)
 
 
 def outcome_words(pretrained: Pretrained) -> str:
-    """Return what was done, and whether anything was learned of such texts, as a sentence."""
+    """Return a sentence about a pretraining and its effect on held-out texts."""
     before, after = pretrained.before, pretrained.after
     perplexities = " → ".join(f"{np.exp(min(loss, 700.0)):,.4g}" for loss in (before, after))
-    learned = "" if after < before else "; it learned nothing that helps with texts it has not read"
-    if pretrained.new_head and not learned:
-        learned = "; the head that guesses was new, to which most of this may be due"
+    remark = "" if after < before else "; it did not improve on held-out texts"
+    if pretrained.new_head and not remark:
+        remark = "; the head was new, which may explain most of this"
     return (
         f"pretraining: {summary(pretrained)}; loss on {counted(pretrained.held_out, 'text')} held out {before:.3f} → "
-        f"{after:.3f}, perplexity {perplexities}{learned}"
+        f"{after:.3f}, perplexity {perplexities}{remark}"
     )
 
 
-def _what(texts: int, epochs: float) -> str:
+def _description(texts: int, epochs: float) -> str:
     passes = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
     return f"masked-language modelling on {counted(texts, 'text')} for {passes}"

@@ -1,1 +1,1 @@
-"""A saved model on the Hub, and from it: verified, described by a card, pushed, pulled."""
+"""Publish saved models on the Hub, with verification and a model card, and download them."""

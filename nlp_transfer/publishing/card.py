@@ -1,6 +1,6 @@
-"""The model card: what was measured, written as the Hub's README.md. No text of the data gets into it.
+"""The model card, the README.md of the Hub, rendered from the facts of a run.
 
-It reads what a run wrote about itself; whatever comes from data or names (labels, columns, files) is escaped.
+It contains no text of the data; names that come from the data (labels, columns, files) are escaped.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from nlp_transfer.publishing.card_rules import rules_of
 from nlp_transfer.publishing.markdown import WIDTH, block, bullets, escaped, table
 
 FILE = "README.md"
-_ROWS = 40  # labels shown one by one; of more, those that fare worst
+_MAX_LABELS = 40  # rows of the table of labels; of more labels, those with the lowest F1
 _EXPORTS, _LIMITS = "## Exports", "## Limits"
-_SAID = (
-    "The model in float32 → what `nlp-transfer export` made of it, which is not in this repository; one text at once "
+_EXPORTS_NOTE = (
+    "The model in float32 → its export by `nlp-transfer export`, which is not in this repository; one text at a time "
     "on a CPU."
 )
-# What of an export's figures is shown.
+# The keys of export.json that are shown.
 SHOWN = {
     *("format", "opset", "on", "rows", "metrics", "equal_decisions", "largest_difference"),
     *("milliseconds", "threads", "megabytes"),
 }
-_WAYS = {
+_STRATEGIES = {
     "probe": "a linear head on the frozen encoder",
     "finetune": "fine-tuning",
     "lora": "LoRA, merged into the weights",
@@ -43,20 +43,21 @@ _WAYS = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card tells.
+    """The facts about a run that its card presents.
 
     Attributes:
         title: of the card: the run's name.
-        record: of the artefact, as `artefact.record.Record.to_json` returns it.
-        report: the figures.
+        record: of the saved model, as `artefact.record.Record.to_json` returns it.
+        report: the evaluation.
         plan: of the run, as `plan.Plan.to_json` returns it.
         environment: versions.
-        words: of the command that makes the run; None where its rows were given from Python.
-        seconds: that the training took.
-        steps: of the optimizer.
-        encoder: the encoder's name as others may read it; `known` if it can be had from the Hub by it.
+        words: of the command that reproduces the run; None if its rows came from Python.
+        seconds: duration of the training.
+        steps: number of optimizer steps.
+        encoder: public name of the encoder.
+        known: whether the encoder is available by this name on the Hub.
         data_set: id of the Hub data set, or None.
-        exports: of this model, as their `export.json` has it.
+        exports: the contents of `export.json` of every export of this model.
     """
 
     title: str
@@ -74,13 +75,13 @@ class Facts:
 
     @property
     def outputs(self) -> int:
-        """Logits a text."""
+        """The number of logits per text."""
         return len(self.record["task"]["labels"]) or 1
 
 
 @dataclass(frozen=True)
 class Options:
-    """What only the publisher knows: the repository, a licence, languages, texts to show in the Hub's widget."""
+    """Facts from the publisher: the repository, a licence, languages, texts for the Hub's widget."""
 
     repository: str | None = None
     license: str | None = None
@@ -107,13 +108,13 @@ def render(facts: Facts, options: Options) -> str:
 
 
 def without_exports(text: str) -> str:
-    """Return a card as it was before anything was exported; what somebody added to that section stays."""
+    """Return a card without its section about exports; a section that the user has extended is kept."""
     table = r"\n\n\|[^\n]*\n[|-]+\n(?:\| [^\n]*, opset \d+ \|[^\n]*\n)+"
-    return re.sub(f"^{_EXPORTS}{table}\n{re.escape(_SAID)}\n\n(?={_LIMITS}$)", "", text, flags=re.MULTILINE)
+    return re.sub(f"^{_EXPORTS}{table}\n{re.escape(_EXPORTS_NOTE)}\n\n(?={_LIMITS}$)", "", text, flags=re.MULTILINE)
 
 
 def _header(facts: Facts, options: Options) -> str:
-    report, merged, own_head = facts.report, facts.record["merged"], facts.record["encoder"]["head"] == "pooled"
+    report, merged, is_pooled = facts.report, facts.record["merged"], facts.record["encoder"]["head"] == "pooled"
     figures = report.rows[0].intervals
     results = [
         EvalResult(
@@ -127,7 +128,7 @@ def _header(facts: Facts, options: Options) -> str:
         for metric, interval in figures.items()
         if not math.isnan(interval.value)
     ]
-    known: dict[str, Any] = {
+    optional: dict[str, Any] = {
         "base_model": facts.encoder if facts.known else None,
         "base_model_relation": ("finetune" if merged else "adapter") if facts.known else None,
         "datasets": [facts.data_set] if facts.data_set else None,
@@ -136,39 +137,39 @@ def _header(facts: Facts, options: Options) -> str:
     return ModelCardData(
         language=list(options.language) or None,
         license=options.license,
-        library_name="transformers" if merged else "nlp_transfer" if own_head else "peft",
+        library_name="transformers" if merged else "nlp_transfer" if is_pooled else "peft",
         pipeline_tag="text-classification",
-        tags=["nlp_transfer", facts.plan["strategy"], *(["custom_code"] if own_head and merged else [])],
+        tags=["nlp_transfer", facts.plan["strategy"], *(["custom_code"] if is_pooled and merged else [])],
         metrics=list(figures),
         model_name=_plain(facts.title),
         eval_results=results,
-        **{key: value for key, value in known.items() if value is not None},
+        **{key: value for key, value in optional.items() if value is not None},
     ).to_yaml()
 
 
 def _plain(text: str) -> str:
-    """Return a name on one line, as a value in YAML."""
+    """Return a name on one line, for YAML."""
     return " ".join(text.split())[:WIDTH] or "model"
 
 
 def _summary(facts: Facts) -> str:
     task = facts.record["task"]
-    what = {
+    output = {
         "single_label": f"chooses one of {len(task['labels']):,} labels",
         "multi_label": f"chooses any of {len(task['labels']):,} labels",
         "ordinal": f"chooses one of {len(task['labels']):,} ordered labels",
         "regression": "returns a number",
     }[task["problem"]]
-    read = "pairs of texts" if task["pair"] else "texts"
+    inputs = "pairs of texts" if task["pair"] else "texts"
     base = f"[{escaped(facts.encoder)}](https://hf.co/{facts.encoder})" if facts.known else escaped(facts.encoder)
     if not facts.record["encoder"].get("pretrained", True):
         base = f"The architecture of {base}, with random weights,"
     if pretrained := facts.record.get("pretrained"):
         base = f"{base.removesuffix(',')}, after {summary(Pretrained(**pretrained))},"
-    way = _WAYS[facts.plan["strategy"]]
+    strategy = _STRATEGIES[facts.plan["strategy"]]
     if not facts.record["merged"]:
-        way = way.replace(", merged into the weights", "")
-    return f"A classifier of {read} that {what}. {base} was adapted by {way} with nlp_transfer."
+        strategy = strategy.replace(", merged into the weights", "")
+    return f"A classifier of {inputs} that {output}. {base} was adapted by {strategy} with nlp_transfer."
 
 
 def _usage(facts: Facts, options: Options) -> str:
@@ -177,19 +178,19 @@ def _usage(facts: Facts, options: Options) -> str:
     if not record["merged"]:
         return _adapter_usage(where, facts)
     pair = record["task"]["pair"]
-    more = ", top_k=None" if record["task"]["problem"] == "multi_label" else ""
-    more += ', function_to_apply="none"' if record["task"]["problem"] == "regression" else ""
-    own = record["encoder"]["head"] == "pooled"
-    trust = f", trust_remote_code={own}" if own else ""
-    asked = '{"text": "first text", "text_pair": "second text"}' if pair else '["a text"]'
+    arguments = ", top_k=None" if record["task"]["problem"] == "multi_label" else ""
+    arguments += ', function_to_apply="none"' if record["task"]["problem"] == "regression" else ""
+    is_pooled = record["encoder"]["head"] == "pooled"
+    trust = f", trust_remote_code={is_pooled}" if is_pooled else ""
+    inputs = '{"text": "first text", "text_pair": "second text"}' if pair else '["a text"]'
     code = f"""
         from transformers import pipeline
 
         classify = pipeline("text-classification", "{where}"{trust})
-        classify({asked}, truncation=True{more})
+        classify({inputs}, truncation=True{arguments})
     """
     sentences = []
-    if own:
+    if is_pooled:
         sentences.append(
             "Its head (pooled states, see `pooled.py`) is no class of transformers, hence `trust_remote_code`: read "
             "the two short files and pin a `revision`, or import nlp_transfer first, which needs neither."
@@ -197,20 +198,20 @@ def _usage(facts: Facts, options: Options) -> str:
     sentences += rules_of(record["task"])
     if record["tokens"]["chunk"]:
         sentences.append(
-            "Long texts were read in windows when it was measured; transformers cuts them, nlp_transfer reads them as "
-            "then."
+            "Long texts were read in windows when it was measured, which nlp_transfer does too; transformers truncates "
+            "them."
         )
-    return "\n\n".join([block("python", code), *sentences, _ours(where, facts)])
+    return "\n\n".join([block("python", code), *sentences, _own_usage(where, facts)])
 
 
 def _adapter_usage(where: str, facts: Facts) -> str:
-    said = "It holds an adapter alone, to be put on its encoder"
-    if facts.record.get("pretrained"):  # of no repository
-        said += " after its pretraining"
+    lead = "This repository contains only an adapter, to be put on its encoder"
+    if facts.record.get("pretrained"):  # the pretrained encoder is in no repository
+        lead += " after its pretraining"
     elif facts.record["encoder"]["head"] == "pooled":  # no class of transformers
-        said += " and a head of ours"
-    if not said.endswith("encoder"):
-        return "\n\n".join([f"{said}:", _ours(where, facts), *rules_of(facts.record["task"])])
+        lead += " and a head of ours"
+    if not lead.endswith("encoder"):
+        return "\n\n".join([f"{lead}:", _own_usage(where, facts), *rules_of(facts.record["task"])])
     depth = facts.record["encoder"].get("depth")
     layers = "" if depth is None else f", num_hidden_layers={depth}"
     code = f"""
@@ -229,58 +230,58 @@ def _adapter_usage(where: str, facts: Facts) -> str:
             config.pad_token_id = tokenizer.pad_token_id
         classify = pipeline("text-classification", PeftModel.from_pretrained(base, "{where}"), tokenizer=tokenizer)
     """
-    ways = [f"{said}:", block("python", code), "or", _ours(where, facts)]
+    ways = [f"{lead}:", block("python", code), "or", _own_usage(where, facts)]
     return "\n\n".join([*ways, *rules_of(facts.record["task"])])
 
 
-def _ours(where: str, facts: Facts) -> str:
-    asked = '["first text"], ["second text"]' if facts.record["task"]["pair"] else '["a text"]'
-    return block("python", f'import nlp_transfer\n\nnlp_transfer.load("{where}").predict({asked})')
+def _own_usage(where: str, facts: Facts) -> str:
+    inputs = '["first text"], ["second text"]' if facts.record["task"]["pair"] else '["a text"]'
+    return block("python", f'import nlp_transfer\n\nnlp_transfer.load("{where}").predict({inputs})')
 
 
 def _figures(facts: Facts) -> str:
     report = facts.report
     head = ["", *(title_of(row.name) for row in report.rows)]
     rows = [[metric, *(shown(row.intervals[metric]) for row in report.rows)] for metric in report.rows[0].intervals]
-    said = (
+    basis = (
         f"{report.examples:,} rows of the split {report.split}; bootstrap intervals of {100 * report.confidence:g} %."
     )
-    held = ", and validation rows to be calibrated by" if facts.plan["examples"].get("validation") else ""
-    lines = [f"{table(head, rows)}\n\n{said} Floors had the same training rows{held}."]
+    calibrated = ", and validation rows for calibration" if facts.plan["examples"].get("validation") else ""
+    lines = [f"{table(head, rows)}\n\n{basis} Floors had the same training rows{calibrated}."]
     if report.honesty:
-        said = _calibrated(facts.record["calibration"])
-        lines.append(f"Probabilities and frequencies differ by {report.honesty}. {said}")
+        calibration = _calibration(facts.record["calibration"])
+        lines.append(f"Probabilities and frequencies differ by {report.honesty}. {calibration}")
     return "\n\n".join(lines)
 
 
-def _calibrated(plain: Mapping[str, Any]) -> str:
+def _calibration(plain: Mapping[str, Any]) -> str:
     if plain["temperature"] == 1 and not plain["shifts"]:
         return "The outputs are as they were trained: no temperature was fitted."
     words = f"The outputs were divided by a temperature of {plain['temperature']:.3g}"
     if plain["shifts"]:
         words += " and then shifted, each class half of the way to its frequency"
-    return f"{words}, fitted on validation; the weights have it."
+    return f"{words}, fitted on validation rows and folded into the weights."
 
 
 def _exports(exports: Sequence[Mapping[str, Any]]) -> str:
-    """Return each beside the model it was made of."""
-    head = ["", "rows", "accuracy", "equal decisions", "largest difference of a logit", "ms a text, threads", "MB"]
+    """Return a table that compares each export with the model."""
+    head = ["", "rows", "accuracy", "equal decisions", "largest difference of a logit", "ms per text, threads", "MB"]
     rows = [
         [
             f"{each['format']}, opset {each['opset']}" if each["opset"] else each["format"],
             f"{each['rows']:,} {'of validation' if each['on'] == 'validation' else 'fixed sentences'}",
-            _beside(each["metrics"].get("accuracy"), "{:.4f}"),
+            _both(each["metrics"].get("accuracy"), "{:.4f}"),
             f"{each['equal_decisions']:.2%}",
             f"{each['largest_difference']:.2g}",
-            f"{_beside(each['milliseconds'].get('1'), '{:.2f}')}, {each['threads']}",
-            _beside(each["megabytes"], "{:.1f}"),
+            f"{_both(each['milliseconds'].get('1'), '{:.2f}')}, {each['threads']}",
+            _both(each["megabytes"], "{:.1f}"),
         ]
         for each in exports
     ]
-    return f"{table(head, rows)}\n\n{_SAID}"
+    return f"{table(head, rows)}\n\n{_EXPORTS_NOTE}"
 
 
-def _beside(figure: Mapping[str, float | None] | None, form: str) -> str:
+def _both(figure: Mapping[str, float | None] | None, form: str) -> str:
     sides = [figure and figure[side] for side in ("model", "export")]
     return "–" if None in sides else " → ".join(map(form.format, sides))
 
@@ -289,14 +290,15 @@ def _labels(facts: Facts) -> str:
     labels = facts.report.labels
     if not labels:
         return "None: it predicts a number."
-    known = sorted(labels, key=lambda label: (math.inf if math.isnan(label.f1) else label.f1, -label.support))
-    listed = known[:_ROWS] if len(labels) > _ROWS else labels
+    by_f1 = sorted(labels, key=lambda label: (math.inf if math.isnan(label.f1) else label.f1, -label.support))
+    listed = by_f1[:_MAX_LABELS] if len(labels) > _MAX_LABELS else labels
     rows = [
         [label.name, f"{label.support:,g}", number(label.precision), number(label.recall), number(label.f1)]
         for label in listed
     ]
-    more = f"The {_ROWS} of {len(labels):,} labels that fare worst.\n\n" if len(labels) > _ROWS else ""
-    return more + table(["label", "rows", "precision", "recall", "F1"], rows)
+    is_part = len(labels) > _MAX_LABELS
+    lead = f"The {_MAX_LABELS} of {len(labels):,} labels with the lowest F1.\n\n" if is_part else ""
+    return lead + table(["label", "rows", "precision", "recall", "F1"], rows)
 
 
 def _data(facts: Facts) -> str:
@@ -311,7 +313,7 @@ def _data(facts: Facts) -> str:
 
 
 def _without_places(note: str) -> str:
-    """Return a note without the rows and files it points to, which only their owner has; "" where it is about them."""
+    """Return a note without references to rows and files, which readers do not have; "" for a note about them."""
     note = re.sub(r", for example \S.*", "", note)
     return "" if re.search(r"\S+:\d+|(^|\s)(~?/|[A-Za-z]:\\)\S", note) else note
 
@@ -319,16 +321,16 @@ def _without_places(note: str) -> str:
 def _training(facts: Facts) -> str:
     plan, environment = facts.plan, facts.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment.items() if version != "missing")
-    how = f"{facts.steps:,} steps of {plan['batch_size']} examples" if facts.steps else "Solved without steps"
+    length = f"{facts.steps:,} steps of {plan['batch_size']} examples" if facts.steps else "Solved without steps"
     lines = [
-        f"{plan['trainable']:,} of {plan['parameters']:,} parameters learned; {escaped(plan['head'])}.",
-        f"{how}, {plan['precision']}, on {plan['processes']} × {plan['device']}, in {facts.seconds:,.0f} s. Energy was "
-        "not measured.",
+        f"{plan['trainable']:,} of {plan['parameters']:,} parameters were trained; {escaped(plan['head'])}.",
+        f"{length}, {plan['precision']}, on {plan['processes']} × {plan['device']}, in {facts.seconds:,.0f} s. Energy "
+        "was not measured.",
         f"Encoder weights (SHA-256): `{plan['sha256']}`.",
         f"Versions: {escaped(versions)}.",
     ]
     if facts.words is None:
-        return bullets([*lines, "The rows were given from Python."])
+        return bullets([*lines, "The rows were passed from Python."])
     command = shlex.join(["nlp-transfer", *facts.words])
     return f"{bullets(lines)}\n\n{block('console', command)}"
 
@@ -342,7 +344,7 @@ def _limits(facts: Facts, options: Options) -> str:
         lines.append(f"Texts are read in windows of {limit:,} tokens.")
     else:
         cut = f"; {lengths['cut_examples']:,} {report.split} rows were" if lengths.get("cut_examples") else ""
-        lines.append(f"Texts are cut after {limit:,} tokens{cut}.")
+        lines.append(f"Texts are truncated to {limit:,} tokens{cut}.")
     if not options.language:
         lines.append("The figures hold for texts like those it was measured on, in their language.")
     return bullets(lines)

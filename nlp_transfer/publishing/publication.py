@@ -1,4 +1,4 @@
-"""From a run's folder to what the Hub gets: the card beside the model, the layout, the last check, the push."""
+"""Prepare the model of a run for the Hub, with its card and a final verification, and push it."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ from nlp_transfer.verb_settings import HubSettings
 
 @dataclass(frozen=True)
 class Parcel:
-    """What is pushed: every file under its name in the repository, and where it goes."""
+    """The files to push, by their names in the repository, and the target."""
 
     files: dict[str, Path]
     target: Target
 
     def listing(self) -> str:
-        """Return what would be pushed and where, a line a file."""
+        """Return what would be pushed and where, one line per file."""
         target, sizes = self.target, {name: path.stat().st_size for name, path in self.files.items()}
-        made = "private" if target.private else "public"
+        visibility = "private" if target.private else "public"
         branch = "a pull request" if target.create_pr else f"branch {target.revision or 'main'}"
         lines = [f"{size:>15,}  {name}" for name, size in sizes.items()]
-        where = f"{target.repository}, {branch} (made {made} if it is not there): {target.message}"
+        where = f"{target.repository}, {branch} (created {visibility} if it does not exist): {target.message}"
         return "\n".join([*lines, f"{sum(sizes.values()):>15,}  bytes to {where}"])
 
 
 @contextmanager
 def parcel_of(folder: Path, settings: HubSettings, *, tell: Callable[[str], None]) -> Iterator[Parcel]:
-    """Put together, for the time of the block, what is pushed of a run or a model, and load it once more.
+    """Collect the files to push of a run or a model, verified, for the time of the block.
 
     Args:
         folder: of a run, or of a model.
         settings: the `hub` group, checked.
-        tell: is told what is passed over.
+        tell: receives notes about what is pushed and what is not.
 
     Raises:
-        UserError: if there is no model, no card, or a model that plain transformers loads as another one.
+        UserError: if there is no model, no card, or plain transformers loads a model with other outputs.
     """
     model = model_folder(folder)
     run = run_of(folder) or model
@@ -67,24 +67,23 @@ def parcel_of(folder: Path, settings: HubSettings, *, tell: Callable[[str], None
         if settings.layout == "adapter" and record.merged:
             model, record = _adapter_alone(model, record, Path(scratch) / "adapter")
         if not record.merged and (record.pretrained or not hub.is_name(record.encoder.name)):
-            further = " after its pretraining" if record.pretrained else ""
+            pretrained = " after its pretraining" if record.pretrained else ""
             raise UserError(
-                f"{model} holds an adapter alone, and nobody else has the encoder {Path(record.encoder.name).name!r}"
-                f"{further} that it belongs to; push a model that it is merged into (hub.layout=merged, "
-                "strategy.merge=true)"
+                f"{model} holds an adapter alone, and its encoder {Path(record.encoder.name).name!r}{pretrained} is "
+                "not on the Hub; push a merged model (hub.layout=merged, strategy.merge=true)"
             )
         check_files(model, record)
         if record.novelty is not None and record.novelty.reads_features:
-            tell("unknown.safetensors goes with it: features of training rows, from which their texts may be guessed")
+            tell("unknown.safetensors is pushed too: features of training rows may reveal their texts")
         if settings.layout == "merged" and not record.merged:
-            tell("the adapter was not merged, so that it goes alone, without a model that transformers loads")
+            tell("the adapter was not merged, so it is pushed alone, without a model that transformers loads")
         files = {path.relative_to(model): path for path in sorted(model.rglob("*")) if path.is_file()}
-        shown = {
+        visible = {
             name.as_posix(): path
             for name, path in files.items()
             if not any(part.startswith(".") for part in name.parts)
         }
-        shown[card.FILE] = _card(run, shown.get(card.FILE), settings, record, Path(scratch), tell=tell)
+        visible[card.FILE] = _card(run, visible.get(card.FILE), settings, record, Path(scratch), tell=tell)
         base = None if record.merged else locate(dataclasses.replace(record.encoder, trust_remote_code=False)).folder
         with about(f"{model} is not pushed"):
             verification.verify(model, record, base=base)
@@ -95,7 +94,7 @@ def parcel_of(folder: Path, settings: HubSettings, *, tell: Callable[[str], None
             create_pr=settings.create_pr,
             message=settings.message or f"nlp_transfer: weights {str(record.sha256)[:12]}",
         )
-        yield Parcel(shown, target)
+        yield Parcel(visible, target)
 
 
 def publish(folder: Path, settings: HubSettings, *, tell: Callable[[str], None], finished: bool = False) -> Pushed:
@@ -104,64 +103,64 @@ def publish(folder: Path, settings: HubSettings, *, tell: Callable[[str], None],
     Args:
         folder: of a run, or of a model.
         settings: the `hub` group, checked.
-        tell: is told when something is tried again, or passed over.
-        finished: whether a run has just ended, which nothing here may make look as if it had failed.
+        tell: receives notes about retries and what is not pushed.
+        finished: whether a run has just ended, which must not appear to have failed.
 
     Raises:
         PushFailed: with the command that tries it again.
-        UserError: see `parcel_of`; where a run has `finished`, that is a `PushFailed` too.
+        UserError: see `parcel_of`; with `finished` that is a `PushFailed` too.
     """
     try:
-        check_access(settings, tell=tell)  # at once, before anything that takes seconds
+        check_access(settings, tell=tell)  # first, because the rest takes seconds
         with parcel_of(folder, settings, tell=tell) as parcel:
             return push(parcel.files, parcel.target, tell=tell)
     except (OSError, UserError) as error:
         if not finished and not isinstance(error, PushFailed):
             raise
         again = shlex.join(["nlp-transfer", "push", str(folder), *_words(settings)])
-        raise PushFailed(f"{error}; {folder} is as it was, to push it again: {again}") from error
+        raise PushFailed(f"{error}; {folder} is unchanged, to push it again: {again}") from error
 
 
 def _words(settings: HubSettings) -> list[str]:
-    """Return the words that push to the same place again."""
+    """Return the words of a command that pushes to the same repository with the same settings."""
     default = HubSettings()
-    chosen = {
+    values = {
         field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.name != "push"
     }
-    changed = {f"hub.{key}": value for key, value in chosen.items() if value != getattr(default, key)}
-    place = changed.pop("hub.repository", None)
-    return [*([place] if place else []), *from_mapping(changed)]
+    changed = {f"hub.{key}": value for key, value in values.items() if value != getattr(default, key)}
+    repository = changed.pop("hub.repository", None)
+    return [*([repository] if repository else []), *from_mapping(changed)]
 
 
 def write_card(run: Path) -> None:
-    """Write the card of a finished run beside its model, with what was exported since; one that was changed stays.
+    """Write the model card of a finished run, including exports; a card that the user has changed is kept.
 
     Raises:
-        UserError: if what the run wrote about itself cannot be read.
+        UserError: if the files of the run cannot be read.
     """
     path = run / "model" / card.FILE
     facts = facts_of(run, read_record(run / "model"))
     content = card.render(facts, card.Options())
-    if not path.exists() or (_is_ours(path, facts) and _said(path) != content):
+    if not path.exists() or (_is_ours(path, facts) and _text_of(path) != content):
         write_whole(path, lambda making: making.write_text(content, encoding="utf-8"))
 
 
 def _is_ours(path: Path, facts: card.Facts) -> bool:
-    """Return whether a card is as it was written, whatever has been exported before or since."""
+    """Return whether a card is as we wrote it, apart from its section about exports."""
     plain = card.render(dataclasses.replace(facts, exports=()), card.Options())
-    return card.without_exports(_said(path)) == plain
+    return card.without_exports(_text_of(path)) == plain
 
 
-def _said(path: Path) -> str:
-    """Return what a card says; who wrote another one may have written it in another encoding."""
+def _text_of(path: Path) -> str:
+    """Return the text of a card; a card of the user may have another encoding."""
     return path.read_text(encoding="utf-8", errors="replace")
 
 
 def facts_of(run: Path, record: Record) -> card.Facts:
-    """Return what a finished run wrote about itself; of this machine's files and folders the names alone.
+    """Return the facts for the card of a finished run, without paths of this machine.
 
     Raises:
-        UserError: if a file is missing or cannot be read.
+        UserError: if a file of the run is missing or cannot be read.
     """
     result, plan, environment = (read_json(run / f"{name}.json") for name in ("metrics", "plan", "environment"))
     settings = config.from_plain(read_yaml(run / "config.yaml"))
@@ -183,36 +182,36 @@ def facts_of(run: Path, record: Record) -> card.Facts:
         )
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(
-            f"{run} cannot be described ({type(error).__name__}: {error}); overwrite=true does it again"
+            f"{run} cannot be described ({type(error).__name__}: {error}); overwrite=true repeats the run"
         ) from error
 
 
 def _exports_of(run: Path, record: Record) -> Iterator[dict[str, Any]]:
-    """Yield the figures of what was exported of this model, with this rule, and lies in the folder of its run."""
+    """Yield the figures of exports in the run folder that were made of this model with these decision rules."""
     for path in sorted(run.glob(f"[!.]*/{FIGURES}")):
         try:
-            made, task = read_json(path), read_record(path.parent).task
-        except UserError:  # damaged, and not the card's business
+            figures, task = read_json(path), read_record(path.parent).task
+        except UserError:  # a damaged export is left out of the card
             continue
-        if made.get("sha256") == record.sha256 is not None and task == record.task and made.keys() >= card.SHOWN:
-            yield made
+        if figures.get("sha256") == record.sha256 is not None and task == record.task and figures.keys() >= card.SHOWN:
+            yield figures
 
 
 def _command(settings: Settings, known: bool) -> list[str]:
-    """Return the words of the command that makes a run, or all the tasks that it was made with."""
+    """Return the words of the command that reproduces the run, with all of its tasks for `multitask`."""
     words = [_public(word, known) for word in config.words_of(settings)]
     if not settings.multitask.tasks:
         return ["adapt", *words]
-    tasks, own = [], ["data=files", f"data.path={Path(str(settings.data.path)).name}"]
-    for path, theirs in map(path_and_words, settings.multitask.tasks):
-        tasks.append(shlex.join([Path(path).name, *theirs]))
-        own += theirs if path == settings.data.path else []
-    shared = [word for word in words if word not in own and not word.startswith("multitask.tasks=")]
+    tasks, of_this_task = [], ["data=files", f"data.path={Path(str(settings.data.path)).name}"]
+    for path, words_of_task in map(path_and_words, settings.multitask.tasks):
+        tasks.append(shlex.join([Path(path).name, *words_of_task]))
+        of_this_task += words_of_task if path == settings.data.path else []
+    shared = [word for word in words if word not in of_this_task and not word.startswith("multitask.tasks=")]
     return ["multitask", *tasks, *shared]
 
 
 def _public(word: str, known: bool) -> str:
-    """Return a key=value word without the folders of this machine."""
+    """Return a key=value word with paths of this machine reduced to their names."""
     key, _, value = word.partition("=")
     if key.lstrip("+") not in config.NAMES_OF_FILES or (key == "encoder.name" and known) or value == "null":
         return word
@@ -228,15 +227,15 @@ def _card(
     *,
     tell: Callable[[str], None],
 ) -> Path:
-    """Return the file of the card: the user's own, where it was changed, or one for this repository."""
-    described = (run / "metrics.json").is_file()
-    if not described and written is None:
-        raise UserError(f"{run} holds neither {card.FILE} nor the figures of a run to write one of; write one")
+    """Return the file of the card: the existing one if the user has changed it, or a new one for this repository."""
+    has_figures = (run / "metrics.json").is_file()
+    if not has_figures and written is None:
+        raise UserError(f"{run} has neither {card.FILE} nor the figures of a run to make one; write one")
     try:
-        ours = written is None or (described and _is_ours(written, facts_of(run, read_record(run / "model"))))
-    except UserError:  # what the run wrote cannot be read, but there is a card
-        ours = False
-    if written is not None and not ours:
+        is_ours = written is None or (has_figures and _is_ours(written, facts_of(run, read_record(run / "model"))))
+    except UserError:  # the files of the run cannot be read, but there is a card
+        is_ours = False
+    if written is not None and not is_ours:
         if settings.license or settings.language or settings.examples:
             tell(f"{written} is pushed as you changed it, without hub.license, hub.language and hub.examples")
         return written
@@ -247,7 +246,7 @@ def _card(
 
 
 def _adapter_alone(model: Path, record: Record, folder: Path) -> tuple[Path, Record]:
-    """Make the folder of an adapter without the model that it was merged into; return it and its record."""
+    """Copy the adapter of a merged model into a folder of its own; return the folder and its record."""
     adapter = model / ADAPTER
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise UserError(f"hub.layout=adapter: {model} holds no adapter; strategy=lora makes one")

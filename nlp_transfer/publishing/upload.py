@@ -1,6 +1,6 @@
-"""One commit of a folder's files to a repository of the Hub, or nothing: tried again within a bound, never twice.
+"""Upload files to a repository of the Hub in one commit, with a limited number of retries and no duplicate commits.
 
-It knows files and the real client; neither what lies in the folder nor who asked.
+This module knows files and the Hub's client, but nothing about models.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 Digests = tuple[str, str]
 T = TypeVar("T")
 
-SILENCE = 120  # seconds in which the Hub must say something
-WAITS = (1, 2, 4, 8, 16)  # seconds before the second try and those after it, unless the Hub names a time
+SILENCE = 120  # seconds without a response after which a request is given up
+WAITS = (1, 2, 4, 8, 16)  # seconds before each retry, unless the Hub asks for another time
 LONGEST_WAIT = 60
-# What an earlier push may have left that would be loaded instead of, or beside, what is pushed now.
+# Files of an earlier push that might be loaded instead of, or together with, those of this one.
 _STALE = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|unknown\.safetensors|model\.safetensors\.index\.json|config\.json"
     r"|pytorch_model(-\d{5}-of-\d{5})?\.bin|pytorch_model\.bin\.index\.json"
@@ -41,14 +41,14 @@ _STALE = re.compile(
 
 @dataclass(frozen=True)
 class Target:
-    """Where files go.
+    """The destination of a push.
 
     Attributes:
-        repository: ``owner/name``; made if it is not there.
-        private: whether it is made private; one that is there stays as it is.
-        revision: the branch, made if it is not there; None: the main one.
-        create_pr: propose the commit in a pull request.
-        message: of the commit, and the title of the pull request.
+        repository: ``owner/name``; created if it does not exist.
+        private: visibility of a new repository; an existing one keeps its own.
+        revision: the branch, created if it does not exist; None: main.
+        create_pr: open a pull request instead of committing to the branch.
+        message: of the commit, and title of the pull request.
     """
 
     repository: str
@@ -60,14 +60,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push came to: its address, and how many files it added, changed or took away (0: all was there)."""
+    """The result of a push: its URL, and how many files were added, changed or deleted (0: up to date)."""
 
     url: str
     changed: int
 
 
 def check_access(settings: HubSettings, *, tell: Callable[[str], None]) -> None:
-    """Ask the Hub, before any work is done, whether it is there and whether the token may write.
+    """Check that the Hub can be reached and that the token may write, before any work is done.
 
     Raises:
         PushFailed: if not, saying what to do.
@@ -80,24 +80,24 @@ def check_access(settings: HubSettings, *, tell: Callable[[str], None]) -> None:
 
 
 def check_before_training(settings: HubSettings, *, tell: Callable[[str], None]) -> None:
-    """Refuse a training whose model could not be pushed when it is done.
+    """Check before a training that its model can be pushed.
 
     Raises:
-        UserError: saying what to do; not `PushFailed`, which tells of a run that is finished.
+        UserError: saying what to do; not `PushFailed`, which is for finished runs.
     """
     try:
         check_access(settings, tell=tell)
     except PushFailed as error:
-        raise UserError(f"nothing was trained, for hub.push=true would fail: {error}") from error
+        raise UserError(f"nothing was trained, because hub.push=true would fail: {error}") from error
 
 
 def push(files: Mapping[str, Path], target: Target, *, tell: Callable[[str], None]) -> Pushed:
-    """Commit files under their names, and take away what an earlier push left of another model.
+    """Commit files, and delete those that an earlier push has left of another model.
 
     Args:
         files: name in the repository → file.
-        target: where they go.
-        tell: is told when something is tried again.
+        target: the destination.
+        tell: receives notes about retries and deletions.
 
     Raises:
         PushFailed: if the Hub cannot be reached or refuses, saying what to do.
@@ -108,40 +108,42 @@ def push(files: Mapping[str, Path], target: Target, *, tell: Callable[[str], Non
     api = HfApi(library_name="nlp_transfer")
     with _limited(), _explained(target.repository):
         _check_access(api, target.repository, owned=not target.create_pr, tell=tell)
-        _again(lambda: _make_room(api, target, tell=tell), tell=tell)
-        return _again(lambda: _push_once(api, files, digests, target, tell=tell), tell=tell)
+        _retried(lambda: _create_target(api, target, tell=tell), tell=tell)
+        return _retried(lambda: _push_once(api, files, digests, target, tell=tell), tell=tell)
 
 
-def _again(
-    work: Callable[[], T], *, tell: Callable[[str], None], passes: Callable[[Exception], bool] | None = None
+def _retried(
+    request: Callable[[], T], *, tell: Callable[[str], None], is_temporary: Callable[[Exception], bool] | None = None
 ) -> T:
-    """Do a work, and what may work a little later again, within a bound."""
-    passes = passes or _passes
+    """Call a function, and retry after temporary errors a limited number of times."""
+    is_temporary = is_temporary or _is_temporary
     for wait in (*WAITS, None):
         try:
-            return work()
+            return request()
         except Exception as error:
-            if wait is None or not passes(error):
+            if wait is None or not is_temporary(error):
                 raise
-            seconds = min(_asked_wait(error) or wait, LONGEST_WAIT)
-            tell(f"the Hub did not take it {_said(error)}; trying again in {seconds} s")
+            seconds = min(_retry_after(error) or wait, LONGEST_WAIT)
+            tell(f"the request to the Hub failed {_kind(error)}; trying again in {seconds} s")
             time.sleep(seconds)
     raise AssertionError("the last try returns or raises")
 
 
 def _check_access(api: HfApi, repository: str, *, owned: bool, tell: Callable[[str], None]) -> None:
-    """Ask in a way that fails at once where nobody answers; the transport of large files would try for minutes.
+    """Check the token with a small request, which fails at once; the transport of large files retries for minutes.
 
-    Anybody may propose a change to a repository that others own.
+    A pull request needs no ownership of the repository.
     """
-    # Kept by the client for the process: the Hub counts these questions.
-    who = _again(
-        lambda: api.whoami(cache=True), tell=tell, passes=lambda error: bool(_status(error)) and _passes(error)
+    # The client caches the answer in this process, because the Hub limits the rate of these requests.
+    who = _retried(
+        lambda: api.whoami(cache=True),
+        tell=tell,
+        is_temporary=lambda error: bool(_status(error)) and _is_temporary(error),
     )
     role = who.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
         raise PushFailed(
-            f"hub.repository={repository}: the token may only read; make one that may write and give it to "
+            f"hub.repository={repository}: the token may only read; create one with write access and give it to "
             "`hf auth login` or HF_TOKEN"
         )
     owners = {who["name"], *(each["name"] for each in who.get("orgs", ()))}
@@ -152,17 +154,17 @@ def _check_access(api: HfApi, repository: str, *, owned: bool, tell: Callable[[s
         )
 
 
-def _make_room(api: HfApi, target: Target, *, tell: Callable[[str], None]) -> None:
-    """Make the repository and the branch, where they are not there."""
+def _create_target(api: HfApi, target: Target, *, tell: Callable[[str], None]) -> None:
+    """Create the repository and the branch if they do not exist."""
     from huggingface_hub import errors
 
     try:
-        there = api.model_info(target.repository, timeout=SILENCE)
+        info = api.model_info(target.repository, timeout=SILENCE)
     except errors.RepositoryNotFoundError:
         api.create_repo(target.repository, private=target.private, exist_ok=True)
     else:
-        if target.private and there.private is False:
-            tell(f"{target.repository} is there already and public, and stays so")
+        if target.private and info.private is False:
+            tell(f"{target.repository} exists already and is public, and stays so")
     if target.revision and not target.create_pr:
         api.create_branch(target.repository, branch=target.revision, exist_ok=True)
 
@@ -175,11 +177,11 @@ def _push_once(
     *,
     tell: Callable[[str], None],
 ) -> Pushed:
-    """Compare with what is there, as it is now: a commit whose answer was lost is found done."""
+    """Commit what differs from the current state of the repository, so that no commit is made twice."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    there = api.model_info(target.repository, revision=target.revision, files_metadata=True, timeout=SILENCE)
-    remote = {each.rfilename: _digest_there(each) for each in there.siblings or ()}
+    info = api.model_info(target.repository, revision=target.revision, files_metadata=True, timeout=SILENCE)
+    remote = {each.rfilename: _remote_digest(each) for each in info.siblings or ()}
     changed = [name for name in files if remote.get(name) not in digests[name]]
     stale = [name for name in remote if name not in files and _STALE.fullmatch(name)]
     if not changed and not stale:
@@ -187,7 +189,7 @@ def _push_once(
     if target.create_pr and (proposed := _proposed(api, target, digests)):
         return Pushed(proposed, 0)
     if stale:
-        tell(f"taken away from {target.repository}, of another model: {', '.join(stale)}")
+        tell(f"deleted from {target.repository}, files of another model: {', '.join(stale)}")
     commit: CommitInfo = api.create_commit(
         target.repository,
         [
@@ -197,30 +199,30 @@ def _push_once(
         commit_message=target.message,
         revision=target.revision,
         create_pr=target.create_pr,
-        parent_commit=there.sha,
+        parent_commit=info.sha,
     )
     return Pushed(str(commit.pr_url or commit.commit_url), len(changed) + len(stale))
 
 
 def _proposed(api: HfApi, target: Target, digests: Mapping[str, Digests]) -> str | None:
-    """Return the address of an open pull request that holds the files already."""
+    """Return the URL of an open pull request that already contains the files."""
     for each in api.get_repo_discussions(target.repository, discussion_type="pull_request", discussion_status="open"):
         if each.title == target.message:
-            there = api.model_info(
+            info = api.model_info(
                 target.repository, revision=f"refs/pr/{each.num}", files_metadata=True, timeout=SILENCE
             )
-            remote = {file.rfilename: _digest_there(file) for file in there.siblings or ()}
+            remote = {file.rfilename: _remote_digest(file) for file in info.siblings or ()}
             if all(remote.get(name) in known for name, known in digests.items()):
                 return each.url
     return None
 
 
-def _digest_there(file: Any) -> str | None:
+def _remote_digest(file: Any) -> str | None:
     return file.lfs["sha256"] if file.lfs else file.blob_id
 
 
 def _digests(path: Path) -> Digests:
-    """Return what the Hub may know a file by: its SHA-256, and the name git gives its content.
+    """Return both digests by which the Hub may identify a file: its SHA-256 and its git blob id.
 
     Raises:
         UserError: if it cannot be read.
@@ -238,59 +240,59 @@ def _digests(path: Path) -> Digests:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Have the client give up on a silent Hub; of its own accord it waits for ever, or tries for minutes."""
+    """Set a timeout for the Hub's client, which otherwise waits forever, or retries for minutes."""
     from huggingface_hub import get_session
 
-    tries = "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS"  # read when the transport of large files starts
-    session, given = get_session(), os.environ.get(tries)
+    attempts = "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS"  # read when the transport of large files starts
+    session, given = get_session(), os.environ.get(attempts)
     before, session.timeout = session.timeout, SILENCE
-    os.environ.setdefault(tries, "2")
+    os.environ.setdefault(attempts, "2")
     try:
         yield
     finally:
         session.timeout = before
         if given is None:
-            os.environ.pop(tries, None)
+            os.environ.pop(attempts, None)
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the status the Hub answered with, also where another error was made of it."""
+    """Return the HTTP status of an error, also if it is only in its cause or message."""
     response = getattr(error, "response", None)
     if response is not None:
         return int(response.status_code)
     if error.__cause__ is not None and (status := _status(error.__cause__)):
         return status
-    found = re.search(r"\b(?:HTTP status|status code|Status)\D{0,30}([45]\d\d)\b", str(error))
-    return int(found[1]) if found else None
+    match = re.search(r"\b(?:HTTP status|status code|Status)\D{0,30}([45]\d\d)\b", str(error))
+    return int(match[1]) if match else None
 
 
-def _passes(error: Exception) -> bool:
-    """Return whether the same may work a little later."""
+def _is_temporary(error: Exception) -> bool:
+    """Return whether a retry may succeed."""
     if isinstance(error, PushFailed):
         return False
     status = _status(error)
     if status is not None:
-        return status in (408, 412, 425, 429) or status >= 500  # 412: somebody committed meanwhile
+        return status in (408, 412, 425, 429) or status >= 500  # 412: another commit came first
     return isinstance(error, (*hub.failures(), RuntimeError))
 
 
-def _asked_wait(error: BaseException) -> int | None:
-    """Return the seconds after which the Hub wants to be asked again."""
+def _retry_after(error: BaseException) -> int | None:
+    """Return the seconds to wait according to the Retry-After header."""
     response = getattr(error, "response", None)
     if response is None:
-        return _asked_wait(error.__cause__) if error.__cause__ is not None else None
-    asked = response.headers.get("Retry-After", "")
-    return int(asked) + 1 if asked.isdigit() else None
+        return _retry_after(error.__cause__) if error.__cause__ is not None else None
+    seconds = response.headers.get("Retry-After", "")
+    return int(seconds) + 1 if seconds.isdigit() else None
 
 
-def _said(error: BaseException) -> str:
+def _kind(error: BaseException) -> str:
     status = _status(error)
     return f"(status {status})" if status else f"({type(error).__name__})"
 
 
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
-    """Turn the client's errors into one sentence; its own messages are long and may quote requests."""
+    """Turn errors of the client into one sentence; their own messages are long and may quote requests."""
     from huggingface_hub import errors
 
     try:
@@ -298,11 +300,11 @@ def _explained(repository: str) -> Iterator[None]:
     except UserError:
         raise
     except errors.LocalTokenNotFoundError as error:
-        raise PushFailed("the Hub wants to know who you are: `hf auth login`, or set HF_TOKEN") from error
+        raise PushFailed("the Hub needs a token: run `hf auth login`, or set HF_TOKEN") from error
     except errors.OfflineModeIsEnabled as error:
         raise PushFailed("HF_HUB_OFFLINE is set: unset it to push") from error
     except errors.HFValidationError as error:
-        raise UserError(f"hub.repository={repository} is no name of a repository: owner/name") from error
+        raise UserError(f"hub.repository={repository} is not a repository name: write owner/name") from error
     except (*hub.failures(), RuntimeError, ValueError) as error:
         raise PushFailed(f"{repository}: {_reason(error)}") from error
 
@@ -312,19 +314,19 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValueError) and "README.md" in str(error):
         return f"the Hub refuses the YAML header of the card, README.md {hub.said(error)}"
     if status == 404 and re.search(r"xet-(read|write)-token", str(error)):
-        return "this Hub does not know Xet, by which the client sends large files: set HF_HUB_DISABLE_XET=1"
-    known = {
-        401: "the Hub does not take the token: `hf auth login` again, or mend HF_TOKEN",
+        return "this Hub does not support Xet, by which the client sends large files: set HF_HUB_DISABLE_XET=1"
+    reasons = {
+        401: "the Hub rejects the token: run `hf auth login` again, or correct HF_TOKEN",
         403: "the Hub does not let you write there: the token needs write access to this repository",
-        404: "the Hub knows no such repository, or hides it from you",
-        412: "somebody commits there all the time; try again later",
-        413: "a file is larger than the Hub takes",
-        429: "the Hub has had too many requests of yours; try again later",
+        404: "there is no such repository on the Hub, or you may not see it",
+        412: "there were other commits to the repository at the same time; try again later",
+        413: "a file is larger than the Hub allows",
+        429: "the Hub received too many requests from you; try again later",
     }
-    if status in known:
-        return known[status]
+    if status in reasons:
+        return reasons[status]
     if status is not None:
         return f"the Hub answers with status {status}"
-    if isinstance(error, ValueError):  # the client's own checks
+    if isinstance(error, ValueError):  # a check of the client itself
         return f"the client refuses it {hub.said(error)}"
     return f"the Hub cannot be reached ({type(error).__name__})"

@@ -25,7 +25,7 @@ from nlp_transfer.evaluation.report import Report
 from nlp_transfer.machine.disk import flush, reason, remove, room, write_json, write_whole
 from nlp_transfer.machine.launch import is_main
 from nlp_transfer.machine.versions import environment
-from nlp_transfer.pretraining.made import remove_spare
+from nlp_transfer.pretraining.folder import remove_spare
 from nlp_transfer.running.plan import Plan
 from nlp_transfer.settings import Settings
 from nlp_transfer.training import checkpoint

@@ -95,10 +95,10 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     Raises:
         UserError: for rows that do not fit the model's task.
     """
-    from nlp_transfer.predicting.predict import opened
+    from nlp_transfer.predicting.predict import load_predictor
 
     screen = screen or Screen(speaks=False)
-    predictor = opened(folder, settings)
+    predictor = load_predictor(folder, settings)
     task = predictor.record.task
     notes: list[str] = []
     own = source_of(settings.data) == source_of(trained.data)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer.artefact import folder as artefact
 from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.artefact.record import Record, read_record
-from nlp_transfer.checks import check
+from nlp_transfer.checks import check_settings
 from nlp_transfer.continual.memory import Memory
 from nlp_transfer.continual.rows import alone, load
 from nlp_transfer.data.corpus import Corpus
@@ -105,7 +105,7 @@ def adapt(settings: Settings, *, data: Any = None, corpus: Corpus | None = None,
     Raises:
         UserError: for anything in the settings or the data that cannot be used.
     """
-    check(settings, data=data)
+    check_settings(settings, data=data)
     _refuse_several(settings)
     assert data is None or corpus is None
     screen = screen or Screen(speaks=False)

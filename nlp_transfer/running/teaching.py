@@ -19,7 +19,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.errors import UserError
 from nlp_transfer.objectives.settings import DistillSettings, terms_that
-from nlp_transfer.predicting.predict import Predictor, opened
+from nlp_transfer.predicting.predict import Predictor, load_predictor
 from nlp_transfer.settings import DecisionSettings, Settings
 from nlp_transfer.wording import counted
 
@@ -81,7 +81,7 @@ def taught_columns(settings: Settings, corpus: Corpus) -> dict[str, dict[str, np
     if name is None:
         return {}
     # Which of its labels the teacher would choose by its own rules or this run's does not matter.
-    teacher = opened(expanded(name), dataclasses.replace(settings, decision=DecisionSettings()))
+    teacher = load_predictor(expanded(name), dataclasses.replace(settings, decision=DecisionSettings()))
     task = corpus.task
     theirs = teacher.record.task
     labels = task.labels[: len(theirs.labels)] if settings.continual.keeps_labels else task.labels

@@ -1,1 +1,1 @@
-"""A saved model over HTTP: requests that wait together are answered in one forward pass."""
+"""Serve a saved model over HTTP, with dynamic batching."""

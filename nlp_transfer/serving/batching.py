@@ -1,6 +1,6 @@
-"""From requests to passes: what waits while the model computes is answered together in its next pass.
+"""Dynamic batching: requests that arrive during a forward pass are answered together in the next one.
 
-It knows neither HTTP nor the model, only a function from texts to answers that is slow to call, for many not much more.
+This module knows neither HTTP nor the model, only a function from texts to answers.
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Answer = TypeVar("Answer")
-Answering = Callable[[Sequence[str], Sequence[str] | None], Sequence[Answer]]
+AnswerTexts = Callable[[Sequence[str], Sequence[str] | None], Sequence[Answer]]
 
-_CHARACTERS = 4  # of a token, about: it decides how much is computed together, not what comes out
+_CHARACTERS_PER_TOKEN = 4  # a rough estimate, which affects the size of batches but not the answers
 
 
 class Full(Exception):
-    """More texts wait than may; nothing of the request was taken."""
+    """The queue has no room for the request, none of which was accepted."""
 
 
 class Closed(Exception):
-    """No requests are taken any more."""
+    """Requests are no longer accepted."""
 
 
 @dataclass(eq=False)
 class _Job(Generic[Answer]):
-    """One request: its texts, how many of them went into a pass, and the answers so far."""
+    """One request: its texts, how many of them have left the queue, and the answers so far."""
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
     future: Future[list[Answer]] = field(default_factory=Future)
-    came: float = field(default_factory=time.monotonic)
+    arrived: float = field(default_factory=time.monotonic)
     taken: int = 0
     answers: list[Answer] = field(default_factory=list)
 
     def __len__(self) -> int:
-        """Return how many texts wait still."""
+        """Return how many texts are still waiting."""
         return len(self.texts) - self.taken
 
 
 @dataclass(frozen=True)
 class _Share(Generic[Answer]):
-    """The texts of one request that go into one pass."""
+    """The texts of one request that go into one batch."""
 
     job: _Job[Answer]
     start: int
@@ -61,48 +61,53 @@ class _Share(Generic[Answer]):
 
 
 class Batcher(Generic[Answer]):
-    """A queue and the one thread that empties it.
+    """A queue of requests, and a thread that answers them batch by batch.
 
-    A pass takes what waits, at most about `most_tokens`, and of that the same share for every request: a request of
-    many texts takes several passes and does not hold up those that came after it. What a request gets does not depend
-    on which others were answered with it; if their pass fails, each is answered alone, and only whoever fails alone is
-    told.
+    A batch has at most about `max_tokens`, divided equally among the waiting requests: a request with many texts takes
+    several batches and does not delay those that arrive after it. The other requests of a batch do not affect a
+    request: if a batch fails, its requests are answered one by one, and only those that fail alone get the exception.
 
     Args:
-        answer: gives one answer a text, in order; called by one thread, one call at a time.
-        most_tokens: of one pass, estimated from the characters.
-        most_of_one: tokens at most of one text, which is cut; None: it is not.
-        most_waiting: texts that wait at most.
-        wait: seconds that a request waits for others to join it, if the model has nothing else to do.
+        answer: returns one answer per text, in order; called by one thread, one call at a time.
+        max_tokens: of one batch, estimated from the characters.
+        max_text_tokens: tokens to which one text is truncated; None: not truncated.
+        max_waiting: maximum number of waiting texts.
+        wait: seconds that an idle thread waits for more requests before it starts a batch.
     """
 
     def __init__(
-        self, answer: Answering[Answer], *, most_tokens: int, most_of_one: int | None, most_waiting: int, wait: float
+        self,
+        answer: AnswerTexts[Answer],
+        *,
+        max_tokens: int,
+        max_text_tokens: int | None,
+        max_waiting: int,
+        wait: float,
     ) -> None:
-        self._answer, self._most_tokens, self._most_of_one = answer, most_tokens, most_of_one
-        self._most_waiting, self._wait = most_waiting, wait
+        self._answer, self._max_tokens, self._max_text_tokens = answer, max_tokens, max_text_tokens
+        self._max_waiting, self._wait = max_waiting, wait
         self._jobs: deque[_Job[Answer]] = deque()
         self._waiting, self._closed = 0, False
-        self._changed = threading.Condition(threading.RLock())  # a future that is cancelled under it calls `_forget`
+        self._changed = threading.Condition(threading.RLock())  # reentrant: cancelling a future calls `_forget`
         self._thread = threading.Thread(target=self._work, name="answering", daemon=True)
         self._thread.start()
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken and answered."""
+        """Whether requests are accepted and answered."""
         return not self._closed and self._thread.is_alive()
 
     @property
     def full(self) -> bool:
-        """Whether not one text more may wait."""
-        return self._waiting >= self._most_waiting
+        """Whether the queue is full."""
+        return self._waiting >= self._max_waiting
 
     def submit(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Future[list[Answer]]:
-        """Let texts wait for their pass; a future that is cancelled takes those out that still wait.
+        """Add a request to the queue; cancelling its future removes the texts that are still waiting.
 
         Raises:
-            Full: if they are too many beside those that wait.
-            Closed: after `close`.
+            Full: if the queue has no room for it.
+            Closed: after `refuse` or `close`.
         """
         job: _Job[Answer] = _Job(texts, pairs)
         if not texts:
@@ -111,7 +116,7 @@ class Batcher(Generic[Answer]):
         with self._changed:
             if self._closed:
                 raise Closed
-            if self._waiting + len(job) > self._most_waiting:
+            if self._waiting + len(job) > self._max_waiting:
                 raise Full
             self._jobs.append(job)
             self._waiting += len(job)
@@ -120,18 +125,18 @@ class Batcher(Generic[Answer]):
         return job.future
 
     def refuse(self) -> None:
-        """Take nothing more; what was taken is answered. It may be called by a handler of signals."""
+        """Accept no more requests; those accepted are answered. Safe to call in a signal handler."""
         with self._changed:
             self._closed = True
             self._changed.notify()
 
     def close(self) -> None:
-        """Take nothing more, and return when all that was taken is answered."""
+        """Accept no more requests, and return when all accepted ones are answered."""
         self.refuse()
         self._thread.join()
 
     def _forget(self, job: _Job[Answer]) -> None:
-        """Take out of the queue what nobody waits for any more."""
+        """Remove a finished or cancelled request from the queue."""
         with self._changed:
             if job in self._jobs:
                 self._jobs.remove(job)
@@ -140,58 +145,61 @@ class Batcher(Generic[Answer]):
     def _work(self) -> None:
         while shares := self._next():
             self._answer_together(shares)
-            del shares  # or the last texts and answers would live until others come
+            del shares  # otherwise the last texts and answers would stay in memory until the next batch
 
     def _next(self) -> list[_Share[Answer]]:
-        """Wait for texts and take those of the next pass out of the queue; none when there is an end."""
+        """Wait for requests and return the next batch, taken from the queue; empty when closed."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._jobs or self._closed)
                 if not self._jobs:
                     return []
-                left = min(job.came for job in self._jobs) + self._wait - time.monotonic()
-                if left <= 0 or self._closed or self._is_enough():
-                    return self._take()
-                self._changed.wait(left)
+                seconds = min(job.arrived for job in self._jobs) + self._wait - time.monotonic()
+                if seconds <= 0 or self._closed or self._fills_batch():
+                    return self._take_batch()
+                self._changed.wait(seconds)
 
-    def _is_enough(self) -> bool:
-        left = self._most_tokens
+    def _fills_batch(self) -> bool:
+        """Return whether the waiting texts fill a batch."""
+        remaining = self._max_tokens
         for job in self._jobs:
-            for place in range(job.taken, len(job.texts)):
-                left -= self._tokens(job, place)
-                if left <= 0:
+            for index in range(job.taken, len(job.texts)):
+                remaining -= self._tokens(job, index)
+                if remaining <= 0:
                     return True
         return False
 
-    def _take(self) -> list[_Share[Answer]]:
+    def _take_batch(self) -> list[_Share[Answer]]:
+        """Take a batch from the queue, with an equal share of its tokens for every request."""
         shares: list[_Share[Answer]] = []
-        left = self._most_tokens
-        while self._jobs and left > 0:
+        remaining = self._max_tokens
+        while self._jobs and remaining > 0:
             job = self._jobs.popleft()
-            fair, start = left // (len(self._jobs) + 1), job.taken
+            share, start = remaining // (len(self._jobs) + 1), job.taken
             while job:
                 tokens = self._tokens(job, job.taken)
-                if tokens > fair and job.taken > start:  # at least one text of everybody
+                if tokens > share and job.taken > start:  # at least one text of each request
                     break
-                fair, left, job.taken = fair - tokens, left - tokens, job.taken + 1
+                share, remaining, job.taken = share - tokens, remaining - tokens, job.taken + 1
             self._waiting -= job.taken - start
             shares.append(_Share(job, start, job.taken))
             if job:
                 self._jobs.append(job)
         return shares
 
-    def _tokens(self, job: _Job[Answer], place: int) -> int:
-        """Return about how many tokens a text and its pair have, two special ones included."""
-        characters = len(job.texts[place]) + (len(job.pairs[place]) if job.pairs is not None else 0)
-        tokens = characters // _CHARACTERS + 2
-        return tokens if self._most_of_one is None else min(tokens, self._most_of_one)
+    def _tokens(self, job: _Job[Answer], index: int) -> int:
+        """Estimate the number of tokens of a text and its pair, including two special tokens."""
+        characters = len(job.texts[index]) + (len(job.pairs[index]) if job.pairs is not None else 0)
+        tokens = characters // _CHARACTERS_PER_TOKEN + 2
+        return tokens if self._max_text_tokens is None else min(tokens, self._max_text_tokens)
 
     def _answer_together(self, shares: list[_Share[Answer]]) -> None:
+        """Answer a batch; if it fails, answer its requests one by one."""
         texts = [text for share in shares for text in share.texts]
         pairs = [text for share in shares for text in share.pairs] or None
         try:
             answers = self._answer(texts, pairs)
-            assert len(answers) == len(texts), "every text has one answer"
+            assert len(answers) == len(texts), "every text must have one answer"
         except Exception as error:
             if len(shares) > 1:
                 for share in shares:
@@ -208,7 +216,7 @@ class Batcher(Generic[Answer]):
                 self._finish(share.job)
 
     def _finish(self, job: _Job[Answer], error: Exception | None = None) -> None:
-        if job.future.done() or not job.future.set_running_or_notify_cancel():  # nobody waits for it any more
+        if job.future.done() or not job.future.set_running_or_notify_cancel():  # cancelled
             return
         if error is None:
             job.future.set_result(job.answers)

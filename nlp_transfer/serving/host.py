@@ -1,6 +1,6 @@
-"""An application behind an address of this machine, until a signal comes: what `serve` and `demo` share.
+"""Serve an application at a local address until a signal stops it; shared by `serve` and `demo`.
 
-It knows no routes and no model.
+This module knows no routes and no model.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from nlp_transfer.verb_settings import DemoSettings, ServeSettings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-# Verb, and the extra of this package that brings what it needs -> libraries.
+# The verb, which is also the name of its extra of this package -> required libraries.
 NEEDED = {"serve": ("fastapi", "uvicorn"), "demo": ("gradio",)}
-_BACKLOG = 2048  # connections that the system holds until they are taken
+_BACKLOG = 2048  # connections that wait to be accepted
 
 
 def check_installed(verb: str) -> None:
-    """Say at once, before anything is loaded, that the extra is missing.
+    """Check that the libraries of a verb are installed, before anything is loaded.
 
     Raises:
-        UserError: naming the extra.
+        UserError: naming the extra that installs them.
     """
     if missing := [name for name in NEEDED[verb] if importlib.util.find_spec(name) is None]:
         raise UserError(f'{verb} needs {" and ".join(missing)}: pip install "nlp-transfer[{verb}]"')
 
 
 def check_host(verb: str, settings: ServeSettings | DemoSettings) -> None:
-    """Check an address to listen at, and how much may come there.
+    """Check the address to listen at and the limits of a request.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: naming the key, its value and the allowed values.
     """
     if not settings.host.strip():
         raise UserError(f"{verb}.host is empty; it takes an address of this machine, such as 127.0.0.1")
@@ -53,78 +53,78 @@ def check_host(verb: str, settings: ServeSettings | DemoSettings) -> None:
 
 @contextmanager
 def bound(verb: str, host: str, port: int) -> Iterator[socket.socket]:
-    """Give a socket at an address, before the seconds that a model takes; nobody can connect before it listens.
+    """Bind a socket to an address, before a model is loaded; clients cannot connect until it listens.
 
     Raises:
         UserError: naming the keys of the verb's group.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        door = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError) as error:  # of names that are none
+        server = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
         raise UserError(f"{verb}.host={host} is no address of this machine: {error}") from None
-    with door:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or a second start would wait for a minute
+    with server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # otherwise a restart has to wait a minute
         try:
-            door.bind(address)
+            server.bind(address)
         except OSError as error:
             raise UserError(
-                f"{verb}.host={host} {verb}.port={port} cannot be listened at ({error.strerror}); take another port, "
-                "0 for any that is free"
+                f"{verb}.host={host} {verb}.port={port} cannot be listened at ({error.strerror}); choose another port, "
+                "or 0 for any free port"
             ) from None
-        yield door
+        yield server
 
 
-def listen(door: socket.socket) -> str:
-    """Let others connect; return the URL under which they do."""
-    door.listen(_BACKLOG)
-    host, port = door.getsockname()[:2]
+def listen(server: socket.socket) -> str:
+    """Accept connections from now on; return the URL of the server."""
+    server.listen(_BACKLOG)
+    host, port = server.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def run(app: FastAPI, door: socket.socket, *, on_stop: Callable[[], None], patience: int) -> Stopped:
-    """Answer until one of the signals comes that end all our commands; return it when all is answered.
+def run(app: FastAPI, server: socket.socket, *, on_stop: Callable[[], None], grace_seconds: int) -> Stopped:
+    """Serve until a signal comes that ends our commands; return it when all pending requests are answered.
 
     Args:
         app: the application.
-        door: it listens.
-        on_stop: called when the signal comes, by its handler.
-        patience: seconds that what is being answered has from then on.
+        server: a listening socket.
+        on_stop: called by the signal handler.
+        grace_seconds: time for pending requests after the signal.
     """
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Ends for the signals that end all our commands, and with their status."""
+        """Handles the same signals as our other commands, and records which one came."""
 
         number = 0
 
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
-            with listening(self.stop) as asked:
+            with listening(self.stop) as signalled:
                 yield
-            self.number = asked.number
+            self.number = signalled.number
 
         def stop(self) -> None:
             on_stop()
             self.should_exit = True
 
-    logging.getLogger("uvicorn.error").addFilter(_in_short)
-    server = Server(
+    logging.getLogger("uvicorn.error").addFilter(_summarise_error)
+    host = Server(
         uvicorn.Config(
             app,
             log_config=None,
             log_level="warning",
-            access_log=False,  # a path may hold a text
+            access_log=False,  # a path may contain a text
             server_header=False,
-            timeout_graceful_shutdown=patience,
+            timeout_graceful_shutdown=grace_seconds,
         )
     )
-    server.run(sockets=[door])
-    return Stopped(server.number)
+    host.run(sockets=[server])
+    return Stopped(host.number)
 
 
-def _in_short(record: logging.LogRecord) -> bool:
-    """Say an error of the server in our way, and not that it was cut off at the end; what has no error is logged."""
+def _summarise_error(record: logging.LogRecord) -> bool:
+    """Log errors of the server without their messages, and cancellations at shutdown not at all."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, Exception):
         say_failure(error)
@@ -132,25 +132,25 @@ def _in_short(record: logging.LogRecord) -> bool:
 
 
 def named(folder: Path, called: str) -> tuple[str, str | None]:
-    """Return what is told of where a model comes from: its name, of a path the last part, and the commit of the Hub.
+    """Return the public name of a model, without its path, and its commit on the Hub (None for a local model).
 
     Args:
-        folder: it was loaded from.
-        called: how it was named on the command line.
+        folder: from which it was loaded.
+        called: its name on the command line.
     """
-    if not expanded(called).is_dir():  # it was pulled, into a folder that is called like its commit
+    if not expanded(called).is_dir():  # downloaded from the Hub, into a folder named after the commit
         return called.partition("@")[0], folder.name
-    inside = folder.resolve()
-    if inside.name == "model":
-        return inside.parent.name, None
-    of_a_run = run_of(inside) is None and run_of(inside.parent) is not None  # an export, called like its format
-    return f"{inside.parent.name}/{inside.name}" if of_a_run else inside.name, None
+    path = folder.resolve()
+    if path.name == "model":
+        return path.parent.name, None
+    is_export = run_of(path) is None and run_of(path.parent) is not None  # its folder is named after its format
+    return f"{path.parent.name}/{path.name}" if is_export else path.name, None
 
 
 def say_failure(error: Exception) -> None:
-    """Say what went wrong and where, without the words of the error, which may quote a text."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    where = f" at {place.tb_frame.f_globals.get('__name__')}:{place.tb_lineno}" if place is not None else ""
+    """Print the type and place of an error, without its message, which may quote a text."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" at {trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}" if trace is not None else ""
     print(f"nlp-transfer: a request failed: {type(error).__name__}{where}", file=sys.stderr, flush=True)  # noqa: T201

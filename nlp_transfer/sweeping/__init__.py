@@ -1,1 +1,1 @@
-"""Many runs from one command: every combination or a search, one after the other, beside each other or on a cluster."""
+"""Many runs from one command: all combinations of values or a search, in sequence, in parallel or on a cluster."""

@@ -1,4 +1,4 @@
-"""The command of a run: one process, several under torchrun's agent, or what a file of `accelerate config` says."""
+"""The command that starts a run: as one process, with torchrun, or with `accelerate launch` and a config file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from nlp_transfer.sweeping.settings import LauncherSettings
 
 
 def command_of(words: Sequence[str], settings: LauncherSettings, *rendezvous: str) -> list[str]:
-    """Return the command.
+    """Return the command that starts a run.
 
     Args:
-        words: of ``nlp-transfer adapt``.
+        words: the words of ``nlp-transfer adapt``.
         settings: of the launcher.
-        rendezvous: options of torchrun by which several nodes meet; none: there is one.
+        rendezvous: rendezvous options of torchrun for several nodes; none for a single node.
     """
     run = ["-m", "nlp_transfer", "adapt", *words]
     if settings.config_file is not None:
         file = str(expanded(settings.config_file))
-        # Port 0 is any that is free: several runs start on this machine.
+        # Port 0 selects a free port, because several runs may start on this machine.
         options = ["--config_file", file, "--main_process_port", "0"]
         return [sys.executable, "-m", "accelerate.commands.launch", *options, *run]
     if settings.processes == 1 and not rendezvous:
@@ -31,11 +31,11 @@ def command_of(words: Sequence[str], settings: LauncherSettings, *rendezvous: st
 
 
 def threads(processes: int, cores: int | None = None) -> dict[str, str]:
-    """Return what gives each of so many processes its part of the cores, unless the user has said.
+    """Return environment variables that divide the cores among processes, unless the user has set them.
 
     Args:
-        processes: that share them.
-        cores: how many; None: those of this machine.
+        processes: the number of processes that share the cores.
+        cores: the number of cores; None: those of this machine.
     """
     if processes == 1 or "OMP_NUM_THREADS" in os.environ:
         return {}

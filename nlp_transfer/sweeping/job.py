@@ -1,4 +1,4 @@
-"""One run of a sweep and what became of it. Its figure is that of the validation rows: test rows choose nothing."""
+"""The outcome of one run of a sweep. Its figure is measured on validation rows; test rows never select a run."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ FINISHED, FAILED, PRUNED, STOPPED = "finished", "failed", "pruned", "stopped"
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a sweep after it has ended.
+    """A run of a sweep that has ended.
 
     Attributes:
-        words: key=value words that make it, beside the recipe.
-        state: finished, failed, pruned (ended early, for its figure lagged behind) or stopped (with the sweep).
+        words: its key=value words, in addition to the recipe.
+        state: finished, failed, pruned (ended early because its figure lagged behind) or stopped (with the sweep).
         status: exit status of its process.
-        folder: of the run; None where that is not known.
-        metric: by which runs are chosen among.
-        figure: of that on the validation rows; None where there is none.
-        seconds: that its training took.
+        folder: the run folder; None if unknown.
+        metric: the metric by which runs are selected.
+        figure: the value of the metric on the validation rows; None if there is none.
+        seconds: duration of the training.
         fingerprint: of its data.
-        said: what it said last, where that went into a file.
+        said: its last message, if that went to a log file.
     """
 
     words: tuple[str, ...]
@@ -43,34 +43,34 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The words as one types them."""
+        """The words as they are typed in a shell."""
         return shlex.join(self.words)
 
     @property
     def value(self) -> float:
-        """The figure as a sweeper takes it: nan where there is none."""
+        """The figure for the sweeper, nan if there is none."""
         return math.nan if self.figure is None or self.state != FINISHED else self.figure
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return the job as plain values."""
         return dataclasses.asdict(self) | {"words": list(self.words)}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Job:
-        """Return the job that `to_json` made these of."""
+        """Return the job of which `to_json` has returned the plain values."""
         return cls(**plain | {"words": tuple(plain["words"])})
 
 
 def ended(words: tuple[str, ...], status: int, output: str, *, said: str = "") -> Job:
-    """Return what became of a run that ended by itself.
+    """Return the outcome of a run that ended by itself.
 
     Args:
-        words: of it.
-        status: of its process.
+        words: of the run.
+        status: exit status of its process.
         output: its standard output, whose last line is JSON.
-        said: what it said last.
+        said: its last message.
     """
-    if status not in (0, PushFailed.status):  # what was not pushed is finished all the same
+    if status not in (0, PushFailed.status):  # a run whose push failed is finished nevertheless
         return Job(words, FAILED, status, said=said)
     try:
         line = json.loads(output.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Runs as tasks of a Ray cluster, or of this machine where none is named in RAY_ADDRESS."""
+"""Execute runs as tasks of the Ray cluster in RAY_ADDRESS, or of a local one if that is not set."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from nlp_transfer.sweeping.command import command_of, threads
 from nlp_transfer.sweeping.settings import LauncherSettings
 
 
-class Ray:
-    """A cluster.
+class RayExecutor:
+    """Executes runs on a Ray cluster.
 
     Args:
         settings: of the launcher.
 
     Attributes:
-        slots: how many runs are handed to it at once; it has a queue of its own.
+        slots: maximum number of runs submitted at once; Ray queues them itself.
 
     Raises:
-        UserError: for a cluster that does not answer.
+        UserError: if the cluster does not answer.
     """
 
     def __init__(self, settings: LauncherSettings) -> None:
@@ -33,28 +33,29 @@ class Ray:
         try:
             ray.init(ignore_reinit_error=True, log_to_driver=False, include_dashboard=False)
         except (ConnectionError, RuntimeError) as error:
-            why = " ".join(str(error).split())
+            cause = " ".join(str(error).split())
             raise UserError(
-                f"hydra.launcher.where=ray finds no cluster that it can use (RAY_ADDRESS): {why}"
+                f"hydra.launcher.where=ray finds no cluster that it can use (RAY_ADDRESS): {cause}"
             ) from error
-        of_a_run = {"num_cpus": settings.cores, "num_gpus": settings.gpus}
-        self._task = ray.remote(**of_a_run, max_retries=0)(remote.do)
+        resources = {"num_cpus": settings.cores, "num_gpus": settings.gpus}
+        self._task = ray.remote(**resources, max_retries=0)(remote.run_command)
 
     def start(self, words: Sequence[str], log: Path | None) -> Task:
-        """Hand a run to the cluster, which starts it when it has room."""
+        """Submit a run to the cluster, which starts it when it has room."""
         assert log is not None
-        command, environment = command_of(words, self._settings), threads(self._settings.of_a_run, self._settings.cores)
+        command = command_of(words, self._settings)
+        environment = threads(self._settings.processes_per_node, self._settings.cores)
         return Task(self._task.remote(command, str(Path.cwd()), str(log), environment))
 
 
 class Task:
-    """A run that the cluster has."""
+    """A run that was submitted to the cluster."""
 
     def __init__(self, reference: Any) -> None:
         self._reference, self._output = reference, ""
 
     def poll(self) -> int | None:
-        """Return the exit status, or None as long as it waits or runs."""
+        """Return the exit status, or None while it waits or runs."""
         import ray
 
         ready, _ = ray.wait([self._reference], timeout=0)
@@ -67,17 +68,17 @@ class Task:
         return status
 
     def end(self) -> None:
-        """Interrupt it: what waits for the run there asks it to end."""
+        """Interrupt the task, which then asks the run to end."""
         import ray
 
         ray.cancel(self._reference)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         import ray
 
         ray.cancel(self._reference, force=True)
 
     def output(self) -> str:
-        """Return what its first rank wrote to standard output."""
+        """Return the standard output of its first rank."""
         return self._output

@@ -1,4 +1,4 @@
-"""Pictures of a sweep: runs through the values of all keys, and the figure against one key. They know no run."""
+"""Charts of a sweep: parallel coordinates of all keys, and the figure against one key."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ from nlp_transfer.wording import shortened
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LOGARITHMIC = 20.0  # how many times the least value the greatest is, from which an axis is logarithmic
-_NAME = 18  # characters
-_APART = 130  # pixels between two coordinates
+_LOGARITHMIC = 20.0  # ratio of the largest to the smallest value from which an axis is logarithmic
+_MAX_NAME = 18  # characters of a tick label
+_SPACING = 130  # pixels between two coordinates
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What runs have of one key.
+    """The values of one key over all runs, scaled to an axis.
 
     Attributes:
-        key: its name.
-        places: (runs,) from 0 to 1.
-        ticks: places with what stands there.
+        key: the name of the key.
+        positions: (runs,) from 0 to 1.
+        ticks: positions with their labels.
     """
 
     key: str
-    places: np.ndarray
+    positions: np.ndarray
     ticks: Sequence[tuple[float, str]]
 
     @classmethod
     def of(cls, key: str, values: Sequence[str]) -> Axis:
-        """Return the axis of values as they were typed: numbers by size, texts in the order in which they come."""
+        """Return the axis of values as typed: numbers by size, texts in order of appearance."""
         numbers = _numbers(values)
         if numbers is None:
             names = list(dict.fromkeys(values))
-            between = max(1, len(names) - 1)
-            places = np.array([names.index(value) for value in values]) / between
-            return cls(key, places, [(place / between, _short(name)) for place, name in enumerate(names)])
+            intervals = max(1, len(names) - 1)
+            positions = np.array([names.index(value) for value in values]) / intervals
+            return cls(key, positions, [(index / intervals, _short(name)) for index, name in enumerate(names)])
         low, high = numbers.min(), numbers.max()
         scale = np.log if low > 0 and high >= _LOGARITHMIC * low else np.asarray
         width = float(scale(high) - scale(low)) or 1.0
-        seen = np.unique(numbers)
-        if len(seen) > 5:
+        marked = np.unique(numbers)
+        if len(marked) > 5:
             even = np.linspace(scale(low), scale(high), 4)
-            seen = np.exp(even) if scale is np.log else even
+            marked = np.exp(even) if scale is np.log else even
         ticks = [
-            (float(scale(each) - scale(low)) / width, brief(repr(float(each))).removesuffix(".0")) for each in seen
+            (float(scale(each) - scale(low)) / width, brief(repr(float(each))).removesuffix(".0")) for each in marked
         ]
         return cls(key, (scale(numbers) - scale(low)) / width, ticks)
 
 
 def _numbers(values: Sequence[str]) -> np.ndarray | None:
-    """Return texts as numbers; None where one is none, or none that has a place on an axis."""
+    """Return texts as numbers, or None if one of them is not a finite number."""
     try:
         numbers = np.array([float(value) for value in values])
     except ValueError:
@@ -68,34 +68,34 @@ def _numbers(values: Sequence[str]) -> np.ndarray | None:
 
 
 def parallel(through: Sequence[Axis], figures: Sequence[float], *, name: str, score: str, higher: bool) -> str:
-    """Draw every run as a line through its values to its figure.
+    """Draw every run as a line through its values to its figure (parallel coordinates).
 
     Args:
-        through: the keys.
-        figures: (runs,) nan where a run was ended early; the best comes first.
-        name: of the figure.
-        score: what is measured.
-        higher: whether more of it is better.
+        through: the axes of the keys.
+        figures: (runs,) nan for a run that was ended early; the best comes first.
+        name: of the drawing.
+        score: the name of the figure.
+        higher: whether higher figures are better.
     """
     last = Axis.of(score.rpartition(" ")[2], [repr(each) for each in figures if not math.isnan(each)])
-    ends = iter(last.places)
+    ends = iter(last.positions)
     with themed():
-        figure, (plot,) = axes(width=max(WIDTH, _APART * (len(through) + 1)), height=HEIGHT + 20)
-        drawn = []
+        figure, (plot,) = axes(width=max(WIDTH, _SPACING * (len(through) + 1)), height=HEIGHT + 20)
+        lines = []
         for run, value in enumerate(figures):
-            points = [axis.places[run] for axis in through]
-            drawn.append(points if math.isnan(value) else [*points, next(ends)])
-        for run in reversed(range(len(drawn))):
-            points, early = drawn[run], math.isnan(figures[run])
-            shade = 1.0 if run == 0 else 0.75 - 0.55 * run / len(drawn)
-            colour = MUTED if early else ORANGE if run == 0 else BLUE
-            look = "--" if early else "-"
-            plot.plot(points, look, color=colour.stand_in, alpha=shade, linewidth=2.6 if run == 0 else 1.4)
-        for place, axis in enumerate((*through, last)):
-            plot.axvline(place, color=LINE.stand_in, linewidth=1.2, zorder=0)
-            for at, words in axis.ticks:
-                beside = {"boxstyle": "round,pad=0.15", "facecolor": PAPER.stand_in, "edgecolor": "none", "alpha": 0.8}
-                plot.text(place + 0.04, at, words, fontsize=10.5, va="center", bbox=beside)
+            points = [axis.positions[run] for axis in through]
+            lines.append(points if math.isnan(value) else [*points, next(ends)])
+        for run in reversed(range(len(lines))):
+            points, is_pruned = lines[run], math.isnan(figures[run])
+            alpha = 1.0 if run == 0 else 0.75 - 0.55 * run / len(lines)
+            colour = MUTED if is_pruned else ORANGE if run == 0 else BLUE
+            style = "--" if is_pruned else "-"
+            plot.plot(points, style, color=colour.stand_in, alpha=alpha, linewidth=2.6 if run == 0 else 1.4)
+        box = {"boxstyle": "round,pad=0.15", "facecolor": PAPER.stand_in, "edgecolor": "none", "alpha": 0.8}
+        for index, axis in enumerate((*through, last)):
+            plot.axvline(index, color=LINE.stand_in, linewidth=1.2, zorder=0)
+            for position, text in axis.ticks:
+                plot.text(index + 0.04, position, text, fontsize=10.5, va="center", bbox=box)
         plot.set_xticks(range(len(through) + 1), [_short(axis.key) for axis in (*through, last)])
         plot.set(xlim=(-0.1, len(through) + 0.45), ylim=(-0.06, 1.06))
         _bare(plot)
@@ -106,13 +106,13 @@ def parallel(through: Sequence[Axis], figures: Sequence[float], *, name: str, sc
 
 
 def against(axis: Axis, figures: Sequence[float], *, name: str, score: str, higher: bool) -> str:
-    """Draw the figure of every run against what it has of one key; for the arguments see `parallel`."""
+    """Draw the figure of every run against its value of one key; for the arguments see `parallel`."""
     with themed():
         figure, (plot,) = axes()
         values = np.asarray(figures, dtype=np.float64)
-        plot.plot(axis.places[1:], values[1:], "o", color=BLUE.stand_in, alpha=0.7)
-        plot.plot(axis.places[:1], values[:1], "o", color=ORANGE.stand_in, markersize=8)
-        plot.set_xticks([at for at, _ in axis.ticks], [words for _, words in axis.ticks])
+        plot.plot(axis.positions[1:], values[1:], "o", color=BLUE.stand_in, alpha=0.7)
+        plot.plot(axis.positions[:1], values[:1], "o", color=ORANGE.stand_in, markersize=8)
+        plot.set_xticks([position for position, _ in axis.ticks], [text for _, text in axis.ticks])
         plot.set(xlabel=_short(axis.key), ylabel=score, xlim=(-0.08, 1.08))
         best = "highest" if higher else "lowest"
         return svg_of(figure, name=name, label=f"{score} against {axis.key}; the {best} is chosen")
@@ -126,6 +126,6 @@ def _bare(plot: Axes) -> None:
     plot.tick_params(length=0)
 
 
-def _short(words: str) -> str:
-    """Return words that fit below an axis: of a long key its last part, which tells the most."""
-    return shortened(words if len(words) <= _NAME else words.rpartition(".")[2], _NAME)
+def _short(name: str) -> str:
+    """Return a name that fits below an axis: of a long dotted key only the last part."""
+    return shortened(name if len(name) <= _MAX_NAME else name.rpartition(".")[2], _MAX_NAME)

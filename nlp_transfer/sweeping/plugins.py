@@ -1,4 +1,4 @@
-"""Our parts of Hydra, and the launcher among them: it starts the runs that a sweeper asks for, a launch for each."""
+"""Our Hydra plugins: their registration, and the launcher, which starts the runs that a sweeper proposes."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.sweeping.places import place_of
+from nlp_transfer.sweeping.executors import executor_of
 from nlp_transfer.sweeping.search import OptunaSweeper
 from nlp_transfer.sweeping.settings import LauncherSettings, of_hydra
 from nlp_transfer.sweeping.sweep import Sweep, sweep_of
 
 
 def register() -> None:
-    """Make Hydra know our parts; conf/hydra holds their keys.
+    """Register our plugins with Hydra; their keys are in conf/hydra.
 
-    Hydra takes parts from ``hydra_plugins`` alone. They are put there in this process, for a package of that name on
-    the disk would be run by every program in the environment that uses Hydra.
+    Hydra accepts plugins only from the package ``hydra_plugins``. We create ours in memory, because every program in
+    the environment that uses Hydra would import an installed package of that name.
     """
-    known = Plugins.instance()
+    plugins = Plugins.instance()
     try:
         package = importlib.import_module("hydra_plugins")
-    except ImportError:  # nobody else has any
+    except ImportError:  # no other plugins are installed
         package = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
         package.__path__ = []
-    ours = ModuleType("hydra_plugins.nlp_transfer")
-    sys.modules[ours.__name__] = package.nlp_transfer = ours  # type: ignore[attr-defined]
-    for part in (AccelerateLauncher, OptunaSweeper):
-        setattr(ours, part.__name__, part)
-        known.register(part)
+    module = ModuleType("hydra_plugins.nlp_transfer")
+    sys.modules[module.__name__] = package.nlp_transfer = module  # type: ignore[attr-defined]
+    for plugin in (AccelerateLauncher, OptunaSweeper):
+        setattr(module, plugin.__name__, plugin)
+        plugins.register(plugin)
     OmegaConf.register_new_resolver("expanded", lambda name: str(expanded(name)), replace=True)
 
 
@@ -51,18 +51,18 @@ class AccelerateLauncher(Launcher):
         self._sweep: Sweep
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take the keys, which are checked here, and the sweep that it is a part of."""
+        """Check the keys and connect to the sweep."""
         settings = of_hydra(LauncherSettings, self._keys)
         self._sweep = sweep_of(task_function)
         self._sweep.begin(config)
-        self._place = place_of(settings, self._sweep.folder)
+        self._executor = executor_of(settings, self._sweep.folder)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Do runs; the figure of one that failed is nan, so that no sweeper gives up the others for it."""
+        """Execute runs; a failed run returns nan, so that the sweeper continues with the others."""
         runs = [tuple(filter_overrides(overrides)) for overrides in job_overrides]
-        returns = []
-        for words, job in zip(runs, self._sweep.work(runs, self._place), strict=True):
-            done = JobReturn(overrides=words, status=JobStatus.COMPLETED)
-            done.return_value = job.value
-            returns.append(done)
-        return returns
+        results = []
+        for words, job in zip(runs, self._sweep.run(runs, self._executor), strict=True):
+            result = JobReturn(overrides=words, status=JobStatus.COMPLETED)
+            result.return_value = job.value
+            results.append(result)
+        return results

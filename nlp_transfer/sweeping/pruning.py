@@ -1,4 +1,4 @@
-"""Which runs lag behind: their evaluations are read from metrics.jsonl while they go on, and a pruner looks at them."""
+"""Prune runs that lag behind: their evaluations are read from metrics.jsonl and reported to Optuna's pruner."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
     from optuna import Trial
 
     from nlp_transfer.settings import Settings
-    from nlp_transfer.sweeping.work import Words
+    from nlp_transfer.sweeping.execution import Words
 
 
 _BY_NAME = "hydra.sweeper.pruner needs strategies by their names, such as strategy=finetune"
-_OF_THE_SOLVER = {"strategy", "strategy.solver"}  # a search among these has a run that is solved beside others
+_SOLVER_KEYS = {"strategy", "strategy.solver"}  # if these are searched, some runs may be exactly solved probes
 
 
-class Lagging:
-    """Asked of a run again and again while it goes on.
+class PruningMonitor:
+    """Decides, while runs go on, which of them to prune.
 
     Args:
         recipe: of all runs.
-        metric: that decides; auto: that of the problem type, which the run has found by the time it evaluates.
-        searched: the keys that differ from run to run, with what Optuna draws them from.
+        metric: the metric that decides; auto: the default of the problem type, which the run writes to its plan.
+        searched: the keys that differ from run to run, with their Optuna distributions.
 
     Raises:
-        UserError: for the strategy that is chosen only when the rows have been read: nobody knows the folder before.
+        UserError: for strategy=auto, which is resolved only with the rows: the run folder is not known before.
     """
 
     def __init__(self, recipe: str | None, metric: str, searched: Mapping[str, Any]) -> None:
         if "auto" in getattr(searched.get("strategy"), "choices", ()):
             raise UserError(_BY_NAME)
         self._recipe, self._metric = recipe, metric
-        self._may_be_solved = not _OF_THE_SOLVER.isdisjoint(searched)
+        self._may_be_solved = not _SOLVER_KEYS.isdisjoint(searched)
         self._watched: dict[Words, _Watched] = {}
 
     def watch(self, runs: Sequence[Words], trials: Sequence[Trial]) -> None:
-        """Look at these runs from now on.
+        """Monitor these runs from now on.
 
         Args:
-            runs: their words.
-            trials: theirs.
+            runs: the words of each run.
+            trials: the trial of each run.
 
         Raises:
-            UserError: for that strategy, and where no run of the search has evaluations.
+            UserError: for strategy=auto, and if no run of the search has evaluations.
         """
         self._watched = {}
         for words, trial in zip(runs, trials, strict=True):
@@ -67,14 +67,14 @@ class Lagging:
             self._watched.setdefault(words, _Watched(config.run_path(settings), trial))
 
     def __call__(self, words: Words) -> bool:
-        """Return whether the run is to be ended."""
+        """Return whether to end the run early."""
         return any(trial.should_prune() for trial in self._reported(words))
 
-    def rest(self, words: Words, job: Job) -> Job:
-        """Take in what a run that has ended was not asked about any more, for others are compared with it.
+    def finish(self, words: Words, job: Job) -> Job:
+        """Report the remaining evaluations of a run that has ended, with which other runs are compared.
 
         Returns:
-            What became of it: of one that was ended early with the figure of its last evaluation.
+            The job; if it was pruned, with the figure of its last evaluation.
         """
         for _ in self._reported(words):
             pass
@@ -82,65 +82,65 @@ class Lagging:
         return dataclasses.replace(job, figure=figures[-1]) if job.state == PRUNED and figures else job
 
     def _reported(self, words: Words) -> Any:
-        """Yield the trial after each evaluation that is new."""
+        """Report each new evaluation to the trial, and yield the trial after each."""
         watched = self._watched[words]
         for number, value in enumerate(watched.figures(self._metric), 1):
-            if number > watched.seen:
-                watched.seen = number
+            if number > watched.reported:
+                watched.reported = number
                 watched.trial.report(value, number)
                 yield watched.trial
 
 
 def settings_of(recipe: str | None, words: Sequence[str]) -> Settings:
-    """Return the settings of a run while Hydra is at a sweep, which it keeps in one place for the whole process."""
+    """Compose the settings of a run during a sweep, for which Hydra's global state is set aside."""
     from hydra.core.global_hydra import GlobalHydra
 
-    there = GlobalHydra.instance()
-    at, there.hydra = there.hydra, None
+    state = GlobalHydra.instance()
+    hydra, state.hydra = state.hydra, None
     try:
         return config.compose(recipe, words)
     finally:
-        there.hydra = at
+        state.hydra = hydra
 
 
 class _Watched:
-    """A run whose evaluations are read.
+    """A run whose evaluations are read from its metrics.jsonl.
 
     Attributes:
-        seen: how many were told to the trial.
+        reported: how many evaluations were reported to the trial.
     """
 
     def __init__(self, folder: Path, trial: Trial) -> None:
         self._folder, self.trial = folder, trial
-        known = trial.study.trials[trial.number].intermediate_values
-        self.seen = max(known, default=0)
+        values = trial.study.trials[trial.number].intermediate_values
+        self.reported = max(values, default=0)
         self._evaluations = list[dict[str, Any]]()
-        self._file, self._read = 0, 0  # which file was read, and how many bytes of it
+        self._inode, self._offset = 0, 0  # the file that was read, and how many bytes of it
 
     def figures(self, metric: str) -> list[float]:
-        """Return the figures of the evaluations so far."""
+        """Return the figures of all evaluations so far."""
         try:
-            self._go_on()
+            self._read_new()
             if metric == "auto":
                 plan = json.loads((self._folder / "plan.json").read_text(encoding="utf-8"))
                 metric = DEFAULT_METRIC[plan["problem"]]
-        except (OSError, ValueError):  # it has not begun
+        except (OSError, ValueError):  # the run has not written them yet
             return []
         return [float(values[metric]) for values in self._evaluations if values.get(metric) is not None]
 
-    def _go_on(self) -> None:
-        """Read what was added, up to the last whole line; a run that went back to a checkpoint has a new file."""
+    def _read_new(self) -> None:
+        """Read new complete lines; a run that resumed from a checkpoint has replaced the file."""
         path = self._folder / "metrics.jsonl"
-        there = path.stat()
-        if there.st_ino != self._file or there.st_size < self._read:
-            self._evaluations, self._file, self._read = [], there.st_ino, 0
-        if there.st_size == self._read:
+        status = path.stat()
+        if status.st_ino != self._inode or status.st_size < self._offset:
+            self._evaluations, self._inode, self._offset = [], status.st_ino, 0
+        if status.st_size == self._offset:
             return
         with path.open("rb") as lines:
-            lines.seek(self._read)
+            lines.seek(self._offset)
             content = lines.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
-            if b'"validation"' in line:  # the others are steps, of which there are many
+        complete = content[: content.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        for line in complete.splitlines():
+            if b'"validation"' in line:  # skips the many lines of steps
                 self._evaluations.append(json.loads(line))

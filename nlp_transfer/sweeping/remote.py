@@ -1,4 +1,4 @@
-"""A run where a cluster has put it: started there, waited for, and asked to end where the cluster interrupts."""
+"""Execute a run on the node of a cluster: start it, wait for it, and pass on the cluster's interruption."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from nlp_transfer.sweeping.local import end_with_parent
 
-_PAUSE = 1.0  # seconds; Ray interrupts between two calls of the system, not within one
+_PAUSE = 1.0  # seconds of one wait: Ray can interrupt only between two system calls
 
 
-def do(
+def run_command(
     command: Sequence[str],
     folder: str,
     log: str,
@@ -21,37 +21,37 @@ def do(
     *,
     warning: signal.Signals | None = None,
 ) -> tuple[int, str]:
-    """Do a run; return its exit status and its standard output.
+    """Execute the command of a run; return its exit status and its standard output.
 
     Args:
         command: of the run.
-        folder: in which it works, as the process of the sweep does.
-        log: the file for what it says.
-        environment: what is added to that of the node.
-        warning: a signal that the cluster sends to every process before it kills them. This one ends the run then.
+        folder: its working folder, the same as that of the sweep.
+        log: the file for its messages.
+        environment: variables in addition to those of the node.
+        warning: a signal that the cluster sends to every process before it kills them; this function then ends the run.
     """
-    if warning is not None:  # nor does it kill what is started now, which inherits that: the run is told by SIGTERM
+    if warning is not None:  # the run inherits this: it must not be killed by the warning, but ended by SIGTERM
         signal.signal(warning, signal.SIG_IGN)
-    with Path(folder, log).open("ab") as said:
+    with Path(folder, log).open("ab") as messages:
         running = subprocess.Popen(
             command,
             cwd=folder,
             env=os.environ | environment,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=messages,
             text=True,
-            preexec_fn=end_with_parent,  # one call of the system, made ready before
+            preexec_fn=end_with_parent,  # safe after a fork: a single system call
         )
     if warning is not None:
         signal.signal(warning, lambda *_: running.terminate())
     try:
-        return _waited_for(running)
+        return _wait(running)
     finally:
         if warning is not None:
             signal.signal(warning, signal.SIG_IGN)
 
 
-def _waited_for(running: subprocess.Popen[str]) -> tuple[int, str]:
+def _wait(running: subprocess.Popen[str]) -> tuple[int, str]:
     while True:
         try:
             output, _ = running.communicate(timeout=_PAUSE)
@@ -59,4 +59,4 @@ def _waited_for(running: subprocess.Popen[str]) -> tuple[int, str]:
         except subprocess.TimeoutExpired:
             continue
         except KeyboardInterrupt:
-            running.terminate()  # it commits its step
+            running.terminate()  # it writes a checkpoint before it ends

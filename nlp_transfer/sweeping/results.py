@@ -1,4 +1,4 @@
-"""What a sweep came to: every run, the one chosen by its validation figure, and what the test rows say of that one."""
+"""The results of a sweep: every run, the one chosen by its validation figure, and the test figure of that one."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Results:
 
     Attributes:
         name: of the sweep.
-        jobs: what became of them, in the order in which they were begun.
-        keys: that differ.
+        jobs: its runs, in the order in which they were started.
+        keys: the keys that differ between runs.
     """
 
     name: str
@@ -40,32 +40,32 @@ class Results:
 
     @cached_property
     def metric(self) -> str | None:
-        """The one by which all finished runs are chosen among; None where they have none, or several."""
+        """The metric that all finished runs share; None if they have none or several."""
         metrics = {job.metric for job in self.finished}
         return metrics.pop() if len(metrics) == 1 else None
 
     @cached_property
     def finished(self) -> list[Job]:
-        """Runs that came to a figure on validation rows."""
+        """The finished runs with a figure on validation rows."""
         return [job for job in self.jobs if job.state == FINISHED and job.figure is not None]
 
     @cached_property
     def ranked(self) -> list[Job]:
-        """All runs, the best first; those without a figure that counts come last."""
+        """All runs, the best first; runs without a comparable figure come last."""
         sign = -1 if self.metric is None or HIGHER_IS_BETTER[self.metric] else 1
         finished = self.finished if self.metric else []
         ordered = sorted(finished, key=lambda job: sign * (job.figure or 0.0))
-        taken = {job.words for job in ordered}
-        return [*ordered, *(job for job in self.jobs if job.words not in taken)]
+        words = {job.words for job in ordered}
+        return [*ordered, *(job for job in self.jobs if job.words not in words)]
 
     @cached_property
     def chosen(self) -> Job | None:
-        """The run with the best validation figure; None where runs have no common metric."""
+        """The run with the best validation figure; None if the runs share no metric."""
         return self.ranked[0] if self.metric else None
 
     @cached_property
     def report(self) -> Report | None:
-        """What the chosen run reports: of test rows, or of validation rows where there are none."""
+        """The report of the chosen run: on test rows, or on validation rows if there are none."""
         if self.chosen is None or self.chosen.folder is None:
             return None
         with suppress(UserError):
@@ -74,38 +74,38 @@ class Results:
 
     @cached_property
     def sentences(self) -> list[str]:
-        """What is to be said, the most important first."""
+        """A summary of the results, the most important sentence first."""
         if self.chosen is None or self.chosen.figure is None:
-            why = "their metrics differ" if self.finished else "none came to a figure on validation rows"
-            return [f"No run can be chosen: {why}."]
-        among = counted(len(self.finished), "finished run")
+            cause = "their metrics differ" if self.finished else "none has a figure on validation rows"
+            return [f"No run can be chosen: {cause}."]
+        runs = counted(len(self.finished), "finished run")
         values = " ".join(f"{key}={brief(value)}" for key, value in self.values(self.chosen).items())
-        found = [
-            f"Best of {among} by validation {self.metric}, {number(self.chosen.figure)}: {values or 'the only one'}."
+        sentences = [
+            f"Best of {runs} by validation {self.metric}, {number(self.chosen.figure)}: {values or 'the only one'}."
         ]
         if self.report is not None and self.report.split == "test":
             figure = shown(self.report.rows[0].intervals[self.report.metric])
             rows = counted(self.report.examples, "test row")
-            found.append(f"Its {self.report.metric} on {rows}, which chose nothing: {figure}.")
+            sentences.append(f"Its {self.report.metric} on {rows}, which chose nothing: {figure}.")
         else:
-            found.append("There are no test rows: nothing says what it is worth on rows that did not choose it.")
+            sentences.append("There are no test rows: nothing says what it is worth on rows that did not choose it.")
         if len(self.finished) > 1:
-            found.append(
-                f"The validation figure of the best of {len(self.finished)} flatters it, for that picked it; runs that "
-                "are near may be as good."
+            sentences.append(
+                f"The validation figure of the best of {len(self.finished)} is optimistic, because it was selected by "
+                "it; runs with similar figures may be as good."
             )
         if len({job.fingerprint for job in self.finished}) > 1:
-            found.append("The data changed in between: figures of different rows stand beside each other.")
-        return found
+            sentences.append("The data changed between runs: their figures are of different rows.")
+        return sentences
 
     def values(self, job: Job) -> Mapping[str, str]:
-        """Return what a run has of the keys that differ, as it was typed."""
-        typed = dict(word.lstrip("+").partition("=")[::2] for word in job.words)
-        return {key: typed.get(key, "") for key in self.keys}
+        """Return a run's values of the keys that differ, as they were typed."""
+        values = dict(word.lstrip("+").partition("=")[::2] for word in job.words)
+        return {key: values.get(key, "") for key in self.keys}
 
 
 def brief(value: str) -> str:
-    """Return a number in four digits, and any other text as it is."""
+    """Return a number with four significant digits, and any other text unchanged."""
     try:
         return f"{float(value):.4g}" if "." in value or "e" in value else value
     except ValueError:
@@ -113,7 +113,7 @@ def brief(value: str) -> str:
 
 
 def to_csv(results: Results) -> str:
-    """Return one line a run, the best first; of test rows nothing."""
+    """Return one line per run, the best first, without figures on test rows."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(["state", "metric", "validation", "seconds", "folder", *results.keys])
@@ -124,5 +124,5 @@ def to_csv(results: Results) -> str:
 
 
 def to_jsonl(results: Results) -> str:
-    """Return one JSON object a run, the best first; of test rows nothing."""
+    """Return one JSON object per run, the best first, without figures on test rows."""
     return "".join(json.dumps(job.to_json(), ensure_ascii=False) + "\n" for job in results.ranked)

@@ -1,4 +1,4 @@
-"""What our launcher and our sweeper can be told; conf/hydra explains every key."""
+"""The settings of our launcher and our sweeper; conf/hydra explains every key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, at_least, one_of
 
 PLACES = {"here": None, "slurm": "submitit", "ray": "ray"}
-"""Where runs can go, and the library that takes them there."""
+"""The values of ``hydra.launcher.where``, and the library that each needs."""
 _ONLY = {"gpus": ("slurm", "ray"), "cpus": ("slurm", "ray")} | dict.fromkeys(
     ("nodes", "partition", "minutes", "slurm"), ("slurm",)
 )
@@ -58,14 +58,14 @@ class LauncherSettings:
             _check_config_file(expanded(self.config_file), self.processes)
 
     @property
-    def of_a_run(self) -> int:
+    def processes_per_node(self) -> int:
         """How many processes a run has on every node."""
         return self.processes if self.config_file is None else _processes_in(expanded(self.config_file))
 
     @property
     def cores(self) -> int:
         """How many cores a cluster gives a run on every node."""
-        return self.cpus or self.of_a_run
+        return self.cpus or self.processes_per_node
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ class SearchSettings:
 
 
 def of_hydra(kind: type, values: Mapping[str, Any]) -> Any:
-    """Return one of the two from what Hydra composed.
+    """Return the settings of the launcher or sweeper that Hydra has composed.
 
     Raises:
-        UserError: for a value that cannot be.
+        UserError: for an invalid value.
     """
     from omegaconf import OmegaConf
 
@@ -105,14 +105,14 @@ def of_hydra(kind: type, values: Mapping[str, Any]) -> Any:
 
 
 def need(library: str) -> None:
-    """Refuse to go on without a library.
+    """Require that a library is installed.
 
     Raises:
-        UserError: saying how to get it.
+        UserError: with the command that installs it.
     """
     if find_spec(library) is None:
-        how = "ray" if library == "ray" else '"nlp-transfer[sweep]"'  # it is large, and few have a use for it
-        raise UserError(f"{library} is not installed: pip install {how}")
+        package = "ray" if library == "ray" else '"nlp-transfer[sweep]"'  # ray is too large for the extra
+        raise UserError(f"{library} is not installed: pip install {package}")
 
 
 def _processes_in(path: Path) -> int:
@@ -121,7 +121,9 @@ def _processes_in(path: Path) -> int:
     content = read_yaml(path)
     count = content.get("num_processes") if isinstance(content, dict) else None
     if not isinstance(count, int):
-        raise UserError(f"hydra.launcher.config_file={path} is no file of `accelerate config`: it has no num_processes")
+        raise UserError(
+            f"hydra.launcher.config_file={path} is not a file of `accelerate config`: it has no num_processes"
+        )
     return count
 
 
@@ -129,7 +131,7 @@ def _check_config_file(path: Path, processes: int) -> None:
     count, content = _processes_in(path), read_yaml(path)
     if processes != 1:
         raise UserError(f"hydra.launcher.processes={processes} counts only without config_file, which says {count}")
-    # These would start one process, the first of them without passing signals on to it.
+    # With these accelerate would start a single process, and in the first case not pass signals on to it.
     if count == 1 or content.get("use_cpu") or content.get("distributed_type") in ("MULTI_CPU", "NO"):
         raise UserError(
             f"{path} is for one process or for CPUs, where hydra.launcher.processes={count} without a config_file does"

@@ -1,4 +1,4 @@
-"""Runs as jobs of a SLURM cluster, through submitit, which hands call and result over in the sweep's own folder."""
+"""Execute runs as jobs of a SLURM cluster, through submitit, which exchanges files in the folder of the sweep."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from nlp_transfer.sweeping import remote
 from nlp_transfer.sweeping.command import command_of, threads
 from nlp_transfer.sweeping.settings import LauncherSettings
 
-_PORTS = 29500, 1000  # at which the nodes of a job meet: the first one, and how many there are
+_PORTS = 29500, 1000  # for the rendezvous of the nodes of a job: the first port, and the number of ports
 
 
-class Slurm:
-    """A cluster.
+class SlurmExecutor:
+    """Executes runs on a SLURM cluster.
 
     Args:
         settings: of the launcher.
-        folder: for submitit.
-        cluster: its name of the executor.
+        folder: for the files of submitit.
+        cluster: the executor's name in submitit.
 
     Attributes:
-        slots: how many runs are handed to it at once; it has a queue of its own.
+        slots: maximum number of runs submitted at once; SLURM queues them itself.
+
+    Raises:
+        UserError: if SLURM is not available, or for parameters that submitit rejects.
     """
 
     def __init__(self, settings: LauncherSettings, folder: Path, *, cluster: str = "slurm") -> None:
@@ -37,7 +40,7 @@ class Slurm:
             self._executor.update_parameters(
                 name="nlp-transfer",
                 nodes=settings.nodes,
-                tasks_per_node=1,  # torchrun's agent, which starts the others
+                tasks_per_node=1,  # torchrun, which starts the processes
                 cpus_per_task=settings.cores,
                 gpus_per_node=settings.gpus,
                 timeout_min=settings.minutes,
@@ -50,57 +53,58 @@ class Slurm:
             ) from error
 
     def start(self, words: Sequence[str], log: Path | None) -> Submitted | Refused:
-        """Hand a run to the cluster, which starts it when it has room; one that it does not take has failed."""
+        """Submit a run to the cluster, which starts it when it has room; a rejected run counts as failed."""
         import submitit
 
         assert log is not None
         try:
-            at = str(Path.cwd()), str(log), threads(self._settings.of_a_run, self._settings.cores)
-            return Submitted(self._executor.submit(run, words, self._settings, *at))
-        except submitit.core.utils.FailedJobError as error:  # over a limit of jobs, say
+            environment = threads(self._settings.processes_per_node, self._settings.cores)
+            job = self._executor.submit(run, words, self._settings, str(Path.cwd()), str(log), environment)
+            return Submitted(job)
+        except submitit.core.utils.FailedJobError as error:  # for example, over a limit of jobs
             return Refused(" ".join(str(error).split()), log)
 
 
 class Submitted:
-    """A run that the cluster has."""
+    """A run that was submitted to the cluster."""
 
     def __init__(self, job: Any) -> None:
         self._job, self._output = job, ""
 
     def poll(self) -> int | None:
-        """Return the exit status, or None as long as it waits or runs."""
+        """Return the exit status, or None while it waits or runs."""
         if not self._job.done():
             return None
         try:
             results = self._job.results()
-        except Exception:  # of submitit: cancelled, out of time, the node is gone
+        except Exception:  # of submitit: cancelled, timed out, or the node has failed
             return 1
-        self._output = "".join(output for _, output in results)  # the first rank's alone is not empty
+        self._output = "".join(output for _, output in results)  # only that of the first rank is not empty
         return max((status for status, _ in results), key=abs)
 
     def end(self) -> None:
-        """Have the cluster ask it to end: all of its processes are sent SIGTERM, and 30 seconds later SIGKILL."""
+        """Cancel the job: SLURM sends SIGTERM to all of its processes, and SIGKILL 30 seconds later."""
         self._job.cancel(check=False)
 
     kill = end
 
     def output(self) -> str:
-        """Return what its first rank wrote to standard output."""
+        """Return the standard output of its first rank."""
         return self._output
 
 
 class Refused:
-    """A run that the cluster has not taken.
+    """A run that the cluster rejected.
 
     Args:
-        why: as sbatch says it.
-        log: the file for what the run would say.
+        cause: the message of sbatch.
+        log: the file for the messages of the run.
     """
 
-    def __init__(self, why: str, log: Path) -> None:
-        with log.open("a", encoding="utf-8") as said:
-            said.write(
-                f"nlp-transfer: SLURM did not take it: {why}; hydra.launcher.jobs limits how many it is handed\n"
+    def __init__(self, cause: str, log: Path) -> None:
+        with log.open("a", encoding="utf-8") as messages:
+            messages.write(
+                f"nlp-transfer: SLURM rejected it: {cause}; hydra.launcher.jobs limits how many are submitted at once\n"
             )
 
     def poll(self) -> int:
@@ -108,7 +112,7 @@ class Refused:
         return UserError.status
 
     def end(self) -> None:
-        """Do nothing: it has ended."""
+        """Do nothing: it has not started."""
 
     kill = end
 
@@ -120,20 +124,20 @@ class Refused:
 def run(
     words: Sequence[str], settings: LauncherSettings, folder: str, log: str, environment: Mapping[str, str]
 ) -> tuple[int, str]:
-    """Do a run, on the node that the cluster has chosen; before its time is up it is asked to end, and commits."""
+    """Execute a run on the node that the cluster has chosen; it writes a checkpoint before its time limit."""
     import submitit
 
-    met = rendezvous(settings.nodes) if settings.nodes > 1 else []
-    warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]  # SLURM sends it a minute and a half before
-    return remote.do(command_of(words, settings, *met), folder, log, environment, warning=warning)
+    options = rendezvous(settings.nodes) if settings.nodes > 1 else []
+    warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]  # sent 90 seconds before the time limit
+    return remote.run_command(command_of(words, settings, *options), folder, log, environment, warning=warning)
 
 
 def rendezvous(nodes: int) -> list[str]:
-    """Return the options by which torchrun's agents on all nodes of this job meet."""
+    """Return the rendezvous options of torchrun, the same on all nodes of this job."""
     import submitit
 
-    here = submitit.JobEnvironment()
+    job = submitit.JobEnvironment()
     first, count = _PORTS
-    port = first + int("".join(filter(str.isdigit, here.job_id)) or 0) % count
-    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{here.hostnames[0]}:{port}", "--rdzv-id", here.job_id]
-    return ["--nnodes", str(nodes), *meeting]
+    port = first + int("".join(filter(str.isdigit, job.job_id)) or 0) % count
+    options = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{job.hostnames[0]}:{port}", "--rdzv-id", job.job_id]
+    return ["--nnodes", str(nodes), *options]

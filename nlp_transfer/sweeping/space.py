@@ -1,4 +1,4 @@
-"""From override words to a space that Optuna searches, and from what it proposes back to words. Texts stay as typed."""
+"""Convert override words to an Optuna search space, and proposed values back to words."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
     from optuna.distributions import BaseDistribution
 
-_MOST = 100_000  # values of one key
+_MAX_VALUES = 100_000  # of one key
 
 
 @dataclass(frozen=True)
 class Space:
-    """Where a search looks.
+    """A search space.
 
     Attributes:
-        words: in the order in which they were typed, by key; None: it is searched for.
-        distributions: of the keys that are.
+        words: the override of each key, in the order of the command line; None: the key is searched.
+        distributions: of the searched keys.
     """
 
     words: Mapping[str, str | None]
@@ -30,53 +30,55 @@ class Space:
 
     @classmethod
     def of(cls, overrides: Iterable[Override]) -> Space:
-        """Return the space that Hydra's grammar describes.
+        """Return the space that overrides of Hydra's grammar describe.
 
         Raises:
-            UserError: for a range or an interval with nothing in it, and where nothing is searched for.
+            UserError: for an empty range or interval, and if no key is searched.
         """
-        words, found = dict[str, str | None](), dict[str, Any]()
+        words, distributions = dict[str, str | None](), dict[str, Any]()
         for override in overrides:
             key = override.get_key_element()
             if override.is_sweep_override():
-                words[key], found[key] = None, _distribution(override)
+                words[key], distributions[key] = None, _distribution(override)
             else:
                 words[key] = str(override.input_line)
-        if not found:
+        if not distributions:
             raise UserError(
                 "hydra/sweeper=optuna needs something to search for, such as "
                 "'strategy.lr=tag(log,interval(1e-5,1e-3))' or strategy.rank=4,8,16"
             )
-        return cls(words, found)
+        return cls(words, distributions)
 
     def words_of(self, values: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the words of a run with these values of the keys that are searched for."""
+        """Return the words of a run with these values of the searched keys."""
         return tuple(f"{key}={values[key]}" if word is None else word for key, word in self.words.items())
 
     def grid(self) -> dict[str, Sequence[Any]]:
         """Return all values of every key.
 
         Raises:
-            UserError: for a key with an interval, which has no end of values.
+            UserError: for a key with an interval, which has infinitely many values.
         """
-        found = {key: _values(each) for key, each in self.distributions.items()}
-        for key, values in found.items():
+        grid: dict[str, Sequence[Any]] = {}
+        for key, distribution in self.distributions.items():
+            values = _values(distribution)
             if values is None:
                 raise UserError(
-                    f"hydra.sweeper.sampler=grid tries every value, and {key} has no end of them: name them"
+                    f"hydra.sweeper.sampler=grid tries every value, and {key} has infinitely many: list some"
                 )
-        return {key: values for key, values in found.items() if values is not None}
+            grid[key] = values
+        return grid
 
     @property
     def size(self) -> float:
         """How many combinations there are."""
         return math.prod(
-            math.inf if (found := _values(each)) is None else len(found) for each in self.distributions.values()
+            math.inf if (values := _values(each)) is None else len(values) for each in self.distributions.values()
         )
 
 
 def _values(distribution: BaseDistribution) -> Sequence[Any] | None:
-    """Return all values that a key may have; None: there is no end of them."""
+    """Return all values of a distribution; None: infinitely many."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
     each: Any = distribution
@@ -86,35 +88,35 @@ def _values(distribution: BaseDistribution) -> Sequence[Any] | None:
         return range(each.low, each.high + 1, each.step)
     if each.step is None:
         return None
-    return [each.low + each.step * place for place in range(round((each.high - each.low) / each.step) + 1)]
+    return [each.low + each.step * index for index in range(round((each.high - each.low) / each.step) + 1)]
 
 
 def _distribution(override: Override) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    typed = override.input_line
+    line = override.input_line
     low: Any
     high: Any
     if override.is_choice_sweep():
         choices = list(dict.fromkeys(override.sweep_string_iterator()))
         if not choices:
-            raise UserError(f"{typed} names nothing that there is")
+            raise UserError(f"{line} matches nothing")
         return CategoricalDistribution(choices)
     value: Any = override.value()
     log = "log" in value.tags
     if override.is_range_sweep():
         if log and abs(value.step) != 1:
-            raise UserError(f"{typed}: a range with a step has no logarithm; use interval, or name the values")
-        values: list[Any] = [each for each, _ in zip(override.sweep_iterator(), range(_MOST), strict=False)]
+            raise UserError(f"{line}: a range with a step has no logarithm; use interval, or name the values")
+        values: list[Any] = [each for each, _ in zip(override.sweep_iterator(), range(_MAX_VALUES), strict=False)]
         if not values:
-            raise UserError(f"{typed} has no value in it")
+            raise UserError(f"{line} has no value in it")
         low, high, step = min(values), max(values), abs(value.step)
     else:
         low, high, step = value.start, value.end, None
     if low > high:
-        raise UserError(f"{typed} has no value in it")
+        raise UserError(f"{line} has no value in it")
     if log and low <= 0:
-        raise UserError(f"{typed}: the logarithm needs values above 0")
+        raise UserError(f"{line}: the logarithm needs values above 0")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log, step=1 if log else step or 1)
     return FloatDistribution(float(low), float(high), log=log, step=None if log else step)

@@ -1,6 +1,6 @@
-"""The trials of a search, kept as JSON lines; each is a function of the seed and of what was told before.
+"""The trials of a search, stored as JSON lines; each depends only on the seed and on the results before it.
 
-A trial whose run failed or was stopped is not told: it stays one that is going on, and the same command takes it up.
+A trial whose run failed or was stopped gets no result: it remains unfinished, and the same command runs it again.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
+    from nlp_transfer.sweeping.execution import Words
     from nlp_transfer.sweeping.settings import SearchSettings
     from nlp_transfer.sweeping.space import Space
-    from nlp_transfer.sweeping.work import Words
 
 _FILE = "trials.jsonl"
-_JOB = "job"  # the attribute of a trial that says what became of its run
+_JOB = "job"  # the attribute of a trial that holds the outcome of its run
 
 
 class Trials:
-    """Trials that were told and such as are going on.
+    """The finished and unfinished trials of a search.
 
     Args:
         folder: of the sweep.
         settings: of the search.
-        space: that is searched.
-        higher: whether more of the metric is better.
+        space: the search space.
+        higher: whether higher values of the metric are better.
 
     Attributes:
-        most: how many runs there will be.
-        known: runs of those that were told, by their words.
+        total: how many runs there will be.
+        jobs: the runs of trials with a result, by their words.
 
     Raises:
-        UserError: for a file of trials that cannot be read, and a space that the sampler cannot go through.
+        UserError: for a file of trials that cannot be read, and a space that the sampler does not support.
     """
 
     def __init__(self, folder: Path, settings: SearchSettings, space: Space, *, higher: bool) -> None:
@@ -51,14 +51,14 @@ class Trials:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._settings = space, settings
-        self._sampler, self._most = _sampler(settings, space)
-        self.most = int(min(self._most, space.size))
+        self._sampler, self._max_trials = _sampler(settings, space)
+        self.total = int(min(self._max_trials, space.size))
         self._failed: set[int] = set()
         path = folder / _FILE
         try:
-            _mend(path, len(space.distributions))
+            _truncate_incomplete(path, len(space.distributions))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what is experimental there
+                warnings.simplefilter("ignore")  # the backend is experimental
                 backend = JournalFileBackend(str(path))
                 self._study: Study = optuna.create_study(
                     storage=optuna.storages.JournalStorage(backend),
@@ -68,41 +68,39 @@ class Trials:
                     direction="maximize" if higher else "minimize",
                     load_if_exists=True,
                 )
-            told = [trial for trial in self._study.trials if _JOB in trial.user_attrs]
-            jobs = [Job.from_json(trial.user_attrs[_JOB]) for trial in told]
+            finished = [trial for trial in self._study.trials if _JOB in trial.user_attrs]
+            jobs = [Job.from_json(trial.user_attrs[_JOB]) for trial in finished]
         except (OSError, LookupError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path} holds no trials that can be read ({error}); take it away to begin again"
-            ) from error
-        self.known: dict[Words, Job] = {job.words: job for job in jobs}
+            raise UserError(f"{path} cannot be read as trials ({error}); remove it to start again") from error
+        self.jobs: dict[Words, Job] = {job.words: job for job in jobs}
 
     @property
     def failed(self) -> int:
-        """How many failed in this process."""
+        """How many trials failed in this process."""
         return len(self._failed)
 
-    def going_on(self) -> list[Trial]:
-        """Return the trials that an earlier process was at, or whose runs failed there."""
+    def unfinished(self) -> list[Trial]:
+        """Return the trials that an earlier process did not finish, or whose runs failed there."""
         import optuna
 
-        found: list[Trial] = []
+        trials: list[Trial] = []
         for trial in self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
             if trial.number not in self._failed:
-                found.append(optuna.trial.Trial(self._study, trial._trial_id))
-        return found
+                trials.append(optuna.trial.Trial(self._study, trial._trial_id))
+        return trials
 
-    def proposed(self, count: int) -> list[Trial]:
-        """Return new trials, as many as asked for and as there are to be; none where every combination was run."""
+    def propose(self, count: int) -> list[Trial]:
+        """Return at most `count` new trials; none once the search has all its trials or all combinations were run."""
         begun = len(self._study.get_trials(deepcopy=False))
-        until = min(begun + count, self._most) if len(self.known) < self._space.size else begun
-        found: list[Trial] = []
+        until = min(begun + count, self._max_trials) if len(self.jobs) < self._space.size else begun
+        trials: list[Trial] = []
         for number in range(begun, until):
             self._study.sampler = self._sampler(number)
-            found.append(self._study.ask(dict(self._space.distributions)))
-        return found
+            trials.append(self._study.ask(dict(self._space.distributions)))
+        return trials
 
     def tell(self, trial: Trial, job: Job) -> None:
-        """Tell what became of the run of a trial."""
+        """Store the outcome of the run of a trial."""
         import optuna
 
         if job.state == FINISHED and job.figure is not None:
@@ -114,13 +112,13 @@ class Trials:
         else:
             self._failed.add(trial.number)
             return
-        self.known[job.words] = job
+        self.jobs[job.words] = job
 
 
 def _sampler(settings: SearchSettings, space: Space) -> tuple[Callable[[int], BaseSampler], int]:
-    """Return what makes the sampler of a trial by its number, and how many trials there will be.
+    """Return a function from the number of a trial to its sampler, and how many trials there will be.
 
-    A sampler of its own for each trial remembers nothing that another process would not know.
+    A new sampler for each trial has no state that would be lost with the process.
     """
     from optuna import samplers
 
@@ -130,36 +128,36 @@ def _sampler(settings: SearchSettings, space: Space) -> tuple[Callable[[int], Ba
 
         class Grid(samplers.GridSampler):
             def after_trial(self, *_: Any) -> None:
-                """Stop nothing: that is counted here."""
+                """Do not stop the study: `Trials` counts the trials."""
 
         return lambda _: Grid(grid, seed=seed), int(min(settings.n_trials, space.size))
     if settings.sampler == "qmc":
-        return lambda _: _even(seed), settings.n_trials
-    made: Callable[[int], BaseSampler] = {
-        "random": lambda number: samplers.RandomSampler(seed=_mixed(seed, number)),
-        "tpe": lambda number: samplers.TPESampler(n_startup_trials=settings.startup, seed=_mixed(seed, number)),
+        return lambda _: _qmc_sampler(seed), settings.n_trials
+    make: Callable[[int], BaseSampler] = {
+        "random": lambda number: samplers.RandomSampler(seed=_trial_seed(seed, number)),
+        "tpe": lambda number: samplers.TPESampler(n_startup_trials=settings.startup, seed=_trial_seed(seed, number)),
     }[settings.sampler]
-    return made, settings.n_trials
+    return make, settings.n_trials
 
 
-def _even(seed: int) -> BaseSampler:
-    """Return the sampler that spreads trials evenly; which of its points is a trial's, it finds in the file."""
+def _qmc_sampler(seed: int) -> BaseSampler:
+    """Return a quasi-Monte Carlo sampler; it stores the index of the next point in the study itself."""
     from optuna import samplers
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it may change in the future
+        warnings.simplefilter("ignore")  # the sampler is experimental
         return samplers.QMCSampler(scramble=True, seed=seed, warn_asynchronous_seeding=False)
 
 
-def _mixed(seed: int, number: int) -> int:
-    """Return a seed for a trial; those of neighbouring seeds have nothing in common."""
+def _trial_seed(seed: int, number: int) -> int:
+    """Return the seed of a trial; seeds of different searches are independent, even if theirs are consecutive."""
     import numpy as np
 
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 def _pruner(settings: SearchSettings) -> BasePruner:
-    """Return the pruner; what it counts are evaluations, for steps of different batch sizes are no measure."""
+    """Return the pruner; it counts evaluations, because steps of different batch sizes are not comparable."""
     from optuna import pruners
 
     if settings.pruner == "median":
@@ -169,29 +167,28 @@ def _pruner(settings: SearchSettings) -> BasePruner:
     return pruners.NopPruner()
 
 
-def _mend(path: Path, keys: int) -> None:
-    """Take away what a process was killed in the middle of writing, so that it is written again, to the same bits.
+def _truncate_incomplete(path: Path, keys: int) -> None:
+    """Remove the end of a file that a killed process wrote incompletely; it is written again, to the same bits.
 
-    That is half a line, behind which nothing could be added, or a trial without some of its values, which is the last
-    one and has nothing behind it.
+    The end may be an incomplete line, or a last trial without all of its values.
 
     Args:
         path: of the file.
         keys: how many values a trial has.
     """
-    from optuna.storages.journal._storage import JournalOperation  # what the lines of the file are
+    from optuna.storages.journal._storage import JournalOperation
 
     if not path.is_file():
         return
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    begun, values, place = 0, keys, 0
-    for line in whole.splitlines(keepends=True):
-        kind = json.loads(line)["op_code"]
-        if kind == JournalOperation.CREATE_TRIAL:
-            begun, values = place, 0
-        values += kind == JournalOperation.SET_TRIAL_PARAM
-        place += len(line)
-    end = place if values >= keys else begun
+    complete = content[: content.rfind(b"\n") + 1]
+    last_trial, values, offset = 0, keys, 0
+    for line in complete.splitlines(keepends=True):
+        operation = json.loads(line)["op_code"]
+        if operation == JournalOperation.CREATE_TRIAL:
+            last_trial, values = offset, 0
+        values += operation == JournalOperation.SET_TRIAL_PARAM
+        offset += len(line)
+    end = offset if values >= keys else last_trial
     if end < len(content):
         os.truncate(path, end)

@@ -1,4 +1,4 @@
-"""What the words of --multirun say to Hydra itself: names and keys of its parts, and which keys of a run are swept."""
+"""Check the words of --multirun that are for Hydra's launcher and sweeper, and find the keys that are swept."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _SBATCH = "hydra.launcher.slurm"
 
 
 def check_hydra_words(words: Sequence[str]) -> None:
-    """Refuse what our launcher and our sweeper do not know, and a space that only a search can go through.
+    """Refuse unknown keys of our launcher and sweeper, and intervals, which only a search supports.
 
     Raises:
         UserError: naming the word.
     """
-    typed = {word.lstrip("+").partition("=")[0]: word.partition("=")[2] for word in words}
-    launcher, sweeper = typed.get("hydra/launcher", "basic"), typed.get("hydra/sweeper", "basic")
+    values = {word.lstrip("+").partition("=")[0]: word.partition("=")[2] for word in words}
+    launcher, sweeper = values.get("hydra/launcher", "basic"), values.get("hydra/sweeper", "basic")
     if launcher not in _LAUNCHERS:
         raise UserError(
-            f"hydra/launcher={launcher} is not known{did_you_mean(launcher, _LAUNCHERS)}: runs are processes of their "
-            "own, which hydra/launcher=accelerate starts, hydra.launcher.jobs=4 at once, on a cluster with "
+            f"hydra/launcher={launcher} is not known{did_you_mean(launcher, _LAUNCHERS)}: use "
+            "hydra/launcher=accelerate, which starts hydra.launcher.jobs=4 processes at once, on a cluster with "
             "hydra.launcher.where=slurm"
         )
-    for key in typed:
+    for key in values:
         if key.startswith(LauncherSettings.prefix):
             _check_key(key, LauncherSettings, chosen=launcher)
         elif key.startswith(SearchSettings.prefix) and (sweeper == "optuna" or _known(key, SearchSettings)):
@@ -39,7 +39,7 @@ def check_hydra_words(words: Sequence[str]) -> None:
 
 
 def for_hydra(word: str) -> str:
-    """Return the word as Hydra takes it: what hydra.launcher.slurm is to hold are keys that no file has."""
+    """Return the word as Hydra accepts it: keys of hydra.launcher.slurm are in no file, so they need a +."""
     return f"+{word}" if word.startswith((f"{_SBATCH}.", f"{_SBATCH}=")) else word
 
 

@@ -1,4 +1,4 @@
-"""What a sweep leaves: a table at a terminal, and in its folder CSV, JSON lines and a page with pictures."""
+"""Write the results of a sweep: a table at the terminal, and CSV, JSON lines and a report page in its folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nlp_transfer.sweeping.job import Job
     from nlp_transfer.terminal.console import Screen
 
-_SHOWN = 20  # runs at a terminal
+_MAX_SHOWN = 20  # runs in the table at the terminal
 
 
 def write_and_show(folder: Path, jobs: Sequence[Job], keys: Sequence[str], screen: Screen) -> None:
@@ -29,8 +29,8 @@ def write_and_show(folder: Path, jobs: Sequence[Job], keys: Sequence[str], scree
 
     Args:
         folder: of the sweep.
-        jobs: what became of its runs.
-        keys: that differ.
+        jobs: its runs.
+        keys: the keys that differ between runs.
         screen: the terminal.
 
     Raises:
@@ -50,11 +50,11 @@ def write_and_show(folder: Path, jobs: Sequence[Job], keys: Sequence[str], scree
     with screen.busy("drawing"):
         write_pages(document_of(results), folder)
     screen.console.print(_table(results))
-    for place, sentence in enumerate(results.sentences):
-        screen.console.print(sentence, style="bold" if place == 0 else "", soft_wrap=True)
+    for index, sentence in enumerate(results.sentences):
+        screen.console.print(sentence, style="bold" if index == 0 else "", soft_wrap=True)
     if results.chosen is not None:
-        screen.console.print(f"It lies in {results.chosen.folder}.", soft_wrap=True)
-    screen.console.print(f"All runs, with pictures: {folder / PAGES[0]}", soft_wrap=True)
+        screen.console.print(f"Its folder is {results.chosen.folder}.", soft_wrap=True)
+    screen.console.print(f"All runs, with charts: {folder / PAGES[0]}", soft_wrap=True)
 
 
 def _table(results: Results) -> Table:
@@ -64,7 +64,7 @@ def _table(results: Results) -> Table:
     for name in (f"validation {results.metric}" if results.metric else "validation", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for job in results.ranked[:_SHOWN]:
+    for job in results.ranked[:_MAX_SHOWN]:
         cells = [
             "–" if job.figure is None else number(job.figure),
             "–" if job.seconds is None else f"{job.seconds:,.1f}",
@@ -72,6 +72,6 @@ def _table(results: Results) -> Table:
         state = "" if job.state == FINISHED else job.state
         style = "bold" if job is results.chosen else "" if job.state == FINISHED else "dim"
         table.add_row(*map(brief, results.values(job).values()), *cells, state, style=style)
-    if len(results.jobs) > _SHOWN:
-        table.caption = f"the best {_SHOWN} of {len(results.jobs)}"
+    if len(results.jobs) > _MAX_SHOWN:
+        table.caption = f"the best {_MAX_SHOWN} of {len(results.jobs)}"
     return table

@@ -1,1 +1,1 @@
-"""What a person at a terminal sees: warnings, bars, errors, the state of the machine."""
+"""Output to the terminal: warnings, progress bars, errors, and the state of the machine."""

@@ -1,4 +1,4 @@
-"""What this machine and this launch offer: versions, devices, ranks, and what commonly goes wrong with them."""
+"""Diagnosis of the machine and the launch: versions, devices, ranks, and common problems with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def examine() -> dict[str, Any]:
     """Return versions, devices, precision and ranks as plain values, with advice in `notes`.
 
     Raises:
-        UserError: if the ranks that were launched form no group.
+        UserError: if the launched ranks cannot form a process group.
     """
     with for_good():
         import torch
@@ -51,24 +51,24 @@ def examine() -> dict[str, Any]:
 
 
 def show() -> int:
-    """Print the findings: a table at a terminal, JSON elsewhere."""
+    """Print the diagnosis: a table at a terminal, JSON elsewhere."""
     from rich.console import Console
     from rich.table import Table
 
-    found = examine()
+    state = examine()
     if not is_main():
         return 0
     console = Console(highlight=False)
     if not console.is_terminal:
-        print(json.dumps(found, ensure_ascii=False))  # noqa: T201
+        print(json.dumps(state, ensure_ascii=False))  # noqa: T201
         return 0
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in found.items():
+    for name, value in state.items():
         if name != "notes":
             table.add_row(name.replace("_", " "), ", ".join(value) or "none" if isinstance(value, list) else str(value))
     console.print(table)
-    for note in found["notes"]:
+    for note in state["notes"]:
         console.print(f"• {note}", style="yellow", markup=False)
     return 0

@@ -1,4 +1,4 @@
-"""How far an encoder is in the texts, for whoever waits at a terminal."""
+"""A progress bar for reading texts with an encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nlp_transfer.training import inference
 
 
 @contextmanager
-def reading(screen: Screen, what: str) -> Iterator[None]:
-    """Show one bar for the time of the block, which moves as the encoder reads rows."""
-    with screen.bar(what) as bar, inference.watched(bar.show):
+def reading(screen: Screen, activity: str) -> Iterator[None]:
+    """Show a progress bar during the block, which advances as the encoder reads rows."""
+    with screen.bar(activity) as bar, inference.watched(bar.show):
         yield

@@ -1,4 +1,4 @@
-"""The verb that makes an encoder for classes that are to come."""
+"""The verb `meta`, which trains an encoder for classes that come later."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import shlex
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
-from nlp_transfer.verbs import emit, one, screen_of_main, unread
+from nlp_transfer.verbs import emit, first_unused, first_word, screen_of_main
 
-# What it reads: groups, and keys of others; of `training` see the checks.
+# The groups, and single keys of other groups, that it reads; for those of `training` see meta.checks.
 _READ = (
     *("data", "tokens", "encoder", "cache", "checkpoint", "meta"),
     *("name", "seed", "output", "overwrite", "resume", "evaluation.confidence", "evaluation.batch_tokens"),
@@ -17,15 +17,15 @@ _READ = (
 
 
 def meta(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    """Learn an encoder in episodes, and tell whether it is better at classes held out than it was."""
-    recipe = one(words, "meta")
+    """Meta-learn an encoder in episodes, and measure on held-out classes whether it improved."""
+    recipe = first_word(words, "meta")
     from nlp_transfer.meta.checks import READ_OF_TRAINING, check_meta
 
     read = (*_READ, *(f"training.{key}" for key in READ_OF_TRAINING))
-    if word := unread(overrides, read):
+    if word := first_unused(overrides, read):
         raise UserError(
-            f"{word}: meta would not read it; take it away (it reads {', '.join(read)}). What it makes is adapted with "
-            "all that adapt takes: encoder=runs/NAME"
+            f"{word}: meta does not use this key; remove it (it uses {', '.join(read)}). The encoder that it trains is "
+            "adapted with any key of adapt: encoder=runs/NAME"
         )
     with for_good():
         from nlp_transfer import config
@@ -34,20 +34,20 @@ def meta(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     if arguments.cfg:
         print(config.to_yaml(settings), end="")  # noqa: T201
         return 0
-    from nlp_transfer.checks import check
+    from nlp_transfer.checks import check_settings
 
-    check(settings)
+    check_settings(settings)
     check_meta(settings)
     screen = screen_of_main()
     from nlp_transfer.meta.rows import rows_of
 
-    corpus, division = rows_of(settings, screen)  # and says what is wrong there before torch is needed
+    corpus, division = rows_of(settings, screen)  # before torch is imported, so that errors appear at once
     with screen.busy("starting"), for_good():
         from nlp_transfer.meta.run import meta_learn
         from nlp_transfer.meta.show import render
     run = meta_learn(settings, corpus, division, screen)
     render(run.outcome, screen.console)
-    screen.console.print(f"\nThe encoder lies in {run.folder / 'model'}. Next:", soft_wrap=True, style="bold")
+    screen.console.print(f"\nThe encoder is in {run.folder / 'model'}. Next:", soft_wrap=True, style="bold")
     for verb in ("adapt", "compare"):
         command = f"nlp-transfer {verb} encoder={shlex.quote(str(run.folder))} data=files data.path=NEW.csv"
         screen.console.print(f"  {command}", soft_wrap=True)

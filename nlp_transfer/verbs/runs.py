@@ -1,4 +1,4 @@
-"""The verbs of one recipe and its data: adapt, with --multirun, plan, check, rank and compare."""
+"""The verbs that take one recipe and its data: adapt (with --multirun), plan, check, rank and compare."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
 from nlp_transfer.machine.launch import is_main
-from nlp_transfer.verbs import alone, emit, one, screen_of_main, unread
-from nlp_transfer.verbs.models import published
+from nlp_transfer.verbs import emit, first_unused, first_word, require_one_process, screen_of_main
+from nlp_transfer.verbs.models import push_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
     from nlp_transfer.terminal.console import Screen
 
-# What a ranking reads: groups, and keys of others.
+# The groups, and single keys of other groups, that `rank` reads.
 _OF_RANKING = ("data", "tokens", "encoder", "evaluation", "cache", "rank", "seed", "training.precision")
 
 
 def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    """Adapt an encoder, measure and save it, and push it if that is wanted."""
+    """Adapt an encoder, measure and save it, and push it with hub.push=true."""
     if arguments.multirun:
         return _multirun(arguments, words, overrides)
     settings = _settings(arguments, words, overrides)
@@ -43,19 +43,19 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
         from nlp_transfer.continual.rows import load
 
         try:
-            corpus = load(settings, tell=screen.tell)  # and says what is wrong there before torch is needed
+            corpus = load(settings, tell=screen.tell)  # before torch is imported, so that errors appear at once
         except UserError:
             if not settings.continual.used:
                 raise
-            corpus = None  # a finished run is read back all the same, and any other says it again
+            corpus = None  # a finished run can be read back without its data; any other raises the error again
     with screen.busy("starting"), for_good():
         from nlp_transfer.running.run import adapt
     run = adapt(settings, corpus=corpus, screen=screen)
     from nlp_transfer.evaluation.report import render
 
     render(run.report, screen.console)
-    page = next((f", all about its figures in {path}" for path in run.pages), "")
-    screen.console.print(f"\nThe model lies in {run.folder / 'model'}{page}. Next:", soft_wrap=True, style="bold")
+    page = next((f", its report in {path}" for path in run.pages), "")
+    screen.console.print(f"\nThe model is in {run.folder / 'model'}{page}. Next:", soft_wrap=True, style="bold")
     for command in (
         f"nlp-transfer predict {shlex.quote(str(run.folder))} FILE.csv > labelled.csv",
         f"nlp-transfer demo {shlex.quote(str(run.folder))}",
@@ -64,32 +64,32 @@ def adapt(arguments: argparse.Namespace, words: list[str], overrides: list[str])
         f"nlp-transfer push {shlex.quote(str(run.folder))} OWNER/NAME",
     ):
         screen.console.print(f"  {command}", soft_wrap=True)
-    found = {"folder": str(run.folder), "model": str(run.folder / "model"), "report": run.report.to_json()}
+    result = {"folder": str(run.folder), "model": str(run.folder / "model"), "report": run.report.to_json()}
     try:
         if settings.hub.push and is_main():
-            found |= published(run.folder, settings.hub, screen, finished=True)
+            result |= push_model(run.folder, settings.hub, screen, finished=True)
     finally:
-        emit(found, screen)
+        emit(result, screen)
     return 0
 
 
 def _multirun(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    from nlp_transfer.sweeping import door
+    from nlp_transfer.sweeping import multirun
 
-    recipe = one(words, arguments.verb)
+    recipe = first_word(words, arguments.verb)
     if arguments.cfg:
         raise UserError("--cfg prints one configuration: call it without --multirun")
-    typed = {word.partition("=")[0]: word.partition("=")[2] for word in overrides}
-    if "hub.push" in typed and "," not in typed.get("hub.repository", ""):
+    values = {word.partition("=")[0]: word.partition("=")[2] for word in overrides}
+    if "hub.push" in values and "," not in values.get("hub.repository", ""):
         raise UserError(
             "hub.push with --multirun would push every run over the one before: push the best one when all are done"
         )
-    return door.show(recipe, overrides)
+    return multirun.show(recipe, overrides)
 
 
 def check(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    """Look for defects of the data; the exit status says whether there are bad ones."""
-    alone("check")
+    """Look for defects in the data; the exit status is 1 for findings as severe as check.fail_on."""
+    require_one_process("check")
     settings = _settings(arguments, words, overrides)
     if settings is None:
         return 0
@@ -103,29 +103,29 @@ def check(arguments: argparse.Namespace, words: list[str], overrides: list[str])
 
     folder = expanded(settings.check.fix) if settings.check.fix else None
     if folder:
-        check_target(folder, settings.data)  # before minutes of looking, not after them
-    found = examine(settings, screen)
-    render(found, screen.console)
+        check_target(folder, settings.data)  # before an examination of minutes, not after it
+    examination = examine(settings, screen)
+    render(examination, screen.console)
     try:
-        _mend(found, folder, screen)
+        _mend(examination, folder, screen)
     finally:
-        emit(found.to_json(), screen)
-    return int(found.fails(settings.check.fail_on))
+        emit(examination.to_json(), screen)
+    return int(examination.fails(settings.check.fail_on))
 
 
-def _mend(found: Examination, folder: Path | None, screen: Screen) -> None:
-    """Write a copy in which is mended what was found; without a folder tell whether there is anything to mend."""
+def _mend(examination: Examination, folder: Path | None, screen: Screen) -> None:
+    """Write a corrected copy of the data; without a folder only say whether there is anything to correct."""
     from nlp_transfer.inspection.mending import plan, write
 
     try:
-        mended = plan(found)
+        mended = plan(examination)
     except UserError as error:
         if folder:
             raise
         screen.console.print(f"check.fix=FOLDER would be refused: {error}", soft_wrap=True)
         return
     if folder:
-        write(mended, found, folder)
+        write(mended, examination, folder)
         screen.console.print(
             f"{mended.summary()}; read the copy with data=files data.path={shlex.quote(str(folder))}, in UTF-8 "
             "whatever the original was in",
@@ -134,26 +134,26 @@ def _mend(found: Examination, folder: Path | None, screen: Screen) -> None:
         for name in mended.lost:
             screen.tell(f"no training row has the label {name!r} any more")
     elif mended:
-        screen.console.print("check.fix=FOLDER writes a copy in which is mended what nobody has to decide")
+        screen.console.print("check.fix=FOLDER writes a copy with the defects corrected that need no decision")
 
 
 def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    """Order encoders by what a probe on each of their layers finds."""
-    alone("rank")
+    """Order encoders by linear probes on each of their layers."""
+    require_one_process("rank")
     from nlp_transfer import config
     from nlp_transfer.artefact.places import model_folder
-    from nlp_transfer.checks import check
+    from nlp_transfer.checks import check_settings
     from nlp_transfer.composing.shipped import shipped_names
 
     if not words:
         raise UserError("rank needs encoders: nlp-transfer rank minilm runs/NAME data=files data.path=FILE")
-    if twice := [word for word in words if words.count(word) > 1]:
-        raise UserError(f"{twice[0]!r} is given twice; name every encoder once")
+    if repeated := [word for word in words if words.count(word) > 1]:
+        raise UserError(f"{repeated[0]!r} is given twice; name every encoder once")
     if named := [word for word in overrides if word.startswith(("encoder=", "encoder.name="))]:
-        raise UserError(f"rank takes encoders as words of their own: write {named[0].partition('=')[2]}")
-    if word := unread(overrides, _OF_RANKING):
+        raise UserError(f"rank takes encoders without a key: write {named[0].partition('=')[2]}")
+    if word := first_unused(overrides, _OF_RANKING):
         raise UserError(
-            f"{word}: rank trains nothing and would not read it; take it away (rank reads {', '.join(_OF_RANKING)})"
+            f"{word}: rank trains nothing and does not use this key; remove it (rank uses {', '.join(_OF_RANKING)})"
         )
     encoders = []
     for word in words:
@@ -162,40 +162,40 @@ def rank(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
             name = str(model_folder(folder).resolve())
         settings = config.compose(None, [*overrides, f"encoder={name}"])
         encoders.append((word, settings.encoder))
-    check(settings)
+    check_settings(settings)
     screen = screen_of_main()
     from nlp_transfer.ranking.rows import rows_of
 
-    corpus = rows_of(settings, screen)  # and says what is wrong there before torch is needed
+    corpus = rows_of(settings, screen)  # before torch is imported, so that errors appear at once
     with screen.busy("starting"), for_good():
         from nlp_transfer.ranking.rank import rank
         from nlp_transfer.ranking.show import render, verdict
-    found = rank(settings, encoders, corpus, screen)
-    render(found, screen.console)
-    emit({"ranking": [each.to_json() for each in found], "verdict": verdict(found)}, screen)
+    ranking = rank(settings, encoders, corpus, screen)
+    render(ranking, screen.console)
+    emit({"ranking": [each.to_json() for each in ranking], "verdict": verdict(ranking)}, screen)
     return 0
 
 
 def compare(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
     """Compare strategies and floors at several numbers of labels."""
-    alone("compare")
-    recipe, screen = one(words, arguments.verb), screen_of_main()
+    require_one_process("compare")
+    recipe, screen = first_word(words, arguments.verb), screen_of_main()
     from nlp_transfer.comparing.design import design_of
 
-    design = design_of(recipe, overrides, screen)  # and says what is wrong there before torch is needed
+    design = design_of(recipe, overrides, screen)  # before torch is imported, so that errors appear at once
     with screen.busy("starting"), for_good():
         from nlp_transfer.comparing.compare import Comparison
         from nlp_transfer.comparing.show import render
     outcome = Comparison(design, screen).run()
     render(outcome, screen.console)
-    screen.console.print(f"\nWith pictures: {outcome.folder / 'report.html'}", soft_wrap=True)
+    screen.console.print(f"\nThe report, with charts: {outcome.folder / 'report.html'}", soft_wrap=True)
     screen.console.print(f"The winner: nlp-transfer adapt {shlex.quote(str(outcome.recipe))}", soft_wrap=True)
     emit(outcome.to_json(), screen)
     return 0
 
 
 def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    """Show everything up to the first step."""
+    """Show what a run would do, up to its first training step."""
     settings = _settings(arguments, words, overrides)
     if settings is None:
         return 0
@@ -203,7 +203,7 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
     with screen.busy("reading data and encoder"):
         from nlp_transfer.continual.rows import load
 
-        corpus = load(settings, tell=screen.tell)  # and says what is wrong there before torch is needed
+        corpus = load(settings, tell=screen.tell)  # before torch is imported, so that errors appear at once
         with for_good():
             from nlp_transfer.decision.fitting import deciding
             from nlp_transfer.domains.distance import tell_domains_apart
@@ -212,11 +212,11 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
             from nlp_transfer.running.plan import render
             from nlp_transfer.running.preparation import prepare
         corpus = deciding(corpus, settings.decision)
-        settings, why = choosing.resolve_auto(settings, corpus)
-        if why:
-            screen.tell(why)
-        unkept = dataclasses.replace(settings, cache=dataclasses.replace(settings.cache, gib=0.0))
-        prepared = prepare(unkept, corpus, RunFolder.of(settings, corpus).path)
+        settings, reason = choosing.resolve_auto(settings, corpus)
+        if reason:
+            screen.tell(reason)
+        uncached = dataclasses.replace(settings, cache=dataclasses.replace(settings.cache, gib=0.0))
+        prepared = prepare(uncached, corpus, RunFolder.of(settings, corpus).path)
     tell_domains_apart(prepared, screen)
     render(prepared.plan, screen.console)
     emit(prepared.plan.to_json(), screen)
@@ -224,15 +224,15 @@ def plan(arguments: argparse.Namespace, words: list[str], overrides: list[str]) 
 
 
 def _settings(arguments: argparse.Namespace, words: Sequence[str], overrides: Sequence[str]) -> Settings | None:
-    """Return the checked settings of a run, or None where printing them was all that was asked for."""
+    """Return the checked settings of a run, or None after printing them for --cfg."""
     with for_good():
         from nlp_transfer import config
 
-        settings = config.compose(one(words, arguments.verb), overrides)
+        settings = config.compose(first_word(words, arguments.verb), overrides)
     if arguments.cfg:
         print(config.to_yaml(settings), end="")  # noqa: T201
         return None
-    from nlp_transfer.checks import check
+    from nlp_transfer.checks import check_settings
 
-    check(settings)
+    check_settings(settings)
     return settings

@@ -1,4 +1,4 @@
-"""The verb that adapts one encoder to several tasks at once: multitask."""
+"""The verb `multitask`, which adapts one encoder to several tasks at once."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import argparse
 from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.importing import for_good
-from nlp_transfer.verbs import alone, emit, screen_of_main
+from nlp_transfer.verbs import emit, require_one_process, screen_of_main
 
 
 def multitask(arguments: argparse.Namespace, words: list[str], overrides: list[str]) -> int:
-    """Adapt, save and measure; the first word may be a recipe."""
+    """Adapt one encoder to several tasks, save and measure a model of each; the first word may be a recipe."""
     recipe = next((word for word in words[:1] if word.endswith(".yaml") or word in shipped_names("recipes")), None)
     tasks = words if recipe is None else words[1:]
     if tasks and any(word.startswith("multitask.tasks=") for word in overrides):
-        raise UserError("multitask.tasks says what the words without = say: give one of the two")
+        raise UserError("multitask.tasks names the tasks that the words without = name: give one of the two")
     screen = screen_of_main()
     from nlp_transfer.multitask.task_set import read_tasks
 
-    task_set = read_tasks(recipe, overrides, screen, tasks=tasks)  # and says what is wrong there before torch is needed
+    task_set = read_tasks(recipe, overrides, screen, tasks=tasks)  # before torch, so that errors appear at once
     if task_set.beside != "none":
-        alone("multitask with multitask.beside")
+        require_one_process("multitask with multitask.beside")
     with screen.busy("starting"), for_good():
         from nlp_transfer.multitask.beside import compared
         from nlp_transfer.multitask.show import render

@@ -111,10 +111,10 @@ def table_time(run: Any, tests: Path) -> float:
     """Return milliseconds a text of a student without layers that was exported as a table."""
     from nlp_transfer.config import compose
     from nlp_transfer.exporting.export import export
-    from nlp_transfer.predicting.predict import opened
+    from nlp_transfer.predicting.predict import load_predictor
 
     made = export(run.folder, compose(str(run.folder / "config.yaml"), ["export.format=static"]))
-    return time_of(opened(made.folder), tests)
+    return time_of(load_predictor(made.folder), tests)
 
 
 def time_of(model: Any, tests: Path) -> float:

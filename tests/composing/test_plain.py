@@ -62,7 +62,7 @@ def test_what_can_be_meant_is_taken(key: str, value: Any, expected: Any):
         ({"texts": "a"}, r"at\.texts=a must be a list of texts, such as \[a,b\], or null$"),
         ({"numbers": ["a"]}, r'at\.numbers=\["a"\] must be a list of numbers'),
         ({"fields": 3}, r"at\.fields=3 must be keys and values, such as \{a: 1\}, or null$"),
-        ({"inner": None}, r"at\.inner=null says nothing: at\.inner is a group of keys, at\.inner\.text$"),
+        ({"inner": None}, r"at\.inner=null is not possible: at\.inner is a group of keys, at\.inner\.text$"),
         ({"inner": {"txt": 1}}, r"at\.inner\.txt is not a known key \(did you mean 'text'\?\); known here: text$"),
     ],
 )

@@ -32,7 +32,9 @@ def test_of_earlier_tasks_the_measured_rows_alone_are_encoded_and_the_training_r
     keys = Examples.keys.fget
     monkeypatch.setattr(memory, "_tasks", lambda *_: [("one", rows), ("other", rows)])
     monkeypatch.setattr(memory.Base, "of", lambda _: Base("old", Path(), rows.task))
-    monkeypatch.setattr(memory, "opened", lambda *_: SimpleNamespace(logits=lambda texts, _: np.zeros((len(texts), 2))))
+    monkeypatch.setattr(
+        memory, "load_predictor", lambda *_: SimpleNamespace(logits=lambda texts, _: np.zeros((len(texts), 2)))
+    )
     monkeypatch.setattr(Task, "encode", lambda *given: encoded.append(len(given[1])) or encode(*given))
     monkeypatch.setattr(Examples, "keys", property(lambda part: hashed.append(len(part)) or keys(part)))
     settings = compose(None, ["strategy=finetune", "continual.labels=all"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nlp_transfer.checks import check
+from nlp_transfer.checks import check_settings
 from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.label_texts import names_of, spoken, with_label_texts
@@ -84,10 +84,10 @@ def test_texts_of_another_kind_are_refused(problem: str):
     [
         (["data.label_texts=['This is it.']"], "'This is it.' must have {} once"),
         (["data.label_texts=['{} or {}']"], "'{} or {}' must have {} once"),
-        (["data.label_texts=['{}']", "continual.replay=5"], "keeps nothing of an earlier one"),
+        (["data.label_texts=['{}']", "continual.replay=5"], "cannot be combined with continual learning"),
     ],
 )
 def test_sentences_that_cannot_be_are_refused(words: list[str], said: str):
     with pytest.raises(UserError) as refused:
-        check(compose(None, words))
+        check_settings(compose(None, words))
     assert said in str(refused.value)

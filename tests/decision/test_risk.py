@@ -265,8 +265,8 @@ def test_the_slider_keeps_the_promise_until_it_is_moved(run: Run, tmp_path: Path
         at_first = page._slider(labeller.record.task).value
         assert 0 <= at_first <= 1
         for value in (at_first, round(at_first, 2)):
-            assert page._following(labeller, value) is labeller
-        moved = page._following(labeller, 0.25).record.task
+            assert page._with_threshold(labeller, value) is labeller
+        moved = page._with_threshold(labeller, 0.25).record.task
         assert (moved.abstain_below, moved.risk) == (0.25, 0)
 
 

@@ -346,7 +346,7 @@ def test_an_export_that_cannot_tell_the_unknown_is_refused(home: Path, tmp_path:
     from nlp_transfer.exporting.export import export
 
     model = with_score(run_for(home, **RULES).folder / "model", tmp_path / "model", "neighbours")
-    with pytest.raises(UserError, match=r"decision\.unknown=0\.2: this model tells unknown texts by neighbours"):
+    with pytest.raises(UserError, match=r"decision\.unknown=0\.2: this model detects unknown texts by neighbours"):
         export(model, compose(None, [f"export.output={tmp_path / 'graph'}"]))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nlp_transfer.cli import main
-from nlp_transfer.demo import door
+from nlp_transfer.demo import demo
 from nlp_transfer.demo.files import label_file
 from nlp_transfer.errors import UserError
 from nlp_transfer.predicting.predict import Predictor
@@ -133,9 +133,9 @@ def test_a_file_is_labelled_as_predict_does_and_its_name_is_told_without_its_pat
 
 @pytest.mark.slow
 def test_a_long_file_does_not_hold_up_the_end(runs: dict[str, Path], tmp_path: Path):
-    from nlp_transfer.demo.site import Ending
+    from nlp_transfer.demo.site import StoppableLabeller
 
-    model = Ending(Predictor(runs["single_label"]))
+    model = StoppableLabeller(Predictor(runs["single_label"]))
     rows = tmp_path / "rows.txt"
     rows.write_text("where is my card\n" * 1000)
     inner = model._labeller.logits
@@ -195,7 +195,7 @@ def test_what_is_wrong_is_said_before_the_model_is_loaded(runs: dict[str, Path],
     run = str(runs["single_label"])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for words, said in (
-            ([run, f"demo.port={taken.getsockname()[1]}"], "take another port"),
+            ([run, f"demo.port={taken.getsockname()[1]}"], "choose another port"),
             ([run, "demo.port=70000"], "demo.port=70000 must lie between"),
             ([run, "demo.texts=0"], "demo.texts=0 must be at least 1"),
             ([run, "demo.effort=0"], "demo.effort=0 must be at least 1"),
@@ -217,8 +217,8 @@ def test_a_browser_is_opened_where_somebody_sits_at_a_desktop(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert [door._opens(wanted, Screen) for wanted in (None, True, False)] == [False, True, False]
+    assert [demo._opens_browser(wanted, Screen) for wanted in (None, True, False)] == [False, True, False]
     monkeypatch.setenv("DISPLAY", ":0")
-    assert door._opens(None, Screen)
+    assert demo._opens_browser(None, Screen)
     Screen.shows = False
-    assert not door._opens(None, Screen)
+    assert not demo._opens_browser(None, Screen)

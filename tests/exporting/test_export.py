@@ -21,7 +21,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
 from nlp_transfer.exporting import export as exporting
 from nlp_transfer.exporting.export import export
-from nlp_transfer.exporting.fidelity import Figure, _alike, _undecided
+from nlp_transfer.exporting.fidelity import Figure, _equal, _tied
 from nlp_transfer.exporting.formats import ONNX, OPENVINO
 from nlp_transfer.predicting.exported import Exported
 from nlp_transfer.predicting.predict import Predictor
@@ -168,7 +168,7 @@ def test_a_damaged_export_is_refused(onnx: Path, tmp_path: Path):
     content = bytearray((folder / ONNX).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / ONNX).write_bytes(content)
-    with pytest.raises(UserError, match="are not what was exported; copy the folder again"):
+    with pytest.raises(UserError, match="were changed since the export; copy the folder again"):
         Exported(folder)
     (folder / ONNX).unlink()
     with pytest.raises(UserError, match=f"holds none of {ONNX}, {OPENVINO}"):
@@ -209,7 +209,7 @@ def test_rows_that_cannot_be_had_leave_the_sentences(place: Path, tmp_path: Path
     gone = replace(settings, data=replace(settings.data, path=str(tmp_path / "gone")))
     rows, notes = exporting._rows(run, gone, record)
     assert rows is None
-    assert "cannot be had now" in notes[0]
+    assert "cannot be read now" in notes[0]
     other = replace(record, task=Task("single_label", ("a", "b"), pair=False))
     assert "no longer has the labels" in exporting._rows(run, settings, other)[1][0]
     assert exporting._rows(None, settings, record)[0] is None
@@ -226,7 +226,7 @@ def test_a_graph_that_answers_otherwise_is_not_kept(place: Path, onnx: Path, tmp
     capfd.readouterr()
     assert main(["export", str(model), f"export.output={tmp_path / 'made'}"]) == 2
     said = capfd.readouterr().err
-    assert "its export answers otherwise: logits differ by up to 0.05" in said
+    assert "its export gives other answers: logits differ by up to 0.05" in said
     assert "nothing is written. The conversion is at fault (torch" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
@@ -301,15 +301,15 @@ def test_which_decisions_count_as_changed():
     wanted = np.array([[1.0, 0.0], [1.0, 1.0 - 1e-6], [1.0, 0.9]])
     found = wanted[:, ::-1]
     task = Task("single_label", ("a", "b"), pair=False)
-    assert (~_alike(task, wanted, found)).all()
-    assert _undecided(task, wanted, found).tolist() == [False, True, False]
+    assert (~_equal(task, wanted, found)).all()
+    assert _tied(task, wanted, found).tolist() == [False, True, False]
     several = Task("multi_label", ("a", "b"), pair=False)
     wanted, found = np.array([[1e-6, 1.0], [0.1, 1.0], [1.0, 1.0]]), np.array([[-1e-6, 1.0], [-0.1, 1.0], [1.0, 1.0]])
-    assert _alike(several, wanted, found).tolist() == [False, False, True]
-    assert _undecided(several, wanted, found).tolist() == [True, False, True]
+    assert _equal(several, wanted, found).tolist() == [False, False, True]
+    assert _tied(several, wanted, found).tolist() == [True, False, True]
     number = Task("regression", (), pair=False)
     wanted, found = np.array([[1.0], [5000.0], [1.0]]), np.array([[1.0005], [5000.02], [1.01]])
-    assert _alike(number, wanted, found).tolist() == [True, True, False]
+    assert _equal(number, wanted, found).tolist() == [True, True, False]
     assert Figure(1.0, 2.0).export == 2.0
 
 

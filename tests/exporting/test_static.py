@@ -91,7 +91,7 @@ PAIRS = Task("single_label", LABELS, pair=True)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "this model has layers: take export.format=onnx"),
+        ({}, "this model has layers: use export.format=onnx"),
         ({"head": "native", "num_hidden_layers": 0}, "does not take the mean of its tokens"),
         ({"num_hidden_layers": 0, "task": PAIRS, "pairs": "siamese"}, "reads pairs of texts"),
         ({"num_hidden_layers": 0, "pooling": "max"}, "does not take the mean of its tokens"),
@@ -112,7 +112,7 @@ def test_one_that_tells_places_is_refused(tmp_path: Path):
     weights[name] = np.random.default_rng(0).normal(size=weights[name].shape).astype(np.float32)
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     (model / RECORD).write_text(json.dumps(json.loads((model / RECORD).read_text()) | {"sha256": None}))
-    with pytest.raises(UserError, match="tells where in a text a token stands"):
+    with pytest.raises(UserError, match="uses the positions of tokens"):
         table_of(model)
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_table_is_refused(tmp_path: Path):
     content = bytearray((made / STATIC).read_bytes())
     content[-1] ^= 1
     (made / STATIC).write_bytes(content)
-    with pytest.raises(UserError, match="are not what was exported; copy the folder again"):
+    with pytest.raises(UserError, match="were changed since the export; copy the folder again"):
         Exported(made)
     (made / STATIC).unlink()
     with pytest.raises(UserError, match=f"holds none of .*{STATIC}"):

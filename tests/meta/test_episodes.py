@@ -62,7 +62,7 @@ def test_no_class_is_in_two_parts_and_what_is_too_small_in_none():
     assert found == divide(np.random.default_rng(0).permutation(TARGETS), 12, own, seed=0)
     assert found != divide(TARGETS, 12, own, seed=1)
     assert found.sentence == (
-        "4 classes to learn of, 2 choose the weights, 4 held out; 2 classes left out for too few rows"
+        "4 classes to train on, 2 to choose the weights by, 4 held out; 2 classes left out for too few rows"
     )
 
 

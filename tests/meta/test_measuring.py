@@ -73,8 +73,8 @@ def test_no_interval_of_an_accuracy_leaves_what_it_can_be():
     [
         (0.01, 0.03, 5, "1 shot: it helped"),
         (-0.01, 0.03, 5, "1 shot: no evidence that it helped"),
-        (-0.03, -0.01, 5, "1 shot: it did harm; take the encoder as it was"),
-        (0.0, 0.0, 0, "reptile did not help: no step was better on the validation classes, the encoder is as it was"),
+        (-0.03, -0.01, 5, "1 shot: it did harm; use the original encoder"),
+        (0.0, 0.0, 0, "reptile did not help: no step was better on the validation classes, the encoder is unchanged"),
     ],
 )
 def test_the_verdict_is_of_other_classes(low: float, high: float, kept: int, verdict: str):

@@ -12,7 +12,7 @@ from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.ragged import Tokens
 from nlp_transfer.data.streams import Stream
 from nlp_transfer.meta.episodes import Episode, Episodes, Part
-from nlp_transfer.meta.learner import Learner, Reader
+from nlp_transfer.meta.learner import FeatureExtractor, Learner
 from nlp_transfer.meta.methods import METHODS, fomaml, protonet, reptile
 from nlp_transfer.meta.prototypes import Head, embedded, nearest, prototypes
 from nlp_transfer.verb_settings import MetaSettings
@@ -28,7 +28,7 @@ class Linear(Learner):
 
     def vectors(self, part: Part) -> Tensor:
         """Return the rows times the matrix."""
-        return embedded(self.rows[part.rows] @ self.reader.model.weight.T, self.distance)
+        return embedded(self.rows[part.rows] @ self.extractor.model.weight.T, self.distance)
 
 
 def learner_of(distance: str) -> Linear:
@@ -39,7 +39,7 @@ def learner_of(distance: str) -> Linear:
     columns = Columns(
         Tokens(nothing, None, np.zeros(1, np.int64), np.zeros(1, np.int64), nothing, nothing), nothing, nothing
     )
-    learner = Linear(Accelerator(cpu=True), Reader(matrix), columns, Padding(0, 0, False), distance)
+    learner = Linear(Accelerator(cpu=True), FeatureExtractor(matrix), columns, Padding(0, 0, False), distance)
     learner.rows = torch.randn(30, 5, generator=generator)
     return learner
 
@@ -73,17 +73,17 @@ def walked(learner: Linear, weight: Tensor, part: Part, distance: str) -> tuple[
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_protonet_leaves_the_gradient_of_the_queries_through_the_prototypes(distance: str):
     learner = learner_of(distance)
-    weight = learner.reader.model.weight.detach().clone().requires_grad_()
+    weight = learner.extractor.model.weight.detach().clone().requires_grad_()
     wanted = loss_at(learner, weight, None, episode().queries, distance)
     wanted.backward()
     assert protonet(learner, episode(), replace(OWN, distance=distance)) == pytest.approx(wanted.item())
-    torch.testing.assert_close(learner.reader.model.weight.grad, weight.grad)
+    torch.testing.assert_close(learner.extractor.model.weight.grad, weight.grad)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_fomaml_leaves_the_gradient_after_the_steps_and_that_through_where_the_head_began(distance: str):
     learner = learner_of(distance)
-    weight = learner.reader.model.weight.detach().clone()
+    weight = learner.extractor.model.weight.detach().clone()
     after, head, _ = walked(learner, weight, episode().support, distance)
     # The head after the steps is where it began and what it learned; the last is a constant to first order.
     began = weight.clone().requires_grad_()
@@ -94,7 +94,7 @@ def test_fomaml_leaves_the_gradient_after_the_steps_and_that_through_where_the_h
     wanted = loss_at(learner, last, moved, episode().queries, distance)
     first, second = torch.autograd.grad(wanted, [last, began])
     assert fomaml(learner, episode(), replace(OWN, distance=distance)) == pytest.approx(wanted.item(), abs=1e-6)
-    torch.testing.assert_close(learner.reader.model.weight.grad, first + second)
+    torch.testing.assert_close(learner.extractor.model.weight.grad, first + second)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -103,22 +103,24 @@ def test_fomaml_without_steps_is_protonet(distance: str):
     for method, own in ((protonet, OWN), (fomaml, replace(OWN, inner_steps=0))):
         learner = learner_of(distance)
         method(learner, episode(), replace(own, distance=distance))
-        gradients.append(learner.reader.model.weight.grad)
+        gradients.append(learner.extractor.model.weight.grad)
     torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_reptile_leaves_the_mean_of_the_gradients_on_the_way(distance: str):
     learner = learner_of(distance)
-    _, _, gradients = walked(learner, learner.reader.model.weight.detach(), episode().whole, distance)
+    _, _, gradients = walked(learner, learner.extractor.model.weight.detach(), episode().whole, distance)
     reptile(learner, episode(), replace(OWN, distance=distance))
-    torch.testing.assert_close(learner.reader.model.weight.grad, torch.stack(gradients).mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        learner.extractor.model.weight.grad, torch.stack(gradients).mean(0), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_weights_are_as_they_were_and_episodes_are_averaged(method: str):
     learner = learner_of("cosine")
-    parameter = learner.reader.model.weight
+    parameter = learner.extractor.model.weight
     before = parameter.detach().clone()
     losses = 0.0
     for _ in range(3):

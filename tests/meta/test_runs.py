@@ -22,7 +22,7 @@ from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
 from nlp_transfer.meta import run as module
 from nlp_transfer.meta.checks import check_meta
-from nlp_transfer.meta.made import MARK
+from nlp_transfer.meta.folder import MARK
 from nlp_transfer.meta.methods import METHODS
 from nlp_transfer.meta.rows import rows_of
 from nlp_transfer.meta.run import MetaRun, meta_learn
@@ -298,15 +298,15 @@ def test_the_recipe_runs_as_its_header_says(home: Path, tmp_path: Path, capfd: p
             ["meta.queries=20"],
             "meta.ways=3: 0 classes with at least 22 rows (meta.shots + meta.queries) (10 classes more",
         ),
-        (["strategy=lora"], "strategy=lora: meta would not read it"),
-        (["objective=coral"], "objective=coral: meta would not read it"),
-        (["training.epochs=3"], "training.epochs=3: meta would not read it"),
+        (["strategy=lora"], "strategy=lora: meta does not use this key"),
+        (["objective=coral"], "objective=coral: meta does not use this key"),
+        (["training.epochs=3"], "training.epochs=3: meta does not use this key"),
         (["encoder.head=native"], "encoder.head=native"),
         (["encoder.layers=all"], "encoder.layers=all"),
         (["encoder.hidden=8"], "encoder.hidden=8"),
         (["training.precision=fp16"], "training.precision=fp16"),
         (["data.label_texts=['{}']"], "data.label_texts is for a run of one task"),
-        (["data.class_weights=balanced"], "episodes draw rows, they weigh none"),
+        (["data.class_weights=balanced"], "meta does not support weights of rows"),
         (
             ["data.problem=multi_label", "data.label_separator=|"],
             "meta needs texts of one class each, and this is multi_label",
@@ -327,10 +327,10 @@ def test_what_cannot_be_is_refused(home: Path, tmp_path: Path, capfd: pytest.Cap
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("continual: {replay: 50}", "continual goes on from a model of one task"),
-        ("continual: {labels: all}", "continual goes on from a model of one task"),
-        ("training: {patience: 3}", "training.patience=3: meta would not read it"),
-        ("training: {batch_size: 4}", "training.batch_size=4: meta would not read it"),
+        ("continual: {replay: 50}", "continual is for a model of one task"),
+        ("continual: {labels: all}", "continual is for a model of one task"),
+        ("training: {patience: 3}", "training.patience=3: meta does not use this key"),
+        ("training: {batch_size: 4}", "training.batch_size=4: meta does not use this key"),
     ],
 )
 def test_what_a_recipe_asks_for_is_not_passed_over(home: Path, tmp_path: Path, capfd, asked: str, message: str):
@@ -359,7 +359,7 @@ def test_rows_of_another_kind_are_refused(home: Path, tmp_path: Path, rows: list
 
 
 def test_an_encoder_with_a_decoder_is_refused(home: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="has a decoder too"):
+    with pytest.raises(UserError, match="has a decoder; meta supports"):
         run_of(home, tmp_path / "runs", **{"encoder.name": str(tiny_encoder(tmp_path, "t5"))})
     assert not (tmp_path / "runs").exists()
 

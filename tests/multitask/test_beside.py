@@ -17,7 +17,7 @@ from nlp_transfer.multitask.beside import compared
 from nlp_transfer.multitask.outcome import TOGETHER, Gain, Learned, Outcome
 from nlp_transfer.multitask.show import render
 from nlp_transfer.multitask.together import adapt_together
-from nlp_transfer.predicting.predict import opened
+from nlp_transfer.predicting.predict import load_predictor
 from tests.full_disk import refuse_to_hold
 from tests.multitask.tasks import SILENT, asked, written
 
@@ -44,7 +44,7 @@ def test_the_difference_is_that_of_the_figures_and_nothing_is_trained_twice(
         test = member.corpus.splits["test"]
         both = []
         for folder in (task.folder, kept[member.name]):
-            model = opened(folder)
+            model = load_predictor(folder)
             logits = model.logits(test.texts, test.pairs)
             both.append(compute(model.record.task, logits, test.targets, test.weights)[task.metric])
         gain = outcome.gain(task.name, TOGETHER)
@@ -82,7 +82,7 @@ def test_answers_have_a_name_when_the_disk_has_them(home: Path, tmp_path: Path, 
     (member, _) = asked(home, [written(tmp_path), written(tmp_path, "regression")]).members
     rows = len(member.corpus.splits[member.corpus.reported_split])
     model = SimpleNamespace(record=SimpleNamespace(task=member.corpus.task), logits=lambda *_: np.eye(rows, 3))
-    monkeypatch.setattr(beside, "opened", lambda *_: model)
+    monkeypatch.setattr(beside, "load_predictor", lambda *_: model)
     (tmp_path / "model").mkdir()
     with monkeypatch.context() as patch:
         refuse_to_hold(patch, beside._ANSWERS)

@@ -275,7 +275,7 @@ def test_memory_hangs_on_the_chunk_alone(tmp_path: Path, kind: str):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["predict.format=parquet"], "name it instead of standard input"),
+        (["predict.format=parquet"], "cannot be read from standard input"),
         (["rows.parquet"], "set predict.output=FILE.parquet"),
     ],
 )

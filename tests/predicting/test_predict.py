@@ -15,7 +15,7 @@ from nlp_transfer.cli import main
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.task import Task
 from nlp_transfer.decision.labelling import Prediction
-from nlp_transfer.predicting.labelled import Cells
+from nlp_transfer.predicting.writers import DelimitedWriter
 from tests.place import furnish
 
 ROWS, CHUNK = 1_000, 50
@@ -60,7 +60,7 @@ def test_the_labels_of_a_cell_can_be_told_apart():
         likely = dict.fromkeys(labels, 0.5)
         answers = [Prediction(each, likely, set=each) for each in sets]
         table = Table({"text": [f"row {row}" for row in range(len(sets))]}, "rows.csv", list(range(len(sets))))
-        Cells(out, task, ",").write(table, answers)
+        DelimitedWriter(out, task, ",").write(table, answers)
         cells = list(csv.DictReader(io.StringIO(out.getvalue())))
         for column in ("prediction", "set"):
             found = [row[column] for row in cells]

@@ -16,7 +16,8 @@ from nlp_transfer.cache.store import folder_of
 from nlp_transfer.cli import main
 from nlp_transfer.config import compose
 from nlp_transfer.errors import UserError
-from nlp_transfer.pretraining import further, made
+from nlp_transfer.pretraining import further
+from nlp_transfer.pretraining.folder import ENCODER
 from nlp_transfer.pretraining.masked import MaskedStep
 from nlp_transfer.publishing.publication import parcel_of
 from nlp_transfer.running import preparation, resume
@@ -78,19 +79,19 @@ def test_an_adapter_answers_as_it_did_wherever_its_run_is_moved(home: Path, tmp_
     record = read_record(run.folder / "model")
     assert record.merged is merged
     pushed = HubSettings(repository="a/b", layout="adapter")
-    with pytest.raises(UserError, match=r"nobody else has the encoder .* after its pretraining"):
+    with pytest.raises(UserError, match=r"its encoder .* after its pretraining is not on the Hub"):
         parcel_of(run.folder, pushed, tell=lambda _: None).__enter__()
     assert (
         "to be put on its encoder after its pretraining" in (run.folder / "model" / "README.md").read_text()
     ) or merged
-    assert (run.folder / made.ENCODER).is_dir() is not merged  # for good, whatever becomes of the cache
+    assert (run.folder / ENCODER).is_dir() is not merged  # for good, whatever becomes of the cache
     shutil.rmtree(folder_of(None))
     texts = [row["text"] for row in data_for("single_label")["test"]]
     answers = nlp_transfer.load(run.folder).predict(texts)
     right = sum(a.label == row["label"] for a, row in zip(answers, data_for("single_label")["test"], strict=True))
     assert right / len(texts) == pytest.approx(run.metrics["accuracy"])
     if not merged:
-        assert record.encoder.name == str((run.folder / made.ENCODER).resolve())
+        assert record.encoder.name == str((run.folder / ENCODER).resolve())
     moved = run.folder.rename(tmp_path / "moved")
     for folder in (moved, moved / "model"):
         assert nlp_transfer.load(folder).predict(texts) == answers
@@ -122,7 +123,7 @@ def test_checkpoints_go_also_where_another_run_made_the_encoder(
     monkeypatch.setattr(further, "fit", None)
     assert same(weights(run_of_them(home, tmp_path / "a", **values)), weights(other))
     assert not (folder / further.CHECKPOINTS).exists()
-    assert not (folder / made.ENCODER).exists()
+    assert not (folder / ENCODER).exists()
 
 
 @pytest.mark.slow
@@ -153,7 +154,7 @@ def test_the_head_of_an_earlier_run_with_the_same_labels_stays(home: Path, tmp_p
     native = {"strategy": "finetune", "encoder.head": "native", "cache.gib": 0}
     first = run_of_them(home, tmp_path / "a", **native | {"pretraining.epochs": 0})
     again = run_of_them(home, tmp_path / "b", **native | {"encoder.name": str(first.folder / "model")})
-    encoder, before = again.folder / made.ENCODER, weights(first)
+    encoder, before = again.folder / ENCODER, weights(first)
     assert torch.equal(load_file(encoder / "model.safetensors")["classifier.weight"], before["classifier.weight"])
     assert not {"nlp_transfer.json", "answers.json"} & {path.name for path in encoder.iterdir()}
     records = [read_record(run.folder / "model") for run in (first, again)]

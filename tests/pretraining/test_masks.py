@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nlp_transfer.data.ragged import Tokens
-from nlp_transfer.pretraining.masks import Masks, Words
+from nlp_transfer.pretraining.masks import Masks, Vocabulary
 
-WORDS = Words(mask=4, special=np.arange(5), ordinary=np.arange(5, 200))
+WORDS = Vocabulary(mask=4, special=np.arange(5), ordinary=np.arange(5, 200))
 
 
 def tokens_of(lengths: list[int], seed: int = 0) -> Tokens:

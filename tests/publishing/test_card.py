@@ -136,7 +136,7 @@ def test_ten_thousand_labels_make_no_large_card(tmp_path: Path):
     (run / "metrics.json").write_text(json.dumps(metrics))
     found, _ = parsed(run)
     assert len(found.content) < 20_000
-    assert "The 40 of 10,000 labels that fare worst" in found.text
+    assert "The 40 of 10,000 labels with the lowest F1" in found.text
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_an_export_under_another_rule_or_of_a_run_without_figures_leaves_the_car
     assert main(["export", str(run)]) == 0
     found = capfd.readouterr()
     assert json.loads(found.out)["equal_decisions"] == 1
-    assert "does not tell of it" in found.err
+    assert "does not mention the export" in found.err
 
 
 def test_a_run_from_before_calibration_is_described(tmp_path: Path):

@@ -191,7 +191,7 @@ def test_a_name_that_is_nothing_is_said(cold: HubServer, capfd):
     for name, said in (
         ("alice/nowhere", "is no repository of the Hub that can be seen"),
         ("alice/finetune@nowhere", "has no such revision"),
-        ("alice/encoder", "holds no nlp_transfer.json"),
+        ("alice/encoder", "has no nlp_transfer.json"),
         ("a/b/c", "there is no such folder"),
     ):
         assert main(["predict", name, "rows.csv"]) == 2
@@ -298,10 +298,10 @@ def test_a_push_that_fails_leaves_a_finished_run_and_the_command_to_try_again(
             READER,
             [],
             2,
-            "nothing was trained, for hub.push=true would fail: hub.repository=alice/new: the token may only",
+            "nothing was trained, because hub.push=true would fail: hub.repository=alice/new: the token may only",
         ),
         (ALICE, ["hub.repository=bob/new"], 2, "bob is neither you"),
-        (ALICE, ["hub.repository=new"], 2, "no name of a repository"),
+        (ALICE, ["hub.repository=new"], 2, "is not a repository name"),
         (ALICE, ["hub.layout=odd"], 2, "hub.layout='odd' is not known"),
     ],
 )
@@ -338,9 +338,9 @@ def test_a_folder_that_asks_for_code_is_neither_loaded_nor_pushed(
 def test_words_that_say_nothing_of_the_hub_and_ways_that_lead_nowhere_are_refused(served, hub, tmp_path, capfd):
     _, runs, _ = served
     for words, said in (
-        (["push", str(runs["probe"]), "alice/new", "seed=3"], "'seed=3' says nothing of where a model goes"),
+        (["push", str(runs["probe"]), "alice/new", "seed=3"], "push takes hub.key=value words only; remove 'seed=3'"),
         (["push", str(runs["probe"]), "alice/new", "hub.layout=adapter"], "holds no adapter"),
-        (["push", str(runs["probe"]), "alice/new", "hub.revision=refs/pr/1"], "is no name of a branch"),
+        (["push", str(runs["probe"]), "alice/new", "hub.revision=refs/pr/1"], "is not a branch name"),
         (["push", str(runs["probe"]), "alice/new", "more"], "is too much"),
         (
             ["adapt", "hub.push=true", "hub.repository=a/b", "hub.layout=adapter"],

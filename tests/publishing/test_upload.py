@@ -96,7 +96,7 @@ def test_an_existing_repository_keeps_what_is_not_of_a_model_and_its_visibility(
     assert push(files, to(), tell=told.append).changed == len(FILES) + len(stale)
     assert held(hub) == hashed({**theirs, **FILES})
     assert not hub.repositories[NAME].private
-    assert "alice/tiny is there already and public" in told[0]
+    assert "alice/tiny exists already and is public" in told[0]
     assert all(name in told[1] for name in stale)
 
 
@@ -174,7 +174,7 @@ def refusal(files: dict[str, Path], target: Target | None = None) -> PushFailed:
 
 @pytest.mark.parametrize(
     ("status", "said"),
-    [(401, "does not take the token"), (403, "does not let you write"), (413, "larger than the Hub takes")],
+    [(401, "rejects the token"), (403, "does not let you write"), (413, "larger than the Hub allows")],
 )
 def test_what_does_not_pass_is_not_tried_again(hub, files, waits, status, said):
     hub.add(NAME, {})
@@ -197,7 +197,7 @@ def test_what_never_passes_is_given_up_within_a_bound(hub, files, waits):
     [
         (lambda hub, patch: hub.stop(), "cannot be reached"),
         (lambda hub, patch: patch.delenv("HF_TOKEN"), "hf auth login"),
-        (lambda hub, patch: patch.setenv("HF_TOKEN", "hf_" + "x" * 34), "does not take the token"),
+        (lambda hub, patch: patch.setenv("HF_TOKEN", "hf_" + "x" * 34), "rejects the token"),
         (lambda hub, patch: patch.setenv("HF_TOKEN", READER), "the token may only read"),
     ],
     ids=["dead", "no token", "bad token", "reader"],
@@ -250,7 +250,7 @@ def test_a_hub_without_xet_is_told_from_one_that_is_away(tmp_path, monkeypatch, 
 
 
 def test_a_name_that_is_none_is_input_that_cannot_be_used(hub, files):
-    with pytest.raises(UserError, match="no name of a repository"):
+    with pytest.raises(UserError, match="is not a repository name"):
         pushed(files, to("alice/a--b..c"))
 
 

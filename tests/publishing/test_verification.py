@@ -147,7 +147,7 @@ def test_what_was_changed_is_found_out(encoder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("kind", "file", "content", "said"),
     [
-        ("native", ANSWERS, None, "answers.json is missing, so nobody can tell"),
+        ("native", ANSWERS, None, "answers.json is missing, so the model cannot be verified"),
         ("native", ANSWERS, '{"texts": ["a"], "logits": [[1, 2], [3, 4]]}', "answers.json cannot be read"),
         ("native", ANSWERS, '{"texts": ["a"], "logits": [["x"]]}', "answers.json cannot be read"),
         ("pooled", "pooled.py", "print('evil')", "pooled.py is not the code of this version"),

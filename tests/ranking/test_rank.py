@@ -221,7 +221,7 @@ def test_the_command_line_ranks_folders_and_runs_and_says_what_it_cannot(tmp_pat
         (["rank", *data], "rank needs encoders"),
         (["rank", "minilm", "minilm", *data], "'minilm' is given twice"),
         (["rank", "no/such", *data], "no/such"),
-        (["rank", "minilm", "encoder=e5", *data], "rank takes encoders as words of their own: write e5"),
+        (["rank", "minilm", "encoder=e5", *data], "rank takes encoders without a key: write e5"),
         (["rank", str(run), "rank.rows=3", *data], "rank.rows=3 must be at least 10"),
         (["rank", str(run), "data.label_texts=['{}']", *data], "rank asks about the rows of the data alone"),
     ):

@@ -12,10 +12,10 @@ from torch.distributed.run import get_args_parser
 
 from nlp_transfer.errors import UserError
 from nlp_transfer.sweeping import job, remote, slurm
-from nlp_transfer.sweeping.on_ray import Ray
+from nlp_transfer.sweeping.execution import run_jobs
+from nlp_transfer.sweeping.on_ray import RayExecutor
 from nlp_transfer.sweeping.settings import LauncherSettings
-from nlp_transfer.sweeping.slurm import Slurm, Submitted
-from nlp_transfer.sweeping.work import work
+from nlp_transfer.sweeping.slurm import SlurmExecutor, Submitted
 
 SBATCH = """#!/bin/bash
 if [ -e "$TOLD" ]; then echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; fi
@@ -37,12 +37,12 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_that_slurm_does_not_take_fails_alone(told: Path, tmp_path: Path):
-    at, log = Slurm(LauncherSettings(where="slurm"), tmp_path / "slurm"), tmp_path / "log.txt"
+    at, log = SlurmExecutor(LauncherSettings(where="slurm"), tmp_path / "slurm"), tmp_path / "log.txt"
     assert isinstance(at.start(["seed=1"], log), Submitted)
     runs = [("seed=2",), ("seed=3",)]
-    found = work(runs, at, recipe=None, log_of=lambda _: log, on_end=lambda *_: None)
+    found = run_jobs(runs, at, recipe=None, log_of=lambda _: log, on_end=lambda *_: None)
     assert [(each.state, each.status) for each in found.values()] == [(job.FAILED, UserError.status)] * 2
-    assert "SLURM did not take it: sbatch: error: QOSMaxSubmitJobPerUserLimit" in found[runs[0]].said
+    assert "SLURM rejected it: sbatch: error: QOSMaxSubmitJobPerUserLimit" in found[runs[0]].said
     assert "hydra.launcher.jobs limits" in found[runs[0]].said
 
 
@@ -50,7 +50,7 @@ def test_slurm_is_asked_for_a_core_for_each_process_of_a_config_file(told: Path,
     settings = LauncherSettings(
         where="slurm", config_file=str(tmp_path / "four.yaml"), slurm={"account": "lab"}, gpus=4
     )
-    Slurm(settings, tmp_path / "slurm").start(["seed=1"], tmp_path / "log.txt")
+    SlurmExecutor(settings, tmp_path / "slurm").start(["seed=1"], tmp_path / "log.txt")
     asked = told.read_text()
     assert "#SBATCH --cpus-per-task=4\n" in asked
     assert "#SBATCH --account=lab\n" in asked
@@ -73,7 +73,7 @@ def test_the_processes_of_a_run_divide_its_cores_on_a_node(
         monkeypatch.setenv("OMP_NUM_THREADS", said)
     shown = 'import os; print(os.environ.get("OMP_NUM_THREADS"))'
     monkeypatch.setattr(slurm, "command_of", lambda words, settings: [sys.executable, "-c", shown])
-    at, log = Slurm(LauncherSettings(where="slurm", **keys), tmp_path / "slurm"), tmp_path / "log.txt"
+    at, log = SlurmExecutor(LauncherSettings(where="slurm", **keys), tmp_path / "slurm"), tmp_path / "log.txt"
     handed = at.start(["seed=1"], log)._job.submission()
     assert handed.result() == (0, f"{threads}\n")
 
@@ -93,7 +93,7 @@ def test_all_nodes_of_a_job_are_told_one_place_to_meet(
     for part, value in array.items():
         monkeypatch.setenv(f"SLURM_ARRAY_{part}_ID", value)
     told = []
-    monkeypatch.setattr(remote, "do", lambda command, *_, warning: told.append(command))
+    monkeypatch.setattr(remote, "run_command", lambda command, *_, warning: told.append(command))
     for node in range(3):
         monkeypatch.setenv("SLURM_NODEID", str(node))
         slurm.run(["seed=1"], LauncherSettings(where="slurm", nodes=3, processes=4), "folder", "log.txt", {})
@@ -105,7 +105,7 @@ def test_all_nodes_of_a_job_are_told_one_place_to_meet(
 
 
 def test_a_job_of_one_node_asks_nobody_where_to_meet(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(remote, "do", lambda command, *_, warning: command)
+    monkeypatch.setattr(remote, "run_command", lambda command, *_, warning: command)
     told = slurm.run(["seed=1"], LauncherSettings(where="slurm", processes=4), "folder", "log.txt", {})
     assert "--standalone" in told
     assert not [word for word in told if word.startswith("--rdzv")]
@@ -149,10 +149,10 @@ def test_a_ray_cluster_that_does_not_answer_is_named(ray: SimpleNamespace):
 
     ray.init = init
     with pytest.raises(UserError, match=r"\(RAY_ADDRESS\): nobody at ray://there"):
-        Ray(LauncherSettings())
+        RayExecutor(LauncherSettings())
 
 
 def test_ray_is_asked_for_a_core_for_each_process_of_a_config_file(ray: SimpleNamespace, tmp_path: Path):
     (tmp_path / "four.yaml").write_text(FOUR)
-    Ray(LauncherSettings(config_file=str(tmp_path / "four.yaml")))
+    RayExecutor(LauncherSettings(config_file=str(tmp_path / "four.yaml")))
     assert ray.needs["num_cpus"] == 4

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from nlp_transfer.sweeping import job
+from nlp_transfer.sweeping.execution import Executor, Words, run_jobs
 from nlp_transfer.sweeping.job import Job
-from nlp_transfer.sweeping.local import Here, devices
+from nlp_transfer.sweeping.local import LocalExecutor, visible_gpus
 from nlp_transfer.sweeping.settings import LauncherSettings
-from nlp_transfer.sweeping.slurm import Slurm
-from nlp_transfer.sweeping.work import Place, Words, work
+from nlp_transfer.sweeping.slurm import SlurmExecutor
 
 ACCELERATE, OPTUNA = "hydra/launcher=accelerate", "hydra/sweeper=optuna"
 
@@ -39,10 +39,12 @@ def finetuned(place: Path, output: Path, steps: int, *more: str) -> Words:
     return words_of(place, output, *own, *more)
 
 
-def done(runs: list[Words], at: Place, folder: Path, lags: Callable[[Words], bool] = lambda words: False) -> list[Job]:
+def done(
+    runs: list[Words], at: Executor, folder: Path, lags: Callable[[Words], bool] = lambda words: False
+) -> list[Job]:
     log = folder / "log.txt"
     log.parent.mkdir(exist_ok=True, parents=True)
-    found = work(runs, at, recipe=None, log_of=lambda _: log, lags=lags, on_end=lambda *_: None)
+    found = run_jobs(runs, at, recipe=None, log_of=lambda _: log, should_prune=lags, on_end=lambda *_: None)
     return [found[words] for words in runs]
 
 
@@ -106,7 +108,7 @@ def test_runs_beside_each_other_are_ended_early_or_not_and_a_signal_reaches_them
                 os.kill(pid, signal.SIGKILL)
         return words == lagging and begun("lagging")
 
-    found = done([good, lagging, killed], Here(LauncherSettings(jobs=3)), tmp_path, lags)
+    found = done([good, lagging, killed], LocalExecutor(LauncherSettings(jobs=3)), tmp_path, lags)
     assert [each.state for each in found] == [job.FINISHED, job.PRUNED, job.FAILED]
     assert [each.status for each in found] == [0, 128 + signal.SIGTERM, -signal.SIGKILL]
     assert len(list((tmp_path / "lagging").glob("*/checkpoints/*/manifest.json"))) == 1
@@ -125,7 +127,7 @@ def _interruptible() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("_interruptible")
 def test_a_cluster_does_a_run_and_ends_one(place: Path, tmp_path: Path):
-    at = Slurm(LauncherSettings(), tmp_path / "slurm", cluster="local")
+    at = SlurmExecutor(LauncherSettings(), tmp_path / "slurm", cluster="local")
     long = finetuned(place, tmp_path / "long", 10**6)
     lags = lambda words: words == long and bool(list((tmp_path / "long").glob("*/metrics.jsonl")))  # noqa: E731
     short, ended = done([words_of(place, tmp_path / "runs", "strategy=probe"), long], at, tmp_path, lags)
@@ -152,16 +154,16 @@ def test_runs_at_once_divide_the_devices(
 
     class Noted:
         def __init__(
-            self, command: list[str], environment: dict[str, str], log: Path, done: Callable[[], None]
+            self, command: list[str], environment: dict[str, str], log: Path, on_end: Callable[[], None]
         ) -> None:
             started.append(environment)
-            self.done = done
+            self.done = on_end
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12), raising=False)
     monkeypatch.setattr("nlp_transfer.sweeping.local.Process", Noted)
-    at = Here(settings)
+    at = LocalExecutor(settings)
     assert at.slots == slots
     runs = [at.start(["seed=1"], None) for _ in range(slots)]
     if each:
@@ -176,6 +178,6 @@ def test_runs_at_once_divide_the_devices(
 def test_more_runs_than_there_are_devices_for_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
     with pytest.raises(ValueError, match="need 4 GPUs, and there are 3"):
-        Here(LauncherSettings(processes=2, jobs=2))
+        LocalExecutor(LauncherSettings(processes=2, jobs=2))
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    assert devices() == []
+    assert visible_gpus() == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.sweeping.pruning import Lagging, _Watched
+from nlp_transfer.sweeping.pruning import PruningMonitor, _Watched
 
 
 def line(figure: float | None, split: str = "validation") -> str:
@@ -21,7 +21,7 @@ def trial_after(evaluations: dict[int, float]) -> Any:
 
 def test_evaluations_are_read_as_they_are_written_and_anew_where_the_run_went_back(tmp_path: Path):
     watched, path = _Watched(tmp_path, trial_after({1: 0.5})), tmp_path / "metrics.jsonl"
-    assert watched.seen == 1
+    assert watched.reported == 1
     assert watched.figures("accuracy") == []
     path.write_text(line(0.1) + '{"step": 2, "loss": 1.0}\n' + line(0.2)[:20])
     assert watched.figures("accuracy") == [0.1]
@@ -37,7 +37,7 @@ def test_evaluations_are_read_as_they_are_written_and_anew_where_the_run_went_ba
 
 def test_runs_without_evaluations_are_refused_unless_others_are_searched_with_them():
     def watch(*words: str, searched: str) -> None:
-        Lagging(None, "accuracy", {searched: None}).watch([words], [trial_after({})])
+        PruningMonitor(None, "accuracy", {searched: None}).watch([words], [trial_after({})])
 
     with pytest.raises(UserError, match=r"pruner .* strategy\.solver=adamw"):
         watch("strategy=probe", searched="seed")

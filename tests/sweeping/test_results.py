@@ -56,9 +56,9 @@ def test_runs_that_cannot_be_compared_are_not():
     assert results(run(1, 0.1), run(2, 0.2, metric="accuracy")).sentences == [
         "No run can be chosen: their metrics differ."
     ]
-    assert "none came to a figure" in results(run(1, None)).sentences[0]
+    assert "none has a figure" in results(run(1, None)).sentences[0]
     changed = results(run(1, 0.1, fingerprint="a"), run(2, 0.2, fingerprint="b")).sentences
-    assert "The data changed in between" in changed[-1]
+    assert "The data changed between runs" in changed[-1]
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
@@ -87,7 +87,7 @@ def test_only_test_rows_say_what_the_chosen_run_is_worth(tmp_path: Path, split: 
 )
 def test_an_axis_has_numbers_by_size_and_texts_as_they_come(values: list[str], places: list[float], words: list[str]):
     axis = Axis.of("key", values)
-    assert axis.places == pytest.approx(places)
+    assert axis.positions == pytest.approx(places)
     assert [word.removesuffix(".0") for _, word in axis.ticks] == words
 
 

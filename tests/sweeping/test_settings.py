@@ -27,7 +27,7 @@ def test_conf_has_every_key_with_its_default(kind: type):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["hydra/launcher=joblib"], "runs are processes of their own"),
+        (["hydra/launcher=joblib"], "use hydra/launcher=accelerate"),
         (["hydra.launcher.jobs=2"], "hydra.launcher.jobs is a key of hydra/launcher=accelerate; add that"),
         (["hydra.sweeper.n_trials=2"], "hydra.sweeper.n_trials is a key of hydra/sweeper=optuna; add that"),
         ([LAUNCHER, "hydra.launcher.job=2"], "hydra.launcher.job is not a known key (did you mean 'jobs'?)"),
@@ -75,7 +75,7 @@ def test_values_that_cannot_be_are_refused(kind: type, keys: dict, said: str):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("gpus: 2", "is no file of `accelerate config`"),
+        ("gpus: 2", "is not a file of `accelerate config`"),
         ("num_processes: 1", "is for one process or for CPUs"),
         ("{num_processes: 2, use_cpu: true}", "where hydra.launcher.processes=2 without a config_file does"),
         ("{num_processes: 2, num_machines: 2}", "is for several machines"),

@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from nlp_transfer.cli import main
 from nlp_transfer.errors import UserError
-from nlp_transfer.sweeping import door, plugins, work
+from nlp_transfer.sweeping import execution, multirun, plugins
 from nlp_transfer.sweeping.settings import LauncherSettings
 from nlp_transfer.training.signals import Stopped
 from tests.sweeping.pretended import Place, drawn
@@ -24,11 +24,11 @@ SEARCH = [LAUNCHER, "hydra/sweeper=optuna", "strategy=finetune"]
 def at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Place]:
     """Have sweeps do their runs at a place that pretends."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(work, "_PAUSE", 0)
+    monkeypatch.setattr(execution, "_PAUSE", 0)
 
     def at(figures: Callable[[dict[str, str]], list[float]] = drawn, **how: Any) -> Place:
         place = Place(figures, **how)
-        monkeypatch.setattr(plugins, "place_of", lambda settings, folder: place)
+        monkeypatch.setattr(plugins, "executor_of", lambda settings, folder: place)
         return place
 
     return at
@@ -74,7 +74,7 @@ def test_no_figure_of_test_rows_but_that_of_the_chosen_run_is_told(at: Callable[
     assert page.count(".123") == 1
     assert "Best of 3 finished runs by validation macro_f1, .300: seed=3." in page
     assert "on 7 test rows, which chose nothing: .123 [.100, .200]" in page
-    assert "flatters" in page
+    assert "optimistic" in page
     assert 'aria-label="Runs through the values of 1 keys' in (folder / "report.html").read_text()
 
 
@@ -84,7 +84,7 @@ def test_parameters_of_sbatch_are_taken_as_the_file_says(
     at: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, words: list[str]
 ):
     place, asked = at(), list[LauncherSettings]()
-    monkeypatch.setattr(plugins, "place_of", lambda settings, folder: asked.append(settings) or place)
+    monkeypatch.setattr(plugins, "executor_of", lambda settings, folder: asked.append(settings) or place)
     assert swept(LAUNCHER, "hydra.launcher.where=slurm", *words, "seed=1,2") == 0
     assert [each.slurm for each in asked] == [{"account": "lab"}]
     assert len(results()) == 2
@@ -101,7 +101,7 @@ def test_what_lags_behind_is_ended_early_and_not_done_again(at: Callable[..., Pl
     assert states[0] == "finished"
     assert found["1"]["state"] == "finished"
     assert 1 <= states.count("pruned") <= 3
-    assert capfd.readouterr().err.count("ended early, for it lags behind others: ") == states.count("pruned")
+    assert capfd.readouterr().err.count("ended early, because it lags behind others: ") == states.count("pruned")
     assert all(found[seed]["validation"] for seed in found)  # that of the last evaluation, for those
     place = at()
     assert swept(*SEARCH, *words, f"hydra.sweeper.pruner={pruner}") == 0
@@ -189,7 +189,7 @@ def test_a_sweep_lies_in_the_home_folder_where_a_tilde_means_it(
     at: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, launcher: list[str]
 ):
     at()
-    monkeypatch.setattr("nlp_transfer.sweeping.sweep.Here", lambda settings: Place(drawn))
+    monkeypatch.setattr("nlp_transfer.sweeping.sweep.LocalExecutor", lambda settings: Place(drawn))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert swept(*launcher, "output=~/found", "seed=1,2") == 0
     assert len(list((tmp_path / "home" / "found" / "sweep").glob("*/results.csv"))) == 1
@@ -209,7 +209,7 @@ def test_a_sweep_that_ends_early_is_not_said_to_have_ended_for_want_of_room(
         return [0.1]
 
     at(stopped)
-    monkeypatch.setattr(door, "write_and_show", full)
+    monkeypatch.setattr(multirun, "write_and_show", full)
     assert swept(LAUNCHER, "seed=1,2") == 130
     assert "no space left" in capfd.readouterr().err
     at()

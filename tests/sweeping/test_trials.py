@@ -26,7 +26,7 @@ def search(folder: Path, space: Space, *, higher: bool = True, until: int = 1000
     settings = SearchSettings(**keys)
     folder.mkdir(exist_ok=True)
     trials, done = Trials(folder, settings, space, higher=higher), list[Job]()
-    while batch := trials.going_on()[: settings.n_jobs] or trials.proposed(settings.n_jobs):
+    while batch := trials.unfinished()[: settings.n_jobs] or trials.propose(settings.n_jobs):
         jobs = []
         for trial in batch:
             if len(done) + len(jobs) == until:
@@ -54,9 +54,9 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path, 
         done += search(tmp_path / "b", space, n_trials=8, until=until, **keys)
     assert [job.words for job in dict.fromkeys(done)] == [job.words for job in whole]
     trials = Trials(tmp_path / "b", SearchSettings(n_trials=8, **keys), space, higher=True)
-    assert trials.known == {job.words: job for job in whole}
-    assert not trials.going_on()
-    assert not trials.proposed(1)
+    assert trials.jobs == {job.words: job for job in whole}
+    assert not trials.unfinished()
+    assert not trials.propose(1)
     assert len(search(tmp_path / "b", space, n_trials=10, **keys)) == 2
     if sampler in ("tpe", "random"):
         assert search(tmp_path / "c", space, n_trials=8, seed=1, **keys) != whole
@@ -79,7 +79,7 @@ def test_a_trial_that_was_half_proposed_is_proposed_again_to_the_same_values(tmp
 def test_a_search_finds_what_is_good(tmp_path: Path, higher: bool):
     space = space_of("x=interval(0,1)")
     trials, asked = Trials(tmp_path, SearchSettings(n_trials=30), space, higher=higher), list[float]()
-    while batch := trials.proposed(1):
+    while batch := trials.propose(1):
         asked.append(batch[0].params["x"])
         figure = -abs(asked[-1] - 0.7) if higher else abs(asked[-1] - 0.7)
         trials.tell(batch[0], Job(space.words_of(batch[0].params), FINISHED, figure=figure))
@@ -89,13 +89,13 @@ def test_a_search_finds_what_is_good(tmp_path: Path, higher: bool):
 def test_a_trial_that_failed_is_taken_up_by_the_next_process_alone(tmp_path: Path):
     settings = SearchSettings(sampler="grid")
     trials = Trials(tmp_path, settings, SMALL, higher=True)
-    assert trials.most == 5
-    (first, second) = trials.proposed(2)
+    assert trials.total == 5
+    (first, second) = trials.propose(2)
     trials.tell(first, Job(SMALL.words_of(first.params), FAILED, 2))
     trials.tell(second, Job(SMALL.words_of(second.params), PRUNED, 143))
-    assert not trials.going_on()
+    assert not trials.unfinished()
     assert trials.failed == 1
-    (again,) = Trials(tmp_path, settings, SMALL, higher=True).going_on()
+    (again,) = Trials(tmp_path, settings, SMALL, higher=True).unfinished()
     assert (again.number, again.params) == (first.number, first.params)
 
 
@@ -110,7 +110,7 @@ def test_half_a_line_is_none(tmp_path: Path):
 def test_what_holds_no_trials_is_refused_and_kept(tmp_path: Path):
     path = tmp_path / "trials.jsonl"
     path.write_bytes(b"\x80\x04\x95.\n")  # as a pickle begins
-    with pytest.raises(UserError, match="holds no trials that can be read"):
+    with pytest.raises(UserError, match="cannot be read as trials"):
         Trials(tmp_path, SearchSettings(), SMALL, higher=True)
     assert path.read_bytes() == b"\x80\x04\x95.\n"
 
@@ -163,5 +163,5 @@ def test_a_grid_has_no_interval():
         "y": range(3),
         "z": [0.5, 1.0, 1.5],
     }
-    with pytest.raises(UserError, match="x has no end of them"):
+    with pytest.raises(UserError, match="x has infinitely many"):
         space_of("x=interval(0,1)").grid()

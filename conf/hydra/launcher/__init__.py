@@ -1,1 +1,1 @@
-"""How the runs of a sweep are started."""
+"""The launchers, which start the runs of a sweep."""

@@ -1,1 +1,1 @@
-"""Which runs a sweep consists of."""
+"""The sweepers, which propose the runs of a sweep."""

@@ -1,4 +1,4 @@
-"""Rows with what a model said of them, written in the format they came in; a file appears when it is complete."""
+"""Write rows with their predictions, in the format of the input; a file appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from nlp_transfer.machine.disk import alone, flush, reason
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_JOINED = "|"  # between the labels of a cell
+_SEPARATOR = "|"  # between the labels of a cell
 
 
 class Writer(ABC):
-    """Rows and what was predicted for them, one table after the other.
+    """Writes rows with their predictions, one table after the other.
 
     Attributes:
         labels: of the task.
-        ruled: the fields of a prediction that the rules of the model fill.
-        added: the columns behind those of the rows: the prediction, what the rules say, and the probabilities.
+        rule_fields: the fields of a prediction that decision rules of the model fill.
+        added: the columns added to those of the rows: the prediction, the fields of the rules, and the probabilities.
     """
 
     def __init__(self, task: Task, *, nested: bool = False) -> None:
-        """Learn what is said of a row.
+        """Determine the columns to add.
 
         Args:
             task: of the model.
-            nested: whether the probabilities are one cell.
+            nested: whether all probabilities are in one field.
         """
         self.labels = task.labels
         fields = {
@@ -51,78 +51,78 @@ class Writer(ABC):
             "low": task.coverage and task.problem == "regression",
             "high": task.coverage and task.problem == "regression",
         }
-        self.ruled = [name for name, rule in fields.items() if rule]
+        self.rule_fields = [name for name, rule in fields.items() if rule]
         figures = ["probabilities"] * bool(task.labels) if nested else [f"p({label})" for label in task.labels]
-        self.added = ["prediction", *self.ruled, *figures]
+        self.added = ["prediction", *self.rule_fields, *figures]
 
     def check(self, table: Table) -> None:
-        """Refuse rows that have a column of the output already, before anything of them is written."""
-        if taken := [name for name in self.added if name in table.columns]:
-            raise UserError(f"{self._place(table, taken[0])} already has a column {taken[0]!r}; rename it first")
+        """Refuse rows that already have a column of the output, before they are written."""
+        if existing := [name for name in self.added if name in table.columns]:
+            raise UserError(f"{self._place(table, existing[0])} already has a column {existing[0]!r}; rename it first")
 
     @abstractmethod
     def write(self, table: Table, answers: Sequence[Prediction]) -> None:
-        """Write rows and what was predicted for them."""
+        """Write rows with their predictions."""
 
-    def close(self) -> None:  # noqa: B027  # most formats have no end
-        """Write what stands behind the last row."""
+    def close(self) -> None:  # noqa: B027  # only some formats need it
+        """Write what follows the last row."""
 
     def _place(self, table: Table, column: str) -> str:
         return table.origin
 
-    def _said(self, answer: Prediction) -> list[Any]:
-        """Return what is said of a row, but for the probabilities."""
-        return [answer.label, *(getattr(answer, name) for name in self.ruled)]
+    def _fields(self, answer: Prediction) -> list[Any]:
+        """Return the added values of a row, except the probabilities."""
+        return [answer.label, *(getattr(answer, name) for name in self.rule_fields)]
 
 
-class Cells(Writer):
-    """Rows of CSV and TSV."""
+class DelimitedWriter(Writer):
+    """Writes CSV and TSV."""
 
     def __init__(self, out: TextIO, task: Task, delimiter: str) -> None:
         super().__init__(task)
         self._cells = cell_writer(out, delimiter)
-        self._joins = not any(_JOINED in label for label in task.labels)
-        self._began = False
+        self._can_join = not any(_SEPARATOR in label for label in task.labels)
+        self._has_header = False
 
     def write(self, table: Table, answers: Sequence[Prediction]) -> None:
         """Write rows, the first ones below a header."""
-        if not self._began:
+        if not self._has_header:
             self._cells.writerow([*table.columns, *self.added])
-            self._began = True
+            self._has_header = True
         for row, answer in zip(_rows(table), answers, strict=True):
-            figures = (f"{answer.probabilities[name]:.6f}" for name in self.labels)
-            self._cells.writerow([*row, *map(self._cell, self._said(answer)), *figures])
+            probabilities = (f"{answer.probabilities[name]:.6f}" for name in self.labels)
+            self._cells.writerow([*row, *map(self._cell, self._fields(answer)), *probabilities])
 
     def _cell(self, value: Any) -> Any:
-        """Return what is said of a row as a cell of a table."""
+        """Return a value as it is written in a cell."""
         if isinstance(value, bool):
             return "true" if value else "false"
         if isinstance(value, list):
-            return _JOINED.join(value) if self._joins else json.dumps(value, ensure_ascii=False)
+            return _SEPARATOR.join(value) if self._can_join else json.dumps(value, ensure_ascii=False)
         return value
 
 
-class Lines(Writer):
-    """Rows of JSON, one object a line."""
+class JsonLinesWriter(Writer):
+    """Writes one JSON object per line."""
 
     def __init__(self, out: TextIO, task: Task) -> None:
         super().__init__(task, nested=True)
         self._out = out
 
     def write(self, table: Table, answers: Sequence[Prediction]) -> None:
-        """Write rows, each with the keys it had."""
+        """Write rows, each with its own keys."""
         names = list(table.columns)
         for row, answer in zip(_rows(table), answers, strict=True):
-            extra = dict(zip(self.added, [*self._said(answer), answer.probabilities], strict=False))
-            given = {name: value for name, value in zip(names, row, strict=True) if value is not MISSING}
-            self._out.write(json_line(given | extra) + "\n")
+            added = dict(zip(self.added, [*self._fields(answer), answer.probabilities], strict=False))
+            present = {name: value for name, value in zip(names, row, strict=True) if value is not MISSING}
+            self._out.write(json_line(present | added) + "\n")
 
     def _place(self, table: Table, column: str) -> str:
         return table.where(next((row for row, cell in enumerate(table.columns[column]) if cell is not MISSING), 0))
 
 
-class Columns(Writer):
-    """Rows of a Parquet file, whose cells keep their types."""
+class ParquetWriter(Writer):
+    """Writes Parquet; the columns of the input keep their types."""
 
     def __init__(self, out: BinaryIO, task: Task) -> None:
         super().__init__(task)
@@ -130,20 +130,20 @@ class Columns(Writer):
         self._file: Any = None
 
     def write(self, table: Table, answers: Sequence[Prediction]) -> None:
-        """Write rows as they lay in the file they are from, with more columns."""
+        """Write rows of the input with the added columns."""
         import pyarrow as pa
         import pyarrow.parquet
 
-        rows: pa.Table = table.arrow  # type: ignore[attr-defined]  # of `ArrowRows`, which Parquet is read as
-        said = [[*self._said(answer), *(answer.probabilities[name] for name in self.labels)] for answer in answers]
+        rows: pa.Table = table.arrow  # type: ignore[attr-defined]  # of `ArrowRows`, as which Parquet is read
+        added = [[*self._fields(answer), *(answer.probabilities[name] for name in self.labels)] for answer in answers]
         for position, name in enumerate(self.added):
-            rows = rows.append_column(name, [pa.array([row[position] for row in said], self._type(name))])
+            rows = rows.append_column(name, [pa.array([row[position] for row in added], self._type(name))])
         if self._file is None:
             self._file = pyarrow.parquet.ParquetWriter(self._out, rows.schema)
         self._file.write_table(rows)
 
     def close(self) -> None:
-        """Write what says where in the file everything is."""
+        """Write the footer with the metadata."""
         if self._file is not None:
             self._file.close()
 
@@ -160,45 +160,45 @@ class Columns(Writer):
 
 
 def writer_of(out: Any, task: Task, kind: str, delimiter: str) -> Writer:
-    """Return what writes rows of a stream format; lines of text become CSV.
+    """Return the writer of a stream format; lines of text become CSV.
 
     Args:
-        out: of `output`.
+        out: opened by `open_output`.
         task: of the model.
         kind: the format.
         delimiter: between cells.
     """
     if kind == "parquet":
-        return Columns(out, task)
-    return Lines(out, task) if kind == "jsonl" else Cells(out, task, delimiter)
+        return ParquetWriter(out, task)
+    return JsonLinesWriter(out, task) if kind == "jsonl" else DelimitedWriter(out, task, delimiter)
 
 
 @contextmanager
-def output(name: str, kind: str) -> Iterator[IO[Any]]:
-    """Open standard output, or a file that takes its name only when it is complete, and the disk holds it.
+def open_output(name: str, kind: str) -> Iterator[IO[Any]]:
+    """Open standard output, or a file that gets its name only when it is completely on disk.
 
     Args:
         name: of the file; ``-``: standard output.
-        kind: the stream format; of Parquet bytes are written, else text.
+        kind: the stream format; binary for Parquet, otherwise text.
 
     Raises:
-        UserError: if the file cannot be written, or another process is at it.
+        UserError: if the file cannot be written, or another process is writing it.
     """
     if name == "-":
-        if isinstance(sys.stdout, io.TextIOWrapper):  # rows are UTF-8 with plain line ends, whatever the terminal takes
+        if isinstance(sys.stdout, io.TextIOWrapper):  # rows are UTF-8 with \n, whatever the terminal uses
             sys.stdout.reconfigure(encoding="utf-8", newline="")
         yield sys.stdout
         return
-    target = expanded(name).resolve()  # a link stays one
+    target = expanded(name).resolve()  # the target of a symbolic link is replaced, not the link
     making = target.with_name(f".making-{target.name}")
-    with ExitStack() as held:
-        with _reached(name):
-            held.enter_context(alone(making, f"predict.output={name}"))
+    with ExitStack() as locks:
+        with _output_errors(name):
+            locks.enter_context(alone(making, f"predict.output={name}"))
         try:
             file = io.BufferedWriter(_File(making, name))
             with file if kind == "parquet" else io.TextIOWrapper(file, encoding="utf-8", newline="") as out:
                 yield out
-            with _reached(name):
+            with _output_errors(name):
                 flush(making)
                 making.rename(target)
         finally:
@@ -206,21 +206,21 @@ def output(name: str, kind: str) -> Iterator[IO[Any]]:
 
 
 class _File(io.FileIO):
-    """A new file whose errors name the output, for what is read while it is open has errors of its own."""
+    """A new file whose errors name the output, to tell them from errors of the input that is read meanwhile."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._output = name
-        with _reached(name):
+        with _output_errors(name):
             super().__init__(path, "w")
 
     def write(self, data: Any) -> int:
-        with _reached(self._output):
+        with _output_errors(self._output):
             return super().write(data)
 
 
 @contextmanager
-def _reached(name: str) -> Iterator[None]:
-    """Turn what the disk of the output says into one sentence."""
+def _output_errors(name: str) -> Iterator[None]:
+    """Turn errors of the output's disk into one sentence."""
     try:
         yield
     except OSError as error:

@@ -1,12 +1,12 @@
-"""Runs at work where something goes wrong: the others lose nothing."""
+"""The execution of runs where something goes wrong: the others lose nothing."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from nlp_transfer.sweeping import work as module
-from nlp_transfer.sweeping.work import work
+from nlp_transfer.sweeping import execution as module
+from nlp_transfer.sweeping.execution import run_jobs
 from tests.sweeping.pretended import Place, Run
 
 
@@ -27,6 +27,6 @@ def test_where_a_run_cannot_be_started_the_others_are_asked_to_end_and_waited_fo
     at = Full(lambda _: [0.1] * 1000, slots=3)
     runs = [(f"seed={seed}",) for seed in range(3)]
     with pytest.raises(OSError, match="No space left"):
-        work(runs, at, recipe=None, log_of=lambda _: None, lags=lambda words: False, on_end=lambda *_: None)
+        run_jobs(runs, at, recipe=None, log_of=lambda _: None, should_prune=lambda words: False, on_end=lambda *_: None)
     assert [run.ended for run in started] == [True, True]
     assert [run.poll() for run in started] == [143, 143]  # not killed, which would be -9

@@ -1,4 +1,4 @@
-"""The folder of an encoder that was learned in episodes: how it is written, and what it says of itself."""
+"""The folder of a meta-learned encoder: writing it, and the file that describes it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import Source, check_layout, read_json, weights_digest
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import appearing, write_json
-from nlp_transfer.pretraining.made import copy_beside
+from nlp_transfer.pretraining.folder import copy_beside
 
 MARK = "meta.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetaLearned:
-    """What such an encoder was made of.
+    """The origin of a meta-learned encoder.
 
     Attributes:
-        encoder: name of the encoder before.
+        encoder: name of the original encoder.
         before: sha256 of its weights.
         sha256: of the weights in the folder.
         settings: the `meta` group.
         seed: of the run.
-        data: where the rows come from.
+        data: source of the rows.
         fingerprint: of the rows.
-        outcome: see `measuring.Outcome`; the classes are named there.
+        outcome: see `measuring.Outcome`, which also names the classes.
     """
 
     encoder: str
@@ -44,14 +44,14 @@ class MetaLearned:
     outcome: dict[str, Any]
 
 
-def write_encoder(folder: Path, model: Any, source: Source, **told: Any) -> None:
-    """Write an encoder as a folder that anybody's transformers and sentence-transformers load.
+def write_encoder(folder: Path, model: Any, source: Source, **origin: Any) -> None:
+    """Write an encoder in the format of transformers and sentence-transformers.
 
     Args:
-        folder: to write; it appears whole or not at all.
-        model: a pooled model, whose encoder is written; its head is not.
-        source: of the weights before.
-        told: values of `MetaLearned` but for the digests and the name.
+        folder: to write; it appears completely or not at all.
+        model: a pooled model, whose encoder is written without the head.
+        source: the original encoder.
+        origin: the values of `MetaLearned` except digests and name.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -60,12 +60,12 @@ def write_encoder(folder: Path, model: Any, source: Source, **told: Any) -> None
         model.encoder.save_pretrained(making)
         copy_beside(source.folder, making)
         _write_pooling(making, model.config.pooling, encoder_config(model.encoder.config).hidden_size)
-        about = MetaLearned(encoder=source.public_name, before=source.sha256, sha256=weights_digest(making), **told)
+        about = MetaLearned(encoder=source.public_name, before=source.sha256, sha256=weights_digest(making), **origin)
         write_json(making / MARK, dataclasses.asdict(about))
 
 
 def check_whole(folder: Path) -> None:
-    """Refuse such an encoder that lacks a file, or holds other weights than were saved.
+    """Refuse a meta-learned encoder that lacks a file, or whose weights were changed.
 
     Raises:
         UserError: naming the file or the folder.
@@ -76,14 +76,14 @@ def check_whole(folder: Path) -> None:
 
 
 def _write_pooling(folder: Path, pooling: str, width: int) -> None:
-    """Say in the words of sentence-transformers how token vectors become one: so they were compared, and will be."""
+    """Write the pooling configuration of sentence-transformers, with the pooling of the meta-learning."""
     mode = {"mean": "mean_tokens", "cls": "cls_token", "max": "max_tokens", "last": "lasttoken"}[pooling]
     modes = {f"pooling_mode_{each}": each == mode for each in ("mean_tokens", "cls_token", "max_tokens", "lasttoken")}
     (folder / "1_Pooling").mkdir(exist_ok=True)
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
     kinds = (("", "Transformer"), ("1_Pooling", "Pooling"))
     modules = [
-        {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for place, (path, kind) in enumerate(kinds)
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(kinds)
     ]
     write_json(folder / "modules.json", modules)

@@ -1,4 +1,4 @@
-"""From a folder to a server that listens, and its end: what is in flight is answered, new requests are refused."""
+"""Start the HTTP server for a model, and stop it gracefully: pending requests are answered, new ones refused."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from nlp_transfer.terminal.console import Screen
     from nlp_transfer.verb_settings import ServeSettings
 
-_KEPT = 5.0  # seconds that free memory is kept; giving it back takes some 30 ms
+_RELEASE_EVERY = 5.0  # seconds; releasing memory takes some 30 ms
 
 
-def _giving_back(answer: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function; after it, now and then, memory that is free goes back to the system.
+def _releasing_memory(predict: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function so that free memory is regularly returned to the system after its calls.
 
-    Passes are of many sizes, and the C library would keep ever more of what they leave in pieces.
+    Batches vary in size, which fragments the heap: the C library would hold more and more free memory.
     """
     from nlp_transfer.training.memory import give_back
 
     last = time.monotonic()
 
-    def answering(*given: Any) -> Any:
+    def predict_and_release(*texts: Any) -> Any:
         nonlocal last
         try:
-            return answer(*given)
+            return predict(*texts)
         finally:
-            if time.monotonic() - last > _KEPT:
+            if time.monotonic() - last > _RELEASE_EVERY:
                 give_back()
                 last = time.monotonic()
 
-    return answering
+    return predict_and_release
 
 
 def _check(settings: ServeSettings) -> None:
@@ -48,8 +48,8 @@ def _check(settings: ServeSettings) -> None:
     check_host("serve", settings)
     if settings.queue < settings.texts:
         raise UserError(
-            f"serve.queue={settings.queue} is less than serve.texts={settings.texts}: the largest request would never "
-            "be taken; raise the one or lower the other"
+            f"serve.queue={settings.queue} is less than serve.texts={settings.texts}: the largest request would always "
+            "be refused; raise the one or lower the other"
         )
     if not 0 < settings.seconds < math.inf:
         raise UserError(f"serve.seconds={settings.seconds} must be positive")
@@ -58,40 +58,40 @@ def _check(settings: ServeSettings) -> None:
 
 
 def serve(folder: Path, settings: Settings, screen: Screen, *, called: str) -> None:
-    """Answer requests until a signal comes.
+    """Answer requests until a signal stops the server.
 
     Args:
-        folder: of a run, of a model, or what `nlp-transfer export` has written.
-        settings: the groups `serve`, `decision`, `training.precision` and `evaluation.batch_tokens` count.
-        screen: told where the server listens.
-        called: how the model was named.
+        folder: of a run, of a model, or of an export.
+        settings: of which `serve`, `decision`, `training.precision` and `evaluation.batch_tokens` are used.
+        screen: shows the address of the server.
+        called: the name by which the user gave the model.
 
     Raises:
-        UserError: for a value that it may not have, if the address cannot be had, or the folder is no model of ours.
-        Stopped: when all is answered that had come before the signal.
+        UserError: for an invalid setting, an address that cannot be used, or a folder without a model of ours.
+        Stopped: after a signal, when all pending requests are answered.
     """
     _check(settings.serve)
     limits, tokens = settings.serve, settings.evaluation.batch_tokens
-    with bound("serve", limits.host, limits.port) as door:
+    with bound("serve", limits.host, limits.port) as server:
         with screen.busy("loading the model"), for_good():
-            from nlp_transfer.predicting.predict import opened
+            from nlp_transfer.predicting.predict import load_predictor
             from nlp_transfer.serving.app import Served, make_app
             from nlp_transfer.serving.batching import Batcher
 
-            predictor = opened(folder, settings, tell=screen.tell)
+            predictor = load_predictor(folder, settings, tell=screen.tell)
         record = predictor.record
-        predictor.predict(["a"], ["a"] if record.task.pair else None)  # what the first pass does once is done
+        predictor.predict(["a"], ["a"] if record.task.pair else None)  # warm-up: the first call is slower
         batcher = Batcher(
-            _giving_back(predictor.predict),
-            most_tokens=tokens,
-            most_of_one=None if record.tokens.chunk else record.tokens.limit,
-            most_waiting=limits.queue,
+            _releasing_memory(predictor.predict),
+            max_tokens=tokens,
+            max_text_tokens=None if record.tokens.chunk else record.tokens.limit,
+            max_waiting=limits.queue,
             wait=limits.wait_ms / 1000,
         )
         versions = {"python": platform.python_version()} | installed(("nlp-transfer", "torch", "transformers"))
         served = Served(*named(folder, called), record.sha256, record.task, versions)
         app = make_app(served, batcher, limits)
-        screen.tell(f"serving {served.name} at {listen(door)}, described at /docs")
-        stopped = run(app, door, on_stop=batcher.refuse, patience=math.ceil(limits.seconds) + 1)
+        screen.tell(f"serving {served.name} at {listen(server)}, described at /docs")
+        stopped = run(app, server, on_stop=batcher.refuse, grace_seconds=math.ceil(limits.seconds) + 1)
         batcher.close()
     raise stopped

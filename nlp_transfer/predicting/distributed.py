@@ -1,6 +1,6 @@
-"""Chunks of rows dealt to the ranks in turn: each answers its own, and all of them get all answers, in the rows' order.
+"""Distributed prediction: chunks of rows are assigned to the ranks in turn, and the results gathered in order.
 
-A chunk is answered by one rank as a single process answers it, so that the bits of a row hang on no number of ranks.
+One rank predicts a whole chunk, as a single process would, so that results do not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from nlp_transfer.machine.launch import is_main, rank, world_size
 
 
 class Chunk(NamedTuple):
-    """Rows, and what a model reads of them."""
+    """Rows, with their texts and pairs."""
 
     table: Table
     texts: Sequence[str]
     pairs: Sequence[str] | None
 
 
-def answered(model: Labeller, chunks: Iterable[Chunk]) -> Iterator[tuple[Table, list[Prediction]]]:
-    """Yield the rows of every chunk and what a model says of them; that to the first rank alone, which writes it down.
+def predict_chunks(model: Labeller, chunks: Iterable[Chunk]) -> Iterator[tuple[Table, list[Prediction]]]:
+    """Yield the rows of every chunk with their predictions, which are empty on ranks other than the first.
 
     Args:
         model: the same on every rank.
@@ -36,35 +36,35 @@ def answered(model: Labeller, chunks: Iterable[Chunk]) -> Iterator[tuple[Table, 
         for chunk in chunks:
             yield chunk.table, model.predict(chunk.texts, chunk.pairs)
         return
-    model, waiting = model.alone(), iter(chunks)
-    while group := list(islice(waiting, world)):
+    model, remaining = model.alone(), iter(chunks)
+    while group := list(islice(remaining, world)):
         own = [model.answers(chunk.texts, chunk.pairs) for chunk in group[rank() : rank() + 1] if chunk.texts]
         rows = [len(chunk.table) for chunk in group]
         outputs = model.record.task.outputs
-        for chunk, both in zip(group, _gathered(own, rows), strict=True):
+        for chunk, both in zip(group, _gather(own, rows), strict=True):
             features = both[:, outputs:] if both.shape[1] > outputs else None
             yield chunk.table, model.decided(both[:, :outputs], features) if chunk.texts and is_main() else []
 
 
-def _gathered(own: Sequence[tuple[np.ndarray, np.ndarray | None]], rows: Sequence[int]) -> list[np.ndarray]:
-    """Return the answers of all ranks, float32 (rows, outputs and width).
+def _gather(own: Sequence[tuple[np.ndarray, np.ndarray | None]], rows: Sequence[int]) -> list[np.ndarray]:
+    """Return the outputs of all ranks, one array per chunk, float32 (rows, outputs + width of the features).
 
     Args:
-        own: what this rank has answered: one chunk, or none where there are fewer chunks than ranks.
-        rows: of the chunk of each rank that has one.
+        own: the logits and features of this rank's chunk; empty if there are fewer chunks than ranks.
+        rows: number of rows of each chunk.
     """
     import torch
     from accelerate.utils import gather
 
     from nlp_transfer.training.meeting import met
 
-    device = met().device  # an exported model has made no Accelerator
+    device = met().device  # an exported model has no Accelerator
     both = [np.hstack([part for part in each if part is not None]) for each in own]
     width = int(gather(torch.tensor([both[0].shape[1] if both else 0], device=device)).max())
-    if not width:  # no rank has a text; a gather of nothing is refused on GPUs
+    if not width:  # no rank has a text, and GPUs refuse to gather empty tensors
         return [np.zeros((count, 0), np.float32) for count in rows]
-    sent = torch.zeros((max(rows), width))
+    padded = torch.zeros((max(rows), width))
     for each in both:
-        sent[: len(each)] = torch.from_numpy(each)
-    found = gather(sent.to(device)).cpu().numpy().reshape(world_size(), max(rows), width)
-    return [values[:count] for values, count in zip(found, rows, strict=False)]
+        padded[: len(each)] = torch.from_numpy(each)
+    gathered = gather(padded.to(device)).cpu().numpy().reshape(world_size(), max(rows), width)
+    return [values[:count] for values, count in zip(gathered, rows, strict=False)]

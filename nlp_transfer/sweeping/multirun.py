@@ -1,4 +1,4 @@
-"""A sweep as the command line asks for it: its words are read and refused, Hydra does it, and its figures are shown."""
+"""The command-line side of --multirun: check the words, have Hydra execute the sweep, and show its results."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from nlp_transfer.terminal.ending import USER_ERROR
 
 
 def show(recipe: str | None, overrides: Sequence[str]) -> int:
-    """Sweep, show what it came to, name the runs that failed, and return the exit status.
+    """Run a sweep, report failed runs, and return the exit status.
 
     Raises:
-        UserError: see `sweep`; and inside a launcher.
+        UserError: see `sweep`; and under a launcher of several processes.
     """
     if world_size() > 1:
         raise UserError(
-            "--multirun runs outside the launcher, which it starts once a job: call "
-            "`nlp-transfer adapt ... --multirun` without accelerate launch or torchrun"
+            "--multirun starts a launcher for each run itself: call `nlp-transfer adapt ... --multirun` without "
+            "accelerate launch or torchrun"
         )
     jobs = sweep(recipe, overrides)
     failed = [job for job in jobs if job.status and job.state not in (PRUNED, STOPPED)]
     for job in failed:
-        said = f": {job.said}" if job.said else ""
-        print(f"nlp-transfer: the run {job.name} failed with status {job.status}{said}", file=sys.stderr)  # noqa: T201
+        cause = f": {job.said}" if job.said else ""
+        print(f"nlp-transfer: the run {job.name} failed with status {job.status}{cause}", file=sys.stderr)  # noqa: T201
     statuses = {job.status for job in failed}
     return statuses.pop() if statuses in ({USER_ERROR}, {PushFailed.status}) else int(bool(failed))
 
 
 def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
-    """Adapt once for every combination of the values that are given with commas, or for those that a search proposes.
+    """Adapt once for every combination of comma-separated values, or for those that a search proposes.
 
-    Each finished run's JSON line goes to standard output; its figure on the validation rows goes to the sweeper.
+    The JSON line of each finished run goes to standard output; its figure on the validation rows goes to the sweeper.
 
     Returns:
-        What became of the runs.
+        The runs with their outcomes.
 
     Raises:
-        UserError: for overrides that make no configuration; no run has been started then.
+        UserError: for invalid overrides, before any run is started.
     """
     import hydra
 
@@ -64,61 +64,61 @@ def sweep(recipe: str | None, overrides: Sequence[str]) -> list[Job]:
     check_hydra_words(words)
     words = [for_hydra(word) for word in words]
     folder, name = locate_recipe(recipe)
-    if is_resolved(folder / f"{name}.yaml"):  # it holds no groups to choose from
+    if is_resolved(folder / f"{name}.yaml"):  # it has no defaults list to choose groups from
         folder, name = locate_recipe(None)
     with user_errors(words):
         refuse_foreign_code(folder, name, words)
-    asked = [sys.argv[0], "--config-dir", str(folder), "--config-name", name, "--multirun", *words]
+    arguments = [sys.argv[0], "--config-dir", str(folder), "--config-name", name, "--multirun", *words]
     screen = Screen(speaks=True)
     with (
-        Sweep(recipe, words, screen) as going,
-        _results_written(going, swept_keys(words), screen),
-        _hydra_in_command(asked, going),
+        Sweep(recipe, words, screen) as current,
+        _results_written(current, swept_keys(words), screen),
+        _hydra_command_line(arguments, current),
         user_errors(words),
     ):
         register()
-        hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name="config")(going.one)()
-    return list(going.jobs.values())
+        hydra.main(version_base="1.3", config_path=f"pkg://{CONF}", config_name="config")(current.run_one)()
+    return list(current.jobs.values())
 
 
 @contextlib.contextmanager
-def _results_written(going: Sweep, keys: Sequence[str], screen: Screen) -> Iterator[None]:
-    """Write what the sweep came to, however it ends.
+def _results_written(current: Sweep, keys: Sequence[str], screen: Screen) -> Iterator[None]:
+    """Write the results of the sweep after the block, even if it raises.
 
     Raises:
-        UserError: for files that cannot be written; only told where the sweep ends by another exception.
+        UserError: for files that cannot be written; only a message if the block raises another exception.
     """
 
-    def done() -> None:
-        going.hide()
-        if going.jobs:
-            write_and_show(going.folder, list(going.jobs.values()), keys, screen)
+    def write() -> None:
+        current.hide()
+        if current.jobs:
+            write_and_show(current.folder, list(current.jobs.values()), keys, screen)
 
     try:
         yield
     except BaseException:
         try:
-            done()
+            write()
         except UserError as error:
             screen.tell(str(error))
         raise
-    done()
+    write()
 
 
 @contextlib.contextmanager
-def _hydra_in_command(arguments: Sequence[str], going: Sweep) -> Iterator[None]:
-    """Give Hydra its command line, and have it raise its errors instead of printing them and leaving.
+def _hydra_command_line(arguments: Sequence[str], current: Sweep) -> Iterator[None]:
+    """Give Hydra its command line, and have it raise errors instead of printing them and exiting.
 
     Raises:
-        UserError: for a folder of the sweep that cannot be made.
+        UserError: for a folder of the sweep that cannot be created.
     """
     before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = list(arguments), "1"
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # it announces what it raises
+        with contextlib.redirect_stderr(io.StringIO()):  # Hydra prints errors that it also raises
             yield
     except OSError as error:
-        if error.filename is None or not _in_its_folder(Path(str(error.filename)), going):
+        if error.filename is None or not _in_its_folder(Path(str(error.filename)), current):
             raise
         raise UserError(
             f"the sweep's folder {error.filename} cannot be made: {error.strerror}; set output=..."
@@ -130,6 +130,6 @@ def _hydra_in_command(arguments: Sequence[str], going: Sweep) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full
 
 
-def _in_its_folder(path: Path, going: Sweep) -> bool:
-    """Return whether a path is the sweep's; before it has begun Hydra makes no others."""
-    return not going.begun or path.absolute().is_relative_to(going.folder.parent.absolute())
+def _in_its_folder(path: Path, current: Sweep) -> bool:
+    """Return whether a path is in the folder of the sweep; until that exists, Hydra creates no other files."""
+    return not current.begun or path.absolute().is_relative_to(current.folder.parent.absolute())

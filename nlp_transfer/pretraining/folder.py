@@ -1,4 +1,4 @@
-"""The folder of an encoder that was pretrained further: how it is written, what it says of itself, how it is found."""
+"""The folder of a further pretrained encoder: writing, copying and finding it, and the file that describes it."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from nlp_transfer.settings import EncoderSettings
 
 MARK = "pretraining.json"
 ENCODER = "encoder"  # in the folder of the run
-_SPARE = ".spare"  # in the run's own copy, while the cache has the same
+_SPARE = ".spare"  # marks the copy in a run folder as redundant, because the cache has the same
 
 
 def files_beside(folder: Path) -> list[Path]:
-    """Return the files of an encoder but its weights: configuration, tokenizer, how its states are pooled.
+    """Return the files of an encoder except its weights: configuration, tokenizer, pooling.
 
-    What a run of ours says of itself beside its model does not hold for another one.
+    Files that describe a model of ours are left out, because they do not apply to a model made of it.
     """
     others = ("model*.safetensors", "*.index.json", MARK, RECORD, ANSWERS)
-    found = {path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}
-    return sorted(path for path in found if not any(path.match(pattern) for pattern in others))
+    files = {path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path for path in files if not any(path.match(pattern) for pattern in others))
 
 
 def copy_beside(folder: Path, target: Path) -> None:
-    """Copy the files of an encoder but its weights and its configuration beside those of one that was made of it.
+    """Copy the files of an encoder, except weights and configuration, to the folder of an encoder that was made of it.
 
     Raises:
         OSError: if they cannot be written.
@@ -48,27 +48,27 @@ def copy_beside(folder: Path, target: Path) -> None:
             copied = target / path.relative_to(folder)
             copied.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, copied)
-    if longest := read_json(folder / RECORD).get("max_tokens"):  # the tokenizer beside it may cut earlier
-        own = read_json(target / "tokenizer_config.json") | {"model_max_length": longest}
-        write_json(target / "tokenizer_config.json", own)
+    if max_tokens := read_json(folder / RECORD).get("max_tokens"):  # a tokenizer of ours may truncate to fewer
+        config = read_json(target / "tokenizer_config.json") | {"model_max_length": max_tokens}
+        write_json(target / "tokenizer_config.json", config)
 
 
 def write_encoder(
-    folder: Path, model: Any, settings: EncoderSettings, source: Source, *, key: str, origin: str, **told: Any
+    folder: Path, model: Any, settings: EncoderSettings, source: Source, *, key: str, origin: str, **facts: Any
 ) -> None:
-    """Write the encoder of a masked-language model as a folder that anybody's transformers loads.
+    """Write the encoder of a masked-language model as a folder that transformers loads.
 
-    What the model has no part of, such as a pooler or a head for classification, stays as it was in the checkpoint, if
-    that counts; what such a head shares with the one that guesses words comes from there.
+    Parts that the model lacks, such as a pooler or a classification head, are kept from the original checkpoint, unless
+    the encoder was randomly initialised; layers that such a head shares with the head of the model come from the model.
 
     Args:
-        folder: to write; it appears whole or not at all.
-        model: the model.
+        folder: to write; it appears completely or not at all.
+        model: the masked-language model.
         settings: with which it was loaded.
-        source: of its weights before.
-        key: says all that the weights hang on.
-        origin: the same but for device and code.
-        told: values of `Pretrained` but for the digest.
+        source: the original encoder.
+        key: identifies everything that determines the weights.
+        origin: the same except device and code.
+        facts: the values of `Pretrained` except the digest.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -78,13 +78,13 @@ def write_encoder(
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
     shorten(config, settings, native=True)
     trained = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    learned = {name: tensor.detach().cpu() for name, tensor in model.base_model.state_dict().items()}
+    encoder = {name: tensor.detach().cpu() for name, tensor in model.base_model.state_dict().items()}
     with quiet(), torch.random.fork_rng(devices=[]):
         whole, info = AutoModel.from_pretrained(source.folder, config=config, **loading(settings))
         missing = fresh_of(info)
         kept = {name: t for name, t in whole.state_dict().items() if settings.pretrained and name not in missing}
-        assert learned.keys() <= whole.state_dict().keys(), "the encoder under one head is that under another"
-        weights = kept | learned
+        assert encoder.keys() <= whole.state_dict().keys(), "the encoder has the same parameters under any head"
+        weights = kept | encoder
         classifier, head = _with_head(config, settings, source, trained)
     if head:
         prefix = classifier.base_model_prefix
@@ -92,14 +92,14 @@ def write_encoder(
     with appearing(folder, MARK, "pretrained encoder", refused=(OSError, SafetensorError)) as making, quiet():
         whole.save_pretrained(making, state_dict=weights)
         copy_beside(source.folder, making)
-        about = dataclasses.asdict(Pretrained(sha256=weights_digest(making), **told))
+        about = dataclasses.asdict(Pretrained(sha256=weights_digest(making), **facts))
         write_json(making / MARK, {"key": key, "origin": origin, **about})
 
 
 def _with_head(
     config: Any, settings: EncoderSettings, source: Source, trained: dict[str, Tensor]
 ) -> tuple[Any, dict[str, Tensor]]:
-    """Return the model under its own head for classification, and what is known of that head: trained, or as it was."""
+    """Return the model with its native classification head, and the weights of that head that are not random."""
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification
 
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
@@ -120,48 +120,48 @@ def _with_head(
 
 
 def copy_encoder(made: Path, folder: Path) -> None:
-    """Copy such a folder.
+    """Copy the folder of a pretrained encoder.
 
     Raises:
-        UserError: if that cannot be written.
+        UserError: if it cannot be written.
     """
     with appearing(folder, MARK, "pretrained encoder") as making:
         shutil.copytree(made, making, dirs_exist_ok=True, ignore=shutil.ignore_patterns("entry.json"))
 
 
-def read_encoder(folder: Path, source: Source, **said: str) -> Source | None:
-    """Return the encoder in such a folder; None where it is another, or damaged.
+def read_encoder(folder: Path, source: Source, **expected: str) -> Source | None:
+    """Return the encoder in a folder; None if it is another one, or damaged.
 
     Args:
         folder: of the encoder.
-        source: of its weights before.
-        said: its key or its origin, by that name, as for `write_encoder`.
+        source: the original encoder.
+        expected: its `key` or `origin`, as for `write_encoder`.
     """
     try:
         about = read_json(folder / MARK)
         names = {name: about.pop(name, None) for name in ("key", "origin")}
-        if any(names[name] != value for name, value in said.items()):
+        if any(names[name] != value for name, value in expected.items()):
             return None
         pretrained = checked(Pretrained, about, "")
-        whole = weights_digest(folder) == pretrained.sha256
+        is_intact = weights_digest(folder) == pretrained.sha256
     except (TypeError, UserError):
         return None
-    return dataclasses.replace(source, folder=folder, pretrained=pretrained) if whole else None
+    return dataclasses.replace(source, folder=folder, pretrained=pretrained) if is_intact else None
 
 
 def key_of(folder: Path) -> str:
-    """Return the key with which such a folder was written."""
+    """Return the key with which a pretrained encoder was written."""
     return str(read_json(folder / MARK).get("key"))
 
 
 def beside(folder: Path, sha256: str) -> Path | None:
-    """Return where the encoder with these weights lies beside an artefact, wherever both were moved to; or None."""
+    """Return the folder of the encoder with these weights beside a saved model, or None; both may have been moved."""
     place = folder.resolve().parent / ENCODER
     return place if read_json(place / MARK).get("sha256") == sha256 else None
 
 
 def set_spare(folder: Path, *, spare: bool) -> None:
-    """Write down whether a run's own copy is not the only one."""
+    """Mark a copy in a run folder as redundant, or remove the mark."""
     if spare:
         (folder / _SPARE).touch()
     else:
@@ -169,9 +169,9 @@ def set_spare(folder: Path, *, spare: bool) -> None:
 
 
 def remove_spare(run: Path) -> None:
-    """Take the encoder out of the folder of a finished run, unless it is the only copy or an adapter is put on it.
+    """Remove the encoder from the folder of a finished run, unless it is the only copy or an adapter needs it.
 
-    Such an adapter needs it for good, and the cache may lose it.
+    An unmerged adapter always needs it, and the cache may lose its copy.
     """
     if (run / ENCODER / _SPARE).is_file() and read_json(run / "model" / RECORD).get("merged", True):
         remove(run / ENCODER)
