@@ -140,7 +140,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
 
     # The figures, beside floors; then the folder that anybody's transformers loads.
     test = corpus.splits[split]
-    beside = floors(task, train, test, seed=seed, metric=evaluation.metric, held=validation)
+    beside = floors(task, train, test, seed=seed, metric=evaluation.metric, validation=validation)
     source = classifier.source
     record = Record(
         task=task,
@@ -161,7 +161,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
         settings=evaluation,
         seed=seed,
         split=split,
-        said=said_of(
+        decision_notes=said_of(
             record, None, test, (logits, None), None, confidence=evaluation.confidence, in_sample=split != "test"
         ),
     )

@@ -241,11 +241,11 @@ class Comparison:
             corpus.splits["test"],
             seed=trial.seed,
             metric=self.metric,
-            free=self.settings.decision.threshold is None,
-            held=corpus.splits["validation"] if self.settings.decision.calibrate else None,
+            tune_thresholds=self.settings.decision.threshold is None,
+            validation=corpus.splits["validation"] if self.settings.decision.calibrate else None,
             store=self._store,
         ):
-            task = floor.task(corpus.task)
+            task = floor.with_threshold(corpus.task)
             found[trial._replace(name=floor.name)] = Answers(task, floor.logits, seconds=floor.seconds)
         return found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.comparing.slices import FEWEST
-from nlp_transfer.evaluation.formatting import probable, shown, title_of
+from nlp_transfer.evaluation.formatting import format_interval, format_p, title_of
 from nlp_transfer.evaluation.names import sign_of
 from nlp_transfer.evaluation.plain_values import without_nan
 from nlp_transfer.wording import listed
@@ -78,8 +78,8 @@ class Transfer:
         against = f"{duel.one} against {title_of(duel.other)}"
         # An interval is by itself, a verdict is one of several: where they part, the reader sees why.
         untried = f"; not tried: {listed(self.untried)}, which may be the better floor" if self.untried else ""
-        parted = f", p {probable(duel.adjusted)} after Holm's correction" if duel.is_apart and unsure else ""
-        gained = shown(apart, signed=True)
+        parted = f", p {format_p(duel.adjusted)} after Holm's correction" if duel.is_apart and unsure else ""
+        gained = format_interval(apart, signed=True)
         return f"{_SAID[duel.outcome]} {self.said}: {against}, difference {gained}{parted}{untried}{alone}"
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.evaluation.formatting import number, probable, shown, title_of
+from nlp_transfer.evaluation.formatting import format_interval, format_p, number, title_of
 from nlp_transfer.reporting import figures
 from nlp_transfer.reporting.document import (
     Beside,
@@ -92,7 +92,9 @@ def _line(outcome: Outcome, name: str) -> figures.Line:
 def _cell(outcome: Outcome, cell: GridCell | None) -> str | Cell:
     if cell is None:
         return ""
-    return Cell(shown(cell.figure), strong=cell.labels == outcome.most.labels and _is_alone(outcome, cell.name))
+    return Cell(
+        format_interval(cell.figure), strong=cell.labels == outcome.most.labels and _is_alone(outcome, cell.name)
+    )
 
 
 def _is_alone(outcome: Outcome, name: str) -> bool:
@@ -145,10 +147,10 @@ def _duels(outcome: Outcome) -> Section:
         [
             title_of(duel.one),
             title_of(duel.other),
-            Cell(shown(duel.difference), strong=duel.outcome != "no evidence"),
-            probable(duel.adjusted),
+            Cell(format_interval(duel.difference), strong=duel.outcome != "no evidence"),
+            format_p(duel.adjusted),
             f"{duel.wins:,} : {duel.losses:,}",
-            probable(duel.rows_adjusted),
+            format_p(duel.rows_adjusted),
         ]
         for duel in outcome.duels
     ]
@@ -176,8 +178,8 @@ def _slices(outcome: Outcome) -> Section:
             [
                 each.name,
                 f"{each.rows:,}",
-                Cell(shown(each.gain), strong=each.outcome != "no evidence"),
-                probable(each.adjusted),
+                Cell(format_interval(each.gain), strong=each.outcome != "no evidence"),
+                format_p(each.adjusted),
             ]
             for each in of
         ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer import config
 from nlp_transfer.comparing.grid import ALL
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.evaluation.formatting import number, shown, title_of
+from nlp_transfer.evaluation.formatting import format_interval, number, title_of
 from nlp_transfer.settings import DATA_FILES
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def recipe_of(outcome: Outcome, settings: Settings) -> str:
         f"  nlp-transfer adapt {shlex.quote(str(outcome.recipe))}",
         "",
         f"Measured on {outcome.rows:,} test rows {cell.said}, {seeds}: {outcome.metric} "
-        f"{shown(cell.figure)} beside {number(floor.figure.value)} of {title_of(duel.other)}; {cell.seconds:,.0f} s.",
+        f"{format_interval(cell.figure)} beside {number(floor.figure.value)} of {title_of(duel.other)}; "
+        f"{cell.seconds:,.0f} s.",
     ]
     if outcome.most.labels != ALL:
         lines.append("It learns from all training rows, of which nobody was tried with as many: another may be better.")

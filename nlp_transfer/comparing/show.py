@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlp_transfer.evaluation.formatting import number, shown, title_of
+from nlp_transfer.evaluation.formatting import format_interval, number, title_of
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.tables import COLOURS, simple_table
 
@@ -77,4 +77,4 @@ def _difference(duel: Duel, name: str) -> str:
     """Return by how much the metric of the named one is that of the other, with the interval below it."""
     found = duel.difference
     own = found if duel.one == name else Interval(-found.value, -found.high, -found.low)
-    return shown(own, signed=True, between="\n")
+    return format_interval(own, signed=True, between="\n")

@@ -13,11 +13,11 @@ import numpy as np
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.task import likeliest
 from nlp_transfer.decision.rules import check_rows
-from nlp_transfer.evaluation import hiding
+from nlp_transfer.evaluation import hidden_classes
 from nlp_transfer.evaluation.calibration import Calibration
+from nlp_transfer.evaluation.calibration_scores import CalibrationScores
 from nlp_transfer.evaluation.conformal import nonconformity
 from nlp_transfer.evaluation.decisions import decide, probabilities, with_rules
-from nlp_transfer.evaluation.kept import KeptScores
 from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.evaluation.selective import RiskCurve
 from nlp_transfer.evaluation.unknown import Detector
@@ -43,7 +43,7 @@ class Fitted:
     calibration: Calibration
     novelty: Novelty | None = None
     detector: Detector | None = None
-    nonconformity: KeptScores | None = None
+    nonconformity: CalibrationScores | None = None
     risk_curve: RiskCurve | None = None
     held: dict[str, float] | None = None
 
@@ -79,7 +79,7 @@ def fit_rules(prepared: Prepared, calibration: Calibration) -> Fitted:
         curve = RiskCurve.of(probabilities(task, logits).max(axis=1), wrong)
         found = dataclasses.replace(found, risk_curve=curve)
     if task.coverage:
-        kept = KeptScores.of(nonconformity(task, logits, validation.targets[present]))
+        kept = CalibrationScores.of(nonconformity(task, logits, validation.targets[present]))
         found = dataclasses.replace(found, nonconformity=kept)
     if task.unknown:
         novelty, detector = _novelty(prepared, logits, present)
@@ -91,11 +91,11 @@ def _novelty(prepared: Prepared, logits: np.ndarray, present: np.ndarray) -> tup
     train, validation = prepared.corpus.splits["train"], prepared.corpus.splits["validation"]
     task, seed = prepared.corpus.task, prepared.settings.seed
     taught = np.flatnonzero(train.weights > 0)
-    taught = taught[hiding.some_rows(len(taught), _MOST_TAUGHT, seed=seed)]
+    taught = taught[hidden_classes.sample_rows(len(taught), _MOST_TAUGHT, seed=seed)]
     features, held = prepared.features_now("train")[taught], prepared.features_now("validation")[present]
     classes, truth = likeliest(train.targets)[taught], likeliest(validation.targets)[present]
-    figures = hiding.rehearsed(features, classes, held, truth, labels=task.outputs, seed=seed)
-    score = hiding.chosen_score(figures, features.shape[1])
-    detector = hiding.fitted(score, features, classes, labels=task.outputs, seed=seed)
+    figures = hidden_classes.hidden_class_aurocs(features, classes, held, truth, labels=task.outputs, seed=seed)
+    score = hidden_classes.choose_detector(figures, features.shape[1])
+    detector = hidden_classes.fit_detector(score, features, classes, labels=task.outputs, seed=seed)
     means = {name: round(float(np.mean(values)), 4) for name, values in figures.items()}
-    return Novelty(score, KeptScores.of(detector.scores(logits, held)), means), detector
+    return Novelty(score, CalibrationScores.of(detector.scores(logits, held)), means), detector

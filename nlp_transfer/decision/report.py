@@ -14,7 +14,7 @@ from nlp_transfer.evaluation.calibration import Calibration, calibration_error
 from nlp_transfer.evaluation.conformal import covered
 from nlp_transfer.evaluation.decisions import abstains, decide
 from nlp_transfer.evaluation.formatting import number, percentage
-from nlp_transfer.evaluation.hiding import auroc, auroc_interval
+from nlp_transfer.evaluation.hidden_classes import auroc, auroc_interval
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.evaluation.names import DEFAULT_METRIC
 from nlp_transfer.evaluation.selective import CONFIDENCE

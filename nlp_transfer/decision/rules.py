@@ -15,7 +15,7 @@ import numpy as np
 
 from nlp_transfer.checks import check_one_rule
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation import kept, selective
+from nlp_transfer.evaluation import calibration_scores, selective
 from nlp_transfer.evaluation.conformal import label_sets, number_bounds
 from nlp_transfer.evaluation.decisions import with_rules
 from nlp_transfer.evaluation.formatting import percentage
@@ -86,12 +86,16 @@ def check_rows(key: str, value: float, rows: int, *, saved: bool = False) -> Non
     Raises:
         UserError: naming the key, its value and how many there must be.
     """
-    fewest = {"risk": selective.fewest, "unknown": lambda share: kept.fewest(1 - share), "coverage": kept.fewest}
+    fewest = {
+        "risk": selective.min_rows,
+        "unknown": lambda share: calibration_scores.min_rows(1 - share),
+        "coverage": calibration_scores.min_rows,
+    }
     needed = fewest[key](value)
     if rows < needed:
         there = f"this model was adapted with {rows:,}" if saved else f"there are {rows:,}"
         more = "adapt again with more of them" if saved else "give more rows"
-        if key == "risk" and (least := _rounded_up(selective.lowest(rows))) < 1:
+        if key == "risk" and (least := _rounded_up(selective.min_risk(rows))) < 1:
             there += f", which promise no less than {least:g} even if the model is always right"
         raise UserError(
             f"decision.{key}={value:g} needs at least {needed:,} validation rows, and {there}: "
@@ -108,7 +112,7 @@ def unpromised(task: Task, curve: RiskCurve | None) -> str | None:
     """Return what to say of a risk that no probability keeps; None where there is nothing to say."""
     if not task.risk or task.abstain_below <= 1 or curve is None:
         return None
-    lowest = _rounded_up(curve.lowest())
+    lowest = _rounded_up(curve.min_risk())
     least = f"The lowest that they promise is decision.risk={lowest:g}" if lowest < 1 else "They promise none"
     return (
         f"the model abstains on every text: however sure it has to be, its {curve.rows:,} validation rows do not show "

@@ -12,7 +12,7 @@ from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.streams import Stream, generator
 from nlp_transfer.data.tokens import encode_whole
 from nlp_transfer.data.unlabelled import NAME
-from nlp_transfer.evaluation.divergence import Gap, a_distance, written_apart
+from nlp_transfer.evaluation.divergence import Gap, a_distance, style_warnings
 from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.terminal.console import Screen
@@ -70,7 +70,7 @@ def _tell_apart(prepared: Prepared) -> Sides:
         return encode_whole(tokenizer, some, None).ids
 
     source, target = texts
-    prepared.domains = gap = Gap(*found, len(source), len(target), written_apart(source, target, encode))
+    prepared.domains = gap = Gap(*found, len(source), len(target), style_warnings(source, target, encode))
     prepared.plan = dataclasses.replace(prepared.plan, notes=[*prepared.plan.notes, *gap.sentences])
     return seen
 

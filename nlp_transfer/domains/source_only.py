@@ -13,10 +13,10 @@ from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.task import Task
 from nlp_transfer.domains.distance import Sides
 from nlp_transfer.evaluation.baselines import Floor
-from nlp_transfer.evaluation.formatting import number, shown
-from nlp_transfer.evaluation.information import gain, information
+from nlp_transfer.evaluation.formatting import format_interval, number
+from nlp_transfer.evaluation.information import gain, mutual_information
 from nlp_transfer.evaluation.intervals import Interval
-from nlp_transfer.evaluation.reverse import Known, difference, led_back
+from nlp_transfer.evaluation.reverse_validation import DomainFeatures, difference, reverse_accuracy
 from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.predicting.predict import opened
 from nlp_transfer.settings import EvaluationSettings, Settings
@@ -45,7 +45,7 @@ class SourceOnly:
     floor: Floor
     asked: Texts
     logits: np.ndarray
-    known: Known
+    known: DomainFeatures
 
     def sentences(self, task: Task, logits: np.ndarray, *, settings: EvaluationSettings, seed: int) -> list[str]:
         """Say what the answers of the adapted model to `asked` are worth beside those without adaptation."""
@@ -62,7 +62,7 @@ class SourceOnly:
 
     def _told(self, task: Task, logits: np.ndarray, settings: EvaluationSettings, seed: int) -> tuple[str, str]:
         """Say how much answers tell, and what is wrong if they tell less than without adaptation."""
-        before, after = information(task, self.logits), information(task, logits)
+        before, after = mutual_information(task, self.logits), mutual_information(task, logits)
         more = gain(task, logits, self.logits, confidence=settings.confidence, seed=seed)
         told = (
             f"On {counted(len(logits), 'text')} of the other domain, a model that saw none of them gives answers with "
@@ -74,7 +74,7 @@ class SourceOnly:
 
     def _led_back(self, task: Task, logits: np.ndarray, settings: EvaluationSettings, seed: int) -> tuple[str, str]:
         """Say how well answers lead back to known labels, and what is wrong if they do worse than before."""
-        before, after = (led_back(task, each, self.known, seed=seed) for each in (self.logits, logits))
+        before, after = (reverse_accuracy(task, each, self.known, seed=seed) for each in (self.logits, logits))
         more = difference(after, before, confidence=settings.confidence, seed=seed)
         told = (
             "A linear classifier that learns those answers as if they were labels is right on "
@@ -86,7 +86,7 @@ class SourceOnly:
 
 
 def _written(found: Interval) -> str:
-    return f"difference {shown(found, signed=True)}"
+    return f"difference {format_interval(found, signed=True)}"
 
 
 def is_guarded(settings: Settings) -> bool:
@@ -121,5 +121,5 @@ def asked_of(folder: Path, settings: Settings, corpus: Corpus, sides: Sides) -> 
         "no text of the other domain",
         model.record.task.threshold,
     )
-    known = Known(sides.features[0], corpus.splits["train"].targets[sides.rows], sides.features[1])
+    known = DomainFeatures(sides.features[0], corpus.splits["train"].targets[sides.rows], sides.features[1])
     return SourceOnly(folder, floor, asked, model.logits(asked.texts, asked.pairs), known)

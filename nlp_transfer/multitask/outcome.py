@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.evaluation.formatting import shown
+from nlp_transfer.evaluation.formatting import format_interval
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.plain_values import without_nan
 
@@ -59,7 +59,7 @@ class Gain:
     @property
     def words(self) -> str:
         """By how much, with the interval."""
-        return shown(self.difference, signed=True)
+        return format_interval(self.difference, signed=True)
 
 
 @dataclass(frozen=True)

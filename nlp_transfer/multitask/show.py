@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlp_transfer.evaluation.formatting import number, shown
+from nlp_transfer.evaluation.formatting import format_interval, number
 from nlp_transfer.evaluation.tables import simple_table
 from nlp_transfer.multitask.outcome import TOGETHER
 
@@ -30,7 +30,7 @@ def render(outcome: Outcome, console: Console) -> None:
         cells = [task.name, f"{task.rows:,}", task.metric]
         gain = outcome.gain(task.name, TOGETHER)
         if gain is None:
-            table.add_row(*cells, shown(task.together, between="\n"))
+            table.add_row(*cells, format_interval(task.together, between="\n"))
         else:
             alone = number(task.together.value - gain.difference.value)
             table.add_row(*cells, alone, number(task.together.value), Text(gain.words, _COLOURS[gain.outcome]))

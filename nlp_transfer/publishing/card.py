@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from nlp_transfer.encoder.pretrained import Pretrained
-from nlp_transfer.evaluation.formatting import number, shown, title_of
+from nlp_transfer.evaluation.formatting import format_interval, number, title_of
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.pretraining.planning import summary
 from nlp_transfer.publishing.card_rules import rules_of
@@ -241,15 +241,18 @@ def _ours(where: str, facts: Facts) -> str:
 def _figures(facts: Facts) -> str:
     report = facts.report
     head = ["", *(title_of(row.name) for row in report.rows)]
-    rows = [[metric, *(shown(row.intervals[metric]) for row in report.rows)] for metric in report.rows[0].intervals]
+    rows = [
+        [metric, *(format_interval(row.intervals[metric]) for row in report.rows)]
+        for metric in report.rows[0].intervals
+    ]
     said = (
         f"{report.examples:,} rows of the split {report.split}; bootstrap intervals of {100 * report.confidence:g} %."
     )
     held = ", and validation rows to be calibrated by" if facts.plan["examples"].get("validation") else ""
     lines = [f"{table(head, rows)}\n\n{said} Floors had the same training rows{held}."]
-    if report.honesty:
+    if report.calibration_text:
         said = _calibrated(facts.record["calibration"])
-        lines.append(f"Probabilities and frequencies differ by {report.honesty}. {said}")
+        lines.append(f"Probabilities and frequencies differ by {report.calibration_text}. {said}")
     return "\n\n".join(lines)
 
 

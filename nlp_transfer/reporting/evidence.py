@@ -109,7 +109,7 @@ def evidence_of(
     """Put together what was measured, by the ids of the rows; see `Evidence`."""
     order = np.argsort(np.asarray(measured.examples.ids), kind="stable")
     answers = [Answers(MODEL, task, measured.logits[order])]
-    answers += [Answers(floor.name, floor.task(task), floor.logits[order]) for floor in measured.floors]
+    answers += [Answers(floor.name, floor.with_threshold(task), floor.logits[order]) for floor in measured.floors]
     return Evidence(
         title=title,
         facts=facts,

@@ -10,7 +10,7 @@ import numpy as np
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.calibration import reliability
 from nlp_transfer.evaluation.decisions import probabilities
-from nlp_transfer.evaluation.formatting import number, percentage, shown
+from nlp_transfer.evaluation.formatting import format_interval, number, percentage
 from nlp_transfer.evaluation.sums import label_shares
 from nlp_transfer.reporting import figures, measures
 from nlp_transfer.reporting.document import Beside, Block, Cell, Drawing, Prose, Section, Table
@@ -87,9 +87,9 @@ def scores(evidence: Evidence) -> Section:
         [
             shortened(task.labels[label], _NAME),
             f"{report.labels[label].support:,.10g}",
-            shown(found[label]["precision"]),
-            shown(found[label]["recall"]),
-            _with_bar(shown(found[label]["f1"]), found[label]["f1"].value),
+            format_interval(found[label]["precision"]),
+            format_interval(found[label]["recall"]),
+            _with_bar(format_interval(found[label]["f1"]), found[label]["f1"].value),
         ]
         for label in order
     ]
@@ -118,13 +118,13 @@ def sureness(evidence: Evidence) -> Section:
 def _reliability(evidence: Evidence) -> tuple[Drawing, Table]:
     report, examples = evidence.report, evidence.examples
     bins = reliability(evidence.task, evidence.model.logits, examples.targets, examples.weights)
-    brier = shown(report.rows[0].intervals["brier"])
+    brier = format_interval(report.rows[0].intervals["brier"])
     what = "every label of every row" if evidence.task.problem == "multi_label" else "the label it gave"
     drawing = Drawing(
         figures.reliability(bins.edges, bins.stated, bins.true, bins.rows, name="reliability"),
         f"Reliability of the probability of {what}: points below the dashed line are claims that were too sure, points "
-        f"above it too modest; bars count the answers. Stated and true differ by {report.honesty}. Brier score: "
-        f"{brier}; 0 would be perfect.",
+        f"above it too modest; bars count the answers. Stated and true differ by {report.calibration_text}. "
+        f"Brier score: {brier}; 0 would be perfect.",
     )
     there = np.flatnonzero(bins.rows)
     rows = [
@@ -174,7 +174,7 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
     )
     yield Table(
         ["decision.abstain_below", "answered", "wrong among them"],
-        [[f"{each.above:g}", f"{each.share:.1%}", shown(each.error)] for each in answered],
+        [[f"{each.above:g}", f"{each.share:.1%}", format_interval(each.error)] for each in answered],
         folded="Where it may abstain",
     )
 
@@ -197,7 +197,7 @@ def _area(evidence: Evidence, curve_of: Callable[[np.ndarray], measures.Curve], 
         confidence=evidence.report.confidence,
         seed=evidence.seed,
     )
-    return shown(found)
+    return format_interval(found)
 
 
 def _precision_recall(evidence: Evidence) -> Iterator[Block]:

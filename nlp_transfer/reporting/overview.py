@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
+from nlp_transfer.evaluation.formatting import MODEL, format_interval, number, title_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, sign_of
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.reporting import figures
@@ -30,7 +30,7 @@ def figures_table(report: Report) -> Table:
         [
             metric,
             *(
-                Cell(shown(row.intervals[metric]), strong=row.name == _clear_winner(report, metric))
+                Cell(format_interval(row.intervals[metric]), strong=row.name == _clear_winner(report, metric))
                 for row in report.rows
             ),
         ]

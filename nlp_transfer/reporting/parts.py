@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nlp_transfer.data.sources import SPLIT_NAMES
-from nlp_transfer.evaluation.formatting import number, shown, title_of
+from nlp_transfer.evaluation.formatting import format_interval, number, title_of
 from nlp_transfer.reporting import figures, measures, rows
 from nlp_transfer.reporting.document import Block, Drawing, Prose, Section, Table
 from nlp_transfer.reporting.evidence import Evidence
@@ -103,7 +103,7 @@ def _grouped(
         f"{metric} {by}, with intervals. Where the intervals of two groups overlap widely, the difference between them "
         "may be chance.",
     )
-    table = [[group.name, f"{group.rows:,}", *map(shown, group.scores)] for group in found]
+    table = [[group.name, f"{group.rows:,}", *map(format_interval, group.scores)] for group in found]
     yield Table([head, "rows", *who], table, folded=f"{metric} {by}, in numbers")
 
 
@@ -139,8 +139,8 @@ def unseen(evidence: Evidence) -> Section:
     )
     known = {row.name: row.intervals[metric] for row in report.rows}
     table = [
-        ["all rows", f"{len(examples):,}", *(shown(known[each.name]) for each in evidence.compared)],
-        [others.name, f"{others.rows:,}", *map(shown, others.scores)],
+        ["all rows", f"{len(examples):,}", *(format_interval(known[each.name]) for each in evidence.compared)],
+        [others.name, f"{others.rows:,}", *map(format_interval, others.scores)],
     ]
     head = ["", "rows", *(f"{title_of(each.name)}, {metric}" for each in evidence.compared)]
     return Section(title, [Prose(said), Table(head, table)])

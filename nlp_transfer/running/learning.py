@@ -186,7 +186,7 @@ def score(settings: Settings, logits: np.ndarray, held: Examples, task: Task) ->
         # Chosen in the same way once more when all is learned.
         metric = metrics.selection_metric(task, settings.evaluation.metric)
         scale, rule = thresholds.scale_and_threshold(task, logits, held.targets, held.weights, metric=metric)
-        task = dataclasses.replace(task, threshold=thresholds.undivided(rule, scale))
+        task = dataclasses.replace(task, threshold=thresholds.uncalibrated(rule, scale))
     return metrics.compute(task, logits, held.targets, held.weights)
 
 

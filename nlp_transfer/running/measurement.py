@@ -74,7 +74,7 @@ def measure(
             settings=settings.evaluation,
             seed=settings.seed,
             split=split,
-            said=said,
+            decision_notes=said,
         )
     first = [f"{outcome_words(record.pretrained)}."] if record.pretrained else []
     first += memory.sentences if memory else []
@@ -148,7 +148,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             settings=settings.evaluation,
             seed=settings.seed,
             split=split,
-            said=rules,
+            decision_notes=rules,
         )
     report = dataclasses.replace(report, notes=[*notes, *report.notes])
     if settings.report.output and is_main():
@@ -168,7 +168,9 @@ def _floors(
     # One half is the threshold of a model for which none was chosen.
     free = settings.decision.threshold is None and not fixed and task.threshold != 0.5
     train, held = corpus.own_train, corpus.splits.get("validation") if settings.decision.calibrate else None
-    return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, held=held, store=store)
+    return baselines.floors(
+        task, train, examples, seed=settings.seed, metric=metric, tune_thresholds=free, validation=held, store=store
+    )
 
 
 def _corpus(

@@ -26,7 +26,7 @@ from nlp_transfer.comparing.trial import answers_of, is_finished
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.formatting import shown
+from nlp_transfer.evaluation.formatting import format_interval
 from nlp_transfer.reporting.files import write
 from nlp_transfer.running.choosing import LABEL_TEXTS
 from nlp_transfer.running.preparation import prepare
@@ -164,7 +164,7 @@ def test_the_page_says_what_the_figures_say_and_names_are_words_on_it(compared, 
     assert "features that an earlier trial or run has kept are not computed again, nor counted" in words
     assert "<script" not in page
     assert page.count("<svg") == 2
-    assert shown(outcome.cell("tfidf", "4").figure) in plain.replace("\\", "")
+    assert format_interval(outcome.cell("tfidf", "4").figure) in plain.replace("\\", "")
     odd = dataclasses.replace(outcome.cells[0], name="<script>alert(1)</script>")
     changed = dataclasses.replace(outcome, cells=[*outcome.cells, odd], folder=tmp_path)
     write(document_of(changed), tmp_path / "report.html")

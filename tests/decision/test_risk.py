@@ -323,7 +323,7 @@ def test_verbs_pages_and_files_speak_of_it(tmp_path: Path, capfd: pytest.Capture
     assert shares == sorted(shares)
     replaced = evaluated(folder, capfd, "decision.abstain_below=0.4")["notes"]
     assert not [note for note in replaced if "are to be wrong" in note]
-    lowest = read_record(folder / "model").risk_curve.lowest()
+    lowest = read_record(folder / "model").risk_curve.min_risk()
     assert lowest > 0.05  # the least that any 120 rows promise
     assert evaluated(folder, capfd, "decision.risk=0.05", f"report.output={tmp_path / 'page.html'}")["answered"] == 0
     assert "it abstains everywhere, so that at most 5%" in (tmp_path / "page.html").read_text()

@@ -19,9 +19,9 @@ from nlp_transfer.decision.rules import limit_of, ruled
 from nlp_transfer.encoder.source import UNKNOWN, digest_of
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration
+from nlp_transfer.evaluation.calibration_scores import CalibrationScores
 from nlp_transfer.evaluation.formatting import number
-from nlp_transfer.evaluation.hiding import auroc, auroc_interval, fitted
-from nlp_transfer.evaluation.kept import KeptScores
+from nlp_transfer.evaluation.hidden_classes import auroc, auroc_interval, fit_detector
 from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.evaluation.unknown import DETECTORS, OF_LOGITS
 from nlp_transfer.predicting.predict import Predictor, predict_file
@@ -55,14 +55,14 @@ def with_score(folder: Path, made: Path, name: str) -> Path:
     both = predictor._run(texts, None, ("logits", "features"))
     logits, features = both[:, :3], both[:, 3:]
     classes = record.task.encode(labels, str)
-    detector = fitted(name, features, classes, labels=3, seed=0)
+    detector = fit_detector(name, features, classes, labels=3, seed=0)
     sha256 = None
     if name not in OF_LOGITS:
         from safetensors.numpy import save_file
 
         save_file(detector.tensors(), made / UNKNOWN)
         sha256 = digest_of([made / UNKNOWN])
-    kept = KeptScores.of(detector.scores(logits, features))
+    kept = CalibrationScores.of(detector.scores(logits, features))
     write_record(dataclasses.replace(record, novelty=Novelty(name, kept, {}, sha256)), made)
     return made
 
@@ -287,7 +287,7 @@ def test_a_calibration_that_does_not_help_is_said_to(home: Path, temperature: fl
 
 def test_the_sentences_by_hand(home: Path):
     record = read_record(run_for(home, **RULES).folder / "model")
-    kept = KeptScores.of(np.linspace(-3, 0, 31))
+    kept = CalibrationScores.of(np.linspace(-3, 0, 31))
     task = dataclasses.replace(record.task, coverage=0.0)
     record = dataclasses.replace(record, task=task, novelty=Novelty("energy", kept, {}), calibration=Calibration())
     assert limit_of(record) == pytest.approx(-0.5)  # the (31 + 1) * 0.8 = 26th of 31
