@@ -83,7 +83,7 @@ def _following(labeller: Labeller, threshold: float) -> Labeller:
     shown_at = _shown(labeller.record.task)
     if threshold in (shown_at, round(shown_at, 2)):
         return labeller
-    return labeller.deciding_by(DecisionSettings(abstain_below=threshold))
+    return labeller.with_rules(DecisionSettings(abstain_below=threshold))
 
 
 def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def with_rules(task: Task, settings: DecisionSettings) -> Task:
     """Return the task with the decision rules that the settings override.
 
-    The probability threshold that guarantees a risk is set later, by `decision.rules.promising`.
+    The probability threshold that guarantees a risk is set later, by `decision.rules.with_risk_threshold`.
 
     Raises:
         UserError: for a rule that does not apply to the problem type.

@@ -15,7 +15,7 @@ from nlp_transfer.cache.features import with_features
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.sampling import TaskOrder, sharpness
 from nlp_transfer.data.task import dense
-from nlp_transfer.decision.fitting import Fitted
+from nlp_transfer.decision.fitting import FittedRules
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.names import sign_of
 from nlp_transfer.multitask.heads import Heads
@@ -58,15 +58,17 @@ class Joint:
     units: list[TargetScale] = field(default_factory=list)
     penalties: list[float] = field(default_factory=list)
 
-    def learn(self, prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, Fitted]:
+    def learn(
+        self, prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
+    ) -> tuple[Trajectory, FittedRules]:
         """Change the model; how outputs become labels is chosen task by task, later. See ``learning.learn``."""
         if not prepared.strategy.trains:
-            return Trajectory(), Fitted(Calibration())
+            return Trajectory(), FittedRules(Calibration())
         with prepared.frozen_layers_skipped(screen):
             self._start(screen, saving, folder.path)
             trajectory = descend(prepared, self._descent(), folder, screen, saving)
         give_back()
-        return trajectory, Fitted(Calibration())
+        return trajectory, FittedRules(Calibration())
 
     def _start(self, screen: Screen, saving: Saving, folder: Path) -> None:
         """Solve the head of every task on frozen features, where a run starts so, and put them into one."""

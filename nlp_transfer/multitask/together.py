@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from accelerate.utils import broadcast_object_list
 
-from nlp_transfer.decision.fitting import deciding
+from nlp_transfer.decision.fitting import apply_decision_settings
 from nlp_transfer.encoder.fingerprint import weights_digest
 from nlp_transfer.errors import about
 from nlp_transfer.multitask.heads import Heads
@@ -73,7 +73,9 @@ def task_folders(task_set: TaskSet) -> TaskFolders:
     members = []
     for each in task_set.members:
         with about(f"the task {each.name!r}"):
-            members.append(dataclasses.replace(each, corpus=deciding(each.corpus, each.settings.decision)))
+            members.append(
+                dataclasses.replace(each, corpus=apply_decision_settings(each.corpus, each.settings.decision))
+            )
     union = union_of(members)
     folder = RunFolder.of(task_set.settings, union.corpus)
     own = [each.inside(folder.path, task_set.settings.multitask) for each in members]

@@ -43,7 +43,7 @@ def answered(model: Labeller, chunks: Iterable[Chunk]) -> Iterator[tuple[Table, 
         outputs = model.record.task.outputs
         for chunk, both in zip(group, _gathered(own, rows), strict=True):
             features = both[:, outputs:] if both.shape[1] > outputs else None
-            yield chunk.table, model.decided(both[:, :outputs], features) if chunk.texts and is_main() else []
+            yield chunk.table, model.to_predictions(both[:, :outputs], features) if chunk.texts and is_main() else []
 
 
 def _gathered(own: Sequence[tuple[np.ndarray, np.ndarray | None]], rows: Sequence[int]) -> list[np.ndarray]:

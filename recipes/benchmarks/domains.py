@@ -141,14 +141,14 @@ def divide(source: Path, target: Path, folder: Path) -> None:
 def sides_of(settings: Any) -> tuple[Any, np.ndarray]:
     """Return what is known before anything learns, and the texts of the other domain that are asked about."""
     from nlp_transfer.data.corpus import load_corpus
-    from nlp_transfer.domains.distance import tell_domains_apart
+    from nlp_transfer.domains.distance import measure_domain_gap
     from nlp_transfer.evaluation.reverse_validation import DomainFeatures
     from nlp_transfer.running.preparation import prepare
     from nlp_transfer.terminal.console import Screen
 
     corpus = load_corpus(settings.data, seed=settings.seed)
     with tempfile.TemporaryDirectory() as nowhere:
-        sides = tell_domains_apart(prepare(settings, corpus, Path(nowhere)), Screen(speaks=False))
+        sides = measure_domain_gap(prepare(settings, corpus, Path(nowhere)), Screen(speaks=False))
     assert sides is not None
     source, target = sides.features
     return DomainFeatures(source, corpus.splits["train"].targets[sides.rows], target), sides.texts
