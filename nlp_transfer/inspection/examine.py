@@ -20,13 +20,13 @@ from nlp_transfer.data.rows import Rows, blank_rows
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.inspection import beside, columns, labels, mail, repeats, texts
+from nlp_transfer.inspection import columns, contamination, labels, mail, repeats, texts
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
 from nlp_transfer.machine.importing import for_good
 from nlp_transfer.settings import EncoderSettings
 
 if TYPE_CHECKING:
-    from nlp_transfer.inspection.doubts import Doubt
+    from nlp_transfer.inspection.label_errors import Doubt
     from nlp_transfer.settings import DataSettings, Settings
     from nlp_transfer.terminal.console import Screen
 
@@ -43,8 +43,8 @@ class Examination:
         skipped: kinds that are not told of.
         findings: the worst first; their places are splits as they were read and rows of their tables.
         doubts: labels that are likely wrong, the most certain first, with places like these.
-        asked: by split, how many rows the encoder looked at, divided as a run would; empty without an encoder.
-        unasked: why no encoder looked at them; None: one did.
+        encoder_rows: by split, how many rows the encoder looked at, divided as a run would; empty without an encoder.
+        no_encoder_reason: why no encoder looked at them; None: one did.
     """
 
     corpus: ReadCorpus
@@ -52,8 +52,8 @@ class Examination:
     skipped: frozenset[str]
     findings: list[Finding]
     doubts: list[Doubt]
-    asked: dict[str, int] = field(default_factory=dict)
-    unasked: str | None = None
+    encoder_rows: dict[str, int] = field(default_factory=dict)
+    no_encoder_reason: str | None = None
 
     def count(self, severity: str) -> int:
         """Return how many kinds of defects that were found are so severe."""
@@ -77,7 +77,11 @@ class Examination:
         return {
             "data": self.corpus.source,
             "rows": {split: len(rows) for split, rows in self.corpus.rows.items()},
-            "encoder": {"asked": self.unasked is None, "why_not": self.unasked, "rows": self.asked},
+            "encoder": {
+                "asked": self.no_encoder_reason is None,
+                "why_not": self.no_encoder_reason,
+                "rows": self.encoder_rows,
+            },
             "findings": [
                 {
                     "kind": found.kind,
@@ -138,7 +142,7 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
     with screen.bar("comparing texts") as bar:
         findings += _placed(itertools.chain(repeats.exact(told), repeats.near(told, show=bar.show)), told, tables)
         if settings.check.beside:
-            findings += _placed(beside.shared(told, settings.check.beside, show=bar.show), told, tables)
+            findings += _placed(contamination.shared(told, settings.check.beside, show=bar.show), told, tables)
     with screen.busy("looking at texts and labels"):
         findings += _placed(_plain(told, corpus.task, corpus.roles), told, tables)
     doubts: list[Doubt] = []
@@ -222,11 +226,11 @@ def _learned(
 ) -> tuple[list[Finding], list[Doubt]]:
     """Return what an encoder sees in rows as a run would use them, with the places of the rows as they were read."""
     with screen.busy("loading the encoder"), for_good():
-        from nlp_transfer.inspection.probing import probed
+        from nlp_transfer.inspection.probing import probe
 
     home = partial(_home, used.rows, tables)
     places = ((split, row) for split, rows in used.rows.items() for row in range(len(rows)))
-    findings, doubts = probed(settings, ready, {place for place in places if home(place) in known}, screen)
+    findings, doubts = probe(settings, ready, {place for place in places if home(place) in known}, screen)
     return _placed(findings, used.rows, tables), [
         dataclasses.replace(doubt, place=home(doubt.place)) for doubt in doubts
     ]

@@ -137,7 +137,7 @@ def _alike(row: int, others: Sequence[int], grams_of: Callable[[int], frozenset[
             yield Pair(other, row)
 
 
-def near_some(known: Sequence[str], asked: Sequence[str]) -> list[bool]:
+def near_any(known: Sequence[str], asked: Sequence[str]) -> list[bool]:
     """Return for each text that is asked about whether a known one shares four fifths of the character 4-grams with it.
 
     No pair is missed: two such texts have one of the rarest n-grams of each in common (prefix filtering, Chaudhuri et

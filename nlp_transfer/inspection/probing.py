@@ -9,7 +9,7 @@ from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.inspection import encoded
-from nlp_transfer.inspection.doubts import Doubt, doubts
+from nlp_transfer.inspection.label_errors import Doubt, doubts
 from nlp_transfer.machine.importing import for_good
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.running.preparation import prepare
@@ -21,7 +21,7 @@ from nlp_transfer.training.state import own_numbers
 
 
 @own_numbers()
-def probed(
+def probe(
     settings: Settings, corpus: Corpus, same: Container[Place], screen: Screen
 ) -> tuple[list[Finding], list[Doubt]]:
     """Return what the probe, its tokens and the nearness of texts tell of the rows, and the labels that are doubted.

@@ -31,8 +31,8 @@ def render(examination: Examination, console: Console) -> None:
 
     given = {split: len(rows) for split, rows in examination.corpus.rows.items()}
     console.print(f"{examination.corpus.source}: {_sizes(given)}", style="bold", soft_wrap=True)
-    if examination.asked.keys() - given.keys():
-        console.print(f"for the encoder they were divided as a run divides them: {_sizes(examination.asked)}")
+    if examination.encoder_rows.keys() - given.keys():
+        console.print(f"for the encoder they were divided as a run divides them: {_sizes(examination.encoder_rows)}")
     if examination.findings:
         table = Table(show_edge=False, pad_edge=False, header_style="bold")
         table.add_column("", no_wrap=True)

@@ -241,10 +241,8 @@ def _ours(where: str, facts: Facts) -> str:
 def _figures(facts: Facts) -> str:
     report = facts.report
     head = ["", *(title_of(row.name) for row in report.rows)]
-    rows = [
-        [metric, *(format_interval(row.intervals[metric]) for row in report.rows)]
-        for metric in report.rows[0].intervals
-    ]
+    metrics = report.rows[0].intervals
+    rows = [[name, *(format_interval(row.intervals[name]) for row in report.rows)] for name in metrics]
     said = (
         f"{report.examples:,} rows of the split {report.split}; bootstrap intervals of {100 * report.confidence:g} %."
     )

@@ -18,10 +18,9 @@ import torch
 import nlp_transfer
 from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.errors import UserError
-from nlp_transfer.inspection import beside
-from nlp_transfer.inspection.doubts import Doubt
 from nlp_transfer.inspection.examine import examine
 from nlp_transfer.inspection.kinds import KINDS
+from nlp_transfer.inspection.label_errors import Doubt
 from nlp_transfer.inspection.near import near_pairs
 from tests.composed import settings_of
 from tests.data.many import many
@@ -168,8 +167,8 @@ def test_places_are_those_of_the_rows_as_they_were_read_whatever_is_divided_off(
     assert all(doubt.given == made[row]["label"] for row, doubt in told.items())
     assert len(set(wrong) & told.keys()) >= 8
     assert found.where(("train", 20)).endswith(":21")
-    assert sum(found.asked.values()) == 197
-    sizes = f"{found.asked['train']} training, {found.asked['test']} test, {found.asked['validation']} validation rows"
+    assert sum(found.encoder_rows.values()) == 197
+    sizes = f"{found.encoder_rows['train']} training, {found.encoder_rows['test']} test, {found.encoder_rows['validation']} validation rows"
     assert all(part in shown(found) for part in ("divided as a run divides them", *sizes.split(", ")))
 
 

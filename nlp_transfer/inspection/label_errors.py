@@ -53,7 +53,7 @@ def doubts(prepared: Prepared) -> tuple[list[Doubt], list[Finding]]:
     task, splits = prepared.corpus.task, prepared.corpus.splits
     if len(splits["train"]) < _FEWEST:
         return [], []
-    asked, likely = unlearned(prepared)
+    asked, likely = out_of_fold(prepared)
     if not asked:
         return [], []
     targets = {split: splits[split].targets[rows] for split, rows in asked.items()}
@@ -73,7 +73,7 @@ def doubts(prepared: Prepared) -> tuple[list[Doubt], list[Finding]]:
 Arrays = Mapping[str, np.ndarray]
 
 
-def unlearned(prepared: Prepared) -> tuple[Arrays, Arrays]:
+def out_of_fold(prepared: Prepared) -> tuple[Arrays, Arrays]:
     """Return what a probe says of rows that it did not learn from.
 
     Returns:

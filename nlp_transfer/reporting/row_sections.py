@@ -1,4 +1,4 @@
-"""What the page of a run tells of its rows: long and short ones, domains, rows seen in training, the worst, errors."""
+"""Report sections on rows: regression errors, text lengths, domains, rows not seen in training, hardest rows."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from nlp_transfer.reporting.document import Block, Drawing, Prose, Section, Tabl
 from nlp_transfer.reporting.evidence import Evidence
 from nlp_transfer.wording import shortened
 
-_DOMAINS = 12
+_MOST_DOMAINS = 12
 _HARDEST = 20
-_TEXT = 300  # characters
-_SCATTERED = 1000  # points of a scatter
-_NUMBERED = re.compile(rf"({'|'.join(SPLIT_NAMES)})-\d+")  # see `Examples.ids`
-_ENOUGH = 10  # rows left, of which a score is said
+_TEXT_LENGTH = 300  # characters
+_MOST_POINTS = 1000  # of a scatter plot
+_GENERATED_ID = re.compile(rf"({'|'.join(SPLIT_NAMES)})-\d+")  # see `Examples.ids`
+_MIN_ROWS = 10  # for a score without repeated rows
 
 
 def numbers(evidence: Evidence) -> Section:
-    """Return predicted against true numbers and the errors; for regression alone."""
+    """Return predicted against true numbers and the errors; empty unless regression."""
     if evidence.task.problem != "regression":
         return Section("", [])
     present = evidence.examples.weights > 0
     true = evidence.examples.targets[present].astype(np.float64)
-    said = evidence.model.logits.reshape(-1)[present].astype(np.float64)
-    gaps = said - true
-    shown_rows = np.unique(np.linspace(0, len(true) - 1, min(len(true), _SCATTERED)).round().astype(np.int64))
-    some = f" {len(shown_rows):,} of {len(true):,} rows are shown." if len(shown_rows) < len(true) else ""
+    predicted = evidence.model.logits.reshape(-1)[present].astype(np.float64)
+    errors = predicted - true
+    sample = np.unique(np.linspace(0, len(true) - 1, min(len(true), _MOST_POINTS)).round().astype(np.int64))
+    sample_note = f" {len(sample):,} of {len(true):,} rows are shown." if len(sample) < len(true) else ""
 
     def signed(value: np.floating) -> str:
         return number(float(value), signed=True)
@@ -41,21 +41,21 @@ def numbers(evidence: Evidence) -> Section:
         "Numbers",
         [
             Drawing(
-                figures.agreement(true[shown_rows], said[shown_rows], name="agreement"),
+                figures.agreement(true[sample], predicted[sample], name="agreement"),
                 "Each point is a row; on the dashed line prediction and truth are equal. A cloud flatter than the line "
-                f"is a model that shies away from extremes.{some}",
+                f"is a model that shies away from extremes.{sample_note}",
             ),
             Drawing(
-                figures.histogram(gaps, name="residuals", label="Errors of the predictions", x="predicted − true"),
-                f"Errors: mean {signed(gaps.mean())}, standard deviation {number(float(gaps.std()))}; half of them lie "
-                f"between {signed(np.quantile(gaps, 0.25))} and {signed(np.quantile(gaps, 0.75))}.",
+                figures.histogram(errors, name="residuals", label="Errors of the predictions", x="predicted − true"),
+                f"Errors: mean {signed(errors.mean())}, standard deviation {number(float(errors.std()))}; half of "
+                f"them lie between {signed(np.quantile(errors, 0.25))} and {signed(np.quantile(errors, 0.75))}.",
             ),
         ],
     )
 
 
 def groups(evidence: Evidence) -> Section:
-    """Return how the model and its best floor fare on short and long texts, and on each domain."""
+    """Return the scores of the model and its best floor by text length and by domain."""
     examples = evidence.examples
     lengths = measures.length_groups(examples.characters)
     blocks = [*_grouped(evidence, lengths, "length", "characters", "by length of the text")]
@@ -65,101 +65,100 @@ def groups(evidence: Evidence) -> Section:
 
 
 def _domains(names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-    """Return the rows of the largest domains, and those of all others together."""
+    """Return the rows of the largest domains, and of all others together."""
     counts = Counter(names)
-    largest = sorted(counts, key=lambda name: (-counts[name], name))
-    kept = largest if len(largest) <= _DOMAINS else largest[: _DOMAINS - 1]
-    every = np.asarray(names, dtype=object)
-    found = [(name or "(none)", np.flatnonzero(every == name)) for name in kept]
-    rest = np.flatnonzero(~np.isin(every, kept))
-    return [*found, (f"{len(largest) - len(kept)} others", rest)] if len(rest) else found
+    by_size = sorted(counts, key=lambda name: (-counts[name], name))
+    largest = by_size if len(by_size) <= _MOST_DOMAINS else by_size[: _MOST_DOMAINS - 1]
+    domains = np.asarray(names, dtype=object)
+    groups = [(name or "(none)", np.flatnonzero(domains == name)) for name in largest]
+    rest = np.flatnonzero(~np.isin(domains, largest))
+    return [*groups, (f"{len(by_size) - len(largest)} others", rest)] if len(rest) else groups
 
 
 def _grouped(
-    evidence: Evidence, chosen: Sequence[tuple[str, np.ndarray]], name: str, head: str, by: str
+    evidence: Evidence, groups: Sequence[tuple[str, np.ndarray]], name: str, head: str, by: str
 ) -> Iterator[Block]:
     weights = evidence.examples.weights
-    chosen = [(group, members) for group, members in chosen if weights[members].sum() > 0]
-    if len(chosen) < 2:
+    groups = [(group, members) for group, members in groups if weights[members].sum() > 0]
+    if len(groups) < 2:
         return
     metric = measures.GROUP_METRIC[evidence.task.problem]
-    found = measures.grouped_scores(
+    scored = measures.grouped_scores(
         evidence.compared,
         evidence.examples.targets,
         weights,
-        chosen,
+        groups,
         metric=metric,
         resamples=evidence.resamples,
         confidence=evidence.report.confidence,
         seed=evidence.seed,
     )
-    who = [title_of(each.name) for each in evidence.compared]
+    titles = [title_of(each.name) for each in evidence.compared]
     scores = [
-        (each, np.array([[g.scores[place].value, g.scores[place].low, g.scores[place].high] for g in found]))
-        for place, each in enumerate(who)
+        (title, np.array([[g.scores[place].value, g.scores[place].low, g.scores[place].high] for g in scored]))
+        for place, title in enumerate(titles)
     ]
     yield Drawing(
-        figures.group_scores([group.name for group in found], scores, name=name, score=metric),
+        figures.group_scores([group.name for group in scored], scores, name=name, score=metric),
         f"{metric} {by}, with intervals. Where the intervals of two groups overlap widely, the difference between them "
         "may be chance.",
     )
-    table = [[group.name, f"{group.rows:,}", *map(format_interval, group.scores)] for group in found]
-    yield Table([head, "rows", *who], table, folded=f"{metric} {by}, in numbers")
+    table = [[group.name, f"{group.rows:,}", *map(format_interval, group.scores)] for group in scored]
+    yield Table([head, "rows", *titles], table, folded=f"{metric} {by}, in numbers")
 
 
 def unseen(evidence: Evidence) -> Section:
-    """Return the score on rows that the training split does not hold."""
+    """Return the score on rows whose text does not occur in the training split."""
     if evidence.train is None:
         return Section("", [])
     report, examples = evidence.report, evidence.examples
-    left = rows.unseen(evidence.train, examples)
+    unseen = rows.unseen(evidence.train, examples)
     title = "Without rows that it learned from"
     near = (
         "near repeats were not looked for, for there is too much text"
-        if left.near is None
-        else f"{_so_many(left.near, 'is', 'are')} nearly the same as one (four fifths of the character 4-grams)"
+        if unseen.near is None
+        else f"{_count(unseen.near, 'is', 'are')} nearly the same as one (four fifths of the character 4-grams)"
     )
-    exact = _so_many(left.exact, "has", "have")
-    said = f"Of {len(examples):,} measured rows {exact} a text of the training rows; {near}."
-    if len(left.rows) == len(examples):
-        return Section(title, [Prose(f"{said} So nothing flatters the figures in this way.")])
-    fewest = len(left.rows) < _ENOUGH or not examples.weights[left.rows].sum() > 0
-    if fewest:
-        return Section(title, [Prose(f"{said} The {len(left.rows):,} others are too few for a score.")])
+    exact = _count(unseen.exact, "has", "have")
+    summary = f"Of {len(examples):,} measured rows {exact} a text of the training rows; {near}."
+    if len(unseen.rows) == len(examples):
+        return Section(title, [Prose(f"{summary} So nothing flatters the figures in this way.")])
+    if len(unseen.rows) < _MIN_ROWS or not examples.weights[unseen.rows].sum() > 0:
+        return Section(title, [Prose(f"{summary} The {len(unseen.rows):,} others are too few for a score.")])
     metric = report.metric
     (others,) = measures.grouped_scores(
         evidence.compared,
         examples.targets,
         examples.weights,
-        [("without repeats", left.rows)],
+        [("without repeats", unseen.rows)],
         metric=metric,
         resamples=evidence.resamples,
         confidence=report.confidence,
         seed=evidence.seed,
     )
-    known = {row.name: row.intervals[metric] for row in report.rows}
+    overall = {row.name: row.intervals[metric] for row in report.rows}
     table = [
-        ["all rows", f"{len(examples):,}", *(format_interval(known[each.name]) for each in evidence.compared)],
+        ["all rows", f"{len(examples):,}", *(format_interval(overall[each.name]) for each in evidence.compared)],
         [others.name, f"{others.rows:,}", *map(format_interval, others.scores)],
     ]
     head = ["", "rows", *(f"{title_of(each.name)}, {metric}" for each in evidence.compared)]
-    return Section(title, [Prose(said), Table(head, table)])
+    return Section(title, [Prose(summary), Table(head, table)])
 
 
-def _so_many(count: int, one: str, several: str) -> str:
-    return f"{count or 'none'} {one}" if count < 2 else f"{count:,} {several}"
+def _count(count: int, singular: str, plural: str) -> str:
+    return f"{count or 'none'} {singular}" if count < 2 else f"{count:,} {plural}"
 
 
 def hardest(evidence: Evidence) -> Section:
-    """Return the rows on which it was the most surely wrong."""
+    """Return the rows with the most confident mistakes."""
     task, examples = evidence.task, evidence.examples
-    found = rows.worst(task, evidence.model.logits, examples.targets, examples.weights, most=_HARDEST)
+    mistakes = rows.worst(task, evidence.model.logits, examples.targets, examples.weights, most=_HARDEST)
     title = "The hardest rows"
-    if not found:
+    if not mistakes:
         return Section(title, [Prose(f"None of the {len(examples):,} rows was answered wrongly.")])
-    sure = {"regression": "error", "multi_label": "probability"}.get(task.problem, "probability")
+    score = "error" if task.problem == "regression" else "probability"
     texts = ["text"] if examples.pairs is None else ["first text", "second text"]
-    head = ["row", *texts, "true", "given", *(["most wrong label"] if task.problem == "multi_label" else []), sure]
+    head = ["row", *texts, "true", "given", *(["most wrong label"] if task.problem == "multi_label" else []), score]
     table = [
         [
             examples.ids[each.row],
@@ -170,14 +169,14 @@ def hardest(evidence: Evidence) -> Section:
             *([each.about] if task.problem == "multi_label" else []),
             number(each.sure),
         ]
-        for each in found
+        for each in mistakes
     ]
     caption = {
         "regression": "The largest errors first.",
         "multi_label": "The label whose decision is the most surely wrong, and its probability.",
     }.get(task.problem, "Wrong answers, the surest first, with the probability of what was given.")
     caption += " A wrong label in the data is as likely a reason as a wrong model: read them."
-    if any(_NUMBERED.fullmatch(examples.ids[each.row]) for each in found):
+    if any(_GENERATED_ID.fullmatch(examples.ids[each.row]) for each in mistakes):
         caption += (
             " A row that has no id of its own is called by the split it was read from, some of which may have been set "
             "aside to measure, and by its number there, which counts no header."
@@ -187,4 +186,4 @@ def hardest(evidence: Evidence) -> Section:
 
 
 def _cut(text: str) -> str:
-    return shortened(" ".join(text.split()), _TEXT)
+    return shortened(" ".join(text.split()), _TEXT_LENGTH)
