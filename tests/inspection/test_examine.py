@@ -18,6 +18,7 @@ import torch
 import nlp_transfer
 from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.errors import UserError
+from nlp_transfer.inspection import contamination
 from nlp_transfer.inspection.examine import examine
 from nlp_transfer.inspection.kinds import KINDS
 from nlp_transfer.inspection.label_errors import Doubt
@@ -168,7 +169,8 @@ def test_places_are_those_of_the_rows_as_they_were_read_whatever_is_divided_off(
     assert len(set(wrong) & told.keys()) >= 8
     assert found.where(("train", 20)).endswith(":21")
     assert sum(found.encoder_rows.values()) == 197
-    sizes = f"{found.encoder_rows['train']} training, {found.encoder_rows['test']} test, {found.encoder_rows['validation']} validation rows"
+    seen = found.encoder_rows
+    sizes = f"{seen['train']} training, {seen['test']} test, {seen['validation']} validation rows"
     assert all(part in shown(found) for part in ("divided as a run divides them", *sizes.split(", ")))
 
 
@@ -319,7 +321,9 @@ def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path
     assert found.fails("error")
     # Whether a split is asked about alone or with another, its rows are told; and the other data set is read once.
     calls = []
-    monkeypatch.setattr(beside, "near_pairs", lambda *given, **more: calls.append(given) or near_pairs(*given, **more))
+    monkeypatch.setattr(
+        contamination, "near_pairs", lambda *given, **more: calls.append(given) or near_pairs(*given, **more)
+    )
     splits = sound | {"validation": [sound["validation"][0], *sound["test"][3:9]]}
     both = [each for each in examined(splits, **{"check.beside": str(path)}).findings if each.kind == "contamination"]
     assert [each.places for each in both] == [tuple(("validation", row) for row in range(1, 5)), told.places]

@@ -185,7 +185,7 @@ def test_a_layer_tells_what_it_tells_alone(encoders: dict[str, Path]):
 
 
 def test_what_cannot_be_had_is_said_before_any_is_asked(encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_ask", lambda *_: pytest.fail("asked first"))
+    monkeypatch.setattr(module, "_probe", lambda *_: pytest.fail("asked first"))
     settings = compose(None, ["data=object"])
     absent = dataclasses.replace(settings.encoder, name="runs/none", package=None, sha256=None)
     there = dataclasses.replace(absent, name=str(encoders["whole"]))
