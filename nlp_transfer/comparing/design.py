@@ -1,4 +1,4 @@
-"""What a comparison is asked to do, checked and with its data read: refused, if need be, before torch is imported."""
+"""The design of a comparison: its settings are checked and its data read before torch is imported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.checks import check
-from nlp_transfer.comparing.grid import Candidate, Draws, candidates_of
+from nlp_transfer.comparing.grid import Candidate, TrialData, candidates_of
 from nlp_transfer.errors import UserError, at_least
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.settings import DATA_LIMITS
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Design:
-    """Who is compared, and on what.
+    """What is compared, and on which data.
 
     Attributes:
-        settings: that all share.
-        candidates: who is trained, floors among them.
-        draws: the rows.
+        settings: shared by all candidates.
+        candidates: everything that is trained, including trained floors.
+        data: the rows of the trials.
         metric: that decides.
     """
 
     settings: Settings
     candidates: list[Candidate]
-    draws: Draws
+    data: TrialData
     metric: str
 
 
 def design_of(recipe: str | None, words: Sequence[str], screen: Screen, *, data: Any = None) -> Design:
-    """Compose, check and read.
+    """Compose and check the settings of a comparison, and read its data.
 
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or None.
@@ -52,12 +52,13 @@ def design_of(recipe: str | None, words: Sequence[str], screen: Screen, *, data:
     for candidate in candidates:
         _check(candidate, settings, data)
     with screen.busy("reading data"):
-        draws = Draws(settings, data=data, tell=screen.tell)
-    return Design(settings, candidates, draws, selection_metric(draws.whole.task, settings.evaluation.metric))
+        trial_data = TrialData(settings, data=data, tell=screen.tell)
+    metric = selection_metric(trial_data.whole.task, settings.evaluation.metric)
+    return Design(settings, candidates, trial_data, metric)
 
 
 def _check_comparison(settings: Settings) -> None:
-    """Check the values of the `compare` group, and that nothing else says which rows there are.
+    """Check the values of the `compare` group, and that no other setting limits the rows.
 
     Raises:
         UserError: naming the key, its value and what it may be.
@@ -83,7 +84,7 @@ def _check_comparison(settings: Settings) -> None:
 
 
 def _check(candidate: Candidate, settings: Settings, data: Any) -> None:
-    """Check a candidate; name it where what is wrong is its own."""
+    """Check a candidate; errors that the shared settings do not cause name it."""
     try:
         check(candidate.settings, data=data)
         _check_comparison(candidate.settings)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from nlp_transfer.comparing.contest import Contest, Duel, holm, outcome
 from nlp_transfer.comparing.grid import Trial
+from nlp_transfer.comparing.scores import PairedTest, TrialScores, holm, outcome
 from nlp_transfer.comparing.trial import Answers
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
@@ -152,10 +152,10 @@ def _put_away(*folders: Path) -> None:
 
 def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, Answers]]) -> list[Gain]:
     """Return how each training of a task differs from that alone, the tests of one kind corrected together (Holm)."""
-    kinds: dict[bool, list[tuple[str, str, int, Duel]]] = {True: [], False: []}
+    kinds: dict[bool, list[tuple[str, str, int, PairedTest]]] = {True: [], False: []}
     for member in task_set.members:
         settings, theirs = member.settings, answers[member.name]
-        contest = Contest(
+        scores = TrialScores(
             examples=member.corpus.splits[member.corpus.reported_split],
             metric=member.metric,
             answers={Trial(name, _ALL, settings.seed): each for name, each in theirs.items()},
@@ -165,13 +165,13 @@ def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, Answers]]) -> l
         )
         for name in theirs:
             if name != ALONE:
-                (duel,) = contest.duels([(name, ALONE, _ALL)])
-                kinds[name == TOGETHER].append((member.name, name, contest.sign, duel))
+                (test,) = scores.paired_tests([(name, ALONE, _ALL)])
+                kinds[name == TOGETHER].append((member.name, name, scores.sign, test))
     gains = []
     for of in kinds.values():
-        adjusted = holm([duel.p for *_, duel in of])
-        for (task, teacher, sign, duel), p in zip(of, adjusted, strict=True):
+        adjusted = holm([test.p for *_, test in of])
+        for (task, teacher, sign, test), p in zip(of, adjusted, strict=True):
             clear = p < 1 - task_set.settings.evaluation.confidence
-            said = outcome(duel.difference, sign) if clear else "no evidence"
-            gains.append(Gain(task, teacher, duel.difference, p, said))
+            said = outcome(test.difference, sign) if clear else "no evidence"
+            gains.append(Gain(task, teacher, test.difference, p, said))
     return gains
