@@ -1,4 +1,4 @@
-"""Which settings several tasks cannot be learned together with, whatever their rows are; it imports no torch."""
+"""Checks of the settings of multitask training, without data and without importing torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BESIDE = ("none", "alone", "pairs")
 
 
 def check_multitask(settings: Settings) -> None:
-    """Check the `multitask` group by itself, and beside what else hangs on it.
+    """Check the `multitask` group, by itself and against other settings.
 
     Raises:
         UserError: naming the key, its value and what it may be.

@@ -1,4 +1,4 @@
-"""Several tasks that learned together, on a terminal."""
+"""The outcome of a multitask training on a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLOURS = {"better": "green", "no evidence": "", "worse": "red"}
 
 
 def render(outcome: Outcome, console: Console) -> None:
-    """Show how each task fares, beside its training alone where there was one, and who helps whom; fits 80 columns."""
+    """Print each task's score, its gain over training alone, and the gains in pairs, if measured; fits 80 columns."""
     from rich.text import Text
 
     table = _table("task", "rows", "metric", *(["alone"] if outcome.gains else []), "together")
@@ -40,7 +40,7 @@ def render(outcome: Outcome, console: Console) -> None:
         names = [task.name for task in outcome.tasks]
         gains = _table("with", *names)
         for teacher in names:
-            row = [matrix[teacher].get(taught) for taught in names]
+            row = [matrix[teacher].get(task) for task in names]
             gains.add_row(teacher, *(_gain(each) for each in row))
         console.print(gains)
     for sentence in outcome.verdict:
