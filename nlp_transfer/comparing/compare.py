@@ -79,8 +79,8 @@ class Comparison:
                 bar.show(
                     done, len(schedule.all), now=f"{trial.name} {self._data.describe(trial.labels)}, seed {trial.seed}"
                 )
-                found = self._tried(trial)
-                schedule.done[trial] = TrialResult(goodness(found.validation, self.metric), found.seconds)
+                answers = self._tried(trial)
+                schedule.done[trial] = TrialResult(goodness(answers.validation, self.metric), answers.seconds)
         left_out = [
             f"{trial.name} {self._data.describe(trial.labels)}, seed {trial.seed}: {why}"
             for trial, why in schedule.left_out.items()

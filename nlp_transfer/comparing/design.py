@@ -63,7 +63,7 @@ def _check_comparison(settings: Settings) -> None:
     Raises:
         UserError: naming the key, its value and what it may be.
     """
-    own: CompareSettings = settings.compare
+    compare: CompareSettings = settings.compare
     if settings.continual.used:
         raise UserError(
             "continual goes on from one model, and a comparison makes many: leave its keys out, or use adapt"
@@ -71,16 +71,16 @@ def _check_comparison(settings: Settings) -> None:
     for key in DATA_LIMITS:
         if (value := getattr(settings.data, key)) is not None:
             raise UserError(f"data.{key}={value}: in a comparison compare.labels says how many rows there are")
-    if not own.labels:
+    if not compare.labels:
         raise UserError("compare.labels is empty; give numbers of training rows a class, or all")
-    for labels in own.labels:
+    for labels in compare.labels:
         if labels != "all" and (not labels.isdecimal() or int(labels) < 1):
             raise UserError(f"compare.labels: {labels!r} must be a whole number from 1 up, or all")
-    at_least(own, "compare.", 1, "seeds")
-    if settings.seed + own.seeds > 2**32:
-        raise UserError(f"seed={settings.seed} and compare.seeds={own.seeds} must stay below 2**32 together")
-    if own.minutes is not None and not own.minutes > 0:
-        raise UserError(f"compare.minutes={own.minutes} must be above 0")
+    at_least(compare, "compare.", 1, "seeds")
+    if settings.seed + compare.seeds > 2**32:
+        raise UserError(f"seed={settings.seed} and compare.seeds={compare.seeds} must stay below 2**32 together")
+    if compare.minutes is not None and not compare.minutes > 0:
+        raise UserError(f"compare.minutes={compare.minutes} must be above 0")
 
 
 def _check(candidate: Candidate, settings: Settings, data: Any) -> None:

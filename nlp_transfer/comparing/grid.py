@@ -111,14 +111,14 @@ def _words(name: str) -> list[str]:
         words = shlex.split(name)
     except ValueError as error:
         raise UserError(f"compare.candidates: {name!r} cannot be read: {error}") from None
-    known = shipped_names("strategy")
+    strategies = shipped_names("strategy")
     strategy, rest = words[:1], words[1:]
     if strategy and "=" in strategy[0]:
         strategy, rest = [], words
-    for word in [word for word in strategy if word not in known] + [word for word in rest if "=" not in word]:
+    for word in [word for word in strategy if word not in strategies] + [word for word in rest if "=" not in word]:
         raise UserError(
-            f"compare.candidates: {word!r} in {name!r} is no strategy{did_you_mean(word, known)}; a candidate is one "
-            f"of {', '.join(known)}, key=value words, or both"
+            f"compare.candidates: {word!r} in {name!r} is no strategy{did_you_mean(word, strategies)}; a candidate is "
+            f"one of {', '.join(strategies)}, key=value words, or both"
         )
     if shared := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] in _SHARED]:
         raise UserError(f"compare.candidates: {shared[0]!r} in {name!r} is for all of them: write it beside the list")

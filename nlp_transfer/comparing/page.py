@@ -62,7 +62,7 @@ def _curves(outcome: Outcome) -> Section:
     for name in names:
         cells = [outcome.cell(name, each) for each, _ in labels]
         rows.append([title_of(name), *(_cell(outcome, cell) for cell in cells)])
-    head = ["", *(said.removeprefix("with ") for _, said in labels)]
+    head = ["", *(description.removeprefix("with ") for _, description in labels)]
     table = Table(
         head,
         rows,

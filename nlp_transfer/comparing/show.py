@@ -40,8 +40,8 @@ def _curves(outcome: Outcome) -> Table:
     labels = dict.fromkeys((cell.labels, cell.said) for cell in outcome.cells)
     table = simple_table()
     table.add_column("", overflow="fold")
-    for _, said in labels:
-        table.add_column(said.removeprefix("with ").removesuffix(" a class"), justify="right", no_wrap=True)
+    for _, description in labels:
+        table.add_column(description.removeprefix("with ").removesuffix(" a class"), justify="right", no_wrap=True)
     for name in dict.fromkeys(cell.name for cell in outcome.cells):
         cells = [outcome.cell(name, each) for each, _ in labels]
         figures = ["" if cell is None else _two_lines(cell.figure) for cell in cells]

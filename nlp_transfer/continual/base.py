@@ -79,5 +79,7 @@ class Base:
             UserError: saying how they differ.
         """
         if (self.task.problem, self.task.pair) != (task.problem, task.pair):
-            theirs, own = (f"{each.problem}, {'pairs' if each.pair else 'single texts'}" for each in (self.task, task))
-            raise UserError(f"{self.name} was adapted to another kind of problem ({theirs}) than this data has ({own})")
+            theirs, ours = (f"{each.problem}, {'pairs' if each.pair else 'single texts'}" for each in (self.task, task))
+            raise UserError(
+                f"{self.name} was adapted to another kind of problem ({theirs}) than this data has ({ours})"
+            )

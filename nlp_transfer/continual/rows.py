@@ -65,8 +65,8 @@ def own_rows(settings: Settings, task: Task, *, data: Any = None) -> Corpus:
     known = task.labels if settings.continual.keeps_labels else ()
     # Class weights need a row of every label, and do not matter for rows that are only measured.
     weights = "none" if settings.continual.replay else settings.data.class_weights
-    own = dataclasses.replace(settings.data, class_weights=weights)
-    return corpus.encoded(_read(dataclasses.replace(settings, data=own), data=data, known=known), own)
+    settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, class_weights=weights))
+    return corpus.encoded(_read(settings, data=data, known=known), settings.data)
 
 
 def read(settings: Settings, *, data: Any = None, tell: Callable[[str], None] = lambda _: None) -> ReadCorpus:

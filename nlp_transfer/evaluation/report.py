@@ -321,8 +321,8 @@ def _metrics_table(report: Report) -> Table:
 
 
 def _worst_labels(report: Report) -> Table:
-    known = [label for label in report.labels if not math.isnan(label.f1)]
-    worst = sorted(known, key=lambda label: (label.f1, -label.support))[:_MOST_WORST_LABELS]
+    scored = [label for label in report.labels if not math.isnan(label.f1)]
+    worst = sorted(scored, key=lambda label: (label.f1, -label.support))[:_MOST_WORST_LABELS]
     title = "labels" if len(worst) == len(report.labels) else f"worst {len(worst)} of {len(report.labels):,} labels"
     table = simple_table(title, gap=2)
     table.add_column("", no_wrap=True)

@@ -56,8 +56,8 @@ class Examination:
     no_encoder_reason: str | None = None
 
     def count(self, severity: str) -> int:
-        """Return the number of kinds of defects found with this severity."""
-        return len({found.kind for found in self.findings if KINDS[found.kind].severity == severity})
+        """Return the number of kinds of defects with this severity."""
+        return len({finding.kind for finding in self.findings if KINDS[finding.kind].severity == severity})
 
     def fails(self, severity: str) -> bool:
         """Return whether anything was found of this severity or worse; always false for `never`."""
@@ -84,14 +84,14 @@ class Examination:
             },
             "findings": [
                 {
-                    "kind": found.kind,
-                    "severity": KINDS[found.kind].severity,
-                    "message": found.message,
-                    "advice": KINDS[found.kind].advice,
-                    "places": [self.where(place) for place in found.places],
-                    "beside": [self.where(place) for place in found.beside],
+                    "kind": finding.kind,
+                    "severity": KINDS[finding.kind].severity,
+                    "message": finding.message,
+                    "advice": KINDS[finding.kind].advice,
+                    "places": [self.where(place) for place in finding.places],
+                    "beside": [self.where(place) for place in finding.beside],
                 }
-                for found in self.findings
+                for finding in self.findings
             ],
             "label_errors": [
                 {
@@ -153,18 +153,18 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
         used = divided(dataclasses.replace(corpus, rows=readable, notes=[]), lenient, seed=settings.seed)
         ready = encoded(used, lenient)
         if not no_encoder_reason:
-            known = {place for found in findings if found.kind in _SAME for place in found.places}
+            known_repeats = {place for finding in findings if finding.kind in _SAME for place in finding.places}
             as_read = dataclasses.replace(settings, data=dataclasses.replace(lenient, label_texts=None))
-            encoder_findings, doubts = _check_with_encoder(used, ready, as_read, known, tables, screen)
+            encoder_findings, doubts = _check_with_encoder(used, ready, as_read, known_repeats, tables, screen)
             findings += encoder_findings
             encoder_rows = {split: len(rows) for split, rows in used.rows.items()}
     except UserError as error:  # earlier findings are still reported
         findings.append(Finding("refused", f"a run would end with: {error}"))
         no_encoder_reason = no_encoder_reason or "a run would end before it is"
     skipped = frozenset(settings.check.skip)
-    findings = [found for found in findings if found.kind not in skipped]
+    findings = [finding for finding in findings if finding.kind not in skipped]
     order = list(KINDS)
-    findings.sort(key=lambda found: (SEVERITIES.index(KINDS[found.kind].severity), order.index(found.kind)))
+    findings.sort(key=lambda finding: (SEVERITIES.index(KINDS[finding.kind].severity), order.index(finding.kind)))
     if "label_error" in skipped:
         doubts = []
     return Examination(corpus, lenient, skipped, findings, doubts, encoder_rows, no_encoder_reason)
@@ -244,11 +244,11 @@ def _placed(findings: Iterable[Finding], splits: Mapping[str, Rows], tables: Map
     """Return findings with the places of their rows as read."""
     return [
         dataclasses.replace(
-            found,
-            places=tuple(_home(splits, tables, place) for place in found.places),
-            beside=tuple(_home(splits, tables, place) for place in found.beside),
+            finding,
+            places=tuple(_home(splits, tables, place) for place in finding.places),
+            beside=tuple(_home(splits, tables, place) for place in finding.beside),
         )
-        for found in findings
+        for finding in findings
     ]
 
 

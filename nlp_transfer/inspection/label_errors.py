@@ -66,8 +66,8 @@ def doubts(prepared: Prepared) -> tuple[list[Doubt], list[Finding]]:
             )
             return [], [Finding("weak_probe", message)]
     doubt_rows = {"multi_label": _doubt_multi_label, "regression": _doubt_numbers}.get(task.problem, _doubt_classes)
-    found = sorted(doubt_rows(task, likely, targets, predicted_rows), key=lambda doubt: doubt.probability)
-    return found, list(_findings(prepared, found))
+    errors = sorted(doubt_rows(task, likely, targets, predicted_rows), key=lambda doubt: doubt.probability)
+    return errors, list(_findings(prepared, errors))
 
 
 Arrays = Mapping[str, np.ndarray]
@@ -135,9 +135,9 @@ def _doubt_multi_label(task: Task, likely: Arrays, targets: Arrays, rows: Arrays
             if has.any():
                 thresholds[side, label] = shares[has, label].mean()
     for split, shares in likely.items():
-        own = np.where(given[split], shares, 1 - shares)
-        doubted = (1 - own > own) & (1 - own >= np.where(given[split], thresholds[0], thresholds[1]))
-        doubt = np.where(doubted, own, 1.0)
+        of_given = np.where(given[split], shares, 1 - shares)
+        doubted = (1 - of_given > of_given) & (1 - of_given >= np.where(given[split], thresholds[0], thresholds[1]))
+        doubt = np.where(doubted, of_given, 1.0)
         for row in np.flatnonzero(doubted.any(1)):
             label = int(doubt[row].argmin())
             has = bool(given[split][row, label])
@@ -146,7 +146,7 @@ def _doubt_multi_label(task: Task, likely: Arrays, targets: Arrays, rows: Arrays
                 (split, int(rows[split][row])),
                 name if has else f"not {name}",
                 f"not {name}" if has else name,
-                float(own[row, label]),
+                float(of_given[row, label]),
             )
 
 
@@ -162,10 +162,10 @@ def _doubt_numbers(task: Task, likely: Arrays, targets: Arrays, rows: Arrays) ->
             yield Doubt((split, int(rows[split][row])), given, suggested, float(as_large / len(sizes)))
 
 
-def _findings(prepared: Prepared, found: list[Doubt]) -> Iterator[Finding]:
+def _findings(prepared: Prepared, errors: list[Doubt]) -> Iterator[Finding]:
     """Return one finding for each split with likely label errors."""
     for split, examples in prepared.corpus.splits.items():
-        if places := tuple(doubt.place for doubt in found if doubt.place[0] == split):
+        if places := tuple(doubt.place for doubt in errors if doubt.place[0] == split):
             yield Finding(
                 "label_error",
                 f"{len(places):,} of {len(examples):,} {called(split)} rows look mislabelled to a probe that did not "

@@ -65,8 +65,8 @@ def prior_shift(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
         if split == "train":
             continue
         ours, theirs = counts["train"] / sizes["train"], counts[split] / sizes[split]
-        both = (counts["train"] + counts[split]) / (sizes["train"] + sizes[split])
-        error = np.sqrt(both * (1 - both) * (1 / sizes["train"] + 1 / sizes[split]))
+        pooled = (counts["train"] + counts[split]) / (sizes["train"] + sizes[split])
+        error = np.sqrt(pooled * (1 - pooled) * (1 / sizes["train"] + 1 / sizes[split]))
         ratio = np.maximum(ours, theirs) / np.maximum(np.minimum(ours, theirs), 1e-12)
         is_certain = np.abs(ours - theirs) > _STANDARD_ERRORS * error
         shifted = np.flatnonzero((ratio >= _MIN_RATIO) & is_certain & (theirs > 0))

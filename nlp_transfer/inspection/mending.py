@@ -76,7 +76,7 @@ def plan(examination: Examination) -> Mending:
     Raises:
         UserError: if a split would have no rows left.
     """
-    kinds = {found.kind for found in examination.findings}
+    kinds = {finding.kind for finding in examination.findings}
     corpus, settings = examination.corpus, examination.settings
     spelled = twins(corpus.task, label_counts(corpus.rows["train"])) if "twin" in kinds else {}
     undone = [kind for kind in UNDO if kind in kinds]
@@ -99,8 +99,8 @@ def plan(examination: Examination) -> Mending:
     for split, part in rows.items():
         if all((split, row) in gone for row in range(len(part))):
             raise UserError(f"a mended copy would have no {called(split)} row: all of them are repeated, or empty")
-    kept = rows["train"].take([row for row in range(len(rows["train"])) if ("train", row) not in gone])
-    before, after = label_counts(rows["train"]), label_counts(kept)
+    remaining = rows["train"].take([row for row in range(len(rows["train"])) if ("train", row) not in gone])
+    before, after = label_counts(rows["train"]), label_counts(remaining)
     lost = [name for name in corpus.task.labels if before[name] and not after[name]]
     return Mending(tables, gone, {place: done for place, done in changed.items() if place not in gone}, lost)
 

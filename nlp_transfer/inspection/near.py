@@ -56,9 +56,9 @@ def near_pairs(
         if row % _CHUNK == 0:
             show(len(texts) + row, 2 * len(texts))
         candidates = index.candidates(row)
-        found = list(_similar(row, candidates, grams_of)) if candidates else []
-        pairs += found
-        if not any(groups[pair.first] == groups[row] for pair in found):
+        duplicates = list(_similar(row, candidates, grams_of)) if candidates else []
+        pairs += duplicates
+        if not any(groups[pair.first] == groups[row] for pair in duplicates):
             index.add(row)
     show(2 * len(texts), 2 * len(texts))
     return pairs
@@ -71,7 +71,7 @@ def _signatures(texts: Sequence[str], show: Callable[[int, int], None]) -> tuple
     signatures, has_words = array_for((len(texts), _PERMUTATIONS), np.uint32), np.zeros(len(texts), bool)
     for start in range(0, len(texts), _CHUNK):
         grams = [[gram.encode() for gram in _grams(text)] for text in texts[start : start + _CHUNK]]
-        has_words[start : start + _CHUNK] = [bool(own) for own in grams]
+        has_words[start : start + _CHUNK] = [bool(text_grams) for text_grams in grams]
         hashes = MinHash.bulk(grams, num_perm=_PERMUTATIONS, hashfunc=zlib.crc32)
         signatures[start : start + _CHUNK] = [each.hashvalues for each in hashes]
         show(start, 2 * len(texts))
@@ -127,10 +127,10 @@ def _numbered(rows: np.ndarray) -> np.ndarray:
 
 
 def _similar(row: int, others: Sequence[int], grams_of: Callable[[int], frozenset[str]]) -> Iterator[Pair]:
-    own = grams_of(row)
+    grams = grams_of(row)
     for other in others:
-        theirs = grams_of(other)
-        if len(own & theirs) / len(own | theirs) >= _SIMILAR:
+        other_grams = grams_of(other)
+        if len(grams & other_grams) / len(grams | other_grams) >= _SIMILAR:
             yield Pair(other, row)
 
 
@@ -142,31 +142,32 @@ def near_any(known: Sequence[str], texts: Sequence[str]) -> list[bool]:
     """
     numbers: dict[str, int] = {}
     grams = [{numbers.setdefault(gram, len(numbers)) for gram in _grams(text)} for text in (*known, *texts)]
-    counts = Counter(gram for own in grams for gram in own)
+    counts = Counter(gram for text_grams in grams for gram in text_grams)
 
-    def rarest(own: set[int]) -> list[int]:
+    def rarest(text_grams: set[int]) -> list[int]:
         """Return as many of the rarest n-grams as it takes for two similar texts to share at least one."""
-        return nsmallest(len(own) - ceil(_SIMILAR * len(own)) + 1, own, key=lambda gram: (counts[gram], gram))
+        count = len(text_grams) - ceil(_SIMILAR * len(text_grams)) + 1
+        return nsmallest(count, text_grams, key=lambda gram: (counts[gram], gram))
 
     places_by_gram: defaultdict[int, list[int]] = defaultdict(list)
-    for place, own in enumerate(grams[: len(known)]):
-        for gram in rarest(own):
+    for place, text_grams in enumerate(grams[: len(known)]):
+        for gram in rarest(text_grams):
             places_by_gram[gram].append(place)
 
-    sizes = [len(own) for own in grams]
+    sizes = [len(text_grams) for text_grams in grams]
 
-    def has_near(own: set[int]) -> bool:
-        least, most = _SIMILAR * len(own), len(own) / _SIMILAR
-        candidates = {place for gram in rarest(own) for place in places_by_gram.get(gram, ())}
+    def has_near(text_grams: set[int]) -> bool:
+        least, most = _SIMILAR * len(text_grams), len(text_grams) / _SIMILAR
+        candidates = {place for gram in rarest(text_grams) for place in places_by_gram.get(gram, ())}
         for place in candidates:
             if not least <= sizes[place] <= most:
                 continue
-            shared = len(own & grams[place])
-            if shared >= _SIMILAR * (len(own) + sizes[place] - shared):
+            shared = len(text_grams & grams[place])
+            if shared >= _SIMILAR * (len(text_grams) + sizes[place] - shared):
                 return True
         return False
 
-    return [bool(own) and has_near(own) for own in grams[len(known) :]]
+    return [bool(text_grams) and has_near(text_grams) for text_grams in grams[len(known) :]]
 
 
 def _grams(text: str) -> frozenset[str]:

@@ -40,27 +40,27 @@ def near(splits: Mapping[str, Rows], *, show: Callable[[int, int], None] = lambd
         else:
             disputed[late[0]].setdefault(late, early)
     for source, target in LEAKS:
-        if found := leaked[source, target]:
-            count = len(set(found.values()))
+        if pairs := leaked[source, target]:
+            count = len(set(pairs.values()))
             yield Finding(
                 "near_leak",
                 f"{count:,} of {len(splits[target]):,} {target} rows are nearly the same as one in {source}: "
-                f"{_example(splits, found)}",
-                tuple(found),
-                tuple(found.values()),
+                f"{_example(splits, pairs)}",
+                tuple(pairs),
+                tuple(pairs.values()),
             )
     for split in splits:
-        for kind, found, description in (
+        for kind, pairs, description in (
             ("near_conflict", disputed[split], "nearly the same as another one, which is labelled otherwise"),
             ("near_repeat", within[split], "nearly the same as another one"),
         ):
-            if found:
-                verb = "row is" if len(found) == 1 else "rows are"
+            if pairs:
+                verb = "row is" if len(pairs) == 1 else "rows are"
                 yield Finding(
                     kind,
-                    f"{len(found):,} {called(split)} {verb} {description}: {_example(splits, found)}",
-                    tuple(found),
-                    tuple(found.values()),
+                    f"{len(pairs):,} {called(split)} {verb} {description}: {_example(splits, pairs)}",
+                    tuple(pairs),
+                    tuple(pairs.values()),
                 )
 
 

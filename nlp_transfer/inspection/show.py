@@ -38,8 +38,8 @@ def render(examination: Examination, console: Console) -> None:
         table.add_column("", no_wrap=True)
         table.add_column("found", overflow="fold", ratio=3)
         table.add_column("what to do", overflow="fold", ratio=2)
-        for kind, found in groupby(examination.findings, key=lambda each: KINDS[each.kind]):
-            words = "\n".join(short(each.message) for each in found)
+        for kind, findings in groupby(examination.findings, key=lambda each: KINDS[each.kind]):
+            words = "\n".join(short(each.message) for each in findings)
             table.add_row(kind.severity, words, kind.advice, style=_STYLES[kind.severity])
         console.print(table)
     if examination.doubts:

@@ -40,14 +40,14 @@ _STYLES: Mapping[str, Callable[[str], object]] = {
 
 def damaged(splits: Mapping[str, Rows]) -> Iterator[Finding]:
     """Find damaged texts, see ``damage``; in pairs, either text counts."""
-    found: defaultdict[str, list[Place]] = defaultdict(list)
+    places_by_kind: defaultdict[str, list[Place]] = defaultdict(list)
     for split, rows in splits.items():
         for row in range(len(rows)):
             for kind in {kind for text in texts_of(rows, row) for kind in damage(text)}:
-                found[kind].append((split, row))
+                places_by_kind[kind].append((split, row))
     total = sum(map(len, splits.values()))
     for kind, description in _DAMAGES.items():
-        if places := found[kind]:
+        if places := places_by_kind[kind]:
             split, row = places[0]
             yield Finding(
                 kind,

@@ -112,8 +112,8 @@ def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
 
 def _read_back(place: TaskFolders, settings: Settings, screen: Screen) -> Outcome:
     """Read back finished tasks, after checking their models, and their data and encoder for changes."""
-    for own in place.folders:
-        check_model(own)
+    for folder in place.folders:
+        check_model(folder)
     recall(place.folder, settings, place.union.corpus, screen)
     return place.outcome()
 

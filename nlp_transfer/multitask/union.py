@@ -109,8 +109,8 @@ def _merged(split: str, parts: Sequence[Examples | None], places: list[dict[str,
 def _hashes(parts: Iterable[Examples]) -> Iterator[bytes]:
     """Yield a hash of the exact text or texts of every row."""
     for part in parts:
-        for both in zip(part.texts, itertools.repeat(None) if part.pairs is None else part.pairs, strict=False):
-            yield hashlib.sha256(repr(both).encode()).digest()
+        for texts in zip(part.texts, itertools.repeat(None) if part.pairs is None else part.pairs, strict=False):
+            yield hashlib.sha256(repr(texts).encode()).digest()
 
 
 def _corpus(members: Sequence[Member], task: Task, splits: dict[str, Examples]) -> Corpus:
