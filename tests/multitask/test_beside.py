@@ -87,10 +87,10 @@ def test_answers_have_a_name_when_the_disk_has_them(home: Path, tmp_path: Path, 
     with monkeypatch.context() as patch:
         refuse_to_hold(patch, beside._ANSWERS)
         with pytest.raises(UserError, match="full"):
-            beside._answers(member, tmp_path, keep=True)
+            beside._answers(member, tmp_path, save_answers=True)
     assert not list(tmp_path.glob(f"*{beside._ANSWERS}"))
-    kept = beside._answers(member, tmp_path, keep=True)
-    beside._put_away(tmp_path)
+    kept = beside._answers(member, tmp_path, save_answers=True)
+    beside._remove_models(tmp_path)
     read = beside._answers(member, tmp_path)
     assert read.task == kept.task
     assert (read.logits == kept.logits).all()
