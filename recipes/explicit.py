@@ -20,7 +20,7 @@ from nlp_transfer.artefact.record import Record
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.data.tokens import encode, full_lengths, resolve_spec
-from nlp_transfer.decision.report import said_of
+from nlp_transfer.decision.report import decision_notes
 from nlp_transfer.encoder.anatomy import active_output
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.encoder.dropout import make_dropout_cheap
@@ -140,7 +140,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
 
     # The figures, beside floors; then the folder that anybody's transformers loads.
     test = corpus.splits[split]
-    beside = floors(task, train, test, seed=seed, metric=evaluation.metric, held=validation)
+    beside = floors(task, train, test, seed=seed, metric=evaluation.metric, validation=validation)
     source = classifier.source
     record = Record(
         task=task,
@@ -161,7 +161,7 @@ def main(data: str, output: Path, seed: int = 0, encoder: EncoderSettings = MINI
         settings=evaluation,
         seed=seed,
         split=split,
-        said=said_of(
+        decision_notes=decision_notes(
             record, None, test, (logits, None), None, confidence=evaluation.confidence, in_sample=split != "test"
         ),
     )

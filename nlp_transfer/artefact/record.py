@@ -16,15 +16,15 @@ from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.encoder.source import RECORD, read_json
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration
-from nlp_transfer.evaluation.kept import KeptScores
+from nlp_transfer.evaluation.calibration_scores import CalibrationScores
 from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.evaluation.selective import RiskCurve
 from nlp_transfer.settings import EncoderSettings
 
 FORMAT = 2
-_SCORE_TYPES: dict[str, type[Novelty] | type[KeptScores] | type[RiskCurve]] = {
+_SCORE_TYPES: dict[str, type[Novelty] | type[CalibrationScores] | type[RiskCurve]] = {
     "novelty": Novelty,
-    "nonconformity": KeptScores,
+    "nonconformity": CalibrationScores,
     "risk_curve": RiskCurve,
 }
 
@@ -59,7 +59,7 @@ class Record:
     data: dict[str, str]
     calibration: Calibration = field(default_factory=Calibration)
     novelty: Novelty | None = None
-    nonconformity: KeptScores | None = None
+    nonconformity: CalibrationScores | None = None
     risk_curve: RiskCurve | None = None
     pretrained: Pretrained | None = None
     sha256: str | None = None

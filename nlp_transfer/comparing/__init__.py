@@ -1,1 +1,1 @@
-"""Strategies beside each other and beside floors, at several numbers of labels, and whether transfer helped."""
+"""Comparison of strategies with each other and with floors, at several numbers of labels."""

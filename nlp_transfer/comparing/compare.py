@@ -1,4 +1,4 @@
-"""A comparison from settings to a verdict: trials, floors, figures, and the recipe of who wins."""
+"""Execution of a comparison: from its design through trials and floors to the verdict and the winner's recipe."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer import config
 from nlp_transfer.cache.store import store_of
-from nlp_transfer.comparing.contest import Contest
 from nlp_transfer.comparing.grid import Candidate, Trial, decision_of
 from nlp_transfer.comparing.outcome import GridCell, Outcome, Transfer
-from nlp_transfer.comparing.schedule import Schedule, Tried
+from nlp_transfer.comparing.schedule import Schedule, TrialResult
+from nlp_transfer.comparing.scores import TrialScores
 from nlp_transfer.comparing.slices import Slice, slices
-from nlp_transfer.comparing.trial import Answers, answers_of, is_finished
+from nlp_transfer.comparing.trial import Answers, is_finished, run_trial
 from nlp_transfer.comparing.writing import write_outcome
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import Settings
 
 _FLOORS = ("majority", "tfidf")
-_TIE = 0.01  # of a metric that is at most 1: validation rows tell no finer
-_NAME = 60  # characters of a candidate that the name of a folder has
+_TIE = 0.01  # for metrics of at most 1: validation rows cannot separate closer scores
+_NAME_LENGTH = 60  # characters of a candidate's name in that of its folder
 
 
 class Comparison:
-    """A comparison that is going on.
+    """A comparison in progress.
 
     Args:
         design: see `design.design_of`.
@@ -51,23 +51,23 @@ class Comparison:
     """
 
     def __init__(self, design: Design, screen: Screen) -> None:
-        self.settings, self._draws, self.metric = design.settings, design.draws, design.metric
+        self.settings, self._data, self.metric = design.settings, design.data, design.metric
         self._candidates = {candidate.name: candidate for candidate in design.candidates}
         self._screen = screen
         self.folder = expanded(self.settings.output) / f"{_name(self.settings)}-{self._digest(design.candidates)}"
         self.seeds = [self.settings.seed + place for place in range(self.settings.compare.seeds)]
         self._store = store_of(self.settings.cache, screen.tell)
         self._answers: dict[Trial, Answers] = {}
-        self._meant: dict[str, None] = {}  # sentences, each once
-        self._told: set[str] = set()
+        self._resolved_notes: dict[str, None] = {}  # what `auto` resolves to, an ordered set
+        self._printed: set[str] = set()
 
     def run(self) -> Outcome:
-        """Try everybody, measure, and write the winner's recipe, the figures and the page into the folder."""
+        """Run all trials, measure them, and write the winner's recipe, the figures and the report into the folder."""
         names = self._candidates
         schedule = Schedule(
             candidates=[name for name in names if not names[name].is_floor],
             floors=[name for name in names if names[name].is_floor],
-            labels=self._draws.labels,
+            labels=self._data.labels,
             seeds=self.seeds,
             left=self._clock(),
             work=self._work,
@@ -77,12 +77,12 @@ class Comparison:
         with self._screen.bar("comparing") as bar, self._resumable():
             for done, trial in enumerate(schedule):
                 bar.show(
-                    done, len(schedule.all), now=f"{trial.name} {self._draws.said(trial.labels)}, seed {trial.seed}"
+                    done, len(schedule.all), now=f"{trial.name} {self._data.describe(trial.labels)}, seed {trial.seed}"
                 )
-                found = self._tried(trial)
-                schedule.done[trial] = Tried(goodness(found.validation, self.metric), found.seconds)
+                answers = self._tried(trial)
+                schedule.done[trial] = TrialResult(goodness(answers.validation, self.metric), answers.seconds)
         left_out = [
-            f"{trial.name} {self._draws.said(trial.labels)}, seed {trial.seed}: {why}"
+            f"{trial.name} {self._data.describe(trial.labels)}, seed {trial.seed}: {why}"
             for trial, why in schedule.left_out.items()
         ]
         for sentence in left_out:
@@ -93,7 +93,7 @@ class Comparison:
 
     @contextmanager
     def _resumable(self) -> Iterator[None]:
-        """Say that a stop loses nothing; one inside of a training has said so."""
+        """Report on interruption that finished trials are kept; one during a training was reported by that already."""
         try:
             yield
         except KeyboardInterrupt as stop:
@@ -104,23 +104,23 @@ class Comparison:
             raise
 
     def _tried(self, trial: Trial) -> Answers:
-        """Return what a trial came to; the floors with the same labels and seed are asked before the first one."""
+        """Run a trial; before the first one with its labels and seed, compute the floors."""
         corpus = self._corpus(trial)
         if trial._replace(name=_FLOORS[0]) not in self._answers:
             self._answers |= self._floors(trial)
         quiet = Screen(speaks=False, says=self._tell_once)
-        self._answers[trial] = answers_of(self._settings_of(trial), corpus, quiet)
+        self._answers[trial] = run_trial(self._settings_of(trial), corpus, quiet)
         return self._answers[trial]
 
     def _tell_once(self, sentence: str) -> None:
-        """Tell what a trial has to say, unless another one has said it."""
-        if sentence not in self._told:
-            self._told.add(sentence)
+        """Print a trial's message, unless another trial has printed the same."""
+        if sentence not in self._printed:
+            self._printed.add(sentence)
             self._screen.tell(sentence)
 
     def _outcome(self, schedule: Schedule, left_out: list[str]) -> Outcome:
-        contest = Contest(
-            examples=self._draws.whole.splits["test"],
+        scores = TrialScores(
+            examples=self._data.whole.splits["test"],
             metric=self.metric,
             answers=self._answers,
             resamples=self.settings.evaluation.resamples,
@@ -129,21 +129,21 @@ class Comparison:
         )
         floors = [*schedule.floors, *_FLOORS]
         cells = [
-            self._cell(contest, name, labels)
-            for labels in self._draws.labels
+            self._cell(scores, name, labels)
+            for labels in self._data.labels
             for name in (*schedule.candidates, *floors)
-            if contest.seeds(name, labels=labels)
+            if scores.seeds(name, labels=labels)
         ]
-        pairs = [pair for labels in self._draws.labels for pair in self._against_floors(cells, floors, labels)]
+        pairs = [pair for labels in self._data.labels for pair in self._against_floors(cells, floors, labels)]
         tried = {(cell.name, cell.labels) for cell in cells}
         transfers = [
             Transfer(
-                self._draws.said(duel.labels),
-                duel.labels,
-                duel,
-                untried=[name for name in floors if (name, duel.labels) not in tried],
+                self._data.describe(test.labels),
+                test.labels,
+                test,
+                untried=[name for name in floors if (name, test.labels) not in tried],
             )
-            for duel in contest.duels(pairs)
+            for test in scores.paired_tests(pairs)
         ]
         if not transfers:
             raise UserError(
@@ -160,130 +160,129 @@ class Comparison:
         ]
         return Outcome(
             folder=self.folder,
-            data=self._draws.whole.source,
+            data=self._data.whole.source,
             metric=self.metric,
-            rows=len(contest.examples),
-            confidence=contest.confidence,
+            rows=len(scores.examples),
+            confidence=scores.confidence,
             seeds=self.seeds,
             candidates=list(schedule.candidates),
             floors=floors,
             cells=cells,
             transfers=transfers,
-            duels=contest.duels(pairs),
-            slices=self._slices(contest, most),
+            duels=scores.paired_tests(pairs),
+            slices=self._slices(scores, most),
             reached=self._reached(cells, most),
             left_out=left_out,
             recipe=self.folder / "winner.yaml",
-            meant=list(self._meant),
+            meant=list(self._resolved_notes),
         )
 
-    def _cell(self, contest: Contest, name: str, labels: str) -> GridCell:
-        of = [self._answers[Trial(name, labels, seed)] for seed in contest.seeds(name, labels=labels)]
-        chosen = [each.validation for each in of if each.validation is not None]
-        memory = [each.megabytes for each in of if each.megabytes is not None]
+    def _cell(self, scores: TrialScores, name: str, labels: str) -> GridCell:
+        answers = [self._answers[Trial(name, labels, seed)] for seed in scores.seeds(name, labels=labels)]
+        validation = [each.validation for each in answers if each.validation is not None]
+        memory = [each.megabytes for each in answers if each.megabytes is not None]
         return GridCell(
             name=name,
             labels=labels,
-            said=self._draws.said(labels),
-            rows=self._draws.rows(labels),
-            figure=contest.figure(name, labels),
-            values=contest.values(name, labels),
-            validation=statistics.fmean(chosen) if chosen else None,
-            seconds=statistics.median(each.seconds for each in of),
-            learning=of[0].learning,
-            parameters=of[0].parameters,
+            said=self._data.describe(labels),
+            rows=self._data.rows(labels),
+            figure=scores.figure(name, labels),
+            values=scores.values(name, labels),
+            validation=statistics.fmean(validation) if validation else None,
+            seconds=statistics.median(each.seconds for each in answers),
+            learning=answers[0].learning,
+            parameters=answers[0].parameters,
             megabytes=max(memory) if memory else None,
         )
 
     def _against_floors(self, cells: list[GridCell], floors: list[str], labels: str) -> Iterator[tuple[str, str, str]]:
-        """Yield the candidate that validation chooses with the floor that is best on the rows measured."""
-        here = [cell for cell in cells if cell.labels == labels]
-        candidates = [cell for cell in here if cell.name not in floors]
+        """Yield the best candidate on validation rows paired with the best floor on test rows, if there is any."""
+        with_labels = [cell for cell in cells if cell.labels == labels]
+        candidates = [cell for cell in with_labels if cell.name not in floors]
         if not candidates:
             return
         winner = max(candidates, key=lambda cell: goodness(cell.validation, self.metric))
-        best = max(
-            (cell for cell in here if cell.name in floors), key=lambda cell: goodness(cell.figure.value, self.metric)
-        )
+        floor_cells = [cell for cell in with_labels if cell.name in floors]
+        best = max(floor_cells, key=lambda cell: goodness(cell.figure.value, self.metric))
         yield winner.name, best.name, labels
 
     def _reached(self, cells: list[GridCell], most: Transfer) -> dict[str, str]:
-        """Return by candidate from how many labels on its mean is that of the best floor with the most."""
+        """Return for each candidate from how many labels on it matches the best floor with the most labels."""
         (floor,) = (cell for cell in cells if (cell.name, cell.labels) == (most.duel.other, most.labels))
-        wanted, reached = goodness(floor.figure.value, self.metric), dict[str, str]()
+        target, reached = goodness(floor.figure.value, self.metric), dict[str, str]()
         for cell in cells:
             if cell.validation is None or self._candidates[cell.name].is_floor:
                 continue
-            if goodness(cell.figure.value, self.metric) >= wanted:
+            if goodness(cell.figure.value, self.metric) >= target:
                 reached.setdefault(cell.name, cell.labels)
             else:
                 reached.pop(cell.name, None)
         return reached
 
-    def _slices(self, contest: Contest, most: Transfer) -> list[Slice]:
-        gains = contest.gains(most.duel.one, most.duel.other, most.labels)
+    def _slices(self, scores: TrialScores, most: Transfer) -> list[Slice]:
+        gains = scores.gains(most.duel.one, most.duel.other, most.labels)
         return slices(
-            self._draws.whole.task,
-            contest.examples,
+            self._data.whole.task,
+            scores.examples,
             gains,
-            resamples=contest.resamples,
-            confidence=contest.confidence,
-            seed=contest.seed,
+            resamples=scores.resamples,
+            confidence=scores.confidence,
+            seed=scores.seed,
         )
 
     def _floors(self, trial: Trial) -> dict[Trial, Answers]:
-        """Return what majority and TF-IDF answer with so many labels."""
+        """Return the answers of the majority and TF-IDF floors with the trial's labels and seed."""
         corpus = self._corpus(trial)
-        found = {}
+        answers = {}
         for floor in baselines.floors(
             corpus.task,
             corpus.splits["train"],
             corpus.splits["test"],
             seed=trial.seed,
             metric=self.metric,
-            free=self.settings.decision.threshold is None,
-            held=corpus.splits["validation"] if self.settings.decision.calibrate else None,
+            tune_thresholds=self.settings.decision.threshold is None,
+            validation=corpus.splits["validation"] if self.settings.decision.calibrate else None,
             store=self._store,
         ):
-            task = floor.task(corpus.task)
-            found[trial._replace(name=floor.name)] = Answers(task, floor.logits, seconds=floor.seconds)
-        return found
+            task = floor.with_threshold(corpus.task)
+            answers[trial._replace(name=floor.name)] = Answers(task, floor.logits, seconds=floor.seconds)
+        return answers
 
     def _settings_of(self, trial: Trial) -> Settings:
-        """Return the settings of a trial: those of a run with its rows and seed."""
+        """Return the settings of a trial's run, with its rows and seed."""
         candidate = self._candidates[trial.name]
-        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", candidate.name)[:_NAME]
+        slug = re.sub(r"[^A-Za-z0-9_.-]+", "-", candidate.name)[:_NAME_LENGTH]
         settings = self._resolved(trial.name, trial.labels)
         return dataclasses.replace(
             settings,
             name=f"{slug}-{trial.labels}-{trial.seed}",
             seed=trial.seed,
             output=str(self.folder / "trials"),
-            data=dataclasses.replace(self._draws.settings_of(trial.labels), label_texts=settings.data.label_texts),
+            data=dataclasses.replace(self._data.settings_of(trial.labels), label_texts=settings.data.label_texts),
             decision=decision_of(candidate.settings),
-            tracking=TrackingSettings(),  # of a trial nobody watches a curve
+            tracking=TrackingSettings(),  # trials are not tracked
         )
 
     @cache  # noqa: B019  # as many as there are cells
     def _resolved(self, name: str, labels: str) -> Settings:
-        """Return the settings of a candidate with the strategy that `auto` stands for with so many labels."""
+        """Return a candidate's settings, with `auto` resolved for this number of labels."""
         settings = self._candidates[name].settings
         if isinstance(settings.strategy, Auto):
             settings, why = choosing.resolve_auto(settings, self._corpus(Trial(name, labels, self.settings.seed)))
-            words = f"{self._draws.said(labels)} {why}"
+            words = f"{self._data.describe(labels)} {why}"
             self._screen.tell(words)
-            self._meant[words] = None
+            self._resolved_notes[words] = None
         return settings
 
     def _corpus(self, trial: Trial) -> Any:
-        return self._draws.corpus(trial.labels, trial.seed, pooled=self._store is not None)
+        return self._data.corpus(trial.labels, trial.seed, pooled=self._store is not None)
 
     def _work(self, trial: Trial) -> float:
-        """Return the examples of all steps of a trial; a head that is solved takes hardly longer with more rows."""
+        """Return the number of examples in all steps of a trial; 1 for probes, which hardly depend on the rows."""
         settings = self._resolved(trial.name, trial.labels)
         if not settings.strategy.trains:
             return 1.0
-        rows = self._draws.rows(trial.labels)
+        rows = self._data.rows(trial.labels)
         if forms := settings.data.label_texts:
             rows += len(forms) * len(self._corpus(trial).task.labels)
         return float(batch_size(rows, settings.training) * planned_steps(rows, settings.training))
@@ -296,14 +295,17 @@ class Comparison:
         return lambda: ends - time.monotonic()
 
     def _digest(self, candidates: Sequence[Candidate]) -> str:
-        """Return eight hex digits of all that is compared; a budget decides how much of it is done, not what it is."""
-        own = self.settings.compare
-        parts = [[config.run_id(each.settings) for each in candidates], own.labels, own.seeds, self.settings.seed]
+        """Return eight hex digits that identify the comparison, whatever its time budget."""
+        compare = self.settings.compare
+        runs = [config.run_id(each.settings) for each in candidates]
+        parts = [runs, compare.labels, compare.seeds, self.settings.seed]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
 def _name(settings: Settings) -> str:
-    """Return the name of the comparison; the default one of a run names its strategy, which is none of many."""
-    strategy = str(config.to_plain(settings)["strategy"]["name"])
-    usual = settings.name == config.default_name(settings)
-    return f"{(settings.name or 'data').removesuffix(f'-{strategy}' if usual else '')}-compare"
+    """Return the name of the comparison: that of a run, without the strategy that a default name ends with."""
+    name = settings.name or "data"
+    if settings.name == config.default_name(settings):
+        strategy = config.to_plain(settings)["strategy"]["name"]
+        name = name.removesuffix(f"-{strategy}")
+    return f"{name}-compare"

@@ -1,4 +1,4 @@
-"""What a comparison is asked to do, checked and with its data read: refused, if need be, before torch is imported."""
+"""The design of a comparison: its settings are checked and its data read before torch is imported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.checks import check_settings
-from nlp_transfer.comparing.grid import Candidate, Draws, candidates_of
+from nlp_transfer.comparing.grid import Candidate, TrialData, candidates_of
 from nlp_transfer.errors import UserError, at_least
 from nlp_transfer.evaluation.metrics import selection_metric
 from nlp_transfer.settings import DATA_LIMITS
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Design:
-    """Who is compared, and on what.
+    """What is compared, and on which data.
 
     Attributes:
-        settings: that all share.
-        candidates: who is trained, floors among them.
-        draws: the rows.
+        settings: shared by all candidates.
+        candidates: everything that is trained, including trained floors.
+        data: the rows of the trials.
         metric: that decides.
     """
 
     settings: Settings
     candidates: list[Candidate]
-    draws: Draws
+    data: TrialData
     metric: str
 
 
 def design_of(recipe: str | None, words: Sequence[str], screen: Screen, *, data: Any = None) -> Design:
-    """Compose, check and read.
+    """Compose and check the settings of a comparison, and read its data.
 
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or None.
@@ -52,17 +52,18 @@ def design_of(recipe: str | None, words: Sequence[str], screen: Screen, *, data:
     for candidate in candidates:
         _check(candidate, settings, data)
     with screen.busy("reading data"):
-        draws = Draws(settings, data=data, tell=screen.tell)
-    return Design(settings, candidates, draws, selection_metric(draws.whole.task, settings.evaluation.metric))
+        trial_data = TrialData(settings, data=data, tell=screen.tell)
+    metric = selection_metric(trial_data.whole.task, settings.evaluation.metric)
+    return Design(settings, candidates, trial_data, metric)
 
 
 def _check_comparison(settings: Settings) -> None:
-    """Check the values of the `compare` group, and that nothing else says which rows there are.
+    """Check the values of the `compare` group, and that no other setting limits the rows.
 
     Raises:
         UserError: naming the key, its value and what it may be.
     """
-    own: CompareSettings = settings.compare
+    compare: CompareSettings = settings.compare
     if settings.continual.used:
         raise UserError(
             "continual goes on from one model, and a comparison makes many: leave its keys out, or use adapt"
@@ -70,20 +71,20 @@ def _check_comparison(settings: Settings) -> None:
     for key in DATA_LIMITS:
         if (value := getattr(settings.data, key)) is not None:
             raise UserError(f"data.{key}={value}: in a comparison compare.labels says how many rows there are")
-    if not own.labels:
+    if not compare.labels:
         raise UserError("compare.labels is empty; give numbers of training rows a class, or all")
-    for labels in own.labels:
+    for labels in compare.labels:
         if labels != "all" and (not labels.isdecimal() or int(labels) < 1):
             raise UserError(f"compare.labels: {labels!r} must be a whole number from 1 up, or all")
-    at_least(own, "compare.", 1, "seeds")
-    if settings.seed + own.seeds > 2**32:
-        raise UserError(f"seed={settings.seed} and compare.seeds={own.seeds} must stay below 2**32 together")
-    if own.minutes is not None and not own.minutes > 0:
-        raise UserError(f"compare.minutes={own.minutes} must be above 0")
+    at_least(compare, "compare.", 1, "seeds")
+    if settings.seed + compare.seeds > 2**32:
+        raise UserError(f"seed={settings.seed} and compare.seeds={compare.seeds} must stay below 2**32 together")
+    if compare.minutes is not None and not compare.minutes > 0:
+        raise UserError(f"compare.minutes={compare.minutes} must be above 0")
 
 
 def _check(candidate: Candidate, settings: Settings, data: Any) -> None:
-    """Check a candidate; name it where what is wrong is its own."""
+    """Check a candidate; errors that the shared settings do not cause name it."""
     try:
         check_settings(candidate.settings, data=data)
         _check_comparison(candidate.settings)

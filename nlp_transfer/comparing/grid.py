@@ -1,4 +1,4 @@
-"""What is compared: candidates, numbers of labels and seeds, and the trials that they make; it trains nothing."""
+"""The grid of a comparison: candidates, numbers of labels and seeds, and the data of each trial."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 ALL = "all"
 SCRATCH = "scratch"
 _SCRATCH = ("strategy=finetune", "strategy.head_first=false", "encoder.pretrained=false")
-_SCRATCH_STEPS = 3  # times those of the others
+_SCRATCH_STEPS = 3  # times the steps of the other candidates
 _SHARED = ("seed", "name", "output", "overwrite", "data", "evaluation", "decision", "compare", "cache", "hub", "report")
 
 
 class Trial(NamedTuple):
-    """One training: a candidate's name, how many labels it has, and its seed."""
+    """One training: the candidate's name, the number of labels, and the seed."""
 
     name: str
     labels: str
@@ -43,12 +43,12 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """Who may learn the task.
+    """A configuration that is compared.
 
     Attributes:
-        name: as it was given.
-        settings: of its run on all rows, which carves what any run would; trials have the rows of `Draws`.
-        is_floor: whether it knows nothing of language before.
+        name: as given by the user.
+        settings: of its run on all rows; trials use the rows of `TrialData` instead.
+        is_floor: whether it starts without pretraining.
     """
 
     name: str
@@ -57,14 +57,14 @@ class Candidate:
 
 
 def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, list[Candidate]]:
-    """Return the settings of a comparison, and everybody in it who is trained.
+    """Return the settings of a comparison, and all candidates that are trained.
 
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or None.
-        words: key=value words that all of them share.
+        words: key=value words that all candidates share.
 
     Raises:
-        UserError: for a candidate that makes no configuration, and two of one name.
+        UserError: for an invalid candidate, and for two with the same name.
     """
     if own := [word for word in words if word.partition("=")[0] == "strategy" or word.startswith("strategy.")]:
         raise UserError(f"{own[0]}: compare takes strategies as compare.candidates=[probe,'lora strategy.rank=8']")
@@ -76,25 +76,25 @@ def candidates_of(recipe: str | None, words: Sequence[str]) -> tuple[Settings, l
         raise UserError(f"compare.candidates: {twice[0]!r} is there already; name every candidate once")
     candidates = [Candidate(name, _composed(recipe, words, _words(name), name)) for name in names]
     if settings.compare.scratch:
-        theirs = _composed(recipe, words, [*_SCRATCH], SCRATCH)
-        # From a teacher, or from texts without labels, it would learn what it must not know.
-        terms = {name: term for name, term in theirs.objective.items() if not term.reads_unlabelled}
-        theirs = dataclasses.replace(theirs, objective=terms, pretraining=PretrainingSettings())
-        of = theirs.training
+        scratch = _composed(recipe, words, [*_SCRATCH], SCRATCH)
+        # A teacher or unlabelled texts would give it the knowledge that it must lack.
+        terms = {name: term for name, term in scratch.objective.items() if not term.reads_unlabelled}
+        scratch = dataclasses.replace(scratch, objective=terms, pretraining=PretrainingSettings())
+        training = scratch.training
         longer = dataclasses.replace(
-            of,
-            epochs=_SCRATCH_STEPS * passes(of),
-            min_steps=_SCRATCH_STEPS * least_steps(of),
-            max_steps=None if of.max_steps is None else _SCRATCH_STEPS * of.max_steps,
+            training,
+            epochs=_SCRATCH_STEPS * passes(training),
+            min_steps=_SCRATCH_STEPS * least_steps(training),
+            max_steps=None if training.max_steps is None else _SCRATCH_STEPS * training.max_steps,
         )
-        candidates.append(Candidate(SCRATCH, dataclasses.replace(theirs, training=longer), is_floor=True))
+        candidates.append(Candidate(SCRATCH, dataclasses.replace(scratch, training=longer), is_floor=True))
     if any(each.settings.reads_unlabelled for each in candidates):
         candidates = [dataclasses.replace(each, settings=_without_unread(each.settings)) for each in candidates]
     return settings, candidates
 
 
 def _without_unread(settings: Settings) -> Settings:
-    """Return the settings of a candidate without the texts that others read and it does not."""
+    """Return a candidate's settings without unlabelled texts, unless its objective uses them."""
     if settings.reads_unlabelled:
         return settings
     return dataclasses.replace(settings, data=dataclasses.replace(settings.data, unlabelled=None))
@@ -106,19 +106,19 @@ def _composed(recipe: str | None, words: Sequence[str], own: Sequence[str], name
 
 
 def _words(name: str) -> list[str]:
-    """Return the key=value words that a candidate is short for."""
+    """Expand a candidate's name to key=value words."""
     try:
         words = shlex.split(name)
     except ValueError as error:
         raise UserError(f"compare.candidates: {name!r} cannot be read: {error}") from None
-    known = shipped_names("strategy")
+    strategies = shipped_names("strategy")
     strategy, rest = words[:1], words[1:]
     if strategy and "=" in strategy[0]:
         strategy, rest = [], words
-    for word in [word for word in strategy if word not in known] + [word for word in rest if "=" not in word]:
+    for word in [word for word in strategy if word not in strategies] + [word for word in rest if "=" not in word]:
         raise UserError(
-            f"compare.candidates: {word!r} in {name!r} is no strategy{did_you_mean(word, known)}; a candidate is one "
-            f"of {', '.join(known)}, key=value words, or both"
+            f"compare.candidates: {word!r} in {name!r} is no strategy{did_you_mean(word, strategies)}; a candidate is "
+            f"one of {', '.join(strategies)}, key=value words, or both"
         )
     if shared := [word for word in rest if word.lstrip("+~").partition("=")[0].partition(".")[0] in _SHARED]:
         raise UserError(f"compare.candidates: {shared[0]!r} in {name!r} is for all of them: write it beside the list")
@@ -126,19 +126,19 @@ def _words(name: str) -> list[str]:
 
 
 def decision_of(settings: Settings) -> DecisionSettings:
-    """Return how trials decide: without what changes no label and is asked of a saved model alone."""
+    """Return the decision settings of trials, without rules that change no label or need a saved model."""
     return dataclasses.replace(settings.decision, risk=None, unknown=None, coverage=None)
 
 
-class Draws:
-    """The corpus as trials see it: the same test rows for all, as many rows to learn and to choose from as they have.
+class TrialData:
+    """The data of the trials: the same test rows for all, and training and validation rows by the number of labels.
 
     Attributes:
-        whole: with all rows.
-        labels: numbers of labels, from few to many, as their names: training rows a class, or "all".
+        whole: the corpus with all rows.
+        labels: the numbers of labels in ascending order, as strings: training rows per class, or "all".
 
     Raises:
-        UserError: where there are no test rows, or no validation rows.
+        UserError: if there are no test rows, or no validation rows.
     """
 
     def __init__(self, settings: Settings, *, data: Any = None, tell: Callable[[str], None] = lambda _: None) -> None:
@@ -160,18 +160,18 @@ class Draws:
         counts = [str(count) for count in sorted({int(each) for each in settings.compare.labels if each != ALL})]
         for count in counts:
             self._rows[count] = len(self._divided(count, settings.seed).rows["train"])
-        # What no class has is all rows, and a number that changes nothing would be the one before over again.
-        wanted = [count if self._rows[count] < self._rows[ALL] else ALL for count in counts]
-        wanted += [ALL] if ALL in settings.compare.labels else []
-        self.labels = list({self._rows[each]: each for each in wanted}.values())
+        # A number that includes all rows becomes "all", and numbers that give the same rows are merged.
+        names = [count if self._rows[count] < self._rows[ALL] else ALL for count in counts]
+        names += [ALL] if ALL in settings.compare.labels else []
+        self.labels = list({self._rows[each]: each for each in names}.values())
 
     @property
     def by_class(self) -> bool:
-        """Whether numbers of labels are rows a class; where a row has no one class they are so many times as many."""
+        """Whether numbers of labels count rows per class; otherwise they are multiplied by `classes_of` the task."""
         return self._read.task.problem in ("single_label", "ordinal")
 
-    def said(self, labels: str) -> str:
-        """Return how many labels these are, in words."""
+    def describe(self, labels: str) -> str:
+        """Describe a number of labels in words."""
         if labels == ALL:
             return "with all labels"
         if not self.by_class:
@@ -180,13 +180,13 @@ class Draws:
         return f"with {most}{counted(int(labels), 'label')} a class"
 
     def rows(self, labels: str) -> int:
-        """Return how many training rows so many labels are; the seed does not change that."""
+        """Return the number of training rows for a number of labels, the same for every seed."""
         return self._rows[labels]
 
     def settings_of(self, labels: str) -> DataSettings:
-        """Return in the words of a run which rows so many labels are.
+        """Return the `data` settings that select the rows for a number of labels.
 
-        Who has few labels has few to choose by: validation rows are limited to as many as there are to learn from.
+        Validation rows are limited to the number of training rows, as they would be with few labels.
         """
         if labels == ALL:
             return self._data
@@ -195,27 +195,27 @@ class Draws:
             return dataclasses.replace(self._data, per_class=int(labels), validation_limit=rows)
         return dataclasses.replace(self._data, train_limit=rows, validation_limit=rows)
 
-    @lru_cache(maxsize=1)  # noqa: B019  # one candidate after the other asks for the same
+    @lru_cache(maxsize=1)  # noqa: B019  # candidates use the same one after another
     def corpus(self, labels: str, seed: int, *, pooled: bool) -> Corpus:
         """Return the corpus of a trial.
 
         Args:
-            labels: how many it has.
-            seed: which rows these are.
-            pooled: whether what is computed of all training rows is kept and may serve it, where they are in the grid.
+            labels: the number of labels.
+            seed: of the sample.
+            pooled: whether cached features of all training rows may be reused, if these are part of the grid.
         """
         if labels == ALL:
             return self.whole
         rows = self._divided(labels, seed)
-        found = self._encoded(rows, self.settings_of(labels))
+        corpus = self._encoded(rows, self.settings_of(labels))
         if pooled and ALL in self.labels:
-            chosen = np.searchsorted(self._numbers, rows.rows["train"].numbers)  # both as they stand in the file
-            found.pool = Pool(self.whole.splits["train"], chosen)
-        return found
+            chosen = np.searchsorted(self._numbers, rows.rows["train"].numbers)  # both in the order of the file
+            corpus.pool = Pool(self.whole.splits["train"], chosen)
+        return corpus
 
     def _divided(self, labels: str, seed: int) -> ReadCorpus:
         return divided(self._read, self.settings_of(labels), seed=seed)
 
     def _encoded(self, rows: ReadCorpus, settings: DataSettings | None = None) -> Corpus:
-        found = encoded(rows, settings or self._data)
-        return dataclasses.replace(found, task=with_rules(found.task, self._decision))
+        corpus = encoded(rows, settings or self._data)
+        return dataclasses.replace(corpus, task=with_rules(corpus.task, self._decision))

@@ -1,4 +1,4 @@
-"""The page of a comparison: the verdict, learning curves, what each costs, where transfer helps and where it hurts."""
+"""The report of a comparison: verdict, learning curves, costs, paired tests, and where transfer helps or hurts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.evaluation.formatting import number, probable, shown, title_of
+from nlp_transfer.evaluation.formatting import format_interval, format_p, number, title_of
 from nlp_transfer.reporting import figures
 from nlp_transfer.reporting.document import (
     Beside,
@@ -24,7 +24,7 @@ from nlp_transfer.reporting.document import (
 if TYPE_CHECKING:
     from nlp_transfer.comparing.outcome import GridCell, Outcome
 
-_OPEN = 20  # rows of a table that are shown without asking
+_MOST_UNFOLDED = 20  # rows of a table
 _FOOT = (
     "Intervals are over other test rows of the kind (bootstrap, in pairs for differences) and seeds (Student's t), "
     "each by itself: they are not corrected for there being many.",
@@ -37,7 +37,7 @@ _FOOT = (
 
 
 def document_of(outcome: Outcome) -> Document:
-    """Return the page."""
+    """Return the report as a document."""
     lead: list[Block] = [
         Prose(outcome.verdict[0], strong=True),
         Bullets(outcome.verdict[1:]),
@@ -50,19 +50,19 @@ def document_of(outcome: Outcome) -> Document:
             ]
         ),
     ]
-    sections = [_curves(outcome), _costs(outcome), _duels(outcome), _slices(outcome), _left_out(outcome)]
+    sections = [_curves(outcome), _costs(outcome), _paired_tests(outcome), _slices(outcome), _left_out(outcome)]
     return Document(outcome.folder.name, lead, sections, _FOOT)
 
 
 def _curves(outcome: Outcome) -> Section:
-    """Return what everybody has with how many labels."""
+    """Return the learning curves: scores by number of labels."""
     labels = dict.fromkeys((cell.labels, cell.said) for cell in outcome.cells)
     names = list(dict.fromkeys(cell.name for cell in outcome.cells))
     rows: list[list[str | Cell]] = []
     for name in names:
         cells = [outcome.cell(name, each) for each, _ in labels]
         rows.append([title_of(name), *(_cell(outcome, cell) for cell in cells)])
-    head = ["", *(said.removeprefix("with ") for _, said in labels)]
+    head = ["", *(description.removeprefix("with ") for _, description in labels)]
     table = Table(
         head,
         rows,
@@ -71,20 +71,20 @@ def _curves(outcome: Outcome) -> Section:
     blocks: list[Block] = [table]
     if len(labels) > 1:
         lines = [_line(outcome, name) for name in names if name != "majority"]
-        seen = f"{outcome.metric} by training rows; bands are {100 * outcome.confidence:g} % intervals."
-        drawing = Drawing(figures.learning_curves(lines, name="curves", score=outcome.metric), seen)
+        caption = f"{outcome.metric} by training rows; bands are {100 * outcome.confidence:g} % intervals."
+        drawing = Drawing(figures.learning_curves(lines, name="curves", score=outcome.metric), caption)
         blocks = [Beside(drawing, table)]
     return Section("How many labels", blocks)
 
 
 def _line(outcome: Outcome, name: str) -> figures.Line:
-    of = [cell for cell in outcome.cells if cell.name == name]
+    cells = [cell for cell in outcome.cells if cell.name == name]
     return figures.Line(
         title_of(name),
-        np.array([cell.rows for cell in of], dtype=np.float64),
-        np.array([cell.figure.value for cell in of]),
-        np.array([cell.figure.low for cell in of]),
-        np.array([cell.figure.high for cell in of]),
+        np.array([cell.rows for cell in cells], dtype=np.float64),
+        np.array([cell.figure.value for cell in cells]),
+        np.array([cell.figure.low for cell in cells]),
+        np.array([cell.figure.high for cell in cells]),
         grey=name in outcome.floors,
     )
 
@@ -92,19 +92,19 @@ def _line(outcome: Outcome, name: str) -> figures.Line:
 def _cell(outcome: Outcome, cell: GridCell | None) -> str | Cell:
     if cell is None:
         return ""
-    return Cell(shown(cell.figure), strong=cell.labels == outcome.most.labels and _is_alone(outcome, cell.name))
+    is_best = cell.labels == outcome.most.labels and _is_clear_winner(outcome, cell.name)
+    return Cell(format_interval(cell.figure), strong=is_best)
 
 
-def _is_alone(outcome: Outcome, name: str) -> bool:
-    """Return whether a candidate is better than everybody else with the most labels."""
-    of = [duel for duel in outcome.duels if name in (duel.one, duel.other)]
-    wanted = {True: "better", False: "worse"}
-    sure = all(duel.outcome == wanted[duel.one == name] for duel in of)
-    return name not in outcome.floors and bool(of) and sure
+def _is_clear_winner(outcome: Outcome, name: str) -> bool:
+    """Return whether a candidate is better than all others with the most labels, not by chance."""
+    tests = [test for test in outcome.duels if name in (test.one, test.other)]
+    wins = all(test.outcome == ("better" if test.one == name else "worse") for test in tests)
+    return name not in outcome.floors and bool(tests) and wins
 
 
 def _costs(outcome: Outcome) -> Section:
-    """Return what everybody costs beside what that is worth."""
+    """Return the costs beside the scores."""
     cells = [cell for cell in outcome.cells if cell.labels == outcome.most.labels]
     trained = [cell for cell in cells if cell.seconds > 0]
     points = [
@@ -130,27 +130,27 @@ def _costs(outcome: Outcome) -> Section:
         for cell in cells
     ]
     head = ["", outcome.metric, "seconds", "learning", "parameters", "MB"]
-    seen = (
+    caption = (
         "Seconds of loading, training and answering, median over the seeds; features that an earlier trial or run has "
         "kept are not computed again, nor counted. MB: the most memory the process took."
     )
     drawing = Drawing(
         figures.cost_against_score(points, name="costs", score=outcome.metric), "Up is better, left is cheaper."
     )
-    return Section(f"What it costs, {outcome.most.said}", [Beside(drawing, Table(head, rows, caption=seen))])
+    return Section(f"What it costs, {outcome.most.said}", [Beside(drawing, Table(head, rows, caption=caption))])
 
 
-def _duels(outcome: Outcome) -> Section:
+def _paired_tests(outcome: Outcome) -> Section:
     rows: list[list[str | Cell]] = [
         [
-            title_of(duel.one),
-            title_of(duel.other),
-            Cell(shown(duel.difference), strong=duel.outcome != "no evidence"),
-            probable(duel.adjusted),
-            f"{duel.wins:,} : {duel.losses:,}",
-            probable(duel.rows_adjusted),
+            title_of(test.one),
+            title_of(test.other),
+            Cell(format_interval(test.difference), strong=test.outcome != "no evidence"),
+            format_p(test.adjusted),
+            f"{test.wins:,} : {test.losses:,}",
+            format_p(test.rows_adjusted),
         ]
-        for duel in outcome.duels
+        for test in outcome.duels
     ]
     caption = "Bold: not by chance, by the p of the difference, corrected for all of these pairs."
     head = [
@@ -166,25 +166,25 @@ def _duels(outcome: Outcome) -> Section:
 
 
 def _slices(outcome: Outcome) -> Section:
-    """Return where the winner is better than the best floor and where it is worse, the worst first."""
-    duel, blocks = outcome.most.duel, list[Block]()
+    """Return where the winner is better or worse than the best floor, worst first."""
+    test, blocks = outcome.most.duel, list[Block]()
     for kind in dict.fromkeys(each.kind for each in outcome.slices):
-        of = [each for each in outcome.slices if each.kind == kind]
+        slices = [each for each in outcome.slices if each.kind == kind]
         if kind != "length":
-            of.sort(key=lambda each: each.gain.value)
+            slices.sort(key=lambda each: each.gain.value)
         rows: list[list[str | Cell]] = [
             [
                 each.name,
                 f"{each.rows:,}",
-                Cell(shown(each.gain), strong=each.outcome != "no evidence"),
-                probable(each.adjusted),
+                Cell(format_interval(each.gain), strong=each.outcome != "no evidence"),
+                format_p(each.adjusted),
             ]
-            for each in of
+            for each in slices
         ]
-        caption = f"By {kind}: errors a row that {duel.one} makes less than {title_of(duel.other)}; below zero: more."
-        folded = f"all {len(rows):,} {kind}s" if len(rows) > _OPEN else None
+        caption = f"By {kind}: errors a row that {test.one} makes less than {title_of(test.other)}; below zero: more."
+        folded = f"all {len(rows):,} {kind}s" if len(rows) > _MOST_UNFOLDED else None
         blocks.append(Table([kind, "rows", "gain", "McNemar p, corrected"], rows, caption=caption, folded=folded))
-    return Section(f"Where {duel.one} is better than {title_of(duel.other)}, and where worse", blocks)
+    return Section(f"Where {test.one} is better than {title_of(test.other)}, and where worse", blocks)
 
 
 def _left_out(outcome: Outcome) -> Section:

@@ -1,4 +1,4 @@
-"""The winner of a comparison as a recipe that is ready to run, headed by what was measured."""
+"""The winner of a comparison as a ready-to-run recipe, with its measured scores in a comment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer import config
 from nlp_transfer.comparing.grid import ALL
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.evaluation.formatting import number, shown, title_of
+from nlp_transfer.evaluation.formatting import format_interval, number, title_of
 from nlp_transfer.settings import DATA_FILES
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def recipe_of(outcome: Outcome, settings: Settings) -> str:
         outcome: of the comparison.
         settings: of the run.
     """
-    duel, cell = outcome.most.duel, outcome.cell(outcome.winner, outcome.most.labels)
-    floor = outcome.cell(duel.other, outcome.most.labels)
+    test, cell = outcome.most.duel, outcome.cell(outcome.winner, outcome.most.labels)
+    floor = outcome.cell(test.other, outcome.most.labels)
     assert cell is not None
     assert floor is not None
     others = dict.fromkeys(title_of(each.name) for each in outcome.cells if each.name != outcome.winner)
@@ -36,13 +36,14 @@ def recipe_of(outcome: Outcome, settings: Settings) -> str:
         f"  nlp-transfer adapt {shlex.quote(str(outcome.recipe))}",
         "",
         f"Measured on {outcome.rows:,} test rows {cell.said}, {seeds}: {outcome.metric} "
-        f"{shown(cell.figure)} beside {number(floor.figure.value)} of {title_of(duel.other)}; {cell.seconds:,.0f} s.",
+        f"{format_interval(cell.figure)} beside {number(floor.figure.value)} of {title_of(test.other)}; "
+        f"{cell.seconds:,.0f} s.",
     ]
     if outcome.most.labels != ALL:
         lines.append("It learns from all training rows, of which nobody was tried with as many: another may be better.")
     if not settings.data.source:
         lines.append("The rows came from Python, as data=...; give them again: nlp_transfer.adapt(recipe, data=...).")
-    # A name or a path may hold what would end the comment.
+    # Names and paths may contain line breaks, which would end the comment.
     head = "".join(f"# {' '.join(line.splitlines())}".rstrip() + "\n" for line in lines)
     objective = {
         name: dataclasses.replace(term, teacher=str(expanded(term.teacher).absolute())) if name == "distill" else term
@@ -52,7 +53,7 @@ def recipe_of(outcome: Outcome, settings: Settings) -> str:
 
 
 def _absolute(data: DataSettings) -> DataSettings:
-    """Return the rows by paths that hold from any folder."""
+    """Return the settings with absolute paths."""
     files = {name: getattr(data, name) for name in DATA_FILES}
-    there: dict[str, Any] = {name: str(expanded(file).absolute()) for name, file in files.items() if file}
-    return dataclasses.replace(data, **there)
+    absolute: dict[str, Any] = {name: str(expanded(file).absolute()) for name, file in files.items() if file}
+    return dataclasses.replace(data, **absolute)

@@ -1,4 +1,4 @@
-"""Which trial comes next, and which are not worth their time under a budget; it knows scores and seconds, no model."""
+"""The order of trials, and which are left out under a time budget; works on scores and seconds only."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 from nlp_transfer.comparing.grid import Trial
 
 
-class Tried(NamedTuple):
-    """What is known of a trial that was done.
+class TrialResult(NamedTuple):
+    """The result of a finished trial.
 
     Attributes:
         score: on validation rows; higher is better.
-        seconds: that it took when it was done.
+        seconds: how long it took when it was run.
     """
 
     score: float
@@ -23,27 +23,27 @@ class Tried(NamedTuple):
 
 @dataclass
 class Schedule:
-    """The trials of a grid in the order in which they are worth most.
+    """The trials of a grid in order of their value.
 
-    Without a budget every trial is done: one seed for the whole learning curve first, then the next one.
+    Without a budget every trial is run, the whole learning curve for one seed before the next.
 
-    With one, candidates are halved from one number of labels to the next (successive halving, Jamieson and Talwalkar
-    2016, AISTATS, with rows as the resource): from the second number on the better half goes on, with whoever is as
-    good, and whoever came nearer to the best than it was at the number before, for learning curves cross. Further seeds
-    go to those that are left, then to the others. A trial that by the seconds of earlier ones would end too late is
-    left out. Floors are not halved.
+    With a budget, candidates are halved between numbers of labels (successive halving, Jamieson and Talwalkar 2016,
+    AISTATS, with rows as the resource). From the second number on, the better half survives, with ties, and with
+    candidates that came closer to the best one than before, since learning curves may cross. Further seeds go to the
+    survivors first. Trials that would end too late, judging by the time of earlier ones, are left out. Floors are not
+    halved.
 
     Attributes:
         candidates: their names.
-        floors: of the floors that are trained.
-        labels: numbers of labels, from few to many.
+        floors: names of the trained floors.
+        labels: numbers of labels, in ascending order.
         seeds: of the trials.
-        left: returns the seconds that are left; None: as many as it takes.
-        work: returns how much a trial has to do, beside others of the same candidate.
-        is_kept: whether a trial was done by an earlier process: it costs nothing.
-        tie: by how much scores differ that are as good.
-        done: filled by whoever does the trials.
-        left_out: trials that were passed over, and why.
+        left: returns the remaining seconds; None: no budget.
+        work: returns the amount of work of a trial, comparable between trials of the same candidate.
+        is_kept: whether a trial was finished by an earlier process, so that it takes no time.
+        tie: scores that differ by no more count as equal.
+        done: the finished trials, filled by the caller.
+        left_out: trials that are not run, and why.
     """
 
     candidates: Sequence[str]
@@ -54,7 +54,7 @@ class Schedule:
     work: Callable[[Trial], float] = lambda _: 1.0
     is_kept: Callable[[Trial], bool] = lambda _: False
     tie: float = 0.0
-    done: dict[Trial, Tried] = field(default_factory=dict)
+    done: dict[Trial, TrialResult] = field(default_factory=dict)
     left_out: dict[Trial, str] = field(default_factory=dict)
 
     @property
@@ -64,7 +64,7 @@ class Schedule:
         return [Trial(name, labels, seed) for seed in self.seeds for labels in self.labels for name in names]
 
     def __iter__(self) -> Iterator[Trial]:
-        """Yield each trial; which is the next depends on what `done` says of those before."""
+        """Yield the trials; which is next depends on the results in `done`."""
         if self.left is None:
             yield from self.all
             return
@@ -73,11 +73,11 @@ class Schedule:
         for labels in self.labels:
             yield from self._affordable(Trial(name, labels, first) for name in [*alive, *self.floors])
             scores = {each.name: tried.score for each, tried in self.done.items() if each[1:] == (labels, first)}
-            kept = self._survivors({name: scores[name] for name in alive if name in scores}, before) or alive
+            survivors = self._survivors({name: scores[name] for name in alive if name in scores}, before) or alive
             for trial in self.all:
-                if trial.name in alive and trial.name not in kept and trial not in {*self.done, *self.left_out}:
+                if trial.name in alive and trial.name not in survivors and trial not in {*self.done, *self.left_out}:
                     self.left_out[trial] = "not among the better ones with fewer labels"
-            alive, before = kept, scores
+            alive, before = survivors, scores
         for seed in others:
             for labels in self.labels:
                 names = sorted([*self.candidates, *self.floors], key=lambda name: name not in alive)
@@ -91,12 +91,12 @@ class Schedule:
                 self.left_out.setdefault(trial, "no time")
 
     def expected(self, trial: Trial) -> float:
-        """Return how many seconds a trial may take: by the candidate's largest one and what both have to do."""
-        of = {each: tried for each, tried in self.done.items() if each.name == trial.name}
-        if not of:
+        """Estimate the seconds of a trial from the candidate's largest finished one, in proportion to their work."""
+        results = {each: result for each, result in self.done.items() if each.name == trial.name}
+        if not results:
             return 0.0
-        largest = max(of, key=lambda each: (self.work(each), -of[each].seconds))
-        return of[largest].seconds * self.work(trial) / self.work(largest)
+        largest = max(results, key=lambda each: (self.work(each), -results[each].seconds))
+        return results[largest].seconds * self.work(trial) / self.work(largest)
 
     def _affordable(self, trials: Iterator[Trial]) -> Iterator[Trial]:
         assert self.left is not None
@@ -109,7 +109,7 @@ class Schedule:
                 self.left_out[trial] = "no time"
 
     def _survivors(self, scores: Mapping[str, float], before: Mapping[str, float] | None) -> list[str]:
-        """Return who goes on: all after the first number of labels, for one point does not say where a curve goes."""
+        """Return the surviving candidates; after the first number of labels all, as one point gives no trend."""
         if before is None or not scores:
             return list(scores)
         best, best_before = max(scores.values()), max(before[name] for name in scores)

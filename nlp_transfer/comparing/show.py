@@ -1,10 +1,10 @@
-"""A comparison on a terminal: learning curves as a table, what each costs, and the verdict."""
+"""A comparison on a terminal: learning curves as a table, costs, and the verdict."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlp_transfer.evaluation.formatting import number, shown, title_of
+from nlp_transfer.evaluation.formatting import format_interval, number, title_of
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.tables import COLOURS, simple_table
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from nlp_transfer.comparing.contest import Duel
     from nlp_transfer.comparing.outcome import Outcome
+    from nlp_transfer.comparing.scores import PairedTest
 
 
 def render(outcome: Outcome, console: Console) -> None:
-    """Show the comparison; fits 80 columns."""
+    """Print the comparison; fits 80 columns."""
     from rich.text import Text
 
     console.print(
@@ -40,8 +40,8 @@ def _curves(outcome: Outcome) -> Table:
     labels = dict.fromkeys((cell.labels, cell.said) for cell in outcome.cells)
     table = simple_table()
     table.add_column("", overflow="fold")
-    for _, said in labels:
-        table.add_column(said.removeprefix("with ").removesuffix(" a class"), justify="right", no_wrap=True)
+    for _, description in labels:
+        table.add_column(description.removeprefix("with ").removesuffix(" a class"), justify="right", no_wrap=True)
     for name in dict.fromkeys(cell.name for cell in outcome.cells):
         cells = [outcome.cell(name, each) for each, _ in labels]
         figures = ["" if cell is None else _two_lines(cell.figure) for cell in cells]
@@ -58,13 +58,13 @@ def _costs(outcome: Outcome) -> Table:
     table.add_column("", overflow="fold")
     for name in (outcome.metric, "against the winner", "seconds", "learning", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
-    duels = {frozenset((duel.one, duel.other)): duel for duel in outcome.duels}
+    tests = {frozenset((test.one, test.other)): test for test in outcome.duels}
     for cell in (each for each in outcome.cells if each.labels == outcome.most.labels):
-        duel = duels.get(frozenset((cell.name, outcome.winner)))
+        test = tests.get(frozenset((cell.name, outcome.winner)))
         table.add_row(
             title_of(cell.name),
             number(cell.figure.value),
-            "" if duel is None else _difference(duel, cell.name),
+            "" if test is None else _difference(test, cell.name),
             f"{cell.seconds:,.1f}",
             f"{cell.learning:,}" if cell.learning else "",
             f"{cell.megabytes:,.0f}" if cell.megabytes else "",
@@ -73,8 +73,9 @@ def _costs(outcome: Outcome) -> Table:
     return table
 
 
-def _difference(duel: Duel, name: str) -> str:
-    """Return by how much the metric of the named one is that of the other, with the interval below it."""
-    found = duel.difference
-    own = found if duel.one == name else Interval(-found.value, -found.high, -found.low)
-    return shown(own, signed=True, between="\n")
+def _difference(test: PairedTest, name: str) -> str:
+    """Return the difference of the named predictor from the other one, with the interval below it."""
+    difference = test.difference
+    if test.one != name:
+        difference = Interval(-difference.value, -difference.high, -difference.low)
+    return format_interval(difference, signed=True, between="\n")

@@ -1,4 +1,4 @@
-"""One training of a comparison, whose answers are kept instead of its model; a finished one is read back."""
+"""One training of a comparison; its test predictions are saved instead of its model."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _ANSWERS = "answers.safetensors"
 
 @dataclass(frozen=True)
 class Answers:
-    """What somebody answers to the rows that all are measured on, and what that took.
+    """The outputs of a trial or floor for the test rows, and what they cost.
 
     Attributes:
-        task: with the thresholds by which these answers are decided.
+        task: with the thresholds of these outputs.
         logits: (rows, outputs), in the order of the split.
-        validation: the metric on the validation rows; None where nobody chooses by it.
-        seconds: of loading, training and answering, without what an earlier process did.
-        learning: parameters that learned.
-        parameters: all of them.
-        megabytes: the most memory that the process took meanwhile; None where that is not known.
+        validation: the metric on the validation rows; None for floors.
+        seconds: of loading, training and predicting, without the time of earlier processes.
+        learning: the number of trainable parameters.
+        parameters: the number of all parameters.
+        megabytes: peak memory of the process; None if unknown.
     """
 
     task: Task
@@ -56,16 +56,16 @@ class Answers:
 
 
 def is_finished(settings: Settings) -> bool:
-    """Return whether a trial of these settings need not be done again."""
+    """Return whether a trial with these settings was finished earlier."""
     return not settings.overwrite and RunFolder(run_path(settings)).is_finished
 
 
 @own_numbers()
-def answers_of(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
-    """Train and return what the model answers to the test rows.
+def run_trial(settings: Settings, corpus: Corpus, screen: Screen) -> Answers:
+    """Train and predict the test rows, or read back a finished trial.
 
     Args:
-        settings: of the run; its folder is where the answers are kept.
+        settings: of the run, in whose folder the answers are saved.
         corpus: its data.
         screen: where progress is shown.
 
@@ -106,17 +106,17 @@ def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Sc
 
 
 def _figures(settings: Settings, task: Task, corpus: Corpus, logits: np.ndarray) -> Report:
-    """Return the figures of the validation rows, without intervals: they choose, and are not shown."""
+    """Measure the validation rows, without intervals, since this is only used for selection."""
     plain = dataclasses.replace(settings.evaluation, resamples=0)
     rows = corpus.splits["validation"]
     return evaluate_predictions(task, rows, logits, floors=[], settings=plain, seed=settings.seed, split="validation")
 
 
 def _read(folder: RunFolder) -> Answers:
-    """Return what a finished trial wrote.
+    """Read a finished trial.
 
     Raises:
-        UserError: naming the file, for one that is damaged.
+        UserError: naming the folder, if a file is damaged.
     """
     result, report = folder.result(), folder.report()
     try:

@@ -1,4 +1,4 @@
-"""What a comparison leaves in its folder: figures, pages and the winner's recipe; a recipe that was edited stays."""
+"""Writing of a comparison's files: figures, report and the winner's recipe; an edited recipe is not overwritten."""
 
 from __future__ import annotations
 
@@ -24,48 +24,47 @@ _FIGURES = "compare.json"
 
 
 def write_outcome(outcome: Outcome, settings: Settings, *, tell: Callable[[str], None]) -> Outcome:
-    """Write the winner's recipe, the figures and the pages; each file takes its name when it is whole.
+    """Write the winner's recipe, the figures and the report, each atomically.
 
-    A recipe that is not as an earlier comparison wrote it belongs to whoever edited it: it stays, and the new one lies
-    beside it.
+    A recipe that was edited since an earlier comparison wrote it is kept, and the new one gets another name.
 
     Args:
         outcome: of the comparison.
         settings: of the winner's run.
-        tell: is told of a recipe that stays.
+        tell: callback for a message about an edited recipe.
 
     Returns:
-        The outcome, with where its recipe lies.
+        The outcome, with the path of its recipe.
 
     Raises:
-        UserError: if that is not possible.
+        UserError: if the files cannot be written.
     """
     with RunFolder(outcome.folder).reached():
         outcome.folder.mkdir(parents=True, exist_ok=True)
-        found, recipe = _placed(outcome, settings)
-        # Before the figures, which say that it is ours.
-        write_whole(found.recipe, lambda making: making.write_bytes(recipe))
-        write_whole(outcome.folder / _FIGURES, lambda making: write_json(making, found.to_json()))
-    write_pages(document_of(found), outcome.folder)
-    if found.recipe != outcome.recipe:
-        tell(f"{outcome.recipe} was changed since it was written and stays; the new recipe is {found.recipe}")
-    return found
+        placed, recipe = _placed(outcome, settings)
+        # Before the figures, whose hash identifies it as unedited.
+        write_whole(placed.recipe, lambda making: making.write_bytes(recipe))
+        write_whole(outcome.folder / _FIGURES, lambda making: write_json(making, placed.to_json()))
+    write_pages(document_of(placed), outcome.folder)
+    if placed.recipe != outcome.recipe:
+        tell(f"{outcome.recipe} was changed since it was written and stays; the new recipe is {placed.recipe}")
+    return placed
 
 
 def _placed(outcome: Outcome, settings: Settings) -> tuple[Outcome, bytes]:
-    """Return the outcome with a place for its recipe where no work of others is, and the recipe, which names it."""
-    ours = _hash_of_ours(outcome.folder / _FIGURES)
+    """Return the outcome with a path for its recipe that overwrites no edits, and the recipe, which contains it."""
+    unedited = _last_recipe_hash(outcome.folder / _FIGURES)
     first = outcome.recipe
     for number in count(1):
         path = first if number == 1 else first.with_stem(f"{first.stem}-{number}")
         recipe = recipe_of(dataclasses.replace(outcome, recipe=path), settings).encode()
-        if not path.exists() or (there := path.read_bytes()) == recipe or _hash(there) == ours:
+        if not path.exists() or (existing := path.read_bytes()) == recipe or _hash(existing) == unedited:
             break
     return dataclasses.replace(outcome, recipe=path, recipe_sha256=_hash(recipe)), recipe
 
 
-def _hash_of_ours(figures: Path) -> str | None:
-    """Return the hash of the recipe that the last comparison here wrote, where that is known."""
+def _last_recipe_hash(figures: Path) -> str | None:
+    """Return the hash of the recipe that the last comparison wrote here, if known."""
     try:
         return str(json.loads(figures.read_text(encoding="utf-8"))["recipe_sha256"])
     except (FileNotFoundError, KeyError, TypeError, ValueError):

@@ -1,1 +1,1 @@
-"""Going on from a model that was adapted before: its labels, rows that taught it, and what it forgets."""
+"""Continual learning from a model that was adapted before: kept labels, replay, and measured forgetting."""

@@ -1,4 +1,4 @@
-"""The model that a run goes on from: what it knows, and the run that made it; its weights are read elsewhere."""
+"""The base model of a continual run: its task and the settings of the run that made it, without its weights."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Base:
-    """A model that was adapted before.
+    """A model that was adapted before, and that this run continues from.
 
     Attributes:
-        name: as the settings have it.
+        name: as written in the settings.
         folder: of the model.
-        task: that it was adapted to.
+        task: the task it was adapted to.
     """
 
     name: str
@@ -35,10 +35,10 @@ class Base:
 
     @classmethod
     def of(cls, settings: Settings) -> Base:
-        """Return the model that `encoder.name` is.
+        """Return the model that `encoder.name` names.
 
         Raises:
-            UserError: if it is none of ours, or answers with numbers.
+            UserError: if it was not saved by this package, or is a regression model.
         """
         name, key = settings.encoder.name, "labels=all" if settings.continual.keeps_labels else "replay"
         folder = model_folder(expanded(name))
@@ -53,11 +53,11 @@ class Base:
         return cls(name, folder, task)
 
     @cached_property
-    def made_by(self) -> Settings:
-        """The settings of the run that made it.
+    def run_settings(self) -> Settings:
+        """The settings of the run that made the model.
 
         Raises:
-            UserError: for a model alone, whose run nobody knows.
+            UserError: for a model outside a run folder.
         """
         run = run_of(self.folder)
         if run is None:
@@ -65,19 +65,21 @@ class Base:
         return config.compose(str(run / "config.yaml"))
 
     @cached_property
-    def run(self) -> Settings | None:
-        """The same, or None where nobody knows them."""
+    def known_run_settings(self) -> Settings | None:
+        """The same, or None for a model outside a run folder."""
         try:
-            return self.made_by
+            return self.run_settings
         except UserError:
             return None
 
     def check_task(self, task: Task) -> None:
-        """Refuse rows of another problem.
+        """Check that the rows have the model's problem type.
 
         Raises:
             UserError: saying how they differ.
         """
         if (self.task.problem, self.task.pair) != (task.problem, task.pair):
-            theirs, own = (f"{each.problem}, {'pairs' if each.pair else 'single texts'}" for each in (self.task, task))
-            raise UserError(f"{self.name} was adapted to another kind of problem ({theirs}) than this data has ({own})")
+            theirs, ours = (f"{each.problem}, {'pairs' if each.pair else 'single texts'}" for each in (self.task, task))
+            raise UserError(
+                f"{self.name} was adapted to another kind of problem ({theirs}) than this data has ({ours})"
+            )

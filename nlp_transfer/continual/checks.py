@@ -1,4 +1,4 @@
-"""Which settings of a run that goes on from another one nothing can be made of; it opens no model and no rows."""
+"""Checks of the settings of continual learning, without opening a model or data."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from nlp_transfer.settings import Settings
 
 
 def check_continual(settings: Settings) -> None:
-    """Check the values of the `continual` group, alone and beside others.
+    """Check the values of the `continual` group, by themselves and against other settings.
 
     Raises:
         UserError: naming the key, its value and what it may be.
     """
-    own = settings.continual
-    one_of(own.labels, ("data", "all"), "continual.labels")
-    at_least(own, "continual.", 0, "replay")
-    if own.data is not None:
-        if not own.used:
+    continual = settings.continual
+    one_of(continual.labels, ("data", "all"), "continual.labels")
+    at_least(continual, "continual.", 0, "replay")
+    if continual.data is not None:
+        if not continual.used:
             raise UserError(
-                f"continual.data={own.data} is not read: set continual.replay=100 to learn some of its rows again, or "
-                "continual.labels=all to keep what the model knows"
+                f"continual.data={continual.data} is not read: set continual.replay=100 to learn some of its rows "
+                "again, or continual.labels=all to keep what the model knows"
             )
         with about("continual.data"):
-            existing(own.data)
-    if own.keeps_labels and settings.pretraining.used:
+            existing(continual.data)
+    if continual.keeps_labels and settings.pretraining.used:
         raise UserError(
             "pretraining.epochs changes the encoder below the head that continual.labels=all keeps: pretrain before "
             "the first task, or set continual.labels=data"
@@ -32,7 +32,7 @@ def check_continual(settings: Settings) -> None:
 
 
 def check_absent(settings: Settings, absent: list[str]) -> None:
-    """Refuse what needs rows of every label, where some labels are there because the model knows them.
+    """Refuse settings that need training rows of every label, if some kept labels have none.
 
     Args:
         settings: of the run.
@@ -41,12 +41,14 @@ def check_absent(settings: Settings, absent: list[str]) -> None:
     Raises:
         UserError: naming the key and a label.
     """
-    if not absent:
+    if settings.strategy.head_last:
+        setting = "strategy.head_last=true"
+    elif settings.decision.unknown:
+        setting = f"decision.unknown={settings.decision.unknown:g}"
+    else:
         return
-    asked = ["strategy.head_last=true"] if settings.strategy.head_last else []
-    asked += [f"decision.unknown={settings.decision.unknown:g}"] if settings.decision.unknown else []
-    for words in asked:
+    if absent:
         raise UserError(
-            f"{words} needs training rows of every label, and {absent[0]!r} has none: replay rows that have it "
+            f"{setting} needs training rows of every label, and {absent[0]!r} has none: replay rows that have it "
             "(continual.replay), or leave it out"
         )

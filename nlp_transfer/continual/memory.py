@@ -1,4 +1,4 @@
-"""What a run forgets: what the model that it goes on from gets on measured rows of earlier tasks, and what it gets."""
+"""Measurement of forgetting: scores on earlier tasks' measured rows before and after a continual run."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from nlp_transfer.predicting.predict import load_predictor
 from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.settings import DecisionSettings, Settings
 
-_SHOWN = 3  # tasks, of which each has a line
+_MOST_LINES = 3  # with more tasks, only their mean and the worst are reported
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """How many measured rows of earlier tasks nothing is asked of.
+    """The number of measured rows of earlier tasks that are left out.
 
     Attributes:
-        taught: whose texts are among the training rows of this run, which would be measured on what it learned.
-        foreign: with a label that one of the two models cannot answer with.
+        taught: rows whose texts this run trains on.
+        foreign: other rows with a label that one of the two models cannot predict.
     """
 
     taught: int = 0
@@ -42,7 +42,7 @@ class LeftOut:
         return LeftOut(self.taught + other.taught, self.foreign + other.foreign)
 
     def __str__(self) -> str:
-        """Say it behind other words; where there are none, nothing."""
+        """Return a clause to append to a sentence; empty if no row is left out."""
         taught = [f"{self.taught:,} that this run learns from"] * bool(self.taught)
         foreign = [f"{self.foreign:,} with a label that one of the models lacks"] * bool(self.foreign)
         return f"; without {' and '.join(taught + foreign)}" if taught or foreign else ""
@@ -50,16 +50,16 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class EarlierTask:
-    """An earlier task.
+    """The scores on one earlier task.
 
     Attributes:
-        name: of the run that learned it, or of the file of its rows.
-        split: that was measured.
-        task: its own labels.
+        name: of the run that learned it, or of the file with its rows.
+        split: the measured split.
+        task: with its own labels.
         examples: the measured rows.
         left_out: see `LeftOut`.
-        before: what the model gets on them that the run goes on from.
-        after: what the model gets that the run made; nan as long as it has not.
+        before: the base model's score on them.
+        after: the new model's score; nan until it is trained.
     """
 
     name: str
@@ -78,18 +78,18 @@ class EarlierTask:
 
     @property
     def sentence(self) -> str:
-        """Say what became of it."""
+        """The scores in words."""
         figures = f"{_metric(self.task)} {number(self.before)} before, {number(self.after)} now"
         return f"Earlier task {self.name} ({len(self.examples):,} {self.split} rows{self.left_out}): {figures}."
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The earlier tasks, the last first.
+    """The scores on all earlier tasks, latest first.
 
     Attributes:
-        tasks: those whose rows are at hand.
-        unknown: what is not known of others and why, in sentences.
+        tasks: those whose rows are available.
+        unknown: sentences on why the others could not be measured.
     """
 
     tasks: list[EarlierTask]
@@ -97,24 +97,24 @@ class Memory:
 
     @classmethod
     def of(cls, settings: Settings, corpus: Corpus) -> Memory | None:
-        """Let the model that a run goes on from answer measured rows of the tasks before; None where there is none.
+        """Measure the base model on the earlier tasks; None if the run does not continue from another one.
 
-        By a process state of its own: to be called before that of the run is made, on every rank.
+        It sets up a process state of its own, so it must be called before the run's own is made, on every rank.
 
         Args:
             settings: of the run.
-            corpus: its rows.
+            corpus: the run's own data.
         """
         if not settings.continual.used:
             return None
         base, memory = Base.of(settings), cls([])
         model = load_predictor(base.folder, dataclasses.replace(settings, decision=DecisionSettings()))
-        answered = [label for label in base.task.labels if label in corpus.task.labels]
-        taught = corpus.splits["train"].keys
+        shared_labels = [label for label in base.task.labels if label in corpus.task.labels]
+        train_keys = corpus.splits["train"].keys
         try:
             for name, rows in _tasks(settings, base):
                 split = "test" if "test" in rows.rows else "validation"
-                part, left_out = _fair(rows.rows[split], answered, taught)
+                part, left_out = _comparable(rows.rows[split], shared_labels, train_keys)
                 if not len(part):
                     memory.unknown.append(
                         f"What was forgotten of earlier task {name} is not known: no {split} row is left{left_out}."
@@ -129,23 +129,23 @@ class Memory:
         return memory
 
     def measured(self, prepared: Prepared) -> Memory:
-        """Return the same with what the trained model gets; to be called on every rank."""
-        now = []
+        """Return a copy with the trained model's scores; must be called on every rank."""
+        tasks = []
         for each in self.tasks:
             logits, _ = prepared.answers_to(each.examples)
             after = _score(prepared.corpus.task, logits, each.task, each.examples)
-            now.append(dataclasses.replace(each, after=after))
-        return dataclasses.replace(self, tasks=now)
+            tasks.append(dataclasses.replace(each, after=after))
+        return dataclasses.replace(self, tasks=tasks)
 
     @property
     def forgetting(self) -> float:
-        """How much worse the earlier tasks are now, on average; nan without any."""
+        """Mean drop of the score over the earlier tasks; nan without any."""
         return float(np.mean([each.before - each.after for each in self.tasks])) if self.tasks else np.nan
 
     @property
     def sentences(self) -> list[str]:
-        """Say it in few lines."""
-        if len(self.tasks) <= _SHOWN:
+        """The report's sentences."""
+        if len(self.tasks) <= _MOST_LINES:
             lines = [each.sentence for each in self.tasks]
         else:
             before, after = (float(np.mean([getattr(t, key) for t in self.tasks])) for key in ("before", "after"))
@@ -162,27 +162,27 @@ class Memory:
 
 
 def _tasks(settings: Settings, base: Base) -> Iterator[tuple[str, ReadCorpus]]:
-    """Yield names and rows of the tasks before, the last first."""
+    """Yield names and rows of the earlier tasks, latest first."""
     while True:
         rows = earlier(settings, base)
         given = settings.continual.data
         yield Path(given if given is not None else base.folder.resolve().parent).name, rows
-        if given is not None or not base.made_by.continual.used:
+        if given is not None or not base.run_settings.continual.used:
             return
-        settings = base.made_by
+        settings = base.run_settings
         base = Base.of(settings)
 
 
-def _fair(part: Rows, answered: Sequence[str], learned: Keys) -> tuple[Rows, LeftOut]:
-    """Return the rows that both models can answer and that are new to the later one, and how many others there are.
+def _comparable(part: Rows, shared_labels: Sequence[str], train_keys: Keys) -> tuple[Rows, LeftOut]:
+    """Return the rows that both models can predict and the new one was not trained on, and the number of others.
 
     Args:
         part: measured rows of an earlier task.
-        answered: labels that both models know.
-        learned: keys of the training rows of the later one.
+        shared_labels: labels that both models know.
+        train_keys: keys of the new model's training rows.
     """
-    taught, foreign = part.keys.among(learned), np.zeros(len(part), bool)
-    foreign[unseen(part.labels, answered)] = True
+    taught, foreign = part.keys.among(train_keys), np.zeros(len(part), bool)
+    foreign[unseen(part.labels, shared_labels)] = True
     left_out = LeftOut(taught=int(taught.sum()), foreign=int((foreign & ~taught).sum()))
     return part.take(rows_where(~(taught | foreign))), left_out
 
@@ -191,15 +191,15 @@ def _metric(task: Task) -> str:
     return "micro_f1" if task.problem == "multi_label" else "accuracy"
 
 
-def _score(asked: Task, logits: np.ndarray, task: Task, examples: Examples) -> float:
-    """Return the figure of a model with more labels on rows of a task."""
-    place = {name: number for number, name in enumerate(asked.labels)}
+def _score(model_task: Task, logits: np.ndarray, task: Task, examples: Examples) -> float:
+    """Return the metric of a model, which may have more labels, on rows of an earlier task."""
+    place = {name: number for number, name in enumerate(model_task.labels)}
     places = np.array([place.get(name, -1) for name in task.labels])  # -1: no measured row has it
     targets = examples.targets
     if targets.ndim == 1:
         targets = places[targets]
     else:
-        wide = np.zeros((len(targets), len(asked.labels)), targets.dtype)
+        wide = np.zeros((len(targets), len(model_task.labels)), targets.dtype)
         wide[:, places[places >= 0]] = targets[:, places >= 0]
         targets = wide
-    return compute(asked, logits, targets, examples.weights)[_metric(task)]
+    return compute(model_task, logits, targets, examples.weights)[_metric(task)]

@@ -1,7 +1,7 @@
-"""The rows of a run that goes on from another one: its own, and behind the training rows some of those of the other.
+"""The data of a run, and for a continual run the replayed rows, which are appended to its training rows.
 
-The rows of a run that itself went on are what it learned from, those that it had replayed among them. So a row of the
-first of several tasks may be learned again in the last. Tasks that are learned at once are read in ``multitask.rows``.
+If the earlier run was itself continual, its rows include those it replayed, so that rows of the first of several tasks
+may be replayed in the last. ``multitask.rows`` reads tasks that are learned at once.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ from nlp_transfer.multitask.rows import read_member
 from nlp_transfer.settings import DATA_FILES, DataSettings, Settings
 from nlp_transfer.wording import counted
 
-# What another source of the same kind of rows has of its own; the order of labels is that of the model.
-_PLACE = ("embedded", *DATA_FILES, "hub", "subset", "revision", "hub_rows", "order")
-_READING = ("columns", "problem", "label_separator", "encoding", "delimiter", "empty")
+# Settings that `continual.data` replaces; the order of labels is that of the model.
+_SOURCE_KEYS = ("embedded", *DATA_FILES, "hub", "subset", "revision", "hub_rows", "order")
+_FORMAT_KEYS = ("columns", "problem", "label_separator", "encoding", "delimiter", "empty")
 
 
 def load(settings: Settings, *, data: Any = None, tell: Callable[[str], None] = lambda _: None) -> Corpus:
-    """Return what a run learns from and is measured on; see ``corpus.load_corpus``.
+    """Load the data of a run; see ``corpus.load_corpus``.
 
     Args:
         settings: of the run.
         data: rows from Python instead of the source named in the settings.
-        tell: is told what one waits for, see ``store.grown``.
+        tell: callback for progress messages, see ``store.grown``.
 
     Raises:
-        UserError: see `load_corpus`; for a model to go on from that is none, was adapted to another problem, or whose
-            rows cannot be had.
+        UserError: see `load_corpus`; for a base model that is invalid, was adapted to another problem, or whose rows
+            cannot be read.
     """
-    found = corpus.encoded(read(settings, data=data, tell=tell), settings.data)
+    loaded = corpus.encoded(read(settings, data=data, tell=tell), settings.data)
     if settings.continual.used:
-        check_absent(settings, found.absent_labels)
-    return found
+        check_absent(settings, loaded.absent_labels)
+    return loaded
 
 
-def alone(settings: Settings, task: Task, *, data: Any = None) -> Corpus:
-    """Return the rows of a run that are its own, for which nothing of the run before is needed.
+def own_rows(settings: Settings, task: Task, *, data: Any = None) -> Corpus:
+    """Load a continual run's own rows, without replayed ones; the earlier run is not needed for that.
 
-    Without `continual.replay` these are all that it learned from.
+    Without `continual.replay` these are all its training rows.
 
     Args:
-        settings: of a finished run that went on from another one.
-        task: that it learned, with the labels that it was to keep.
+        settings: of a finished continual run.
+        task: the task it learned, including the labels it kept.
         data: see `load`.
 
     Raises:
@@ -63,14 +63,14 @@ def alone(settings: Settings, task: Task, *, data: Any = None) -> Corpus:
     """
     assert settings.continual.used
     known = task.labels if settings.continual.keeps_labels else ()
-    # Weights that need a row of every label say nothing of rows that are only measured.
+    # Class weights need a row of every label, and do not matter for rows that are only measured.
     weights = "none" if settings.continual.replay else settings.data.class_weights
-    own = dataclasses.replace(settings.data, class_weights=weights)
-    return corpus.encoded(_read(dataclasses.replace(settings, data=own), data=data, known=known), own)
+    settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, class_weights=weights))
+    return corpus.encoded(_read(settings, data=data, known=known), settings.data)
 
 
 def read(settings: Settings, *, data: Any = None, tell: Callable[[str], None] = lambda _: None) -> ReadCorpus:
-    """Return the same as rows."""
+    """Read the rows of a run, not encoded yet; see `load`."""
     if settings.multitask.used and data is None:
         return read_member(settings)
     if not settings.continual.used:
@@ -79,19 +79,19 @@ def read(settings: Settings, *, data: Any = None, tell: Callable[[str], None] = 
     known = base.task.labels if settings.continual.keeps_labels else ()
     own = _read(settings, data=data, known=known, tell=tell)
     base.check_task(own.task)
-    own = dataclasses.replace(own, notes=[*own.notes, *_divided_anew(settings, base)])
-    return _replaying(own, base, settings) if settings.continual.replay else own
+    own = dataclasses.replace(own, notes=[*own.notes, *_unknown_split_notes(settings, base)])
+    return _with_replay(own, base, settings) if settings.continual.replay else own
 
 
 def earlier(settings: Settings, base: Base) -> ReadCorpus:
-    """Return the rows of the task before: of `continual.data`, or those of the run that made the model.
+    """Read the rows of the earlier task, from `continual.data` or as the run that made the model did.
 
     Raises:
-        UserError: if they cannot be had.
+        UserError: if they cannot be read.
     """
     if settings.continual.data is not None:
-        return _given(settings, base)
-    before = base.made_by
+        return _read_continual_data(settings, base)
+    before = base.run_settings
     if not before.data.source:
         raise UserError(
             f"{base.name} was made from rows that Python gave: name the file or folder that holds them with "
@@ -100,24 +100,25 @@ def earlier(settings: Settings, base: Base) -> ReadCorpus:
     return read(before)
 
 
-def _given(settings: Settings, base: Base) -> ReadCorpus:
-    """Return the rows of `continual.data`, read and divided as those were that the model was made from.
+def _read_continual_data(settings: Settings, base: Base) -> ReadCorpus:
+    """Read the rows of `continual.data` with the format and splits of the run that made the model.
 
-    So rows of the same file that were measured then are no training rows now. Where no run says how that was, they are
-    read as the rows of this one are, and divided in the usual way.
+    So rows that were measured then do not become training rows now. If that run is unknown, they are read in the format
+    of this run, and split as usual.
     """
-    place: dict[str, Any] = dict.fromkeys(_PLACE) | {"path": settings.continual.data}
-    if base.run is not None:
-        data, seed = dataclasses.replace(base.run.data, **place), base.run.seed
+    source: dict[str, Any] = dict.fromkeys(_SOURCE_KEYS) | {"path": settings.continual.data}
+    base_settings = base.known_run_settings
+    if base_settings is not None:
+        data, seed = dataclasses.replace(base_settings.data, **source), base_settings.seed
     else:
-        own = {key: getattr(settings.data, key) for key in _READING}
-        data, seed = DataSettings(path=settings.continual.data, **own), settings.seed
+        formats = {key: getattr(settings.data, key) for key in _FORMAT_KEYS}
+        data, seed = DataSettings(path=settings.continual.data, **formats), settings.seed
     return _read(dataclasses.replace(settings, data=data, seed=seed), known=base.task.labels)
 
 
-def _divided_anew(settings: Settings, base: Base) -> list[str]:
-    """Say where nobody knows which of the given rows the model learned from."""
-    if settings.continual.data is None or base.run is not None:
+def _unknown_split_notes(settings: Settings, base: Base) -> list[str]:
+    """Return a note if it is unknown which rows of `continual.data` the model was trained on."""
+    if settings.continual.data is None or base.known_run_settings is not None:
         return []
     return [
         f"continual.data={settings.continual.data} is divided in the usual way, for no run says how {base.name} was "
@@ -133,27 +134,27 @@ def _read(
     tell: Callable[[str], None] = lambda _: None,
 ) -> ReadCorpus:
     store = store_of_rows(settings.cache, tell)
-    return corpus.divided(  # with no name for what was read, which goes while it is divided
+    return corpus.divided(  # no variable holds the rows that were read, so that they can be freed during the split
         corpus.read_corpus(settings.data, data=data, known=known, store=store), settings.data, seed=settings.seed
     )
 
 
-def _replaying(own: ReadCorpus, base: Base, settings: Settings) -> ReadCorpus:
-    """Return rows with some of the task before behind the training rows, none of them one of the others."""
-    theirs = earlier(settings, base)
-    base.check_task(theirs.task)
-    pool = theirs.rows["train"]
+def _with_replay(own: ReadCorpus, base: Base, settings: Settings) -> ReadCorpus:
+    """Append a class-balanced sample of the earlier task's training rows that are not among the run's own rows."""
+    before = earlier(settings, base)
+    base.check_task(before.task)
+    pool = before.rows["train"]
     if foreign := unseen(pool.labels, own.task.labels):
-        kept = "" if settings.continual.keeps_labels else "; or keep what the model knows with continual.labels=all"
-        said = unseen_message(pool.labels, foreign, own.task.labels, pool.where)
-        raise UserError(f"continual.replay: {said}{kept}")
-    known = np.any([pool.keys.among(part.keys) for part in own.rows.values()], axis=0)
-    pool = pool.take(rows_where(~known))
-    chosen = draw_evenly(pool, settings.continual.replay, seed=settings.seed, problem=own.task.problem)
-    if not chosen:
+        message = unseen_message(pool.labels, foreign, own.task.labels, pool.where)
+        hint = "" if settings.continual.keeps_labels else "; or keep what the model knows with continual.labels=all"
+        raise UserError(f"continual.replay: {message}{hint}")
+    is_own = np.any([pool.keys.among(part.keys) for part in own.rows.values()], axis=0)
+    pool = pool.take(rows_where(~is_own))
+    sampled = draw_evenly(pool, settings.continual.replay, seed=settings.seed, problem=own.task.problem)
+    if not sampled:
         raise UserError(
-            f"continual.replay: all training rows of {theirs.source} are among the rows of this run already"
+            f"continual.replay: all training rows of {before.source} are among the rows of this run already"
         )
-    note = f"replayed: {len(chosen):,} of {counted(len(pool), 'row')} of {theirs.source}, as many of each label"
-    train = own.rows["train"].followed_by(pool.take(chosen), "replayed-")
-    return dataclasses.replace(own, rows=own.rows | {"train": train}, notes=[*own.notes, note], replayed=len(chosen))
+    note = f"replayed: {len(sampled):,} of {counted(len(pool), 'row')} of {before.source}, as many of each label"
+    train = own.rows["train"].followed_by(pool.take(sampled), "replayed-")
+    return dataclasses.replace(own, rows=own.rows | {"train": train}, notes=[*own.notes, note], replayed=len(sampled))

@@ -1,1 +1,1 @@
-"""From logits to what a model says: labels, whether it knows, and how sure it is."""
+"""From logits to predictions: labels, abstention, novelty, label sets and their guarantees."""

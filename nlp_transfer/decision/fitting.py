@@ -1,7 +1,4 @@
-"""What the rules of a model need beside it, taken from the rows of a run: training rows teach, validation rows rate.
-
-Applying the rules is the business of `rules`.
-"""
+"""Fitting of the decision rules on the rows of a run; `rules` applies them."""
 
 from __future__ import annotations
 
@@ -13,46 +10,46 @@ import numpy as np
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.task import likeliest
 from nlp_transfer.decision.rules import check_rows
-from nlp_transfer.evaluation import hiding
+from nlp_transfer.evaluation import hidden_classes
 from nlp_transfer.evaluation.calibration import Calibration
+from nlp_transfer.evaluation.calibration_scores import CalibrationScores
 from nlp_transfer.evaluation.conformal import nonconformity
 from nlp_transfer.evaluation.decisions import decide, probabilities, with_rules
-from nlp_transfer.evaluation.kept import KeptScores
 from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.evaluation.selective import RiskCurve
 from nlp_transfer.evaluation.unknown import Detector
 from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.settings import DecisionSettings
 
-_MOST_TAUGHT = 50_000  # training rows that classes are described by
+_MOST_TRAINING_ROWS = 50_000  # that the novelty detector is fitted to
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """How outputs become what is said of a text.
+class FittedRules:
+    """What the decision rules of a model need; None for rules that are not used.
 
     Attributes:
-        calibration: of the outputs, which have it by now.
-        novelty: None where nothing is to be called unknown; without the digest of a file that is not written yet.
-        detector: the score of that.
-        nonconformity: None where no sets are wanted.
-        risk_curve: None where no risk is to be kept.
-        held: figures of the validation rows by name, from outputs before calibration; by them runs are chosen among.
+        calibration: of the outputs, already folded into the output layer.
+        novelty: the record of the novelty detector, without the digest of its file, which is not written yet.
+        detector: the novelty detector.
+        nonconformity: calibration scores for label sets or intervals.
+        risk_curve: for a guaranteed risk.
+        held: validation metrics by name, from outputs before calibration; runs are compared by them.
     """
 
     calibration: Calibration
     novelty: Novelty | None = None
     detector: Detector | None = None
-    nonconformity: KeptScores | None = None
+    nonconformity: CalibrationScores | None = None
     risk_curve: RiskCurve | None = None
     held: dict[str, float] | None = None
 
 
-def deciding(corpus: Corpus, settings: DecisionSettings) -> Corpus:
-    """Return the corpus, its task with the rules that a run asks for, before anything is trained.
+def apply_decision_settings(corpus: Corpus, settings: DecisionSettings) -> Corpus:
+    """Return the corpus with the run's decision rules in its task, checked before training.
 
     Raises:
-        UserError: for a rule that the task has no use for, or that there are too few validation rows for.
+        UserError: for a rule that does not apply to the task, or that needs more validation rows.
     """
     corpus = dataclasses.replace(corpus, task=with_rules(corpus.task, settings))
     validation = corpus.splits.get("validation")
@@ -63,39 +60,40 @@ def deciding(corpus: Corpus, settings: DecisionSettings) -> Corpus:
     return corpus
 
 
-def fit_rules(prepared: Prepared, calibration: Calibration) -> Fitted:
-    """Return what the rules of the task need of the model as it is now, its outputs calibrated.
+def fit_rules(prepared: Prepared, calibration: Calibration) -> FittedRules:
+    """Fit the rules of the task to the trained model, whose outputs are already calibrated.
 
-    Rows of weight 0 count as absent, all others once: what is promised is about rows as they come.
+    Rows of weight 0 are left out and all others count once, since guarantees are about rows, not weights.
     """
     task, validation = prepared.corpus.task, prepared.corpus.splits["validation"]
-    found = Fitted(calibration)
+    fitted = FittedRules(calibration)
     if not (task.risk or task.unknown or task.coverage):
-        return found
+        return fitted
     present = validation.weights > 0
     logits = prepared.outputs("validation")[present]
     if task.risk:
         wrong = decide(task, logits) != likeliest(validation.targets)[present]
         curve = RiskCurve.of(probabilities(task, logits).max(axis=1), wrong)
-        found = dataclasses.replace(found, risk_curve=curve)
+        fitted = dataclasses.replace(fitted, risk_curve=curve)
     if task.coverage:
-        kept = KeptScores.of(nonconformity(task, logits, validation.targets[present]))
-        found = dataclasses.replace(found, nonconformity=kept)
+        scores = CalibrationScores.of(nonconformity(task, logits, validation.targets[present]))
+        fitted = dataclasses.replace(fitted, nonconformity=scores)
     if task.unknown:
-        novelty, detector = _novelty(prepared, logits, present)
-        found = dataclasses.replace(found, novelty=novelty, detector=detector)
-    return found
+        novelty, detector = _fit_novelty(prepared, logits, present)
+        fitted = dataclasses.replace(fitted, novelty=novelty, detector=detector)
+    return fitted
 
 
-def _novelty(prepared: Prepared, logits: np.ndarray, present: np.ndarray) -> tuple[Novelty, Detector]:
+def _fit_novelty(prepared: Prepared, logits: np.ndarray, present: np.ndarray) -> tuple[Novelty, Detector]:
+    """Choose and fit the novelty detector; `present` selects the validation rows, bool (rows,)."""
     train, validation = prepared.corpus.splits["train"], prepared.corpus.splits["validation"]
     task, seed = prepared.corpus.task, prepared.settings.seed
-    taught = np.flatnonzero(train.weights > 0)
-    taught = taught[hiding.some_rows(len(taught), _MOST_TAUGHT, seed=seed)]
-    features, held = prepared.features_now("train")[taught], prepared.features_now("validation")[present]
-    classes, truth = likeliest(train.targets)[taught], likeliest(validation.targets)[present]
-    figures = hiding.rehearsed(features, classes, held, truth, labels=task.outputs, seed=seed)
-    score = hiding.chosen_score(figures, features.shape[1])
-    detector = hiding.fitted(score, features, classes, labels=task.outputs, seed=seed)
-    means = {name: round(float(np.mean(values)), 4) for name, values in figures.items()}
-    return Novelty(score, KeptScores.of(detector.scores(logits, held)), means), detector
+    rows = np.flatnonzero(train.weights > 0)
+    rows = rows[hidden_classes.sample_rows(len(rows), _MOST_TRAINING_ROWS, seed=seed)]
+    features, held = prepared.features_now("train")[rows], prepared.features_now("validation")[present]
+    classes, truth = likeliest(train.targets)[rows], likeliest(validation.targets)[present]
+    aurocs = hidden_classes.hidden_class_aurocs(features, classes, held, truth, labels=task.outputs, seed=seed)
+    name = hidden_classes.choose_detector(aurocs, features.shape[1])
+    detector = hidden_classes.fit_detector(name, features, classes, labels=task.outputs, seed=seed)
+    means = {each: round(float(np.mean(values)), 4) for each, values in aurocs.items()}
+    return Novelty(name, CalibrationScores.of(detector.scores(logits, held)), means), detector

@@ -1,4 +1,4 @@
-"""From logits to what a person asked for: labels and probabilities, the same whatever computed the logits."""
+"""From logits to predictions for users, independent of the backend that computed the logits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from nlp_transfer.data.rows import text_fault
-from nlp_transfer.decision.rules import Marks, marks, names_of, ruled
+from nlp_transfer.decision.rules import RuleResults, apply_rules, names_of, record_with_rules
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.decisions import abstains, decide, probabilities
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One text's answer.
+    """The prediction for one text.
 
     Attributes:
-        label: the label's name; a list of names for multi-label; a number for regression.
+        label: the label's name; a list of names for multi-label; a number for regression. Also given as a best guess if
+            the model abstains or calls the text unknown.
         probabilities: by label name; empty for regression.
-        abstains: whether the highest probability is too low for the model's rule; the label is its best guess then.
-        unknown: whether the text is unlike all the model knows; the label is its best guess then. None, as those below,
-            for a model that has no such rule.
-        set: the labels that hold the true one as often as `decision.coverage` says.
-        low, high: of a number, the ends of the interval that holds the true one as often.
+        abstains: whether the highest probability is below `decision.abstain_below`.
+        unknown: whether the text is unlike the training data (`decision.unknown`). None, as below, without such a rule.
+        set: labels that contain the true one with the probability `decision.coverage`.
+        low, high: for regression, the interval that contains the true number with that probability.
     """
 
     label: str | list[str] | float
@@ -46,30 +46,30 @@ class Prediction:
 
 
 class Labeller(ABC):
-    """What answers texts with logits, and so with labels.
+    """A model that predicts labels for texts; subclasses compute the logits.
 
     Attributes:
         record: of the saved model.
-        detector: its score of the unknown, if it has one.
+        detector: its novelty detector, if it has one.
     """
 
     record: Record
     detector: Detector | None = None
 
-    def deciding_by(self, settings: DecisionSettings) -> Self:
-        """Return the same model, following the rules that are set instead of its own; what computes is shared.
+    def with_rules(self, settings: DecisionSettings) -> Self:
+        """Return a copy that follows the decision rules in the settings; the underlying network is shared.
 
         Raises:
-            UserError: for a rule that the model's task has no use for, or the model nothing to follow it by.
+            UserError: for a rule that does not apply to the model's task, or that the model was not fitted for.
         """
         other = copy.copy(self)
-        other.record = ruled(self.record, settings)
+        other.record = record_with_rules(self.record, settings)
         return other
 
     def alone(self) -> Self:
-        """Return the same model, which answers on this rank alone what it is asked there; else all ranks ask the same.
+        """Return a copy that predicts on this rank independently of the others; the underlying network is shared.
 
-        What computes is shared.
+        Without it, all ranks must ask for the same texts.
         """
         return self
 
@@ -78,30 +78,30 @@ class Labeller(ABC):
         """Return the raw outputs, float32 (texts, outputs)."""
 
     def answers(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the logits, and the features, (texts, width), where a rule asks for them (`rules.needs_features`)."""
+        """Return the logits, and the features, (texts, width), if a rule needs them (`rules.needs_features`)."""
         return self.logits(texts, pairs), None
 
     def predict(self, texts: Iterable[str], pairs: Iterable[str] | None = None) -> list[Prediction]:
-        """Return the label and the probabilities of every text, in order.
+        """Return the prediction for every text, in order.
 
         Args:
-            texts: the texts: a list, a column of a DataFrame or Dataset, an array, whatever has an order.
-            pairs: the second texts, where the model was trained on pairs; as many.
+            texts: a list, a column of a DataFrame or Dataset, an array, or any other ordered iterable.
+            pairs: the second texts, if the model was trained on pairs; as many as `texts`.
 
         Raises:
-            UserError: for what is no row of texts, and pairs where the model takes none, or none where it does.
+            UserError: for items that are not texts, and for pairs if the model takes single texts, or vice versa.
         """
         first, second = _listed(texts, "texts"), None if pairs is None else _listed(pairs, "pairs")
         if second is not None and len(second) != len(first):
             raise UserError(f"predict: {len(first):,} texts and {len(second):,} pairs; each text needs its second one")
-        return self.decided(*self.answers(first, second)) if first else []
+        return self.to_predictions(*self.answers(first, second)) if first else []
 
-    def decided(self, logits: np.ndarray, features: np.ndarray | None) -> list[Prediction]:
-        """Return what follows from `answers`."""
-        return _predictions(self.record.task, logits, marks(self.record, self.detector, logits, features))
+    def to_predictions(self, logits: np.ndarray, features: np.ndarray | None) -> list[Prediction]:
+        """Turn what `answers` returned into predictions."""
+        return _predictions(self.record.task, logits, apply_rules(self.record, self.detector, logits, features))
 
     def check_pairs(self, pairs: Sequence[str] | None) -> None:
-        """Refuse pairs where the model was trained on single texts, and single texts where it was trained on pairs."""
+        """Raise UserError for pairs if the model was trained on single texts, or for single texts if on pairs."""
         if (pairs is not None) != self.record.task.pair:
             raise UserError(f"the model was trained on {'pairs of texts' if self.record.task.pair else 'single texts'}")
 
@@ -110,7 +110,7 @@ def _listed(given: Any, name: str) -> list[str]:
     """Return texts as a list.
 
     Raises:
-        UserError: for what has no order, or more than one column, and for an item that is no text.
+        UserError: for anything without an order or with several columns, and for an item that is not a text.
     """
     if isinstance(given, str):
         raise UserError(f"predict takes a list of {name}; put the one text into a list")
@@ -127,10 +127,10 @@ def _listed(given: Any, name: str) -> list[str]:
     return texts
 
 
-def _predictions(task: Task, logits: np.ndarray, said: Marks) -> list[Prediction]:
+def _predictions(task: Task, logits: np.ndarray, results: RuleResults) -> list[Prediction]:
     decisions, likely, unsure = decide(task, logits), probabilities(task, logits), abstains(task, logits)
     if task.problem == "regression":
-        bounds = [(None, None)] * len(decisions) if said.bounds is None else said.bounds.tolist()
+        bounds = [(None, None)] * len(decisions) if results.bounds is None else results.bounds.tolist()
         return [
             Prediction(float(value), {}, low=low, high=high)
             for value, (low, high) in zip(decisions, bounds, strict=True)
@@ -140,8 +140,8 @@ def _predictions(task: Task, logits: np.ndarray, said: Marks) -> list[Prediction
             names_of(task, decision) if task.problem == "multi_label" else task.labels[int(decision)],
             dict(zip(task.labels, map(float, likely[row]), strict=True)),
             bool(unsure[row]),
-            None if said.unknown is None else bool(said.unknown[row]),
-            None if said.sets is None else names_of(task, said.sets[row]),
+            None if results.unknown is None else bool(results.unknown[row]),
+            None if results.sets is None else names_of(task, results.sets[row]),
         )
         for row, decision in enumerate(decisions)
     ]

@@ -1,7 +1,7 @@
-"""What a saved model says of a text beside its label: whether it is unlike all it knows, and which labels it may have.
+"""Application of a saved model's decision rules: novelty, label sets and intervals, guaranteed risk.
 
-The statistics behind it are kept with the model (see `fitting`); which of them are applied, and at which level, says
-the task. It knows arrays and records, neither models nor texts.
+The statistics they need are saved with the model (see `fitting`); the task says which rules apply, and at which level.
+Works on arrays and records, not on models or texts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from nlp_transfer.checks import check_one_rule
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation import kept, selective
+from nlp_transfer.evaluation import calibration_scores, selective
 from nlp_transfer.evaluation.conformal import label_sets, number_bounds
 from nlp_transfer.evaluation.decisions import with_rules
 from nlp_transfer.evaluation.formatting import percentage
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Marks:
-    """What is said of rows beside their labels; None is what the rules of the model do not say.
+class RuleResults:
+    """The results of a model's rules beside the labels; None for rules that it does not have.
 
     Attributes:
         unknown: bool (rows,).
         sets: bool (rows, labels).
-        bounds: float64 (rows, 2), of a number the least and the greatest.
+        bounds: float64 (rows, 2), the interval of a regression.
     """
 
     unknown: np.ndarray | None = None
@@ -43,72 +43,77 @@ class Marks:
     bounds: np.ndarray | None = None
 
 
-def ruled(record: Record, settings: DecisionSettings) -> Record:
-    """Return the record with the rules that the settings name instead of its own.
+def record_with_rules(record: Record, settings: DecisionSettings) -> Record:
+    """Return the record with the rules that the settings override.
 
     Raises:
-        UserError: for a rule that the task has no use for, or the model no statistics, or two that exclude each other.
+        UserError: for a rule that does not apply to the task, that the model has no statistics for, or that excludes
+            another one.
     """
     check_one_rule(settings)
     task = with_rules(record.task, settings)
     if task.risk:
         if record.risk_curve is None:
-            raise _unfit(f"decision.risk={task.risk:g}", "risk")
+            raise _not_fitted(f"decision.risk={task.risk:g}", "risk")
         check_rows("risk", task.risk, record.risk_curve.rows, saved=True)
-        task = promising(task, record.risk_curve)
+        task = with_risk_threshold(task, record.risk_curve)
     if task.unknown:
         if record.novelty is None:
-            raise _unfit(f"decision.unknown={task.unknown:g}", "unknown")
+            raise _not_fitted(f"decision.unknown={task.unknown:g}", "unknown")
         check_rows("unknown", task.unknown, record.novelty.kept.rows, saved=True)
     if task.coverage:
         if record.nonconformity is None:
-            raise _unfit(f"decision.coverage={task.coverage:g}", "coverage")
+            raise _not_fitted(f"decision.coverage={task.coverage:g}", "coverage")
         check_rows("coverage", task.coverage, record.nonconformity.rows, saved=True)
     return dataclasses.replace(record, task=task)
 
 
-def _unfit(said: str, key: str) -> UserError:
+def _not_fitted(setting: str, key: str) -> UserError:
     return UserError(
-        f"{said}: this model, or the export of it, holds no validation scores to set a limit by; adapt it with "
+        f"{setting}: this model, or the export of it, holds no validation scores to set a limit by; adapt it with "
         f"decision.{key}"
     )
 
 
 def check_rows(key: str, value: float, rows: int, *, saved: bool = False) -> None:
-    """Refuse a rule that so few validation rows say nothing about.
+    """Refuse a rule that needs more validation rows.
 
     Args:
-        key: of the group `decision`.
-        value: of the rule.
-        rows: there are.
-        saved: whether these are the rows of an adaptation that is over, so that no setting gives more.
+        key: the rule's key in the group `decision`.
+        value: the rule's value.
+        rows: the number of validation rows.
+        saved: whether the model is already trained, so that no setting can give more rows.
 
     Raises:
-        UserError: naming the key, its value and how many there must be.
+        UserError: naming the key, its value and how many rows it needs.
     """
-    fewest = {"risk": selective.fewest, "unknown": lambda share: kept.fewest(1 - share), "coverage": kept.fewest}
-    needed = fewest[key](value)
+    min_rows = {
+        "risk": selective.min_rows,
+        "unknown": lambda share: calibration_scores.min_rows(1 - share),
+        "coverage": calibration_scores.min_rows,
+    }
+    needed = min_rows[key](value)
     if rows < needed:
-        there = f"this model was adapted with {rows:,}" if saved else f"there are {rows:,}"
-        more = "adapt again with more of them" if saved else "give more rows"
-        if key == "risk" and (least := _rounded_up(selective.lowest(rows))) < 1:
-            there += f", which promise no less than {least:g} even if the model is always right"
+        available = f"this model was adapted with {rows:,}" if saved else f"there are {rows:,}"
+        remedy = "adapt again with more of them" if saved else "give more rows"
+        if key == "risk" and (least := _rounded_up(selective.min_risk(rows))) < 1:
+            available += f", which promise no less than {least:g} even if the model is always right"
         raise UserError(
-            f"decision.{key}={value:g} needs at least {needed:,} validation rows, and {there}: "
-            f"{'lower' if key == 'coverage' else 'raise'} it, or {more} (data.validation_share)"
+            f"decision.{key}={value:g} needs at least {needed:,} validation rows, and {available}: "
+            f"{'lower' if key == 'coverage' else 'raise'} it, or {remedy} (data.validation_share)"
         )
 
 
-def promising(task: Task, curve: RiskCurve) -> Task:
-    """Return the task with the probability below which its model abstains, so that its risk is kept."""
+def with_risk_threshold(task: Task, curve: RiskCurve) -> Task:
+    """Return the task with the probability below which its model abstains, so that its risk is guaranteed."""
     return dataclasses.replace(task, abstain_below=curve.threshold(task.risk))
 
 
-def unpromised(task: Task, curve: RiskCurve | None) -> str | None:
-    """Return what to say of a risk that no probability keeps; None where there is nothing to say."""
+def unreachable_risk(task: Task, curve: RiskCurve | None) -> str | None:
+    """Return a message if no probability threshold guarantees the task's risk, else None."""
     if not task.risk or task.abstain_below <= 1 or curve is None:
         return None
-    lowest = _rounded_up(curve.lowest())
+    lowest = _rounded_up(curve.min_risk())
     least = f"The lowest that they promise is decision.risk={lowest:g}" if lowest < 1 else "They promise none"
     return (
         f"the model abstains on every text: however sure it has to be, its {curve.rows:,} validation rows do not show "
@@ -118,49 +123,52 @@ def unpromised(task: Task, curve: RiskCurve | None) -> str | None:
 
 
 def _rounded_up(risk: float) -> float:
-    """Return a risk in three digits after the point that is no less, or 1."""
+    """Round a risk up to three decimals, at most 1."""
     return min(1.0, math.ceil(risk * 1000) / 1000)
 
 
 def needs_features(record: Record) -> bool:
-    """Return whether what enters the output layer is asked for, beside the logits."""
+    """Return whether the rules need the inputs of the output layer beside the logits."""
     return bool(record.task.unknown) and record.novelty is not None and record.novelty.reads_features
 
 
-def marks(record: Record, detector: Detector | None, logits: np.ndarray, features: np.ndarray | None) -> Marks:
-    """Return what the rules of a model say of rows.
+def apply_rules(
+    record: Record, detector: Detector | None, logits: np.ndarray, features: np.ndarray | None
+) -> RuleResults:
+    """Apply the rules of a model to rows.
 
     Args:
         record: of the model.
-        detector: its score of the unknown, where that needs features.
+        detector: its novelty detector; may be None if that needs no features.
         logits: (rows, outputs).
-        features: (rows, width), or None where `needs_features` says so.
+        features: (rows, width); may be None unless `needs_features`.
     """
     task = record.task
-    return Marks(
-        unknown=strangeness(record, detector, logits, features) > limit_of(record) if task.unknown else None,
-        sets=label_sets(task, logits, _reach(record)) if task.coverage and task.problem != "regression" else None,
-        bounds=number_bounds(task, logits, _reach(record)) if task.coverage and task.problem == "regression" else None,
-    )
+    unknown = sets = bounds = None
+    if task.unknown:
+        unknown = novelty_scores(record, detector, logits, features) > limit_of(record)
+    if task.coverage:
+        limit = math.inf if record.nonconformity is None else record.nonconformity.limit(task.coverage)
+        if task.problem == "regression":
+            bounds = number_bounds(task, logits, limit)
+        else:
+            sets = label_sets(task, logits, limit)
+    return RuleResults(unknown, sets, bounds)
 
 
-def strangeness(
+def novelty_scores(
     record: Record, detector: Detector | None, logits: np.ndarray, features: np.ndarray | None
 ) -> np.ndarray:
-    """Return float64 (rows,), the model's score of the unknown; for the arguments see `marks`."""
+    """Return the novelty score of each row, float64 (rows,); for the arguments see `apply_rules`."""
     assert record.novelty is not None
     return (detector or DETECTORS[record.novelty.score].of({})).scores(logits, features)
 
 
 def limit_of(record: Record) -> float:
-    """Return the score beyond which a text is called unknown."""
+    """Return the novelty score above which a text is called unknown."""
     return math.inf if record.novelty is None else record.novelty.kept.limit(1 - record.task.unknown)
 
 
-def _reach(record: Record) -> float:
-    return math.inf if record.nonconformity is None else record.nonconformity.limit(record.task.coverage)
-
-
 def names_of(task: Task, chosen: np.ndarray) -> list[str]:
-    """Return the labels of a row that are chosen, bool (labels,)."""
-    return [name for name, yes in zip(task.labels, chosen, strict=True) if yes]
+    """Return the names of the labels where `chosen`, bool (labels,), is true."""
+    return [name for name, is_chosen in zip(task.labels, chosen, strict=True) if is_chosen]

@@ -83,7 +83,7 @@ def _with_threshold(labeller: Labeller, threshold: float) -> Labeller:
     initial = _initial(labeller.record.task)
     if threshold in (initial, round(initial, 2)):
         return labeller
-    return labeller.deciding_by(DecisionSettings(abstain_below=threshold))
+    return labeller.with_rules(DecisionSettings(abstain_below=threshold))
 
 
 def _texts_tab(labeller: Labeller, limits: DemoSettings) -> None:

@@ -1,1 +1,1 @@
-"""Two domains of one task: how far they are apart, and what adapting from one to the other was worth."""
+"""Domain adaptation: the distance between two domains, and the comparison with a source-only run."""

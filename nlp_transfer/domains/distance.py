@@ -1,4 +1,4 @@
-"""The two domains of a run that adapts from one to the other: how far they are apart before anything has learned."""
+"""The distance between the source and the target domain of a run, measured before training."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.streams import Stream, generator
 from nlp_transfer.data.tokens import encode_whole
 from nlp_transfer.data.unlabelled import NAME
-from nlp_transfer.evaluation.divergence import Gap, a_distance, written_apart
+from nlp_transfer.evaluation.divergence import Gap, a_distance, style_warnings
 from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.running.preparation import Prepared
 from nlp_transfer.terminal.console import Screen
 from nlp_transfer.terminal.progress import reading
 
-_ASKED = 2000  # texts of a domain at most
+_MOST_TEXTS = 2000  # sampled from each domain
 
 
 @dataclass(frozen=True)
-class Sides:
-    """Some training rows and some texts of the other domain, as the encoder sees them before anything has learned.
+class DomainSample:
+    """A sample of training rows and unlabelled target texts, with their features before training.
 
     Attributes:
-        rows: of the training split, int64.
-        texts: of the unlabelled ones, int64.
-        features: what enters the output layer for either, (rows, width) and (texts, width).
+        rows: int64 indices into the training split.
+        texts: int64 indices into the unlabelled texts.
+        features: inputs of the output layer for both, (rows, width) and (texts, width).
     """
 
     rows: np.ndarray
@@ -36,50 +36,50 @@ class Sides:
     features: tuple[np.ndarray, np.ndarray]
 
 
-def tell_domains_apart(prepared: Prepared, screen: Screen) -> Sides | None:
-    """Where a term adapts to another domain, measure how far that is from the training rows, and put it into the plan.
+def measure_domain_gap(prepared: Prepared, screen: Screen) -> DomainSample | None:
+    """Measure the distance between the training rows and the target domain, and add it to the plan.
 
-    To be called on every rank, before anything learns. Nothing is drawn from the global random state; with too few
-    texts to hold any out nothing is said.
+    Must be called on every rank, before training; does not use the global random state. With too few texts to hold any
+    out, nothing is added.
 
     Returns:
-        What was measured on; None where no term adapts.
+        The texts it was measured on; None if no objective term aligns domains.
     """
     if not terms_that("aligns", prepared.settings.objective):
         return None
     with reading(screen, "telling the domains apart"):
-        return _tell_apart(prepared)
+        return _measure(prepared)
 
 
-def _tell_apart(prepared: Prepared) -> Sides:
+def _measure(prepared: Prepared) -> DomainSample:
     corpus, tokenizer, seed = prepared.corpus, prepared.classifier.tokenizer, prepared.settings.seed
     assert corpus.unlabelled is not None
-    sides = {"train": corpus.own_train, NAME: corpus.unlabelled}
+    domains = {"train": corpus.own_train, NAME: corpus.unlabelled}
     features, texts, rows = [], [], []
-    for number, (split, side) in enumerate(sides.items()):
-        chosen = np.sort(generator(seed, number, Stream.DOMAINS).permutation(len(side.texts))[:_ASKED])
-        rows.append(chosen)
-        features.append(_features(prepared, split, chosen))
-        texts.append([_joined(side, row) for row in chosen.tolist()])
-    seen = Sides(rows[0], rows[1], (features[0], features[1]))
-    found = a_distance(*seen.features, seed=seed)
-    if found is None:
-        return seen
+    for number, (split, domain) in enumerate(domains.items()):
+        sampled = np.sort(generator(seed, number, Stream.DOMAINS).permutation(len(domain.texts))[:_MOST_TEXTS])
+        rows.append(sampled)
+        features.append(_features(prepared, split, sampled))
+        texts.append([_joined(domain, row) for row in sampled.tolist()])
+    sample = DomainSample(rows[0], rows[1], (features[0], features[1]))
+    distance = a_distance(*sample.features, seed=seed)
+    if distance is None:
+        return sample
 
-    def encode(some: list[str]) -> np.ndarray:
-        return encode_whole(tokenizer, some, None).ids
+    def encode(batch: list[str]) -> np.ndarray:
+        return encode_whole(tokenizer, batch, None).ids
 
     source, target = texts
-    prepared.domains = gap = Gap(*found, len(source), len(target), written_apart(source, target, encode))
+    prepared.domains = gap = Gap(*distance, len(source), len(target), style_warnings(source, target, encode))
     prepared.plan = dataclasses.replace(prepared.plan, notes=[*prepared.plan.notes, *gap.sentences])
-    return seen
+    return sample
 
 
-def _features(prepared: Prepared, split: str, chosen: np.ndarray) -> np.ndarray:
-    """Return what enters the output layer for some examples of a split."""
+def _features(prepared: Prepared, split: str, rows: np.ndarray) -> np.ndarray:
+    """Return the inputs of the output layer for rows of a split."""
     columns = prepared.columns[split]
-    tokens = columns.tokens.take(chosen)
-    return prepared.below_output.now(Columns(tokens, columns.targets[chosen], columns.weights[chosen]))
+    tokens = columns.tokens.take(rows)
+    return prepared.below_output.now(Columns(tokens, columns.targets[rows], columns.weights[rows]))
 
 
 def _joined(texts: Texts, row: int) -> str:

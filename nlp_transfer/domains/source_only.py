@@ -1,4 +1,4 @@
-"""The guard of domain adaptation: what the same run comes to without the texts of the other domain, told beside it."""
+"""The guard of domain adaptation: a comparison with the same run without the target domain's texts."""
 
 from __future__ import annotations
 
@@ -11,115 +11,118 @@ import numpy as np
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.rows import Texts
 from nlp_transfer.data.task import Task
-from nlp_transfer.domains.distance import Sides
+from nlp_transfer.domains.distance import DomainSample
 from nlp_transfer.evaluation.baselines import Floor
-from nlp_transfer.evaluation.formatting import number, shown
-from nlp_transfer.evaluation.information import gain, information
-from nlp_transfer.evaluation.intervals import Interval
-from nlp_transfer.evaluation.reverse import Known, difference, led_back
+from nlp_transfer.evaluation.formatting import format_interval, number
+from nlp_transfer.evaluation.information import gain, mutual_information
+from nlp_transfer.evaluation.reverse_validation import DomainFeatures, difference, reverse_accuracy
 from nlp_transfer.objectives.settings import terms_that
 from nlp_transfer.predicting.predict import load_predictor
 from nlp_transfer.settings import EvaluationSettings, Settings
 from nlp_transfer.wording import counted
 
-# What must be lost to call it harm, for less is lost where accuracy rises, too: both were made from few pairs of
-# domains, which `recipes/benchmarks/domains.py` measures.
-_LOST = 0.1  # share of the information
-_WORSE = 0.07  # share of the known labels that are found again
-_SEEN = 0.0005  # information; a loss that is written as .000 is none, as of answers that told next to nothing before
+# Losses from which adaptation counts as harmful; smaller ones also occur where accuracy rises. Both were set on the few
+# pairs of domains that `recipes/benchmarks/domains.py` measures.
+_INFORMATION_LOSS = 0.1  # relative
+_REVERSE_ACCURACY_LOSS = 0.07  # absolute
+_VISIBLE_LOSS = 0.0005  # of information; a smaller loss would be written as .000
 
 
 @dataclass(frozen=True)
 class SourceOnly:
-    """The run without the texts of the other domain.
+    """The results of the run without the target domain's texts.
 
     Attributes:
         folder: of that run.
-        floor: what it predicts for the reported split.
-        asked: some texts of the other domain.
-        logits: what it answers to these, float32 (texts, outputs).
-        known: features of these texts and of training rows, with their labels, before anything had learned.
+        floor: its predictions for the reported split.
+        texts: a sample of target texts.
+        logits: its outputs for these texts, float32 (texts, outputs).
+        features: of these texts and of labelled training rows, before training.
     """
 
     folder: Path
     floor: Floor
-    asked: Texts
+    texts: Texts
     logits: np.ndarray
-    known: Known
+    features: DomainFeatures
 
     def sentences(self, task: Task, logits: np.ndarray, *, settings: EvaluationSettings, seed: int) -> list[str]:
-        """Say what the answers of the adapted model to `asked` are worth beside those without adaptation."""
+        """Compare the adapted model's logits for `texts` with those without adaptation, and warn of harm."""
         if task.problem == "regression":
             return []
-        told, harms = zip(
-            self._told(task, logits, settings, seed), self._led_back(task, logits, settings, seed), strict=True
-        )
-        warning = (
-            f"The adaptation may have done harm: {' and '.join(filter(None, harms))}; {self.folder} holds the model "
-            "that saw none of the other domain's texts."
-        )
-        return [*told, *([warning] if any(harms) else [])]
+        comparisons = [
+            self._compare_information(task, logits, settings, seed),
+            self._compare_reverse_accuracy(task, logits, settings, seed),
+        ]
+        sentences = [sentence for sentence, _ in comparisons]
+        if harms := [harm for _, harm in comparisons if harm]:
+            sentences.append(
+                f"The adaptation may have done harm: {' and '.join(harms)}; {self.folder} holds the model that saw "
+                "none of the other domain's texts."
+            )
+        return sentences
 
-    def _told(self, task: Task, logits: np.ndarray, settings: EvaluationSettings, seed: int) -> tuple[str, str]:
-        """Say how much answers tell, and what is wrong if they tell less than without adaptation."""
-        before, after = information(task, self.logits), information(task, logits)
-        more = gain(task, logits, self.logits, confidence=settings.confidence, seed=seed)
-        told = (
+    def _compare_information(
+        self, task: Task, logits: np.ndarray, settings: EvaluationSettings, seed: int
+    ) -> tuple[str, str]:
+        """Return a sentence on the information of the predictions, and the harm if it clearly fell, else ""."""
+        before, after = mutual_information(task, self.logits), mutual_information(task, logits)
+        change = gain(task, logits, self.logits, confidence=settings.confidence, seed=seed)
+        sentence = (
             f"On {counted(len(logits), 'text')} of the other domain, a model that saw none of them gives answers with "
-            f"an information of {number(before)}, this one with {number(after)}, {_written(more)} (1: sure of each, "
-            "all labels as often)."
+            f"an information of {number(before)}, this one with {number(after)}, difference "
+            f"{format_interval(change, signed=True)} (1: sure of each, all labels as often)."
         )
         harm = "answers to the other domain waver more than without it, or leave out labels"
-        return told, harm if more.high < -max(_LOST * before, _SEEN) else ""
+        return sentence, harm if change.high < -max(_INFORMATION_LOSS * before, _VISIBLE_LOSS) else ""
 
-    def _led_back(self, task: Task, logits: np.ndarray, settings: EvaluationSettings, seed: int) -> tuple[str, str]:
-        """Say how well answers lead back to known labels, and what is wrong if they do worse than before."""
-        before, after = (led_back(task, each, self.known, seed=seed) for each in (self.logits, logits))
-        more = difference(after, before, confidence=settings.confidence, seed=seed)
-        told = (
+    def _compare_reverse_accuracy(
+        self, task: Task, logits: np.ndarray, settings: EvaluationSettings, seed: int
+    ) -> tuple[str, str]:
+        """Return a sentence on the reverse accuracy, and the harm if it clearly fell, else ""."""
+        before, after = (reverse_accuracy(task, each, self.features, seed=seed) for each in (self.logits, logits))
+        change = difference(after, before, confidence=settings.confidence, seed=seed)
+        sentence = (
             "A linear classifier that learns those answers as if they were labels is right on "
             f"{number(before.mean())} of {counted(len(before), 'training text')} without the adaptation, on "
-            f"{number(after.mean())} with it, {_written(more)}."
+            f"{number(after.mean())} with it, difference {format_interval(change, signed=True)}."
         )
         harm = "answers to the other domain follow something else than the labels"
-        return told, harm if more.high < -_WORSE else ""
-
-
-def _written(found: Interval) -> str:
-    return f"difference {shown(found, signed=True)}"
+        return sentence, harm if change.high < -_REVERSE_ACCURACY_LOSS else ""
 
 
 def is_guarded(settings: Settings) -> bool:
-    """Return whether a run is to be held against one without the texts of the other domain."""
+    """Return whether a run is to be compared with one without the target domain's texts."""
     return settings.evaluation.source_only and bool(terms_that("aligns", settings.objective))
 
 
 def without_texts(settings: Settings) -> Settings:
-    """Return the same run without the texts of the other domain, and without the terms that move towards them."""
-    moved = set(terms_that("aligns", settings.objective))
+    """Return the settings of the source-only run: without the target texts and the terms that align domains."""
+    aligning = set(terms_that("aligns", settings.objective))
     return dataclasses.replace(
         settings,
         name=f"{settings.name}-source-only",
-        resume="never" if settings.resume == "never" else "auto",  # a checkpoint that is named is none of its own
+        resume="never" if settings.resume == "never" else "auto",  # a named checkpoint belongs to the other run
         data=dataclasses.replace(settings.data, unlabelled=None),
         pretraining=dataclasses.replace(settings.pretraining, epochs=0.0),
-        objective={name: term for name, term in settings.objective.items() if name not in moved},
+        objective={name: term for name, term in settings.objective.items() if name not in aligning},
     )
 
 
-def asked_of(folder: Path, settings: Settings, corpus: Corpus, sides: Sides) -> SourceOnly:
-    """Return what the finished run without these texts says of the reported split, and of some of the texts.
+def source_only_of(folder: Path, settings: Settings, corpus: Corpus, sample: DomainSample) -> SourceOnly:
+    """Return the predictions of a finished source-only run for the reported split and the sampled target texts.
 
-    To be called on every rank, before the parts of another run are put together.
+    Must be called on every rank, before the model of another run is built.
     """
     assert corpus.unlabelled is not None
-    model, asked = load_predictor(folder, settings), corpus.unlabelled.take(sides.texts.tolist())
-    measured = corpus.splits[corpus.reported_split]
+    model, texts = load_predictor(folder, settings), corpus.unlabelled.take(sample.texts.tolist())
+    reported = corpus.splits[corpus.reported_split]
     floor = Floor(
         "source only",
-        model.logits(measured.texts, measured.pairs),
+        model.logits(reported.texts, reported.pairs),
         "no text of the other domain",
         model.record.task.threshold,
     )
-    known = Known(sides.features[0], corpus.splits["train"].targets[sides.rows], sides.features[1])
-    return SourceOnly(folder, floor, asked, model.logits(asked.texts, asked.pairs), known)
+    source, target = sample.features
+    features = DomainFeatures(source, corpus.splits["train"].targets[sample.rows], target)
+    return SourceOnly(folder, floor, texts, model.logits(texts.texts, texts.pairs), features)

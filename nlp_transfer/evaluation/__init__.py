@@ -1,1 +1,1 @@
-"""From predictions to honest numbers beside floors."""
+"""Metrics, calibration, bootstrap intervals and baseline floors, computed from predictions."""

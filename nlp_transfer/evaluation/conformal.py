@@ -1,6 +1,6 @@
-"""Sets of labels, and intervals of numbers, that hold the truth with a stated probability: split conformal prediction.
+"""Split conformal prediction: label sets, and intervals of numbers, that contain the truth with a stated probability.
 
-Knows logits, targets and the task; neither models nor files.
+Works on logits, targets and the task; knows neither models nor files.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def nonconformity(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    r"""Return float64 (rows,): how badly the truth of a row fits what the model says of it.
+    r"""Return the nonconformity scores, float64 (rows,): how badly each prediction fits the truth.
 
-    A label's is :math:`1 - p` of the true label, the least ambiguous classifier (LAC; Sadinle, Lei and Wasserman 2019,
-    "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA): of all rules with the same coverage it
-    has the smallest sets on average, if the probabilities are right, and they are calibrated. RAPS (Angelopoulos et
-    al. 2021) pays for a coverage that is more even between easy and hard rows with larger sets. A regression's is the
-    distance of the prediction from the target.
+    For labels, :math:`1 - p` of the true label, the least ambiguous classifier (LAC; Sadinle, Lei and Wasserman 2019,
+    "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA). Among all rules with the same coverage it
+    has the smallest sets on average if the probabilities are right, and they are calibrated. RAPS (Angelopoulos et al.
+    2021) covers easy and hard rows more evenly, at the price of larger sets. For regression, the distance of the
+    prediction from the target.
 
     Args:
         task: single_label, ordinal or regression.
         logits: (rows, outputs).
-        targets: as ``Task.encode`` makes them; of a distribution the likeliest label counts.
+        targets: as ``Task.encode`` makes them; soft labels count as their likeliest label.
     """
     if task.problem == "regression":
         return np.abs(finite_logits(task, logits)[:, 0] - np.asarray(targets, dtype=np.float64))
@@ -39,8 +39,8 @@ def nonconformity(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.nda
 def label_sets(task: Task, logits: np.ndarray, limit: float) -> np.ndarray:
     """Return bool (rows, labels): the labels whose nonconformity is at most `limit`.
 
-    The best guess is always among them, for an empty set says nothing; of an ordinal task what lies between two labels
-    of a set is in it. Both can only raise the coverage.
+    The most probable label is always included, since an empty set says nothing, and sets of an ordinal task have no
+    gaps. Both can only raise the coverage.
     """
     likely = probabilities(task, logits)
     sets = 1 - likely <= limit
@@ -56,6 +56,6 @@ def number_bounds(task: Task, logits: np.ndarray, limit: float) -> np.ndarray:
 
 
 def covered(sets: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return bool (rows,): whether the true label is in the set; of a distribution the likeliest one."""
+    """Return bool (rows,): whether the true label, for soft labels the likeliest one, is in the set."""
     true = likeliest(targets)
     return sets[np.arange(len(true)), true]

@@ -1,4 +1,4 @@
-"""Correlations of weighted rows, for many sets of rows at once: they need the rows themselves, no sums will do."""
+"""Weighted Pearson and Spearman correlations of many bootstrap samples at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def pearson(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return Pearson's coefficient of every set of rows, (sets,), nan where a side is constant.
+    """Return Pearson's coefficient of every set of rows, (sets,); nan where one variable is constant.
 
     Args:
         first: (rows,).
@@ -22,14 +22,11 @@ def spearman(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.n
 
 
 def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the rank of every row among `weights` rows, equal values sharing the middle rank.
+    """Return the rank of every row within each set of rows, (rows, sets); ties share the middle rank.
 
     Args:
         values: (rows,).
-        weights: (rows, sets): how often a row occurs in each of several sets of rows.
-
-    Returns:
-        (rows, sets). Correlating two of them gives Spearman's coefficient of every set.
+        weights: (rows, sets): how often a row occurs in each set.
     """
     from scipy.sparse import csr_array
 
@@ -40,17 +37,17 @@ def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _correlation(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return Pearson's coefficient of every set of rows, nan where a side is constant.
+    """Return Pearson's coefficient of every set of rows; nan where one variable is constant.
 
     Args:
-        first: (rows, sets), or (rows, 1) where all sets share the values.
+        first: (rows, sets), or (rows, 1) if all sets share the values.
         second: likewise.
         weights: (rows, sets): how often a row occurs in each set.
     """
     total = weights.sum(axis=0)
     deviations, spreads = [], []
     for values in (first, second):
-        # Shifting by a value that occurs makes a constant exactly zero, so that rounding is not mistaken for variance.
+        # Subtracting the median makes a constant exactly zero, so that rounding is not mistaken for variance.
         shifted = values - np.sort(values, axis=0)[len(values) // 2]
         deviation = shifted - (weights * shifted).sum(axis=0) / total
         spread = (weights * deviation**2).sum(axis=0)

@@ -1,4 +1,4 @@
-"""What a model's outputs say: the decision on every row, the probabilities behind it, and where it abstains."""
+"""From logits to decisions: probabilities, predicted labels, and where the model abstains."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def with_rules(task: Task, settings: DecisionSettings) -> Task:
-    """Return the task with the rules that the settings name instead of its own.
+    """Return the task with the decision rules that the settings override.
 
-    The probability that keeps a risk is not known here: see `decision.rules.promising`.
+    The probability threshold that guarantees a risk is set later, by `decision.rules.with_risk_threshold`.
 
     Raises:
-        UserError: for a rule that the problem type has no use for.
+        UserError: for a rule that does not apply to the problem type.
     """
     threshold, least, risk = settings.threshold, settings.abstain_below, settings.risk
     if threshold is not None and task.problem != "multi_label":
@@ -30,7 +30,7 @@ def with_rules(task: Task, settings: DecisionSettings) -> Task:
     if risk and task.problem not in ("single_label", "ordinal"):
         raise UserError(f"decision.risk is for tasks with one label a text; this one is {task.problem}")
     if least is not None:
-        risk = 0.0  # what was promised held for another probability
+        risk = 0.0  # a guaranteed risk holds for its own threshold only
     elif risk is None:
         least, risk = task.abstain_below, task.risk
     else:
@@ -52,12 +52,12 @@ def with_rules(task: Task, settings: DecisionSettings) -> Task:
 
 
 def decide(task: Task, logits: np.ndarray) -> np.ndarray:
-    """Turn logits into predictions; the only place where that is done.
+    """Turn logits into predictions; the only place where this is done.
 
     Returns:
         single_label and ordinal: int64 (rows,), the first of the largest logits, also where the model abstains.
-        multi_label: bool (rows, labels), true from the task's thresholds on; the logit decides, so that rounding of the
-        sigmoid cannot. regression: float64 (rows,).
+        multi_label: bool (rows, labels), true at or above the task's thresholds; logits are compared, so that rounding
+        of the sigmoid cannot matter. regression: float64 (rows,).
     """
     from scipy.special import logit
 
@@ -70,7 +70,7 @@ def decide(task: Task, logits: np.ndarray) -> np.ndarray:
 
 
 def probabilities(task: Task, logits: np.ndarray) -> np.ndarray:
-    """Return float64 (rows, labels) probabilities; multi_label: each label by itself; regression: (rows, 1) values."""
+    """Return float64 (rows, labels) probabilities; multi_label: independent labels; regression: (rows, 1) values."""
     from scipy.special import expit, softmax
 
     logits = finite_logits(task, logits)
@@ -80,7 +80,7 @@ def probabilities(task: Task, logits: np.ndarray) -> np.ndarray:
 
 
 def abstains(task: Task, logits: np.ndarray) -> np.ndarray:
-    """Return bool (rows,): where the highest probability is too low for the task's rule; nowhere without one."""
+    """Return bool (rows,): where the highest probability is below the task's `abstain_below`."""
     if not task.abstain_below:
         return np.zeros(len(logits), dtype=bool)
     return probabilities(task, logits).max(axis=1) < task.abstain_below
@@ -90,7 +90,7 @@ def finite_logits(task: Task, logits: np.ndarray) -> np.ndarray:
     """Return the logits as float64 (rows, outputs).
 
     Raises:
-        UserError: where they are nan or infinite: a diverged model has no score.
+        UserError: if any is nan or infinite: a diverged model has no score.
     """
     logits = np.asarray(logits, dtype=np.float64)
     if task.problem == "regression":

@@ -1,4 +1,4 @@
-"""How far two domains are apart: by the features of an encoder, and by nothing but how their texts are written."""
+"""Distance between two domains: by an encoder's features, and by superficial differences in how texts are written."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from nlp_transfer.evaluation.formatting import number
 from nlp_transfer.linear.convex import validate_head
 from nlp_transfer.wording import counted
 
-_SHIFT = 0.4  # difference of shares from which two domains are written differently
-_TRIED = 50  # texts that show whether the encoder sees it
+_STYLE_GAP = 0.4  # difference of shares from which two domains count as written differently
+_PROBED = 50  # texts per domain that show whether the encoder sees the difference
 _TOKENISED = re.compile(r"\s+(n't|'s|'re|'ve|'ll|'d|'m|[.,!?;])(?=\s|$)")
 
 
 @dataclass(frozen=True)
 class Gap:
-    """How far the source and the target domain of a run are apart before it.
+    """How far the source and the target domain of a run are apart before training.
 
     Attributes:
         a_distance: the proxy A-distance, 0 to 2.
-        error: of the classifier that tells them apart, where both domains count alike.
-        source: texts of that domain which were asked about.
-        target: the same of the other one.
-        warnings: sentences on how the texts of one domain are written and those of the other are not.
+        error: the balanced error of the classifier that tells the domains apart.
+        source: the number of source texts that were compared.
+        target: the number of target texts that were compared.
+        warnings: sentences on superficial differences between the domains' texts.
     """
 
     a_distance: float
@@ -38,13 +38,13 @@ class Gap:
 
     @property
     def sentences(self) -> list[str]:
-        """What there is to say of it."""
-        told = (
+        """The report's sentences on it."""
+        summary = (
             f"Domains: by the features of the encoder before training, a linear classifier takes {self.error:.1%} of "
             f"{counted(self.source, 'training text')} and {counted(self.target, 'unlabelled text')} for ones of the "
             f"other domain: proxy A-distance {number(self.a_distance)} (0: alike, 2: wholly apart)."
         )
-        return [told, *self.warnings]
+        return [summary, *self.warnings]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -54,20 +54,20 @@ class Gap:
 def a_distance(source: np.ndarray, target: np.ndarray, *, seed: int) -> tuple[float, float] | None:
     r"""Return the proxy A-distance :math:`2 (1 - 2 \epsilon)` and the error :math:`\epsilon`.
 
-    The error is that of a linear classifier under cross-validation, of either domain by half, so that the number of
-    their texts does not matter (Ben-David et al. 2010, "A theory of learning from different domains", Machine Learning
-    79). An error above one half is chance, and counts as one half.
+    The error is that of a cross-validated linear classifier, averaged over the two domains so that their numbers of
+    texts do not matter (Ben-David et al. 2010, "A theory of learning from different domains", Machine Learning 79). An
+    error above one half is due to chance, and counts as one half.
 
     Args:
-        source: features, (texts, width).
-        target: the same of the other domain.
+        source: features of source texts, (texts, width).
+        target: features of target texts, likewise.
         seed: of the folds.
 
     Returns:
-        Both numbers; None where there are too few texts to hold any out.
+        Both numbers; None if there are too few texts to hold any out.
     """
     sizes = np.array([len(source), len(target)])
-    if sizes.min() < 2:  # where the only text of a domain is held out, nothing tells what it looks like
+    if sizes.min() < 2:  # with its only text held out, a domain would have no training text
         return None
     domain = np.repeat([0, 1], sizes)
     head = validate_head(
@@ -88,10 +88,10 @@ def a_distance(source: np.ndarray, target: np.ndarray, *, seed: int) -> tuple[fl
 
 @dataclass(frozen=True)
 class _Style:
-    """A way to write that says nothing of a domain, how to undo it, and what to do about it."""
+    """A superficial property of texts, how to normalise it away, and what to advise."""
 
-    texts: str
-    undone: Callable[[str], str]
+    description: str
+    normalise: Callable[[str], str]
     advice: str
 
 
@@ -105,27 +105,29 @@ _STYLES = (
 )
 
 
-def written_apart(source: Sequence[str], target: Sequence[str], encode: Callable[[list[str]], np.ndarray]) -> list[str]:
-    """Return a sentence for each way to write that the encoder sees and that nearly tells two domains apart.
+def style_warnings(
+    source: Sequence[str], target: Sequence[str], encode: Callable[[list[str]], np.ndarray]
+) -> list[str]:
+    """Return a warning for each superficial difference that the encoder sees and that nearly separates the domains.
 
     Args:
-        source: texts of that domain.
-        target: texts of the other.
-        encode: to the token ids of all of some texts, one after the other; what does not change these is not seen.
+        source: texts of the source domain.
+        target: texts of the target domain.
+        encode: from texts to their concatenated token ids; the encoder does not see what does not change these.
     """
-    found = []
+    warnings = []
     for style in _STYLES:
-        shares, example = [], []
+        shares, examples = [], []
         for texts in (source, target):
-            having = [text for text in texts if style.undone(text) != text]
-            shares.append(len(having) / len(texts))
-            example += having[:_TRIED]
-        if abs(shares[0] - shares[1]) < _SHIFT:
+            affected = [text for text in texts if style.normalise(text) != text]
+            shares.append(len(affected) / len(texts))
+            examples += affected[:_PROBED]
+        if abs(shares[0] - shares[1]) < _STYLE_GAP:
             continue
-        if np.array_equal(encode(example), encode([style.undone(text) for text in example])):
+        if np.array_equal(encode(examples), encode([style.normalise(text) for text in examples])):
             continue
-        found.append(
-            f"warning: {shares[0]:.0%} of the training texts {style.texts}, {shares[1]:.0%} of the unlabelled ones: "
-            f"this alone nearly tells the domains apart, and may be all that is made alike; {style.advice}."
+        warnings.append(
+            f"warning: {shares[0]:.0%} of the training texts {style.description}, {shares[1]:.0%} of the unlabelled "
+            f"ones: this alone nearly tells the domains apart, and may be all that is made alike; {style.advice}."
         )
-    return found
+    return warnings

@@ -1,4 +1,4 @@
-"""How predictors and figures are written, on a terminal and in a model card alike."""
+"""Formatting of figures and of predictors' names, for the terminal, reports and model cards."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ _TITLES = {MODEL: "adapted model", "majority": "majority", "tfidf": "TF-IDF + li
 
 
 def title_of(name: str) -> str:
-    """Return what readers call a predictor."""
+    """Return the display name of a predictor."""
     return _TITLES.get(name, name)
 
 
-def shown(figures: Interval, *, signed: bool = False, between: str = " ") -> str:
-    """Write a figure with its interval, where it has one.
+def format_interval(interval: Interval, *, signed: bool = False, between: str = " ") -> str:
+    """Write a figure with its interval, or alone if it has none.
 
     Args:
-        figures: the two.
-        signed: whether all have a sign, as differences do.
-        between: what stands between them.
+        interval: the figure and its bounds.
+        signed: whether positive numbers get a plus sign, as in differences.
+        between: the separator between figure and bounds.
     """
-    value, low, high = (number(each, signed=signed) for each in (figures.value, figures.low, figures.high))
-    return value if math.isnan(figures.low) else f"{value}{between}[{low}, {high}]"
+    value, low, high = (number(each, signed=signed) for each in (interval.value, interval.low, interval.high))
+    return value if math.isnan(interval.low) else f"{value}{between}[{low}, {high}]"
 
 
 def number(value: float, *, signed: bool = False) -> str:
-    """Write a number in four characters where that is possible: .913, 1.23, 12.3, 123, 1.23e+04; – for nan."""
+    """Write a number in four characters where possible: .913, 1.23, 12.3, 123, 1.23e+04; – for nan."""
     if math.isnan(value):
         return "–"
     size = abs(value)
@@ -42,10 +42,10 @@ def number(value: float, *, signed: bool = False) -> str:
 
 
 def percentage(share: float) -> str:
-    """Write a share that somebody has chosen as a percentage: 5%, 0.1%."""
+    """Write a share from the settings as a percentage: 5%, 0.1%."""
     return f"{100 * share:.4g}%"
 
 
-def probable(p: float) -> str:
-    """Write a probability, the small ones by what they are less than."""
+def format_p(p: float) -> str:
+    """Write a p-value; below .001 as "< .001"."""
     return "< .001" if p < 0.001 else number(p)

@@ -1,4 +1,4 @@
-"""How much answers tell of texts whose labels nobody knows: each of them sure, and all classes among them."""
+"""Mutual information of texts and predictions: how confident and how varied predictions are, without labels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from nlp_transfer.evaluation.intervals import Interval, draws, interval
 _RESAMPLES = 200
 
 
-def information(task: Task, logits: np.ndarray) -> float:
-    r"""Return the mutual information of texts and answers, 0 to 1.
+def mutual_information(task: Task, logits: np.ndarray) -> float:
+    r"""Return the mutual information of texts and predictions, 0 to 1.
 
-    With the probabilities :math:`p_i` of a text, H the entropy and K labels, one of which each text has: :math:`[H(\bar
-    p) - \overline{H(p_i)}] / \log K` (Bridle, Heading and MacKay 1991, "Unsupervised classifiers, mutual information
-    and phantom targets"; to choose between adaptations: Musgrave, Belongie and Lim 2021, arXiv 2111.15672). With
-    several labels a text: the mean of the same for every label, K = 2. It is low where answers waver, and where all are
-    alike; sure answers of several classes that are wrong have as much as right ones.
+    For one label per text, with the probabilities :math:`p_i` of text i, the entropy H and K labels: :math:`[H(\bar p)
+    - \overline{H(p_i)}] / \log K` (Bridle, Heading and MacKay 1991, "Unsupervised classifiers, mutual information and
+    phantom targets"; to select domain adaptations: Musgrave, Belongie and Lim 2021, arXiv 2111.15672). For several
+    labels per text: the mean over the labels, each with K = 2. It is low where predictions are unsure, and where all
+    are the same; confident predictions of several classes score alike whether right or wrong.
 
     Args:
         task: not regression, which has no probabilities.
@@ -28,22 +28,22 @@ def information(task: Task, logits: np.ndarray) -> float:
 
 
 def gain(task: Task, logits: np.ndarray, others: np.ndarray, *, confidence: float, seed: int) -> Interval:
-    """Return by how much the first answers tell more than the others of the same texts, by the paired bootstrap."""
+    """Return the information of `logits` less that of `others` on the same texts, with a paired bootstrap interval."""
     drawn = [
         _information(task, logits, counts / len(logits)) - _information(task, others, counts / len(logits))
         for counts in draws(len(logits), resamples=_RESAMPLES, seed=seed)
     ]
-    value = information(task, logits) - information(task, others)
+    value = mutual_information(task, logits) - mutual_information(task, others)
     return interval(value, np.concatenate(drawn), confidence=confidence)
 
 
 def _information(task: Task, logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return it for each column of weights (texts, resamples), which sum to one."""
+    """Return it for each resample, given weights (texts, resamples) whose columns sum to one."""
     logits = logits.astype(np.float64)
     if task.problem == "multi_label":
-        chances = np.stack([expit(logits), expit(-logits)], axis=-1)  # (texts, labels, 2)
+        probabilities = np.stack([expit(logits), expit(-logits)], axis=-1)  # (texts, labels, 2)
     else:
-        chances = softmax(logits, axis=-1)[:, None]  # (texts, 1, labels)
-    own = -xlogy(chances, chances).sum(-1)  # entropy of each text
-    means = np.einsum("tlk,tr->rlk", chances, weights)
-    return ((-xlogy(means, means).sum(-1) - weights.T @ own) / np.log(chances.shape[-1])).mean(-1)
+        probabilities = softmax(logits, axis=-1)[:, None]  # (texts, 1, labels)
+    entropies = -xlogy(probabilities, probabilities).sum(-1)
+    means = np.einsum("tlk,tr->rlk", probabilities, weights)
+    return ((-xlogy(means, means).sum(-1) - weights.T @ entropies) / np.log(probabilities.shape[-1])).mean(-1)

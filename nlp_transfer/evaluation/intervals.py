@@ -1,6 +1,6 @@
-"""Bootstrap intervals of the metrics; knows arrays and the task, no model and no report.
+"""Bootstrap and jackknife confidence intervals of the metrics; works on arrays and the task.
 
-All resamples are one product with the matrix of how often each of them drew each row.
+All resamples are computed as one product with the matrix of how often each of them drew each row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nlp_transfer.evaluation.sums import ScoredRows
 if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
 
-_BLOCK = 2_000_000  # drawn rows held at a time: 16 MB
+_BLOCK = 2_000_000  # drawn rows in memory at a time: 16 MB
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,13 @@ class Interval:
 
 
 def interval(value: float, drawn: np.ndarray, *, confidence: float) -> Interval:
-    """Return the value between the percentiles of its replicates (Efron 1979); those that are nan are left out.
+    """Return the value with the percentile bootstrap interval of its replicates (Efron 1979), ignoring nan.
 
-    The interval answers how the value would vary over other test rows of the same kind. It does not contain what
-    another training seed would change.
+    The interval covers variation over other test rows of the same distribution, not over training seeds.
 
     Args:
         value: of a metric.
-        drawn: float64 (resamples,), see `replicates`; without any that is defined the bounds are nan.
+        drawn: float64 (resamples,), see `replicates`; the bounds are nan if none is defined.
         confidence: share of the replicates inside the interval.
     """
     defined = drawn[~np.isnan(drawn)]
@@ -57,18 +56,18 @@ def replicates(
     resamples: int,
     seed: int,
 ) -> list[dict[str, np.ndarray]]:
-    """Return for each of several models the value of each metric on each resample, (resamples,).
+    """Return, for each of several models, the value of each metric on each bootstrap resample, (resamples,).
 
-    All models get the same draws, so their replicates can be compared pairwise; another call with the same seed and
-    number of rows gets them, too. Their tasks may decide otherwise, nothing else.
+    All models get the same draws, so that their replicates can be compared pairwise; so does another call with the same
+    seed and number of rows.
 
     Args:
-        tasks: of each model.
-        logits: of each model, as for ``metrics.compute``.
-        targets: likewise, of all of them.
+        tasks: one per model; they may differ in their decision rules only.
+        logits: one array per model, as for ``metrics.compute``.
+        targets: shared by all models.
         weights: likewise.
         metrics: names from ``metrics.METRICS[task.problem]``.
-        resamples: how many; 0: none.
+        resamples: their number; 0: none.
         seed: of the draws.
     """
     models = [ScoredRows.of(task, each, targets, weights) for task, each in zip(tasks, logits, strict=True)]
@@ -83,7 +82,7 @@ def replicates(
 
 
 def outcome(difference: Interval, sign: int) -> str:
-    """Return whether a difference is better, worse or no evidence; the sign is 1 where more is better, else -1."""
+    """Return "better", "worse" or "no evidence"; the sign is 1 for metrics where higher is better, else -1."""
     low, high = sorted((sign * difference.low, sign * difference.high))
     return "better" if low > 0 else "worse" if high < 0 else "no evidence"
 
@@ -91,32 +90,32 @@ def outcome(difference: Interval, sign: int) -> str:
 def jackknife(
     score: Callable[[np.ndarray], float], rows: int, *, confidence: float, seed: int, groups: int = 10
 ) -> Interval:
-    r"""Return a score with its interval over other rows of the kind, for scores that rows drawn twice would mislead.
+    r"""Return a score with its delete-a-group jackknife interval, for scores that duplicate rows would distort.
 
-    The score is computed with each of G groups of rows left out. From these :math:`s_g` its error is
-    :math:`\sqrt{\frac{G - 1}{G} \sum_g (s_g - \bar s)^2}`, and t with G - 1 degrees of freedom gives the bounds (Kott
-    2001, "The delete-a-group jackknife").
+    The score is computed with each of G groups of rows left out. From these :math:`s_g` its standard error is
+    :math:`\sqrt{\frac{G - 1}{G} \sum_g (s_g - \bar s)^2}`, and Student's t with G - 1 degrees of freedom gives the
+    bounds (Kott 2001, "The delete-a-group jackknife").
 
     Args:
-        score: of the rows of an index array.
-        rows: how many there are.
+        score: computes the score of an array of row indices.
+        rows: the number of rows.
         confidence: of the interval.
         seed: of the groups.
-        groups: of rows, of like size.
+        groups: the number of groups, of nearly equal size.
     """
     from scipy.stats import t
 
-    part = np.random.default_rng(seed).permutation(np.arange(rows) % groups)
-    without = np.array([score(np.flatnonzero(part != group)) for group in range(groups)])
-    error = np.sqrt((groups - 1) * without.var())
-    value, reach = score(np.arange(rows)), float(t.ppf((1 + confidence) / 2, groups - 1) * error)
-    return Interval(value, value - reach, value + reach)
+    group_of = np.random.default_rng(seed).permutation(np.arange(rows) % groups)
+    scores = np.array([score(np.flatnonzero(group_of != group)) for group in range(groups)])
+    error = np.sqrt((groups - 1) * scores.var())
+    value, margin = score(np.arange(rows)), float(t.ppf((1 + confidence) / 2, groups - 1) * error)
+    return Interval(value, value - margin, value + margin)
 
 
 def draws(rows: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield float64 (rows, some resamples): how often each resample draws each row, whatever the size of the blocks.
+    """Yield blocks of float64 (rows, resamples in the block): how often each resample draws each row.
 
-    Equal seeds and numbers of rows give equal draws.
+    Equal seeds and numbers of rows give equal draws, whatever the block size.
     """
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK // rows)

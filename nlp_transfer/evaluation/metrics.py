@@ -1,9 +1,9 @@
-"""Metrics of per-example predictions; knows arrays and the task, no model, file or process.
+"""Metrics of per-example predictions; works on arrays and the task.
 
-Two rules hold for every number here. A row with weight w counts like w equal rows, and a row whose label is a
-distribution p counts like one row a class with weight w · p of that class. And what is undefined is nan, never 0 or 1:
-every metric without rows; the F1 of a class that neither occurs nor is predicted (macro averages leave it out); a
-correlation with a constant; r2 of constant targets; quadratic_kappa when one class is all that occurs and is predicted.
+Two rules hold for every metric. A row of weight w counts like w equal rows, and a soft label p counts like one row per
+class, of weight w · p of that class. Undefined values are nan, never 0 or 1: every metric without rows; the F1 of a
+class that neither occurs nor is predicted (macro averages leave it out); a correlation with a constant; r2 of constant
+targets; quadratic_kappa if a single class is all that occurs and is predicted.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelScore:
-    """How one label fares.
+    """The scores of one label.
 
     Attributes:
         name: the label.
-        support: its rows, or the weight they have.
-        precision, recall, f1: nan where undefined: never predicted; no row; neither.
+        support: the total weight of its rows.
+        precision, recall, f1: nan where undefined: if never predicted; without rows; if both.
     """
 
     name: str
@@ -44,9 +44,9 @@ def compute(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.nda
     Args:
         task: the task.
         logits: (rows, outputs); regression also (rows,).
-        targets: as ``Task.encode`` makes them, hard or soft. multi_label: positive from 0.5 on, except that log_loss is
-            taken against the values themselves.
-        weights: (rows,), not negative; None: 1 a row. Rows of weight 0 count as absent.
+        targets: as ``Task.encode`` makes them, hard or soft. multi_label: positive from 0.5 on, except that log_loss
+            uses the values themselves.
+        weights: (rows,), not negative; None: 1 for every row. Rows of weight 0 count as absent.
 
     Raises:
         UserError: for logits that are nan or infinite: a diverged model has no score.
@@ -72,7 +72,7 @@ def per_label(
 
 
 def selection_metric(task: Task, name: str) -> str:
-    """Return the metric to choose by: `name`, or for "auto" the default of the problem type.
+    """Return the metric that models are selected by: `name`, or for "auto" the default of the problem type.
 
     Raises:
         UserError: for a name that the problem type does not have.

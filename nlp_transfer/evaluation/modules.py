@@ -1,12 +1,12 @@
-"""The metrics as `evaluate.Metric` modules, for `evaluate.combine` and other people's loops; needs no network.
+"""The metrics as `evaluate.Metric` modules, for `evaluate.combine` and other training loops; needs no network.
 
-Import this file only when it is wanted: `evaluate` takes seconds to import. The package itself uses ``metrics``; a
-module is the same number behind another interface.
+Import this file only when needed: `evaluate` takes seconds to import. The package itself uses ``metrics``; the modules
+give the same numbers behind another interface.
 
     from nlp_transfer.evaluation.modules import Accuracy, MacroF1
     evaluate.combine([Accuracy(task), MacroF1(task)]).compute(predictions=logits, references=targets)
 
-Predictions are logits, not classes: log_loss needs them, and how a logit becomes a prediction is said in one place.
+Predictions are logits, not classes: log_loss needs them, and only ``decisions.decide`` turns logits into classes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.metrics import compute, selection_metric
 
-# One schema for all modules, or `combine` cannot feed them together: evaluate takes the first that fits. Class numbers
-# travel as floats, for an integer column would cut the targets of a regression without a word.
+# `combine` needs one schema for all modules; evaluate takes the first that fits. Class numbers are passed as floats,
+# because an integer column would silently truncate regression targets.
 _NESTED, _FLAT = datasets.Sequence(datasets.Value("float64")), datasets.Value("float64")
 _FEATURES = [
     datasets.Features({"predictions": predictions, "references": references})

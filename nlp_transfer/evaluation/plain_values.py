@@ -1,4 +1,4 @@
-"""Results as plain JSON values and back: what is undefined is None there, and nothing is taken for what it is not."""
+"""Conversion of results to plain JSON values and back, with nan as None and strict types."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def without_nan(values: Any) -> Any:
-    """Return plain values with None where a number is undefined."""
+    """Return plain values with None in place of nan."""
     if isinstance(values, dict):
         return {key: without_nan(value) for key, value in values.items()}
     if isinstance(values, list):
@@ -19,7 +19,11 @@ def without_nan(values: Any) -> Any:
 
 
 def read(kind: Any, value: Any, key: str) -> Any:
-    """Return a plain value as the type that a field declares; None is nan where that is a number."""
+    """Convert a plain value to the declared type `kind`, such as a dataclass; None becomes nan for a float.
+
+    Raises:
+        ValueError: naming the key that is missing or of another type.
+    """
     base, parts = typing.get_origin(kind), typing.get_args(kind)
     if base is types.UnionType:
         return None if value is None else read(parts[0], value, key)
@@ -27,8 +31,8 @@ def read(kind: Any, value: Any, key: str) -> Any:
         fields = typing.get_type_hints(kind)
         if missing := fields.keys() - value.keys():
             raise ValueError(f"{key} lacks {min(missing)}")
-        known = typing.cast(type, kind)
-        return known(**{name: read(field, value[name], f"{key}.{name}") for name, field in fields.items()})
+        dataclass = typing.cast(type, kind)
+        return dataclass(**{name: read(field, value[name], f"{key}.{name}") for name, field in fields.items()})
     if base is list and isinstance(value, list):
         return [read(parts[0], each, f"{key}.{place}") for place, each in enumerate(value)]
     if base is dict and isinstance(value, dict):
@@ -38,5 +42,5 @@ def read(kind: Any, value: Any, key: str) -> Any:
     if type(value) is not kind:
         raise ValueError(f"{key}={str(value)[:40]} is of another type")
     if kind is str:
-        value.encode()  # half a surrogate pair, which JSON can spell, cannot be printed
+        value.encode()  # raises for a lone surrogate, which JSON allows but which cannot be printed
     return value

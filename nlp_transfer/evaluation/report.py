@@ -1,6 +1,6 @@
-"""What a run reports: the model beside its floors, with intervals and a verdict, as values, JSON and tables.
+"""The report of a run: the model beside its floors, with intervals and a verdict, as values, JSON and tables.
 
-Knows predictions and figures; neither models nor where a report is stored.
+Works on predictions; knows neither models nor where a report is stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.text import Text
 from nlp_transfer.evaluation.baselines import Floor
 from nlp_transfer.evaluation.calibration import calibration_error, error_by_chance
 from nlp_transfer.evaluation.decisions import abstains
-from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
+from nlp_transfer.evaluation.formatting import MODEL, format_interval, number, title_of
 from nlp_transfer.evaluation.intervals import Interval, interval, outcome, replicates
 from nlp_transfer.evaluation.metrics import LabelScore, compute, per_label, selection_metric
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, METRICS, sign_of
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from nlp_transfer.settings import EvaluationSettings
 
 _FEW_ROWS = 100
-_WORST = 5
-_NAMED = 5
+_MOST_WORST_LABELS = 5
+_MOST_NAMES = 5  # of labels without rows
 _NAME_WIDTH = 40  # leaves room for the figures in 80 columns
 
 
 @dataclass(frozen=True)
 class Row:
-    """One predictor: its name ("model" or a floor's) and its metrics."""
+    """One predictor: its name ("model" or a floor's) and its metrics with intervals."""
 
     name: str
     intervals: dict[str, Interval]
@@ -66,17 +66,17 @@ class Report:
     """The figures of one split.
 
     Attributes:
-        split: its name; of rows that are not divided into splits, that of their file.
-        examples: its rows.
-        metric: what the verdict is about.
+        split: its name; for rows without splits, the name of their file.
+        examples: the number of rows.
+        metric: the metric that the verdict is based on.
         confidence: of all intervals.
         rows: the adapted model first, then the floors.
         calibration_error: of the model's probabilities, see `calibration.calibration_error`; nan for regression.
-        calibration_error_by_chance: up to which that would be chance, see `calibration.error_by_chance`.
-        answered: share of the rows on which the model does not abstain; 1 for one that never does.
+        calibration_error_by_chance: the largest error that chance explains, see `calibration.error_by_chance`.
+        answered: the share of rows on which the model does not abstain.
         labels: the model's scores for every label; empty for regression.
-        notes: sentences a reader of the figures should know.
-        comparison: None without a floor that has the metric.
+        notes: sentences that a reader of the figures should know.
+        comparison: with the best floor; None if no floor has the metric.
     """
 
     split: str
@@ -92,17 +92,17 @@ class Report:
     comparison: Comparison | None
 
     @property
-    def honesty(self) -> str:
-        """How far probabilities are off, and how far by chance; nothing where there are none."""
+    def calibration_text(self) -> str:
+        """The calibration error in words, and how much of it chance explains; empty for regression."""
         if math.isnan(self.calibration_error):
             return ""
         chance = self.calibration_error_by_chance
-        known = "" if math.isnan(chance) else f"; chance alone makes up to {number(chance)} of so many rows"
-        return f"{number(self.calibration_error)} on average (expected calibration error, 15 bins{known})"
+        by_chance = "" if math.isnan(chance) else f"; chance alone makes up to {number(chance)} of so many rows"
+        return f"{number(self.calibration_error)} on average (expected calibration error, 15 bins{by_chance})"
 
     @property
     def verdict(self) -> str:
-        """Whether the model is better than its best floor; of a better one also in what it is not."""
+        """A sentence on whether the model is better than its best floor, and in which metrics it still is not."""
         if self.comparison is None:
             return f"No floor has a {self.metric} to compare the model's with."
         floor, difference = title_of(self.comparison.floor), self.comparison.difference
@@ -114,35 +114,37 @@ class Report:
         }[self.comparison.outcome]
         return (
             f"{sentence}: {self.metric} {number(values[MODEL])} against {number(values[self.comparison.floor])}, "
-            f"difference {shown(difference, signed=True)}."
-            f"{self._lower() if self.comparison.outcome == 'better' else ''}"
+            f"difference {format_interval(difference, signed=True)}."
+            f"{self._worse_metrics() if self.comparison.outcome == 'better' else ''}"
         )
 
-    def _lower(self) -> str:
-        """Name the other metrics of which more is better and a floor has more."""
-        found = []
+    def _worse_metrics(self) -> str:
+        """Name the other higher-is-better metrics in which a floor beats the model."""
+        worse = []
         for metric in self.rows[0].intervals:
+            if metric == self.metric or not HIGHER_IS_BETTER.get(metric):
+                continue
             model, *floors = ((row.intervals[metric].value, title_of(row.name)) for row in self.rows)
             above = [floor for floor in floors if floor[0] > model[0] and number(floor[0]) != number(model[0])]
-            if above and metric != self.metric and HIGHER_IS_BETTER.get(metric):
+            if above:
                 value, name = max(above)
-                found.append(f"{metric} ({number(model[0])} against {number(value)}, {name})")
-        return f" It is lower than a floor in {', '.join(found)}." if found else ""
+                worse.append(f"{metric} ({number(model[0])} against {number(value)}, {name})")
+        return f" It is lower than a floor in {', '.join(worse)}." if worse else ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; what is undefined (nan) is None, and the verdict stands beside the figures."""
+        """Return plain JSON values, with None in place of nan, and the verdict."""
         return without_nan(asdict(self)) | {"verdict": self.verdict}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Report:
-        """Return the report that `to_json` wrote.
+        """Read the report that `to_json` returned.
 
         Raises:
-            ValueError: naming what is missing, of another type, or does not fit the rest.
+            ValueError: naming what is missing, of another type, or inconsistent.
         """
-        # Runs from before there were these had neither rule nor figure.
-        absent = {"calibration_error": None, "calibration_error_by_chance": None, "answered": 1.0}
-        report: Report = read(cls, absent | values if isinstance(values, dict) else values, "report")
+        # Runs of earlier versions lack these.
+        defaults = {"calibration_error": None, "calibration_error_by_chance": None, "answered": 1.0}
+        report: Report = read(cls, defaults | values if isinstance(values, dict) else values, "report")
         if not report.rows or not 0 < report.confidence < 1:
             raise ValueError("report has no rows or no confidence")
         if not all(math.isfinite(label.support) for label in report.labels):
@@ -153,8 +155,8 @@ class Report:
             raise ValueError("report.rows are not those of a model and its floors")
         if report.metric not in metrics[0]:
             raise ValueError(f"report.metric is not among the metrics of report.rows: {report.metric}")
-        against = report.comparison
-        if against and (against.floor not in names or against.outcome not in COLOURS):
+        comparison = report.comparison
+        if comparison and (comparison.floor not in names or comparison.outcome not in COLOURS):
             raise ValueError("report.comparison is not one with a row of report.rows")
         return report
 
@@ -168,9 +170,9 @@ def evaluate_predictions(
     settings: EvaluationSettings,
     seed: int,
     split: str,
-    said: Sequence[str] = (),
+    decision_notes: Sequence[str] = (),
 ) -> Report:
-    """Measure a model and its floors on the same rows and the same resamples of them.
+    """Measure a model and its floors on the same rows and the same bootstrap resamples.
 
     Args:
         task: the task.
@@ -180,17 +182,17 @@ def evaluate_predictions(
         settings: metric, resamples and confidence.
         seed: of the resamples.
         split: the name of the split, for the report.
-        said: sentences on what the rules of the model came to, which go before the other notes.
+        decision_notes: sentences on the effect of the model's decision rules, put before the other notes.
 
     Raises:
         UserError: for a metric the problem type does not have, or logits that are nan or infinite.
     """
     metric = selection_metric(task, settings.metric)
-    # By id, so that neither the order of the file nor who gathered the rows changes a bit of any figure.
+    # Sorted by id, so that figures do not depend on the order of the file or of gathering, to the last bit.
     order = np.argsort(np.asarray(examples.ids), kind="stable")
     targets, weights = examples.targets[order], examples.weights[order]
     predictions = {MODEL: logits[order]} | {floor.name: floor.logits[order] for floor in floors}
-    tasks = {MODEL: task} | {floor.name: floor.task(task) for floor in floors}
+    tasks = {MODEL: task} | {floor.name: floor.with_threshold(task) for floor in floors}
     replicated = replicates(
         list(tasks.values()),
         list(predictions.values()),
@@ -207,11 +209,11 @@ def evaluate_predictions(
         rows.append(Row(name, figures))
     labels = per_label(task, logits[order], targets, weights)
     unsure = abstains(task, logits[order])
-    notes = [*said, *_notes(rows, labels, weights, floors)]
+    notes = [*decision_notes, *_notes(rows, labels, weights, floors)]
     if task.problem == "multi_label":
-        notes.insert(0, _rule(task))
+        notes.insert(0, _threshold_note(task))
     if task.abstain_below:
-        notes.insert(0, _abstention(task, logits[order], targets, weights, unsure))
+        notes.insert(0, _abstention_note(task, logits[order], targets, weights, unsure))
     return Report(
         split=split,
         examples=len(order),
@@ -230,27 +232,29 @@ def evaluate_predictions(
 
 
 def render(report: Report, console: Console) -> None:
-    """Print the model beside its floors, its worst classes, the verdict and the notes; fits 80 columns."""
-    console.print(_figures(report))
+    """Print the model beside its floors, its worst labels, the verdict and the notes; fits 80 columns."""
+    console.print(_metrics_table(report))
     if report.labels:
         console.print(_worst_labels(report))
     colour = COLOURS[report.comparison.outcome] if report.comparison else "yellow"
     console.print(Text(report.verdict, style=f"bold {colour}"))
-    if report.honesty:
-        console.print(Text(f"Stated and true probabilities differ by {report.honesty}.", style="dim"))
+    if report.calibration_text:
+        console.print(Text(f"Stated and true probabilities differ by {report.calibration_text}.", style="dim"))
     for note in report.notes:
         console.print(Text(note, style="dim"))
 
 
-def _rule(task: Task) -> str:
+def _threshold_note(task: Task) -> str:
     if isinstance(task.threshold, float):
         return f"Labels are given from a probability of {task.threshold:.3g} on."
     least, most = min(task.threshold), max(task.threshold)
     return f"Each label is given from a probability of its own on, {least:.3g} to {most:.3g}."
 
 
-def _abstention(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, unsure: np.ndarray) -> str:
-    """Say what abstaining gains and costs."""
+def _abstention_note(
+    task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, unsure: np.ndarray
+) -> str:
+    """Say on how many rows the model abstains, and how accurate it is on the others."""
     if task.abstain_below > 1:
         return "It abstains on every row; all figures are of its best guesses."
     share = np.average(unsure, weights=weights)
@@ -284,17 +288,17 @@ def _notes(
     if len(weights) < _FEW_ROWS:
         notes.append(f"Only {counted(len(weights), 'row')}: the intervals themselves are rough.")
     if any(figures.value == figures.low == figures.high == 1 for figures in rows[0].intervals.values()):
-        # the bootstrap cannot draw an error that is not there; this is the share that n rows hide in 5 of 100 cases
-        hidden = 1 - 0.05 ** (1 / len(weights))
-        notes.append(f"No error seen is not no error: up to {hidden:.1%} of new rows may still be wrong.")
+        # The bootstrap cannot draw an error that did not occur; this is the exact upper bound at 95 % confidence.
+        bound = 1 - 0.05 ** (1 / len(weights))
+        notes.append(f"No error seen is not no error: up to {bound:.1%} of new rows may still be wrong.")
     if (weights != 1).any():
         notes.append("Rows count by their weight; support is a sum of weights.")
     absent = [label.name for label in labels if not label.support]
     if absent:
-        more = ", …" if len(absent) > _NAMED else ""
+        more = ", …" if len(absent) > _MOST_NAMES else ""
         notes.append(
-            f"{len(absent):,} of {len(labels):,} labels without a measured row: {', '.join(absent[:_NAMED])}{more}; "
-            "the macro average counts one only if it was predicted."
+            f"{len(absent):,} of {len(labels):,} labels without a measured row: {', '.join(absent[:_MOST_NAMES])}"
+            f"{more}; the macro average counts one only if it was predicted."
         )
     for row in rows:
         undefined = [metric for metric, figures in row.intervals.items() if math.isnan(figures.value)]
@@ -303,8 +307,8 @@ def _notes(
     return notes
 
 
-def _figures(report: Report) -> Table:
-    # Text: a name of a file may hold what rich takes for markup
+def _metrics_table(report: Report) -> Table:
+    # As Text, because a file name may contain what rich takes for markup.
     title = Text(f"{report.split}: {counted(report.examples, 'row')}, {100 * report.confidence:g}% intervals")
     table = simple_table(title)
     table.add_column("", no_wrap=True)
@@ -312,13 +316,13 @@ def _figures(report: Report) -> Table:
         table.add_column(title_of(row.name), style="" if row.name == MODEL else "dim")
     for metric in report.rows[0].intervals:
         name = Text(metric, style="bold" if metric == report.metric else "")
-        table.add_row(name, *(shown(row.intervals[metric]) for row in report.rows))
+        table.add_row(name, *(format_interval(row.intervals[metric]) for row in report.rows))
     return table
 
 
 def _worst_labels(report: Report) -> Table:
-    known = [label for label in report.labels if not math.isnan(label.f1)]
-    worst = sorted(known, key=lambda label: (label.f1, -label.support))[:_WORST]
+    scored = [label for label in report.labels if not math.isnan(label.f1)]
+    worst = sorted(scored, key=lambda label: (label.f1, -label.support))[:_MOST_WORST_LABELS]
     title = "labels" if len(worst) == len(report.labels) else f"worst {len(worst)} of {len(report.labels):,} labels"
     table = simple_table(title, gap=2)
     table.add_column("", no_wrap=True)
@@ -326,7 +330,7 @@ def _worst_labels(report: Report) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for label in worst:
         support = f"{label.support:,.0f}" if label.support == round(label.support) else f"{label.support:,.1f}"
-        name = Text(" ".join(label.name.split()))  # Text: a name may hold what rich takes for markup
+        name = Text(" ".join(label.name.split()))  # as Text, because a label may contain what rich takes for markup
         name.truncate(_NAME_WIDTH, overflow="ellipsis")
         table.add_row(name, support, number(label.precision), number(label.recall), number(label.f1))
     return table

@@ -1,7 +1,7 @@
-"""Metrics as functions of sums over rows: of correct, predicted and true rows a class, of losses, of squares.
+"""Metrics as functions of sums over rows: true, predicted and correct rows per class, losses, squared errors.
 
-So those of many resamples are one product of the rows' columns with the matrix of how often each resample drew a row.
-Correlations alone need the rows themselves.
+The metrics of many resamples are then one product of the rows' columns with the matrix of how often each resample drew
+each row. Only correlations need the rows themselves.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Sums = Mapping[str, np.ndarray]  # (columns, sets of rows)
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Rows that a model has answered, none of weight 0.
+    """Predicted rows, without those of weight 0.
 
     Attributes:
         task: the task.
         logits: float64 (rows, outputs).
         targets: (rows,) or (rows, labels).
         weights: float64 (rows,), positive.
-        columns: what is summed, sparse (rows, 1 or labels) each; none without rows.
+        columns: the summands, sparse (rows, 1 or labels) each; empty without rows.
     """
 
     task: Task
@@ -56,17 +56,17 @@ class ScoredRows:
         """Return the sums over sets of rows.
 
         Args:
-            counts: float64 (rows, sets), how often a set has a row; None: one set, of every row once.
+            counts: float64 (rows, sets), how often each set contains each row; None: one set, of every row once.
         """
         counts = np.ones((len(self), 1)) if counts is None else counts
         return {name: column.T @ counts for name, column in self.columns.items()}
 
     def metrics(self, names: Iterable[str], counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Return each metric of each set, (sets,), nan where it is undefined; for the arguments see `sums`."""
+        """Return each metric of each set, (sets,), nan where undefined; for `counts` see `sums`."""
         formulas = _REGRESSION if self.task.problem == "regression" else _LABELS
         sums = self.sums(counts)
         weights = self.weights[:, None] if counts is None else counts * self.weights[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):  # undefined is nan, which the formulas want
+        with np.errstate(divide="ignore", invalid="ignore"):  # undefined values become nan, as intended
             return {
                 name: _CORRELATIONS[name](self.logits[:, 0], self.targets, weights)
                 if name in _CORRELATIONS
@@ -78,7 +78,7 @@ class ScoredRows:
 def _present(
     task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return logits, targets and weights in double precision without the rows of weight 0."""
+    """Return logits, targets and weights in double precision, without rows of weight 0."""
     logits = finite_logits(task, logits)
     targets = np.asarray(targets)
     weights = np.ones(len(logits)) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -90,7 +90,7 @@ def _present(
 
 
 def label_shares(task: Task, targets: np.ndarray) -> csr_array:
-    """Return sparse float64 (rows, labels): how much of every label a row counts as."""
+    """Return sparse float64 (rows, labels): the share of each label in each row, 0 to 1."""
     from scipy.sparse import csr_array
 
     if targets.ndim == 1:
@@ -101,7 +101,7 @@ def label_shares(task: Task, targets: np.ndarray) -> csr_array:
 
 
 def one_hot(classes: np.ndarray, labels: int) -> csr_array:
-    """Return sparse float64 (rows, labels) with a one where each row's class is."""
+    """Return sparse float64 (rows, labels) one-hot vectors."""
     from scipy.sparse import csr_array
 
     return csr_array((np.ones(len(classes)), (np.arange(len(classes)), classes)), shape=(len(classes), labels))
@@ -113,16 +113,15 @@ def row_losses(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarra
 
     if task.problem == "multi_label":
         return -(targets * log_expit(logits) + (1 - targets) * log_expit(-logits)).mean(axis=1)
-    # from logits, not probabilities: scikit-learn's log_loss clips those that have underflowed
+    # From logits, not probabilities: these may underflow, and scikit-learn's log_loss clips them.
     surprises = -log_softmax(logits, axis=1)
     return surprises[np.arange(len(targets)), targets] if targets.ndim == 1 else (targets * surprises).sum(axis=1)
 
 
 def row_squares(task: Task, logits: np.ndarray, shares: csr_array) -> np.ndarray:
-    """Return (rows,): the Brier score (1950) of each, the squared distance of its probabilities from its label.
+    """Return the Brier score (1950) of each row, (rows,): the squared distance of its probabilities from its label.
 
-    multi_label: mean over the labels; otherwise summed over them, from 0 to 2, and of a label that is a distribution
-    the mean over it.
+    multi_label: the mean over the labels; otherwise the sum over them, from 0 to 2, in expectation over a soft label.
     """
     likely = probabilities(task, logits)
     if task.problem == "multi_label":
@@ -132,7 +131,7 @@ def row_squares(task: Task, logits: np.ndarray, shares: csr_array) -> np.ndarray
 
 
 def _label_columns(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    """Return what is summed for label metrics: (rows, labels) per-class columns and (rows, 1) columns."""
+    """Return the summands of label metrics: (rows, labels) per-class columns and (rows, 1) columns."""
     from scipy.sparse import csr_array
 
     shares, predicted = label_shares(task, targets), decide(task, logits)
@@ -163,7 +162,7 @@ def _label_columns(task: Task, logits: np.ndarray, targets: np.ndarray, weights:
 
 def _regression_columns(_: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     gaps = logits[:, 0] - targets
-    shifted = targets - np.sort(targets)[len(targets) // 2]  # as for correlation: a constant becomes exactly zero
+    shifted = targets - np.sort(targets)[len(targets) // 2]  # by the median, so that a constant becomes exactly zero
     return {
         "mass": _column(weights),
         "gaps": _column(weights * np.abs(gaps)),
@@ -174,7 +173,7 @@ def _regression_columns(_: Task, logits: np.ndarray, targets: np.ndarray, weight
 
 
 def _column(values: np.ndarray) -> csr_array:
-    """Return (rows, 1). Sparse even where dense: a BLAS product changes its last bits with the number of threads."""
+    """Return (rows, 1), sparse even if dense: BLAS products change in their last bits with the number of threads."""
     from scipy.sparse import csr_array
 
     return csr_array(values[:, None])
@@ -189,7 +188,7 @@ def _f1(sums: Sums) -> np.ndarray:
 
 
 def label_scores(sums: Sums) -> dict[str, np.ndarray]:
-    """Return precision, recall and f1 of every label, (labels, sets of rows) each; nan where one is undefined."""
+    """Return precision, recall and F1 of every label, (labels, sets of rows) each; nan where undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
         precision, recall = sums["both"] / sums["chosen"], sums["both"] / sums["true"]
         return {"precision": precision, "recall": recall, "f1": _f1(sums)}
@@ -209,12 +208,12 @@ def _micro_f1(sums: Sums) -> np.ndarray:
 
 
 def _quadratic_kappa(sums: Sums) -> np.ndarray:
-    """Return 1 - E[(t - p)^2] / E[(t' - p')^2] with t', p' independent; their moments follow from the class counts."""
+    """Return 1 - E[(t - p)^2] / E[(t' - p')^2] with t', p' independent, their moments computed from class counts."""
     ranks = np.arange(len(sums["true"]), dtype=np.float64)[:, None]
     true, chosen = sums["true"] / sums["mass"], sums["chosen"] / sums["mass"]
     means = (ranks * true).sum(axis=0), (ranks * chosen).sum(axis=0)
     by_chance = (ranks**2 * (true + chosen)).sum(axis=0) - 2 * means[0] * means[1]
-    # zero only if both are one and the same class; what is left then is rounding
+    # Zero, but for rounding, only if truth and prediction are always one and the same class.
     return 1 - (sums["squared_gaps"] / sums["mass"])[0] / np.where(by_chance > 1e-12, by_chance, np.nan)
 
 

@@ -1,4 +1,4 @@
-"""How tables of figures look on a terminal."""
+"""The style of tables of figures on a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COLOURS = {"better": "green", "no evidence": "yellow", "worse": "red"}
 
 
 def simple_table(title: str | Text | None = None, *, gap: int = 1) -> Table:
-    """Return a table without columns and without lines but that under their names; `gap`: between two columns."""
+    """Return an empty table whose only line is below the header; `gap` is the space between columns."""
     return Table(
         title=title,
         box=box.SIMPLE_HEAD,

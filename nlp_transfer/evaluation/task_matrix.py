@@ -1,4 +1,4 @@
-"""What learning one task after the other does to each of them; knows a matrix of figures and nothing else."""
+"""Continual-learning metrics of a sequence of tasks: average, backward and forward transfer, forgetting."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TaskMatrix:
-    r"""Figures of T tasks that were learned in turn, higher ones better.
+    r"""Scores on T tasks that were learned one after the other; higher is better.
 
     Attributes:
-        figures: float (T, T): :math:`R_{ij}`, what the model gets on task j after it has learned task i; nan where that
-            was not measured, or cannot be, as for classes that it does not know yet.
-        before: float (T,): :math:`b_j`, what it gets on task j before it has learned any, such as by chance.
+        figures: float (T, T): :math:`R_{ij}`, the score on task j after learning task i; nan where it was not or cannot
+            be measured, as for classes that are not known yet.
+        before: float (T,): :math:`b_j`, the score on task j before learning any task, such as chance level.
     """
 
     figures: np.ndarray
     before: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no such matrix.
+        """Check the shapes.
 
         Raises:
-            ValueError: naming its shape.
+            ValueError: naming the wrong shape.
         """
         shape = np.shape(self.figures)
         if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
@@ -34,12 +34,12 @@ class TaskMatrix:
 
     @property
     def average(self) -> float:
-        r"""Mean over all tasks in the end: :math:`\frac1T \sum_j R_{Tj}` (Lopez-Paz and Ranzato 2017, 1706.08840)."""
+        r"""Mean over all tasks at the end: :math:`\frac1T \sum_j R_{Tj}` (Lopez-Paz and Ranzato 2017, 1706.08840)."""
         return float(self.figures[-1].mean())
 
     @property
     def backward_transfer(self) -> float:
-        r"""What later tasks did to earlier ones, below 0: harm; nan for one task (ibid.).
+        r"""Effect of later tasks on earlier ones, negative if harmful; nan for one task (ibid.).
 
         :math:`\frac{1}{T-1} \sum_{j<T} (R_{Tj} - R_{jj})`.
         """
@@ -47,7 +47,7 @@ class TaskMatrix:
 
     @property
     def forward_transfer(self) -> float:
-        r"""What earlier tasks did to those not learned yet; nan for one task, or without figures of that (ibid.).
+        r"""Effect of earlier tasks on tasks not learned yet; nan for one task, or without `before` (ibid.).
 
         :math:`\frac{1}{T-1} \sum_{j>1} (R_{j-1,j} - b_j)`.
         """
@@ -57,9 +57,9 @@ class TaskMatrix:
 
     @property
     def forgetting(self) -> float:
-        r"""How far tasks but the last fell from their best; nan for one task (Chaudhry et al. 2018, arXiv 1801.10112).
+        r"""Mean drop of earlier tasks from their best score; nan for one task (Chaudhry et al. 2018, arXiv 1801.10112).
 
-        :math:`\frac{1}{T-1} \sum_{j<T} \left(\max_{i<T} R_{ij} - R_{Tj}\right)`; what was not measured is no best.
+        :math:`\frac{1}{T-1} \sum_{j<T} \left(\max_{i<T} R_{ij} - R_{Tj}\right)`, where the maximum ignores nan.
         """
         if len(self.figures) == 1:
             return np.nan

@@ -1,8 +1,8 @@
-r"""From which probability a label is given, where a row may have several: chosen for the F1 that decides.
+r"""Multi-label decision thresholds that maximise F1; works on logits and targets.
 
-At one half a label is given where it is likelier than not, which makes fewest mistakes. F1 forgives labels that are
-given too often more than labels that are missed: its best threshold is half of the best F1 that can be had (Lipton et
-al. 2014, "Optimal Thresholding of Classifiers to Maximize F1", ECML PKDD). Knows logits and targets; no model.
+A threshold of one half minimises the number of mistakes. F1 penalises false positives less than missed labels: its
+optimal threshold is half of the best attainable F1 (Lipton et al. 2014, "Optimal Thresholding of Classifiers to
+Maximize F1", ECML PKDD).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
 
 Threshold = float | tuple[float, ...]
-_USUAL = 0.5
+_DEFAULT = 0.5
 _LEAST, _MOST = 1e-4, 1 - 1e-4
 
 
 def expected(task: Task, logits: np.ndarray, weights: np.ndarray, *, metric: str) -> Threshold:
-    r"""Return the threshold at which F1 will be about largest, if probabilities mean what they say.
+    r"""Return the threshold that maximises the expected F1 under calibrated probabilities.
 
-    With the rows' probabilities p in falling order, giving the label to the first k has an F1 of about
-    :math:`2 \sum_{i \le k} p_i / (k + \sum_i p_i)`, the ratio of the expectations. No target is looked at, so that few
-    rows, of which a label has two or three, do not lead it astray: on goemotions one a label is better than those that
-    are best on the validation rows themselves.
+    With the rows' probabilities p in descending order, giving the label to the first k has an F1 of about
+    :math:`2 \sum_{i \le k} p_i / (k + \sum_i p_i)`, the ratio of the expectations. Targets are not used, so labels with
+    two or three positive rows do not cause overfitting: on goemotions, one such threshold per label is better than
+    those with the best F1 on the validation rows.
 
     Args:
         task: multi_label.
@@ -38,11 +38,11 @@ def expected(task: Task, logits: np.ndarray, weights: np.ndarray, *, metric: str
         metric: micro_f1: one threshold for all labels; macro_f1: one for each; any other: 0.5.
     """
     likely = probabilities(task, logits)
-    return _chosen(likely, likely, weights, metric)
+    return _maximise_f1(likely, likely, weights, metric)
 
 
-def measured(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, *, metric: str) -> Threshold:
-    """Return the threshold at which F1 was largest on rows, for probabilities that mean nothing by themselves.
+def empirical(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, *, metric: str) -> Threshold:
+    """Return the threshold with the largest F1 on labelled rows, for uncalibrated probabilities.
 
     Args:
         task: multi_label.
@@ -51,27 +51,28 @@ def measured(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.nd
         weights: (rows,).
         metric: see `expected`.
     """
-    return _chosen(probabilities(task, logits), label_shares(task, targets).toarray(), weights, metric)
+    return _maximise_f1(probabilities(task, logits), label_shares(task, targets).toarray(), weights, metric)
 
 
-def _chosen(likely: np.ndarray, worth: np.ndarray, weights: np.ndarray, metric: str) -> Threshold:
+def _maximise_f1(likely: np.ndarray, truth: np.ndarray, weights: np.ndarray, metric: str) -> Threshold:
+    """Return the best threshold, or one per label for macro F1; `truth` holds labels or their probabilities."""
     masses = np.broadcast_to(np.asarray(weights, dtype=np.float64)[:, None], likely.shape)
     if metric == "micro_f1":
-        return _best(likely.ravel(), worth.ravel(), masses.ravel())
+        return _best_threshold(likely.ravel(), truth.ravel(), masses.ravel())
     if metric == "macro_f1":
-        return tuple(_best(*columns) for columns in zip(likely.T, worth.T, masses.T, strict=True))
-    return _USUAL
+        return tuple(_best_threshold(*columns) for columns in zip(likely.T, truth.T, masses.T, strict=True))
+    return _DEFAULT
 
 
-def _best(likely: np.ndarray, worth: np.ndarray, masses: np.ndarray) -> float:
-    """Return the threshold that gives a label to the rows that make F1 largest, midway to the next probability."""
+def _best_threshold(likely: np.ndarray, truth: np.ndarray, masses: np.ndarray) -> float:
+    """Return the threshold with the largest F1, midway between two neighbouring probabilities."""
     order = np.argsort(-likely, kind="stable")
     p, mass = likely[order], masses[order]
-    gained = np.cumsum(worth[order] * mass)
-    if not len(p) or not gained[-1] > 0:
-        return _USUAL
-    f1 = 2 * gained / (np.cumsum(mass) + gained[-1])
-    f1[:-1][p[1:] == p[:-1]] = -1  # rows of one probability get the label together
+    hits = np.cumsum(truth[order] * mass)
+    if not len(p) or not hits[-1] > 0:
+        return _DEFAULT
+    f1 = 2 * hits / (np.cumsum(mass) + hits[-1])
+    f1[:-1][p[1:] == p[:-1]] = -1  # no threshold separates rows of equal probability
     last = int(f1.argmax())
     below = p[last + 1] if last + 1 < len(p) else 0.0
     return float(np.clip((p[last] + below) / 2, _LEAST, _MOST))
@@ -80,22 +81,22 @@ def _best(likely: np.ndarray, worth: np.ndarray, masses: np.ndarray) -> float:
 def scale_and_threshold(
     task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, *, metric: str
 ) -> tuple[float, Threshold]:
-    """Return the temperature of a model, and the threshold for its outputs when they are divided by that.
+    """Return the temperature of a model, and the threshold for its calibrated outputs.
 
     Args:
         task: multi_label.
-        logits: (rows, labels), of rows that taught the model nothing.
+        logits: (rows, labels), of rows that the model was not trained on.
         targets: (rows, labels).
         weights: (rows,).
         metric: see `expected`.
     """
-    found = temperature(task, logits, targets, weights)
-    return found, expected(task, logits / found, weights, metric=metric)
+    scale = temperature(task, logits, targets, weights)
+    return scale, expected(task, logits / scale, weights, metric=metric)
 
 
-def undivided(rule: Threshold, scale: float) -> Threshold:
-    """Return the threshold that gives the same labels where outputs are not divided by the temperature."""
+def uncalibrated(threshold: Threshold, scale: float) -> Threshold:
+    """Return the threshold that gives the same labels to outputs that are not divided by the temperature `scale`."""
     from scipy.special import expit, logit
 
-    raw = np.clip(expit(scale * logit(np.asarray(rule))), _LEAST, _MOST)
+    raw = np.clip(expit(scale * logit(np.asarray(threshold))), _LEAST, _MOST)
     return float(raw) if raw.ndim == 0 else tuple(map(float, raw))

@@ -1,7 +1,7 @@
-r"""How much of a label frozen features tell, without training on them: scores that cost a few products of matrices.
+r"""Transferability scores of frozen features, without training: LogME, H-score and nearest-neighbour accuracy.
 
-They know features and targets, no encoder. All of them are higher where features suit the labels better; LogME compares
-encoders of any width.
+They work on features and targets and cost a few matrix products. Higher means that the features suit the labels better;
+LogME is comparable between encoders of different widths.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import numpy as np
 
 _NEIGHBOURS = 5
 _BLOCK = 512  # rows compared at once
-_ASKED = 4000  # rows whose neighbours are sought at most; or the time would grow as their square
-_STEPS = 30  # of LogME, which takes a few
+_MOST_QUERIES = 4000  # rows whose neighbours are searched, or time would grow quadratically
+_STEPS = 30  # of LogME's fixed-point iteration, at most
 
 
 def logme(features: np.ndarray, targets: np.ndarray) -> float:
-    r"""Return the mean log evidence of a Bayesian linear model, a row and an output.
+    r"""Return the mean log evidence of a Bayesian linear model, per row and output.
 
-    Targets and features count from their means. The evidence :math:`p(y \mid F)` has weights drawn from
-    :math:`N(0, \alpha^{-1})` and noise :math:`\beta^{-1}`, both chosen to make it largest by MacKay's fixed point (You
-    et al. 2021, "LogME: Practical Assessment of Pre-trained Models for Transfer Learning", ICML). An output that
-    is the same for every row, such as a class that none has, tells nothing of the features and does not count.
+    Targets and features are centred. The evidence :math:`p(y \mid F)` has weights drawn from :math:`N(0, \alpha^{-1})`
+    and noise :math:`\beta^{-1}`, both maximising it, by MacKay's fixed-point iteration (You et al. 2021, "LogME:
+    Practical Assessment of Pre-trained Models for Transfer Learning", ICML). Outputs that are constant, such as a class
+    without rows, say nothing about the features and are left out.
 
     Args:
         features: (rows, width).
@@ -32,45 +32,54 @@ def logme(features: np.ndarray, targets: np.ndarray) -> float:
     y = y[:, np.ptp(y, axis=0) > 0]
     y = y - y.mean(0)
     rows, width = f.shape
-    moments, turn = np.linalg.eigh(f.T @ f if rows > width else f @ f.T)
-    moments = np.maximum(moments, 0)
-    kept = moments > 1e-10 * max(moments.max(), 1e-300)
-    moments, turn = moments[kept], turn[:, kept]
-    # Squared shares of the targets along the left singular vectors of the features.
-    along = (f @ turn / np.sqrt(moments) if rows > width else turn).T @ y
-    # A mean was taken away; without that, features wider than the rows would tell everything for certain.
-    free = rows - 1
+    eigenvalues, vectors = np.linalg.eigh(f.T @ f if rows > width else f @ f.T)
+    eigenvalues = np.maximum(eigenvalues, 0)
+    positive = eigenvalues > 1e-10 * max(eigenvalues.max(), 1e-300)
+    eigenvalues, vectors = eigenvalues[positive], vectors[:, positive]
+    # Targets projected on the left singular vectors of the features.
+    projections = (f @ vectors / np.sqrt(eigenvalues) if rows > width else vectors).T @ y
+    # Centring used one degree of freedom; otherwise features wider than the rows would explain everything.
+    freedom = rows - 1
     evidence = [
-        _evidence(moments, along[:, output] ** 2, float(y[:, output] @ y[:, output]), free, width)
+        _evidence(eigenvalues, projections[:, output] ** 2, float(y[:, output] @ y[:, output]), freedom, width)
         for output in range(y.shape[1])
     ]
-    return float(np.mean(evidence)) / free if evidence else 0.0
+    return float(np.mean(evidence)) / freedom if evidence else 0.0
 
 
-def _evidence(moments: np.ndarray, along: np.ndarray, total: float, rows: int, width: int) -> float:
-    """Return the largest log evidence of one output."""
-    if not len(moments):  # the features are constant
-        return 0.5 * rows * float(np.log(rows / (2 * np.pi * max(total, 1e-300))) - 1)
-    outside = max(total - float(along.sum()), 0.0)
+def _evidence(eigenvalues: np.ndarray, energies: np.ndarray, total: float, freedom: int, width: int) -> float:
+    """Return the maximum log evidence of one output.
+
+    Args:
+        eigenvalues: the squared singular values of the features.
+        energies: the squared projections of the targets on the singular vectors.
+        total: the squared norm of the targets.
+        freedom: the degrees of freedom.
+        width: of the features.
+    """
+    if not len(eigenvalues):  # the features are constant
+        return 0.5 * freedom * float(np.log(freedom / (2 * np.pi * max(total, 1e-300))) - 1)
+    outside = max(total - float(energies.sum()), 0.0)
     alpha, beta = 1.0, 1.0
     for _ in range(_STEPS):
         ratio = alpha / beta
-        known = float((moments / (moments + ratio)).sum())
-        weights = float((moments * along / (moments + ratio) ** 2).sum())
-        missed = float((along / (1 + moments / ratio) ** 2).sum()) + outside
-        alpha, beta = known / (weights + 1e-12), (rows - known) / (missed + 1e-12)
+        effective = float((eigenvalues / (eigenvalues + ratio)).sum())  # number of parameters
+        weight_norm = float((eigenvalues * energies / (eigenvalues + ratio) ** 2).sum())
+        residual = float((energies / (1 + eigenvalues / ratio) ** 2).sum()) + outside
+        alpha, beta = effective / (weight_norm + 1e-12), (freedom - effective) / (residual + 1e-12)
         if abs(alpha / beta - ratio) <= 1e-4 * ratio:
             break
-    size = width * np.log(alpha) - np.log(alpha + beta * moments).sum() - (width - len(moments)) * np.log(alpha)
-    return 0.5 * float(rows * np.log(beta / (2 * np.pi)) + size - beta * missed - alpha * weights)
+    zero = width - len(eigenvalues)  # directions without variance
+    determinants = width * np.log(alpha) - np.log(alpha + beta * eigenvalues).sum() - zero * np.log(alpha)
+    return 0.5 * float(freedom * np.log(beta / (2 * np.pi)) + determinants - beta * residual - alpha * weight_norm)
 
 
 def h_score(features: np.ndarray, classes: np.ndarray) -> float:
     r"""Return :math:`\operatorname{tr}(\Sigma^{-1} \Sigma_{E[f \mid y]})` with a shrunk covariance of the features.
 
-    The share of the features' spread that lies between the classes, over directions (Bao et al. 2019, ICIP); the
-    covariance is shrunk as Ledoit and Wolf (2004) do, without which few rows make it any number (Ibrahim et al. 2022,
-    "Newer is not always better", ECML PKDD).
+    The between-class share of the features' variance, summed over directions (Bao et al. 2019, ICIP). Without the
+    shrinkage of Ledoit and Wolf (2004), few rows make it arbitrary (Ibrahim et al. 2022, "Newer is not always better",
+    ECML PKDD).
 
     Args:
         features: (rows, width).
@@ -90,9 +99,9 @@ def h_score(features: np.ndarray, classes: np.ndarray) -> float:
 
 
 def neighbour_accuracy(features: np.ndarray, classes: np.ndarray) -> float:
-    """Return how often the most frequent class of a row's five nearest neighbours, by cosine, is its own.
+    """Return the leave-one-out accuracy of a 5-nearest-neighbour classifier by cosine similarity.
 
-    Of many rows 4,000 are asked at most, evenly spread; all of them are neighbours.
+    At most 4,000 evenly spaced rows are classified; all rows serve as neighbours.
 
     Args:
         features: (rows, width).
@@ -101,17 +110,16 @@ def neighbour_accuracy(features: np.ndarray, classes: np.ndarray) -> float:
     f = np.asarray(features, dtype=np.float32)
     f = f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), 1e-12)
     names, numbers = np.unique(classes, return_inverse=True)
-    right, near = 0, min(_NEIGHBOURS, len(f) - 1)
-    asked = np.arange(0, len(f), -(-len(f) // _ASKED))
-    for start in range(0, len(asked), _BLOCK):
-        own = asked[start : start + _BLOCK]
-        alike = f[own] @ f.T
-        alike[np.arange(len(alike)), own] = -np.inf
-        nearest = np.argpartition(-alike, near - 1, axis=1)[:, :near]
-        votes = np.zeros((len(alike), len(names)))
-        # A nearer neighbour settles a tie.
-        np.add.at(
-            votes, (np.arange(len(alike))[:, None], numbers[nearest]), 1 + 1e-3 * np.take_along_axis(alike, nearest, 1)
-        )
-        right += int((votes.argmax(1) == numbers[own]).sum())
-    return right / len(asked)
+    correct, count = 0, min(_NEIGHBOURS, len(f) - 1)
+    queries = np.arange(0, len(f), -(-len(f) // _MOST_QUERIES))
+    for start in range(0, len(queries), _BLOCK):
+        block = queries[start : start + _BLOCK]
+        rows = np.arange(len(block))
+        cosines = f[block] @ f.T
+        cosines[rows, block] = -np.inf
+        nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+        # Each neighbour has one vote; its cosine breaks ties.
+        votes = np.zeros((len(block), len(names)))
+        np.add.at(votes, (rows[:, None], numbers[nearest]), 1 + 1e-3 * np.take_along_axis(cosines, nearest, 1))
+        correct += int((votes.argmax(1) == numbers[block]).sum())
+    return correct / len(queries)

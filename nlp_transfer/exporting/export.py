@@ -27,7 +27,7 @@ from nlp_transfer.continual.rows import load
 from nlp_transfer.data.batches import Padding, pad
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.decision.rules import needs_features, ruled, unpromised
+from nlp_transfer.decision.rules import needs_features, record_with_rules, unreachable_risk
 from nlp_transfer.encoder.classifier import INPUTS
 from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import digest_of, read_json, weight_files
@@ -92,19 +92,19 @@ def export(folder: Path, settings: Settings, *, screen: Screen | None = None) ->
             f"{model} holds an adapter that is not merged: nlp-transfer merge {folder} WHOLE, then nlp-transfer export "
             "WHOLE"
         )
-    record = _without_features(ruled(record, settings.decision), folder)
+    record = _without_features(record_with_rules(record, settings.decision), folder)
     default = run / options.format if run else model.with_name(f"{model.name}-{options.format}")
     target = expanded(options.output) if options.output else default
     with appearing(target, FIGURES, "export") as making:
         with screen.busy("reading data"):
             rows, notes = _rows(run, settings, record)
-        if warning := unpromised(record.task, record.risk_curve):
+        if warning := unreachable_risk(record.task, record.risk_curve):
             notes.append(f"{warning[0].upper()}{warning[1:]}.")
         with screen.busy("exporting the model"):
             _write(model, record, options.format, making)
         with screen.busy("comparing it with the model"):
             predictor = Predictor(model, precision="fp32", batch_tokens=settings.evaluation.batch_tokens)
-            predictor = predictor.deciding_by(settings.decision)
+            predictor = predictor.with_rules(settings.decision)
             fidelity = measure(
                 predictor,
                 Exported(making, threads=options.threads, batch_tokens=settings.evaluation.batch_tokens),

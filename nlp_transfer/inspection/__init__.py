@@ -1,1 +1,1 @@
-"""A corpus looked at before anything is trained: what is wrong with its rows, and a copy in which that is mended."""
+"""Data checks before training: defects of a corpus, and a corrected copy."""

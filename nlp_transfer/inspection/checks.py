@@ -1,4 +1,4 @@
-"""Which settings no data can be looked at with; it imports no torch."""
+"""Checks of the settings of the data check, without importing torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nlp_transfer.verb_settings import CheckSettings
 
 
 def check_examination(settings: Settings, words: Sequence[str]) -> None:
-    """Check the values of the `check` group, and that nobody types that rows are left out; a recipe may say so.
+    """Check the values of the `check` group, and refuse row limits on the command line; a recipe may have them.
 
     Raises:
         UserError: naming the key, its value and what it may be.
     """
-    own: CheckSettings = settings.check
-    one_of(own.fail_on, (*SEVERITIES, "never"), "check.fail_on")
-    for kind in own.skip:
+    check: CheckSettings = settings.check
+    one_of(check.fail_on, (*SEVERITIES, "never"), "check.fail_on")
+    for kind in check.skip:
         one_of(kind, KINDS, "check.skip")
     for word in typed_limits(words):
         raise UserError(f"{word}: check looks at every row; leave it out")

@@ -1,6 +1,6 @@
-"""What befell a text on its way: wrong decoding, escapes of HTML and CSV that were left in, control characters.
+"""Damage to texts: wrong decoding, leftover HTML and CSV escapes, control characters.
 
-Each kind knows how to see it and, where nothing has to be guessed, how to undo it.
+Every kind of damage can be detected and, where nothing has to be guessed, undone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Undo = Callable[[str], str]
 
 
 def unmangled(text: str) -> str:
-    """Return a text that was decoded as another encoding than it was written in as it was written (ftfy)."""
+    """Repair a text that was decoded with the wrong encoding (ftfy)."""
     if text.isascii():
         return text
     from ftfy import fix_encoding
@@ -32,23 +32,23 @@ def unmangled(text: str) -> str:
 
 
 def unescaped(text: str) -> str:
-    """Return a text with the characters that HTML entities stand for, also where they were escaped twice."""
+    """Replace HTML entities with their characters, also if they were escaped twice."""
     while (plain := _ENTITY.sub(_character, text)) != text:
         text = plain
     return text
 
 
 def _character(entity: re.Match[str]) -> str:
-    """Return what an entity stands for, without control characters; itself where that is no character."""
+    """Return the character of an entity, without control characters; the entity itself if it is invalid."""
     plain = html.unescape(entity[0])
-    whole = entity[0][1] == "#" or entity[0][1:] in entities.html5
-    return without_controls(plain) if whole and plain and _LOST not in plain else entity[0]
+    is_valid = entity[0][1] == "#" or entity[0][1:] in entities.html5
+    return without_controls(plain) if is_valid and plain and _LOST not in plain else entity[0]
 
 
 def unquoted(text: str) -> str:
-    """Return a text without the quotes that CSV puts around a cell, and single where it doubles them.
+    """Remove the quotes around a CSV cell, and undouble those within it.
 
-    A text in quotes that holds no doubled ones may be a quotation, and stays.
+    A quoted text without doubled quotes may be a quotation, and is left alone.
     """
     bare = text.strip()
     if '""' not in bare[1:-1] or not _QUOTED.fullmatch(bare):
@@ -57,7 +57,7 @@ def unquoted(text: str) -> str:
 
 
 def without_controls(text: str) -> str:
-    """Return a text without control and byte-order characters, those that part words as a space; line ends stay."""
+    """Remove control and byte-order characters, replacing those that separate words with a space; line ends stay."""
     return _BREAK.sub(" ", _CONTROL.sub("", text))
 
 
@@ -67,8 +67,8 @@ UNDO: Mapping[str, Undo] = {
     "entity": unescaped,
     "control": without_controls,
 }
-"""Kind of damage → what undoes it, in the order in which it is undone; a text that it changes is damaged."""
-_SEEN: Mapping[str, Callable[[str], object]] = {
+"""Kind of damage → function that undoes it, in the order of application; a text that it changes is damaged."""
+_DETECTED: Mapping[str, Callable[[str], object]] = {
     "escape": _ESCAPE.search,
     "lost_character": lambda text: _LOST in text,
     "markup": _MARKUP.search,
@@ -76,7 +76,6 @@ _SEEN: Mapping[str, Callable[[str], object]] = {
 
 
 def damage(text: str) -> list[str]:
-    """Return the kinds of damage that a text shows."""
-    return [kind for kind, undo in UNDO.items() if undo(text) != text] + [
-        kind for kind, seen in _SEEN.items() if seen(text)
-    ]
+    """Return the kinds of damage in a text."""
+    undoable = [kind for kind, undo in UNDO.items() if undo(text) != text]
+    return undoable + [kind for kind, detect in _DETECTED.items() if detect(text)]

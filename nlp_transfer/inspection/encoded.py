@@ -1,4 +1,4 @@
-"""What only an encoder and its tokenizer see: texts that mean the same, tokens that are cut, words that are unknown."""
+"""Checks with an encoder and its tokenizer: paraphrases, truncated texts, unknown words."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from nlp_transfer.data.ragged import Tokens
 from nlp_transfer.running.preparation import Prepared
 
 _PARAPHRASE = 0.95  # cosine
-_COMPARED = 2000, 50_000  # rows whose neighbours are sought, and among how many
-_CUT = 0.01  # share of texts that lose tokens
-_UNKNOWN = 0.02  # share of texts in which the vocabulary lacks something
-_LETTERS = 1.8  # a token, below which an alphabet is not known to the vocabulary
-_ENOUGH = 10  # letters of a text that say so
+_COMPARED = 2000, 50_000  # most rows whose neighbours are searched, and most neighbours
+_CUT = 0.01  # share of truncated texts
+_UNKNOWN = 0.02  # share of texts with unknown characters
+_LETTERS_PER_TOKEN = 1.8  # with fewer, the vocabulary does not know the language
+_MIN_LETTERS = 10  # of a text, to judge that
 _SPELLED = 0.02  # share of such texts
 _UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u9fff\uac00-\ud7af]")
 _BLOCK = 256  # rows compared at once
 
 
 def paraphrases(prepared: Prepared, same: Container[Place]) -> Iterator[Finding]:
-    """Find rows that mean what a row of an earlier split says, or an earlier one of their own, in other words.
+    """Find rows that paraphrase a row of an earlier split, or an earlier row of their own split.
 
-    Of many rows a sample is asked about, and compared with a sample, so that the cost has an end.
+    Large splits are sampled, to bound the cost.
 
     Args:
         prepared: the parts of the run.
-        same: rows that are the same as others, or nearly; they are found already.
+        same: rows that were already found to repeat others, exactly or nearly.
     """
     most_rows, most_neighbours = _COMPARED
-    known = {split: _vectors(prepared, split) for split in prepared.corpus.splits}
-    left = {split: [row for row in rows if (split, row) not in same] for split, (_, rows) in known.items()}
-    for source, target in (*LEAKS, *((split, split) for split in known)):
-        if source not in known or target not in known:
+    encoded = {split: _vectors(prepared, split) for split in prepared.corpus.splits}
+    left = {split: [row for row in rows if (split, row) not in same] for split, (_, rows) in encoded.items()}
+    for source, target in (*LEAKS, *((split, split) for split in encoded)):
+        if source not in encoded or target not in encoded:
             continue
-        neighbours, asked = _sample(left[source], most_neighbours), _sample(left[target], most_rows)
+        neighbours, rows = _sample(left[source], most_neighbours), _sample(left[target], most_rows)
         within = source == target
-        close = _closest(known[target][0], asked, known[source][0], neighbours, earlier=within)
+        close = _closest(encoded[target][0], rows, encoded[source][0], neighbours, earlier=within)
         if close:
             yield Finding(
                 "paraphrase",
-                f"{len(close):,} of {len(asked):,} {called(target)} rows"
-                f"{' of a sample' * (len(asked) < len(left[target]))} mean nearly what "
+                f"{len(close):,} of {len(rows):,} {called(target)} rows"
+                f"{' of a sample' * (len(rows) < len(left[target]))} mean nearly what "
                 f"{'an earlier one' if within else f'a {called(source)} row'} says, in other words "
                 f"(cosine from {_PARAPHRASE})",
                 tuple((target, row) for row in close),
@@ -59,57 +59,60 @@ def _sample(rows: list[int], most: int) -> list[int]:
 
 
 def _closest(
-    vectors: np.ndarray, asked: list[int], others: np.ndarray, neighbours: list[int], *, earlier: bool
+    vectors: np.ndarray, rows: list[int], others: np.ndarray, neighbours: list[int], *, earlier: bool
 ) -> dict[int, int]:
-    """Return the rows that are paraphrases of a neighbour, and of which; where it must be earlier, by its number."""
-    found: dict[int, int] = {}
-    theirs, numbers = _directions(others[neighbours]), np.asarray(neighbours)
-    for start in range(0, len(asked) if neighbours else 0, _BLOCK):
-        rows = np.asarray(asked[start : start + _BLOCK])
-        cosines = _directions(vectors[rows]) @ theirs.T
+    """Return the rows that paraphrase a neighbour, with that neighbour; if `earlier`, of a smaller index."""
+    paraphrased: dict[int, int] = {}
+    theirs, numbers = _unit_vectors(others[neighbours]), np.asarray(neighbours)
+    for start in range(0, len(rows) if neighbours else 0, _BLOCK):
+        block = np.asarray(rows[start : start + _BLOCK])
+        cosines = _unit_vectors(vectors[block]) @ theirs.T
         if earlier:
-            cosines[numbers >= rows[:, None]] = -1
+            cosines[numbers >= block[:, None]] = -1
         best = cosines.argmax(1)
-        for row, cosine, other in zip(rows, cosines.max(1), numbers[best], strict=True):
+        for row, cosine, other in zip(block, cosines.max(1), numbers[best], strict=True):
             if cosine >= _PARAPHRASE:
-                found[int(row)] = int(other)
-    return found
+                paraphrased[int(row)] = int(other)
+    return paraphrased
 
 
 def _vectors(prepared: Prepared, split: str) -> tuple[np.ndarray, list[int]]:
-    """Return the sentence vectors of a split, of several layers the last; and the rows that have a direction."""
+    """Return the last layer's sentence vectors of a split, and the rows whose vector is not zero."""
     layers = len(getattr(prepared.classifier.model.config, "layers", [0]))
     vectors = np.split(prepared.features(split), layers, axis=1)[-1]
     blocks = (vectors[start : start + _BLOCK] for start in range(0, len(vectors), _BLOCK))
     return vectors, np.flatnonzero(np.concatenate([np.linalg.norm(block, axis=1) for block in blocks])).tolist()
 
 
-def _directions(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors with length 1."""
+def _unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Scale vectors to length 1."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def tokens(prepared: Prepared) -> Iterator[Finding]:
-    """Find what the tokenizer cuts off, and words that its vocabulary lacks or spells letter by letter."""
+    """Find truncated texts, and words that the vocabulary lacks or spells letter by letter."""
     unknown = prepared.classifier.tokenizer.unk_token_id
     for split, columns in prepared.columns.items():
-        found, rows = columns.tokens, f"of {len(columns):,} {called(split)} texts"
-        cut, most = np.flatnonzero(found.cut > 0), prepared.spec.max_length if split == "train" else prepared.spec.limit
+        split_tokens, rows = columns.tokens, f"of {len(columns):,} {called(split)} texts"
+        cut, most = np.flatnonzero(split_tokens.cut > 0), prepared.spec.limit
+        if split == "train":
+            most = prepared.spec.max_length
         if len(cut) > _CUT * len(columns):
+            share = f"{split_tokens.cut.sum() / split_tokens.full.sum():.1%}"
             yield Finding(
                 "truncated",
-                f"{len(cut):,} {rows} are longer than {most:,} tokens, and {_percent(found)} of all tokens are cut off",
+                f"{len(cut):,} {rows} are longer than {most:,} tokens, and {share} of all tokens are cut off",
                 tuple((split, int(row)) for row in cut),
             )
-        places = np.flatnonzero(found.ids == unknown)
-        lacking = np.unique(np.searchsorted(found.ends, places, side="right") - 1)
+        places = np.flatnonzero(split_tokens.ids == unknown)
+        lacking = np.unique(np.searchsorted(split_tokens.ends, places, side="right") - 1)
         if len(lacking) > _UNKNOWN * len(columns):
             yield Finding(
                 "unknown_words",
                 f"{len(lacking):,} {rows} hold characters that the encoder does not know",
                 tuple((split, int(row)) for row in lacking),
             )
-        spelled = _spelled(prepared.corpus.splits[split], found)
+        spelled = _spelled(prepared.corpus.splits[split], split_tokens)
         if len(spelled) > _SPELLED * len(columns):
             yield Finding(
                 "unknown_words",
@@ -118,18 +121,14 @@ def tokens(prepared: Prepared) -> Iterator[Finding]:
             )
 
 
-def _percent(found: Tokens) -> str:
-    return f"{found.cut.sum() / found.full.sum():.1%}"
-
-
-def _spelled(examples: Examples, found: Tokens) -> np.ndarray:
-    """Return the rows with hardly more letters than tokens; a script of which a letter may be a word tells nothing."""
+def _spelled(examples: Examples, split_tokens: Tokens) -> np.ndarray:
+    """Return the rows with hardly more letters than tokens, except in scripts where a letter may be a word."""
     letters = np.fromiter(map(_letters, examples.texts), np.int64)
     if examples.pairs is not None:
         letters += np.fromiter(map(_letters, examples.pairs), np.int64)
-    return np.flatnonzero((letters >= _ENOUGH) & (letters < _LETTERS * (found.full - 2)))
+    return np.flatnonzero((letters >= _MIN_LETTERS) & (letters < _LETTERS_PER_TOKEN * (split_tokens.full - 2)))
 
 
 def _letters(text: str) -> int:
-    """Return how many letters a text has, 0 where a letter may be a word."""
+    """Return the number of letters in a text; 0 in scripts where a letter may be a word."""
     return 0 if _UNSPACED.search(text) else sum(map(str.isalpha, text))

@@ -1,4 +1,4 @@
-"""All that is looked for in a corpus, in one pass: first what rows tell by themselves, then what an encoder sees."""
+"""The examination of a corpus: all checks, first those on the rows themselves, then those with an encoder."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from nlp_transfer.data.rows import Rows, blank_rows
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.source import locate
 from nlp_transfer.errors import UserError
-from nlp_transfer.inspection import beside, columns, labels, mail, repeats, texts
+from nlp_transfer.inspection import columns, contamination, labels, mail, repeats, texts
 from nlp_transfer.inspection.kinds import KINDS, SEVERITIES
 from nlp_transfer.machine.importing import for_good
 from nlp_transfer.settings import EncoderSettings
 
 if TYPE_CHECKING:
-    from nlp_transfer.inspection.doubts import Doubt
+    from nlp_transfer.inspection.label_errors import Doubt
     from nlp_transfer.settings import DataSettings, Settings
     from nlp_transfer.terminal.console import Screen
 
@@ -35,16 +35,16 @@ _SAME = ("leak", "near_leak", "repeat", "near_repeat", "conflict", "near_conflic
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found in a corpus.
+    """The results of examining a corpus.
 
     Attributes:
-        corpus: the rows as they were read.
-        settings: the group `data` as they were read by: nothing is refused that can be told.
-        skipped: kinds that are not told of.
-        findings: the worst first; their places are splits as they were read and rows of their tables.
-        doubts: labels that are likely wrong, the most certain first, with places like these.
-        asked: by split, how many rows the encoder looked at, divided as a run would; empty without an encoder.
-        unasked: why no encoder looked at them; None: one did.
+        corpus: the rows as read.
+        settings: the lenient `data` settings they were read with, which refuse nothing that can be reported.
+        skipped: kinds that are not reported.
+        findings: worst first; their places are splits as read and rows of their tables.
+        doubts: likely label errors, most certain first, with such places.
+        encoder_rows: by split, the number of rows the encoder saw, split as in a run; empty without an encoder.
+        no_encoder_reason: why no encoder was used; None: one was.
     """
 
     corpus: ReadCorpus
@@ -52,15 +52,15 @@ class Examination:
     skipped: frozenset[str]
     findings: list[Finding]
     doubts: list[Doubt]
-    asked: dict[str, int] = field(default_factory=dict)
-    unasked: str | None = None
+    encoder_rows: dict[str, int] = field(default_factory=dict)
+    no_encoder_reason: str | None = None
 
     def count(self, severity: str) -> int:
-        """Return how many kinds of defects that were found are so severe."""
-        return len({found.kind for found in self.findings if KINDS[found.kind].severity == severity})
+        """Return the number of kinds of defects with this severity."""
+        return len({finding.kind for finding in self.findings if KINDS[finding.kind].severity == severity})
 
     def fails(self, severity: str) -> bool:
-        """Return whether anything is as severe as that, or more; nothing is as severe as `never`."""
+        """Return whether anything was found of this severity or worse; always false for `never`."""
         worst = SEVERITIES.index(severity) if severity in SEVERITIES else -1
         return any(self.count(each) for each in SEVERITIES[: worst + 1])
 
@@ -70,24 +70,28 @@ class Examination:
         return self.corpus.rows[split].table.where(row)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything, for machines; no text of a row is in it.
+        """Return everything as JSON values, without texts of rows.
 
-        ``encoder`` says whether an encoder was asked, else why not, and how many rows of each split it was asked about.
+        ``encoder`` says whether an encoder was used, else why not, and for how many rows of each split.
         """
         return {
             "data": self.corpus.source,
             "rows": {split: len(rows) for split, rows in self.corpus.rows.items()},
-            "encoder": {"asked": self.unasked is None, "why_not": self.unasked, "rows": self.asked},
+            "encoder": {
+                "asked": self.no_encoder_reason is None,
+                "why_not": self.no_encoder_reason,
+                "rows": self.encoder_rows,
+            },
             "findings": [
                 {
-                    "kind": found.kind,
-                    "severity": KINDS[found.kind].severity,
-                    "message": found.message,
-                    "advice": KINDS[found.kind].advice,
-                    "places": [self.where(place) for place in found.places],
-                    "beside": [self.where(place) for place in found.beside],
+                    "kind": finding.kind,
+                    "severity": KINDS[finding.kind].severity,
+                    "message": finding.message,
+                    "advice": KINDS[finding.kind].advice,
+                    "places": [self.where(place) for place in finding.places],
+                    "beside": [self.where(place) for place in finding.beside],
                 }
-                for found in self.findings
+                for finding in self.findings
             ],
             "label_errors": [
                 {
@@ -102,73 +106,77 @@ class Examination:
 
 
 def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examination:
-    """Look for defects.
+    """Look for defects in a corpus.
 
     Args:
-        settings: the groups `data`, `tokens`, `encoder`, `training`, `evaluation`, `cache` and `check` count; the
-            strategy is `probe`, whichever is set.
+        settings: used are the groups `data`, `tokens`, `encoder`, `training`, `evaluation`, `cache` and `check`; the
+            strategy is always `probe`.
         screen: where progress is shown.
         data: rows from Python, see ``corpus.load_corpus``.
 
     Raises:
-        UserError: for data that cannot be read at all, and for an encoder that was chosen and cannot be had.
+        UserError: for data that cannot be read at all, and for an explicitly chosen encoder that is not available.
     """
     lenient = dataclasses.replace(
         settings.data,
         empty="keep",
         unseen="ignore",
         class_weights="none",
-        train_limit=None,  # a recipe may have limits; every row is looked at
+        train_limit=None,  # a recipe may have limits, but every row is checked
         per_class=None,
         validation_limit=None,
     )
     with screen.busy("reading data"):
         corpus = read_corpus(lenient, data=data, store=store_of_rows(settings.cache, screen.tell))
-    unasked = _unasked(settings, screen)
+    no_encoder_reason = _no_encoder_reason(settings, screen)
     tables = {id(rows.table): split for split, rows in corpus.rows.items()}
     blank = {split: set(blank_rows(rows.texts, rows.pairs)) for split, rows in corpus.rows.items()}
     if len(blank["train"]) == len(corpus.rows["train"]):
         raise UserError(f"{corpus.rows['train'].table.origin}: no row has anything to read")
     findings = list(_empty(corpus, blank))
-    told = {
+    readable = {
         split: rows.take(rows_where(~np.isin(np.arange(len(rows)), list(blank[split])))) if blank[split] else rows
         for split, rows in corpus.rows.items()
         if len(blank[split]) < len(rows)
     }
     with screen.bar("comparing texts") as bar:
-        findings += _placed(itertools.chain(repeats.exact(told), repeats.near(told, show=bar.show)), told, tables)
+        repeated = itertools.chain(repeats.exact(readable), repeats.near(readable, show=bar.show))
+        findings += _placed(repeated, readable, tables)
         if settings.check.beside:
-            findings += _placed(beside.shared(told, settings.check.beside, show=bar.show), told, tables)
+            contaminated = contamination.shared(readable, settings.check.beside, show=bar.show)
+            findings += _placed(contaminated, readable, tables)
     with screen.busy("looking at texts and labels"):
-        findings += _placed(_plain(told, corpus.task, corpus.roles), told, tables)
+        findings += _placed(_check_rows(readable, corpus.task, corpus.roles), readable, tables)
     doubts: list[Doubt] = []
-    asked: dict[str, int] = {}
+    encoder_rows: dict[str, int] = {}
     try:
-        used = divided(dataclasses.replace(corpus, rows=told, notes=[]), lenient, seed=settings.seed)
+        used = divided(dataclasses.replace(corpus, rows=readable, notes=[]), lenient, seed=settings.seed)
         ready = encoded(used, lenient)
-        if not unasked:
-            known = {place for found in findings if found.kind in _SAME for place in found.places}
+        if not no_encoder_reason:
+            known_repeats = {place for finding in findings if finding.kind in _SAME for place in finding.places}
             as_read = dataclasses.replace(settings, data=dataclasses.replace(lenient, label_texts=None))
-            seen, doubts = _learned(used, ready, as_read, known, tables, screen)
-            findings += seen
-            asked = {split: len(rows) for split, rows in used.rows.items()}
-    except UserError as error:  # what was found stays found
+            encoder_findings, doubts = _check_with_encoder(used, ready, as_read, known_repeats, tables, screen)
+            findings += encoder_findings
+            encoder_rows = {split: len(rows) for split, rows in used.rows.items()}
+    except UserError as error:  # earlier findings are still reported
         findings.append(Finding("refused", f"a run would end with: {error}"))
-        unasked = unasked or "a run would end before it is"
-    wanted = [found for found in findings if found.kind not in settings.check.skip]
-    order = list(KINDS)
-    wanted.sort(key=lambda found: (SEVERITIES.index(KINDS[found.kind].severity), order.index(found.kind)))
+        no_encoder_reason = no_encoder_reason or "a run would end before it is"
     skipped = frozenset(settings.check.skip)
-    return Examination(corpus, lenient, skipped, wanted, [] if "label_error" in skipped else doubts, asked, unasked)
+    findings = [finding for finding in findings if finding.kind not in skipped]
+    order = list(KINDS)
+    findings.sort(key=lambda finding: (SEVERITIES.index(KINDS[finding.kind].severity), order.index(finding.kind)))
+    if "label_error" in skipped:
+        doubts = []
+    return Examination(corpus, lenient, skipped, findings, doubts, encoder_rows, no_encoder_reason)
 
 
-def _unasked(settings: Settings, screen: Screen) -> str | None:
-    """Return why no encoder can be asked, known before anything is looked at; None where one can be.
+def _no_encoder_reason(settings: Settings, screen: Screen) -> str | None:
+    """Return why no encoder can be used, before anything is checked; None if one can be.
 
-    Who chose none has not asked for the default one, and learns what can be told without it.
+    The default encoder may be missing, since nobody chose it; the other checks are done without it.
 
     Raises:
-        UserError: for an encoder that was chosen and cannot be had.
+        UserError: for an explicitly chosen encoder that is not available.
     """
     if not settings.check.encoder:
         return "check.encoder=false"
@@ -194,8 +202,8 @@ def _empty(corpus: ReadCorpus, blank: Mapping[str, set[int]]) -> Iterator[Findin
             )
 
 
-def _plain(splits: Mapping[str, Rows], task: Task, roles: Mapping[str, str]) -> Iterator[Finding]:
-    """Find what needs no other row to compare with, and no encoder."""
+def _check_rows(splits: Mapping[str, Rows], task: Task, roles: Mapping[str, str]) -> Iterator[Finding]:
+    """Run the checks that need neither pairwise comparison nor an encoder."""
     yield from labels.unseen_labels(splits, task)
     yield from labels.identifiers(splits, task)
     yield from columns.identifiers(splits, roles)
@@ -212,7 +220,7 @@ def _plain(splits: Mapping[str, Rows], task: Task, roles: Mapping[str, str]) -> 
     yield from labels.few_rows(splits, task)
 
 
-def _learned(
+def _check_with_encoder(
     used: ReadCorpus,
     ready: Corpus,
     settings: Settings,
@@ -220,31 +228,31 @@ def _learned(
     tables: Mapping[int, str],
     screen: Screen,
 ) -> tuple[list[Finding], list[Doubt]]:
-    """Return what an encoder sees in rows as a run would use them, with the places of the rows as they were read."""
+    """Run the checks with an encoder on rows as split for a run; return findings and doubts with places as read."""
     with screen.busy("loading the encoder"), for_good():
-        from nlp_transfer.inspection.probing import probed
+        from nlp_transfer.inspection.probing import probe
 
     home = partial(_home, used.rows, tables)
     places = ((split, row) for split, rows in used.rows.items() for row in range(len(rows)))
-    findings, doubts = probed(settings, ready, {place for place in places if home(place) in known}, screen)
+    findings, doubts = probe(settings, ready, {place for place in places if home(place) in known}, screen)
     return _placed(findings, used.rows, tables), [
         dataclasses.replace(doubt, place=home(doubt.place)) for doubt in doubts
     ]
 
 
 def _placed(findings: Iterable[Finding], splits: Mapping[str, Rows], tables: Mapping[int, str]) -> list[Finding]:
-    """Return findings with the places of their rows as they were read."""
+    """Return findings with the places of their rows as read."""
     return [
         dataclasses.replace(
-            found,
-            places=tuple(_home(splits, tables, place) for place in found.places),
-            beside=tuple(_home(splits, tables, place) for place in found.beside),
+            finding,
+            places=tuple(_home(splits, tables, place) for place in finding.places),
+            beside=tuple(_home(splits, tables, place) for place in finding.beside),
         )
-        for found in findings
+        for finding in findings
     ]
 
 
 def _home(splits: Mapping[str, Rows], tables: Mapping[int, str], place: Place) -> Place:
-    """Return where a row was read: its split then, and its row in that table."""
+    """Return the place of a row as read: its original split, and its row in that table."""
     split, row = place
     return tables[id(splits[split].table)], splits[split].numbers[row]

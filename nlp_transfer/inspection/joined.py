@@ -1,4 +1,4 @@
-"""The rows of several splits one behind the other, by a number each, and in little memory; it finds nothing in them."""
+"""A concatenated view of the rows of several splits, with one index for all, in little memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nlp_transfer.data.sequences import cells_of
 
 
 class JoinedSplits:
-    """Rows by number.
+    """The rows of several splits by a common index.
 
     Args:
-        splits: whose rows they are.
+        splits: the splits, in order.
     """
 
     def __init__(self, splits: Mapping[str, Rows]) -> None:
@@ -30,16 +30,16 @@ class JoinedSplits:
 
     @property
     def keys(self) -> Keys:
-        """What makes two rows the same text, see ``rows.text_key``."""
+        """Keys that are equal for rows with the same text, see ``rows.text_key``."""
         return reduce(Keys.followed_by, (rows.keys for rows in self._splits.values()))
 
     def place(self, number: int) -> Place:
-        """Return the split of a row, and which of its rows it is."""
+        """Return the split of a row, and its index there."""
         at = int(np.searchsorted(self._ends, number, side="right"))
         split = list(self._splits)[at]
         return split, number - int(self._ends[at]) + len(self._splits[split])
 
-    def texts(self, marked: np.ndarray) -> Sequence[str]:
-        """Return the texts of the rows that are marked, which are bool (rows,); those of a pair as one."""
+    def texts(self, selected: np.ndarray) -> Sequence[str]:
+        """Return the texts of selected rows, bool (rows,); pairs are joined to one text."""
         whole = chain.from_iterable(whole_texts(rows.texts, rows.pairs) for rows in self._splits.values())
-        return cells_of(compress(whole, marked), int(marked.sum()))
+        return cells_of(compress(whole, selected), int(selected.sum()))

@@ -1,4 +1,4 @@
-"""The kinds of defects that are looked for: how bad each is and what to do about it."""
+"""The kinds of defects, with severity and advice."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ SEVERITIES = ("error", "warning", "note")
 
 @dataclass(frozen=True)
 class Kind:
-    """What is true of every defect of a kind.
+    """A kind of defect.
 
     Attributes:
         severity: see SEVERITIES.
-        advice: what to do, for people.
+        advice: what the user should do.
     """
 
     severity: str

@@ -1,6 +1,6 @@
-"""What mail and news groups put around a text: headers before it, quotes within it, signatures behind it.
+"""Detection of mail and newsgroup parts in texts: headers, quoted messages, signatures.
 
-They tell labels by who wrote where, and are missing, or say something else, where a model is used.
+They reveal labels through author and place, and are missing or different where a model is used.
 """
 
 from __future__ import annotations
@@ -12,43 +12,44 @@ from nlp_transfer.data.finding import Finding
 from nlp_transfer.data.rows import Rows
 from nlp_transfer.inspection.texts import texts_of
 
-_MANY = 0.02  # share of the rows; in single ones somebody may quote, or tell of mail
-_BEGINNING = 1000  # characters, in which headers stand
+_MANY = 0.02  # share of the rows; a few may quote by chance, or be about mail
+_BEGINNING = 1000  # characters that contain the headers
 _HEADERS = (
     r"from|subject|sender|sent|date|organi[sz]ation|lines|newsgroups|reply-to|in-reply-to|references|distribution|"
     r"message-id|article-i\.d\.|nntp-posting-\w+|return-path|received|xref|originator|mime-version|content-type|"
     r"x-[\w-]+"
 )
 _FIRST = re.compile(rf"\s*(?:{_HEADERS}): ?\S", re.I)
-_HEADER = re.compile(rf"(?:\A|(?<=\s))({_HEADERS}):", re.I)  # also where lines were joined
-_SAYS_WHO = {"from", "subject", "sender", "message-id", "return-path"}
+_HEADER = re.compile(rf"(?:\A|(?<=\s))({_HEADERS}):", re.I)  # also if lines were joined
+_IDENTIFYING = {"from", "subject", "sender", "message-id", "return-path"}
 _QUOTED = re.compile(r"^[ \t]*[|:]?>", re.M)
 _ATTRIBUTED = re.compile(r"\b(?:writes|wrote):\s*[|:]?>")
 _WROTE = re.compile(r"\b(?:writes|wrote):\s*$")
-_WHO = re.compile(r"^In article\b|@")  # in the line that ends so, or the one before
+_AUTHOR = re.compile(r"^In article\b|@")  # in the line that matches `_WROTE`, or the one before
 _SIGNATURE = 10  # lines at most
 
 
 def headed(text: str) -> bool:
-    """Return whether a text begins with the headers of a message: two at least, one of them names it or its author."""
+    """Return whether a text begins with message headers: at least two, one of which names the message or its author."""
     if not _FIRST.match(text):
         return False
     names = {name.lower() for name in _HEADER.findall(text[:_BEGINNING])}
-    return len(names) > 1 and not names.isdisjoint(_SAYS_WHO)
+    return len(names) > 1 and not names.isdisjoint(_IDENTIFYING)
 
 
 def quoting(text: str) -> bool:
-    """Return whether a text quotes another message: by two lines that are marked, or by one that says whose it is."""
+    """Return whether a text quotes another message: with two marked lines, or with an attribution line."""
     if len(_QUOTED.findall(text)) > 1 or _ATTRIBUTED.search(text):
         return True
     lines = text.split("\n")
     return any(
-        _WROTE.search(line) and any(map(_WHO.search, lines[max(0, at - 1) : at + 1])) for at, line in enumerate(lines)
+        _WROTE.search(line) and any(map(_AUTHOR.search, lines[max(0, at - 1) : at + 1]))
+        for at, line in enumerate(lines)
     )
 
 
 def signed(text: str) -> bool:
-    """Return whether a text ends with a signature, behind a line of two hyphens (RFC 3676, 4.3)."""
+    """Return whether a text ends with a signature, after a line of two hyphens (RFC 3676, 4.3)."""
     lines = text.rstrip().split("\n")
     return any(line.rstrip() == "--" for line in lines[max(1, len(lines) - 1 - _SIGNATURE) : -1])
 
@@ -61,9 +62,9 @@ _PARTS: Mapping[str, Callable[[str], bool]] = {
 
 
 def mail(splits: Mapping[str, Rows]) -> Iterator[Finding]:
-    """Find texts that are whole messages, and more than what somebody wrote in them."""
+    """Find texts that contain more of a message than its author's words."""
     total = sum(map(len, splits.values()))
-    for what, has in _PARTS.items():
+    for description, has in _PARTS.items():
         places = [
             (split, row)
             for split, rows in splits.items()
@@ -74,6 +75,6 @@ def mail(splits: Mapping[str, Rows]) -> Iterator[Finding]:
             split, row = places[0]
             yield Finding(
                 "mail",
-                f"{len(places):,} of {total:,} rows {what}, for example {splits[split].where(row)}",
+                f"{len(places):,} of {total:,} rows {description}, for example {splits[split].where(row)}",
                 tuple(places),
             )

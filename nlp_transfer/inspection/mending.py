@@ -1,7 +1,7 @@
-"""A copy of a corpus in which is mended what nobody has to decide.
+"""A corrected copy of a corpus, with the defects mended that need no human decision.
 
-The original is never touched. First texts and labels are written as they were meant, then rows go that are superfluous
-now. No row of a test split goes but those with nothing to read: figures stay comparable.
+The original is never changed. First, damaged texts and label spellings are corrected, then superfluous rows are
+dropped. Of a test split only rows without text are dropped, so that figures stay comparable.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _COPY = "mended corpus"
 
 @dataclass(frozen=True)
 class Mending:
-    """What a mended copy holds.
+    """The planned corrections of a corpus.
 
     Attributes:
-        tables: by split, with what was changed, all rows.
-        gone: rows that are left out, and why.
-        changed: rows that stay and are written otherwise, and why.
-        lost: labels that no training row has any more.
+        tables: by split, all rows with their corrections.
+        gone: rows to drop, and why.
+        changed: rows that stay with corrections, and which.
+        lost: labels that no training row will have any more.
     """
 
     tables: dict[str, Table]
@@ -53,14 +53,14 @@ class Mending:
     lost: list[str]
 
     def __bool__(self) -> bool:
-        """Whether the copy would be another corpus."""
+        """Whether the copy would differ from the original."""
         return bool(self.gone or self.changed)
 
     def summary(self) -> str:
-        """Return how many rows were dropped and how many changed, by kind."""
+        """Return the numbers of dropped and changed rows, by kind."""
         dropped, changed = Counter(self.gone.values()), Counter(kind for why in self.changed.values() for kind in why)
         parts = (self.gone, "dropped", dropped), (self.changed, "changed", changed)
-        return ", ".join(f"{counted(len(rows), 'row')} {what}{_listed(by)}" for rows, what, by in parts)
+        return ", ".join(f"{counted(len(rows), 'row')} {action}{_listed(counts)}" for rows, action, counts in parts)
 
 
 def _listed(counts: Counter[str]) -> str:
@@ -68,15 +68,15 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def plan(examination: Examination) -> Mending:
-    """Return what would be mended of what was found; all else is for somebody to decide who knows the data.
+    """Plan the corrections of findings that need no decision by someone who knows the data.
 
-    That is damage that can be undone (see ``damage.UNDO``), labels that are spelled in two ways, rows with nothing to
-    read, rows that leak, of which those of the earlier split go, and training rows that repeat others.
+    These are damage that can be undone (see ``damage.UNDO``), labels with two spellings, rows without text, leaks
+    (dropped from the earlier split), and training rows that repeat others.
 
     Raises:
-        UserError: if a split would have no row any more.
+        UserError: if a split would have no rows left.
     """
-    kinds = {found.kind for found in examination.findings}
+    kinds = {finding.kind for finding in examination.findings}
     corpus, settings = examination.corpus, examination.settings
     spelled = twins(corpus.task, label_counts(corpus.rows["train"])) if "twin" in kinds else {}
     undone = [kind for kind in UNDO if kind in kinds]
@@ -87,32 +87,32 @@ def plan(examination: Examination) -> Mending:
         table, count = read.table, len(read.table)
         columns, done = dict(table.columns), defaultdict[int, set[str]](set)
         for name in (corpus.roles[role] for role in ("text", "text_pair") if role in corpus.roles):
-            columns[name] = cells_of(_undone(columns[name], undone, done), count)
+            columns[name] = cells_of(_undo_damage(columns[name], undone, done), count)
         name = corpus.roles["label"]
-        columns[name] = cells_of(_respelled(columns[name], spelled, settings.label_separator, done), count)
+        columns[name] = cells_of(_respell(columns[name], spelled, settings.label_separator, done), count)
         changed |= {(split, row): sorted(done[row]) for row in sorted(done)}
         tables[split] = Table(columns, table.origin, table.lines, table.files)
         rows[split] = rows_of(tables[split], corpus.roles, settings, split=split, problem=corpus.task.problem, notes=[])
-    # What is spelled or decoded otherwise now may be the same as another row.
-    also = {"leak", "repeat"} if kinds & {*UNDO, "twin"} else set()
-    gone = _gone(rows, (kinds | also) - examination.skipped)
+    # Corrected rows may now repeat others.
+    possible = {"leak", "repeat"} if kinds & {*UNDO, "twin"} else set()
+    gone = _rows_to_drop(rows, (kinds | possible) - examination.skipped)
     for split, part in rows.items():
         if all((split, row) in gone for row in range(len(part))):
             raise UserError(f"a mended copy would have no {called(split)} row: all of them are repeated, or empty")
-    kept = rows["train"].take([row for row in range(len(rows["train"])) if ("train", row) not in gone])
-    before, after = label_counts(rows["train"]), label_counts(kept)
+    remaining = rows["train"].take([row for row in range(len(rows["train"])) if ("train", row) not in gone])
+    before, after = label_counts(rows["train"]), label_counts(remaining)
     lost = [name for name in corpus.task.labels if before[name] and not after[name]]
     return Mending(tables, gone, {place: done for place, done in changed.items() if place not in gone}, lost)
 
 
 def write(planned: Mending, examination: Examination, folder: Path) -> None:
-    """Write the copy, one file a split, and ``mended.json``, which tells of every row.
+    """Write the copy, one file per split, and ``mended.json``, which lists every dropped or changed row.
 
-    Where every cell is text, the files are CSV in UTF-8, else JSON lines.
+    Files are CSV in UTF-8 if every cell is text, else JSON lines.
 
     Raises:
-        UserError: if the folder cannot be written, holds something else or a copy that was changed since, or has to do
-            with the original; and for a cell that no JSON can hold.
+        UserError: if the folder cannot be written, contains other files or a copy that was edited, or overlaps with the
+            original; and for a cell that JSON cannot represent.
     """
     check_target(folder, examination.settings)
     tables = {
@@ -124,7 +124,7 @@ def write(planned: Mending, examination: Examination, folder: Path) -> None:
     with appearing(folder, MENDED, _COPY) as making:
         for split, table in tables.items():
             (_write_csv if as_text else _write_jsonl)(table, making / split)
-        told = {
+        log = {
             "from": examination.corpus.source,
             "files": {path.name: sha256_of(path) for path in sorted(making.iterdir())},
             "dropped": [
@@ -134,45 +134,45 @@ def write(planned: Mending, examination: Examination, folder: Path) -> None:
                 {"place": examination.where(place), "kinds": why} for place, why in sorted(planned.changed.items())
             ],
         }
-        write_json(making / MENDED, told)
+        write_json(making / MENDED, log)
 
 
-def _gone(rows: Mapping[str, Rows], kinds: set[str]) -> dict[Place, str]:
-    """Return the rows that go, and why."""
-    says = {split: np.ones(len(part), bool) for split, part in rows.items()}
+def _rows_to_drop(rows: Mapping[str, Rows], kinds: set[str]) -> dict[Place, str]:
+    """Return the rows to drop, and why."""
+    has_text = {split: np.ones(len(part), bool) for split, part in rows.items()}
     gone: dict[Place, str] = {}
     for split, part in rows.items():
         blank = blank_rows(part.texts, part.pairs)
-        says[split][blank] = False
+        has_text[split][blank] = False
         gone |= {(split, row): "empty" for row in blank} if "empty" in kinds else {}
     for source, target in LEAKS if "leak" in kinds else ():
         if source in rows and target in rows:
-            known = rows[target].keys.take(np.flatnonzero(says[target]))
-            leaked = says[source] & rows[source].keys.among(known)
+            target_keys = rows[target].keys.take(np.flatnonzero(has_text[target]))
+            leaked = has_text[source] & rows[source].keys.among(target_keys)
             gone |= {(source, row): "leak" for row in np.flatnonzero(leaked).tolist()}
     train = rows["train"]
-    left = np.array([row for row in np.flatnonzero(says["train"]).tolist() if ("train", row) not in gone], np.int64)
+    left = np.array([row for row in np.flatnonzero(has_text["train"]).tolist() if ("train", row) not in gone], np.int64)
     for same in same_texts(train.keys.take(left)) if "repeat" in kinds else ():
         alike = left[same].tolist()
-        # Where labels differ somebody has to decide, and how often each was given may help.
+        # Conflicting labels need a decision, for which it may matter how often each was given.
         if len({comparable(train.labels[row]) for row in alike}) == 1:
-            gone |= {("train", row): "repeat" for row in _again(train, alike)}
+            gone |= {("train", row): "repeat" for row in _repeated_labels(train, alike)}
     return gone
 
 
-def _again(train: Rows, rows: Sequence[int]) -> Iterator[int]:
-    """Yield which of the rows with one text have a label that an earlier one has."""
-    first: set[object] = set()
+def _repeated_labels(train: Rows, rows: Sequence[int]) -> Iterator[int]:
+    """Yield those of the rows with the same text whose label an earlier one has."""
+    seen: set[object] = set()
     for row in rows:
-        own = train.labels[row]
-        label = comparable(own) if isinstance(own, str | tuple) else repr(own)
-        if label in first:
+        label = train.labels[row]
+        key = comparable(label) if isinstance(label, str | tuple) else repr(label)
+        if key in seen:
             yield row
-        first.add(label)
+        seen.add(key)
 
 
-def _undone(cells: Iterable[Any], kinds: Sequence[str], done: Mapping[int, set[str]]) -> Iterator[Any]:
-    """Yield texts as they are mended; note by row what was undone."""
+def _undo_damage(cells: Iterable[Any], kinds: Sequence[str], done: Mapping[int, set[str]]) -> Iterator[Any]:
+    """Yield corrected texts; add the kinds that were undone to `done`, by row."""
     for row, cell in enumerate(cells):
         for kind in kinds:
             if isinstance(cell, str) and (mended := UNDO[kind](cell)) != cell:
@@ -181,12 +181,12 @@ def _undone(cells: Iterable[Any], kinds: Sequence[str], done: Mapping[int, set[s
         yield cell
 
 
-def _respelled(
+def _respell(
     cells: Iterable[Any], spelled: Mapping[str, str], separator: str | None, done: Mapping[int, set[str]]
 ) -> Iterator[Any]:
-    """Yield the label of each row, or its labels, as most rows write it; note the rows that this changes."""
+    """Yield each row's label or labels in the most frequent spelling; add changed rows to `done`."""
     for row, cell in enumerate(cells):
-        if isinstance(cell, list | tuple):  # both spellings of one label are that label once
+        if isinstance(cell, list | tuple):  # two spellings of the same label are merged
             names = [_spelling(each, spelled) for each in cell]
             new: Any = list(dict.fromkeys(names)) if names != list(cell) else cell
         elif separator and isinstance(cell, str):
@@ -201,19 +201,19 @@ def _respelled(
 
 
 def _spelling(cell: Any, spelled: Mapping[str, str]) -> Any:
-    """Return a label as most rows write it; anything but text as it is."""
+    """Return a label in its most frequent spelling; cells that are not text are unchanged."""
     return spelled.get(cell, spelled.get(cell.strip(), cell)) if isinstance(cell, str) else cell
 
 
 def check_target(folder: Path, settings: DataSettings) -> None:
-    """Refuse a folder that no copy may be written to; nothing need be looked at before.
+    """Check that a copy may be written to a folder, before anything is examined.
 
     Args:
-        folder: where a copy is wanted.
+        folder: where to write the copy.
         settings: the group `data`, which names the original.
 
     Raises:
-        UserError: if it has to do with the original, or holds something else or a copy that was changed since.
+        UserError: if it overlaps with the original, or contains other files or a copy that was edited.
     """
     _check_apart(folder, settings)
     check_free(folder, MENDED, _COPY)
@@ -221,7 +221,7 @@ def check_target(folder: Path, settings: DataSettings) -> None:
 
 
 def _check_apart(folder: Path, settings: DataSettings) -> None:
-    """Refuse to write over, into or around the original."""
+    """Refuse a folder that is, contains or lies in the original."""
     target = folder.resolve()
     for source in (expanded(name).resolve() for name in settings.files):
         if target == source or source in target.parents or target in source.parents:
@@ -229,19 +229,19 @@ def _check_apart(folder: Path, settings: DataSettings) -> None:
 
 
 def _check_untouched(folder: Path) -> None:
-    """Refuse to write over a copy in which a file is another one than was written."""
+    """Refuse to overwrite a copy whose files were edited."""
     if not (folder / MENDED).is_file():
         return
     try:
-        told = json.loads((folder / MENDED).read_text(encoding="utf-8"))
+        log = json.loads((folder / MENDED).read_text(encoding="utf-8"))
     except ValueError:
-        told = None
-    known = told.get("files") if isinstance(told, dict) else None
-    if not isinstance(known, dict):
+        log = None
+    digests = log.get("files") if isinstance(log, dict) else None
+    if not isinstance(digests, dict):
         raise UserError(f"{folder / MENDED} does not say what was written; name another folder, or delete {folder}")
     for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
-        same = path.is_file() and known.get(path.name) == sha256_of(path)
-        if path.name != MENDED and not same:
+        is_same = path.is_file() and digests.get(path.name) == sha256_of(path)
+        if path.name != MENDED and not is_same:
             raise UserError(
                 f"{path} is not as check.fix wrote it, and would be lost; name another folder, or delete {folder}"
             )
@@ -257,8 +257,8 @@ def _write_csv(table: Table, path: Path) -> None:
 def _write_jsonl(table: Table, path: Path) -> None:
     with path.with_suffix(".jsonl").open("w", encoding="utf-8") as out:
         for row, cells in enumerate(zip(*table.columns.values(), strict=True)):
-            given = {name: cell for name, cell in zip(table.columns, cells, strict=True) if cell is not MISSING}
+            present = {name: cell for name, cell in zip(table.columns, cells, strict=True) if cell is not MISSING}
             try:
-                out.write(json_line(given) + "\n")
+                out.write(json_line(present) + "\n")
             except (TypeError, ValueError) as error:
                 raise UserError(f"{table.where(row)} cannot be written as JSON: {error}") from None

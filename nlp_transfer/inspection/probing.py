@@ -1,4 +1,4 @@
-"""What an encoder and a probe on it see in rows as a run would use them: both are asked once about all of them."""
+"""The checks with an encoder and a probe on it, on rows as split for a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.inspection import encoded
-from nlp_transfer.inspection.doubts import Doubt, doubts
+from nlp_transfer.inspection.label_errors import Doubt, doubts
 from nlp_transfer.machine.importing import for_good
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.running.preparation import prepare
@@ -21,15 +21,15 @@ from nlp_transfer.training.state import own_numbers
 
 
 @own_numbers()
-def probed(
+def probe(
     settings: Settings, corpus: Corpus, same: Container[Place], screen: Screen
 ) -> tuple[list[Finding], list[Doubt]]:
-    """Return what the probe, its tokens and the nearness of texts tell of the rows, and the labels that are doubted.
+    """Encode all rows once and run the checks; return their findings, and the likely label errors.
 
     Args:
-        settings: of the run; its strategy is `probe`, whichever is set.
+        settings: of the run; the strategy is always `probe`.
         corpus: the rows.
-        same: rows that are the same as others, or nearly; they are found already.
+        same: rows that were already found to repeat others, exactly or nearly.
         screen: where progress is shown.
     """
     probing = dataclasses.replace(
@@ -44,5 +44,5 @@ def probed(
         for split in prepared.columns:
             prepared.features(split)
     with screen.busy("asking a probe about every label"):
-        found, told = doubts(prepared)
-    return [*told, *encoded.tokens(prepared), *encoded.paraphrases(prepared, same)], found
+        label_errors, findings = doubts(prepared)
+    return [*findings, *encoded.tokens(prepared), *encoded.paraphrases(prepared, same)], label_errors

@@ -1,4 +1,4 @@
-"""Rows that repeat others, exactly or nearly: within a split, across splits, with the same label or another."""
+"""Checks for repeated rows, exact or near, within and across splits, with the same label or a conflicting one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nlp_transfer.inspection.near import near_pairs
 
 
 def exact(splits: Mapping[str, Rows]) -> Iterator[Finding]:
-    """Find texts that are the same but for case, white space and Unicode compatibility forms."""
+    """Find texts that are equal up to case, white space and Unicode compatibility forms."""
     yield from leaks(splits)
     for split, rows in splits.items():
         yield from conflicts(split, rows)
@@ -24,7 +24,7 @@ def exact(splits: Mapping[str, Rows]) -> Iterator[Finding]:
 
 
 def near(splits: Mapping[str, Rows], *, show: Callable[[int, int], None] = lambda *_: None) -> Iterator[Finding]:
-    """Find texts that are nearly the same, and not exactly: see ``near.near_pairs``."""
+    """Find texts that are nearly but not exactly equal, see ``near.near_pairs``."""
     joined = JoinedSplits(splits)
     distinct = joined.keys.firsts() == np.arange(len(joined))
     numbers = np.flatnonzero(distinct)
@@ -40,39 +40,39 @@ def near(splits: Mapping[str, Rows], *, show: Callable[[int, int], None] = lambd
         else:
             disputed[late[0]].setdefault(late, early)
     for source, target in LEAKS:
-        if found := leaked[source, target]:
-            count = len(set(found.values()))
+        if pairs := leaked[source, target]:
+            count = len(set(pairs.values()))
             yield Finding(
                 "near_leak",
                 f"{count:,} of {len(splits[target]):,} {target} rows are nearly the same as one in {source}: "
-                f"{_example(splits, found)}",
-                tuple(found),
-                tuple(found.values()),
+                f"{_example(splits, pairs)}",
+                tuple(pairs),
+                tuple(pairs.values()),
             )
     for split in splits:
-        for kind, found, what in (
+        for kind, pairs, description in (
             ("near_conflict", disputed[split], "nearly the same as another one, which is labelled otherwise"),
             ("near_repeat", within[split], "nearly the same as another one"),
         ):
-            if found:
-                verb = "row is" if len(found) == 1 else "rows are"
+            if pairs:
+                verb = "row is" if len(pairs) == 1 else "rows are"
                 yield Finding(
                     kind,
-                    f"{len(found):,} {called(split)} {verb} {what}: {_example(splits, found)}",
-                    tuple(found),
-                    tuple(found.values()),
+                    f"{len(pairs):,} {called(split)} {verb} {description}: {_example(splits, pairs)}",
+                    tuple(pairs),
+                    tuple(pairs.values()),
                 )
 
 
 def _groups(splits: Mapping[str, Rows]) -> np.ndarray:
-    """Return for each row a number, which those have that may repeat one another, int64 (rows,)."""
+    """Return int64 (rows,): a number for each row, shared by rows of the same split and label."""
     numbers: dict[tuple[str, object], int] = {}
-    told = (
+    groups = (
         numbers.setdefault((split, comparable(label)), len(numbers))
         for split, rows in splits.items()
         for label in rows.labels
     )
-    return np.fromiter(told, np.int64)
+    return np.fromiter(groups, np.int64)
 
 
 def _label(splits: Mapping[str, Rows], place: Place) -> Label:

@@ -1,4 +1,4 @@
-"""An examination on a terminal: what was found, the worst first, and the labels that are doubted most."""
+"""An examination on a terminal: the findings, worst first, and the most likely label errors."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ if TYPE_CHECKING:
     from nlp_transfer.data.finding import Place
     from nlp_transfer.inspection.examine import Examination
 
-_DOUBTS = 10
-_TEXT = 100  # characters of a text
+_MOST_DOUBTS = 10
+_TEXT_LENGTH = 100  # characters
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
 def render(examination: Examination, console: Console) -> None:
-    """Show what was found."""
+    """Print the findings."""
     from rich.table import Table
 
     def short(words: str) -> str:
-        """Leave out the folder that all places lie in; it stands above."""
+        """Leave out the common folder of all places, which is printed above."""
         return words.replace(f"{examination.corpus.source}/", "")
 
     given = {split: len(rows) for split, rows in examination.corpus.rows.items()}
     console.print(f"{examination.corpus.source}: {_sizes(given)}", style="bold", soft_wrap=True)
-    if examination.asked.keys() - given.keys():
-        console.print(f"for the encoder they were divided as a run divides them: {_sizes(examination.asked)}")
+    if examination.encoder_rows.keys() - given.keys():
+        console.print(f"for the encoder they were divided as a run divides them: {_sizes(examination.encoder_rows)}")
     if examination.findings:
         table = Table(show_edge=False, pad_edge=False, header_style="bold")
         table.add_column("", no_wrap=True)
         table.add_column("found", overflow="fold", ratio=3)
         table.add_column("what to do", overflow="fold", ratio=2)
-        for kind, found in groupby(examination.findings, key=lambda each: KINDS[each.kind]):
-            words = "\n".join(short(each.message) for each in found)
+        for kind, findings in groupby(examination.findings, key=lambda each: KINDS[each.kind]):
+            words = "\n".join(short(each.message) for each in findings)
             table.add_row(kind.severity, words, kind.advice, style=_STYLES[kind.severity])
         console.print(table)
     if examination.doubts:
         table = Table(title="Labels that are doubted most", title_justify="left", show_edge=False, pad_edge=False)
         for name in ("where", "label", "rather", "text"):
             table.add_column(name, overflow="fold")
-        for doubt in examination.doubts[:_DOUBTS]:
+        for doubt in examination.doubts[:_MOST_DOUBTS]:
             table.add_row(
                 short(examination.where(doubt.place)),
                 *map(_quoted, (doubt.given, doubt.suggested)),
@@ -57,10 +57,9 @@ def render(examination: Examination, console: Console) -> None:
 
 
 def summary(examination: Examination) -> str:
-    """Return how much was found, in one line."""
+    """Return the number of findings by severity, in one line."""
     counts = [(examination.count(severity), severity) for severity in SEVERITIES]
-    told = [counted(count, severity) for count, severity in counts if count]
-    return ", ".join(told) or "nothing was found"
+    return ", ".join(counted(count, severity) for count, severity in counts if count) or "nothing was found"
 
 
 def _sizes(rows: Mapping[str, int]) -> str:
@@ -73,10 +72,10 @@ def _text(examination: Examination, place: Place) -> str:
 
 
 def _quoted(label: str) -> str:
-    """Return a label, in quotes where white space around it would not be seen."""
+    """Return a label, in quotes if it has white space around it."""
     return label if label == label.strip() else repr(label)
 
 
 def _brief(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= _TEXT else f"{text[:_TEXT]} …"
+    return text if len(text) <= _TEXT_LENGTH else f"{text[:_TEXT_LENGTH]} …"

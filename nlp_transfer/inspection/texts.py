@@ -1,4 +1,4 @@
-"""The texts themselves: what damaged them, where they were cut, how they are written, in which languages."""
+"""Checks of the texts themselves: damage, clipping, differences of style, languages."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from nlp_transfer.data.sequences import take
 from nlp_transfer.inspection.damage import damage
 from nlp_transfer.wording import listed
 
-_FEWEST = 100  # rows, of which a share means something
-_SHORT = 50  # characters, at which nobody cuts a text
-_SHIFT = 0.4  # difference of shares from which two splits are written differently
-_LONGER = 2.0  # times as long on average
-_SAMPLE = 1000  # rows of a split whose language is looked at
-_LETTERS = 25  # of a text whose language can be told
+_MIN_ROWS = 100  # for a share to mean something
+_MIN_CLIP_LENGTH = 50  # characters: nobody clips texts shorter than that
+_STYLE_GAP = 0.4  # difference of shares from which two splits are written differently
+_LENGTH_RATIO = 2.0  # of mean lengths, likewise
+_LANGUAGE_SAMPLE = 1000  # rows of a split
+_MIN_LETTERS = 25  # of a text whose language can be identified
 _CERTAIN = 0.95
-_FOREIGN = 0.05  # share of texts in another language from which it matters
-_SHOWN = 4
+_MIN_LANGUAGE_SHARE = 0.05
+_MOST_SHOWN = 4
 
 _NO_WORD = re.compile(r"[\W_]+")
 _TOKENISED = re.compile(r"\s(?:n't|'s|'re|'ve|[.,!?;])(?=\s|$)|``|\s''")
@@ -39,19 +39,19 @@ _STYLES: Mapping[str, Callable[[str], object]] = {
 
 
 def damaged(splits: Mapping[str, Rows]) -> Iterator[Finding]:
-    """Find what ``damage`` knows, in either text of a pair."""
-    found: defaultdict[str, list[Place]] = defaultdict(list)
+    """Find damaged texts, see ``damage``; in pairs, either text counts."""
+    places_by_kind: defaultdict[str, list[Place]] = defaultdict(list)
     for split, rows in splits.items():
         for row in range(len(rows)):
             for kind in {kind for text in texts_of(rows, row) for kind in damage(text)}:
-                found[kind].append((split, row))
+                places_by_kind[kind].append((split, row))
     total = sum(map(len, splits.values()))
-    for kind, what in _DAMAGES.items():
-        if places := found[kind]:
+    for kind, description in _DAMAGES.items():
+        if places := places_by_kind[kind]:
             split, row = places[0]
             yield Finding(
                 kind,
-                f"{len(places):,} of {total:,} rows {what}, for example {splits[split].where(row)}",
+                f"{len(places):,} of {total:,} rows {description}, for example {splits[split].where(row)}",
                 tuple(places),
             )
 
@@ -68,7 +68,7 @@ _DAMAGES = {
 
 
 def bare_words(text: str) -> str:
-    """Return the words of a text, case folded, with single spaces between them and nothing else."""
+    """Return the case-folded words of a text, separated by single spaces."""
     return _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
@@ -78,15 +78,15 @@ def texts_of(rows: Rows, row: int) -> list[str]:
 
 
 def clipped(splits: Mapping[str, Rows]) -> Iterator[Finding]:
-    """Find splits in which many texts end at one length, and hardly any just before it."""
+    """Find splits in which many texts end at the same length, and hardly any just before it."""
     for split, rows in splits.items():
         lengths = Counter(map(len, rows.texts))
         longest = max(lengths)
         at = sum(lengths[longest - back] for back in range(3))  # white space at the end may have gone since
         before = sum(lengths[longest - back] for back in range(3, 23)) * 3 / 20
         if (
-            len(rows) >= _FEWEST
-            and longest >= _SHORT
+            len(rows) >= _MIN_ROWS
+            and longest >= _MIN_CLIP_LENGTH
             and at >= max(5, 0.005 * len(rows))
             and 2 * at < len(rows)
             and at > 5 * before
@@ -100,7 +100,7 @@ def clipped(splits: Mapping[str, Rows]) -> Iterator[Finding]:
 
 
 def styles(splits: Mapping[str, Rows]) -> Iterator[Finding]:
-    """Find splits, or domains among the training rows, whose texts are written in another way than the others."""
+    """Find splits, or domains of the training split, whose texts are written differently."""
     yield from _differing({f"{called(split)} rows": rows.texts for split, rows in splits.items()})
     train = splits["train"]
     if train.domains is not None:
@@ -111,39 +111,39 @@ def styles(splits: Mapping[str, Rows]) -> Iterator[Finding]:
 
 
 def _differing(parts: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
-    """Compare the first part with each of the others, by what their rows are called."""
-    large = {name: texts for name, texts in parts.items() if len(texts) >= _FEWEST}
+    """Compare the first part with each of the others; `parts` maps descriptions to texts."""
+    large = {name: texts for name, texts in parts.items() if len(texts) >= _MIN_ROWS}
     if len(large) < 2:
         return
-    (first, (own, length)), *others = ((name, _written(texts)) for name, texts in large.items())
-    for name, (shares, their) in others:
-        for style, one, other in zip(_STYLES, own, shares, strict=True):
-            if abs(one - other) >= _SHIFT:
-                yield Finding("style_shift", f"{one:.0%} of the {first} {style}, {other:.0%} of the {name}")
-        if max(length, their) > _LONGER * min(length, their):
+    (first, (first_shares, first_length)), *others = ((name, _style_of(texts)) for name, texts in large.items())
+    for name, (shares, length) in others:
+        for style, first_share, share in zip(_STYLES, first_shares, shares, strict=True):
+            if abs(first_share - share) >= _STYLE_GAP:
+                yield Finding("style_shift", f"{first_share:.0%} of the {first} {style}, {share:.0%} of the {name}")
+        if max(first_length, length) > _LENGTH_RATIO * min(first_length, length):
             yield Finding(
                 "style_shift",
-                f"the {first} have {length:,.0f} characters on average, the {name} {their:,.0f}",
+                f"the {first} have {first_length:,.0f} characters on average, the {name} {length:,.0f}",
             )
 
 
-def _written(texts: Sequence[str]) -> tuple[list[float], float]:
-    """Return the share of texts in each style, and how many characters they have on average."""
+def _style_of(texts: Sequence[str]) -> tuple[list[float], float]:
+    """Return the share of texts in each style, and their mean length in characters."""
     shares = [sum(map(bool, map(has, texts))) / len(texts) for has in _STYLES.values()]
     return shares, sum(map(len, texts)) / len(texts)
 
 
 def languages(splits: Mapping[str, Rows]) -> Iterator[Finding]:
-    """Find that texts are in several languages, by a sample of each split (py3langid)."""
+    """Find splits with texts in several languages, by a sample of each (py3langid)."""
     for split, rows in splits.items():
-        step = max(1, len(rows) // _SAMPLE)
-        texts = [text for text in rows.texts[::step] if sum(map(str.isalpha, text)) >= _LETTERS]
-        known = Counter(name for name, likely in map(_identify, texts) if likely >= _CERTAIN)
-        total = sum(known.values())
-        shares = {name: count / total for name, count in known.most_common() if count / total >= _FOREIGN}
-        if total >= _FEWEST and len(shares) > 1:
-            found = listed([f"{name} {share:.0%}" for name, share in shares.items()], most=_SHOWN)
-            yield Finding("languages", f"the {called(split)} texts are in several languages: {found}")
+        step = max(1, len(rows) // _LANGUAGE_SAMPLE)
+        texts = [text for text in rows.texts[::step] if sum(map(str.isalpha, text)) >= _MIN_LETTERS]
+        counts = Counter(name for name, likely in map(_identify, texts) if likely >= _CERTAIN)
+        total = sum(counts.values())
+        shares = {name: count / total for name, count in counts.most_common() if count / total >= _MIN_LANGUAGE_SHARE}
+        if total >= _MIN_ROWS and len(shares) > 1:
+            names = listed([f"{name} {share:.0%}" for name, share in shares.items()], most=_MOST_SHOWN)
+            yield Finding("languages", f"the {called(split)} texts are in several languages: {names}")
 
 
 def _identify(text: str) -> tuple[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlp_transfer.evaluation.formatting import shown
+from nlp_transfer.evaluation.formatting import format_interval
 from nlp_transfer.evaluation.tables import simple_table
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ def render(outcome: Outcome, console: Console) -> None:
     for name in ("shots", *figures, "difference, over\nother episodes", "over other\nclasses"):
         table.add_column(name, justify="right", no_wrap=True)
     for gain in outcome.gains:
-        cells = [shown(each, between="\n") for each in (gain.frozen, gain.learned)]
-        cells += [shown(each, signed=True, between="\n") for each in (gain.paired, gain.over_classes)]
+        cells = [format_interval(each, between="\n") for each in (gain.frozen, gain.learned)]
+        cells += [format_interval(each, signed=True, between="\n") for each in (gain.paired, gain.over_classes)]
         table.add_row(str(gain.shots), *cells)
     held_out = len(outcome.classes["test"])
     console.print(table)

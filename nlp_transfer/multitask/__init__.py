@@ -1,1 +1,1 @@
-"""Several tasks learned together on one encoder: who teaches whom, and a run folder for each of them."""
+"""Multitask training of one encoder, with a run folder for each task, and measured transfer between tasks."""

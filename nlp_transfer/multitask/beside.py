@@ -1,4 +1,4 @@
-"""What tasks gain from learning together: each beside its own training alone, and beside every other one by one."""
+"""Measurement of the gain from multitask training: against training each task alone, and in pairs of tasks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from nlp_transfer.comparing.contest import Contest, Duel, holm, outcome
 from nlp_transfer.comparing.grid import Trial
+from nlp_transfer.comparing.scores import PairedTest, TrialScores, holm, outcome
 from nlp_transfer.comparing.trial import Answers
 from nlp_transfer.data.task import Task
 from nlp_transfer.errors import UserError
@@ -33,72 +33,73 @@ if TYPE_CHECKING:
 
 ALONE = "no other task"
 _ANSWERS = "answers.safetensors"
-_ALL = "all"  # the rows that each of them has
+_ALL = "all"  # the number of labels: every training uses all rows
 
 
-def compared(task_set: TaskSet, found: Outcome, screen: Screen) -> Outcome:
-    """Return the outcome with what was asked for beside it; nothing where that is nothing.
+def compare_with_alone(task_set: TaskSet, outcome: Outcome, screen: Screen) -> Outcome:
+    """Run the trainings that `multitask.beside` asks for, and return the outcome with the gains over single tasks.
 
-    Every training beside it lies in the folder of the whole and is not done again where it is finished. Of these the
-    answers to measured rows are kept, and not the models.
+    These trainings lie in the folder of the multitask run, and finished ones are not repeated. Their predictions for
+    the measured rows are saved, but not their models.
 
     Args:
-        task_set: what was learned together.
-        found: how that went.
+        task_set: the tasks.
+        outcome: of the multitask training.
         screen: where progress is shown.
 
     Raises:
         UserError: for anything in the settings or the data that cannot be used.
-        Stopped: by a signal; what was reached is committed.
+        Stopped: by a signal; finished work is saved.
     """
     if task_set.beside == "none":
-        return found
+        return outcome
     answers = {}
-    for member, task in zip(task_set.members, found.tasks, strict=True):
-        answers[member.name] = {TOGETHER: _answers(member, task.folder), ALONE: _alone(member, found.folder, screen)}
+    for member, task in zip(task_set.members, outcome.tasks, strict=True):
+        alone = _train_alone(member, outcome.folder, screen)
+        answers[member.name] = {TOGETHER: _answers(member, task.folder), ALONE: alone}
     for one, other in itertools.combinations(task_set.members, 2) if task_set.beside == "pairs" else ():
         if len(task_set.members) == 2:
             both = [answers[each.name][TOGETHER] for each in (one, other)]
         else:
-            both = _pair(task_set, (one, other), found.folder, screen)
+            both = _train_pair(task_set, (one, other), outcome.folder, screen)
         answers[one.name][other.name], answers[other.name][one.name] = both
-    found = dataclasses.replace(found, gains=_gains(task_set, answers))
-    with RunFolder(found.folder).reached():
-        write_whole(found.folder / "beside.json", lambda making: write_json(making, found.to_json()))
-    return found
+    outcome = dataclasses.replace(outcome, gains=_gains(task_set, answers))
+    with RunFolder(outcome.folder).reached():
+        write_whole(outcome.folder / "beside.json", lambda making: write_json(making, outcome.to_json()))
+    return outcome
 
 
-def _alone(member: Member, folder: Path, screen: Screen) -> Answers:
+def _train_alone(member: Member, folder: Path, screen: Screen) -> Answers:
     settings = _quiet(dataclasses.replace(member.settings, output=str(folder / "alone")))
-    place = RunFolder.of(settings, member.corpus)
-    if not _is_kept(place, settings, screen.tell):
+    run_folder = RunFolder.of(settings, member.corpus)
+    if not _has_answers(run_folder, settings, screen.tell):
         screen.console.print(f"task {member.name} alone", style="bold")
         adapt(settings, corpus=member.corpus, screen=screen)
-    found = _answers(member, place.path, keep=True)
-    _put_away(place.path)
-    return found
+    answers = _answers(member, run_folder.path, save_answers=True)
+    _remove_models(run_folder.path)
+    return answers
 
 
-def _pair(task_set: TaskSet, pair: tuple[Member, Member], folder: Path, screen: Screen) -> list[Answers]:
-    """Return what each of two tasks answers that have learned together, and nothing else with them."""
-    own = task_set.only([each.name for each in pair])
-    own = dataclasses.replace(
-        own,
-        settings=_quiet(dataclasses.replace(own.settings, output=str(folder / "pairs"))),
-        members=[dataclasses.replace(each, settings=_quiet(each.settings)) for each in own.members],
+def _train_pair(task_set: TaskSet, pair: tuple[Member, Member], folder: Path, screen: Screen) -> list[Answers]:
+    """Train two tasks together, without the others, and return the answers of each."""
+    pair_set = task_set.only([each.name for each in pair])
+    pair_set = dataclasses.replace(
+        pair_set,
+        settings=_quiet(dataclasses.replace(pair_set.settings, output=str(folder / "pairs"))),
+        members=[dataclasses.replace(each, settings=_quiet(each.settings)) for each in pair_set.members],
     )
-    place = task_folders(own)
-    if not all(_is_kept(each, own.settings, screen.tell) for each in place.folders):
+    place = task_folders(pair_set)
+    if not all(_has_answers(each, pair_set.settings, screen.tell) for each in place.folders):
         screen.console.print(f"tasks {' and '.join(each.name for each in pair)}", style="bold")
-        adapt_together(own, screen)
+        adapt_together(pair_set, screen)
     folders = [each.path for each in place.folders]
-    found = [_answers(*each, keep=True) for each in zip(pair, folders, strict=True)]
-    _put_away(*folders)  # of both the answers are there now: one of them alone would be learned again
-    return found
+    answers = [_answers(*each, save_answers=True) for each in zip(pair, folders, strict=True)]
+    _remove_models(*folders)  # only now that both answers are saved, or the pair would have to be trained again
+    return answers
 
 
 def _quiet(settings: Settings) -> Settings:
-    """Return settings under which the same is learned, and nothing made that nobody asks for."""
+    """Return settings for the same training without verification, tracking, floors and report."""
     return dataclasses.replace(
         settings,
         verify=False,
@@ -108,54 +109,54 @@ def _quiet(settings: Settings) -> Settings:
     )
 
 
-def _is_kept(folder: RunFolder, settings: Settings, tell: Callable[[str], None]) -> bool:
-    """Return whether the answers of a training need not be had again."""
+def _has_answers(folder: RunFolder, settings: Settings, tell: Callable[[str], None]) -> bool:
+    """Return whether a finished training has saved its answers."""
     if settings.overwrite or not folder.is_finished or not (folder.path / _ANSWERS).is_file():
         return False
     check_encoder(folder, settings.encoder, tell)
     return True
 
 
-def _answers(member: Member, folder: Path, *, keep: bool = False) -> Answers:
-    """Return what the saved model of a task answers to the rows that the task is measured on.
+def _answers(member: Member, folder: Path, *, save_answers: bool = False) -> Answers:
+    """Return the outputs of a task's saved model for its measured rows, or read saved ones if the model was removed.
 
     Args:
         member: the task.
         folder: of a run.
-        keep: whether the answers are written down, to stay when the model is put away.
+        save_answers: whether to save the outputs, so that the model can be removed.
 
     Raises:
-        UserError: naming the file, for answers that are damaged, and where the disk does not take them.
+        UserError: naming the file, if it is damaged or cannot be written.
     """
     path, rows = folder / _ANSWERS, member.corpus.splits[member.corpus.reported_split]
     if not (folder / "model").is_dir() and path.is_file():
         try:
-            with safe_open(path, "np") as kept:
-                task = Task.from_json(json.loads(kept.metadata()["task"]))
-                return Answers(task, kept.get_tensor("logits"))
+            with safe_open(path, "np") as saved:
+                task = Task.from_json(json.loads(saved.metadata()["task"]))
+                return Answers(task, saved.get_tensor("logits"))
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"{path} cannot be read ({error}); take {folder} away, and it is done again") from error
     predictor = load_predictor(folder, member.settings)
-    found = Answers(predictor.record.task, predictor.logits(rows.texts, rows.pairs))
-    if keep and is_main():
-        content = save({"logits": found.logits}, {"task": json.dumps(found.task.to_json())})
+    answers = Answers(predictor.record.task, predictor.logits(rows.texts, rows.pairs))
+    if save_answers and is_main():
+        content = save({"logits": answers.logits}, {"task": json.dumps(answers.task.to_json())})
         with RunFolder(folder).reached():
             write_whole(path, lambda making: making.write_bytes(content))
-    return found
+    return answers
 
 
-def _put_away(*folders: Path) -> None:
-    """Remove models of which the answers are kept."""
+def _remove_models(*folders: Path) -> None:
+    """Remove models whose answers are saved."""
     for folder in folders if is_main() else ():
         remove(folder / "model")
 
 
 def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, Answers]]) -> list[Gain]:
-    """Return how each training of a task differs from that alone, the tests of one kind corrected together (Holm)."""
-    kinds: dict[bool, list[tuple[str, str, int, Duel]]] = {True: [], False: []}
+    """Compare each training of a task with the task alone; tests of all tasks, and of all pairs, are Holm-corrected."""
+    families: dict[bool, list[tuple[str, str, int, PairedTest]]] = {True: [], False: []}
     for member in task_set.members:
         settings, theirs = member.settings, answers[member.name]
-        contest = Contest(
+        scores = TrialScores(
             examples=member.corpus.splits[member.corpus.reported_split],
             metric=member.metric,
             answers={Trial(name, _ALL, settings.seed): each for name, each in theirs.items()},
@@ -165,13 +166,13 @@ def _gains(task_set: TaskSet, answers: Mapping[str, Mapping[str, Answers]]) -> l
         )
         for name in theirs:
             if name != ALONE:
-                (duel,) = contest.duels([(name, ALONE, _ALL)])
-                kinds[name == TOGETHER].append((member.name, name, contest.sign, duel))
+                (test,) = scores.paired_tests([(name, ALONE, _ALL)])
+                families[name == TOGETHER].append((member.name, name, scores.sign, test))
     gains = []
-    for of in kinds.values():
-        adjusted = holm([duel.p for *_, duel in of])
-        for (task, teacher, sign, duel), p in zip(of, adjusted, strict=True):
-            clear = p < 1 - task_set.settings.evaluation.confidence
-            said = outcome(duel.difference, sign) if clear else "no evidence"
-            gains.append(Gain(task, teacher, duel.difference, p, said))
+    for family in families.values():
+        adjusted = holm([test.p for *_, test in family])
+        for (task, teacher, sign, test), p in zip(family, adjusted, strict=True):
+            is_significant = p < 1 - task_set.settings.evaluation.confidence
+            result = outcome(test.difference, sign) if is_significant else "no evidence"
+            gains.append(Gain(task, teacher, test.difference, p, result))
     return gains

@@ -1,4 +1,4 @@
-"""Which settings several tasks cannot be learned together with, whatever their rows are; it imports no torch."""
+"""Checks of the settings of multitask training, without data and without importing torch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ BESIDE = ("none", "alone", "pairs")
 
 
 def check_multitask(settings: Settings) -> None:
-    """Check the `multitask` group by itself, and beside what else hangs on it.
+    """Check the `multitask` group, by itself and against other settings.
 
     Raises:
         UserError: naming the key, its value and what it may be.
     """
-    own, strategy = settings.multitask, settings.strategy
-    one_of(own.sampling, SAMPLING, "multitask.sampling")
-    one_of(own.balance, BALANCE, "multitask.balance")
-    one_of(own.beside, BESIDE, "multitask.beside")
-    if not own.temperature >= 1:
-        raise UserError(f"multitask.temperature={own.temperature:g} must be at least 1, which is proportional")
-    if own.balance != "none" and not strategy.trains:
+    multitask, strategy = settings.multitask, settings.strategy
+    one_of(multitask.sampling, SAMPLING, "multitask.sampling")
+    one_of(multitask.balance, BALANCE, "multitask.balance")
+    one_of(multitask.beside, BESIDE, "multitask.beside")
+    if not multitask.temperature >= 1:
+        raise UserError(f"multitask.temperature={multitask.temperature:g} must be at least 1, which is proportional")
+    if multitask.balance != "none" and not strategy.trains:
         raise UserError(
-            f"multitask.balance={own.balance} is learned by gradient steps, and an exact probe takes none: each head "
-            "is solved by itself; take another strategy, or multitask.balance=none"
+            f"multitask.balance={multitask.balance} is learned by gradient steps, and an exact probe takes none: each "
+            "head is solved by itself; take another strategy, or multitask.balance=none"
         )
     if others := [name for name, term in settings.objective.items() if name != "classify" and term.weight]:
         raise UserError(

@@ -1,4 +1,4 @@
-"""One encoder, one output layer at a time: that of all tasks while they learn together, that of one to measure it."""
+"""The output layers of a multitask model: one for all tasks during training, and one per task for everything else."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from nlp_transfer.wording import counted
 
 
 class Heads:
-    """The output layers of a model that was put together for all tasks.
+    """The output layers of a multitask model.
 
     Args:
-        prepared: for all of them.
+        prepared: the parts of the multitask run.
         union: the tasks.
 
     Raises:
-        UserError: for a strategy that adapts the output layer itself, which could not be divided.
+        UserError: for a strategy that adapts the output layer itself, which could then not be split.
     """
 
     def __init__(self, prepared: Prepared, union: Union) -> None:
@@ -44,59 +44,59 @@ class Heads:
         self._layers = getattr(self._inner.config, "layers", None)
 
     def put_all(self) -> None:
-        """Let the model answer for all tasks."""
+        """Give the model the output layer of all tasks."""
         self._put(self.layer, self.union.corpus.task)
 
     def put(self, task: Task, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
-        """Let the model answer for one task.
+        """Give the model a new output layer for one task.
 
         Args:
-            task: which.
-            weight: (outputs, width); None: zeros, to be solved for.
+            task: the task.
+            weight: (outputs, width); None: zeros, to be fitted.
             bias: (outputs,); None: zeros.
         """
-        given = self.layer.weight
-        own = nn.Linear(given.shape[1], task.outputs, bias=self.layer.bias is not None, device="meta")
-        own = own.to_empty(device=given.device)
+        shared = self.layer.weight
+        layer = nn.Linear(shared.shape[1], task.outputs, bias=self.layer.bias is not None, device="meta")
+        layer = layer.to_empty(device=shared.device)
         with torch.no_grad():
-            own.weight.copy_(torch.zeros_like(own.weight) if weight is None else weight)
-            if own.bias is not None:
-                own.bias.copy_(torch.zeros_like(own.bias) if bias is None else bias)
-        self._put(own, task)
+            layer.weight.copy_(torch.zeros_like(layer.weight) if weight is None else weight)
+            if layer.bias is not None:
+                layer.bias.copy_(torch.zeros_like(layer.bias) if bias is None else bias)
+        self._put(layer, task)
 
     def put_slice(self, number: int) -> None:
-        """Let the model answer for one task, by what was learned for it among the others."""
-        own = self.union.slices[number]
-        bias = None if self.layer.bias is None else self.layer.bias[own]
-        self.put(self.union.members[number].corpus.task, self.layer.weight[own], bias)
+        """Give the model a task's slice of the shared output layer."""
+        outputs = self.union.slices[number]
+        bias = None if self.layer.bias is None else self.layer.bias[outputs]
+        self.put(self.union.members[number].corpus.task, self.layer.weight[outputs], bias)
 
     def take_back(self, number: int) -> None:
-        """Write the output layer of the task, which the model has now, into that of all."""
-        own, layer = self.union.slices[number], self._inner.get_submodule(self.name)
+        """Copy the model's current output layer into the task's slice of the shared one."""
+        outputs, layer = self.union.slices[number], self._inner.get_submodule(self.name)
         with torch.no_grad():
-            self.layer.weight[own] = layer.weight
+            self.layer.weight[outputs] = layer.weight
             if layer.bias is not None:
-                self.layer.bias[own] = layer.bias
+                self.layer.bias[outputs] = layer.bias
 
     def part(self, number: int, features: dict[str, np.ndarray], folder: Path) -> Prepared:
-        """Return one task as a run of its own, whose encoder has read all texts and changes no more.
+        """Return the parts of a run of one task, with the encoder's features already computed.
 
-        Its output layer must be the one that the model has.
+        The model must have the task's output layer.
 
         Args:
             number: of the task.
-            features: by split, of every text, float32 (texts, width).
-            folder: of its run.
+            features: by split, the features of every text, float32 (texts, width).
+            folder: of the task's run.
         """
         whole, member = self.prepared, self.union.members[number]
         corpus, places = member.corpus, self.union.places[number]
-        known = {split: features[split][places[split]] for split in corpus.splits if split in features}
+        own_features = {split: features[split][places[split]] for split in corpus.splits if split in features}
         columns = {}
         for split, examples in corpus.splits.items():
-            taken = whole.columns[split].tokens.take(places[split])
-            columns[split] = Columns(taken, examples.targets, examples.weights)
-            if split in known:
-                columns[split] = with_features(columns[split], known[split])
+            tokens = whole.columns[split].tokens.take(places[split])
+            columns[split] = Columns(tokens, examples.targets, examples.weights)
+            if split in own_features:
+                columns[split] = with_features(columns[split], own_features[split])
         settings = dataclasses.replace(member.settings, encoder=whole.settings.encoder)
         plan = plan_of(
             settings,
@@ -117,12 +117,12 @@ class Heads:
             objective=Objective(settings.objective, corpus.task).to(whole.accelerator.device),
             columns=columns,
             plan=dataclasses.replace(plan, steps=whole.plan.steps, batch_size=whole.plan.batch_size),
-            below_output=whole.below_output.known(whole.classifier, known),
+            below_output=whole.below_output.known(whole.classifier, own_features),
             boundary=None,
         )
 
     def _others(self, number: int) -> str:
-        """Say which tasks a task learned together with."""
+        """Name the tasks that a task is trained together with."""
         others = [member.name for place, member in enumerate(self.union.members) if place != number]
         return f"{counted(len(others), 'other task')}: {', '.join(others)}"
 
@@ -131,5 +131,5 @@ class Heads:
         self._inner.get_submodule(parent).add_module(leaf, layer)
         describe(self._inner.config, task)
         self._inner.num_labels = task.outputs
-        if self._layers is not None:  # a frozen encoder is read at those that suit a task
+        if self._layers is not None:  # fitting the head of a frozen encoder may have chosen other layers
             self._inner.config.layers = list(self._layers)

@@ -1,4 +1,4 @@
-"""The training of one encoder on the rows of several tasks: heads solved one by one, then gradient steps on all."""
+"""Multitask training: the heads are fitted one by one, then gradient steps are taken on the rows of all tasks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from nlp_transfer.cache.features import with_features
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.sampling import TaskOrder, sharpness
 from nlp_transfer.data.task import dense
-from nlp_transfer.decision.fitting import Fitted
+from nlp_transfer.decision.fitting import FittedRules
 from nlp_transfer.evaluation.calibration import Calibration
 from nlp_transfer.evaluation.names import sign_of
 from nlp_transfer.multitask.heads import Heads
-from nlp_transfer.multitask.objective import Together
+from nlp_transfer.multitask.objective import MultitaskLoss
 from nlp_transfer.multitask.union import TRAIN, Union
 from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.objective import Step
@@ -41,15 +41,15 @@ _MEAN = "mean over tasks"
 
 
 @dataclass
-class Joint:
-    """One training, and what is remembered of it for each task.
+class JointTraining:
+    """A multitask training, with its state for each task.
 
     Attributes:
-        prepared: the parts of a run that has the outputs of all tasks.
+        prepared: the parts of the multitask run, with the outputs of all tasks.
         union: the tasks.
-        heads: its output layers.
-        units: in which the targets of each task are learned.
-        penalties: the L2 penalty that suits each head on features before the training, 0 where none was sought.
+        heads: the output layers.
+        units: the scale of each task's targets.
+        penalties: the L2 penalty chosen for each head on features before training; 0 if none was chosen.
     """
 
     prepared: Prepared
@@ -58,18 +58,20 @@ class Joint:
     units: list[TargetScale] = field(default_factory=list)
     penalties: list[float] = field(default_factory=list)
 
-    def learn(self, prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, Fitted]:
-        """Change the model; how outputs become labels is chosen task by task, later. See ``learning.learn``."""
+    def learn(
+        self, prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving
+    ) -> tuple[Trajectory, FittedRules]:
+        """Train the model; decision rules are fitted later, task by task. See ``learning.learn``."""
         if not prepared.strategy.trains:
-            return Trajectory(), Fitted(Calibration())
+            return Trajectory(), FittedRules(Calibration())
         with prepared.frozen_layers_skipped(screen):
             self._start(screen, saving, folder.path)
             trajectory = descend(prepared, self._descent(), folder, screen, saving)
         give_back()
-        return trajectory, Fitted(Calibration())
+        return trajectory, FittedRules(Calibration())
 
     def _start(self, screen: Screen, saving: Saving, folder: Path) -> None:
-        """Solve the head of every task on frozen features, where a run starts so, and put them into one."""
+        """Fit the head of every task on frozen features, if a run starts that way, and join them into one layer."""
         prepared, solved = self.prepared, starts_solved(self.prepared, saving)
         features = {}
         if solved or prepared.strategy.head_last:
@@ -88,32 +90,31 @@ class Joint:
     def _descent(self) -> Descent:
         prepared, settings, union = self.prepared, self.prepared.settings, self.union
         tasks = [member.corpus.task for member in union.members]
-        knobs = cast(ClassifySettings, settings.objective["classify"])
-        together = Together(knobs, tasks, union.slices, balance=settings.multitask.balance)
-        together.to(prepared.accelerator.device)
-        own = settings.multitask
+        classify, multitask = cast(ClassifySettings, settings.objective["classify"]), settings.multitask
+        loss = MultitaskLoss(classify, tasks, union.slices, balance=multitask.balance)
+        loss.to(prepared.accelerator.device)
         order = TaskOrder(
             union.rows,
             batch_size=batch_size(max(union.rows), settings.training),
             seed=settings.seed,
-            temperature=sharpness(own.sampling, own.temperature),
+            temperature=sharpness(multitask.sampling, multitask.temperature),
         )
-        measured = "validation" in union.corpus.splits
+        has_validation = "validation" in union.corpus.splits
         return Descent(
-            Step(prepared.classifier.model, together),
-            [*prepared.groups, *together.groups],
-            self.columns(together),
+            Step(prepared.classifier.model, loss),
+            [*prepared.groups, *loss.groups],
+            self.columns(loss),
             union.ids,
             _MEAN,
             higher_is_better=True,
-            evaluate=self._measure if measured else None,
+            evaluate=self._measure if has_validation else None,
             drawn=order.step,
         )
 
-    def columns(self, together: Together) -> Columns:
-        """Return the training rows of all tasks, one behind the other.
+    def columns(self, loss: MultitaskLoss) -> Columns:
+        """Return the training rows of all tasks, concatenated.
 
-        Of a task the weights are divided by their mean, so that they say nothing of other tasks.
+        Example weights are scaled to mean 1 in each task, so that they do not weigh tasks against each other.
         """
         whole, union = self.prepared.columns[TRAIN], self.union
         if self.prepared.strategy.frozen:
@@ -121,30 +122,30 @@ class Joint:
         rows = whole.take(np.concatenate([places[TRAIN] for places in union.places]))
         targets = np.zeros((len(rows), union.corpus.task.outputs), np.float32)
         weights, start = [], 0
-        for number, (member, term) in enumerate(zip(union.members, together.terms, strict=True)):
+        for number, (member, term) in enumerate(zip(union.members, loss.terms, strict=True)):
             examples, task = member.corpus.splits[TRAIN], member.corpus.task
-            own = slice(start, start + len(examples))
-            start = own.stop
-            wanted = examples.targets
-            if task.problem == "ordinal" and wanted.ndim == 1:
-                wanted = cast(Classify, term).distribution(torch.from_numpy(wanted), task.outputs).numpy()
+            task_rows = slice(start, start + len(examples))
+            start = task_rows.stop
+            task_targets = examples.targets
+            if task.problem == "ordinal" and task_targets.ndim == 1:
+                task_targets = cast(Classify, term).distribution(torch.from_numpy(task_targets), task.outputs).numpy()
             elif task.problem == "regression":
-                wanted = self.units[number].scaled(wanted)
-            targets[own, union.slices[number]] = dense(task, wanted)
+                task_targets = self.units[number].scaled(task_targets)
+            targets[task_rows, union.slices[number]] = dense(task, task_targets)
             weights.append(examples.weights / examples.weights.mean(dtype=np.float64))
         return dataclasses.replace(
             rows, targets=targets, weights=np.concatenate(weights).astype(np.float32), task=union.task_of_rows
         )
 
     def _measure(self) -> dict[str, float]:
-        """Return of every task the metric that decides for it, and the mean of them; where less is better, negative."""
-        logits, found = self.prepared.outputs("validation"), {}
+        """Return each task's metric on its validation rows, and their mean; negated if lower is better."""
+        logits, scores = self.prepared.outputs("validation"), {}
         for number, member in enumerate(self.union.members):
             held = member.corpus.splits.get("validation")
             if held is None:
                 continue
-            own = logits[self.union.places[number]["validation"], self.union.slices[number]]
-            values = score(member.settings, self.units[number].logits(own), held, member.corpus.task)
-            found[member.name] = sign_of(member.metric) * values[member.metric]
-        known = [value for value in found.values() if not math.isnan(value)]
-        return {_MEAN: float(np.mean(known)) if known else math.nan, **found}
+            task_logits = logits[self.union.places[number]["validation"], self.union.slices[number]]
+            values = score(member.settings, self.units[number].logits(task_logits), held, member.corpus.task)
+            scores[member.name] = sign_of(member.metric) * values[member.metric]
+        defined = [value for value in scores.values() if not math.isnan(value)]
+        return {_MEAN: float(np.mean(defined)) if defined else math.nan, **scores}

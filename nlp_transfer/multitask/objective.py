@@ -1,4 +1,4 @@
-"""The loss of several tasks over one forward pass: each row by that of its own task, on its own slice of the logits."""
+"""The multitask loss: each row has the loss of its own task, on that task's slice of the logits."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from nlp_transfer.objectives.classify import Classify
 from nlp_transfer.objectives.settings import ClassifySettings
 from nlp_transfer.strategies import Group
 
-_RATE = 1e-2  # of the learned weights: few numbers, which have to get where they belong within a short training
+_RATE = 1e-2  # of the learned task weights: few parameters, which must converge within a short training
 
 
-class Together(nn.Module):
-    r"""Loss of a row of task k: that of task k between its slice of the logits and of the targets.
+class MultitaskLoss(nn.Module):
+    r"""The loss of a row of task k, computed between task k's slices of the logits and of the targets.
 
-    With ``balance="uncertainty"`` it is :math:`\frac{e^{-s_k}}{c} \ell + \frac{s_k}{2}`, c 2 for regression and else 1
-    (Kendall, Gal and Cipolla 2018, arXiv 1705.07115): :math:`s_k`, the logarithm of the task's noise variance, is
-    learned and starts at 0. It settles where :math:`e^{s_k}` is twice the mean loss over c, so that a task of large
-    losses counts less; how often a task's rows come does not matter to that.
+    With ``balance="uncertainty"`` it is :math:`\frac{e^{-s_k}}{c} \ell + \frac{s_k}{2}`, c = 2 for regression, else 1
+    (Kendall, Gal and Cipolla 2018, arXiv 1705.07115). :math:`s_k`, the log variance of the task's noise, is learned
+    and starts at 0. At its optimum :math:`e^{s_k}` is twice the mean loss over c, so that tasks with large losses count
+    less, however often their rows are sampled.
 
-    Shapes: logits (examples, outputs of all tasks), ``targets`` the same, float32, see ``union.dense``, of an ordinal
-    task ``Classify.distribution``; ``task`` int64 (examples,) → (examples,).
+    Shapes: logits (examples, outputs of all tasks); ``targets`` the same, float32, from ``task.dense`` or for ordinal
+    tasks from ``Classify.distribution``; ``task`` int64 (examples,) → (examples,).
 
     Args:
         settings: of the supervised loss.
         tasks: with their class weights.
-        slices: the outputs of each.
+        slices: the outputs of each task.
         balance: none or uncertainty.
     """
 
@@ -46,20 +46,20 @@ class Together(nn.Module):
 
     @property
     def groups(self) -> list[Group]:
-        """What it learns itself."""
-        own = dict(self.named_parameters())
-        return [Group("balance", own, _RATE)] if own else []
+        """The parameter group of the learned task weights, if any."""
+        parameters = dict(self.named_parameters())
+        return [Group("balance", parameters, _RATE)] if parameters else []
 
     def forward(self, outputs: Outputs, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return the loss of every example, float32 (examples,)."""
         task, targets = batch["task"], batch["targets"]
-        every = []
-        for term, own in zip(self.terms, self.slices, strict=True):
-            wanted = targets[:, own.start] if term.problem == "regression" else targets[:, own]
-            part = Outputs(outputs.logits[:, own], outputs.features)
-            every.append(term(part, {"targets": wanted}, progress))
-        # Of all tasks for all rows, which costs next to nothing: to pick rows out, a GPU would have to be waited for.
-        losses = torch.stack(every, dim=1).gather(1, task[:, None]).squeeze(1)
+        # Every task's loss for every row costs next to nothing, whereas selecting rows would synchronise with the GPU.
+        losses_by_task = []
+        for term, columns in zip(self.terms, self.slices, strict=True):
+            task_targets = targets[:, columns.start] if term.problem == "regression" else targets[:, columns]
+            task_outputs = Outputs(outputs.logits[:, columns], outputs.features)
+            losses_by_task.append(term(task_outputs, {"targets": task_targets}, progress))
+        losses = torch.stack(losses_by_task, dim=1).gather(1, task[:, None]).squeeze(1)
         if self.log_variances is None:
             return losses
         noise = self.log_variances[task]

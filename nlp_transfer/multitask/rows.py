@@ -1,4 +1,4 @@
-"""The rows of one of several tasks: those that are label columns of one file are divided alike, whoever reads them."""
+"""The data of one of several tasks; tasks that are label columns of the same file share their splits."""
 
 from __future__ import annotations
 
@@ -15,40 +15,39 @@ from nlp_transfer.settings import DataSettings, Settings
 
 
 def read_member(settings: Settings) -> ReadCorpus:
-    """Return the rows of a run of one of several tasks, as all of them were divided for their training.
+    """Read the data of one task of a multitask training, with the splits that the training used.
 
     Args:
-        settings: of that run: `multitask.tasks` says which tasks are of the same file, and the first of these how it
-            is divided.
+        settings: of the task's run. Among the `multitask.tasks` from the same file, the first determines the splits.
 
     Raises:
         UserError: see ``corpus.load_corpus``.
     """
     store = store_of_rows(settings.cache)
     own = read_corpus(settings.data, store=store)
-    same = [task for task in settings.multitask.tasks if path_and_words(task)[0] == settings.data.path]
-    first = data_of(settings, same[0]) if same else settings.data
+    same_file = [task for task in settings.multitask.tasks if path_and_words(task)[0] == settings.data.path]
+    first = data_of(settings, same_file[0]) if same_file else settings.data
     if first == settings.data:
         return divided(own, first, seed=settings.seed)
     return divided_alike(divided(read_corpus(first, store=store), first, seed=settings.seed), own, settings.data)
 
 
 def divided_alike(first: ReadCorpus, read: ReadCorpus, data: DataSettings) -> ReadCorpus:
-    """Return rows of a file that another task is of, too: a text that is measured for one teaches none."""
+    """Split rows like those of another task from the same file: no task trains on texts measured for another."""
     rows = {
         split: read.rows[split if split in read.rows else "train"].take(part.numbers)
         for split, part in first.rows.items()
     }
-    left = None if "validation" in rows else 0.0
-    plain = dataclasses.replace(data, train_limit=None, per_class=None, validation_limit=None, validation_share=left)
+    share = None if "validation" in rows else 0.0
+    plain = dataclasses.replace(data, train_limit=None, per_class=None, validation_limit=None, validation_share=share)
     return divided(dataclasses.replace(read, rows=rows), plain, seed=0)
 
 
 def path_and_words(task: str) -> tuple[str, list[str]]:
-    """Return the path and the key=value words of an entry.
+    """Split an entry of `multitask.tasks` into its path and its key=value words.
 
     Raises:
-        UserError: for words that are not about the data.
+        UserError: for words outside the `data` group.
     """
     if expanded(task).exists():
         return task, []
@@ -65,7 +64,7 @@ def path_and_words(task: str) -> tuple[str, list[str]]:
 
 
 def data_of(settings: Settings, entry: str) -> DataSettings:
-    """Return the `data` group of a task: that of all, with its own words."""
+    """Return the `data` group of a task: the shared one with the task's own words."""
     path, words = path_and_words(entry)
     plain = config.to_plain(settings)
     for key, value in map(key_and_value, words):
@@ -78,5 +77,5 @@ def data_of(settings: Settings, entry: str) -> DataSettings:
 
 
 def read_from(data: DataSettings, path: str | None) -> DataSettings:
-    """Return settings by which a file or folder is read, or nothing yet."""
+    """Return the settings with `path` as the only data source; None: no source yet."""
     return dataclasses.replace(data, path=path, embedded=None, train=None, validation=None, test=None, hub=None)

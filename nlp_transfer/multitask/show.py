@@ -1,10 +1,10 @@
-"""Several tasks that learned together, on a terminal."""
+"""The outcome of a multitask training on a terminal."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nlp_transfer.evaluation.formatting import number, shown
+from nlp_transfer.evaluation.formatting import format_interval, number
 from nlp_transfer.evaluation.tables import simple_table
 from nlp_transfer.multitask.outcome import TOGETHER
 
@@ -20,7 +20,7 @@ _COLOURS = {"better": "green", "no evidence": "", "worse": "red"}
 
 
 def render(outcome: Outcome, console: Console) -> None:
-    """Show how each task fares, beside its training alone where there was one, and who helps whom; fits 80 columns."""
+    """Print each task's score, its gain over training alone, and the gains in pairs, if measured; fits 80 columns."""
     from rich.text import Text
 
     table = _table("task", "rows", "metric", *(["alone"] if outcome.gains else []), "together")
@@ -30,7 +30,7 @@ def render(outcome: Outcome, console: Console) -> None:
         cells = [task.name, f"{task.rows:,}", task.metric]
         gain = outcome.gain(task.name, TOGETHER)
         if gain is None:
-            table.add_row(*cells, shown(task.together, between="\n"))
+            table.add_row(*cells, format_interval(task.together, between="\n"))
         else:
             alone = number(task.together.value - gain.difference.value)
             table.add_row(*cells, alone, number(task.together.value), Text(gain.words, _COLOURS[gain.outcome]))
@@ -40,7 +40,7 @@ def render(outcome: Outcome, console: Console) -> None:
         names = [task.name for task in outcome.tasks]
         gains = _table("with", *names)
         for teacher in names:
-            row = [matrix[teacher].get(taught) for taught in names]
+            row = [matrix[teacher].get(task) for task in names]
             gains.add_row(teacher, *(_gain(each) for each in row))
         console.print(gains)
     for sentence in outcome.verdict:

@@ -1,6 +1,6 @@
-"""Which tasks are to be learned together, checked and with their rows read: refused, if need be, before torch is there.
+"""The tasks of a multitask training: their settings are checked and their data read before torch is imported.
 
-A task is a file or folder, maybe with words of its own, or one of several label columns of a file.
+A task is a file or folder, optionally with words of its own, or one of several label columns of a file.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from nlp_transfer.verb_settings import MultitaskSettings
 if TYPE_CHECKING:
     from nlp_transfer.terminal.console import Screen
 
-_NAME = 60  # characters that the names of tasks add to that of a folder
+_NAME_LENGTH = 60  # characters of the tasks' names in that of the folder
 
 
 @dataclass(frozen=True)
 class Member:
-    """One of the tasks.
+    """A task of a multitask training.
 
     Attributes:
-        name: what its folder is called.
+        name: of the task and its folder.
         settings: of a run of this task alone.
-        corpus: its rows.
+        corpus: its data.
         metric: that decides.
     """
 
@@ -57,18 +57,18 @@ class Member:
     metric: str
 
     def inside(self, folder: Path, multitask: MultitaskSettings) -> Settings:
-        """Return the settings of its run as one of several tasks, whose folder lies in that of all of them."""
+        """Return the settings of its run within a multitask training in `folder`."""
         return dataclasses.replace(self.settings, output=str(folder), multitask=multitask)
 
 
 @dataclass(frozen=True)
 class TaskSet:
-    """What is to be learned together.
+    """The tasks to train together.
 
     Attributes:
-        settings: that all tasks share; of its `multitask` group `beside` is left to `beside`.
+        settings: shared by all tasks, without `multitask.beside`.
         members: the tasks.
-        beside: what they are compared with.
+        beside: `multitask.beside`, the trainings to compare with.
     """
 
     settings: Settings
@@ -76,23 +76,23 @@ class TaskSet:
     beside: str
 
     def only(self, names: Sequence[str]) -> TaskSet:
-        """Return the same for some of the tasks."""
+        """Return the set of the named tasks only."""
         pairs = zip(self.members, self.settings.multitask.tasks, strict=True)
-        kept = [(member, task) for member, task in pairs if member.name in names]
-        own = dataclasses.replace(self.settings.multitask, tasks=[task for _, task in kept])
-        members = [member for member, _ in kept]
+        selected = [(member, task) for member, task in pairs if member.name in names]
+        multitask = dataclasses.replace(self.settings.multitask, tasks=[task for _, task in selected])
+        members = [member for member, _ in selected]
         name = "-".join(member.name for member in members)
-        return TaskSet(dataclasses.replace(self.settings, name=name, multitask=own), members, "none")
+        return TaskSet(dataclasses.replace(self.settings, name=name, multitask=multitask), members, "none")
 
 
 def read_tasks(recipe: str | None, words: Sequence[str], screen: Screen, *, tasks: Sequence[str] = ()) -> TaskSet:
-    """Compose, check and read.
+    """Compose and check the settings of all tasks, and read their data.
 
     Args:
         recipe: name of a shipped recipe, path of a YAML file, or None.
         words: key=value words that all tasks share.
         screen: where progress is shown.
-        tasks: see `multitask.tasks`; none: what the recipe says.
+        tasks: see `multitask.tasks`; empty: those of the recipe.
 
     Raises:
         UserError: for anything in the words or the data that cannot be used.
@@ -104,8 +104,8 @@ def read_tasks(recipe: str | None, words: Sequence[str], screen: Screen, *, task
     if isinstance(strategy, Auto):
         screen.tell("strategy=auto is finetune with several tasks")
         strategy = Finetune()
-    own = dataclasses.replace(settings.multitask, tasks=list(entries.values()), columns=[], beside="none")
-    settings = dataclasses.replace(settings, strategy=strategy, multitask=own)
+    multitask = dataclasses.replace(settings.multitask, tasks=list(entries.values()), columns=[], beside="none")
+    settings = dataclasses.replace(settings, strategy=strategy, multitask=multitask)
     alone = {
         name: dataclasses.replace(settings, name=name, data=data_of(settings, entry), multitask=MultitaskSettings())
         for name, entry in entries.items()
@@ -124,12 +124,12 @@ def read_tasks(recipe: str | None, words: Sequence[str], screen: Screen, *, task
         )
     if settings.name == config.default_name(settings):
         strategy_name = config.to_plain(settings)["strategy"]["name"]
-        settings = dataclasses.replace(settings, name=f"{'-'.join(entries)[:_NAME]}-{strategy_name}")
+        settings = dataclasses.replace(settings, name=f"{'-'.join(entries)[:_NAME_LENGTH]}-{strategy_name}")
     return TaskSet(settings, members, beside)
 
 
 def _shared(recipe: str | None, words: Sequence[str]) -> Settings:
-    """Return the settings of all tasks, which name no data."""
+    """Return the settings that all tasks share, without a data source."""
     if named := [word for word in words if word.startswith("data=")]:
         raise UserError(f"{named[0]}: multitask reads files and folders, which are words of their own")
     settings = config.compose(recipe, [*_files(recipe), *words])
@@ -142,16 +142,16 @@ def _shared(recipe: str | None, words: Sequence[str]) -> Settings:
 
 
 def _files(recipe: str | None) -> list[str]:
-    """Return the word by which rows come from files; what a run has written says so already."""
+    """Return the word that selects files as the data source, unless the recipe is a run's resolved configuration."""
     folder, name = locate_recipe(recipe)
     return [] if config.is_resolved(folder / f"{name}.yaml") else ["data=files"]
 
 
 def _entries(tasks: Sequence[str], settings: Settings) -> dict[str, str]:
-    """Return by the name of each task what stands for it in `multitask.tasks`.
+    """Return each task's entry for `multitask.tasks` by the task's name.
 
     Raises:
-        UserError: for fewer than two, and for two of one name.
+        UserError: for fewer than two tasks, and for two with the same name.
     """
     columns = settings.multitask.columns
     if columns and len(tasks) != 1:
@@ -165,14 +165,14 @@ def _entries(tasks: Sequence[str], settings: Settings) -> dict[str, str]:
             "multitask needs two tasks or more: nlp-transfer multitask A.csv B.csv, or one file and "
             "multitask.columns=[emotion,topic]"
         )
-    tasks = _telling(tasks, settings)
+    tasks = _self_contained(tasks, settings)
     named: dict[str, str] = {}
     paths = [path_and_words(task)[0] for task in tasks]
     for task, path in zip(tasks, paths, strict=True):
         labels = [word.partition("=")[2] for word in path_and_words(task)[1] if word.startswith("data.columns.label=")]
         is_column = labels and labels[0] != "null" and paths.count(path) > 1
-        found = labels[0].strip("\"'") if is_column else _name_of(expanded(path))
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", found)
+        raw_name = labels[0].strip("\"'") if is_column else _name_of(expanded(path))
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", raw_name)
         if name in named:
             raise UserError(f"two tasks would be called {name!r} ({named[name]}, {task}); rename a file or folder")
         named[name] = task
@@ -180,27 +180,30 @@ def _entries(tasks: Sequence[str], settings: Settings) -> dict[str, str]:
 
 
 def _name_of(path: Path) -> str:
-    """Return what a file or folder is called, as it was given."""
+    """Return the name of a file without its ending, or of a folder."""
     path = path if path.name not in ("", "..") else path.resolve()
     return path.name if path.is_dir() else path.stem
 
 
-def _telling(tasks: Sequence[str], settings: Settings) -> list[str]:
-    """Return entries of which those of one file name the same keys: each is known then without what all share."""
-    said, plain, told = [path_and_words(task) for task in tasks], config.to_plain(settings), []
-    for task, (path, words) in zip(tasks, said, strict=True):
-        own = {word.partition("=")[0] for word in words}
-        named = [word.partition("=")[0] for other, theirs in said if other == path for word in theirs]
-        shared = {}
-        for key in (each for each in named if each not in own):
-            with suppress(KeyError, TypeError):  # what is no key is refused where the task that names it is read
-                shared[key] = reduce(getitem, key.split("."), plain)
-        told.append(shlex.join([path, *words, *from_mapping(shared)]) if shared else task)
-    return told
+def _self_contained(tasks: Sequence[str], settings: Settings) -> list[str]:
+    """Let entries of the same file set the same keys, taking missing values from the shared settings.
+
+    Each entry can then be understood without the shared settings.
+    """
+    parsed, plain, entries = [path_and_words(task) for task in tasks], config.to_plain(settings), []
+    for task, (path, words) in zip(tasks, parsed, strict=True):
+        own_keys = {word.partition("=")[0] for word in words}
+        file_keys = [word.partition("=")[0] for other, theirs in parsed if other == path for word in theirs]
+        missing = {}
+        for key in (each for each in file_keys if each not in own_keys):
+            with suppress(KeyError, TypeError):  # invalid keys are refused when the task that sets them is read
+                missing[key] = reduce(getitem, key.split("."), plain)
+        entries.append(shlex.join([path, *words, *from_mapping(missing)]) if missing else task)
+    return entries
 
 
 def _read(alone: dict[str, Settings], tell: Callable[[str], None]) -> list[Member]:
-    """Return the tasks with their rows; those that are columns of one file are divided alike."""
+    """Read the tasks' data; tasks that are columns of the same file share its splits."""
     members: list[Member] = []
     first: dict[str, ReadCorpus] = {}
     for name, settings in alone.items():

@@ -1,4 +1,4 @@
-"""Several tasks from settings to a saved, measured model for each: the order in which the parts meet."""
+"""The multitask run: from settings to a saved and measured model for each task."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from accelerate.utils import broadcast_object_list
 
-from nlp_transfer.decision.fitting import deciding
+from nlp_transfer.decision.fitting import apply_decision_settings
 from nlp_transfer.encoder.fingerprint import weights_digest
 from nlp_transfer.errors import about
 from nlp_transfer.multitask.heads import Heads
-from nlp_transfer.multitask.joint import Joint
-from nlp_transfer.multitask.outcome import Learned, Outcome
+from nlp_transfer.multitask.joint import JointTraining
+from nlp_transfer.multitask.outcome import Outcome, TaskResult
 from nlp_transfer.multitask.union import TRAIN, Union, union_of
 from nlp_transfer.running import tracking
 from nlp_transfer.running.folder import RunFolder
@@ -41,69 +41,69 @@ _FRESH = Saving(None, lambda: False, lambda _: None)
 
 @dataclass(frozen=True)
 class TaskFolders:
-    """Where tasks that learn together lie.
+    """The folders of a multitask training.
 
     Attributes:
-        union: the tasks as one.
+        union: the tasks, merged.
         folder: of the training.
-        folders: of the run of each task, in it.
+        folders: of each task's run, within it.
     """
 
     union: Union
     folder: RunFolder
     folders: list[RunFolder]
 
-    def is_there(self, settings: Settings) -> bool:
-        """Return whether nothing is left to be done, so that the tasks are read back instead of learned."""
+    def is_finished(self, settings: Settings) -> bool:
+        """Return whether the training and all tasks are finished, so that they can be read back."""
         return not settings.overwrite and self.folder.is_finished and all(each.is_whole for each in self.folders)
 
     def outcome(self) -> Outcome:
-        """Return how the tasks fare."""
-        return Outcome(
-            self.folder.path, [_learned(*each) for each in zip(self.union.members, self.folders, strict=True)]
-        )
+        """Return the results of all tasks."""
+        results = [_task_result(*each) for each in zip(self.union.members, self.folders, strict=True)]
+        return Outcome(self.folder.path, results)
 
 
 def task_folders(task_set: TaskSet) -> TaskFolders:
-    """Return where tasks lie, whether they have learned already or not.
+    """Return the folders of a multitask training, finished or not.
 
     Raises:
-        UserError: for rules of decision that do not suit a task, and where other data was learned from there.
+        UserError: for decision rules that do not apply to a task, and for a folder of a training on other data.
     """
     members = []
     for each in task_set.members:
         with about(f"the task {each.name!r}"):
-            members.append(dataclasses.replace(each, corpus=deciding(each.corpus, each.settings.decision)))
+            members.append(
+                dataclasses.replace(each, corpus=apply_decision_settings(each.corpus, each.settings.decision))
+            )
     union = union_of(members)
     folder = RunFolder.of(task_set.settings, union.corpus)
-    own = [each.inside(folder.path, task_set.settings.multitask) for each in members]
-    folders = [RunFolder.of(settings, each.corpus) for settings, each in zip(own, members, strict=True)]
+    folders = [RunFolder.of(each.inside(folder.path, task_set.settings.multitask), each.corpus) for each in members]
     return TaskFolders(union, folder, folders)
 
 
 @own_numbers()
 def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
-    """Adapt one encoder to several tasks at once; every task gets a run folder, saved, measured and described.
+    """Adapt one encoder to several tasks at once; every task gets a complete run folder.
 
     Args:
         task_set: see ``task_set.read_tasks``.
         screen: where progress is shown.
 
     Returns:
-        How each fares; what is finished of the same configuration and data is read back instead of done again.
+        The results of all tasks; those finished earlier with the same configuration and data are read back.
 
     Raises:
         UserError: for anything in the settings or the data that cannot be used.
-        Stopped: by a signal; what was reached is committed.
+        Stopped: by a signal; finished work is saved.
     """
     place = task_folders(task_set)
     settings = task_set.settings
-    if place.is_there(settings):
+    if place.is_finished(settings):
         return _read_back(place, settings, screen)
     with screen.busy("loading the encoder"):
-        prepared = _prepared(settings, place)
+        prepared = _prepare(settings, place)
     render(prepared.plan, screen.console)
-    with place.folder.turn(lambda: place.is_there(settings)) as ours:
+    with place.folder.turn(lambda: place.is_finished(settings)) as ours:
         if not ours:
             return _read_back(place, settings, screen)
         _adapt(settings, prepared, place, screen)
@@ -111,78 +111,79 @@ def adapt_together(task_set: TaskSet, screen: Screen) -> Outcome:
 
 
 def _read_back(place: TaskFolders, settings: Settings, screen: Screen) -> Outcome:
-    """Return how the tasks fare, whose models are whole, compared with what there is now of what they learned from."""
-    for own in place.folders:
-        check_model(own)
+    """Read back finished tasks, after checking their models, and their data and encoder for changes."""
+    for folder in place.folders:
+        check_model(folder)
     recall(place.folder, settings, place.union.corpus, screen)
     return place.outcome()
 
 
 def as_long_as_alone(settings: TrainingSettings, rows: Sequence[int]) -> TrainingSettings:
-    """Return the training in which each task has the steps that it would have alone, where nobody says how many.
+    """Return training settings that give each task as many steps as alone, unless `epochs` is set.
 
-    A step has as many examples as one of the largest task would have.
+    The batch size is that of the largest task.
 
     Args:
         settings: of the training.
-        rows: of each task.
+        rows: the number of training rows of each task.
     """
     settings = dataclasses.replace(settings, batch_size=batch_size(max(rows), settings))
     if settings.epochs is not None:
         return settings
-    free = dataclasses.replace(settings, min_steps=0, max_steps=None)
-    alone = sum(planned_steps(each, free) for each in rows)
-    return dataclasses.replace(settings, min_steps=max(settings.min_steps, alone))
+    unbounded = dataclasses.replace(settings, min_steps=0, max_steps=None)
+    steps = sum(planned_steps(each, unbounded) for each in rows)
+    return dataclasses.replace(settings, min_steps=max(settings.min_steps, steps))
 
 
-def _prepared(settings: Settings, place: TaskFolders) -> Prepared:
-    """Put together a run that has the outputs of all tasks, and say in its plan what it is."""
+def _prepare(settings: Settings, place: TaskFolders) -> Prepared:
+    """Prepare a run with the outputs of all tasks, and describe it in its plan."""
     union = place.union
-    # Which metric decides is a matter of each task.
-    any_metric = dataclasses.replace(settings.evaluation, metric="auto")
+    evaluation = dataclasses.replace(settings.evaluation, metric="auto")  # each task has its own metric
     training = as_long_as_alone(settings.training, union.rows)
-    joint = dataclasses.replace(settings, evaluation=any_metric, training=training)
+    joint = dataclasses.replace(settings, evaluation=evaluation, training=training)
     prepared = prepare(joint, union.corpus, place.folder.path)
     rows = {
         split: sum(len(each.corpus.splits[split]) for each in union.members if split in each.corpus.splits)
         for split in union.corpus.splits
     }
-    own, trains = settings.multitask, prepared.strategy.trains
-    drawn = f"temperature {own.temperature:g}" if own.sampling == "temperature" else own.sampling
-    weighed = f", weighed by {own.balance}" if own.balance != "none" else ""
+    multitask, trains = settings.multitask, prepared.strategy.trains
+    sampling = multitask.sampling
+    if sampling == "temperature":
+        sampling = f"temperature {multitask.temperature:g}"
+    balance = f", weighed by {multitask.balance}" if multitask.balance != "none" else ""
     prepared.plan = dataclasses.replace(
         prepared.plan,
         problem=f"{len(union.members)} tasks",
         examples=rows,
-        objective="classify, each task by its own labels" + (f"; sampling: {drawn}{weighed}" if trains else ""),
+        objective="classify, each task by its own labels" + (f"; sampling: {sampling}{balance}" if trains else ""),
         steps=planned_steps(rows[TRAIN], training) if trains else 0,
     )
     return prepared
 
 
 def _adapt(settings: Settings, prepared: Prepared, place: TaskFolders, screen: Screen) -> None:
-    """Train, then finish task by task what is not finished yet, in a folder that nobody else writes to."""
+    """Train, then finish every unfinished task, in a folder that is locked against other processes."""
     union, folder = place.union, place.folder
-    anew = settings.overwrite or settings.resume == "never"
-    joint = Joint(prepared, union, Heads(prepared, union))
+    restart = settings.overwrite or settings.resume == "never"
+    joint = JointTraining(prepared, union, Heads(prepared, union))
     trained = train(settings, prepared, folder, screen, learn=joint.learn)
-    # A task that was finished before rows of another one changed is of a training that is no more.
+    # Identifies this training: if rows of one task change, finished runs of the others are outdated too.
     weights = weights_digest(prepared.classifier.model)
-    learned = {"fingerprint": union.corpus.fingerprint, "weights": weights}
-    # As the first rank sees it: the others would look while it writes.
-    whole: list[bool] = broadcast_object_list(
-        [not anew and each.is_whole and each.result().get("together") == learned for each in place.folders]
+    identity = {"fingerprint": union.corpus.fingerprint, "weights": weights}
+    # Decided by the first rank, since the others would read while it writes.
+    is_done: list[bool] = broadcast_object_list(
+        [not restart and each.is_whole and each.result().get("together") == identity for each in place.folders]
     )
     with reading(screen, "reading the texts of all tasks"):
         features = {split: prepared.features_now(split) for split in union.corpus.splits}
-    for number, own in enumerate(place.folders):
-        if whole[number]:
+    for number, task_folder in enumerate(place.folders):
+        if is_done[number]:
             continue
         screen.console.print(f"task {union.members[number].name}", style="bold")
-        with own.locked():
-            part = _part(joint, number, features, own, screen)
+        with task_folder.locked():
+            part = _part(joint, number, features, task_folder, screen)
             fitted = dataclasses.replace(trained, fitted=fit_decision(part, screen))
-            conclude(part, fitted, own, screen, together=learned)
+            conclude(part, fitted, task_folder, screen, together=identity)
         prepared.accelerator.wait_for_everyone()
     source = prepared.classifier.source
     folder.finish(
@@ -198,8 +199,10 @@ def _adapt(settings: Settings, prepared: Prepared, place: TaskFolders, screen: S
     prepared.accelerator.wait_for_everyone()
 
 
-def _part(joint: Joint, number: int, features: dict[str, np.ndarray], folder: RunFolder, screen: Screen) -> Prepared:
-    """Return one task as a run of its own, with the head that was learned or is solved now, and begin its folder."""
+def _part(
+    joint: JointTraining, number: int, features: dict[str, np.ndarray], folder: RunFolder, screen: Screen
+) -> Prepared:
+    """Begin the folder of one task, and return the parts of its run with its trained or newly fitted head."""
     member, strategy = joint.union.members[number], joint.prepared.strategy
     joint.heads.put_slice(number)
     part = joint.heads.part(number, features, folder.path)
@@ -213,9 +216,9 @@ def _part(joint: Joint, number: int, features: dict[str, np.ndarray], folder: Ru
     return part
 
 
-def _learned(member: Member, folder: RunFolder) -> Learned:
+def _task_result(member: Member, folder: RunFolder) -> TaskResult:
     report = folder.report()
-    return Learned(
+    return TaskResult(
         name=member.name,
         folder=folder.path,
         rows=len(member.corpus.splits[TRAIN]),

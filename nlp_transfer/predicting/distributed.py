@@ -43,7 +43,7 @@ def predict_chunks(model: Labeller, chunks: Iterable[Chunk]) -> Iterator[tuple[T
         outputs = model.record.task.outputs
         for chunk, both in zip(group, _gather(own, rows), strict=True):
             features = both[:, outputs:] if both.shape[1] > outputs else None
-            yield chunk.table, model.decided(both[:, :outputs], features) if chunk.texts and is_main() else []
+            yield chunk.table, model.to_predictions(both[:, :outputs], features) if chunk.texts and is_main() else []
 
 
 def _gather(own: Sequence[tuple[np.ndarray, np.ndarray | None]], rows: Sequence[int]) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ from nlp_transfer.data.hints import typed
 from nlp_transfer.data.rows import blank_rows, read_texts
 from nlp_transfer.data.table import Table
 from nlp_transfer.decision.labelling import Labeller
-from nlp_transfer.decision.rules import needs_features, unpromised
+from nlp_transfer.decision.rules import needs_features, unreachable_risk
 from nlp_transfer.encoder.agreeing import least_tokens
 from nlp_transfer.encoder.anatomy import dissect, unwrapped
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
@@ -135,8 +135,8 @@ def load_predictor(
         if is_export
         else Predictor(folder, precision=precision, batch_tokens=tokens)
     )
-    model = model.deciding_by(settings.decision)
-    if warning := unpromised(model.record.task, model.record.risk_curve):
+    model = model.with_rules(settings.decision)
+    if warning := unreachable_risk(model.record.task, model.record.risk_curve):
         tell(f"warning: {warning}")
     return model
 

@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from nlp_transfer.encoder.pretrained import Pretrained
-from nlp_transfer.evaluation.formatting import number, shown, title_of
+from nlp_transfer.evaluation.formatting import format_interval, number, title_of
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.pretraining.planning import summary
 from nlp_transfer.publishing.card_rules import rules_of
@@ -242,15 +242,16 @@ def _own_usage(where: str, facts: Facts) -> str:
 def _figures(facts: Facts) -> str:
     report = facts.report
     head = ["", *(title_of(row.name) for row in report.rows)]
-    rows = [[metric, *(shown(row.intervals[metric]) for row in report.rows)] for metric in report.rows[0].intervals]
+    metrics = report.rows[0].intervals
+    rows = [[name, *(format_interval(row.intervals[name]) for row in report.rows)] for name in metrics]
     basis = (
         f"{report.examples:,} rows of the split {report.split}; bootstrap intervals of {100 * report.confidence:g} %."
     )
     calibrated = ", and validation rows for calibration" if facts.plan["examples"].get("validation") else ""
     lines = [f"{table(head, rows)}\n\n{basis} Floors had the same training rows{calibrated}."]
-    if report.honesty:
+    if report.calibration_text:
         calibration = _calibration(facts.record["calibration"])
-        lines.append(f"Probabilities and frequencies differ by {report.honesty}. {calibration}")
+        lines.append(f"Probabilities and frequencies differ by {report.calibration_text}. {calibration}")
     return "\n\n".join(lines)
 
 

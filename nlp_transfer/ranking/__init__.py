@@ -1,1 +1,1 @@
-"""Which encoder to start from: every layer of each is asked how much it tells of the labels, before any is trained."""
+"""Ranking of encoders, without training them, by how well a linear probe on each layer predicts the labels."""

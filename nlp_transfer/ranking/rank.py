@@ -1,4 +1,4 @@
-"""Encoders asked one after the other: one pass over the training rows each, then every layer by itself."""
+"""Probing of encoders: one pass over the training rows each, then a linear probe on every layer."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.intervals import jackknife
 from nlp_transfer.evaluation.transferability import h_score, logme, neighbour_accuracy
 from nlp_transfer.objectives.settings import ClassifySettings
-from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, stand
+from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, order_candidates
 from nlp_transfer.running.head import validate
 from nlp_transfer.running.preparation import Prepared, prepare
 from nlp_transfer.strategies import Probe
 from nlp_transfer.terminal.progress import reading
 
-_TIMED, _COUNTED = 256, 32  # rows
+_ROWS_TIMED, _ROWS_COUNTED = 256, 32  # for the time and for the operations per text
 
 if TYPE_CHECKING:
     from nlp_transfer.settings import EncoderSettings, Settings
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 def rank(
     settings: Settings, encoders: Sequence[tuple[str, EncoderSettings]], corpus: Corpus, screen: Screen
 ) -> list[Standing]:
-    """Order encoders by how much of the labels a linear probe finds in their best layer; nothing else is trained.
+    """Order encoders by the held-out loss of a linear probe on their best layer; nothing else is trained.
 
     Args:
-        settings: the groups `tokens`, `evaluation` and `cache`, `training.precision` and the seed count.
-        encoders: names, and what each stands for.
+        settings: used are the groups `tokens`, `evaluation` and `cache`, `training.precision` and the seed.
+        encoders: display names with their settings.
         corpus: see `rows.rows_of`.
         screen: where progress is shown.
 
@@ -47,18 +47,20 @@ def rank(
         UserError: for an encoder that cannot be found or loaded, and for too few rows to hold any out.
     """
     for _, encoder in encoders:
-        locate(encoder)  # what cannot be had is said before the first is asked, which may take long
+        locate(encoder)  # reports a missing encoder before the first is probed, which may take long
     probing = dataclasses.replace(settings, strategy=Probe(), objective={"classify": ClassifySettings()})
-    found = []
+    candidates = []
     for name, encoder in encoders:
         with reading(screen, f"asking {name}"):
-            found.append(_ask(name, dataclasses.replace(probing, encoder=encoder), corpus, screen))
+            candidates.append(_probe(name, dataclasses.replace(probing, encoder=encoder), corpus, screen))
     evaluation = settings.evaluation
-    return stand(found, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=settings.seed)
+    return order_candidates(
+        candidates, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=settings.seed
+    )
 
 
-def _ask(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Candidate:
-    """Return what the layers of an encoder tell."""
+def _probe(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Candidate:
+    """Fit a linear probe to every layer of an encoder."""
     encoder = settings.encoder
     if encoder.head != "native":
         layers = "all" if encoder.layers == "auto" else encoder.layers
@@ -69,39 +71,39 @@ def _ask(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Candi
     depth = getattr(encoder_config(prepared.classifier.model.config), "num_hidden_layers", None) or 0
     weights = corpus.splits["train"].weights.astype(np.float64)
     weights = weights / weights.mean()
-    # A layer that tells nothing: what a constant answer loses on rows that it was not chosen by.
+    # The held-out loss of a constant prediction, as of a layer without information.
     nothing = validate(prepared, np.zeros((len(features), 1), np.float32)).held_out
     if not len(nothing):
         usable = np.count_nonzero(weights)
         raise UserError(f"{usable:,} training rows that weigh anything are too few to hold any out; give 10")
-    wanted, classes = _wanted(corpus)
-    parts, found, losses, rights = np.split(features, len(layers), axis=1), [], [], []
+    targets, classes = _targets(corpus)
+    parts, probed, losses, correct = np.split(features, len(layers), axis=1), [], [], []
     for number, part in zip(layers, parts, strict=True):
         validated = validate(prepared, part)
         losses.append(validated.held_out)
         right = None
         if classes is not None:
             right = cast(np.ndarray, validated.outputs_held_out()).argmax(1) == classes
-            rights.append(right)
-        found.append(
+            correct.append(right)
+        probed.append(
             Layer(
                 number=number + depth + 1 if number < 0 < depth else number,
                 explained=1 - float((weights @ validated.held_out) / (weights @ nothing)),
                 accuracy=None if right is None else float(weights @ right / weights.sum()),
-                logme=logme(part, wanted),
+                logme=logme(part, targets),
                 h_score=None if classes is None else h_score(part, classes),
                 neighbours=None if classes is None else neighbour_accuracy(part, classes),
             )
         )
-    best = parts[max(range(len(found)), key=lambda place: found[place].explained)]
+    best = parts[max(range(len(probed)), key=lambda place: probed[place].explained)]
     return Candidate(
         name,
-        encoder=_about(prepared),
+        encoder=_description(prepared),
         sha256=prepared.classifier.source.sha256,
-        layers=found,
+        layers=probed,
         depth=depth,
         logme=jackknife(
-            lambda rows: logme(best[rows], wanted[rows]),
+            lambda rows: logme(best[rows], targets[rows]),
             len(best),
             confidence=settings.evaluation.confidence,
             seed=settings.seed,
@@ -109,13 +111,13 @@ def _ask(name: str, settings: Settings, corpus: Corpus, screen: Screen) -> Candi
         weights=weights,
         held_out=np.stack(losses),
         nothing=nothing,
-        right=np.stack(rights) if rights else None,
+        right=np.stack(correct) if correct else None,
         cost=_cost(prepared),
     )
 
 
-def _wanted(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the training targets, (rows, outputs), and the class of each row; None where a row has no one class."""
+def _targets(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the training targets, (rows, outputs), and each row's class; None for multi_label and regression."""
     targets = corpus.splits["train"].targets
     if corpus.task.problem not in ("single_label", "ordinal"):
         return targets.reshape(len(targets), -1), None
@@ -123,35 +125,35 @@ def _wanted(corpus: Corpus) -> tuple[np.ndarray, np.ndarray | None]:
     return dense(corpus.task, classes, np.float64), classes
 
 
-def _about(prepared: Prepared) -> str:
-    """Return what an encoder is, in a few words."""
+def _description(prepared: Prepared) -> str:
+    """Describe an encoder in a few words."""
     config = encoder_config(prepared.classifier.model.config)
     depth = getattr(config, "num_hidden_layers", None)
     return f"{config.model_type}{f', {depth} layers' if depth else ''}, {config.hidden_size} wide"
 
 
 def _cost(prepared: Prepared) -> Cost:
-    """Return what the encoder costs; operations are counted in one pass, so that layers that run twice count twice."""
+    """Measure the encoder's cost; operations are counted in a forward pass, so shared layers count once per run."""
     from torch.utils.flop_counter import FlopCounterMode
 
     anatomy, columns = prepared.classifier.anatomy, prepared.columns["train"]
     sizes = {name: parameter.numel() for name, parameter in prepared.classifier.model.named_parameters()}
-    inside = {name: size for name, size in sizes.items() if name.startswith(f"{anatomy.base}.")}
+    encoder = {name: size for name, size in sizes.items() if name.startswith(f"{anatomy.base}.")}
 
     def sample(most: int) -> Columns:
-        some = range(0, len(columns), -(-len(columns) // most))
-        return Columns(columns.tokens.take(some), columns.targets[some], columns.weights[some])
+        rows = range(0, len(columns), -(-len(columns) // most))
+        return Columns(columns.tokens.take(rows), columns.targets[rows], columns.weights[rows])
 
-    few, many = sample(_COUNTED), sample(_TIMED)
+    few, many = sample(_ROWS_COUNTED), sample(_ROWS_TIMED)
     with FlopCounterMode(display=False) as counter:
         prepared.below_output.fresh(few)
     began = time.perf_counter()
     prepared.below_output.fresh(many)
     seconds = time.perf_counter() - began
     return Cost(
-        parameters=sum(inside.values()),
-        embedding=sum(size for name, size in inside.items() if anatomy.depth[name] == 0),
+        parameters=sum(encoder.values()),
+        embedding=sum(size for name, size in encoder.items() if anatomy.depth[name] == 0),
         gigaflops=counter.get_total_flops() / len(few) / 1e9,
         milliseconds=1000 * seconds / len(many),
-        megabytes=4 * sum(inside.values()) / 1e6,
+        megabytes=4 * sum(encoder.values()) / 1e6,
     )

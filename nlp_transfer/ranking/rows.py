@@ -1,4 +1,4 @@
-"""The rows by which encoders are ranked; what is wrong with them is said before torch is imported."""
+"""The rows that encoders are ranked on; their errors are reported before torch is imported."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> Corpus:
-    """Return training rows, `rank.rows` of them at most, drawn by the seed, where `data` sets no limit of its own.
+    """Return a random sample of `rank.rows` training rows, or as many as `data` limits them to.
 
     Args:
-        settings: the groups `data` and `rank`, and the seed, count.
+        settings: used are the groups `data` and `rank`, and the seed.
         screen: where progress is shown.
         data: rows from Python, see ``corpus.load_corpus``.
 
@@ -32,9 +32,10 @@ def rows_of(settings: Settings, screen: Screen, *, data: Any = None) -> Corpus:
             "data.label_texts: rank asks about the rows of the data alone, and would not read it; leave it out"
         )
     settings = with_validation(settings)
-    few = settings.data.train_limit is None and settings.data.per_class is None
-    limited = dataclasses.replace(settings.data, train_limit=settings.rank.rows) if few else settings.data
+    limited = settings.data
+    if limited.train_limit is None and limited.per_class is None:
+        limited = dataclasses.replace(limited, train_limit=settings.rank.rows)
     with screen.busy("reading data"):
         corpus = load_corpus(limited, seed=settings.seed, data=data, store=store_of_rows(settings.cache, screen.tell))
-    corpus.splits = {"train": corpus.splits["train"]}  # of other splits nothing is read
+    corpus.splits = {"train": corpus.splits["train"]}  # other splits are not used
     return corpus

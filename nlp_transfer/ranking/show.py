@@ -1,4 +1,4 @@
-"""A ranking of encoders on a terminal: the best first, with how sure that is and what each costs."""
+"""The ranking of encoders on a terminal: best first, with uncertainty and costs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ def render(standings: list[Standing], console: Console) -> None:
         costs.add_column(name, justify="right", no_wrap=True)
     for each in standings:
         place = 1 + sum(other.explained.value > each.explained.value for other in standings)
-        of, cost = each.candidate, each.candidate.cost
+        candidate, cost = each.candidate, each.candidate.cost
         low, high = each.ranks
+        scores = (each.explained, each.accuracy, candidate.logme)
         table.add_row(
             f"{place}" if low == high else f"{place} ({low}–{high})",
-            of.name,
-            *("–" if score is None else _with_bounds(score) for score in (each.explained, each.accuracy, of.logme)),
-            f"{of.best.number} of {of.depth}" if of.depth else "last",
+            candidate.name,
+            *("–" if score is None else _with_bounds(score) for score in scores),
+            f"{candidate.best.number} of {candidate.depth}" if candidate.depth else "last",
         )
         costs.add_row(
-            f"{of.name}\n{of.encoder}",
+            f"{candidate.name}\n{candidate.encoder}",
             f"{cost.parameters / 1e6:,.1f} M",
             f"{cost.megabytes:,.0f} MB",
             f"{cost.milliseconds:.2g} ms",
@@ -46,12 +47,12 @@ def render(standings: list[Standing], console: Console) -> None:
     console.print(verdict(standings), soft_wrap=True, style="bold")
 
 
-def _with_bounds(of: Interval) -> str:
-    return f"{of.value:.3f}\n[{of.low:.3f}, {of.high:.3f}]"
+def _with_bounds(score: Interval) -> str:
+    return f"{score.value:.3f}\n[{score.low:.3f}, {score.high:.3f}]"
 
 
 def verdict(standings: list[Standing]) -> str:
-    """Return in words which encoder to start from, and whether another would do as well."""
+    """Return a sentence on which encoder to start from, and which others may be as good."""
     best = standings[0]
     name = best.candidate.name
     if best.explained.low <= 0:
@@ -61,5 +62,5 @@ def verdict(standings: list[Standing]) -> str:
         return f"start from {name}" + (f": it is first in {best.first:.0%} of the resamples" if standings[1:] else "")
     as_good = [each.candidate for each in standings if each.ranks[0] == 1 or each is best]
     cheapest = min(as_good, key=lambda each: each.cost.gigaflops).name
-    cheap = f"; {cheapest} costs least of them" if cheapest != name else ""
-    return f"start from {name}; {', '.join(rivals)} may be as good{cheap}"
+    hint = f"; {cheapest} costs least of them" if cheapest != name else ""
+    return f"start from {name}; {', '.join(rivals)} may be as good{hint}"

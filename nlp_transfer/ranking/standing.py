@@ -1,4 +1,4 @@
-"""What was found of encoders, and their order: knows no encoder and no data."""
+"""The results of probing encoders, and their order with its uncertainty; works on arrays only."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nlp_transfer.evaluation.intervals import Interval, draws, interval
 
 @dataclass(frozen=True)
 class Cost:
-    """What an encoder costs.
+    """The cost of an encoder.
 
     Attributes:
-        parameters: all of them.
-        embedding: of these, those of embeddings, which cost memory and hardly time.
-        gigaflops: operations of the layers for a text of mean length, 10⁹.
-        milliseconds: for a text here, all layers read, in batches.
-        megabytes: of its weights in float32, 10⁶.
+        parameters: the number of all parameters.
+        embedding: the number of embedding parameters among them, which cost memory but hardly any time.
+        gigaflops: 10⁹ operations of the layers per text of mean length.
+        milliseconds: per text on this machine, in batches, with all layers.
+        megabytes: 10⁶ bytes of its weights in float32.
     """
 
     parameters: int
@@ -31,13 +31,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Layer:
-    """How much a hidden state tells.
+    """The scores of one layer's hidden states.
 
     Attributes:
-        number: 0 is the embeddings.
-        explained: share of the loss of a constant answer that a linear probe saves on rows it did not learn from.
-        accuracy: of that probe; None where a row has no one class.
-        logme, h_score, neighbours: see ``evaluation.transferability``; None likewise, but for `logme`.
+        number: of the layer; 0 is the embeddings.
+        explained: 1 minus the held-out loss of a linear probe over that of a constant prediction.
+        accuracy: held-out accuracy of the probe; None for multi_label and regression.
+        logme, h_score, neighbours: see ``evaluation.transferability``; the last two None likewise.
     """
 
     number: int
@@ -50,20 +50,20 @@ class Layer:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An encoder.
+    """A probed encoder.
 
     Attributes:
-        name: as it was given.
-        encoder: what it is, for people.
+        name: as given by the user.
+        encoder: a description for display.
         sha256: of its weights.
-        layers: what each tells.
-        depth: how many layers it has; 0: that is not known, and the last one alone was read.
-        logme: of the best layer, its interval over other rows, which might choose another layer.
-        weights: float (rows,): what a row counts; their mean is 1.
-        held_out: float (layers, rows): the loss of the probe on each row that it did not learn from.
-        nothing: float (rows,): that of a constant.
-        right: bool (layers, rows): whether it chose the right class; None where a row has no one class.
-        cost: what it costs.
+        layers: the scores of each layer.
+        depth: the number of layers; 0 if unknown, when only the last one was probed.
+        logme: of the best layer, with an interval over other rows that ignores the choice of the layer.
+        weights: float (rows,): example weights, with mean 1.
+        held_out: float (layers, rows): cross-validated losses of the probes.
+        nothing: float (rows,): cross-validated losses of a constant prediction.
+        right: bool (layers, rows): whether the probe predicted the right class; None for multi_label and regression.
+        cost: of the encoder.
     """
 
     name: str
@@ -80,20 +80,20 @@ class Candidate:
 
     @property
     def best(self) -> Layer:
-        """The layer that tells most."""
+        """The layer that explains most."""
         return max(self.layers, key=lambda layer: layer.explained)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A candidate's place.
+    """A candidate's place in the ranking.
 
     Attributes:
         candidate: the encoder.
-        explained: share that the best layer explains, chosen on other rows than it is measured on.
-        accuracy: of the probe on that layer, likewise; None where a row has no one class.
-        ranks: interval of its place, 1 is the best, over the same resampled rows for all.
-        first: share of the resamples in which it is the best.
+        explained: of its best layer, which is chosen on other rows than it is measured on.
+        accuracy: of the probe on that layer, likewise; None for multi_label and regression.
+        ranks: the interval of its rank (1 is best), over resamples shared by all candidates.
+        first: the share of resamples in which it is the best.
     """
 
     candidate: Candidate
@@ -103,33 +103,33 @@ class Standing:
     first: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the loss of every row."""
-        of, best = self.candidate, self.candidate.best
+        """Return everything but the per-row losses."""
+        candidate = self.candidate
         return {
-            "name": of.name,
-            "encoder": of.encoder,
-            "sha256": of.sha256,
+            "name": candidate.name,
+            "encoder": candidate.encoder,
+            "sha256": candidate.sha256,
             **_with_bounds("explained", self.explained),
             **({} if self.accuracy is None else _with_bounds("accuracy", self.accuracy)),
-            **_with_bounds("logme", of.logme),
+            **_with_bounds("logme", candidate.logme),
             "rank_interval": list(self.ranks),
             "first": self.first,
-            "best_layer": best.number,
-            "layers": [asdict(layer) for layer in of.layers],
-            "cost": asdict(of.cost),
+            "best_layer": candidate.best.number,
+            "layers": [asdict(layer) for layer in candidate.layers],
+            "cost": asdict(candidate.cost),
         }
 
 
-def stand(candidates: list[Candidate], *, resamples: int, confidence: float, seed: int) -> list[Standing]:
-    """Order encoders by what their best layer tells; say how sure the order is.
+def order_candidates(candidates: list[Candidate], *, resamples: int, confidence: float, seed: int) -> list[Standing]:
+    """Order encoders by what their best layer explains, with the uncertainty of the order.
 
-    The rows are resampled with replacement (Efron and Tibshirani 1993), the same ones for every encoder. Each time its
-    best layer is chosen on the rows that were not drawn and measured on those that were: an encoder of many layers has
-    no better chance than one of few.
+    Rows are resampled with replacement (Efron and Tibshirani 1993), identically for every encoder. In each resample the
+    best layer is chosen on the rows that were not drawn and measured on those that were, so that encoders with many
+    layers have no advantage.
 
     Args:
         candidates: measured on the same rows in the same order.
-        resamples: how often.
+        resamples: their number.
         confidence: of the intervals.
         seed: of the resampling.
     """
@@ -139,7 +139,7 @@ def stand(candidates: list[Candidate], *, resamples: int, confidence: float, see
     ]
     explained, accuracy = np.concatenate(blocks, axis=2).swapaxes(0, 1)  # (candidates, resamples) each
     places = 1 + (explained[None] > explained[:, None]).sum(1)
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     standings = [
         Standing(
             candidate,
@@ -147,7 +147,7 @@ def stand(candidates: list[Candidate], *, resamples: int, confidence: float, see
             accuracy=None
             if candidate.right is None
             else interval(float(accuracy[number].mean()), accuracy[number], confidence=confidence),
-            ranks=_whole(np.quantile(places[number], ends, method="closest_observation")),
+            ranks=_whole(np.quantile(places[number], tails, method="closest_observation")),
             first=float((places[number] == 1).mean()),
         )
         for number, candidate in enumerate(candidates)
@@ -156,19 +156,22 @@ def stand(candidates: list[Candidate], *, resamples: int, confidence: float, see
 
 
 def _replicates(candidate: Candidate, counts: np.ndarray) -> np.ndarray:
-    """Return in each resample what the layer explains that the other rows choose, and its accuracy: (2, resamples)."""
-    w, resample = candidate.weights[:, None], np.arange(counts.shape[1])
-    left, drawn = w * (counts == 0), w * counts
-    chosen = (candidate.held_out @ left).argmin(0)
-    lost = (candidate.held_out @ drawn)[chosen, resample]
-    explained = 1 - lost / (candidate.nothing @ drawn)
+    """Return for each resample what its best layer explains, and that layer's accuracy, (2, resamples).
+
+    The best layer is chosen on the rows that the resample leaves out.
+    """
+    weights, resample = candidate.weights[:, None], np.arange(counts.shape[1])
+    left_out, drawn = weights * (counts == 0), weights * counts
+    layer = (candidate.held_out @ left_out).argmin(0)
+    losses = (candidate.held_out @ drawn)[layer, resample]
+    explained = 1 - losses / (candidate.nothing @ drawn)
     if candidate.right is None:
         return np.stack([explained, np.full_like(explained, np.nan)])
-    return np.stack([explained, (candidate.right @ drawn)[chosen, resample] / drawn.sum(0)])
+    return np.stack([explained, (candidate.right @ drawn)[layer, resample] / drawn.sum(0)])
 
 
-def _with_bounds(name: str, of: Interval) -> dict[str, Any]:
-    return {name: of.value, f"{name}_interval": [of.low, of.high]}
+def _with_bounds(name: str, score: Interval) -> dict[str, Any]:
+    return {name: score.value, f"{name}_interval": [score.low, score.high]}
 
 
 def _whole(values: np.ndarray) -> tuple[int, int]:

@@ -1,5 +1,5 @@
-"""Pages about what was measured: one self-contained HTML file, and the same in Markdown.
+"""Reports as one self-contained HTML file, and the same in Markdown.
 
-Of any page know `document`, `palette`, `drawing`, `figures`, `matrix`, `page`, `plain_text` and `files`; of a run know
-`evidence`, `measures`, `rows`, `report_page` and what it is made of.
+`document`, `palette`, `drawing`, `figures`, `matrix`, `html_page`, `markdown_page` and `files` serve any page;
+`evidence`, `measures`, `rows`, `report_page` and the modules of its sections make the report of a run.
 """

@@ -1,4 +1,4 @@
-"""A page as plain values: sections of sentences, tables and drawings, which HTML and Markdown are made of alike."""
+"""A page as plain values: sections of sentences, tables and drawings, rendered as HTML or as Markdown."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table where plain words do not suffice.
+    """A table cell with formatting.
 
     Attributes:
-        text: the words.
-        strong: whether it is told apart from what stands beside it.
+        text: its words.
+        strong: whether it is emphasised.
         share: 0 to 1, drawn as a bar behind the words; None: no bar.
     """
 
@@ -23,7 +23,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Prose:
-    """A sentence or several; `strong`: what a reader must not miss."""
+    """One or more sentences; `strong` ones must not be missed."""
 
     text: str
     strong: bool = False
@@ -31,28 +31,28 @@ class Prose:
 
 @dataclass(frozen=True)
 class Bullets:
-    """Sentences in a list."""
+    """A list of sentences."""
 
     items: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Names, and what there is to say of each."""
+    """A list of names with descriptions."""
 
     items: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells.
+    """A table.
 
     Attributes:
-        head: of the columns.
-        rows: as many cells each.
-        words: how many columns from the left hold words; the others hold numbers.
-        caption: in plain words what to see.
-        folded: of a long table, what is to be opened to see it; None: it is open.
+        head: the column names.
+        rows: with one cell per column.
+        words: how many columns, from the left, contain words; the others contain numbers.
+        caption: what the table shows, in plain words.
+        folded: the label to click in order to open a collapsed table; None: it is not collapsed.
         long_words: columns whose words may take several lines.
     """
 
@@ -69,9 +69,9 @@ class Drawing:
     """A figure.
 
     Attributes:
-        svg: that `drawing.svg_of` or `matrix.confusions` made: markup, not words.
-        caption: in plain words what to see.
-        wide: whether it is shown at its natural size, in a box that scrolls.
+        svg: markup from `drawing.svg_of` or `matrix.confusion_matrix`; it is not escaped.
+        caption: what the figure shows, in plain words.
+        wide: whether it is shown at its natural size, in a scrolling box.
     """
 
     svg: str
@@ -81,7 +81,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Beside:
-    """A drawing, and a table that stands beside it where there is room."""
+    """A drawing, with a table next to it if there is room."""
 
     drawing: Drawing
     table: Table
@@ -92,7 +92,7 @@ Block = Prose | Bullets | Facts | Table | Drawing | Beside
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under a title of its own."""
+    """A titled section."""
 
     title: str
     blocks: Sequence[Block]
@@ -104,9 +104,9 @@ class Document:
 
     Attributes:
         title: of the page.
-        lead: what stands before the first section.
-        sections: the others; those without a block are left out.
-        foot: sentences at its end.
+        lead: blocks before the first section.
+        sections: those without a block are left out.
+        foot: sentences at the end.
     """
 
     title: str

@@ -1,6 +1,6 @@
-"""From a matplotlib figure to SVG that lives in a page: its colours, its font, names of its own. Knows no figure.
+"""Conversion of matplotlib figures to SVG for a page, with the page's colours and font, and unique ids.
 
-matplotlib is imported when something is drawn, and nothing of it is left changed.
+matplotlib is imported when something is drawn, and its configuration is left unchanged.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 400, 300  # pixels, at which text is as large as that of the page; a phone shows it at four fifths
-_DOTS = 72  # an inch: one unit of matplotlib's SVG is a pixel then
+WIDTH, HEIGHT = 400, 300  # pixels; text then has the size of the page's, or four fifths of it on a phone
+_DPI = 72  # so that one unit of matplotlib's SVG is a pixel
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "nlp_transfer",
-    "text.parse_math": False,  # a name with two dollar signs is a name
+    "text.parse_math": False,  # a label name may contain two dollar signs
     "axes.unicode_minus": True,
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
@@ -60,64 +60,64 @@ _VARIABLE = {each.stand_in: f"var(--{each.name})" for each in COLOURS}
 
 @contextmanager
 def themed() -> Iterator[None]:
-    """Draw as a page does, whatever is configured on this machine; figures are made and rendered in the block."""
+    """Use the page's style, whatever the user's matplotlib configuration; figures must be made and rendered inside."""
     import matplotlib
 
-    usual: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
+    defaults: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if "backend" not in key}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a glyph its font lacks: the reader's browser has it, or another font
-        with matplotlib.rc_context(usual | _STYLE):
+        warnings.simplefilter("ignore")  # about missing glyphs, which the browser will have
+        with matplotlib.rc_context(defaults | _STYLE):
             yield
 
 
 def axes(*, height: int = HEIGHT, width: int = WIDTH, rows: tuple[int, ...] = (1,)) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure with axes below each other that share their x; for use within `themed`.
+    """Return an empty figure with axes that are stacked vertically and share x; for use within `themed`.
 
     Args:
         height: in pixels.
         width: in pixels.
-        rows: how high the axes are, each in comparison with the others.
+        rows: the relative heights of the axes.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / _DOTS, height / _DOTS), dpi=_DOTS, layout="constrained")
+    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
     grid = figure.subplots(len(rows), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": rows})
     return figure, list(grid[:, 0])
 
 
 def svg_of(figure: Figure, *, name: str, label: str) -> str:
-    """Return a figure as SVG to stand in a page; for use within `themed`.
+    """Return a figure as SVG to embed in a page; for use within `themed`.
 
     Args:
-        figure: that was drawn in stand-in colours.
-        name: which no other figure of the page has: ids within it start with that.
-        label: what is told of it to who cannot see it.
+        figure: drawn in stand-in colours.
+        name: unique on the page; ids within the figure start with it.
+        label: a description for screen readers.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     out = io.StringIO()
-    # What `savefig` calls in the end, after it has drawn everything once to see how large it is.
+    # Called directly, since `savefig` would draw everything twice.
     FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    drawn = out.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    for left_out in (r"<!--.*?-->", r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<defs>\s*</defs>"):
-        drawn = re.sub(left_out, "", drawn, flags=re.DOTALL)
-    # In tags alone: what is written in the figure may look like anything.
-    drawn = re.sub(r"<[^>]*>", lambda tag: _mended(tag[0], name), drawn)
-    width, height = (round(side * _DOTS) for side in figure.get_size_inches())
-    opened = (
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for unneeded in (r"<!--.*?-->", r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<defs>\s*</defs>"):
+        svg = re.sub(unneeded, "", svg, flags=re.DOTALL)
+    # Only inside tags: text in the figure may look like anything.
+    svg = re.sub(r"<[^>]*>", lambda tag: _adapt_tag(tag[0], name), svg)
+    width, height = (round(side * _DPI) for side in figure.get_size_inches())
+    root = (
         f'<svg class="drawn" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
         f'aria-label="{escape(label)}">'
     )
-    return re.sub(r"^<svg[^>]*>", lambda _: opened, re.sub(r"\n\s*", "\n", drawn)).strip()
+    return re.sub(r"^<svg[^>]*>", lambda _: root, re.sub(r"\n\s*", "\n", svg)).strip()
 
 
-def _mended(tag: str, name: str) -> str:
-    """Return a tag with names that are the figure's own, the page's colours and the page's font."""
+def _adapt_tag(tag: str, name: str) -> str:
+    """Return a tag with the figure's name in its ids, and the page's colours and font."""
     tag = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', tag)
     tag = re.sub(r'\bxlink:href="#([^"]*)"', rf'href="#{name}-\1"', tag)
     tag = re.sub(r"url\(#([^)]*)\)", rf"url(#{name}-\1)", tag)
     tag = re.sub(r"\bfont: ([\d.]+px)[^;\"]*", r"font-size: \1", tag)
     tag = re.sub(r"\bfont-family: [^;\"]*;? ?", "", tag)
-    tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)  # a hundredth of a pixel is seen by nobody
-    return _COLOUR.sub(lambda found: _VARIABLE[found[0]], tag)
+    tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)  # less than a hundredth of a pixel is invisible
+    return _COLOUR.sub(lambda match: _VARIABLE[match[0]], tag)

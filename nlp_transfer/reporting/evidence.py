@@ -1,4 +1,4 @@
-"""What the page of a run is made of: plain values, in an order that does not hang on the order of the rows."""
+"""The data behind the report of a run, sorted so that it does not depend on the order of the rows."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """A model that was measured.
+    """A measured model.
 
     Attributes:
         examples: the rows.
         logits: (rows, outputs).
-        floors: of the same rows.
+        floors: for the same rows.
         report: the figures.
-        train: the training rows; None where they are not at hand.
+        train: the training rows; None if not available.
     """
 
     examples: Examples
@@ -39,10 +39,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one predictor said of every row, and by which rule it decides.
+    """The outputs of one predictor for every row.
 
     Attributes:
-        name: "model", or that of a floor.
+        name: "model", or the name of a floor.
         task: with its own thresholds.
         logits: (rows, outputs).
     """
@@ -54,18 +54,18 @@ class Answers:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A measured model.
+    """Everything that a report shows.
 
     Attributes:
-        title: what it is called.
-        facts: what was adapted: a name, and what there is to say of it.
-        costs: the same of what it took; none where nothing was trained.
-        examples: the rows of the reported split, by id.
-        train: the training rows; None where they are not at hand.
+        title: of the page.
+        facts: names and descriptions of what was adapted.
+        costs: likewise of what the training took; empty if nothing was trained.
+        examples: the rows of the reported split, sorted by id.
+        train: the training rows; None if not available.
         report: the figures.
-        answers: the model's first, then those of the floors, in the order of the examples.
+        answers: the model's first, then the floors', in the order of the examples.
         steps: lines of metrics.jsonl.
-        seed, resamples: of the bootstrap, as those of the report.
+        seed, resamples: of the bootstrap, as in the report.
     """
 
     title: str
@@ -91,9 +91,9 @@ class Evidence:
 
     @property
     def compared(self) -> list[Answers]:
-        """The model, and the floor that it is compared with, where there is one."""
-        against = self.report.comparison
-        return [each for each in self.answers if each.name == MODEL or (against and each.name == against.floor)]
+        """The answers of the model, and of the floor it is compared with, if any."""
+        comparison = self.report.comparison
+        return [each for each in self.answers if each.name == MODEL or (comparison and each.name == comparison.floor)]
 
 
 def evidence_of(
@@ -106,10 +106,10 @@ def evidence_of(
     costs: Sequence[tuple[str, str]] = (),
     steps: Sequence[Mapping[str, Any]] = (),
 ) -> Evidence:
-    """Put together what was measured, by the ids of the rows; see `Evidence`."""
+    """Collect what was measured, sorted by row id; for the arguments see `Evidence`."""
     order = np.argsort(np.asarray(measured.examples.ids), kind="stable")
     answers = [Answers(MODEL, task, measured.logits[order])]
-    answers += [Answers(floor.name, floor.task(task), floor.logits[order]) for floor in measured.floors]
+    answers += [Answers(floor.name, floor.with_threshold(task), floor.logits[order]) for floor in measured.floors]
     return Evidence(
         title=title,
         facts=facts,

@@ -1,6 +1,6 @@
-"""Figures, from numbers to SVG; of plain arguments, so that they know neither a run nor a page.
+"""The figures of reports, from numbers to SVG; they know neither runs nor pages.
 
-Every function takes the name that its ids start with and returns markup.
+Every function takes the figure's unique name, which its ids start with, and returns markup.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-_POINTS = 240  # of a line, which has fewer pixels than many have points
+_MOST_POINTS = 240  # of a line, as it has few pixels
 _DASHES = ("-", "--", "-.", ":")
-_MARKS = ("o", "s", "^", "D")
-_NAME = 24  # characters
-_UNEQUAL = 50  # answers in a bin, from which few ones in another cannot be seen beside them on a linear axis
+_MARKERS = ("o", "s", "^", "D")
+_NAME_LENGTH = 24  # characters
+_LOG_FROM = 50  # answers in a bin, from which the axis is logarithmic so that small bins stay visible
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Line:
     Attributes:
         name: in the legend.
         x, y: (points,).
-        low, high: (points,) of a band around it; None: no band.
-        grey: whether it is there to be compared with.
+        low, high: (points,), the bounds of a band around it; None: no band.
+        grey: for a baseline.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Point:
-    """A named point with an interval in y, nan where that is unknown; grey where it is there to be compared with."""
+    """A named point with an interval in y, nan if unknown; grey for a baseline."""
 
     name: str
     x: float
@@ -58,17 +58,17 @@ class Point:
 
 
 def reliability(edges: np.ndarray, stated: np.ndarray, true: np.ndarray, rows: np.ndarray, *, name: str) -> str:
-    """Draw how often what was stated came true, bin by bin, over the number of answers in each bin."""
+    """Draw a reliability diagram, with the number of answers in each bin below it."""
     with themed():
         figure, (above, below) = axes(rows=(3, 1))
-        there = rows > 0
+        filled = rows > 0
         above.plot([0, 1], [0, 1], color=MUTED.stand_in, linestyle="--", linewidth=1.2)
-        above.vlines(stated[there], stated[there], true[there], color=ORANGE.stand_in, linewidth=2)
-        above.plot(stated[there], true[there], color=BLUE.stand_in, marker="o")
+        above.vlines(stated[filled], stated[filled], true[filled], color=ORANGE.stand_in, linewidth=2)
+        above.plot(stated[filled], true[filled], color=BLUE.stand_in, marker="o")
         above.set(ylim=(-0.02, 1.02), xlim=(0, 1), ylabel="came true")
         below.bar(edges[:-1], rows, np.diff(edges), align="edge", color=BLUE.stand_in, linewidth=0.7)
         below.set(xlabel="stated probability", ylabel="answers")
-        if rows.max() > _UNEQUAL:
+        if rows.max() > _LOG_FROM:
             below.set(yscale="log", ylim=(0.8, None))
             _plain_ticks(below.yaxis)
         below.grid(visible=False, axis="x")
@@ -83,11 +83,11 @@ def lines(
     Args:
         drawn: the lines.
         name: of the figure.
-        label: of the figure.
-        x: what its axis means.
-        y: likewise.
+        label: a description of the figure.
+        x: label of the x axis.
+        y: label of the y axis.
         whole: whether y is shown from 0 to 1.
-        mark: an x to point out; None: none.
+        mark: an x to mark with a vertical line; None: none.
     """
     with themed():
         figure, (plot,) = axes()
@@ -103,11 +103,11 @@ def lines(
 
 
 def group_scores(groups: Sequence[str], scores: Sequence[tuple[str, np.ndarray]], *, name: str, score: str) -> str:
-    """Draw how each predictor fares on each group, with intervals, a group below the other.
+    """Draw each predictor's score on each group, with intervals, one group per line.
 
     Args:
         groups: their names.
-        scores: of each predictor its name, and (groups, 3) value, low and high.
+        scores: for each predictor its name and (groups, 3) values, lower and upper bounds.
         name: of the figure.
         score: what is measured.
     """
@@ -116,7 +116,12 @@ def group_scores(groups: Sequence[str], scores: Sequence[tuple[str, np.ndarray]]
         for place, (who, values) in enumerate(scores):
             at = np.arange(len(groups)) + 0.3 * (place - (len(scores) - 1) / 2)
             plot.errorbar(
-                values[:, 0], at, xerr=_reach(values), fmt=_MARKS[place % 4], color=_colour(place), label=_short(who)
+                values[:, 0],
+                at,
+                xerr=_margins(values),
+                fmt=_MARKERS[place % 4],
+                color=_colour(place),
+                label=_short(who),
             )
         plot.set_yticks(np.arange(len(groups)), [_short(each) for each in groups])
         plot.set_ylim(len(groups) - 0.4, -0.6)
@@ -128,14 +133,14 @@ def group_scores(groups: Sequence[str], scores: Sequence[tuple[str, np.ndarray]]
 
 
 def training(steps: np.ndarray, losses: np.ndarray, measured: Line | None, *, name: str) -> str:
-    """Draw the loss of every step, smoothed over a twentieth of them, and below it the validation score, if any."""
+    """Draw the loss of every step with its running mean over 5 % of them, and the validation score below, if any."""
     with themed():
         figure, plots = axes(rows=(1, 1) if measured else (1,))
         window = max(1, len(losses) // 20)
         smooth = np.convolve(losses, np.full(window, 1 / window), mode="valid")
-        points, kept = _thinned(steps), _thinned(smooth)
+        points, smooth_points = _thinned(steps), _thinned(smooth)
         plots[0].plot(steps[points], losses[points], color=LINE.stand_in, linewidth=1)
-        plots[0].plot(steps[window - 1 :][kept], smooth[kept], color=BLUE.stand_in)
+        plots[0].plot(steps[window - 1 :][smooth_points], smooth[smooth_points], color=BLUE.stand_in)
         plots[0].set_ylabel("training loss")
         plots[0].set_ylim(0, None)
         if measured:
@@ -145,19 +150,19 @@ def training(steps: np.ndarray, losses: np.ndarray, measured: Line | None, *, na
         return svg_of(figure, name=name, label=f"Training loss{' and validation score' if measured else ''} by step")
 
 
-def agreement(true: np.ndarray, said: np.ndarray, *, name: str) -> str:
-    """Draw predicted numbers against true ones, with the line on which both are equal."""
+def agreement(true: np.ndarray, predicted: np.ndarray, *, name: str) -> str:
+    """Draw predicted numbers against true ones, with the line of equality."""
     with themed():
         figure, (plot,) = axes(height=340)
-        ends = [min(true.min(), said.min()), max(true.max(), said.max())]
-        plot.plot(true, said, "o", color=BLUE.stand_in, alpha=0.45, markersize=4, markeredgewidth=0)
+        ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+        plot.plot(true, predicted, "o", color=BLUE.stand_in, alpha=0.45, markersize=4, markeredgewidth=0)
         plot.plot(ends, ends, color=INK.stand_in, linestyle="--", linewidth=1.2)
         plot.set(xlabel="true", ylabel="predicted")
         return svg_of(figure, name=name, label="Predicted numbers against true ones")
 
 
 def histogram(values: np.ndarray, *, name: str, label: str, x: str) -> str:
-    """Draw how often values occur, with a line at zero."""
+    """Draw a histogram with a line at zero."""
     with themed():
         figure, (plot,) = axes()
         plot.hist(values, bins=min(40, max(5, int(np.sqrt(len(values))))), color=BLUE.stand_in, linewidth=0.7)
@@ -168,37 +173,37 @@ def histogram(values: np.ndarray, *, name: str, label: str, x: str) -> str:
 
 
 def learning_curves(candidates: Sequence[Line], *, name: str, score: str) -> str:
-    """Draw what each candidate reaches with how many labelled rows, on a logarithmic axis.
+    """Draw each candidate's score against the number of labelled rows, on a logarithmic axis.
 
     Args:
-        candidates: of each the mean over repetitions, and the band between `low` and `high`.
+        candidates: for each its mean over repetitions, with the band between `low` and `high`.
         name: of the figure.
         score: what is measured.
     """
     with themed():
         figure, (plot,) = axes()
         for place, line in enumerate(candidates):
-            look = _look(place, grey=line.grey)
+            style = _style(place, grey=line.grey)
             if line.low is not None and line.high is not None:
-                plot.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.18, linewidth=0)
-            dashes = _DASHES[(place + place // 4) % 4]  # a colour that comes again has other dashes
-            plot.plot(line.x, line.y, label=_short(line.name), linestyle=dashes, **look)
-        seen = np.unique(np.concatenate([line.x for line in candidates]))
+                plot.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.18, linewidth=0)
+            dashes = _DASHES[(place + place // 4) % 4]  # a repeated colour gets other dashes
+            plot.plot(line.x, line.y, label=_short(line.name), linestyle=dashes, **style)
+        ticks = np.unique(np.concatenate([line.x for line in candidates]))
         plot.set(xscale="log", xlabel="labelled rows", ylabel=score)
-        plot.set_xticks(seen, [f"{rows:,.0f}" for rows in seen])
+        plot.set_xticks(ticks, [f"{rows:,.0f}" for rows in ticks])
         plot.set_xticks([], minor=True)
         _legend(plot, len(candidates))
         return svg_of(figure, name=name, label=f"{score} by the number of labelled rows")
 
 
 def cost_against_score(candidates: Sequence[Point], *, name: str, score: str) -> str:
-    """Draw what each candidate reaches in how many seconds, on a logarithmic axis; marks are those of the curves."""
+    """Draw each candidate's score against its seconds, on a logarithmic axis, with the markers of `learning_curves`."""
     with themed():
         figure, (plot,) = axes()
         for place, point in enumerate(candidates):
-            reach = _reach(np.array([[point.y, point.low, point.high]]))
-            look = _look(place, grey=point.grey)
-            plot.errorbar([point.x], [point.y], yerr=reach, linestyle="", label=_short(point.name), **look)
+            margins = _margins(np.array([[point.y, point.low, point.high]]))
+            style = _style(place, grey=point.grey)
+            plot.errorbar([point.x], [point.y], yerr=margins, linestyle="", label=_short(point.name), **style)
         plot.set(xscale="log", xlabel="seconds", ylabel=score)
         plot.margins(x=0.25, y=0.12)
         _plain_ticks(plot.xaxis)
@@ -207,7 +212,7 @@ def cost_against_score(candidates: Sequence[Point], *, name: str, score: str) ->
 
 
 def _plain_ticks(axis: Axis) -> None:
-    """Write the numbers of a logarithmic axis out: powers would be mathematics, which is drawn by no font of a page."""
+    """Write out the numbers of a logarithmic axis, since powers would need mathematical fonts."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(base=10, subs=(1.0,), numticks=5))
@@ -215,8 +220,8 @@ def _plain_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _look(place: int, *, grey: bool) -> dict[str, Any]:
-    return {"color": MUTED.stand_in if grey else _colour(place), "marker": _MARKS[(place + place // 4) % 4]}
+def _style(place: int, *, grey: bool) -> dict[str, Any]:
+    return {"color": MUTED.stand_in if grey else _colour(place), "marker": _MARKERS[(place + place // 4) % 4]}
 
 
 def _colour(place: int) -> str:
@@ -224,22 +229,22 @@ def _colour(place: int) -> str:
 
 
 def _short(words: str) -> str:
-    line = shortened(" ".join(words.split()), _NAME)
-    return f"\u200b{line}" if line.startswith("_") else line  # matplotlib names no line whose name begins so
+    line = shortened(" ".join(words.split()), _NAME_LENGTH)
+    return f"\u200b{line}" if line.startswith("_") else line  # matplotlib leaves such names out of the legend
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:
-    """Return the places of at most so many points as a line needs, the ends among them."""
-    return np.unique(np.linspace(0, len(points) - 1, min(len(points), _POINTS)).round().astype(np.int64))
+    """Return the indices of at most as many points as a line needs, including both ends."""
+    return np.unique(np.linspace(0, len(points) - 1, min(len(points), _MOST_POINTS)).round().astype(np.int64))
 
 
-def _reach(values: np.ndarray) -> np.ndarray:
-    """Return (2, rows): how far an interval reaches down and up from its value; no way where it is unknown."""
+def _margins(values: np.ndarray) -> np.ndarray:
+    """Return (2, rows): the distances of the lower and upper bounds from the value; 0 if unknown."""
     return np.nan_to_num(np.stack([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]])).clip(min=0)
 
 
 def _legend(plot: Axes, count: int) -> None:
-    """Name the lines where there are several, above the plot, for they may be anywhere in it."""
+    """Add a legend for several lines above the plot, where it cannot cover any."""
     if count > 1:
-        look: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
-        plot.legend(**look, handlelength=1.8, columnspacing=1.2, facecolor=PAPER.stand_in)
+        position: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+        plot.legend(**position, handlelength=1.8, columnspacing=1.2, facecolor=PAPER.stand_in)

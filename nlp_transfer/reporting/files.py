@@ -1,4 +1,4 @@
-"""Where pages are written, and what they never replace."""
+"""Writing of pages; only earlier pages are overwritten."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import reason, write_whole
-from nlp_transfer.reporting import page, plain_text
+from nlp_transfer.reporting import html_page, markdown_page
 from nlp_transfer.reporting.document import Document
 
-_FORMS = {".html": page, ".md": plain_text}
-_HEAD = 400  # characters in which the mark of a page stands
+_FORMS = {".html": html_page, ".md": markdown_page}
+_HEAD = 400  # characters that contain the mark of a page
 
 
 def check_target(path: Path) -> None:
-    """Refuse a file that cannot become a page, before anything is computed for it.
+    """Check that a page can be written to a path, before anything is computed.
 
     Raises:
-        UserError: for another ending than .html or .md, a folder that is not there, and a file that is no such page.
+        UserError: for an ending other than .html or .md, a missing folder, and an existing file that is not a page.
     """
     form = _FORMS.get(path.suffix)
     if form is None:
@@ -30,7 +30,7 @@ def check_target(path: Path) -> None:
 
 
 def write(document: Document, path: Path) -> None:
-    """Write a page, as HTML or as Markdown by the ending of its name; whole or not at all.
+    """Write a page atomically, as HTML or Markdown by the ending of its name.
 
     Raises:
         UserError: if it cannot be written.
@@ -43,7 +43,7 @@ def write(document: Document, path: Path) -> None:
 
 
 def write_pages(document: Document, folder: Path) -> None:
-    """Write the pages of a folder, one a form; see `write`."""
+    """Write the document in every format to a folder; see `write`."""
     for name in PAGES:
         write(document, folder / name)
 

@@ -1,4 +1,4 @@
-"""A confusion matrix as SVG, written by hand: crisp and small with hundreds of labels, in the colours of the page."""
+"""A confusion matrix as hand-written SVG, which stays crisp and small with hundreds of labels."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from markupsafe import escape
 
 from nlp_transfer.wording import shortened
 
-NUMBERED = 20  # labels up to which there is a number in each cell
-_LEVELS = 12  # of a colour
-_DEEP = 0.45  # share from which a cell is so dark that its number is light
-_NAME = 26  # characters of a label's name
+NUMBERED = 20  # labels up to which every cell shows its number
+_LEVELS = 12  # of opacity
+_DARK = 0.45  # share from which a cell is so dark that its number is light
+_NAME_LENGTH = 26  # characters
 _LARGE, _SMALL = 40, 14  # pixels of a cell
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str], *, label: str) -> str:
-    """Return a matrix whose cells are as dark as the share of the row's label that is in them.
+    """Draw a confusion matrix; the darker a cell, the larger its share of the true label.
 
-    The diagonal, what is right, has a colour of its own.
+    The diagonal, where predictions are right, has its own colour.
 
     Args:
-        counts: (labels, labels): true in lines, given in columns.
+        counts: (labels, labels): rows are true labels, columns predicted ones.
         names: of the labels, in that order.
-        label: what is told of it to who cannot see it.
+        label: a description for screen readers.
     """
     numbered = len(names) <= NUMBERED
     cell, size = (_LARGE, 12) if numbered else (_SMALL, 10)
-    short = [shortened(" ".join(name.split()), _NAME) for name in names]
+    short = [shortened(" ".join(name.split()), _NAME_LENGTH) for name in names]
     margin = min(190, 24 + int(max(map(len, short), default=0) * size * 0.62))
     side, top = cell * len(names), margin + 22
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
@@ -59,10 +59,10 @@ def _grid(labels: int, cell: int, left: int, top: int) -> list[str]:
 
 
 def _cells(shares: np.ndarray, cell: int, left: int, top: int) -> list[str]:
-    """Return one path for all cells of one colour."""
+    """Return one path for all cells of the same colour and opacity."""
     paths: defaultdict[tuple[bool, int], list[str]] = defaultdict(list)
     for line, column in np.argwhere(shares > 0):
-        level = max(1, int(np.ceil(np.sqrt(shares[line, column]) * _LEVELS)))  # a root, so that rare ones are seen
+        level = max(1, int(np.ceil(np.sqrt(shares[line, column]) * _LEVELS)))  # the root makes small shares visible
         square = f"M{left + column * cell} {top + line * cell}h{cell}v{cell}h-{cell}z"
         paths[bool(line == column), level].append(square)
     return [
@@ -76,9 +76,9 @@ def _numbers(counts: np.ndarray, shares: np.ndarray, cell: int, left: int, top: 
     parts = []
     for line, column in np.argwhere(counts > 0):
         x, y = left + column * cell + cell / 2, top + line * cell + cell / 2 + 4
-        deep = ' class="on"' if shares[line, column] > _DEEP else ""
-        said = _count(counts[line, column], whole)
-        parts.append(f'<text x="{x:g}" y="{y:g}" text-anchor="middle"{deep}>{said}</text>')
+        light = ' class="on"' if shares[line, column] > _DARK else ""
+        count = _count(counts[line, column], whole)
+        parts.append(f'<text x="{x:g}" y="{y:g}" text-anchor="middle"{light}>{count}</text>')
     return parts
 
 

@@ -1,4 +1,4 @@
-"""The numbers behind the figures: confusions, curves, scores of labels and of groups of rows. Arrays in, arrays out."""
+"""The numbers behind the figures, as arrays: confusions, curves, and scores by label and by group of rows."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from nlp_transfer.data.task import Task
     from nlp_transfer.reporting.evidence import Answers
 
-# What is a mean over rows, or nearly: a group of rows may lack most labels, which a macro average does not stand.
+# Means over rows, or nearly: a group of rows may lack most labels, which a macro average cannot handle.
 GROUP_METRIC = {
     "single_label": "accuracy",
     "ordinal": "accuracy",
     "multi_label": "micro_f1",
     "regression": "mean_absolute_error",
 }
-_FEWEST = 20  # rows of a group of lengths
-_LENGTHS = 5
-_ORDERED = 500  # labels
+_MIN_GROUP_ROWS = 20  # of a group by length
+_MOST_LENGTH_GROUPS = 5
+_MOST_ORDERED = 500  # labels for which the optimal leaf order is computed
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of a line, and one number that says it all.
+    """A curve.
 
     Attributes:
         x, y: (points,).
-        area: under it.
+        area: under the curve.
     """
 
     x: np.ndarray
@@ -45,12 +45,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Group:
-    """Some of the rows, and how each predictor fares on them.
+    """A group of rows with each predictor's score.
 
     Attributes:
         name: of the group.
-        rows: how many they are.
-        scores: of each predictor, in the order they were given.
+        rows: their number.
+        scores: of each predictor, in the given order.
     """
 
     name: str
@@ -59,19 +59,21 @@ class Group:
 
 
 def confusions(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return float64 (labels, labels): rows that have the label of the line and were given that of the column.
+    """Return the confusion matrix, float64 (true labels, predicted labels), for tasks with one label per row.
 
-    Rows count by their weight; one whose label is a distribution counts in several lines. One label a row only.
+    Rows count by their weight, and a soft label counts in several rows of the matrix.
     """
     shares, chosen = label_shares(task, targets), one_hot(decide(task, logits), len(task.labels))
     return (shares.T @ (chosen * np.asarray(weights, dtype=np.float64)[:, None])).toarray()
 
 
 def neighbours(counts: np.ndarray) -> np.ndarray:
-    """Return int64 (labels,): an order in which labels that are taken for each other stand beside each other.
+    """Return int64 (labels,): an order that puts confused labels next to each other.
+
+    By hierarchical clustering with average linkage over the share in which two labels are confused.
 
     Args:
-        counts: as `confusions` returns them; average linkage over the share in which two are confused.
+        counts: see `confusions`.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
@@ -79,21 +81,24 @@ def neighbours(counts: np.ndarray) -> np.ndarray:
     if len(counts) < 3:
         return np.arange(len(counts))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
-    apart = 1 - (shares + shares.T) / 2
-    np.fill_diagonal(apart, 0)
-    exact = len(counts) <= _ORDERED  # beyond that the best of all orders takes minutes
-    return leaves_list(linkage(squareform(apart, checks=False), "average", optimal_ordering=exact)).astype(np.int64)
+    distances = 1 - (shares + shares.T) / 2
+    np.fill_diagonal(distances, 0)
+    optimal = len(counts) <= _MOST_ORDERED  # with more labels it takes minutes
+    tree = linkage(squareform(distances, checks=False), "average", optimal_ordering=optimal)
+    return leaves_list(tree).astype(np.int64)
 
 
 def largest_confusions(counts: np.ndarray, most: int) -> list[tuple[int, int, float, float]]:
-    """Return (true, given, how many, share of the true label) of the most frequent mistakes, the largest first."""
+    """Return (true label, predicted label, count, share of the true label) of the most frequent mistakes, in order."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [divmod(int(place), len(counts)) for place in order]
     totals = counts.sum(axis=1)
     return [
-        (one, other, wrong[one, other], wrong[one, other] / totals[one]) for one, other in pairs if wrong[one, other]
+        (true, given, wrong[true, given], wrong[true, given] / totals[true])
+        for true, given in pairs
+        if wrong[true, given]
     ]
 
 
@@ -126,13 +131,13 @@ def label_intervals(
 
 @dataclass(frozen=True)
 class Answered:
-    """What answering above a probability comes to.
+    """The effect of abstaining below a probability.
 
     Attributes:
         above: the probability.
         share: of the rows (by weight) that are answered.
-        error: share of the answers that is wrong, with Wilson's interval for as many rows as the weights are worth
-            (Kish 1965: the square of their sum by the sum of their squares).
+        error: the error rate of the answers, with Wilson's interval at the effective sample size of the weights (Kish
+            1965: the square of their sum over the sum of their squares).
     """
 
     above: float
@@ -149,60 +154,60 @@ def answered_above(
     *,
     confidence: float,
 ) -> list[Answered]:
-    """Return what `decision.abstain_below` would come to at these probabilities, where anything is answered."""
+    """Return the effect of `decision.abstain_below` at each of these probabilities, if any row is answered."""
     from scipy.stats import norm
 
-    sure, right = _surest(task, logits, targets)
-    weights, z, found = np.asarray(weights, dtype=np.float64), norm.ppf((1 + confidence) / 2), []
+    confidences, right = _confidences(task, logits, targets)
+    weights, z, results = np.asarray(weights, dtype=np.float64), norm.ppf((1 + confidence) / 2), []
     for least in above:
-        mass = weights[sure >= least]
+        mass = weights[confidences >= least]
         if not mass.sum() > 0:
             continue
-        wrong, rows = float(mass @ (1 - right[sure >= least]) / mass.sum()), mass.sum() ** 2 / np.square(mass).sum()
-        middle, more = wrong + z**2 / (2 * rows), 1 + z**2 / rows
-        reach = z * np.sqrt(wrong * (1 - wrong) / rows + z**2 / (4 * rows**2))
-        low, high = max(0.0, float((middle - reach) / more)), min(1.0, float((middle + reach) / more))
-        found.append(Answered(least, float(mass.sum() / weights.sum()), Interval(wrong, low, high)))
-    return found
+        error = float(mass @ (1 - right[confidences >= least]) / mass.sum())
+        rows = mass.sum() ** 2 / np.square(mass).sum()
+        middle, scale = error + z**2 / (2 * rows), 1 + z**2 / rows
+        margin = z * np.sqrt(error * (1 - error) / rows + z**2 / (4 * rows**2))
+        low, high = max(0.0, float((middle - margin) / scale)), min(1.0, float((middle + margin) / scale))
+        results.append(Answered(least, float(mass.sum() / weights.sum()), Interval(error, low, high)))
+    return results
 
 
-def _surest(task: Task, logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probability of the label that is given, and how far it is right, float64 (rows,) each."""
+def _confidences(task: Task, logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probability of the predicted label, and the share of it that is right, float64 (rows,) each."""
     rows, chosen = np.arange(len(logits)), decide(task, logits)
     right = targets == chosen if targets.ndim == 1 else targets[rows, chosen]
     return probabilities(task, logits)[rows, chosen], right.astype(np.float64)
 
 
 def risk_coverage(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Curve:
-    """Return the error among the rows that are kept against the share that is, the surest first.
+    """Return the risk-coverage curve: the error rate of the most confident rows against their share.
 
-    That is selective prediction (Geifman & El-Yaniv 2017, "Selective Classification for Deep Neural Networks",
-    NeurIPS). Rows of one probability are kept together; where the curve has to pass through them, it does so as if they
-    came in any order. One label a row only, and some weight.
+    Selective prediction (Geifman & El-Yaniv 2017, "Selective Classification for Deep Neural Networks", NeurIPS). Rows
+    of equal probability are added together. For tasks with one label per row; some weight must be positive.
     """
-    sure, right = _surest(task, logits, targets)
+    confidences, right = _confidences(task, logits, targets)
     weights = np.asarray(weights, dtype=np.float64)
-    _, place = np.unique(-sure[weights > 0], return_inverse=True)
+    _, place = np.unique(-confidences[weights > 0], return_inverse=True)
     mass = np.bincount(place, weights=weights[weights > 0])
     wrong = np.bincount(place, weights=(weights * (1 - right))[weights > 0])
-    kept, risks = np.cumsum(mass) / mass.sum(), np.cumsum(wrong) / np.cumsum(mass)
-    return Curve(kept, risks, float(mass @ risks / mass.sum()))
+    coverage, risks = np.cumsum(mass) / mass.sum(), np.cumsum(wrong) / np.cumsum(mass)
+    return Curve(coverage, risks, float(mass @ risks / mass.sum()))
 
 
 def precision_recall(stated: np.ndarray, true: np.ndarray, weights: np.ndarray) -> Curve:
-    """Return precision against recall for every threshold, the highest first, and average precision as the area.
+    """Return precision against recall in descending order of thresholds, with average precision as the area.
 
     Args:
         stated: (answers,) probabilities.
-        true: (answers,) how much of each is right, 0 to 1; the area is nan where nothing is.
+        true: (answers,) the share of each that is right, 0 to 1; the area is nan if nothing is.
         weights: (answers,).
     """
     levels, place = np.unique(-stated, return_inverse=True)
     mass = np.cumsum(np.bincount(place, weights=weights, minlength=len(levels)))
     hits = np.cumsum(np.bincount(place, weights=weights * true, minlength=len(levels)))
-    there = mass > 0
+    positive = mass > 0
     with np.errstate(invalid="ignore"):
-        precision, recall = hits[there] / mass[there], hits[there] / hits[-1]
+        precision, recall = hits[positive] / mass[positive], hits[positive] / hits[-1]
     average = float((np.diff(recall, prepend=0.0) * precision).sum())
     return Curve(np.concatenate([[0.0], recall]), np.concatenate([precision[:1], precision]), average)
 
@@ -213,7 +218,7 @@ def area(
     """Return the area under a curve with its bootstrap interval.
 
     Args:
-        curve_of: returns the curve of rows that have these weights, (rows,).
+        curve_of: computes the curve for row weights, (rows,).
         weights: (rows,).
         resamples: 0: no interval.
         confidence: of the interval.
@@ -229,12 +234,12 @@ def area(
 
 
 def length_groups(lengths: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Return up to five groups of about as many rows each by length, with their names; none where rows are too few.
+    """Return up to five groups of similar size by length, with their names; none if there are too few rows.
 
     Args:
         lengths: int64 (rows,), in characters.
     """
-    parts = min(_LENGTHS, len(lengths) // _FEWEST)
+    parts = min(_MOST_LENGTH_GROUPS, len(lengths) // _MIN_GROUP_ROWS)
     if parts < 2:
         return []
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, parts + 1), method="lower"))
@@ -256,14 +261,14 @@ def grouped_scores(
     confidence: float,
     seed: int,
 ) -> list[Group]:
-    """Return how each predictor fares on each group of rows, on the same resamples of it."""
+    """Return each predictor's score on each group of rows, with intervals over the same resamples."""
     tasks = [each.task for each in answers]
 
     def scores(rows: np.ndarray) -> list[Interval]:
         logits = [each.logits[rows] for each in answers]
-        held = (targets[rows], weights[rows])
-        drawn = replicates(tasks, logits, *held, metrics=[metric], resamples=resamples, seed=seed)
-        values = [compute(task, each, *held)[metric] for task, each in zip(tasks, logits, strict=True)]
+        truth = (targets[rows], weights[rows])
+        drawn = replicates(tasks, logits, *truth, metrics=[metric], resamples=resamples, seed=seed)
+        values = [compute(task, each, *truth)[metric] for task, each in zip(tasks, logits, strict=True)]
         return [interval(value, each[metric], confidence=confidence) for value, each in zip(values, drawn, strict=True)]
 
     return [Group(name, len(rows), scores(rows)) for name, rows in groups if len(rows)]

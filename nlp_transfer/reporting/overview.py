@@ -1,4 +1,4 @@
-"""The head of a run's page and its end: what was adapted, how it fares beside the floors, how it learned, its costs."""
+"""The first and last parts of a report: verdict and figures beside the floors; training curves and costs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nlp_transfer.evaluation.formatting import MODEL, number, shown, title_of
+from nlp_transfer.evaluation.formatting import MODEL, format_interval, number, title_of
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER, sign_of
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.reporting import figures
@@ -17,20 +17,20 @@ from nlp_transfer.wording import counted
 
 
 def lead(evidence: Evidence) -> list[Block]:
-    """Return the verdict, the figures, what was adapted and what one should know."""
+    """Return the verdict, the table of metrics, the facts of the run and the notes."""
     report = evidence.report
     blocks: list[Block] = [Prose(report.verdict, strong=True), figures_table(report), Facts(evidence.facts)]
     return [*blocks, Bullets(report.notes)] if report.notes else blocks
 
 
 def figures_table(report: Report) -> Table:
-    """Return the metrics of all predictors; the best of a line is strong where chance does not explain it."""
+    """Return the metrics of all predictors; the best of a line is bold if chance does not explain it."""
     names = [row.name for row in report.rows]
     rows: list[list[str | Cell]] = [
         [
             metric,
             *(
-                Cell(shown(row.intervals[metric]), strong=row.name == _clear_winner(report, metric))
+                Cell(format_interval(row.intervals[metric]), strong=row.name == _clear_winner(report, metric))
                 for row in report.rows
             ),
         ]
@@ -45,12 +45,12 @@ def figures_table(report: Report) -> Table:
 
 
 def _clear_winner(report: Report, metric: str) -> str | None:
-    """Return who is better than all others: by the paired comparison, where there is one, else by apart intervals."""
+    """Return the clearly best predictor: by the paired comparison for its metric, else by disjoint intervals."""
     if metric == report.metric:
-        against = report.comparison
-        if against is None or against.outcome == "no evidence":
+        comparison = report.comparison
+        if comparison is None or comparison.outcome == "no evidence":
             return None
-        return MODEL if against.outcome == "better" else against.floor
+        return MODEL if comparison.outcome == "better" else comparison.floor
     sign = sign_of(metric)
     spans = {
         row.name: sorted((sign * row.intervals[metric].low, sign * row.intervals[metric].high)) for row in report.rows
@@ -62,7 +62,7 @@ def _clear_winner(report: Report, metric: str) -> str | None:
 
 
 def training(evidence: Evidence) -> Section:
-    """Return how it learned, where it did step by step, and what that took."""
+    """Return the training curves, if it trained in steps, and the costs."""
     blocks: list[Block] = [*_curves(evidence)]
     if evidence.costs:
         blocks.append(Facts(evidence.costs))

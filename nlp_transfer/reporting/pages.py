@@ -1,4 +1,4 @@
-"""From a run, or a model that was measured once more, to the pages about its figures; of this machine names alone."""
+"""Writing of the reports of runs and evaluations; of local paths they contain names only."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 def write_run_report(
     prepared: Prepared, measured: Measured, trained: Trained, folder: Path, *, source: str, tell: Callable[[str], None]
 ) -> None:
-    """Write the pages of a run; where that fails, say so: a training is not lost for a page.
+    """Write the report of a run. A failure is only reported, so that no training is lost because of it.
 
     Args:
         prepared: the run.
-        measured: its figures and what they are of.
-        trained: how its training went.
+        measured: its figures and the measured rows.
+        trained: its training.
         folder: of the run.
         source: where the rows come from.
-        tell: is told in a sentence what became of a page that cannot be written.
+        tell: callback for a message if the report cannot be written.
     """
     try:
         from nlp_transfer.reporting.files import write_pages
@@ -54,13 +54,13 @@ def write_run_report(
 
 
 def write_evaluation_report(folder: Path, task: Task, measured: Measured, settings: Settings, *, source: str) -> None:
-    """Write the page of a model that was measured once more.
+    """Write the report of an evaluation of a saved model.
 
     Args:
         folder: of the model or its run.
-        task: with the rules that it was measured by.
-        measured: the figures and what they are of.
-        settings: its `report.output` says where.
+        task: with the decision rules used.
+        measured: the figures and the measured rows.
+        settings: `report.output` is the file to write.
         source: where the rows come from.
 
     Raises:

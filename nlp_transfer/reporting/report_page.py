@@ -1,8 +1,8 @@
-"""The page of a measured model: which sections it has, in which order."""
+"""The sections of a measured model's report, in order."""
 
 from __future__ import annotations
 
-from nlp_transfer.reporting import labels, overview, parts
+from nlp_transfer.reporting import label_sections, overview, row_sections
 from nlp_transfer.reporting.document import Document
 from nlp_transfer.reporting.evidence import Evidence
 
@@ -13,15 +13,15 @@ _FOOT = (
 
 
 def document_of(evidence: Evidence) -> Document:
-    """Return the page; a section for which the problem type has no use is left out."""
+    """Return the report; sections that do not apply to the problem type are empty, and so left out."""
     sections = [
-        labels.confusion(evidence),
-        labels.scores(evidence),
-        parts.numbers(evidence),
-        labels.sureness(evidence),
-        parts.groups(evidence),
-        parts.unseen(evidence),
-        parts.hardest(evidence),
+        label_sections.confusion(evidence),
+        label_sections.scores(evidence),
+        row_sections.numbers(evidence),
+        label_sections.confidence(evidence),
+        row_sections.groups(evidence),
+        row_sections.unseen(evidence),
+        row_sections.hardest(evidence),
         overview.training(evidence),
     ]
     return Document(evidence.title, overview.lead(evidence), sections, _FOOT)

@@ -1,4 +1,4 @@
-"""What single rows tell: which are the most wrong, and which the training rows hold already."""
+"""Selection of rows: the most confident mistakes, and rows that do not occur in the training split."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import numpy as np
 from nlp_transfer.data.rows import whole_texts
 from nlp_transfer.data.task import likeliest
 from nlp_transfer.evaluation.decisions import decide, probabilities
-from nlp_transfer.inspection.near import near_some
+from nlp_transfer.inspection.near import near_any
 
 if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples
     from nlp_transfer.data.task import Task
 
-_MOST_CHARACTERS = 1_500_000  # in which near repeats are looked for: about two seconds
+_MOST_CHARACTERS = 1_500_000  # for the search of near repeats: about two seconds
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A row that was answered wrongly.
+    """A wrongly predicted row.
 
     Attributes:
-        row: its number.
-        true, given: what it is, and what was said.
-        sure: the probability of what was said; multi_label: of the label that is the most wrong; regression: the error.
-        about: multi_label: that label.
+        row: its index.
+        true, given: the true and the predicted label or number.
+        sure: the probability of the prediction; multi_label: of the label that is most wrong; regression: the error.
+        about: multi_label: the label that is most wrong.
     """
 
     row: int
@@ -40,37 +40,37 @@ class Mistake:
 
 
 def worst(task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, *, most: int) -> list[Mistake]:
-    """Return the rows on which the model was the most surely wrong; regression: those of the largest errors."""
+    """Return the most confident mistakes; regression: the largest errors."""
     if task.problem == "regression":
-        return _farthest(logits.reshape(-1), targets, weights, most)
+        return _largest_errors(logits.reshape(-1), targets, weights, most)
     if task.problem == "multi_label":
         return _most_wrong_labels(task, logits, targets, weights, most)
     chosen = decide(task, logits)
     true = likeliest(targets)
-    sure = probabilities(task, logits)[np.arange(len(chosen)), chosen]
+    likely = probabilities(task, logits)[np.arange(len(chosen)), chosen]
     wrong = np.flatnonzero((true != chosen) & (weights > 0))
-    order = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
-    return [Mistake(int(row), task.labels[true[row]], task.labels[chosen[row]], float(sure[row])) for row in order]
+    order = wrong[np.argsort(-likely[wrong], kind="stable")][:most]
+    return [Mistake(int(row), task.labels[true[row]], task.labels[chosen[row]], float(likely[row])) for row in order]
 
 
-def _farthest(values: np.ndarray, targets: np.ndarray, weights: np.ndarray, most: int) -> list[Mistake]:
-    gaps = np.where(weights > 0, np.abs(values.astype(np.float64) - targets), 0)
-    order = [row for row in np.argsort(-gaps, kind="stable")[:most] if gaps[row]]
-    return [Mistake(int(row), f"{targets[row]:.4g}", f"{values[row]:.4g}", float(gaps[row])) for row in order]
+def _largest_errors(values: np.ndarray, targets: np.ndarray, weights: np.ndarray, most: int) -> list[Mistake]:
+    errors = np.where(weights > 0, np.abs(values.astype(np.float64) - targets), 0)
+    order = [row for row in np.argsort(-errors, kind="stable")[:most] if errors[row]]
+    return [Mistake(int(row), f"{targets[row]:.4g}", f"{values[row]:.4g}", float(errors[row])) for row in order]
 
 
 def _most_wrong_labels(
     task: Task, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, most: int
 ) -> list[Mistake]:
-    """Return the rows with the label whose decision is wrong and whose probability is the farthest from the truth."""
+    """Return the rows with a wrong label decision, ordered by how far its probability is from the truth."""
     likely, chosen, true = probabilities(task, logits), decide(task, logits), targets >= 0.5
-    off = np.where(chosen != true, np.abs(likely - true), 0) * (weights > 0)[:, None]
-    label = off.argmax(axis=1)
-    far = off[np.arange(len(off)), label]
-    order = [row for row in np.argsort(-far, kind="stable")[:most] if far[row]]
+    errors = np.where(chosen != true, np.abs(likely - true), 0) * (weights > 0)[:, None]
+    label = errors.argmax(axis=1)
+    largest = errors[np.arange(len(errors)), label]
+    order = [row for row in np.argsort(-largest, kind="stable")[:most] if largest[row]]
 
-    def names(marks: np.ndarray) -> str:
-        return ", ".join(task.labels[place] for place in np.flatnonzero(marks)) or "none"
+    def names(is_given: np.ndarray) -> str:
+        return ", ".join(task.labels[place] for place in np.flatnonzero(is_given)) or "none"
 
     return [
         Mistake(int(row), names(true[row]), names(chosen[row]), float(likely[row, label[row]]), task.labels[label[row]])
@@ -80,12 +80,12 @@ def _most_wrong_labels(
 
 @dataclass(frozen=True)
 class Unseen:
-    """Rows without those whose text stands in the training split.
+    """Measured rows whose text does not occur in the training split.
 
     Attributes:
-        rows: int64 (rows,): those that are left.
-        exact: how many have a text of the training rows, but for case, white space and Unicode compatibility forms.
-        near: how many more share four fifths of their character 4-grams with one; None: that was not looked for.
+        rows: int64 (rows,): their indices.
+        exact: the number of rows that repeat a training text, up to case, white space and Unicode compatibility forms.
+        near: the number of others that share four fifths of their character 4-grams with one; None: not searched for.
     """
 
     rows: np.ndarray
@@ -94,15 +94,15 @@ class Unseen:
 
 
 def unseen(train: Examples, examples: Examples) -> Unseen:
-    """Return which rows the training split does not hold, exactly or nearly; of much text the exact ones alone."""
-    known = train.keys
-    held = examples.keys.among(known)
-    fresh, exact = np.flatnonzero(~held), int(held.sum())
-    compared = (train, known.firsts() == np.arange(len(known))), (examples, ~held)
+    """Find rows that do not repeat a training text, exactly or nearly; with much text, only exact repeats count."""
+    train_keys = train.keys
+    is_repeat = examples.keys.among(train_keys)
+    fresh, exact = np.flatnonzero(~is_repeat), int(is_repeat.sum())
+    compared = (train, train_keys.firsts() == np.arange(len(train_keys))), (examples, ~is_repeat)
     if sum(len(text) for each in compared for text in _texts(*each)) > _MOST_CHARACTERS:
         return Unseen(fresh, exact, None)
-    learned, asked = (list(_texts(*each)) for each in compared)
-    near = np.array(near_some(learned, asked), bool)
+    train_texts, fresh_texts = (list(_texts(*each)) for each in compared)
+    near = np.array(near_any(train_texts, fresh_texts), bool)
     return Unseen(fresh[~near], exact, int(near.sum()))
 
 

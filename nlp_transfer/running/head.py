@@ -159,7 +159,7 @@ def fold_calibration(prepared: Prepared, logits: np.ndarray) -> Calibration:
         found, rule = thresholds.scale_and_threshold(
             task, logits, validation.targets, validation.weights, metric=metric
         )
-        rule = rule if wanted.calibrate else thresholds.undivided(rule, found)
+        rule = rule if wanted.calibrate else thresholds.uncalibrated(rule, found)
         calibration = Calibration(found)
     else:
         calibration = calibrate(task, logits, validation.targets, validation.weights, metric=metric)

@@ -12,14 +12,14 @@ import numpy as np
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from nlp_transfer.continual.holding import hold
-from nlp_transfer.continual.starting import start_new_outputs
+from nlp_transfer.continual.anchoring import set_anchor
+from nlp_transfer.continual.new_outputs import start_new_outputs
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.unlabelled import NAME
-from nlp_transfer.decision.fitting import Fitted, fit_rules
-from nlp_transfer.decision.rules import promising, unpromised
+from nlp_transfer.decision.fitting import FittedRules, fit_rules
+from nlp_transfer.decision.rules import unreachable_risk, with_risk_threshold
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation import metrics, thresholds
@@ -73,7 +73,7 @@ class Descent:
     drawn: Callable[[int], np.ndarray] | None = None
 
 
-def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, Fitted]:
+def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving) -> tuple[Trajectory, FittedRules]:
     """Fit the head, then everything that learns, then how outputs become labels; return how it went, and those rules.
 
     The model is changed, and so is the threshold of the task where it is free. Without validation rows outputs stay as
@@ -89,11 +89,11 @@ def learn(prepared: Prepared, folder: RunFolder, screen: Screen, saving: Saving)
     return trajectory, fit_decision(prepared, screen)
 
 
-def fit_decision(prepared: Prepared, screen: Screen) -> Fitted:
+def fit_decision(prepared: Prepared, screen: Screen) -> FittedRules:
     """Measure the validation rows, if any, choose on them how outputs become labels, and say so."""
     validation = prepared.corpus.splits.get("validation")
     if validation is None:
-        return Fitted(Calibration())
+        return FittedRules(Calibration())
     with reading(screen, "calibrating on validation"):
         logits = prepared.outputs("validation")
         measured = score(prepared.settings, logits, validation, prepared.corpus.task)
@@ -102,9 +102,9 @@ def fit_decision(prepared: Prepared, screen: Screen) -> Fitted:
         fitted = dataclasses.replace(fit_rules(prepared, fold_calibration(prepared, logits)), held=held)
         (fitted,) = broadcast_object_list([fitted])
     if curve := fitted.risk_curve:
-        task = promising(prepared.corpus.task, curve)
+        task = with_risk_threshold(prepared.corpus.task, curve)
         prepared.corpus = dataclasses.replace(prepared.corpus, task=task)
-        if why := unpromised(task, curve):
+        if why := unreachable_risk(task, curve):
             screen.tell(f"warning: {why}")
         else:
             place = curve.least.index(task.abstain_below)
@@ -186,7 +186,7 @@ def score(settings: Settings, logits: np.ndarray, held: Examples, task: Task) ->
         # Chosen in the same way once more when all is learned.
         metric = metrics.selection_metric(task, settings.evaluation.metric)
         scale, rule = thresholds.scale_and_threshold(task, logits, held.targets, held.weights, metric=metric)
-        task = dataclasses.replace(task, threshold=thresholds.undivided(rule, scale))
+        task = dataclasses.replace(task, threshold=thresholds.uncalibrated(rule, scale))
     return metrics.compute(task, logits, held.targets, held.weights)
 
 
@@ -245,7 +245,7 @@ def descend(prepared: Prepared, descent: Descent, folder: RunFolder, screen: Scr
             _named_rows(descent.ids, settings),
             occurring_words(prepared.classifier.model, prepared.words),
         ):
-            hold(prepared)
+            set_anchor(prepared)
             trajectory = fit(
                 accelerator,
                 step,

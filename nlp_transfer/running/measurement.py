@@ -9,12 +9,12 @@ from pathlib import Path
 from nlp_transfer.artefact.record import Record
 from nlp_transfer.cache.store import Store, store_of, store_of_rows
 from nlp_transfer.continual.memory import Memory
-from nlp_transfer.continual.rows import alone, load
+from nlp_transfer.continual.rows import load, own_rows
 from nlp_transfer.data.corpus import Corpus, Examples, read_examples
 from nlp_transfer.data.sources import read_source, source_of
 from nlp_transfer.data.task import Task
-from nlp_transfer.decision.fitting import Fitted
-from nlp_transfer.decision.report import said_of
+from nlp_transfer.decision.fitting import FittedRules
+from nlp_transfer.decision.report import decision_notes
 from nlp_transfer.decision.rules import needs_features
 from nlp_transfer.domains.source_only import SourceOnly
 from nlp_transfer.errors import UserError
@@ -33,7 +33,7 @@ from nlp_transfer.terminal.progress import reading
 def measure(
     prepared: Prepared,
     record: Record,
-    fitted: Fitted,
+    fitted: FittedRules,
     screen: Screen,
     *,
     beside: SourceOnly | None = None,
@@ -51,7 +51,7 @@ def measure(
             features = prepared.features_now(split)
         strangers = partial(prepared.answers_to, foreign) if foreign else None
         confidence = settings.evaluation.confidence
-        said = said_of(
+        said = decision_notes(
             record,
             fitted.detector,
             examples,
@@ -64,7 +64,7 @@ def measure(
         floors = _floors(settings, corpus, corpus.task, examples, prepared.below_output.store) if is_main() else []
         if beside is not None:
             floors.append(beside.floor)
-            answers, _ = prepared.answers_to(beside.asked)
+            answers, _ = prepared.answers_to(beside.texts)
             said += beside.sentences(corpus.task, answers, settings=settings.evaluation, seed=settings.seed)
         report = evaluate_predictions(
             corpus.task,
@@ -74,7 +74,7 @@ def measure(
             settings=settings.evaluation,
             seed=settings.seed,
             split=split,
-            said=said,
+            decision_notes=said,
         )
     first = [f"{outcome_words(record.pretrained)}."] if record.pretrained else []
     first += memory.sentences if memory else []
@@ -128,7 +128,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
         answers = predictor.answers(examples.texts, examples.pairs)
         strangers = partial(predictor.answers, foreign.texts, foreign.pairs) if foreign else None
         confidence = settings.evaluation.confidence
-        rules = said_of(
+        rules = decision_notes(
             predictor.record,
             predictor.detector,
             examples,
@@ -148,7 +148,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
             settings=settings.evaluation,
             seed=settings.seed,
             split=split,
-            said=rules,
+            decision_notes=rules,
         )
     report = dataclasses.replace(report, notes=[*notes, *report.notes])
     if settings.report.output and is_main():
@@ -168,7 +168,9 @@ def _floors(
     # One half is the threshold of a model for which none was chosen.
     free = settings.decision.threshold is None and not fixed and task.threshold != 0.5
     train, held = corpus.own_train, corpus.splits.get("validation") if settings.decision.calibrate else None
-    return baselines.floors(task, train, examples, seed=settings.seed, metric=metric, free=free, held=held, store=store)
+    return baselines.floors(
+        task, train, examples, seed=settings.seed, metric=metric, tune_thresholds=free, validation=held, store=store
+    )
 
 
 def _corpus(
@@ -188,7 +190,7 @@ def _corpus(
         except UserError as error:
             if not trained.continual.used:
                 raise
-            corpus, whole = alone(asked, task), not trained.continual.replay
+            corpus, whole = own_rows(asked, task), not trained.continual.replay
             if not whole:
                 lost = "; the floors are left out" * settings.evaluation.floors
                 notes.append(

@@ -14,12 +14,12 @@ from nlp_transfer.artefact.places import PAGES
 from nlp_transfer.artefact.record import Record, read_record
 from nlp_transfer.checks import check_settings
 from nlp_transfer.continual.memory import Memory
-from nlp_transfer.continual.rows import alone, load
+from nlp_transfer.continual.rows import load, own_rows
 from nlp_transfer.data.corpus import Corpus
 from nlp_transfer.data.paths import expanded
-from nlp_transfer.decision.fitting import Fitted, deciding
-from nlp_transfer.domains.distance import Sides, tell_domains_apart
-from nlp_transfer.domains.source_only import SourceOnly, asked_of, is_guarded, without_texts
+from nlp_transfer.decision.fitting import FittedRules, apply_decision_settings
+from nlp_transfer.domains.distance import DomainSample, measure_domain_gap
+from nlp_transfer.domains.source_only import SourceOnly, is_guarded, source_only_of, without_texts
 from nlp_transfer.encoder.source import asked_code
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
@@ -127,7 +127,7 @@ def _without_origin(settings: Settings, error: UserError, screen: Screen, *, dat
     folder = RunFolder.of(settings)
     if not (settings.continual.used and folder.is_there(settings)):
         raise error
-    corpus = alone(settings, read_record(folder.model).task, data=data)
+    corpus = own_rows(settings, read_record(folder.model).task, data=data)
     whole = not settings.continual.replay
     if not whole:
         screen.tell(f"not compared with the rows that were replayed, which cannot be read now: {error}")
@@ -136,7 +136,7 @@ def _without_origin(settings: Settings, error: UserError, screen: Screen, *, dat
 
 def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
     """Return the run of settings that were checked: read back where it is finished, else done."""
-    corpus = deciding(corpus, settings.decision)
+    corpus = apply_decision_settings(corpus, settings.decision)
     settings, why = choosing.resolve_auto(settings, corpus)
     if why:
         screen.tell(why)
@@ -149,7 +149,7 @@ def _finished(settings: Settings, corpus: Corpus, screen: Screen) -> Run:
         memory = Memory.of(settings, corpus)
     with screen.busy("loading the encoder"):
         prepared = prepare(settings, corpus, folder.path, tell=screen.tell)
-    sides = tell_domains_apart(prepared, screen)
+    sides = measure_domain_gap(prepared, screen)
     render(prepared.plan, screen.console)
     beside, plan, domains = None, prepared.plan, prepared.domains
     if sides and is_guarded(settings):
@@ -177,7 +177,9 @@ def _read_back(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Sc
     return Run(folder.path, report)
 
 
-def _source_only(settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, sides: Sides) -> SourceOnly:
+def _source_only(
+    settings: Settings, corpus: Corpus, folder: RunFolder, screen: Screen, sides: DomainSample
+) -> SourceOnly:
     """Do the same run without the texts of the other domain first, or read it back."""
     screen.tell("first without the texts of the other domain; evaluation.source_only=false leaves that out")
     other = without_texts(settings)
@@ -185,7 +187,7 @@ def _source_only(settings: Settings, corpus: Corpus, folder: RunFolder, screen: 
         other = dataclasses.replace(other, overwrite=False)
     alone = _finished(other, dataclasses.replace(corpus, unlabelled=None), screen)
     with screen.busy("asking the model without them"):
-        return asked_of(alone.folder, settings, corpus, sides)
+        return source_only_of(alone.folder, settings, corpus, sides)
 
 
 def _adapt(settings: Settings, prepared: Prepared, folder: RunFolder, screen: Screen, **others: Any) -> Run:
@@ -277,7 +279,7 @@ def _describe(folder: RunFolder) -> None:
             publication.write_card(folder.path)
 
 
-def _record(prepared: Prepared, fitted: Fitted) -> Record:
+def _record(prepared: Prepared, fitted: FittedRules) -> Record:
     source, corpus = prepared.classifier.source, prepared.corpus
     return Record(
         task=corpus.task,

@@ -15,7 +15,7 @@ from nlp_transfer.running.learning import learn
 from nlp_transfer.wording import counted
 
 if TYPE_CHECKING:
-    from nlp_transfer.decision.fitting import Fitted
+    from nlp_transfer.decision.fitting import FittedRules
     from nlp_transfer.running.folder import RunFolder
     from nlp_transfer.running.preparation import Prepared
     from nlp_transfer.settings import Settings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nlp_transfer.training.loop import Saving
     from nlp_transfer.training.state import Trajectory
 
-    Learning = Callable[[Prepared, RunFolder, Screen, Saving], tuple[Trajectory, Fitted]]
+    Learning = Callable[[Prepared, RunFolder, Screen, Saving], tuple[Trajectory, FittedRules]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Trained:
     """
 
     trajectory: Trajectory
-    fitted: Fitted
+    fitted: FittedRules
     seconds: float
 
 

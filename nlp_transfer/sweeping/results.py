@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.formatting import number, shown
+from nlp_transfer.evaluation.formatting import format_interval, number
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.running.folder import RunFolder
@@ -84,7 +84,7 @@ class Results:
             f"Best of {runs} by validation {self.metric}, {number(self.chosen.figure)}: {values or 'the only one'}."
         ]
         if self.report is not None and self.report.split == "test":
-            figure = shown(self.report.rows[0].intervals[self.report.metric])
+            figure = format_interval(self.report.rows[0].intervals[self.report.metric])
             rows = counted(self.report.examples, "test row")
             sentences.append(f"Its {self.report.metric} on {rows}, which chose nothing: {figure}.")
         else:

@@ -23,10 +23,10 @@ def multitask(arguments: argparse.Namespace, words: list[str], overrides: list[s
     if task_set.beside != "none":
         require_one_process("multitask with multitask.beside")
     with screen.busy("starting"), for_good():
-        from nlp_transfer.multitask.beside import compared
+        from nlp_transfer.multitask.beside import compare_with_alone
         from nlp_transfer.multitask.show import render
         from nlp_transfer.multitask.together import adapt_together
-    outcome = compared(task_set, adapt_together(task_set, screen), screen)
+    outcome = compare_with_alone(task_set, adapt_together(task_set, screen), screen)
     render(outcome, screen.console)
     emit(outcome.to_json(), screen)
     return 0

@@ -93,10 +93,10 @@ def measure(dataset: str, seed: int, arguments: argparse.Namespace, peer: bool) 
 
 def told_of(prepared: Any, peer: bool) -> dict[str, Told]:
     """Return the training rows that each method tells of."""
-    from nlp_transfer.inspection.doubts import doubts, unlearned
+    from nlp_transfer.inspection.label_errors import doubts, out_of_fold
 
     ours = [doubt for doubt in doubts(prepared)[0] if doubt.place[0] == "train"]
-    rows, likely = (each["train"] for each in unlearned(prepared))
+    rows, likely = (each["train"] for each in out_of_fold(prepared))
     given = prepared.corpus.splits["train"].targets[rows]
     own = likely[np.arange(len(rows)), given]
     other = np.flatnonzero(likely.argmax(1) != given)

@@ -9,7 +9,8 @@ accuracy is of the test rows of the second one, of whose training rows the texts
 read these; "self-training" learns from what that model answers to them; "tapt" models the language of both first. No
 figure of the second domain chooses anything. "gain" is the difference to source only, with a 95 % interval by Student's
 t over pairs and seeds. Two figures of the answers to those texts need no label of theirs: how much they tell
-(`evaluation/information.py`), and how well they lead back to the labels of the first domain (`evaluation/reverse.py`).
+(`evaluation/information.py`), and how well they lead back to the first domain's labels
+(`evaluation/reverse_validation.py`).
 "most told" takes of every pair and seed the method with the most of the former, "not worse back" the one that tells
 most of those that lead back as well as source only does, but for .07, as the guard of a run has it.
 
@@ -140,29 +141,29 @@ def divide(source: Path, target: Path, folder: Path) -> None:
 def sides_of(settings: Any) -> tuple[Any, np.ndarray]:
     """Return what is known before anything learns, and the texts of the other domain that are asked about."""
     from nlp_transfer.data.corpus import load_corpus
-    from nlp_transfer.domains.distance import tell_domains_apart
-    from nlp_transfer.evaluation.reverse import Known
+    from nlp_transfer.domains.distance import measure_domain_gap
+    from nlp_transfer.evaluation.reverse_validation import DomainFeatures
     from nlp_transfer.running.preparation import prepare
     from nlp_transfer.terminal.console import Screen
 
     corpus = load_corpus(settings.data, seed=settings.seed)
     with tempfile.TemporaryDirectory() as nowhere:
-        sides = tell_domains_apart(prepare(settings, corpus, Path(nowhere)), Screen(speaks=False))
+        sides = measure_domain_gap(prepare(settings, corpus, Path(nowhere)), Screen(speaks=False))
     assert sides is not None
     source, target = sides.features
-    return Known(source, corpus.splits["train"].targets[sides.rows], target), sides.texts
+    return DomainFeatures(source, corpus.splits["train"].targets[sides.rows], target), sides.texts
 
 
 def told(run: Any, texts: Path, known: Any, chosen: np.ndarray) -> dict[str, float]:
     """Return the information that answers to texts carry, and how well those to the chosen ones lead back."""
-    from nlp_transfer.evaluation.information import information
-    from nlp_transfer.evaluation.reverse import led_back
+    from nlp_transfer.evaluation.information import mutual_information
+    from nlp_transfer.evaluation.reverse_validation import reverse_accuracy
 
     with texts.open(encoding="utf-8", newline="") as lines:
         asked = [row["text"] for row in csv.DictReader(lines)]
     task, logits = run.predictor.record.task, run.predictor.logits(asked)
-    back = led_back(task, logits[chosen], known, seed=0).mean()
-    return {"information": information(task, logits), "back": float(back)}
+    back = reverse_accuracy(task, logits[chosen], known, seed=0).mean()
+    return {"information": mutual_information(task, logits), "back": float(back)}
 
 
 def show(pairs: list[str], methods: list[str], lines: list[dict[str, Any]]) -> None:

@@ -126,7 +126,7 @@ def show_together(arguments: argparse.Namespace, known: list[dict[str, Any]]) ->
 
 def matrix(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield what each task gains from each other one."""
-    from nlp_transfer.multitask.beside import compared
+    from nlp_transfer.multitask.beside import compare_with_alone
     from nlp_transfer.multitask.task_set import read_tasks
     from nlp_transfer.multitask.together import adapt_together
     from nlp_transfer.terminal.console import Screen
@@ -137,7 +137,7 @@ def matrix(arguments: argparse.Namespace, known: list[dict[str, Any]]) -> Iterat
     with tempfile.TemporaryDirectory() as scratch:
         words = [*words_of(arguments, 0, Path(scratch)), "multitask.beside=pairs"]
         task_set = read_tasks(None, words, screen, tasks=[str(arguments.data / name) for name in arguments.tasks])
-        found = compared(task_set, adapt_together(task_set, screen), screen)
+        found = compare_with_alone(task_set, adapt_together(task_set, screen), screen)
     yield {"gains": found.to_json()["gains"], "verdict": found.verdict}
 
 

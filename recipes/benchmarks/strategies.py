@@ -125,7 +125,7 @@ def scored(corpus: Any, logits: dict[str, np.ndarray], figure: str) -> float:
 
     task, test, held = corpus.task, corpus.splits["test"], corpus.splits["validation"]
     if task.problem == "multi_label":
-        rule = thresholds.measured(task, logits["validation"], held.targets, held.weights, metric=figure)
+        rule = thresholds.empirical(task, logits["validation"], held.targets, held.weights, metric=figure)
         task = dataclasses.replace(task, threshold=rule)
     return metrics.compute(task, logits["test"], test.targets, test.weights)[figure]
 
@@ -137,7 +137,7 @@ def tfidf(settings: Any, corpus: Any, figure: str) -> float:
     train, test, held = (corpus.splits[split] for split in ("train", "test", "validation"))
     (floor,) = [
         floor
-        for floor in baselines.floors(corpus.task, train, test, seed=settings.seed, held=held)
+        for floor in baselines.floors(corpus.task, train, test, seed=settings.seed, validation=held)
         if floor.name == "tfidf"
     ]
     task = corpus.task if floor.threshold is None else dataclasses.replace(corpus.task, threshold=floor.threshold)
@@ -224,7 +224,7 @@ def trainer(settings: Any, corpus: Any, figure: str) -> float:
         rule = task.threshold
         if task.problem == "multi_label":
             ones = np.ones(len(output.label_ids))
-            rule = thresholds.measured(task, output.predictions, output.label_ids, ones, metric=figure)
+            rule = thresholds.empirical(task, output.predictions, output.label_ids, ones, metric=figure)
         return metrics.compute(dataclasses.replace(task, threshold=rule), output.predictions, output.label_ids)
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -79,7 +79,7 @@ def measure(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
     """Adapt a probe to the known labels; return the score that is chosen and the figures of every one."""
     from nlp_transfer.config import compose
     from nlp_transfer.data.corpus import load_corpus
-    from nlp_transfer.evaluation.hiding import chosen_score, fitted, rehearsed
+    from nlp_transfer.evaluation.hidden_classes import choose_detector, fit_detector, hidden_class_aurocs
     from nlp_transfer.evaluation.unknown import DETECTORS
     from nlp_transfer.running.head import fold_calibration, solve_head
     from nlp_transfer.running.preparation import prepare
@@ -96,25 +96,25 @@ def measure(case: str, seed: int, arguments: argparse.Namespace) -> dict[str, An
     logits, strange = prepared.outputs("test"), prepared.answers_to(corpus.foreign["test"])
     classes, truth = (corpus.splits[split].targets for split in ("train", "validation"))
     labels = len(corpus.task.labels)
-    figures = rehearsed(train, classes, held, truth, labels=labels, seed=seed)
+    figures = hidden_class_aurocs(train, classes, held, truth, labels=labels, seed=seed)
     right = logits.argmax(1) == corpus.splits["test"].targets
     found = {}
     for name in DETECTORS:
-        detector = fitted(name, train, classes, labels=labels, seed=seed)
+        detector = fit_detector(name, train, classes, labels=labels, seed=seed)
         limit = detector.scores(prepared.outputs("validation"), held)
         known, unknown = detector.scores(logits, test), detector.scores(*strange)
         found[name] = {"rehearsed": float(np.mean(figures[name]))} | figures_of(known, unknown, right, limit)
-    return {"chosen": chosen_score(figures, train.shape[1]), "scores": found}
+    return {"chosen": choose_detector(figures, train.shape[1]), "scores": found}
 
 
 def figures_of(known: np.ndarray, unknown: np.ndarray, right: np.ndarray, held: np.ndarray) -> dict[str, float]:
     """Return the figures of scores of known test rows, unknown ones and validation rows."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    from nlp_transfer.evaluation.kept import KeptScores
+    from nlp_transfer.evaluation.calibration_scores import CalibrationScores
 
     truth, scores = np.repeat([0, 1], [len(known), len(unknown)]), np.concatenate([known, unknown])
-    limit = KeptScores.of(held).limit(1 - RATE)
+    limit = CalibrationScores.of(held).limit(1 - RATE)
     return {
         "auroc": float(roc_auc_score(truth, scores)),
         "aupr": float(average_precision_score(truth, scores)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from nlp_transfer.comparing.contest import Duel
 from nlp_transfer.comparing.outcome import GridCell, Outcome, Transfer
+from nlp_transfer.comparing.scores import PairedTest
 from nlp_transfer.evaluation.intervals import Interval
 
 SURE, UNSURE = Interval(0.2, 0.1, 0.3), Interval(0.2, -0.1, 0.5)
@@ -17,13 +17,13 @@ def cell(name: str, labels: str, seconds: float = 1.0) -> GridCell:
     return GridCell(name, labels, f"with {labels} labels a class", 30, figure, [0.5, 0.5], 0.5, seconds, 1, 1, None)
 
 
-def duel(one: str, other: str, difference: Interval, p: float, labels: str = "64") -> Duel:
+def duel(one: str, other: str, difference: Interval, p: float, labels: str = "64") -> PairedTest:
     """Return a duel whose rows are told apart with this p."""
     told = "better" if difference.low > 0 else "no evidence"
-    return Duel(one, other, labels, 2, difference, 0.01, 0.01, told, 10, 5, p, p)
+    return PairedTest(one, other, labels, 2, difference, 0.01, 0.01, told, 10, 5, p, p)
 
 
-def outcome(*duels: Duel, few: Duel | None = None, cells: tuple[GridCell, ...] = ()) -> Outcome:
+def outcome(*duels: PairedTest, few: PairedTest | None = None, cells: tuple[GridCell, ...] = ()) -> Outcome:
     """Return that of a probe, which wins, and lora, beside a majority."""
     usual = tuple(cell(name, labels) for labels in ("8", "64") for name in ("probe", "lora", "majority"))
     few = few or dataclasses.replace(duels[0], labels="8")

@@ -19,14 +19,14 @@ from nlp_transfer.comparing import compare as module
 from nlp_transfer.comparing import trial as trial_module
 from nlp_transfer.comparing.compare import Comparison
 from nlp_transfer.comparing.design import design_of
-from nlp_transfer.comparing.grid import ALL, Draws, candidates_of
+from nlp_transfer.comparing.grid import ALL, TrialData, candidates_of
 from nlp_transfer.comparing.page import document_of
 from nlp_transfer.comparing.recipe import recipe_of
-from nlp_transfer.comparing.trial import answers_of, is_finished
+from nlp_transfer.comparing.trial import is_finished, run_trial
 from nlp_transfer.config import compose, run_id
 from nlp_transfer.data.corpus import load_corpus
 from nlp_transfer.errors import UserError
-from nlp_transfer.evaluation.formatting import shown
+from nlp_transfer.evaluation.formatting import format_interval
 from nlp_transfer.reporting.files import write
 from nlp_transfer.running.choosing import LABEL_TEXTS
 from nlp_transfer.running.preparation import prepare
@@ -88,13 +88,13 @@ def test_everybody_is_there_with_every_number_of_labels(compared):
 def test_the_same_words_do_nothing_again_and_say_the_same(compared, monkeypatch: pytest.MonkeyPatch):
     given, outcome = compared
     monkeypatch.setattr("nlp_transfer.comparing.trial.prepare", lambda *_, **__: pytest.fail("trained again"))
-    answered, told = module.answers_of, list[str]()
+    answered, told = module.run_trial, list[str]()
 
     def told_by_each(settings, corpus, screen):
         screen.tell("what all have to say")
         return answered(settings, corpus, screen)
 
-    monkeypatch.setattr(module, "answers_of", told_by_each)
+    monkeypatch.setattr(module, "run_trial", told_by_each)
     listening = Screen(speaks=False, says=told.append)
     again = comparison(None, given, listening, data=data_for("single_label")).run()
     assert again.to_json()["duels"] == outcome.to_json()["duels"]
@@ -114,10 +114,10 @@ def test_a_comparison_that_was_stopped_goes_on_to_the_same_figures(
         if len(done) == 5:
             raise KeyboardInterrupt
         done.append(arguments)
-        return answers_of(*arguments)
+        return run_trial(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "answers_of", interrupted)
+        patch.setattr(module, "run_trial", interrupted)
         with pytest.raises(KeyboardInterrupt):
             comparison(None, elsewhere, QUIET, data=data_for("single_label")).run()
     assert not list(tmp_path.rglob("compare.json"))
@@ -164,7 +164,7 @@ def test_the_page_says_what_the_figures_say_and_names_are_words_on_it(compared, 
     assert "features that an earlier trial or run has kept are not computed again, nor counted" in words
     assert "<script" not in page
     assert page.count("<svg") == 2
-    assert shown(outcome.cell("tfidf", "4").figure) in plain.replace("\\", "")
+    assert format_interval(outcome.cell("tfidf", "4").figure) in plain.replace("\\", "")
     odd = dataclasses.replace(outcome.cells[0], name="<script>alert(1)</script>")
     changed = dataclasses.replace(outcome, cells=[*outcome.cells, odd], folder=tmp_path)
     write(document_of(changed), tmp_path / "report.html")
@@ -220,10 +220,10 @@ def test_the_best_by_validation_is_no_one_who_has_no_figure(place: Path, monkeyp
     given += ["compare.scratch=false", "data.problem=regression", "evaluation.metric=pearson"]
 
     def broken(settings, corpus, screen):
-        found = answers_of(settings, corpus, screen)
+        found = run_trial(settings, corpus, screen)
         return dataclasses.replace(found, validation=float("nan")) if settings.name.startswith("probe") else found
 
-    monkeypatch.setattr(module, "answers_of", broken)
+    monkeypatch.setattr(module, "run_trial", broken)
     assert comparison(None, given, QUIET, data=data_for("regression")).run().winner.startswith("finetune")
 
 
@@ -261,8 +261,8 @@ def test_a_class_that_has_fewer_rows_makes_it_up_to_so_many(place: Path):
     rare = rows[0]["label"]
     kept = [row for row in rows if row["label"] != rare] + [row for row in rows if row["label"] == rare][:5]
     settings = compose(None, words(place, "compare.labels=[1,4,8,all]"))
-    draws = Draws(settings, data=data_for("single_label") | {"train": kept})
-    assert [draws.said(each) for each in draws.labels] == [
+    draws = TrialData(settings, data=data_for("single_label") | {"train": kept})
+    assert [draws.describe(each) for each in draws.labels] == [
         "with 1 label a class",
         "with 4 labels a class",
         "with up to 8 labels a class",
@@ -272,9 +272,9 @@ def test_a_class_that_has_fewer_rows_makes_it_up_to_so_many(place: Path):
 
 def test_draws_share_the_test_rows_and_have_as_few_to_choose_by_as_to_learn_from(place: Path):
     settings = compose(None, words(place, "compare.labels=[2,4,400,all]"))
-    draws = Draws(settings, data=data_for("single_label"))
+    draws = TrialData(settings, data=data_for("single_label"))
     assert draws.labels == ["2", "4", ALL]
-    assert Draws(compose(None, words(place, "compare.labels=[400]")), data=data_for("single_label")).labels == [ALL]
+    assert TrialData(compose(None, words(place, "compare.labels=[400]")), data=data_for("single_label")).labels == [ALL]
     for labels in draws.labels:
         for seed in (0, 1):
             found = draws.corpus(labels, seed, pooled=True)
@@ -286,7 +286,7 @@ def test_draws_share_the_test_rows_and_have_as_few_to_choose_by_as_to_learn_from
                 assert np.bincount(train.targets).tolist() == [int(labels)] * 3
                 assert [found.pool.examples.ids[row] for row in found.pool.chosen] == train.ids
                 with many(10):
-                    again = Draws(settings, data=data_for("single_label")).corpus(labels, seed, pooled=True)
+                    again = TrialData(settings, data=data_for("single_label")).corpus(labels, seed, pooled=True)
                 assert again.pool.chosen.tolist() == found.pool.chosen.tolist()
                 assert again.fingerprint == found.fingerprint
     few, more = (set(draws.corpus(labels, 0, pooled=True).splits["train"].ids) for labels in ("2", "4"))
@@ -299,7 +299,7 @@ def test_draws_share_the_test_rows_and_have_as_few_to_choose_by_as_to_learn_from
 def test_what_is_computed_of_the_pool_is_what_a_draw_would_compute(place: Path, problem: str):
     of = [f"data.problem={problem}"] if problem in ("ordinal", "regression", "multi_label") else []
     settings = compose(None, words(place, *of, "strategy=probe", "compare.labels=[2,all]"))
-    draws = Draws(settings, data=data_for(problem))
+    draws = TrialData(settings, data=data_for(problem))
     pooled, alone = (
         prepare(settings, draws.corpus("2", 0, pooled=each), place).features("train") for each in (True, False)
     )
@@ -312,7 +312,7 @@ def test_what_is_computed_of_the_pool_is_what_a_draw_would_compute(place: Path, 
 )
 def test_a_head_is_fitted_where_frozen_layers_are_skipped_and_rows_have_a_pool(place: Path, strategy: list[str]):
     settings = compose(None, words(place, *strategy, "compare.labels=[2,all]"))
-    corpus = Draws(settings, data=data_for("single_label")).corpus("2", 0, pooled=True)
+    corpus = TrialData(settings, data=data_for("single_label")).corpus("2", 0, pooled=True)
     assert corpus.pool is not None
     prepared = prepare(settings, corpus, place)
     plain = prepared.below_output.now(prepared.columns["train"])
@@ -391,10 +391,10 @@ def test_a_trial_is_finished_when_the_disk_has_its_answers(
     corpus = load_corpus(settings.data, data=data_for("single_label"))
     refuse_to_hold(monkeypatch, "answers.safetensors")
     with pytest.raises(UserError, match="full"):
-        answers_of(settings, corpus, QUIET)
+        run_trial(settings, corpus, QUIET)
     assert not is_finished(settings)
     monkeypatch.undo()
-    answers_of(settings, corpus, QUIET)
+    run_trial(settings, corpus, QUIET)
     assert is_finished(settings)
 
 
@@ -408,12 +408,12 @@ def test_a_trial_that_another_process_finished_meanwhile_is_read_back(
 
     def meanwhile(*given, **named):
         monkeypatch.setattr(trial_module, "prepare", prepare)
-        answers_of(settings, corpus, QUIET)
+        run_trial(settings, corpus, QUIET)
         written.extend(path.stat().st_mtime_ns for path in tmp_path.glob("*/*.safetensors"))
         return prepare(*given, **named)
 
     monkeypatch.setattr(trial_module, "prepare", meanwhile)
-    answers_of(settings, corpus, QUIET)
+    run_trial(settings, corpus, QUIET)
     assert [path.stat().st_mtime_ns for path in tmp_path.glob("*/*.safetensors")] == written
 
 
@@ -424,9 +424,9 @@ def test_a_finished_trial_is_read_back_without_its_teacher(place: Path, tmp_path
     given = words(place, "strategy=finetune", "objective=distill", f"objective.distill.teacher={teacher}")
     settings = dataclasses.replace(compose(None, given), output=str(tmp_path))
     corpus, told = load_corpus(settings.data, data=data), list[str]()
-    before = answers_of(settings, corpus, QUIET)
+    before = run_trial(settings, corpus, QUIET)
     teacher.rename(tmp_path / "moved")
-    again = answers_of(settings, corpus, Screen(speaks=False, says=told.append))
+    again = run_trial(settings, corpus, Screen(speaks=False, says=told.append))
     assert np.array_equal(again.logits, before.logits)
     assert len(told) == 1
     assert told[0].startswith("not compared with the teacher, which cannot be found now: ")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from nlp_transfer.comparing.grid import Trial
-from nlp_transfer.comparing.schedule import Schedule, Tried
+from nlp_transfer.comparing.schedule import Schedule, TrialResult
 
 ROWS = {"8": 80, "64": 640, "all": 6400}
 NAMES = ("steady", "rising", "poor", "worst")
@@ -27,7 +27,7 @@ def run(
         done.append(trial)
         clock["now"] += 0 if schedule.is_kept(trial) else seconds(trial)
         score = SCORES.get(trial.name, (0, 0, 0))[list(ROWS).index(trial.labels)]
-        schedule.done[trial] = Tried(score, seconds(trial))
+        schedule.done[trial] = TrialResult(score, seconds(trial))
     return done
 
 
@@ -85,6 +85,6 @@ def test_who_is_as_good_goes_on_too():
     schedule = Schedule(["one", "other", "poor"], [], ["8", "64", "all"], [0], left=lambda: 1e9, tie=0.01)
     scores = {"one": 0.70541, "other": 0.70534, "poor": 0.3}
     for trial in schedule:
-        schedule.done[trial] = Tried(scores[trial.name], 1.0)
+        schedule.done[trial] = TrialResult(scores[trial.name], 1.0)
     assert {each.name for each in schedule.done if each.labels == "all"} == {"one", "other"}
     assert set(schedule.left_out) == {Trial("poor", "all", 0)}

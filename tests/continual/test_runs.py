@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 import nlp_transfer
 from nlp_transfer.cli import main
-from nlp_transfer.continual.holding import fisher, hold
+from nlp_transfer.continual.anchoring import fisher, set_anchor
+from nlp_transfer.continual.new_outputs import imprinted
 from nlp_transfer.continual.rows import load
-from nlp_transfer.continual.starting import imprinted
 from nlp_transfer.encoder.anatomy import active_output
 from nlp_transfer.encoder.vocabulary import occurring_words
 from nlp_transfer.errors import UserError
@@ -162,7 +162,7 @@ def test_the_fisher_information_is_that_of_drawn_labels_by_hand(home: Path, tmp_
     old = old_run(home, {"card", "film"})
     settings = going_on(home, old, **EWC)
     prepared = prepare(settings, load(settings, data=only({"refund"})), tmp_path)
-    hold(prepared)
+    set_anchor(prepared)
     anchor = prepared.objective.terms["anchor"]
     found = fisher(prepared, anchor)
     assert [each.shape for each in found] == [each.shape for each in anchor.held.values()]

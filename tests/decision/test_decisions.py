@@ -174,11 +174,11 @@ def test_another_rule_can_be_set_when_a_model_is_used(home: Path, tmp_path: Path
     predictor = Predictor(run.folder)
     texts = [row["text"] for row in rows("single_label", 20, 7)]
     assert not any(each.abstains for each in predictor.predict(texts))
-    strict = predictor.deciding_by(DecisionSettings(abstain_below=0.999))
+    strict = predictor.with_rules(DecisionSettings(abstain_below=0.999))
     assert any(each.abstains for each in strict.predict(texts))
     assert not any(each.abstains for each in predictor.predict(texts))
     with pytest.raises(UserError, match=r"decision\.threshold is for multi_label"):
-        predictor.deciding_by(DecisionSettings(threshold=0.3))
+        predictor.with_rules(DecisionSettings(threshold=0.3))
 
 
 def test_a_threshold_is_kept_and_may_be_changed_to_measure(home: Path, tmp_path: Path):

@@ -19,8 +19,8 @@ from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import Examples
 from nlp_transfer.data.task import NEVER
 from nlp_transfer.decision.labelling import Prediction
-from nlp_transfer.decision.report import said_of
-from nlp_transfer.decision.rules import ruled, unpromised
+from nlp_transfer.decision.report import decision_notes
+from nlp_transfer.decision.rules import record_with_rules, unreachable_risk
 from nlp_transfer.demo import shown
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration
@@ -117,7 +117,7 @@ def test_it_abstains_below_the_stored_threshold_and_another_risk_moves_that(run:
     assert curve
     shares = []
     for risk in (None, 0.1, 0.15, RISK, 0.3, 0.6):
-        judge = predictor.deciding_by(DecisionSettings(risk=risk))
+        judge = predictor.with_rules(DecisionSettings(risk=risk))
         threshold = curve.threshold(RISK if risk is None else risk)
         answers = judge.predict(texts)
         assert (judge.record.task.abstain_below, judge.record.task.risk) == (threshold, risk or RISK)
@@ -135,7 +135,7 @@ def test_one_rule_replaces_the_other(run: Run, home: Path) -> None:
     threshold = record.task.abstain_below
 
     def rule(held: Record, **settings) -> tuple[float, float]:
-        task = ruled(held, DecisionSettings(**settings)).task
+        task = record_with_rules(held, DecisionSettings(**settings)).task
         return task.abstain_below, task.risk
 
     assert rule(record) == (threshold, RISK)
@@ -147,7 +147,7 @@ def test_one_rule_replaces_the_other(run: Run, home: Path) -> None:
     assert rule(other, risk=RISK) == (threshold, RISK)
     for both in ({"risk": 0.1, "abstain_below": 0.9}, {"risk": 0.1, "abstain_below": 0.0}):
         with pytest.raises(UserError, match=r"decision\.abstain_below=.* and decision\.risk=0\.1"):
-            ruled(record, DecisionSettings(**both))
+            record_with_rules(record, DecisionSettings(**both))
     for problem in ("multi_label", "regression"):
         with pytest.raises(UserError, match=r"decision\.risk is for tasks with one label a text"):
             with_rules(dataclasses.replace(record.task, problem=problem, risk=0.0), DecisionSettings(risk=0.1))
@@ -158,27 +158,27 @@ def test_what_cannot_be_promised_is_refused_before_the_training_and_after_it(run
     with pytest.raises(UserError, match=said):
         run_for(home, **{"decision.risk": 0.01})
     with pytest.raises(UserError, match=r"adapted with 120, .*: raise it, or adapt again with more"):
-        run.predictor.deciding_by(DecisionSettings(risk=0.01))
+        run.predictor.with_rules(DecisionSettings(risk=0.01))
     plain = run_for(home, **{"decision.risk": None})
     with pytest.raises(UserError, match=r"decision\.risk=0\.2: this model, or the export of it, holds no"):
-        plain.predictor.deciding_by(DecisionSettings(risk=RISK))
-    assert plain.predictor.deciding_by(DecisionSettings(risk=0.0)).record == plain.predictor.record
+        plain.predictor.with_rules(DecisionSettings(risk=RISK))
+    assert plain.predictor.with_rules(DecisionSettings(risk=0.0)).record == plain.predictor.record
 
 
 def test_where_nothing_can_be_promised_it_abstains_from_everything_and_says_so(run: Run, tmp_path: Path) -> None:
     model = with_curve(run, tmp_path / "model", risk=0.06, abstain_below=NEVER)
     predictor = Predictor(model)
     assert all(each.abstains for each in predictor.predict(texts_of("test")))
-    why = unpromised(predictor.record.task, predictor.record.risk_curve)
+    why = unreachable_risk(predictor.record.task, predictor.record.risk_curve)
     assert why
     assert "abstains on every text" in why
     assert "at most 6% of its labels are wrong (decision.risk=0.06)" in why
     assert "The lowest that they promise is decision.risk=0.096;" in why
-    most = predictor.deciding_by(DecisionSettings(risk=0.096))
+    most = predictor.with_rules(DecisionSettings(risk=0.096))
     assert most.record.task.abstain_below == 0.9
-    assert unpromised(most.record.task, CURVE) is None
+    assert unreachable_risk(most.record.task, CURVE) is None
     for risk, least in ((0.175, 0.6), (0.38, 0.0)):
-        assert predictor.deciding_by(DecisionSettings(risk=risk)).record.task.abstain_below == least
+        assert predictor.with_rules(DecisionSettings(risk=risk)).record.task.abstain_below == least
 
 
 def test_an_old_record_is_read_and_a_damaged_one_refused(run: Run, tmp_path: Path) -> None:
@@ -209,11 +209,11 @@ def told(record: Record, sure: list[float], right: list[bool], *, in_sample: boo
     examples = Examples(texts, None, targets, np.ones(len(sure), np.float32), texts, None)
     record = dataclasses.replace(record, calibration=Calibration())
     answers = (np.log(likely), None)
-    return said_of(record, None, examples, answers, None, confidence=0.95, in_sample=in_sample)[0]
+    return decision_notes(record, None, examples, answers, None, confidence=0.95, in_sample=in_sample)[0]
 
 
 def test_the_sentences_by_hand(run: Run, tmp_path: Path) -> None:
-    record = ruled(read_record(with_curve(run, tmp_path / "model", risk=0.0)), DecisionSettings(risk=0.175))
+    record = record_with_rules(read_record(with_curve(run, tmp_path / "model", risk=0.0)), DecisionSettings(risk=0.175))
     start = "Of the labels it gives at most 17.5% are to be wrong, by a probability that 120 validation rows set"
     said = told(record, [0.7] * 8 + [0.5] * 2, [True] * 7 + [False] * 3)
     assert said.startswith(start)
@@ -226,7 +226,7 @@ def test_the_sentences_by_hand(run: Run, tmp_path: Path) -> None:
     assert told(record, [0.5], [True]).endswith(
         "it gives 0.0% [0.0%, 97.5%] of the rows a label, so that they say nothing of it."
     )
-    never = ruled(record, DecisionSettings(risk=0.06))
+    never = record_with_rules(record, DecisionSettings(risk=0.06))
     assert told(never, [0.7], [True]).startswith("The model abstains on every text: ")
 
 
@@ -281,11 +281,11 @@ def test_an_export_has_the_rule_and_can_move_it(run: Run, tmp_path: Path) -> Non
     for name, more in (("same", []), ("strict", ["decision.risk=0.1"])):
         words = [f"export.output={tmp_path / name}", *more]
         export(model, compose(None, words))
-        wanted = Predictor(model).deciding_by(compose(None, words).decision)
+        wanted = Predictor(model).with_rules(compose(None, words).decision)
         graph = Exported(tmp_path / name)
         assert graph.record == dataclasses.replace(wanted.record, sha256=graph.record.sha256)
         assert [each.abstains for each in graph.predict(texts)] == [each.abstains for each in wanted.predict(texts)]
-    looser = Exported(tmp_path / "same").deciding_by(DecisionSettings(risk=0.6))
+    looser = Exported(tmp_path / "same").with_rules(DecisionSettings(risk=0.6))
     assert not any(each.abstains for each in looser.predict(texts))
     never = export(with_curve(run, tmp_path / "model", risk=0.06, abstain_below=NEVER), compose(None, []))
     assert never.fidelity.equal_decisions == 1
@@ -323,7 +323,7 @@ def test_verbs_pages_and_files_speak_of_it(tmp_path: Path, capfd: pytest.Capture
     assert shares == sorted(shares)
     replaced = evaluated(folder, capfd, "decision.abstain_below=0.4")["notes"]
     assert not [note for note in replaced if "are to be wrong" in note]
-    lowest = read_record(folder / "model").risk_curve.lowest()
+    lowest = read_record(folder / "model").risk_curve.min_risk()
     assert lowest > 0.05  # the least that any 120 rows promise
     assert evaluated(folder, capfd, "decision.risk=0.05", f"report.output={tmp_path / 'page.html'}")["answered"] == 0
     assert "it abstains everywhere, so that at most 5%" in (tmp_path / "page.html").read_text()

@@ -14,14 +14,14 @@ from nlp_transfer.artefact.folder import RECORD, load_detector
 from nlp_transfer.artefact.record import read_record, write_record
 from nlp_transfer.cli import main
 from nlp_transfer.data.corpus import Examples
-from nlp_transfer.decision.report import said_of
-from nlp_transfer.decision.rules import limit_of, ruled
+from nlp_transfer.decision.report import decision_notes
+from nlp_transfer.decision.rules import limit_of, record_with_rules
 from nlp_transfer.encoder.source import UNKNOWN, digest_of
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.calibration import Calibration
+from nlp_transfer.evaluation.calibration_scores import CalibrationScores
 from nlp_transfer.evaluation.formatting import number
-from nlp_transfer.evaluation.hiding import auroc, auroc_interval, fitted
-from nlp_transfer.evaluation.kept import KeptScores
+from nlp_transfer.evaluation.hidden_classes import auroc, auroc_interval, fit_detector
 from nlp_transfer.evaluation.novelty import Novelty
 from nlp_transfer.evaluation.unknown import DETECTORS, OF_LOGITS
 from nlp_transfer.predicting.predict import Predictor, predict_file
@@ -55,14 +55,14 @@ def with_score(folder: Path, made: Path, name: str) -> Path:
     both = predictor._run(texts, None, ("logits", "features"))
     logits, features = both[:, :3], both[:, 3:]
     classes = record.task.encode(labels, str)
-    detector = fitted(name, features, classes, labels=3, seed=0)
+    detector = fit_detector(name, features, classes, labels=3, seed=0)
     sha256 = None
     if name not in OF_LOGITS:
         from safetensors.numpy import save_file
 
         save_file(detector.tensors(), made / UNKNOWN)
         sha256 = digest_of([made / UNKNOWN])
-    kept = KeptScores.of(detector.scores(logits, features))
+    kept = CalibrationScores.of(detector.scores(logits, features))
     write_record(dataclasses.replace(record, novelty=Novelty(name, kept, {}, sha256)), made)
     return made
 
@@ -167,7 +167,7 @@ def test_a_model_without_rules_says_nothing_and_cannot_follow_one(home: Path):
     for key in RULES:
         name = key.partition(".")[2]
         with pytest.raises(UserError, match=rf"{key}=0\.2: this model, or the export of it, holds no.*{key}"):
-            Predictor(run.folder).deciding_by(DecisionSettings(**{name: 0.2}))
+            Predictor(run.folder).with_rules(DecisionSettings(**{name: 0.2}))
     plain = json.loads((run.folder / "model" / RECORD).read_text())
     del plain["novelty"], plain["nonconformity"], plain["task"]["unknown"], plain["task"]["coverage"]
     (run.folder / "model" / RECORD).write_text(json.dumps(plain))  # as it was before there were rules
@@ -182,11 +182,11 @@ def test_every_score_is_read_back_and_a_level_can_be_moved(home: Path, tmp_path:
     texts = [row["text"] for row in data_for("single_label")["train"]]
     shares = []
     for rate in (0.1, 0.2, 0.5):
-        answers = predictor.deciding_by(DecisionSettings(unknown=rate, coverage=1 - rate)).predict(texts)
+        answers = predictor.with_rules(DecisionSettings(unknown=rate, coverage=1 - rate)).predict(texts)
         shares.append(np.mean([each.unknown for each in answers]))
         assert shares[-1] <= rate + 1.5 / 48
     assert shares == sorted(shares)
-    silent = predictor.deciding_by(DecisionSettings(unknown=0.0, coverage=0.0)).predict(texts)
+    silent = predictor.with_rules(DecisionSettings(unknown=0.0, coverage=0.0)).predict(texts)
     assert {(each.unknown, each.set) for each in silent} == {(None, None)}
     assert [each.label for each in silent] == [each.label for each in predictor.predict(texts)]
     if name not in OF_LOGITS:
@@ -205,9 +205,9 @@ def test_too_few_validation_rows_are_refused_before_the_training_and_after_it(ho
         run_for(home, **{"decision.coverage": 0.95})
     run = run_for(home, **RULES)
     with pytest.raises(UserError, match=r"decision\.unknown=0\.01 needs at least 99"):
-        run.predictor.deciding_by(DecisionSettings(unknown=0.01))
+        run.predictor.with_rules(DecisionSettings(unknown=0.01))
     with pytest.raises(UserError, match=r"adapted with \d+: raise it, or adapt again with more"):
-        run.predictor.deciding_by(DecisionSettings(unknown=0.01))
+        run.predictor.with_rules(DecisionSettings(unknown=0.01))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_calibration_that_does_not_help_is_said_to(home: Path, temperature: fl
     record = dataclasses.replace(record, calibration=Calibration(temperature))
     texts, logits = ["a"] * 3, np.eye(3)  # all right, so that the surer it is, the better
     examples = Examples(texts, None, np.arange(3), np.ones(3, np.float32), texts, None)
-    (said,) = said_of(record, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
+    (said,) = decision_notes(record, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
     assert said.startswith("As trained: calibration error ")
     assert f"; calibrated (a temperature of {temperature:.3g}): calibration error " in said
     assert ("By the Brier score it did not help on these rows." in said) != helped
@@ -287,7 +287,7 @@ def test_a_calibration_that_does_not_help_is_said_to(home: Path, temperature: fl
 
 def test_the_sentences_by_hand(home: Path):
     record = read_record(run_for(home, **RULES).folder / "model")
-    kept = KeptScores.of(np.linspace(-3, 0, 31))
+    kept = CalibrationScores.of(np.linspace(-3, 0, 31))
     task = dataclasses.replace(record.task, coverage=0.0)
     record = dataclasses.replace(record, task=task, novelty=Novelty("energy", kept, {}), calibration=Calibration())
     assert limit_of(record) == pytest.approx(-0.5)  # the (31 + 1) * 0.8 = 26th of 31
@@ -295,7 +295,9 @@ def test_the_sentences_by_hand(home: Path):
     texts = ["a"] * 4
     examples = Examples(texts, None, np.array([0, 1, 0, 2]), np.ones(4, np.float32), texts, None)
     foreign = np.array([[-2.0, -2, -2], [3, 0, 0.1]])
-    said, _ = said_of(record, None, examples, (logits, None), lambda: (foreign, None), confidence=0.95, in_sample=False)
+    said, _ = decision_notes(
+        record, None, examples, (logits, None), lambda: (foreign, None), confidence=0.95, in_sample=False
+    )
     assert "It calls 25.0% [0.6%, 80.6%] of the rows unknown (20.0% were asked for, by the score 'energy')" in said
     assert "takes 50.0% [6.8%, 93.2%] of all rows for known and labels them right." in said
     score = auroc(*(DETECTORS["energy"].of({}).scores(each, None) for each in (logits, foreign)))
@@ -303,12 +305,14 @@ def test_the_sentences_by_hand(home: Path):
     assert f"it calls 50.0% [1.3%, 98.7%] unknown (AUROC {number(score)} [{low}, {high}]; .500 is chance)" in said
     assert ("the rule hardly tells them from known rows" in said) == (score < 0.7)
     alike = np.array([[3.0, 0, 0]] * 5)
-    said, _ = said_of(record, None, examples, (logits, None), lambda: (alike, None), confidence=0.95, in_sample=False)
+    said, _ = decision_notes(
+        record, None, examples, (logits, None), lambda: (alike, None), confidence=0.95, in_sample=False
+    )
     assert "calls 0.0% [0.0%, 52.2%] unknown" in said
     assert ": the rule hardly tells them from known rows; no other figure counts these." in said
     for score, hardly in ((0.6, True), (0.7, False)):
         rated = dataclasses.replace(record, novelty=Novelty("energy", kept, {"energy": score, "neighbours": 0.4}))
-        said, _ = said_of(rated, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
+        said, _ = decision_notes(rated, None, examples, (logits, None), None, confidence=0.95, in_sample=False)
         assert ("hardly told from the others (AUROC .600; .500 is chance)" in said) == hardly
 
 
@@ -352,5 +356,5 @@ def test_an_export_that_cannot_tell_the_unknown_is_refused(home: Path, tmp_path:
 
 def test_a_record_can_be_ruled_without_a_model(home: Path):
     record = read_record(run_for(home, **RULES).folder / "model")
-    assert ruled(record, DecisionSettings()) == record
-    assert ruled(record, DecisionSettings(unknown=0.0)).task.unknown == 0
+    assert record_with_rules(record, DecisionSettings()) == record
+    assert record_with_rules(record, DecisionSettings(unknown=0.0)).task.unknown == 0

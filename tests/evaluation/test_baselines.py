@@ -100,7 +100,7 @@ def test_held_rows_calibrate_a_floor_as_they_would_a_model(problem, pair, tmp_pa
     plain, others = (floors(task, train, rows, **options) for rows in (test, held))
     for store in (None, Store(tmp_path, 2**30), Store(tmp_path, 2**30)):
         for found, before, rated in zip(
-            floors(task, train, test, held=held, store=store, **options), plain, others, strict=True
+            floors(task, train, test, validation=held, store=store, **options), plain, others, strict=True
         ):
             assert found.logits.shape == before.logits.shape
             if problem not in ("single_label", "ordinal"):
@@ -148,17 +148,17 @@ def in_file(array):
 def test_floors_of_many_rows_are_those_of_few(problem, pair, tmp_path, monkeypatch):
     task = Task(problem, () if problem == "regression" else LABELS, pair=pair)
     parts = [learnable(problem, soft=False, weighted=True, pair=pair, rows=rows, seed=rows) for rows in (60, 25, 30)]
-    few = floors(task, *parts[:2], seed=3, held=parts[2])
+    few = floors(task, *parts[:2], seed=3, validation=parts[2])
     monkeypatch.setattr(compact, "_MANY", 1)  # then cells lie in a file, and so do features
-    monkeypatch.setattr(tfidf, "_MANY", 1)
-    monkeypatch.setattr(tfidf, "_AT_ONCE", 7)
+    monkeypatch.setattr(tfidf, "_MOST_IN_MEMORY", 1)
+    monkeypatch.setattr(tfidf, "_BLOCK", 7)
     train, test, held = (
         replace(part, texts=CompactCells(part.texts), pairs=part.pairs and CompactCells(part.pairs)) for part in parts
     )
-    asked = tfidf.features_of(task, train, test)[1]
+    asked = tfidf.tfidf_features(task, train, test)[1]
     assert all(in_file(part) for part in (asked.data, asked.indices))
     for _ in range(2):  # the second time they are read back
-        many = floors(task, train, test, seed=3, held=held, store=Store(tmp_path, 2**30))
+        many = floors(task, train, test, seed=3, validation=held, store=Store(tmp_path, 2**30))
         assert [floor.detail for floor in many] == [floor.detail for floor in few]
         for one, other in zip(few, many, strict=True):
             assert (one.logits == other.logits).all()
@@ -172,19 +172,19 @@ def test_of_more_text_than_memory_should_hold_drawn_rows_teach_the_floor(pair, t
     )
     both = Texts(train.texts, train.pairs)
     lengths = np.array([sum(map(len, row)) for row in zip(train.texts, train.pairs or [""] * 400, strict=True)])
-    monkeypatch.setattr(tfidf, "_MOST_READ", lengths.sum())
-    assert list(tfidf.rows_read(both, seed=0)) == list(range(400))
-    monkeypatch.setattr(tfidf, "_MOST_READ", lengths.sum() / 2)
-    monkeypatch.setattr(tfidf, "_FEWEST_SAMPLED", 10)
-    rows = tfidf.rows_read(both, seed=0)
-    assert list(rows) == sorted(set(rows)) != list(tfidf.rows_read(both, seed=1))
+    monkeypatch.setattr(tfidf, "_MOST_TRAINING_CHARACTERS", lengths.sum())
+    assert list(tfidf.rows_to_fit(both, seed=0)) == list(range(400))
+    monkeypatch.setattr(tfidf, "_MOST_TRAINING_CHARACTERS", lengths.sum() / 2)
+    monkeypatch.setattr(tfidf, "_MIN_SAMPLE", 10)
+    rows = tfidf.rows_to_fit(both, seed=0)
+    assert list(rows) == sorted(set(rows)) != list(tfidf.rows_to_fit(both, seed=1))
     assert lengths.sum() / 2 - lengths.max() < lengths[rows].sum() <= lengths.sum() / 2
     fitted, found = (floors(task, train, test, seed=0, store=store) for _ in range(2))
     assert fitted[1].detail == found[1].detail
     assert fitted[1].detail.endswith(f", {len(rows)} of 400 training rows")
     assert compute(task, fitted[1].logits, test.targets)["accuracy"] > 0.8
-    monkeypatch.setattr(tfidf, "_FEWEST_SAMPLED", 300)
-    assert len(tfidf.rows_read(both, seed=0)) == 300
+    monkeypatch.setattr(tfidf, "_MIN_SAMPLE", 300)
+    assert len(tfidf.rows_to_fit(both, seed=0)) == 300
 
 
 def test_what_the_floor_hangs_on_is_in_its_key(tmp_path):
@@ -350,9 +350,9 @@ def test_scripts_without_spaces():
 def test_long_texts_do_without_character_ngrams(monkeypatch):
     train = learnable("single_label", soft=False, weighted=False, pair=False, rows=60, seed=0)
     task = Task("single_label", LABELS, pair=False)
-    columns = tfidf.features_of(task, train, train)[0].shape[1]
-    monkeypatch.setattr(tfidf, "_MOST_CHARACTERS", 0)
-    assert 0 < tfidf.features_of(task, train, train)[0].shape[1] < columns
+    columns = tfidf.tfidf_features(task, train, train)[0].shape[1]
+    monkeypatch.setattr(tfidf, "_MOST_CHARACTER_WORK", 0)
+    assert 0 < tfidf.tfidf_features(task, train, train)[0].shape[1] < columns
 
 
 @pytest.mark.parametrize("metric", ["macro_f1", "log_loss"])

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import binom
 
 from nlp_transfer.data.task import Task
+from nlp_transfer.evaluation.calibration_scores import CalibrationScores, min_rows
 from nlp_transfer.evaluation.conformal import covered, label_sets, nonconformity, number_bounds
-from nlp_transfer.evaluation.kept import KeptScores, fewest
 
 TASK = Task("single_label", ("a", "b", "c", "d"), pair=False)
 ORDINAL = Task("ordinal", ("1", "2", "3", "4"), pair=False)
@@ -17,33 +17,33 @@ NUMBER = Task("regression", (), pair=False)
 
 @pytest.mark.parametrize("score", [1 / 3, 2 / 3, -1 / 3, 1e-9 / 7, 12345.6789012, -0.1, 0.0])
 def test_no_score_lies_beyond_what_is_kept_of_it_however_many_there_are_like_it(score: float):
-    limit = KeptScores.of(np.full(100, score)).limit(0.9)
+    limit = CalibrationScores.of(np.full(100, score)).limit(0.9)
     assert score <= limit == pytest.approx(score, rel=1e-6)
 
 
 def test_limits_by_hand():
-    kept = KeptScores.of(np.arange(1, 10)[::-1])  # 1 to 9, of which the (9 + 1) * 0.9 = 9th is the limit
+    kept = CalibrationScores.of(np.arange(1, 10)[::-1])  # 1 to 9, of which the (9 + 1) * 0.9 = 9th is the limit
     assert kept.limit(0.9) == 9
     assert kept.limit(0.5) == 5
     assert kept.limit(0.51) == 6
     assert kept.limit(0.91) == math.inf
-    assert [fewest(level) for level in (0.5, 0.9, 0.95, 0.99)] == [1, 9, 19, 99]
+    assert [min_rows(level) for level in (0.5, 0.9, 0.95, 0.99)] == [1, 9, 19, 99]
     for level in (0.8, 0.9, 0.95, 0.99):
-        rows = fewest(level)
-        assert KeptScores.of(np.zeros(rows)).limit(level) == 0
-        assert KeptScores.of(np.zeros(rows - 1)).limit(level) == math.inf
+        rows = min_rows(level)
+        assert CalibrationScores.of(np.zeros(rows)).limit(level) == 0
+        assert CalibrationScores.of(np.zeros(rows - 1)).limit(level) == math.inf
 
 
 @pytest.mark.parametrize("rows", [1001, 1002, 5_000, 12_345])
 def test_of_many_rows_a_thousand_are_kept_and_no_promise_is_broken(rows: int):
     scores = np.arange(1, rows + 1)
-    kept = KeptScores.of(scores)
+    kept = CalibrationScores.of(scores)
     assert len(kept.values) == 1001
     assert (kept.values[0], kept.values[-1]) == (1, rows)
     for level in (0.001, 0.5, 0.9, 0.95, 0.999):
         exact = math.ceil((rows + 1) * level - 1e-9)
         assert exact <= kept.limit(level) <= exact + rows / 1000
-    assert KeptScores.from_json(kept.to_json()) == kept
+    assert CalibrationScores.from_json(kept.to_json()) == kept
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_of_many_rows_a_thousand_are_kept_and_no_promise_is_broken(rows: int):
 )
 def test_what_was_not_kept_is_refused(broken: dict):
     with pytest.raises((KeyError, TypeError, ValueError)):
-        KeptScores.from_json(broken | ({"values": [1.0]} if broken.get("rows") is True else {}))
+        CalibrationScores.from_json(broken | ({"values": [1.0]} if broken.get("rows") is True else {}))
 
 
 def drawn(chooser: np.random.Generator, rows: int, task: Task) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +70,7 @@ def test_sets_hold_the_truth_as_often_as_they_are_to(task: Task, level: float):
     chooser, hits, trials = np.random.default_rng(0), 0, 1000
     for _ in range(trials):
         logits, truth = drawn(chooser, 60, task)
-        limit = KeptScores.of(nonconformity(task, logits[:-1], truth[:-1])).limit(level)
+        limit = CalibrationScores.of(nonconformity(task, logits[:-1], truth[:-1])).limit(level)
         if task.problem == "regression":
             low, high = number_bounds(task, logits[-1:], limit)[0]
             hits += int(low <= truth[-1] <= high)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nlp_transfer.evaluation.divergence import Gap, a_distance, written_apart
+from nlp_transfer.evaluation.divergence import Gap, a_distance, style_warnings
 
 
 def normal(rows: int, *, at: float, seed: int) -> np.ndarray:
@@ -42,17 +42,17 @@ def test_capitals_are_warned_of_where_the_encoder_sees_them(cased: bool):
         return np.array(" ".join(texts if cased else map(str.lower, texts)).split())
 
     raw, lower = ["The Card is here.", "Where is it?"], ["the card", "where is it"]
-    found = written_apart(lower, raw, encode)
+    found = style_warnings(lower, raw, encode)
     assert len(found) == cased
     assert all("0% of the training texts have capital letters, 100% of the unlabelled" in said for said in found)
-    assert written_apart(raw, raw, encode) == []
+    assert style_warnings(raw, raw, encode) == []
 
 
 def test_words_that_were_split_are_warned_of():
     def encode(texts: list[str]) -> np.ndarray:
         return np.frombuffer(" ".join(texts).encode(), np.uint8)
 
-    (said,) = written_apart(["do n't , he said ."], ["don't, he said."], encode)
+    (said,) = style_warnings(["do n't , he said ."], ["don't, he said."], encode)
     assert "spaces before punctuation" in said
     assert said.startswith("warning")
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from nlp_transfer.evaluation.formatting import shown
+from nlp_transfer.evaluation.formatting import format_interval
 from nlp_transfer.evaluation.intervals import Interval
 
 
@@ -21,4 +21,4 @@ from nlp_transfer.evaluation.intervals import Interval
     ],
 )
 def test_a_figure_is_shown_with_the_interval_that_it_has(figures: tuple, options: dict, words: str):
-    assert shown(Interval(*figures), **options) == words
+    assert format_interval(Interval(*figures), **options) == words

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nlp_transfer.data.task import Task
-from nlp_transfer.evaluation.reverse import Known, difference, led_back
+from nlp_transfer.evaluation.reverse_validation import DomainFeatures, difference, reverse_accuracy
 
 TASKS = {
     "single_label": Task("single_label", ("a", "b", "c"), False, None),
@@ -14,14 +14,14 @@ TASKS = {
 }
 
 
-def two_domains(problem: str) -> tuple[Known, np.ndarray]:
+def two_domains(problem: str) -> tuple[DomainFeatures, np.ndarray]:
     """Rows of three classes that lie apart in both domains, as an encoder sees them; and the classes of the texts."""
     random = np.random.default_rng(0)
     source, target = random.integers(3, size=120), random.integers(3, size=150)
     centres = np.eye(3, 5) * 4
     features = [centres[each] + 0.3 * random.normal(size=(len(each), 5)) for each in (source, target)]
     targets = source if problem in ("single_label", "ordinal") else np.eye(3, dtype=np.float32)[source]
-    return Known(features[0].astype(np.float32), targets, features[1].astype(np.float32)), target
+    return DomainFeatures(features[0].astype(np.float32), targets, features[1].astype(np.float32)), target
 
 
 def logits_of(answers: np.ndarray) -> np.ndarray:
@@ -32,15 +32,15 @@ def logits_of(answers: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("problem", TASKS)
 def test_right_answers_lead_back_and_turned_ones_do_not(problem: str):
     task, (known, target) = TASKS[problem], two_domains(problem)
-    assert led_back(task, logits_of(target), known, seed=0).mean() == 1
-    turned = led_back(task, logits_of((target + 1) % 3), known, seed=0)
+    assert reverse_accuracy(task, logits_of(target), known, seed=0).mean() == 1
+    turned = reverse_accuracy(task, logits_of((target + 1) % 3), known, seed=0)
     assert turned.mean() == pytest.approx(1 / 3 if problem == "multi_label" else 0)  # one label of three is in neither
 
 
 @pytest.mark.parametrize("problem", TASKS)
 def test_answers_that_are_all_alike_lead_to_that_label_alone(problem: str):
     task, (known, target) = TASKS[problem], two_domains(problem)
-    found = led_back(task, logits_of(0 * target), known, seed=0)
+    found = reverse_accuracy(task, logits_of(0 * target), known, seed=0)
     labels = known.targets.argmax(1) if known.targets.ndim == 2 else known.targets
     np.testing.assert_allclose(found, np.where(labels == 0, 1, 1 / 3 if problem == "multi_label" else 0))
 

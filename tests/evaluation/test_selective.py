@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
 from nlp_transfer.data.task import NEVER
-from nlp_transfer.evaluation.selective import CONFIDENCE, RiskCurve, fewest, lowest
+from nlp_transfer.evaluation.selective import CONFIDENCE, RiskCurve, min_risk, min_rows
 
 ROWS = st.lists(
     st.tuples(st.floats(0, 1) | st.sampled_from([0.25, 0.5, 0.9, 1 - 1e-9, 1.0]), st.booleans()),
@@ -56,9 +56,9 @@ def test_a_higher_risk_answers_no_less_and_the_largest_share_that_is_sure(
             assert chance > 0.05 / 20 * (1 - 1e-6)
         if least == chosen:
             assert chance < 0.05 / 20 * (1 + 1e-6)
-    assert curve.threshold(curve.lowest()) < NEVER or curve.lowest() == 1
-    assert curve.threshold(curve.lowest() * (1 - 1e-9)) == NEVER
-    assert lowest(curve.rows) <= curve.lowest() * (1 + 1e-9)
+    assert curve.threshold(curve.min_risk()) < NEVER or curve.min_risk() == 1
+    assert curve.threshold(curve.min_risk() * (1 - 1e-9)) == NEVER
+    assert min_risk(curve.rows) <= curve.min_risk() * (1 + 1e-9)
 
 
 @given(ROWS)
@@ -90,21 +90,21 @@ def test_what_is_no_curve_is_refused(broken: dict[str, object]) -> None:
 def test_the_bound_by_another_code() -> None:
     curve = RiskCurve.from_json({"least": [0.9, 0.0], "answered": [300, 400], "wrong": [3, 60]})
     high = binomtest(3, 300).proportion_ci(1 - 2 * 0.05 / 20).high  # whose upper side has half of the doubt
-    assert curve.lowest() == pytest.approx(high)
+    assert curve.min_risk() == pytest.approx(high)
     assert [curve.threshold(each) for each in (high * 0.999, high * 1.001, 0.25)] == [NEVER, 0.9, 0.0]
     hopeless = RiskCurve.from_json({"least": [0.0], "answered": [3], "wrong": [3]})
-    assert (hopeless.lowest(), hopeless.threshold(0.99)) == (1.0, NEVER)
+    assert (hopeless.min_risk(), hopeless.threshold(0.99)) == (1.0, NEVER)
 
 
 @pytest.mark.parametrize("risk", [0.001, 0.01, 0.05, 0.1, 0.3, 0.9])
 def test_so_many_rows_a_risk_needs_and_no_fewer(risk: float) -> None:
-    rows = fewest(risk)
+    rows = min_rows(risk)
     for count, enough in ((rows, True), (rows - 1, False)):
         if count:
             right = RiskCurve.of(np.linspace(0.5, 1, count), np.zeros(count, bool))
             assert (right.threshold(risk) == 0) == enough
-            assert (lowest(count) <= risk) == enough
-            assert right.lowest() == pytest.approx(lowest(count))
+            assert (min_risk(count) <= risk) == enough
+            assert right.min_risk() == pytest.approx(min_risk(count))
 
 
 # How sure, and how often wrong where so sure; and how often wrong beyond a threshold.

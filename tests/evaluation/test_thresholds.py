@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.metrics import compute
-from nlp_transfer.evaluation.thresholds import expected, measured
+from nlp_transfer.evaluation.thresholds import empirical, expected
 
 LABELS = ("a", "b", "c", "d")
 TASK = Task("multi_label", LABELS, pair=False)
@@ -32,11 +32,11 @@ def f1(logits, targets, weights, threshold, metric: str) -> float:
 def test_no_other_threshold_is_better_on_the_rows_that_it_was_measured_on(seed: int):
     logits, targets, weights = made(60, seed)
     every = np.unique(expit(logits))
-    found = measured(TASK, logits, targets, weights, metric="micro_f1")
+    found = empirical(TASK, logits, targets, weights, metric="micro_f1")
     assert isinstance(found, float)
     best = max(f1(logits, targets, weights, float(each), "micro_f1") for each in every)
     assert f1(logits, targets, weights, found, "micro_f1") >= best - 1e-12
-    each_its_own = measured(TASK, logits, targets, weights, metric="macro_f1")
+    each_its_own = empirical(TASK, logits, targets, weights, metric="macro_f1")
     assert isinstance(each_its_own, tuple)
     assert f1(logits, targets, weights, each_its_own, "macro_f1") >= f1(logits, targets, weights, found, "macro_f1")
 
@@ -45,7 +45,7 @@ def test_what_is_expected_is_what_is_measured_on_many_rows():
     logits, targets, weights = made(40_000, 0)
     for metric in ("micro_f1", "macro_f1"):
         blind = expected(TASK, logits, weights, metric=metric)
-        seen = measured(TASK, logits, targets, weights, metric=metric)
+        seen = empirical(TASK, logits, targets, weights, metric=metric)
         assert f1(logits, targets, weights, blind, metric) == pytest.approx(
             f1(logits, targets, weights, seen, metric), abs=2e-3
         )
@@ -58,7 +58,7 @@ def test_few_rows_lead_what_is_measured_astray_more_than_what_is_expected():
     for seed in range(20):
         logits, targets, weights = made(60, seed)
         blind = expected(TASK, logits, weights, metric="macro_f1")
-        seen = measured(TASK, logits, targets, weights, metric="macro_f1")
+        seen = empirical(TASK, logits, targets, weights, metric="macro_f1")
         gained.append(f1(*test, blind, "macro_f1") - f1(*test, seen, "macro_f1"))
     assert np.mean(gained) > 0
 
@@ -67,11 +67,11 @@ def test_rows_of_one_probability_get_the_label_together_and_weights_count_as_row
     logits = logit(np.array([[0.9], [0.4], [0.4], [0.1]]))
     one = Task("multi_label", ("a",), pair=False)
     targets = np.array([[1.0], [1.0], [0.0], [0.0]])
-    assert measured(one, logits, targets, np.ones(4), metric="micro_f1") == pytest.approx(0.25)
+    assert empirical(one, logits, targets, np.ones(4), metric="micro_f1") == pytest.approx(0.25)
     weights = np.array([1.0, 2.0, 3.0, 1.0])
     repeated = np.repeat(logits, weights.astype(int), axis=0), np.repeat(targets, weights.astype(int), axis=0)
     for metric in ("micro_f1", "macro_f1"):
-        assert measured(one, logits, targets, weights, metric=metric) == measured(
+        assert empirical(one, logits, targets, weights, metric=metric) == empirical(
             one, *repeated, np.ones(7), metric=metric
         )
         assert expected(one, logits, weights, metric=metric) == expected(one, repeated[0], np.ones(7), metric=metric)
@@ -81,7 +81,7 @@ def test_where_f1_does_not_decide_or_nothing_is_known_it_is_one_half():
     logits, targets, weights = made(50, 0)
     for metric in ("subset_accuracy", "log_loss", "brier"):
         assert expected(TASK, logits, weights, metric=metric) == 0.5
-        assert measured(TASK, logits, targets, weights, metric=metric) == 0.5
-    assert measured(TASK, logits, np.zeros_like(targets), weights, metric="macro_f1") == (0.5,) * 4
+        assert empirical(TASK, logits, targets, weights, metric=metric) == 0.5
+    assert empirical(TASK, logits, np.zeros_like(targets), weights, metric="macro_f1") == (0.5,) * 4
     certain = expected(TASK, np.full((3, 4), 80.0), np.ones(3), metric="micro_f1")
     assert 0 < certain < 1

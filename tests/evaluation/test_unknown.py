@@ -6,7 +6,14 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import roc_auc_score
 
 from nlp_transfer.evaluation import unknown
-from nlp_transfer.evaluation.hiding import auroc, auroc_interval, chosen_score, fitted, rehearsed, some_rows
+from nlp_transfer.evaluation.hidden_classes import (
+    auroc,
+    auroc_interval,
+    choose_detector,
+    fit_detector,
+    hidden_class_aurocs,
+    sample_rows,
+)
 from nlp_transfer.evaluation.unknown import DETECTORS, Mahalanobis, Moments, RelativeMahalanobis
 
 LABELS, WIDTH = 6, 8
@@ -23,7 +30,7 @@ def clouds(rows: int, seed: int, labels: int = LABELS) -> tuple[np.ndarray, np.n
 
 def scores_of(name: str, features: np.ndarray, logits: np.ndarray | None = None) -> np.ndarray:
     train, classes = clouds(300, 0)
-    return fitted(name, train, classes, labels=LABELS, seed=0).scores(
+    return fit_detector(name, train, classes, labels=LABELS, seed=0).scores(
         features[:, :LABELS] if logits is None else logits, features
     )
 
@@ -93,7 +100,7 @@ def test_a_score_depends_neither_on_order_nor_blocks_and_survives_its_tensors(na
     monkeypatch.setattr(unknown, "_BLOCK", 7)
     np.testing.assert_allclose(scores_of(name, features), whole, rtol=1e-5, atol=1e-5)
     train, classes = clouds(300, 0)
-    detector = fitted(name, train, classes, labels=LABELS, seed=0)
+    detector = fit_detector(name, train, classes, labels=LABELS, seed=0)
     again = DETECTORS[name].of(detector.tensors())
     logits = features[:, :LABELS]
     np.testing.assert_array_equal(again.scores(logits, features), detector.scores(logits, features))
@@ -107,14 +114,14 @@ def test_what_is_far_from_all_classes_is_stranger(name: str):
 
 def test_a_rehearsal_is_about_hidden_classes_and_of_two_there_is_none():
     (train, classes), (held, truth) = clouds(300, 0), clouds(200, 1)
-    figures = rehearsed(train, classes, held, truth, labels=LABELS, seed=0)
+    figures = hidden_class_aurocs(train, classes, held, truth, labels=LABELS, seed=0)
     assert list(figures) == list(DETECTORS)
     assert np.mean(figures["mahalanobis"]) > 0.9
-    assert figures == rehearsed(train, classes, held, truth, labels=LABELS, seed=0)
+    assert figures == hidden_class_aurocs(train, classes, held, truth, labels=LABELS, seed=0)
     mixed = np.random.default_rng(0).permutation(truth)
-    hardly = rehearsed(train, classes, held, mixed, labels=LABELS, seed=0)["mahalanobis"]
+    hardly = hidden_class_aurocs(train, classes, held, mixed, labels=LABELS, seed=0)["mahalanobis"]
     assert np.mean(hardly) == pytest.approx(0.5, abs=0.1)
-    assert rehearsed(train, classes % 2, held, truth % 2, labels=2, seed=0) == {}
+    assert hidden_class_aurocs(train, classes % 2, held, truth % 2, labels=2, seed=0) == {}
 
 
 def test_both_distances_of_a_group_of_hidden_classes_come_from_one_fit(monkeypatch: pytest.MonkeyPatch):
@@ -122,7 +129,7 @@ def test_both_distances_of_a_group_of_hidden_classes_come_from_one_fit(monkeypat
     fits = []
     fit = Moments.of
     monkeypatch.setattr(Moments, "of", lambda *given: fits.append(fit(*given)) or fits[-1])
-    figures = rehearsed(train, classes, held, truth, labels=LABELS, seed=0)
+    figures = hidden_class_aurocs(train, classes, held, truth, labels=LABELS, seed=0)
     groups = np.array_split(np.random.default_rng(0).permutation(LABELS), 5)
     assert len(fits) == len(groups)
     for kind in (Mahalanobis, RelativeMahalanobis):
@@ -137,21 +144,23 @@ def test_another_score_than_the_usual_one_is_chosen_where_it_is_surely_better():
     hardly = [area + gain for area, gain in zip(usual, (0.2, -0.1, 0.1, -0.1, 0.1), strict=True)]
     for best, taken in ((surely, "energy"), (hardly, "relative_mahalanobis"), (usual, "relative_mahalanobis")):
         figures = {"energy": best, "relative_mahalanobis": usual, "neighbours": lower}
-        assert chosen_score(figures, WIDTH) == taken
-    assert chosen_score({}, WIDTH) == "relative_mahalanobis"
-    assert chosen_score(dict.fromkeys(DETECTORS, [1.0] * 5), WIDTH) == "relative_mahalanobis"  # nothing to gain
-    assert chosen_score({"energy": hardly, "neighbours": usual}, 5000) == "neighbours"  # a covariance would be too wide
-    assert chosen_score({}, 5000) == "neighbours"
+        assert choose_detector(figures, WIDTH) == taken
+    assert choose_detector({}, WIDTH) == "relative_mahalanobis"
+    assert choose_detector(dict.fromkeys(DETECTORS, [1.0] * 5), WIDTH) == "relative_mahalanobis"  # nothing to gain
+    assert (
+        choose_detector({"energy": hardly, "neighbours": usual}, 5000) == "neighbours"
+    )  # a covariance would be too wide
+    assert choose_detector({}, 5000) == "neighbours"
 
 
 def test_rows_that_are_kept_are_drawn_by_the_seed():
-    assert list(some_rows(3, 3, seed=0)) == [0, 1, 2]
-    drawn = some_rows(100, 10, seed=0)
+    assert list(sample_rows(3, 3, seed=0)) == [0, 1, 2]
+    drawn = sample_rows(100, 10, seed=0)
     assert len(set(drawn)) == 10
-    assert list(drawn) == sorted(drawn) == list(some_rows(100, 10, seed=0))
-    assert list(drawn) != list(some_rows(100, 10, seed=1))
+    assert list(drawn) == sorted(drawn) == list(sample_rows(100, 10, seed=0))
+    assert list(drawn) != list(sample_rows(100, 10, seed=1))
 
 
 def test_features_that_do_not_vary_have_a_score():
-    detector = fitted("mahalanobis", np.ones((9, 4), np.float32), np.arange(9) % 3, labels=3, seed=0)
+    detector = fit_detector("mahalanobis", np.ones((9, 4), np.float32), np.arange(9) % 3, labels=3, seed=0)
     assert np.isfinite(detector.scores(np.zeros(0), np.ones((2, 4), np.float32))).all()

@@ -18,10 +18,10 @@ import torch
 import nlp_transfer
 from nlp_transfer.composing.shipped import shipped_names
 from nlp_transfer.errors import UserError
-from nlp_transfer.inspection import beside
-from nlp_transfer.inspection.doubts import Doubt
+from nlp_transfer.inspection import contamination
 from nlp_transfer.inspection.examine import examine
 from nlp_transfer.inspection.kinds import KINDS
+from nlp_transfer.inspection.label_errors import Doubt
 from nlp_transfer.inspection.near import near_pairs
 from tests.composed import settings_of
 from tests.data.many import many
@@ -168,8 +168,9 @@ def test_places_are_those_of_the_rows_as_they_were_read_whatever_is_divided_off(
     assert all(doubt.given == made[row]["label"] for row, doubt in told.items())
     assert len(set(wrong) & told.keys()) >= 8
     assert found.where(("train", 20)).endswith(":21")
-    assert sum(found.asked.values()) == 197
-    sizes = f"{found.asked['train']} training, {found.asked['test']} test, {found.asked['validation']} validation rows"
+    assert sum(found.encoder_rows.values()) == 197
+    seen = found.encoder_rows
+    sizes = f"{seen['train']} training, {seen['test']} test, {seen['validation']} validation rows"
     assert all(part in shown(found) for part in ("divided as a run divides them", *sizes.split(", ")))
 
 
@@ -320,7 +321,9 @@ def test_rows_that_another_data_set_holds_are_told(sound: Splits, tmp_path: Path
     assert found.fails("error")
     # Whether a split is asked about alone or with another, its rows are told; and the other data set is read once.
     calls = []
-    monkeypatch.setattr(beside, "near_pairs", lambda *given, **more: calls.append(given) or near_pairs(*given, **more))
+    monkeypatch.setattr(
+        contamination, "near_pairs", lambda *given, **more: calls.append(given) or near_pairs(*given, **more)
+    )
     splits = sound | {"validation": [sound["validation"][0], *sound["test"][3:9]]}
     both = [each for each in examined(splits, **{"check.beside": str(path)}).findings if each.kind == "contamination"]
     assert [each.places for each in both] == [tuple(("validation", row) for row in range(1, 5)), told.places]

@@ -83,11 +83,11 @@ def test_texts_are_likely_near_where_two_signatures_agree_in_a_band():
     texts = [*varied(3), "", "card", "card"]
     signatures, says = near._signatures(texts, lambda *_: None)
     hashed = MinHash.bulk([[gram.encode() for gram in grams(text)] for text in texts], num_perm=64, hashfunc=zlib.crc32)
-    ours, theirs = near._Known(signatures), MinHashLSH(0.65, num_perm=64, weights=(0.3, 0.7))
+    ours, theirs = near._Index(signatures), MinHashLSH(0.65, num_perm=64, weights=(0.3, 0.7))
     likely = 0
     for row, signature in enumerate(hashed):
         wanted = sorted(other for other in theirs.query(signature) if hashed[other].jaccard(signature) >= 0.65)
-        assert ours.like(row) == wanted
+        assert ours.candidates(row) == wanted
         likely += len(wanted)
         if row % 3:
             ours.add(row)

@@ -50,7 +50,10 @@ def test_too_few_rows_to_divide_are_an_error_whether_or_not_an_encoder_looks(ask
 def test_an_encoder_that_is_not_there_is_an_error_where_it_was_chosen(sound: Splits, tmp_path: Path, monkeypatch):
     with pytest.raises(UserError, match=r"encoder\.name=.*nope.*: there is no such folder"):
         examined(sound, **custom(tmp_path / "nope"))
-    assert examined(sound, **custom(tmp_path / "nope") | {"check.encoder": False}).unasked == "check.encoder=false"
+    assert (
+        examined(sound, **custom(tmp_path / "nope") | {"check.encoder": False}).no_encoder_reason
+        == "check.encoder=false"
+    )
     monkeypatch.setattr("nlp_transfer.encoder.source._packaged", lambda _: None)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     told = examined(sound, **{"check.encoder": True}).to_json()

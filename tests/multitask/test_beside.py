@@ -13,8 +13,8 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.evaluation.metrics import compute
 from nlp_transfer.multitask import beside
-from nlp_transfer.multitask.beside import compared
-from nlp_transfer.multitask.outcome import TOGETHER, Gain, Learned, Outcome
+from nlp_transfer.multitask.beside import compare_with_alone
+from nlp_transfer.multitask.outcome import TOGETHER, Gain, Outcome, TaskResult
 from nlp_transfer.multitask.show import render
 from nlp_transfer.multitask.together import adapt_together
 from nlp_transfer.predicting.predict import load_predictor
@@ -24,7 +24,7 @@ from tests.multitask.tasks import SILENT, asked, written
 
 def found(home: Path, words: list[str], **values) -> Outcome:
     what = asked(home, words, **values)
-    return compared(what, adapt_together(what, SILENT), SILENT)
+    return compare_with_alone(what, adapt_together(what, SILENT), SILENT)
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,10 @@ def test_answers_have_a_name_when_the_disk_has_them(home: Path, tmp_path: Path, 
     with monkeypatch.context() as patch:
         refuse_to_hold(patch, beside._ANSWERS)
         with pytest.raises(UserError, match="full"):
-            beside._answers(member, tmp_path, keep=True)
+            beside._answers(member, tmp_path, save_answers=True)
     assert not list(tmp_path.glob(f"*{beside._ANSWERS}"))
-    kept = beside._answers(member, tmp_path, keep=True)
-    beside._put_away(tmp_path)
+    kept = beside._answers(member, tmp_path, save_answers=True)
+    beside._remove_models(tmp_path)
     read = beside._answers(member, tmp_path)
     assert read.task == kept.task
     assert (read.logits == kept.logits).all()
@@ -114,7 +114,7 @@ def test_the_table_names_the_pairs_that_hurt(capsys: pytest.CaptureFixture[str])
         return Gain(task, teacher, Interval(value, value - 0.01, value + 0.01), 0.01, outcome)
 
     tasks = [
-        Learned(name, Path("runs") / name, 1000, "test", "macro_f1", Interval(0.8, 0.78, 0.82), "") for name in "ab"
+        TaskResult(name, Path("runs") / name, 1000, "test", "macro_f1", Interval(0.8, 0.78, 0.82), "") for name in "ab"
     ]
     gains = [
         gain("a", TOGETHER, 0.03, "better"),

@@ -7,7 +7,7 @@ import torch
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import Outputs
-from nlp_transfer.multitask.objective import Together
+from nlp_transfer.multitask.objective import MultitaskLoss
 from nlp_transfer.objectives.settings import ClassifySettings
 
 TASKS = [
@@ -22,13 +22,13 @@ TARGETS = torch.tensor([[0.0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 4]])
 LOSSES = [math.log(4 / 3), (math.log(2) + math.log(4)) / 2, 2.25]
 
 
-def losses(together: Together) -> torch.Tensor:
+def losses(together: MultitaskLoss) -> torch.Tensor:
     batch = {"targets": TARGETS, "task": torch.tensor([0, 1, 2])}
     return together(Outputs(LOGITS, torch.zeros(3, 1)), batch, 0.0)
 
 
 def test_a_row_has_the_loss_of_its_own_task_alone():
-    together = Together(ClassifySettings(), TASKS, SLICES, balance="none")
+    together = MultitaskLoss(ClassifySettings(), TASKS, SLICES, balance="none")
     assert losses(together).tolist() == pytest.approx(LOSSES)
     assert together.groups == []
     logits = LOGITS.clone().requires_grad_()
@@ -42,7 +42,7 @@ def test_a_row_has_the_loss_of_its_own_task_alone():
 
 
 def test_uncertainty_weighs_losses_as_the_paper_says():
-    together = Together(ClassifySettings(), TASKS, SLICES, balance="uncertainty")
+    together = MultitaskLoss(ClassifySettings(), TASKS, SLICES, balance="uncertainty")
     assert losses(together).tolist() == pytest.approx([LOSSES[0], LOSSES[1], LOSSES[2] / 2])
     with torch.no_grad():
         together.log_variances.copy_(torch.tensor([math.log(2), math.log(0.5), math.log(4)]))
@@ -57,7 +57,7 @@ def test_uncertainty_weighs_losses_as_the_paper_says():
 
 
 def test_it_settles_where_the_variance_is_twice_the_loss():
-    together = Together(ClassifySettings(), TASKS, SLICES, balance="uncertainty")
+    together = MultitaskLoss(ClassifySettings(), TASKS, SLICES, balance="uncertainty")
     optimizer = torch.optim.LBFGS(together.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:

@@ -17,7 +17,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.domains.source_only import SourceOnly, without_texts
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.baselines import Floor
-from nlp_transfer.evaluation.reverse import Known
+from nlp_transfer.evaluation.reverse_validation import DomainFeatures
 from nlp_transfer.running import run
 from nlp_transfer.running.preparation import prepare
 from nlp_transfer.running.run import adapt
@@ -273,7 +273,7 @@ def check_harm(said: list[str], harms: tuple[str, ...]) -> None:
 def test_harm_is_called_harm():
     task = Task("single_label", ("a", "b"), False, None)
     sure = np.array([[9.0, 0.0], [0.0, 9.0]] * 50, np.float32)
-    known = Known(sure / 9, np.array([0, 1] * 50), sure / 9)
+    known = DomainFeatures(sure / 9, np.array([0, 1] * 50), sure / 9)
     beside = SourceOnly(Path("runs/alone"), Floor("source only", sure), Texts(["x"] * 100, None), sure, known)
     settings, alike, flipped = EvaluationSettings(), abs(sure[:, :1]) * [1, 0], sure[:, ::-1]
     for answers, harms in ((sure, ()), (sure * 2, ()), (sure / 9, (WAVERING,)), (flipped, (ELSEWHERE,))):
@@ -286,7 +286,7 @@ def test_harm_is_called_harm():
 def test_answers_that_told_nothing_before_have_nothing_to_lose():
     task = Task("single_label", ("a", "b"), False, None)
     vague = np.array([[0.05, 0.0], [0.0, 0.05]] * 50, np.float32)
-    known = Known(vague, np.array([0, 1] * 50), vague)
+    known = DomainFeatures(vague, np.array([0, 1] * 50), vague)
     beside = SourceOnly(Path("runs/alone"), Floor("source only", vague), Texts(["x"] * 100, None), vague, known)
     said = beside.sentences(task, vague / 2, settings=EvaluationSettings(), seed=0)
     assert "difference .000 [.000, .000]" in said[0]

@@ -219,7 +219,7 @@ class Answering:
         labels = tuple(sorted({row["label"] for row in data_for("single_label")["train"]}))
         return type("Record", (), {"task": Task("single_label", labels, False, None), "risk_curve": None})
 
-    def deciding_by(self, _):
+    def with_rules(self, _):
         return self
 
 

@@ -20,7 +20,7 @@ from nlp_transfer.evaluation.intervals import Interval
 from nlp_transfer.ranking import rank as module
 from nlp_transfer.ranking.rows import rows_of
 from nlp_transfer.ranking.show import render, verdict
-from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, stand
+from nlp_transfer.ranking.standing import Candidate, Cost, Layer, Standing, order_candidates
 from nlp_transfer.settings import Settings
 from nlp_transfer.terminal.console import Screen
 from tests.encoder.families import tiny_encoder
@@ -49,7 +49,7 @@ def candidate(
 
 
 def standings(*candidates: Candidate) -> list[Standing]:
-    return stand(list(candidates), resamples=500, confidence=0.95, seed=0)
+    return order_candidates(list(candidates), resamples=500, confidence=0.95, seed=0)
 
 
 def test_the_order_is_that_of_the_best_layers_and_sure_where_rows_agree():
@@ -92,7 +92,9 @@ def test_intervals_hold_what_they_promise_however_many_layers_there_are(layers: 
     for seed in range(100):
         draws = np.random.default_rng(seed)
         shared, own = draws.exponential(0.7, 200), draws.exponential(0.7, (layers, 200))
-        (found,) = stand([candidate("one", *((shared + own) / 2))], resamples=200, confidence=0.95, seed=seed)
+        (found,) = order_candidates(
+            [candidate("one", *((shared + own) / 2))], resamples=200, confidence=0.95, seed=seed
+        )
         held += found.explained.low <= 1 - 0.7 <= found.explained.high
         told.append(found.explained.value)
     assert held >= 87
@@ -183,7 +185,7 @@ def test_a_layer_tells_what_it_tells_alone(encoders: dict[str, Path]):
 
 
 def test_what_cannot_be_had_is_said_before_any_is_asked(encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_ask", lambda *_: pytest.fail("asked first"))
+    monkeypatch.setattr(module, "_probe", lambda *_: pytest.fail("asked first"))
     settings = compose(None, ["data=object"])
     absent = dataclasses.replace(settings.encoder, name="runs/none", package=None, sha256=None)
     there = dataclasses.replace(absent, name=str(encoders["whole"]))

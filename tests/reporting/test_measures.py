@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.calibration import calibration_error, reliability
 from nlp_transfer.evaluation.metrics import per_label
-from nlp_transfer.inspection.near import near_some
+from nlp_transfer.inspection.near import near_any
 from nlp_transfer.reporting import measures
 from nlp_transfer.reporting.rows import unseen, worst
 from tests.evaluation.conftest import make_case
@@ -187,8 +187,8 @@ def test_rows_that_the_training_split_holds_are_left_out():
 def test_near_texts_are_those_that_share_enough():
     texts = [f"the parcel number {chr(97 + at)} that was sent last week is not here" for at in range(8)]
     asked = [texts[3].replace("here", "there"), "no such text at all", "", texts[0].upper()]
-    assert near_some(texts, asked) == [True, False, False, True]
-    assert near_some([], asked) == [False] * 4
+    assert near_any(texts, asked) == [True, False, False, True]
+    assert near_any([], asked) == [False] * 4
 
 
 @pytest.fixture(params=["single_label", "multi_label", "ordinal", "regression"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nlp_transfer.errors import UserError
-from nlp_transfer.reporting import page, plain_text
+from nlp_transfer.reporting import html_page, markdown_page
 from nlp_transfer.reporting.document import Document
 from nlp_transfer.reporting.files import check_target, write
 from nlp_transfer.reporting.report_page import document_of
@@ -76,7 +76,7 @@ class Pages(dict[str, tuple[str, str]]):
 
     def __missing__(self, name: str) -> tuple[str, str]:
         document = document_of(evidence(**CASES[name]))
-        self[name] = (page.render(document), plain_text.render(document))
+        self[name] = (html_page.render(document), markdown_page.render(document))
         return self[name]
 
 
@@ -100,7 +100,7 @@ def test_a_page_is_whole_and_needs_nothing_else(pages, name: str):
     assert "mathdefault" not in html
     assert "DejaVu" not in html
     assert "\x00" not in html + markdown
-    assert markdown.startswith(plain_text.MARK)
+    assert markdown.startswith(markdown_page.MARK)
     problem = CASES[name].get("problem", "single_label")
     for part, problems in PARTS.items():
         assert (part in html) == (problem in problems), part
@@ -111,7 +111,7 @@ def test_a_page_is_whole_and_needs_nothing_else(pages, name: str):
 @pytest.mark.parametrize("name", ["hostile"])
 def test_the_same_evidence_gives_the_same_bytes_in_any_order_of_the_rows(pages, name: str):
     document = document_of(evidence(**CASES[name], shuffled=True))
-    assert (page.render(document), plain_text.render(document)) == pages[name]
+    assert (html_page.render(document), markdown_page.render(document)) == pages[name]
 
 
 def test_words_of_the_data_are_shown_and_never_markup(pages):
@@ -136,7 +136,7 @@ def test_rows_that_are_called_by_a_number_say_which(name: str, told: bool):
     measured = evidence(rows=30)
     names = [name] * len(measured.examples)
     measured = dataclasses.replace(measured, examples=dataclasses.replace(measured.examples, ids=names))
-    html = page.render(document_of(measured))
+    html = html_page.render(document_of(measured))
     assert ("is called by the split it was read from" in html) == told
 
 
@@ -144,7 +144,7 @@ def test_what_chance_explains_is_not_bold():
     alike = evidence(rows=30)
     against = alike.report.comparison
     assert against is not None
-    html = page.render(document_of(alike))
+    html = html_page.render(document_of(alike))
     line = re.search(r"<tr><td><bdi>macro_f1</bdi></td>.*?</tr>", html)
     assert line
     assert ("<strong>" in line[0]) == (against.outcome != "no evidence")

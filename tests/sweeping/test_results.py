@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nlp_transfer.reporting.page import render
+from nlp_transfer.reporting.html_page import render
 from nlp_transfer.sweeping import pictures
 from nlp_transfer.sweeping.job import FAILED, FINISHED, PRUNED, STOPPED, Job, ended
 from nlp_transfer.sweeping.page import document_of

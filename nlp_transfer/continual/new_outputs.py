@@ -1,4 +1,4 @@
-"""Where the outputs of new labels start in an output layer that knows others: at the means of their classes."""
+"""Initialisation of new labels' outputs in an output layer that already has others, from class means."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nlp_transfer.running.preparation import Prepared
 
 
 def start_new_outputs(prepared: Prepared) -> None:
-    """Give the outputs of labels that the model did not know weights, and leave those of the others alone."""
+    """Initialise the outputs of labels that the base model does not have; the others keep their weights."""
     known, task = prepared.classifier.known, prepared.corpus.task
     if known == task.outputs:
         return
@@ -32,26 +32,25 @@ def start_new_outputs(prepared: Prepared) -> None:
 def imprinted(
     features: np.ndarray, shares: np.ndarray, known: np.ndarray, offset: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""Return weights (labels, width) and biases (labels,) of new outputs.
+    r"""Return weights (new labels, width) and biases (new labels,) of the new outputs.
 
-    :math:`w_c = a \frac{\mu_c - m}{\|\mu_c - m\|}`, :math:`\mu_c` the mean of the features with the label, m the mean
-    of all these means, a the mean length of the known weights: imprinted weights (Qi, Brown and Lowe 2018, arXiv
-    1712.07136), but seen from m, for features have much in common. The bias is such that a text at m gets what the
-    known outputs give it on average, so that new labels are neither chosen nor shut out by what all texts share.
-    Solving them instead, on rows of which none has a known label, would have them win everywhere.
+    :math:`w_c = a \frac{\mu_c - m}{\|\mu_c - m\|}`, with :math:`\mu_c` the mean feature vector of the label, m the mean
+    of these means, and a the mean length of the known weights. These are imprinted weights (Qi, Brown and Lowe 2018,
+    arXiv 1712.07136), centred at m because features have much in common. The bias gives a text at m the mean of the
+    known outputs, so that what all texts share neither favours nor excludes new labels. Fitted on rows without any
+    known label, the new outputs would win everywhere.
 
     Args:
         features: float64 (rows, width).
-        shares: float64 (rows, new labels), how much each row counts for each.
-        known: float64 (known labels, width), weights.
-        offset: float64 (known labels,), biases.
+        shares: float64 (rows, new labels), the weighted share of each new label in each row.
+        known: float64 (known labels, width), the weights of the known outputs.
+        offset: float64 (known labels,), the biases of the known outputs.
     """
     mass = shares.sum(axis=0)[:, None]
     means = np.divide(shares.T @ features, mass, out=np.zeros((shares.shape[1], features.shape[1])), where=mass > 0)
     centre = means[mass[:, 0] > 0].mean(axis=0) if mass.any() else np.zeros(features.shape[1])
-    apart = np.where(mass > 0, means - centre, 0.0)
-    length = np.linalg.norm(apart, axis=1, keepdims=True)
-    weights = np.linalg.norm(known, axis=1).mean() * np.divide(
-        apart, length, out=np.zeros_like(apart), where=length > 0
-    )
+    centred = np.where(mass > 0, means - centre, 0.0)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    directions = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    weights = np.linalg.norm(known, axis=1).mean() * directions
     return weights, (known @ centre + offset).mean() - weights @ centre

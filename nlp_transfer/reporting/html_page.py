@@ -1,4 +1,4 @@
-"""A document as one HTML page that needs nothing else: no script, no font, no request. All words are escaped."""
+"""Rendering of a document as one self-contained HTML page, without scripts, fonts or requests; all text is escaped."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ _FRAME = Markup("""\
 
 
 def render(document: Document) -> str:
-    """Return the page. `Markup.format` escapes every word that is put into it."""
+    """Return the page. `Markup.format` escapes every string that is put into it."""
     sections = [
         Markup("<section>\n<h2>{}</h2>\n{}\n</section>").format(_clean(section.title), _blocks(section.blocks))
         for section in document.sections
@@ -107,11 +107,11 @@ def render(document: Document) -> str:
 
 
 def _blocks(blocks: Sequence[Block]) -> Markup:
-    """Return all blocks; drawings that follow each other stand side by side where there is room."""
+    """Return all blocks; consecutive small drawings are put side by side if there is room."""
     parts: list[Markup] = []
-    for small, group in groupby(blocks, key=lambda block: isinstance(block, Drawing) and not block.wide):
-        made = _joined(map(_block, group))
-        parts.append(Markup('<div class="figures">\n{}\n</div>').format(made) if small else made)
+    for is_small, group in groupby(blocks, key=lambda block: isinstance(block, Drawing) and not block.wide):
+        markup = _joined(map(_block, group))
+        parts.append(Markup('<div class="figures">\n{}\n</div>').format(markup) if is_small else markup)
     return _joined(parts)
 
 
@@ -122,7 +122,7 @@ def _block(block: Block) -> Markup:
         items = _joined(Markup("<li>{}</li>").format(_clean(item)) for item in block.items)
         return Markup("<ul>{}</ul>").format(items)
     if isinstance(block, Facts):
-        pairs = [Markup("<dt>{}</dt><dd>{}</dd>").format(_clean(name), _clean(said)) for name, said in block.items]
+        pairs = [Markup("<dt>{}</dt><dd>{}</dd>").format(_clean(name), _clean(text)) for name, text in block.items]
         return Markup("<dl>{}</dl>").format(_joined(pairs))
     if isinstance(block, Beside):
         return Markup('<div class="beside">\n{}\n<div>{}</div>\n</div>').format(
@@ -139,14 +139,14 @@ def _figure(drawing: Drawing) -> Markup:
 
 def _table(table: Table) -> Markup:
     head = [
-        Markup('<th scope="col"{}>{}</th>').format(_kind(table, place), _clean(name))
+        Markup('<th scope="col"{}>{}</th>').format(_classes(table, place), _clean(name))
         for place, name in enumerate(table.head)
     ]
     rows = [
         Markup("<tr>{}</tr>").format(Markup("").join(_cell(table, place, each) for place, each in enumerate(row)))
         for row in table.rows
     ]
-    made = Markup(
+    markup = Markup(
         '{}<div class="scroll" tabindex="0"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}\n</tbody></table></div>'
     ).format(
         Markup('<p class="note">{}</p>').format(_clean(table.caption)) if table.caption else "",
@@ -154,21 +154,21 @@ def _table(table: Table) -> Markup:
         _joined(rows),
     )
     if table.folded is None:
-        return made
-    return Markup("<details><summary>{}</summary>{}</details>").format(_clean(table.folded), made)
+        return markup
+    return Markup("<details><summary>{}</summary>{}</details>").format(_clean(table.folded), markup)
 
 
 def _cell(table: Table, place: int, value: str | Cell) -> Markup:
     cell = value if isinstance(value, Cell) else Cell(value)
-    # What the data holds may run from right to left; it must not turn what stands beside it.
+    # Text from the data may run from right to left, which must not affect its surroundings.
     words = Markup("<bdi>{}</bdi>" if place < table.words else "{}").format(_clean(cell.text))
     if cell.strong:
         words = Markup("<strong>{}</strong>").format(words)
     bar = Markup("" if cell.share is None else f' style="--share: {100 * cell.share:.1f}%"')
-    return Markup("<td{}{}>{}</td>").format(_kind(table, place, bar=bool(bar)), bar, words)
+    return Markup("<td{}{}>{}</td>").format(_classes(table, place, bar=bool(bar)), bar, words)
 
 
-def _kind(table: Table, place: int, *, bar: bool = False) -> Markup:
+def _classes(table: Table, place: int, *, bar: bool = False) -> Markup:
     names = ["long"] * (place in table.long_words) + ["number"] * (place >= table.words) + ["bar"] * bar
     return Markup(f' class="{" ".join(names)}"' if names else "")
 
@@ -178,5 +178,5 @@ def _joined(parts: Iterable[Markup]) -> Markup:
 
 
 def _clean(words: str) -> str:
-    """Return words without characters that HTML cannot hold."""
+    """Replace characters that HTML does not allow."""
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", words)

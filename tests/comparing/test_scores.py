@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nlp_transfer.comparing.contest import Contest, errors, holm, mcnemar, over_seeds, probability
 from nlp_transfer.comparing.grid import Trial
+from nlp_transfer.comparing.scores import TrialScores, errors, holm, mcnemar, over_seeds, probability
 from nlp_transfer.comparing.slices import slices
 from nlp_transfer.comparing.trial import Answers
 from nlp_transfer.data.corpus import Examples
@@ -37,10 +37,10 @@ def right(share: float, seed: int, rows: int = ROWS) -> np.ndarray:
     return np.random.default_rng(seed).random(rows) < share
 
 
-def contest(given: dict[tuple[str, int], Answers], *, of: Examples | None = None, resamples: int = 500) -> Contest:
+def contest(given: dict[tuple[str, int], Answers], *, of: Examples | None = None, resamples: int = 500) -> TrialScores:
     known = {Trial(name, "all", seed): each for (name, seed), each in given.items()}
     of = examples() if of is None else of
-    return Contest(of, "accuracy", known, resamples=resamples, confidence=0.95, seed=0)
+    return TrialScores(of, "accuracy", known, resamples=resamples, confidence=0.95, seed=0)
 
 
 def test_mcnemars_test_is_the_binomial_one_on_the_rows_that_differ():
@@ -98,7 +98,7 @@ def test_no_interval_leaves_what_the_metric_can_be(shares: tuple[float, float]):
     made = contest(both)
     figure = made.figure("a", "all")
     assert (figure.low, figure.high) == (0, 1)
-    (duel,) = made.duels([("a", "b", "all")])
+    (duel,) = made.paired_tests([("a", "b", "all")])
     assert (duel.difference.low, duel.difference.high) == (-1, 1)
     gains = np.stack([np.repeat([1.0, -1.0], [150, 50]), np.repeat([1.0, -1.0], [20, 180])])
     for each in slices(TASK, examples(), gains, resamples=100, confidence=0.95, seed=0):
@@ -110,7 +110,7 @@ def test_a_duel_is_paired():
     good = right(0.7, 1)
     better = good | (np.cumsum(~good) <= 6)
     of = contest({("better", 0): answers(better), ("good", 0): answers(good), ("same", 0): answers(good)})
-    (duel, equal) = of.duels([("better", "good", "all"), ("good", "same", "all")])
+    (duel, equal) = of.paired_tests([("better", "good", "all"), ("good", "same", "all")])
     assert of.figure("better", "all").low < of.figure("good", "all").high
     assert duel.outcome == "better"
     assert duel.difference.value == pytest.approx(6 / ROWS)
@@ -119,7 +119,7 @@ def test_a_duel_is_paired():
     assert duel.rows_adjusted == pytest.approx(2 * duel.rows_p)
     assert duel.adjusted == pytest.approx(2 * duel.p)
     assert (equal.difference.low, equal.difference.high, equal.p, equal.outcome) == (0, 0, 1, "no evidence")
-    (reverse,) = of.duels([("good", "better", "all")])
+    (reverse,) = of.paired_tests([("good", "better", "all")])
     assert reverse.outcome == "worse"
     assert reverse.difference.value == -duel.difference.value
 
@@ -147,8 +147,10 @@ def test_what_is_sure_alone_may_not_be_so_among_many():
     given = {("better", 0): answers(better), ("good", 0): answers(good)}
     given |= {(f"same {number}", 0): answers(good) for number in range(40)}
     of = contest(given)
-    (alone,) = of.duels([("better", "good", "all")])
-    among, *others = of.duels([("better", "good", "all"), *((f"same {number}", "good", "all") for number in range(40))])
+    (alone,) = of.paired_tests([("better", "good", "all")])
+    among, *others = of.paired_tests(
+        [("better", "good", "all"), *((f"same {number}", "good", "all") for number in range(40))]
+    )
     assert (alone.outcome, among.outcome) == ("better", "no evidence")
     assert among.difference == alone.difference
     assert among.is_apart
@@ -170,9 +172,9 @@ def test_only_seeds_that_both_have_are_compared():
     of = contest(
         {("one", 0): answers(right(0.9, 1)), ("one", 1): answers(right(0.1, 2)), ("two", 0): answers(right(0.9, 1))}
     )
-    (duel,) = of.duels([("one", "two", "all")])
+    (duel,) = of.paired_tests([("one", "two", "all")])
     assert duel.difference.value == 0
-    assert of.duels([("one", "nobody", "all")]) == []
+    assert of.paired_tests([("one", "nobody", "all")]) == []
 
 
 @pytest.mark.slow
@@ -185,7 +187,7 @@ def test_nobody_better_is_seldom_called_better_however_trainings_vary():
             for name in ("one", "two")
             for seed in range(3)
         }
-        (duel,) = contest(given, resamples=100).duels([("one", "two", "all")])
+        (duel,) = contest(given, resamples=100).paired_tests([("one", "two", "all")])
         called += duel.outcome != "no evidence"
     assert called <= 9
 

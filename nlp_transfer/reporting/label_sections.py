@@ -1,4 +1,4 @@
-"""What the page of a run tells of labels: which are confused, how each fares, whether probabilities mean anything."""
+"""Report sections on labels: confusion matrix, scores by label, calibration and confidence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from nlp_transfer.data.task import Task
 from nlp_transfer.evaluation.calibration import reliability
 from nlp_transfer.evaluation.decisions import probabilities
-from nlp_transfer.evaluation.formatting import number, percentage, shown
+from nlp_transfer.evaluation.formatting import format_interval, number, percentage
 from nlp_transfer.evaluation.sums import label_shares
 from nlp_transfer.reporting import figures, measures
 from nlp_transfer.reporting.document import Beside, Block, Cell, Drawing, Prose, Section, Table
@@ -18,24 +18,22 @@ from nlp_transfer.reporting.evidence import Evidence
 from nlp_transfer.reporting.matrix import NUMBERED, confusion_matrix
 from nlp_transfer.wording import shortened
 
-_CONFUSED = 20  # pairs of labels
+_MOST_PAIRS = 20  # of confused labels
 _MOST_IN_MATRIX = 1000  # labels
-_MOST_ANSWERS = 5_000_000  # probabilities that are sorted for a curve
-_MOST_REDRAWN = 100_000  # of those that are sorted again for every resample
-_ABOVE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)  # probabilities one may want to answer from
-_CURVES = 200  # resamples behind the interval of an area
+_MOST_SORTED = 5_000_000  # probabilities, for a precision-recall curve
+_MOST_RESAMPLED = 100_000  # probabilities, for the interval of an area
+_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)  # examples of decision.abstain_below
+_RESAMPLES = 200  # for the interval of an area, at most
 _NARROW = 8  # labels whose matrix leaves room for a table beside it
-_OPEN = 25  # labels up to which their table is not folded
-_NAME = 80  # characters of one
+_MOST_UNFOLDED = 25  # labels
+_NAME_LENGTH = 80  # characters
 _WORST = 3  # labels with a curve of their own
 
 
 def confusion(evidence: Evidence) -> Section:
-    """Return the matrix and the most frequent mistakes; nothing where a row may have several labels."""
+    """Return the confusion matrix and the most frequent mistakes; empty unless each row has one label."""
     task = evidence.task
-    if task.problem not in ("single_label", "ordinal"):
-        return Section("", [])
-    if len(task.labels) > _MOST_IN_MATRIX:
+    if task.problem not in ("single_label", "ordinal") or len(task.labels) > _MOST_IN_MATRIX:
         return Section("", [])
     counts = measures.confusions(task, evidence.model.logits, evidence.examples.targets, evidence.examples.weights)
     numbered, ordered = len(task.labels) <= NUMBERED, task.problem == "ordinal"
@@ -52,11 +50,11 @@ def confusion(evidence: Evidence) -> Section:
             "that the model does not tell apart."
         ) * (not ordered) + " Scroll to see all of it."
     drawing = Drawing(confusion_matrix(counts[np.ix_(order, order)], names, label=title), caption, wide=True)
-    pairs = measures.largest_confusions(counts, _CONFUSED)
+    pairs = measures.largest_confusions(counts, _MOST_PAIRS)
     if pairs:
-        said = [shortened(label, _NAME) for label in task.labels]
+        short = [shortened(label, _NAME_LENGTH) for label in task.labels]
         rows: list[list[str | Cell]] = [
-            [said[true], said[given], f"{count:,.4g}", Cell(f"{share:.1%}", share=share)]
+            [short[true], short[given], f"{count:,.4g}", Cell(f"{share:.1%}", share=share)]
             for true, given, count, share in pairs
         ]
         head = ["true", "given", "rows", "share of true"]
@@ -68,36 +66,32 @@ def confusion(evidence: Evidence) -> Section:
 
 
 def scores(evidence: Evidence) -> Section:
-    """Return support, precision, recall and F1 of every label with intervals, the worst first."""
+    """Return support, precision, recall and F1 of every label with intervals, worst first."""
     report, task = evidence.report, evidence.task
     if not task.labels:
         return Section("", [])
-    found = measures.label_intervals(
+    intervals = measures.label_intervals(
         *(task, evidence.model.logits, evidence.examples.targets, evidence.examples.weights),
         resamples=evidence.resamples,
         confidence=report.confidence,
         seed=evidence.seed,
     )
-    # What has no F1 comes last: it neither occurs nor was given.
-    order = sorted(
-        range(len(found)),
-        key=lambda label: (math.inf if math.isnan(found[label]["f1"].value) else found[label]["f1"].value, label),
-    )
+    f1 = [math.inf if math.isnan(each["f1"].value) else each["f1"].value for each in intervals]  # undefined ones last
     rows: list[list[str | Cell]] = [
         [
-            shortened(task.labels[label], _NAME),
+            shortened(task.labels[label], _NAME_LENGTH),
             f"{report.labels[label].support:,.10g}",
-            shown(found[label]["precision"]),
-            shown(found[label]["recall"]),
-            _with_bar(shown(found[label]["f1"]), found[label]["f1"].value),
+            format_interval(intervals[label]["precision"]),
+            format_interval(intervals[label]["recall"]),
+            _with_bar(format_interval(intervals[label]["f1"]), intervals[label]["f1"].value),
         ]
-        for label in order
+        for label in sorted(range(len(f1)), key=lambda label: (f1[label], label))
     ]
     caption = (
         f"The worst first, with {100 * report.confidence:g} % bootstrap intervals; where a label has few rows they are "
         "wide, and the order of the labels says little."
     )
-    folded = f"All {len(rows):,} labels" if len(rows) > _OPEN else None
+    folded = f"All {len(rows):,} labels" if len(rows) > _MOST_UNFOLDED else None
     return Section(
         "Label by label", [Table(["label", "rows", "precision", "recall", "F1"], rows, caption=caption, folded=folded)]
     )
@@ -107,26 +101,25 @@ def _with_bar(words: str, value: float) -> Cell:
     return Cell(words, share=None if math.isnan(value) else value)
 
 
-def sureness(evidence: Evidence) -> Section:
-    """Return whether probabilities mean what they say, and what it costs and gains to keep the surest answers alone."""
+def confidence(evidence: Evidence) -> Section:
+    """Return the reliability diagram, risk against coverage, and precision against recall."""
     if evidence.task.problem == "regression":
         return Section("", [])
-    stated = _reliability(evidence)
-    return Section("How sure it is", [stated[0], *_risk(evidence), *_precision_recall(evidence), stated[1]])
+    diagram, table = _reliability(evidence)
+    return Section("How sure it is", [diagram, *_risk(evidence), *_precision_recall(evidence), table])
 
 
 def _reliability(evidence: Evidence) -> tuple[Drawing, Table]:
     report, examples = evidence.report, evidence.examples
     bins = reliability(evidence.task, evidence.model.logits, examples.targets, examples.weights)
-    brier = shown(report.rows[0].intervals["brier"])
-    what = "every label of every row" if evidence.task.problem == "multi_label" else "the label it gave"
+    brier = format_interval(report.rows[0].intervals["brier"])
+    subject = "every label of every row" if evidence.task.problem == "multi_label" else "the label it gave"
     drawing = Drawing(
         figures.reliability(bins.edges, bins.stated, bins.true, bins.rows, name="reliability"),
-        f"Reliability of the probability of {what}: points below the dashed line are claims that were too sure, points "
-        f"above it too modest; bars count the answers. Stated and true differ by {report.honesty}. Brier score: "
-        f"{brier}; 0 would be perfect.",
+        f"Reliability of the probability of {subject}: points below the dashed line are claims that were too sure, "
+        f"points above it too modest; bars count the answers. Stated and true differ by {report.calibration_text}. "
+        f"Brier score: {brier}; 0 would be perfect.",
     )
-    there = np.flatnonzero(bins.rows)
     rows = [
         [
             f"{bins.edges[each]:.2f}–{bins.edges[each + 1]:.2f}",
@@ -134,7 +127,7 @@ def _reliability(evidence: Evidence) -> tuple[Drawing, Table]:
             number(float(bins.stated[each])),
             number(float(bins.true[each])),
         ]
-        for each in there
+        for each in np.flatnonzero(bins.rows)
     ]
     head = ["probability", "answers", "stated, mean", "came true"]
     return drawing, Table(head, rows, folded="Reliability, bin by bin")
@@ -170,70 +163,70 @@ def _risk(evidence: Evidence) -> Iterator[Block]:
         f"(lower is better; Geifman & El-Yaniv 2017).{rule}",
     )
     answered = measures.answered_above(
-        task, logits, examples.targets, examples.weights, _ABOVE, confidence=evidence.report.confidence
+        task, logits, examples.targets, examples.weights, _THRESHOLDS, confidence=evidence.report.confidence
     )
     yield Table(
         ["decision.abstain_below", "answered", "wrong among them"],
-        [[f"{each.above:g}", f"{each.share:.1%}", shown(each.error)] for each in answered],
+        [[f"{each.above:g}", f"{each.share:.1%}", format_interval(each.error)] for each in answered],
         folded="Where it may abstain",
     )
 
 
 def _rule(task: Task) -> str:
-    """Return in words where a model abstains."""
-    promised = f", so that at most {percentage(task.risk)} of its labels are wrong (decision.risk)" if task.risk else ""
+    """Describe where a model abstains."""
+    purpose = f", so that at most {percentage(task.risk)} of its labels are wrong (decision.risk)" if task.risk else ""
     if task.abstain_below > 1:
-        return f"it abstains everywhere{promised}"
-    return f"where it abstains, below a probability of {task.abstain_below:g}{promised}"
+        return f"it abstains everywhere{purpose}"
+    return f"where it abstains, below a probability of {task.abstain_below:g}{purpose}"
 
 
 def _area(evidence: Evidence, curve_of: Callable[[np.ndarray], measures.Curve], answers: int) -> str:
-    """Return the area under a curve of weighted rows with its interval, which is left out where it would take long."""
+    """Return the area under a curve of weighted rows with its interval, which is left out if it would take long."""
     weights = np.asarray(evidence.examples.weights, dtype=np.float64)
-    found = measures.area(
+    area = measures.area(
         curve_of,
         weights,
-        resamples=min(evidence.resamples, _CURVES) if answers <= _MOST_REDRAWN else 0,
+        resamples=min(evidence.resamples, _RESAMPLES) if answers <= _MOST_RESAMPLED else 0,
         confidence=evidence.report.confidence,
         seed=evidence.seed,
     )
-    return shown(found)
+    return format_interval(area)
 
 
 def _precision_recall(evidence: Evidence) -> Iterator[Block]:
     task, targets = evidence.task, evidence.examples.targets
-    if len(targets) * len(task.labels) > _MOST_ANSWERS:
+    if len(targets) * len(task.labels) > _MOST_SORTED:
         return
     likely, true = probabilities(task, evidence.model.logits), label_shares(task, targets).toarray()
     weights = np.asarray(evidence.examples.weights, dtype=np.float64)
-    there = np.flatnonzero((true * weights[:, None]).sum(axis=0) > 0)
-    if not len(there):
+    present = np.flatnonzero((true * weights[:, None]).sum(axis=0) > 0)
+    if not len(present):
         return
 
-    def of(columns: np.ndarray) -> Callable[[np.ndarray], measures.Curve]:
-        stated, came = likely[:, columns].ravel(), true[:, columns].ravel()
-        return lambda weights: measures.precision_recall(stated, came, np.repeat(weights, len(columns)))
+    def curve_of_labels(columns: np.ndarray) -> Callable[[np.ndarray], measures.Curve]:
+        stated, truth = likely[:, columns].ravel(), true[:, columns].ravel()
+        return lambda weights: measures.precision_recall(stated, truth, np.repeat(weights, len(columns)))
 
-    own = {label: of(np.array([label])) for label in there}
-    several = len(task.labels) > 2 or task.problem == "multi_label"
-    worst = sorted(there, key=lambda label: own[label](weights).area)[: _WORST if several else 2]
-    wanted = [(task.labels[label], own[label], 1) for label in worst]
-    what = "each label"
-    if several:
-        every = np.arange(len(task.labels))
-        wanted.insert(0, ("all labels together", of(every), len(every)))
-        what = "all labels together (micro-average) and the labels that fare worst"
-    drawn = [(name, curve_of(weights)) for name, curve_of, _ in wanted]
-    areas = ", ".join(f"{_area(evidence, curve_of, len(targets) * labels)} {name}" for name, curve_of, labels in wanted)
+    by_label = {label: curve_of_labels(np.array([label])) for label in present}
+    has_average = len(task.labels) > 2 or task.problem == "multi_label"
+    worst = sorted(present, key=lambda label: by_label[label](weights).area)[: _WORST if has_average else 2]
+    curves = [(task.labels[label], by_label[label], 1) for label in worst]
+    subject = "each label"
+    if has_average:
+        columns = np.arange(len(task.labels))
+        curves.insert(0, ("all labels together", curve_of_labels(columns), len(columns)))
+        subject = "all labels together (micro-average) and the labels that fare worst"
+    points = [(name, curve_of(weights)) for name, curve_of, _ in curves]
+    areas = ", ".join(f"{_area(evidence, curve_of, len(targets) * labels)} {name}" for name, curve_of, labels in curves)
     yield Drawing(
         figures.lines(
-            [figures.Line(name, curve.x, curve.y) for name, curve in drawn],
+            [figures.Line(name, curve.x, curve.y) for name, curve in points],
             name="precision-recall",
             label="Precision against recall",
             x="recall",
             y="precision",
             whole=True,
         ),
-        f"Precision against recall of {what}, for every threshold; the closer to the upper right, the better. Average "
-        f"precision: {areas}.",
+        f"Precision against recall of {subject}, for every threshold; the closer to the upper right, the better. "
+        f"Average precision: {areas}.",
     )

@@ -1,4 +1,4 @@
-"""A document as Markdown for terminals and cards: its words and tables, without its drawings."""
+"""Rendering of a document as Markdown for terminals and model cards, without its drawings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MARK = "<!-- nlp_transfer report -->"
 
 
 def render(document: Document) -> str:
-    """Return the document. All words are shown as they are; those of a cell are cut where they are long."""
+    """Return the document with all text escaped, and long cells shortened."""
     parts = [MARK, f"# {escaped(document.title)}", *_blocks(document.lead)]
     for section in document.sections:
         if blocks := _blocks(section.blocks):
@@ -32,5 +32,5 @@ def _block(block: Prose | Bullets | Facts | Table) -> str:
     if isinstance(block, Facts):
         return bullets([f"{escaped(name)}: {escaped(words)}" for name, words in block.items])
     caption = block.caption or block.folded
-    made = table(block.head, [[each.text if isinstance(each, Cell) else each for each in row] for row in block.rows])
-    return f"{escaped(caption)}\n\n{made}" if caption else made
+    lines = table(block.head, [[each.text if isinstance(each, Cell) else each for each in row] for row in block.rows])
+    return f"{escaped(caption)}\n\n{lines}" if caption else lines

@@ -1,4 +1,4 @@
-"""How good each is and whether that is by chance: means over seeds, intervals over rows and seeds, tests with Holm."""
+"""Scores of all trials: means over seeds, intervals over rows and seeds, and paired tests with Holm's correction."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from nlp_transfer.data.corpus import Examples
     from nlp_transfer.data.task import Task
 
-_HALVINGS = 20  # of the reach in which a probability lies: to a millionth
+_BISECTIONS = 20  # give a p-value to a millionth
 
 
 @dataclass(frozen=True)
-class Duel:
-    """Two of them on the same rows.
+class PairedTest:
+    """A paired test of two predictors on the same rows.
 
     Attributes:
         one, other: their names.
-        labels: how many labels they had.
-        seeds: how many trainings of each.
-        difference: the metric of the one minus that of the other, mean over the seeds that both have.
+        labels: the number of labels they had.
+        seeds: the number of seeds that both have.
+        difference: the metric of `one` minus that of `other`, mean over these seeds.
         p: of the difference, see `probability`.
-        adjusted: the same after Holm's correction for all duels of its family.
-        outcome: better or worse where `adjusted` is less than 1 - confidence, else no evidence.
-        wins, losses: rows on which the one is right in more seeds than the other, and the reverse.
-        rows_p: of McNemar's test, which is about these rows and not about the metric.
+        adjusted: the same after Holm's correction for all tests of its family.
+        outcome: better or worse if `adjusted` is less than 1 - confidence, else no evidence.
+        wins, losses: rows on which `one` is right in more seeds than `other`, and the reverse.
+        rows_p: of McNemar's test, which counts rows and does not depend on the metric.
         rows_adjusted: the same after Holm's correction.
     """
 
@@ -55,18 +55,18 @@ class Duel:
 
     @property
     def is_apart(self) -> bool:
-        """Whether the interval, by itself, does not hold zero."""
+        """Whether the interval, uncorrected, excludes zero."""
         return self.difference.low > 0 or self.difference.high < 0
 
 
 @dataclass
-class Contest:
-    """Everybody's answers to the same rows.
+class TrialScores:
+    """The scores of all trials on the same rows.
 
     Attributes:
         examples: the rows, with their targets and weights.
         metric: that decides.
-        answers: by trial; who has no answers there takes no part.
+        answers: of each finished trial.
         resamples: of the bootstrap.
         confidence: of the intervals.
         seed: of the resamples.
@@ -83,62 +83,62 @@ class Contest:
     _wrong: dict[Trial, np.ndarray] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        # By id, as in a run: neither the order of the file nor who gathered the rows changes a figure.
+        # Sorted by id, as in a run, so that figures do not depend on the order of the file or of gathering.
         self._order = np.argsort(np.asarray(self.examples.ids), kind="stable")
         self._targets = self.examples.targets[self._order]
         self._weights = self.examples.weights[self._order].astype(np.float64)
 
     @property
     def sign(self) -> int:
-        """1 where more of the metric is better, else -1."""
+        """1 if higher values of the metric are better, else -1."""
         return sign_of(self.metric)
 
     def seeds(self, *names: str, labels: str) -> list[int]:
-        """Return the seeds with which all of these have answered."""
-        found = [{each.seed for each in self.answers if (each.name, each.labels) == (name, labels)} for name in names]
-        return sorted(set.intersection(*found))
+        """Return the seeds that all of these names have answers for."""
+        seeds = [{each.seed for each in self.answers if (each.name, each.labels) == (name, labels)} for name in names]
+        return sorted(set.intersection(*seeds))
 
     def values(self, name: str, labels: str) -> list[float]:
-        """Return the metric of every seed."""
+        """Return the metric for every seed."""
         return [self._value(Trial(name, labels, seed)) for seed in self.seeds(name, labels=labels)]
 
     def figure(self, name: str, labels: str) -> Interval:
-        """Return the metric, mean over the seeds, see `over_seeds`; nan without answers."""
+        """Return the mean of the metric over the seeds with its interval, see `over_seeds`; nan without answers."""
         trials = [Trial(name, labels, seed) for seed in self.seeds(name, labels=labels)]
         if not trials:
             return Interval(np.nan, np.nan, np.nan)
         drawn = np.stack([self._replicates(trial) for trial in trials])
-        found = over_seeds([self._value(trial) for trial in trials], drawn, confidence=self.confidence)
-        return within(found, *range_of(self.metric))
+        figure = over_seeds([self._value(trial) for trial in trials], drawn, confidence=self.confidence)
+        return within(figure, *range_of(self.metric))
 
-    def duels(self, pairs: Sequence[tuple[str, str, str]]) -> list[Duel]:
-        """Return a family of duels, their tests corrected together (Holm 1979); pairs without a common seed are not.
+    def paired_tests(self, pairs: Sequence[tuple[str, str, str]]) -> list[PairedTest]:
+        """Return a family of tests, corrected together (Holm 1979); pairs without a common seed are left out.
 
-        What is called better or worse is so by the test of the metric that decides. Beside it stands McNemar's (1947),
-        exact: of the rows on which the two differ, each is right on half if they are as good. With several seeds a row
-        counts for who is right in more of them; where an answer is a number or a set, for who is nearer. That test is
-        about these trainings: other seeds are the business of the interval.
+        The outcome follows the test of the metric that decides. The exact McNemar test (1947) is given too: of the rows
+        on which two equally good predictors differ, each is right on half. With several seeds, a row counts for the
+        predictor that is right in more of them; for numbers or label sets, for the nearer one. It is about these
+        trainings only, whereas the interval covers other seeds.
 
         Args:
-            pairs: the one, the other, and how many labels they had.
+            pairs: names of both predictors, and the number of labels they had.
         """
-        found = [self._duel(*pair) for pair in pairs if self.seeds(*pair[:2], labels=pair[2])]
-        adjusted, of_rows = (holm([getattr(duel, name) for duel in found]) for name in ("p", "rows_p"))
+        tests = [self._paired_test(*pair) for pair in pairs if self.seeds(*pair[:2], labels=pair[2])]
+        adjusted, rows_adjusted = (holm([getattr(test, name) for test in tests]) for name in ("p", "rows_p"))
         return [
-            dataclasses.replace(duel, adjusted=p, rows_adjusted=rows_p, outcome=self._outcome(duel.difference, p))
-            for duel, p, rows_p in zip(found, adjusted, of_rows, strict=True)
+            dataclasses.replace(test, adjusted=p, rows_adjusted=rows_p, outcome=self._outcome(test.difference, p))
+            for test, p, rows_p in zip(tests, adjusted, rows_adjusted, strict=True)
         ]
 
     def _outcome(self, difference: Interval, p: float) -> str:
         return outcome(difference, self.sign) if p < 1 - self.confidence else "no evidence"
 
     def gains(self, one: str, other: str, labels: str) -> np.ndarray:
-        """Return by how much the one errs less than the other, (seeds, rows) in the order of the examples."""
+        """Return the errors of `other` less those of `one`, (seeds, rows) in the order of the examples."""
         gains = np.empty((len(self.seeds(one, other, labels=labels)), len(self._order)))
         gains[:, self._order] = self._gains(one, other, labels)
         return gains
 
-    def _duel(self, one: str, other: str, labels: str) -> Duel:
+    def _paired_test(self, one: str, other: str, labels: str) -> PairedTest:
         pairs = [
             (Trial(one, labels, seed), Trial(other, labels, seed)) for seed in self.seeds(one, other, labels=labels)
         ]
@@ -148,7 +148,7 @@ class Contest:
         difference = within(over_seeds(values, drawn, confidence=self.confidence), least - most, most - least)
         p = probability(values, drawn)
         wins, losses, rows_p = mcnemar(self._gains(one, other, labels).mean(axis=0)[self._weights > 0])
-        return Duel(
+        return PairedTest(
             one=one,
             other=other,
             labels=labels,
@@ -171,18 +171,18 @@ class Contest:
 
     def _value(self, trial: Trial) -> float:
         if trial not in self._values:
-            of = self.answers[trial]
-            values = compute(of.task, of.logits[self._order], self._targets, self._weights)
+            answers = self.answers[trial]
+            values = compute(answers.task, answers.logits[self._order], self._targets, self._weights)
             self._values[trial] = values[self.metric]
         return self._values[trial]
 
     def _replicates(self, trial: Trial) -> np.ndarray:
-        """Return the metric on every resample of the rows, which are the same for all."""
+        """Return the metric on every resample of the rows; all trials share the resamples."""
         if trial not in self._drawn:
-            of = self.answers[trial]
+            answers = self.answers[trial]
             (drawn,) = replicates(
-                [of.task],
-                [of.logits[self._order]],
+                [answers.task],
+                [answers.logits[self._order]],
                 self._targets,
                 self._weights,
                 metrics=[self.metric],
@@ -194,22 +194,21 @@ class Contest:
 
     def _errors(self, trial: Trial) -> np.ndarray:
         if trial not in self._wrong:
-            of = self.answers[trial]
-            self._wrong[trial] = errors(of.task, of.logits[self._order], self._targets)
+            answers = self.answers[trial]
+            self._wrong[trial] = errors(answers.task, answers.logits[self._order], self._targets)
         return self._wrong[trial]
 
 
 def over_seeds(values: Sequence[float], drawn: np.ndarray, *, confidence: float) -> Interval:
-    r"""Return the mean over seeds with an interval over other rows of the kind and other seeds.
+    r"""Return the mean over seeds with an interval over other test rows and other seeds.
 
-    The two kinds of chance are independent, so their reaches add up as squares: down and up to the percentiles of the
-    mean over resampled rows, and :math:`t_{n-1} \, s / \sqrt{n}` for n seeds whose values deviate by s. (Resampling
-    three seeds would find them between the least and the greatest of the three, which is far too sure.) One seed says
-    nothing of others: then the interval is over rows alone.
+    Both sources of variation are independent, so their margins add as squares: the distances to the percentiles of the
+    mean over resampled rows, and :math:`t_{n-1} \, s / \sqrt{n}` for n seeds with standard deviation s. (Bootstrapping
+    three seeds would never exceed their range, which is far too narrow.) With one seed, the interval is over rows only.
 
     Args:
         values: of each seed.
-        drawn: (seeds, resamples), the same on resampled rows.
+        drawn: (seeds, resamples), the values on resampled rows.
         confidence: of the interval.
     """
     from scipy.stats import t
@@ -218,62 +217,62 @@ def over_seeds(values: Sequence[float], drawn: np.ndarray, *, confidence: float)
     rows = interval(value, drawn.mean(axis=0), confidence=confidence)
     if seeds == 1:
         return rows
-    reach = float(t.ppf((1 + confidence) / 2, seeds - 1) * np.std(values, ddof=1) / np.sqrt(seeds))
+    margin = float(t.ppf((1 + confidence) / 2, seeds - 1) * np.std(values, ddof=1) / np.sqrt(seeds))
     return Interval(
-        value, value - float(np.hypot(value - rows.low, reach)), value + float(np.hypot(rows.high - value, reach))
+        value, value - float(np.hypot(value - rows.low, margin)), value + float(np.hypot(rows.high - value, margin))
     )
 
 
 def probability(values: Sequence[float], drawn: np.ndarray) -> float:
-    """Return the two-sided probability of a difference as large if there is none: by the interval of `over_seeds`.
+    """Return the two-sided p-value of a difference by inverting the interval of `over_seeds`.
 
-    It is less than 0.05 where the interval of 95 % does not hold zero, and so on for every confidence: the least for
-    which the interval reaches zero. So many resamples can show no less than two of one more of them.
+    It is below 0.05 if the 95 % interval excludes zero, and likewise for every confidence. With n resamples it is at
+    least 2 / (n + 1).
 
     Args:
-        values: of each seed, the one's less the other's.
-        drawn: (seeds, resamples), the same on resampled rows.
+        values: the difference for each seed.
+        drawn: (seeds, resamples), the differences on resampled rows.
     """
-    known = int((~np.isnan(drawn).any(axis=0)).sum())
-    least, most = min(1.0, 2 / (known + 1)), 1.0
+    defined = int((~np.isnan(drawn).any(axis=0)).sum())
+    least, most = min(1.0, 2 / (defined + 1)), 1.0
 
     def excludes_zero(p: float) -> bool:
-        found = over_seeds(values, drawn, confidence=1 - p)
-        return found.low > 0 or found.high < 0
+        difference = over_seeds(values, drawn, confidence=1 - p)
+        return difference.low > 0 or difference.high < 0
 
     if excludes_zero(least):
         return least
-    for _ in range(_HALVINGS):
+    for _ in range(_BISECTIONS):
         middle = (least + most) / 2
         least, most = (least, middle) if excludes_zero(middle) else (middle, most)
     return most
 
 
-def within(found: Interval, least: float, most: float) -> Interval:
-    """Return the interval without what its value cannot be, which the reach over few seeds does not know."""
-    return dataclasses.replace(found, low=max(found.low, least), high=min(found.high, most))
+def within(figure: Interval, least: float, most: float) -> Interval:
+    """Clip an interval to the possible values, which the margin over few seeds may exceed."""
+    return dataclasses.replace(figure, low=max(figure.low, least), high=min(figure.high, most))
 
 
 def errors(task: Task, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return how wrong the decision on every row is, (rows,).
+    """Return the error of the decision on every row, (rows,).
 
-    single_label: 0 or 1, of soft labels the share of the others; ordinal: ranks apart; multi_label: labels that are
-    wrong; regression: the distance.
+    single_label: 0 or 1, for soft labels the share of the other labels; ordinal: the difference of ranks; multi_label:
+    the number of wrong labels; regression: the absolute error.
     """
-    decided = decide(task, logits)
+    predicted = decide(task, logits)
     if task.problem == "regression":
-        return np.abs(decided - targets)
+        return np.abs(predicted - targets)
     if task.problem == "multi_label":
-        return (decided != (targets >= 0.5)).sum(axis=1).astype(np.float64)
+        return (predicted != (targets >= 0.5)).sum(axis=1).astype(np.float64)
     ranks = np.arange(len(task.labels))
-    apart = np.abs(ranks - decided[:, None]) if task.problem == "ordinal" else (ranks != decided[:, None])
+    costs = np.abs(ranks - predicted[:, None]) if task.problem == "ordinal" else (ranks != predicted[:, None])
     if targets.ndim == 1:
-        return apart[np.arange(len(targets)), targets].astype(np.float64)
-    return (targets * apart).sum(axis=1)
+        return costs[np.arange(len(targets)), targets].astype(np.float64)
+    return (targets * costs).sum(axis=1)
 
 
 def mcnemar(gains: np.ndarray) -> tuple[int, int, float]:
-    """Return rows won, rows lost, and the exact two-sided probability of so uneven a split by chance."""
+    """Return the numbers of rows won and lost, and the exact two-sided p-value of McNemar's test."""
     from scipy.stats import binomtest
 
     wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
@@ -281,7 +280,7 @@ def mcnemar(gains: np.ndarray) -> tuple[int, int, float]:
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
-    """Return each probability as Holm (1979) corrects it for there being so many of them."""
+    """Return p-values with Holm's (1979) correction for multiple tests."""
     adjusted, least = [1.0] * len(probabilities), 0.0
     for place, number in enumerate(np.argsort(probabilities, kind="stable")):
         least = max(least, min(1.0, (len(probabilities) - place) * probabilities[number]))

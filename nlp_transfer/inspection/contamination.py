@@ -1,4 +1,4 @@
-"""Rows that are measured on and stand in another data set, too: whatever learned from that one has seen them."""
+"""Contamination: evaluation rows whose text also occurs in another data set."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _MEASURED = ("validation", "test")
 def shared(
     splits: Mapping[str, Rows], other: str, *, show: Callable[[int, int], None] = lambda *_: None
 ) -> Iterator[Finding]:
-    """Find rows of validation and test of which another data set holds the text, the same or nearly.
+    """Find validation and test rows whose text another data set contains, exactly or nearly.
 
-    Where only training rows are given, all of them are looked at: a run carves those that it measures on out of them.
+    If there are training rows only, all of them are checked, since a run takes its evaluation rows from them.
 
     Args:
         splits: the rows.
-        other: file or folder of the other data set; its labels may be any.
-        show: told how many of how many texts are done.
+        other: file or folder of the other data set, with any labels.
+        show: progress callback with the numbers of processed and of all texts.
 
     Raises:
-        UserError: for another data set that cannot be read.
+        UserError: if the other data set cannot be read.
     """
     with about("check.beside"):
         existing(other)
@@ -45,18 +45,18 @@ def shared(
     joined = JoinedSplits(theirs)
     keys, texts = joined.keys, joined.texts(np.ones(len(joined), bool))
     measured_rows = {name: splits[name] for name in _MEASURED if name in splits} or splits
-    asked_about = JoinedSplits(measured_rows)
-    first = keys.followed_by(asked_about.keys).firsts()[len(keys) :]
+    measured_joined = JoinedSplits(measured_rows)
+    first = keys.followed_by(measured_joined.keys).firsts()[len(keys) :]
     is_new = first >= len(keys)
-    known = {row: int(first[row]) for row in np.flatnonzero(~is_new).tolist()}
+    matches = {row: int(first[row]) for row in np.flatnonzero(~is_new).tolist()}  # to rows of the other data set
     rest = np.flatnonzero(is_new)
-    all_texts = cells_of(chain(texts, asked_about.texts(is_new)), len(texts) + len(rest))
+    all_texts = cells_of(chain(texts, measured_joined.texts(is_new)), len(texts) + len(rest))
     for pair in near_pairs(all_texts, np.arange(len(all_texts)) < len(texts), show=show):
         if pair.first < len(texts) <= pair.second:
-            known.setdefault(int(rest[pair.second - len(texts)]), pair.first)
+            matches.setdefault(int(rest[pair.second - len(texts)]), pair.first)
     by_split: defaultdict[str, dict[int, int]] = defaultdict(dict)
-    for row, their in known.items():
-        split, ours = asked_about.place(row)
+    for row, their in matches.items():
+        split, ours = measured_joined.place(row)
         by_split[split][ours] = their
     for split, rows in measured_rows.items():
         if same := by_split[split]:
