@@ -36,13 +36,13 @@ def load(settings: Settings, *, data: Any = None, tell: Callable[[str], None] = 
     Args:
         settings: of the run.
         data: rows from Python instead of the source named in the settings.
-        tell: is told what one waits for, see ``store.grown``.
+        tell: is told what one waits for, see ``store.build_folder``.
 
     Raises:
         UserError: see `load_corpus`; for a model to go on from that is none, was adapted to another problem, or whose
             rows cannot be had.
     """
-    found = corpus.encoded(read(settings, data=data, tell=tell), settings.data)
+    found = corpus.encode_corpus(read(settings, data=data, tell=tell), settings.data)
     if settings.continual.used:
         check_absent(settings, found.absent_labels)
     return found
@@ -66,7 +66,7 @@ def alone(settings: Settings, task: Task, *, data: Any = None) -> Corpus:
     # Weights that need a row of every label say nothing of rows that are only measured.
     weights = "none" if settings.continual.replay else settings.data.class_weights
     own = dataclasses.replace(settings.data, class_weights=weights)
-    return corpus.encoded(_read(dataclasses.replace(settings, data=own), data=data, known=known), own)
+    return corpus.encode_corpus(_read(dataclasses.replace(settings, data=own), data=data, known=known), own)
 
 
 def read(settings: Settings, *, data: Any = None, tell: Callable[[str], None] = lambda _: None) -> ReadCorpus:
@@ -133,7 +133,7 @@ def _read(
     tell: Callable[[str], None] = lambda _: None,
 ) -> ReadCorpus:
     store = store_of_rows(settings.cache, tell)
-    return corpus.divided(  # with no name for what was read, which goes while it is divided
+    return corpus.divide_corpus(  # with no name for what was read, which goes while it is divided
         corpus.read_corpus(settings.data, data=data, known=known, store=store), settings.data, seed=settings.seed
     )
 
