@@ -10,9 +10,9 @@ from typing import Any
 
 from nlp_transfer.continual.checks import check_continual
 from nlp_transfer.data import hub
-from nlp_transfer.data.cutting import check_tokens
 from nlp_transfer.data.labels import NAME_HERE, check_problem
 from nlp_transfer.data.sources import check_source
+from nlp_transfer.data.truncation import check_tokens
 from nlp_transfer.errors import UserError, at_least, below_one, one_of, positive
 from nlp_transfer.evaluation.names import HIGHER_IS_BETTER
 from nlp_transfer.objectives.checks import check_objective

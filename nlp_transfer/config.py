@@ -20,7 +20,7 @@ from nlp_transfer.composing.plain import checked, dotted, leaves, shown
 from nlp_transfer.composing.shipped import CONF, GROUPS, locate_recipe, shipped_names
 from nlp_transfer.composing.words import encoder_words, from_mapping, readable, refuse_second_values, with_strategy
 from nlp_transfer.composing.yamlfile import check_values, read_yaml
-from nlp_transfer.data.hints import typed
+from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.needs import with_needed_rows
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.encoder.source import CODE_OF_ADAPTERS
@@ -314,7 +314,7 @@ def _explain(error: Exception, words: Sequence[str], known_keys: Callable[[], Se
     if group and group[1] in GROUPS:
         known = shipped_names(group[1])
         custom = {"data": ("data.path", "data=files"), "encoder": ("encoder.name", "encoder=custom")}.get(group[1])
-        own = f"; one of your own: {custom[1]} {typed(custom[0], group[2])}" if custom else ""
+        own = f"; one of your own: {custom[1]} {shell_word(custom[0], group[2])}" if custom else ""
         return (
             f"{group[1]}={group[2]} is not known{did_you_mean(group[2], known)}; choose from: {', '.join(known)}{own}"
         )

@@ -29,7 +29,7 @@ from nlp_transfer.encoder.classifier import Classifier, check_finite, load_class
 from nlp_transfer.encoder.merging import NotMerged, merged
 from nlp_transfer.encoder.pooled import register_model
 from nlp_transfer.encoder.pooled_config import register_config
-from nlp_transfer.encoder.sizes import within_weights
+from nlp_transfer.encoder.sizes import limit_model_size
 from nlp_transfer.encoder.source import (
     ADAPTER,
     ADAPTER_WEIGHTS,
@@ -152,7 +152,7 @@ def load_model(folder: Path, record: Record) -> tuple[Any, Any]:
     """
     check_files(folder, record)
     register_model()
-    bounded = partial(within_weights, folder) if record.merged else nullcontext  # an adapter sets no useful bound
+    bounded = partial(limit_model_size, folder) if record.merged else nullcontext  # an adapter sets no useful bound
     with bounded():
         tokenizer = load_tokenizer(folder)
     with bounded():

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from nlp_transfer.artefact.record import Record
-from nlp_transfer.encoder.source import ADAPTER_WEIGHTS, RECORD, UNKNOWN, asked_code, digest_of, weight_files
+from nlp_transfer.encoder.source import ADAPTER_WEIGHTS, RECORD, UNKNOWN, digest_of, requested_code, weight_files
 from nlp_transfer.errors import UserError
 
 
@@ -39,7 +39,7 @@ def refuse_code(folder: Path) -> None:
     Raises:
         UserError: naming the file.
     """
-    if code := asked_code(folder):
+    if code := requested_code(folder):
         file, entries = next(iter(code.items()))
         raise UserError(
             f"{folder / file} asks to run code ({entries[0]}), which is never run from a saved model; if you trust it, "

@@ -1,1 +1,1 @@
-"""What is computed once and kept for later runs."""
+"""A cache of computed results (features, token ids, streamed rows) that later runs reuse."""

@@ -1,4 +1,4 @@
-"""How an entry of the store lies on the disk: a folder with arrays or files, and what is known of them."""
+"""The format of a store entry on disk: a folder with an array or files, and their metadata in ``entry.json``."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from nlp_transfer.secrets import redacted
 
 FORMAT = 1
 VALUES, ENTRY = "values.npy", "entry.json"
-_SIGN_OF_LIFE = 60.0  # seconds between two that a folder gets in which values are being written
+_HEARTBEAT = 60.0  # seconds between updates of the modification time of a folder that is being written
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of an entry without reading its values.
+    """The metadata of an entry.
 
     Attributes:
         key: its name.
-        bytes: that it takes on the disk.
-        used: when it was last made or found, in seconds since the epoch.
-        about: what `keep` wrote down; empty where that cannot be read.
+        bytes: its size on disk.
+        used: when it was last written or found, in seconds since the epoch.
+        about: contents of ``entry.json``; empty if that cannot be read.
     """
 
     key: str
@@ -42,17 +42,17 @@ class Entry:
     about: dict[str, Any]
 
 
-class Unfinished:
-    """A matrix that is being written, row by row and maybe by several processes, where nobody finds it yet.
+class MatrixWriter:
+    """Writes a matrix row by row, possibly from several processes, in a staging folder.
 
-    Rows do not pass through a mapping, for what was written there would count as memory of the process.
+    Rows are not written through a memory map, because its dirty pages would count as memory of the process.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open what `create` has made.
+        """Open a matrix that `create` has allocated.
 
         Raises:
-            OSError, ValueError: if that is not there.
+            OSError, ValueError: if there is none.
         """
         self.folder = folder
         self._shape, self._dtype, self._start = _header(folder / VALUES)
@@ -60,61 +60,62 @@ class Unfinished:
         self._alive = time.monotonic()
 
     @classmethod
-    def create(cls, folder: Path, shape: tuple[int, ...], dtype: np.dtype) -> Unfinished:
-        """Take the room that a matrix needs.
+    def create(cls, folder: Path, shape: tuple[int, ...], dtype: np.dtype) -> MatrixWriter:
+        """Allocate a matrix.
 
         Raises:
-            OSError: if the disk does not have it.
+            OSError: if the disk lacks the space.
         """
         np.lib.format.open_memmap(folder / VALUES, mode="w+", dtype=dtype, shape=shape)
-        found = cls(folder)
-        with contextlib.suppress(AttributeError):  # where the system has no such call
-            os.posix_fallocate(found._file.fileno(), 0, os.fstat(found._file.fileno()).st_size)
-        return found
+        writer = cls(folder)
+        with contextlib.suppress(AttributeError):  # not available on every system
+            os.posix_fallocate(writer._file.fileno(), 0, os.fstat(writer._file.fileno()).st_size)
+        return writer
 
     def put(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Write some rows, int64 (rows,), whose values are (rows, width).
+        """Write values, (rows, width), to the rows with these indices, int64 (rows,).
 
         Raises:
-            OSError: if the disk does not take them.
+            OSError: if they cannot be written.
         """
         assert values.shape[1:] == self._shape[1:]
-        for row, own in zip(rows.tolist(), values.astype(self._dtype), strict=True):
-            if os.pwrite(self._file.fileno(), own.data, self._start + row * own.nbytes) != own.nbytes:
+        for row, row_values in zip(rows.tolist(), values.astype(self._dtype), strict=True):
+            start = self._start + row * row_values.nbytes
+            if os.pwrite(self._file.fileno(), row_values.data, start) != row_values.nbytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if time.monotonic() - self._alive > _SIGN_OF_LIFE:
+        if time.monotonic() - self._alive > _HEARTBEAT:
             self._alive = time.monotonic()
-            with contextlib.suppress(FileNotFoundError):  # somebody removed it; the file stays until it is closed
+            with contextlib.suppress(FileNotFoundError):  # the folder was removed; the open file still works
                 os.utime(self.folder)
 
     def values(self) -> np.ndarray:
-        """Return what was written, mapped and read-only, wherever the file is by now: somebody may have removed it."""
+        """Return the matrix, memory-mapped and read-only; works even if the file was moved or removed meanwhile."""
         return np.asarray(np.memmap(self._file, self._dtype, "r", self._start, self._shape))
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file."""
         self._file.close()
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Return shape and dtype of a file of NumPy's, and where its values begin."""
-    found = np.lib.format.open_memmap(path, mode="r")
-    return found.shape, found.dtype, found.offset
+    """Return the shape and dtype of a .npy file, and the offset of its values."""
+    values = np.lib.format.open_memmap(path, mode="r")
+    return values.shape, values.dtype, values.offset
 
 
 def read(path: Path) -> np.ndarray:
-    """Return the values of an entry.
+    """Return the array of an entry after verifying its checksum.
 
     Raises:
-        ValueError: they are not what was written.
-        OSError: they cannot be read.
+        ValueError: the entry is damaged.
+        OSError: it cannot be read.
     """
     _check(path, sha256_of(path / VALUES))
-    return mapped(path)
+    return memory_mapped(path)
 
 
-def checked(path: Path) -> Path:
-    """Return the folder of an entry whose files are what was written.
+def verified_folder(path: Path) -> Path:
+    """Return the folder of an entry after verifying the checksum of its files.
 
     Raises:
         ValueError, OSError: as `read`.
@@ -130,16 +131,16 @@ def _check(path: Path, digest: str) -> None:
 
 
 def _digest_of_files(folder: Path) -> str:
-    """Return a digest of all files of an entry but the one that says so."""
+    """Return a digest of all files of an entry except ``entry.json``, which contains the digest."""
     lines = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / ENTRY):
         lines.append(f"{path.relative_to(folder).as_posix()} {sha256_of(path)}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def mapped(path: Path) -> np.ndarray:
-    """Return the values of an entry, mapped from the disk and read-only, whatever they are."""
-    return np.asarray(np.lib.format.open_memmap(path / VALUES, mode="r"))  # of plain arrays alone: it has no pickle
+def memory_mapped(path: Path) -> np.ndarray:
+    """Return the array of an entry, memory-mapped and read-only, without verification."""
+    return np.asarray(np.lib.format.open_memmap(path / VALUES, mode="r"))  # never unpickles: it maps plain arrays only
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -152,59 +153,60 @@ def _about(path: Path) -> dict[str, Any]:
     return about
 
 
-def write(making: Path, key: str, values: np.ndarray, about: dict[str, Any]) -> None:
-    """Write an entry into a folder of its own."""
-    with (making / VALUES).open("wb") as file:
+def write(staging: Path, key: str, values: np.ndarray, about: dict[str, Any]) -> None:
+    """Write an entry with an array into its staging folder."""
+    with (staging / VALUES).open("wb") as file:
         np.save(file, np.ascontiguousarray(values), allow_pickle=False)
-    seal(making, key, values, about)
+    seal(staging, key, values, about)
 
 
-def seal(making: Path, key: str, values: np.ndarray, about: dict[str, Any]) -> None:
-    """Say what the values of an entry are that were written, so that the disk really holds them.
+def seal(staging: Path, key: str, values: np.ndarray, about: dict[str, Any]) -> None:
+    """Flush an array to disk and write the metadata of its entry.
 
-    Of many both halves take minutes, in which other machines see by its age that the folder is not given up.
+    Flushing and hashing a large array take minutes each. The modification time of the folder is updated in between, so
+    that other machines do not take it for abandoned.
     """
-    os.utime(making)
-    flush(making / VALUES)
-    os.utime(making)
-    digest = sha256_of(making / VALUES)
+    os.utime(staging)
+    flush(staging / VALUES)
+    os.utime(staging)
+    digest = sha256_of(staging / VALUES)
     _write_entry(
-        making,
+        staging,
         key,
         about | {"dtype": str(values.dtype), "shape": list(values.shape), "bytes": values.nbytes, "sha256": digest},
     )
 
 
-def copy(making: Path, key: str, folder: Path, about: dict[str, Any]) -> None:
-    """Write an entry of files, as `write` one of values."""
-    shutil.copytree(folder, making, dirs_exist_ok=True)
-    for path in making.rglob("*"):
+def copy(staging: Path, key: str, folder: Path, about: dict[str, Any]) -> None:
+    """Copy a folder into a staging folder as an entry of files."""
+    shutil.copytree(folder, staging, dirs_exist_ok=True)
+    for path in staging.rglob("*"):
         flush(path)
-    complete(making, key, about)
+    complete(staging, key, about)
 
 
-def announce(making: Path, key: str, about: dict[str, Any]) -> None:
-    """Say what the entry will be whose files are being written."""
-    _write_entry(making, key, about | {"what": f"{about.get('what')} (unfinished)"})
+def write_partial_entry(staging: Path, key: str, about: dict[str, Any]) -> None:
+    """Write the metadata of an entry whose files are not complete."""
+    _write_entry(staging, key, about | {"what": f"{about.get('what')} (unfinished)"})
 
 
-def complete(making: Path, key: str, about: dict[str, Any]) -> None:
-    """Say what the entry is whose files were written, so that the disk really holds them."""
-    _write_entry(making, key, about | {"bytes": sum(sizes(making)), "sha256": _digest_of_files(making)})
+def complete(staging: Path, key: str, about: dict[str, Any]) -> None:
+    """Write the metadata of an entry whose files are complete."""
+    _write_entry(staging, key, about | {"bytes": sum(sizes(staging)), "sha256": _digest_of_files(staging)})
 
 
-def _write_entry(making: Path, key: str, about: dict[str, Any]) -> None:
+def _write_entry(staging: Path, key: str, about: dict[str, Any]) -> None:
     entry = {name: redacted(value) if isinstance(value, str) else value for name, value in about.items()}
     entry |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "key": key, "format": FORMAT}
-    write_json(making / ENTRY, entry)
-    for path in (making / ENTRY, making):
+    write_json(staging / ENTRY, entry)
+    for path in (staging / ENTRY, staging):
         flush(path)
 
 
-def takes_place(making: Path, path: Path) -> bool:
-    """Give an entry its name; return whether it got it, and not the same one of a process that was faster."""
+def publish(staging: Path, path: Path) -> bool:
+    """Rename a staging folder to its entry; return False if another process has published the entry already."""
     try:
-        making.rename(path)
+        staging.rename(path)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
@@ -212,14 +214,14 @@ def takes_place(making: Path, path: Path) -> bool:
     return True
 
 
-def described(path: Path) -> Entry:
-    """Return what is known of an entry.
+def describe(path: Path) -> Entry:
+    """Return the metadata of an entry.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if it does not exist.
     """
-    marked = path / ENTRY if (path / ENTRY).is_file() else path
-    used = marked.stat().st_mtime
+    touched = path / ENTRY if (path / ENTRY).is_file() else path
+    used = touched.stat().st_mtime
     try:
         about = _about(path)
     except (OSError, ValueError):
@@ -235,7 +237,7 @@ def sizes(path: Path) -> Iterator[int]:
 
 
 def delete(path: Path) -> None:
-    """Take a folder or a file away."""
+    """Delete a folder or a file."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,4 +1,4 @@
-"""What enters the output layer for every example of a split: computed on all ranks, or found where it was kept."""
+"""Features (inputs of the output layer) of every example of a split: computed on all ranks, or read from the store."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from nlp_transfer.cache.shared import Shared, Unwritten, everywhere
+from nlp_transfer.cache.shared import SharedMatrix, WriteFailed, is_true_on_all_ranks
 from nlp_transfer.cache.store import Store
 from nlp_transfer.data.batches import Columns, Padding
 from nlp_transfer.encoder.classifier import Classifier
-from nlp_transfer.encoder.fingerprint import description, key_of, weights_digest
+from nlp_transfer.encoder.fingerprint import key_of, model_digest, weights_digest
 from nlp_transfer.settings import Settings
 from nlp_transfer.training import inference
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16
 
-_MOST_BYTES = 2 << 30  # of hidden states, which are in memory at once while they are computed
+_MOST_BYTES = 2 << 30  # of hidden states, which are held in memory while they are computed
 
 
 @dataclass
 class Features:
-    """The features of a classifier as it is when it is asked; every rank has one.
+    """Computes and caches the features of a classifier in its current state; every rank has an instance.
 
     Attributes:
-        accelerator: gives the device, the precision and the ranks.
-        classifier: asked for features.
-        padding: how rows are made equal.
-        most_tokens: padded tokens in one forward pass.
-        constant: whether nothing below the output layer ever changes; a split is then asked about once.
-        code: the revision of an encoder that runs code of its own; None: it does not.
-        store: where features are kept, or None.
+        accelerator: has the device, the precision and the ranks.
+        classifier: computes the features.
+        padding: of the rows.
+        most_tokens: maximum padded tokens of a forward pass.
+        constant: whether nothing below the output layer ever changes; features of a split are then computed once.
+        code: the revision of an encoder with remote code, else None.
+        store: for the features, or None.
     """
 
     accelerator: Accelerator
@@ -47,88 +47,88 @@ class Features:
     code: str | None = None
     store: Store | None = None
     _weights: str | None = field(default=None, init=False)
-    _made: dict[str, np.ndarray] = field(default_factory=dict, init=False)  # by split
+    _by_split: dict[str, np.ndarray] = field(default_factory=dict, init=False)  # if constant
 
     def of(self, split: str, columns: Columns) -> np.ndarray:
         """Return the features of a split, float32 (examples, width), read-only and the same on every rank.
 
-        The bits do not depend on whether there is a store or what is in it.
+        The bits do not depend on the store or its contents.
         """
-        if split in self._made:
-            return self._made[split]
+        if split in self._by_split:
+            return self._by_split[split]
         features = self.now(columns)
         if self.constant:
-            self._made[split] = features
+            self._by_split[split] = features
         return features
 
     def keep_layer(self, position: int, splits: dict[str, Columns]) -> None:
-        """Let the output layer read one of several concatenated layers of a constant encoder from now on.
+        """Keep only one of several concatenated layers of a constant encoder as the input of the output layer.
 
-        What it reads of some splits is cut out of what it would have read: that is the same whichever layer is kept.
+        The features of these splits are sliced, not computed again.
         """
         model: Any = self.classifier.model
-        wide = self._made | {split: self.of(split, columns) for split, columns in splits.items()}
+        wide = self._by_split | {split: self.of(split, columns) for split, columns in splits.items()}
         count = len(model.config.layers)
-        self._made = {split: np.split(features, count, axis=1)[position] for split, features in wide.items()}
+        self._by_split = {split: np.split(features, count, axis=1)[position] for split, features in wide.items()}
         model.keep_layer(position)
 
     def known(self, classifier: Classifier, splits: dict[str, np.ndarray]) -> Features:
-        """Return the features of a classifier whose encoder changes no more, those of these splits known already."""
+        """Return an instance for a classifier whose encoder no longer changes, given the features of these splits."""
         features = dataclasses.replace(self, classifier=classifier, constant=True)
-        features._made = {split: _read_only(values) for split, values in splits.items()}
+        features._by_split = {split: _read_only(values) for split, values in splits.items()}
         return features
 
     def now(self, columns: Columns) -> np.ndarray:
-        """Return the features of a split as the model is now; of rows that were drawn, those of their pool, cut out."""
+        """Return the features of the current model; rows drawn from a pool are sliced from the pool's features."""
         if columns.pool is not None:
             return _read_only(self.now(columns.pool.columns)[columns.pool.chosen])
-        return self._kept("features", columns, self._below_output, partial(self._run, columns))
+        return self._cached("features", columns, self._weights_below_output, partial(self._run, columns))
 
-    def fresh(self, columns: Columns) -> np.ndarray:
-        """Return the features of a split as the model is now, of which no later run will ask: they are not kept."""
+    def uncached(self, columns: Columns) -> np.ndarray:
+        """Return the features of the current model without the store, for features that no later run needs."""
         return _read_only(self._run(columns))
 
     def states(self, columns: Columns, *, layer: str, depth: int) -> np.ndarray:
-        """Return what enters a layer for every token of a split, see `inference.run_to`; in one process alone.
+        """Return the hidden states that enter a layer for every token, see `inference.run_to`; single-process only.
 
         Args:
             columns: the split.
             layer: its qualified name.
-            depth: of the layers below it, in which nothing has learned.
+            depth: number of layers below it, whose parameters are all unchanged.
         """
         anatomy = self.classifier.anatomy
-        frozen = {name for name, own in anatomy.depth.items() if own <= depth}
+        frozen = {name for name, parameter_depth in anatomy.depth.items() if parameter_depth <= depth}
         weights = partial(weights_digest, self.classifier.model, frozen)
-        return self._kept(f"states at {layer}", columns, weights, partial(self._run_to, columns, layer))
+        return self._cached(f"states at {layer}", columns, weights, partial(self._run_to, columns, layer))
 
     def holds(self, numbers: int) -> bool:
-        """Return whether so many of states may be held; what the disk keeps must not decide what is computed."""
+        """Return whether this many values of hidden states fit into memory, whatever the store contains."""
         return numbers * (2 if computes_in_bfloat16(self.accelerator) else 4) <= _MOST_BYTES
 
-    def _kept(
+    def _cached(
         self,
         what: str,
         columns: Columns,
         weights: Callable[[], str],
         compute: Callable[[inference.Room | None], np.ndarray],
     ) -> np.ndarray:
-        """Return what is kept under the key of a question, or compute and keep it."""
+        """Return the values from the store, or compute and store them."""
         if self.store is None:
             return _read_only(compute(None))
-        first = self.accelerator.is_main_process  # it alone looks, decides and keeps
-        before = description(self.classifier.model) if first else ""
-        key = self._key(what, columns, before, weights()) if first else ""
-        found = self._agreed(self.store, key, self.store.find(key) if first else None)
+        is_main = self.accelerator.is_main_process  # only the main process writes to the store
+        before = model_digest(self.classifier.model) if is_main else ""
+        key = self._key(what, columns, before, weights()) if is_main else ""
+        found = self._found_on_all_ranks(self.store, key, self.store.find(key) if is_main else None)
         if found is not None:
             return found
-        started, shared = time.monotonic(), Shared(self.accelerator, self.store)
+        started, shared = time.monotonic(), SharedMatrix(self.accelerator, self.store)
         try:
             try:
                 values = compute(shared.room)
-            except Unwritten:
+            except WriteFailed:
                 values = compute(None)
-            # A pass that changes the model may not be left out the next time.
-            if first and description(self.classifier.model) == before:
+            # If the forward pass changed the model, a cached result would skip that change.
+            if is_main and model_digest(self.classifier.model) == before:
                 about = {"what": what, "encoder": self.classifier.source.name, "rows": len(columns)}
                 about |= {"seconds": round(time.monotonic() - started, 3)}
                 if not shared.finish(key, about):
@@ -158,7 +158,7 @@ class Features:
             most_tokens=self.most_tokens,
         )
 
-    def _below_output(self) -> str:
+    def _weights_below_output(self) -> str:
         if self._weights is None or not self.constant:
             self._weights = weights_digest(self.classifier.model)
         return self._weights
@@ -176,14 +176,14 @@ class Features:
             device=self.accelerator.device,
         )
 
-    def _agreed(self, store: Store, key: str, found: np.ndarray | None) -> np.ndarray | None:
-        """Return what the first rank has found if every rank can read it, else None on all of them."""
-        told = broadcast_object_list([None if found is None else key])
-        if told[0] is None:
+    def _found_on_all_ranks(self, store: Store, key: str, found: np.ndarray | None) -> np.ndarray | None:
+        """Return the array that the main process found if every rank can read it, else None on all ranks."""
+        (found_key,) = broadcast_object_list([None if found is None else key])
+        if found_key is None:
             return None
         if not self.accelerator.is_main_process:
-            found = store.peek(told[0])
-        return found if everywhere(self.accelerator, found is not None) else None
+            found = store.peek(found_key)
+        return found if is_true_on_all_ranks(self.accelerator, found is not None) else None
 
 
 def features_of(
@@ -193,14 +193,14 @@ def features_of(
     padding: Padding,
     store: Store | None,
 ) -> Features:
-    """Return the features of a classifier that a strategy was applied to.
+    """Return the `Features` of a classifier to which a strategy was applied.
 
     Args:
         settings: of the run.
-        classifier: asked for features.
-        accelerator: gives the device, the precision and the ranks.
-        padding: how rows are made equal.
-        store: where features are kept, or None.
+        classifier: computes the features.
+        accelerator: has the device, the precision and the ranks.
+        padding: of the rows.
+        store: for the features, or None.
     """
     trusted, revision = settings.encoder.trust_remote_code, classifier.source.revision
     return Features(
@@ -210,18 +210,18 @@ def features_of(
         settings.evaluation.batch_tokens,
         constant=settings.strategy.frozen,
         code=revision if trusted else None,
-        # Of code that no revision pins nothing says what it computes.
+        # Remote code without a pinned revision may change, so its results cannot be cached.
         store=None if trusted and revision is None else store,
     )
 
 
 def with_features(columns: Columns, features: np.ndarray) -> Columns:
-    """Return the columns with what the frozen encoder made of the texts, so that it need not run again."""
+    """Return the columns with precomputed features of the frozen encoder."""
     return dataclasses.replace(columns, features=features)
 
 
 def with_states(columns: Columns, states: np.ndarray) -> Columns:
-    """Return the columns with what the frozen layers made of every token, without the pool, which has no states."""
+    """Return the columns with precomputed hidden states of the frozen layers, and without a pool, which has none."""
     return dataclasses.replace(columns, states=states, pool=None)
 
 

@@ -1,4 +1,4 @@
-"""What a store writes and deletes under other names than its entries', and what killed processes left of it."""
+"""Temporary names in a store (staging folders, trash), and the removal of those left by killed processes."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from pathlib import Path
 
 from nlp_transfer.cache.entries import delete
 
-_MAKING = re.compile(r"\.making-(\d+)-[0-9a-f]+")
+_STAGING = re.compile(r"\.making-(\d+)-[0-9a-f]+")
 _TRASH = ".trash-"
-_SOON, _LATE = 600.0, 86400.0  # seconds after which what a dead process, and what any process left, is taken away
+# Seconds without change after which a staging folder is removed: of a dead process, of any process.
+_DEAD_AFTER, _ABANDONED_AFTER = 600.0, 86400.0
 
 
-def making_name() -> str:
-    """Return a new name for what this process makes."""
+def staging_name() -> str:
+    """Return a new name for a staging folder of this process."""
     return f".making-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def trash_name() -> str:
-    """Return a new name for what is being deleted."""
+    """Return a new name for an entry that is being deleted."""
     return f"{_TRASH}{os.urandom(8).hex()}"
 
 
 def sweep(paths: Iterable[Path]) -> None:
-    """Take away what killed processes left unfinished."""
+    """Remove staging folders and trash that killed processes left behind."""
     for path in paths:
-        making = _MAKING.fullmatch(path.name)
+        staging = _STAGING.fullmatch(path.name)
         with contextlib.suppress(OSError):
             age = time.time() - path.stat().st_mtime
-            # A number of a process means something on one machine, and a folder may be shared by several.
-            dead = making is not None and (age > _LATE or (age > _SOON and not _is_alive(int(making[1]))))
-            if dead or path.name.startswith(_TRASH):
+            # Process ids are valid on one machine only, but several machines may share the store: hence the age.
+            is_abandoned = staging is not None and (
+                age > _ABANDONED_AFTER or (age > _DEAD_AFTER and not _is_alive(int(staging[1])))
+            )
+            if is_abandoned or path.name.startswith(_TRASH):
                 delete(path)
 
 
@@ -43,6 +46,6 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # it belongs to somebody else
+    except OSError:  # it exists and belongs to another user
         return True
     return True

@@ -1,4 +1,4 @@
-"""What runs keep for later ones, such as the features of a frozen encoder: listed and removed."""
+"""The verb `cache`: list and remove entries of the store."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.machine.disk import reason
 from nlp_transfer.settings import CacheSettings
 
-_SHOWN = 12  # digits of a key: enough to tell entries apart
+_SHOWN = 12  # digits of a key
 _ABOUT = ("what", "encoder", "rows", "dtype", "shape", "seconds", "created")
 
 
 def show(words: Sequence[str], settings: CacheSettings, *, everything: bool) -> int:
-    """List what is kept, or remove some of it.
+    """List or remove entries.
 
     Args:
-        words: ``ls``, or ``rm`` and the entries to remove, each by its name or the first digits of it.
-        settings: say where it is kept.
-        everything: remove all of it.
+        words: ``ls``, or ``rm`` and the entries to remove, each by its key or its first digits.
+        settings: the `cache` group.
+        everything: remove all entries.
 
     Raises:
-        UserError: for other words, an entry that is not there, or a folder that cannot be used.
+        UserError: for other words, an unknown entry, or a folder that cannot be used.
     """
     verb, *names = words or [""]
     if verb not in ("ls", "rm") or (verb == "ls" and (names or everything)) or (verb == "rm" and names and everything):
@@ -44,15 +44,15 @@ def show(words: Sequence[str], settings: CacheSettings, *, everything: bool) -> 
         if verb == "rm":
             if not names and not everything:
                 raise UserError("cache rm needs an ENTRY of `nlp-transfer cache ls`, or --all")
-            meant = {_meant(name, entries).key for name in names}
-            return _remove(store, [entry for entry in entries if everything or entry.key in meant])
+            keys = {_matching(name, entries).key for name in names}
+            return _remove(store, [entry for entry in entries if everything or entry.key in keys])
     except OSError as error:
         raise UserError(f"cache.folder={folder} cannot be used: {reason(error)}") from error
     return _list(store, entries)
 
 
 def _list(store: Store, entries: list[Entry]) -> int:
-    """Show the entries, last used first; one JSON object a line when piped."""
+    """Print the entries, last used first; one JSON object per line when piped."""
     entries = entries[::-1]
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
@@ -85,12 +85,13 @@ def _remove(store: Store, entries: list[Entry]) -> int:
     return 0
 
 
-def _meant(name: str, entries: list[Entry]) -> Entry:
-    found = [entry for entry in entries if name and entry.key.startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{name!r} begins {len(found)} entries of `nlp-transfer cache ls`; give more digits")
+def _matching(name: str, entries: list[Entry]) -> Entry:
+    """Return the only entry whose key begins with `name`."""
+    matches = [entry for entry in entries if name and entry.key.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UserError(f"{name!r} begins {len(matches)} entries of `nlp-transfer cache ls`; give more digits")
     near = did_you_mean(name, [entry.key[: max(_SHOWN, len(name))] for entry in entries])
     raise UserError(f"there is no entry {name!r}{near}; `nlp-transfer cache ls` lists all")
 

@@ -1,7 +1,7 @@
-"""One file of the store that all ranks of a machine write their rows of a matrix into, and read: none holds all of it.
+"""A matrix in one file that all ranks of a machine write to and read from, so that none holds all of it in memory.
 
-Ranks on several machines hold the matrix in memory: where these see one disk through a network, each keeps pages of a
-file to itself, and one rank may read zeros where another has written.
+Ranks on several machines hold the matrix in memory instead: on a network file system each machine caches pages of a
+file, so a rank might read zeros where another has written.
 """
 
 from __future__ import annotations
@@ -14,52 +14,52 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from nlp_transfer.cache.entries import Unfinished
+from nlp_transfer.cache.entries import MatrixWriter
 from nlp_transfer.cache.store import Store
 from nlp_transfer.machine.launch import on_one_machine
 from nlp_transfer.training.inference import InMemory, Matrix
 
 
-class Unwritten(Exception):
-    """A rank could not write its rows; the matrix has to be computed again elsewhere."""
+class WriteFailed(Exception):
+    """A rank could not write its rows; the matrix has to be computed again in memory."""
 
 
-class Shared:
-    """A matrix in a file, see `inference.Matrix`; every rank has one.
+class SharedMatrix:
+    """A matrix in a file, see `inference.Matrix`; every rank has an instance.
 
     Args:
         accelerator: of the ranks.
-        store: where the file lies; the first rank alone looks and decides.
+        store: for the file; only the main process accesses it.
     """
 
     def __init__(self, accelerator: Accelerator, store: Store) -> None:
         self._accelerator, self._store = accelerator, store
-        self._file: Unfinished | None = None
-        self._error: OSError | None = None  # that kept a rank from writing: this one, or another after `values`
+        self._file: MatrixWriter | None = None
+        self._error: OSError | None = None  # of this rank's writing; after `values`, of any rank's
 
     def room(self, rows: int, width: int) -> Matrix:
-        """Take room in the store if every rank is here and can write there, else in memory; see `inference.Room`.
+        """Allocate the matrix in the store if every rank can write there, else in memory; see `inference.Room`.
 
-        The first rank has rows to write if any has.
+        The main process has rows to write if any rank has.
         """
         if not on_one_machine():
             return InMemory(self._accelerator, rows, width)
-        first = self._accelerator.is_main_process
-        if first:
+        is_main = self._accelerator.is_main_process
+        if is_main:
             self._file = self._store.begin((rows, width), np.dtype(np.float32))
-        told = broadcast_object_list([None if self._file is None else str(self._file.folder)])[0]
-        if told is not None and not first:
+        folder = broadcast_object_list([None if self._file is None else str(self._file.folder)])[0]
+        if folder is not None and not is_main:
             try:
-                self._file = Unfinished(Path(told))
-            except (OSError, ValueError):  # it has another disk
+                self._file = MatrixWriter(Path(folder))
+            except (OSError, ValueError):  # this rank has another disk
                 self._file = None
-        if everywhere(self._accelerator, self._file is not None):
+        if is_true_on_all_ranks(self._accelerator, self._file is not None):
             return self
         self.discard()
         return InMemory(self._accelerator, rows, width)
 
     def put(self, examples: np.ndarray, values: np.ndarray) -> None:
-        """Write the rows of some examples; a disk that takes them no more is told of at the end, as others wait."""
+        """Write the rows of some examples; an error is reported by `values`, since other ranks are waiting there."""
         assert self._file is not None
         if self._error is None:
             try:
@@ -68,22 +68,22 @@ class Shared:
                 self._error = error
 
     def values(self) -> np.ndarray:
-        """Return all rows, mapped from the disk.
+        """Return all rows, memory-mapped.
 
         Raises:
-            Unwritten: on all ranks, if one of them could not write.
+            WriteFailed: on all ranks, if one of them could not write.
         """
         assert self._file is not None
         self._error = next((error for error in gather_object([self._error]) if error is not None), None)
         if self._error is not None:
             self.discard()
-            raise Unwritten
+            raise WriteFailed
         values = self._file.values()
-        self._accelerator.wait_for_everyone()  # until all have it open, before it moves
+        self._accelerator.wait_for_everyone()  # every rank must have opened the file before `finish` moves it
         return values
 
     def finish(self, key: str, about: dict[str, Any]) -> bool:
-        """Let later runs find the matrix, on the first rank; return whether there is one in a file."""
+        """Store the matrix for later runs (on the main process); return whether there was one in a file."""
         if self._file is None:
             return False
         self._store.finish(key, self._file, about)
@@ -91,7 +91,7 @@ class Shared:
         return True
 
     def discard(self) -> None:
-        """Take the file away, if there is one; whoever has it open can read it still."""
+        """Delete the file, if there is one; memory maps of it stay valid."""
         if self._file is None:
             return
         if self._accelerator.is_main_process:
@@ -101,8 +101,8 @@ class Shared:
         self._file = None
 
 
-def everywhere(accelerator: Accelerator, is_so: bool) -> bool:
-    """Return whether something is so on every rank."""
-    told = accelerator.gather(torch.tensor([int(is_so)], device=accelerator.device))
-    assert isinstance(told, torch.Tensor)
-    return bool(told.all())
+def is_true_on_all_ranks(accelerator: Accelerator, condition: bool) -> bool:
+    """Return whether a condition holds on every rank."""
+    gathered = accelerator.gather(torch.tensor([int(condition)], device=accelerator.device))
+    assert isinstance(gathered, torch.Tensor)
+    return bool(gathered.all())

@@ -1,8 +1,8 @@
-"""A store of arrays, and of folders of files, that runs keep for later ones: it knows files, keys and a budget alone.
+"""A persistent store of arrays and folders by key, with a size budget and least-recently-used eviction.
 
-An entry is a folder ``<key>/`` (see ``entries``), whole or absent: it is built beside its place and renamed once. Who
-uses the store never fails for it: what cannot be read is made again, what cannot be written is not kept, and that is
-said in one sentence. Several processes may use one folder.
+An entry is a folder ``<key>/`` (see ``entries``), complete or absent: it is written to a staging folder and renamed.
+Failures of the store never fail a run: entries that cannot be read are computed again, entries that cannot be written
+are not kept, with one warning. Several processes may share one store.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ import numpy as np
 from nlp_transfer.cache.entries import (
     ENTRY,
     Entry,
-    Unfinished,
-    announce,
-    checked,
+    MatrixWriter,
     complete,
     copy,
     delete,
-    described,
-    mapped,
+    describe,
+    memory_mapped,
+    publish,
     read,
     seal,
     sizes,
-    takes_place,
+    verified_folder,
     write,
+    write_partial_entry,
 )
-from nlp_transfer.cache.leftovers import making_name, sweep, trash_name
+from nlp_transfer.cache.leftovers import staging_name, sweep, trash_name
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.machine.disk import LOCK, flush, locked, reason
 from nlp_transfer.settings import CacheSettings
 
 ENVIRONMENT = "NLP_TRANSFER_CACHE"
-GROWING = ".part"  # the name of an entry that is not complete ends with it
+PARTIAL_SUFFIX = ".part"  # of the folder of an entry that `build_folder` has not completed
 _Found = TypeVar("_Found")
-_KEY = re.compile(rf"[0-9a-f]{{64}}({re.escape(GROWING)})?")
-_MOST_OF_FREE = 0.5  # of the room on the disk: the run itself has more to write
+_KEY = re.compile(rf"[0-9a-f]{{64}}({re.escape(PARTIAL_SUFFIX)})?")
+_MOST_OF_FREE = 0.5  # of the free disk space that an entry may take, because the run has more to write
 
 
 def folder_of(named: str | None) -> Path | None:
-    """Return the folder of the store; None where none is named and the user has no home.
+    """Return the folder of the store; None if none is named and the user has no home folder.
 
     Args:
         named: ``cache.folder``; None: the environment variable NLP_TRANSFER_CACHE, else the user's cache folder.
@@ -57,12 +57,12 @@ def folder_of(named: str | None) -> Path | None:
     if given := named or os.environ.get(ENVIRONMENT):
         return expanded(given)
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = base if base.is_absolute() else expanded("~/.cache")  # the specification wants relative ones ignored
+    base = base if base.is_absolute() else expanded("~/.cache")  # the XDG specification ignores relative paths
     return base / "nlp_transfer" if base.is_absolute() else None
 
 
 def store_of(settings: CacheSettings, tell: Callable[[str], None] = lambda _: None) -> Store | None:
-    """Return where what was computed is kept; None where that is not wanted, or nowhere, which is told."""
+    """Return the store; None if it is switched off, or, with a warning, if there is no folder for it."""
     store = store_of_rows(settings, tell)
     if settings.gib and store is None:
         tell("there is no home folder to keep anything in for later runs; set cache.folder=..., or cache.gib=0")
@@ -70,7 +70,7 @@ def store_of(settings: CacheSettings, tell: Callable[[str], None] = lambda _: No
 
 
 def store_of_rows(settings: CacheSettings, tell: Callable[[str], None] = lambda _: None) -> Store | None:
-    """Return the same for rows of the Hub; where there is none, whoever asks for such rows hears of it."""
+    """Return the store without the warning of `store_of`: reading rows without a store raises an error of its own."""
     folder = folder_of(settings.folder) if settings.gib else None
     return None if folder is None else Store(folder, settings.gib * 2**30, tell)
 
@@ -79,131 +79,128 @@ class Store:
     """Arrays and folders by key in one folder.
 
     Args:
-        folder: where they lie; it is made when something is kept.
-        budget: bytes that they may take together; what was not used for longest goes first, but never what a process
-            is writing at the time.
-        tell: is told once, in a sentence, why something could not be kept or read.
+        folder: of the entries; created when the first one is written.
+        budget: maximum bytes of all entries; the least recently used are evicted first, but none that is being written.
+        tell: called once, with the reason why an entry could not be written or read.
     """
 
     def __init__(self, folder: Path, budget: float, tell: Callable[[str], None] = lambda _: None) -> None:
         self.folder, self.budget = folder, budget
-        self._tell, self._told = tell, False
+        self._tell, self._has_warned = tell, False
 
     def find(self, key: str) -> np.ndarray | None:
-        """Return the values of a key, mapped from the disk and read-only, or None; a damaged entry is taken away."""
-        return self._found(key, read)
+        """Return the array of a key, memory-mapped and read-only, or None; a damaged entry is removed."""
+        return self._find(key, read)
 
     def find_folder(self, key: str) -> Path | None:
-        """Return where the files of a key lie, or None; a damaged entry is taken away."""
-        return self._found(key, checked)
+        """Return the folder of a key, or None; a damaged entry is removed."""
+        return self._find(key, verified_folder)
 
     def peek(self, key: str) -> np.ndarray | None:
-        """Return the values of a key or None, as `find`, but change nothing."""
+        """Return the array of a key or None, as `find`, but without changing the store."""
         try:
             return read(self.folder / key)
         except (ValueError, OSError):
             return None
 
     def keep(self, key: str, values: np.ndarray, about: dict[str, Any]) -> np.ndarray:
-        """Write the values of a key down; return them, mapped from the disk if they were kept.
+        """Store an array; return it memory-mapped, or as it was if it could not be stored.
 
         Args:
-            key: says all that the values hang on.
+            key: a digest of everything that determines the values.
             values: of any dtype that NumPy writes without pickle; bfloat16 as uint16, which `about` should say.
-            about: plain values for people who look at the entry; secrets in them are hidden.
+            about: plain metadata for users; secrets in it are redacted.
         """
         if not values.size:
             return values
-        if self._kept(key, values.nbytes, lambda making: write(making, key, values, about)):
-            with contextlib.suppress(FileNotFoundError):  # another process needed the room already
-                return mapped(self.folder / key)
+        if self._store(key, values.nbytes, lambda staging: write(staging, key, values, about)):
+            with contextlib.suppress(FileNotFoundError):  # evicted by another process
+                return memory_mapped(self.folder / key)
         return values
 
     def keep_folder(self, key: str, folder: Path, about: dict[str, Any]) -> Path | None:
-        """Copy the files of a folder; return where they lie from now on, or None if they are not kept.
+        """Store a copy of a folder; return the stored folder, or None if it could not be stored.
 
         Args:
-            key: says all that the files hang on.
-            folder: of the files.
+            key: a digest of everything that determines the files.
+            folder: to copy.
             about: as for `keep`.
         """
-        kept = self._kept(key, sum(sizes(folder)), lambda making: copy(making, key, folder, about))
-        return self.folder / key if kept or (self.folder / key / ENTRY).is_file() else None
+        is_stored = self._store(key, sum(sizes(folder)), lambda staging: copy(staging, key, folder, about))
+        return self.folder / key if is_stored or (self.folder / key / ENTRY).is_file() else None
 
-    def grown(self, key: str, about: dict[str, Any], grow: Callable[[Path], None]) -> Path:
-        """Return where the files of a key lie, which several processes may have written, one after the other.
+    def build_folder(self, key: str, about: dict[str, Any], build: Callable[[Path], None]) -> Path:
+        """Return the folder of a key; if it does not exist, build it, resuming where an earlier process stopped.
 
-        Until it is complete the entry lies under another name, where whatever ends a process leaves what it has
-        written, for the next one to go on from; where that is nothing, nothing stays. Whoever comes while another
-        process writes says so and waits for it.
+        Until it is complete, the entry has another name (`PARTIAL_SUFFIX`) and survives interruptions, unless nothing
+        was written yet. If another process is building it, say so and wait.
 
         Args:
-            key: says all that the files hang on.
+            key: a digest of everything that determines the files.
             about: as for `keep`.
-            grow: is given a folder and writes the files that are not there yet, each of them whole or not at all; it
-                tells `has_grown` of each.
+            build: writes missing files atomically into the folder it is given, and calls `enforce_budget` after each.
 
         Raises:
-            OSError: if they cannot be written; of an entry that cannot be read, if it cannot be taken away either.
+            OSError: if files cannot be written, or an unreadable entry cannot be removed.
         """
-        place, growing = self.folder / key, self.folder / f"{key}{GROWING}"
+        place, partial = self.folder / key, self.folder / f"{key}{PARTIAL_SUFFIX}"
 
-        def waits() -> bool:
-            self._tell(f"another process is at {about.get('what')}; this one waits for it")
+        def announce_waiting() -> bool:
+            self._tell(f"another process is writing {about.get('what')}; this one waits for it")
             return True
 
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         while (found := self.find_folder(key)) is None:
-            growing.mkdir(exist_ok=True)
-            with locked(growing, waits) as is_ours:
+            partial.mkdir(exist_ok=True)
+            with locked(partial, announce_waiting) as is_ours:
                 if not is_ours:
                     continue
                 if (found := self.find_folder(key)) is not None:  # another process has completed it meanwhile
-                    delete(growing)
+                    delete(partial)
                     break
                 try:
                     if os.path.lexists(place):
-                        with contextlib.suppress(FileNotFoundError):  # another process needed the room already
+                        with contextlib.suppress(FileNotFoundError):  # evicted by another process
                             self.remove(key)
-                    if not (growing / ENTRY).is_file():
-                        announce(growing, key, about)
-                    grow(growing)
+                    if not (partial / ENTRY).is_file():
+                        write_partial_entry(partial, key, about)
+                    build(partial)
                 except BaseException:
-                    if {path.name for path in growing.glob("*")} <= {ENTRY, LOCK}:
-                        delete(growing)
+                    if {path.name for path in partial.glob("*")} <= {ENTRY, LOCK}:
+                        delete(partial)
                     raise
-                complete(growing, key, about)
-                takes_place(growing, place)
+                complete(partial, key, about)
+                publish(partial, place)
                 flush(self.folder)
         return found
 
-    def has_grown(self, growing: Path) -> None:
-        """Make room for what was written to an entry that is not complete.
+    def enforce_budget(self, partial: Path) -> None:
+        """Mark a partial entry as in use, and evict others to make room for it.
 
         Raises:
-            OSError: if it is more than may be kept, or was taken away.
+            OSError: if it exceeds the budget by itself, or was removed.
         """
-        os.utime(growing / ENTRY)
-        if sum(sizes(growing)) > self.budget:
+        os.utime(partial / ENTRY)
+        if sum(sizes(partial)) > self.budget:
             most = f"the {self.budget / 2**30:g} GiB that cache.gib allows"
             raise OSError(errno.EDQUOT, f"it is more than {most}")
         self._make_room(0)
 
     def entries(self) -> list[Entry]:
-        """Return what is there, what was not used for longest first.
+        """Return all entries, least recently used first.
 
         Raises:
-            OSError: if the folder is there and cannot be listed.
+            OSError: if the folder exists and cannot be listed.
         """
-        found = []
+        entries = []
         for path in self._paths():
             if _KEY.fullmatch(path.name):
-                with contextlib.suppress(FileNotFoundError):  # taken away meanwhile
-                    found.append(described(path))
-        return sorted(found, key=lambda entry: (entry.used, entry.key))
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    entries.append(describe(path))
+        return sorted(entries, key=lambda entry: (entry.used, entry.key))
 
     def remove(self, key: str) -> None:
-        """Take an entry away so that it is never half there under its name.
+        """Remove an entry atomically: it is renamed before its files are deleted.
 
         Raises:
             OSError: if that is not possible.
@@ -212,100 +209,101 @@ class Store:
         (self.folder / key).rename(trash)
         delete(trash)
 
-    def _found(self, key: str, read: Callable[[Path], _Found]) -> _Found | None:
+    def _find(self, key: str, read: Callable[[Path], _Found]) -> _Found | None:
         path = self.folder / key
         try:
             found = read(path)
         except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            if os.path.lexists(path):  # pathlib's own follows links
+            if os.path.lexists(path):  # Path.exists follows links
                 with contextlib.suppress(OSError):
                     self.remove(key)
             return None
         except OSError as error:
-            self._say(f"what was computed before cannot be read from {path}: {reason(error)}")
+            self._warn(f"what was computed before cannot be read from {path}: {reason(error)}")
             return None
-        with contextlib.suppress(OSError):  # a folder that is read-only serves, too
+        with contextlib.suppress(OSError):  # the store may be read-only
             os.utime(path / ENTRY)
         return found
 
-    def begin(self, shape: tuple[int, ...], dtype: np.dtype) -> Unfinished | None:
-        """Take the room that values need, to write them row by row; None where they will not be kept.
+    def begin(self, shape: tuple[int, ...], dtype: np.dtype) -> MatrixWriter | None:
+        """Allocate a matrix to be written row by row; None if it cannot be stored.
 
-        What was begun ends with `finish` or `discard`.
+        The writer must be passed to `finish` or `discard` in the end.
         """
         size = math.prod(shape) * dtype.itemsize
-        making = self._room_for(size) if size else None
-        if making is None:
+        staging = self._new_staging(size) if size else None
+        if staging is None:
             return None
         try:
-            return Unfinished.create(making, shape, dtype)
+            return MatrixWriter.create(staging, shape, dtype)
         except OSError as error:
-            self._refuse(error)
-            shutil.rmtree(making, ignore_errors=True)
+            self._warn_of(error)
+            shutil.rmtree(staging, ignore_errors=True)
             return None
 
-    def finish(self, key: str, unfinished: Unfinished, about: dict[str, Any]) -> None:
-        """Give all values of a key that were written their place; see `keep`."""
-        self._settle(key, unfinished.folder, lambda making: seal(making, key, unfinished.values(), about))
-        unfinished.close()
+    def finish(self, key: str, writer: MatrixWriter, about: dict[str, Any]) -> None:
+        """Store a matrix whose rows have all been written; see `keep`."""
+        self._write_and_publish(key, writer.folder, lambda staging: seal(staging, key, writer.values(), about))
+        writer.close()
 
-    def discard(self, unfinished: Unfinished, error: OSError | None = None) -> None:
-        """Take away what was begun; say why, if an error kept it from being written."""
-        unfinished.close()
-        shutil.rmtree(unfinished.folder, ignore_errors=True)
+    def discard(self, writer: MatrixWriter, error: OSError | None = None) -> None:
+        """Delete a matrix that was not completed; warn if an error was the reason."""
+        writer.close()
+        shutil.rmtree(writer.folder, ignore_errors=True)
         if error is not None:
-            self._refuse(error)
+            self._warn_of(error)
 
-    def _kept(self, key: str, size: int, write: Callable[[Path], None]) -> bool:
-        """Let an entry of so many bytes be written; return whether it took its place, or say why it cannot."""
-        making = self._room_for(size)
-        return making is not None and self._settle(key, making, write)
+    def _store(self, key: str, size: int, write: Callable[[Path], None]) -> bool:
+        """Write an entry of `size` bytes; return whether it was stored, with a warning if it cannot be."""
+        staging = self._new_staging(size)
+        return staging is not None and self._write_and_publish(key, staging, write)
 
-    def _room_for(self, size: int) -> Path | None:
-        """Return a new folder where an entry of so many bytes can be written, or say why there is none."""
+    def _new_staging(self, size: int) -> Path | None:
+        """Return a new staging folder for an entry of `size` bytes, or None with a warning."""
         mib = f"{size / 2**20:,.1f} MiB"
         if size > self.budget:
-            self._say(f"{mib} are not kept for later runs: more than cache.gib allows")
+            self._warn(f"{mib} are not kept for later runs: more than cache.gib allows")
             return None
-        making = self.folder / making_name()
+        staging = self.folder / staging_name()
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # texts can be told from what is kept
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # private, as entries reveal texts
             sweep(self._paths())
             self._make_room(size)
             if size > _MOST_OF_FREE * shutil.disk_usage(self.folder).free:
-                self._say(f"{mib} are not kept for later runs: {self.folder} is nearly full")
+                self._warn(f"{mib} are not kept for later runs: {self.folder} is nearly full")
                 return None
-            making.mkdir()
+            staging.mkdir()
         except OSError as error:
-            self._refuse(error)
+            self._warn_of(error)
             return None
-        return making
+        return staging
 
-    def _settle(self, key: str, making: Path, write: Callable[[Path], None]) -> bool:
-        """Let an entry be written in its folder and take its place; return whether it did, or say why it cannot."""
+    def _write_and_publish(self, key: str, staging: Path, write: Callable[[Path], None]) -> bool:
+        """Write an entry into its staging folder and publish it; return whether that succeeded, else warn."""
         try:
-            write(making)
-            if not takes_place(making, self.folder / key):
+            write(staging)
+            if not publish(staging, self.folder / key):
                 return False
             flush(self.folder)
             return True
         except OSError as error:
-            self._refuse(error)
+            self._warn_of(error)
             return False
         finally:
-            shutil.rmtree(making, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)
 
-    def _refuse(self, error: OSError) -> None:
-        self._say(f"nothing is kept for later runs: {self.folder}: {reason(error)}")
+    def _warn_of(self, error: OSError) -> None:
+        self._warn(f"nothing is kept for later runs: {self.folder}: {reason(error)}")
 
     def _make_room(self, size: int) -> None:
+        """Evict the least recently used entries until `size` more bytes fit into the budget."""
         entries = self.entries()
         total = sum(entry.bytes for entry in entries)
         for entry in entries:
             if total + size <= self.budget:
                 return
-            with contextlib.suppress(FileNotFoundError):  # another process makes room as well
-                if not entry.key.endswith(GROWING):
+            with contextlib.suppress(FileNotFoundError):  # another process evicts entries, too
+                if not entry.key.endswith(PARTIAL_SUFFIX):
                     self.remove(entry.key)
                 else:
                     with locked(self.folder / entry.key, lambda: False) as is_ours:
@@ -320,7 +318,7 @@ class Store:
         except FileNotFoundError:
             return []
 
-    def _say(self, sentence: str) -> None:
-        if not self._told:
-            self._told = True
+    def _warn(self, sentence: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             self._tell(f"{sentence}; the run goes on without")

@@ -1,4 +1,4 @@
-"""From the texts of a corpus to columns of token ids: each is tokenised once, and many are kept for later runs."""
+"""Tokenise the texts of a corpus into columns, once each; token ids of large splits are cached for later runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from accelerate import PartialState
 
 from nlp_transfer.cache.store import Store
 from nlp_transfer.data import tokens as token_ids
-from nlp_transfer.data.batches import Columns, Drawn
+from nlp_transfer.data.batches import ColumnPool, Columns
 from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.data.ragged import Tokens
 from nlp_transfer.data.rows import Texts
@@ -32,18 +32,19 @@ _WORTH_KEEPING = 1 << 18  # characters of a split; fewer take a fifth of a secon
 def encode_splits(
     settings: Settings, corpus: Corpus, classifier: Classifier, store: Store | None = None
 ) -> tuple[dict[str, Columns], TokenSpec]:
-    """Return every split's columns; training rows are cut as the settings say, others where the encoder demands.
+    """Return every split's columns and the resolved token settings.
 
-    Texts without labels are a split of their own and cut as training rows are; what stands for their targets is zero.
+    Training rows are truncated as the settings say, others at the encoder's limit. Unlabelled texts are a split of
+    their own, truncated like training rows; their targets are zero.
 
     Args:
         settings: of the run.
         corpus: its data.
-        classifier: gives the tokenizer and the most it takes.
-        store: where the ids of large splits are kept, or None.
+        classifier: has the tokenizer and the encoder's limit.
+        store: for the ids of large splits, or None.
 
     Raises:
-        UserError: for texts that cannot be cut as the settings say.
+        UserError: for texts that cannot be truncated as the settings say.
     """
     tokenizer = classifier.tokenizer
     encoder = classifier.source.name
@@ -51,21 +52,22 @@ def encode_splits(
     splits = corpus.splits if pool is None else corpus.splits | {"train": pool.examples}
     if corpus.unlabelled and terms_that("reads_unlabelled", settings.objective):
         splits = splits | {NAME: _without_labels(corpus.unlabelled, like=corpus.splits["train"])}
-    whole = {split: _whole(tokenizer, examples, store, encoder) for split, examples in splits.items()}
+    whole = {split: _encode_whole(tokenizer, examples, store, encoder) for split, examples in splits.items()}
 
-    def resolved(lengths: np.ndarray) -> TokenSpec:
+    def resolve(lengths: np.ndarray) -> TokenSpec:
         return token_ids.resolve_spec(settings.tokens, lengths, limit=classifier.max_tokens, pair=corpus.task.pair)
 
-    def cut(split: str, own: TokenSpec) -> Columns:
-        most, examples = own.max_length if split in ("train", NAME) else own.limit, splits[split]
-        tokens = token_ids.shorten(whole[split], tokenizer, examples.texts, examples.pairs, own, max_length=most)
+    def shortened(split: str, spec: TokenSpec) -> Columns:
+        examples, max_length = splits[split], spec.max_length if split in ("train", NAME) else spec.limit
+        tokens = token_ids.shorten(whole[split], tokenizer, examples.texts, examples.pairs, spec, max_length=max_length)
         return _columns(examples, tokens)
 
-    full = whole["train"].full
-    spec = resolved(full if pool is None else full[pool.chosen])
-    columns = {split: cut(split, spec) for split in splits}
+    lengths = whole["train"].full
+    spec = resolve(lengths if pool is None else lengths[pool.chosen])
+    columns = {split: shortened(split, spec) for split in splits}
     if pool is not None:
-        columns["train"] = _drawn(cut("train", resolved(full)), columns["train"], corpus.splits["train"], pool.chosen)
+        whole_pool = shortened("train", resolve(lengths))
+        columns["train"] = _drawn(whole_pool, columns["train"], corpus.splits["train"], pool.chosen)
     return columns, spec
 
 
@@ -77,54 +79,56 @@ def _without_labels(texts: Texts, *, like: Examples) -> Examples:
 
 
 def _drawn(pool: Columns, cut: Columns, examples: Examples, chosen: np.ndarray) -> Columns:
-    """Return the rows that were drawn from a pool, with the pool if it was cut as they are.
+    """Return the rows drawn from a pool, with a reference to the pool if both truncations give them the same tokens.
 
     Args:
-        pool: all of its rows, cut as suits all of them.
-        cut: all of its rows, cut as suits those that were drawn.
-        examples: the rows that were drawn.
-        chosen: which of the pool they are.
+        pool: all rows of the pool, truncated to a length resolved from all of them.
+        cut: all rows of the pool, truncated to a length resolved from the drawn rows.
+        examples: the drawn rows.
+        chosen: their indices in the pool.
     """
     rows = chosen.tolist()
-    own, theirs = cut.tokens.take(rows), pool.tokens.take(rows)
-    same = all(np.array_equal(getattr(own, of), getattr(theirs, of)) for of in ("ids", "offsets", "first"))
-    return dataclasses.replace(_columns(examples, own), pool=Drawn(pool, chosen) if same else None)
+    tokens, pool_tokens = cut.tokens.take(rows), pool.tokens.take(rows)
+    are_equal = all(
+        np.array_equal(getattr(tokens, name), getattr(pool_tokens, name)) for name in ("ids", "offsets", "first")
+    )
+    return dataclasses.replace(_columns(examples, tokens), pool=ColumnPool(pool, chosen) if are_equal else None)
 
 
 def _columns(examples: Examples, tokens: Tokens) -> Columns:
     return Columns(tokens=tokens, targets=examples.targets, weights=examples.weights)
 
 
-def _whole(tokenizer: Any, examples: Examples, store: Store | None, encoder: str) -> Tokens:
-    """Return the ids of a split with nothing cut: those that were kept, or new ones."""
+def _encode_whole(tokenizer: Any, examples: Examples, store: Store | None, encoder: str) -> Tokens:
+    """Return the untruncated ids of a split, from the store if they are there."""
     texts, pairs = examples.texts, examples.pairs
-    large = sum(map(len, texts)) + sum(map(len, pairs or ())) >= _WORTH_KEEPING
-    key = _key(tokenizer, examples) if store is not None and large else None
+    is_large = sum(map(len, texts)) + sum(map(len, pairs or ())) >= _WORTH_KEEPING
+    key = _key(tokenizer, examples) if store is not None and is_large else None
     if store is None or key is None:
         return token_ids.encode_whole(tokenizer, texts, pairs)
-    with PartialState().main_process_first():  # the others find what it has kept, unless they have another disk
-        found = store.find(key) if is_main() else store.peek(key)
-        if found is None:
+    with PartialState().main_process_first():  # other ranks find what it stored, unless they have another disk
+        values = store.find(key) if is_main() else store.peek(key)
+        if values is None:
             started = time.monotonic()
-            found = token_ids.encode_whole(tokenizer, texts, pairs).folded()
+            values = token_ids.encode_whole(tokenizer, texts, pairs).to_array()
             if is_main():
                 about = {"what": "token ids", "encoder": encoder, "rows": len(texts)}
-                found = store.keep(key, found, about | {"seconds": round(time.monotonic() - started, 3)})
-    return Tokens.unfolded(found)
+                values = store.keep(key, values, about | {"seconds": round(time.monotonic() - started, 3)})
+    return Tokens.from_array(values)
 
 
 def _key(tokenizer: Any, examples: Examples) -> str | None:
-    """Return what the ids of a split with nothing cut hang on, as 64 hex digits; None where not all of it shows."""
+    """Return a digest of all that determines the untruncated ids of a split; None if custom code is involved."""
     backend = token_ids.backend_of(tokenizer)
     if backend is None:  # the tokenizer has code of its own
         return None
     try:
-        described = backend.to_str()
-    except Exception:  # and so has the backend; the tokenizers library raises nothing more precise
+        serialised = backend.to_str()
+    except Exception:  # the backend has code of its own; the tokenizers library raises nothing more specific
         return None
     parts = [
         "token ids",
-        described,
+        serialised,
         tokenizer.model_input_names,
         tokenizer.pad_token_id,
         tokenizer.eos_token_id,
@@ -134,6 +138,6 @@ def _key(tokenizer: Any, examples: Examples) -> str | None:
     for texts in (examples.texts, examples.pairs or ()):
         digest.update(len(texts).to_bytes(8, "little"))
         for text in texts:
-            written = text.encode("utf-8", "surrogatepass")
-            digest.update(len(written).to_bytes(8, "little") + written)
+            encoded = text.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return digest.hexdigest()

@@ -14,7 +14,7 @@ import numpy as np
 from nlp_transfer import config
 from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.composing.shipped import shipped_names
-from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divided, encoded, read_corpus
+from nlp_transfer.data.corpus import Corpus, Pool, ReadCorpus, divide_corpus, encode_corpus, read_corpus
 from nlp_transfer.data.needs import with_validation
 from nlp_transfer.errors import UserError, about, did_you_mean
 from nlp_transfer.evaluation.decisions import with_rules
@@ -214,8 +214,8 @@ class TrialData:
         return corpus
 
     def _divided(self, labels: str, seed: int) -> ReadCorpus:
-        return divided(self._read, self.settings_of(labels), seed=seed)
+        return divide_corpus(self._read, self.settings_of(labels), seed=seed)
 
     def _encoded(self, rows: ReadCorpus, settings: DataSettings | None = None) -> Corpus:
-        corpus = encoded(rows, settings or self._data)
+        corpus = encode_corpus(rows, settings or self._data)
         return dataclasses.replace(corpus, task=with_rules(corpus.task, self._decision))

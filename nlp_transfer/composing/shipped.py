@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from nlp_transfer.data.hints import typed
+from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError, one_of
 
@@ -33,7 +33,9 @@ def locate_recipe(recipe: str | None) -> tuple[Path, str]:
     if recipe not in known and (path.suffix or path.exists()):
         run = path / "config.yaml"
         hint = (
-            f"the settings of that run are {run}" if run.is_file() else f"rows: data=files {typed('data.path', recipe)}"
+            f"the settings of that run are {run}"
+            if run.is_file()
+            else f"rows: data=files {shell_word('data.path', recipe)}"
         )
         raise UserError(f"{recipe} is no recipe, whose name would end in .yaml; {hint}")
     return Path(str(resources.files(RECIPES))), one_of(recipe, known, "recipe")

@@ -11,7 +11,7 @@ from nlp_transfer.composing.plain import shown, takes_text
 from nlp_transfer.composing.shipped import GROUPS, shipped_names
 from nlp_transfer.composing.yamlfile import refuse_functions, refuse_secret
 from nlp_transfer.data import hub
-from nlp_transfer.data.hints import quoted, typed
+from nlp_transfer.data.hints import quoted, shell_word
 from nlp_transfer.data.paths import expanded, means_folder
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.settings import DATA_LIMITS, Settings
@@ -37,7 +37,7 @@ def readable(word: str, *, sweep: bool = False) -> str:
         return _as_text(word, key, value, sweep=sweep)
     if parsed.is_sweep_override():
         if not sweep:
-            value_of_one = f"; as a list: '{key}=[{value}]'; as one text: {typed(key, value)}"
+            value_of_one = f"; as a list: '{key}=[{value}]'; as one text: {shell_word(key, value)}"
             raise UserError(
                 f"{word} names several values: add --multirun for a run each{'' if key in GROUPS else value_of_one}"
             )
@@ -142,7 +142,7 @@ def _as_text(word: str, key: str, value: str, *, sweep: bool) -> str:
     if value.startswith(("[", "{")) or (sweep and "," in value):
         raise UserError(
             f"{word!r} cannot be read: in a list, a text of more than English letters and digits needs double quotes, "
-            f'in a shell \'{key}=["très bon","bon"]\'; as one text: {typed(key, value)}'
+            f'in a shell \'{key}=["très bon","bon"]\'; as one text: {shell_word(key, value)}'
         )
     return as_text
 

@@ -36,13 +36,13 @@ def load(settings: Settings, *, data: Any = None, tell: Callable[[str], None] = 
     Args:
         settings: of the run.
         data: rows from Python instead of the source named in the settings.
-        tell: callback for progress messages, see ``store.grown``.
+        tell: callback for progress messages, see ``store.build_folder``.
 
     Raises:
         UserError: see `load_corpus`; for a base model that is invalid, was adapted to another problem, or whose rows
             cannot be read.
     """
-    loaded = corpus.encoded(read(settings, data=data, tell=tell), settings.data)
+    loaded = corpus.encode_corpus(read(settings, data=data, tell=tell), settings.data)
     if settings.continual.used:
         check_absent(settings, loaded.absent_labels)
     return loaded
@@ -66,7 +66,7 @@ def own_rows(settings: Settings, task: Task, *, data: Any = None) -> Corpus:
     # Class weights need a row of every label, and do not matter for rows that are only measured.
     weights = "none" if settings.continual.replay else settings.data.class_weights
     settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, class_weights=weights))
-    return corpus.encoded(_read(settings, data=data, known=known), settings.data)
+    return corpus.encode_corpus(_read(settings, data=data, known=known), settings.data)
 
 
 def read(settings: Settings, *, data: Any = None, tell: Callable[[str], None] = lambda _: None) -> ReadCorpus:
@@ -134,7 +134,7 @@ def _read(
     tell: Callable[[str], None] = lambda _: None,
 ) -> ReadCorpus:
     store = store_of_rows(settings.cache, tell)
-    return corpus.divided(  # no variable holds the rows that were read, so that they can be freed during the split
+    return corpus.divide_corpus(  # no variable holds the rows that were read, so that they can be freed during the split
         corpus.read_corpus(settings.data, data=data, known=known, store=store), settings.data, seed=settings.seed
     )
 

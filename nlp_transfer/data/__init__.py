@@ -1,1 +1,1 @@
-"""Rows in, token batches out: sources, the task they define, splits, checks, tokens and the order of examples."""
+"""From data sources to token batches: reading, the task definition, splits, checks, tokenisation and example order."""

@@ -1,4 +1,4 @@
-"""What a tool for annotating writes beside texts and labels: whether the label of a row is one at all."""
+"""Columns that annotation tools write beside texts and labels: whether an annotator accepted the label of a row."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from nlp_transfer.data.labels import is_missing
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError
 
-_COLUMN = "answer"  # of Prodigy, which exports rows whatever was answered
-_ACCEPTED, _OTHERS = "accept", ("reject", "ignore")
+_COLUMN = "answer"  # Prodigy's, which exports rejected rows too
+_ACCEPTED, _NOT_ACCEPTED = "accept", ("reject", "ignore")
 
 
 def refuse_rejected(table: Table, roles: Mapping[str, str]) -> None:
-    """Refuse rows whose labels were offered to an annotator who did not accept them.
+    """Refuse rows whose suggested label the annotator did not accept.
 
-    A column of other words is none of a tool's, and one that has a role means what the role does.
+    A column with any other value was not written by an annotation tool, and a column with a role is used as that role.
 
     Raises:
-        UserError: with the place of the first of them.
+        UserError: with the place of the first such row.
     """
     answers = () if _COLUMN in roles.values() else table.columns.get(_COLUMN, ())
-    if not all(_word(answer) in (_ACCEPTED, *_OTHERS) or is_missing(answer) for answer in answers):
+    if not all(_normalised(answer) in (_ACCEPTED, *_NOT_ACCEPTED) or is_missing(answer) for answer in answers):
         return
-    rejected = [row for row, answer in enumerate(answers) if _word(answer) in _OTHERS]
+    rejected = [row for row, answer in enumerate(answers) if _normalised(answer) in _NOT_ACCEPTED]
     if rejected:
         raise UserError(
             f"{table.where(rejected[0], _COLUMN)}: {answers[rejected[0]]!r} says that the annotator did not accept the "
@@ -33,6 +33,6 @@ def refuse_rejected(table: Table, roles: Mapping[str, str]) -> None:
         )
 
 
-def _word(answer: Any) -> Any:
-    """Return an answer as the tool writes it, whatever a spreadsheet made of its case."""
+def _normalised(answer: Any) -> Any:
+    """Return an answer in lower case, as the tool writes it; spreadsheets may change the case."""
     return answer.strip().casefold() if isinstance(answer, str) else answer

@@ -1,8 +1,8 @@
-"""Which examples meet at which optimizer step, and the arrays a forward pass takes.
+"""The examples of each optimizer step, their micro-batches, and the padded arrays of a forward pass.
 
 The order is a function of (seed, epoch) alone and never draws from a global random state. An optimizer step is defined
-over all ranks: `batch_size` examples, however many processes share them and however many forward passes they take. This
-file knows no model and no loss.
+over all ranks: `batch_size` examples, however many processes share them and however many micro-batches they take. This
+module is independent of models and losses.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from nlp_transfer.data.ragged import Tokens, ranges
 from nlp_transfer.data.streams import Stream, generator
 
 Batch = dict[str, np.ndarray]
-_AT_ONCE = 1 << 14  # examples
-TAUGHT = ("teacher", "teacher_features")  # columns that a teacher fills
+_CHUNK = 1 << 14  # examples
+TEACHER_COLUMNS = ("teacher", "teacher_features")
 
 
 @dataclass(frozen=True)
 class Padding:
-    """How the encoder wants rows of unequal length made equal.
+    """How sequences are padded to equal length.
 
     Attributes:
         token: id of the padding token.
         type: its token type id.
-        left: whether it stands before the text.
-        places_a_token: how many places of it cost as much as a token: more than 1 where it is mostly left out.
-        least: how many places a row has, however short the texts are.
+        left: whether padding precedes the text.
+        places_a_token: how many padding positions cost as much as one token: more than 1 where padding is mostly
+            skipped.
+        least: minimum length of a padded row.
     """
 
     token: int
@@ -41,14 +42,14 @@ class Padding:
 
     @classmethod
     def of(cls, tokenizer: Any, *, places_a_token: int, least: int = 1) -> Padding:
-        """Return what a tokenizer says of it."""
+        """Return the padding that a tokenizer uses."""
         left = tokenizer.padding_side == "left"
         return cls(tokenizer.pad_token_id, tokenizer.pad_token_type_id, left, places_a_token, least)
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Columns, and which of their examples were drawn, int64."""
+class ColumnPool:
+    """A larger set of columns, and the indices, int64, of the examples that were drawn from it."""
 
     columns: Columns
     chosen: np.ndarray
@@ -56,21 +57,21 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a split that a step may need, by example.
+    """Everything a training step may need of a split, one array per column, indexed by example.
 
     Attributes:
         tokens: the encoded texts.
         targets: (examples,) or (examples, labels); see ``data.corpus.Examples``.
         weights: float32 (examples,).
-        features: float32 (examples, width) where the encoder is frozen and was run once, else None.
-        states: (tokens, width), hidden states of every token of `tokens`, float32 or the bits of bfloat16 as uint16,
-            where the layers below are frozen and were run once, else None.
-        pool: the columns of which these are some, where what is computed of all of them serves several draws.
-        labelled: float32 (examples,), how much the label of an example counts, 0 where `targets` holds none: such
-            examples stand behind all others. None: all count once.
+        features: float32 (examples, width), precomputed where the encoder is frozen, else None.
+        states: (tokens, width), precomputed hidden states of every token of `tokens`, where the layers below are
+            frozen, else None; float32, or the bits of bfloat16 as uint16.
+        pool: the columns that these were drawn from, whose cached computations several draws share, or None.
+        labelled: float32 (examples,), the weight of an example's label: 0 for unlabelled examples, which come last.
+            None: all are 1.
         teacher: float32 (examples, outputs), the logits of a teacher, or None.
-        teacher_features: float32 (examples, width), what enters its output layer, or None.
-        task: int64 (examples,), which of several tasks the targets of an example are of, or None.
+        teacher_features: float32 (examples, width), the input of the teacher's output layer, or None.
+        task: int64 (examples,), which of several tasks an example belongs to, or None.
     """
 
     tokens: Tokens
@@ -78,7 +79,7 @@ class Columns:
     weights: np.ndarray
     features: np.ndarray | None = None
     states: np.ndarray | None = None
-    pool: Drawn | None = None
+    pool: ColumnPool | None = None
     labelled: np.ndarray | None = None
     teacher: np.ndarray | None = None
     teacher_features: np.ndarray | None = None
@@ -89,13 +90,13 @@ class Columns:
 
     @property
     def labelled_rows(self) -> int:
-        """How many examples, the first ones, have a label."""
+        """Number of labelled examples; they precede the unlabelled ones."""
         return len(self) if self.labelled is None else int(np.count_nonzero(self.labelled))
 
     def take(self, examples: np.ndarray) -> Columns:
-        """Return some of the examples, in the order given, maybe some of them several times."""
+        """Return the examples at these indices, which may repeat."""
         places = None if self.states is None else token_places(self.tokens, examples)
-        columns = {name: getattr(self, name) for name in ("features", "labelled", *TAUGHT, "task")}
+        columns = {name: getattr(self, name) for name in ("features", "labelled", *TEACHER_COLUMNS, "task")}
         return Columns(
             self.tokens.take(examples),
             self.targets[examples],
@@ -105,14 +106,15 @@ class Columns:
         )
 
     def with_unlabelled(self, others: Columns) -> Columns:
-        """Return these examples and behind them others without labels.
+        """Return these examples followed by unlabelled ones.
 
-        A step has as many of either, see `Order`; so that a label counts in the mean of a step as it does without the
-        others (where rows have weights: on average), it counts twice.
+        A step has as many unlabelled as labelled examples, see `Order`. Labels therefore count twice, so that their
+        share in the mean loss of a step stays the same (where rows have weights: on average).
         """
         count = len(others)
-        parts = {name: (getattr(self, name), getattr(others, name)) for name in ("features", "states", *TAUGHT)}
-        joined: dict[str, Any] = {name: np.concatenate(both) for name, both in parts.items() if both[0] is not None}
+        names = ("features", "states", *TEACHER_COLUMNS)
+        pairs = {name: (getattr(self, name), getattr(others, name)) for name in names}
+        joined: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items() if pair[0] is not None}
         weights = np.full(count, self.weights.mean(dtype=np.float64), np.float32)
         return Columns(
             self.tokens.followed_by(others.tokens),
@@ -124,21 +126,21 @@ class Columns:
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Return the optimizer steps of one epoch; the last one may hold fewer examples."""
+    """Return the number of optimizer steps of one epoch; the last step may hold fewer examples."""
     return -(-examples // batch_size)
 
 
 class Order:
-    """Which examples meet at which optimizer step of a run: a permutation for each epoch, fixed by the seed.
+    """The examples of each optimizer step of a run: one permutation per epoch, fixed by the seed.
 
     Args:
-        examples: how many there are.
+        examples: their number.
         batch_size: examples of a step over all ranks.
         seed: of the run.
-        kinds: (examples,) integers, where a step should hold several examples of a kind. Where chance will not see to
-            that, for there are many kinds, examples of one follow each other in fours, or as far as a step allows.
-        beside: how many other examples stand behind these; a step has as many of them as of these, and they have
-            epochs of their own, one after the other.
+        groups: (examples,) integers, where a step should hold several examples of the same group. If there are too many
+            groups for chance to ensure that, examples of a group are placed in runs of four (fewer in small steps).
+        unlabelled: number of unlabelled examples, which follow these. Each step has as many of them as of these; they
+            are shuffled in epochs of their own.
     """
 
     def __init__(
@@ -147,34 +149,39 @@ class Order:
         *,
         batch_size: int,
         seed: int,
-        kinds: np.ndarray | None = None,
-        beside: int = 0,
+        groups: np.ndarray | None = None,
+        unlabelled: int = 0,
         _stream: int = Stream.ROWS,
     ) -> None:
-        self.examples, self.batch_size, self.seed, self.kinds = examples, batch_size, seed, kinds
+        self.examples, self.batch_size, self.seed, self.groups = examples, batch_size, seed, groups
         self._stream = _stream
-        self._beside = Order(beside, batch_size=batch_size, seed=seed, _stream=Stream.UNLABELLED) if beside else None
+        self._unlabelled = (
+            Order(unlabelled, batch_size=batch_size, seed=seed, _stream=Stream.UNLABELLED) if unlabelled else None
+        )
         self._epoch, self._order = -1, np.empty(0, np.int64)
-        several = kinds is not None and 2 * len(np.unique(kinds)) > batch_size
-        self._together = max(1, min(4, batch_size // 2)) if several else 1
+        has_many_groups = groups is not None and 2 * len(np.unique(groups)) > batch_size
+        self._run_length = max(1, min(4, batch_size // 2)) if has_many_groups else 1
 
     def step(self, step: int) -> np.ndarray:
-        """Return the examples of a step over all ranks, counted from the first of the run."""
+        """Return the examples of a step over all ranks; steps are counted from the start of the run."""
         epoch, position = divmod(step, steps_per_epoch(self.examples, self.batch_size))
         first = position * self.batch_size
-        chosen = self._in(epoch)[first : first + self.batch_size]
-        if self._beside is None:
+        chosen = self._cached_epoch(epoch)[first : first + self.batch_size]
+        if self._unlabelled is None:
             return chosen
-        others = self._beside.drawn(epoch * self.examples + first, len(chosen))
+        others = self._unlabelled.window(epoch * self.examples + first, len(chosen))
         return np.concatenate([chosen, self.examples + others])
 
-    def drawn(self, first: int, count: int) -> np.ndarray:
-        """Return so many examples of all epochs, one after the other, from a place on."""
-        epochs, places = np.divmod(np.arange(first, first + count), self.examples)
-        return np.concatenate([self._in(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
+    def window(self, first: int, count: int) -> np.ndarray:
+        """Return `count` examples from position `first` of all epochs laid end to end."""
+        epochs, positions = np.divmod(np.arange(first, first + count), self.examples)
+        return np.concatenate(
+            [self._cached_epoch(int(epoch))[positions[epochs == epoch]] for epoch in np.unique(epochs)]
+        )
 
-    def _in(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:  # or a step would take time for all examples
+    def _cached_epoch(self, epoch: int) -> np.ndarray:
+        """Return `epoch(epoch)`; shuffling once per epoch keeps the cost of a step independent of the corpus."""
+        if epoch != self._epoch:
             self._epoch, self._order = epoch, self.epoch(epoch)
         return self._order
 
@@ -182,13 +189,13 @@ class Order:
         """Return the order of the examples in an epoch, counted from 0."""
         random = generator(self.seed, epoch, self._stream)
         order = random.permutation(self.examples)
-        if self.kinds is None or self._together == 1:
+        if self.groups is None or self._run_length == 1:
             return order
-        order = order[np.argsort(self.kinds[order], kind="stable")]
-        ordered = self.kinds[order]
-        place = np.arange(self.examples) - np.searchsorted(ordered, ordered)  # among its kind
-        group = np.cumsum(place % self._together == 0) - 1
-        return order[np.argsort(random.permutation(self.examples)[group], kind="stable")]
+        order = order[np.argsort(self.groups[order], kind="stable")]
+        sorted_groups = self.groups[order]
+        position_in_group = np.arange(self.examples) - np.searchsorted(sorted_groups, sorted_groups)
+        run = np.cumsum(position_in_group % self._run_length == 0) - 1
+        return order[np.argsort(random.permutation(self.examples)[run], kind="stable")]
 
 
 def micro_batches(
@@ -202,12 +209,12 @@ def micro_batches(
     pass_cost: int = 0,
     places_a_token: int = 1,
 ) -> list[np.ndarray]:
-    """Split a step's examples into one rank's forward passes.
+    """Split a step's examples into one rank's micro-batches.
 
-    Examples are sorted by length and dealt to the ranks in turn, so that ranks work equally long. A rank's share is cut
-    where that saves most: the sum over passes of tokens, padding included, plus `pass_cost` is minimal, where
-    `places_a_token` places of padding count as one. A pass holds at most `most_tokens` (a single example may exceed
-    that) and at most `most_examples` examples. A rank that gets no example returns an empty list.
+    Examples are sorted by length and dealt to the ranks in turn, so that ranks do equal work. Dynamic programming cuts
+    a rank's share where the total cost is minimal: the sum over micro-batches of `pass_size` plus `pass_cost`. A
+    micro-batch holds at most `most_tokens` (a single example may exceed that) and at most `most_examples` examples. A
+    rank without examples returns an empty list.
     """
     ordered = examples[np.argsort(-tokens.longest[examples], kind="stable")][rank::world]
     widths, rows = tokens.longest[ordered], np.concatenate([[0], np.cumsum(tokens.windows[ordered])])
@@ -216,8 +223,8 @@ def micro_batches(
         whole = pass_size(total[-1], widths[0] * rows[-1], places_a_token)
         if whole <= most_tokens and whole - total[-1] <= pass_cost:  # no cut saves more than it costs
             return [ordered]
-    best = np.zeros(len(ordered) + 1)
-    cut = np.zeros(len(ordered) + 1, dtype=np.int64)
+    best = np.zeros(len(ordered) + 1)  # the lowest cost of the examples before each
+    cut = np.zeros(len(ordered) + 1, dtype=np.int64)  # where its last micro-batch begins
     for end in range(1, len(ordered) + 1):
         starts = np.arange(0 if most_examples is None else max(0, end - most_examples), end)
         size = pass_size(total[end] - total[starts], widths[starts] * (rows[end] - rows[starts]), places_a_token)
@@ -233,51 +240,52 @@ def micro_batches(
 def evaluation_batches(tokens: Tokens, *, most_tokens: int, places_a_token: int = 1) -> list[np.ndarray]:
     """Split all examples into length-sorted forward passes, the same whatever the number of ranks.
 
-    A pass holds at most `most_tokens`, padding included, of which `places_a_token` places count as one; a single
-    example may exceed that. Where no token is kept for a backward pass, eight places weigh as much at least.
+    A pass holds at most `most_tokens` by `pass_size`; a single example may exceed that. Without a backward pass,
+    activations are not kept, so at most eight padding positions count as one token.
     """
     places_a_token = min(places_a_token, 8)
     ordered = np.argsort(-tokens.longest, kind="stable")
-    batches, start, widest, places, real = [], 0, 0, 0, 0
+    batches, start, widest, padded, real = [], 0, 0, 0, 0
     for position, (width, rows, size) in enumerate(_shapes(tokens, ordered)):
         widest = widest or width  # rows are sorted: the first is the longest
-        places, real = places + widest * rows, real + size
-        if position > start and pass_size(real, places, places_a_token) > most_tokens:
+        padded, real = padded + widest * rows, real + size
+        if position > start and pass_size(real, padded, places_a_token) > most_tokens:
             batches.append(ordered[start:position])
-            start, widest, places, real = position, width, width * rows, size
+            start, widest, padded, real = position, width, width * rows, size
     if len(ordered):
         batches.append(ordered[start:])
     return batches
 
 
 def _shapes(tokens: Tokens, examples: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """Yield of each example its longest sequence, its sequences and its tokens; not as many objects at once."""
-    for start in range(0, len(examples), _AT_ONCE):
-        part = examples[start : start + _AT_ONCE]
-        yield from zip(*(of[part].tolist() for of in (tokens.longest, tokens.windows, tokens.sizes)), strict=True)
+    """Yield (length of the longest sequence, sequences, tokens) of each example; chunks bound the Python objects."""
+    columns = (tokens.longest, tokens.windows, tokens.sizes)
+    for start in range(0, len(examples), _CHUNK):
+        part = examples[start : start + _CHUNK]
+        yield from zip(*(column[part].tolist() for column in columns), strict=True)
 
 
-def pass_size(real: Any, places: Any, places_a_token: int) -> Any:
-    """Return what passes of so many tokens count, which fill so many places with their padding."""
-    return real + (places - real) // places_a_token
+def pass_size(real: Any, padded: Any, places_a_token: int) -> Any:
+    """Return the cost in tokens of a forward pass with `real` tokens, `padded` with padding, see `Padding`."""
+    return real + (padded - real) // places_a_token
 
 
 def collate(columns: Columns, examples: np.ndarray, *, padding: Padding) -> Batch:
     """Gather the arrays of a forward pass.
 
     Returns:
-        `input_ids`, `attention_mask` and, where the encoder takes it, `token_type_ids`, int64 (sequences, longest),
-        with `document` int64 (sequences,) where an example has several windows and `states` (tokens, width) where those
-        were computed once; or `features` (examples, width) alone where these were. Always `targets` (examples, ...),
-        `weights` (examples,), `examples` int64 (examples,); `labelled`, `teacher`, `teacher_features` and `task` where
-        the columns have them.
+        `input_ids`, `attention_mask` and, where the encoder takes it, `token_type_ids`, int64 (sequences, longest);
+        `document` int64 (sequences,) where an example has several windows; `states` (tokens, width) where the columns
+        have them. Where they have `features`, these (examples, width) replace all of the above. Always `targets`
+        (examples, ...), `weights` (examples,), `examples` int64 (examples,); `labelled`, `teacher`, `teacher_features`
+        and `task` where the columns have them.
     """
     batch: Batch = {
         "targets": columns.targets[examples],
         "weights": columns.weights[examples],
         "examples": np.asarray(examples, dtype=np.int64),
     }
-    for name in ("labelled", *TAUGHT, "task"):
+    for name in ("labelled", *TEACHER_COLUMNS, "task"):
         if (column := getattr(columns, name)) is not None:
             batch[name] = column[examples]
     if columns.features is not None:
@@ -289,17 +297,17 @@ def collate(columns: Columns, examples: np.ndarray, *, padding: Padding) -> Batc
 
 
 def token_places(tokens: Tokens, examples: np.ndarray) -> np.ndarray:
-    """Return where the tokens of examples lie among all of a split, in the order of `collate`'s rows."""
+    """Return the indices into ``tokens.ids`` of the tokens of examples, in the order of `collate`'s rows."""
     return ranges(tokens.ends, examples)
 
 
 def pad(tokens: Tokens, examples: np.ndarray, *, padding: Padding) -> Batch:
-    """Lay the sequences of the examples out as rows of equal length (the model inputs of `collate`)."""
+    """Return the sequences of the examples as padded rows (the model inputs of `collate`)."""
     return _padded(tokens, examples, token_places(tokens, examples), padding)
 
 
 def _padded(tokens: Tokens, examples: np.ndarray, places: np.ndarray, padding: Padding) -> Batch:
-    """Return what `pad` does, from where the tokens lie."""
+    """Return the result of `pad`, given the examples' `token_places`."""
     sequences = ranges(tokens.first, examples)
     lengths = tokens.sequence_lengths[sequences]
     width = max(padding.least, int(lengths.max()))

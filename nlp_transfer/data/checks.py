@@ -1,4 +1,4 @@
-"""What every run tells of its rows: repeats, leaks, conflicts, imbalance, label twins; counted and never mended."""
+"""Data checks of every run: repeats, leaks, conflicts, imbalance, label twins; reported but never repaired."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.labels import Label
 from nlp_transfer.data.rows import Rows
-from nlp_transfer.data.task import Task, shares
+from nlp_transfer.data.task import Task, label_probabilities
 from nlp_transfer.wording import counted, listed
 
-LEAKS = (("train", "validation"), ("train", "test"), ("validation", "test"))  # from which split into which
+LEAKS = (("train", "validation"), ("train", "test"), ("validation", "test"))  # (source, target) splits
 _SHOWN = 3
 _IMBALANCE = 10  # times more rows in the largest class than in the smallest
 _SEPARATORS = ",;|"
@@ -25,24 +25,24 @@ _LIST = "a list written as text; JSONL and Parquet hold lists"
 _NOTHING = {"nan", "<na>", "nat", "null", "n/a", "#n/a"}  # not "none" and "na", which name classes too
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 _JOINERS = re.compile(r"(?<=[^\W_])[\s_-]+(?=[^\W_])")
-_WHOLE = re.compile(r"\A([0-9]+)\.0+\Z")  # how pandas writes whole numbers of a column where some are missing
+_WHOLE = re.compile(r"\A([0-9]+)\.0+\Z")  # how pandas writes whole numbers in a column with missing cells
 
 
 def check(splits: Mapping[str, Rows], task: Task) -> list[Finding]:
-    """Return all that a run tells of its rows, found by looking at each of them once or twice.
+    """Return the findings that a run reports about its rows; takes one or two passes over them.
 
-    Two texts are the same if ``rows.text_key`` is: case, white space and Unicode compatibility forms aside.
+    Two texts are the same if their ``rows.text_key`` is: case, white space and Unicode compatibility forms are ignored.
     """
     return [
         *repeats("train", splits["train"]),
         *conflicts("train", splits["train"]),
         *leaks(splits),
-        *(label_set(splits, task) if task.labels else ()),
+        *(label_findings(splits, task) if task.labels else ()),
     ]
 
 
 def repeats(split: str, rows: Rows) -> Iterator[Finding]:
-    """Find rows whose text an earlier row of their split has."""
+    """Find rows that repeat the text of an earlier row of their split."""
     first = rows.keys.firsts()
     again = np.flatnonzero(first != np.arange(len(rows))).tolist()
     if again:
@@ -55,7 +55,7 @@ def repeats(split: str, rows: Rows) -> Iterator[Finding]:
 
 
 def conflicts(split: str, rows: Rows) -> Iterator[Finding]:
-    """Find texts that occur with different labels; numbers differ without being in conflict."""
+    """Find texts that occur with different labels; different numbers are no conflict."""
     groups = [group for group in same_texts(rows.keys) if len({comparable(rows.labels[row]) for row in group}) > 1]
     if groups:
         one = groups[0][0]
@@ -70,7 +70,7 @@ def conflicts(split: str, rows: Rows) -> Iterator[Finding]:
 
 
 def same_texts(keys: Keys) -> Iterator[list[int]]:
-    """Yield the rows of every text that several have, in the order in which these texts first occur."""
+    """Yield the rows of every repeated text, in the order in which these texts first occur."""
     first = keys.firsts()
     rows = np.flatnonzero(np.bincount(first, minlength=len(keys))[first] > 1)
     rows = rows[np.argsort(first[rows], kind="stable")]
@@ -80,7 +80,7 @@ def same_texts(keys: Keys) -> Iterator[list[int]]:
 
 
 def comparable(label: Label) -> object:
-    """Return what of a label another one may contradict: several names in any order, no number."""
+    """Return a key by which labels contradict each other: names in any order, the likeliest name, None for a number."""
     if isinstance(label, tuple):
         return frozenset(label)
     if isinstance(label, dict):
@@ -89,49 +89,49 @@ def comparable(label: Label) -> object:
 
 
 def leaks(splits: Mapping[str, Rows]) -> Iterator[Finding]:
-    """Find rows whose text an earlier split has too."""
+    """Find rows whose text also occurs in an earlier split."""
     for source, target in LEAKS:
         if source in splits and target in splits:
             ours, theirs = splits[source], splits[target]
             first = ours.keys.followed_by(theirs.keys).firsts()
-            origin, own = first[len(ours) :], first[: len(ours)]
+            first_of_ours, origin = first[: len(ours)], first[len(ours) :]
             leaked = np.flatnonzero(origin < len(ours))
             if len(leaked):
-                both = np.zeros(len(ours), bool)
-                both[origin[leaked]] = True
+                is_leaked = np.zeros(len(ours), bool)
+                is_leaked[origin[leaked]] = True
                 yield Finding(
                     "leak",
                     f"{len(leaked):,} of {len(theirs):,} {target} rows have a text that is in {source} too, for "
                     f"example {ours.where(int(origin[leaked[0]]))} and {theirs.where(int(leaked[0]))}: figures on them "
                     "flatter",
-                    tuple((source, row) for row in np.flatnonzero(both[own]).tolist()),
+                    tuple((source, row) for row in np.flatnonzero(is_leaked[first_of_ours]).tolist()),
                 )
 
 
 def called(split: str) -> str:
-    """Return how rows of a split are called in a sentence."""
+    """Return the adjective for the rows of a split: training, validation or test."""
     return "training" if split == "train" else split
 
 
-def label_set(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
-    """Find what is wrong with the labels themselves: their numbers, and names that may mean one thing."""
+def label_findings(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
+    """Find defects of the label set: absent, rare and imbalanced labels, and names that may mean the same."""
     counts = {split: label_counts(rows) for split, rows in splits.items()}
     train = counts["train"]
     if unused := [name for name in task.labels if not train[name]]:
-        yield Finding("absent_label", f"{_names(unused)}: no training row that has anything to read")
-    seen = [name for name in task.labels if train[name]]  # none where a limit leaves rows without any label
+        yield Finding("absent_label", f"{_names(unused)}: no training row with a text that is not empty")
+    seen = [name for name in task.labels if train[name]]  # empty where a row limit leaves no labels
     largest, smallest = (pick(seen, key=train.__getitem__, default="") for pick in (max, min))
     if train[largest] > _IMBALANCE * train[smallest]:
         yield Finding(
             "imbalance",
             f"imbalance: {largest!r} has {train[largest]:,} training rows, {smallest!r} {train[smallest]:,}; macro-F1 "
-            "shows what accuracy hides, data.class_weights=balanced weighs them alike",
+            "shows what accuracy hides, data.class_weights=balanced weights them equally",
         )
     nothing = [name for name in task.labels if name.strip().casefold() in _NOTHING]
     if nothing:
         yield Finding(
             "missing_label",
-            f"{_names(nothing)}: so programs write that there is none, but here it is a class",
+            f"{_names(nothing)}: programs write this for a missing label, but here it is a class",
             _having("train", splits, nothing),
         )
     single = [name for name in task.labels if train[name] == 1]
@@ -146,24 +146,24 @@ def label_set(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
 
 
 def label_counts(rows: Rows) -> Counter[str]:
-    """Return how many rows have each label, several labels and soft ones each; none has a number."""
+    """Return how many rows have each label; rows with several or soft labels count for each, numbers for none."""
     named = (label for label in rows.labels if not isinstance(label, float))
-    return Counter(name for label in named for name, share in shares(label).items() if share)
+    return Counter(name for label in named for name, share in label_probabilities(label).items() if share)
 
 
 def twins(task: Task, train: Counter[str]) -> dict[str, str]:
-    """Return label → the most frequent one that differs only in how it is written, see `_as_meant`."""
-    alike: defaultdict[str, list[str]] = defaultdict(list)
+    """Return label → the most frequent of the labels that differ from it in spelling only, see `_normalised`."""
+    by_key: defaultdict[str, list[str]] = defaultdict(list)
     for name in task.labels:
-        alike[_as_meant(name)].append(name)
-    best = {key: max(names, key=lambda name: train[name]) for key, names in alike.items()}
-    return {name: best[key] for key, names in alike.items() for name in names if name != best[key]}
+        by_key[_normalised(name)].append(name)
+    best = {key: max(names, key=lambda name: train[name]) for key, names in by_key.items()}
+    return {name: best[key] for key, names in by_key.items() for name in names if name != best[key]}
 
 
-def _as_meant(name: str) -> str:
-    """Return a label without case, what joins its words or is not seen around them, and the zeros of 1.0.
+def _normalised(name: str) -> str:
+    """Return a label without case, invisible characters, separators between words, and the zeros of 1.0.
 
-    A sign before or behind a word tells labels apart, as in B and B-.
+    A sign before or behind a word is kept, because it tells labels apart, as in B and B-.
     """
     words = unicodedata.normalize("NFC", name).strip().strip(_INVISIBLE).strip().casefold()
     return _WHOLE.sub(r"\1", _JOINERS.sub("", words))
@@ -175,13 +175,11 @@ def _twins(splits: Mapping[str, Rows], task: Task, train: Counter[str]) -> Itera
         groups[best].append(name)
     for best, names in groups.items():
         shown = {name: repr(name) if unicodedata.is_normalized("NFC", name) else ascii(name) for name in (best, *names)}
-        all_of_them = ", ".join(
-            f"{shown[name]} ({counted(train[name], 'row')})" for name in task.labels if name in shown
-        )
+        counts = ", ".join(f"{shown[name]} ({counted(train[name], 'row')})" for name in task.labels if name in shown)
         yield Finding(
             "twin",
-            "labels that differ only in how they are written (case, white space, hyphens, zeros behind a point, what "
-            f"nobody sees) are different classes here: {all_of_them}",
+            "labels that differ only in spelling (case, white space, hyphens, zeros after a decimal point, invisible "
+            f"characters) are different classes here: {counts}",
             tuple(place for split in splits for place in _having(split, splits, names)),
         )
 
@@ -191,12 +189,12 @@ def _having(split: str, splits: Mapping[str, Rows], names: Collection[str]) -> t
     return tuple(
         (split, row)
         for row, label in enumerate(splits[split].labels)
-        if any(share and name in names for name, share in shares(label).items())
+        if any(share and name in names for name, share in label_probabilities(label).items())
     )
 
 
 def _written_lists(task: Task) -> Iterator[Finding]:
-    """Find labels that look like several written into one cell, or like what is left of a list that was cut there."""
+    """Find labels that look like several labels in one cell, or like pieces of a list that was split."""
     if task.problem == "multi_label":
         cut = [name for name in task.labels if name.startswith("[") != name.endswith("]")]
         if any(name.startswith("[") for name in cut) and any(name.endswith("]") for name in cut):

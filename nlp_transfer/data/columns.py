@@ -1,14 +1,14 @@
-"""Which column plays which role: chosen by the user, or found by name when only one column can be meant."""
+"""The column of each role (text, label, id, ...): set by the user, or found by name where that is unambiguous."""
 
 from __future__ import annotations
 
-from nlp_transfer.data.hints import typed
+from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.jsonl import one_object
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.settings import ColumnSettings
 
-# Names in use in public data sets. A column is found by its name only if no other column's name is in the same row.
+# Names in use in public data sets. A column is found by its name only if no other column has a name of the same role.
 ROLE_NAMES: dict[str, tuple[str, ...]] = {
     "text": (
         "text",
@@ -68,18 +68,18 @@ REQUIRED = ("text", "label")
 
 
 def find_roles(table: Table, settings: ColumnSettings, *, labelled: bool = True) -> dict[str, str]:
-    """Return role → column for the roles a table has, except `split`, which reading has used up.
+    """Return role → column for the roles a table has, except `split`, which is applied while reading.
 
     Args:
-        table: the table that decides; for a corpus the training rows.
+        table: its columns decide; for a corpus the training rows.
         settings: the user's choices; None: found by name, an empty string: the role is not used.
-        labelled: whether a label column is needed; without, only texts and ids are looked for.
+        labelled: whether a label column is needed; otherwise only texts and ids are looked for.
 
     Raises:
-        UserError: for a chosen column that is not there, and where no column or more than one can be meant.
+        UserError: for a chosen column that does not exist, and where no column or more than one fits.
     """
     if len(table) == 1 and table.columns and all(isinstance(cells[0], dict | list) for cells in table.columns.values()):
-        raise UserError(one_object(table.origin, table.columns))  # no cell of it could be a text
+        raise UserError(one_object(table.origin, table.columns))  # no cell could be a text
     wanted = ("text", "text_pair", "label", "id", "domain", "weight") if labelled else ("text", "text_pair", "id")
     found = {role: find_column(table, role, getattr(settings, role)) for role in wanted}
     for role in REQUIRED:
@@ -99,7 +99,7 @@ def find_column(table: Table, role: str, chosen: str | None) -> str | None:
     """Return the column of one role, or None where there is none.
 
     Raises:
-        UserError: for a chosen column that is not there, and where more than one can be meant.
+        UserError: for a chosen column that does not exist, and where more than one fits.
     """
     if chosen == "":
         return None
@@ -115,7 +115,7 @@ def find_column(table: Table, role: str, chosen: str | None) -> str | None:
         off = "" if role in REQUIRED else f", or none with data.columns.{role}=''"
         raise UserError(
             f"{table.origin}: more than one column can be the {role} ({', '.join(map(repr, candidates))}); choose one "
-            f"with {typed(f'data.columns.{role}', candidates[0])}{off}"
+            f"with {shell_word(f'data.columns.{role}', candidates[0])}{off}"
         )
     return candidates[0] if candidates else None
 
@@ -139,7 +139,7 @@ def _not_found(table: Table, role: str, chosen: str | None) -> str:
     close = next((column for column in spare if did_you_mean(column, ROLE_NAMES[role])), "…")
     return (
         f"{table.origin}: no column is known as the {role}; its columns: {_listed(table)}; choose one with "
-        f"{typed(f'data.columns.{role}', close)}"
+        f"{shell_word(f'data.columns.{role}', close)}"
     )
 
 

@@ -1,6 +1,6 @@
-"""Many cells in little memory: strings, lists and objects, one behind the other in a file that goes with them.
+"""Many cells in little memory: strings, lists and objects are stored back to back in a temporary file.
 
-Cells of other types, and what JSON does not give back as it was, stay as they are. It knows no rows.
+Cells of other types, and values that JSON does not reproduce exactly, stay Python objects in memory.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Any, overload
 
 import numpy as np
 
-from nlp_transfer.data.listlike import AsList
+from nlp_transfer.data.listlike import ListLike
 from nlp_transfer.data.missing import MISSING
 from nlp_transfer.machine.disk import Scratch
 
 _MANY = 1 << 24  # characters; fewer stay a list
-_AT_ONCE = 4096
-_NONE, _MISSING, _OTHER = -1, -2, -3  # cells that are not written; number n of a heap's others is _OTHER - n
+_CHUNK = 4096  # cells
+_NONE, _MISSING, _OTHER = -1, -2, -3  # codes of cells that are not in the file; the heap's object n is _OTHER - n
 _PLAIN = frozenset((str, int, float, bool, type(None)))
 _from_json = json.JSONDecoder().raw_decode
-_JSON = 1 << 62  # is added to the number of what is written as JSON
+_JSON = 1 << 62  # added to the number of a byte string that is JSON
 
 
 class Heap:
-    """Byte strings by number, one behind the other in a file; the first one is empty.
+    """Numbered byte strings, back to back in a file; the first one is empty.
 
     Attributes:
-        others: cells of which there is no byte string, in memory.
+        objects: cells that have no byte string and stay in memory.
     """
 
     def __init__(self) -> None:
-        self.others: list[Any] = []
+        self.objects: list[Any] = []
         self._bytes, self._ends = Scratch(np.uint8, many=_MANY), Scratch(np.int64, many=_MANY // 8)
         self._ends.append(np.zeros(2, np.int64))
 
@@ -40,7 +40,7 @@ class Heap:
         return len(self._ends.values) - 1
 
     def add(self, strings: Sequence[bytes]) -> None:
-        """Put byte strings behind the others."""
+        """Append byte strings."""
         ends = np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings)))
         self._ends.append(len(self._bytes.values) + ends)
         self._bytes.append(np.frombuffer(b"".join(strings), np.uint8))
@@ -49,21 +49,21 @@ class Heap:
         return self._bytes.values.data[self._ends.values[number] : self._ends.values[number + 1]]
 
     def read(self, numbers: np.ndarray) -> Iterator[memoryview]:
-        """Yield some of them."""
+        """Yield the byte strings with these numbers."""
         view = self._bytes.values.data
         begins, ends = self._ends.values[numbers].tolist(), self._ends.values[numbers + 1].tolist()
         for begin, end in zip(begins, ends, strict=True):
             yield view[begin:end]
 
 
-class CompactCells(AsList[Any]):
-    """Cells that become strings, lists and objects when they are asked for, each time anew.
+class CompactCells(ListLike[Any]):
+    """A sequence of cells that are decoded anew at each access.
 
-    In memory is one number a cell, 8 bytes: which byte string of a heap it is, or which other object there.
+    Each cell takes 8 bytes of memory: the number of its byte string or object in a heap.
 
     Args:
-        cells: the first ones.
-        heap: which holds other cells, too; None: one of their own.
+        cells: initial cells.
+        heap: shared with other sequences; None: a new one.
     """
 
     def __init__(self, cells: Iterable[Any] = (), heap: Heap | None = None) -> None:
@@ -73,27 +73,27 @@ class CompactCells(AsList[Any]):
         self.extend(cells)
 
     def extend(self, cells: Iterable[Any]) -> None:
-        """Put cells behind the others."""
+        """Append cells."""
         cells = iter(cells)
-        while part := list(islice(cells, _AT_ONCE)):
-            written: list[bytes] = []
-            self._append(np.fromiter((self._write(cell, written) for cell in part), np.int64, len(part)))
-            self._heap.add(written)
+        while part := list(islice(cells, _CHUNK)):
+            pending: list[bytes] = []
+            self._append(np.fromiter((self._encode(cell, pending) for cell in part), np.int64, len(part)))
+            self._heap.add(pending)
 
-    def _write(self, cell: Any, written: list[bytes]) -> int:
-        """Return the number of a cell, which is written behind others if it has to be."""
+    def _encode(self, cell: Any, pending: list[bytes]) -> int:
+        """Return the number of a cell; its byte string, if it has one, is appended to `pending`."""
         if type(cell) is str:
-            written.append(cell.encode("utf-8", "surrogatepass"))
-            return len(self._heap) + len(written) - 1
+            pending.append(cell.encode("utf-8", "surrogatepass"))
+            return len(self._heap) + len(pending) - 1
         if cell is None:
             return _NONE
         if cell is MISSING:
             return _MISSING
-        if type(cell) in (list, dict) and (told := _as_json(cell)) is not None:
-            written.append(told)
-            return _JSON + len(self._heap) + len(written) - 1
-        self._heap.others.append(cell)
-        return _OTHER - (len(self._heap.others) - 1)
+        if type(cell) in (list, dict) and (encoded := _as_json(cell)) is not None:
+            pending.append(encoded)
+            return _JSON + len(self._heap) + len(pending) - 1
+        self._heap.objects.append(cell)
+        return _OTHER - (len(self._heap.objects) - 1)
 
     def _append(self, numbers: np.ndarray) -> None:
         self._parts.append(numbers)
@@ -106,19 +106,19 @@ class CompactCells(AsList[Any]):
         return self._parts[0]
 
     def take(self, rows: Sequence[int]) -> CompactCells:
-        """Return some of the cells, in the order given."""
-        return self._like(self._numbers[np.asarray(rows, np.int64)])
+        """Return the cells of these rows, in the order given."""
+        return self._with_numbers(self._numbers[np.asarray(rows, np.int64)])
 
     def filled(self, text: str) -> CompactCells:
-        """Return the cells with a text for those that are None or MISSING."""
+        """Return the cells with None and MISSING replaced by a text."""
         number = len(self._heap)
         self._heap.add([text.encode("utf-8", "surrogatepass")])
-        return self._like(np.where(np.isin(self._numbers, (_NONE, _MISSING)), number, self._numbers))
+        return self._with_numbers(np.where(np.isin(self._numbers, (_NONE, _MISSING)), number, self._numbers))
 
-    def _like(self, numbers: np.ndarray) -> CompactCells:
-        made = CompactCells(heap=self._heap)
-        made._append(numbers)
-        return made
+    def _with_numbers(self, numbers: np.ndarray) -> CompactCells:
+        cells = CompactCells(heap=self._heap)
+        cells._append(numbers)
+        return cells
 
     def __len__(self) -> int:
         return self._length
@@ -131,42 +131,42 @@ class CompactCells(AsList[Any]):
         if isinstance(index, slice):
             return self._read(self._numbers[index])
         number = int(self._numbers[index])
-        return self._cell(number, self._heap[max(number, 0) % _JSON])
+        return self._decode(number, self._heap[max(number, 0) % _JSON])
 
     def __iter__(self) -> Iterator[Any]:
-        for start in range(0, len(self), _AT_ONCE):
-            yield from self._read(self._numbers[start : start + _AT_ONCE])
+        for start in range(0, len(self), _CHUNK):
+            yield from self._read(self._numbers[start : start + _CHUNK])
 
     def _read(self, numbers: np.ndarray) -> list[Any]:
         strings = self._heap.read(np.maximum(numbers, 0) % _JSON)
-        return [self._cell(number, found) for number, found in zip(numbers.tolist(), strings, strict=True)]
+        return [self._decode(number, string) for number, string in zip(numbers.tolist(), strings, strict=True)]
 
-    def _cell(self, number: int, written: memoryview) -> Any:
+    def _decode(self, number: int, string: memoryview) -> Any:
         if number >= _JSON:
-            return _from_json(str(written, "ascii"))[0]
+            return _from_json(str(string, "ascii"))[0]
         if number >= 0:
-            return str(written, "utf-8", "surrogatepass")
+            return str(string, "utf-8", "surrogatepass")
         if number == _NONE:
             return None
-        return MISSING if number == _MISSING else self._heap.others[_OTHER - number]
+        return MISSING if number == _MISSING else self._heap.objects[_OTHER - number]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CompactCells, (list(self),)  # a copy, here or in another process, has files of its own
 
 
 def _as_json(cell: Any) -> bytes | None:
-    """Return a list or an object as JSON, or None where that would give back another one."""
+    """Return a list or an object as JSON, or None where JSON would not reproduce it."""
     try:
-        told = json.dumps(cell) if _is_plain(cell) else None
+        text = json.dumps(cell) if _is_plain(cell) else None
     except (ValueError, RecursionError):  # too many digits, or too deep
         return None
-    if told is None or ("\\ud" in told and _from_json(told)[0] != cell):  # two halves of a pair become one character
+    if text is None or ("\\ud" in text and _from_json(text)[0] != cell):  # two lone surrogates may become one character
         return None
-    return told.encode("ascii")
+    return text.encode("ascii")
 
 
 def _is_plain(cell: Any) -> bool:
-    """Whether a cell is made of what JSON has a form for, and of no subclass of it."""
+    """Whether a cell consists of JSON types only, subclasses excluded."""
     kind = type(cell)
     if kind is dict:
         return all(type(key) is str for key in cell) and all(map(_is_plain, cell.values()))
@@ -174,7 +174,7 @@ def _is_plain(cell: Any) -> bool:
 
 
 def compact(texts: Sequence[str]) -> Sequence[str]:
-    """Return texts so that many of them take little memory, and few hold no file of others."""
+    """Return texts as `CompactCells` if they are many; few become a list, which keeps no larger file open."""
     if not isinstance(texts, list | CompactCells):
         return texts
     if sum(map(len, texts)) < _MANY:

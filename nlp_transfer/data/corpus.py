@@ -1,4 +1,4 @@
-"""From settings to a checked, labelled corpus: the one door of this room; tokens are made elsewhere."""
+"""From settings to a checked, encoded corpus: the entry point of this package; tokenisation is in ``tokens``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from nlp_transfer.settings import DataSettings
 
 @dataclass
 class Examples(Texts):
-    """One split, ready for tokens.
+    """One split with encoded labels, ready for tokenisation.
 
     Attributes:
         targets: see ``Task.encode``.
@@ -49,18 +49,18 @@ class Examples(Texts):
         return len(self.texts)
 
     def take(self, rows: Sequence[int]) -> Examples:
-        """Return some of the rows, in the order given."""
+        """Return the rows at these indices, in the order given."""
         taken, domains = super().take(rows), None if self.domains is None else take(self.domains, rows)
         return Examples(taken.texts, taken.pairs, self.targets[rows], self.weights[rows], take(self.ids, rows), domains)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Rows of which the training rows are some: what is computed of all of them serves every draw.
+    """A superset of the training rows, from which several training sets are drawn; they share its computations.
 
     Attributes:
         examples: the rows.
-        chosen: int64 (training rows,), which of them each training row is.
+        chosen: int64 (training rows,), the index of each training row among them.
     """
 
     examples: Examples
@@ -69,20 +69,20 @@ class Pool:
 
 @dataclass
 class Corpus:
-    """What is learned from and measured on.
+    """The training, validation and test data of a run.
 
     Attributes:
         task: problem type, labels, class weights.
         splits: train always, and validation, test or both.
         roles: role → column.
-        source: where the rows come from, for people.
+        source: display name of the source of the rows.
         notes: sentences for the plan: what was detected, carved, dropped or looks wrong, with counts.
-        fingerprint: SHA-256 over the rows used (texts, pairs, labels, own weights, splits), whatever file they were in.
-        pool: of the training rows, where several draws of them are compared; None: they stand alone.
-        foreign: texts of the rows by split that were dropped for a label that training lacks.
-        unlabelled: texts that are learned from beside the training rows, or None.
-        replayed: how many of the training rows, the last ones, taught the model before that the run goes on from.
-        own: the training rows without texts made of the names of labels, see ``label_texts``; None: there are none.
+        fingerprint: SHA-256 over the rows used (texts, pairs, labels, own weights, splits), independent of their files.
+        pool: the rows that the training rows were drawn from, where several draws are compared, else None.
+        foreign: by split, texts of the rows that were dropped for a label that training lacks.
+        unlabelled: texts without labels for training, or None.
+        replayed: how many of the training rows, the last ones, are replayed from the earlier model's training data.
+        own: the training rows without those generated from label names, see ``label_texts``; None: none were.
     """
 
     task: Task
@@ -104,12 +104,12 @@ class Corpus:
 
     @property
     def own_train(self) -> Examples:
-        """The training rows that the data has, and no others: what is counted, and what floors learn from."""
+        """The training rows without generated ones; counts and floors use these."""
         return self.splits["train"] if self.own is None else self.own
 
     @property
     def absent_labels(self) -> list[str]:
-        """The labels that no training row with any weight has; there are some only where a model knew them before."""
+        """Labels without a training row of positive weight; only labels of an earlier model can be absent."""
         if not self.task.labels:
             return []
         train = self.splits["train"]
@@ -123,25 +123,25 @@ def load_corpus(settings: DataSettings, *, seed: int = 0, data: Any = None, stor
 
     Args:
         settings: the `data` group.
-        seed: which rows `train_limit`, `per_class` and `validation_limit` choose; nothing else depends on it.
+        seed: decides which rows `train_limit`, `per_class` and `validation_limit` keep, and nothing else.
         data: rows from Python instead of a setting, see ``sources.read_source``.
-        store: where rows are kept, see there.
+        store: see ``sources.read_source``.
 
     Raises:
         UserError: for a setting that makes no sense here, and with file and line for rows that cannot be used.
     """
-    return encoded(divided(read_corpus(settings, data=data, store=store), settings, seed=seed), settings)
+    return encode_corpus(divide_corpus(read_corpus(settings, data=data, store=store), settings, seed=seed), settings)
 
 
 @dataclass
 class ReadCorpus:
-    """A corpus as rows.
+    """A corpus as rows, before encoding.
 
     Attributes:
-        source: where they come from, for people.
+        source: display name of the source of the rows.
         roles: role → column.
         task: problem type and labels.
-        rows: by split, those that are there.
+        rows: by split.
         notes: sentences on what was detected, dropped or left unread.
         foreign, unlabelled, replayed: see `Corpus`.
     """
@@ -159,9 +159,9 @@ class ReadCorpus:
 def read_corpus(
     settings: DataSettings, *, data: Any = None, known: Sequence[str] = (), store: RowStore | None = None
 ) -> ReadCorpus:
-    """Read a corpus and give its cells their meaning; nothing is divided, and nothing dropped but empty texts.
+    """Read a corpus and interpret its cells; nothing is carved, and only rows with empty texts are dropped.
 
-    Arguments and errors are those of `load_corpus`; labels that are `known` are in the label set in any case.
+    Arguments and errors are those of `load_corpus`; the label set always includes the labels in `known`.
     """
     _check(settings)
     source = read_source(settings, data=data, store=store)
@@ -178,20 +178,20 @@ def read_corpus(
     return ReadCorpus(source.name, roles, task, rows, notes, unlabelled=unlabelled)
 
 
-def divided(read: ReadCorpus, settings: DataSettings, *, seed: int) -> ReadCorpus:
-    """Return the rows that a run uses: without unseen labels, in train and others, see `Corpus`, within limits."""
+def divide_corpus(read: ReadCorpus, settings: DataSettings, *, seed: int) -> ReadCorpus:
+    """Return the rows that a run uses: unseen labels handled, missing splits carved, row limits applied."""
     rows, notes, problem = dict(read.rows), list(read.notes), read.task.problem
-    read = dataclasses.replace(read, rows=rows)  # or rows that are divided would stay for as long as this takes
+    read = dataclasses.replace(read, rows=rows)  # so that the undivided rows can be freed meanwhile
     foreign = _settle_unseen(rows, read.task.labels, settings, notes)
     division.divide(rows, problem, settings, notes)
     division.limit(rows, problem, settings, seed, notes)
     return dataclasses.replace(read, notes=notes, foreign=foreign)
 
 
-def encoded(read: ReadCorpus, settings: DataSettings) -> Corpus:
-    """Check and encode rows that are divided."""
-    task, examples = _encoded(read.rows, read.task, settings)
-    notes = read.notes + [found.message for found in check(read.rows, task)]
+def encode_corpus(read: ReadCorpus, settings: DataSettings) -> Corpus:
+    """Check and encode the rows of `divide_corpus`."""
+    task, examples = _encode_splits(read.rows, read.task, settings)
+    notes = read.notes + [finding.message for finding in check(read.rows, task)]
     if read.unlabelled:
         measured = [rows.keys for split, rows in read.rows.items() if split != "train"]
         notes += filter(None, [measured_among(read.unlabelled, measured)])
@@ -211,17 +211,17 @@ def encoded(read: ReadCorpus, settings: DataSettings) -> Corpus:
 def read_examples(
     table: Table, task: Task, settings: DataSettings, *, split: str = "test"
 ) -> tuple[Examples, list[str], Texts | None]:
-    """Turn rows with labels into examples of a task that is known already: a saved model measured on other data.
+    """Turn labelled rows into examples of an existing task, to evaluate a saved model on other data.
 
     Args:
         table: the rows.
-        task: whose labels they must have.
+        task: the task of the model.
         settings: the `data` group: columns, empty texts, unseen labels, the separator of labels.
         split: for ids and messages.
 
     Returns:
-        The examples, weighted by their own weights, a sentence for everything that was dropped, and the texts of the
-        rows that were dropped for a label that is not in the task, if there are any.
+        The examples with their rows' own weights, notes on what was dropped, and the texts of the rows that were
+        dropped for a label outside the task, or None.
 
     Raises:
         UserError: as `load_corpus`.
@@ -239,7 +239,7 @@ def read_examples(
 
 
 def _check(settings: DataSettings) -> None:
-    """Refuse settings that are wrong whatever the rows are."""
+    """Refuse settings that are invalid regardless of the rows."""
     check_problem(settings.problem, settings.label_separator)
     one_of(settings.unseen, ("error", "ignore"), "data.unseen")
     check_shares(settings)
@@ -258,8 +258,8 @@ def _problem(train: Table, column: str, settings: DataSettings, notes: list[str]
 def _settle_unseen(
     rows: dict[str, Rows], labels: tuple[str, ...], settings: DataSettings, notes: list[str]
 ) -> dict[str, Texts]:
-    """Refuse or drop rows outside train that have a label train does not have; return the texts of those dropped."""
-    gone: dict[str, Texts] = {}
+    """Refuse or drop rows of other splits whose label train lacks; return the texts of dropped rows by split."""
+    dropped_texts: dict[str, Texts] = {}
     for split, part in rows.items() if labels else ():
         foreign = unseen(part.labels, labels)
         if not foreign:
@@ -269,14 +269,14 @@ def _settle_unseen(
         if len(foreign) == len(part):
             raise UserError(f"{split}: no row has a label of the training rows")
         dropped = set(foreign)
-        left = (row for row in range(len(part)) if row not in dropped)
-        rows[split] = part.take(integers_of(left, len(part) - len(dropped)))
-        gone[split] = Texts(part.texts, part.pairs).take(foreign)
+        kept = (row for row in range(len(part)) if row not in dropped)
+        rows[split] = part.take(integers_of(kept, len(part) - len(dropped)))
+        dropped_texts[split] = Texts(part.texts, part.pairs).take(foreign)
         notes.append(f"{split}: {len(foreign):,} of {len(part):,} rows with a label that training lacks were dropped")
-    return gone
+    return dropped_texts
 
 
-def _encoded(rows: Mapping[str, Rows], task: Task, settings: DataSettings) -> tuple[Task, dict[str, Examples]]:
+def _encode_splits(rows: Mapping[str, Rows], task: Task, settings: DataSettings) -> tuple[Task, dict[str, Examples]]:
     """Encode all splits, with class weights from the training rows."""
     plain = {split: examples_of(part, task, split=split) for split, part in rows.items()}
     weights = class_weights(settings.class_weights, plain["train"].targets, task)
@@ -287,7 +287,7 @@ def _encoded(rows: Mapping[str, Rows], task: Task, settings: DataSettings) -> tu
 
 
 def _with_class_weights(train: Examples, task: Task) -> Examples:
-    """Return training rows whose weights are multiplied by those of their labels, see `Examples`."""
+    """Return training rows with class weights multiplied into their weights, see `Examples`."""
     if task.problem == "multi_label":
         return train
     by_label, targets = np.asarray(task.class_weights, dtype=np.float32), train.targets
@@ -298,10 +298,10 @@ def _with_class_weights(train: Examples, task: Task) -> Examples:
 
 
 def examples_of(rows: Rows, task: Task, *, split: str) -> Examples:
-    """Encode the rows of one split, weighted by their own weights.
+    """Encode the rows of one split; their weights are the rows' own.
 
     Raises:
-        UserError: for weights of which nothing can be averaged, and with the place for a label that is not in the task.
+        UserError: for weights whose sum is zero or infinite, and with the place for a label that is not in the task.
     """
     targets = task.encode(rows.labels, rows.where)
     weights = np.fromiter(rows.weights, np.float32, len(rows))
@@ -315,13 +315,13 @@ def _check_weights(weights: np.ndarray, split: str) -> None:
         total = weights.sum()
     if not 0 < total < np.inf:
         raise UserError(
-            f"{split}: the weights of its {len(weights):,} rows sum to {total:g}, by which nothing can be divided; "
-            "mend the weight column, or set data.columns.weight=''"
+            f"{split}: the weights of its {len(weights):,} rows sum to {total:g}, so nothing can be averaged; correct "
+            "the weight column, or set data.columns.weight=''"
         )
 
 
 def _fingerprint(rows: Mapping[str, Rows], examples: Mapping[str, Examples], task: Task) -> str:
-    """Hash the rows used; class weights are left out, because they are a setting."""
+    """Hash the rows used; class weights are excluded, because they come from a setting."""
     digest = hashlib.sha256(json.dumps([task.problem, task.labels]).encode())
     for split in sorted(rows):
         part, targets = rows[split], examples[split].targets

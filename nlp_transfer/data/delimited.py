@@ -1,4 +1,4 @@
-"""CSV and TSV, strictly: every cell stays the text it is, every row has the header's width; it knows no role."""
+"""Strict reading of CSV and TSV: every cell stays a string, and every row must have as many cells as the header."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from nlp_transfer.data.hints import typed
+from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError
 
-TAB, TYPED_TAB = "\t", r"\t"
+TAB, ESCAPED_TAB = "\t", r"\t"
 DELIMITERS = {"csv": ",", "tsv": TAB}
 
 
@@ -21,13 +21,13 @@ def read_delimited(
 ) -> Iterator[Table]:
     """Yield the rows below the header in tables of `chunk_rows` rows (None: one table), at least one table.
 
-    A cell that starts with a double quote ends with one, and a double quote inside it is written twice (RFC 4180). A
-    line with nothing on it is no row.
+    A cell that starts with a double quote ends with one, and a double quote inside it is doubled (RFC 4180). Empty
+    lines are skipped.
 
     Raises:
-        UserError: with file and line, for any other row than the header promises.
+        UserError: with file and line, for a row that does not match the header.
     """
-    # The limit of 131,072 characters a cell is global in the csv module; raising it takes nothing from other users.
+    # The csv module's limit of 131,072 characters per cell is global; raising it does not affect other users.
     csv.field_size_limit(sys.maxsize)
     delimiter = delimiter_of(delimiter)
     records = _records(lines, delimiter, origin)
@@ -36,45 +36,45 @@ def read_delimited(
         raise UserError(f"{origin} is empty; its first line must name the columns, for example text,label")
     header = _checked_header(*first, delimiter=delimiter, origin=origin)
     table, columns, numbers = _empty(header, origin, first[0])
-    yielded = False
+    has_yielded = False
     for line, cells in records:
         if len(cells) != len(header):
             raise UserError(_width_error(f"{origin}:{line}", cells, header, delimiter))
         if chunk_rows is not None and len(table) == chunk_rows:
             yield table
-            yielded = True
+            has_yielded = True
             table, columns, numbers = _empty(header, origin, first[0])
         numbers.append(line)
         for column, cell in zip(columns, cells, strict=True):
             column.append(cell)
-    if len(table) or not yielded:
+    if len(table) or not has_yielded:
         yield table
 
 
 def _empty(header: list[str], origin: str, line: int) -> tuple[Table, list[list[str]], list[int]]:
-    """Return a table without rows, and the columns and the lines of it, which grow."""
+    """Return an empty table, and its columns and line numbers to append to."""
     columns: dict[str, list[str]] = {name: [] for name in header}
     numbers: list[int] = []
     return Table(columns, origin, numbers, header=line), list(columns.values()), numbers
 
 
 def delimiter_of(delimiter: str) -> str:
-    """Return the one character between cells; a backslash and t, as one types it in a shell, is a tab.
+    """Return the delimiter character; a backslash and t, as typed in a shell, means a tab.
 
     Raises:
-        UserError: for anything that cannot stand between cells.
+        UserError: for anything that cannot separate cells.
     """
-    character = TAB if delimiter == TYPED_TAB else delimiter
+    character = TAB if delimiter == ESCAPED_TAB else delimiter
     if len(character) != 1 or character in '"\r\n':
-        examples = " or ".join(typed("data.delimiter", mark) for mark in (";", TYPED_TAB))
+        examples = " or ".join(shell_word("data.delimiter", mark) for mark in (";", ESCAPED_TAB))
         raise UserError(f"data.delimiter={delimiter!r} must be one character; in a shell: {examples}")
     return character
 
 
 def _records(lines: Iterator[str], delimiter: str, origin: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line the record starts on, its cells)."""
-    ends: dict[str, str] = {}  # of the first row, and of the line read last
-    reader = csv.reader(_noting_ends(lines, ends), delimiter=delimiter, strict=True)
+    ends: dict[str, str] = {}  # line ends of the first row and of the line read last
+    reader = csv.reader(_recording_ends(lines, ends), delimiter=delimiter, strict=True)
     start = 1
     try:
         for cells in reader:
@@ -87,8 +87,8 @@ def _records(lines: Iterator[str], delimiter: str, origin: str) -> Iterator[tupl
         raise UserError(_quote_error(str(error), origin, start, reader.line_num)) from error
 
 
-def _noting_ends(lines: Iterator[str], ends: dict[str, str]) -> Iterator[str]:
-    """Yield the lines; note the last character of each that ends one."""
+def _recording_ends(lines: Iterator[str], ends: dict[str, str]) -> Iterator[str]:
+    """Yield the lines, and record the line end of the latest one in `ends`."""
     for line in lines:
         ends["last"] = line[-1] if line[-1] in "\r\n" else ""
         yield line
@@ -102,7 +102,7 @@ def _end_error(place: str) -> str:
 
 
 def _quote_error(message: str, origin: str, start: int, line: int) -> str:
-    """Say in a user's words what the csv module found."""
+    """Explain an error of the csv module."""
     rule = 'a cell that starts with a double quote must end with one, and quotes inside it are doubled ("")'
     if "unexpected end" in message:
         return f"{origin}:{start}: a quote that opens in this row is never closed; {rule}"
@@ -113,31 +113,31 @@ def _quote_error(message: str, origin: str, start: int, line: int) -> str:
 def _checked_header(line: int, cells: list[str], *, delimiter: str, origin: str) -> list[str]:
     """Return the column names."""
     place = f"{origin}:{line}"
-    if len(told := "".join(cells)) <= 5 and told.lower().startswith("sep="):
-        mark = told[4:] or delimiter
+    if len(line_text := "".join(cells)) <= 5 and line_text.lower().startswith("sep="):
+        mark = line_text[4:] or delimiter
         raise UserError(
             f"{place} tells Excel that cells are separated by {mark!r}: delete this line, and "
-            f"set {typed('data.delimiter', mark.replace(TAB, TYPED_TAB))}"
+            f"set {shell_word('data.delimiter', mark.replace(TAB, ESCAPED_TAB))}"
         )
     if len(cells) == 1:
         other = next((mark for mark in f";{TAB}|," if mark != delimiter and mark in cells[0]), None)
         if other is not None:
             raise UserError(
                 f"{place}: the header is one column, {cells[0]!r}; if the cells are separated by {other!r} "
-                f"set {typed('data.delimiter', other.replace(TAB, TYPED_TAB))}"
+                f"set {shell_word('data.delimiter', other.replace(TAB, ESCAPED_TAB))}"
             )
-    twice = [name for name, count in Counter(cells).items() if count > 1]
-    if twice and not twice[0]:
+    repeated = [name for name, count in Counter(cells).items() if count > 1]
+    if repeated and not repeated[0]:
         raise UserError(
             f"{place}: {cells.count('')} columns have no name; give each one, or delete them with their cells"
         )
-    if twice:
-        raise UserError(f"{place}: the header names the column {twice[0]!r} more than once; rename one")
+    if repeated:
+        raise UserError(f"{place}: the header names the column {repeated[0]!r} more than once; rename one")
     return cells
 
 
 def _width_error(place: str, cells: list[str], header: list[str], delimiter: str) -> str:
-    """Say how a row differs from the header."""
+    """Explain how a row differs from the header."""
     expected = f"{place}: {len(cells)} cells where the header has {len(header)} ({', '.join(header)})"
     if len(cells) < len(header):
         return f"{expected}; no cell for column {header[len(cells)]!r}"
@@ -150,7 +150,7 @@ def _width_error(place: str, cells: list[str], header: list[str], delimiter: str
 
 
 class _Lines:
-    r"""What the csv module writes to: its lines end in \r\n, so that it quotes a cell with either; ours end in \n."""
+    r"""A file for csv.writer that turns \r\n line ends into \n; with \r\n the csv module quotes cells with \r or \n."""
 
     def __init__(self, out: TextIO) -> None:
         self.out = out
@@ -160,5 +160,5 @@ class _Lines:
 
 
 def cell_writer(out: TextIO, delimiter: str) -> Any:
-    """Return a csv.writer whose lines are read back as they were written."""
+    """Return a csv.writer whose output `read_delimited` reads back unchanged."""
     return csv.writer(_Lines(out), delimiter=delimiter)

@@ -1,36 +1,36 @@
-"""The splits of a run: what is missing is carved out of the training rows, and no more rows are used than asked for."""
+"""The splits of a run: missing ones are carved out of the training rows, and row limits are applied."""
 
 from __future__ import annotations
 
 from nlp_transfer.data import splits
 from nlp_transfer.data.rows import Rows
-from nlp_transfer.data.shares import USUAL, validation_share
-from nlp_transfer.data.task import shares
+from nlp_transfer.data.shares import DEFAULT_SHARE, validation_share
+from nlp_transfer.data.task import label_probabilities
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings
 
 
 def divide(rows: dict[str, Rows], problem: str, settings: DataSettings, notes: list[str]) -> None:
-    """Carve the splits that are missing out of train; a given test split is never touched.
+    """Carve missing splits out of train; a given test split is never touched.
 
     Args:
-        rows: by split; changed.
+        rows: by split; modified in place.
         problem: the problem type.
         settings: the `data` group.
-        notes: gets a sentence for whatever was carved, or is not there.
+        notes: receives a sentence for each split that was carved or is missing.
 
     Raises:
-        UserError: where nothing would be measured, or no row can go.
+        UserError: where there would be no rows to measure on, or no row can be carved.
     """
     if "validation" not in rows:
         labels = _labels(rows["train"])
         if "test" not in rows and settings.test_share > 0:
             _carve(rows, "test", settings.test_share, problem, notes)
-        train, tested = len(rows["train"]), "test" in rows
-        share = validation_share(settings, problem=problem, rows=train, labels=labels, tested=tested)
+        train, has_test = len(rows["train"]), "test" in rows
+        share = validation_share(settings, problem=problem, rows=train, labels=labels, has_test=has_test)
         if share:
             _carve(rows, "validation", share, problem, notes)
-        elif tested:
+        elif has_test:
             notes.append(_without_validation(train / max(1, labels), problem, settings))
         else:
             raise UserError(
@@ -38,7 +38,10 @@ def divide(rows: dict[str, Rows], problem: str, settings: DataSettings, notes: l
                 "data.test, or set data.test_share or data.validation_share above 0"
             )
     if "test" not in rows:
-        notes.append("test: none, so figures are measured on validation, which also selects; expect them to flatter")
+        notes.append(
+            "test: none, so results are measured on validation, which is also used for selection; expect them to be "
+            "optimistic"
+        )
 
 
 def _carve(rows: dict[str, Rows], split: str, share: float, problem: str, notes: list[str]) -> None:
@@ -49,20 +52,20 @@ def _carve(rows: dict[str, Rows], split: str, share: float, problem: str, notes:
 
 
 def _without_validation(rows_a_class: float, problem: str, settings: DataSettings) -> str:
-    """Say that nothing is chosen by validation rows, why, and how there would be some."""
-    follows = {
+    """Return the note that there is no validation split: why, its consequences, and how to get one."""
+    consequences = {
         "regression": "",
         "multi_label": ", probabilities are not calibrated and thresholds not chosen",
     }.get(problem, " and probabilities are not calibrated")
-    told = f"the last weights of a training are kept{follows}"
+    effect = f"the last weights of a training are kept{consequences}"
     if settings.validation_share is not None:
-        return f"validation: none (data.validation_share={settings.validation_share:g}): {told}"
-    few = f"there are few rows ({rows_a_class:.3g} a class)"
-    return f"validation: none, for {few}: {told}; data.validation_share={USUAL:g} carves some out"
+        return f"validation: none (data.validation_share={settings.validation_share:g}): {effect}"
+    reason = f"there are few rows ({rows_a_class:.3g} a class)"
+    return f"validation: none, for {reason}: {effect}; data.validation_share={DEFAULT_SHARE:g} carves some out"
 
 
 def limit(rows: dict[str, Rows], problem: str, settings: DataSettings, seed: int, notes: list[str]) -> None:
-    """Use as many training and validation rows as the settings say; see `divide`."""
+    """Apply the row limits of the settings to the training and validation rows; for the arguments see `divide`."""
     limits = {
         "train": ("train_limit", settings.train_limit, settings.per_class),
         "validation": ("validation_limit", settings.validation_limit, None),
@@ -74,10 +77,10 @@ def limit(rows: dict[str, Rows], problem: str, settings: DataSettings, seed: int
         kept = splits.limit(part, name, total=total, per_class=per_class, seed=seed, problem=problem)
         if len(kept) < len(part):
             rows[split] = part.take(kept)
-            said = f"{name}={total}" if per_class is None else f"per_class={per_class}"
-            notes.append(f"{split}: {len(kept):,} of {len(part):,} rows used ({said})")
+            setting = f"{name}={total}" if per_class is None else f"per_class={per_class}"
+            notes.append(f"{split}: {len(kept):,} of {len(part):,} rows used ({setting})")
 
 
 def _labels(rows: Rows) -> int:
-    """Return how many labels rows have; numbers are none."""
-    return len({name for label in rows.labels if not isinstance(label, float) for name in shares(label)})
+    """Return the number of distinct labels; regression targets are not counted."""
+    return len({name for label in rows.labels if not isinstance(label, float) for name in label_probabilities(label)})

@@ -1,6 +1,6 @@
-"""One file, from path to tables: what may be opened, which format it is, all of it or in chunks of flat memory.
+"""Read one file into tables, whole or in chunks of bounded memory: path checks and format detection.
 
-What a format means is known in ``delimited``, ``jsonl``, ``parquet`` and ``typed``; this file knows no splits.
+The formats themselves are in ``delimited``, ``jsonl`` and ``parquet``.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def read_rows(path: str | Path, settings: DataSettings, *, lines_are_texts: bool
     """Read one file whole.
 
     Args:
-        path: of the file; its ending says what it is.
+        path: of the file; its suffix decides the format.
         settings: the `data` group.
-        lines_are_texts: whether a file that ends in .txt is read too, a text a line.
+        lines_are_texts: whether .txt files are read, too, one text per line.
 
     Raises:
-        UserError: for a file that is not there, of no known kind, or malformed, with the line.
+        UserError: for a file that does not exist, has an unknown suffix, or is malformed (with the line).
     """
     file = existing_file(path)
     formats = FORMATS | ({".txt": "text"} if lines_are_texts else {})
@@ -72,14 +72,14 @@ def read_rows(path: str | Path, settings: DataSettings, *, lines_are_texts: bool
 
 
 def stream_format(name: str, format: str) -> str:
-    """Return the format in which rows are streamed: as it is set, for auto by the ending of the file's name.
+    """Return the format in which rows are streamed: the given one, or for auto the one of the file's suffix.
 
     Args:
         name: of the file, or ``-`` for standard input, which is CSV.
         format: a stream format, or auto.
 
     Raises:
-        UserError: for an unknown format or ending.
+        UserError: for an unknown format or suffix.
     """
     if format != "auto":
         return one_of(format, STREAM_FORMATS, "predict.format")
@@ -105,14 +105,14 @@ def stream_rows(
 
     Args:
         source: a path, ``-`` for standard input, or a file opened in binary mode.
-        format: csv, tsv, jsonl, parquet, or text, which is one text a line (one with nothing on it is an empty text).
-        encoding: of the bytes.
+        format: csv, tsv, jsonl, parquet, or text: one text per line (an empty line is an empty text).
+        encoding: of the file.
         delimiter: between cells; None: a comma for csv, a tab for tsv.
-        chunk_rows: the most rows of a table.
+        chunk_rows: maximum rows of a table.
 
     Raises:
-        UserError: as `read_rows`, and for JSON lines where a header is expected; rows before the malformed one have
-            been yielded if their chunk was full.
+        UserError: as `read_rows`, and for JSON lines where a header is expected; complete chunks before the malformed
+            row have been yielded.
     """
     one_of(format, STREAM_FORMATS, "predict.format")
     with opened(source) as (binary, origin):
@@ -143,7 +143,7 @@ def _tables(
 
 
 def _without_json(lines: Iterator[str], kind: str, origin: str, todo: str) -> Iterator[str]:
-    """Return the lines; refuse a JSON object for a header, for its row would become the names of the columns."""
+    """Return the lines; refuse a JSON object in the place of the header, which would become the column names."""
     first: list[str] = []
     for line in lines:
         first.append(line)
@@ -151,10 +151,10 @@ def _without_json(lines: Iterator[str], kind: str, origin: str, todo: str) -> It
             break
     if first and first[-1].lstrip().startswith("{"):
         try:
-            found = json.loads(first[-1])
+            header = json.loads(first[-1])
         except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict):
+            header = None
+        if isinstance(header, dict):
             raise UserError(f"{origin}:{len(first)} is a JSON object where {kind.upper()} has its header; {todo}")
     return chain(first, lines)
 
@@ -174,7 +174,7 @@ def _text_lines(lines: Iterator[str], origin: str, chunk_rows: int | None) -> It
 
 @contextmanager
 def opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
-    """Open a path, or take an open binary file as it is; with its name for messages."""
+    """Open a path, or use an open binary file; yield it with its name for messages."""
     if source == "-":
         yield sys.stdin.buffer, "standard input"
     elif isinstance(source, str | Path):
@@ -188,27 +188,27 @@ def opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
     elif isinstance(source, io.TextIOBase):
         raise UserError("the rows come from a file opened in text mode; open it in binary mode ('rb')")
     else:
-        standard = source is getattr(sys.stdin, "buffer", None)
-        yield source, "standard input" if standard else str(getattr(source, "name", "<stream>"))
+        is_stdin = source is getattr(sys.stdin, "buffer", None)
+        yield source, "standard input" if is_stdin else str(getattr(source, "name", "<stream>"))
 
 
 def existing_file(path: str | Path, *, pattern: str = ONE_FILE) -> Path:
     """Return a path to a regular file, `~` expanded; see `existing`."""
-    found = existing(path, pattern=pattern)
-    if found.is_dir():
-        raise UserError(f"{found} is a folder where a file is expected")
-    return found
+    file = existing(path, pattern=pattern)
+    if file.is_dir():
+        raise UserError(f"{file} is a folder where a file is expected")
+    return file
 
 
 def existing(path: str | Path, *, pattern: str = ONE_FILE) -> Path:
     """Return a path to a regular file or a folder, `~` expanded.
 
     Args:
-        path: as it was given.
-        pattern: what to do in the place of giving one that matches several files.
+        path: as the user wrote it.
+        pattern: what to do instead of giving a glob pattern, for the message.
 
     Raises:
-        UserError: for a URL, and for what does not exist, cannot be reached, or is a pipe or a device.
+        UserError: for a URL, and for a path that does not exist, cannot be accessed, or is a pipe or a device.
     """
     if "://" in str(path):
         raise UserError(f"{path} is a URL; download the file first, or use data=hub for a data set on the Hub")
@@ -231,27 +231,27 @@ def existing(path: str | Path, *, pattern: str = ONE_FILE) -> Path:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return what lies in a folder and is not hidden, by name.
+    """Return the items of a folder that are not hidden, sorted by name.
 
     Raises:
-        UserError: if the folder may not be read.
+        UserError: if the folder cannot be read.
     """
     try:
         items = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
         for item in items[:1]:
-            item.lstat()  # a folder that may be listed is not always one whose files may be opened
+            item.lstat()  # permission to list a folder does not imply permission to open its files
     except OSError as error:
         raise UserError(f"{folder} cannot be opened: {error.strerror}") from error
     return items
 
 
 def is_of_rows(path: Path) -> bool:
-    """Return whether this is a file that `read_rows` reads."""
+    """Return whether this is an existing file in a format that `read_rows` reads."""
     return path.suffix.lower() in FORMATS and path.is_file()
 
 
 def _names_in(folder: Path) -> list[str]:
-    """Return what lies in a folder; nothing where that may not be read, or there is none."""
+    """Return the names in a folder; an empty list where it does not exist or cannot be read."""
     try:
         return [item.name for item in folder.iterdir()]
     except OSError:

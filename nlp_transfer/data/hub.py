@@ -1,7 +1,4 @@
-"""A repository of the Hugging Face Hub, of weights or of data: whether it is there, and in one sentence why not.
-
-Knows names, revisions and the client's errors; what is fetched and how it is read is decided elsewhere.
-"""
+"""Look up a model or dataset repository on the Hugging Face Hub, and explain the client's errors in one sentence."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ from typing import Any
 
 from nlp_transfer.errors import UserError
 
-SECONDS = 10  # how long the Hub may be silent before it counts as unreachable
+SECONDS = 10  # timeout after which the Hub counts as unreachable
 GATED = "is gated: accept its terms on its page on the Hub and log in with `hf auth login`"
 
 
 def find(kind: str, name: str, revision: str | None) -> Any | None:
-    """Return what the Hub says of a repository, its commit as `sha`; None where the Hub cannot be reached.
+    """Return the Hub's information on a repository, its commit as `sha`; None if the Hub cannot be reached.
 
     Args:
         kind: ``model`` or ``dataset``.
@@ -29,24 +26,24 @@ def find(kind: str, name: str, revision: str | None) -> Any | None:
     from huggingface_hub import errors as hub
 
     try:
-        # Asked before anything is fetched because it takes a time limit; a download waits for ever on a silent server.
+        # Called before any download because it takes a timeout; a download waits for ever on a silent server.
         return HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=SECONDS)
     except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError):
         raise
-    except failures():
+    except client_errors():
         return None
 
 
 @contextmanager
-def explained(what: str, *, absent: str = "cannot be fetched from the Hub") -> Iterator[None]:
-    """Turn the client's errors into one sentence; its own messages are long and may quote requests.
+def explain_errors(what: str, *, absent: str = "cannot be fetched from the Hub") -> Iterator[None]:
+    """Turn the client's errors into a one-sentence UserError; its own messages are long and may quote requests.
 
     Args:
-        what: how the sentence begins, naming the key and its value.
-        absent: how it ends for whatever was not found on this machine and could not be fetched.
+        what: beginning of the sentence, naming the key and its value.
+        absent: end of the sentence if the repository is not cached and cannot be fetched.
 
     Raises:
-        UserError: for every way in which the Hub does not give a repository.
+        UserError: for every error of the client.
     """
     from huggingface_hub import errors as hub
 
@@ -59,18 +56,18 @@ def explained(what: str, *, absent: str = "cannot be fetched from the Hub") -> I
     except hub.RevisionNotFoundError:
         reason = "has no such revision"
     except hub.RepositoryNotFoundError:
-        reason = "is no repository of the Hub that can be seen (for a private one: `hf auth login`)"
+        reason = "is not a repository on the Hub, or it is private and needs `hf auth login`"
     except hub.HFValidationError:
         reason = "is no valid Hub name (owner/name)"
-    except failures():
+    except client_errors():
         reason = absent
     else:
         return
     raise UserError(f"{what} {reason}")
 
 
-def said(error: Exception) -> str:
-    """Return in brackets what an error is and says, on one line; not what a server says, for it may quote requests."""
+def describe_error(error: Exception) -> str:
+    """Return an error's type and message in brackets, on one line; a server's message may quote requests: omitted."""
     from huggingface_hub import errors as hub
 
     if isinstance(error, hub.HfHubHTTPError):
@@ -79,17 +76,17 @@ def said(error: Exception) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text can be the name of a repository, ``owner/name``."""
+    """Return whether a text is a valid repository name, ``owner/name``."""
     return re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", text) is not None
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision is the full name of a commit, which nobody can move."""
+    """Return whether a revision is a full commit hash, which, unlike a branch or tag, always means the same files."""
     return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
-def failures() -> Any:
-    """Return the root of the errors of whatever HTTP library the client is built on, and OSError."""
+def client_errors() -> Any:
+    """Return the base exceptions of the HTTP library the client is built on, and OSError."""
     from huggingface_hub import errors as hub
 
     return hub.HfHubHTTPError.__bases__

@@ -1,4 +1,4 @@
-"""JSON objects, one a line or one array of them, strictly: no repeated key, no NaN; it knows no role."""
+"""Strict reading of JSON objects, one per line or in one array: no repeated keys, no NaN."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read_json_lines(lines: Iterator[str], *, origin: str, chunk_rows: int | None = None) -> Iterator[Table]:
-    """Yield the objects in tables of `chunk_rows` rows (None: one table); a blank line is no row.
+    """Yield the objects in tables of `chunk_rows` rows (None: one table); blank lines are skipped.
 
-    A table has the columns of those before it as well: which keys a row may lack must not depend on `chunk_rows`.
+    A table also has the columns of earlier tables: which keys a row may lack must not depend on `chunk_rows`.
 
     Raises:
-        UserError: with file and line, for what is not one JSON object a line.
+        UserError: with file and line, for a line that is not one JSON object.
     """
     records: list[dict[str, Any]] = []
     numbers: list[int] = []
@@ -62,14 +62,14 @@ def _refuse_one_object(text: str, origin: str) -> None:
     text = text.strip()
     try:
         value = _DECODER.decode(text) if "\n" in text else None
-    except (ValueError, RecursionError):  # rows, or malformed, which is said of its line
+    except (ValueError, RecursionError):  # one object per line, or malformed, which is reported with its line later
         return
     if isinstance(value, dict) and value:
         raise UserError(one_object(origin, value))
 
 
 def one_object(origin: str, keys: Iterable[str]) -> str:
-    """Say that rows are expected where there is one object."""
+    """Return the message that a file or table is one object instead of rows."""
     keys = list(keys)
     shown = ", ".join(map(repr, keys[:_SHOWN])) + " ..." * (len(keys) > _SHOWN)
     return (
@@ -79,7 +79,7 @@ def one_object(origin: str, keys: Iterable[str]) -> str:
 
 
 def _array(text: str, origin: str) -> Table:
-    """Decode an array element by element, so that each row knows its line."""
+    """Decode an array element by element, to record the line of each row."""
     records: list[dict[str, Any]] = []
     numbers: list[int] = []
     position, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
@@ -137,49 +137,49 @@ def _checked_object(value: Any, place: str) -> dict[str, Any]:
 
 
 def _broken(place: str, error: Exception) -> str:
-    """Say what the JSON parser found, and what that may come from."""
+    """Explain an error of the JSON parser and its likely cause."""
     if not isinstance(error, json.JSONDecodeError):
         return f"{place}: no valid JSON: {error}"
-    found = f"{place}: no valid JSON: {error.msg} at character {error.colno}"
+    message = f"{place}: no valid JSON: {error.msg} at character {error.colno}"
     if error.msg.startswith("Unterminated") or error.pos >= len(error.doc.rstrip()):
-        return f"{found}; is the file cut off here, or a row written over several lines?"
-    return f"{found}; a line holds one object alone" if error.msg == "Extra data" else found
+        return f"{message}; is the file cut off here, or a row written over several lines?"
+    return f"{message}; a line holds one object alone" if error.msg == "Extra data" else message
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) != len(pairs):
-        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-        raise ValueError(f"the key {twice!r} appears more than once in one object")
+        repeated = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise ValueError(f"the key {repeated!r} appears more than once in one object")
     return keys
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value; write null for a missing one")
 
 
-def _held(digits: str) -> float:
-    """Return a number with a fraction or an exponent; one that would become infinite could not be written again."""
+def _finite_float(digits: str) -> float:
+    """Parse a number with a fraction or an exponent; refuse one that overflows, since it could not be written back."""
     number = float(digits)
     if math.isinf(number):
         raise ValueError(f"{digits[:40]} is larger than a number can be here; write it as text")
     return number
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=_held, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_float=_finite_float, parse_constant=_refuse_constant)
 
 
 def json_line(row: dict[str, Any]) -> str:
-    """Return a row as one line; half a surrogate pair, which no encoding can hold, is escaped, and dates are text.
+    """Return a row as one line of JSON; lone surrogates, which cannot be encoded, are escaped, dates become strings.
 
     Raises:
-        ValueError, TypeError: for numbers that are nan or infinite, and for what JSON has no form for.
+        ValueError, TypeError: for NaN and infinite numbers, and for types without a JSON form.
     """
-    line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_date)
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_isoformat)
     return SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", line)
 
 
-def _date(value: Any) -> str:
+def _isoformat(value: Any) -> str:
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     raise TypeError(f"there is no JSON for a {type(value).__name__}")

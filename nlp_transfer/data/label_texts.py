@@ -1,7 +1,7 @@
-"""Training rows made of what labels are called: "This sentence is joy." is a text of the label joy.
+"""Training rows generated from label names: "This sentence is joy." is a text of the label joy.
 
-Where rows are few, the names of labels tell an encoder that has read much what they mean (Tunstall et al. 2022, arXiv
-2209.11055; Schick and Schütze 2021, arXiv 2001.07676). Where names mean nothing they mislead it.
+With few rows, label names help a pretrained encoder, which knows their meaning (Tunstall et al. 2022, arXiv 2209.11055;
+Schick and Schütze 2021, arXiv 2001.07676). Meaningless names mislead it.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ import numpy as np
 
 from nlp_transfer.data.corpus import Corpus, Examples
 from nlp_transfer.data.labels import NAME_HERE
-from nlp_transfer.data.sequences import followed
+from nlp_transfer.data.sequences import concatenated
 from nlp_transfer.data.task import dense
 from nlp_transfer.errors import UserError
 
-_BETWEEN = re.compile(r"[\s_:/|-]+|(?<=[a-z])(?=[A-Z])")
+_WORD_BOUNDARY = re.compile(r"[\s_:/|-]+|(?<=[a-z])(?=[A-Z])")
 
 
-def spoken(label: str) -> str:
-    """Return the name of a label as one says it: ``very_positive`` and ``veryPositive`` are "very positive"."""
-    return _BETWEEN.sub(" ", label).strip()
+def readable_name(label: str) -> str:
+    """Return a label as separate words: ``very_positive`` and ``veryPositive`` become "very positive"."""
+    return _WORD_BOUNDARY.sub(" ", label).strip()
 
 
-def names_of(labels: Sequence[str]) -> list[str]:
-    """Return labels as one says them; as they are written, where nothing would be left to say, or the same twice."""
-    names = [spoken(label) for label in labels]
+def readable_names(labels: Sequence[str]) -> list[str]:
+    """Return the labels as separate words; unchanged where one would become empty or equal to another."""
+    names = [readable_name(label) for label in labels]
     return names if all(names) and len(set(names)) == len(names) else list(labels)
 
 
-def with_label_texts(corpus: Corpus, forms: Sequence[str]) -> Corpus:
-    """Return the corpus with one more training row for each label and form, behind the others, of mean weight.
+def with_label_texts(corpus: Corpus, templates: Sequence[str]) -> Corpus:
+    """Return the corpus with a training row of mean weight appended for each label and template.
 
-    The rows that are measured, and the fingerprint of the data, stay as they are, and so does a corpus with such rows.
+    Other splits and the fingerprint of the data do not change. A corpus that has such rows is returned unchanged.
 
     Args:
-        corpus: of texts with one label each.
-        forms: sentences in which {} stands for the name.
+        corpus: of single texts with one label each.
+        templates: sentences in which {} stands for the name.
 
     Raises:
-        UserError: for texts of another kind.
+        UserError: for pairs of texts or another problem type.
     """
     if corpus.own is not None:  # a run that pretrains its encoder is prepared twice
         return corpus
@@ -50,17 +50,18 @@ def with_label_texts(corpus: Corpus, forms: Sequence[str]) -> Corpus:
     if task.problem != "single_label" or task.pair:
         kind = "pairs of texts" if task.pair else f"problem type {task.problem}"
         raise UserError(f"data.label_texts makes texts of one label each, and the data has {kind}; set it to null")
-    texts = [form.replace(NAME_HERE, name) for form in forms for name in names_of(task.labels)]
-    targets = np.tile(np.arange(len(task.labels)), len(forms))
+    names = readable_names(task.labels)
+    texts = [template.replace(NAME_HERE, name) for template in templates for name in names]
+    targets = np.tile(np.arange(len(task.labels)), len(templates))
     if train.targets.ndim == 2:  # soft labels
         targets = dense(task, targets, train.targets.dtype)
     rows = Examples(
-        texts=followed(train.texts, texts),
+        texts=concatenated(train.texts, texts),
         pairs=None,
         targets=np.concatenate([train.targets, targets]),
         weights=np.concatenate([train.weights, np.full(len(texts), train.weights.mean(), np.float32)]),
-        ids=followed(train.ids, [f"label-{number}" for number in range(len(texts))]),
-        domains=None if train.domains is None else followed(train.domains, [""] * len(texts)),
+        ids=concatenated(train.ids, [f"label-{number}" for number in range(len(texts))]),
+        domains=None if train.domains is None else concatenated(train.domains, [""] * len(texts)),
     )
     note = f"train: {len(texts):,} texts made of the names of labels stand behind its rows (data.label_texts)"
     return dataclasses.replace(

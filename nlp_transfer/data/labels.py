@@ -1,7 +1,7 @@
-"""From the cells of a label column to labels: names, sets of names, distributions over names, or numbers.
+"""Parse the cells of a label column into names, sets of names, distributions over names, or numbers.
 
-Integers are class names like any other ("5"); a name is never cut or case-folded. This file knows no label set: whether
-a name is allowed is decided in ``task``.
+Integers are class names like any other ("5"); names are never trimmed or case-folded. Whether a name is in the label
+set is checked in ``task``.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from itertools import chain
 from typing import Any, cast
 
 from nlp_transfer.data.missing import MISSING
-from nlp_transfer.data.sequences import cells_of, floats_of, shared
+from nlp_transfer.data.sequences import cells_of, floats_of, interned
 from nlp_transfer.errors import UserError, one_of
 from nlp_transfer.wording import listed
 
 Label = str | float | tuple[str, ...] | dict[str, float]
 """A name (single_label, ordinal), a number (regression), names (multi_label), or name → probability (soft labels)."""
 Where = Callable[[int], str]
+"""Row → its place in the source, for messages."""
 
 PROBLEMS = ("single_label", "multi_label", "ordinal", "regression")
-NAME_HERE = "{}"  # stands in a sentence of `data.label_texts` where the name of a label does
+NAME_HERE = "{}"  # placeholder for the label's name in `data.label_texts`
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 LARGEST = 3.4028234663852886e38  # of float32
 _REGRESSION_VALUES = 20  # more distinct fractional numbers than this are a measurement, not classes
@@ -36,20 +37,20 @@ _ONE_EACH = (
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a decimal number and nothing else."""
+    """Return whether a text is exactly one decimal number."""
     return _NUMBER.fullmatch(text) is not None
 
 
 def numbers_first(name: str) -> tuple[Decimal, str]:
-    """Sort key for names that are all numbers; exact however long they are."""
+    """Return the sort key of a numeric name; exact at any length."""
     return Decimal(name), name
 
 
 def name_of(value: Any) -> str | None:
-    """Return the one way a cell is written as a name, or None for what is no name.
+    """Return the canonical name of a cell, or None if it cannot be a name.
 
-    Text is itself, true and false are ``true`` and ``false``, an integer is its digits, a finite float is the shortest
-    text that reads back as the same float (``1.0``, never ``1``).
+    A string is itself, booleans are ``true`` and ``false``, an integer is its digits, a finite float is the shortest
+    string that reads back as the same float (``1.0``, never ``1``).
     """
     if isinstance(value, str):
         return value
@@ -63,13 +64,13 @@ def name_of(value: Any) -> str | None:
 
 
 def number_of(value: Any) -> float | None:
-    """Return a cell as a number that float32, in which it will be computed with, can hold, or None for what is none."""
+    """Return a cell as a finite number in the range of float32, which models compute in; None if it is not one."""
     number = _finite(value)
     return None if number is None or abs(number) > LARGEST else number
 
 
 def _finite(value: Any) -> float | None:
-    """Return a cell as a finite number, or None for what is none."""
+    """Return a cell as a finite number, or None if it is not one."""
     if isinstance(value, str):
         value = float(value) if is_number(value) else math.nan
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
@@ -82,15 +83,15 @@ def _finite(value: Any) -> float | None:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: no key, null, or no visible character."""
+    """Return whether a cell is empty: no such key, null, or only white space."""
     return value is None or value is MISSING or (isinstance(value, str) and not value.strip())
 
 
 def check_problem(problem: str, separator: str | None) -> None:
-    """Check the settings `problem` and `label_separator` without rows.
+    """Check the settings `problem` and `label_separator`.
 
     Raises:
-        UserError: for an unknown problem type, or a separator with one that has one label a row.
+        UserError: for an unknown problem type, or a separator with a problem type that has one label per row.
     """
     one_of(problem, ("auto", *PROBLEMS), "data.problem")
     if separator is not None and problem not in ("auto", "multi_label"):
@@ -100,7 +101,7 @@ def check_problem(problem: str, separator: str | None) -> None:
 
 
 def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | None) -> tuple[str, str | None]:
-    """Return the problem type and, where it is a guess a user should know of, a sentence about it.
+    """Return the problem type and, where it is a guess worth telling, a note about it.
 
     Args:
         values: the label cells of the training rows.
@@ -114,8 +115,8 @@ def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | Non
     present = (value for value in values if not is_missing(value))
     first = next(present, None)
     if isinstance(first, list | tuple):
-        alone = len(first) == 1 and all(isinstance(value, list | tuple) and len(value) == 1 for value in present)
-        return "multi_label", _ONE_EACH if alone else None
+        one_each = len(first) == 1 and all(isinstance(value, list | tuple) and len(value) == 1 for value in present)
+        return "multi_label", _ONE_EACH if one_each else None
     numbers = array("d")
     for number in map(_finite, chain([first], present)):
         if number is None:
@@ -134,7 +135,7 @@ def resolve_problem(values: Sequence[Any], *, problem: str, separator: str | Non
 
 
 def read_labels(values: Sequence[Any], *, problem: str, separator: str | None, where: Where) -> Sequence[Label]:
-    """Read label cells for one problem type.
+    """Parse label cells for one problem type.
 
     Raises:
         UserError: with the place, for a missing label and for a cell that is no label of this problem type.
@@ -155,20 +156,20 @@ def read_labels(values: Sequence[Any], *, problem: str, separator: str | None, w
         _refuse_mixed(items, where)
         sets = (_several(value, separator, where, row) for row, value in enumerate(values))
         if not soft:
-            return _alike(cast(Iterator[tuple[str, ...]], sets))
-        known: dict[Label, Label] = {}  # sets beside soft labels
-        each_once = (label if isinstance(label, dict) else known.setdefault(label, label) for label in sets)
-        return cells_of(each_once, len(values))
+            return _interned_sets(cast(Iterator[tuple[str, ...]], sets))
+        known: dict[Label, Label] = {}  # some rows have sets of names, others soft labels
+        labels = (label if isinstance(label, dict) else known.setdefault(label, label) for label in sets)
+        return cells_of(labels, len(values))
     _refuse_mixed(enumerate(values), where)
     if soft:
         return cells_of((_distribution(value, where, row) for row, value in enumerate(values)), len(values))
-    return shared(_name(value, where, row) for row, value in enumerate(values))
+    return interned(_name(value, where, row) for row, value in enumerate(values))
 
 
-def _alike(sets: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return sets of labels of which equal ones are one object, and equal names in them."""
+def _interned_sets(sets: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the sets of labels so that equal sets, and equal names in them, are one object."""
     first: dict[str, str] = {}
-    return shared(tuple(first.setdefault(name, name) for name in names) for names in sets)
+    return interned(tuple(first.setdefault(name, name) for name in names) for names in sets)
 
 
 def _refuse_missing(values: Sequence[Any], separator: str | None, where: Where) -> None:
@@ -176,16 +177,17 @@ def _refuse_missing(values: Sequence[Any], separator: str | None, where: Where) 
     if len(missing) == len(values) > 1:
         raise UserError(
             f"{where(0)}: the label is missing, as it is in all {len(values):,} rows; fill it in: rows without one can "
-            "neither teach nor measure anything"
+            "be used neither for training nor for measuring"
         )
     if missing:
         raise UserError(f"{listed(missing, where, between='; ')}: the label is missing; fill it in or remove the row")
 
 
 def _refuse_vectors(values: Sequence[Any], where: Where) -> None:
-    """Refuse lists that hold a number for each label: read as names [0, 1] and [1, 0] would be the same ones.
+    """Refuse indicator or probability vectors: read as lists of names, [0, 1] and [1, 0] would mean the same.
 
-    They are of one length and from 0 to 1, and cannot be names: a fraction, a number twice, the same in another order.
+    Vectors are lists of one length with numbers from 0 to 1 that cannot all be names, because there is a fraction, a
+    repeated number, or the same numbers in two orders.
     """
     sizes: set[int] = set()
     orders: dict[frozenset[float], list[float]] = {}
@@ -196,9 +198,9 @@ def _refuse_vectors(values: Sequence[Any], where: Where) -> None:
         sizes.add(len(value))
         if len(sizes) > 1 or not all(0 <= item <= 1 for item in value):
             return
-        same, numbers = frozenset(value), list(value)
-        are_vectors |= len(same) < len(numbers) or any(item % 1 for item in numbers)
-        are_vectors |= orders.setdefault(same, numbers) != numbers
+        distinct, numbers = frozenset(value), list(value)
+        are_vectors |= len(distinct) < len(numbers) or any(item % 1 for item in numbers)
+        are_vectors |= orders.setdefault(distinct, numbers) != numbers
     if are_vectors and sizes != {1}:
         raise UserError(
             f"{where(0)}: {str(values[0])[:40]} has a number for each label, as all rows do, but a list holds the "
@@ -207,22 +209,22 @@ def _refuse_vectors(values: Sequence[Any], where: Where) -> None:
 
 
 def _refuse_mixed(values: Iterable[tuple[int, Any]], where: Where) -> None:
-    """Refuse values, each with its row, of which 1 and "1", or 1 and 1.0, would be told apart or not by accident."""
+    """Refuse (row, value) pairs of several types, where 1 and "1", or 1 and 1.0, might be one label or two."""
     types: dict[type, tuple[int, Any]] = {}
     for row, value in values:
         types.setdefault(type(value), (row, value))
     first: dict[str, int] = {}
     for row, value in types.values():
-        first.setdefault(_kind(value), row)
+        first.setdefault(_type_name(value), row)
     if len(first) > 1:
-        (one, row), (other, at) = list(first.items())[:2]
+        (one, row), (other, other_row) = list(first.items())[:2]
         raise UserError(
-            f"{where(at)}: the label is {other} here but {one} in {where(row)}; write all labels of a column in one "
-            "way (measurements: data.problem=regression)"
+            f"{where(other_row)}: the label is {other} here but {one} in {where(row)}; write all labels of a column in "
+            "one way (measurements: data.problem=regression)"
         )
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     """Name the type of a cell for a message."""
     kinds: tuple[tuple[Any, str], ...] = (
         (str, "text"),
@@ -241,8 +243,8 @@ def _name(value: Any, where: Where, row: int) -> str:
         hint = {
             "a list": "one name a row is expected; for several set data.problem=multi_label",
             "a decimal number": "it is not finite",
-        }.get(_kind(value), "write it as text")
-        raise UserError(f"{where(row)}: {_kind(value)} ({str(value)[:40]}) cannot be a label; {hint}")
+        }.get(_type_name(value), "write it as text")
+        raise UserError(f"{where(row)}: {_type_name(value)} ({str(value)[:40]}) cannot be a label; {hint}")
     return name
 
 
@@ -257,19 +259,21 @@ def _number(value: Any, where: Where, row: int) -> float:
 
 
 def _several(value: Any, separator: str | None, where: Where, row: int) -> tuple[str, ...] | dict[str, float]:
-    """Read the labels of a row that may have any number of them."""
+    """Parse a multi_label cell: a list, a string with separators, or a mapping to probabilities."""
     if isinstance(value, Mapping):
         return _probabilities(value, where, row)
     if separator is not None:
         if not isinstance(value, str):
-            raise UserError(f"{where(row)}: {_kind(value)} cannot be split at data.label_separator; it is for text")
+            raise UserError(
+                f"{where(row)}: {_type_name(value)} cannot be split at data.label_separator; it is for text"
+            )
         parts: Sequence[Any] = [part.strip() for part in value.split(separator)] if value else []
     elif isinstance(value, list | tuple):
         parts = value
     else:
         raise UserError(
-            f"{where(row)}: {_kind(value)} ({str(value)[:40]!r}) is no list of labels, which data.problem=multi_label "
-            "needs; use lists (JSONL, Parquet) or set data.label_separator"
+            f"{where(row)}: {_type_name(value)} ({str(value)[:40]!r}) is no list of labels, which "
+            "data.problem=multi_label needs; use lists (JSONL, Parquet) or set data.label_separator"
         )
     names = tuple(_name(part, where, row) for part in parts if not is_missing(part))
     if len(names) != len(parts):
@@ -280,7 +284,7 @@ def _several(value: Any, separator: str | None, where: Where, row: int) -> tuple
 
 
 def _distribution(value: Mapping[Any, Any], where: Where, row: int) -> dict[str, float]:
-    """Read soft labels of which exactly one is true."""
+    """Parse soft labels that exclude each other, so that their probabilities sum to 1."""
     probabilities = _probabilities(value, where, row)
     total = sum(probabilities.values())
     if abs(total - 1) > _SUM_TOLERANCE:

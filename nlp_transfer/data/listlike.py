@@ -1,4 +1,4 @@
-"""Sequences that compare as lists do, however they hold their values."""
+"""Base class of sequences that compare like lists."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-class AsList(Sequence[Value]):
-    """A sequence that is equal to a list, and to another such sequence, of equal values."""
+class ListLike(Sequence[Value]):
+    """A sequence that equals any list or ListLike of equal values."""
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, list | AsList):
+        if not isinstance(other, list | ListLike):
             return NotImplemented
         return len(self) == len(other) and all(
             one is another or one == another for one, another in zip(self, other, strict=True)
         )
 
-    __hash__ = None  # type: ignore[assignment]  # as a list
+    __hash__ = None  # type: ignore[assignment]  # unhashable, like a list

@@ -1,4 +1,4 @@
-"""The cell that is not there."""
+"""The marker for a cell that does not exist."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class _Missing:
         return "MISSING"
 
     def __reduce__(self) -> str:
-        return "MISSING"  # a copy is the same one
+        return "MISSING"  # copies are the same object
 
 
 MISSING: Final = _Missing()
-"""The cell of a JSON object that has no such key; None is a null that was written."""
+"""The cell of a JSON object that lacks the key; None stands for an explicit null."""

@@ -1,17 +1,18 @@
-"""Which settings need validation rows, so that they are carved out of however few training rows there are."""
+"""Settings that need validation rows, which are then carved even out of few training rows."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from nlp_transfer.data.shares import carving
+from nlp_transfer.data.shares import with_explicit_share
 from nlp_transfer.settings import Settings
 
 
 def with_needed_rows(settings: Settings) -> Settings:
-    """Return the settings with a number for `data.validation_share` where something is chosen by validation rows alone.
+    """Return the settings with an explicit `data.validation_share` where some setting needs validation rows.
 
-    The group `data` knows no other one. What a run stores says then by itself how its rows are divided.
+    The `data` group does not depend on other groups. With an explicit share, the stored settings of a run alone say
+    how its rows are divided.
     """
     decision = settings.decision
     needed = decision.risk or decision.unknown or decision.coverage or settings.training.patience
@@ -19,5 +20,5 @@ def with_needed_rows(settings: Settings) -> Settings:
 
 
 def with_validation(settings: Settings) -> Settings:
-    """Return the settings with a number for `data.validation_share` in any case."""
-    return dataclasses.replace(settings, data=carving(settings.data))
+    """Return the settings with an explicit `data.validation_share`."""
+    return dataclasses.replace(settings, data=with_explicit_share(settings.data))

@@ -1,4 +1,4 @@
-"""Where rows may be written: to files that are new, or that may be replaced."""
+"""Check the output file of predictions: it must be new, or may be replaced with overwrite=true."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.verb_settings import PredictSettings
 
-_LINKS = 40  # that are followed, as by the system
+_MAX_LINKS = 40  # as on Linux
 
 
 def check_output(settings: PredictSettings, kind: str, *, overwrite: bool) -> None:
-    """Refuse an output that is the input, a folder or a device, or that is there already and may not be replaced.
+    """Refuse an output that is the input, a folder or a device, or that exists and may not be replaced.
 
-    A name that ends as that of another format than the one that is written is refused as well: whoever opens the file
-    goes by its name.
+    A suffix of another format than the one written is refused, too, because programs that open the file go by it.
 
     Args:
         settings: the group `predict`.
-        kind: the format in which the rows are read, and written.
-        overwrite: whether a file that is there may be replaced.
+        kind: the format in which the rows are read and written.
+        overwrite: whether an existing file may be replaced.
 
     Raises:
-        UserError: naming it.
+        UserError: naming the output.
     """
     name = f"predict.output={settings.output}"
     written, ending = "csv" if kind == "text" else kind, Path(settings.output).suffix.lower()
@@ -39,7 +38,7 @@ def check_output(settings: PredictSettings, kind: str, *, overwrite: bool) -> No
     try:
         if not target.parent.is_dir():
             raise UserError(f"{name}: there is no folder {target.parent}")
-        if any(path.parts[:2] in (("/", "dev"), ("/", "proc")) for path in _followed(expanded(settings.output))):
+        if any(path.parts[:2] in (("/", "dev"), ("/", "proc")) for path in _link_chain(expanded(settings.output))):
             raise UserError(f"{name} is no file; without predict.output rows go to standard output")
         if not target.exists():
             return
@@ -55,9 +54,9 @@ def check_output(settings: PredictSettings, kind: str, *, overwrite: bool) -> No
         raise UserError(f"{name} exists already; overwrite=true replaces it")
 
 
-def _followed(path: Path) -> Iterator[Path]:
-    """Yield a path and what it leads to, link by link: what stands for a device may lead to a file in the end."""
-    for _ in range(_LINKS):
+def _link_chain(path: Path) -> Iterator[Path]:
+    """Yield a path and the targets of its symbolic links; /dev/stdout, for one, may resolve to a regular file."""
+    for _ in range(_MAX_LINKS):
         yield path.absolute()
         if not path.is_symlink():
             return

@@ -1,4 +1,4 @@
-"""Parquet files, whole or in chunks of flat memory; what their cells are in Python is known in ``typed``."""
+"""Read Parquet files, whole or in chunks of bounded memory; cells are converted to Python values by ``typed``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from nlp_transfer.data.table import CHUNK_ROWS, Table, joined
-from nlp_transfer.data.typed import distinct, from_arrow
+from nlp_transfer.data.typed import check_distinct, from_arrow
 from nlp_transfer.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _BUFFER = 1 << 20  # bytes of a column
 
 @dataclass
 class ArrowRows(Table):
-    """Rows of a Parquet file, and as they lie there, so that they can be written with the types they have."""
+    """Rows of a Parquet file, and their Arrow table, so that they can be written back with the same types."""
 
     arrow: pa.Table | None = None
 
@@ -30,13 +30,13 @@ def read_parquet(path: Path, origin: str) -> Table:
     """Read a Parquet file; the ClassLabel names that `datasets` writes into its schema are used.
 
     Raises:
-        UserError: for a file that is no Parquet file.
+        UserError: for a file that is not valid Parquet.
     """
     return joined(parquet_chunks(path, origin, CHUNK_ROWS), origin)
 
 
 def parquet_chunks(file: Path | BinaryIO, origin: str, chunk_rows: int) -> Iterator[ArrowRows]:
-    """Yield the rows of a Parquet file in tables of at most `chunk_rows` rows, one at least.
+    """Yield the rows of a Parquet file in tables of at most `chunk_rows` rows, at least one table.
 
     Raises:
         UserError: as `read_parquet`; rows before the malformed ones have been yielded.
@@ -53,7 +53,7 @@ def parquet_chunks(file: Path | BinaryIO, origin: str, chunk_rows: int) -> Itera
             if batch is None and first > 1:
                 return
             rows = empty if batch is None else pa.Table.from_batches([batch])
-            rows.validate(full=True)  # else a text that is no UTF-8 is noticed, or not, where it is used
+            rows.validate(full=True)  # otherwise invalid UTF-8 would surface later, or not at all
         table = from_arrow(rows, _features(rows.schema), origin, first=first)
         yield ArrowRows(table.columns, origin, table.lines, arrow=rows)
         if batch is None:
@@ -62,7 +62,7 @@ def parquet_chunks(file: Path | BinaryIO, origin: str, chunk_rows: int) -> Itera
 
 
 def rows_of_parquet(file: BinaryIO) -> int | None:
-    """Return how many rows a Parquet file says that it has; None where it is none."""
+    """Return the number of rows in a Parquet file's metadata; None if it is not a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -77,27 +77,27 @@ def rows_of_parquet(file: BinaryIO) -> int | None:
 def _opened(file: Path | BinaryIO, origin: str) -> Any:
     import pyarrow.parquet
 
-    # Or a whole group of rows is read before its first.
-    found = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
-    distinct(found.schema_arrow.names, origin)
-    return found
+    # With pre_buffer a whole row group would be read before its first row is returned.
+    parquet_file = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER)
+    check_distinct(parquet_file.schema_arrow.names, origin)
+    return parquet_file
 
 
 @contextmanager
 def _explained(origin: str) -> Iterator[None]:
-    """Turn what the library raises into one sentence."""
+    """Turn the library's errors into a one-sentence UserError."""
     import pyarrow as pa
 
     try:
         yield
     except UserError:
         raise
-    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: column names with invalid UTF-8
         raise UserError(f"{origin} cannot be read as Parquet: {first_line(error)}") from error
 
 
 def _features(schema: pa.Schema) -> Any:
-    """Return the features that `datasets` has written into a schema; nothing where others wrote it."""
+    """Return the features that `datasets` writes into a schema; an empty dict where it did not."""
     try:
         return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):

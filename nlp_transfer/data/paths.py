@@ -1,4 +1,4 @@
-"""Names of files and folders as people write them; nothing is opened here."""
+"""File and folder names as users write them; nothing is opened here."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def expanded(name: str | Path) -> Path:
 
 
 def means_folder(name: str) -> bool:
-    """Return whether a name that may also be one of the Hub is written as only that of a folder is."""
+    """Return whether a name can only mean a folder, not a repository on the Hub."""
     return name.startswith((".", "/", "~", "runs/")) or name.endswith("/")

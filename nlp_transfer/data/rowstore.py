@@ -1,4 +1,4 @@
-"""What a place must be able to do in which rows of the Hub are kept; ``cache.store.Store`` is one."""
+"""The interface of a store for streamed rows of the Hub, which ``cache.store.Store`` implements."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 
-class KeptRows(Protocol):
-    """What is known of some of the rows that are kept."""
+class StoredRows(Protocol):
+    """An entry of the store."""
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What was said of them when they were written."""
+        """Its metadata."""
 
 
 class RowStore(Protocol):
@@ -20,24 +20,24 @@ class RowStore(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where they lie, for people."""
+        """The root of the store, for messages."""
 
     def find_folder(self, key: str) -> Path | None:
-        """Return where the files of a key lie, or None."""
+        """Return the folder of a key, or None."""
 
-    def grown(self, key: str, about: dict[str, Any], grow: Callable[[Path], None]) -> Path:
-        """Return where the files of a key lie; those that are not there yet `grow` writes into the folder it gets.
+    def build_folder(self, key: str, about: dict[str, Any], build: Callable[[Path], None]) -> Path:
+        """Return the folder of a key; if it is incomplete, `build` first writes the missing files into a given folder.
 
         Raises:
             OSError: if they cannot be written.
         """
 
-    def has_grown(self, growing: Path) -> None:
-        """Hear of a file that `grow` has written.
+    def enforce_budget(self, partial: Path) -> None:
+        """Make room after `build` wrote a file into its folder.
 
         Raises:
             OSError: if there is no room for it.
         """
 
-    def entries(self) -> Sequence[KeptRows]:
-        """Return all that is there."""
+    def entries(self) -> Sequence[StoredRows]:
+        """Return all entries."""

@@ -1,4 +1,4 @@
-"""Which rows of several tasks meet at which optimizer step; like `batches.Order` a function of (seed, epoch) alone."""
+"""The rows of several tasks for each optimizer step; like `batches.Order` a function of (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from nlp_transfer.data.streams import Stream, generator
 
 
 def sharpness(sampling: str, temperature: float) -> float:
-    """Return the temperature that a way of sampling is: 1 where it is proportional, without end where uniform."""
+    """Return the temperature of a sampling method: 1 for proportional, infinity for uniform, else `temperature`."""
     return {"proportional": 1.0, "uniform": math.inf}.get(sampling, temperature)
 
 
 class TaskOrder:
-    r"""An order of the rows of several tasks, which lie one behind the other.
+    r"""The order of the rows of several concatenated tasks, with temperature sampling.
 
-    An epoch has as many rows as there are. Of these task k has the share :math:`p_k \propto n_k^{1 / T}`, :math:`n_k`
-    being its rows: temperature 1 samples in proportion, infinity all tasks alike (Devlin 2018 for multilingual BERT;
-    Arivazhagan et al. 2019, arXiv 1907.05019). Within a task no row comes again before all of its rows came.
+    An epoch has as many rows as all tasks together. Task k with :math:`n_k` rows gets the share :math:`p_k \propto
+    n_k^{1 / T}`: temperature 1 samples in proportion, infinity uniformly (Devlin 2018 for multilingual BERT;
+    Arivazhagan et al. 2019, arXiv 1907.05019). Within a task no row repeats before all of its rows were used.
 
     Args:
         rows: of each task.
@@ -42,7 +42,7 @@ class TaskOrder:
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def step(self, step: int) -> np.ndarray:
-        """Return the rows of a step over all ranks, counted from the first of the run, int64."""
+        """Return the rows of a step over all ranks, int64; steps are counted from the start of the run."""
         epoch, position = divmod(step, steps_per_epoch(self.total, self.batch_size))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self.epoch(epoch)
@@ -50,19 +50,19 @@ class TaskOrder:
 
     def epoch(self, epoch: int) -> np.ndarray:
         """Return the rows of an epoch, counted from 0, in their order."""
-        drawn = [
-            first + order.drawn(epoch * turns, turns)
+        by_task = [
+            first + order.window(epoch * turns, turns)
             for first, order, turns in zip(self._first, self._orders, self.turns, strict=False)
         ]
-        return np.concatenate(drawn)[generator(self.seed, epoch, Stream.TURNS).permutation(self.total)]
+        return np.concatenate(by_task)[generator(self.seed, epoch, Stream.TURNS).permutation(self.total)]
 
 
 def shares(rows: Sequence[int], temperature: float) -> list[int]:
-    """Return how many rows of an epoch each task has, at least one: as many in all as there are rows.
+    """Return how many rows of an epoch each task gets; they sum to the total number of rows.
 
     Args:
         rows: of each task, at least one.
-        temperature: at least 1; the exact share of no task is below one row then.
+        temperature: at least 1, so that every task gets at least one row.
     """
     wanted = np.asarray(rows, np.float64) ** (1 / temperature)
     exact = sum(rows) * wanted / wanted.sum()

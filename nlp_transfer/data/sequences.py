@@ -1,4 +1,4 @@
-"""Few values as lists, many in little memory; what is done to either alike. It needs no numpy and knows no columns."""
+"""Sequences of cells: lists if short, compact containers if long, with common operations; imports no numpy."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from nlp_transfer.data.listlike import AsList
+from nlp_transfer.data.listlike import ListLike
 
 if TYPE_CHECKING:
     import numpy as np
 
-MANY_ROWS = 100_000  # fewer stay lists
-_AT_ONCE = 4096
+MANY_ROWS = 100_000  # shorter sequences are lists
+_CHUNK = 4096  # cells
 
 Value = TypeVar("Value")
 Equal = TypeVar("Equal", bound=Hashable)
 
 
 def cells_of(cells: Iterable[Value], count: int) -> Sequence[Value]:
-    """Return so many cells of whatever kind."""
+    """Return `count` cells of any type as a list or as `CompactCells`."""
     if count < MANY_ROWS:
         return list(cells)
     from nlp_transfer.data.compact import CompactCells  # needs numpy; settings are checked without
@@ -30,17 +30,17 @@ def cells_of(cells: Iterable[Value], count: int) -> Sequence[Value]:
 
 
 def integers_of(values: Iterable[int], count: int) -> Sequence[int]:
-    """Return so many integers."""
+    """Return `count` integers as a list or an array."""
     return list(values) if count < MANY_ROWS else array("q", values)
 
 
 def floats_of(values: Iterable[float], count: int) -> Sequence[float]:
-    """Return so many floats."""
+    """Return `count` floats as a list or an array."""
     return list(values) if count < MANY_ROWS else array("d", values)
 
 
 def array_for(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Return an array for one value or more a row, which lies in a file if rows are many."""
+    """Return an uninitialised array with one entry per row, backed by a file if there are many rows."""
     import numpy as np
 
     from nlp_transfer.machine.disk import scratch
@@ -48,14 +48,14 @@ def array_for(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return np.empty(shape, dtype) if shape[0] < MANY_ROWS else scratch(shape, np.dtype(dtype))
 
 
-def shared(values: Iterable[Equal]) -> list[Equal]:
-    """Return values of which few differ: equal ones are one object."""
+def interned(values: Iterable[Equal]) -> list[Equal]:
+    """Return the values with equal ones replaced by one object; saves memory where few are distinct."""
     first: dict[Equal, Equal] = {}
     return [first.setdefault(value, value) for value in values]
 
 
 def take(values: Sequence[Value], rows: Sequence[int]) -> Sequence[Value]:
-    """Return some of the values, in the order given."""
+    """Return the values at these indices, in the order given."""
     if isinstance(rows, range) and rows == range(len(values)):
         return values
     if isinstance(values, list | tuple):
@@ -67,10 +67,10 @@ def take(values: Sequence[Value], rows: Sequence[int]) -> Sequence[Value]:
     return cast(Sequence[Value], cast(Any, values).take(rows))
 
 
-def followed(values: Sequence[Value], others: Sequence[Value]) -> Sequence[Value]:
-    """Return values and behind them others."""
+def concatenated(values: Sequence[Value], others: Sequence[Value]) -> Sequence[Value]:
+    """Return values followed by others."""
     both = chain(values, others)
-    if isinstance(values, list) and not isinstance(others, AsList):
+    if isinstance(values, list) and not isinstance(others, ListLike):
         return list(both)
     if isinstance(values, array):
         return cast(Sequence[Value], array(values.typecode, cast(Any, both)))
@@ -82,7 +82,7 @@ def followed(values: Sequence[Value], others: Sequence[Value]) -> Sequence[Value
 
 
 def json_of(parts: Sequence[Any]) -> Iterator[str]:
-    """Yield a list as JSON; of a sequence in it some values at a time, or all texts would be in memory once more."""
+    """Yield a list as JSON in pieces; sequences in it are encoded in chunks, so that not all texts are copied."""
     yield "["
     for number, part in enumerate(parts):
         yield ", " * bool(number)
@@ -90,17 +90,17 @@ def json_of(parts: Sequence[Any]) -> Iterator[str]:
             yield json.dumps(part)
             continue
         yield "["
-        for start in range(0, len(part), _AT_ONCE):
-            yield ", " * bool(start) + json.dumps(list(part[start : start + _AT_ONCE]))[1:-1]
+        for start in range(0, len(part), _CHUNK):
+            yield ", " * bool(start) + json.dumps(list(part[start : start + _CHUNK]))[1:-1]
         yield "]"
     yield "]"
 
 
-class Numbered(AsList[str]):
-    """Names that are made of a number, which is counted from 1 in them, when they are asked for."""
+class Numbered(ListLike[str]):
+    """Names of a prefix and a number, counted from 1, that are built when accessed."""
 
-    def __init__(self, before: str, numbers: Sequence[int]) -> None:
-        self.before, self.numbers = before, numbers
+    def __init__(self, prefix: str, numbers: Sequence[int]) -> None:
+        self.prefix, self.numbers = prefix, numbers
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -111,16 +111,16 @@ class Numbered(AsList[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [f"{self.before}{number + 1}" for number in self.numbers[index]]
-        return f"{self.before}{self.numbers[index] + 1}"
+            return [f"{self.prefix}{number + 1}" for number in self.numbers[index]]
+        return f"{self.prefix}{self.numbers[index] + 1}"
 
     def take(self, rows: Sequence[int]) -> Numbered:
-        """Return some of the names, in the order given."""
-        return Numbered(self.before, take(self.numbers, rows))
+        """Return the names at these indices, in the order given."""
+        return Numbered(self.prefix, take(self.numbers, rows))
 
 
-class Repeated(AsList[float]):
-    """One float, so many times."""
+class Repeated(ListLike[float]):
+    """A sequence of `count` equal floats."""
 
     def __init__(self, value: float, count: int) -> None:
         self._value, self._count = value, count
@@ -133,20 +133,20 @@ class Repeated(AsList[float]):
     @overload
     def __getitem__(self, index: slice) -> list[float]: ...
     def __getitem__(self, index: int | slice) -> float | list[float]:
-        found = range(self._count)[index]
-        return self._value if isinstance(found, int) else [self._value] * len(found)
+        selected = range(self._count)[index]
+        return self._value if isinstance(selected, int) else [self._value] * len(selected)
 
     def take(self, rows: Sequence[int]) -> Repeated:
-        """Return as many as there are rows."""
+        """Return the values at these indices."""
         return Repeated(self._value, len(rows))
 
 
 def repeated(value: float, count: int) -> Sequence[float]:
-    """Return one float, so many times."""
+    """Return a sequence of `count` equal floats."""
     return [value] * count if count < MANY_ROWS else Repeated(value, count)
 
 
-def numbered(before: str, numbers: Sequence[int]) -> Sequence[str]:
-    """Return a name a number, counted from 1."""
-    names = Numbered(before, numbers)
+def numbered(prefix: str, numbers: Sequence[int]) -> Sequence[str]:
+    """Return the prefix followed by each number plus 1."""
+    names = Numbered(prefix, numbers)
     return list(names) if len(numbers) < MANY_ROWS else names

@@ -1,4 +1,4 @@
-"""Several files that are one split; each row knows which of them it is from, and on which line."""
+"""Read several files as one split; each row keeps its file and line."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings
 from nlp_transfer.wording import listed, shortened
 
-_NUMBERED = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")  # as the Hub names parts of a split
+_NUMBERED = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")  # the Hub's names of shards
 
 _SHOWN = 10
-_NAME = 40  # characters
+_NAME_LENGTH = 40
 
 
 def unnumbered(stem: str) -> str:
-    """Return what a file is called without the number of a shard: train of train-00000-of-00002."""
-    found = _NUMBERED.fullmatch(stem)
-    return found["name"] if found else stem
+    """Return a file's stem without the shard number: train for train-00000-of-00002."""
+    match = _NUMBERED.fullmatch(stem)
+    return match["name"] if match else stem
 
 
-def are_of_one(files: Sequence[Path]) -> bool:
-    """Return whether these are numbered parts of one, no part given twice; one of them may be missing."""
+def are_one_series(files: Sequence[Path]) -> bool:
+    """Return whether these are distinct numbered shards of one split; shards may be missing."""
     series = _series(files)
     return len(series) == 1 and sum(map(len, series.values())) == len(files)
 
 
-def check_numbers(files: Sequence[Path], folder: Path) -> None:
-    """Check that of everything that was divided into numbered parts all are there, once; other files are whole.
+def check_complete(files: Sequence[Path], folder: Path) -> None:
+    """Check that every series of numbered shards among the files is complete and exists once.
 
     Raises:
-        UserError: naming the parts that are missing, or what is there as so many parts and again as so many.
+        UserError: naming the missing shards, or a series that exists with two different counts.
     """
     counts: dict[str, str] = {}
     for (name, count), numbers in _series(files).items():
@@ -48,32 +48,32 @@ def check_numbers(files: Sequence[Path], folder: Path) -> None:
                 f"-of-{count}, which are of one and the same; keep either"
             )
         counts[name] = count
-        first = int(int(count) in numbers and 0 not in numbers)  # some count from 1
-        wanted = range(first, first + int(count))
-        if missing := [f"{name}-{number:05d}-of-{count}" for number in wanted if number not in numbers]:
+        first = int(int(count) in numbers and 0 not in numbers)  # some authors count from 1
+        expected = range(first, first + int(count))
+        if missing := [f"{name}-{number:05d}-of-{count}" for number in expected if number not in numbers]:
             raise UserError(f"{folder} lacks a part of {name}: {listed(missing, most=_SHOWN)}; put it there")
 
 
 def _series(files: Sequence[Path]) -> dict[tuple[str, str], set[int]]:
-    """Return the numbers of parts, by the name of what they are parts of and by how many it has."""
+    """Return the shard numbers that exist, by (name, count) of their series."""
     numbers: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for file in files:
-        if found := _NUMBERED.fullmatch(file.stem):
-            numbers[found["name"], found["count"]].add(int(found["number"]))
+        if match := _NUMBERED.fullmatch(file.stem):
+            numbers[match["name"], match["count"]].add(int(match["number"]))
     return dict(numbers)
 
 
 def read_shards(files: Sequence[Path], origin: str, settings: DataSettings, notes: list[str]) -> Table:
-    """Read files one behind the other.
+    """Read files in order as one table.
 
     Args:
-        files: which, at least one.
-        origin: how messages call all of them.
+        files: at least one.
+        origin: name of the whole in messages.
         settings: the `data` group.
-        notes: gets a sentence on what was read as one, where there are several.
+        notes: receives a sentence if several files were read.
 
     Raises:
-        UserError: as `read_rows`, and where one has other columns than the first: its rows would lack a cell.
+        UserError: as `read_rows`, and for a file whose columns differ from those of the first.
     """
     if len(files) == 1:
         return read_rows(files[0], settings)
@@ -85,7 +85,7 @@ def read_shards(files: Sequence[Path], origin: str, settings: DataSettings, note
             table = read_rows(file, settings)
             columns = dict.fromkeys(table.columns) if columns is None else columns
             if other := columns.keys() ^ table.columns.keys():
-                names = listed(sorted(other), lambda name: repr(shortened(name, _NAME)), most=_SHOWN)
+                names = listed(sorted(other), lambda name: repr(shortened(name, _NAME_LENGTH)), most=_SHOWN)
                 header = "" if table.header is None else ", and a header to one whose first line is a row of data"
                 raise UserError(
                     f"{file} has other columns than {files[0]}: only one of them has {names}; {origin} is read as one "
@@ -97,6 +97,6 @@ def read_shards(files: Sequence[Path], origin: str, settings: DataSettings, note
     whole = joined(tables(), origin)
     names = listed(files, lambda file: file.name, most=_SHOWN)
     notes.append(f"{origin}: {len(files):,} files are read as one split, {names}")
-    named = chain.from_iterable(map(repeat, map(str, files), sizes))
-    places = (f"{file}:{line}" for file, line in zip(named, whole.lines, strict=True))
+    file_of_row = chain.from_iterable(map(repeat, map(str, files), sizes))
+    places = (f"{file}:{line}" for file, line in zip(file_of_row, whole.lines, strict=True))
     return dataclasses.replace(whole, files=cells_of(places, len(whole)), header=None)

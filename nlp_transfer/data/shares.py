@@ -1,4 +1,4 @@
-"""How large a share of the training rows is carved out for validation; no numpy, for who composes settings reads it."""
+"""The share of the training rows that is carved out for validation; imported with settings, so without numpy."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ import dataclasses
 from nlp_transfer.errors import below_one
 from nlp_transfer.settings import DataSettings
 
-USUAL = 0.1  # of the training rows
-# Training rows a class below which those to choose by would be better learned from: what so few of them say of weights
-# and temperatures is chance.
+DEFAULT_SHARE = 0.1
+# With fewer training rows per class none are carved: so few validation rows choose weights and temperatures by chance,
+# and are more useful for training.
 FEW_TO_CARVE = 20
 
 
 def check_shares(settings: DataSettings) -> None:
-    """Refuse shares that no rows can be divided by.
+    """Check that the shares are valid.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: naming the key, its value and the valid range.
     """
     below_one(settings, "data.", "validation_share", "test_share")
 
 
-def carving(settings: DataSettings) -> DataSettings:
-    """Return the settings with a share to carve however few rows there are, if they say none."""
+def with_explicit_share(settings: DataSettings) -> DataSettings:
+    """Return the settings with the default share if none is set, so that it is carved out of few rows, too."""
     if settings.validation_share is not None:
         return settings
-    return dataclasses.replace(settings, validation_share=USUAL)
+    return dataclasses.replace(settings, validation_share=DEFAULT_SHARE)
 
 
-def validation_share(settings: DataSettings, *, problem: str, rows: int, labels: int, tested: bool) -> float:
+def validation_share(settings: DataSettings, *, problem: str, rows: int, labels: int, has_test: bool) -> float:
     """Return the share of the training rows that is carved out for validation.
 
     Args:
-        settings: where they name a share, it is that.
+        settings: a share set there is used.
         problem: the problem type.
-        rows: training rows, those of the test split no longer among them.
-        labels: that they have.
-        tested: whether there is a test split; without one figures need validation rows.
+        rows: number of training rows after the test split was carved.
+        labels: number of distinct labels.
+        has_test: whether there is a test split; without one, validation rows are needed to measure on.
     """
     if settings.validation_share is not None:
         return settings.validation_share
-    return 0.0 if tested and problem == "single_label" and rows < FEW_TO_CARVE * labels else USUAL
+    return 0.0 if has_test and problem == "single_label" and rows < FEW_TO_CARVE * labels else DEFAULT_SHARE

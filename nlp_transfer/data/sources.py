@@ -1,6 +1,6 @@
-"""Where rows come from: files, folders, the Hub, the embedded sets, Python objects; each read strictly into tables.
+"""Read any data source (files, folders, the Hub, embedded sets, Python objects) into one table per split.
 
-This file decides what belongs to which split; one file is read in ``files``, objects with types in ``typed``.
+This module assigns rows to splits; single files are read by ``files``, Python objects and the Hub by ``typed``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 from nlp_transfer.data.columns import find_column
 from nlp_transfer.data.files import FORMATS, ONE_FILE, existing, existing_file, is_of_rows, opened, read_rows, visible
-from nlp_transfer.data.hints import typed as typed_word
+from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.labels import is_missing
 from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.sequences import integers_of
-from nlp_transfer.data.shards import are_of_one, check_numbers, read_shards, unnumbered
+from nlp_transfer.data.shards import are_one_series, check_complete, read_shards, unnumbered
 from nlp_transfer.data.table import Table
 from nlp_transfer.data.textfile import decoded_lines
 from nlp_transfer.errors import UserError, about, did_you_mean, one_of
@@ -43,12 +43,12 @@ _ONE_SPLIT = (
 
 @dataclass
 class Source:
-    """Tables by split, with what a reader of the plan should know of their origin.
+    """The tables of a source, by split.
 
     Attributes:
-        name: what was read, for example ``customer_intents (embedded)``.
+        name: display name, for example ``customer_intents (embedded)``.
         splits: tables by split: train, validation, test; a single table is train.
-        notes: sentences about what was left unread.
+        notes: sentences for the plan, for example about files that were not read.
     """
 
     name: str
@@ -63,10 +63,10 @@ def read_source(settings: DataSettings, *, data: Any = None, store: RowStore | N
         settings: the `data` group.
         data: from Python instead of a setting: a pandas DataFrame, a Dataset or DatasetDict, a list of dicts, or a
             dict of split name to one of these.
-        store: where the rows are kept that `hub_rows` asks for; nothing else needs it.
+        store: for the rows that `hub_rows` streams; not needed otherwise.
 
     Raises:
-        UserError: for none or several sources, and for whatever cannot be read exactly.
+        UserError: for none or several sources, and for anything that cannot be read exactly.
     """
     check_source(settings, data=data)
     source = _read(settings, data, store)
@@ -79,20 +79,20 @@ def read_source(settings: DataSettings, *, data: Any = None, store: RowStore | N
 
 
 def source_of(settings: DataSettings) -> tuple[str | int | None, ...]:
-    """Return what names a source: settings of which it is the same read the same rows."""
+    """Return the settings that identify a source; if they are equal, the same rows are read."""
     files = settings.path, settings.train, settings.validation, settings.test
     return settings.embedded, *files, settings.hub, settings.subset, settings.revision, settings.hub_rows
 
 
 def check_source(settings: DataSettings, *, data: Any = None) -> None:
-    """Check that the settings name one source and that its files are there; nothing is read.
+    """Check that the settings name exactly one source and that its files exist; nothing is read.
 
     Args:
         settings: the `data` group.
         data: rows from Python, see `read_source`.
 
     Raises:
-        UserError: for none or several sources, keys that belong to another one, and what does not exist.
+        UserError: for none or several sources, keys of another source, and files that do not exist.
     """
     keys = [key for key in ("embedded", "path", "train", "hub") if getattr(settings, key) is not None]
     given = [f"data.{key}" for key in keys] + ["data"] * (data is not None)
@@ -118,11 +118,11 @@ def check_source(settings: DataSettings, *, data: Any = None) -> None:
 
 
 def _not_one(given: list[str], settings: DataSettings) -> str:
-    """Say that none or several sources are named, and which word chooses the one that was probably meant."""
+    """Explain that none or several sources are set, and how to choose the one that was probably meant."""
     if len(given) == 2 and given[0] == "data.embedded":
         key = given[1].removeprefix("data.")
         group = {"data": "object", "hub": "hub"}.get(key, "files")
-        words = f"data={group}" if key == "data" else f"data={group} {typed_word(given[1], getattr(settings, key))}"
+        words = f"data={group}" if key == "data" else f"data={group} {shell_word(given[1], getattr(settings, key))}"
         return (
             f"data.embedded and {given[1]} are set together: the embedded set is read until another kind of source is "
             f"chosen; add data={group} before {given[1]}: {words}"
@@ -134,33 +134,33 @@ def _not_one(given: list[str], settings: DataSettings) -> str:
 
 
 def split_of(name: str) -> str | None:
-    """Return the split a name in use means: train, validation, test, or None."""
+    """Return the split that a common name stands for: train, validation, test, or None."""
     folded = name.strip().casefold()
     return next((split for split, names in SPLIT_NAMES.items() if folded in names), None)
 
 
 def _read(settings: DataSettings, data: Any, store: RowStore | None) -> Source:
-    """Read the source that is set."""
-    from nlp_transfer.data import streamed, typed  # need numpy; settings are checked without
+    """Read the source that the settings name."""
+    from nlp_transfer.data import hub_rows, typed  # need numpy; settings are checked without
 
     if data is not None:
         tables = typed.from_object(data)
         return _renamed(tables, type(data).__name__)
     if settings.embedded is not None:
         with resources.as_file(resources.files(_EMBEDDED) / f"{settings.embedded}.csv") as path:
-            # Its encoding and delimiter are ours, whatever is set for the user's files.
+            # Default encoding and delimiter: the settings apply to the user's files only.
             notes = ["licence of the data: apache-2.0, like the package"]
             return Source(f"{settings.embedded} (embedded)", {"train": read_rows(path, DataSettings())}, notes)
     if settings.hub is not None:
         if settings.hub_rows is None:
             tables, commit, notes = typed.from_hub(settings.hub, settings.subset, settings.revision)
         else:
-            part = streamed.from_hub(settings, store, splits_of=_splits_of)
+            part = hub_rows.from_hub(settings, store, splits_of=_splits_of)
             tables, commit, notes = part.tables, part.commit, part.notes
-        source = _labelled_test(_renamed(tables, f"{settings.hub} @ {commit}"), settings)
+        source = _without_unlabelled_test(_renamed(tables, f"{settings.hub} @ {commit}"), settings)
         source.notes += notes
         if settings.hub_rows is not None:
-            source.notes += streamed.check_labels(source.splits, settings.columns.label, part.cut)
+            source.notes += hub_rows.check_labels(source.splits, settings.columns.label, part.cut)
         return source
     if settings.train is not None:
         paths = {name: getattr(settings, name) for name in SPLIT_NAMES}
@@ -172,33 +172,33 @@ def _read(settings: DataSettings, data: Any, store: RowStore | None) -> Source:
 
 
 def _splits_of(names: Iterable[str], origin: str) -> dict[str, str]:
-    """Return what the names of splits mean that are used here; others stay unread.
+    """Return the author's name → train, validation or test for the splits that are used.
 
     Raises:
-        UserError: where two mean the same, or none is train.
+        UserError: where two names mean the same split, or none means train.
     """
-    meant: dict[str, str] = {}
+    splits: dict[str, str] = {}
     for name in (names := list(names)):
         split = split_of(name)
-        if split is not None and split in meant.values():
+        if split is not None and split in splits.values():
             raise UserError(f"{origin} has two {split} splits, one of them called {name!r}; keep one")
         if split is not None:
-            meant[name] = split
-    if "train" not in meant.values():
+            splits[name] = split
+    if "train" not in splits.values():
         raise UserError(_no_train(origin, names))
-    return meant
+    return splits
 
 
 def _renamed(tables: Mapping[str, Table], name: str) -> Source:
-    """Give tables the split names used here."""
-    meant = _splits_of(tables, name)
-    other = [given for given in tables if given not in meant]
-    splits = {split: tables[given] for given, split in meant.items()}
-    return Source(name, splits, [f"splits not used: {listed(other, most=_SHOWN)}"] if other else [])
+    """Return the source with its splits renamed to train, validation and test; others are left out."""
+    split_names = _splits_of(tables, name)
+    unused = [given for given in tables if given not in split_names]
+    splits = {split: tables[given] for given, split in split_names.items()}
+    return Source(name, splits, [f"splits not used: {listed(unused, most=_SHOWN)}"] if unused else [])
 
 
-def _labelled_test(source: Source, settings: DataSettings) -> Source:
-    """Leave out a test split of the Hub whose labels its authors keep to themselves."""
+def _without_unlabelled_test(source: Source, settings: DataSettings) -> Source:
+    """Drop a test split of the Hub without labels, as benchmarks with hidden labels have."""
     test = source.splits.get("test")
     column = None if test is None else find_column(test, "label", settings.columns.label)
     if test is not None and column is not None and len(test) and all(map(is_missing, test.columns[column])):
@@ -208,7 +208,7 @@ def _labelled_test(source: Source, settings: DataSettings) -> Source:
 
 
 def _by_column(table: Table, settings: DataSettings) -> dict[str, Table]:
-    """Divide a table by its split column, if it has one."""
+    """Split a table by its split column, if it has one."""
     column = find_column(table, "split", settings.columns.split)
     if column is None:
         return {"train": table}
@@ -227,28 +227,28 @@ def _by_column(table: Table, settings: DataSettings) -> dict[str, Table]:
 
 
 def _folder(folder: Path, settings: DataSettings) -> Source:
-    """Read a folder: a folder a class, or every split as a file, as shards of one, or as a folder with any of these."""
+    """Read a folder: either one folder per class, or for each split a file, shards, or a folder of any of these."""
     items = visible(folder)
     folders = [item for item in items if item.is_dir()]
-    of_files = _by_split((item, unnumbered(item.stem)) for item in items if is_of_rows(item))
-    parts = _by_split((item, item.name) for item in folders) | of_files
+    split_files = _by_split((item, unnumbered(item.stem)) for item in items if is_of_rows(item))
+    parts = _by_split((item, item.name) for item in folders) | split_files
     notes: list[str] = []
-    other: list[str] = []
+    unread: list[str] = []
     if "train" in parts:
-        splits = {split: _parts_of(split, own, folder, settings, other, notes) for split, own in parts.items()}
+        splits = {split: _read_split(split, paths, folder, settings, unread, notes) for split, paths in parts.items()}
         read = {*chain.from_iterable(parts.values())}
-        other = [item.name for item in items if item not in read] + other
-    elif of_files or not folders:
+        unread = [item.name for item in items if item not in read] + unread
+    elif split_files or not folders:
         raise UserError(_no_train(str(folder), [item.name for item in items]))
     else:
-        other = [item.name for item in items if item not in folders]
-        splits = {"train": _class_folders(folder, folder, settings, other)}
-    notes += [f"not read in {folder}: {listed(other, most=_SHOWN)}"] if other else []
+        unread = [item.name for item in items if item not in folders]
+        splits = {"train": _class_folders(folder, folder, settings, unread)}
+    notes += [f"not read in {folder}: {listed(unread, most=_SHOWN)}"] if unread else []
     return Source(str(folder), splits, notes)
 
 
 def _by_split(named: Iterable[tuple[Path, str]]) -> dict[str, list[Path]]:
-    """Return by split what has its name."""
+    """Group (path, name) pairs by the split that the name stands for; other names are left out."""
     parts: defaultdict[str, list[Path]] = defaultdict(list)
     for path, name in named:
         if (split := split_of(name)) is not None:
@@ -256,31 +256,31 @@ def _by_split(named: Iterable[tuple[Path, str]]) -> dict[str, list[Path]]:
     return dict(parts)
 
 
-def _parts_of(
-    split: str, parts: list[Path], root: Path, settings: DataSettings, other: list[str], notes: list[str]
+def _read_split(
+    split: str, parts: list[Path], root: Path, settings: DataSettings, unread: list[str], notes: list[str]
 ) -> Table:
-    """Read the file of a split, all its numbered shards, or its folder; see `_class_folders` for `other`."""
-    if len(parts) > 1 and not are_of_one(parts):
+    """Read the file of a split, its numbered shards, or its folder; names of other items are added to `unread`."""
+    if len(parts) > 1 and not are_one_series(parts):
         what = "folders" if parts[0].is_dir() else "files"
         raise UserError(
             f"{root} has several {split} {what} ({listed(parts, lambda part: part.name, most=_SHOWN)}); keep one, name "
             f"the files with data.train=…, or, if they are parts of one split, put them into a folder {split}/"
         )
     if parts[0].is_dir():
-        return _split_folder(split, parts[0], root, settings, other, notes)
-    check_numbers(parts, root)
+        return _split_folder(split, parts[0], root, settings, unread, notes)
+    check_complete(parts, root)
     return read_shards(parts, f"{root}/{split}-*", settings, notes)
 
 
 def _split_folder(
-    split: str, folder: Path, root: Path, settings: DataSettings, other: list[str], notes: list[str]
+    split: str, folder: Path, root: Path, settings: DataSettings, unread: list[str], notes: list[str]
 ) -> Table:
-    """Read the folder of one split: files of rows, or folders of texts; see `_class_folders` for `other`."""
+    """Read the folder of one split: files of rows, or one folder of texts per class; see `_read_split`."""
     items = visible(folder)
     files = [item for item in items if is_of_rows(item)]
     if not files:
-        other += [str(item.relative_to(root)) for item in items if not item.is_dir()]
-        return _class_folders(folder, root, settings, other)
+        unread += [str(item.relative_to(root)) for item in items if not item.is_dir()]
+        return _class_folders(folder, root, settings, unread)
     if text := next(filter(_is_text, _within_folders(folder)), None):
         raise UserError(
             f"{folder} holds files of rows ({files[0].name}) and folders of texts ({text.relative_to(folder)}); the "
@@ -291,8 +291,8 @@ def _split_folder(
             f"{named} is called as the {split_of(unnumbered(named.stem))} split is, and all files in {folder} are read "
             f"as {split}: move it out of there, or give it another name"
         )
-    check_numbers(files, folder)
-    other += [f"{item.relative_to(root)}{'/' * item.is_dir()}" for item in items if item not in files]
+    check_complete(files, folder)
+    unread += [f"{item.relative_to(root)}{'/' * item.is_dir()}" for item in items if item not in files]
     return read_shards(files, str(folder), settings, notes)
 
 
@@ -301,20 +301,20 @@ def _is_text(item: Path) -> bool:
 
 
 def _within_folders(folder: Path) -> Iterator[Path]:
-    """Yield what lies in the folders of a folder, in the order of the names."""
+    """Yield the items in the subfolders of a folder, sorted by name."""
     return chain.from_iterable(visible(item) for item in visible(folder) if item.is_dir())
 
 
-def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list[str]) -> Table:
-    """Read a folder of folders of .txt files: the folder is the label, the file the text without its last line end.
+def _class_folders(folder: Path, root: Path, settings: DataSettings, unread: list[str]) -> Table:
+    """Read one folder of .txt files per class: the folder's name is the label, a file the text without a final newline.
 
-    The path from `root` is the id; anything else in there is added to `other`.
+    The path relative to `root` is the id; the names of other items are added to `unread`.
     """
     columns: dict[str, list[Any]] = {"text": [], "label": [], "id": []}
-    files, unread = [], []
+    files, other = [], []
     for item in _within_folders(folder):
         if not _is_text(item):
-            unread.append(f"{item.relative_to(root)}{'/' * item.is_dir()}")
+            other.append(f"{item.relative_to(root)}{'/' * item.is_dir()}")
             continue
         with opened(item) as (binary, origin):
             text = "".join(decoded_lines(binary, encoding=settings.encoding, origin=origin, is_text=True))
@@ -324,7 +324,7 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list
         columns["id"].append(item.relative_to(root).as_posix())
         files.append(str(item))
     if not files:
-        held = listed(unread, most=_SHOWN_FILES) or "nothing"
+        held = listed(other, most=_SHOWN_FILES) or "nothing"
         rows, todo = "files called train.*, validation.*, test.*", ""
         if folder != root:
             rows, todo = "files of rows", f"; if {folder.name} is no split, call the folder something else"
@@ -332,11 +332,11 @@ def _class_folders(folder: Path, root: Path, settings: DataSettings, other: list
             f"{folder} has neither {rows} ({', '.join(FORMATS)}) nor folders of .txt files, one folder a class; its "
             f"folders hold {held}, but texts are read from files that end in .txt only{todo}"
         )
-    other += unread
+    unread += other
     return Table(columns, str(folder), list(range(1, len(files) + 1)), files)
 
 
 def _no_train(name: str, found: list[str]) -> str:
-    """Say that there is no training split, and which name may have been meant for it."""
+    """Explain that there is no training split, and which name may have been meant for it."""
     close = next((hint for item in found if (hint := did_you_mean(Path(item).stem, ("train", "training")))), "")
     return f"{name} has no train split{close}; it has: {listed(found, most=_SHOWN) or 'nothing'}"

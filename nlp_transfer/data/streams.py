@@ -1,4 +1,4 @@
-"""Random numbers that are a function of (seed, number, stream) alone: who draws from which stream is written here."""
+"""Reproducible random numbers: a function of (seed, number, stream) alone. All streams are registered here."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """Streams of a run, of which none has numbers of another.
+    """The independent random streams of a run.
 
-    Runs of different kinds may share a stream: one of several tasks, or one in episodes, pretrains nothing.
+    Two purposes may share a stream if no run has both: multitask and episodic (meta-learning) runs pretrain nothing.
     """
 
-    ROWS = 0  # which rows meet at a step
-    UNLABELLED = 1  # which texts without labels stand beside them
-    HELD_OUT = 2  # which texts a pretraining does not read
-    MASKS = 3  # which tokens it guesses
-    TURNS = 3  # whose turn it is among several tasks
-    TASK_ROWS = 4  # which rows of the first of them meet; of each other one the next number
-    CLASSES = 4  # which classes are held out from episodes
-    EPISODES = 5  # which rows meet in an episode
-    CHOOSING_EPISODES = 6  # of those that weights are chosen by
-    MEASURED_EPISODES = 7  # of those that are measured
-    HELD_LABELS = 1 << 32  # labels drawn for the Fisher information; tasks are never so many
-    DOMAINS = (1 << 32) + 1  # texts by which domains are told apart
+    ROWS = 0  # order of the labelled rows
+    UNLABELLED = 1  # order of the unlabelled texts
+    HELD_OUT = 2  # texts held out from pretraining
+    MASKS = 3  # tokens masked in pretraining
+    TURNS = 3  # order of the tasks within an epoch of multitask training
+    TASK_ROWS = 4  # order of the rows of task 0; task k uses TASK_ROWS + k
+    CLASSES = 4  # classes held out from episodes
+    EPISODES = 5  # rows of training episodes
+    CHOOSING_EPISODES = 6  # rows of validation episodes
+    MEASURED_EPISODES = 7  # rows of test episodes
+    HELD_LABELS = 1 << 32  # labels sampled for the Fisher information; beyond any number of tasks
+    DOMAINS = (1 << 32) + 1  # texts for the domain distance
 
 
 def generator(seed: int, number: int, stream: int) -> np.random.Generator:
-    """Return a generator that begins where that of no other seed, number or stream comes.
+    """Return a generator that does not overlap with that of any other seed, number or stream.
 
     Args:
         seed: of the run.
-        number: of the epoch or whatever else is drawn anew, from 0.
-        stream: one of `Stream`, or a number behind `Stream.TASK_ROWS`.
+        number: of the epoch, or of another repetition, from 0.
+        stream: one of `Stream`, or ``Stream.TASK_ROWS`` plus the number of a task.
     """
     return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, stream]))

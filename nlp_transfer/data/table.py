@@ -1,4 +1,4 @@
-"""Rows as they were read, by column, each knowing the line it came from; no role and no label is known here."""
+"""A table of rows as they were read, by column, with the source line of each row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from nlp_transfer.data import sequences
 from nlp_transfer.data.missing import MISSING
 
-CHUNK_ROWS = 10_000  # of a file that is read whole, at a time: rows take more memory before they are columns
+CHUNK_ROWS = 10_000  # files are read in chunks, because unconverted rows take more memory than columns
 
 
 @dataclass
@@ -24,8 +24,8 @@ class Table:
             give Python values, with the integers of a ClassLabel already replaced by their names.
         origin: the file or object, for messages.
         lines: for each row the 1-based line it starts on (text files) or its row number.
-        files: the place of each row, where these are of several files: the file, and the line unless that is the row.
-        header: the line that names the columns; None: every row names them, or the file does it in another way.
+        files: the place of each row, if rows come from several files: the path, with the line if a file has many rows.
+        header: the line of the header; None: the format has none (JSON, Parquet, ...).
     """
 
     columns: Mapping[str, Sequence[Any]]
@@ -38,23 +38,23 @@ class Table:
         return len(self.lines)
 
     def where(self, row: int, column: str | None = None) -> str:
-        """Return the place of a row, or of one of its cells: ``train.csv:17, column 'label'``."""
+        """Return the place of a row or cell for messages: ``train.csv:17, column 'label'``."""
         place = self.files[row] if self.files is not None else f"{self.origin}:{self.lines[row]}"
         return place if column is None else f"{place}, column {column!r}"
 
     def followed_by(self, other: Table) -> Table:
-        """Return these rows, and behind them those of another table; a column that one lacks is MISSING there."""
+        """Return these rows followed by those of another table; cells of a column that one lacks are MISSING."""
         names = {**self.columns, **other.columns}
-        columns = {name: sequences.followed(self._cells(name), other._cells(name)) for name in names}
+        columns = {name: sequences.concatenated(self._cells(name), other._cells(name)) for name in names}
         places = (table.where(row) for table in (self, other) for row in range(len(table)))
         files = sequences.cells_of(places, len(self) + len(other))
-        return Table(columns, self.origin, sequences.followed(self.lines, other.lines), files, self.header)
+        return Table(columns, self.origin, sequences.concatenated(self.lines, other.lines), files, self.header)
 
     def _cells(self, column: str) -> Sequence[Any]:
         return self.columns[column] if column in self.columns else sequences.cells_of(_missing(len(self)), len(self))
 
     def take(self, rows: Sequence[int]) -> Table:
-        """Return some of the rows, in the order given."""
+        """Return the rows at these indices, in the order given."""
         return Table(
             {name: sequences.take(cells, rows) for name, cells in self.columns.items()},
             self.origin,
@@ -65,9 +65,9 @@ class Table:
 
 
 def joined(tables: Iterable[Table], origin: str) -> Table:
-    """Return the rows of tables that are parts of one; a column that a part lacks is MISSING there.
+    """Concatenate tables; cells of a column that one lacks are MISSING.
 
-    Where the parts come one by one, what each was made from goes before the next one comes.
+    Tables are consumed one by one, so that each can be freed before the next one is read.
     """
     columns: dict[str, Any] = {}
     lines: Any = []
@@ -103,10 +103,10 @@ def from_records(
 
     Args:
         records: the rows.
-        lines: of each the line or number.
+        lines: the line or number of each.
         origin: the file or object, for messages.
-        known: columns that the table has in any case, before the others.
+        known: columns that the table always has, before the others.
     """
     names = {str(name): name for name in chain(known, chain.from_iterable(records))}
-    columns = {shown: [record.get(name, MISSING) for record in records] for shown, name in names.items()}
+    columns = {column: [record.get(name, MISSING) for record in records] for column, name in names.items()}
     return Table(columns, origin, list(lines))

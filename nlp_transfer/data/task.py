@@ -1,6 +1,6 @@
-"""The task a corpus defines: problem type, label set, class weights; names outside, integers only in the arrays.
+"""The task that a corpus defines: problem type, label set, class weights, decision rules; encoding of labels.
 
-The training rows are the authority for the label set. This file knows no files and no texts.
+Labels are integers only inside target arrays, names everywhere else. The label set comes from the training rows.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from nlp_transfer.data.labels import PROBLEMS, Label, Where, is_number, name_of,
 from nlp_transfer.errors import UserError, did_you_mean, one_of
 from nlp_transfer.wording import counted
 
-NEVER = math.nextafter(1.0, 2.0)  # no probability reaches it
+NEVER = math.nextafter(1.0, 2.0)  # a threshold that no probability reaches
 _SHOWN = 10
 _EFFECTIVE_BETA = 0.999
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be predicted.
+    """What a model predicts.
 
     Attributes:
         problem: single_label, multi_label, ordinal or regression.
@@ -34,15 +34,15 @@ class Task:
         pair: whether an example is two texts.
         class_weights: by label index, or None. single_label and ordinal: mean 1 over the training rows, already
             multiplied into ``Examples.weights``. multi_label: weights of the positive term of each label's loss.
-        threshold: multi_label: the probability from which a label is given; one for all, or one a label.
-        abstain_below: single_label and ordinal: a model abstains where its highest probability is lower; 0: never;
-            NEVER: everywhere.
-        risk: single_label and ordinal: the share of wrong labels among those that are given, at most, which
-            `abstain_below` is there to keep; 0: nothing is promised, whatever that is.
-        unknown: single_label and ordinal: the share of texts like those it was made for that a model calls unknown all
-            the same, that is unlike all it has seen; 0: it calls none so.
-        coverage: how often the set that comes with a prediction (regression: the interval) holds the truth; 0: none
-            comes with it. Not for multi_label.
+        threshold: multi_label: the probability from which a label is predicted; one for all labels, or one each.
+        abstain_below: single_label and ordinal: a model abstains if its highest probability is lower; 0: never;
+            NEVER: always.
+        risk: single_label and ordinal: upper bound on the share of wrong labels among predictions without abstention,
+            which `abstain_below` was chosen to keep; 0: no bound is promised.
+        unknown: single_label and ordinal: the share of in-distribution texts that a model wrongly calls unknown
+            (unlike all training texts); 0: unknown texts are not detected.
+        coverage: how often the prediction set (regression: the interval) contains the truth; 0: predictions have none.
+            Not for multi_label.
     """
 
     problem: str
@@ -57,11 +57,11 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """Logits an example: one a label, one for regression."""
+        """Number of logits per example: one per label, or one for regression."""
         return 1 if self.problem == "regression" else len(self.labels)
 
-    def asks_as(self, other: Task) -> bool:
-        """Return whether the rows of one have the labels of the other, whatever weighs them and decides on them."""
+    def has_same_targets(self, other: Task) -> bool:
+        """Return whether problem type, labels and inputs are the same; weights and decision rules may differ."""
         return (self.problem, self.labels, self.pair) == (other.problem, other.labels, other.pair)
 
     def encode(self, values: Sequence[Label], where: Where) -> np.ndarray:
@@ -88,7 +88,7 @@ class Task:
             return np.fromiter((index[str(value)] for value in values), np.int64, len(values))
         targets = np.zeros((len(values), len(self.labels)), dtype=np.float32)
         for row, value in enumerate(values):
-            for name, share in shares(value).items():
+            for name, share in label_probabilities(value).items():
                 if share:
                     targets[row, index[name]] = share
         return targets
@@ -106,31 +106,33 @@ class Task:
         """Return the task that `to_json` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: for anything that it does not write.
+            KeyError, TypeError, ValueError: for values that `to_json` never writes.
         """
         problem, labels, weights = (values[key] for key in ("problem", "labels", "class_weights"))
-        named = isinstance(labels, list) and all(isinstance(name, str) for name in labels)
-        if problem not in PROBLEMS or not named or len(set(labels)) != len(labels) or type(values["pair"]) is not bool:
+        are_names = isinstance(labels, list) and all(isinstance(name, str) for name in labels)
+        if problem not in PROBLEMS or not are_names or len(set(labels)) != len(labels):
             raise ValueError("no problem type with labels")
+        if type(values["pair"]) is not bool:
+            raise ValueError("pair is neither true nor false")
         if weights is not None and (len(weights) != len(labels) or None in map(number_of, weights)):
             raise ValueError("no class weights")
-        given, least = values.get("threshold", 0.5), number_of(values.get("abstain_below", 0))
-        several = isinstance(given, list)
-        if several and (problem != "multi_label" or len(given) != len(labels)):
+        given, abstain_below = values.get("threshold", 0.5), number_of(values.get("abstain_below", 0))
+        has_several = isinstance(given, list)
+        if has_several and (problem != "multi_label" or len(given) != len(labels)):
             raise ValueError("no thresholds of these labels")
-        thresholds = [number_of(each) for each in (given if several else [given])]
-        one_label = problem in ("single_label", "ordinal")
+        thresholds = [number_of(each) for each in (given if has_several else [given])]
+        has_one_label = problem in ("single_label", "ordinal")
         if not all(each is not None and 0 < each < 1 for each in thresholds):
             raise ValueError("no rule for deciding")
         risk = number_of(values.get("risk", 0))
         if risk is None or not 0 <= risk < 1:
             raise ValueError("no share of wrong labels")
-        if least is None or not (0 <= least < 1 or (risk and least <= NEVER)):
+        if abstain_below is None or not (0 <= abstain_below < 1 or (risk and abstain_below <= NEVER)):
             raise ValueError("no rule for abstaining")
-        if (least or risk) and not one_label:
+        if (abstain_below or risk) and not has_one_label:
             raise ValueError("nothing to abstain from")
         unknown, coverage = (number_of(values.get(key, 0)) for key in ("unknown", "coverage"))
-        if unknown is None or not 0 <= unknown <= 0.5 or (unknown and not one_label):
+        if unknown is None or not 0 <= unknown <= 0.5 or (unknown and not has_one_label):
             raise ValueError("no share of unknown texts")
         if coverage is None or not 0 <= coverage < 1 or (coverage and problem == "multi_label"):
             raise ValueError("no coverage of sets")
@@ -140,16 +142,16 @@ class Task:
             labels=tuple(labels),
             pair=values["pair"],
             class_weights=None if weights is None else tuple(weights),
-            threshold=threshold if several else threshold[0],
-            abstain_below=least,
+            threshold=threshold if has_several else threshold[0],
+            abstain_below=abstain_below,
             risk=risk,
             unknown=unknown,
             coverage=coverage,
         )
 
 
-def shares(value: Label) -> Mapping[str, float]:
-    """Return name → how much of the row's label it is, for every problem type but regression."""
+def label_probabilities(value: Label) -> Mapping[str, float]:
+    """Return name → probability: 1 for hard labels; for every problem type but regression."""
     if isinstance(value, str):
         return {value: 1.0}
     if isinstance(value, tuple):
@@ -167,7 +169,7 @@ def label_names(
         values: the labels of the training rows.
         problem: the problem type.
         order: the names from low to high, for ordinal only.
-        known: labels that are in the set whatever the rows have: first, in their order.
+        known: labels that are always in the set; they come first, in this order.
 
     Raises:
         UserError: for fewer than two classes, or an order that does not list exactly these names.
@@ -178,7 +180,7 @@ def label_names(
         if len({value for value in values if isinstance(value, float)}) < 2:
             raise UserError(f"all {len(values):,} training rows have the same target; there is nothing to learn")
         return ()
-    names = {name for value in values for name in shares(value)}
+    names = {name for value in values for name in label_probabilities(value)}
     if known:
         return (*known, *_new_names(names.difference(known), problem))
     if len(names) < (1 if problem == "multi_label" else 2):
@@ -200,7 +202,7 @@ def label_names(
 
 
 def _new_names(names: set[str], problem: str) -> list[str]:
-    """Return labels that stand behind others."""
+    """Return labels that are new to a model, sorted, to follow those it knows."""
     if names and problem == "ordinal":
         raise UserError(
             f"{min(names)!r} has no place in the order of the labels that the model knows: adapt to all of them anew, "
@@ -225,22 +227,22 @@ def _checked_order(order: list[str], names: set[str]) -> tuple[str, ...]:
 
 
 def unseen(values: Sequence[Label], labels: Sequence[str]) -> list[int]:
-    """Return the rows that have a label outside the label set; a probability of zero is not having it."""
+    """Return the rows that have a label outside the label set with a probability above zero."""
     known = set(labels)
     return [
         row
         for row, value in enumerate(values)
-        if any(share and name not in known for name, share in shares(value).items())
+        if any(share and name not in known for name, share in label_probabilities(value).items())
     ]
 
 
 def unseen_message(values: Sequence[Label], rows: Sequence[int], labels: Sequence[str], where: Where) -> str:
-    """Say which labels are outside the label set, how often and where first."""
+    """Return the message that names labels outside the label set, with counts and first places."""
     known = set(labels)
     counts: Counter[str] = Counter()
     first: dict[str, int] = {}
     for row in rows:
-        for name, share in shares(values[row]).items():
+        for name, share in label_probabilities(values[row]).items():
             if share and name not in known:
                 counts[name] += 1
                 first.setdefault(name, row)
@@ -265,7 +267,7 @@ def class_weights(setting: Any, targets: np.ndarray, task: Task) -> tuple[float,
       "Class-Balanced Loss Based on Effective Number of Samples", CVPR); multi_label: E(negatives) / E(positives).
     - a mapping of every label name to a positive number.
 
-    Except for multi_label they are scaled to mean 1 over the training rows, so a learning rate keeps its meaning.
+    Except for multi_label they are scaled to mean 1 over the training rows, so that the learning rate keeps its scale.
 
     Args:
         setting: none, balanced, effective or a mapping.
@@ -290,11 +292,9 @@ def class_weights(setting: Any, targets: np.ndarray, task: Task) -> tuple[float,
         absent = [name for name, count in zip(task.labels, positives, strict=True) if not count]
         if absent:
             raise UserError(f"data.class_weights={setting}: no training row has the label {absent[0]!r}")
-        effective = setting == "effective"
-        rare = _effective_number(positives) if effective else positives
-        rest = len(targets) - positives
-        common = (_effective_number(rest) if effective else rest) if task.problem == "multi_label" else 1.0
-        weights = common / rare
+        count_of = _effective_number if setting == "effective" else np.asarray
+        numerator = count_of(len(targets) - positives) if task.problem == "multi_label" else 1.0
+        weights = numerator / count_of(positives)
         if not weights.all():
             name = task.labels[int(np.argmin(weights))]
             raise UserError(
@@ -306,12 +306,12 @@ def class_weights(setting: Any, targets: np.ndarray, task: Task) -> tuple[float,
 
 
 def likeliest(targets: np.ndarray) -> np.ndarray:
-    """Return int64 (rows,): the label of every row, see `Task.encode`; of a distribution the likeliest."""
+    """Return the label of every row of targets, see `Task.encode`, or the likeliest one, int64 (rows,)."""
     return targets if targets.ndim == 1 else targets.argmax(axis=1)
 
 
 def dense(task: Task, targets: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
-    """Return targets, see `Task.encode`, as one number an output, (rows, outputs)."""
+    """Return targets (see `Task.encode`) with one number per output, (rows, outputs)."""
     if targets.ndim == 1 and task.labels:
         return np.eye(task.outputs, dtype=dtype)[targets]
     return targets.reshape(-1, task.outputs).astype(dtype, copy=False)

@@ -1,4 +1,4 @@
-"""From bytes to decoded lines: the declared encoding, strictly, with exact line numbers; it knows no file format."""
+"""Strict decoding of text files into lines, with exact line numbers in errors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, BinaryIO, cast
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import reason
 
-# surrogateescape turns a byte that cannot be decoded into one of these, which no decoder returns for valid bytes; so
+# surrogateescape turns an undecodable byte into one of these characters, which no decoder returns for valid bytes. So
 # the line of a bad byte is known without decoding line by line, which UTF-16 would not allow.
 _UNDECODED = re.compile("[\udc80-\udcff]")
-SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, which no encoding can hold
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which cannot be encoded
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive (or a spreadsheet); unpack or export it first",
     b"\x1f\x8b": "gzip-compressed; unpack it first",
@@ -27,7 +27,7 @@ _PAGES = {  # in lower case
     b"<html": "a page of the web, or a table saved as one; download or export the file itself",
 }
 _START = max(map(len, _FOREIGN | _PAGES))
-_MARKED = (  # byte order mark, the encoding that takes it away, encodings that read the same bytes otherwise
+_MARKED = (  # byte order mark, the encoding that it indicates, other encodings for which the same bytes are valid
     (codecs.BOM_UTF8, "utf-8", ("utf-8-sig",)),
     (codecs.BOM_UTF16_LE, "utf-16", ("utf-32",)),
     (codecs.BOM_UTF16_BE, "utf-16", ()),
@@ -41,13 +41,13 @@ def decoded_lines(binary: BinaryIO, *, encoding: str, origin: str, is_text: bool
 
     Args:
         binary: the file.
-        encoding: of it.
-        origin: what it is called.
-        is_text: whether the file is a text itself, which may be a page of the web, or of one a line.
+        encoding: of the file.
+        origin: its name in messages.
+        is_text: whether the content is plain text, which may look like a web page, and not rows.
 
     Raises:
-        UserError: with file, line and a hint, for bytes that are no text in `encoding`, NUL bytes and compressed files,
-            and where the disk does not give them.
+        UserError: with file, line and a hint, for bytes that cannot be decoded, NUL bytes, compressed files and
+            read errors.
     """
     codec = _codec(encoding)
     buffered: Any = binary if hasattr(binary, "peek") else io.BufferedReader(cast(io.RawIOBase, binary))
@@ -64,12 +64,12 @@ def decoded_lines(binary: BinaryIO, *, encoding: str, origin: str, is_text: bool
                     "if the file is UTF-16 set data.encoding=utf-16"
                 )
             yield line
-    except UnicodeError as error:  # UTF-16 and UTF-32 can fail in ways that leave no byte to escape
+    except UnicodeError as error:  # UTF-16 and UTF-32 have errors that surrogateescape does not cover
         raise UserError(f"{origin}:{number + 1}: this line or a later one is not {codec} text ({error})") from error
     except OSError as error:
         raise UserError(f"{origin} cannot be read beyond line {number}: {reason(error)}") from error
     finally:
-        if not buffered.closed:  # whoever opened the file closes it
+        if not buffered.closed:  # the caller closes the file
             text.detach()
             if buffered is not binary:
                 buffered.detach()
@@ -88,7 +88,7 @@ def _codec(encoding: str) -> str:
 
 
 def _check_start(start: bytes, codec: str, origin: str, *, is_text: bool) -> None:
-    """Refuse files whose first bytes say that they are something else."""
+    """Refuse files whose first bytes identify another file type or encoding."""
     for magic, kind in _FOREIGN.items():
         if start.startswith(magic):
             raise UserError(f"{origin} is {kind}")
@@ -101,7 +101,7 @@ def _check_start(start: bytes, codec: str, origin: str, *, is_text: bool) -> Non
 
 
 def _undecodable(place: str, byte: int, character: int, codec: str) -> str:
-    """Say what cannot be decoded and what to try."""
+    """Return the message for an undecodable byte."""
     hint = (
         "set data.encoding to what the file was written in, for example data.encoding=cp1252 (Windows) or latin-1"
         if codec == "utf-8"

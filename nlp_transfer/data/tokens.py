@@ -1,7 +1,6 @@
-"""From texts to token ids: special tokens, pairs, cutting or windows, and what that costs.
+"""Tokenise texts into ragged arrays of ids: special tokens, pairs, truncation or windows.
 
-Ids are kept ragged in one flat array, so that nothing is padded before a batch is made. This file knows the tokenizer
-of transformers and what does its work; it knows no labels and no batches.
+Padding is added only when a batch is collated.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from nlp_transfer.data.cutting import PAIR_TRUNCATIONS, TRUNCATION_SIDES
 from nlp_transfer.data.ragged import Tokens, starts
+from nlp_transfer.data.truncation import PAIR_TRUNCATIONS, TRUNCATION_SIDES
 from nlp_transfer.errors import UserError, at_least, one_of
 from nlp_transfer.machine.disk import Scratch, scratch
 from nlp_transfer.settings import TokenSettings
@@ -25,10 +24,10 @@ _ROWS_PER_CALL = 4096  # bounds the tokenizer's own Python lists
 
 @dataclass(frozen=True)
 class TokenSpec:
-    """How texts become ids, resolved for one encoder and one training split.
+    """Truncation settings, resolved for one encoder and one training split.
 
-    `max_length` is what training rows are cut to; `limit` what the encoder can take. Rows that are evaluated or
-    predicted are cut at `limit`: a model trained on short texts should still read a long one whole.
+    Training rows are truncated to `max_length`. Other rows are truncated to `limit`, the encoder's maximum, because a
+    model trained on short texts should still read a long one whole.
     """
 
     max_length: int
@@ -40,7 +39,7 @@ class TokenSpec:
     max_windows: int | None
 
     def check(self) -> None:
-        """Refuse values that `resolve_spec` does not return; a saved one may come from anywhere.
+        """Refuse values that `resolve_spec` never returns; a saved spec may have been edited.
 
         Raises:
             UserError: naming the value.
@@ -53,16 +52,16 @@ class TokenSpec:
 
 
 def resolve_spec(settings: TokenSettings, lengths: np.ndarray, *, limit: int, pair: bool) -> TokenSpec:
-    """Choose the length training rows are cut to from their own lengths.
+    """Resolve the settings; ``max_length=auto`` is a percentile of the training rows' lengths.
 
     Args:
         settings: the `tokens` group, checked.
-        lengths: full lengths of the training rows in tokens, special tokens included.
-        limit: the longest input the encoder takes.
-        pair: whether rows are sentence pairs.
+        lengths: untruncated lengths of the training rows in tokens, special tokens included.
+        limit: the encoder's maximum input length.
+        pair: whether rows are text pairs.
 
     Raises:
-        UserError: for a length the encoder cannot take, or windows over pairs without saying which text is cut.
+        UserError: for a length beyond the encoder's limit, and for windows over pairs without the text to split.
     """
     chunk = settings.long == "chunk"
     if chunk and pair and settings.pair_truncation == "longest_first":
@@ -91,37 +90,37 @@ def resolve_spec(settings: TokenSettings, lengths: np.ndarray, *, limit: int, pa
 
 
 def full_lengths(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
-    """Return every row's length in tokens with nothing cut, int64 (rows,)."""
+    """Return the untruncated length of every row in tokens, int64 (rows,)."""
     return encode_whole(tokenizer, texts, pairs).full
 
 
 def encode(
     tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, spec: TokenSpec, *, max_length: int
 ) -> Tokens:
-    """Encode rows, cutting or windowing only those longer than `max_length` tokens: `encode_whole`, then `shorten`."""
+    """Encode rows and shorten those longer than `max_length` tokens: `encode_whole`, then `shorten`."""
     return shorten(encode_whole(tokenizer, texts, pairs), tokenizer, texts, pairs, spec, max_length=max_length)
 
 
 def encode_whole(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None) -> Tokens:
-    """Encode rows with nothing cut.
+    """Encode rows without truncation.
 
-    A special token written in a text ("[SEP]", "<s>") is text, not a special token. Every row has a token, also an
-    empty text under a tokenizer that adds none.
+    A special token written in a text ("[SEP]", "<s>") is encoded as plain text. Every row has at least one token, even
+    an empty text with a tokenizer that adds no special tokens.
     """
-    typed = "token_type_ids" in tokenizer.model_input_names
-    # No encoder takes a row without a token; the end of a text is the one that says nothing.
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    # Encoders reject rows without tokens; the end-of-text token carries no meaning.
     end = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-    read = _reader(tokenizer, typed)
+    tokenize = _tokenize_function(tokenizer, has_types)
     ids, types, lengths = Scratch(np.int32, many=_MANY), Scratch(np.int8, many=_MANY), [np.zeros(1, np.int64)]
     for start in range(0, len(texts), _ROWS_PER_CALL):
         part = slice(start, start + _ROWS_PER_CALL)
-        rows, their_types = read(list(texts[part]), None if pairs is None else list(pairs[part]))
+        rows, row_types = tokenize(list(texts[part]), None if pairs is None else list(pairs[part]))
         rows = [row or [end] for row in rows]
         lengths.append(np.fromiter(map(len, rows), np.int64, len(rows)))
         ids.append(_flat(rows, np.int32))
-        types.append(_flat([row or [0] for row in their_types], np.int8))
+        types.append(_flat([row or [0] for row in row_types], np.int8))
     full = np.concatenate(lengths)[1:]
-    return Tokens.whole(ids=ids.values, types=types.values if typed else None, full=full)
+    return Tokens.whole(ids=ids.values, types=types.values if has_types else None, full=full)
 
 
 def shorten(
@@ -133,37 +132,38 @@ def shorten(
     *,
     max_length: int,
 ) -> Tokens:
-    """Cut or window the rows that are longer than `max_length` tokens; the others stay as they are.
+    """Truncate rows longer than `max_length` tokens, or split them into windows; other rows do not change.
 
     Args:
-        whole: the rows with nothing cut, from `encode_whole`.
+        whole: the untruncated rows, from `encode_whole`.
         tokenizer: of the encoder.
         texts: of the same rows.
         pairs: the second texts, or None.
-        spec: how rows are cut.
-        max_length: to which.
+        spec: how rows are shortened.
+        max_length: maximum length of a sequence.
 
     Raises:
-        UserError: for windows without a fast tokenizer, and for a pair that cannot be cut as the spec says.
+        UserError: for windows without a fast tokenizer, and for a pair that cannot be shortened as the spec says.
     """
     if spec.chunk and not tokenizer.is_fast:
         raise UserError("tokens.long=chunk needs a fast tokenizer, which this encoder does not have; use truncate")
-    repeated = spec.overlap + tokenizer.num_special_tokens_to_add(pairs is not None)  # of every window but the first
+    # Tokens of every window but the first that are special or also in the window before it.
+    repeated = spec.overlap + tokenizer.num_special_tokens_to_add(pairs is not None)
     tokenizer.truncation_side = spec.truncation_side
     windows, cut = np.ones_like(whole.full), np.zeros_like(whole.full)
     ids, types, lengths = [], [], []
-    done = 0  # rows before this one are taken over
+    done = 0  # rows before this one have been copied
     for row in np.flatnonzero(whole.full > max_length).tolist():
         kept, kept_types = _shortened(
             tokenizer, texts[row], None if pairs is None else pairs[row], spec, max_length, whole.types is not None
         )
-        own = np.array([len(window) for window in kept])
-        all_read = spec.chunk and (spec.max_windows is None or len(kept) < spec.max_windows)
-        read = whole.full[row] if all_read else own.sum() - (len(kept) - 1) * repeated
-        windows[row], cut[row] = len(kept), max(0, whole.full[row] - read)
+        window_lengths = np.array([len(window) for window in kept])
+        is_complete = spec.chunk and (spec.max_windows is None or len(kept) < spec.max_windows)
+        kept_tokens = whole.full[row] if is_complete else window_lengths.sum() - (len(kept) - 1) * repeated
+        windows[row], cut[row] = len(kept), max(0, whole.full[row] - kept_tokens)
         between = slice(whole.offsets[done], whole.offsets[row])
         ids += [whole.ids[between], _flat(kept, np.int32)]
-        lengths += [whole.full[done:row], own]
+        lengths += [whole.full[done:row], window_lengths]
         if whole.types is not None:
             types += [whole.types[between], _flat(kept_types, np.int8)]
         done = row + 1
@@ -184,12 +184,16 @@ def shorten(
 
 
 def backend_of(tokenizer: Any) -> Any:
-    """Return what does the work of a fast tokenizer, set to cut and pad nothing; None where not it alone does it."""
+    """Return the backend of a fast tokenizer, without truncation and padding; None if a subclass adds code of its own.
+
+    Calling the backend directly then gives the same ids as calling the tokenizer.
+    """
     from transformers import PreTrainedTokenizerFast
 
-    usual = ("__call__", "_encode_plus")
+    methods = ("__call__", "_encode_plus")
     if not tokenizer.is_fast or any(
-        getattr(type(tokenizer), name, tokenizer) is not getattr(PreTrainedTokenizerFast, name, None) for name in usual
+        getattr(type(tokenizer), name, tokenizer) is not getattr(PreTrainedTokenizerFast, name, None)
+        for name in methods
     ):
         return None
     backend = tokenizer.backend_tokenizer
@@ -202,42 +206,42 @@ def backend_of(tokenizer: Any) -> Any:
 _Rows = list[list[int]]
 
 
-def _reader(tokenizer: Any, typed: bool) -> Callable[[list[str], list[str] | None], tuple[_Rows, _Rows]]:
-    """Return a function from texts to the ids of every row, nothing cut, and their types, none where not `typed`."""
+def _tokenize_function(tokenizer: Any, has_types: bool) -> Callable[[list[str], list[str] | None], tuple[_Rows, _Rows]]:
+    """Return a function from texts to the untruncated ids of every row, and their types or an empty list."""
 
-    def call(texts: list[str], pairs: list[str] | None) -> tuple[_Rows, _Rows]:
-        read = tokenizer(
+    def call_tokenizer(texts: list[str], pairs: list[str] | None) -> tuple[_Rows, _Rows]:
+        encoded = tokenizer(
             texts,
             pairs,
             truncation=False,
             padding=False,
             return_attention_mask=False,
-            return_token_type_ids=typed,
+            return_token_type_ids=has_types,
             split_special_tokens=True,
             verbose=False,
         )
-        return read["input_ids"], read["token_type_ids"] if typed else []
+        return encoded["input_ids"], encoded["token_type_ids"] if has_types else []
 
     backend = backend_of(tokenizer)
     if backend is None:
-        return call
+        return call_tokenizer
 
-    def hand_over(texts: list[str], pairs: list[str] | None) -> tuple[_Rows, _Rows]:
-        """Do what the call does, but for where in the text each token lies, which takes a third of the time."""
-        read = backend.encode_batch_fast(texts if pairs is None else list(zip(texts, pairs, strict=True)))
-        return [row.ids for row in read], [row.type_ids for row in read] if typed else []
+    def call_backend(texts: list[str], pairs: list[str] | None) -> tuple[_Rows, _Rows]:
+        """Return the same as `call_tokenizer`, without character offsets, which take a third of the time."""
+        encoded = backend.encode_batch_fast(texts if pairs is None else list(zip(texts, pairs, strict=True)))
+        return [row.ids for row in encoded], [row.type_ids for row in encoded] if has_types else []
 
-    return hand_over
+    return call_backend
 
 
 def _shortened(
-    tokenizer: Any, text: str, pair: str | None, spec: TokenSpec, max_length: int, typed: bool
+    tokenizer: Any, text: str, pair: str | None, spec: TokenSpec, max_length: int, has_types: bool
 ) -> tuple[_Rows, _Rows]:
     """Encode one row that is too long: its head (or tail), or windows over it."""
-    if spec.chunk and pair is not None:  # what the library makes of that is no exception, but the end
-        other = pair if spec.pair_truncation == "only_first" else text
-        taken = len(tokenizer(other, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"])
-        room = max_length - taken - tokenizer.num_special_tokens_to_add(True)
+    if spec.chunk and pair is not None:  # without this check the library would abort the process
+        whole_text = pair if spec.pair_truncation == "only_first" else text
+        encoding = tokenizer(whole_text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        room = max_length - len(encoding["input_ids"]) - tokenizer.num_special_tokens_to_add(True)
         if room <= spec.overlap:
             raise UserError(
                 f"the pair that begins {text[:40]!r} cannot be cut into windows of {max_length} tokens: the text that "
@@ -253,17 +257,17 @@ def _shortened(
             stride=spec.overlap if spec.chunk else 0,
             return_overflowing_tokens=spec.chunk,
             return_attention_mask=False,
-            return_token_type_ids=typed,
+            return_token_type_ids=has_types,
             split_special_tokens=True,
             verbose=False,
         )
-    except Exception as error:  # the tokenizers library raises nothing more precise
+    except Exception as error:  # the tokenizers library raises nothing more specific
         raise UserError(
             f"the pair that begins {text[:40]!r} cannot be cut to {max_length} tokens ({error}); set "
             "tokens.pair_truncation=longest_first, or a larger tokens.max_length"
         ) from error
     kept = slice(0, spec.max_windows if spec.chunk else 1)
-    return encoded["input_ids"][kept], encoded["token_type_ids"][kept] if typed else []
+    return encoded["input_ids"][kept], encoded["token_type_ids"][kept] if has_types else []
 
 
 def _flat(rows: _Rows, dtype: type[np.integer]) -> np.ndarray:
@@ -271,7 +275,7 @@ def _flat(rows: _Rows, dtype: type[np.integer]) -> np.ndarray:
 
 
 def _joined(parts: list[np.ndarray], dtype: type[np.integer]) -> np.ndarray:
-    """Return arrays as one; a large one lies in a file."""
+    """Concatenate arrays; a large result is backed by a file."""
     size = sum(map(len, parts))
     if size < _MANY:
         return np.concatenate([np.zeros(0, dtype), *parts])

@@ -1,6 +1,6 @@
-"""Sources whose cells have types: Arrow, `datasets`, pandas, lists, the Hub; ClassLabel integers become names.
+"""Read sources with typed cells: Arrow, `datasets`, pandas, lists of dicts, the Hub; ClassLabel integers become names.
 
-Each library is imported where it is needed. This file knows no role.
+Each library is imported only where it is needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.data import hub
-from nlp_transfer.data.hints import typed
+from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.table import CHUNK_ROWS, Table, from_records, joined
 from nlp_transfer.errors import UserError, first_line
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 def from_hub(name: str, subset: str | None, revision: str | None) -> tuple[dict[str, Table], str, list[str]]:
-    """Load a data set from the Hub at one commit, tables by the split names of its author.
+    """Load a data set from the Hub at one commit, as tables by the author's split names.
 
     Text files on the Hub are read by `datasets`, which takes "NA" for missing (refused later with its row) and a column
-    of 007 for whole numbers (refused as a text; as a label it is the class 7). Files in ``data.path`` are not changed.
+    of 007 for whole numbers (refused as a text; as a label it is the class 7). ``data.path`` reads files strictly.
 
     Args:
         name: ``owner/name``.
@@ -35,73 +35,73 @@ def from_hub(name: str, subset: str | None, revision: str | None) -> tuple[dict[
         revision: commit, branch or tag; None: the default branch.
 
     Returns:
-        The tables, the commit they are from, and sentences: their licence, or that the Hub could not be asked.
+        The tables, their commit, and notes: the licence, or that the Hub could not be reached.
 
     Raises:
-        UserError: in one sentence for whatever kept it from being loaded, and for a data set that is a program.
+        UserError: in one sentence for anything that prevents loading, and for a data set with a loading script.
     """
-    wanted, found = asked(name, subset, revision), find(name, subset, revision)
+    wanted, info = described(name, subset, revision), find(name, subset, revision)
     try:
-        builder = _cached(name, subset, revision) if found is None else builder_of(name, subset, found)
+        builder = _cached(name, subset, revision) if info is None else builder_of(name, subset, info)
         builder.download_and_prepare()
         tables = from_object(builder.as_dataset(), origin=name)
     except UserError:
         raise
-    except Exception as error:  # the library raises a dozen types, its dependencies more
-        raise UserError(f"{wanted} {reason(error, found)}") from error
-    if found is None:
+    except Exception as error:  # the library and its dependencies raise many types
+        raise UserError(f"{wanted} {reason(error, info)}") from error
+    if info is None:
         notes = [f"the Hub cannot be reached; {name} is read from the cache of this machine, commit {builder.hash}"]
     else:
-        notes = licence_of(found)
+        notes = licence_of(info)
     return tables, str(builder.hash), notes
 
 
-def asked(name: str, subset: str | None, revision: str | None) -> str:
-    """Return how a message about a data set of the Hub begins."""
+def described(name: str, subset: str | None, revision: str | None) -> str:
+    """Return the settings that name a Hub data set, for the beginning of messages."""
     wanted = f"data.hub={name}" + (f" data.subset={subset}" if subset else "")
     return wanted + (f" at revision {revision!r}" if revision else "")
 
 
 def find(name: str, subset: str | None, revision: str | None) -> Any | None:
-    """Return what the Hub says of a data set, see `hub.find`; arguments and errors are those of `from_hub`."""
-    if Path(name).is_dir():  # `datasets` would read it without a word
+    """Return the Hub's information on a data set, see `hub.find`; arguments and errors are those of `from_hub`."""
+    if Path(name).is_dir():  # `datasets` would silently read the folder instead
         raise UserError(f"data.hub={name} is also a folder here: set data.path, or start from another folder")
-    with hub.explained(asked(name, subset, revision)):
+    with hub.explain_errors(described(name, subset, revision)):
         return hub.find("dataset", name, revision)
 
 
-def licence_of(found: Any) -> list[str]:
-    """Return a sentence about the licence of a data set that was found, if its card names one."""
-    licence = found.card_data and found.card_data.get("license")
+def licence_of(info: Any) -> list[str]:
+    """Return a note about the licence of a data set, if its card names one."""
+    licence = info.card_data and info.card_data.get("license")
     return [f"licence of the data: {licence}"] if licence else []
 
 
-def builder_of(name: str, subset: str | None, found: Any) -> Any:
-    """Return the builder of a data set at the commit that was found, of files of that commit only."""
+def builder_of(name: str, subset: str | None, info: Any) -> Any:
+    """Return the builder of a data set at the commit in `info`; files of other commits or sources are refused."""
     import datasets
 
     script = f"{name.rsplit('/', 1)[-1]}.py"
-    if script in {file.rfilename for file in found.siblings}:
+    if script in {file.rfilename for file in info.siblings}:
         raise UserError(
             f"data.hub={name} is a program ({script}), and code from a download is never run; data.revision="
             "refs/convert/parquet is its conversion to files, where the Hub has made one"
         )
-    builder = datasets.load_dataset_builder(name, subset, revision=found.sha)
-    if builder.hash != found.sha:  # whatever goes wrong, `datasets` takes the latest commit of its cache instead
-        raise UserError(f"data.hub={name}: the files of commit {found.sha} cannot be fetched from the Hub")
-    own = f"hf://datasets/{name}@{found.sha}/"
+    builder = datasets.load_dataset_builder(name, subset, revision=info.sha)
+    if builder.hash != info.sha:  # on any failure `datasets` falls back to the latest commit in its cache
+        raise UserError(f"data.hub={name}: the files of commit {info.sha} cannot be fetched from the Hub")
+    pinned = f"hf://datasets/{name}@{info.sha}/"
     files = [file for files in (builder.config.data_files or {}).values() for file in files]
-    if foreign := [file for file in files if not file.startswith(own)]:
+    if foreign := [file for file in files if not file.startswith(pinned)]:
         raise UserError(f"data.hub={name} takes rows from {foreign[0]}, which the commit does not pin; it is not read")
     return builder
 
 
 def _cached(name: str, subset: str | None, revision: str | None) -> Any:
-    """Return a builder over what `datasets` has cached: of the commit asked for, or of the latest where none is."""
+    """Return a builder over the cache of `datasets`: at the given commit, or the latest if no revision is given."""
     from datasets.packaged_modules.cache.cache import Cache
 
-    own = {"repo_id": name, "dataset_name": name.rsplit("/", 1)[-1]}
-    latest = Cache(**own, config_name=subset, version="auto", hash="auto")
+    repository = {"repo_id": name, "dataset_name": name.rsplit("/", 1)[-1]}
+    latest = Cache(**repository, config_name=subset, version="auto", hash="auto")
     if revision in (None, "main"):
         return latest
     if not hub.is_commit(revision):
@@ -109,38 +109,37 @@ def _cached(name: str, subset: str | None, revision: str | None) -> Any:
             f"data.revision={revision!r}: the Hub cannot be reached to say which commit that is; the latest one in the "
             f"cache of this machine is {latest.hash}: set data.revision to it if it is meant"
         )
-    return Cache(**own, config_name=latest.config.name, version=str(latest.config.version), hash=revision)
+    return Cache(**repository, config_name=latest.config.name, version=str(latest.config.version), hash=revision)
 
 
-def reason(error: Exception, found: Any) -> str:
-    """Say in one sentence why a data set cannot be loaded."""
-    if found is None:
+def reason(error: Exception, info: Any) -> str:
+    """Explain in one sentence why a data set cannot be loaded; `info` is the result of `find`."""
+    if info is None:
         return (
-            f"cannot be fetched from the Hub, nor from the cache of this machine {hub.said(error)}; without network, "
-            "download its files and set data.path"
+            f"cannot be fetched from the Hub, nor from the cache of this machine {hub.describe_error(error)}; without "
+            "network, download its files and set data.path"
         )
-    return hub.GATED if found.gated else f"cannot be loaded {hub.said(error)}"
+    return hub.GATED if info.gated else f"cannot be loaded {hub.describe_error(error)}"
 
 
 def from_object(data: Any, *, origin: str | None = None) -> dict[str, Table]:
-    """Turn what Python callers hand over into tables by split name; a single table is called train.
+    """Turn Python data into tables by split name; a single table is called train.
 
     Args:
         data: a pandas DataFrame, a Dataset or DatasetDict, a list of mappings, or a mapping of split to one of these.
-        origin: how messages call it; None: by its type.
+        origin: its name in messages; None: that of its type.
 
     Raises:
         UserError: for any other type.
     """
     if isinstance(data, Mapping):
-        shown = {name: f"{origin or type(part).__name__}[{name}]" for name, part in data.items()}
-        return {str(name): _table(part, shown[name]) for name, part in data.items()}
+        return {str(name): _table(part, f"{origin or type(part).__name__}[{name}]") for name, part in data.items()}
     return {"train": _table(data, origin or type(data).__name__)}
 
 
 def _table(data: Any, origin: str) -> Table:
     """Turn one object into a table."""
-    # A DataFrame or Dataset can only come from a library that is already imported, so none is imported to ask.
+    # A DataFrame or Dataset implies that its library is imported already.
     pandas, datasets = sys.modules.get("pandas"), sys.modules.get("datasets")
     if pandas is not None and isinstance(data, pandas.DataFrame):
         return _from_frame(data, pandas, origin)
@@ -156,7 +155,7 @@ def _table(data: Any, origin: str) -> Table:
         return from_records(records, range(1, len(data) + 1), origin)
     file = ""
     if isinstance(data, str | Path):
-        file = f"; a file is named in overrides: data=files {typed('data.path', str(data))}"
+        file = f"; a file is named in overrides: data=files {shell_word('data.path', str(data))}"
     raise UserError(
         f"{origin}: rows of type {type(data).__name__} are not read; give a pandas DataFrame, a datasets.Dataset or "
         f"DatasetDict (not streaming), a list of dicts, or a dict of split name to one of these{file}"
@@ -164,27 +163,27 @@ def _table(data: Any, origin: str) -> Table:
 
 
 def _from_frame(frame: Any, pandas: Any, origin: str) -> Table:
-    """Read a DataFrame; whatever pandas calls missing becomes None."""
-    names = distinct([str(name) for name in frame.columns], origin)
+    """Read a DataFrame; pandas' missing values become None."""
+    names = check_distinct([str(name) for name in frame.columns], origin)
     columns = {}
     for position, name in enumerate(names):
         series = frame.iloc[:, position]
         columns[name] = [
-            None if absent else _plain(value)
-            for value, absent in zip(series.tolist(), pandas.isna(series), strict=True)
+            None if is_missing else _plain(value)
+            for value, is_missing in zip(series.tolist(), pandas.isna(series), strict=True)
         ]
     return Table(columns, origin, list(range(1, len(frame) + 1)))
 
 
 def _present(value: Any) -> Any:
-    """Return a value of a mapping in Python's own types; NaN, by which pandas says missing, becomes None."""
+    """Return a value of a mapping as plain Python types; NaN, pandas' missing value, becomes None."""
     plain = _plain(value)
     return None if isinstance(plain, float) and math.isnan(plain) else plain
 
 
 def _plain(value: Any) -> Any:
-    """Turn NumPy scalars and arrays into Python values, in lists and mappings too."""
-    if isinstance(value, str | np.datetime64 | np.timedelta64):  # of a time there would be left a number
+    """Turn NumPy scalars and arrays into Python values, also inside lists and mappings."""
+    if isinstance(value, str | np.datetime64 | np.timedelta64):  # tolist would turn nanosecond times into integers
         return str(value) if isinstance(value, np.str_) else value
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -198,14 +197,14 @@ def from_arrow(rows: pa.Table, features: Any, origin: str, *, first: int = 1) ->
 
     Args:
         rows: the table.
-        features: those `datasets` describes it by, as written to JSON.
-        origin: how messages call it.
+        features: of `datasets`, as a JSON object.
+        origin: its name in messages.
         first: the number of its first row.
 
     Raises:
-        UserError: for columns of one name, and for a cell that has no value in Python or is not one of its classes.
+        UserError: for repeated column names, and for a cell without a Python value or outside its classes.
     """
-    names = distinct(rows.column_names, origin)
+    names = check_distinct(rows.column_names, origin)
     columns = {name: _cells(rows.column(position), f"{origin}, column {name!r}") for position, name in enumerate(names)}
     for name, feature in features.items() if isinstance(features, Mapping) else ():
         classes = _class_names(feature)
@@ -223,12 +222,12 @@ def _cells(column: pa.ChunkedArray, where: str) -> list[Any]:
 
     try:
         return column.to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError) as error:  # a date that Python's do not reach, and such
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # for example a date outside Python's range
         raise UserError(f"{where} of type {column.type} cannot be read: {first_line(error)}") from error
 
 
 def _class_names(feature: Any) -> list[str] | None:
-    """Return the names of a ClassLabel feature, or of the elements of a list of them."""
+    """Return the class names of a ClassLabel feature or of a list of them, else None."""
     if isinstance(feature, list):
         return _class_names(feature[0]) if len(feature) == 1 else None
     if not isinstance(feature, Mapping):
@@ -239,7 +238,7 @@ def _class_names(feature: Any) -> list[str] | None:
 
 
 def _named(value: Any, classes: list[str], where: str) -> Any:
-    """Replace ClassLabel integers by their names; -1 is how `datasets` writes a missing label."""
+    """Replace ClassLabel integers by their names; `datasets` writes a missing label as -1."""
     if isinstance(value, list):
         return [_named(item, classes, where) for item in value]
     if value is None or value == -1:
@@ -249,9 +248,9 @@ def _named(value: Any, classes: list[str], where: str) -> Any:
     return classes[value]
 
 
-def distinct(names: list[str], origin: str) -> list[str]:
-    """Return the column names if none repeats."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise UserError(f"{origin} has more than one column named {twice[0]!r}; rename one")
+def check_distinct(names: list[str], origin: str) -> list[str]:
+    """Return the column names; refuse repeated ones."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"{origin} has more than one column named {repeated[0]!r}; rename one")
     return names

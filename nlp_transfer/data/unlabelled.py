@@ -1,4 +1,4 @@
-"""Texts without labels that a run learns from beside its rows: read as strictly as these."""
+"""Read the unlabelled training texts of `data.unlabelled`, as strictly as labelled rows."""
 
 from __future__ import annotations
 
@@ -21,50 +21,49 @@ def read_unlabelled(settings: DataSettings, roles: Mapping[str, str], notes: lis
 
     Args:
         settings: the `data` group.
-        roles: role → column of the training rows. Its columns may have other names, where these are known ones, also
-            where those of the training rows were chosen.
-        notes: gets a sentence for everything that was dropped.
+        roles: role → column of the training rows. If the file lacks these columns, its own are found by their names.
+        notes: receives a sentence for everything that was dropped.
 
     Raises:
-        UserError: with file and line for what cannot be read.
+        UserError: with file and line for anything that cannot be read.
     """
     if settings.unlabelled is None:
         return None
     table = read_rows(settings.unlabelled, settings, lines_are_texts=True)
     if not len(table):
         raise UserError(f"data.unlabelled: {table.origin} has no rows")
-    same = {role: roles[role] for role in ("text", "text_pair") if role in roles}
-    if not set(same.values()) <= set(table.columns):
+    text_roles = {role: roles[role] for role in ("text", "text_pair") if role in roles}
+    if not set(text_roles.values()) <= set(table.columns):
         chosen = {role: getattr(settings.columns, role) for role in ("text", "text_pair")}
-        there = {role: name if name in ("", *table.columns) else None for role, name in chosen.items()}
-        found = find_roles(table, ColumnSettings(**there, id=""), labelled=False)
-        if found.keys() != same.keys():
-            each = "two texts" if "text_pair" in same else "one text"
+        existing = {role: name if name in ("", *table.columns) else None for role, name in chosen.items()}
+        found = find_roles(table, ColumnSettings(**existing, id=""), labelled=False)
+        if found.keys() != text_roles.keys():
+            each = "two texts" if "text_pair" in text_roles else "one text"
             raise UserError(f"data.unlabelled: {table.origin} must have {each} a row, as the training rows have")
-        same = {role: found[role] for role in same}
-    texts, pairs = read_texts(table, same)
-    kept = kept_rows(table, texts, pairs, settings.empty, same, NAME, notes)
+        text_roles = {role: found[role] for role in text_roles}
+    texts, pairs = read_texts(table, text_roles)
+    kept = kept_rows(table, texts, pairs, settings.empty, text_roles, NAME, notes)
     if "label" in roles and roles["label"] in table.columns:
         notes.append(f"{NAME}: column {roles['label']!r} is not read")
     return Texts(texts, pairs).take(kept)
 
 
 def measured_among(texts: Texts, measured: Iterable[Keys]) -> str | None:
-    """Return a sentence on how many of the texts are measured rows as well; None where none is.
+    """Return a note on how many of the unlabelled texts are also validation or test texts; None if none are.
 
     Args:
-        texts: without labels.
-        measured: the keys of the rows, split by split.
+        texts: the unlabelled texts.
+        measured: the keys of the validation and test rows, by split.
     """
     keys = texts.keys
-    distinct = keys.firsts() == np.arange(len(keys))
-    known = np.zeros(len(keys), bool)
-    for each in measured:
-        known |= keys.among(each)
-    both = np.count_nonzero(known & distinct)
-    if not both:
+    is_first = keys.firsts() == np.arange(len(keys))
+    is_measured = np.zeros(len(keys), bool)
+    for split_keys in measured:
+        is_measured |= keys.among(split_keys)
+    count = np.count_nonzero(is_measured & is_first)
+    if not count:
         return None
     return (
-        f"{NAME}: {both:,} of its texts are measured rows too: pretraining leaves them out; of a term "
+        f"{NAME}: {count:,} of its texts are measured rows too: pretraining leaves them out; of a term "
         "that reads them the figures are of texts that were read"
     )

@@ -1,4 +1,4 @@
-"""The reused model: from a name to a verified pretrained encoder with a head, and where its architecture keeps what.
+"""Pretrained encoders: find and verify one by name, put a classification head on it, and analyse its architecture.
 
-Knows nothing of strategies, objectives, training or evaluation.
+Independent of strategies, objectives, training and evaluation.
 """

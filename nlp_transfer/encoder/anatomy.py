@@ -1,7 +1,7 @@
-"""Where an architecture keeps its embeddings, layers, pooler, head and output layer, found by looking at the model.
+"""Find the embeddings, layers, pooler, head and output layer of a model of any architecture.
 
-Works from the module tree and one dry run, without a table of architectures. It knows nothing of files, tokenizers,
-labels or training, and must be called before a model is wrapped by PEFT (`output_layers` works on both).
+Works from the module tree and one dry run, without a table of architectures. `dissect` must be called before a model is
+wrapped by PEFT; `output_layers` works on both.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copy
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,20 +23,20 @@ from nlp_transfer.errors import UserError
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What lies where in a sequence-classification model.
+    """The parts of a sequence-classification model.
 
     Attributes:
         base: Attribute of the model that holds the encoder ("bert", "model", ...).
-        layers: How many layers can be frozen one by one, in the order in which they run. An encoder-decoder counts the
+        layers: Number of layers that can be frozen one by one, in execution order. An encoder-decoder counts the
             encoder's layers, then the decoder's. 0 where layers share their weights (ALBERT).
-        head: Names of the model's children outside the encoder that own parameters.
-        output: Qualified name of the linear layer that makes the logits.
-        depth: Every parameter name -> 0 embeddings and whatever runs before the first layer, i + 1 layer i (and what
-            runs between it and the next), layers + 1 what runs after the last layer, layers + 2 the head.
-        unused: Parameters that a classification forward never reaches: they get no gradient.
-        linear: Names of the linear layers that a classification forward calls as such. Mamba takes the weights of some
-            for itself, and a router of experts gives more than one tensor.
-        blocks: For each layer, the qualified names of its modules: one, except where an architecture keeps the parts
+        head: Names of the model's children outside the encoder that have parameters.
+        output: Qualified name of the linear layer that computes the logits.
+        depth: Parameter name -> 0: embeddings and modules before the first layer; i + 1: layer i, and modules between
+            it and the next; layers + 1: modules after the last layer; layers + 2: the head.
+        unused: Parameters that the logits do not depend on, so that they get no gradient.
+        linear: Names of the linear layers whose forward is called and returns one tensor. This excludes layers whose
+            weights are used directly (Mamba) and routers of experts, which return several tensors.
+        blocks: For each layer, the qualified names of its modules: one, or several if the architecture keeps the parts
             of a layer in parallel lists (XLM). With shared layers: the shared ones.
     """
 
@@ -50,12 +51,12 @@ class Anatomy:
 
 
 def dissect(model: Any, *, fresh: Collection[str] = (), segments: bool = False) -> Anatomy:
-    """Find out where `model` keeps what; the model is left as it was.
+    """Find the parts of `model`, which is not changed.
 
     Args:
         model: A transformers model for sequence classification, not wrapped by PEFT.
-        fresh: Names of parameters that the checkpoint did not hold. A fresh pooler of the encoder belongs to the head.
-        segments: Whether the model will be given token type ids.
+        fresh: Names of newly initialised parameters. A newly initialised pooler of the encoder counts as head.
+        segments: Whether the model will receive token type ids.
 
     Raises:
         UserError: the model has no separate encoder or no linear output layer.
@@ -81,7 +82,7 @@ def dissect(model: Any, *, fresh: Collection[str] = (), segments: bool = False) 
     for name in fresh:
         if depth.get(name) == layers + 1:
             depth[name] = layers + 2
-    unused = tuple(name for name, parameter in model.named_parameters() if id(parameter) not in run.reached)
+    unused = tuple(name for name, parameter in model.named_parameters() if id(parameter) not in run.used)
     return Anatomy(
         base=base,
         layers=layers,
@@ -95,34 +96,34 @@ def dissect(model: Any, *, fresh: Collection[str] = (), segments: bool = False) 
 
 
 def linear_targets(anatomy: Anatomy) -> list[str]:
-    """Qualified names of all linear layers inside the encoder's layers: targets for LoRA where PEFT knows none."""
+    """Return the names of all linear layers inside the encoder's layers: LoRA targets where PEFT has no defaults."""
     inside = tuple(f"{name}." for block in anatomy.blocks for name in block)
     unused = set(anatomy.unused)
     return [name for name in anatomy.linear if f"{name}.".startswith(inside) and f"{name}.weight" not in unused]
 
 
 def output_layers(model: Any) -> dict[str, nn.Module]:
-    """Name -> layer that makes the logits, in a plain or a PEFT-wrapped model; the last one is the active one.
+    """Return name -> output layer of a plain or PEFT-wrapped model; the last one is active.
 
-    There are several only where PEFT keeps a trainable copy of the head beside the original (``modules_to_save``), or
-    where the head holds another layer of the same width before the last.
+    There are several only if PEFT has a trainable copy of the head beside the original (``modules_to_save``), or if
+    the head has another layer of the same width before the last.
     """
     inner = unwrapped(model)
-    found = {}
+    layers = {}
     for name, child in inner.named_children():
         if name == inner.base_model_prefix:
             continue
         for path, module in child.named_modules(prefix=name):
-            # base_layer: the head's own layer inside a LoRA layer, which is the one that makes the logits.
+            # base_layer: the original layer inside a LoRA layer; the LoRA layer computes the logits.
             is_linear = isinstance(module, nn.Linear) or isinstance(getattr(module, "base_layer", None), nn.Linear)
             inside = ".base_layer" in path or ".lora_" in path
             if is_linear and not inside and getattr(module, "out_features", None) == inner.config.num_labels:
-                found[path] = module
-    return found
+                layers[path] = module
+    return layers
 
 
 def active_output(model: Any) -> Any:
-    """Return the layer that makes the logits, see `output_layers`."""
+    """Return the layer that computes the logits, see `output_layers`."""
     return next(reversed(output_layers(model).values()))
 
 
@@ -133,12 +134,12 @@ def unwrapped(model: Any) -> Any:
 
 
 def is_adapted(model: Any) -> bool:
-    """Return whether a model is PEFT's, without importing that, which takes half a second."""
+    """Return whether a model is wrapped by PEFT, without importing PEFT, which takes half a second."""
     return hasattr(model, "get_base_model")
 
 
 def word_embeddings(model: Any) -> nn.Embedding | None:
-    """Return the table of a model's words; None where there is none, as in CANINE, which hashes characters."""
+    """Return the word embeddings of a model; None if it has none, like CANINE, which hashes characters."""
     try:
         table = model.get_input_embeddings()
     except NotImplementedError:
@@ -147,7 +148,7 @@ def word_embeddings(model: Any) -> nn.Embedding | None:
 
 
 def is_causal(config: Any) -> bool:
-    """Whether each token sees only those before it, so that the last one knows the whole text."""
+    """Return whether attention is causal, so that only the last token represents the whole text."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     kind = type(config)
@@ -159,69 +160,66 @@ def is_causal(config: Any) -> bool:
 
 
 def takes_segments(config: Any) -> bool:
-    """Whether token type ids mean segments in the model of `config`.
+    """Return whether the model uses token type ids as segment ids.
 
-    Some models accept them without having segments (GPT-2 and XLM would look them up among the words), so the size of
-    the segment vocabulary decides; XLNet and Funnel have segments but no such field.
+    Some models accept them without having segments (GPT-2 and XLM would look them up as words), so the size of the
+    segment vocabulary decides; XLNet and Funnel have segments but no such field.
     """
     return getattr(config, "type_vocab_size", 0) > 1 or config.model_type in ("xlnet", "funnel")
 
 
 @dataclass
 class _Run:
-    """What a dry run showed.
+    """Observations of a dry run.
 
     Attributes:
-        first: name of a module -> when it was first called.
-        calls: how often.
-        linear: names of linear layers that were called and gave one tensor.
-        reached: ids of the parameters that the logits come from.
+        first: module name -> rank of its first call.
+        calls: module name -> number of calls.
+        linear: names of linear layers that were called and returned one tensor.
+        used: ids of the parameters that the logits depend on.
     """
 
     first: dict[str, int]
     calls: Counter[str]
     linear: list[str]
-    reached: set[int]
+    used: set[int]
 
 
 def _dry_run(model: Any, segments: bool) -> _Run:
-    """Run the model on two short rows, and walk the autograd graph instead of running a backward pass."""
+    """Run the model on two short rows with hooks, and walk the autograd graph instead of running a backward pass."""
     twin = disposable(model)
-    run, linear = _Run(first={}, calls=Counter(), linear=[], reached=set()), set()
+    run, linear = _Run(first={}, calls=Counter(), linear=[], used=set()), set()
 
-    def note(name: str) -> Any:
-        def hook(*_: Any) -> None:
-            run.first.setdefault(name, len(run.first))
-            run.calls[name] += 1
+    def record_call(name: str, *_: Any) -> None:
+        run.first.setdefault(name, len(run.first))
+        run.calls[name] += 1
 
-        return hook
-
-    def note_linear(module: nn.Module, _: Any, output: Any) -> None:
+    def record_linear(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             linear.add(module)
 
     for name, module in twin.named_modules():
-        module.register_forward_pre_hook(note(name))
+        module.register_forward_pre_hook(partial(record_call, name))
         if isinstance(module, nn.Linear | Conv1D):
-            module.register_forward_hook(note_linear)
+            module.register_forward_hook(record_linear)
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             logits = twin(**sample_rows(model, segments=segments)).logits
-    except Exception as error:  # architectures refuse in many ways what they cannot read, and so do wrong sizes
-        said = str(error).strip().splitlines() or [""]
+    except Exception as error:  # architectures raise many types, also for sizes that do not fit
+        message = str(error).strip().splitlines() or [""]
         raise UserError(
-            f"{type(model).__name__} cannot read a text ({type(error).__name__}: {said[0]}): it is no model of text "
+            f"{type(model).__name__} cannot read a text ({type(error).__name__}: {message[0]}): it is no model of text "
             "alone, or its config.json does not fit its weights"
         ) from error
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
     run.linear = [name for name, module in twin.named_modules() if module in linear]
-    run.reached = {id(leaf) for leaf in leaves(logits)}
-    # A module whose `forward` is called directly fires no hook (SqueezeBERT's layers): it ran when its parts ran.
+    run.used = {id(leaf) for leaf in leaves(logits)}
+    # A module whose `forward` is called directly fires no hook (SqueezeBERT's layers): it ran when its first child ran.
     for name in list(run.first):
         parent = name.rpartition(".")[0]
         while parent and parent not in run.calls:
@@ -231,16 +229,16 @@ def _dry_run(model: Any, segments: bool) -> _Run:
 
 
 def disposable(model: Any) -> Any:
-    """Return the same tensors in new modules, in evaluation mode.
+    """Return a copy of the modules that shares the tensors, in evaluation mode.
 
-    A forward pass may change the modules for good: BigBird switches to full attention at the first short row.
+    A forward pass may change modules permanently: BigBird switches to full attention at the first short row.
     """
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
 
 
 def sample_rows(model: Any, *, segments: bool = False) -> dict[str, Tensor]:
-    """Return two rows of eight ordinary tokens that end in the end-of-sequence token, which T5 and BART insist on."""
+    """Return two rows of eight ordinary tokens that end in the end-of-sequence token, which T5 and BART require."""
     described = encoder_config(model.config)
     special = [getattr(described, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "cls", "sep", "mask")]
     end = getattr(described, "eos_token_id", None)
@@ -255,7 +253,7 @@ def sample_rows(model: Any, *, segments: bool = False) -> dict[str, Tensor]:
 
 
 def leaves(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield the parameters that `tensor` was computed from."""
+    """Yield the leaf tensors (parameters) that `tensor` was computed from."""
     todo, seen = [tensor.grad_fn], set()
     while todo:
         node = todo.pop()
@@ -268,19 +266,19 @@ def leaves(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def _blocks(base: nn.Module, prefix: str, run: _Run) -> tuple[tuple[str, ...], ...]:
-    """Return the encoder's layers in the order in which they run, each as the names of its modules."""
+    """Return the encoder's layers in execution order, each as the names of its modules."""
     stacks: dict[tuple[str, int], list[list[tuple[str, nn.Module]]]] = {}
     for parent, elements in _lists(base, prefix):
         stacks.setdefault((parent, len(elements)), []).append(elements)
-    found = []
+    executed = []
     for parallel in stacks.values():
-        # A list of bare norms or embeddings is no stack of layers, unless it runs beside one (XLM's layer norms).
+        # A list of plain norms or embeddings is no stack of layers, unless it is parallel to one (XLM's layer norms).
         if any(any(True for _ in module.children()) for elements in parallel for _, module in elements):
             layers = [tuple(name for name, _ in layer if name in run.first) for layer in zip(*parallel, strict=True)]
-            found.append([layer for layer in layers if layer])
-    found = [stack for stack in found if stack]
-    found.sort(key=lambda stack: min(run.first[name] for name in stack[0]))
-    return tuple(layer for stack in found for layer in stack)
+            executed.append([layer for layer in layers if layer])
+    executed = [stack for stack in executed if stack]
+    executed.sort(key=lambda stack: min(run.first[name] for name in stack[0]))
+    return tuple(layer for stack in executed for layer in stack)
 
 
 def _lists(module: nn.Module, path: str) -> Iterator[tuple[str, list[tuple[str, nn.Module]]]]:
@@ -310,8 +308,8 @@ def _depth(name: str, model: Any, base: str, blocks: tuple[tuple[str, ...], ...]
         if name.startswith(tuple(f"{member}." for member in block)):
             return index + 1
     owner = name.rpartition(".")[0]
-    # Embeddings of any kind (words, positions, relative distances) lie below the first layer, wherever they are used.
+    # Embeddings of any kind (words, positions, relative distances) count as depth 0, wherever they are used.
     if isinstance(model.get_submodule(owner), nn.Embedding) or owner not in run.first:
         return 0
-    begun = sum(run.first[block[0]] < run.first[owner] for block in blocks)
-    return begun + 1 if begun == len(blocks) else begun
+    blocks_before = sum(run.first[block[0]] < run.first[owner] for block in blocks)
+    return blocks_before + 1 if blocks_before == len(blocks) else blocks_before

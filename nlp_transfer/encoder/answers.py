@@ -1,7 +1,7 @@
-"""What a model answers to a few fixed sentences: when it is saved, and as plain transformers and PEFT load it.
+"""Logits of a model for a few fixed sentences: recorded when it is saved, recomputed with plain transformers and PEFT.
 
-`verification` runs this file as a script in a process of its own, in which this package is not imported: the file may
-import torch, transformers and peft alone.
+`verification` runs this file as a script in a separate process without this package, so it may import only torch,
+transformers and peft.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ def answers_of(
 ) -> list[list[float]]:
     """Return the logits of a model in evaluation mode, (texts, outputs).
 
-    The last text goes alone and the others together, padded: a long one would make all of them long.
+    The last text, which may be long, is a batch of its own, so that the others are not padded to its length.
 
     Args:
         model: of transformers or PEFT.
-        tokenizer: its ``model_max_length`` is where texts are cut.
-        texts: two at least.
+        tokenizer: truncates at its ``model_max_length``.
+        texts: at least two.
         pairs: the second texts, or None.
-        truncation: as the tokenizer takes it: True, ``longest_first``, ``only_first`` or ``only_second``.
+        truncation: the tokenizer's argument: True, ``longest_first``, ``only_first`` or ``only_second``.
     """
     import torch
 
-    found: list[list[float]] = []
+    logits: list[list[float]] = []
     for part in (slice(0, -1), slice(-1, None)):
         second = None if pairs is None else list(pairs[part])
         rows = tokenizer(list(texts[part]), second, padding=True, truncation=truncation, return_tensors="pt")
         with torch.inference_mode():
-            found += model(**rows.to(model.device)).logits.float().tolist()
-    return found
+            logits += model(**rows.to(model.device)).logits.float().tolist()
+    return logits
 
 
 def write_answers(folder: Path, model: Any, tokenizer: Any, *, limit: int, pair: bool, truncation: str) -> None:
-    """Keep in a saved folder what a model answers now, in evaluation mode, to a few fixed sentences.
+    """Write the logits of a model, in evaluation mode, for a few fixed sentences into its folder.
 
     Args:
         folder: of the artefact.
-        model: that was trained.
-        tokenizer: its ``model_max_length`` is where texts are cut.
-        limit: tokens of the longest text.
-        pair: whether it reads two texts.
-        truncation: which of two is cut.
+        model: the trained model.
+        tokenizer: truncates at its ``model_max_length``.
+        limit: maximum tokens of a text.
+        pair: whether the model reads text pairs.
+        truncation: which text of a pair is truncated.
     """
-    long = _LONG * (min(limit, 600) // 10 + 1)  # cut where the encoder takes up to 600 tokens
+    long = _LONG * (min(limit, 600) // 10 + 1)  # long enough to be truncated if the limit is at most 600 tokens
     texts = [*_SENTENCES, long]
     pairs = [*_SECOND_SENTENCES, long] if pair else None
     cut: str | bool = truncation if pair else True
@@ -68,35 +68,35 @@ def write_answers(folder: Path, model: Any, tokenizer: Any, *, limit: int, pair:
 
 
 def main() -> None:
-    """Read a job from standard input; write what came out as the last line of standard output, both as JSON.
+    """Read a job from standard input and write the results as the last line of standard output, both as JSON.
 
-    The job names a ``folder`` with its tokenizer, the ``texts``, ``pairs`` and ``truncation``, and what to ask:
-    ``whole``, the model in the folder (``own_head``: its head's code lies there too); an ``adapter`` folder on the
-    model in ``base``, with so many ``outputs`` and other ``entries`` of its configuration.
+    The job has a ``folder`` with its tokenizer, ``texts``, ``pairs``, ``truncation``, and the models to run: ``whole``,
+    the model in the folder (``own_head``: with its head's remote code), and an ``adapter`` folder for the model in
+    ``base``, with the number of ``outputs`` and other configuration ``entries``.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     job = json.load(sys.stdin)
     tokenizer = AutoTokenizer.from_pretrained(job["folder"], trust_remote_code=job["own_head"])
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
 
-    def ask(model: Any) -> list[list[float]]:
+    def answers(model: Any) -> list[list[float]]:
         return answers_of(model.eval(), tokenizer, job["texts"], job["pairs"], truncation=job["truncation"])
 
     load = AutoModelForSequenceClassification.from_pretrained
     if job["whole"]:
         model = load(job["folder"], dtype="float32", use_safetensors=True, trust_remote_code=job["own_head"])
         names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-        found |= {"model": ask(model), "labels": names}
+        results |= {"model": answers(model), "labels": names}
     if job["adapter"]:
         from peft import PeftModel
 
         options = {"num_labels": job["outputs"], **job["entries"]}
         base = load(job["base"], dtype="float32", use_safetensors=True, **options)
         for config in (base.config, base.config.get_text_config()):
-            config.pad_token_id = tokenizer.pad_token_id  # which many a decoder lacks
-        found["adapter"] = ask(PeftModel.from_pretrained(base, job["adapter"]))
-    print(json.dumps(found))  # noqa: T201
+            config.pad_token_id = tokenizer.pad_token_id  # many decoders have none
+        results["adapter"] = answers(PeftModel.from_pretrained(base, job["adapter"]))
+    print(json.dumps(results))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Where the layers begin that learn: hidden states that came out of the frozen ones below are taken up there again.
+"""Skip frozen bottom layers in forward passes: the first trainable layer receives precomputed hidden states instead.
 
-The model runs with stand-ins for its frozen layers, so that masks, positions and heads stay the library's own. It knows
-one batch at a time and neither files nor splits.
+The whole model still runs, with pass-through frozen layers, so that masks, positions and heads stay the library's own.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from nlp_transfer.encoder.layout import Layout
 
 _TOLERANCE = 1e-5
 
-# States of the batch that goes through the model, in this thread.
-_ENTERING: ContextVar[Tensor | None] = ContextVar("entering", default=None)
+# Precomputed states of the current batch, per thread.
+_STATES: ContextVar[Tensor | None] = ContextVar("states", default=None)
 
 
-class _Left(Exception):
-    """A forward pass that reached the boundary and went no further."""
+class _Stopped(Exception):
+    """Ends a forward pass at the boundary, with the hidden states there."""
 
     def __init__(self, states: Tensor) -> None:
         super().__init__()
@@ -33,26 +32,26 @@ class _Left(Exception):
 
 
 @contextmanager
-def entering(states: Tensor | None) -> Iterator[None]:
-    """Let the forward pass in the block begin above the boundary, with these states.
+def with_states(states: Tensor | None) -> Iterator[None]:
+    """Let the forward pass in the block begin at the boundary, with these states.
 
     Args:
-        states: (tokens, width), of the batch's texts one behind the other in its own order; None: it begins below.
+        states: (tokens, width), concatenated over the texts of the batch in order; None: it begins at the input.
     """
-    token = _ENTERING.set(states)
+    token = _STATES.set(states)
     try:
         yield
     finally:
-        _ENTERING.reset(token)
+        _STATES.reset(token)
 
 
 @contextmanager
-def standing_in(below: list[nn.Module], layer: nn.Module) -> Iterator[None]:
-    """Skip layers in every forward pass of the block; `entering` gives what would have come out of them.
+def skip_layers(below: list[nn.Module], layer: nn.Module) -> Iterator[None]:
+    """Skip layers in every forward pass of the block; `with_states` supplies their output.
 
     Args:
-        below: packed layers, all of those that are frozen.
-        layer: the one after them.
+        below: all frozen layers, packed.
+        layer: the layer after them.
     """
     for module in below:
         module.forward = _pass_through
@@ -65,59 +64,59 @@ def standing_in(below: list[nn.Module], layer: nn.Module) -> Iterator[None]:
             del module.forward
 
 
-def can_stand_in(model: Any, anatomy: Anatomy, depth: int, rows: dict[str, Tensor]) -> bool:
-    """Return whether a packed model answers as before when its bottom layers are skipped; tried on rows.
+def can_skip_layers(model: Any, anatomy: Anatomy, depth: int, rows: dict[str, Tensor]) -> bool:
+    """Return whether a packed model gives the same logits if its bottom layers are skipped; tested on `rows`.
 
-    It does not where layers hand on more than hidden states, as T5's do, or where the head reads the skipped ones.
+    It does not if layers pass on more than hidden states, as in T5, or if the head reads the skipped layers.
     """
     twin = disposable(model)
     below, layer = layers_around(twin, anatomy, depth)
     try:
         with torch.inference_mode():
             wanted = twin(**rows).logits
-            states = states_at(layer, partial(twin, **rows))
-            with standing_in(below, layer), entering(states):
-                found = twin(**rows).logits
-    except Exception:  # architectures refuse in many ways what they do not know
+            states = states_before(layer, partial(twin, **rows))
+            with skip_layers(below, layer), with_states(states):
+                skipped = twin(**rows).logits
+    except Exception:  # architectures raise many types of errors for unexpected inputs
         return False
-    return bool((wanted - found).norm() <= _TOLERANCE * wanted.norm())
+    return bool((wanted - skipped).norm() <= _TOLERANCE * wanted.norm())
 
 
 def layers_around(model: Any, anatomy: Anatomy, depth: int) -> tuple[list[nn.Module], nn.Module]:
-    """Return the bottom layers of a model, as many as `depth`, and the one after them."""
+    """Return the modules of the lowest `depth` layers of a model, and the first module of the layer after them."""
     inner = unwrapped(model)
     below = [inner.get_submodule(name) for block in anatomy.blocks[:depth] for name in block]
     return below, inner.get_submodule(anatomy.blocks[depth][0])
 
 
-def states_at(layer: nn.Module, run: Any) -> Tensor:
-    """Return what enters a packed layer, (tokens, width) in the order of the batch.
+def states_before(layer: nn.Module, run: Any) -> Tensor:
+    """Return the hidden states that enter a packed layer, (tokens, width) in the order of the batch.
 
     Args:
-        layer: the forward pass ends there.
-        run: does the forward pass.
+        layer: the forward pass is stopped there.
+        run: performs the forward pass.
     """
-    hook = layer.register_forward_pre_hook(_leave, with_kwargs=True)
+    hook = layer.register_forward_pre_hook(_stop, with_kwargs=True)
     try:
         run()
-    except _Left as left:
-        return left.states
+    except _Stopped as stopped:
+        return stopped.states
     finally:
         hook.remove()
-    raise RuntimeError("the forward pass never came to the layer")
+    raise RuntimeError("the forward pass never reached the layer")
 
 
 def _pass_through(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     return hidden_states
 
 
-def _leave(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _stop(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     packing: Layout = kwargs["packing"]
-    raise _Left(args[0][0].index_select(0, packing.sources))
+    raise _Stopped(args[0][0].index_select(0, packing.sources))
 
 
 def _enter(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    states, packing = _ENTERING.get(), kwargs["packing"]
+    states, packing = _STATES.get(), kwargs["packing"]
     if states is None:
-        raise RuntimeError("the frozen layers are not run; the batch must bring their states")
+        raise RuntimeError("the frozen layers are skipped, so the batch needs their states")
     return (states.index_select(0, packing.ranks).unsqueeze(0), *args[1:]), kwargs

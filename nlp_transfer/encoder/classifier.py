@@ -1,6 +1,6 @@
-"""A verified encoder with a head for a task, and the ONE forward pass that every part of the package uses.
+"""Load a verified encoder with a classification head, and the single forward pass that the whole package uses.
 
-Knows how a head is put on and what a batch looks like; it must not know losses, strategies or the training loop.
+Independent of losses, strategies and the training loop.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from nlp_transfer.encoder import pooled
-from nlp_transfer.encoder.agreeing import agree, most_tokens
 from nlp_transfer.encoder.anatomy import (
     Anatomy,
     active_output,
@@ -26,12 +25,13 @@ from nlp_transfer.encoder.anatomy import (
     sample_rows,
     unwrapped,
 )
-from nlp_transfer.encoder.bag import forget_places
-from nlp_transfer.encoder.boundary import entering
-from nlp_transfer.encoder.chance import randomise
+from nlp_transfer.encoder.bag_of_embeddings import forget_positions
+from nlp_transfer.encoder.boundary import with_states
+from nlp_transfer.encoder.compatibility import align, max_tokens
 from nlp_transfer.encoder.heads import native_model, pooled_model
 from nlp_transfer.encoder.pooled_config import encoder_config, register_config
-from nlp_transfer.encoder.sizes import within_weights
+from nlp_transfer.encoder.random_init import reinitialise
+from nlp_transfer.encoder.sizes import limit_model_size
 from nlp_transfer.encoder.source import Source, locate, read_json
 from nlp_transfer.errors import UserError, below_one, one_of
 
@@ -45,11 +45,11 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class Outputs(NamedTuple):
-    """What one forward pass gives.
+    """Outputs of one forward pass.
 
     Attributes:
         logits: (examples, outputs).
-        features: (examples, width), the vectors that enter the output layer.
+        features: (examples, width), the input of the output layer.
     """
 
     logits: Tensor
@@ -63,12 +63,12 @@ class Classifier:
     Attributes:
         model: The transformers model; a strategy may replace it by a PEFT model.
         tokenizer: Its tokenizer, with a padding token.
-        anatomy: Where the model, before any wrapping, keeps what.
-        source: Where the weights came from.
-        fresh: Names of the parameters that were newly initialised.
+        anatomy: The parts of the model before any wrapping.
+        source: The origin of the weights.
+        fresh: Names of the newly initialised parameters.
         head: "native" or "pooled".
-        max_tokens: Longest input in tokens, special tokens included.
-        known: How many of the labels, the first ones, the output layer knew before; 0: it is new.
+        max_tokens: Maximum input length in tokens, special tokens included.
+        known: How many of the labels, the first ones, the output layer was trained on before; 0: it is new.
     """
 
     model: Any
@@ -84,21 +84,21 @@ class Classifier:
 def load_classifier(
     settings: EncoderSettings, task: Task, *, head: str, seed: int, source: Source | None = None
 ) -> Classifier:
-    """Load the encoder of `settings` in float32 and put a head for `task` on it.
+    """Load the encoder of `settings` in float32 with a head for `task`.
 
-    The output layer is new, unless the folder holds one for exactly the same labels in the same order, which is kept;
-    a regression head, which names none, is always new. Without layers places of tokens are forgotten, see `bag`.
+    The output layer is new, unless the folder has one for exactly the same labels in the same order. A regression head,
+    which has no label names, is always new. Without layers, position embeddings are disabled, see `bag_of_embeddings`.
 
     Args:
-        settings: Which encoder, which head.
-        task: Labels and kind of problem.
-        head: "native", the architecture's own, or "pooled", ours.
-        seed: Decides the weights of the head, and those of an encoder that shall not be pretrained; the global random
-            state is left alone.
-        source: What `locate` found for the settings, where that was asked already.
+        settings: The encoder and its head.
+        task: Labels and problem type.
+        head: "native", the architecture's own, or "pooled", this package's.
+        seed: For the weights of the head, and of an encoder without pretrained weights; the global random state is not
+            changed.
+        source: The result of `locate` for these settings, if available.
 
     Raises:
-        UserError: the encoder cannot be found, verified or loaded, or it cannot carry such a head.
+        UserError: the encoder cannot be found, verified or loaded, or does not support such a head.
     """
     from transformers import AutoTokenizer
 
@@ -109,31 +109,31 @@ def load_classifier(
     register_config()
     pooled.register_model()
     options = {"trust_remote_code": settings.trust_remote_code}
-    with quiet(), torch.random.fork_rng(devices=[]), _named(settings, head), within_weights(source.folder):
+    with quiet(), torch.random.fork_rng(devices=[]), _explain_errors(settings, head), limit_model_size(source.folder):
         torch.default_generator.manual_seed(seed)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **options)
         if head == "pooled":
             model, fresh = pooled_model(settings, task, source.folder, tokenizer)
         else:
             model, fresh = native_model(settings, task, source.folder)
-        if settings.depth == 0:  # some ask how many layers there are only when they run
+        if settings.depth == 0:  # some architectures fail without layers only in the forward pass
             with torch.no_grad():
                 disposable(getattr(model, model.base_model_prefix))(**sample_rows(model))
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what the library makes where it finds no vocabulary
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # the library's result if it finds no vocabulary
         raise UserError(f"encoder.name={settings.name!r}: {source.folder} holds no vocabulary (tokenizer.json)")
     check_finite(model, f"encoder.name={settings.name!r} ({source.folder})")
-    agree(model, tokenizer, source.folder)
+    align(model, tokenizer, source.folder)
     if not settings.pretrained and not source.pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             base = f"{model.base_model_prefix}."
-            randomise(model, model.base_model_prefix, lambda name: name.startswith(base))
-    forget_places(model)
+            reinitialise(model, model.base_model_prefix, lambda name: name.startswith(base))
+    forget_positions(model)
     anatomy = dissect(model, fresh=fresh, segments="token_type_ids" in tokenizer.model_input_names)
-    # A native head may rest on a new pooler of the encoder; ours reads none, so that nothing there may be new.
-    pretrained = anatomy.layers if head == "native" else anatomy.layers + 2
+    # A native head may use a newly initialised pooler of the encoder. A pooled head uses none, so nothing may be new.
+    pretrained_depth = anatomy.layers if head == "native" else anatomy.layers + 2
     inside = [name for name in fresh if name.startswith(f"{anatomy.base}.") and name not in anatomy.unused]
-    missing = [name for name in inside if anatomy.depth[name] <= pretrained]
+    missing = [name for name in inside if anatomy.depth[name] <= pretrained_depth]
     if missing:
         raise UserError(
             f"encoder.name={settings.name!r}: the checkpoint has no fitting weights for {len(missing)} parameters of "
@@ -146,20 +146,20 @@ def load_classifier(
         source=source,
         fresh=fresh,
         head=head,
-        max_tokens=most_tokens(model, tokenizer, source.folder),
+        max_tokens=max_tokens(model, tokenizer, source.folder),
     )
 
 
 def check_finite(model: Any, place: str) -> None:
-    """Refuse weights that are infinite or not a number: nothing computed with them means anything.
+    """Refuse weights that are infinite or NaN.
 
     Raises:
         UserError: naming the place and the first such tensor.
     """
     for name, tensor in model.named_parameters():
-        if not tensor.is_floating_point() or tensor.sum().isfinite():  # a tenth of the time of looking at each
+        if not tensor.is_floating_point() or tensor.sum().isfinite():  # ten times faster than checking every value
             continue
-        if bad := int((~tensor.isfinite()).sum()):  # a sum may overflow
+        if bad := int((~tensor.isfinite()).sum()):  # the sum of finite values may overflow
             raise UserError(
                 f"{place}: {bad:,} of {tensor.numel():,} weights of {name} are infinite or not a number; the file is "
                 "damaged or holds a training that failed"
@@ -167,14 +167,14 @@ def check_finite(model: Any, place: str) -> None:
 
 
 def _check_attention(settings: EncoderSettings, source: Source) -> None:
-    """Refuse FlashAttention that is not installed: transformers would fetch a kernel from the Hub and run it."""
+    """Refuse FlashAttention if it is not installed: transformers would fetch a kernel from the Hub and run it."""
     from transformers import utils
 
     if settings.attention is not None:
         one_of(settings.attention, ATTENTION, "encoder.attention")
     wanted = settings.attention or read_json(source.folder / "config.json").get("attn_implementation")
     kind = re.fullmatch(r"flash_attention_(\d)", wanted) if isinstance(wanted, str) else None
-    if kind and not getattr(utils, f"is_flash_attn_{kind[1]}_available", bool)():  # not every version knows them all
+    if kind and not getattr(utils, f"is_flash_attn_{kind[1]}_available", bool)():  # bool: not in this version
         raise UserError(f"{wanted} is not installed for this device; set encoder.attention=sdpa or eager")
 
 
@@ -183,33 +183,33 @@ def forward(model: Any, batch: Mapping[str, Tensor]) -> Outputs:
 
     Args:
         model: The `model` of a `Classifier`.
-        batch: `input_ids` and `attention_mask` of shape (rows, tokens), maybe `token_type_ids`. With `document`
-            (rows,), the index of the example that each row is a window of, logits and features are averaged over the
-            windows of an example; examples are numbered from 0 without gaps. With `features` (examples, width)
-            instead of `input_ids`, only the output layer runs. With `states` (tokens, width) beside them, the layers
-            below the boundary do not (see `boundary.standing_in`).
+        batch: `input_ids` and `attention_mask` of shape (rows, tokens), optionally `token_type_ids`. With `document`
+            (rows,), the example that each row is a window of, logits and features are averaged over the windows of an
+            example; examples are numbered from 0 without gaps. With `features` (examples, width) instead of
+            `input_ids`, only the output layer runs. With additional `states` (tokens, width), the frozen layers are
+            skipped, see `boundary.skip_layers`.
 
     Returns:
-        Logits and features, one row an example; gradients flow through both.
+        Logits and features, one row per example; gradients flow through both.
     """
     if "features" in batch:
         features = batch["features"]
         return Outputs(logits=active_output(model)(features), features=features)
-    passed: list[tuple[Tensor, Tensor]] = []
+    recorded: list[tuple[Tensor, Tensor]] = []
 
-    def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        passed.append((inputs[0], output))
+    def record(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        recorded.append((inputs[0], output))
 
-    # Where PEFT keeps a trained copy of the head beside the original, whichever is active reports.
-    hooks = [layer.register_forward_hook(note) for layer in output_layers(model).values()]
+    # PEFT may keep a trained copy of the head beside the original; the hook fires on the active one.
+    hooks = [layer.register_forward_hook(record) for layer in output_layers(model).values()]
     try:
-        with entering(batch.get("states")):
+        with with_states(batch.get("states")):
             logits = model(**{name: batch[name] for name in INPUTS if name in batch}).logits
     finally:
         for hook in hooks:
             hook.remove()
-    features, output = passed[-1]
-    if features.dim() == 3:  # the output layer was applied to every token, and the logits pooled
+    features, output = recorded[-1]
+    if features.dim() == 3:  # the model applies the output layer to every token and pools the logits
         features = _over_tokens(model, features, batch, chosen=(output == logits.unsqueeze(1)).all(dim=-1))
     if "document" in batch:
         logits, features = (_mean_by(batch["document"], values) for values in (logits, features))
@@ -217,7 +217,7 @@ def forward(model: Any, batch: Mapping[str, Tensor]) -> Outputs:
 
 
 def reads_padding(classifier: Classifier) -> bool:
-    """Return whether the architecture lets padding reach the text, so that logits depend on the texts beside it."""
+    """Return whether padding affects the features, so that predictions depend on the other texts of a batch."""
     model, tokenizer = disposable(classifier.model), classifier.tokenizer
     rows = sample_rows(model, segments="token_type_ids" in tokenizer.model_input_names)
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id, "attention_mask": 0}
@@ -231,18 +231,18 @@ def reads_padding(classifier: Classifier) -> bool:
 def _over_tokens(model: Any, features: Tensor, batch: Mapping[str, Tensor], *, chosen: Tensor) -> Tensor:
     """Pool (rows, tokens, width) as the library pools the logits.
 
-    A decoder takes the last token, T5Gemma's as well, though which that is hangs on padding, and EuroBERT the mean.
+    Decoders use the last token, T5Gemma too, though there the choice depends on padding; EuroBERT uses the mean.
 
     Args:
         model: see `forward`.
         features: of every token.
         batch: see `forward`.
-        chosen: bool (rows, tokens), whose logits are those of the row; of several tokens where they are alike.
+        chosen: bool (rows, tokens), the tokens whose logits equal those of the row.
     """
     config = unwrapped(model).config
     if is_causal(encoder_config(config)):
-        places = torch.arange(batch["input_ids"].shape[1], device=features.device)
-        chosen = ((batch["input_ids"] != config.pad_token_id) * places).argmax(dim=1)
+        positions = torch.arange(batch["input_ids"].shape[1], device=features.device)
+        chosen = ((batch["input_ids"] != config.pad_token_id) * positions).argmax(dim=1)
     elif bool((chosen.sum(dim=1) == 1).all()):
         chosen = chosen.int().argmax(dim=1)
     else:
@@ -253,7 +253,7 @@ def _over_tokens(model: Any, features: Tensor, batch: Mapping[str, Tensor], *, c
 def _mean_by(document: Tensor, values: Tensor) -> Tensor:
     """Average over the rows of each document: (rows, width) -> (documents, width).
 
-    A matrix product, because scattered additions on a GPU come in another order in every run.
+    Uses a matrix product, because scatter additions on a GPU are not deterministic.
     """
     member = nn.functional.one_hot(document).T.to(torch.float32)
     with torch.autocast(values.device.type, enabled=False):
@@ -262,7 +262,7 @@ def _mean_by(document: Tensor, values: Tensor) -> Tensor:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the library's progress bars and its report of new weights: `Classifier.fresh` says it."""
+    """Silence the library's progress bars and its report of new weights, which `Classifier.fresh` has."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -277,17 +277,17 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _named(settings: EncoderSettings, head: str) -> Iterator[None]:
-    """Turn what the library says of a model it cannot load into one sentence."""
+def _explain_errors(settings: EncoderSettings, head: str) -> Iterator[None]:
+    """Turn the library's loading errors into a one-sentence UserError."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # they say it in a dozen ways
-        said = str(error).strip().splitlines()
+    except Exception as error:  # of many types
+        message = str(error).strip().splitlines()
         if settings.depth == 0:
             raise UserError(f"encoder.depth=0: {settings.name} cannot do without layers") from error
         raise UserError(
             f"encoder.name={settings.name!r} cannot be loaded with encoder.head={head}: "
-            f"{type(error).__name__}: {said[0] if said else ''}"
+            f"{type(error).__name__}: {message[0] if message else ''}"
         ) from error

@@ -1,4 +1,4 @@
-"""Which entries of a configuration say how many layers an encoder has; it imports neither torch nor transformers."""
+"""Configuration entries that determine the number of layers; imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ _COUNT = "num_hidden_layers"
 
 
 def entries_of(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
-    """Return the entries with which `from_pretrained` loads the lowest layers of an encoder alone.
+    """Return the entries with which `from_pretrained` loads only the lowest layers of an encoder.
 
     Args:
         config: of the whole encoder.
-        depth: how many layers; None: all, by no entries.
+        depth: how many layers; None: all of them, so no entries.
     """
     if depth is None:
         return {}
-    listed = {name: told[:depth] for name, told in config.items() if _is_by_layer(name, told, config.get(_COUNT))}
-    return {_COUNT: depth} | listed
+    count = config.get(_COUNT)
+    per_layer = {name: value[:depth] for name, value in config.items() if _is_per_layer(name, value, count)}
+    return {_COUNT: depth} | per_layer
 
 
-def _is_by_layer(name: str, told: Any, count: int | None) -> bool:
-    """Return whether an entry lists something layer by layer: `layer_types`, `no_rope_layers`, `attention_window`."""
-    named = "layer" in name or name == "attention_window"
-    return named and isinstance(told, list) and count in (None, len(told))
+def _is_per_layer(name: str, value: Any, count: int | None) -> bool:
+    """Return whether an entry has one item per layer, like `layer_types`, `no_rope_layers` and `attention_window`."""
+    is_named_so = "layer" in name or name == "attention_window"
+    return is_named_so and isinstance(value, list) and count in (None, len(value))

@@ -1,6 +1,6 @@
-"""All that an array hangs on which a model made of a split, as one key: the same key, the same bits.
+"""Cache keys for arrays that a model computes from a split: equal keys imply equal bits.
 
-It looks at tensors, not at where they came from, so that it is right whatever a strategy has changed.
+The keys are computed from the tensors themselves, not from their origin, so they hold whatever a strategy changed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nlp_transfer.data.batches import Padding
     from nlp_transfer.data.ragged import Tokens
 
-# Names, and what belongs to the output layer or to training: nothing below the output layer hangs on them.
+# Names, and entries for the output layer or for training, which do not affect anything below the output layer.
 _WITHOUT_EFFECT = (
     *("_name_or_path", "name_or_path", "base_model_name_or_path", "architectures", "transformers_version"),
     *("num_labels", "id2label", "label2id", "problem_type", "training"),
@@ -41,19 +41,19 @@ def key_of(
     precision: str,
     device: torch.device,
 ) -> str:
-    """Return the key of what a model makes of a split.
+    """Return the key of an array that a model computes from a split.
 
     Args:
-        what: is asked of the model, such as "features".
-        tokens: the split as the model reads it, which covers texts, tokenizer, truncation and windows. The whole split
-            and its order, because the bits of a row depend a little on the rows beside it.
-        model: see `description`; how the tensors are put to use.
+        what: the kind of array, such as "features".
+        tokens: the whole split in its order, because the bits of a row depend slightly on the other rows of its batch.
+            They cover texts, tokenizer, truncation and windows.
+        model: see `model_digest`.
         weights: see `weights_digest`.
-        code: the revision of an encoder that runs code of its own, which no library's version covers.
-        padding: some architectures read it.
-        batch_tokens: decides which rows meet in a forward pass.
+        code: the revision of an encoder with remote code, which no library version covers.
+        padding: of the rows; some architectures are affected by it.
+        batch_tokens: determines the batches.
         precision: fp32, bf16 or fp16.
-        device: its kernels round in their own way; so do the numbers of threads, and the versions of the libraries.
+        device: determines rounding, with the number of threads and the versions of the libraries.
     """
     key = hashlib.sha256()
     parts = {
@@ -64,7 +64,7 @@ def key_of(
         "padding": dataclasses.asdict(padding),
         "batch_tokens": batch_tokens,
         "precision": precision,
-        "device": device_words(device),
+        "device": device_description(device),
         "versions": _versions(),
     }
     key.update(_canonical(parts).encode())
@@ -76,12 +76,11 @@ def key_of(
     return key.hexdigest()
 
 
-def description(model: Any) -> str:
-    """Return a digest of what a model is below its output layer, but for its parameters.
+def model_digest(model: Any) -> str:
+    """Return a digest of a model below its output layer, without its parameters.
 
-    That is the configuration (head, pooling, layers, attention), every module with its class and its plain attributes,
-    and the buffers. A forward pass may change these for good, as BigBird's does: what comes after it is then another
-    model.
+    It covers the configuration (head, pooling, layers, attention), the class and plain attributes of every module, and
+    the buffers. A forward pass may change these permanently, as BigBird's does; the digest then changes, too.
     """
     configs = [_plain(config.to_dict()) for config in (model.config, *getattr(model, "peft_config", {}).values())]
     attention = sorted({str(getattr(m.config, "_attn_implementation", None)) for m in _with_config(model)})
@@ -95,11 +94,11 @@ def description(model: Any) -> str:
 
 
 def weights_digest(model: Any, frozen: Collection[str] | None = None) -> str:
-    """Return a digest of parameters: what the key takes time for (90 MB: 60 ms).
+    """Return a digest of parameters, the slowest part of a key (90 MB: 60 ms).
 
     Args:
         model: of a classifier, maybe wrapped by PEFT.
-        frozen: names of those that matter, in the model before any wrapping; None: all below the output layer.
+        frozen: names, in the unwrapped model, of the parameters to include; None: all below the output layer.
     """
     digest = hashlib.sha256()
     if frozen is None:
@@ -110,9 +109,9 @@ def weights_digest(model: Any, frozen: Collection[str] | None = None) -> str:
 
 
 def _below_output(model: Any) -> Iterator[tuple[str, nn.Module]]:
-    """Yield every module but the active output layer, which makes nothing of what is kept."""
-    left_out = {id(module) for module in active_output(model).modules()}
-    return ((name, module) for name, module in model.named_modules() if id(module) not in left_out)
+    """Yield every module except the active output layer, which cached arrays do not depend on."""
+    output = {id(module) for module in active_output(model).modules()}
+    return ((name, module) for name, module in model.named_modules() if id(module) not in output)
 
 
 def _add(digest: Any, named: Iterable[tuple[str, Tensor]]) -> None:
@@ -130,7 +129,7 @@ def _public(module: nn.Module) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it; of what JSON has not, its name, which unlike its text holds no address."""
+    """Return a value as JSON types; other objects become their type's name, as their repr may contain an address."""
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items() if name not in _WITHOUT_EFFECT}
     if isinstance(value, (list, tuple)):
@@ -146,22 +145,22 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def device_words(device: torch.device) -> list[Any]:
-    """Return what decides how a device rounds."""
+def device_description(device: torch.device) -> list[Any]:
+    """Return everything that determines the rounding of a device."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        # "AVX512" is not all there is; not every torch that we accept tells more.
+        # get_cpu_capability alone ("AVX512") is too coarse; older torch versions lack get_capabilities.
         known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
         kernels = " ".join(key for key, value in sorted(known.items()) if value is True)
         capability = torch.backends.cpu.get_cpu_capability()
         name = f"{platform.machine()} {known.get('cpu_name')} {capability} {kernels} {torch.get_num_threads()} threads"
     kind = torch.backends.cuda.matmul if device.type == "cuda" else getattr(torch.backends.mkldnn, "matmul", None)
-    products = getattr(kind, "fp32_precision", None)  # torch before 2.9 has one setting for all
-    products = torch.get_float32_matmul_precision() if products is None else products
-    return [device.type, name, products, torch.are_deterministic_algorithms_enabled()]
+    precision = getattr(kind, "fp32_precision", None)  # torch before 2.9 has one setting for all backends
+    precision = torch.get_float32_matmul_precision() if precision is None else precision
+    return [device.type, name, precision, torch.are_deterministic_algorithms_enabled()]
 
 
 def _versions() -> dict[str, str]:
-    """Return the versions of the libraries, and a digest of our own files."""
+    """Return the versions of the libraries, and a digest of this package's files."""
     return {"nlp_transfer": digest_of_code(), **installed(("torch", "transformers", "peft", "accelerate"))}

@@ -1,8 +1,4 @@
-"""A head for a task on verified weights: the architecture's own ("native") or ours ("pooled").
-
-Knows configurations, new parameters and how a tokenizer joins two texts; it must not know where the weights come from,
-batches or training.
-"""
+"""Put a classification head on verified weights: the architecture's own ("native") or this package's ("pooled")."""
 
 from __future__ import annotations
 
@@ -35,7 +31,9 @@ POOLING = {
     "max_tokens": "max",
 }
 _FLAG = "pooling_mode_"
-_DONE = {"", "Transformer", "Pooling", "Normalize", "Dropout"}  # a length, which the head learns, and what is off
+# Modules of sentence-transformers that a pooled head replaces or does not need: it learns the scale itself, and dropout
+# is inactive in prediction.
+_COVERED = {"", "Transformer", "Pooling", "Normalize", "Dropout"}
 COMBINE = ("mix", "concat")
 PROBLEM_TYPES = {
     "single_label": "single_label_classification",
@@ -46,7 +44,7 @@ PROBLEM_TYPES = {
 
 
 def native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[Any, tuple[str, ...]]:
-    """Return the model in `folder` under its architecture's own head, and the names of its new parameters."""
+    """Return the model in `folder` with its architecture's own head, and the names of its new parameters."""
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoModelForSequenceClassification
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
@@ -56,126 +54,128 @@ def native_model(settings: EncoderSettings, task: Task, folder: Path) -> tuple[A
         raise UserError(
             f"{settings.name} compares two texts, each read alone; for anything else use encoder.head=pooled"
         )
-    tuned_for = dict(config.id2label or {})
-    shorten(config, settings, native=True)
-    describe(config, task)
-    model, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **loading(settings))
-    fresh = fresh_of(info)
+    saved_labels = dict(config.id2label or {})
+    limit_depth(config, settings, native=True)
+    set_labels(config, task)
+    model, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **loading_options(settings))
+    fresh = new_parameters(info)
     output = next(reversed(output_layers(model)), None)
-    same = task.labels and tuned_for == dict(config.id2label)  # a regression head does not say what it was tuned for
-    if output is not None and f"{output}.weight" not in fresh and not same:
-        fresh |= _renew(model, output)
+    has_same_labels = task.labels and saved_labels == dict(config.id2label)  # regression heads name no target
+    if output is not None and f"{output}.weight" not in fresh and not has_same_labels:
+        fresh |= _reinitialise_output(model, output)
     if settings.head_dropout is not None:
         _set_dropout(model, settings.head_dropout)
     return model, tuple(name for name, _ in model.named_parameters() if name in fresh)
 
 
 def pooled_model(settings: EncoderSettings, task: Task, folder: Path, tokenizer: Any) -> tuple[Any, tuple[str, ...]]:
-    """Return the encoder in `folder` under a new head of ours, and the names of its new parameters."""
+    """Return the encoder in `folder` with a new pooled head, and the names of its new parameters."""
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     if settings.trust_remote_code:
         raise UserError("encoder.head=pooled cannot hold an encoder with code of its own; use encoder.head=native")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    shorten(config, settings, native=False)
+    limit_depth(config, settings, native=False)
     trained_with = suggested_pooling(folder)
-    if isinstance(config, PooledConfig):  # a model of ours: its encoder under a new head
+    if isinstance(config, PooledConfig):  # saved by this package: reuse its encoder with a new head
         trained_with = config.pooling
-        whole, info = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **loading(settings))
+        whole, info = AutoModelForSequenceClassification.from_pretrained(
+            folder, config=config, **loading_options(settings)
+        )
         config, encoder = whole.config.encoder, whole.encoder
         prefix = ""
     else:
         pooled.read_once(config)
         encoder, info = AutoModel.from_pretrained(
-            folder, config=config, **pooled.encoder_options(config), **loading(settings)
+            folder, config=config, **pooled.encoder_options(config), **loading_options(settings)
         )
         config = encoder.config  # a copy, in float32
-        prefix = "" if config.is_encoder_decoder else "encoder."  # whose encoder is called so already
+        prefix = "" if config.is_encoder_decoder else "encoder."  # of an encoder-decoder, names have it already
         encoder = pooled.without_decoder(encoder)
-    siamese = _chosen_pairs(settings, task, tokenizer, folder)
-    spread = settings.layers == "spread" or (settings.layers == "auto" and siamese is not None)
-    layers = _spread(encoder) if spread else _chosen_layers(settings, encoder)
-    together = spread or settings.layers == "all"
+    siamese = _pair_format(settings, task, tokenizer, folder)
+    is_spread = settings.layers == "spread" or (settings.layers == "auto" and siamese is not None)
+    layers = _spread(encoder) if is_spread else _chosen_layers(settings, encoder)
+    is_concatenated = is_spread or settings.layers == "all"
     pooling = settings.pooling
     if pooling == "auto":
         pooling = trained_with or ("last" if is_causal(config) else "mean")
     description = PooledConfig(
-        encoder=copy.deepcopy(config),  # making it forgets how attention is computed, also in its part
+        encoder=copy.deepcopy(config),  # PooledConfig resets the attention implementation in the config it is given
         pooling=one_of(pooling, sorted(set(POOLING.values())), "encoder.pooling"),
         layers=layers,
-        combine="concat" if together else one_of(settings.combine, COMBINE, "encoder.combine"),
+        combine="concat" if is_concatenated else one_of(settings.combine, COMBINE, "encoder.combine"),
         hidden=settings.hidden,
         head_dropout=0.1 if settings.head_dropout is None else settings.head_dropout,
         siamese=siamese,
         dtype="float32",
     )
-    describe(description, task)
+    set_labels(description, task)
     model = pooled.PooledForSequenceClassification(description, encoder)
-    missing = {f"{prefix}{name}" for name in fresh_of(info)}
+    missing = {f"{prefix}{name}" for name in new_parameters(info)}
     names = [name for name, _ in model.named_parameters()]
     return model, tuple(name for name in names if name in missing or not name.startswith("encoder."))
 
 
-def shorten(config: Any, settings: EncoderSettings, *, native: bool) -> None:
-    """Leave an encoder the lowest of its layers, whose weights alone are then loaded.
+def limit_depth(config: Any, settings: EncoderSettings, *, native: bool) -> None:
+    """Set a configuration to the lowest `encoder.depth` layers, so that only their weights are loaded.
 
-    What pretraining needs the upper ones for, another task often does not (Sajjad et al. 2023, "On the effect of
-    dropping layers of pre-trained transformer models", Computer Speech & Language 77).
+    Other tasks often do not need the upper layers (Sajjad et al. 2023, "On the effect of dropping layers of pre-trained
+    transformer models", Computer Speech & Language 77).
     """
     if settings.depth is None:
         return
-    own = encoder_config(config)
-    count = getattr(own, "num_hidden_layers", None)
-    asked = f"encoder.depth={settings.depth}: {settings.name}"
+    text_config = encoder_config(config)
+    count = getattr(text_config, "num_hidden_layers", None)
+    place = f"encoder.depth={settings.depth}: {settings.name}"
     if count is None:
-        raise UserError(f"{asked} cannot be shortened")
+        raise UserError(f"{place} cannot be shortened")
     if not 0 <= settings.depth <= count:
-        raise UserError(f"{asked} has {count} layers")
-    if native and (config.is_encoder_decoder or own is getattr(config, "text_config", None)):
+        raise UserError(f"{place} has {count} layers")
+    if native and (config.is_encoder_decoder or text_config is getattr(config, "text_config", None)):
         more = "a decoder" if config.is_encoder_decoder else "an encoder of images"
-        raise UserError(f"{asked} has {more} too; use encoder.head=pooled")
+        raise UserError(f"{place} has {more} too; use encoder.head=pooled")
     try:
-        for name, value in entries_of(vars(own), settings.depth).items():
-            setattr(own, name, value)
-        type(own).from_dict(own.to_dict())  # what is saved must be read again
+        for name, value in entries_of(vars(text_config), settings.depth).items():
+            setattr(text_config, name, value)
+        type(text_config).from_dict(text_config.to_dict())  # must survive saving and loading
     except Exception:  # Funnel counts its layers in blocks, GPT-Neo in pairs
-        raise UserError(f"{asked} cannot be shortened") from None
+        raise UserError(f"{place} cannot be shortened") from None
 
 
-def loading(settings: EncoderSettings) -> dict[str, Any]:
-    """Return the options of every `from_pretrained` of weights."""
+def loading_options(settings: EncoderSettings) -> dict[str, Any]:
+    """Return the arguments of every `from_pretrained` call that loads weights."""
     options = {
-        "dtype": "float32",  # the library's default is the checkpoint's, and a new head would be half precision too
+        "dtype": "float32",  # the library's default is the checkpoint's dtype, also for a new head
         "use_safetensors": True,
         "trust_remote_code": settings.trust_remote_code,
         "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # of a head, or of what nobody reads; all else is refused when it is known
+        "ignore_mismatched_sizes": True,  # of a head or unused parameters; `load_classifier` refuses all others
     }
     return options | ({} if settings.attention is None else {"attn_implementation": settings.attention})
 
 
-def describe(config: Any, task: Task) -> None:
-    """Write the task into a configuration: what anybody's `pipeline` needs to name the labels."""
+def set_labels(config: Any, task: Task) -> None:
+    """Write the labels and the problem type into a configuration, as a transformers `pipeline` expects them."""
     names = task.labels or ("score",)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
     config.problem_type = PROBLEM_TYPES[task.problem]
 
 
-def fresh_of(info: Mapping[str, Any]) -> set[str]:
-    """Return the names of the parameters that a checkpoint did not hold, from what `from_pretrained` says of it."""
+def new_parameters(info: Mapping[str, Any]) -> set[str]:
+    """Return the names of newly initialised parameters, from the loading info of `from_pretrained`."""
     return set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
 
-def _renew(model: Any, output: str) -> set[str]:
+def _reinitialise_output(model: Any, output: str) -> set[str]:
     """Initialise the output layer again, as the library does; return the names of its parameters.
 
-    A head tuned for other labels has the right size only by chance.
+    Needed for a head trained for other labels whose number happens to be the same.
     """
     names = {name for name, _ in model.named_parameters() if name.rpartition(".")[0] == output}
     for name, parameter in model.named_parameters():
-        parameter._is_hf_initialized = name not in names  # the library's mark of weights to be left alone
-    # Some families initialise the head as a whole, some each of its linear layers; the whole comes last and wins.
+        parameter._is_hf_initialized = name not in names  # the library skips parameters with this mark
+    # Some architectures initialise the head as a whole, others each linear layer; the whole comes last and overrides.
     for name, module in reversed(list(model.named_modules())):
         if name and f"{output}.".startswith(f"{name}."):
             model._init_weights(module)
@@ -183,7 +183,7 @@ def _renew(model: Any, output: str) -> set[str]:
 
 
 def _set_dropout(model: Any, probability: float) -> None:
-    """Set the dropout of the architecture's own head, whatever its configuration calls it."""
+    """Set the dropout of the architecture's own head, whose configuration key differs between architectures."""
     outside = [child for name, child in model.named_children() if name != model.base_model_prefix]
     layers = [module for child in outside for module in child.modules() if isinstance(module, nn.Dropout)]
     if not layers:
@@ -195,7 +195,7 @@ def _set_dropout(model: Any, probability: float) -> None:
 
 
 def _chosen_layers(settings: EncoderSettings, encoder: Any) -> list[int]:
-    """Return the hidden states that are pooled, where they are not spread."""
+    """Return the hidden states to pool for all values of `encoder.layers` except spread."""
     count = getattr(encoder.config, "num_hidden_layers", None)
     if settings.layers in ("auto", "last"):
         return [-1]
@@ -203,8 +203,8 @@ def _chosen_layers(settings: EncoderSettings, encoder: Any) -> list[int]:
         depth = _readable_depth(encoder)
         return list(range(depth + 1)) if depth else [-1]
     layers = settings.layers
-    whole = isinstance(layers, list) and all(isinstance(layer, int) for layer in layers)
-    if not whole or not layers or any(count is not None and not -count - 1 <= layer <= count for layer in layers):
+    are_ints = isinstance(layers, list) and all(isinstance(layer, int) for layer in layers)
+    if not are_ints or not layers or any(count is not None and not -count - 1 <= layer <= count for layer in layers):
         raise UserError(
             f"encoder.layers={layers}: choose last, spread, all, or a list of hidden states from 0 (embeddings) to "
             f"{count}, or from -1 (last layer) to {-count - 1 if count else '...'}"
@@ -213,51 +213,56 @@ def _chosen_layers(settings: EncoderSettings, encoder: Any) -> list[int]:
 
 
 def _spread(encoder: Any) -> list[int]:
-    """Return the layers at a half, two thirds and all of the depth.
+    """Return the layers at one half, two thirds and all of the depth.
 
-    The last layer serves the pretraining task, and those below it often tell more about another one (Liu et al. 2019,
-    arXiv 1903.08855). In a pair, what it is about most, the topic, is what the two texts share.
+    The last layer is specialised in the pretraining task; lower ones often transfer better (Liu et al. 2019, arXiv
+    1903.08855). For pairs, the last layer mostly represents the topic, which the two texts share.
     """
     depth = _readable_depth(encoder)
     return sorted({max(1, depth // 2), max(1, round(depth * 2 / 3)), depth}) if depth else [-1]
 
 
 def _readable_depth(encoder: Any) -> int:
-    """Return how many layers give one state a token; 0 where any gives another number (Funnel halves the sequence)."""
+    """Return the number of layers; 0 if any does not give one state per token (Funnel halves the sequence)."""
     rows = sample_rows(encoder)
     with torch.inference_mode():
         states = disposable(encoder)(**rows, output_hidden_states=True, return_dict=True).hidden_states or ()
     return len(states) - 1 if all(state.shape[:2] == rows["input_ids"].shape for state in states) and states else 0
 
 
-def _chosen_pairs(settings: EncoderSettings, task: Task, tokenizer: Any, folder: Path) -> dict[str, int] | None:
-    """Return how the two texts of a pair are found, if each is to be read alone, as in training so far or as asked."""
+def _pair_format(settings: EncoderSettings, task: Task, tokenizer: Any, folder: Path) -> dict[str, int] | None:
+    """Return how the tokenizer joins pairs if each text is to be encoded separately (see `joining`), else None.
+
+    With ``encoder.pairs=auto`` that is the case if the encoder was trained on separate texts.
+    """
     one_of(settings.pairs, ("auto", "joint", "siamese"), "encoder.pairs")
-    if settings.pairs == "joint" or (settings.pairs == "auto" and not (task.pair and _read_alone(folder))):
+    if settings.pairs == "joint" or (
+        settings.pairs == "auto" and not (task.pair and _is_trained_on_single_texts(folder))
+    ):
         return None
     if not task.pair:
         raise UserError("encoder.pairs=siamese compares two texts, and this data has one; name data.columns.text_pair")
-    found = joining(tokenizer)
-    if found is None and settings.pairs == "siamese":
+    pair_format = joining(tokenizer)
+    if pair_format is None and settings.pairs == "siamese":
         raise UserError(
             "encoder.pairs=siamese: two texts that this tokenizer joined cannot be taken apart; use encoder.pairs=joint"
         )
-    return found
+    return pair_format
 
 
-def _read_alone(folder: Path) -> bool:
-    """Return whether an encoder has read each text alone: a sentence encoder never saw two joined."""
+def _is_trained_on_single_texts(folder: Path) -> bool:
+    """Return whether an encoder was trained on separate texts, as sentence encoders are."""
     content = read_json(folder / "config.json")
-    if content.get("model_type") == POOLED:  # a model of ours
+    if content.get("model_type") == POOLED:  # saved by this package
         return bool(content.get("siamese"))
     return suggested_pooling(folder) is not None
 
 
 def reads_alone(settings: EncoderSettings, task: Task, folder: Path) -> bool:
-    """Return whether a pooled head would have each text of a pair read alone; nothing but the tokenizer is loaded.
+    """Return whether a pooled head would encode the texts of a pair separately; only the tokenizer is loaded.
 
     Raises:
-        UserError: for `encoder.pairs=siamese` where two texts cannot be taken apart.
+        UserError: for `encoder.pairs=siamese` if joined texts cannot be separated.
     """
     from transformers import AutoTokenizer
 
@@ -265,16 +270,16 @@ def reads_alone(settings: EncoderSettings, task: Task, folder: Path) -> bool:
         return False
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception:  # in as many ways as there are tokenizers; what is wrong is said where the encoder is loaded
+    except Exception:  # of many types; loading the encoder reports the error
         return False
-    return _chosen_pairs(settings, task, tokenizer, folder) is not None
+    return _pair_format(settings, task, tokenizer, folder) is not None
 
 
 def joining(tokenizer: Any) -> dict[str, int] | None:
-    """Return how the tokenizer joins two texts, or None where they could not be taken apart again."""
+    """Return how the tokenizer joins two texts (see `PooledConfig.siamese`); None if they cannot be separated again."""
     text = tokenizer("a", add_special_tokens=False)["input_ids"]
     alone, joined = tokenizer("a")["input_ids"], tokenizer("a", "a")["input_ids"]
-    start = next((place for place in range(len(alone)) if alone[place : place + len(text)] == text), 0)
+    start = next((index for index in range(len(alone)) if alone[index : index + len(text)] == text), 0)
     end = alone[start + len(text) :]
     between = len(joined) - len(alone) - len(text)
     if (
@@ -293,23 +298,23 @@ def suggested_pooling(folder: Path) -> str | None:
     return POOLING.get(modes[0]) if len(modes) == 1 else None
 
 
-def left_out(folder: Path) -> list[str]:
-    """Return what sentence-transformers makes of the encoder's states and a pooled head does not: pooling, layers."""
+def unused_modules(folder: Path) -> list[str]:
+    """Return the modules of a sentence-transformers folder, and the pooling, that a pooled head does not reproduce."""
     modes, kinds = _modes(folder), [str(module.get("type", "")).rpartition(".")[2] for module in _modules(folder)]
     pooling = [f"pooling by {' and '.join(modes)}"] if modes and suggested_pooling(folder) is None else []
-    return pooling + sorted({*kinds} - _DONE)
+    return pooling + sorted({*kinds} - _COVERED)
 
 
 def _modules(folder: Path) -> list[dict[str, Any]]:
-    """Return what sentence-transformers has of an encoder and behind it, as its folder says."""
+    """Return the module list of a sentence-transformers folder; empty for others."""
     return read_json(folder / "modules.json", kind=list)
 
 
 def _modes(folder: Path) -> list[str]:
-    """Return how sentence-transformers pools the encoder's states, in its words; nothing where that is not said."""
-    places = [module["path"] for module in _modules(folder) if str(module.get("type", "")).endswith("Pooling")]
-    config = read_json(folder / (places[0] if places else "1_Pooling") / "config.json")
+    """Return the pooling modes of a sentence-transformers folder, in its terms; empty for others."""
+    paths = [module["path"] for module in _modules(folder) if str(module.get("type", "")).endswith("Pooling")]
+    config = read_json(folder / (paths[0] if paths else "1_Pooling") / "config.json")
     if isinstance(mode := config.get("pooling_mode"), str):
         return [mode]
-    # before sentence-transformers 6: one flag a mode
+    # before sentence-transformers 6: one flag per mode
     return [key.removeprefix(_FLAG) for key, value in config.items() if key.startswith(_FLAG) and value is True]

@@ -1,4 +1,4 @@
-"""LoRA's linear layer as one node of the autograd graph: what PEFT's own computes, with fewer passes over memory."""
+"""PEFT's LoRA layer as a single autograd node: the same result with fewer passes over memory."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from nlp_transfer.encoder.dropout import scaled_mask
 
 
 def make_lora_cheap(model: nn.Module) -> None:
-    """Let every LoRA layer over an `nn.Linear` learn through one node; parameters, names and state stay PEFT's."""
+    """Turn every LoRA layer over an `nn.Linear` into a `CheapLinear`; parameters, names and state stay PEFT's."""
     for module in model.modules():
         if type(module) is Linear and type(module.get_base_layer()) is nn.Linear:
             module.__class__ = CheapLinear
 
 
 class CheapLinear(Linear):
-    """The same as PEFT's, but for how it learns: y = x·Wᵀ + b + s·drop(x)·Aᵀ·Bᵀ with a constant W and b.
+    """PEFT's LoRA layer with its own autograd node: y = x·Wᵀ + b + s·drop(x)·Aᵀ·Bᵀ with frozen W and b.
 
-    Where anything else is asked of it (several adapters, DoRA and other variants, a bias of its own, autocast, a layer
-    that learns itself) it is PEFT's.
+    In all other cases (several adapters, DoRA and other variants, LoRA biases, autocast, a trainable base layer) it
+    runs PEFT's code.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -52,7 +52,7 @@ class CheapLinear(Linear):
 
 
 class _LowRank(torch.autograd.Function):
-    """(..., inputs) -> (..., outputs); of the weights, (outputs, inputs), (rank, inputs) and (outputs, rank)."""
+    """(..., inputs) -> (..., outputs), with weights of (outputs, inputs), (rank, inputs) and (outputs, rank)."""
 
     @staticmethod
     def forward(

@@ -1,7 +1,7 @@
-"""Our own head: an encoder, pooling over its tokens and layers, then a linear layer or a small MLP.
+"""The pooled head: an encoder, pooling over its tokens and layers, then a linear layer or a small MLP.
 
-This file and `pooled_config` are copied into the folder of every saved model as its remote code, so they must import
-nothing but torch and transformers. They know nothing of files, tokenizers or training.
+This file and `pooled_config` are copied into the folder of every saved model as its remote code, so they may import
+only torch and transformers.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, initialization
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .pooled_config import PooledConfig, encoder_config  # relative, so that transformers copies that file as well
+from .pooled_config import PooledConfig, encoder_config  # relative, so that transformers copies that file, too
 
 
 class LayerMix(nn.Module):
-    """Weighted mean over layers; the weights are the softmax of learned numbers that start equal."""
+    """Weighted mean over layers; the weights are the softmax of parameters that are initially equal."""
 
     def __init__(self, layers: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class LayerMix(nn.Module):
 class PooledForSequenceClassification(PreTrainedModel):
     """An encoder, pooling, and a head whose output layer is named `classifier`.
 
-    A siamese one takes two texts as the tokenizer joins them, reads each alone, and compares the two vectors.
+    A siamese model splits a pair that the tokenizer joined, encodes each text separately, and compares the two vectors.
     """
 
     config_class = PooledConfig
@@ -44,7 +44,7 @@ class PooledForSequenceClassification(PreTrainedModel):
     _auto_class = "AutoModelForSequenceClassification"
 
     def __init__(self, config: PooledConfig, encoder: PreTrainedModel | None = None) -> None:
-        """Build the model around `encoder`; without one, around a new encoder of `config.encoder`."""
+        """Build the model around `encoder`, or around a randomly initialised encoder of `config.encoder`."""
         super().__init__(config)
         self.num_labels = config.num_labels  # read by the library
         self.encoder = without_decoder(new_encoder(config.encoder)) if encoder is None else encoder
@@ -58,7 +58,7 @@ class PooledForSequenceClassification(PreTrainedModel):
         self.post_init()
 
     def keep_layer(self, position: int) -> None:
-        """Read one of several concatenated layers from now on; the output layer is made anew for its width."""
+        """Keep only one of several concatenated layers; the output layer is newly initialised for its width."""
         self.config.layers = [self.config.layers[position]]
         weight = self.classifier.weight
         self.classifier = nn.Linear(self._layer_width(), len(weight), device=weight.device)
@@ -69,7 +69,7 @@ class PooledForSequenceClassification(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, LayerMix):
-            initialization.zeros_(module.weight)  # unlike torch's, it leaves loaded weights alone
+            initialization.zeros_(module.weight)  # unlike torch's, it skips loaded weights
 
     def forward(
         self,
@@ -114,46 +114,46 @@ class PooledForSequenceClassification(PreTrainedModel):
 
 
 def texts_apart(ids: Tensor, mask: Tensor, *, start: int, separator: int, between: int) -> tuple[Tensor, Tensor]:
-    """Undo the joining of two texts: (rows, tokens) -> (2 · rows, fewer tokens), first texts before second ones.
+    """Split joined pairs into texts: (rows, tokens) -> (2 · rows, fewer tokens), all first texts before second ones.
 
-    Each text gets the special tokens that it has alone. A row of one text is that text twice. Padding is separators, so
-    that nothing of the other text is left even for encoders that look at padding.
+    Each text gets the special tokens that it would have alone. A row with one text gives that text twice. Padding is
+    filled with separators, so that no trace of the other text is left for encoders that padding affects.
 
     Args:
         ids: Token ids.
-        mask: 1 where a token is no padding.
-        start: Special tokens before the first text.
+        mask: 0 for padding, else 1.
+        start: Number of special tokens before the first text.
         separator: The token after each text.
-        between: How many separators come between the two.
+        between: Number of separators between the two texts.
 
     Returns:
         Ids and mask, padded on the right.
     """
     kept, width = mask.to(torch.bool), ids.shape[1]
-    places = torch.arange(width, device=ids.device)
+    positions = torch.arange(width, device=ids.device)
     ends = kept & (ids == separator)
-    end = torch.where(ends.any(dim=1), (ends * places.add(1).flip(0)).argmax(dim=1), width).unsqueeze(1)
-    first = kept & (places <= end)
-    rest = kept & (places >= end + between)
-    alone = ~rest.any(dim=1, keepdim=True)
-    second = (alone & first) | rest | (~alone & kept & (kept.cumsum(dim=1) <= start))
+    end = torch.where(ends.any(dim=1), (ends * positions.add(1).flip(0)).argmax(dim=1), width).unsqueeze(1)
+    first = kept & (positions <= end)
+    rest = kept & (positions >= end + between)
+    is_single = ~rest.any(dim=1, keepdim=True)
+    second = (is_single & first) | rest | (~is_single & kept & (kept.cumsum(dim=1) <= start))
     both = torch.cat([first, second])
     lengths = both.sum(dim=1, keepdim=True)
-    # A column more than there can be tokens takes what belongs to the other text.
+    # Tokens of the other text go to an extra last column, which is dropped.
     target = (both.cumsum(dim=1) - 1).masked_fill(~both, width)
     apart = ids.new_full((target.shape[0], width + 1), separator).scatter(1, target, torch.cat([ids, ids]))
     longest: Any = lengths.max().clamp(min=2).item()
-    torch._check(longest >= 2)  # for torch.export, which knows nothing of a width that hangs on the ids
+    torch._check(longest >= 2)  # for torch.export: bounds of a width that depends on the ids
     torch._check(longest <= width + 1)
-    mine = torch.arange(longest, device=ids.device) < lengths
-    return apart.narrow(1, 0, longest).masked_fill(~mine, separator), mine.to(mask.dtype)
+    is_token = torch.arange(longest, device=ids.device) < lengths
+    return apart.narrow(1, 0, longest).masked_fill(~is_token, separator), is_token.to(mask.dtype)
 
 
 def compare(u: Tensor, v: Tensor) -> Tensor:
-    """Return how two vectors differ and agree: (rows, width) twice -> (rows, 3 · width).
+    """Return the features of a pair of vectors: (rows, width) twice -> (rows, 3 · width).
 
-    |u - v| and u * v (Tai et al. 2015, https://arxiv.org/abs/1503.00075) do not tell which text is the first, u - v
-    does. It counts half: under a penalty, few examples are then told by the other two.
+    |u - v| and u * v (Tai et al. 2015, https://arxiv.org/abs/1503.00075) are symmetric; u - v depends on the order of
+    the texts. It is halved so that with few examples, a penalised classifier prefers the symmetric features.
     """
     return torch.cat([(u - v) / 2, (u - v).abs(), u * v], dim=-1)
 
@@ -166,18 +166,18 @@ def pool(states: Tensor, mask: Tensor, how: str) -> Tensor:
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
     if how == "max":
         return states.masked_fill(~kept.unsqueeze(-1), torch.finfo(states.dtype).min).amax(dim=1)
-    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    positions = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     if how == "cls":
-        place = (kept * places.flip(0)).argmax(dim=1)
+        chosen = (kept * positions.flip(0)).argmax(dim=1)
     elif how == "last":
-        place = (kept * places).argmax(dim=1)
+        chosen = (kept * positions).argmax(dim=1)
     else:
         raise ValueError(f"pooling={how!r} is not known; choose from: mean, max, cls, last")
-    return states[torch.arange(states.shape[0], device=states.device), place]
+    return states[torch.arange(states.shape[0], device=states.device), chosen]
 
 
 def encoder_options(config: PreTrainedConfig) -> dict[str, bool]:
-    """Ask the encoder's class to leave out its own pooler, which would stay without gradient."""
+    """Return the arguments that leave out the encoder's own pooler, which would be unused."""
     from transformers import MODEL_MAPPING
 
     kinds: Any = MODEL_MAPPING[type(config)]
@@ -186,7 +186,7 @@ def encoder_options(config: PreTrainedConfig) -> dict[str, bool]:
 
 
 def new_encoder(config: Any) -> PreTrainedModel:
-    """Return an encoder of `config` with new weights."""
+    """Return a randomly initialised encoder of `config`."""
     from transformers import AutoModel
 
     read_once(config)
@@ -194,19 +194,19 @@ def new_encoder(config: Any) -> PreTrainedModel:
 
 
 def read_once(config: PreTrainedConfig) -> None:
-    """Have a model keep nothing for a longer text: a classifier reads each text once."""
+    """Disable the key-value cache, which is only useful for generation."""
     for part in (config, encoder_config(config)):
         if getattr(part, "use_cache", False):
             part.use_cache = False
 
 
 def without_decoder(model: PreTrainedModel) -> PreTrainedModel:
-    """Return the encoder of an encoder-decoder (T5, BART), any other model as it is."""
+    """Return the encoder of an encoder-decoder (T5, BART), and any other model unchanged."""
     return model.get_encoder() if model.config.is_encoder_decoder else model
 
 
 def register_model() -> None:
-    """Make `AutoModelForSequenceClassification` know `PooledForSequenceClassification`."""
+    """Register `PooledForSequenceClassification` with `AutoModelForSequenceClassification`."""
     from transformers import AutoModelForSequenceClassification
 
     AutoModelForSequenceClassification.register(PooledConfig, PooledForSequenceClassification, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The configuration of our own head, see `pooled`.
+"""The configuration of the pooled head, see `pooled`.
 
-A file of its own, because `AutoConfig` must know it at a moment when the library's models cannot be imported yet. It is
-copied beside saved models and must not import anything but transformers.
+A separate file, because it is registered with `AutoConfig` before the library's models can be imported. It is copied
+beside saved models and may import only transformers.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ class PooledConfig(PreTrainedConfig):
 
     Args:
         encoder: Configuration of the encoder, or its dictionary.
-        pooling: Which tokens become the text's vector: "mean", "max", "cls" (first) or "last", padding left out.
-        layers: Which hidden states are pooled: 0 is the embeddings, -1 the last layer.
+        pooling: How token states become the vector of a text: "mean", "max", "cls" (first) or "last", without padding.
+        layers: The hidden states to pool: 0 is the embeddings, -1 the last layer.
         combine: Several layers are averaged with learned weights ("mix", Peters et al. 2018, https://arxiv.org/abs/1802.05365)
-            or laid side by side ("concat").
+            or concatenated ("concat").
         hidden: Width of a hidden layer before the output layer; 0: none.
         head_dropout: Dropout probability before the output layer.
-        siamese: How a tokenizer joins two texts, where each is to be read alone: "start", how many special tokens come
-            before a text, "separator", the token after it, and "between", how many of that come between two texts.
-            None: whatever the tokenizer gives is read together.
+        siamese: How the tokenizer joins two texts, if they are to be encoded separately: "start", the number of special
+            tokens before a text, "separator", the token after it, and "between", the number of separators between two
+            texts. None: pairs are encoded jointly.
     """
 
     model_type = "nlp_transfer_pooled"
@@ -57,9 +57,9 @@ class PooledConfig(PreTrainedConfig):
 
 
 def encoder_config(config: PreTrainedConfig) -> Any:
-    """Return the part of a configuration that describes what reads a text.
+    """Return the part of a configuration that describes the text encoder.
 
-    That is a part under our own head, in models that read images as well, and where encoder and decoder have one each.
+    It is nested in configurations of pooled heads, multimodal models, and some encoder-decoders; else it is the whole.
     """
     parts = (getattr(config, name, None) for name in ("encoder", "text_config"))
     part = next((part for part in parts if isinstance(part, PreTrainedConfig)), None)
@@ -67,5 +67,5 @@ def encoder_config(config: PreTrainedConfig) -> Any:
 
 
 def register_config() -> None:
-    """Make `AutoConfig` know `PooledConfig`."""
+    """Register `PooledConfig` with `AutoConfig`."""
     AutoConfig.register(PooledConfig.model_type, PooledConfig, exist_ok=True)

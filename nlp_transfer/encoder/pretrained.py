@@ -1,4 +1,4 @@
-"""What an encoder learned between its release and a run: plain values, of which others tell."""
+"""A record of further pretraining of an encoder before a run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class Pretrained:
     """Masked-language modelling on texts of the task.
 
     Attributes:
-        sha256: of the weights that it made.
-        texts: that were read.
+        sha256: of the resulting weights.
+        texts: number of training texts.
         epochs: passes over them.
-        new_head: whether what guesses was new, and had to learn that first.
-        held_out: texts that were not read, but measured.
-        before: the loss on these before the first step, nats a masked token.
+        new_head: whether the masked-language-modelling head was newly initialised.
+        held_out: number of held-out texts.
+        before: the loss on held-out texts before the first step, in nats per masked token.
         after: the same after the last step.
     """
 

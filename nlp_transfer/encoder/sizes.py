@@ -1,6 +1,6 @@
-"""What the headers of weights tell: how many there are, and whether they can fill the model that is asked for.
+"""Model sizes from the headers of weight files, and a check that a configuration does not exceed them.
 
-The numbers of a configuration decide how long loops run and how much memory is taken before any weight is read.
+An absurd number in a configuration could otherwise exhaust time or memory before any weight is read.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SIZES = re.compile(
     r"(?:num|n|num_attention|encoder_attention|decoder_attention)_heads?)$"
 )
 LABELS = ("id2label", "label2id")
-_NUMBERED = re.compile(r"\.\d+\.")  # a tensor of one of several layers
-MANY = 1000  # of what may be counted without a weight for each: ALBERT's layers share theirs, and a head may be missing
-LONGEST = 1 << 24  # tokens; rotary positions have no weights
-TIMES, ROOM = 4, 1 << 24  # tied and missing tensors are built as well, and 64 MiB harm nobody
+_NUMBERED = re.compile(r"\.\d+\.")  # in the name of a tensor in one of several layers
+MANY = 1000  # layers, outputs, ... that are always allowed: ALBERT's layers share weights, and a head may be missing
+LONGEST = 1 << 24  # tokens that are always allowed, because rotary positions have no weights
+TIMES, ROOM = 4, 1 << 24  # a model may have so many times the stored values (tied, missing tensors), plus 64 MiB
 
 
 def shapes_of(folder: Path) -> dict[str, list[int]]:
-    """Return the shape of every tensor of the weights in a folder, by its name; of the files headers are read."""
+    """Return the shape of every tensor of the weights in a folder, by name; only file headers are read."""
     from safetensors import safe_open
 
     shapes: dict[str, list[int]] = {}
@@ -42,37 +42,37 @@ def shapes_of(folder: Path) -> dict[str, list[int]]:
 
 
 def configuration_of(folder: Path) -> dict[str, Any]:
-    """Return the configuration of the encoder in a folder, also under a head of ours or in what reads images too."""
+    """Return the configuration of the text encoder in a folder, which may be nested as in `encoder_config`."""
     entries = read_json(folder / "config.json")
     while parts := [entries[name] for name in ("encoder", "text_config") if isinstance(entries.get(name), dict)]:
         entries = parts[0]
     return entries
 
 
-def weights_multiplied(folder: Path, *, depth: int | None = None) -> int:
-    """Return about how many weights a token meets in a model: of a decoder as many as of its encoder.
+def weights_per_token(folder: Path, *, depth: int | None = None) -> int:
+    """Return roughly how many weights are used per token; a decoder's count like an encoder's.
 
     Args:
         folder: of the model.
-        depth: of the lowest layers that are used; None: all are.
+        depth: number of the lowest layers that are used; None: all.
     """
     config = configuration_of(folder)
-    words = config.get("vocab_size")  # rows of its tables of words, in which a token meets one alone
-    found = {name: shape for name, shape in shapes_of(folder).items() if shape[:1] != [words]}
-    if config.get("model_type") == "albert":  # whose layers are one, met again and again
+    words = config.get("vocab_size")  # first dimension of embedding tables, of which a token uses one row
+    shapes = {name: shape for name, shape in shapes_of(folder).items() if shape[:1] != [words]}
+    if config.get("model_type") == "albert":  # its single layer runs several times
         times = config.get("num_hidden_layers", 1) if depth is None else depth
-        return sum(math.prod(shape) * (times if ".albert_layers." in name else 1) for name, shape in found.items())
+        return sum(math.prod(shape) * (times if ".albert_layers." in name else 1) for name, shape in shapes.items())
     if depth is not None:
-        numbers = {name: int(number[0].strip(".")) for name in found if (number := _NUMBERED.search(name))}
-        found = {name: shape for name, shape in found.items() if numbers.get(name, -1) < depth}
-    return sum(map(math.prod, found.values()))
+        layer_of = {name: int(number[0].strip(".")) for name in shapes if (number := _NUMBERED.search(name))}
+        shapes = {name: shape for name, shape in shapes.items() if layer_of.get(name, -1) < depth}
+    return sum(map(math.prod, shapes.values()))
 
 
 @contextmanager
-def within_weights(folder: Path) -> Iterator[None]:
-    """Refuse a configuration that asks for far more than the weights beside it hold, then a model built from it.
+def limit_model_size(folder: Path) -> Iterator[None]:
+    """Refuse a configuration, or a model built from it in the block, that is far larger than its weights.
 
-    The library builds a model without memory first, on the meta device; there it is counted while the block runs.
+    The library first builds a model on the meta device, without memory; its parameters and buffers are counted there.
 
     Raises:
         UserError: naming the file, and the key or the largest numbers in it.
@@ -84,21 +84,21 @@ def within_weights(folder: Path) -> Iterator[None]:
     entries = list(_entries(read_json(file)))
     widest = max((size for shape in shapes.values() for size in shape), default=0)
     _check(file, entries, tensors=len(shapes), widest=widest, layered=any(map(_NUMBERED.search, shapes)))
-    held = sum(map(math.prod, shapes.values()))
-    numbers = tensors = 0
-    mine = threading.get_ident()
+    stored = sum(map(math.prod, shapes.values()))
+    values = tensors = 0
+    this_thread = threading.get_ident()
 
     def count(_: Any, name: str, tensor: Any) -> None:
-        nonlocal numbers, tensors
-        # The hooks are those of the whole process: another thread may load another model.
-        if tensor is None or not tensor.is_meta or threading.get_ident() != mine:
+        nonlocal values, tensors
+        # The hooks are process-wide, and another thread may load another model.
+        if tensor is None or not tensor.is_meta or threading.get_ident() != this_thread:
             return
-        numbers, tensors = numbers + tensor.numel(), tensors + 1
-        if numbers > TIMES * held + ROOM or tensors > TIMES * len(shapes) + MANY:
+        values, tensors = values + tensor.numel(), tensors + 1
+        if values > TIMES * stored + ROOM or tensors > TIMES * len(shapes) + MANY:
             largest = heapq.nlargest(3, ((value, key) for key, value in entries if type(value) is int))
             raise UserError(
                 f"{file}: asks for a model far larger than the weights beside it, {len(shapes):,} tensors with "
-                f"{held:,} numbers; its largest entries are {', '.join(f'{key}={value}' for value, key in largest)}"
+                f"{stored:,} numbers; its largest entries are {', '.join(f'{key}={value}' for value, key in largest)}"
             )
 
     hooks = (
@@ -113,7 +113,7 @@ def within_weights(folder: Path) -> Iterator[None]:
 
 
 def _entries(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the value of everything in a configuration; the names of labels are one value."""
+    """Yield the dotted key and value of every entry in a configuration; label mappings are one value."""
     if isinstance(node, (dict, list)) and key.rpartition(".")[2] not in LABELS:
         for inner, value in node.items() if isinstance(node, dict) else enumerate(node):
             yield from _entries(value, f"{key}.{inner}")
@@ -122,7 +122,7 @@ def _entries(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check(file: Path, entries: list[tuple[str, Any]], *, tensors: int, widest: int, layered: bool) -> None:
-    """Refuse what is no number of layers, outputs or positions, or more than the weights can have."""
+    """Refuse numbers of layers, outputs or positions that are invalid, or impossible with these weights."""
     limits = {LAYERS: max(tensors, MANY), SIZES: max(widest, MANY), POSITIONS: max(widest, LONGEST)}
     held = f"the weights beside it hold {tensors:,} tensors of at most {widest:,} rows or columns"
     for key, value in entries:
@@ -130,8 +130,8 @@ def _check(file: Path, entries: list[tuple[str, Any]], *, tensors: int, widest: 
         if last in LABELS and isinstance(value, (dict, list)) and len(value) > limits[SIZES]:
             raise UserError(f"{file}: {key} names {len(value):,} labels; {held}")
         for known, most in limits.items():
-            bare = known is LAYERS and not layered  # an encoder may be its embeddings alone
-            least = 0 if bare or "decoder" in last else 1
+            may_be_zero = known is LAYERS and not layered  # an encoder may have embeddings only
+            least = 0 if may_be_zero or "decoder" in last else 1
             if known.search(last) and value is not None and not (type(value) is int and least <= value <= most):
                 raise UserError(
                     f"{file}: {key}={str(value)[:40]} must be a whole number from {least} to {most:,}; {held}"

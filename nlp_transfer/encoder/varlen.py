@@ -1,8 +1,8 @@
-"""Attention over packed tokens on a GPU: torch's FlashAttention for texts of unequal length, in bfloat16 or float16.
+"""Attention over packed tokens on a GPU: torch's variable-length FlashAttention, in bfloat16 or float16.
 
-Which tokens of its text a token sees is said as transformers says it to FlashAttention: not by a mask, but by what the
-layer hands over (`is_causal`, `sliding_window`). Models that the library does not run that way must not come here.
-In float32, in which a model is only tried, texts are attended to one by one.
+As in transformers' FlashAttention interface, there is no mask: arguments of the layer (`is_causal`, `sliding_window`)
+say which tokens attend to which. Models that need a mask are refused. In float32, which is only used to test whether a
+model supports this attention, each text is computed separately.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME = "nlp_transfer_varlen"
 
 
 def register_varlen() -> None:
-    """Make transformers know this attention under `NAME`."""
+    """Register this attention with transformers as `NAME`."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, varlen_attention)
@@ -48,25 +48,25 @@ def varlen_attention(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Return what each token gathers from the tokens of its text, (1, tokens, heads, head width).
+    """Return the attention output of each token within its text, (1, tokens, heads, head width).
 
     Args:
-        module: of the library; says whether a token sees later ones, if `is_causal` does not.
+        module: the attention module; its `is_causal` is used if the argument is None.
         query: (1, heads, tokens, head width).
         key: (1, heads or fewer, tokens, head width).
         value: the same.
-        attention_mask: None.
-        packing: where the tokens lie.
-        dropout: share of the attention weights that are dropped.
-        scaling: of the scores; None: one over the root of the head width.
-        sliding_window: a token sees those less than so many places away; None: all.
-        is_causal: whether a token sees no later one.
-        position_bias: not known here.
-        softcap: not known here.
-        s_aux: not known here.
+        attention_mask: must be None.
+        packing: the layout of the packed tokens.
+        dropout: probability of dropping attention weights.
+        scaling: of the scores; None: 1 / sqrt(head width).
+        sliding_window: tokens attend to tokens closer than this; None: to all.
+        is_causal: whether tokens do not attend to later ones.
+        position_bias: not supported, must be None.
+        softcap: not supported, must be None.
+        s_aux: not supported, must be None.
 
     Raises:
-        NotImplementedError: for scores that are changed in a way not known here; the model then stays padded.
+        NotImplementedError: for unsupported arguments; the model then runs with padding.
     """
     if any(each is not None for each in (attention_mask, position_bias, softcap, s_aux)):
         raise NotImplementedError("attention with a mask, or whose scores are capped, biased or joined by sinks")
@@ -92,27 +92,26 @@ def _one_by_one(
     scale: float | None,
     window: int | None,
 ) -> Tensor:
-    """Return what the kernel does, (tokens, heads, head width), in any precision."""
+    """Return the same as the kernel, (tokens, heads, head width), in any precision."""
     texts = []
     for first, last in pairwise(bounds.tolist()):
         q, k, v = (states[first:last].transpose(0, 1).unsqueeze(0) for states in (query, key, value))
-        places = torch.arange(last - first, device=query.device)
-        distance = places[:, None] - places
-        seen = torch.ones_like(distance, dtype=torch.bool)
+        positions = torch.arange(last - first, device=query.device)
+        distance = positions[:, None] - positions
+        mask = torch.ones_like(distance, dtype=torch.bool)
         if causal:
-            seen &= distance >= 0
+            mask &= distance >= 0
         if window is not None:
-            seen &= distance.abs() <= window
-        found = nn.functional.scaled_dot_product_attention(q, k, v, seen, dropout_p=dropout, scale=scale)
-        texts.append(found.squeeze(0).transpose(0, 1))
+            mask &= distance.abs() <= window
+        out = nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scale)
+        texts.append(out.squeeze(0).transpose(0, 1))
     return torch.cat(texts)
 
 
 class _Flash(torch.autograd.Function):
     """The kernel: (tokens, heads, head width) three times -> the same.
 
-    torch's `varlen_attn`, which is public, knows no dropout, and its nested tensors take longer to get here than the
-    kernel runs.
+    torch's public `varlen_attn` has no dropout, and preparing nested tensors takes longer than the kernel itself.
     """
 
     @staticmethod
@@ -128,13 +127,13 @@ class _Flash(torch.autograd.Function):
         scale: float | None,
         window: int | None,
     ) -> Tensor:
-        seen = {"scale": scale, "window_size_left": window, "window_size_right": window}
-        of_what_was_dropped = False  # no mask is returned
+        options = {"scale": scale, "window_size_left": window, "window_size_right": window}
+        return_debug_mask = False
         out, norms, *random, _ = torch.ops.aten._flash_attention_forward(
-            query, key, value, bounds, bounds, longest, longest, dropout, causal, of_what_was_dropped, **seen
+            query, key, value, bounds, bounds, longest, longest, dropout, causal, return_debug_mask, **options
         )
         ctx.save_for_backward(query, key, value, out, norms, bounds, *random)
-        ctx.longest, ctx.dropout, ctx.causal, ctx.seen = longest, dropout, causal, seen
+        ctx.longest, ctx.dropout, ctx.causal, ctx.options = longest, dropout, causal, options
         return out
 
     @staticmethod
@@ -142,29 +141,29 @@ class _Flash(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         query, key, value, out, norms, bounds, *random = ctx.saved_tensors
         ends = bounds, bounds, ctx.longest, ctx.longest
-        with _in_one_order():
+        with _deterministic():
             gradients = torch.ops.aten._flash_attention_backward(
-                gradient, query, key, value, out, norms, *ends, ctx.dropout, ctx.causal, *random, **ctx.seen
+                gradient, query, key, value, out, norms, *ends, ctx.dropout, ctx.causal, *random, **ctx.options
             )
         return (*gradients, None, None, None, None, None, None)
 
 
 @contextmanager
-def _in_one_order() -> Iterator[None]:
-    """Let kernels sum in the same order every time: queries of long texts else get their gradients as they come.
+def _deterministic() -> Iterator[None]:
+    """Use deterministic kernels in the block: otherwise gradients of long texts are summed in varying order.
 
-    The switch is the process's; nothing else of a run is on its way to the GPU then.
+    The switch is process-wide; a run launches no other kernels meanwhile.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     flags: Any = deterministic
-    filled = flags.fill_uninitialized_memory
+    fill_memory = flags.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     flags.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        flags.fill_uninitialized_memory = filled
+        flags.fill_uninitialized_memory = fill_memory
 
 
 def _no_mask(**_: Any) -> None:

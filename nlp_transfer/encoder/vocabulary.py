@@ -1,7 +1,7 @@
-"""Training the rows of the word embeddings that occur, and no others.
+"""Train only the word embeddings of tokens that occur in the data.
 
-An optimizer that goes through the whole table spends its time on rows whose gradient is always zero: of 30,522 words a
-data set may use 4,000, of 250,000 hardly more.
+An optimizer over the whole table spends its time on rows whose gradient is always zero: a data set may use 4,000 of
+30,522 words, and hardly more of 250,000.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from torch import Tensor, nn
 
 from nlp_transfer.encoder.anatomy import unwrapped, word_embeddings
 
-_MOST_SHARE = 0.75  # of the table; where more occurs, there is little to save
+_MOST_SHARE = 0.75  # of the table; if more words occur, there is little to save
 
 
 @contextmanager
 def occurring_words(model: Any, words: np.ndarray) -> Iterator[None]:
-    """Keep only the word embeddings that occur while the block runs, and put them back among the others at its end.
+    """Reduce the word embeddings to the words that occur, and restore the full table at the end of the block.
 
-    The others have no gradient and would only decay. How far is seen on one more row that holds ones: whatever is done
-    to the table (decay, moving average, keeping the best) is done to it as well. The parameter stays the same object
-    under the same name.
+    Words that do not occur have no gradient and would only be subject to weight decay. An additional row of ones
+    measures their decay: everything that happens to the table (decay, averaging, restoring the best weights) happens to
+    this row, too. The parameter stays the same object with the same name.
 
     Args:
         model: of a classifier, maybe wrapped by PEFT.
-        words: all token ids that the model will be given in the block, each once, padding among them.
+        words: unique ids of all tokens that the model receives in the block, including padding.
     """
     table = _table(unwrapped(model))
-    words = words[words < table.num_embeddings] if table is not None else words  # a tokenizer may have more
+    words = words[words < table.num_embeddings] if table is not None else words  # a tokenizer may have more ids
     if table is None or len(words) > _MOST_SHARE * table.num_embeddings:
         yield
         return
     full = table.weight.data
     rows = torch.from_numpy(words.astype(np.int64)).to(full.device)
-    places = torch.full((len(full),), -1, device=full.device).index_copy(0, rows, torch.arange(len(rows)).to(rows))
+    new_ids = torch.full((len(full),), -1, device=full.device).index_copy(0, rows, torch.arange(len(rows)).to(rows))
     padding = table.padding_idx
     table.weight.data = torch.cat([full[rows], full.new_ones(1, full.shape[1])])
-    table.padding_idx = None if padding is None else int(places[padding])
+    table.padding_idx = None if padding is None else int(new_ids[padding])
 
-    def look_up(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (places[args[0]], *args[1:])
+    def translate_ids(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (new_ids[args[0]], *args[1:])
 
-    hook = table.register_forward_pre_hook(look_up)
+    hook = table.register_forward_pre_hook(translate_ids)
     try:
         yield
     finally:
@@ -57,7 +57,7 @@ def occurring_words(model: Any, words: np.ndarray) -> Iterator[None]:
 
 
 def _table(model: Any) -> nn.Embedding | None:
-    """Return the word embeddings if they learn, and nothing but looking words up is done with them."""
+    """Return the word embeddings if they are trainable, untied and used for lookup only, else None."""
     table = word_embeddings(model)
     if type(table) is not nn.Embedding or table.max_norm is not None or not table.weight.requires_grad:
         return None

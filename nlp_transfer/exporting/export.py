@@ -156,7 +156,7 @@ def _rows(run: Path | None, settings: Settings, record: Record) -> tuple[Example
         corpus = load(dataclasses.replace(settings, data=dataclasses.replace(settings.data, unlabelled=None)))
     except UserError as error:
         return None, [f"The rows of the run cannot be read now: {error}"]
-    if not corpus.task.asks_as(record.task):
+    if not corpus.task.has_same_targets(record.task):
         return None, [f"{corpus.source} no longer has the labels that the model was trained on."]
     rows, most = corpus.splits.get("validation"), settings.export.rows
     if rows is None:

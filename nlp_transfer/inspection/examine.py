@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nlp_transfer.cache.store import store_of_rows
-from nlp_transfer.data.checks import called, label_set
-from nlp_transfer.data.corpus import Corpus, ReadCorpus, divided, encoded, read_corpus
+from nlp_transfer.data.checks import called, label_findings
+from nlp_transfer.data.corpus import Corpus, ReadCorpus, divide_corpus, encode_corpus, read_corpus
 from nlp_transfer.data.finding import Finding, Place
 from nlp_transfer.data.keys import rows_where
 from nlp_transfer.data.rows import Rows, blank_rows
@@ -150,8 +150,8 @@ def examine(settings: Settings, screen: Screen, *, data: Any = None) -> Examinat
     doubts: list[Doubt] = []
     encoder_rows: dict[str, int] = {}
     try:
-        used = divided(dataclasses.replace(corpus, rows=readable, notes=[]), lenient, seed=settings.seed)
-        ready = encoded(used, lenient)
+        used = divide_corpus(dataclasses.replace(corpus, rows=readable, notes=[]), lenient, seed=settings.seed)
+        ready = encode_corpus(used, lenient)
         if not no_encoder_reason:
             known_repeats = {place for finding in findings if finding.kind in _SAME for place in finding.places}
             as_read = dataclasses.replace(settings, data=dataclasses.replace(lenient, label_texts=None))
@@ -207,7 +207,7 @@ def _check_rows(splits: Mapping[str, Rows], task: Task, roles: Mapping[str, str]
     yield from labels.unseen_labels(splits, task)
     yield from labels.identifiers(splits, task)
     yield from columns.identifiers(splits, roles)
-    yield from label_set(splits, task) if task.labels else ()
+    yield from label_findings(splits, task) if task.labels else ()
     yield from labels.prior_shift(splits, task)
     yield from labels.giveaway(splits, task)
     yield from columns.groups(splits, roles)

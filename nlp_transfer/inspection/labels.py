@@ -12,7 +12,7 @@ import numpy as np
 from nlp_transfer.data.checks import called
 from nlp_transfer.data.finding import Finding
 from nlp_transfer.data.rows import Rows
-from nlp_transfer.data.task import Task, shares, unseen
+from nlp_transfer.data.task import Task, label_probabilities, unseen
 from nlp_transfer.inspection.texts import bare_words, texts_of
 from nlp_transfer.wording import counted
 
@@ -33,7 +33,7 @@ def unseen_labels(splits: Mapping[str, Rows], task: Task) -> Iterator[Finding]:
             continue
         if foreign := unseen(rows.labels, task.labels):
             names = Counter(
-                name for row in foreign for name, share in shares(rows.labels[row]).items() if share
+                name for row in foreign for name, share in label_probabilities(rows.labels[row]).items() if share
             ) - Counter(dict.fromkeys(task.labels, len(rows) + 1))
             listed = ", ".join(f"{name!r} ({count:,})" for name, count in names.most_common(_MOST_SHOWN))
             yield Finding(
@@ -124,6 +124,6 @@ def _counts(rows: Rows, task: Task) -> np.ndarray:
     """Return the number of rows with each label, float64 (labels,); soft labels count by their shares."""
     total: Counter[str] = Counter()
     for label in rows.labels:
-        for name, share in shares(label).items():
+        for name, share in label_probabilities(label).items():
             total[name] += share  # type: ignore[assignment]
     return np.array([float(total[name]) for name in task.labels])

@@ -117,7 +117,7 @@ class _MetaLearning:
         trajectory = self._learn()
         seconds = round(time.monotonic() - started, 3)
         with reading(self.screen, "reading classes held out"):
-            after = self.prepared.below_output.fresh(held_out)
+            after = self.prepared.below_output.uncached(held_out)
         outcome = Outcome(
             settings.meta.method,
             settings.meta.ways,
@@ -197,7 +197,7 @@ class _MetaLearning:
         episodes = self._episodes(rows, self.division.validation, Stream.CHOOSING_EPISODES, ways=ways, shots=own.shots)
 
         def evaluate() -> dict[str, float]:
-            features = self.prepared.below_output.fresh(rows)
+            features = self.prepared.below_output.uncached(rows)
             accuracies = query_accuracy(features, episodes, count=_VALIDATION_EPISODES, distance=own.distance)
             return {"accuracy": float(accuracies.mean())}
 

@@ -14,7 +14,7 @@ from nlp_transfer.cache.features import with_features
 from nlp_transfer.data.batches import Columns
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.anatomy import output_layers, unwrapped
-from nlp_transfer.encoder.heads import describe
+from nlp_transfer.encoder.heads import set_labels
 from nlp_transfer.errors import UserError
 from nlp_transfer.multitask.union import Union
 from nlp_transfer.objectives.objective import Objective
@@ -129,7 +129,7 @@ class Heads:
     def _put(self, layer: nn.Linear, task: Task) -> None:
         parent, _, leaf = self.name.rpartition(".")
         self._inner.get_submodule(parent).add_module(leaf, layer)
-        describe(self._inner.config, task)
+        set_labels(self._inner.config, task)
         self._inner.num_labels = task.outputs
         if self._layers is not None:  # fitting the head of a frozen encoder may have chosen other layers
             self._inner.config.layers = list(self._layers)

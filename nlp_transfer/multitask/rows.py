@@ -8,7 +8,7 @@ import shlex
 from nlp_transfer import config
 from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.composing.words import key_and_value
-from nlp_transfer.data.corpus import ReadCorpus, divided, read_corpus
+from nlp_transfer.data.corpus import ReadCorpus, divide_corpus, read_corpus
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import DataSettings, Settings
@@ -28,8 +28,8 @@ def read_member(settings: Settings) -> ReadCorpus:
     same_file = [task for task in settings.multitask.tasks if path_and_words(task)[0] == settings.data.path]
     first = data_of(settings, same_file[0]) if same_file else settings.data
     if first == settings.data:
-        return divided(own, first, seed=settings.seed)
-    return divided_alike(divided(read_corpus(first, store=store), first, seed=settings.seed), own, settings.data)
+        return divide_corpus(own, first, seed=settings.seed)
+    return divided_alike(divide_corpus(read_corpus(first, store=store), first, seed=settings.seed), own, settings.data)
 
 
 def divided_alike(first: ReadCorpus, read: ReadCorpus, data: DataSettings) -> ReadCorpus:
@@ -40,7 +40,7 @@ def divided_alike(first: ReadCorpus, read: ReadCorpus, data: DataSettings) -> Re
     }
     share = None if "validation" in rows else 0.0
     plain = dataclasses.replace(data, train_limit=None, per_class=None, validation_limit=None, validation_share=share)
-    return divided(dataclasses.replace(read, rows=rows), plain, seed=0)
+    return divide_corpus(dataclasses.replace(read, rows=rows), plain, seed=0)
 
 
 def path_and_words(task: str) -> tuple[str, list[str]]:

@@ -21,8 +21,8 @@ from nlp_transfer.cache.store import store_of_rows
 from nlp_transfer.checks import check_settings
 from nlp_transfer.composing.shipped import locate_recipe
 from nlp_transfer.composing.words import from_mapping
-from nlp_transfer.data.corpus import Corpus, ReadCorpus, divided, encoded, read_corpus
-from nlp_transfer.data.hints import typed
+from nlp_transfer.data.corpus import Corpus, ReadCorpus, divide_corpus, encode_corpus, read_corpus
+from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.sources import check_source
 from nlp_transfer.errors import UserError, about
@@ -159,7 +159,7 @@ def _entries(tasks: Sequence[str], settings: Settings) -> dict[str, str]:
             f"multitask.columns={list(columns)} are label columns of one file; {len(tasks)} are given: name one file"
         )
     if columns:
-        tasks = [f"{shlex.quote(tasks[0])} {typed('data.columns.label', column)}" for column in columns]
+        tasks = [f"{shlex.quote(tasks[0])} {shell_word('data.columns.label', column)}" for column in columns]
     if len(tasks) < 2:
         raise UserError(
             "multitask needs two tasks or more: nlp-transfer multitask A.csv B.csv, or one file and "
@@ -210,9 +210,11 @@ def _read(alone: dict[str, Settings], tell: Callable[[str], None]) -> list[Membe
         with about(f"the task {name!r}"):
             data, read = settings.data, read_corpus(settings.data, store=store_of_rows(settings.cache, tell))
             before = first.get(str(data.path))
-            rows = divided(read, data, seed=settings.seed) if before is None else divided_alike(before, read, data)
+            rows = (
+                divide_corpus(read, data, seed=settings.seed) if before is None else divided_alike(before, read, data)
+            )
             first.setdefault(str(data.path), rows)
-            corpus = encoded(rows, data)
+            corpus = encode_corpus(rows, data)
             corpus = dataclasses.replace(corpus, task=with_rules(corpus.task, settings.decision))
             metric = selection_metric(corpus.task, settings.evaluation.metric)
             members.append(Member(name, settings, corpus, metric))

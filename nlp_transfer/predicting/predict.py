@@ -23,13 +23,13 @@ from nlp_transfer.data.columns import find_column
 from nlp_transfer.data.delimited import DELIMITERS, delimiter_of
 from nlp_transfer.data.files import opened as opened_file
 from nlp_transfer.data.files import stream_format, stream_rows
-from nlp_transfer.data.hints import typed
+from nlp_transfer.data.hints import shell_word
 from nlp_transfer.data.rows import blank_rows, read_texts
 from nlp_transfer.data.table import Table
 from nlp_transfer.decision.labelling import Labeller
 from nlp_transfer.decision.rules import needs_features, unreachable_risk
-from nlp_transfer.encoder.agreeing import least_tokens
 from nlp_transfer.encoder.anatomy import dissect, unwrapped
+from nlp_transfer.encoder.compatibility import min_tokens
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.errors import UserError, did_you_mean
 from nlp_transfer.machine.launch import is_main
@@ -67,7 +67,7 @@ class Predictor(Labeller):
         self.accelerator, _ = fitting(self.accelerator, self.model, rows, "auto", TrackingSettings(), self.folder)
         half = self.accelerator.mixed_precision != "no"
         places_a_token, _ = pack_if_wanted(self.model, anatomy, self.tokenizer, encoder, half=half)
-        least = least_tokens(unwrapped(self.model))
+        least = min_tokens(unwrapped(self.model))
         self.padding = Padding.of(self.tokenizer, places_a_token=places_a_token, least=least)
         if computes_in_bfloat16(self.accelerator):
             self.model = inference.answering_copy(self.model)
@@ -219,7 +219,7 @@ def _inputs(
             hint = hint if may_lack_header else ""
             raise UserError(
                 f"{table.origin} has no column {column!r}{did_you_mean(column, table.columns)}; its columns are "
-                f"{', '.join(table.columns)}: set {typed(f'data.columns.{role}', name)}{hint}"
+                f"{', '.join(table.columns)}: set {shell_word(f'data.columns.{role}', name)}{hint}"
             )
         roles[role] = column
     return read_texts(table, roles)

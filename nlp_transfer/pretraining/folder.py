@@ -15,7 +15,7 @@ from torch import Tensor
 from nlp_transfer.composing.plain import checked
 from nlp_transfer.encoder.answers import ANSWERS
 from nlp_transfer.encoder.classifier import quiet
-from nlp_transfer.encoder.heads import fresh_of, loading, shorten
+from nlp_transfer.encoder.heads import limit_depth, loading_options, new_parameters
 from nlp_transfer.encoder.pretrained import Pretrained
 from nlp_transfer.encoder.source import PATTERNS, RECORD, Source, read_json, weights_digest
 from nlp_transfer.errors import UserError
@@ -76,12 +76,12 @@ def write_encoder(
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    shorten(config, settings, native=True)
+    limit_depth(config, settings, native=True)
     trained = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     encoder = {name: tensor.detach().cpu() for name, tensor in model.base_model.state_dict().items()}
     with quiet(), torch.random.fork_rng(devices=[]):
-        whole, info = AutoModel.from_pretrained(source.folder, config=config, **loading(settings))
-        missing = fresh_of(info)
+        whole, info = AutoModel.from_pretrained(source.folder, config=config, **loading_options(settings))
+        missing = new_parameters(info)
         kept = {name: t for name, t in whole.state_dict().items() if settings.pretrained and name not in missing}
         assert encoder.keys() <= whole.state_dict().keys(), "the encoder has the same parameters under any head"
         weights = kept | encoder
@@ -105,9 +105,9 @@ def _with_head(
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         return None, {}
     classifier, info = AutoModelForSequenceClassification.from_pretrained(
-        source.folder, config=copy.deepcopy(config), **loading(settings)
+        source.folder, config=copy.deepcopy(config), **loading_options(settings)
     )
-    missing, base = fresh_of(info), f"{classifier.base_model_prefix}."
+    missing, base = new_parameters(info), f"{classifier.base_model_prefix}."
     head = {}
     for name, tensor in classifier.state_dict().items():
         if name.startswith(base):

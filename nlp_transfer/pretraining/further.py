@@ -21,7 +21,7 @@ from nlp_transfer.data import tokens as token_ids
 from nlp_transfer.data.batches import Columns, Padding, steps_per_epoch
 from nlp_transfer.data.rows import Texts
 from nlp_transfer.encoder.dropout import make_dropout_cheap
-from nlp_transfer.encoder.fingerprint import device_words
+from nlp_transfer.encoder.fingerprint import device_description
 from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import RECORD, Source, digest_of, read_json
 from nlp_transfer.errors import UserError
@@ -163,7 +163,7 @@ class _Pretraining:
     @cached_property
     def key(self) -> str:
         """The cache key of the encoder: equal keys mean bitwise equal weights."""
-        return _digest([self.origin, device_words(self.accelerator.device), digest_of_code()])
+        return _digest([self.origin, device_description(self.accelerator.device), digest_of_code()])
 
     @cached_property
     def origin_digest(self) -> str:

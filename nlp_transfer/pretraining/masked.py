@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from nlp_transfer.data.batches import Columns, Padding, collate, evaluation_batches, token_places
 from nlp_transfer.encoder.anatomy import leaves, sample_rows
 from nlp_transfer.encoder.classifier import INPUTS, check_finite, quiet
-from nlp_transfer.encoder.heads import fresh_of, loading, shorten
-from nlp_transfer.encoder.sizes import within_weights
+from nlp_transfer.encoder.heads import limit_depth, loading_options, new_parameters
+from nlp_transfer.encoder.sizes import limit_model_size
 from nlp_transfer.encoder.source import Source
 from nlp_transfer.errors import UserError, first_line
 from nlp_transfer.pretraining.masks import Masks
@@ -42,15 +42,15 @@ def masked_model(settings: EncoderSettings, source: Source, *, seed: int) -> tup
     """
     from transformers import AutoConfig, AutoModelForMaskedLM
 
-    with quiet(), torch.random.fork_rng(devices=[]), within_weights(source.folder):
+    with quiet(), torch.random.fork_rng(devices=[]), limit_model_size(source.folder):
         torch.default_generator.manual_seed(seed)
         config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-        shorten(config, settings, native=True)
-        options = loading(settings)
+        limit_depth(config, settings, native=True)
+        options = loading_options(settings)
         try:
             if settings.pretrained:
                 model, info = AutoModelForMaskedLM.from_pretrained(source.folder, config=config, **options)
-                fresh = fresh_of(info)
+                fresh = new_parameters(info)
                 _tie(model, fresh)
                 _clear(model, fresh)
             else:

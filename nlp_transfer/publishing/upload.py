@@ -273,7 +273,7 @@ def _is_temporary(error: Exception) -> bool:
     status = _status(error)
     if status is not None:
         return status in (408, 412, 425, 429) or status >= 500  # 412: another commit came first
-    return isinstance(error, (*hub.failures(), RuntimeError))
+    return isinstance(error, (*hub.client_errors(), RuntimeError))
 
 
 def _retry_after(error: BaseException) -> int | None:
@@ -305,14 +305,14 @@ def _explained(repository: str) -> Iterator[None]:
         raise PushFailed("HF_HUB_OFFLINE is set: unset it to push") from error
     except errors.HFValidationError as error:
         raise UserError(f"hub.repository={repository} is not a repository name: write owner/name") from error
-    except (*hub.failures(), RuntimeError, ValueError) as error:
+    except (*hub.client_errors(), RuntimeError, ValueError) as error:
         raise PushFailed(f"{repository}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
     status = _status(error)
     if isinstance(error, ValueError) and "README.md" in str(error):
-        return f"the Hub refuses the YAML header of the card, README.md {hub.said(error)}"
+        return f"the Hub refuses the YAML header of the card, README.md {hub.describe_error(error)}"
     if status == 404 and re.search(r"xet-(read|write)-token", str(error)):
         return "this Hub does not support Xet, by which the client sends large files: set HF_HUB_DISABLE_XET=1"
     reasons = {
@@ -328,5 +328,5 @@ def _reason(error: Exception) -> str:
     if status is not None:
         return f"the Hub answers with status {status}"
     if isinstance(error, ValueError):  # a check of the client itself
-        return f"the client refuses it {hub.said(error)}"
+        return f"the client refuses it {hub.describe_error(error)}"
     return f"the Hub cannot be reached ({type(error).__name__})"

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from nlp_transfer import config
 from nlp_transfer.checks import check_strategy
-from nlp_transfer.encoder.sizes import configuration_of, weights_multiplied
-from nlp_transfer.encoder.source import place_of
+from nlp_transfer.encoder.sizes import configuration_of, weights_per_token
+from nlp_transfer.encoder.source import locate_folder
 from nlp_transfer.objectives.checks import FEWEST_COMPARED
 from nlp_transfer.objectives.settings import ClassifySettings, ContrastSettings
 from nlp_transfer.running.naming import names_tell
@@ -185,7 +185,7 @@ def _named(auto: Settings, settings: Settings) -> Settings:
 
 def _minutes(settings: Settings, corpus: Corpus) -> float:
     """Return about how many minutes fine-tuning takes: six operations a weight and token (Kaplan et al. 2020)."""
-    weights = weights_multiplied(_folder(settings), depth=settings.encoder.depth)
+    weights = weights_per_token(_folder(settings), depth=settings.encoder.depth)
     train, training = corpus.splits["train"], settings.training
     lengths = map(len, chain(train.texts, train.pairs or ()))
     tokens = sum(min(_LONGEST, 2 + length / _A_TOKEN) for length in lengths) / len(train)
@@ -197,4 +197,4 @@ def _minutes(settings: Settings, corpus: Corpus) -> float:
 
 def _folder(settings: Settings) -> Path:
     """Return where the encoder lies; its weights are verified when they are loaded."""
-    return place_of(settings.encoder)[0]
+    return locate_folder(settings.encoder)[0]

@@ -9,7 +9,7 @@ from torch import nn
 
 from nlp_transfer.data.unlabelled import NAME
 from nlp_transfer.encoder.anatomy import Anatomy, unwrapped
-from nlp_transfer.encoder.boundary import can_stand_in
+from nlp_transfer.encoder.boundary import can_skip_layers
 from nlp_transfer.encoder.packed import unequal_rows
 from nlp_transfer.strategies.base import encoder_width, trainable
 from nlp_transfer.training.length import batch_size, planned_steps
@@ -56,7 +56,7 @@ def boundary_of(
         or not below_output.holds(tokens * encoder_width(classifier))
     ):
         return None
-    usable = can_stand_in(classifier.model, anatomy, depth, unequal_rows(classifier.model, classifier.tokenizer))
+    usable = can_skip_layers(classifier.model, anatomy, depth, unequal_rows(classifier.model, classifier.tokenizer))
     return (depth, anatomy.blocks[depth][0]) if usable else None
 
 

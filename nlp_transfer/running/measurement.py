@@ -104,7 +104,7 @@ def evaluate(folder: Path, trained: Settings, settings: Settings, *, screen: Scr
     own = source_of(settings.data) == source_of(trained.data)
     with screen.busy("reading data"):
         (corpus, whole), changed = _corpus(trained, settings, task, notes, own=own), ""
-        if corpus is not None and not corpus.task.asks_as(task):
+        if corpus is not None and not corpus.task.has_same_targets(task):
             changed = f"{corpus.source} no longer has the labels the model was trained on"
         if own and corpus is not None:
             if changed:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nlp_transfer.data.label_texts import spoken
+from nlp_transfer.data.label_texts import readable_name
 from nlp_transfer.data.paths import expanded
 from nlp_transfer.data.task import likeliest
 from nlp_transfer.objectives.settings import ClassifySettings
@@ -35,7 +35,7 @@ def names_tell(settings: Settings, corpus: Corpus, forms: Sequence[str]) -> bool
         forms: see ``label_texts.with_label_texts``.
     """
     labels = corpus.task.labels
-    if len(set(map(spoken, labels))) < len(labels) or not all(map(_is_word, labels)):
+    if len(set(map(readable_name, labels))) < len(labels) or not all(map(_is_word, labels)):
         return False
     from accelerate.utils import broadcast_object_list
 

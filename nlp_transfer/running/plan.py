@@ -12,7 +12,7 @@ import numpy as np
 from nlp_transfer.config import to_plain
 from nlp_transfer.data.task import likeliest
 from nlp_transfer.encoder.classifier import reads_padding
-from nlp_transfer.encoder.heads import left_out
+from nlp_transfer.encoder.heads import unused_modules
 from nlp_transfer.evaluation.formatting import percentage
 from nlp_transfer.evaluation.selective import CONFIDENCE
 from nlp_transfer.running.head_choice import solves_head
@@ -161,7 +161,7 @@ def encoder_notes(encoder: EncoderSettings, classifier: Classifier) -> list[str]
         "warning: this architecture lets padding reach the text: what it answers for a text depends a little on the "
         "texts beside it"
     )
-    others = left_out(classifier.source.folder) if classifier.head == "pooled" else []
+    others = unused_modules(classifier.source.folder) if classifier.head == "pooled" else []
     unused = f"sentence-transformers reads this encoder by what is not used here: {', '.join(others)}"
     chance = "the encoder starts from random weights: encoder.pretrained=false"
     notes = {

@@ -24,12 +24,12 @@ from nlp_transfer.data.label_texts import with_label_texts
 from nlp_transfer.data.task import likeliest
 from nlp_transfer.data.tokens import TokenSpec
 from nlp_transfer.data.unlabelled import NAME
-from nlp_transfer.encoder.agreeing import least_tokens
 from nlp_transfer.encoder.anatomy import unwrapped
-from nlp_transfer.encoder.boundary import layers_around, standing_in
+from nlp_transfer.encoder.boundary import layers_around, skip_layers
 from nlp_transfer.encoder.classifier import Classifier, load_classifier
+from nlp_transfer.encoder.compatibility import min_tokens
 from nlp_transfer.encoder.dropout import make_dropout_cheap
-from nlp_transfer.encoder.keeping import keep_head
+from nlp_transfer.encoder.head_transfer import restore_head
 from nlp_transfer.encoder.packed import pack_if_wanted, unequal_rows
 from nlp_transfer.encoder.source import Source, locate
 from nlp_transfer.errors import UserError
@@ -132,14 +132,14 @@ class Prepared:
 
     def features_now(self, split: str) -> np.ndarray:
         """Return the same as `features`, but of an encoder that was trained it is not kept for later runs."""
-        return self.features(split) if self.below_output.constant else self.below_output.fresh(self.columns[split])
+        return self.features(split) if self.below_output.constant else self.below_output.uncached(self.columns[split])
 
     def answers_to(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         """Return the logits and the features of texts that are in no split, in the tokens of a split to be measured."""
         spec, tokenizer = self.spec, self.classifier.tokenizer
         tokens = token_ids.encode(tokenizer, texts.texts, texts.pairs, spec, max_length=spec.limit)
         columns = Columns(tokens, np.zeros(len(texts.texts), np.float32), np.ones(len(texts.texts), np.float32))
-        features = self.below_output.fresh(columns)
+        features = self.below_output.uncached(columns)
         return self.logits(with_features(columns, features)), features
 
     @contextmanager
@@ -158,7 +158,7 @@ class Prepared:
         self.columns = before | {split: with_states(before[split], found) for split, found in states.items()}
         below, layer = layers_around(self.classifier.model, self.classifier.anatomy, depth)
         try:
-            with standing_in(below, layer):
+            with skip_layers(below, layer):
                 yield
         finally:
             self.columns = before
@@ -222,7 +222,7 @@ def prepare(
         half=accelerator.mixed_precision != "no",
         compiled=settings.training.compile,
     )
-    least = least_tokens(unwrapped(classifier.model))
+    least = min_tokens(unwrapped(classifier.model))
     padding = Padding.of(tokenizer, places_a_token=places_a_token, least=least)
     below_output = features_of(settings, classifier, accelerator, padding, store)
     boundary = boundary_of(settings, classifier, columns, below_output) if places_a_token > 1 else None
@@ -266,7 +266,7 @@ def _loaded(settings: Settings, corpus: Corpus, source: Source) -> tuple[Setting
         encoder = resolve_encoder(settings.encoder, settings.strategy, source, pair=corpus.task.pair)
     classifier = load_classifier(encoder, corpus.task, head=encoder.head, seed=settings.seed, source=source)
     if base:
-        classifier = keep_head(classifier, known=len(base.task.labels))
+        classifier = restore_head(classifier, known=len(base.task.labels))
     classifier.max_tokens -= settings.strategy.reserved_tokens
     return dataclasses.replace(settings, encoder=encoder), classifier
 

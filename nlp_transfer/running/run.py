@@ -20,7 +20,7 @@ from nlp_transfer.data.paths import expanded
 from nlp_transfer.decision.fitting import FittedRules, apply_decision_settings
 from nlp_transfer.domains.distance import DomainSample, measure_domain_gap
 from nlp_transfer.domains.source_only import SourceOnly, is_guarded, source_only_of, without_texts
-from nlp_transfer.encoder.source import asked_code
+from nlp_transfer.encoder.source import requested_code
 from nlp_transfer.errors import UserError
 from nlp_transfer.evaluation.report import Report
 from nlp_transfer.machine.launch import is_main
@@ -230,7 +230,7 @@ def conclude(
             if record.merged and not written.merged:
                 screen.tell("the adapter cannot be merged: model/ holds the adapter alone")
             verify = prepared.settings.verify
-            if verify and asked_code(folder.model):
+            if verify and requested_code(folder.model):
                 screen.tell("not loaded in a fresh process: the encoder runs code of its own")
             elif verify:  # a process of its own, which works while this one measures
                 base = prepared.classifier.source.folder

@@ -6,7 +6,7 @@ import fnmatch
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nlp_transfer.encoder.chance import randomise
+from nlp_transfer.encoder.random_init import reinitialise
 from nlp_transfer.errors import UserError, at_least, below_one, did_you_mean
 from nlp_transfer.strategies.base import Group, Strategy, check_rates, encoder_width, freeze, trainable
 
@@ -122,4 +122,4 @@ def _level_name(level: int, layers: int) -> str:
 def _reinitialise(classifier: Classifier, *, above: int) -> None:
     """Let every module of the layers above a depth start from random weights."""
     depth, layers = classifier.anatomy.depth, classifier.anatomy.layers
-    randomise(classifier.model, classifier.anatomy.base, lambda name: above < depth[name] <= layers)
+    reinitialise(classifier.model, classifier.anatomy.base, lambda name: above < depth[name] <= layers)

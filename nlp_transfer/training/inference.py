@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nlp_transfer.data.batches import Batch, Columns, Padding, collate, evaluation_batches, token_places
 from nlp_transfer.encoder.anatomy import unwrapped
-from nlp_transfer.encoder.boundary import states_at
+from nlp_transfer.encoder.boundary import states_before
 from nlp_transfer.encoder.classifier import forward
 from nlp_transfer.errors import UserError
 from nlp_transfer.training.bfloat16 import computes_in_bfloat16, in_bfloat16, is_in_bfloat16
@@ -180,7 +180,7 @@ def run_to(
         def forwarded(examples: np.ndarray) -> np.ndarray:
             batch = to_device(collate(columns, examples, padding=padding), accelerator.device)
             with autocast():
-                states = states_at(boundary, partial(forward, model, batch))
+                states = states_before(boundary, partial(forward, model, batch))
             states = states.view(torch.uint16) if states.dtype == torch.bfloat16 else states.float()
             return states.cpu().numpy()
 

@@ -134,7 +134,7 @@ def fit(
     """
     rows, beside = columns.labelled_rows, len(columns) - columns.labelled_rows
     total, size = planned_steps(rows, settings), batch_size(rows, settings)
-    drawn = drawn or Order(rows, batch_size=size, seed=seed, kinds=kinds, beside=beside).step
+    drawn = drawn or Order(rows, batch_size=size, seed=seed, groups=kinds, unlabelled=beside).step
     every = steps_between_evaluations(rows, settings)
     _train_mode(step, frozen)
     placed = place(accelerator, step, groups, settings, copied)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nlp_transfer.cache import store as storage
-from nlp_transfer.cache.store import GROWING, Store
+from nlp_transfer.cache.store import PARTIAL_SUFFIX, Store
 from nlp_transfer.machine.disk import locked
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -27,23 +27,23 @@ def grow(folder: Path) -> None:
 
 
 def test_an_entry_that_cannot_be_read_is_made_again(store: Store, monkeypatch: pytest.MonkeyPatch):
-    place = store.grown(KEY, ABOUT, grow)
+    place = store.build_folder(KEY, ABOUT, grow)
     inode = place.stat().st_ino
-    checked = storage.checked
+    checked = storage.verified_folder
 
     def refused(path: Path) -> Path:
         if path.exists() and path.stat().st_ino == inode:
             raise PermissionError(errno.EACCES, "refused")
         return checked(path)
 
-    monkeypatch.setattr(storage, "checked", refused)
-    assert store.grown(KEY, ABOUT, grow) == place
+    monkeypatch.setattr(storage, "verified_folder", refused)
+    assert store.build_folder(KEY, ABOUT, grow) == place
     assert [entry.key for entry in store.entries()] == [KEY]
     assert place.stat().st_ino != inode
 
 
 def test_an_entry_that_can_neither_be_read_nor_removed_is_an_error(store: Store, monkeypatch: pytest.MonkeyPatch):
-    place = store.grown(KEY, ABOUT, grow)
+    place = store.build_folder(KEY, ABOUT, grow)
     (place / "rows").write_bytes(b"damaged")
 
     def refused(key: str) -> None:
@@ -51,7 +51,7 @@ def test_an_entry_that_can_neither_be_read_nor_removed_is_an_error(store: Store,
 
     monkeypatch.setattr(store, "remove", refused)
     with pytest.raises(PermissionError, match="it is not yours"):
-        store.grown(KEY, ABOUT, lambda folder: pytest.fail("nothing can take its place"))
+        store.build_folder(KEY, ABOUT, lambda folder: pytest.fail("nothing can take its place"))
     assert [entry.key for entry in store.entries()] == [KEY]  # and no other beside it
 
 
@@ -59,12 +59,12 @@ def test_an_entry_that_is_taken_away_while_it_grows_is_an_error_and_grows_anew(s
     def robbed(folder: Path) -> None:
         grow(folder)
         store.remove(folder.name)
-        store.has_grown(folder)
+        store.enforce_budget(folder)
 
     with pytest.raises(FileNotFoundError):
-        store.grown(KEY, ABOUT, robbed)
+        store.build_folder(KEY, ABOUT, robbed)
     assert not list(store.folder.iterdir())
-    assert (store.grown(KEY, ABOUT, grow) / "rows").read_bytes() == b"12345"
+    assert (store.build_folder(KEY, ABOUT, grow) / "rows").read_bytes() == b"12345"
 
 
 def test_who_comes_late_is_told_waits_and_writes_nothing(store: Store):
@@ -76,17 +76,19 @@ def test_who_comes_late_is_told_waits_and_writes_nothing(store: Store):
         asked.set()
 
     late = Store(store.folder, 1e9, tell)
-    thread = threading.Thread(target=lambda: found.append(late.grown(KEY, ABOUT, lambda _: pytest.fail("it is there"))))
+    thread = threading.Thread(
+        target=lambda: found.append(late.build_folder(KEY, ABOUT, lambda _: pytest.fail("it is there")))
+    )
 
     def slowly(folder: Path) -> None:
         grow(folder)
         thread.start()
         assert asked.wait(10)
 
-    place = store.grown(KEY, ABOUT, slowly)
+    place = store.build_folder(KEY, ABOUT, slowly)
     thread.join(10)
     assert found == [place]
-    assert told == ["another process is at rows of acme/large; this one waits for it"]
+    assert told == ["another process is writing rows of acme/large; this one waits for it"]
     assert [path.name for path in store.folder.iterdir()] == [KEY]
 
 
@@ -95,7 +97,7 @@ def test_what_was_written_stays_and_where_it_is_nothing_nothing_stays(store: Sto
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.grown(KEY, ABOUT, stopped)
+        store.build_folder(KEY, ABOUT, stopped)
     assert not list(store.folder.iterdir())
 
     def half(folder: Path) -> None:
@@ -103,8 +105,8 @@ def test_what_was_written_stays_and_where_it_is_nothing_nothing_stays(store: Sto
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.grown(KEY, ABOUT, half)
-    assert [entry.key for entry in store.entries()] == [KEY + GROWING]
+        store.build_folder(KEY, ABOUT, half)
+    assert [entry.key for entry in store.entries()] == [KEY + PARTIAL_SUFFIX]
 
 
 def test_what_a_process_is_writing_makes_no_room(store: Store):
@@ -113,10 +115,10 @@ def test_what_a_process_is_writing_makes_no_room(store: Store):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.grown(KEY, ABOUT, half)
-    growing, small = store.folder / f"{KEY}{GROWING}", Store(store.folder, 10_000)
+        store.build_folder(KEY, ABOUT, half)
+    growing, small = store.folder / f"{KEY}{PARTIAL_SUFFIX}", Store(store.folder, 10_000)
     with locked(growing):
         small.keep(OTHER, np.ones(1000), {})
-        assert {entry.key for entry in store.entries()} == {KEY + GROWING, OTHER}
+        assert {entry.key for entry in store.entries()} == {KEY + PARTIAL_SUFFIX, OTHER}
     small.keep("c" * 64, np.ones(50), {})
     assert {entry.key for entry in store.entries()} == {OTHER, "c" * 64}

@@ -12,9 +12,9 @@ import pytest
 from accelerate import Accelerator
 
 from nlp_transfer.cache import entries
-from nlp_transfer.cache.entries import Unfinished
+from nlp_transfer.cache.entries import MatrixWriter
 from nlp_transfer.cache.features import Features
-from nlp_transfer.cache.shared import Shared, Unwritten
+from nlp_transfer.cache.shared import SharedMatrix, WriteFailed
 from nlp_transfer.cache.store import Store
 from nlp_transfer.training.inference import InMemory
 from tests.cache.counted import counted, prepared_for
@@ -22,9 +22,9 @@ from tests.cache.counted import counted, prepared_for
 KEY = "0" * 64
 
 
-def written(store: Store, values: np.ndarray, *, at_once: int = 100) -> Shared:
+def written(store: Store, values: np.ndarray, *, at_once: int = 100) -> SharedMatrix:
     """Return a file into which the rows were written in another order than theirs."""
-    shared = Shared(Accelerator(cpu=True), store)
+    shared = SharedMatrix(Accelerator(cpu=True), store)
     matrix = shared.room(*values.shape)
     for examples in np.array_split(np.random.default_rng(0).permutation(len(values)), len(values) // at_once):
         matrix.put(examples, values[examples])
@@ -50,7 +50,7 @@ def test_what_was_written_in_any_order_is_found_as_it_is(tmp_path: Path):
 
 @pytest.mark.parametrize("here", ["1", None])
 def test_machines_that_see_one_disk_write_into_no_file_together(tmp_path: Path, monkeypatch, here: str | None):
-    shared = Shared(Accelerator(cpu=True), Store(tmp_path, 1e9))
+    shared = SharedMatrix(Accelerator(cpu=True), Store(tmp_path, 1e9))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here) if here else monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert isinstance(shared.room(3, 2), InMemory)
@@ -61,10 +61,10 @@ def test_machines_that_see_one_disk_write_into_no_file_together(tmp_path: Path, 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_folder_that_somebody_removes_meanwhile_costs_a_run_nothing(tmp_path: Path, monkeypatch, place: int):
-    monkeypatch.setattr(entries, "_SIGN_OF_LIFE", -1)  # seconds
+    monkeypatch.setattr(entries, "_HEARTBEAT", -1)  # seconds
     said: list[str] = []
     values = np.random.default_rng(1).normal(size=(6, 7)).astype(np.float32)
-    shared = Shared(Accelerator(cpu=True), Store(tmp_path / "store", 1e9, said.append))
+    shared = SharedMatrix(Accelerator(cpu=True), Store(tmp_path / "store", 1e9, said.append))
     matrix = shared.room(*values.shape)
     for number, examples in enumerate(np.array_split(np.arange(6), 3)):
         if number == place:
@@ -104,7 +104,9 @@ def test_a_disk_that_fails_halfway_is_said_and_the_rows_are_computed_in_memory(
     with counted(prepared := prepared_for(home)) as passes:
         assert prepared.below_output.store is not None
         monkeypatch.setattr(prepared.below_output.store, "_tell", said.append)
-        monkeypatch.setattr(Unfinished, "put", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "the disk is ill")))
+        monkeypatch.setattr(
+            MatrixWriter, "put", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "the disk is ill"))
+        )
         found = prepared.features("train")
     assert sum(passes) == 2 * 48
     assert found.tobytes() == wanted.tobytes()
@@ -117,14 +119,14 @@ def test_what_keeps_another_rank_from_writing_is_said(tmp_path: Path, monkeypatc
     matrix = written(Store(tmp_path, 1e9, said.append), np.ones((200, 3), np.float32))
     theirs = OSError(errno.EIO, "the other disk is ill")
     monkeypatch.setattr("nlp_transfer.cache.shared.gather_object", lambda own: [*own, theirs])
-    with pytest.raises(Unwritten):
+    with pytest.raises(WriteFailed):
         matrix.values()
     assert [sentence.count("the other disk is ill") for sentence in said] == [1]
     assert not list(tmp_path.iterdir())
 
 
 def test_what_was_interrupted_leaves_nothing(home: Path, store_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    put, calls = Unfinished.put, []
+    put, calls = MatrixWriter.put, []
 
     def interrupted(*given: object) -> None:
         calls.append(given)
@@ -132,7 +134,7 @@ def test_what_was_interrupted_leaves_nothing(home: Path, store_folder: Path, mon
             raise KeyboardInterrupt
         put(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Unfinished, "put", interrupted)
+    monkeypatch.setattr(MatrixWriter, "put", interrupted)
     prepared = prepared_for(home, **{"evaluation.batch_tokens": 64})
     features: Features = prepared.below_output
     with pytest.raises(KeyboardInterrupt):

@@ -10,7 +10,7 @@ import pytest
 from nlp_transfer.config import compose
 from nlp_transfer.continual import memory
 from nlp_transfer.continual.base import Base
-from nlp_transfer.data.corpus import Examples, divided, load_corpus, read_corpus
+from nlp_transfer.data.corpus import Examples, divide_corpus, load_corpus, read_corpus
 from nlp_transfer.data.task import Task
 from nlp_transfer.running.run import adapt
 from nlp_transfer.settings import DataSettings
@@ -26,7 +26,7 @@ def test_of_earlier_tasks_the_measured_rows_alone_are_encoded_and_the_training_r
     monkeypatch: pytest.MonkeyPatch,
 ):
     data = DataSettings()
-    rows = divided(read_corpus(data, data=only({"card", "film"})), data, seed=0)
+    rows = divide_corpus(read_corpus(data, data=only({"card", "film"})), data, seed=0)
     corpus = load_corpus(data, data=only({"card", "film", "refund"}))
     encode, encoded, hashed = Task.encode, [], []
     keys = Examples.keys.fget

@@ -30,7 +30,7 @@ def many(rows: int = 1) -> Iterator[None]:
         for module in (files, parquet):
             patch.setattr(module, "CHUNK_ROWS", 3)
         for module in (keys, compact, sequences):
-            patch.setattr(module, "_AT_ONCE", 2)
+            patch.setattr(module, "_CHUNK", 2)
         yield
 
 

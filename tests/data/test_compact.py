@@ -28,7 +28,7 @@ TEXTS = ["", "plain", "Grüße, 世界 🙂", "\ud800 half", "a\0b", "", "x" * 5
 @pytest.mark.parametrize("at_once", [1, 3, 4096])
 @pytest.mark.parametrize("texts", [TEXTS, [], [""]], ids=["many", "none", "nothing"])
 def test_they_are_what_a_list_is(monkeypatch: pytest.MonkeyPatch, texts: list[str], at_once: int):
-    monkeypatch.setattr(compact, "_AT_ONCE", at_once)
+    monkeypatch.setattr(compact, "_CHUNK", at_once)
     made = CompactCells(texts)
     assert (len(made), list(made), made) == (len(texts), texts, texts)
     assert [made[row] for row in range(-len(texts), len(texts))] == texts * 2
@@ -98,5 +98,5 @@ def test_a_run_over_many_rows_ends_in_the_bits_of_one_over_few(tmp_path: Path, m
     for module in (compact, tokens, ragged):
         monkeypatch.setattr(module, "_MANY", 0)
     monkeypatch.setattr(sequences, "MANY_ROWS", 1)
-    monkeypatch.setattr(batches, "_AT_ONCE", 5)
+    monkeypatch.setattr(batches, "_CHUNK", 5)
     assert bits(tmp_path, tmp_path / "many", "pair", **values) == wanted

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nlp_transfer.composing.words import readable
-from nlp_transfer.data.hints import quoted, typed
+from nlp_transfer.data.hints import quoted, shell_word
 
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1) | st.text("a1 _-+.,;:=()[]{}'\"\\~#@!%&*?|é\t", min_size=1)
 
@@ -20,7 +20,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), min_size=1) | st.text("a1 _-+.,;:=
 @example("null")
 @example(" ")
 def test_a_pasted_word_arrives_unchanged(value: str):
-    (pasted,) = shlex.split(typed("data.label_separator", value))
+    (pasted,) = shlex.split(shell_word("data.label_separator", value))
     for word in (pasted, f"data.label_separator={quoted(value)}"):
         assert OverridesParser.create().parse_override(readable(word)).value() == value
 
@@ -30,4 +30,4 @@ def test_a_pasted_word_arrives_unchanged(value: str):
     [(";", "'data.delimiter=;'"), (r"\t", r"'data.delimiter=\t'"), ("a,b", "'data.delimiter=\"a,b\"'"), ("x", None)],
 )
 def test_words_have_no_more_quotes_than_they_need(value: str, expected: str | None):
-    assert typed("data.delimiter", value) == (expected or f"data.delimiter={value}")
+    assert shell_word("data.delimiter", value) == (expected or f"data.delimiter={value}")

@@ -128,7 +128,7 @@ def card(**files: str) -> str:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("acme/missing", {}, "acme/missing is no repository of the Hub that can be seen"),
+        ("acme/missing", {}, "acme/missing is not a repository on the Hub"),
         ("acme/gated", {}, "acme/gated is gated: accept its terms on its page on the Hub"),
         ("acme/down", {}, "cannot be fetched from the Hub, nor from the cache of this machine .*set data.path"),
         ("acme/half", {}, "acme/half cannot be loaded"),

@@ -6,7 +6,7 @@ import pytest
 from nlp_transfer.checks import check_settings
 from nlp_transfer.config import compose
 from nlp_transfer.data.corpus import load_corpus
-from nlp_transfer.data.label_texts import names_of, spoken, with_label_texts
+from nlp_transfer.data.label_texts import readable_name, readable_names, with_label_texts
 from nlp_transfer.errors import UserError
 from tests.runs import data_for
 
@@ -31,14 +31,14 @@ FORMS = ["{}", "This is {}."]
     ],
 )
 def test_a_label_is_said_as_people_say_it(label: str, name: str):
-    assert spoken(label) == name
+    assert readable_name(label) == name
 
 
 @pytest.mark.parametrize(
     ("labels", "names"), [(["a_b", "-"], ["a_b", "-"]), (["a_b", "a-b"], ["a_b", "a-b"]), (["a_b", "c"], ["a b", "c"])]
 )
 def test_labels_that_would_be_said_alike_or_not_at_all_are_said_as_they_are_written(labels, names):
-    assert names_of(labels) == names
+    assert readable_names(labels) == names
 
 
 @pytest.mark.parametrize("problem", ["single_label", "soft"])

@@ -399,7 +399,9 @@ CASES = [
         note=r"different classes here: 'cafe\\u0301' \(1 row\), 'café' \(1 row\)$",
     ),
     Case(
-        "35-missing-as-text", HEAD + b"p,a\nq,nan\nr,None\n", note="label 'nan': so programs write that there is none"
+        "35-missing-as-text",
+        HEAD + b"p,a\nq,nan\nr,None\n",
+        note="label 'nan': programs write this for a missing",
     ),
     Case(
         "36-gap-negative-huge",

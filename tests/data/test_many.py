@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nlp_transfer.data import sequences
 from nlp_transfer.data.compact import CompactCells
-from nlp_transfer.data.corpus import divided, encoded, read_corpus
+from nlp_transfer.data.corpus import divide_corpus, encode_corpus, read_corpus
 from nlp_transfer.data.keys import Keys
 from nlp_transfer.data.missing import MISSING
 from nlp_transfer.data.splits import draw_evenly
@@ -51,8 +51,8 @@ def told(path: Path, given: DataSettings) -> Any:
     """Return everything that there is to know of a corpus, or why there is none."""
     try:
         read = read_corpus(given)
-        used = divided(read, given, seed=3)
-        corpus = encoded(used, given)
+        used = divide_corpus(read, given, seed=3)
+        corpus = encode_corpus(used, given)
         evenly = list(draw_evenly(read.rows["train"], 3, seed=5, problem=read.task.problem))
     except UserError as error:
         return str(error)
@@ -115,11 +115,11 @@ def test_many_rows_are_held_in_files(tmp_path: Path):
         assert isinstance(part.keys._hashes.base, np.memmap)
     with many():
         behind = rows.followed_by(taken, "again-")
-        few = sequences.followed(["first"], rows.texts)
+        few = sequences.concatenated(["first"], rows.texts)
     assert list(behind.texts) == [*rows.texts, *taken.texts]
     assert isinstance(few, CompactCells)
     assert few == ["first", *rows.texts]
-    assert list(sequences.followed([0.5], sequences.Repeated(1.0, 2))) == [0.5, 1.0, 1.0]
+    assert list(sequences.concatenated([0.5], sequences.Repeated(1.0, 2))) == [0.5, 1.0, 1.0]
     assert list(behind.ids) == [*rows.ids, *(f"again-{row}" for row in range(1, 11))]
     assert behind.where(21) == rows.where(2)
 

@@ -559,7 +559,7 @@ def test_a_test_split_is_carved_only_where_nothing_was_given(tmp_path: Path) -> 
     for name, options in given.items():
         corpus = load_corpus(DataSettings(train=str(tmp_path / "train.csv"), **options))
         sizes[name] = {split: len(examples) for split, examples in corpus.splits.items()}
-        assert any("also selects" in note for note in corpus.notes) == ("test" not in corpus.splits)
+        assert any("also used for selection" in note for note in corpus.notes) == ("test" not in corpus.splits)
     assert sizes == {
         "train": {"train": 72, "validation": 8, "test": 20},
         "no test": {"train": 90, "validation": 10},

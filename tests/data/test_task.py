@@ -299,7 +299,7 @@ def test_a_limit_that_leaves_rows_without_any_label_is_told(labels: list[Any]) -
     bare = [corpus for corpus in used if not corpus.splits["train"].targets.any()]
     assert bare
     for corpus in bare:
-        assert any(note.endswith("no training row that has anything to read") for note in corpus.notes)
+        assert any(note.endswith("no training row with a text that is not empty") for note in corpus.notes)
 
 
 def test_fewer_rows_to_choose_by_keep_their_classes_and_nothing_else_changes() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from transformers import BertweetTokenizer, PreTrainedTokenizerFast
 
-from nlp_transfer.data.cutting import check_tokens
 from nlp_transfer.data.tokens import encode, encode_whole, full_lengths, resolve_spec, shorten
+from nlp_transfer.data.truncation import check_tokens
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import TokenSettings
 from tests.encoder.families import TEXTS, tiny_tokenizer

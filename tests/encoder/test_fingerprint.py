@@ -15,7 +15,7 @@ from nlp_transfer.data.task import Task
 from nlp_transfer.encoder import fingerprint
 from nlp_transfer.encoder.anatomy import output_layers
 from nlp_transfer.encoder.classifier import Classifier, forward
-from nlp_transfer.encoder.fingerprint import description, key_of, weights_digest
+from nlp_transfer.encoder.fingerprint import key_of, model_digest, weights_digest
 from nlp_transfer.strategies import Adapter, Finetune, Lora, Probe
 
 TOKENS = Tokens(
@@ -42,7 +42,7 @@ def key(tokens: Tokens = TOKENS, what: str = "features", **parts) -> str:
 
 
 def of_model(classifier: Classifier) -> tuple[str, str]:
-    return description(classifier.model), weights_digest(classifier.model)
+    return model_digest(classifier.model), weights_digest(classifier.model)
 
 
 def changed(**arrays) -> Tokens:
@@ -122,7 +122,7 @@ def test_how_a_model_computes_changes_the_key_and_what_it_is_called_does_not(bui
     layer.output.LayerNorm.eps = 1e-5
     layer = variants["a function"].model.encoder.encoder.layer[0]
     layer.intermediate.intermediate_act_fn = torch.nn.SiLU()
-    found = {description(variant.model) for variant in variants.values()}
+    found = {model_digest(variant.model) for variant in variants.values()}
     assert len(found | {plain[0]}) == len(variants) + 1
 
 

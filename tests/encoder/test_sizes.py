@@ -15,7 +15,7 @@ from transformers import AutoModel
 
 from nlp_transfer.data.task import Task
 from nlp_transfer.encoder.classifier import load_classifier
-from nlp_transfer.encoder.sizes import weights_multiplied, within_weights
+from nlp_transfer.encoder.sizes import limit_model_size, weights_per_token
 from nlp_transfer.errors import UserError
 from nlp_transfer.settings import EncoderSettings
 
@@ -167,7 +167,7 @@ def test_nothing_is_counted_afterwards(tmp_path: Path):
     def build() -> torch.nn.Module:
         return torch.nn.Linear(1 << 20, 1 << 20, device="meta")
 
-    with within_weights(folder):
+    with limit_model_size(folder):
         torch.nn.Module().register_parameter("w", torch.nn.Parameter(torch.empty(1 << 25)))  # no part of a new model
         with pytest.raises(UserError, match="far larger"):
             build()
@@ -184,21 +184,21 @@ def test_the_weights_that_tokens_meet_are_counted_without_tables_of_words(
     model.save_pretrained(folder)
     stored = {parameter.data_ptr(): parameter for parameter in model.parameters()}.values()
     own = sum(parameter.numel() for parameter in stored if parameter.shape[0] != 211)
-    assert weights_multiplied(folder) == own > 0
+    assert weights_per_token(folder) == own > 0
 
 
 def test_the_one_layer_of_albert_is_met_as_often_as_it_is_called(tmp_path: Path):
     counted = {
-        layers: weights_multiplied(tiny_encoder(tmp_path / str(layers), "albert", num_hidden_layers=layers))
+        layers: weights_per_token(tiny_encoder(tmp_path / str(layers), "albert", num_hidden_layers=layers))
         for layers in (1, 2, 4)
     }
     assert counted[4] - counted[2] == 2 * (counted[2] - counted[1]) > 0
-    assert weights_multiplied(tmp_path / "4" / "tiny-albert", depth=2) == counted[2]
+    assert weights_per_token(tmp_path / "4" / "tiny-albert", depth=2) == counted[2]
 
 
 def test_of_an_encoder_that_is_cut_the_lowest_layers_count(tmp_path: Path):
     deep, cut = (
-        weights_multiplied(tiny_encoder(tmp_path / str(layers), num_hidden_layers=layers), depth=depth)
+        weights_per_token(tiny_encoder(tmp_path / str(layers), num_hidden_layers=layers), depth=depth)
         for layers, depth in ((3, 1), (1, None))
     )
     assert deep == cut

@@ -9,7 +9,7 @@ from nlp_transfer.artefact.folder import save
 from nlp_transfer.artefact.record import Record
 from nlp_transfer.data.task import Task
 from nlp_transfer.data.tokens import TokenSpec
-from nlp_transfer.encoder.bag import forget_places
+from nlp_transfer.encoder.bag_of_embeddings import forget_positions
 from nlp_transfer.encoder.classifier import load_classifier
 from nlp_transfer.settings import EncoderSettings
 from nlp_transfer.strategies import Adapter
@@ -45,7 +45,7 @@ def saved_model(
     if adapter is not None:
         adapter.apply(classifier)
         stir(classifier.model)
-    forget_places(classifier.model)  # where it has no layers
+    forget_positions(classifier.model)  # where it has no layers
     limit = 24 if chunk else min(classifier.max_tokens, 64)
     spec = TokenSpec(
         max_length=16 if not chunk else 24,

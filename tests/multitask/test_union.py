@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlp_transfer.data.corpus import divided, encoded, read_corpus
+from nlp_transfer.data.corpus import divide_corpus, encode_corpus, read_corpus
 from nlp_transfer.multitask.task_set import Member
 from nlp_transfer.multitask.union import union_of
 from nlp_transfer.settings import DataSettings, Settings
@@ -26,7 +26,7 @@ def test_tasks_of_many_rows_are_put_together_as_those_of_few(
         members = []
         for number in range(len(tasks)):
             given = DataSettings(path=str(tmp_path / str(number)), empty="keep", unseen="ignore")
-            corpus = encoded(divided(read_corpus(given), given, seed=0), given)
+            corpus = encode_corpus(divide_corpus(read_corpus(given), given, seed=0), given)
             members.append(Member(str(number), Settings(), corpus, "accuracy"))
         union = union_of(members)
         own = union.corpus

@@ -123,7 +123,7 @@ def test_steps_against_the_gradient_draw_labels_together(kind: str):
 )
 def test_an_epoch_of_many_kinds_holds_every_example_once_and_fours_of_a_kind(labels, seed, epoch):
     kinds = np.array([*labels, *range(6, 12)])
-    order = Order(len(kinds), batch_size=8, seed=seed, kinds=kinds).epoch(epoch)
+    order = Order(len(kinds), batch_size=8, seed=seed, groups=kinds).epoch(epoch)
     assert sorted(order.tolist()) == list(range(len(kinds)))
     starts = np.flatnonzero(np.diff(kinds[order], prepend=-1))
     runs = np.diff([*starts, len(kinds)])
@@ -132,7 +132,7 @@ def test_an_epoch_of_many_kinds_holds_every_example_once_and_fours_of_a_kind(lab
 
 def test_orders_of_kinds_differ_by_seed_and_epoch_and_mix_the_kinds():
     kinds = np.repeat(np.arange(10), 20)
-    orders = [Order(200, batch_size=16, seed=seed, kinds=kinds).epoch(epoch) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [Order(200, batch_size=16, seed=seed, groups=kinds).epoch(epoch) for seed in (0, 1) for epoch in (0, 1)]
     assert len({order.tobytes() for order in orders}) == 4
     assert len(set(kinds[orders[0][:40]])) > 3
 
@@ -140,7 +140,7 @@ def test_orders_of_kinds_differ_by_seed_and_epoch_and_mix_the_kinds():
 @pytest.mark.parametrize(("kinds", "batch"), [(2, 16), (2, 4), (6, 16), (77, 16), (77, 4), (20, 8)])
 def test_nearly_every_step_has_texts_of_one_label_and_of_others(kinds: int, batch: int):
     labels = np.repeat(np.arange(kinds), 8)
-    order = Order(len(labels), batch_size=batch, seed=0, kinds=labels)
+    order = Order(len(labels), batch_size=batch, seed=0, groups=labels)
     counts = [np.unique(labels[order.step(step)], return_counts=True)[1] for step in range(200)]
     counts = [count for count in counts if count.sum() == batch]
     assert np.mean([len(count) > 1 for count in counts]) > 0.9

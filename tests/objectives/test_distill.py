@@ -75,7 +75,7 @@ def test_nobody_is_nearer_to_a_teacher_than_itself_and_the_slope_keeps_its_size(
 
 @given(rows=st.integers(1, 40), others=st.integers(1, 40), batch=st.integers(1, 12), seed=st.integers(0, 9))
 def test_each_step_has_the_rows_it_had_and_as_many_others(rows: int, others: int, batch: int, seed: int):
-    alone, both = Order(rows, batch_size=batch, seed=seed), Order(rows, batch_size=batch, seed=seed, beside=others)
+    alone, both = Order(rows, batch_size=batch, seed=seed), Order(rows, batch_size=batch, seed=seed, unlabelled=others)
     steps = [both.step(step) for step in range(math.ceil(2 * others / min(rows, batch)) + 2)]
     for step, chosen in enumerate(steps):
         known = alone.step(step).tolist()
@@ -85,7 +85,7 @@ def test_each_step_has_the_rows_it_had_and_as_many_others(rows: int, others: int
     drawn = np.concatenate([chosen[len(chosen) // 2 :] for chosen in steps])
     for epoch in range(len(drawn) // others):  # every one once, before any for a second time
         assert sorted(drawn[epoch * others : (epoch + 1) * others]) == list(range(rows, rows + others))
-    again = Order(rows, batch_size=batch, seed=seed, beside=others)
+    again = Order(rows, batch_size=batch, seed=seed, unlabelled=others)
     assert again.step(len(steps) - 1).tolist() == steps[-1].tolist()  # wherever a run goes on
 
 

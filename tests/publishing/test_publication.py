@@ -189,7 +189,7 @@ def test_without_the_hub_the_cache_answers_and_a_cold_one_says_so(cold: HubServe
 
 def test_a_name_that_is_nothing_is_said(cold: HubServer, capfd):
     for name, said in (
-        ("alice/nowhere", "is no repository of the Hub that can be seen"),
+        ("alice/nowhere", "is not a repository on the Hub"),
         ("alice/finetune@nowhere", "has no such revision"),
         ("alice/encoder", "has no nlp_transfer.json"),
         ("a/b/c", "there is no such folder"),

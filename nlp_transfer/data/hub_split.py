@@ -1,8 +1,8 @@
-"""The rows of one split as they come from the Hub, written into files that say where each of them begins.
+"""Stream rows of one split from the Hub into Arrow files, resumably.
 
-A split is read shard by shard (groups of rows of Parquet files, other files whole), and what a shard's stream needs to
-go on is how many of its rows were taken. So each file says which shard it is from and where it begins there, and a
-reading that was stopped, wherever it was, goes on behind the last of them and ends in the same bytes.
+A split is read shard by shard (row groups of Parquet files; other files are one shard each). The position in a shard's
+stream is the number of rows taken from it. Each Arrow file records its shard and the position of its first row, so an
+interrupted reading resumes after the last complete file, and the result is the same to the byte.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from nlp_transfer.machine.disk import reason, write_whole
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PART_ROWS = 10_000  # of one file; they are in memory together
-PLACES = 16  # of a split that rows come from, where it has as many: files are often sorted by label
+PART_ROWS = 10_000  # of one Arrow file; held in memory together
+PLACES = 16  # shards that rows are taken from, if there are as many: data sets are often sorted by label
 _ABOUT = b"nlp_transfer"
 _TO_DO = {
     errno.ENOSYS: "read all of it with data.hub_rows=null",
@@ -33,60 +33,59 @@ _TO_DO = {
 }
 
 
-class Reading:
-    """One split that is being read.
+class SplitReader:
+    """Writes rows of one split to Arrow files.
 
     Args:
-        folder: where its rows are written.
+        folder: for the Arrow files.
         split: its name.
         stream: its rows, a ``datasets.IterableDataset``.
-        store: told of each file that was written.
+        store: enforces its budget after each file.
     """
 
     def __init__(self, folder: Path, split: str, stream: Any, store: RowStore) -> None:
         self._folder, self._split, self._store = folder, split, store
-        # Only Parquet files can be read from the middle (by `datasets` from 5.0 on: versions before give their files
-        # whole, without a word), and each of them is opened to see where: few are.
+        # reshard splits Parquet files into row groups (from `datasets` 5.0 on; earlier versions silently do not). It
+        # opens every file, so it is used for few files only.
         self._stream = stream.reshard() if stream.num_shards < PLACES else stream
         self._features = {} if stream.features is None else stream.features.to_dict()
-        self._number = 0
+        self._number = 0  # of the next Arrow file
 
     def take(self, rows: int) -> dict[str, Any]:
-        """Write so many rows, from places that lie as far apart as there can be; return how many, and where from.
+        """Write `rows` rows, or all there are, from shards spread over the split; return how many and from where.
 
-        Each of the places gives an equal share of the rows that are still wanted, and where shards end before, others
-        give more.
+        The shards contribute equal shares; where one is exhausted, others contribute more.
 
         Raises:
-            UserError: if they cannot be kept.
+            UserError: if the rows cannot be stored.
         """
         shards = self._stream.num_shards
-        taken = dict.fromkeys(spread(shards), 0)  # of the shards that may have more
-        left, places = rows, set()
+        taken = dict.fromkeys(spread(shards), 0)  # rows by shard, of the shards that are not exhausted
+        left, used = rows, set()
         while left and taken:
-            lap = list(taken)
-            for place, shard in enumerate(lap):
-                share = -(-left // max(1, min(len(lap), PLACES) - place))
-                own = self._take_from(shard, taken[shard], share)
-                left -= own
-                places |= {shard} if own else set()
-                taken[shard] += own
-                if own < share:
+            candidates = list(taken)
+            for position, shard in enumerate(candidates):
+                share = -(-left // max(1, min(len(candidates), PLACES) - position))
+                written = self._take_from(shard, taken[shard], share)
+                left -= written
+                used |= {shard} if written else set()
+                taken[shard] += written
+                if written < share:
                     del taken[shard]
                 if not left:
                     break
-        with keeping(self._store):  # what an interrupted reading may have left that had its shards in another order
+        with explain_storage_errors(self._store):  # leftovers of an interrupted reading with another order of shards
             for path in (*files_of(self._folder, self._split)[self._number :], *self._folder.glob(".making-*")):
                 path.unlink()
-        return {"rows": rows - left, "places": len(places), "shards": shards, "cut": not left}
+        return {"rows": rows - left, "places": len(used), "shards": shards, "cut": not left}
 
     def _take_from(self, shard: int, first: int, rows: int) -> int:
-        """Write so many rows of a shard from its row `first` on; return how many there were."""
+        """Write up to `rows` rows of a shard, beginning with its row `first`; return how many there were."""
         done = 0
-        while done < rows and (own := self._written(shard, first + done)) is not None:
-            wanted, done = min(rows - done, PART_ROWS), done + own
+        while done < rows and (stored := self._stored_rows(shard, first + done)) is not None:
+            wanted, done = min(rows - done, PART_ROWS), done + stored
             self._number += 1
-            if own < wanted:
+            if stored < wanted:
                 return done
         if done < rows:
             stream = self._stream.shard(self._stream.num_shards, shard).skip(first + done).take(rows - done)
@@ -99,13 +98,13 @@ class Reading:
     def _path(self) -> Path:
         return self._folder / f"{self._split}-{self._number:05d}.arrow"
 
-    def _written(self, shard: int, first: int) -> int | None:
-        """Return how many rows the file has that is to begin at a row of a shard; None: it has to be written."""
+    def _stored_rows(self, shard: int, first: int) -> int | None:
+        """Return the number of rows of the next file if it exists and begins at this row of the shard, else None."""
         try:
             rows = _mapped(self._path())
-        except (OSError, ValueError):  # ValueError: Arrow's own
+        except (OSError, ValueError):  # ArrowInvalid is a ValueError
             return None
-        about = _about_of(rows)
+        about = _metadata(rows)
         return rows.num_rows if (about.get("shard"), about.get("first")) == (shard, first) else None
 
     def _write(self, rows: pa.Table, shard: int, first: int) -> None:
@@ -118,20 +117,20 @@ class Reading:
             with pyarrow.ipc.new_file(str(path), rows.schema) as file:
                 file.write_table(rows)
 
-        with keeping(self._store):
+        with explain_storage_errors(self._store):
             write_whole(self._path(), write)
-            self._store.has_grown(self._folder)
+            self._store.enforce_budget(self._folder)
 
 
 def spread(shards: int) -> list[int]:
-    """Return the numbers of shards in an order of which every beginning is spread over all: their bits reversed."""
+    """Return the shard numbers in bit-reversed order, of which every prefix is spread over all shards."""
     width = (shards - 1).bit_length()
     return sorted(range(shards), key=lambda shard: f"{shard:0{width}b}"[::-1])
 
 
 @contextmanager
-def keeping(store: RowStore) -> Iterator[None]:
-    """Say of what the block does with a store why it cannot be done, and what to do.
+def explain_storage_errors(store: RowStore) -> Iterator[None]:
+    """Turn an OSError of the block into a UserError that says what to do.
 
     Raises:
         UserError: for every OSError.
@@ -146,35 +145,35 @@ def keeping(store: RowStore) -> Iterator[None]:
 
 
 def files_of(folder: Path, split: str) -> list[Path]:
-    """Return the files that hold rows of a split, in their order."""
+    """Return the Arrow files of a split, in order."""
     return sorted(folder.glob(f"{split}-*.arrow"))
 
 
 def _mapped(path: Path) -> pa.Table:
-    """Return the rows of a file, mapped from the disk."""
+    """Return the rows of a file, memory-mapped."""
     import pyarrow as pa
     import pyarrow.ipc
 
     return pyarrow.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
-def _about_of(rows: pa.Table) -> dict[str, Any]:
-    """Return what a file of rows says of itself."""
+def _metadata(rows: pa.Table) -> dict[str, Any]:
+    """Return the metadata that `SplitReader` writes into an Arrow file."""
     return dict(json.loads((rows.schema.metadata or {}).get(_ABOUT, b"{}")))
 
 
 def table_of(folder: Path, split: str, origin: str, *, rows: int) -> Table:
-    """Read the rows of one split.
+    """Read the stored rows of one split.
 
     Args:
-        folder: where they were written.
+        folder: of its Arrow files.
         split: its name.
-        origin: how messages call it.
-        rows: how many they are.
+        origin: its name in messages.
+        rows: expected number of rows.
 
     Raises:
-        UserError: for a column that is of one type in a file and of another in the next.
-        OSError: if these are not the rows that are there.
+        UserError: for a column whose types in two files cannot be unified.
+        OSError: if the number of rows is another one.
     """
     import pyarrow as pa
 
@@ -188,11 +187,11 @@ def table_of(folder: Path, split: str, origin: str, *, rows: int) -> Table:
     except pa.ArrowException as error:
         raise UserError(f"{origin}: its files have columns of other types: {first_line(error)}") from error
 
-    def tables() -> Iterator[Table]:  # one by one: what is mapped of a file goes with it
+    def tables() -> Iterator[Table]:  # one by one, so that at most one file is mapped
         first = 1
         for path in paths:
             part = pa.concat_tables([types, _mapped(path)], promote_options="permissive")
-            yield typed.from_arrow(part, _about_of(types)["features"], origin, first=first)
+            yield typed.from_arrow(part, _metadata(types)["features"], origin, first=first)
             first += part.num_rows
 
     return joined(tables(), origin)

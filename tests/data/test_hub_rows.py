@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from nlp_transfer.cache.store import GROWING, Store
+from nlp_transfer.cache.store import PARTIAL_SUFFIX, Store
 from nlp_transfer.cli import main
 from nlp_transfer.continual.rows import load
-from nlp_transfer.data import reading
+from nlp_transfer.data import hub_split
 from nlp_transfer.data.corpus import load_corpus
+from nlp_transfer.data.hub_rows import check_labels
 from nlp_transfer.data.sources import read_source
-from nlp_transfer.data.streamed import check_labels
 from nlp_transfer.data.table import Table
 from nlp_transfer.errors import UserError
 from nlp_transfer.machine import disk
@@ -56,7 +56,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(datasets.config, "STREAMING_READ_MAX_RETRIES", 1)
     monkeypatch.setattr(datasets.config, "STREAMING_OPEN_MAX_RETRIES", 1)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(reading, "PART_ROWS", 3)
+    monkeypatch.setattr(hub_split, "PART_ROWS", 3)
     monkeypatch.chdir(tmp_path)
     with HubServer() as server:
         server.attach(monkeypatch, tmp_path / "home")
@@ -109,7 +109,7 @@ def kept(store: Store) -> dict[str, bytes]:
     files = {path.relative_to(store.folder): path for path in store.folder.rglob("*") if path.is_file()}
     told = {str(name): path.read_bytes() for name, path in files.items() if name.name != "entry.json"}
     assert told
-    assert not [name for name in told if GROWING in name or ".making" in name]
+    assert not [name for name in told if PARTIAL_SUFFIX in name or ".making" in name]
     digests = [json.loads(path.read_text())["sha256"] for name, path in files.items() if name.name == "entry.json"]
     return told | {"sha256": "".join(digests).encode()}
 
@@ -138,9 +138,9 @@ def test_rows_come_from_all_files_in_equal_shares_and_are_read_once(hub, store, 
 
 
 def test_every_beginning_of_the_order_of_shards_is_spread_over_all():
-    assert reading.spread(8) == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert hub_split.spread(8) == [0, 4, 2, 6, 1, 5, 3, 7]
     for shards in range(1, 70):
-        order = reading.spread(shards)
+        order = hub_split.spread(shards)
         assert sorted(order) == list(range(shards))
         for count in range(1, shards + 1):
             ends = [*sorted(order[:count]), shards]
@@ -165,7 +165,7 @@ def test_what_a_short_file_lacks_others_give(hub, store, sizes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("when", ["flush", "has_grown"])
+@pytest.mark.parametrize("when", ["flush", "enforce_budget"])
 def test_a_reading_that_was_interrupted_anywhere_ends_in_the_same_bytes(hub, store, tmp_path, monkeypatch, kind, when):
     serve_shards(hub, kind)
     read_source(settings(), store=store)
@@ -200,7 +200,7 @@ def test_a_reading_that_lost_the_hub_goes_on_behind_what_it_has(hub, store, tmp_
     other = Store(tmp_path / "other", 1e9)
     hub.faults.append(Fault(f"GET .*train-1.{kind}", close=True, times=ALWAYS))
     # All Parquet files are opened before a row is read, to see where their groups are.
-    kept_then = "$" if kind == "parquet" else "; those that were are kept, and the next run goes on"
+    kept_then = "$" if kind == "parquet" else "; the rows read so far are kept, and the next run continues"
     with pytest.raises(UserError, match=rf"cannot be loaded .* rows are read{kept_then}"):
         read_source(settings(), store=other)
     assert len(other.entries()) == (kind != "parquet")
@@ -224,7 +224,7 @@ def test_an_answer_that_was_cut_off_is_no_end_of_a_file(hub, store, tmp_path, ki
     try:
         read_source(settings(), store=other)
     except UserError:
-        assert not [entry for entry in other.entries() if not entry.key.endswith(GROWING)]
+        assert not [entry for entry in other.entries() if not entry.key.endswith(PARTIAL_SUFFIX)]
         hub.faults.clear()
         read_source(settings(), store=other)
     assert kept(other) == kept(store)
@@ -307,7 +307,7 @@ def test_who_comes_at_the_same_time_waits_and_asks_for_nothing(hub, store, kind)
     assert len(read) == 2
     assert read[0] == read[1]
     assert len(hub.asked("resolve")) == alone
-    assert not [entry for entry in store.entries() if entry.key.endswith(GROWING)]
+    assert not [entry for entry in store.entries() if entry.key.endswith(PARTIAL_SUFFIX)]
 
 
 @pytest.mark.slow
@@ -315,7 +315,7 @@ def test_a_run_says_that_it_waits_for_another_process(hub, store, tmp_path):
     serve_shards(hub, "csv")
     read_source(settings(revision=COMMIT), store=store)
     (entry,) = store.entries()
-    growing = store.folder / f"{entry.key}{GROWING}"
+    growing = store.folder / f"{entry.key}{PARTIAL_SUFFIX}"
     (store.folder / entry.key).rename(growing)
     told, corpora, asked = [], [], threading.Event()
 
@@ -330,7 +330,7 @@ def test_a_run_says_that_it_waits_for_another_process(hub, store, tmp_path):
         thread.start()
         assert asked.wait(30)
     thread.join(30)
-    assert told == ["another process is at rows of acme/large; this one waits for it"]
+    assert told == ["another process is writing rows of acme/large; this one waits for it"]
     assert len(corpora[0].splits["test"]) == 12
 
 
@@ -342,7 +342,7 @@ def test_what_is_unfinished_is_listed_and_can_be_removed(hub, store, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "has_grown", stop)
+        patch.setattr(Store, "enforce_budget", stop)
         with pytest.raises(KeyboardInterrupt):
             read_source(settings(), store=store)
     assert main(["cache", "ls"]) == 0
@@ -420,17 +420,17 @@ def test_a_disk_that_is_full_at_the_end_is_not_the_fault_of_the_hub(hub, store, 
 def test_what_a_reading_in_another_order_has_left_is_not_read(hub, store, tmp_path, monkeypatch):
     serve_shards(hub, "csv")
     read_source(settings(), store=store)
-    other, grown = Store(tmp_path / "other", 1e9), Store.has_grown
+    other, build_folder = Store(tmp_path / "other", 1e9), Store.enforce_budget
 
     def stop(self: Store, growing: Path) -> None:
-        grown(self, growing)
+        build_folder(self, growing)
         first = growing / "train-00000.arrow"
         for left in ("train-00002", ".making-train-00001", "train-00099"):
             shutil.copy(first, growing / f"{left}.arrow")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "has_grown", stop)
+        patch.setattr(Store, "enforce_budget", stop)
         with pytest.raises(KeyboardInterrupt):
             read_source(settings(), store=other)
     read_source(settings(), store=other)
@@ -442,15 +442,15 @@ def test_what_a_reading_in_another_order_has_left_is_not_read(hub, store, tmp_pa
 )
 def test_rows_that_are_taken_away_while_they_are_read_are_no_empty_table(hub, store, monkeypatch, gone):
     serve_shards(hub, "csv")
-    grown = Store.grown
+    build_folder = Store.build_folder
 
     def robbed(self: Store, *given: Any) -> Path:
-        folder = grown(self, *given)
+        folder = build_folder(self, *given)
         for path in folder.glob(f"{gone}.arrow"):
             path.unlink()
         return folder
 
-    monkeypatch.setattr(Store, "grown", robbed)
+    monkeypatch.setattr(Store, "build_folder", robbed)
     with pytest.raises(
         UserError, match=r"rows of t.* are gone; another process may .* raise cache\.gib, and run it again"
     ):
@@ -479,21 +479,21 @@ def test_types_and_names_of_classes_are_those_of_the_data_set(hub, store):
 # Reads as a run does; a part has few rows, and after each the process says so and gives a moment to end it in.
 READ = """
 import sys, time
-from nlp_transfer.data import reading
+from nlp_transfer.data import hub_split
 from nlp_transfer.data.sources import read_source
 from nlp_transfer.settings import DataSettings
 from nlp_transfer.cache.store import Store, store_of
 from nlp_transfer.settings import CacheSettings
 
-reading.PART_ROWS = 3
-grown = Store.has_grown
+hub_split.PART_ROWS = 3
+build_folder = Store.enforce_budget
 
 def told(self, growing):
-    grown(self, growing)
+    build_folder(self, growing)
     print("part", flush=True)
     time.sleep(float(sys.argv[1]))
 
-Store.has_grown = told
+Store.enforce_budget = told
 data = DataSettings(hub="acme/large", hub_rows=12, revision=sys.argv[2])
 splits = read_source(data, store=store_of(CacheSettings())).splits
 print({split: table.columns["text"] for split, table in splits.items()})
@@ -504,7 +504,7 @@ print({split: table.columns["text"] for split, table in splits.items()})
 def processes(hub, tmp_path) -> Iterator[tuple[Warm, dict[str, str]]]:
     """Processes that have imported what reads from the Hub, and their environment."""
     env = hub.environment(tmp_path / "home") | {"HF_DATASETS_CACHE": str(tmp_path / "arrow")}
-    warm = Warm("import nlp_transfer.data.streamed, datasets, pyarrow.dataset, pandas, torch.utils.data", env)
+    warm = Warm("import nlp_transfer.data.hub_rows, datasets, pyarrow.dataset, pandas, torch.utils.data", env)
     yield warm, env
     warm.close()
 

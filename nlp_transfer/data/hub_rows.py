@@ -1,7 +1,6 @@
-"""A part of a data set of the Hub: so many rows of each split, read from places all over it and kept, at one commit.
+"""Stream `data.hub_rows` rows of each split of a Hub data set at one commit into the cache, see ``hub_split``.
 
-What is read is a function of the commit, the configuration and the number of rows alone; how one split is read is known
-in ``reading``.
+The rows are a function of the commit, the configuration and the number of rows alone.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nlp_transfer.data import hub, reading, typed
+from nlp_transfer.data import hub, hub_split, typed
 from nlp_transfer.data.columns import find_column
 from nlp_transfer.data.rowstore import RowStore
 from nlp_transfer.data.table import Table
@@ -24,7 +23,7 @@ from nlp_transfer.settings import DataSettings
 
 SplitsOf = Callable[[Iterable[str], str], dict[str, str]]
 _FORMAT = 1
-_TOLD = "data.json"
+_MANIFEST = "data.json"
 _NEARLY_ALL = 0.95
 
 
@@ -33,10 +32,10 @@ class Part:
     """A part of a data set.
 
     Attributes:
-        tables: by the split names of its author; of a split that is not used no rows.
-        commit: that it is from.
-        notes: sentences: its licence, and which rows were read of how many.
-        cut: the splits, by the names used here, of which there may be more rows.
+        tables: by the author's split names; splits that are not used are empty.
+        commit: of the data set.
+        notes: sentences: its licence, and how many of its rows were read.
+        cut: splits (train, validation, test) that may have more rows.
     """
 
     tables: dict[str, Table]
@@ -46,16 +45,16 @@ class Part:
 
 
 def from_hub(settings: DataSettings, store: RowStore | None, *, splits_of: SplitsOf) -> Part:
-    """Return `hub_rows` rows of each split of a data set, or all where it has fewer; the Hub gives them once.
+    """Return `hub_rows` rows of each split of a data set, or all if there are fewer; stored rows are not fetched again.
 
     Args:
-        settings: which, see ``typed.from_hub``; where `revision` is a commit whose rows are kept, nothing is asked.
-        store: where they are kept.
-        splits_of: says which splits an author's names mean, those that are used, or refuses them; it is given the
-            names, and how a message calls the data set.
+        settings: name the data set, see ``typed.from_hub``; if `revision` is a commit with stored rows, the Hub is not
+            contacted.
+        store: for the rows.
+        splits_of: (author's split names, name of the data set for messages) → split by author's name, for those used.
 
     Raises:
-        UserError: as ``typed.from_hub``; where nothing can be kept, or the Hub is lost while rows are read; what
+        UserError: as ``typed.from_hub``; where rows cannot be stored, or the connection is lost; and whatever
             `splits_of` raises, before any row is read.
     """
     assert settings.hub is not None
@@ -69,24 +68,24 @@ def from_hub(settings: DataSettings, store: RowStore | None, *, splits_of: Split
     if commit is not None and hub.is_commit(commit):
         folder = store.find_folder(_key(settings, commit))
     if folder is None:
-        found = typed.find(settings.hub, settings.subset, settings.revision)
-        if found is None:
+        info = typed.find(settings.hub, settings.subset, settings.revision)
+        if info is None:
             raise UserError(_unreachable(settings, store))
-        commit = str(found.sha)
-        folder = _kept(settings, found, store, splits_of)
+        commit = str(info.sha)
+        folder = _stored(settings, info, store, splits_of)
     assert commit is not None
-    with reading.keeping(store):  # another process may have needed the room already
+    with hub_split.explain_storage_errors(store):  # another process may have evicted the rows
         return _read(folder, settings.hub, commit, splits_of)
 
 
 def check_labels(tables: Mapping[str, Table], named: str | None, cut: set[str]) -> list[str]:
-    """Return a sentence for each split in which nearly all rows have one label, if it was cut: it may be sorted.
+    """Return a warning for each partly read split in which nearly all rows have one label: it may be sorted by label.
 
-    Rows that are measured may well have one alone, as where an author keeps their labels back; training rows may not.
+    Validation and test rows may legitimately have a single label, for example a placeholder for hidden labels.
 
     Args:
         tables: by split.
-        named: the label column that is set; None: it is found by its name.
+        named: the label column set by the user; None: it is found by its name.
         cut: the splits of which not all rows were read.
 
     Raises:
@@ -111,30 +110,30 @@ def check_labels(tables: Mapping[str, Table], named: str | None, cut: set[str]) 
     return notes
 
 
-def _asked(settings: DataSettings) -> tuple[str, str | None, int]:
-    """Return all that says which rows of a commit are read."""
+def _selection(settings: DataSettings) -> tuple[str, str | None, int]:
+    """Return the settings that determine which rows of a commit are read."""
     assert settings.hub is not None
     assert settings.hub_rows is not None
     return settings.hub, settings.subset, settings.hub_rows
 
 
 def _key(settings: DataSettings, commit: str) -> str:
-    said = json.dumps([_FORMAT, "rows of the Hub", *_asked(settings), commit, reading.PART_ROWS, reading.PLACES])
-    return hashlib.sha256(said.encode()).hexdigest()
+    parts = [_FORMAT, "rows of the Hub", *_selection(settings), commit, hub_split.PART_ROWS, hub_split.PLACES]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _about(settings: DataSettings, commit: str) -> dict[str, Any]:
-    """Return what the cache says of the rows."""
-    name, subset, rows = asked = _asked(settings)
+    """Return the metadata of the cache entry."""
+    name, subset, rows = selection = _selection(settings)
     what = f"rows of {name}" + (f" ({subset})" if subset else "")
-    return {"what": what, "encoder": "none", "rows": rows, "data": [*asked], "commit": commit}
+    return {"what": what, "encoder": "none", "rows": rows, "data": [*selection], "commit": commit}
 
 
 def _unreachable(settings: DataSettings, store: RowStore) -> str:
-    """Say that the Hub cannot be reached, and of which commits rows are kept."""
-    name, subset, rows = asked = _asked(settings)
-    wanted = typed.asked(name, subset, settings.revision)
-    kept = [entry for entry in store.entries() if entry.about.get("data") == [*asked] and "sha256" in entry.about]
+    """Explain that the Hub cannot be reached, and name the latest commit with stored rows."""
+    name, subset, rows = selection = _selection(settings)
+    wanted = typed.described(name, subset, settings.revision)
+    kept = [entry for entry in store.entries() if entry.about.get("data") == [*selection] and "sha256" in entry.about]
     if kept and not hub.is_commit(settings.revision):
         return (
             f"{wanted}: the Hub cannot be reached to say which commit that is; data.hub_rows={rows} rows are kept here "
@@ -143,47 +142,51 @@ def _unreachable(settings: DataSettings, store: RowStore) -> str:
     return f"{wanted} cannot be fetched from the Hub, nor are data.hub_rows={rows} rows of it kept here"
 
 
-def _kept(settings: DataSettings, found: Any, store: RowStore, splits_of: SplitsOf) -> Path:
-    """Return the folder that holds the rows; read those from the Hub that are not kept yet."""
-    name, subset, rows = _asked(settings)
-    commit = str(found.sha)
+def _stored(settings: DataSettings, info: Any, store: RowStore, splits_of: SplitsOf) -> Path:
+    """Return the folder with the rows; rows that are not stored yet are read from the Hub."""
+    name, subset, rows = _selection(settings)
+    commit = str(info.sha)
 
-    def grow(folder: Path) -> None:
+    def build(folder: Path) -> None:
         try:
-            builder = typed.builder_of(name, subset, found)
+            builder = typed.builder_of(name, subset, info)
             streams = builder.as_streaming_dataset()
             used = splits_of(streams, f"{name} @ {commit}")
-            sizes = {split: info.num_examples for split, info in (builder.info.splits or {}).items()}
-            told: dict[str, Any] = {"notes": typed.licence_of(found), "splits": {}}
+            sizes = {split: part.num_examples for split, part in (builder.info.splits or {}).items()}
+            manifest: dict[str, Any] = {"notes": typed.licence_of(info), "splits": {}}
             for split, stream in streams.items():
-                told["splits"][split] = None
+                manifest["splits"][split] = None
                 if split in used:
-                    taken = reading.Reading(folder, split, stream, store).take(rows)
-                    told["splits"][split] = taken | {"of": sizes.get(split)}
-            with reading.keeping(store):
-                write_whole(folder / _TOLD, lambda path: write_json(path, told))
+                    taken = hub_split.SplitReader(folder, split, stream, store).take(rows)
+                    manifest["splits"][split] = taken | {"of": sizes.get(split)}
+            with hub_split.explain_storage_errors(store):
+                write_whole(folder / _MANIFEST, lambda path: write_json(path, manifest))
         except UserError:
             raise
         except Exception as error:  # see `typed.from_hub`
-            lost = f"{typed.asked(name, subset, commit)} {typed.reason(error, found)} while data.hub_rows={rows} rows"
-            kept = "; those that were are kept, and the next run goes on behind them" * any(folder.glob("*.arrow"))
-            raise UserError(f"{lost} are read{kept}") from error
+            wanted = typed.described(name, subset, commit)
+            kept = "; the rows read so far are kept, and the next run continues after them" * any(
+                folder.glob("*.arrow")
+            )
+            raise UserError(
+                f"{wanted} {typed.reason(error, info)} while data.hub_rows={rows} rows are read{kept}"
+            ) from error
 
-    with reading.keeping(store):
-        return store.grown(_key(settings, commit), _about(settings, commit), grow)
+    with hub_split.explain_storage_errors(store):
+        return store.build_folder(_key(settings, commit), _about(settings, commit), build)
 
 
 def _read(folder: Path, name: str, commit: str, splits_of: SplitsOf) -> Part:
-    """Read what is kept."""
-    told = json.loads((folder / _TOLD).read_text(encoding="utf-8"))
-    part = Part({}, commit, list(told["notes"]))
-    used = splits_of(told["splits"], f"{name} @ {commit}")
-    for split, about in told["splits"].items():
+    """Read the stored rows."""
+    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    part = Part({}, commit, list(manifest["notes"]))
+    used = splits_of(manifest["splits"], f"{name} @ {commit}")
+    for split, about in manifest["splits"].items():
         origin = f"{name}[{split}]"
         if about is None:
             part.tables[split] = Table({}, origin, [])
             continue
-        part.tables[split] = reading.table_of(folder, split, origin, rows=about["rows"])
+        part.tables[split] = hub_split.table_of(folder, split, origin, rows=about["rows"])
         if not about["cut"] or about["rows"] == about["of"]:
             continue
         part.cut.add(used[split])

@@ -1,4 +1,4 @@
-"""What a model and its tokenizer have to agree on: padding, inputs, words, and how long a text may be."""
+"""Make a model and its tokenizer compatible: padding, inputs, vocabulary, and the maximum text length."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from nlp_transfer.encoder.pooled_config import encoder_config
 from nlp_transfer.encoder.source import RECORD, read_json
 from nlp_transfer.errors import UserError
 
-_UNLIMITED = 1 << 30  # tokens; relative positions have no end
+_UNLIMITED = 1 << 30  # tokens; models with relative positions have no maximum
 
 
-def agree(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Make model and tokenizer agree on padding and on what the model takes.
+def align(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Make model and tokenizer use the same padding token and the same inputs.
 
     Raises:
-        UserError: naming the folder, where there is nothing to pad with, the tokenizer knows more than the model, or
-            the architecture does not read texts of any length.
+        UserError: naming the folder, if there is no padding token, the tokenizer has tokens without embeddings, or
+            the architecture cannot read texts of different lengths.
     """
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -38,7 +38,7 @@ def agree(model: Any, tokenizer: Any, folder: Path) -> None:
             f"{folder}: a Reformer learns from texts of one length alone, and has another number of states than "
             "tokens; choose another encoder"
         )
-    # A decoder finds the last token of a text by this id; elsewhere it belongs to the embeddings and stays.
+    # A decoder finds the last token of a text by this id. In other models it belongs to the embeddings and is kept.
     for part in (model.config, model.config.get_text_config()):
         if getattr(part, "pad_token_id", None) is None or is_causal(described):
             part.pad_token_id = tokenizer.pad_token_id
@@ -48,15 +48,15 @@ def agree(model: Any, tokenizer: Any, folder: Path) -> None:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
 
 
-def least_tokens(model: Any) -> int:
-    """Return how many tokens, with padding, the shortest row must have: CANINE makes one state of several."""
+def min_tokens(model: Any) -> int:
+    """Return the minimum length of a row, padding included: CANINE downsamples several tokens to one state."""
     return getattr(encoder_config(model.config), "downsampling_rate", 1)
 
 
 def _check_words(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Refuse a tokenizer that gives ids beyond the word embeddings, as where tokens were added to it alone.
+    """Refuse a tokenizer with ids beyond the word embeddings, as when tokens were added to the tokenizer only.
 
-    Special tokens that no text is given may lie there.
+    Special tokens that no text receives are exempt.
 
     Raises:
         UserError: naming the folder and one of the tokens.
@@ -76,16 +76,16 @@ def _check_words(model: Any, tokenizer: Any, folder: Path) -> None:
         )
 
 
-def most_tokens(model: Any, tokenizer: Any, folder: Path) -> int:
-    """Return how many tokens the longest text may have that a model of a folder takes, special ones included."""
+def max_tokens(model: Any, tokenizer: Any, folder: Path) -> int:
+    """Return the maximum number of tokens that a model takes, special tokens included."""
     described = encoder_config(model.config)
-    # The tokenizer of a model of ours cuts where that model was told to, not where the encoder ends.
+    # In a model saved by this package, the tokenizer's limit is that of its token settings, not of the encoder.
     limits = [read_json(folder / RECORD).get("max_tokens", tokenizer.model_max_length)]
     positions = getattr(described, "max_position_embeddings", None)
     if positions is not None and positions > 0:  # XLNet says -1
         limits.append(positions)
     for name, module in model.named_modules():
-        # RoBERTa and its kin count positions from the padding index on.
+        # RoBERTa and its relatives count positions from the padding index on.
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             limits.append(module.num_embeddings - module.padding_idx - 1)
     return int(min(*limits, _UNLIMITED))

@@ -1,4 +1,4 @@
-"""How texts that are too long may be cut: the choices and ranges of the `tokens` group, without texts and numpy."""
+"""Valid values of the `tokens` settings, which say how long texts are truncated; needs neither texts nor numpy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ PAIR_TRUNCATIONS = ("longest_first", "only_first", "only_second")
 
 
 def check_tokens(settings: TokenSettings) -> None:
-    """Check the values that need neither texts nor an encoder.
+    """Check the values that can be checked without texts and without an encoder.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: naming the key, its value and the valid values.
     """
     one_of(settings.truncation_side, TRUNCATION_SIDES, "tokens.truncation_side")
     one_of(settings.pair_truncation, PAIR_TRUNCATIONS, "tokens.pair_truncation")
